@@ -1,0 +1,1 @@
+"""Commands: parse, wire, render; no arithmetic."""

@@ -1,0 +1,52 @@
+"""Errors a user can cause or meet, each one line: what was given, what is allowed, what to do.
+
+    ShardwiseError            exit code 2
+    ├── InputError            a value, file or option that cannot be used
+    │   └── UnknownNameError  a GPU, model, profile … that the catalogue does not hold
+    ├── DoesNotFitError       the model or workload needs more memory than there is
+    └── NothingMeetsError     every candidate misses the SLO; exit code 3
+
+Broken invariants of our own are `assert`, never one of these.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ShardwiseError(Exception):
+    """Base of every error that is printed as one line on stderr."""
+
+    exit_code = 2
+
+
+class InputError(ShardwiseError):
+    """What was given cannot be used.
+
+    `what` names the input and its value, `allowed` what would be accepted, `remedy` what to do.
+    """
+
+    def __init__(self, what: str, allowed: str = "", remedy: str = "") -> None:
+        parts = [what, allowed, remedy]
+        super().__init__("; ".join(" ".join(part.split()) for part in parts if part))
+
+
+class UnknownNameError(InputError):
+    """A name that is not in the catalogue; the message lists the nearest known ones."""
+
+    def __init__(self, kind: str, given: str, known: Iterable[str], remedy: str = "") -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.4)
+        allowed = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names)}"
+        super().__init__(f"unknown {kind} {given[:80]!r}", allowed, remedy)
+
+
+class DoesNotFitError(ShardwiseError):
+    """The model or workload needs more memory than the GPUs have."""
+
+
+class NothingMeetsError(ShardwiseError):
+    """Candidates exist, and every one misses the SLO."""
+
+    exit_code = 3

@@ -1,0 +1,54 @@
+"""What a GPU and its links are, as numbers in SI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Topology = Literal["full_mesh", "switched", "pcie"]
+
+
+@dataclass(frozen=True)
+class Interconnect:
+    """How the GPUs of one node reach each other. Bandwidths are per GPU, one direction."""
+
+    technology: str
+    topology: Topology
+    bandwidth_bytes_per_s: float  #: of all links of one GPU together
+    links: int  #: on a full mesh, one per peer
+    max_world: int  #: GPUs that can talk at this rate
+
+    def peer_bandwidth(self, tp_size: int) -> float:
+        """Bytes/s one GPU can send to the `tp_size - 1` peers it shards with.
+
+        A full mesh has one link per pair, so TP=2 uses one link, TP=4 three, TP=8 seven. A switch
+        gives any pair the full rate; PCIe has one port whatever the number of peers.
+        """
+        if self.topology == "full_mesh":
+            return self.bandwidth_bytes_per_s / self.links * min(max(tp_size - 1, 1), self.links)
+        return self.bandwidth_bytes_per_s
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One accelerator, from its datasheet."""
+
+    id: str
+    name: str
+    vendor: str  #: "nvidia", "amd", …
+    generation: str  #: "hopper", "cdna3", … : GPUs of one generation share priors
+    memory_bytes: float
+    memory_bandwidth: float  #: bytes/s
+    flops: Mapping[str, float]  #: dense FLOP/s by dtype: "bf16", "fp8", "fp4"
+    tdp_w: float
+    num_compute_units: int  #: SMs or CUs
+    interconnect: Interconnect
+    node_gpus: int  #: GPUs in the usual node
+
+    def matrix_rate(self, dtype: str) -> float:
+        """Dense FLOP/s at which `dtype` is multiplied; a dtype the GPU lacks runs as the next wider."""
+        for wider in {"fp4": ("fp4", "fp8", "bf16"), "fp8": ("fp8", "bf16")}.get(dtype, ("bf16",)):
+            if wider in self.flops:
+                return self.flops[wider]
+        raise AssertionError(f"{self.id} has no bf16 rate")

@@ -1,0 +1,56 @@
+"""One definition of each serving metric, for predicted, simulated, measured and published alike.
+
+docs/metrics.md shows the formulas. Times in seconds, rates per second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's name in code and JSON, its unit, formula, and whether lower is better."""
+
+    name: str
+    label: str
+    unit: str
+    formula: str
+    lower_is_better: bool
+
+
+TTFT: Final = Metric("ttft_s", "TTFT", "s", "first non-empty token received - request sent", True)
+E2E: Final = Metric("e2e_latency_s", "E2E latency", "s", "last token - request sent", True)
+TPOT: Final = Metric(
+    "tpot_s", "TPOT", "s", "(e2e_latency_s - ttft_s) / (osl - 1), undefined for osl < 2", True
+)
+OUTPUT_THROUGHPUT: Final = Metric(
+    "output_tok_s", "output throughput", "tok/s", "output tokens / duration, per instance", False
+)
+TOTAL_THROUGHPUT: Final = Metric(
+    "total_tok_s", "total throughput", "tok/s", "(input + output tokens) / duration", False
+)
+COST: Final = Metric(
+    "usd_per_million_output_tok",
+    "cost",
+    "USD/Mtok",
+    "USD per hour of all GPUs paid for / output tokens per hour * 1e6",
+    True,
+)
+ALL: Final = {m.name: m for m in (TTFT, TPOT, E2E, OUTPUT_THROUGHPUT, TOTAL_THROUGHPUT, COST)}
+
+
+def tpot_s(e2e_latency_s: float, ttft_s: float, osl: float) -> float:
+    """Time per output token after the first, in seconds; NaN for osl < 2."""
+    return (e2e_latency_s - ttft_s) / (osl - 1) if osl >= 2 else float("nan")
+
+
+def usd_per_million_tok(usd_per_hour: float, tok_per_s: float) -> float:
+    """USD for a million tokens at `usd_per_hour` for everything paid for and `tok_per_s`."""
+    return usd_per_hour / (tok_per_s * 3600.0) * 1e6
+
+
+def percent_change(before: float, after: float) -> float:
+    """Change from `before` to `after` in percent: (after / before - 1) * 100."""
+    return (after / before - 1.0) * 100.0

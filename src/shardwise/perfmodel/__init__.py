@@ -1,0 +1,1 @@
+"""Pure functions from hardware, architecture, workload and deployment to an estimate."""

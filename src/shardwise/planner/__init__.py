@@ -1,0 +1,1 @@
+"""Enumerate deployments, reject with a reason, rank the rest."""

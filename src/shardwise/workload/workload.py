@@ -1,0 +1,58 @@
+"""A workload: how long requests are, how they arrive, and what latency they must meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shardwise.errors import InputError
+
+Mode = Literal["static_batch", "closed_loop", "max_throughput"]
+MAX_TOKENS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Slo:
+    """Upper bounds in seconds on median metrics; None: not asked."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_latency_s: float | None = None
+
+    def bounds(self) -> dict[str, float]:
+        named = {
+            "ttft_s": self.ttft_s,
+            "tpot_s": self.tpot_s,
+            "e2e_latency_s": self.e2e_latency_s,
+        }
+        return {name: bound for name, bound in named.items() if bound is not None}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Requests of `isl` input and `osl` output tokens.
+
+    `static_batch`: `concurrency` equal requests start together; `closed_loop`: that many are kept
+    in flight; `max_throughput`: that many are all queued at once. `length_spread` is the
+    half-width of a uniform spread of lengths as a share of the mean (0: all equal).
+    """
+
+    isl: float
+    osl: float
+    concurrency: int
+    mode: Mode = "closed_loop"
+    length_spread: float = 0.0
+    request_rate: float | None = None  #: requests/s offered; None: as the mode says
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("isl", self.isl),
+            ("osl", self.osl),
+            ("concurrency", self.concurrency),
+        ):
+            if not 1 <= value <= MAX_TOKENS:
+                raise InputError(f"{name} is {value:g}", f"allowed: 1 to {MAX_TOKENS}")
+        if self.request_rate is not None and not 0 < self.request_rate < 1e9:
+            raise InputError(
+                f"request_rate is {self.request_rate:g}", "allowed: above 0 requests/s"
+            )
