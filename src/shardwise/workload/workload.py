@@ -43,6 +43,7 @@ class Workload:
     mode: Mode = "closed_loop"
     length_spread: float = 0.0
     request_rate: float | None = None  #: requests/s offered; None: as the mode says
+    requests: int = 0  #: in the whole run, the first `concurrency` at once; 0: ten a slot
 
     def __post_init__(self) -> None:
         for name, value in (

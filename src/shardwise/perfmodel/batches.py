@@ -1,0 +1,127 @@
+"""Rows or deployments of one model, GPU, engine, dtype and mode, as one array computation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import numpy as np
+
+from shardwise.architecture.models import load as load_architecture
+from shardwise.architecture.model import Architecture
+from shardwise.architecture.parameters import WEIGHT_BYTES
+from shardwise.errors import InputError, ShardwiseError
+from shardwise.hardware.catalogue import default_catalogue
+from shardwise.hardware.gpu import Gpu
+from shardwise.perfmodel.collectives import Collectives
+from shardwise.perfmodel.loads import Limits, auto_kv_dtype, checkpoint_dtype, make_load
+from shardwise.perfmodel.rows import WAVES, Problem, Row
+from shardwise.perfmodel.serving import (
+    Load,
+    Served,
+    closed_loop,
+    max_throughput,
+    static_batch,
+)
+from shardwise.perfmodel.step import Setting
+from shardwise.perfmodel.work import Array
+
+SERVE: Final[Mapping[str, Callable[[Setting, Load], Served]]] = {
+    "closed_loop": closed_loop,
+    "static_batch": static_batch,
+    "max_throughput": max_throughput,
+}
+BATCHED_TOKENS: Final = 8192.0  #: what load tests of vLLM and TensorRT-LLM are started with
+STATIC_BATCHED_TOKENS: Final = 131072.0  #: latency runs prefill the whole batch at once
+
+
+@dataclass(frozen=True)
+class Key:
+    """What rows of one batch have in common."""
+
+    model: str
+    gpu: str
+    engine: str
+    weight_dtype: str
+    kv_dtype: str
+    mode: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are predicted together; arrays follow the order of `rows`."""
+
+    key: Key
+    arch: Architecture
+    gpu: Gpu
+    load: Load
+    rows: tuple[Row, ...]
+
+    def observed(self, metric: str) -> Array:
+        """The measured values, NaN where the source does not say."""
+        return np.array([row.observed.get(metric, np.nan) for row in self.rows])
+
+    def serve(self, coefficients: Mapping[str, float], collectives: Collectives) -> Served:
+        """Predict every row with these coefficients."""
+        setting = Setting(
+            self.arch,
+            self.gpu,
+            self.key.weight_dtype,
+            self.key.kv_dtype,
+            dict(coefficients),
+            collectives,
+        )
+        return SERVE[self.key.mode](setting, self.load)
+
+
+@cache
+def _architecture(model: str) -> Architecture:
+    return load_architecture(model)
+
+
+def _key(row: Row) -> Key:
+    arch = _architecture(row.model)
+    gpu = default_catalogue().gpu(row.gpu)
+    weight = checkpoint_dtype(row.weight_dtype, arch)
+    kv = row.kv_dtype or auto_kv_dtype(weight, gpu, row.engine)
+    for name, dtype in (("weight_dtype", weight), ("kv_dtype", kv)):
+        if dtype not in WEIGHT_BYTES:
+            raise InputError(f"{name} is {dtype!r}", f"allowed: {', '.join(WEIGHT_BYTES)}")
+    return Key(arch.id, gpu.id, row.engine, weight, kv, row.mode)
+
+
+def _load(rows: list[Row], arch: Architecture, gpu: Gpu, key: Key) -> Load:
+    def column(read: Callable[[Row], float]) -> Array:
+        return np.array([read(row) for row in rows], dtype=np.float64)
+
+    budget = STATIC_BATCHED_TOKENS if key.mode == "static_batch" else BATCHED_TOKENS
+    concurrency = column(lambda r: r.concurrency)
+    limits = Limits(
+        tp_size=column(lambda r: r.tp_size),
+        pp_size=column(lambda r: r.pp_size),
+        max_num_seqs=column(lambda r: r.max_num_seqs),
+        max_num_batched_tokens=np.full(len(rows), budget),
+    )
+    isl, osl = column(lambda r: r.isl), column(lambda r: r.osl)
+    requests = WAVES * concurrency
+    return make_load(
+        arch, gpu, key.weight_dtype, key.kv_dtype, limits, concurrency, isl, osl, requests
+    )
+
+
+def group(rows: Iterable[Row]) -> tuple[list[Batch], list[Problem]]:
+    """Batches of the rows that name a known model, GPU and dtype, and the others' problems."""
+    by_key: dict[Key, list[Row]] = {}
+    problems = []
+    for row in rows:
+        try:
+            by_key.setdefault(_key(row), []).append(row)
+        except ShardwiseError as error:
+            problems.append(Problem(row.number, str(error)))
+    batches = []
+    for key, members in by_key.items():
+        arch, gpu = _architecture(members[0].model), default_catalogue().gpu(key.gpu)
+        batches.append(Batch(key, arch, gpu, _load(members, arch, gpu, key), tuple(members)))
+    return batches, problems

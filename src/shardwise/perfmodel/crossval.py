@@ -1,0 +1,107 @@
+"""Errors on rows that a fit did not see: leave out a TP, a GPU, an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwise.perfmodel.batches import Batch, group
+from shardwise.perfmodel.calibrate import fit
+from shardwise.perfmodel.collectives import Collectives
+from shardwise.perfmodel.hierarchy import Hierarchy
+from shardwise.perfmodel.intervals import METRICS, HeldOut
+from shardwise.perfmodel.rows import Row
+from shardwise.perfmodel.serving import Served
+from shardwise.perfmodel.work import Array
+
+Links = Callable[[Batch], Collectives]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A set of rows to leave out, and why."""
+
+    kind: str  #: "tp", "gpu", "engine", "dtype"
+    name: str
+    leaves_out: Callable[[Row], bool]
+
+
+def observed_metrics(batch: Batch) -> dict[str, Array]:
+    """Measured metrics of a batch; in a closed loop E2E and throughput follow from TTFT and TPOT
+    by their definitions, where the source gives only those."""
+    found = {metric: batch.observed(metric) for metric in METRICS}
+    if batch.key.mode == "closed_loop":
+        e2e = found["ttft_s"] + found["tpot_s"] * (batch.load.osl - 1.0)
+        missing = np.isnan(found["e2e_latency_s"])
+        found["e2e_latency_s"] = np.where(missing, e2e, found["e2e_latency_s"])
+        rate = batch.load.concurrency * batch.load.osl / found["e2e_latency_s"]
+        missing = np.isnan(found["output_tok_s"])
+        found["output_tok_s"] = np.where(missing, rate, found["output_tok_s"])
+    return found
+
+
+def log_errors(batch: Batch, served: Served, chosen: Array) -> dict[str, Array]:
+    """log(predicted / measured) of the chosen rows, by metric, where measured."""
+    errors = {}
+    for metric, observed in observed_metrics(batch).items():
+        use = chosen & np.isfinite(observed)
+        if metric == "ttft_s":
+            use &= ~np.array([bool(row.kv_limited) for row in batch.rows])
+        if use.any():
+            errors[metric] = np.log(getattr(served, metric)[use] / observed[use])
+    return errors
+
+
+def folds_of(rows: Sequence[Row]) -> Iterator[Fold]:
+    """One fold for each TP of each (model, GPU, engine) with several, each GPU and each engine."""
+    cells = sorted({(r.model, r.gpu, r.engine) for r in rows if r.mode == "closed_loop"})
+    for cell in cells:
+        sizes = {r.tp_size for r in rows if (r.model, r.gpu, r.engine) == cell}
+        for tp in sorted(sizes) if len(sizes) > 2 else ():
+            yield Fold("tp", f"{'/'.join(cell)} TP={tp}", _leave_tp(cell, tp))
+    for gpu in sorted({r.gpu for r in rows}):
+        yield Fold("gpu", gpu, lambda r, gpu=gpu: r.gpu == gpu)  # type: ignore[misc]
+    for engine in sorted({r.engine for r in rows}):
+        yield Fold("engine", engine, lambda r, engine=engine: r.engine == engine)  # type: ignore[misc]
+    cells3 = sorted({(r.model, r.gpu, r.weight_dtype) for r in rows})
+    for model, gpu, dtype in cells3:
+        others = {r.weight_dtype for r in rows if r.gpu == gpu} - {dtype}
+        if others:
+            yield Fold("dtype", f"{model}/{gpu}/{dtype}", _leave_dtype(gpu, dtype))
+
+
+def _leave_tp(cell: tuple[str, str, str], tp: int) -> Callable[[Row], bool]:
+    return lambda r: (
+        (r.model, r.gpu, r.engine) == cell and r.tp_size == tp and r.mode == "closed_loop"
+    )
+
+
+def _leave_dtype(gpu: str, dtype: str) -> Callable[[Row], bool]:
+    return lambda r: r.gpu == gpu and r.weight_dtype == dtype
+
+
+def hold_out(
+    rows: Sequence[Row], fold: Fold, links: Links, start: Hierarchy | None = None
+) -> list[HeldOut]:
+    """Fit without a fold's rows and return the errors on them."""
+    kept, _ = group([r for r in rows if not fold.leaves_out(r)])
+    hierarchy = fit(kept, links, start)
+    results = []
+    everything, _ = group([r for r in rows if fold.leaves_out(r)])
+    for batch in everything:
+        served = batch.serve(hierarchy.coefficients(batch.gpu, batch.key.engine), links(batch))
+        for metric, errors in log_errors(batch, served, np.ones(len(batch.rows), bool)).items():
+            results.append(HeldOut(fold.kind, batch.gpu.id, batch.key.engine, metric, errors))
+    return results
+
+
+def in_sample(batches: Sequence[Batch], hierarchy: Hierarchy, links: Links) -> list[HeldOut]:
+    """Errors on the rows of the fit itself, as fold "none"."""
+    results = []
+    for batch in batches:
+        served = batch.serve(hierarchy.coefficients(batch.gpu, batch.key.engine), links(batch))
+        for metric, errors in log_errors(batch, served, np.ones(len(batch.rows), bool)).items():
+            results.append(HeldOut("none", batch.gpu.id, batch.key.engine, metric, errors))
+    return results

@@ -1,0 +1,94 @@
+"""Fit all-reduce lines to measured latencies, by GPU, library and world size."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from shardwise.errors import InputError
+from shardwise.perfmodel.collectives import AllReduce
+from shardwise.perfmodel.work import Array
+
+#: Kernels that change the numbers they add (QuickReduce's 8, 6 and 4 bit codecs) are a choice of
+#: the user's that no engine makes by itself.
+_LOSSY: Final = ("QR-FP8", "QR-Q8", "QR-Q6", "QR-Q4")
+
+
+@dataclass(frozen=True)
+class LineFit:
+    """One GPU, library and world size with its lines and their error on the points they fit."""
+
+    gpu: str
+    library: str
+    world_size: int
+    lines: AllReduce
+    points: int
+    mean_error: float  #: mean |predicted / measured - 1|
+
+
+def _library(kernel: str, vendor_mesh: bool) -> str:
+    """On MI300X engines take the fastest of custom, QuickReduce FP16 and RCCL at each size."""
+    if vendor_mesh:
+        return "fastest"
+    lowered = kernel.lower()
+    return next((name for name in ("nccl", "vllm", "sglang") if name in lowered), "")
+
+
+def read_points(path: Path) -> Mapping[tuple[str, str, int], dict[float, float]]:
+    """(gpu, library, world size) -> {message bytes: seconds}, the fastest kernel at each size."""
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = [r for r in csv.DictReader(handle) if r["op"] == "all_reduce"]
+            points: dict[tuple[str, str, int], dict[float, float]] = defaultdict(dict)
+            for row in rows:
+                if row["kernel"] in _LOSSY:
+                    continue
+                library = _library(row["kernel"], row["gpu"].startswith("mi3"))
+                series = points[row["gpu"], library, int(float(row["world_size"]))]
+                size, seconds = float(row["size_bytes"]), float(row["latency_us"]) * 1e-6
+                series[size] = min(series.get(size, np.inf), seconds)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"cannot read collectives from {path}: {error!r}",
+            "needed: columns gpu, op, kernel, world_size, size_bytes, latency_us",
+        ) from None
+    return points
+
+
+def _fit_series(size: Array, seconds: Array) -> AllReduce:
+    from scipy.optimize import least_squares
+
+    first, slope = seconds[0], seconds[-1] / size[-1]
+
+    def lines(p: Array) -> AllReduce:
+        return AllReduce(*np.exp([p[0], -p[1], p[2], -p[3]]).tolist())
+
+    def residuals(p: Array) -> Array:
+        return np.asarray(np.log(lines(p).time(size) / seconds))
+
+    best = None
+    for early, later in ((10.0, 2.0), (100.0, 3.0)):
+        begin = np.log([first, slope * early, first * later, slope])
+        found = least_squares(residuals, begin, loss="soft_l1", f_scale=0.05)
+        if best is None or found.cost < best.cost:
+            best = found
+    assert best is not None
+    return lines(best.x)
+
+
+def fit_lines(path: Path) -> Iterable[LineFit]:
+    """Lines of every series of at least eight sizes in a file of all-reduce latencies."""
+    for (gpu, library, world), series in sorted(read_points(path).items()):
+        if len(series) < 8 or not library:
+            continue
+        size = np.array(sorted(series))
+        seconds = np.array([series[s] for s in size])
+        fitted = _fit_series(size, seconds)
+        error = float(np.mean(np.abs(fitted.time(size) / seconds - 1.0)))
+        yield LineFit(gpu, library, world, fitted, len(size), error)

@@ -1,0 +1,113 @@
+"""Coefficients shared through a hierarchy: everything, then the GPU, the engine, and the pair.
+
+log coefficient = log prior (+ what is published about the vendor or generation)
+                + shared + GPU offset + engine offset + pair offset,
+
+each offset drawn around zero. A GPU or engine without rows keeps a zero offset, so what was learnt
+from the others carries over, and its interval says that it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from shardwise.hardware.gpu import Gpu
+from shardwise.perfmodel.coefficients import COEFFICIENTS
+from shardwise.perfmodel.work import Array
+
+NAMES: Final = tuple(COEFFICIENTS)
+_PRIOR: Final = np.log([c.prior for c in COEFFICIENTS.values()])
+_SPREAD: Final = np.array([c.spread for c in COEFFICIENTS.values()])
+_BY_ENGINE: Final = np.array([c.varies_by == "engine" for c in COEFFICIENTS.values()])
+
+#: Share of a coefficient's spread that each level may take: (hardware, host) coefficients.
+#: Host time belongs to the engine, whatever GPU it drives.
+LEVEL_SHARE: Final = {"gpu": (0.6, 0.1), "engine": (0.4, 0.8), "pair": (0.4, 0.3)}
+
+#: What is published about a vendor's or generation's kernels, as a factor on the prior median.
+#: Matrix rates: large-GEMM measurements by SemiAnalysis, "MI300X vs H100 vs H200 Benchmark",
+#: 22 Dec 2024: MI300X 620 of 1307 TFLOP/s in bf16 and 990 of 2615 in fp8; H100 720 of 989 and
+#: 1280 of 1979, which is the prior itself. Tile: vLLM's Hopper fp8 kernels change at 16 rows.
+KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
+    "amd": {"matrix": 0.474 / 0.72, "matrix_fp8": 0.80 / 0.88},
+    "hopper": {"tile_fp8": 15.0},
+    "vllm": {"held_slots": 3e-4},
+    "sglang": {"held_slots": 3e-4},
+    "builtin": {"held_slots": 3e-4},
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id) or ("pair", gpu, id)."""
+
+    key: tuple[str, ...]
+
+    def applies(self, gpu_id: str, engine: str) -> bool:
+        return self.key in levels_of(gpu_id, engine)
+
+    @property
+    def scale(self) -> Array:
+        """Standard deviation of each log coefficient's offset at this level."""
+        if self.key[0] == "shared":
+            return np.asarray(_SPREAD)
+        hardware, host = LEVEL_SHARE[self.key[0]]
+        return np.asarray(_SPREAD * np.where(_BY_ENGINE, host, hardware))
+
+
+def levels_of(gpu_id: str, engine: str) -> tuple[tuple[str, ...], ...]:
+    """Keys of the levels that a GPU and engine draw from, the widest first."""
+    return (("shared",), ("gpu", gpu_id), ("engine", engine), ("pair", gpu_id, engine))
+
+
+def prior(gpu: Gpu, engine: str) -> Array:
+    """Log prior medians for a GPU and engine, before any calibration."""
+    known: dict[str, float] = {}
+    for name in (gpu.vendor, gpu.generation, engine):
+        known.update(KNOWN.get(name, {}))
+    return np.asarray(_PRIOR + np.log([known.get(name, 1.0) for name in NAMES]))
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Fitted offsets in units of each level's scale, by level key; absent: zero."""
+
+    offsets: Mapping[tuple[str, ...], Array]
+
+    def log_coefficients(self, gpu: Gpu, engine: str) -> Array:
+        total = prior(gpu, engine)
+        for key in levels_of(gpu.id, engine):
+            if key in self.offsets:
+                total = total + self.offsets[key] * Level(key).scale
+        return total
+
+    def coefficients(self, gpu: Gpu, engine: str) -> dict[str, float]:
+        values = np.exp(self.log_coefficients(gpu, engine))
+        return dict(zip(NAMES, values.tolist(), strict=True))
+
+    def known_levels(self, gpu_id: str, engine: str) -> Iterator[str]:
+        for key in levels_of(gpu_id, engine):
+            if key in self.offsets:
+                yield key[0]
+
+
+def encode(hierarchy: Hierarchy) -> dict[str, dict[str, float]]:
+    """Offsets as JSON: "pair/h200/vllm" -> {coefficient: offset}."""
+    return {
+        "/".join(key): {n: round(float(v), 4) for n, v in zip(NAMES, vector, strict=True)}
+        for key, vector in hierarchy.offsets.items()
+    }
+
+
+def decode(data: Mapping[str, Mapping[str, float]]) -> Hierarchy:
+    """The inverse of `encode`; a coefficient that is not named keeps a zero offset."""
+    return Hierarchy(
+        {
+            tuple(key.split("/")): np.array([values.get(name, 0.0) for name in NAMES])
+            for key, values in data.items()
+        }
+    )

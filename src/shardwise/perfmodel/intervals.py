@@ -1,0 +1,82 @@
+"""How far a prediction may be off: half-widths of 80 % intervals, from held-out errors.
+
+A half-width is in logs, so an interval is value x exp(-w) to value x exp(+w). What the profile has
+seen decides which errors count: the same GPU and engine with a TP left out; a GPU or engine that
+was never fitted; a weight dtype that was never fitted there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from shardwise.perfmodel.profiles import Profile
+from shardwise.perfmodel.work import Array
+
+LEVEL: Final = 0.80  #: share of unseen rows that should fall in the interval
+#: Where nothing was held out at all: a factor of two either way for TTFT, 1.5 for the rest.
+_BLIND: Final = {"ttft_s": 0.7}
+_BLIND_OTHER: Final = 0.4
+METRICS: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
+#: Metrics that share another's width.
+_SAME_AS: Final = {"total_tok_s": "output_tok_s", "usd_per_million_output_tok": "output_tok_s"}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Errors of rows that a fit did not see: log(predicted / measured)."""
+
+    fold: str  #: "tp", "gpu", "engine" or "dtype": what the fit was without
+    gpu: str
+    engine: str
+    metric: str
+    errors: Array
+
+
+def widths_from(held_out: Iterable[HeldOut]) -> dict[str, float]:
+    """The 80th percentile of |error|, per fold kind and metric, and per GPU and engine where a TP
+    was left out."""
+    pooled: dict[str, list[Array]] = {}
+    for h in held_out:
+        pooled.setdefault(f"{h.fold}/{h.metric}", []).append(h.errors)
+        if h.fold in {"tp", "none"}:
+            pooled.setdefault(f"pair/{h.gpu}/{h.engine}/{h.metric}", []).append(h.errors)
+    return {
+        key: round(float(np.quantile(np.abs(np.concatenate(parts)), LEVEL)), 4)
+        for key, parts in sorted(pooled.items())
+    }
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a profile knows about a configuration's surroundings."""
+
+    gpu: str
+    engine: str
+    weight_dtype: str
+    levels: tuple[str, ...]
+
+    @property
+    def is_calibrated(self) -> bool:
+        return "pair" in self.levels
+
+
+def half_width(profile: Profile, seen: Seen, metric: str) -> float:
+    """Half-width (log) of the 80 % interval of `metric` for what was `seen`."""
+    name = _SAME_AS.get(metric, metric)
+    blind = _BLIND.get(name, _BLIND_OTHER)
+    widths: Mapping[str, float] = profile.widths
+    if seen.is_calibrated:
+        own = widths.get(f"pair/{seen.gpu}/{seen.engine}/{name}")
+        base = own if own is not None else widths.get(f"tp/{name}", blind)
+    else:
+        folds = [fold for fold in ("gpu", "engine") if fold not in seen.levels]
+        folds = folds or ["gpu"]  # both known, never together
+        parts = [widths.get(f"{fold}/{name}", blind) for fold in folds]
+        base = float(np.hypot.reduce(parts))
+    if f"{seen.gpu}/{seen.engine}/{seen.weight_dtype}" not in profile.dtypes and seen.is_calibrated:
+        base = float(np.hypot(base, widths.get(f"dtype/{name}", blind / 2)))
+    return base

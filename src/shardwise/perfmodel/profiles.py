@@ -1,0 +1,182 @@
+"""Profiles: calibrated coefficients and collectives with their provenance and error.
+
+The bundled profile is the hierarchy fitted to the reference rows. A user's own profile adds
+offsets for one GPU and engine on top of it and is found by name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from shardwise.errors import InputError, UnknownNameError
+from shardwise.hardware.gpu import Gpu
+from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
+from shardwise.perfmodel.hierarchy import Hierarchy, decode
+
+BUNDLED: Final = "reference"
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+#: GPUs without measured collectives whose links are of a measured kind.
+_LIBRARY: Final = {"sglang": ("sglang", "vllm", "nccl", "fastest")}
+_LIBRARIES: Final = ("vllm", "fastest", "nccl")
+
+
+class Error(msgspec.Struct, frozen=True):
+    """Error of one metric on one group of rows: mean |predicted / measured - 1| in percent."""
+
+    gpu: str
+    engine: str
+    metric: str
+    rows: int
+    fitted_pct: float  #: on the rows of the fit
+    held_out_pct: float  #: on rows left out of the fit, a TP at a time
+
+
+class Line(msgspec.Struct, frozen=True):
+    """Fitted all-reduce lines of one GPU, library and world size."""
+
+    gpu: str
+    library: str
+    world_size: int
+    latency_s: float
+    rate: float
+    bulk_latency_s: float
+    bulk_rate: float
+    points: int
+    mean_error_pct: float
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """What a calibration leaves behind."""
+
+    name: str
+    created: str  #: ISO date
+    provenance: str
+    offsets: dict[str, dict[str, float]]
+    lines: list[Line] = []
+    widths: dict[str, float] = {}  #: log half-widths of 80 % intervals, see `intervals`
+    errors: list[Error] = []
+    dtypes: list[str] = []  #: "gpu/engine/weight_dtype" that had rows
+    dated: str = ""
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        return decode(self.offsets)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A GPU and engine as a profile sees them."""
+
+    profile: Profile
+    coefficients: Mapping[str, float]
+    collectives: Collectives
+    levels: tuple[str, ...] = field(default=())  #: of the hierarchy, that had rows
+
+
+def profile_folder() -> Path:
+    """Where users' profiles live: $SHARDWISE_HOME, else ~/.config/shardwise."""
+    home = os.environ.get("SHARDWISE_HOME")
+    return (Path(home) if home else Path.home() / ".config" / "shardwise") / "profiles"
+
+
+@cache
+def bundled_profile() -> Profile:
+    data = resources.files("shardwise.perfmodel").joinpath("data/reference.json").read_bytes()
+    return msgspec.json.decode(data, type=Profile)
+
+
+def load_profile(name: str) -> Profile:
+    """A profile by name. Raises UnknownNameError, or InputError for a damaged file."""
+    if name == BUNDLED:
+        return bundled_profile()
+    path = profile_folder() / f"{check_name(name)}.json"
+    if not path.exists():
+        known = [p.stem for p in profile_folder().glob("*.json")] if path.parent.is_dir() else []
+        raise UnknownNameError(
+            "profile", name, [*known, BUNDLED], "make one with 'shardwise calibrate'"
+        )
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Profile)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(f"profile {path} is damaged: {error}", remedy="calibrate again") from None
+
+
+def check_name(name: str) -> str:
+    """A profile's name, if it can be a file's. Raises InputError."""
+    if not _NAME.fullmatch(name) or name == BUNDLED:
+        raise InputError(
+            f"profile name {name[:80]!r}",
+            f"allowed: lower-case letters, digits, '.', '_', '-', and not {BUNDLED!r}",
+        )
+    return name
+
+
+def save_profile(profile: Profile) -> Path:
+    """Write a user's profile, replacing one of the same name whole or not at all."""
+    path = profile_folder() / f"{check_name(profile.name)}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=2))
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}", remedy="set SHARDWISE_HOME") from None
+    return path
+
+
+def _measured(lines: list[Line], gpu_id: str, engine: str) -> tuple[str, list[Line]]:
+    for library in _LIBRARY.get(engine, _LIBRARIES):
+        found = [x for x in lines if x.gpu == gpu_id and x.library == library]
+        if found:
+            return library, found
+    return "", []
+
+
+def _scaled(lines: list[Line], ratio: float) -> dict[int, AllReduce]:
+    return {
+        x.world_size: AllReduce(
+            x.latency_s, x.rate * ratio, x.bulk_latency_s, x.bulk_rate * ratio
+        )
+        for x in lines
+    }
+
+
+def collectives_for(profile: Profile, gpu: Gpu, engine: str, siblings: Mapping[str, Gpu]) -> Collectives:
+    """All-reduce times of a GPU: its own measured ones; else those of a GPU with links of the
+    same kind, at this one's rate; else a guess from the topology."""
+    library, lines = _measured(profile.lines, gpu.id, engine)
+    if lines:
+        return Collectives(_scaled(lines, 1.0), f"{library}, {gpu.id}")
+    for other_id, other in siblings.items():
+        same = (other.vendor, other.interconnect.topology) == (
+            gpu.vendor,
+            gpu.interconnect.topology,
+        )
+        library, lines = _measured(profile.lines, other_id, engine)
+        if same and lines and gpu.interconnect.topology != "pcie":
+            ratio = (
+                gpu.interconnect.bandwidth_bytes_per_s
+                / other.interconnect.bandwidth_bytes_per_s
+            )
+            return Collectives(_scaled(lines, ratio), f"{library}, scaled from {other_id}")
+    return from_topology(gpu.interconnect)
+
+
+def calibrated(profile: Profile, gpu: Gpu, engine: str, siblings: Mapping[str, Gpu]) -> Calibrated:
+    """What `profile` knows of a GPU and engine; `siblings` are the GPUs links may be taken from."""
+    hierarchy = profile.hierarchy
+    return Calibrated(
+        profile,
+        hierarchy.coefficients(gpu, engine),
+        collectives_for(profile, gpu, engine, siblings),
+        tuple(hierarchy.known_levels(gpu.id, engine)),
+    )

@@ -1,0 +1,174 @@
+"""Rows of measurements: read, checked, and grouped so that each group is one array computation.
+
+The columns are those of the reference set: source_id, model_id, gpu_id, engine_id, weight_dtype,
+kv_dtype, tp, pp, mode, concurrency, isl, osl, and the observed e2e_s, ttft_ms, tpot_ms,
+output_tok_s, total_tok_s. A row that cannot be used is kept with the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from shardwise.errors import InputError
+
+REQUIRED: Final = (
+    "model_id",
+    "gpu_id",
+    "engine_id",
+    "weight_dtype",
+    "tp",
+    "mode",
+    "concurrency",
+    "isl",
+    "osl",
+)
+MODES: Final[Mapping[str, str]] = {
+    "offline_latency_static_batch": "static_batch",
+    "offline_throughput_static_batch": "static_batch",
+    "static_batch": "static_batch",
+    "offline_throughput_inf_rate": "max_throughput",
+    "max_throughput": "max_throughput",
+    "serving_closed_loop": "closed_loop",
+    "closed_loop": "closed_loop",
+}
+ENGINES: Final = ("vllm", "trtllm", "sglang", "builtin")
+#: column -> (metric, factor to SI)
+OBSERVED: Final[Mapping[str, tuple[str, float]]] = {
+    "ttft_ms": ("ttft_s", 1e-3),
+    "tpot_ms": ("tpot_s", 1e-3),
+    "e2e_s": ("e2e_latency_s", 1.0),
+    "output_tok_s": ("output_tok_s", 1.0),
+    "total_tok_s": ("total_tok_s", 1.0),
+}
+ALL_QUEUED: Final = 1e6  #: requests, where a source says "max"
+WAVES: Final = 10  #: requests of a closed-loop run per request in flight, as load tests do
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured or wanted configuration. Lengths are means, in tokens."""
+
+    number: int  #: line of data, 1 for the first
+    model: str
+    gpu: str
+    engine: str
+    weight_dtype: str
+    kv_dtype: str  #: "" where the source does not say
+    tp_size: int
+    pp_size: int
+    mode: str
+    concurrency: float
+    isl: float
+    osl: float
+    source: str
+    version: str
+    use: str
+    kv_limited: bool | None
+    observed: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def max_num_seqs(self) -> float:
+        """Load tests start the engine for the concurrency they offer; TensorRT-LLM's own
+        throughput runs use its default of 2,048."""
+        return 2048.0 if self.concurrency >= ALL_QUEUED else self.concurrency
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row that cannot be used, and why."""
+
+    number: int
+    reason: str
+
+
+def _positive(cells: Mapping[str, str], column: str, default: str = "") -> float:
+    text = (cells.get(column) or default).strip()
+    try:
+        value = float(text)
+    except ValueError:
+        raise InputError(f"{column} is {text!r}", "allowed: a number above 0") from None
+    if not 0 < value < 1e9:
+        raise InputError(f"{column} is {text}", "allowed: a number above 0")
+    return value
+
+
+def _whole(cells: Mapping[str, str], column: str, default: str = "") -> int:
+    value = _positive(cells, column, default)
+    if value != int(value):
+        raise InputError(f"{column} is {value:g}", "allowed: a whole number")
+    return int(value)
+
+
+def _choice(cells: Mapping[str, str], column: str, allowed: Iterable[str]) -> str:
+    value = (cells.get(column) or "").strip().lower()
+    if value not in allowed:
+        raise InputError(f"{column} is {value!r}", f"allowed: {', '.join(sorted(set(allowed)))}")
+    return value
+
+
+def parse_row(number: int, cells: Mapping[str, str]) -> Row:
+    """One row from its cells. Raises InputError naming the cell."""
+    mode = MODES[_choice(cells, "mode", MODES)]
+    text = (cells.get("concurrency") or "").strip()
+    concurrency = ALL_QUEUED if text == "max" else _positive(cells, "concurrency")
+    if text == "max" and mode != "max_throughput":
+        raise InputError("concurrency is 'max'", "allowed only with offline_throughput_inf_rate")
+    # InferenceX draws lengths uniformly from 0.8 to 1.0 of the nominal ones
+    source = (cells.get("source_id") or "").strip()
+    mean = 0.9 if "inferencex" in source else 1.0
+    observed = {}
+    for column, (metric, factor) in OBSERVED.items():
+        if (cells.get(column) or "").strip():
+            observed[metric] = _positive(cells, column) * factor
+    flag = (cells.get("kv_limited") or "").strip()
+    return Row(
+        number=number,
+        model=(cells.get("model_id") or "").strip(),
+        gpu=(cells.get("gpu_id") or "").strip(),
+        engine=_choice(cells, "engine_id", ENGINES),
+        weight_dtype=(cells.get("weight_dtype") or "bf16").strip(),
+        kv_dtype=(cells.get("kv_dtype") or "").strip(),
+        tp_size=_whole(cells, "tp"),
+        pp_size=_whole(cells, "pp", "1"),
+        mode=mode,
+        concurrency=concurrency,
+        isl=mean * _positive(cells, "isl"),
+        osl=max(mean * _positive(cells, "osl"), 1.0),
+        source=source,
+        version=(cells.get("engine") or "").strip(),
+        use=(cells.get("use") or "").strip(),
+        kv_limited={"0": False, "1": True}.get(flag[:1]) if flag else None,
+        observed=observed,
+    )
+
+
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Header and cells of a CSV file. Raises InputError if it cannot be read or lacks columns."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            header = list(reader.fieldnames or [])
+            table = [{k: v or "" for k, v in cells.items() if k} for cells in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read {path}: {error}", remedy="give a CSV file") from None
+    missing = [name for name in REQUIRED if name not in header]
+    if missing:
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}", f"needed: {REQUIRED}")
+    if not table:
+        raise InputError(f"{path} has no rows")
+    return header, table
+
+
+def parse_rows(table: Iterable[Mapping[str, str]]) -> tuple[list[Row], list[Problem]]:
+    """Every row that can be parsed, and a problem for each that cannot."""
+    rows, problems = [], []
+    for number, cells in enumerate(table, start=1):
+        try:
+            rows.append(parse_row(number, cells))
+        except InputError as error:
+            problems.append(Problem(number, str(error)))
+    return rows, problems

@@ -1,0 +1,190 @@
+"""Time of one engine step: some sequences decode, some prompt tokens are prefilled.
+
+Units are seconds and tokens. Every argument broadcasts. The parts are returned apart, since what
+binds a step is the answer most users are after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+
+from shardwise.architecture.model import Architecture
+from shardwise.architecture.parameters import WEIGHT_BYTES
+from shardwise.hardware.gpu import Gpu
+from shardwise.perfmodel.collectives import Collectives
+from shardwise.perfmodel.work import Array, Work, rank_work
+
+#: Sharpness of the roofline's knee: (a^p + b^p)^(1/p) instead of max(a, b).
+KNEE: Final = 2.0
+#: Tokens at which matrix kernels are half way from their small-batch to their full rate.
+FULL_TILES: Final = 512.0
+SMALL_TILE: Final = 16.5  #: tokens; batches of 16 still take the small tile
+_RATE_CLASS: Final = {
+    "mxfp4": "fp4",
+    "nvfp4": "fp4",
+    "fp4": "fp4",
+    "int4": "fp4",
+    "int8": "fp8",
+    "fp8": "fp8",
+}
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step by cause; arrays of one shape."""
+
+    weights: Array
+    kv: Array
+    compute: Array
+    communication: Array
+    overhead: Array
+
+    @property
+    def total(self) -> Array:
+        return self.weights + self.kv + self.compute + self.communication + self.overhead
+
+    def scaled(self, factor: Array | float) -> StepTime:
+        return StepTime(*(getattr(self, f.name) * factor for f in fields(self)))
+
+    def plus(self, other: StepTime) -> StepTime:
+        return StepTime(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stays fixed over a sweep: model, GPU, dtypes, coefficients, collectives."""
+
+    arch: Architecture
+    gpu: Gpu
+    weight_dtype: str
+    kv_dtype: str
+    coefficients: dict[str, float]
+    collectives: Collectives
+
+    @property
+    def kv_element_bytes(self) -> float:
+        return WEIGHT_BYTES[self.kv_dtype]
+
+    def work(self, tp_size: Array) -> Work:
+        return rank_work(self.arch, tp_size, self.weight_dtype, self.kv_element_bytes)
+
+    @property
+    def rate_class(self) -> str:
+        return _RATE_CLASS.get(self.weight_dtype, "bf16")
+
+    @property
+    def compute_dtype(self) -> str:
+        """What is multiplied: 4-bit weights without activations of 4 bits are widened to bf16.
+
+        mxfp4 and int4 kernels keep bf16 activations on GPUs before Blackwell and CDNA 4.
+        """
+        if self.rate_class == "fp4":
+            native = "fp4" in self.gpu.flops and self.weight_dtype in {"fp4", "nvfp4", "mxfp4"}
+            return "fp4" if native else "bf16"
+        if self.rate_class == "fp8":
+            return "fp8" if "fp8" in self.gpu.flops else "bf16"
+        return "bf16"
+
+    def stream_rate(self, rate_class: str) -> float:
+        """Bytes/s at which weights of "bf16", "fp8" or "fp4" are read."""
+        relative = 1.0 if rate_class == "bf16" else self.coefficients[f"bandwidth_{rate_class}"]
+        return self.coefficients["bandwidth"] * relative * self.gpu.memory_bandwidth
+
+    def matrix_rate(self, dtype: str) -> float:
+        """FLOP/s reached by large matrices multiplied in `dtype`."""
+        relative = 1.0 if dtype == "bf16" else self.coefficients[f"matrix_{dtype}"]
+        return self.coefficients["matrix"] * relative * self.gpu.matrix_rate(dtype)
+
+
+def _knee(a: Array, b: Array) -> tuple[Array, Array]:
+    """A smooth maximum of two times, shared between them by what each would take alone."""
+    high, low = np.maximum(a, b), np.minimum(a, b)
+    total = high * (1.0 + (low / np.maximum(high, 1e-30)) ** KNEE) ** (1.0 / KNEE)
+    share = a**KNEE / np.maximum(a**KNEE + b**KNEE, 1e-300)
+    return total * share, total * (1.0 - share)
+
+
+def experts_touched(num_experts: int, top_k: int, tokens: Array) -> Array:
+    """Expected share of the experts that `tokens` tokens route to, if routing is uniform:
+    1 - (1 - k/E)^tokens."""
+    return np.asarray(1.0 - (1.0 - top_k / num_experts) ** tokens)
+
+
+def _visible(arch: Architecture, context: Array) -> Array:
+    """Mean number of earlier tokens a layer attends to, sliding windows counted."""
+    if not arch.sliding_window:
+        return context
+    share = arch.num_sliding_layers / arch.num_layers
+    return np.asarray((1 - share) * context + share * np.minimum(context, arch.sliding_window))
+
+
+def step_time(
+    setting: Setting,
+    work: Work,
+    tp_size: Array,
+    sequences: Array,
+    context: Array,
+    prompt_tokens: Array,
+    prompt_context: Array,
+) -> StepTime:
+    """One step: `sequences` decode at a mean `context`, and `prompt_tokens` are prefilled, each
+    attending to `prompt_context` earlier tokens on average."""
+    c, gpu, arch = setting.coefficients, setting.gpu, setting.arch
+    bandwidth, rate_class = gpu.memory_bandwidth, setting.rate_class
+    tokens = sequences + prompt_tokens
+    is_prefill = prompt_tokens > 0
+
+    dense_dtype = "bf16" if setting.weight_dtype == "mxfp4" else setting.compute_dtype
+    dense_class = "bf16" if setting.weight_dtype == "mxfp4" else rate_class
+    dense_rate = setting.matrix_rate(dense_dtype)
+    # fp8 kernels switch to a taller tile above 16 rows, which streams weights more slowly
+    tile = 1.0 + c["tile_fp8"] * (tokens > SMALL_TILE) if dense_class == "fp8" else 1.0
+    filled = c["small_batch"] + (1.0 - c["small_batch"]) * tokens / (tokens + FULL_TILES)
+    weights, compute = _knee(
+        work.weight_bytes * tile / setting.stream_rate(dense_class),
+        work.weight_flops_per_token * tokens / (dense_rate * filled),
+    )
+    head_w, head_c = _knee(
+        work.head_bytes / setting.stream_rate("bf16"),
+        work.head_flops_per_token
+        * (sequences + np.minimum(prompt_tokens, 1.0))
+        / setting.matrix_rate("bf16"),
+    )
+    weights, compute = weights + head_w, compute + head_c
+    if arch.moe:
+        touched = experts_touched(arch.moe.num_experts, arch.moe.top_k, tokens)
+        rate = setting.matrix_rate(setting.compute_dtype)
+        expert_w, expert_c = _knee(
+            work.expert_bytes * touched / (c["bandwidth_experts"] * setting.stream_rate(rate_class)),
+            work.expert_flops_per_token * tokens / (c["matrix_experts"] * rate),
+        )
+        weights, compute = weights + expert_w, compute + expert_c
+    visible = _visible(arch, prompt_context)
+    compute = compute + work.attention_flops_per_token_pair * prompt_tokens * visible / (
+        c["attention"] * gpu.matrix_rate("bf16")
+    )
+    compute = compute + c["elementwise"] * work.elementwise_bytes_per_token * tokens / (
+        0.8 * bandwidth
+    )
+    window = np.minimum(context, arch.sliding_window) if arch.sliding_window else context
+    kv = sequences * (
+        work.kv_bytes_per_token * context + work.kv_window_bytes_per_token * window
+    ) / (c["bandwidth_kv"] * bandwidth)
+    # two all-reduces a layer (after attention and after the MLP) and one for the embedding
+    reduces = 2 * arch.num_layers + 1
+    message = tokens * work.message_bytes_per_token
+    communication = np.where(
+        tp_size > 1, reduces * (setting.collectives.time(tp_size, message) + c["skew"] * (tp_size - 1)), 0.0
+    )
+    overhead = (
+        c["step"]
+        + arch.num_layers * c["layer"]
+        + c["sequence"] * sequences
+        + np.where(is_prefill, arch.num_layers * c["eager_layer"], 0.0)
+    )
+    shape = np.broadcast_shapes(np.shape(weights), np.shape(tokens), np.shape(kv))
+    parts = (weights, kv, compute, communication, overhead)
+    return StepTime(*(np.broadcast_to(np.asarray(x, dtype=np.float64), shape) for x in parts))
