@@ -38,16 +38,17 @@ class Gpu:
     name: str
     vendor: str  #: "nvidia", "amd", …
     generation: str  #: "hopper", "cdna3", … : GPUs of one generation share priors
-    memory_bytes: float
+    memory_bytes: float  #: what software can allocate: the driver's figure where known
     memory_bandwidth: float  #: bytes/s
     flops: Mapping[str, float]  #: dense FLOP/s by dtype: "bf16", "fp8", "fp4"
     tdp_w: float
     num_compute_units: int  #: SMs or CUs
     interconnect: Interconnect
     node_gpus: int  #: GPUs in the usual node
+    nominal_memory_gb: float = 0.0  #: the marketed figure
 
     def matrix_rate(self, dtype: str) -> float:
-        """Dense FLOP/s at which `dtype` is multiplied; a dtype the GPU lacks runs as the next wider."""
+        """Dense FLOP/s for `dtype`; one that the GPU lacks runs as the next wider."""
         for wider in {"fp4": ("fp4", "fp8", "bf16"), "fp8": ("fp8", "bf16")}.get(dtype, ("bf16",)):
             if wider in self.flops:
                 return self.flops[wider]

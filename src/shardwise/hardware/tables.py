@@ -1,0 +1,106 @@
+"""The TOML form of GPUs and prices, decoded strictly; an error names file and key in one line."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from shardwise.errors import InputError
+from shardwise.hardware.gpu import Topology
+from shardwise.units import to_si
+
+T = TypeVar("T")
+
+
+class Value(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One fact; `source` and `date` may be left out of a user's file."""
+
+    value: float
+    unit: str
+    source: str = ""
+    date: str = ""
+    alternatives: list[str] = []
+    why: str = ""
+
+
+class FlopsTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    bf16: Value
+    fp8: Value | None = None
+    fp4: Value | None = None
+
+
+class LinkTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    topology: Topology
+    bandwidth: Value
+    max_world: int
+    technology: str = ""
+    links: int = 1
+
+
+class GpuTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    memory: Value
+    memory_bandwidth: Value
+    flops: FlopsTable
+    tdp: Value
+    compute_units: Value
+    interconnect: LinkTable
+    usable_memory: Value | None = None
+    name: str = ""
+    vendor: str = "other"
+    generation: str = ""
+    aliases: list[str] = []
+    node_gpus: int = 0
+
+
+class PriceTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    gpu: str
+    cost: Value
+    provider: str = ""
+    tier: str = "own"
+    default: bool = True
+
+
+class FileTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    gpu: dict[str, Any] = {}
+    price: list[Any] = []
+
+
+def read_toml(path: Path) -> FileTable:
+    """The top level of a catalogue file. InputError if unreadable or not TOML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", "a readable TOML file") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not TOML: {error}") from error
+    return decode(data, FileTable, str(path))
+
+
+def decode(data: object, form: type[T], where: str) -> T:
+    """`data` as `form`; InputError names `where`, the key and the keys that are allowed."""
+    try:
+        return msgspec.convert(data, form)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        path = re.search(r" - at `\$\.?([^`]*)`", text)
+        key = path[1] if path else ""
+        keys: Any = {"": form, "flops": FlopsTable, "interconnect": LinkTable}.get(
+            key.rsplit(".", 1)[-1], Value
+        )
+        fields = ", ".join(field.name for field in msgspec.structs.fields(keys))
+        allowed = f"allowed keys: {fields}" if " field " in text else ""
+        what = f"{where} {key}".strip()
+        raise InputError(f"{what}: {text.split(' - at', maxsplit=1)[0]}", allowed) from error
+
+
+def number(fact: Value, measures: str, where: str) -> float:
+    """A fact in SI. InputError unless it is finite, positive and in a unit of `measures`."""
+    if not (math.isfinite(fact.value) and fact.value > 0):
+        raise InputError(f"{where}: value {fact.value:g}", "allowed: a number above 0")
+    return to_si(fact.value, fact.unit, measures, where)
