@@ -36,7 +36,7 @@ _ALL: Final = (
     Coefficient("matrix_fp8", 0.88, 0.10, "share", "of that share, reached in fp8"),
     Coefficient("matrix_fp4", 0.75, 0.20, "share", "of that share, reached in fp4"),
     Coefficient("matrix_experts", 0.40, 0.40, "share", "of those, reached by MoE experts"),
-    Coefficient("small_batch", 0.50, 0.40, "share", "of the matrix rate, kept by few tokens"),
+    Coefficient("small_batch", 0.60, 0.60, "share", "extra matrix time when tokens are few"),
     Coefficient("attention", 0.45, 0.25, "share", "bf16 matrix rate reached by prefill attention"),
     Coefficient("elementwise", 6.0, 0.40, "passes", "activation traffic of one layer"),
     Coefficient("layer", 20e-6, 0.40, "s", "launch gaps of a layer"),

@@ -10,7 +10,7 @@ import numpy as np
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.calibrate import fit
 from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.hierarchy import Hierarchy
+from shardwise.perfmodel.hierarchy import Hierarchy, levels_of
 from shardwise.perfmodel.intervals import METRICS, HeldOut
 from shardwise.perfmodel.rows import Row
 from shardwise.perfmodel.serving import Served
@@ -85,9 +85,14 @@ def _leave_dtype(gpu: str, dtype: str) -> Callable[[Row], bool]:
 def hold_out(
     rows: Sequence[Row], fold: Fold, links: Links, start: Hierarchy | None = None
 ) -> list[HeldOut]:
-    """Fit without a fold's rows and return the errors on them."""
+    """Fit without a fold's rows and return the errors on them.
+
+    `start` only saves rounds: offsets of levels without a kept row are dropped, not inherited.
+    """
     kept, _ = group([r for r in rows if not fold.leaves_out(r)])
-    hierarchy = fit(kept, links, start)
+    known = {key for b in kept for key in levels_of(b.gpu.id, b.key.engine)}
+    begin = {k: v for k, v in start.offsets.items() if k in known} if start else {}
+    hierarchy = fit(kept, links, Hierarchy(begin))
     results = []
     everything, _ = group([r for r in rows if fold.leaves_out(r)])
     for batch in everything:

@@ -126,12 +126,16 @@ def predict(
         requests,
     )
     served = sweep(subject, workloads[0].mode, limits, offered)
-    widths = {m: half_width(subject.calibrated.profile, subject.seen, m) for m in METRICS}
-    widths["total_tok_s"] = widths["output_tok_s"]
     source = Source("predicted", note_on(subject))
     found = []
     for i, (deployment, workload) in enumerate(zip(deployments, workloads, strict=True)):
-        metrics = {m: _interval(float(getattr(served, m)[i]), w) for m, w in widths.items()}
+        metrics = {
+            metric: _interval(
+                float(getattr(served, metric)[i]),
+                half_width(subject.calibrated.profile, subject.seen, metric, deployment.tp_size),
+            )
+            for metric in (*METRICS, "total_tok_s")
+        }
         breakdown = {
             f.name: float(getattr(served.breakdown, f.name)[i]) for f in fields(StepTime)
         }

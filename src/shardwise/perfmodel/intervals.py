@@ -64,8 +64,8 @@ class Seen:
         return "pair" in self.levels
 
 
-def half_width(profile: Profile, seen: Seen, metric: str) -> float:
-    """Half-width (log) of the 80 % interval of `metric` for what was `seen`."""
+def half_width(profile: Profile, seen: Seen, metric: str, tp_size: int) -> float:
+    """Half-width (log) of the 80 % interval of `metric` for what was `seen`, at a TP."""
     name = _SAME_AS.get(metric, metric)
     blind = _BLIND.get(name, _BLIND_OTHER)
     widths: Mapping[str, float] = profile.widths
@@ -77,6 +77,10 @@ def half_width(profile: Profile, seen: Seen, metric: str) -> float:
         folds = folds or ["gpu"]  # both known, never together
         parts = [widths.get(f"{fold}/{name}", blind) for fold in folds]
         base = float(np.hypot.reduce(parts))
-    if f"{seen.gpu}/{seen.engine}/{seen.weight_dtype}" not in profile.dtypes and seen.is_calibrated:
-        base = float(np.hypot(base, widths.get(f"dtype/{name}", blind / 2)))
+    if seen.is_calibrated:
+        pair = f"{seen.gpu}/{seen.engine}"
+        if f"{pair}/{seen.weight_dtype}" not in profile.dtypes:
+            base = float(np.hypot(base, widths.get(f"dtype/{name}", blind / 2)))
+        if tp_size not in profile.tp_sizes.get(pair, ()):
+            base = float(np.hypot(base, widths.get(f"tp/{name}", blind / 2)))
     return base

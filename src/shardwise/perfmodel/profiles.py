@@ -24,8 +24,8 @@ from shardwise.perfmodel.hierarchy import Hierarchy, decode
 
 BUNDLED: Final = "reference"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-#: GPUs without measured collectives whose links are of a measured kind.
 _LIBRARY: Final = {"sglang": ("sglang", "vllm", "nccl", "fastest")}
+#: Which library's all-reduce an engine uses: the first of these that was measured.
 _LIBRARIES: Final = ("vllm", "fastest", "nccl")
 
 
@@ -65,7 +65,7 @@ class Profile(msgspec.Struct, frozen=True):
     widths: dict[str, float] = {}  #: log half-widths of 80 % intervals, see `intervals`
     errors: list[Error] = []
     dtypes: list[str] = []  #: "gpu/engine/weight_dtype" that had rows
-    dated: str = ""
+    tp_sizes: dict[str, list[int]] = {}  #: "gpu/engine" -> TP sizes that had rows
 
     @property
     def hierarchy(self) -> Hierarchy:

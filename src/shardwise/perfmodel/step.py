@@ -19,7 +19,7 @@ from shardwise.perfmodel.work import Array, Work, rank_work
 
 #: Sharpness of the roofline's knee: (a^p + b^p)^(1/p) instead of max(a, b).
 KNEE: Final = 2.0
-#: Tokens at which matrix kernels are half way from their small-batch to their full rate.
+#: Tokens at which half of what few tokens cost extra in matrix kernels is gone.
 FULL_TILES: Final = 512.0
 SMALL_TILE: Final = 16.5  #: tokens; batches of 16 still take the small tile
 _RATE_CLASS: Final = {
@@ -142,10 +142,10 @@ def step_time(
     dense_rate = setting.matrix_rate(dense_dtype)
     # fp8 kernels switch to a taller tile above 16 rows, which streams weights more slowly
     tile = 1.0 + c["tile_fp8"] * (tokens > SMALL_TILE) if dense_class == "fp8" else 1.0
-    filled = c["small_batch"] + (1.0 - c["small_batch"]) * tokens / (tokens + FULL_TILES)
+    thin = 1.0 + c["small_batch"] / (1.0 + tokens / FULL_TILES)
     weights, compute = _knee(
         work.weight_bytes * tile / setting.stream_rate(dense_class),
-        work.weight_flops_per_token * tokens / (dense_rate * filled),
+        work.weight_flops_per_token * tokens * thin / dense_rate,
     )
     head_w, head_c = _knee(
         work.head_bytes / setting.stream_rate("bf16"),

@@ -1,0 +1,170 @@
+"""Build a profile: fit, hold rows out to learn the error, and write down where it came from."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from shardwise.errors import InputError
+from shardwise.hardware.catalogue import default_catalogue
+from shardwise.perfmodel.batches import Batch, group
+from shardwise.perfmodel.calibrate import fit
+from shardwise.perfmodel.collectives import Collectives
+from shardwise.perfmodel.crossval import Fold, folds_of, hold_out, in_sample
+from shardwise.perfmodel.hierarchy import Hierarchy, encode
+from shardwise.perfmodel.intervals import HeldOut, widths_from
+from shardwise.perfmodel.profiles import Error, Line, Profile, collectives_for
+from shardwise.perfmodel.rows import Row
+
+Progress = Callable[[str, int, int], None]
+FOLDS: Final = 5
+MIN_ROWS: Final = 3  #: fewer say nothing about the error that is left
+
+
+def links_of(lines: list[Line]) -> Callable[[Batch], Collectives]:
+    """How a fit finds the collectives of a batch."""
+    shell = Profile("lines", "", "", {}, lines)
+    siblings = {gpu.id: gpu for gpu in default_catalogue().gpus()}
+    return lambda batch: collectives_for(shell, batch.gpu, batch.key.engine, siblings)
+
+
+def mape(errors: Iterable[HeldOut]) -> float:
+    """Mean |predicted / measured - 1| in percent; NaN without rows."""
+    parts = [h.errors for h in errors]
+    return float(100 * np.mean(np.abs(np.expm1(np.concatenate(parts))))) if parts else float("nan")
+
+
+def error_table(fitted: Sequence[HeldOut], held_out: Sequence[HeldOut]) -> list[Error]:
+    """Errors by GPU, engine and metric: on the fit's own rows, and on rows left out."""
+    cells = sorted({(h.gpu, h.engine, h.metric) for h in fitted})
+
+    def of(cell: tuple[str, str, str], errors: Sequence[HeldOut]) -> list[HeldOut]:
+        return [h for h in errors if (h.gpu, h.engine, h.metric) == cell]
+
+    return [
+        Error(
+            *cell,
+            rows=sum(len(h.errors) for h in of(cell, fitted)),
+            fitted_pct=round(mape(of(cell, fitted)), 2),
+            held_out_pct=round(mape(of(cell, held_out)), 2),
+        )
+        for cell in cells
+    ]
+
+
+def build_reference(
+    rows: Sequence[Row], lines: list[Line], provenance: str, progress: Progress
+) -> Profile:
+    """The whole hierarchy from rows marked `calibrate`, with intervals from what was held out.
+
+    Raises InputError if no row can be used.
+    """
+    usable = [row for row in rows if row.use == "calibrate"]
+    batches, problems = group(usable)
+    if not batches:
+        reason = f" ({problems[0].reason})" if problems else ""
+        raise InputError(f"no row marked 'calibrate' can be used{reason}")
+    links = links_of(lines)
+    folds = list(folds_of(usable))
+    progress("fit", 0, len(folds))
+    hierarchy = fit(batches, links)
+    held_out: list[HeldOut] = []
+    for done, fold in enumerate(folds, start=1):
+        progress(f"without {fold.kind} {fold.name}", done, len(folds))
+        held_out += hold_out(usable, fold, links, hierarchy)
+    fitted = in_sample(batches, hierarchy, links)
+    by_tp = [h for h in held_out if h.fold == "tp"]
+    covered = {(h.gpu, h.engine) for h in by_tp}
+    # a pair measured at one TP, or only in bulk, has its own rows' spread at least
+    rest = [h for h in fitted if (h.gpu, h.engine) not in covered]
+    return Profile(
+        name="reference",
+        created=dt.date.today().isoformat(),
+        provenance=provenance,
+        offsets=encode(hierarchy),
+        lines=lines,
+        widths=widths_from([*held_out, *rest]),
+        errors=error_table(fitted, by_tp),
+        dtypes=_dtypes(batches),
+        tp_sizes=_tp_sizes(batches),
+    )
+
+
+def _dtypes(batches: Iterable[Batch]) -> list[str]:
+    return sorted({f"{b.gpu.id}/{b.key.engine}/{b.key.weight_dtype}" for b in batches})
+
+
+def _tp_sizes(batches: Iterable[Batch]) -> dict[str, list[int]]:
+    sizes: dict[str, set[int]] = {}
+    for batch in batches:
+        known = sizes.setdefault(f"{batch.gpu.id}/{batch.key.engine}", set())
+        known.update(row.tp_size for row in batch.rows)
+    return {pair: sorted(found) for pair, found in sorted(sizes.items())}
+
+
+@dataclass(frozen=True)
+class Personal:
+    """A user's profile and how much it helped, in mean percent error by metric."""
+
+    profile: Profile
+    rows: int
+    before_pct: dict[str, float]  #: the base profile on the user's rows
+    after_pct: dict[str, float]  #: cross-validated: each row judged by a fit without it
+
+
+def build_personal(
+    rows: Sequence[Row], base: Profile, name: str, provenance: str, progress: Progress
+) -> Personal:
+    """Move the offsets of the user's own GPU and engine pairs, keeping everything shared.
+
+    Raises InputError if fewer than three rows can be used.
+    """
+    batches, problems = group(rows)
+    used = [row for batch in batches for row in batch.rows if row.observed]
+    if len(used) < MIN_ROWS:
+        reason = f" ({problems[0].reason})" if problems else ""
+        raise InputError(
+            f"{len(used)} usable rows{reason}", f"allowed: {MIN_ROWS} or more measured rows"
+        )
+    links = links_of(base.lines)
+    start = base.hierarchy
+
+    def refit(chosen: Sequence[Batch]) -> Hierarchy:
+        return fit(chosen, links, start, free=lambda key: key[0] == "pair")
+
+    before = in_sample(batches, start, links)
+    after: list[HeldOut] = []
+    folds = min(FOLDS, len(used))
+    order = {id(row): i for i, row in enumerate(used)}
+    for k in range(folds):
+        progress("cross-validate", k, folds)
+        fold = Fold("tp", f"part {k + 1}", lambda r, k=k: order[id(r)] % folds == k)  # type: ignore[misc]
+        kept, _ = group([r for r in used if not fold.leaves_out(r)])
+        judged, _ = group([r for r in used if fold.leaves_out(r)])
+        after += [
+            HeldOut("tp", h.gpu, h.engine, h.metric, h.errors)
+            for h in in_sample(judged, refit(kept), links)
+        ]
+    hierarchy = refit(batches)
+    metrics = sorted({h.metric for h in before})
+    profile = Profile(
+        name=name,
+        created=dt.date.today().isoformat(),
+        provenance=provenance,
+        offsets=encode(hierarchy),
+        lines=base.lines,
+        widths={**base.widths, **widths_from(after)},
+        errors=error_table(in_sample(batches, hierarchy, links), after),
+        dtypes=sorted({*base.dtypes, *_dtypes(batches)}),
+        tp_sizes={**base.tp_sizes, **_tp_sizes(batches)},
+    )
+    return Personal(
+        profile,
+        len(used),
+        {m: mape([h for h in before if h.metric == m]) for m in metrics},
+        {m: mape([h for h in after if h.metric == m]) for m in metrics},
+    )
