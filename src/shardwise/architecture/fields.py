@@ -30,9 +30,7 @@ class Fields:
     def has(self, name: str) -> bool:
         return self.values.get(name) is not None
 
-    def size(
-        self, name: str, default: int | None = None, lo: int = 1, hi: int = MAX_SIZE
-    ) -> int:
+    def size(self, name: str, default: int | None = None, lo: int = 1, hi: int = MAX_SIZE) -> int:
         """A whole number from `lo` to `hi`; absent or null gives `default`, if there is one."""
         value = self.values.get(name)
         if value is None and default is not None:

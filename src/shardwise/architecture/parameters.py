@@ -67,7 +67,7 @@ class Parameters:
 
 
 def attention_matrices(arch: Architecture) -> tuple[tuple[int, int], ...]:
-    """(in, out) of each attention weight matrix of one layer, unsharded, q k v first, output last."""
+    """(in, out) of each attention matrix of one layer, unsharded: q k v first, output last."""
     h, heads = arch.hidden_size, arch.num_heads
     if arch.mla:
         m = arch.mla
