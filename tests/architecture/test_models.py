@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,18 @@ def test_without_the_hub_client_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r"pip install 'shardwise\[hub\]'"):
         load("someone/some-model")
+
+
+def test_a_cached_hub_config_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="needs the extra shardwise[hub]")
+    constants = import_module("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repo = tmp_path / "models--someone--mini"
+    (repo / "snapshots" / "abc").mkdir(parents=True)
+    (repo / "snapshots" / "abc" / "config.json").write_text(json.dumps(CONFIG))
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("abc")
+    assert hub.try_to_load_from_cache("someone/mini", "config.json", cache_dir=tmp_path)
+    assert load("someone/mini").id == "mini"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module, resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from shardwise.architecture.config import parse
@@ -181,7 +182,7 @@ def _from_hub(hub_id: str) -> Architecture:
             f"or {remedy}",
         ) from error
     try:
-        file = hub.hf_hub_download(hub_id, "config.json")
+        file = _fetch(hub, hub_id)
     # its own errors are OSError (HTTP, offline) or ValueError (a malformed id)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
@@ -191,3 +192,18 @@ def _from_hub(hub_id: str) -> Architecture:
             f"or {remedy}",
         ) from error
     return parse(_read_object(Path(file)), hub_id.rpartition("/")[2].lower(), hub_id)
+
+
+def _fetch(hub: ModuleType, hub_id: str) -> str:
+    """Path of the hub's config.json of `hub_id` in its local cache, downloaded if not there."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    cached = hub.try_to_load_from_cache(hub_id, "config.json")
+    if isinstance(cached, str):
+        return cached
+    if not getproxies():
+        # the client would retry for 20 s, with a warning each, where there is no network
+        socket.getaddrinfo(urlsplit(hub.constants.ENDPOINT).hostname, 443)
+    return str(hub.hf_hub_download(hub_id, "config.json"))
