@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from shardwise.architecture.kv import kv_bytes
+from shardwise.architecture.kv import kv_bytes, require_context
 from shardwise.architecture.models import load
+from shardwise.errors import InputError
 
 
 def test_gqa_bytes_per_token() -> None:
@@ -45,3 +47,9 @@ def test_the_fullest_stage_of_pp_is_counted() -> None:
     # 126 layers over 4 stages: the fullest has 32
     arch = load("llama-3.1-405b")
     assert kv_bytes(arch, 1, "bf16", 1, 4) == 32 * 2 * 8 * 128 * 2
+
+
+def test_a_request_is_at_most_the_models_context() -> None:
+    require_context(load("llama-3-8b"), 7168, 1024)
+    with pytest.raises(InputError, match="8193 tokens; allowed: at most the 8192"):
+        require_context(load("llama-3-8b"), 7169, 1024)

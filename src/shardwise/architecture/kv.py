@@ -56,3 +56,13 @@ def kv_bytes(
     stage_share = np.ceil(arch.num_layers / np.asarray(pp_size, dtype=np.float64)) / arch.num_layers
     each = elements_per_token_per_layer(arch, tp_size) * kv_dtype_bytes(kv_dtype)
     return np.asarray(layer_tokens(arch, context_tokens) * each * stage_share)
+
+
+def require_context(arch: Architecture, isl: float, osl: float) -> None:
+    """Raises InputError if a request is longer than the model's context."""
+    if isl + osl > arch.max_context:
+        raise InputError(
+            f"isl {isl:g} + osl {osl:g} = {isl + osl:g} tokens",
+            f"allowed: at most the {arch.max_context} tokens of {arch.id}'s context",
+            "shorten isl or osl",
+        )
