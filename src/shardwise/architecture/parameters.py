@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shardwise.architecture.model import Architecture
+from shardwise.errors import InputError
 
 #: Bytes per weight of the quantized matrices. mxfp4: 4 bits + one 8-bit scale per 32 (OCP MX 1.0);
 #: nvfp4: 4 bits + one 8-bit scale per 16; int4: 4 bits + one 16-bit scale per 128 (AWQ, GPTQ).
@@ -53,11 +54,20 @@ class Parameters:
 
     @property
     def active(self) -> int:
+        """Parameters one token touches, embedding included (as Qwen and DeepSeek count)."""
         return self.total - self.experts + self.active_experts
+
+    @property
+    def multiplied(self) -> int:
+        """Active parameters a token is multiplied with: the embedding look-up is left out.
+
+        gpt-oss's model card counts its active parameters so; a tied embedding is the lm_head.
+        """
+        return self.active - (self.embedding if self.lm_head else 0)
 
 
 def attention_matrices(arch: Architecture) -> tuple[tuple[int, int], ...]:
-    """(in, out) of each attention weight matrix of one layer, unsharded, q k v first, output last."""
+    """(in, out) of each attention matrix of one layer, unsharded: q k v first, output last."""
     h, heads = arch.hidden_size, arch.num_heads
     if arch.mla:
         m = arch.mla
@@ -84,8 +94,9 @@ def count(arch: Architecture) -> Parameters:
     q, kv = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
     attention += layers * ((q + 2 * kv) * arch.attention_bias + h * arch.output_bias)
     attention += layers * (arch.num_heads * arch.attention_sinks)
-    # gpt-oss has biases in its experts and router; no other supported family does
+    # gpt-oss has biases in its experts and router, DeepSeek-V3 one correction a routed expert
     bias = arch.family == "gpt_oss"
+    router_bias = bias or arch.family == "deepseek_v3"
     norms = h * (2 * layers + 1) + layers * 2 * arch.head_dim * arch.qk_norm
     if arch.mla:
         norms += layers * (arch.mla.q_lora_rank + arch.mla.kv_lora_rank)
@@ -96,7 +107,7 @@ def count(arch: Architecture) -> Parameters:
         experts = moe.num_moe_layers * moe.num_experts * size
         active = moe.num_moe_layers * moe.top_k * size
         shared = moe.num_moe_layers * 3 * h * moe.shared_intermediate_size
-        router = moe.num_moe_layers * moe.num_experts * (h + bias)
+        router = moe.num_moe_layers * moe.num_experts * (h + router_bias)
     return Parameters(
         attention=attention,
         mlp=arch.num_dense_layers * 3 * h * arch.intermediate_size,
@@ -122,9 +133,27 @@ def part_bytes(dtype: str, part: str) -> float:
     return 2.0 if dtype in QUANTIZED and part in kept else WEIGHT_BYTES[dtype]
 
 
+def stored_dtype(arch: Architecture, dtype: str) -> str:
+    """The key of WEIGHT_BYTES that `dtype` means for `arch`; raises InputError for none.
+
+    "auto" is the checkpoint's own; "fp4" is the checkpoint's own 4-bit float if it has one, else
+    nvfp4, for published results say "fp4" of both.
+    """
+    own = arch.checkpoint_dtype
+    if dtype == "auto":
+        return own
+    if dtype == "fp4":
+        return own if own in {"mxfp4", "nvfp4"} else "nvfp4"
+    if dtype not in WEIGHT_BYTES:
+        raise InputError(
+            f"weight dtype is {dtype[:40]!r}", f"allowed: auto, {', '.join(WEIGHT_BYTES)}"
+        )
+    return dtype
+
+
 def weight_bytes(arch: Architecture, dtype: str) -> float:
     """Bytes of all weights of `arch` in `dtype`, unsharded."""
-    p = count(arch)
+    p, dtype = count(arch), stored_dtype(arch, dtype)
     parts = {
         "attention": p.attention,
         "mlp": p.mlp,

@@ -1,0 +1,132 @@
+"""What fits on a rank."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardwise.architecture.models import bundled, load
+from shardwise.architecture.sharding import allowed_tp
+from shardwise.errors import DoesNotFitError
+from shardwise.evidence.record import Deployment
+from shardwise.hardware.gpu import Gpu, Interconnect
+from shardwise.perfmodel.memory import (
+    Ranks,
+    activation_bytes,
+    kv_budget_bytes,
+    kv_capacity_tokens,
+    largest_batch,
+    largest_context,
+    largest_models,
+    plan,
+    require_fit,
+    sequence_bytes,
+    smallest_fitting_tp,
+)
+
+NVLINK = Interconnect("NVLink 4.0", "switched", 450e9, 18, 8)
+H200 = Gpu(
+    "h200", "H200 SXM", "nvidia", "hopper", 141e9, 4.8e12, {"bf16": 989e12}, 700.0, 132, NVLINK, 8
+)
+H100 = replace(H200, id="h100", name="H100 SXM", memory_bytes=80e9)
+LLAMA_70B = load("llama-3.1-70b")
+TP1 = Deployment("llama-3.1-70b", "h200", 1)
+
+
+def test_llama_70b_fp8_on_one_h200() -> None:
+    found = plan(LLAMA_70B, H200, TP1, 2048)
+    # 0.9 x 141 = 126.9 GB; weights 72.7; activations 2.1 and engine 1.6: about 50 GB of KV cache
+    assert found.budget_bytes == pytest.approx(126.9e9)
+    assert found.weight_bytes == pytest.approx(72.66e9, rel=1e-3)
+    assert 45e9 < found.kv_budget_bytes < 52e9
+    # 327,680 bytes a token
+    assert found.kv_capacity_tokens == int(found.kv_budget_bytes / 327_680)
+    assert found.largest_batch == found.kv_capacity_tokens // 2048
+
+
+def test_activations_of_llama_70b() -> None:
+    # 8192 tokens x 2 bytes x (2 x 8192 + 3 x 28672) + 256 sequences x 128256 logits x 12 bytes
+    expected = 8192 * 2 * (2 * 8192 + 3 * 28672) + 256 * 128256 * 12
+    assert activation_bytes(LLAMA_70B, Ranks()) == expected
+
+
+def test_the_admission_limit_lies_where_it_was_measured() -> None:
+    # InferenceX, H200 TP=1 (lengths 0.9 x nominal): 32 of 8192+1024 ran unqueued, 64 queued;
+    # only an fp8 KV cache holds those 32
+    deployment = replace(TP1, kv_dtype="fp8")
+    assert 32 <= plan(LLAMA_70B, H200, deployment, 0.9 * (8192 + 1024)).largest_batch < 64
+
+
+def test_a_sweep_of_tp_agrees_with_single_plans() -> None:
+    tp = np.array([1, 2, 4, 8])
+    ranks = Ranks("fp8", "fp8", tp)
+    budget = kv_budget_bytes(LLAMA_70B, H200.memory_bytes, ranks)
+    tokens = kv_capacity_tokens(LLAMA_70B, budget, 4096, ranks)
+    batch = largest_batch(LLAMA_70B, budget, 4096, ranks)
+    for i, size in enumerate(tp):
+        one = plan(LLAMA_70B, H200, replace(TP1, kv_dtype="fp8", tp_size=int(size)), 4096)
+        assert (one.kv_capacity_tokens, one.largest_batch) == (tokens[i], batch[i])
+
+
+def test_what_does_not_fit_says_what_is_short_and_what_would_fit() -> None:
+    with pytest.raises(DoesNotFitError) as caught:
+        require_fit(LLAMA_70B, H100, replace(TP1, weight_dtype="bf16"), 2048)
+    # bf16 weights are 141.1 GB; two halves of 70.6 leave too little of 72; fp8 is 72.7
+    message = str(caught.value)
+    assert "no room for the weights" in message
+    assert "141.1" in message
+    assert "TP=4 in bf16 or fp4 at TP=1" in message
+    assert "\n" not in message
+
+
+def test_too_little_room_for_the_context_is_told_apart() -> None:
+    with pytest.raises(DoesNotFitError, match="KV cache for 1,000,000 tokens"):
+        require_fit(LLAMA_70B, H200, TP1, 1_000_000)
+
+
+def test_nothing_in_a_node_fits() -> None:
+    small = replace(H100, memory_bytes=24e9)
+    deployment = Deployment("deepseek-r1", "h100", 8, weight_dtype="auto")
+    assert smallest_fitting_tp(load("deepseek-r1"), small, deployment, 1024) is None
+    with pytest.raises(DoesNotFitError, match="nothing in one node of 8 fits"):
+        require_fit(load("deepseek-r1"), small, deployment, 1024)
+
+
+@given(
+    model=st.sampled_from(bundled()),
+    budget=st.floats(1e6, 1e12),
+    kv_dtype=st.sampled_from(["bf16", "fp8"]),
+)
+def test_the_largest_context_is_the_largest_that_fits(
+    model: str, budget: float, kv_dtype: str
+) -> None:
+    arch, ranks = load(model), Ranks(kv_dtype=kv_dtype)
+    longest = float(largest_context(arch, budget, ranks))
+    if longest:
+        assert sequence_bytes(arch, longest, ranks) <= budget * (1 + 1e-9)
+    if longest < arch.max_context:
+        assert sequence_bytes(arch, longest + 1, ranks) > budget * (1 - 1e-9)
+
+
+@given(model=st.sampled_from(bundled()), dtype=st.sampled_from(["auto", "bf16", "fp8"]))
+def test_room_for_kv_never_falls_with_tp_beyond_one(model: str, dtype: str) -> None:
+    arch = load(model)
+    tp = np.array([size for size in allowed_tp(arch, 64) if size > 1])
+    budget = kv_budget_bytes(arch, 192e9, Ranks(dtype, tp_size=tp))
+    assert (np.diff(budget) >= -1.0).all()
+
+
+def test_largest_models_has_a_row_for_each_gpu_and_dtype() -> None:
+    models = [load(model) for model in ("llama-3.1-8b", "qwen3-32b", "llama-3.1-70b")]
+    rows = {(row.gpu, row.dtype): row for row in largest_models([H100, H200], models)}
+    assert len(rows) == 6
+    # bf16: 70B is 141 GB, 32B is 66; fp8: 70B is 72.7 GB of 72 usable on H100
+    assert rows["h100", "bf16"].model == "llama-3.1-8b" or rows["h100", "bf16"].weight_bytes < 72e9
+    assert rows["h100", "fp8"].model == "qwen3-32b"
+    assert rows["h200", "fp8"].model == "llama-3.1-70b"
+    # (141 x 0.9 - 1.6) / 1 byte
+    assert rows["h200", "fp8"].max_parameters == pytest.approx(125.3e9)
