@@ -9,14 +9,14 @@ from typing import Final
 
 import numpy as np
 
-from shardwise.architecture.models import load as load_architecture
 from shardwise.architecture.model import Architecture
-from shardwise.architecture.parameters import WEIGHT_BYTES
+from shardwise.architecture.models import load as load_architecture
+from shardwise.architecture.parameters import WEIGHT_BYTES, stored_dtype
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.loads import Limits, auto_kv_dtype, checkpoint_dtype, make_load
+from shardwise.perfmodel.loads import Limits, auto_kv_dtype, make_load
 from shardwise.perfmodel.rows import WAVES, Problem, Row
 from shardwise.perfmodel.serving import (
     Load,
@@ -84,7 +84,7 @@ def _architecture(model: str) -> Architecture:
 def _key(row: Row) -> Key:
     arch = _architecture(row.model)
     gpu = default_catalogue().gpu(row.gpu)
-    weight = checkpoint_dtype(row.weight_dtype, arch)
+    weight = stored_dtype(arch, row.weight_dtype)
     kv = row.kv_dtype or auto_kv_dtype(weight, gpu, row.engine)
     for name, dtype in (("weight_dtype", weight), ("kv_dtype", kv)):
         if dtype not in WEIGHT_BYTES:

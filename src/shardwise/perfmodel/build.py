@@ -50,7 +50,7 @@ def error_table(fitted: Sequence[HeldOut], held_out: Sequence[HeldOut]) -> list[
             *cell,
             rows=sum(len(h.errors) for h in of(cell, fitted)),
             fitted_pct=round(mape(of(cell, fitted)), 2),
-            held_out_pct=round(mape(of(cell, held_out)), 2),
+            held_out_pct=round(mape(left), 2) if (left := of(cell, held_out)) else None,
         )
         for cell in cells
     ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwise.perfmodel.batches import Batch
 from shardwise.perfmodel.collectives import Collectives
@@ -40,12 +41,14 @@ class _Target:
     batch: Batch
     collectives: Collectives
     metric: str
-    rows: Array  #: indices
+    rows: NDArray[np.int64]
     log_observed: Array
     weight: float
 
 
-def _targets(batches: Sequence[Batch], collectives: Callable[[Batch], Collectives]) -> list[_Target]:
+def _targets(
+    batches: Sequence[Batch], collectives: Callable[[Batch], Collectives]
+) -> list[_Target]:
     targets = []
     for batch in batches:
         for (mode, metric), base in WEIGHTS.items():
@@ -58,7 +61,7 @@ def _targets(batches: Sequence[Batch], collectives: Callable[[Batch], Collective
             if mode != batch.key.mode or not usable.any():
                 continue
             weight = ENGINE_TTFT_WEIGHT.get(batch.key.engine, base) if metric == "ttft_s" else base
-            rows = np.flatnonzero(usable)
+            rows = np.flatnonzero(usable).astype(np.int64)
             link = collectives(batch)
             targets.append(_Target(batch, link, metric, rows, np.log(observed[rows]), weight))
     return targets
@@ -87,9 +90,7 @@ def fit(
 
     base = start or Hierarchy({})
     targets = _targets(batches, collectives)
-    keys = sorted(
-        {key for b in batches for key in levels_of(b.gpu.id, b.key.engine) if free(key)}
-    )
+    keys = sorted({key for b in batches for key in levels_of(b.gpu.id, b.key.engine) if free(key)})
     size, count = len(NAMES), len(keys)
     scales = [Level(key).scale for key in keys]
     kept = Hierarchy({k: v for k, v in base.offsets.items() if k not in keys})

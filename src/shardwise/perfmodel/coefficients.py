@@ -45,7 +45,9 @@ _ALL: Final = (
     Coefficient("step", 900e-6, 0.40, "s", "host and sampling time of a step", "engine"),
     Coefficient("sequence", 10e-6, 0.40, "s", "host time of a sequence in a step", "engine"),
     Coefficient("request", 20e-3, 0.50, "s", "API, tokenizer and stream time", "engine"),
-    Coefficient("wait_steps", 2.0, 0.40, "steps", "decode steps before a request is seen", "engine"),
+    Coefficient(
+        "wait_steps", 2.0, 0.40, "steps", "decode steps before a request is seen", "engine"
+    ),
     Coefficient("held_slots", 0.5, 0.80, "slots", "batch slots a wave leaves unused", "engine"),
 )
 COEFFICIENTS: Final[Mapping[str, Coefficient]] = {c.name: c for c in _ALL}

@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from shardwise.architecture.model import Architecture
+from shardwise.architecture.parameters import stored_dtype
 from shardwise.evidence.record import Deployment, Evidence, Interval, Source
 from shardwise.hardware.gpu import Gpu
 from shardwise.perfmodel.batches import SERVE
 from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.intervals import METRICS, Seen, half_width
-from shardwise.perfmodel.loads import Limits, auto_kv_dtype, checkpoint_dtype, make_load
+from shardwise.perfmodel.loads import Limits, auto_kv_dtype, make_load
 from shardwise.perfmodel.profiles import Calibrated
 from shardwise.perfmodel.serving import Served
 from shardwise.perfmodel.step import Setting, StepTime
@@ -34,7 +35,7 @@ class Subject:
 
     @property
     def setting(self) -> Setting:
-        weight = checkpoint_dtype(self.weight_dtype, self.arch)
+        weight = stored_dtype(self.arch, self.weight_dtype)
         kv = self.kv_dtype
         if kv == "auto":
             kv = auto_kv_dtype(weight, self.gpu, self.engine)
@@ -49,9 +50,7 @@ class Subject:
 
     @property
     def seen(self) -> Seen:
-        return Seen(
-            self.gpu.id, self.engine, self.setting.weight_dtype, self.calibrated.levels
-        )
+        return Seen(self.gpu.id, self.engine, self.setting.weight_dtype, self.calibrated.levels)
 
     @property
     def collectives(self) -> Collectives:
@@ -136,9 +135,7 @@ def predict(
             )
             for metric in (*METRICS, "total_tok_s")
         }
-        breakdown = {
-            f.name: float(getattr(served.breakdown, f.name)[i]) for f in fields(StepTime)
-        }
+        breakdown = {f.name: float(getattr(served.breakdown, f.name)[i]) for f in fields(StepTime)}
         queue = metrics["e2e_latency_s"].value - sum(breakdown.values())
         breakdown["queueing"] = max(queue, 0.0)
         found.append(Evidence(deployment, workload, metrics, source, breakdown))

@@ -61,14 +61,6 @@ def make_load(
     )
 
 
-def checkpoint_dtype(weight_dtype: str, arch: Architecture) -> str:
-    """The exact dtype behind a name: "fp4" is mxfp4 where the checkpoint is (gpt-oss), else
-    nvfp4."""
-    if weight_dtype == "fp4":
-        return "mxfp4" if arch.checkpoint_dtype == "mxfp4" else "nvfp4"
-    return weight_dtype
-
-
 def auto_kv_dtype(weight_dtype: str, gpu: Gpu, engine: str) -> str:
     """What `--kv-cache-dtype auto` gives. NVIDIA's fp8 and nvfp4 checkpoints ask for an fp8
     cache themselves, and TensorRT-LLM follows the weights; elsewhere it stays bf16."""

@@ -37,7 +37,7 @@ class Error(msgspec.Struct, frozen=True):
     metric: str
     rows: int
     fitted_pct: float  #: on the rows of the fit
-    held_out_pct: float  #: on rows left out of the fit, a TP at a time
+    held_out_pct: float | None  #: on rows left out of the fit; None: none could be
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -143,14 +143,14 @@ def _measured(lines: list[Line], gpu_id: str, engine: str) -> tuple[str, list[Li
 
 def _scaled(lines: list[Line], ratio: float) -> dict[int, AllReduce]:
     return {
-        x.world_size: AllReduce(
-            x.latency_s, x.rate * ratio, x.bulk_latency_s, x.bulk_rate * ratio
-        )
+        x.world_size: AllReduce(x.latency_s, x.rate * ratio, x.bulk_latency_s, x.bulk_rate * ratio)
         for x in lines
     }
 
 
-def collectives_for(profile: Profile, gpu: Gpu, engine: str, siblings: Mapping[str, Gpu]) -> Collectives:
+def collectives_for(
+    profile: Profile, gpu: Gpu, engine: str, siblings: Mapping[str, Gpu]
+) -> Collectives:
     """All-reduce times of a GPU: its own measured ones; else those of a GPU with links of the
     same kind, at this one's rate; else a guess from the topology."""
     library, lines = _measured(profile.lines, gpu.id, engine)
@@ -164,8 +164,7 @@ def collectives_for(profile: Profile, gpu: Gpu, engine: str, siblings: Mapping[s
         library, lines = _measured(profile.lines, other_id, engine)
         if same and lines and gpu.interconnect.topology != "pcie":
             ratio = (
-                gpu.interconnect.bandwidth_bytes_per_s
-                / other.interconnect.bandwidth_bytes_per_s
+                gpu.interconnect.bandwidth_bytes_per_s / other.interconnect.bandwidth_bytes_per_s
             )
             return Collectives(_scaled(lines, ratio), f"{library}, scaled from {other_id}")
     return from_topology(gpu.interconnect)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwise.perfmodel.step import Setting, StepTime, step_time
 from shardwise.perfmodel.work import Array
@@ -39,7 +40,7 @@ class Served:
     output_tok_s: Array
     total_tok_s: Array
     batch: Array  #: sequences resident together
-    kv_limited: Array  #: bool: memory admits fewer than were asked
+    kv_limited: NDArray[np.bool_]  #: memory admits fewer than were asked
     breakdown: StepTime  #: seconds of E2E latency by cause; queueing is the rest
 
 
@@ -47,7 +48,7 @@ def _mean_context(load: Load) -> Array:
     return load.isl + load.osl / 2.0
 
 
-def _resident(load: Load) -> tuple[Array, Array]:
+def _resident(load: Load) -> tuple[Array, NDArray[np.bool_]]:
     """Sequences resident together, and whether the KV cache is what limits them."""
     fit = np.maximum(1.0, load.kv_capacity_tokens / _mean_context(load))
     wanted = np.minimum(load.concurrency, load.max_num_seqs)

@@ -158,7 +158,9 @@ def step_time(
         touched = experts_touched(arch.moe.num_experts, arch.moe.top_k, tokens)
         rate = setting.matrix_rate(setting.compute_dtype)
         expert_w, expert_c = _knee(
-            work.expert_bytes * touched / (c["bandwidth_experts"] * setting.stream_rate(rate_class)),
+            work.expert_bytes
+            * touched
+            / (c["bandwidth_experts"] * setting.stream_rate(rate_class)),
             work.expert_flops_per_token * tokens / (c["matrix_experts"] * rate),
         )
         weights, compute = weights + expert_w, compute + expert_c
@@ -170,14 +172,18 @@ def step_time(
         0.8 * bandwidth
     )
     window = np.minimum(context, arch.sliding_window) if arch.sliding_window else context
-    kv = sequences * (
-        work.kv_bytes_per_token * context + work.kv_window_bytes_per_token * window
-    ) / (c["bandwidth_kv"] * bandwidth)
+    kv = (
+        sequences
+        * (work.kv_bytes_per_token * context + work.kv_window_bytes_per_token * window)
+        / (c["bandwidth_kv"] * bandwidth)
+    )
     # two all-reduces a layer (after attention and after the MLP) and one for the embedding
     reduces = 2 * arch.num_layers + 1
     message = tokens * work.message_bytes_per_token
     communication = np.where(
-        tp_size > 1, reduces * (setting.collectives.time(tp_size, message) + c["skew"] * (tp_size - 1)), 0.0
+        tp_size > 1,
+        reduces * (setting.collectives.time(tp_size, message) + c["skew"] * (tp_size - 1)),
+        0.0,
     )
     overhead = (
         c["step"]

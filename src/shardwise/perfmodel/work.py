@@ -52,9 +52,7 @@ def rank_work(
         # the latent vector is not sharded: every rank caches and reads all of it
         kv_token = (arch.mla.kv_lora_rank + arch.mla.qk_rope_head_dim) * kv_element_bytes
         kv_share = np.ones_like(tp)
-        pair_width = (
-            arch.mla.qk_nope_head_dim + arch.mla.qk_rope_head_dim + arch.mla.v_head_dim
-        )
+        pair_width = arch.mla.qk_nope_head_dim + arch.mla.qk_rope_head_dim + arch.mla.v_head_dim
     else:
         kv_token = 2 * arch.num_kv_heads * arch.head_dim * kv_element_bytes
         kv_share = kv_replication(arch, tp) / tp
