@@ -79,21 +79,24 @@ def _interval(value: float, width: float) -> Interval:
     return Interval(value, value * float(np.exp(-width)), value * float(np.exp(width)))
 
 
-def note_on(subject: Subject) -> str:
+def note_of(known: Calibrated, seen: Seen) -> str:
     """One line on what stands behind a prediction."""
-    profile = subject.calibrated.profile.name
-    where = f"{subject.gpu.id}/{subject.engine}"
-    if subject.seen.is_calibrated:
-        text = f"profile {profile}: {where} calibrated"
-        if f"{where}/{subject.seen.weight_dtype}" not in subject.calibrated.profile.dtypes:
-            text += f", {subject.seen.weight_dtype} not"
+    profile, where = known.profile, f"{seen.gpu}/{seen.engine}"
+    if seen.is_calibrated:
+        text = f"profile {profile.name}: {where} calibrated"
+        if f"{where}/{seen.weight_dtype}" not in profile.dtypes:
+            text += f", {seen.weight_dtype} not"
     else:
-        known = [x for x in ("gpu", "engine") if x in subject.calibrated.levels]
-        text = f"profile {profile}: {where} not calibrated"
-        text += f", shares what is known of the {' and the '.join(known)}" if known else ""
+        shared = [level for level in ("gpu", "engine") if level in seen.levels]
+        text = f"profile {profile.name}: {where} not calibrated"
+        text += f", shares what is known of the {' and the '.join(shared)}" if shared else ""
         text += "; datasheet and priors, wide interval"
-    measured = subject.collectives.measured
-    return f"{text}; all-reduce: {measured or 'guessed from the topology'}"
+    return f"{text}; all-reduce: {known.collectives.measured or 'guessed from the topology'}"
+
+
+def note_on(subject: Subject) -> str:
+    """One line on what stands behind a subject's predictions."""
+    return note_of(subject.calibrated, subject.seen)
 
 
 def predict(

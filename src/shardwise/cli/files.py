@@ -1,0 +1,57 @@
+"""CSV files in and out, for the commands that take rows."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from shardwise.errors import InputError
+from shardwise.perfmodel.rows import Problem
+
+MAX_REPORTED = 20
+
+
+def require_writable(path: Path) -> None:
+    """Raise InputError unless a file can be made at `path`; called before the work starts."""
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{path.name}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from None
+    if path.is_dir():
+        raise InputError(f"{path} is a folder", "allowed: a file name")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Write a CSV file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, fieldnames=list(header), extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def report_problems(problems: Sequence[Problem]) -> None:
+    """Say on stderr which rows were left out, and why."""
+    for problem in problems[:MAX_REPORTED]:
+        click.echo(f"row {problem.number}: {problem.reason}", err=True)
+    if len(problems) > MAX_REPORTED:
+        click.echo(f"… and {len(problems) - MAX_REPORTED} more rows", err=True)
+
+
+def show_progress(what: str, done: int, total: int) -> None:
+    """One line of progress on stderr, rewritten in place in a terminal and absent when piped."""
+    if sys.stderr.isatty():
+        end = "\n" if done >= total else ""
+        click.echo(f"\r\033[K{what} ({done}/{total}){end}", err=True, nl=False)

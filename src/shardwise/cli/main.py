@@ -1,0 +1,74 @@
+"""The `shardwise` command: subcommands by name, and every user error as one line on stderr."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Final
+
+import click
+
+from shardwise import __version__
+from shardwise.errors import ShardwiseError
+
+#: name -> (module, one line of help). Modules are imported when their command runs.
+COMMANDS: Final = {
+    "plan": ("shardwise.cli.plan", "Rank the deployments that fit a node, with the reason."),
+    "study": ("shardwise.cli.study", "Latency, throughput and cost for each TP and batch."),
+    "predict": ("shardwise.cli.predict", "Predict the rows of a CSV file."),
+    "validate": ("shardwise.cli.validate", "Compare predictions with measured rows."),
+    "calibrate": ("shardwise.cli.calibrate", "Make a profile from your own measured rows."),
+    "catalogue": ("shardwise.cli.catalogue", "GPUs, prices and models, with their sources."),
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's module when it is needed, so that `--help` and `plan` stay quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="shardwise")
+def cli() -> None:
+    """Choose, prove and deploy the right tensor-parallel configuration for LLM inference."""
+
+
+def main() -> None:
+    """Run a command; exit 2 on bad input, 3 where nothing meets the SLO, 130 when interrupted."""
+    try:
+        cli.main(prog_name="shardwise", standalone_mode=False)
+    except ShardwiseError as error:
+        _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; what was written is kept", 130)
+    except BrokenPipeError:
+        # the reader (head, less) has gone: nothing is left to say, not even at shutdown
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _fail(message: str, code: int) -> None:
+    line = " ".join(message.split())
+    sys.stderr.write(f"shardwise: {line}\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

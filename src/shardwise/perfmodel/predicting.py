@@ -1,0 +1,111 @@
+"""Predict rows of a table: the same rows out, with predicted columns and a note."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from shardwise.hardware.catalogue import default_catalogue
+from shardwise.perfmodel.batches import Batch, group
+from shardwise.perfmodel.estimate import note_of
+from shardwise.perfmodel.intervals import Seen, half_width
+from shardwise.perfmodel.profiles import Calibrated, Profile, calibrated
+from shardwise.perfmodel.rows import Problem, Row, parse_rows
+
+#: column -> (metric, factor from SI)
+COLUMNS: Final[Mapping[str, tuple[str, float]]] = {
+    "pred_ttft_ms": ("ttft_s", 1e3),
+    "pred_tpot_ms": ("tpot_s", 1e3),
+    "pred_e2e_s": ("e2e_latency_s", 1.0),
+    "pred_output_tok_s": ("output_tok_s", 1.0),
+    "pred_total_tok_s": ("total_tok_s", 1.0),
+}
+NEW_COLUMNS: Final = (
+    *(name for column in COLUMNS for name in (column, f"{column}_lo", f"{column}_hi")),
+    "pred_kv_limited",
+    "pred_note",
+)
+
+
+def batch_calibration(profile: Profile, batch: Batch) -> Calibrated:
+    """What a profile knows of a batch's GPU and engine."""
+    siblings = {gpu.id: gpu for gpu in default_catalogue().gpus()}
+    return calibrated(profile, batch.gpu, batch.key.engine, siblings)
+
+
+def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
+    """Predicted cells of each row, by row number."""
+    known = batch_calibration(profile, batch)
+    served = batch.serve(known.coefficients, known.collectives)
+    seen = Seen(batch.gpu.id, batch.key.engine, batch.key.weight_dtype, known.levels)
+    widths = {
+        (metric, tp): half_width(profile, seen, metric, tp)
+        for metric, _ in COLUMNS.values()
+        for tp in {row.tp_size for row in batch.rows}
+    }
+    note = note_of(known, seen)
+    out: dict[int, dict[str, str]] = {}
+    for i, row in enumerate(batch.rows):
+        cells = {}
+        for column, (metric, factor) in COLUMNS.items():
+            value = float(getattr(served, metric)[i]) * factor
+            spread = float(np.exp(widths[metric, row.tp_size]))
+            cells[column] = f"{value:.6g}"
+            cells[f"{column}_lo"] = f"{value / spread:.6g}"
+            cells[f"{column}_hi"] = f"{value * spread:.6g}"
+        cells["pred_kv_limited"] = str(int(served.kv_limited[i]))
+        limit = ""
+        if served.kv_limited[i]:
+            limit = f"; kv-limited: the cache holds {served.batch[i]:.0f} sequences"
+        cells["pred_note"] = note + limit
+        out[row.number] = cells
+    return out
+
+
+def cannot_run(batch: Batch) -> list[Problem]:
+    """Rows whose weights leave no room for a single sequence, or whose TP breaks a rule."""
+    from shardwise.architecture.sharding import violations
+
+    problems = []
+    for i, row in enumerate(batch.rows):
+        broken = violations(batch.arch, row.tp_size, row.pp_size)
+        if broken:
+            problems.append(Problem(row.number, broken[0].message))
+        elif batch.load.kv_capacity_tokens[i] < row.isl:
+            problems.append(Problem(row.number, f"does not fit {batch.gpu.id} at TP={row.tp_size}"))
+    return problems
+
+
+def predict_table(
+    table: Sequence[Mapping[str, str]], profile: Profile
+) -> tuple[list[dict[str, str]], list[Problem]]:
+    """Every row with its predicted cells; a row that cannot be predicted has only the note why."""
+    rows, problems = parse_rows(table)
+    batches, unknown = group(rows)
+    problems = problems + unknown
+    predicted: dict[int, dict[str, str]] = {}
+    for batch in batches:
+        problems += cannot_run(batch)
+        predicted |= _predict_batch(profile, batch)
+    reasons = {p.number: p.reason for p in problems}
+    empty = dict.fromkeys(NEW_COLUMNS, "")
+    out = []
+    for number, cells in enumerate(table, start=1):
+        if number in reasons:
+            new = {**empty, "pred_note": f"not predicted: {reasons[number]}"}
+        else:
+            new = predicted[number]
+        out.append({**cells, **new})
+    return out, sorted(problems, key=lambda p: p.number)
+
+
+def usable_rows(table: Sequence[Mapping[str, str]]) -> tuple[list[Row], list[Problem]]:
+    """Rows that can be predicted and hold a measurement, and the others' reasons."""
+    rows, problems = parse_rows(table)
+    batches, unknown = group(rows)
+    broken = [p for batch in batches for p in cannot_run(batch)]
+    bad = {p.number for p in (*unknown, *broken)}
+    good = [row for row in rows if row.number not in bad and row.observed]
+    return good, [*problems, *unknown, *broken]
