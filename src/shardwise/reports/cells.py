@@ -14,7 +14,7 @@ from shardwise.reports.numbers import (
     percent,
     percent_interval,
     scale_for,
-    with_interval,
+    value_and_bounds,
 )
 from shardwise.reports.table import Cell, Column, Row
 from shardwise.study.transitions import Step
@@ -40,7 +40,8 @@ def scaled_column(
     cells = []
     for value in values:
         if isinstance(value, Interval):
-            cells.append(Cell(with_interval(value, scale), value))
+            text, bounds = value_and_bounds(value, scale)
+            cells.append(Cell(text, value, detail=bounds))
         else:
             shown = MISSING if value is None else number(value / scale.factor)
             cells.append(Cell(shown, value))
@@ -52,7 +53,7 @@ def step_label(from_tp: int, to_tp: int) -> str:
 
 
 def step_cell(step: Step | None) -> Cell:
-    """A percent change with its direction and verdict, its interval on the second line.
+    """A percent change with its direction and verdict, its interval in the detail.
 
     A published change has no interval, only a last printed digit, which is not repeated here.
     """

@@ -16,7 +16,7 @@ from shardwise.reports.cells import (
     sections,
     source_notes,
 )
-from shardwise.reports.numbers import MISSING, number, percent, with_interval
+from shardwise.reports.numbers import MISSING, number, percent, value_and_bounds
 from shardwise.reports.table import Cell, Column, Row, Table, Tone, text_cell
 from shardwise.study.audit import Finding
 from shardwise.study.claim import ClaimMatch
@@ -86,11 +86,12 @@ def _relative_cells(cost: NodeCost) -> tuple[Cell, Cell, Cell]:
         return Cell(MISSING), Cell(MISSING), Cell(MISSING)
     r = cost.relative
     tone: Tone = "better" if r.cost.hi < 1 else "worse" if r.cost.lo > 1 else "plain"
-    return (
-        Cell(with_interval(r.cost), r.cost, tone),
-        Cell(with_interval(r.throughput), r.throughput),
-        Cell(with_interval(r.latency), r.latency),
-    )
+    return _ratio_cell(r.cost, tone), _ratio_cell(r.throughput), _ratio_cell(r.latency)
+
+
+def _ratio_cell(value: Interval, tone: Tone = "plain") -> Cell:
+    text, bounds = value_and_bounds(value)
+    return Cell(text, value, tone, bounds)
 
 
 def claim_table(matches: Sequence[ClaimMatch]) -> Table:
@@ -100,7 +101,7 @@ def claim_table(matches: Sequence[ClaimMatch]) -> Table:
         (
             text_cell(match.concurrency, "strong" if i == 0 else "plain"),
             *(
-                Cell(number(value.value), value, "plain", f"{percent(mismatch)} %")
+                Cell(number(value.value), value, "plain", f"({percent(mismatch)} %)")
                 for value, mismatch in zip(
                     (match.latency_ratio, match.throughput_ratio, match.cost_share),
                     match.mismatches_pct.values(),

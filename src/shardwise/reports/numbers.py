@@ -55,28 +55,25 @@ def number(value: float | None, places: int | None = None) -> str:
     return f"{value:,.{decimals(value) if places is None else places}f}"
 
 
-def with_interval(interval: Interval | None, scale: Scale | None = None) -> str:
-    """`12.3 (11.0–13.9)` without a unit, for a table cell; no brackets where it is exact."""
+def value_and_bounds(interval: Interval | None, scale: Scale | None = None) -> tuple[str, str]:
+    """`("12.3", "(11.0–13.9)")` without a unit; no bounds where the value is exact."""
     if interval is None or not math.isfinite(interval.value):
-        return MISSING
+        return MISSING, ""
     factor = scale.factor if scale else 1.0
     value, lo, hi = interval.value / factor, interval.lo / factor, interval.hi / factor
     places = decimals(value)
-    text = number(value, places)
-    return text if lo == hi else f"{text} ({number(lo, places)}–{number(hi, places)})"
+    bounds = "" if lo == hi else f"({number(lo, places)}–{number(hi, places)})"
+    return number(value, places), bounds
 
 
 def quantity(interval: Interval, unit: str) -> str:
     """`12.3 s (80 % interval 11.0–13.9 s, n=40)`: a number that stands alone in a sentence."""
     scale = scale_for([interval], unit)
-    shown = f"{number(interval.value / scale.factor)} {scale.unit}".rstrip()
-    about = []
-    if interval.lo != interval.hi:
-        places = decimals(interval.value / scale.factor)
-        lo, hi = (number(v / scale.factor, places) for v in (interval.lo, interval.hi))
-        about.append(f"80 % interval {lo}–{hi} {scale.unit}".rstrip())
+    value, bounds = value_and_bounds(interval, scale)
+    about = [f"80 % interval {bounds[1:-1]} {scale.unit}".rstrip()] if bounds else []
     if interval.n:
         about.append(f"n={interval.n}")
+    shown = f"{value} {scale.unit}".rstrip()
     return f"{shown} ({', '.join(about)})" if about else shown
 
 
@@ -88,10 +85,10 @@ def percent(value: float | None, places: int = 1, *, signed: bool = True) -> str
 
 
 def percent_interval(interval: Interval) -> str:
-    """`-36.0…-31.0`: the bounds of a change, where a dash would read as a minus."""
+    """`(-36.0…-31.0)`: the bounds of a change, where a dash would read as a minus."""
     if interval.lo == interval.hi:
         return ""
-    return f"{percent(interval.lo)}…{percent(interval.hi)}"
+    return f"({percent(interval.lo)}…{percent(interval.hi)})"
 
 
 def _value(value: float | Interval) -> float:

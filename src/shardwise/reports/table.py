@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Final, Literal
 from shardwise.evidence.record import Interval
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -42,7 +43,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, and `value`, what a CSV file gets. `detail` is a second, fainter line."""
+    """What is shown, and `value`, what a CSV file gets.
+
+    `detail` (an interval, as a rule) stands after the text, or below it where the terminal is
+    narrow, or nowhere where it is narrower still.
+    """
 
     text: str
     value: Interval | float | str | None = None
@@ -51,6 +56,7 @@ class Cell:
 
 
 Row = tuple[Cell, ...]
+Details = Literal["beside", "below", "left out"]
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,10 @@ def show(table: Table, stream: IO[str]) -> None:
     if not console.is_terminal:
         stream.write(plain(table) + "\n")
         return
-    console.print(_rich(table, colour=True) if table.rows else table.title)
-    for note in table.notes:
+    details = _details_that_fit(table, console)
+    console.print(_rich(table, details) if table.rows else table.title)
+    left_out = ["left out for want of width: the intervals"] if details == "left out" else []
+    for note in (*left_out, *table.notes):
         console.print(f"  {note}", style="dim", markup=False, highlight=False)
     console.print()
 
@@ -98,7 +106,7 @@ def plain(table: Table) -> str:
     text = StringIO()
     console = Console(file=text, width=PLAIN_WIDTH, color_system=None, force_terminal=False)
     if table.rows:
-        console.print(_rich(table, colour=False))
+        console.print(_rich(table, "beside", titled=False))
     body = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
     while body and not body[0]:
         del body[0]
@@ -122,31 +130,44 @@ def _markdown_row(texts: Sequence[str]) -> str:
     return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
 
 
-def _rich(table: Table, *, colour: bool) -> RichTable:
+def _details_that_fit(table: Table, console: Console) -> Details:
+    from rich.measure import Measurement
+
+    unbounded = console.options.update(max_width=PLAIN_WIDTH)
+    choices: tuple[Details, ...] = ("beside", "below")
+    for details in choices:
+        needed = Measurement.get(console, unbounded, _rich(table, details)).maximum
+        if needed <= console.width:
+            return details
+    return "left out" if any(cell.detail for row in table.rows for cell in row) else "beside"
+
+
+def _rich(table: Table, details: Details, *, titled: bool = True) -> RichTable:
     from rich import box
     from rich.table import Table as RichTable
 
     made = RichTable(
-        title=table.title if colour else None,
+        title=table.title if titled else None,
         title_justify="left",
         title_style="bold",
-        header_style="bold" if colour else "",
-        box=box.SIMPLE_HEAD if colour else box.SIMPLE,
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     for column in table.columns:
-        made.add_column(column.heading, justify=column.align, vertical="top")
+        made.add_column(column.heading, justify=column.align, overflow="fold")
     for section in table.sections:
         for row in section:
-            made.add_row(*(_rich_cell(cell) for cell in row))
+            made.add_row(*(_rich_cell(cell, details) for cell in row))
         made.add_section()
     return made
 
 
-def _rich_cell(cell: Cell) -> Text:
+def _rich_cell(cell: Cell, details: Details) -> Text:
     from rich.text import Text
 
     text = Text(cell.text, style=STYLES[cell.tone])
-    if cell.detail:
-        text.append(f"\n{cell.detail}", style="dim")
+    if cell.detail and details != "left out":
+        text.append(" " if details == "beside" else "\n")
+        text.append(cell.detail, style="dim")
     return text

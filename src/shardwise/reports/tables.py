@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from shardwise import metrics
 from shardwise.reports.cells import (
@@ -17,7 +16,7 @@ from shardwise.reports.cells import (
     step_cell,
     step_label,
 )
-from shardwise.reports.numbers import MISSING, number, percent, percent_interval
+from shardwise.reports.numbers import MISSING, number, percent
 from shardwise.reports.table import Cell, Column, Table, text_cell
 from shardwise.study.breakeven import BreakEven, KeptLatency, communication_share
 from shardwise.study.grid import Grid
@@ -59,10 +58,14 @@ def study_table(grid: Grid) -> Table:
             TP,
             BATCH,
             *(column for column, _ in measured),
-            Column("communication", "communication_share", "% of time"),
+            Column("comm. share", "communication_share", "%"),
         ),
         sections=sections(rows),
-        notes=(INTERVALS, *source_notes(item.source for item in items)),
+        notes=(
+            INTERVALS,
+            "comm. share: of the time of a request, spent communicating between GPUs",
+            *source_notes(item.source for item in items),
+        ),
     )
 
 
@@ -94,7 +97,7 @@ def transitions_table(steps: Sequence[Step]) -> Table:
         sections=sections(rows),
         notes=(
             MARKS,
-            *(["second line: 80 % interval"] if kinds != "published" else []),
+            *([INTERVALS] if kinds != "published" else []),
             *source_notes(s.source for s in steps),
         ),
     )
@@ -111,8 +114,7 @@ def comparison_table(pairs: Sequence[StepPair]) -> Table:
             text_cell(metrics.ALL[metric].label),
             text_cell(p.ours.concurrency),
             text_cell(step_label(p.ours.from_tp, p.ours.to_tp)),
-            replace(step_cell(p.ours), detail=""),
-            Cell(percent_interval(p.ours.change_pct), tone="unclear"),
+            step_cell(p.ours),
             Cell(percent(p.reference.change_pct.value), p.reference.change_pct, "reference"),
             Cell(percent(p.difference_points), p.difference_points),
         )
@@ -134,12 +136,11 @@ def comparison_table(pairs: Sequence[StepPair]) -> Table:
             BATCH,
             Column("step", "step", align="left"),
             Column(ours.kind, f"{ours.kind}_pct", "%"),
-            Column("80 % interval", "interval", "%"),
             Column(reference.kind, f"{reference.kind}_pct", "%"),
             Column("apart", "difference_points", "points"),
         ),
         sections=sections(rows),
-        notes=(*errors, MARKS, *source_notes([ours, reference])),
+        notes=(*errors, MARKS, INTERVALS, *source_notes([ours, reference])),
     )
 
 
