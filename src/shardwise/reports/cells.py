@@ -20,7 +20,6 @@ from shardwise.reports.table import Cell, Column, Row
 from shardwise.study.transitions import Step
 
 MARKS: Final = "▲ up ▼ down; ✓ better ✗ worse; ? the interval does not tell the direction"
-INTERVALS: Final = "in brackets: 80 % interval"
 TP: Final = Column("TP", "tp_size")
 BATCH: Final = Column("batch", "concurrency")
 

@@ -9,7 +9,6 @@ from shardwise import metrics
 from shardwise.evidence.record import Interval
 from shardwise.reports.cells import (
     BATCH,
-    INTERVALS,
     TP,
     metric_column,
     scaled_column,
@@ -17,15 +16,15 @@ from shardwise.reports.cells import (
     source_notes,
 )
 from shardwise.reports.numbers import MISSING, number, percent, value_and_bounds
-from shardwise.reports.table import Cell, Column, Row, Table, Tone, text_cell
+from shardwise.reports.table import INTERVALS, Cell, Column, Row, Table, Tone, text_cell
 from shardwise.study.audit import Finding
 from shardwise.study.claim import ClaimMatch
 from shardwise.study.cost import NodeCost, Scenario
 
 SCENARIO_LABELS: Final[dict[Scenario, str]] = {
-    "one_copy": "one copy, other GPUs idle",
-    "full_node": "full node, same batch per copy",
-    "same_load": "full node, same total load",
+    "one_copy": "one copy",
+    "full_node": "full node",
+    "same_load": "same load",
 }
 CHECKED: Final = (
     "checked: Little's law, steps up and down as each other's inverse, scaling above linear, "
@@ -75,7 +74,8 @@ def cost_table(costs: Sequence[NodeCost]) -> Table:
         sections=sections(rows),
         notes=(
             INTERVALS,
-            "batch: per copy; with the same total load, of the node",
+            "one copy: the other GPUs idle; full node: as many copies as fit, each at that batch; "
+            "same load: those copies share that batch",
             *([f"{MISSING}: TP{largest} has no result at that batch"] if incomplete else []),
         ),
     )

@@ -24,6 +24,7 @@ STYLES: Final[dict[Tone, str]] = {
     "reference": "italic cyan",
     "strong": "bold",
 }
+INTERVALS: Final = "in brackets: 80 % interval"  #: the note that explains `Cell.detail`
 PLAIN_WIDTH: Final = 10_000  #: a piped table is as wide as its content
 
 
@@ -93,9 +94,10 @@ def show(table: Table, stream: IO[str]) -> None:
         return
     details = _details_that_fit(table, console)
     console.print(_rich(table, details) if table.rows else table.title)
-    left_out = ["left out for want of width: the intervals"] if details == "left out" else []
-    for note in (*left_out, *table.notes):
-        console.print(f"  {note}", style="dim", markup=False, highlight=False)
+    for note in table.notes:
+        left_out = note == INTERVALS and details == "left out"
+        note_shown = "left out for want of width: 80 % intervals" if left_out else note
+        console.print(f"  {note_shown}", style="dim", markup=False, highlight=False)
     console.print()
 
 
@@ -154,13 +156,24 @@ def _rich(table: Table, details: Details, *, titled: bool = True) -> RichTable:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for column in table.columns:
-        made.add_column(column.heading, justify=column.align, overflow="fold")
+    for i, column in enumerate(table.columns):
+        made.add_column(
+            column.heading, justify=column.align, overflow="fold", min_width=_least_width(table, i)
+        )
     for section in table.sections:
         for row in section:
             made.add_row(*(_rich_cell(cell, details) for cell in row))
         made.add_section()
     return made
+
+
+def _least_width(table: Table, i: int) -> int:
+    """Numbers and heading words stay whole; only text is wrapped."""
+    column = table.columns[i]
+    whole = column.heading.split()
+    if column.align == "right":
+        whole += [row[i].text for row in table.rows]
+    return max(map(len, whole), default=0)
 
 
 def _rich_cell(cell: Cell, details: Details) -> Text:

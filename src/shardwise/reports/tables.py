@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from shardwise import metrics
 from shardwise.reports.cells import (
     BATCH,
-    INTERVALS,
     MARKS,
     TP,
     metric_column,
@@ -17,7 +16,7 @@ from shardwise.reports.cells import (
     step_label,
 )
 from shardwise.reports.numbers import MISSING, number, percent
-from shardwise.reports.table import Cell, Column, Table, text_cell
+from shardwise.reports.table import INTERVALS, Cell, Column, Table, text_cell
 from shardwise.study.breakeven import BreakEven, KeptLatency, communication_share
 from shardwise.study.grid import Grid
 from shardwise.study.transitions import Step, StepPair, mean_absolute_error_points
