@@ -93,7 +93,9 @@ def show(table: Table, stream: IO[str]) -> None:
         stream.write(plain(table) + "\n")
         return
     details = _details_that_fit(table, console)
-    console.print(_rich(table, details) if table.rows else table.title)
+    console.print(table.title, style="bold", markup=False, highlight=False)
+    if table.rows:
+        console.print(_rich(table, details, width=console.width))
     for note in table.notes:
         left_out = note == INTERVALS and details == "left out"
         note_shown = "left out for want of width: 80 % intervals" if left_out else note
@@ -108,7 +110,7 @@ def plain(table: Table) -> str:
     text = StringIO()
     console = Console(file=text, width=PLAIN_WIDTH, color_system=None, force_terminal=False)
     if table.rows:
-        console.print(_rich(table, "beside", titled=False))
+        console.print(_rich(table, "beside"))
     body = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
     while body and not body[0]:
         del body[0]
@@ -133,32 +135,44 @@ def _markdown_row(texts: Sequence[str]) -> str:
 
 
 def _details_that_fit(table: Table, console: Console) -> Details:
-    from rich.measure import Measurement
-
-    unbounded = console.options.update(max_width=PLAIN_WIDTH)
     choices: tuple[Details, ...] = ("beside", "below")
     for details in choices:
-        needed = Measurement.get(console, unbounded, _rich(table, details)).maximum
-        if needed <= console.width:
+        if _needs(table, details) <= console.width:
             return details
     return "left out" if any(cell.detail for row in table.rows for cell in row) else "beside"
 
 
-def _rich(table: Table, details: Details, *, titled: bool = True) -> RichTable:
+def _needs(table: Table, details: Details, *, one_line: bool = False) -> int:
+    """The least width in which numbers, words and, where shown, details stay whole.
+
+    With `one_line`, that in which nothing at all is wrapped.
+    """
+    columns = range(len(table.columns))
+    return sum(_least_width(table, i, details, one_line=one_line) + 2 for i in columns) + 1
+
+
+def _rich(table: Table, details: Details, width: int = PLAIN_WIDTH) -> RichTable:
+    """`table` for `width` columns: in one line a heading where that fits, else by words.
+
+    Narrower than even that, Rich breaks wherever it must.
+    """
     from rich import box
     from rich.table import Table as RichTable
 
     made = RichTable(
-        title=table.title if titled else None,
-        title_justify="left",
-        title_style="bold",
         header_style="bold",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
+    by_words = _needs(table, details) <= width < _needs(table, details, one_line=True)
     for i, column in enumerate(table.columns):
+        numeric = column.align == "right"
         made.add_column(
-            column.heading, justify=column.align, overflow="fold", min_width=_least_width(table, i)
+            column.heading,
+            justify=column.align,
+            overflow="fold",
+            width=_least_width(table, i, details) if by_words and numeric else None,
         )
     for section in table.sections:
         for row in section:
@@ -167,20 +181,25 @@ def _rich(table: Table, details: Details, *, titled: bool = True) -> RichTable:
     return made
 
 
-def _least_width(table: Table, i: int) -> int:
-    """Numbers and heading words stay whole; only text is wrapped."""
-    column = table.columns[i]
-    whole = column.heading.split()
-    if column.align == "right":
-        whole += [row[i].text for row in table.rows]
-    return max(map(len, whole), default=0)
+def _least_width(table: Table, i: int, details: Details, *, one_line: bool = False) -> int:
+    column, cells = table.columns[i], [row[i] for row in table.rows]
+    shown = [text for cell in cells for text in _lines(cell, details)]
+    if one_line:
+        return max(map(len, column.heading.splitlines() + shown))
+    words = [word for text in shown for word in text.split()]
+    return max(map(len, column.heading.split() + (shown if column.align == "right" else words)))
+
+
+def _lines(cell: Cell, details: Details) -> list[str]:
+    if not cell.detail or details == "left out":
+        return [cell.text]
+    return [f"{cell.text} {cell.detail}"] if details == "beside" else [cell.text, cell.detail]
 
 
 def _rich_cell(cell: Cell, details: Details) -> Text:
     from rich.text import Text
 
-    text = Text(cell.text, style=STYLES[cell.tone])
-    if cell.detail and details != "left out":
-        text.append(" " if details == "beside" else "\n")
-        text.append(cell.detail, style="dim")
+    text = Text("\n".join(_lines(cell, details)), style=STYLES[cell.tone])
+    if len(text) > len(cell.text):
+        text.stylize("dim", len(cell.text))
     return text
