@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Final, TypeVar
 
 from shardwise import metrics
+from shardwise.errors import InputError
 from shardwise.evidence.record import Interval, Source
 from shardwise.reports.numbers import (
     MISSING,
@@ -22,6 +23,17 @@ from shardwise.study.transitions import Step
 MARKS: Final = "▲ up ▼ down; ✓ better ✗ worse; ? the interval does not tell the direction"
 TP: Final = Column("TP", "tp_size")
 BATCH: Final = Column("batch", "concurrency")
+
+
+T = TypeVar("T")
+
+
+def at_least_one(items: Iterable[T], what: str) -> Sequence[T]:
+    """`items` as a sequence. Raises InputError where there is none, as there is nothing to show."""
+    found = tuple(items)
+    if not found:
+        raise InputError(f"no {what} to show", "at least one is needed")
+    return found
 
 
 def metric_column(

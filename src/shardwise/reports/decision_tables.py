@@ -10,6 +10,7 @@ from shardwise.evidence.record import Interval
 from shardwise.reports.cells import (
     BATCH,
     TP,
+    at_least_one,
     metric_column,
     scaled_column,
     sections,
@@ -35,6 +36,7 @@ Value = Interval | float | str | None
 
 def cost_table(costs: Sequence[NodeCost]) -> Table:
     """Cost per million output tokens by scenario, batch and TP, relative to the largest TP."""
+    costs = at_least_one(costs, "costs")
     metric = metrics.ALL[costs[0].cost_metric]
     cost, cost_cells = metric_column(metric, [c.cost for c in costs])
     throughput, throughput_cells = metric_column(
@@ -96,6 +98,7 @@ def _ratio_cell(value: Interval, tone: Tone = "plain") -> Cell:
 
 def claim_table(matches: Sequence[ClaimMatch]) -> Table:
     """Which batch a published cost figure was taken at, the closest first."""
+    matches = at_least_one(matches, "batches that span the claim")
     claim = matches[0].claim
     rows: list[Row] = [
         (

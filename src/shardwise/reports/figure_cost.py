@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from shardwise.reports.cells import at_least_one
 from shardwise.reports.decision_tables import SCENARIO_LABELS
 from shardwise.reports.figure_style import (
     BLACK,
@@ -24,7 +25,10 @@ def relative_cost(costs: Sequence[NodeCost], subtitle: Sequence[str] = ()) -> An
     """Cost per output token against the largest TP: one copy beside a full node, per batch."""
     import altair as alt
 
-    known = [c for c in costs if c.relative is not None and c.scenario != "same_load"]
+    known = at_least_one(
+        [c for c in costs if c.relative is not None and c.scenario != "same_load"],
+        "costs relative to the largest TP",
+    )
     rows = [
         {
             "tp": f"TP={c.tp_size}",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardwise.evidence.record import Kind
+from shardwise.reports.cells import at_least_one
 from shardwise.reports.figure_style import (
     DASHES,
     HEIGHT,
@@ -29,6 +30,7 @@ def throughput_latency(points: Sequence[Point]) -> Any:
     """
     import altair as alt
 
+    points = at_least_one(points, "points")
     kinds = list(dict.fromkeys(p.evidence.source.kind for p in points))
     x_axis = _LogAxis.around([p.latency.lo for p in points], [p.latency.hi for p in points], WIDTH)
     y_axis = _LogAxis.around(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from shardwise.evidence.record import Evidence
+from shardwise.reports.cells import at_least_one
 from shardwise.reports.figure_style import (
     BLACK,
     BLUE,
@@ -45,7 +46,7 @@ def time_breakdown(items: Sequence[Evidence]) -> Any:
     """Seconds of a request by cause, stacked per TP, a panel per batch."""
     import altair as alt
 
-    items = [item for item in items if item.breakdown]
+    items = at_least_one([item for item in items if item.breakdown], "results with a breakdown")
     causes = _ordered(cause for item in items for cause in item.breakdown)
     totals: dict[int, list[float]] = {}
     for item in items:
@@ -92,6 +93,7 @@ def memory_per_gpu(uses: Sequence[MemoryUse], title: str, subtitle: Sequence[str
     """Memory of one GPU of each kind by part, its capacity as a line, and whether it fits."""
     import altair as alt
 
+    uses = at_least_one(uses, "GPUs")
     parts = _ordered(part for use in uses for part in use.parts)
     rows = [
         {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shardwise import metrics
-from shardwise.reports.cells import step_label
+from shardwise.reports.cells import at_least_one, step_label
 from shardwise.reports.figure_style import BLACK, BLUE, PANEL, SKY, by_batch, data, sources, titled
 from shardwise.reports.numbers import percent
 from shardwise.study.transitions import StepPair
@@ -19,7 +19,9 @@ def tp_steps(pairs: Sequence[StepPair]) -> Any:
     """
     import altair as alt
 
-    up = [pair for pair in pairs if pair.ours.is_up]
+    up = at_least_one(
+        [pair for pair in pairs if pair.ours.is_up], "steps up that both sources have"
+    )
     ours, reference = up[0].ours.source, up[0].reference.source
     by_metric = {
         metric: [pair for pair in up if pair.ours.metric == metric]
@@ -46,18 +48,16 @@ def _step_panels(metric: str, pairs: Sequence[StepPair]) -> Any:
     y = alt.Y("change:Q", title=f"{metrics.ALL[metric].label}, change in %", scale=room)
     base = alt.Chart(data(rows)).encode(
         x=alt.X("step:N", title=None, sort=None, axis=alt.Axis(labelAngle=0, orient="bottom")),
-        xOffset=alt.XOffset("kind:N", sort=None),
+        xOffset=alt.XOffset("side:N", sort=["ours", "reference"]),
     )
-    ours = f"datum.kind == '{pairs[0].ours.source.kind}'"
+    ours = "datum.side == 'ours'"
     label = {"y": alt.Y("edge:Q"), "text": alt.Text("label:N")}
     panel = alt.layer(
         base.transform_filter(ours).mark_bar(color=SKY).encode(y=y),
         base.transform_filter(f"!({ours})")
         .mark_bar(color="white", stroke=BLACK, strokeDash=[4, 3], strokeWidth=1.4)
         .encode(y=y),
-        base.transform_filter(ours)
-        .mark_rule(color=BLUE, strokeWidth=2)
-        .encode(y="lo:Q", y2="hi:Q"),
+        base.mark_rule(color=BLUE, strokeWidth=2).encode(y="lo:Q", y2="hi:Q"),
         base.transform_filter("datum.change < 0").mark_text(fontSize=11, dy=9).encode(**label),
         base.transform_filter("datum.change >= 0").mark_text(fontSize=11, dy=-8).encode(**label),
     )
@@ -66,7 +66,7 @@ def _step_panels(metric: str, pairs: Sequence[StepPair]) -> Any:
 
 def _step_rows(pair: StepPair) -> list[dict[str, Any]]:
     rows = []
-    for step in (pair.ours, pair.reference):
+    for side, step in (("ours", pair.ours), ("reference", pair.reference)):
         change, published = step.change_pct, step.source.kind == "published"
         lo, hi = (change.value, change.value) if published else (change.lo, change.hi)
         rows.append(
@@ -74,7 +74,7 @@ def _step_rows(pair: StepPair) -> list[dict[str, Any]]:
                 "metric": metrics.ALL[step.metric].label,
                 "batch": f"batch {step.concurrency}",
                 "step": step_label(step.from_tp, step.to_tp),
-                "kind": step.source.kind,
+                "side": side,
                 "change": change.value,
                 "lo": lo,
                 "hi": hi,

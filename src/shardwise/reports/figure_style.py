@@ -74,11 +74,11 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
 
 
 def by_batch(panel: Any, rows: Sequence[dict[str, Any]]) -> Any:
-    """`panel` once per batch, in the order of `rows`."""
+    """`panel` once per batch, in the order of `rows`, two side by side."""
     import altair as alt
 
     order = list(dict.fromkeys(row["batch"] for row in rows))
-    return panel.facet(column=alt.Column("batch:N", title=None, sort=order))
+    return panel.facet(facet=alt.Facet("batch:N", title=None, sort=order), columns=2)
 
 
 def tp_colour(tp_sizes: Iterable[int]) -> Any:

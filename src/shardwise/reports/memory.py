@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shardwise.reports.cells import TP, scaled_column
+from shardwise.reports.cells import TP, at_least_one, scaled_column
 from shardwise.reports.numbers import number
 from shardwise.reports.table import Cell, Column, Table, text_cell
 from shardwise.units import GB
@@ -29,6 +29,7 @@ class MemoryUse:
 
 def memory_table(uses: Sequence[MemoryUse], title: str) -> Table:
     """Memory per GPU by part, the capacity, and by how much it fits or does not."""
+    uses = at_least_one(uses, "GPUs")
     parts = list(dict.fromkeys(part for use in uses for part in use.parts))
     columns = [
         scaled_column(

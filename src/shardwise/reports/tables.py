@@ -9,6 +9,7 @@ from shardwise.reports.cells import (
     BATCH,
     MARKS,
     TP,
+    at_least_one,
     metric_column,
     sections,
     source_notes,
@@ -70,6 +71,7 @@ def study_table(grid: Grid) -> Table:
 
 def transitions_table(steps: Sequence[Step]) -> Table:
     """The published study's Table 1: a row per metric and batch, a column per step."""
+    steps = at_least_one(steps, "TP steps")
     pairs = {(s.from_tp, s.to_tp) for s in steps}
     ordered = [
         *sorted(p for p in pairs if p[0] < p[1]),
@@ -104,6 +106,7 @@ def transitions_table(steps: Sequence[Step]) -> Table:
 
 def comparison_table(pairs: Sequence[StepPair]) -> Table:
     """Steps of two sources side by side, each under its kind, with the difference in points."""
+    pairs = at_least_one(pairs, "steps that both sources have")
     ours, reference = pairs[0].ours.source, pairs[0].reference.source
     by_metric: dict[str, list[StepPair]] = {}
     for pair in pairs:
@@ -145,6 +148,7 @@ def comparison_table(pairs: Sequence[StepPair]) -> Table:
 
 def kept_latency_table(kept: Sequence[KeptLatency]) -> Table:
     """The batch that keeps latency when TP is lowered."""
+    kept = at_least_one(kept, "steps to a smaller TP")
     metric = metrics.ALL[kept[0].metric]
     latency, latencies = metric_column(metric, [k.latency for k in kept], title="to keep")
     rows = [
@@ -178,7 +182,7 @@ def _kept_batch(kept: KeptLatency) -> str:
 
 def breakeven_table(breakevens: Sequence[BreakEven]) -> Table:
     """The TP beyond which a step buys too little, per batch."""
-    first = breakevens[0]
+    first = at_least_one(breakevens, "steps to a larger TP")[0]
     rows = tuple(
         (
             text_cell(b.concurrency),
