@@ -23,7 +23,7 @@ from shardwise.reports.figure_style import (
     data,
     titled,
 )
-from shardwise.reports.memory import MemoryUse, fit_cell
+from shardwise.reports.memory import MemoryUse, fit_words
 from shardwise.reports.numbers import number
 from shardwise.units import GB
 
@@ -110,7 +110,7 @@ def memory_per_gpu(uses: Sequence[MemoryUse], title: str, subtitle: Sequence[str
             "gpu": _use_label(use),
             "capacity": use.capacity_bytes / GB,
             "end": max(use.capacity_bytes, sum(use.parts.values())) / GB,
-            "fit": fit_cell(use).text,
+            "fit": fit_words(use),
             "fits": use.short_bytes <= 0,
         }
         for use in uses
@@ -118,7 +118,8 @@ def memory_per_gpu(uses: Sequence[MemoryUse], title: str, subtitle: Sequence[str
     y = alt.Y("gpu:N", title=None, sort=None)
     largest = max(max(use.capacity_bytes, sum(use.parts.values())) for use in uses)
     room = alt.Scale(domain=[0, largest / GB * 1.25], nice=False)
-    x = alt.X("gb:Q", title="memory of one GPU, GB", stack="zero", scale=room)
+    axis = alt.Axis(labelFlush=False, tickCount=8)
+    x = alt.X("gb:Q", title="memory of one GPU, GB", stack="zero", scale=room, axis=axis)
     bars = alt.Chart(data(rows)).mark_bar(size=20, stroke="white", strokeWidth=0.7)
     base = alt.Chart(data(limits)).encode(y=y)
     chart = alt.layer(

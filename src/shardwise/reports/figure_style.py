@@ -42,7 +42,9 @@ DRAWN: Final[dict[Kind, str]] = {
 WIDTH: Final = 640
 HEIGHT: Final = 380
 PANEL: Final = 280  #: width of one of two panels side by side
-FONT: Final = "DejaVu Sans, Verdana, sans-serif"
+#: vl-convert brings Liberation Sans along: the same figure on a machine without fonts. It has no
+#: check marks.
+FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"
 PNG_SCALE: Final = 2.0  #: pixels per point; 800 px wide on screen stays sharp on dense displays
 
 

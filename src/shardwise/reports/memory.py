@@ -69,7 +69,11 @@ def memory_table(uses: Sequence[MemoryUse], title: str) -> Table:
 
 def fit_cell(use: MemoryUse) -> Cell:
     """Whether it fits, and by how many GB."""
-    short = use.short_bytes
-    if short > 0:
-        return Cell(f"✗ {number(short / GB)} GB short", short, "worse")
-    return Cell(f"✓ {number(-short / GB)} GB free", short, "better")
+    if use.short_bytes > 0:
+        return Cell(f"✗ {fit_words(use)}", use.short_bytes, "worse")
+    return Cell(f"✓ {fit_words(use)}", use.short_bytes, "better")
+
+
+def fit_words(use: MemoryUse) -> str:
+    """`2.00 GB short` or `25.0 GB free`."""
+    return f"{number(abs(use.short_bytes) / GB)} GB {'short' if use.short_bytes > 0 else 'free'}"
