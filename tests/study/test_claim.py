@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -37,6 +38,13 @@ def test_the_claim_itself_obeys_littles_law() -> None:
     assert claim.copies_ratio == 8
     # 8 copies at 2.5x the latency: 8 / 2.5 = 3.2, claimed 3.21
     assert claim.allowed_throughput_ratio == pytest.approx(claim.throughput_ratio, rel=0.005)
+
+
+def test_copies_are_counted_before_and_after_the_move() -> None:
+    # 8 GPUs: two copies of TP=4 become four of TP=2; at 1.6x the latency that is 1.25x throughput
+    claim = replace(load_published().claim, from_tp=4, to_tp=2, latency_ratio=1.6)
+    assert claim.copies_ratio == 2
+    assert claim.allowed_throughput_ratio == pytest.approx(1.25)
 
 
 def test_a_chain_has_the_ratio_of_its_ends(evidence: MakeEvidence) -> None:

@@ -84,11 +84,13 @@ def by_batch(panel: Any, rows: Sequence[dict[str, Any]]) -> Any:
 
 
 def tp_colour(tp_sizes: Iterable[int]) -> Any:
-    """Colour of the field `tp` (`TP=8`), the same TP in the same colour whatever the others are."""
+    """Colour of the field `tp` (`TP=8`); powers of two keep theirs whatever others are shown."""
     import altair as alt
 
     known = sorted(set(tp_sizes))
-    colours = [TP_COLOURS[(tp.bit_length() - 1) % len(TP_COLOURS)] for tp in known]
+    powers = all(tp.bit_count() == 1 for tp in known)
+    places = [tp.bit_length() - 1 if powers else i for i, tp in enumerate(known)]
+    colours = [TP_COLOURS[place % len(TP_COLOURS)] for place in places]
     scale = alt.Scale(domain=[f"TP={tp}" for tp in known], range=colours)
     legend = alt.Legend(symbolType="circle", symbolOpacity=1)
     return alt.Color("tp:N", title="TP", scale=scale, legend=legend)
