@@ -38,7 +38,16 @@ COST: Final = Metric(
     "USD per hour of all GPUs paid for / output tokens per hour * 1e6",
     True,
 )
-ALL: Final = {m.name: m for m in (TTFT, TPOT, E2E, OUTPUT_THROUGHPUT, TOTAL_THROUGHPUT, COST)}
+GPU_HOURS: Final = Metric(
+    "gpu_hours_per_million_output_tok",
+    "GPU time",
+    "GPU-h/Mtok",
+    "GPUs paid for / output tokens per hour * 1e6: the cost where no price is given",
+    True,
+)
+ALL: Final = {
+    m.name: m for m in (TTFT, TPOT, E2E, OUTPUT_THROUGHPUT, TOTAL_THROUGHPUT, COST, GPU_HOURS)
+}
 
 
 def tpot_s(e2e_latency_s: float, ttft_s: float, osl: float) -> float:

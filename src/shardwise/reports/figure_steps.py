@@ -1,0 +1,85 @@
+"""What each TP step changes, from two sources side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from shardwise import metrics
+from shardwise.reports.cells import at_least_one, step_label
+from shardwise.reports.figure_style import BLACK, BLUE, PANEL, SKY, by_batch, data, sources, titled
+from shardwise.reports.numbers import percent
+from shardwise.study.transitions import StepPair
+
+
+def tp_steps(pairs: Sequence[StepPair]) -> Any:
+    """Steps up of one source as filled bars with intervals, of the other as dashed outlines.
+
+    A row per metric, a column per batch.
+    """
+    import altair as alt
+
+    up = at_least_one(
+        [pair for pair in pairs if pair.ours.is_up], "steps up that both sources have"
+    )
+    ours, reference = up[0].ours.source, up[0].reference.source
+    by_metric = {
+        metric: [pair for pair in up if pair.ours.metric == metric]
+        for metric in dict.fromkeys(pair.ours.metric for pair in up)
+    }
+    return titled(
+        alt.vconcat(
+            *(_step_panels(metric, some) for metric, some in by_metric.items()), spacing=24
+        ),
+        f"What each TP step changes: {ours.kind} beside {reference.kind}",
+        (
+            f"filled, with 80 % interval: {sources([ours])[0]}",
+            f"dashed outline: {sources([reference])[0]}",
+        ),
+    )
+
+
+def _step_panels(metric: str, pairs: Sequence[StepPair]) -> Any:
+    import altair as alt
+
+    rows = [row for pair in pairs for row in _step_rows(pair)]
+    edges = [row["edge"] for row in rows]
+    room = alt.Scale(domain=[min([0, *edges]) * 1.15, max([0, *edges]) * 1.15], nice=False)
+    y = alt.Y("change:Q", title=f"{metrics.ALL[metric].label}, change in %", scale=room)
+    base = alt.Chart(data(rows)).encode(
+        x=alt.X("step:N", title=None, sort=None, axis=alt.Axis(labelAngle=0, orient="bottom")),
+        xOffset=alt.XOffset("side:N", sort=["ours", "reference"]),
+    )
+    ours = "datum.side == 'ours'"
+    label = {"y": alt.Y("edge:Q"), "text": alt.Text("label:N")}
+    panel = alt.layer(
+        base.transform_filter(ours).mark_bar(color=SKY).encode(y=y),
+        base.transform_filter(f"!({ours})")
+        .mark_bar(color="white", stroke=BLACK, strokeDash=[4, 3], strokeWidth=1.4)
+        .encode(y=y),
+        base.mark_rule(color=BLUE, strokeWidth=2).encode(y="lo:Q", y2="hi:Q"),
+        base.transform_filter("datum.change < 0").mark_text(fontSize=11, dy=9).encode(**label),
+        base.transform_filter("datum.change >= 0").mark_text(fontSize=11, dy=-8).encode(**label),
+    )
+    return by_batch(panel.properties(width=PANEL, height=190), rows)
+
+
+def _step_rows(pair: StepPair) -> list[dict[str, Any]]:
+    rows = []
+    for side, step in (("ours", pair.ours), ("reference", pair.reference)):
+        change, published = step.change_pct, step.source.kind == "published"
+        lo, hi = (change.value, change.value) if published else (change.lo, change.hi)
+        rows.append(
+            {
+                "metric": metrics.ALL[step.metric].label,
+                "batch": f"batch {step.concurrency}",
+                "step": step_label(step.from_tp, step.to_tp),
+                "side": side,
+                "change": change.value,
+                "lo": lo,
+                "hi": hi,
+                "edge": lo if change.value < 0 else hi,
+                "label": percent(change.value),
+            }
+        )
+    return rows

@@ -1,0 +1,146 @@
+"""JSON and CSV files of evidence and tables, and the text files beside them.
+
+The output folder is proved writable before work starts, and each file appears whole or not at all:
+it is written beside its place under another name, then renamed over it.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shardwise.errors import InputError
+from shardwise.evidence.record import Evidence, Interval
+from shardwise.reports.table import Cell, Table
+
+
+def prepare_folder(path: Path) -> Path:
+    """Make `path` (parents included) and prove that files can be written there.
+
+    Call this before any work whose result will go there. Raises InputError where the folder
+    cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise _unwritable(f"output folder {path}", error) from error
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """`value` (evidence, dataclasses, mappings, numbers) as indented JSON; NaN becomes null."""
+    return write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def write_csv(path: Path, table: Table) -> Path:
+    """`table` with raw values in the units of its column names (SI), not as shown."""
+    return write_bytes(path, table_csv(table).encode())
+
+
+def write_evidence_csv(path: Path, evidence: Iterable[Evidence]) -> Path:
+    """One line per result: deployment, workload, each metric with interval and n, source."""
+    return write_bytes(path, evidence_csv(evidence).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """`content` at `path`, whole or not at all. Raises InputError where it cannot be written."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise _unwritable(f"file {path}", error) from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(f"file {path}", error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def table_csv(table: Table) -> str:
+    """`table` as CSV. A column with intervals becomes value, `_lo`, `_hi` and `_n`."""
+    spread = [any(isinstance(row[i].value, Interval) for row in table.rows)
+              for i in range(len(table.columns))]  # fmt: skip
+    header: list[str] = []
+    for column, has_interval in zip(table.columns, spread, strict=True):
+        header += _names(column.name) if has_interval else [column.name]
+    lines = [
+        [field for cell, wide in zip(row, spread, strict=True) for field in _fields(cell, wide)]
+        for row in table.rows
+    ]
+    return _csv([header, *lines])
+
+
+def evidence_csv(evidence: Iterable[Evidence]) -> str:
+    """`evidence` as CSV, columns as in the record; metrics as value, `_lo`, `_hi` and `_n`."""
+    items = list(evidence)
+    metrics = list(dict.fromkeys(name for item in items for name in item.metrics))
+    causes = list(dict.fromkeys(cause for item in items for cause in item.breakdown))
+    flat = [_flat(item) for item in items]
+    header = [*(flat[0] if flat else ()), *(n for m in metrics for n in _names(m))]
+    header += [f"{cause}_s" for cause in causes]
+    lines = [
+        [
+            *fields.values(),
+            *(field for m in metrics for field in _interval(item.metrics.get(m))),
+            *(item.breakdown.get(cause, "") for cause in causes),
+        ]
+        for item, fields in zip(items, flat, strict=True)
+    ]
+    return _csv([header, *lines])
+
+
+def _flat(item: Evidence) -> dict[str, Any]:
+    parts = {"source": item.source, "": item.deployment, "workload": item.workload}
+    built = {name: msgspec.to_builtins(part) for name, part in parts.items()}
+    source = {f"source_{key}": value for key, value in built["source"].items()}
+    return {**source, **built[""], **built["workload"]}
+
+
+def _names(name: str) -> list[str]:
+    return [name, f"{name}_lo", f"{name}_hi", f"{name}_n"]
+
+
+def _fields(cell: Cell, wide: bool) -> Sequence[Any]:
+    if not wide:
+        return ["" if cell.value is None else cell.value]
+    if isinstance(cell.value, Interval) or cell.value is None:
+        return _interval(cell.value)
+    return [cell.value, "", "", ""]
+
+
+def _interval(value: Interval | None) -> Sequence[Any]:
+    return ["", "", "", ""] if value is None else [value.value, value.lo, value.hi, value.n]
+
+
+def _csv(lines: Iterable[Sequence[Any]]) -> str:
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _unwritable(what: str, error: OSError) -> InputError:
+    return InputError(
+        f"{what} cannot be written ({error.strerror or error})",
+        "allowed: a folder you may write to",
+        "give another, or change its permissions",
+    )

@@ -1,0 +1,79 @@
+"""What one GPU would hold, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shardwise.reports.cells import TP, at_least_one, scaled_column
+from shardwise.reports.numbers import number
+from shardwise.reports.table import Cell, Column, Table, text_cell
+from shardwise.units import GB
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What one GPU of a kind would hold, in bytes by part (`weights`, `kv_cache`, …)."""
+
+    gpu: str
+    tp_size: int
+    weight_dtype: str
+    parts: Mapping[str, float]
+    capacity_bytes: float
+
+    @property
+    def short_bytes(self) -> float:
+        """Bytes missing; negative where there is room."""
+        return sum(self.parts.values()) - self.capacity_bytes
+
+
+def memory_table(uses: Sequence[MemoryUse], title: str) -> Table:
+    """Memory per GPU by part, the capacity, and by how much it fits or does not."""
+    uses = at_least_one(uses, "GPUs")
+    parts = list(dict.fromkeys(part for use in uses for part in use.parts))
+    columns = [
+        scaled_column(
+            Column(part.replace("_", " "), f"{part}_bytes", "bytes"),
+            [use.parts.get(part) for use in uses],
+        )
+        for part in parts
+    ]
+    capacity, capacities = scaled_column(
+        Column("capacity", "capacity_bytes", "bytes"), [use.capacity_bytes for use in uses]
+    )
+    rows = tuple(
+        (
+            text_cell(use.gpu, "strong"),
+            text_cell(use.tp_size),
+            text_cell(use.weight_dtype),
+            *(cells[i] for _, cells in columns),
+            capacities[i],
+            fit_cell(use),
+        )
+        for i, use in enumerate(uses)
+    )
+    return Table(
+        name="memory",
+        title=title,
+        columns=(
+            Column("GPU", "gpu", align="left"),
+            TP,
+            Column("dtype", "weight_dtype", align="left"),
+            *(column for column, _ in columns),
+            capacity,
+            Column("fits", "short_bytes", align="left"),
+        ),
+        sections=(rows,),
+    )
+
+
+def fit_cell(use: MemoryUse) -> Cell:
+    """Whether it fits, and by how many GB."""
+    if use.short_bytes > 0:
+        return Cell(f"✗ {fit_words(use)}", use.short_bytes, "worse")
+    return Cell(f"✓ {fit_words(use)}", use.short_bytes, "better")
+
+
+def fit_words(use: MemoryUse) -> str:
+    """`2.00 GB short` or `25.0 GB free`."""
+    return f"{number(abs(use.short_bytes) / GB)} GB {'short' if use.short_bytes > 0 else 'free'}"

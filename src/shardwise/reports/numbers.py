@@ -1,0 +1,95 @@
+"""How a number is written: digits, unit, interval, n. The only place that decides it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from shardwise.evidence.record import Interval
+
+MISSING: Final = "–"
+SIGNIFICANT_DIGITS: Final = 3
+#: unit in code -> (unit shown, factor from shown to code), the largest first
+_SCALES: Final[dict[str, tuple[tuple[str, float], ...]]] = {
+    "s": (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)),
+    "bytes": (("GB", 1e9),),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The unit that a set of values is shown in, and its size in the values' own unit."""
+
+    unit: str
+    factor: float = 1.0
+
+
+def scale_for(values: Iterable[float | Interval | None], unit: str) -> Scale:
+    """One scale for all `values` in `unit`, so that they can be compared at a glance.
+
+    Seconds are shown as s, ms or µs, whichever leaves the largest value at 1 or more; bytes as GB;
+    any other unit as it is.
+    """
+    sizes = [abs(_value(v)) for v in values if v is not None and math.isfinite(_value(v))]
+    scales = _SCALES.get(unit, ((unit, 1.0),))
+    largest = max(sizes, default=0.0)
+    for shown, factor in scales:
+        if largest >= factor:
+            return Scale(shown, factor)
+    return Scale(*scales[0 if largest == 0 else -1])
+
+
+def decimals(value: float) -> int:
+    """Decimals that show `value` to three significant digits, none below the point for 100 up."""
+    if value == 0 or not math.isfinite(value):
+        return 0
+    return max(SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(abs(value))), 0)
+
+
+def number(value: float | None, places: int | None = None) -> str:
+    """`value` to three significant digits or `places` decimals, thousands grouped; "–" for none."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:,.{decimals(value) if places is None else places}f}"
+
+
+def value_and_bounds(interval: Interval | None, scale: Scale | None = None) -> tuple[str, str]:
+    """`("12.3", "(11.0–13.9)")` without a unit; no bounds where the value is exact."""
+    if interval is None or not math.isfinite(interval.value):
+        return MISSING, ""
+    factor = scale.factor if scale else 1.0
+    value, lo, hi = interval.value / factor, interval.lo / factor, interval.hi / factor
+    places = decimals(value)
+    bounds = "" if lo == hi else f"({number(lo, places)}–{number(hi, places)})"
+    return number(value, places), bounds
+
+
+def quantity(interval: Interval, unit: str) -> str:
+    """`12.3 s (80 % interval 11.0–13.9 s, n=40)`: a number that stands alone in a sentence."""
+    scale = scale_for([interval], unit)
+    value, bounds = value_and_bounds(interval, scale)
+    about = [f"80 % interval {bounds[1:-1]} {scale.unit}".rstrip()] if bounds else []
+    if interval.n:
+        about.append(f"n={interval.n}")
+    shown = f"{value} {scale.unit}".rstrip()
+    return f"{shown} ({', '.join(about)})" if about else shown
+
+
+def percent(value: float | None, places: int = 1, *, signed: bool = True) -> str:
+    """`-33.5` (signed) or `31.0`: percent or points, the unit being in the heading."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
+
+
+def percent_interval(interval: Interval) -> str:
+    """`(-36.0…-31.0)`: the bounds of a change, where a dash would read as a minus."""
+    if interval.lo == interval.hi:
+        return ""
+    return f"({percent(interval.lo)}…{percent(interval.hi)})"
+
+
+def _value(value: float | Interval) -> float:
+    return value.value if isinstance(value, Interval) else value

@@ -1,0 +1,201 @@
+"""Tables of a study: the grid, its TP steps, predicted beside published, and where steps end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shardwise import metrics
+from shardwise.reports.cells import (
+    BATCH,
+    MARKS,
+    TP,
+    at_least_one,
+    metric_column,
+    sections,
+    source_notes,
+    step_cell,
+    step_label,
+)
+from shardwise.reports.numbers import MISSING, number, percent
+from shardwise.reports.table import INTERVALS, Cell, Column, Table, text_cell
+from shardwise.study.breakeven import BreakEven, KeptLatency, communication_share
+from shardwise.study.grid import Grid
+from shardwise.study.transitions import Step, StepPair, mean_absolute_error_points
+
+STUDIED = (
+    metrics.E2E,
+    metrics.TTFT,
+    metrics.TPOT,
+    metrics.OUTPUT_THROUGHPUT,
+    metrics.TOTAL_THROUGHPUT,
+)
+
+
+def study_table(grid: Grid) -> Table:
+    """Every cell of `grid`: latency and throughput with intervals, and communication's share."""
+    items = list(grid.values())
+    measured = [
+        metric_column(m, [item.metrics.get(m.name) for item in items])
+        for m in STUDIED
+        if any(m.name in item.metrics for item in items)
+    ]
+    shares = [communication_share(item) for item in items]
+    rows = [
+        (
+            text_cell(item.deployment.tp_size, "strong"),
+            text_cell(item.workload.concurrency),
+            *(cells[i] for _, cells in measured),
+            Cell(percent(None if share is None else share * 100, signed=False), share),
+        )
+        for i, (item, share) in enumerate(zip(items, shares, strict=True))
+    ]
+    d, load = items[0].deployment, items[0].workload
+    return Table(
+        name="study",
+        title=f"{d.model} {d.weight_dtype} on {d.gpu}, one copy, {load.isl:g} in / {load.osl:g} out"
+        f" ({items[0].source.kind})",
+        columns=(
+            TP,
+            BATCH,
+            *(column for column, _ in measured),
+            Column("comm. share", "communication_share", "%"),
+        ),
+        sections=sections(rows),
+        notes=(
+            INTERVALS,
+            "comm. share: of the time of a request, spent communicating between GPUs",
+            *source_notes(item.source for item in items),
+        ),
+    )
+
+
+def transitions_table(steps: Sequence[Step]) -> Table:
+    """The published study's Table 1: a row per metric and batch, a column per step."""
+    steps = at_least_one(steps, "TP steps")
+    pairs = {(s.from_tp, s.to_tp) for s in steps}
+    ordered = [
+        *sorted(p for p in pairs if p[0] < p[1]),
+        *sorted((p for p in pairs if p[0] > p[1]), reverse=True),
+    ]
+    by_key = {(s.metric, s.concurrency, s.from_tp, s.to_tp): s for s in steps}
+    rows = [
+        (
+            text_cell(metrics.ALL[metric].label),
+            text_cell(concurrency),
+            *(step_cell(by_key.get((metric, concurrency, *pair))) for pair in ordered),
+        )
+        for metric, concurrency in dict.fromkeys((s.metric, s.concurrency) for s in steps)
+    ]
+    kinds = " and ".join(dict.fromkeys(s.source.kind for s in steps))
+    return Table(
+        name="transitions",
+        title=f"Change per TP step, % ({kinds})",
+        columns=(
+            Column("metric", "metric", align="left"),
+            BATCH,
+            *(Column(step_label(a, b), f"tp{a}_to_tp{b}_pct") for a, b in ordered),
+        ),
+        sections=sections(rows),
+        notes=(
+            MARKS,
+            *([INTERVALS] if kinds != "published" else []),
+            *source_notes(s.source for s in steps),
+        ),
+    )
+
+
+def comparison_table(pairs: Sequence[StepPair]) -> Table:
+    """Steps of two sources side by side, each under its kind, with the difference in points."""
+    pairs = at_least_one(pairs, "steps that both sources have")
+    ours, reference = pairs[0].ours.source, pairs[0].reference.source
+    by_metric: dict[str, list[StepPair]] = {}
+    for pair in pairs:
+        by_metric.setdefault(pair.ours.metric, []).append(pair)
+    rows = [
+        (
+            text_cell(metrics.ALL[metric].label),
+            text_cell(p.ours.concurrency),
+            text_cell(step_label(p.ours.from_tp, p.ours.to_tp)),
+            step_cell(p.ours),
+            Cell(percent(p.reference.change_pct.value), p.reference.change_pct, "reference"),
+            Cell(percent(p.difference_points), p.difference_points),
+        )
+        for metric, group in by_metric.items()
+        for p in group
+    ]
+    errors = [
+        f"mean absolute error, {metrics.ALL[metric].label}, steps {direction}: "
+        f"{mean_absolute_error_points(some):.1f} points (n={len(some)})"
+        for metric, group in by_metric.items()
+        for direction, is_up in (("up", True), ("down", False))
+        if (some := [p for p in group if p.ours.is_up == is_up])
+    ]
+    return Table(
+        name="comparison",
+        title=f"Change per TP step: {ours.kind} beside {reference.kind}",
+        columns=(
+            Column("metric", "metric", align="left"),
+            BATCH,
+            Column("step", "step", align="left"),
+            Column(ours.kind, f"{ours.kind}_pct", "%"),
+            Column(reference.kind, f"{reference.kind}_pct", "%"),
+            Column("apart", "difference_points", "points"),
+        ),
+        sections=sections(rows),
+        notes=(*errors, MARKS, INTERVALS, *source_notes([ours, reference])),
+    )
+
+
+def kept_latency_table(kept: Sequence[KeptLatency]) -> Table:
+    """The batch that keeps latency when TP is lowered."""
+    kept = at_least_one(kept, "steps to a smaller TP")
+    metric = metrics.ALL[kept[0].metric]
+    latency, latencies = metric_column(metric, [k.latency for k in kept], title="to keep")
+    rows = [
+        (
+            text_cell(step_label(k.from_tp, k.to_tp)),
+            text_cell(k.concurrency),
+            cell,
+            Cell(_kept_batch(k), k.batch),
+        )
+        for k, cell in zip(kept, latencies, strict=True)
+    ]
+    return Table(
+        name="kept_latency",
+        title=f"Batch that keeps {metric.label} when TP is lowered",
+        columns=(
+            Column("step", "step", align="left"),
+            Column("batch before", "concurrency"),
+            latency,
+            Column("batch after", "batch"),
+        ),
+        sections=sections(rows),
+        notes=("none: even the smallest batch studied is slower",),
+    )
+
+
+def _kept_batch(kept: KeptLatency) -> str:
+    if kept.batch is None:
+        return "none"
+    return f"≥ {kept.batch:g}" if kept.bound == "at least" else number(kept.batch)
+
+
+def breakeven_table(breakevens: Sequence[BreakEven]) -> Table:
+    """The TP beyond which a step buys too little, per batch."""
+    first = at_least_one(breakevens, "steps to a larger TP")[0]
+    rows = tuple(
+        (
+            text_cell(b.concurrency),
+            text_cell(b.tp_size, "strong"),
+            Cell(percent(b.next_gain_pct), b.next_gain_pct),
+        )
+        for b in breakevens
+    )
+    return Table(
+        name="breakeven",
+        title=f"TP beyond which a step improves {metrics.ALL[first.metric].label} by less than "
+        f"{first.min_gain_pct:g} %",
+        columns=(BATCH, TP, Column("next step buys", "next_gain_pct", "%")),
+        sections=(rows,),
+        notes=(f"{MISSING}: every step studied buys more",),
+    )

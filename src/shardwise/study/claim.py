@@ -1,0 +1,120 @@
+"""Which batch a headline cost figure was taken at: chain the TP steps and see which one fits.
+
+Going from TP=a to TP=b on a full node of g GPUs,
+
+    latency ratio    = product of (1 + latency change) of the steps between
+    throughput ratio = copies at b / copies at a x product of (1 + throughput change)
+    cost share       = 1 / throughput ratio, as the same GPUs are paid for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+
+from shardwise import metrics
+from shardwise.errors import InputError
+from shardwise.evidence.record import Interval, Source
+from shardwise.study.intervals import reciprocal, scaled
+from shardwise.study.transitions import Step
+
+
+@dataclass(frozen=True)
+class CostClaim:
+    """Ratios claimed for a full node when every copy moves from one TP to another."""
+
+    gpus: int
+    from_tp: int
+    to_tp: int
+    latency_ratio: float
+    throughput_ratio: float
+    cost_share: float
+    source: Source
+
+    @property
+    def copies_ratio(self) -> float:
+        """Copies on the node after the move against before."""
+        return (self.gpus // self.to_tp) / (self.gpus // self.from_tp)
+
+    @property
+    def allowed_throughput_ratio(self) -> float:
+        """What Little's law makes of the claimed latency, at the same batch per copy."""
+        return self.copies_ratio / self.latency_ratio
+
+
+@dataclass(frozen=True)
+class ClaimMatch:
+    """What the steps of one batch imply for a claim.
+
+    The intervals hold for every step at the same edge of its own; mismatches are percent of the
+    implied figure above (or below) the claimed one.
+    """
+
+    claim: CostClaim
+    concurrency: int
+    latency_ratio: Interval
+    throughput_ratio: Interval
+    cost_share: Interval
+
+    @property
+    def mismatches_pct(self) -> dict[str, float]:
+        implied_and_claimed = {
+            "latency": (self.latency_ratio.value, self.claim.latency_ratio),
+            "throughput": (self.throughput_ratio.value, self.claim.throughput_ratio),
+            "cost": (self.cost_share.value, self.claim.cost_share),
+        }
+        return {
+            name: metrics.percent_change(claimed, implied)
+            for name, (implied, claimed) in implied_and_claimed.items()
+        }
+
+    @property
+    def worst_mismatch_pct(self) -> float:
+        return max(map(abs, self.mismatches_pct.values()))
+
+
+def match_claim(
+    steps: Iterable[Step],
+    claim: CostClaim,
+    throughput: str = metrics.TOTAL_THROUGHPUT.name,
+) -> tuple[ClaimMatch, ...]:
+    """Each batch whose steps lead from the claim's one TP to the other, the closest first."""
+    steps = tuple(steps)
+    matches = []
+    for concurrency in sorted({step.concurrency for step in steps}):
+        here = [step for step in steps if step.concurrency == concurrency]
+        latency = chain(here, metrics.E2E.name, claim.from_tp, claim.to_tp)
+        per_copy = chain(here, throughput, claim.from_tp, claim.to_tp)
+        if latency is None or per_copy is None:
+            continue
+        node = scaled(per_copy, claim.copies_ratio)
+        matches.append(ClaimMatch(claim, concurrency, latency, node, reciprocal(node)))
+    return tuple(sorted(matches, key=lambda match: match.worst_mismatch_pct))
+
+
+def chain(steps: Iterable[Step], metric: str, from_tp: int, to_tp: int) -> Interval | None:
+    """The ratio after/before of `metric` from one TP to another; None where a step is missing.
+
+    Follows the steps in that direction, so a table's down steps answer a question of going down.
+    Raises InputError for a chain from a TP to itself.
+    """
+    following = {
+        step.from_tp: step
+        for step in steps
+        if step.metric == metric and step.is_up == (to_tp > from_tp)
+    }
+    path: list[Step] = []
+    at = from_tp
+    while at != to_tp:
+        if at not in following:
+            return None
+        path.append(following[at])
+        at = following[at].to_tp
+    if not path:
+        raise InputError(f"a chain from TP={from_tp} to itself", "give two TP sizes")
+    return Interval(
+        value=prod(step.ratio for step in path),
+        lo=prod(1 + step.change_pct.lo / 100 for step in path),
+        hi=prod(1 + step.change_pct.hi / 100 for step in path),
+    )

@@ -1,0 +1,52 @@
+"""The published TP study: its percentages and headline cost figures, with their source."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from shardwise.evidence.record import Interval, Source
+from shardwise.study.claim import CostClaim
+from shardwise.study.transitions import Step
+
+
+@dataclass(frozen=True)
+class PublishedStudy:
+    """What was studied, the percent change of each TP step, and the cost figures claimed."""
+
+    model: str
+    gpu: str
+    weight_dtype: str
+    source: Source
+    steps: tuple[Step, ...]
+    claim: CostClaim
+
+
+def load_published() -> PublishedStudy:
+    """The study shipped with Shardwise (data/published_tp_study.toml).
+
+    A step's interval is its last printed digit either way: the source does not say whether it
+    rounds or truncates.
+    """
+    data = files("shardwise.study").joinpath("data/published_tp_study.toml")
+    raw = tomllib.loads(data.read_text("utf-8"))
+    study, claim = raw["study"], raw["claim"]
+    source = Source("published", **raw["source"])
+    return PublishedStudy(
+        model=study["model"],
+        gpu=study["gpu"],
+        weight_dtype=study["weight_dtype"],
+        source=source,
+        steps=tuple(
+            Step(table["metric"], table["concurrency"], before, after, _printed(percent), source)
+            for table in raw["table"]
+            for before, after, percent in table["steps"]
+        ),
+        claim=CostClaim(gpus=study["gpus"], source=source, **claim),
+    )
+
+
+def _printed(percent: float) -> Interval:
+    last_digit = 1.0 if float(percent).is_integer() else 0.1
+    return Interval(percent, percent - last_digit, percent + last_digit)

@@ -1,0 +1,115 @@
+"""What each TP step changes, up and down, per batch: the published study's Table 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import Literal
+
+from shardwise import metrics
+from shardwise.evidence.record import Interval, Source
+from shardwise.study.grid import Grid, concurrencies
+from shardwise.study.intervals import as_percent_change, ratio
+
+Verdict = Literal["better", "worse", "same"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The change of one metric from one TP to another at one batch."""
+
+    metric: str
+    concurrency: int
+    from_tp: int
+    to_tp: int
+    change_pct: Interval
+    source: Source
+
+    @property
+    def is_up(self) -> bool:
+        return self.to_tp > self.from_tp
+
+    @property
+    def ratio(self) -> float:
+        """after / before."""
+        return 1 + self.change_pct.value / 100
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the change is for the better, by the metric's own direction."""
+        if self.change_pct.value == 0:
+            return "same"
+        lowered = self.change_pct.value < 0
+        return "better" if lowered == metrics.ALL[self.metric].lower_is_better else "worse"
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves no doubt about the direction."""
+        return self.change_pct.lo > 0 or self.change_pct.hi < 0
+
+
+def transitions(
+    grid: Grid,
+    names: Iterable[str] = (metrics.E2E.name, metrics.TOTAL_THROUGHPUT.name),
+    rho: float = 0.0,
+) -> tuple[Step, ...]:
+    """Every step between neighbouring TPs, up then down, per metric and batch.
+
+    `rho` is the correlation of the relative errors of the two cells (see `study.intervals`): 0
+    for measured results, near 1 for predictions of one model. A cell that is absent (it does not
+    fit) makes no step, so the neighbours of a batch are the TPs that it ran on.
+    """
+    return tuple(
+        step
+        for name in names
+        for concurrency in concurrencies(grid)
+        for step in _steps(grid, name, concurrency, rho)
+    )
+
+
+def _steps(grid: Grid, name: str, concurrency: int, rho: float) -> list[Step]:
+    cells = {tp: e for (tp, c), e in grid.items() if c == concurrency and name in e.metrics}
+    up = list(pairwise(sorted(cells)))
+    down = [(high, low) for low, high in reversed(up)]
+    return [
+        Step(
+            metric=name,
+            concurrency=concurrency,
+            from_tp=before,
+            to_tp=after,
+            change_pct=as_percent_change(
+                ratio(cells[after].metrics[name], cells[before].metrics[name], rho)
+            ),
+            source=cells[after].source,
+        )
+        for before, after in up + down
+    ]
+
+
+@dataclass(frozen=True)
+class StepPair:
+    """The same step from two sources, and how far apart they are in percentage points."""
+
+    ours: Step
+    reference: Step
+
+    @property
+    def difference_points(self) -> float:
+        return self.ours.change_pct.value - self.reference.change_pct.value
+
+
+def compare(ours: Iterable[Step], reference: Iterable[Step]) -> tuple[StepPair, ...]:
+    """Steps found in both, in the order of `reference`."""
+    by_key = {_key(step): step for step in ours}
+    return tuple(StepPair(by_key[_key(r)], r) for r in reference if _key(r) in by_key)
+
+
+def mean_absolute_error_points(pairs: Sequence[StepPair]) -> float:
+    """Mean of |difference| over `pairs` in percentage points; NaN where there are none."""
+    return fmean(abs(p.difference_points) for p in pairs) if pairs else float("nan")
+
+
+def _key(step: Step) -> tuple[str, int, int, int]:
+    return step.metric, step.concurrency, step.from_tp, step.to_tp
