@@ -3,7 +3,7 @@
 from shardwise.reports.figure_cost import relative_cost
 from shardwise.reports.figure_frontier import throughput_latency
 from shardwise.reports.figure_parts import memory_per_gpu, time_breakdown
-from shardwise.reports.figure_steps import tp_steps
+from shardwise.reports.figure_steps import tp_changes, tp_steps
 from shardwise.reports.figure_style import render, save
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "save",
     "throughput_latency",
     "time_breakdown",
+    "tp_changes",
     "tp_steps",
 ]
