@@ -14,7 +14,7 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.calibrate import fit
 from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.crossval import Fold, folds_of, hold_out, in_sample
+from shardwise.perfmodel.crossval import folds_of, hold_out, in_sample
 from shardwise.perfmodel.hierarchy import Hierarchy, encode
 from shardwise.perfmodel.intervals import HeldOut, widths_from
 from shardwise.perfmodel.profiles import Error, FoldError, Line, Profile, collectives_for
@@ -156,16 +156,11 @@ def build_personal(
     before = in_sample(batches, start, links)
     after: list[HeldOut] = []
     folds = min(FOLDS, len(used))
-    order = {id(row): i for i, row in enumerate(used)}
     for k in range(folds):
-        progress("cross-validate", k, folds)
-        fold = Fold("none", f"part {k + 1}", lambda r, k=k: order[id(r)] % folds == k)  # type: ignore[misc]
-        kept, _ = group([r for r in used if not fold.leaves_out(r)])
-        judged, _ = group([r for r in used if fold.leaves_out(r)])
-        after += [
-            HeldOut("part", h.gpu, h.engine, h.metric, h.errors)
-            for h in in_sample(judged, refit(kept), links)
-        ]
+        progress("cross-validate", k + 1, folds)
+        kept, _ = group([row for i, row in enumerate(used) if i % folds != k])
+        judged, _ = group([row for i, row in enumerate(used) if i % folds == k])
+        after += in_sample(judged, refit(kept), links)
     hierarchy = refit(batches)
     metrics = sorted({h.metric for h in before})
     profile = Profile(
