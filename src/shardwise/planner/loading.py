@@ -103,9 +103,7 @@ def _sweep(question: Question, subject: Subject, shardings: Sequence[Sharding]) 
     shortfall = sequence_bytes(question.arch, question.context, ranks) - budget
     limits = Limits(tp, pp, seqs, np.full(shape, float(BATCHED_TOKENS)), MEMORY_UTILIZATION)
     lengths = (np.full(shape, float(demand.isl)), np.full(shape, float(demand.osl)))
-    served = sweep(
-        subject, "closed_loop", limits, (concurrency, *lengths, WAVES * concurrency)
-    )
+    served = sweep(subject, "closed_loop", limits, (concurrency, *lengths, WAVES * concurrency))
     return _Sweep(replicas, concurrency, seqs, shortfall, served)
 
 

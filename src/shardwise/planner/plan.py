@@ -96,5 +96,3 @@ def _explain_misfit(question: Question, rejected: list[Rejected]) -> None:
         f"{question.arch.id} on {question.node.gpus} x {question.node.gpu.id}: {s} is "
         f"{nearest.reason}; lower --concurrency"
     )
-
-

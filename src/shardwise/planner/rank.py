@@ -152,8 +152,10 @@ def rank(question: Question, found: Sequence[Candidate]) -> tuple[list[Candidate
     for i in range(len(meeting)):
         # within a tie the quicker one moves up; values stay in order to within the tie
         j = i
-        while j and _tied(question, meeting[j - 1], meeting[j]) and (
-            _e2e(meeting[j]) < _e2e(meeting[j - 1])
+        while (
+            j
+            and _tied(question, meeting[j - 1], meeting[j])
+            and (_e2e(meeting[j]) < _e2e(meeting[j - 1]))
         ):
             meeting[j - 1], meeting[j] = meeting[j], meeting[j - 1]
             j -= 1
