@@ -67,8 +67,11 @@ class Seen:
         return "pair" in self.levels
 
 
-def half_width(profile: Profile, seen: Seen, metric: str, tp_size: int) -> float:
-    """Half-width (log) of the 80 % interval of `metric` for what was `seen`, at a TP."""
+def half_width(profile: Profile, seen: Seen, metric: str, tp_size: int, pp_size: int = 1) -> float:
+    """Half-width (log) of the 80 % interval of `metric` for what was `seen`, at TP x PP.
+
+    No row with PP was ever fitted, so it counts as beyond the TPs that were.
+    """
     name = _SAME_AS.get(metric, metric)
     blind = _BLIND.get(name, _BLIND_OTHER)
     widths: Mapping[str, float] = profile.widths
@@ -84,7 +87,7 @@ def half_width(profile: Profile, seen: Seen, metric: str, tp_size: int) -> float
         pair = f"{seen.gpu}/{seen.engine}"
         if f"{pair}/{seen.weight_dtype}" not in profile.dtypes:
             base = float(np.hypot(base, widths.get(f"dtype/{name}", blind / 2)))
-        base = _beyond_tps(profile, pair, name, base, tp_size)
+        base = _beyond_tps(profile, pair, name, base, tp_size if pp_size == 1 else 0)
     return base
 
 
