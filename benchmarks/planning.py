@@ -69,6 +69,7 @@ def sweep_rate() -> float:
 def main() -> None:
     times = plan_seconds()
     peer = "aiconfigurator"
+    state = "installed, not compared" if find_spec(peer) else "not installed"
     print(
         json.dumps(
             {
@@ -77,7 +78,7 @@ def main() -> None:
                 "plan_s": [round(t, 4) for t in times],
                 "sweep_configurations_per_s": round(sweep_rate()),
                 "sweep_configurations": CONFIGURATIONS,
-                "peer": f"{peer} {'installed, not compared' if find_spec(peer) else 'not installed'}",
+                "peer": f"{peer} {state}",
                 "shardwise": __version__,
                 "python": platform.python_version(),
                 "numpy": np.__version__,

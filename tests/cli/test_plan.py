@@ -91,7 +91,7 @@ def test_times_that_are_none(given: str) -> None:
 
 def test_commands_of_the_howto_run() -> None:
     text = (ROOT / "docs/howto/plan.md").read_text()
-    commands = re.findall(r"^shardwise plan (.*(?:\\\n.*)*)$", text, re.MULTILINE)
+    commands = re.findall(r"^shardwise plan ([^\\\n]*(?:\\\n[^\\\n]*)*)$", text, re.MULTILINE)
     assert len(commands) >= 3
     for command in commands:
         arguments = command.replace("\\\n", " ").split()

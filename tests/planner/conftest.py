@@ -31,6 +31,6 @@ def make_question(
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def ask() -> Any:
     return make_question

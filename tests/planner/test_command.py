@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
-
-import pytest
 
 from shardwise.planner.command import checkpoint, engine_argv, note, replicas
 from shardwise.planner.plan import plan
 
 
 def flags(argv: tuple[str, ...]) -> dict[str, str]:
-    return {a: b for a, b in zip(argv, argv[1:], strict=False) if a.startswith("--")}
+    return {a: b for a, b in pairwise(argv) if a.startswith("--")}
 
 
 def test_vllm_flags_are_the_ones_scored(ask: Any) -> None:
