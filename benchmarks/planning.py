@@ -48,7 +48,7 @@ def sweep_rate() -> float:
     known = calibrated(bundled_profile(), gpu, "vllm", dict(catalogue.by_id))
     subject = Subject(arch, gpu, "vllm", "fp8", "bf16", known)
     rng = np.random.default_rng(0)
-    tp = 2.0 ** rng.integers(0, 4, CONFIGURATIONS)
+    tp = rng.choice(np.array([1.0, 2.0, 4.0, 8.0]), CONFIGURATIONS)
     concurrency = rng.integers(1, 513, CONFIGURATIONS).astype(np.float64)
     isl = rng.integers(16, 8192, CONFIGURATIONS).astype(np.float64)
     osl = rng.integers(2, 2048, CONFIGURATIONS).astype(np.float64)
