@@ -64,10 +64,11 @@ class Candidate:
         return f"{d.replicas} x TP={d.tp_size}{pp} in {d.weight_dtype}"
 
     def objective(self, name: str) -> float:
-        """The value that `name` minimises."""
+        """What `name` minimises, at the cautious end of its interval: a candidate that nothing
+        was measured near must be better by more than its own doubt."""
         if name == "latency":
-            return self.evidence.metrics["e2e_latency_s"].value
-        return self.cost.value if name == "cost" else -self.node_output_tok_s.value
+            return self.evidence.metrics["e2e_latency_s"].hi
+        return self.cost.hi if name == "cost" else -self.node_output_tok_s.lo
 
 
 def candidates(question: Question, subject: Subject, loaded: Sequence[Loaded]) -> list[Candidate]:
@@ -146,7 +147,10 @@ def _checks(question: Question, evidence: Evidence) -> tuple[Check, ...]:
 
 
 def rank(question: Question, found: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """Those that meet the SLO, best first, and those that miss it, nearest first."""
+    """Those that meet the SLO, best first, and those that miss it, nearest first.
+
+    Best is by the cautious end of the objective's interval.
+    """
     meeting = sorted(
         (c for c in found if c.meets),
         key=lambda c: (c.objective(question.objective), _e2e(c)),
@@ -193,4 +197,4 @@ def _behind(question: Question, above: Candidate, below: Candidate) -> str:
     if _tied(question, above, below):
         return f"same {name[question.objective]}, {slower:+.1f} % E2E latency"
     a, b = (abs(c.objective(question.objective)) for c in (above, below))
-    return f"{metrics.percent_change(a, b):+.1f} % {name[question.objective]}"
+    return f"{metrics.percent_change(a, b):+.1f} % {name[question.objective]} at the cautious end"
