@@ -197,4 +197,4 @@ def _behind(question: Question, above: Candidate, below: Candidate) -> str:
     if _tied(question, above, below):
         return f"same {name[question.objective]}, {slower:+.1f} % E2E latency"
     a, b = (abs(c.objective(question.objective)) for c in (above, below))
-    return f"{metrics.percent_change(a, b):+.1f} % {name[question.objective]} at the cautious end"
+    return f"{metrics.percent_change(a, b):+.1f} % {name[question.objective]}"
