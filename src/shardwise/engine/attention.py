@@ -49,14 +49,17 @@ def prepare(
     plan: StepPlan, block_size: int, dtype: torch.dtype, device: torch.device
 ) -> StepInputs:
     """The tensors of `plan`."""
-    positions, slots, spans, logit_rows = [], [], [], []
+    positions, slots, spans = [], [], []
+    logit_rows: list[int] = []
     decodes = plan.segments[: plan.num_decodes]
     gathered = 0 if _in_place(decodes) else len(decodes)
     row = 0
     for index, segment in enumerate(plan.segments):
         where = np.arange(segment.context - segment.length, segment.context)
         positions.append(where)
-        slots.append(np.asarray(segment.blocks)[where // block_size] * block_size + where % block_size)
+        slots.append(
+            np.asarray(segment.blocks)[where // block_size] * block_size + where % block_size
+        )
         rows = slice(row, row + segment.length)
         row = rows.stop
         if index >= gathered:
@@ -79,7 +82,9 @@ def prepare(
 
 
 def _neighbours(blocks: tuple[int, ...]) -> bool:
-    return blocks[-1] - blocks[0] == len(blocks) - 1 and all(b - a == 1 for a, b in pairwise(blocks))
+    return blocks[-1] - blocks[0] == len(blocks) - 1 and all(
+        b - a == 1 for a, b in pairwise(blocks)
+    )
 
 
 def _in_place(decodes: list[Segment]) -> bool:
@@ -122,7 +127,9 @@ def _gather(
         ids[row, : len(used)] = used
     context = np.array([segment.context for segment in decodes])
     hidden = np.arange(width * block_size)[None] >= context[:, None]
-    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(torch.from_numpy(hidden), float("-inf"))
+    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(
+        torch.from_numpy(hidden), float("-inf")
+    )
     return torch.from_numpy(ids).view(-1), mask[:, None, None]
 
 

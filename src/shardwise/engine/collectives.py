@@ -84,9 +84,7 @@ class SharedMemoryCollectives:
     what another still reads, with one wait a call. All sum in rank order, so all get the same bits.
     """
 
-    def __init__(
-        self, buffer: SharedBuffer, tp_rank: int, check_peers: Callable[[], None]
-    ) -> None:
+    def __init__(self, buffer: SharedBuffer, tp_rank: int, check_peers: Callable[[], None]) -> None:
         self._buffer, self._rank, self._check_peers = buffer, tp_rank, check_peers
         self._turns = buffer.turns.numpy()[:, 0]
         self._turn = 0

@@ -71,7 +71,9 @@ def from_json(path: Path) -> ModelConfig:
     hidden, heads = number("hidden_size"), number("num_attention_heads")
     experts = raw.get("num_local_experts", raw.get("num_experts")) or 0
     moe = family in ("mixtral", "qwen3_moe")
-    if family == "qwen3_moe" and (raw.get("decoder_sparse_step", 1) != 1 or raw.get("mlp_only_layers")):
+    if family == "qwen3_moe" and (
+        raw.get("decoder_sparse_step", 1) != 1 or raw.get("mlp_only_layers")
+    ):
         raise InputError(f"{path}: some layers are dense", "allowed: experts in every layer")
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
@@ -150,7 +152,7 @@ def from_gguf(fields: Mapping[str, Any], path: Path) -> ModelConfig:
         num_experts=0,
         top_k=0,
         norm_topk=False,
-        dtype="bf16",
+        dtype="fp32",  # what quantized blocks are dequantized to
         eos_token_ids=() if eos is None else (int(eos),),
         interleaved_rope=arch == "llama",
     )

@@ -71,7 +71,7 @@ class Engine:
         self.config: ModelConfig = checkpoint.config
         sharding.check_tp_size(self.config, options.emulate_tp_size or options.tp_size)
         checkpoint.check()
-        self.dtype = self.config.dtype if options.dtype == "auto" else options.dtype
+        self.dtype = _auto_dtype(self.config, options) if options.dtype == "auto" else options.dtype
         limit = min(self.config.max_context, options.kv_cache_tokens)
         self.max_model_len = min(options.max_model_len or limit, limit)
         spec = LoadSpec(
@@ -159,9 +159,7 @@ class Engine:
             self.cancel(sequence.request_id)
         return Output(sequence.request_id, token, reason)
 
-    def generate(
-        self, prompts: Iterable[list[int]], params: SamplingParams
-    ) -> list[list[int]]:
+    def generate(self, prompts: Iterable[list[int]], params: SamplingParams) -> list[list[int]]:
         """The output tokens of each prompt, all run as one batch."""
         outputs: dict[str, list[int]] = {}
         for index, prompt in enumerate(prompts):
@@ -193,7 +191,8 @@ def _resolved(options: EngineOptions) -> EngineOptions:
         )
     if options.kv_cache_tokens < options.block_size:
         raise InputError(
-            f"kv_cache_tokens is {options.kv_cache_tokens}", f"allowed: {options.block_size} or more"
+            f"kv_cache_tokens is {options.kv_cache_tokens}",
+            f"allowed: {options.block_size} or more",
         )
     gpus = torch.cuda.device_count()
     device = options.device
@@ -205,6 +204,14 @@ def _resolved(options: EngineOptions) -> EngineOptions:
             remedy="lower it, pass --device cpu, or profile with --emulate",
         )
     return dataclasses.replace(options, device=device)
+
+
+def _auto_dtype(config: ModelConfig, options: EngineOptions) -> str:
+    """The checkpoint's dtype; on CPU a 16-bit one is bf16 where the cores multiply it, else fp32."""
+    if options.device != "cpu" or config.dtype == "fp32":
+        return config.dtype
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_bf16 else "fp32"
 
 
 def group_spec(config: ModelConfig, options: EngineOptions) -> GroupSpec:

@@ -135,7 +135,9 @@ class Rope:
         self._cos = torch.cat([cos, cos], -1).to(device)
         self._sin = torch.cat([-sin, sin], -1).to(device)
 
-    def tables(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def tables(
+        self, positions: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin of each token, [num_tokens, 1, head_dim]."""
         cos, sin = self._cos[positions], self._sin[positions]
         return cos.unsqueeze(1).to(dtype), sin.unsqueeze(1).to(dtype)
@@ -152,8 +154,10 @@ def rope_frequencies(config: ModelConfig) -> torch.Tensor:
     d, scaling = config.head_dim, config.rope_scaling
     frequencies = 1.0 / config.rope_theta ** (torch.arange(0, d, 2).float() / d)
     if scaling["rope_type"] == "linear":
-        return frequencies / scaling["factor"]
-    return _llama3(frequencies, scaling) if scaling["rope_type"] == "llama3" else frequencies
+        frequencies /= scaling["factor"]
+    if scaling["rope_type"] == "llama3":
+        return _llama3(frequencies, scaling)
+    return frequencies
 
 
 def _llama3(frequencies: torch.Tensor, scaling: Mapping[str, float]) -> torch.Tensor:

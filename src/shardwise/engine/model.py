@@ -131,7 +131,9 @@ class ShardedModel:
     def __init__(self, read: ShardReader, max_context: int, collectives: Collectives) -> None:
         config: ModelConfig = read.config
         self.config, self.dtype, self.device = config, read.dtype, read.device
-        ranges = [sharding.even_range(config.vocab_size, read.tp_size, r) for r in range(read.tp_size)]
+        ranges = [
+            sharding.even_range(config.vocab_size, read.tp_size, r) for r in range(read.tp_size)
+        ]
         embedding = read("model.embed_tokens.weight")
         self.embed = VocabParallelEmbedding(embedding, ranges[read.tp_rank][0], collectives)
         self.layers = [DecoderLayer(read, i, collectives) for i in range(config.num_layers)]
@@ -140,7 +142,6 @@ class ShardedModel:
         self.head = VocabParallelHead(head, [stop - start for start, stop in ranges], collectives)
         self.rope = Rope(config, max_context, read.device)
 
-    @torch.inference_mode()
     def forward(self, inputs: StepInputs, caches: list[LayerCache]) -> torch.Tensor | None:
         """Logits [wanted rows, vocab_size] on rank 0, None on the others and where none is wanted."""
         x = self.embed(inputs.tokens)

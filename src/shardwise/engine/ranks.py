@@ -6,7 +6,6 @@ a spawned rank is gone, rank 0 is told at once, so nobody waits for a sum that n
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as torch_mp
+from torch._C._distributed_c10d import TCPStore
 
 from shardwise.engine import sharding
 from shardwise.engine.attention import LayerCache, prepare
@@ -142,9 +142,7 @@ class RankGroup:
             buffer = SharedBuffer.create(spec.tp_size, spec.slot_bytes)
         # an ephemeral port of the loopback; spawned ranks inherit the interface's name
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-        store = dist.TCPStore(
-            "127.0.0.1", 0, spec.tp_size, is_master=True, wait_for_workers=False
-        )
+        store = TCPStore("127.0.0.1", 0, spec.tp_size, is_master=True, wait_for_workers=False)
         context = torch_mp.get_context("spawn")
         for tp_rank in range(1, spec.tp_size):
             ours, theirs = context.Pipe()
@@ -204,11 +202,11 @@ class RankGroup:
             raise RankDiedError(self._died) from cause
 
     def _watch(self) -> None:
-        sentinels = {process.sentinel: process for process in self._processes}
+        sentinels: dict[Any, Any] = {process.sentinel: process for process in self._processes}
         gone = wait(list(sentinels))
         if self._closing:
             return
-        process = sentinels[gone[0]]  # type: ignore[index]
+        process = sentinels[gone[0]]
         process.join()
         self._died = f"{process.name} (pid {process.pid}) died, exit code {process.exitcode}"
         if self._on_death:
@@ -221,7 +219,7 @@ def _collectives(
     return SharedMemoryCollectives(buffer, tp_rank, check) if buffer else TorchCollectives()
 
 
-def _join_group(spec: GroupSpec, tp_rank: int, store: dist.TCPStore) -> None:
+def _join_group(spec: GroupSpec, tp_rank: int, store: TCPStore) -> None:
     dist.init_process_group(
         "nccl" if spec.device == "cuda" else "gloo",
         store=store,
@@ -240,10 +238,11 @@ def _rank_main(
     parent_pid: int,
 ) -> None:
     """A spawned rank's life: join, then run what rank 0 sends until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is rank 0's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, args=(parent_pid,), daemon=True).start()
-    store = dist.TCPStore("127.0.0.1", port, spec.tp_size, is_master=False)
+    # Ctrl-C and a service manager's SIGTERM reach every process; stopping is rank 0's to decide
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent(parent_pid)
+    store = TCPStore("127.0.0.1", port, spec.tp_size, is_master=False)
     _join_group(spec, tp_rank, store)
     rank = Rank(spec, tp_rank, _collectives(spec, tp_rank, buffer, lambda: None))
     while True:
@@ -255,11 +254,12 @@ def _rank_main(
     dist.destroy_process_group()
 
 
-def _end_with_parent(parent_pid: int) -> None:
-    while os.getppid() == parent_pid:
-        time.sleep(PARENT_POLL_S)
-    os._exit(1)
+def end_with_parent(parent_pid: int) -> None:
+    """Ends this process soon after `parent_pid` is no longer its parent, however that died."""
 
+    def watch() -> None:
+        while os.getppid() == parent_pid:
+            time.sleep(PARENT_POLL_S)
+        os._exit(1)
 
-def spawn_context() -> multiprocessing.context.SpawnContext:
-    return multiprocessing.get_context("spawn")
+    threading.Thread(target=watch, daemon=True).start()

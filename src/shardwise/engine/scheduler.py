@@ -43,7 +43,6 @@ class Sequence:
         return len(self.prompt) + len(self.output)
 
 
-
 @dataclass(frozen=True)
 class Segment:
     """`length` consecutive tokens of a sequence whose cache holds `context` after the step."""

@@ -59,9 +59,7 @@ def kv_head_range(num_kv_heads: int, tp_size: int, tp_rank: int) -> tuple[int, i
 def allowed_tp_sizes(config: ModelConfig) -> list[int]:
     """Every tp_size that shards whole heads, each rank with the KV heads of its query heads."""
     heads, kv = config.num_heads, config.num_kv_heads
-    return [
-        n for n in range(1, heads + 1) if heads % n == 0 and (kv % n == 0 or n % kv == 0)
-    ]
+    return [n for n in range(1, heads + 1) if heads % n == 0 and (kv % n == 0 or n % kv == 0)]
 
 
 def check_tp_size(config: ModelConfig, tp_size: int) -> None:
@@ -170,8 +168,6 @@ def kv_elements_per_token(config: ModelConfig, tp_size: int) -> int:
     """KV cache elements one token takes on one rank, all layers, K and V."""
     heads = max(
         stop - start
-        for start, stop in (
-            kv_head_range(config.num_kv_heads, tp_size, r) for r in range(tp_size)
-        )
+        for start, stop in (kv_head_range(config.num_kv_heads, tp_size, r) for r in range(tp_size))
     )
     return 2 * config.num_layers * heads * config.head_dim
