@@ -43,7 +43,7 @@ def serve(
     from shardwise.cli.engine_extra import require_engine_extra
 
     require_engine_extra()
-    from shardwise.engine.engine import EngineOptions
+    from shardwise.engine.options import EngineOptions
     from shardwise.engine.server import ServerOptions
     from shardwise.engine.server import serve as run_server
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import scaled_dot_product_attention
 
 from shardwise.engine.scheduler import Segment, StepPlan
 
@@ -134,21 +134,19 @@ def _gather(
 
 
 class LayerCache:
-    """K and V of one layer on one rank."""
+    """K and V of one layer on one rank; `block_shape`: (block_size, num_kv_heads, head_dim)."""
 
     def __init__(
         self,
         num_blocks: int,
-        block_size: int,
-        num_kv_heads: int,
-        head_dim: int,
+        block_shape: tuple[int, int, int],
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (num_blocks * block_size, num_kv_heads, head_dim)
+        self.block_size, *heads = block_shape
+        shape = (num_blocks * self.block_size, *heads)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
-        self.block_size = block_size
 
     def write(self, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         self.k.index_copy_(0, slots, k)
@@ -167,12 +165,12 @@ def attend(q: torch.Tensor, cache: LayerCache, inputs: StepInputs) -> torch.Tens
     `q` is [num_tokens, heads, head_dim]; the result has that shape. One decode's query heads that
     share a KV head are passed as that head's queries, so no K or V is repeated.
     """
-    tokens, heads, dim = q.shape
+    _, heads, dim = q.shape
     kv_heads = cache.k.shape[1]
     out = torch.empty_like(q)
     n = inputs.num_gathered
     if n:
-        out[:n] = F.scaled_dot_product_attention(
+        out[:n] = scaled_dot_product_attention(
             q[:n].view(n, kv_heads, heads // kv_heads, dim),
             cache.gather(cache.k, inputs.gather_blocks, n),
             cache.gather(cache.v, inputs.gather_blocks, n),
@@ -183,10 +181,10 @@ def attend(q: torch.Tensor, cache: LayerCache, inputs: StepInputs) -> torch.Tens
         v = cache.v[span.slots].transpose(0, 1).unsqueeze(0)
         part = q[span.rows]
         if part.shape[0] == 1:
-            one = F.scaled_dot_product_attention(part.view(1, kv_heads, -1, dim), k, v)
+            one = scaled_dot_product_attention(part.view(1, kv_heads, -1, dim), k, v)
             out[span.rows] = one.reshape(1, heads, dim)
             continue
-        many = F.scaled_dot_product_attention(
+        many = scaled_dot_product_attention(
             part.transpose(0, 1).unsqueeze(0),
             k,
             v,

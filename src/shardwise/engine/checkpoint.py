@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -153,7 +152,7 @@ def _with_tied_embeddings(config: ModelConfig) -> ModelConfig:
 
 
 def _halves_from_pairs(rows: np.ndarray[Any, Any], head_dim: int) -> np.ndarray[Any, Any]:
-    """llama.cpp stores rotated pairs (0, 1), (2, 3) …; Hugging Face pairs i with i + head_dim / 2."""
+    """llama.cpp rotates pairs (0, 1), (2, 3) …; Hugging Face pairs i with i + head_dim / 2."""
     pairs = rows.reshape(-1, head_dim // 2, 2, rows.shape[1])
     return pairs.swapaxes(1, 2).reshape(rows.shape)
 
@@ -176,7 +175,7 @@ _GGUF_PARTS = {
 
 
 def gguf_name(weight: Weight) -> str:
-    """llama.cpp's name of a tensor: blk.3.attn_q.weight for model.layers.3.self_attn.q_proj.weight."""
+    """llama.cpp's name: blk.3.attn_q.weight for model.layers.3.self_attn.q_proj.weight."""
     if weight.name == "lm_head.weight":
         return "output.weight"
     body, kind = weight.name.removeprefix("model.").rsplit(".", 1)
@@ -184,10 +183,3 @@ def gguf_name(weight: Weight) -> str:
         return f"{_GGUF_PARTS[body]}.{kind}"
     _, layer, part = body.split(".", 2)
     return f"blk.{layer}.{_GGUF_PARTS[part]}.{kind}"
-
-
-def read_all(
-    checkpoint: Checkpoint, shards: Iterable[Shard], dtype: torch.dtype, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """Every shard by weight name, converted."""
-    return {s.weight.name: checkpoint.read(s).to(device, dtype) for s in shards}

@@ -72,7 +72,7 @@ class SharedBuffer:
 
 
 def shared_memory_works() -> bool:
-    """x86-64 keeps stores in order (Intel SDM 3A 8.2.2), so a counter can follow its data plainly."""
+    """x86-64 keeps stores in order (Intel SDM 3A, 8.2.2): a counter may follow its data plainly."""
     return platform.machine() in ("x86_64", "AMD64")
 
 

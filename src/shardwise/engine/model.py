@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from shardwise.engine import sharding
 from shardwise.engine.attention import LayerCache, StepInputs, attend
@@ -77,8 +77,8 @@ class Attention:
         qk, v = qkv.split([heads + kv_heads, kv_heads], 1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = qk.split([heads, kv_heads], 1)
-            q = F.rms_norm(q, (self.head_dim,), self.q_norm, self.eps)
-            k = F.rms_norm(k, (self.head_dim,), self.k_norm, self.eps)
+            q = functional.rms_norm(q, (self.head_dim,), self.q_norm, self.eps)
+            k = functional.rms_norm(k, (self.head_dim,), self.k_norm, self.eps)
             qk = torch.cat([q, k], 1)
         q, k = rotate(qk, tables).split([heads, kv_heads], 1)
         cache.write(inputs.slots, k, v)
@@ -120,9 +120,9 @@ class DecoderLayer:
     def __call__(
         self, x: torch.Tensor, tables: Tables, cache: LayerCache, inputs: StepInputs
     ) -> torch.Tensor:
-        normed = F.rms_norm(x, x.shape[-1:], self.input_norm, self.eps)
+        normed = functional.rms_norm(x, x.shape[-1:], self.input_norm, self.eps)
         x = x + self.attention(normed, tables, cache, inputs)
-        return x + self.mlp(F.rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps))
+        return x + self.mlp(functional.rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps))
 
 
 class ShardedModel:
@@ -143,14 +143,14 @@ class ShardedModel:
         self.rope = Rope(config, max_context, read.device)
 
     def forward(self, inputs: StepInputs, caches: list[LayerCache]) -> torch.Tensor | None:
-        """Logits [wanted rows, vocab_size] on rank 0, None on the others and where none is wanted."""
+        """Logits [wanted rows, vocab_size] on rank 0; None on others, or where none is wanted."""
         x = self.embed(inputs.tokens)
         tables = self.rope.tables(inputs.positions, self.dtype)
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer(x, tables, cache, inputs)
         if not len(inputs.logit_rows):
             return None
-        x = F.rms_norm(x[inputs.logit_rows], x.shape[-1:], self.norm, self.config.norm_eps)
+        x = functional.rms_norm(x[inputs.logit_rows], x.shape[-1:], self.norm, self.config.norm_eps)
         return self.head(x)
 
 

@@ -78,7 +78,8 @@ class CompletionRequest(Request, kw_only=True):
         ids: list[int] = prompt
         return ids
 
-    def limit(self, num_prompt: int, max_model_len: int) -> int:
+    def limit(self, num_prompt: int, max_model_len: int) -> int:  # noqa: ARG002
+        """Tokens to generate; OpenAI's default is 16."""
         return 16 if self.max_tokens is None else self.max_tokens
 
 
@@ -95,6 +96,7 @@ class ChatRequest(Request, kw_only=True):
         return tokenizer.encode_chat([m | {"content": _text(m)} for m in self.messages])
 
     def limit(self, num_prompt: int, max_model_len: int) -> int:
+        """Tokens to generate; by default as many as fit."""
         given = self.max_completion_tokens or self.max_tokens
         return max(max_model_len - num_prompt, 1) if given is None else given
 

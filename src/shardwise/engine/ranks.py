@@ -92,15 +92,9 @@ class Rank:
         read = ShardReader(checkpoint, tp_size, self.tp_rank, dtype, self.device)
         self.model = ShardedModel(read, spec.max_model_len, self.collectives)
         first, last = sharding.kv_head_range(read.config.num_kv_heads, tp_size, self.tp_rank)
+        shape = (spec.block_size, last - first, read.config.head_dim)
         self.caches = [
-            LayerCache(
-                spec.num_blocks,
-                spec.block_size,
-                last - first,
-                read.config.head_dim,
-                dtype,
-                self.device,
-            )
+            LayerCache(spec.num_blocks, shape, dtype, self.device)
             for _ in range(read.config.num_layers)
         ]
         self.block_size = spec.block_size
@@ -148,7 +142,7 @@ class RankGroup:
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=_rank_main,
-                args=(spec, tp_rank, store.port, theirs, buffer, os.getpid()),
+                args=(_Seat(spec, tp_rank, store.port, buffer, os.getpid()), theirs),
                 name=f"tp-rank-{tp_rank}",
             )
             process.start()
@@ -161,7 +155,7 @@ class RankGroup:
         except RuntimeError as e:
             self._raise_if_died(e)
             raise
-        self.local = Rank(spec, 0, _collectives(spec, 0, buffer, self._raise_if_died))
+        self.local = Rank(spec, 0, _collectives(0, buffer, self._raise_if_died))
 
     @property
     def pids(self) -> list[int]:
@@ -214,7 +208,7 @@ class RankGroup:
 
 
 def _collectives(
-    spec: GroupSpec, tp_rank: int, buffer: SharedBuffer | None, check: Callable[[], None]
+    tp_rank: int, buffer: SharedBuffer | None, check: Callable[[], None]
 ) -> Collectives:
     return SharedMemoryCollectives(buffer, tp_rank, check) if buffer else TorchCollectives()
 
@@ -229,22 +223,26 @@ def _join_group(spec: GroupSpec, tp_rank: int, store: TCPStore) -> None:
     )
 
 
-def _rank_main(
-    spec: GroupSpec,
-    tp_rank: int,
-    port: int,
-    commands: Connection,
-    buffer: SharedBuffer | None,
-    parent_pid: int,
-) -> None:
+@dataclass(frozen=True)
+class _Seat:
+    """What a spawned rank needs to find its place."""
+
+    spec: GroupSpec
+    tp_rank: int
+    port: int
+    buffer: SharedBuffer | None
+    parent_pid: int
+
+
+def _rank_main(seat: _Seat, commands: Connection) -> None:
     """A spawned rank's life: join, then run what rank 0 sends until the pipe closes."""
     # Ctrl-C and a service manager's SIGTERM reach every process; stopping is rank 0's to decide
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end_with_parent(parent_pid)
-    store = TCPStore("127.0.0.1", port, spec.tp_size, is_master=False)
-    _join_group(spec, tp_rank, store)
-    rank = Rank(spec, tp_rank, _collectives(spec, tp_rank, buffer, lambda: None))
+    end_with_parent(seat.parent_pid)
+    store = TCPStore("127.0.0.1", seat.port, seat.spec.tp_size, is_master=False)
+    _join_group(seat.spec, seat.tp_rank, store)
+    rank = Rank(seat.spec, seat.tp_rank, _collectives(seat.tp_rank, seat.buffer, lambda: None))
     while True:
         try:
             command, args = commands.recv()

@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from shardwise.engine.engine import Engine, EngineOptions, Output
+from shardwise.engine.engine import Engine, Output
+from shardwise.engine.options import EngineOptions
 from shardwise.engine.ranks import RankDiedError, end_with_parent
 from shardwise.engine.scheduler import SamplingParams
 from shardwise.errors import InputError, ShardwiseError

@@ -44,7 +44,7 @@ class Shard:
 
 
 def even_range(size: int, tp_size: int, tp_rank: int) -> tuple[int, int]:
-    """Rank `tp_rank`'s part of range(size): contiguous, in rank order, lengths differ by 1 at most."""
+    """Rank `tp_rank`'s part of range(size): contiguous, in order, lengths within 1 of equal."""
     return size * tp_rank // tp_size, size * (tp_rank + 1) // tp_size
 
 
