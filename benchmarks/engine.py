@@ -1,6 +1,6 @@
 """The engine against transformers and against this machine's own ceilings.
 
-    python benchmarks/engine.py [--threads N] [--rounds N] [--skip-arrivals] [--out FILE]
+    python benchmarks/engine.py [--threads N] [--rounds N] [--parts shares,static,arrivals,tp] [--out FILE]
 
 One run, one machine, one random Llama (248M parameters, fp32), the same threads for all. What it
 teaches: decode at batch 1 reads every weight once a token, so bandwidth bounds it; prefill reuses
@@ -232,8 +232,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--skip-arrivals", action="store_true")
-    parser.add_argument("--skip-tp", action="store_true")
+    parser.add_argument(
+        "--parts", default="shares,static,arrivals,tp", help="which of these, comma-separated"
+    )
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -251,14 +252,14 @@ def main() -> None:
         write_model(path)
         model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         threads, rounds = options.threads, options.rounds
-        result["shares"] = report("shares of ceilings", shares(path, threads, rounds))
-        result["static"] = report(
-            "static batches", static_batches(path, model, threads, rounds)
-        )
-        if not options.skip_arrivals:
-            result["arrivals"] = report("arrivals", arrivals(path, model, threads, rounds))
-        if not options.skip_tp:
-            result["tp"] = report("tensor parallel", tensor_parallel(path, rounds))
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "shares": lambda: shares(path, threads, rounds),
+            "static": lambda: static_batches(path, model, threads, rounds),
+            "arrivals": lambda: arrivals(path, model, threads, rounds),
+            "tp": lambda: tensor_parallel(path, rounds),
+        }
+        for name in options.parts.split(","):
+            result[name] = report(name, parts[name]())
     result["load_after"] = os.getloadavg()
     line = json.dumps(result)
     if options.out:
