@@ -127,9 +127,7 @@ def mixed_load(spread_s: float) -> list[Arrival]:
     """32 requests of 16 to 256 input and 8 to 128 output tokens, arriving over `spread_s`."""
     draw = random.Random(2)
     times = sorted(draw.uniform(0, spread_s) for _ in range(32))
-    return [
-        Arrival(at, prompts(1, draw.randint(16, 256))[0], draw.randint(8, 128)) for at in times
-    ]
+    return [Arrival(at, prompts(1, draw.randint(16, 256))[0], draw.randint(8, 128)) for at in times]
 
 
 def engine_arrivals(ours: Engine, load: list[Arrival]) -> float:
@@ -176,9 +174,10 @@ def shares(path: Path, threads: int, rounds: int) -> dict[str, Any]:
         best = ceilings.measure(torch.float32, torch.device("cpu"))
         decode_s, prefill_s = step_times(ours, 512, rounds)
         config = ours.config
-        matrices = sum(
-            w.shape[0] * w.shape[1] for w in sharding.weights(config) if len(w.shape) == 2
-        ) - config.vocab_size * config.hidden_size  # the embedding is looked up, not multiplied
+        matrices = (
+            sum(w.shape[0] * w.shape[1] for w in sharding.weights(config) if len(w.shape) == 2)
+            - config.vocab_size * config.hidden_size
+        )  # the embedding is looked up, not multiplied
         context = 512 + 16
         read = 4 * (matrices + context * sharding.kv_elements_per_token(config, 1))
         head = config.vocab_size * config.hidden_size

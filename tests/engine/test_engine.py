@@ -164,7 +164,9 @@ def test_missing_truncated_and_misshapen_weights_are_one_line(llama: Path, tmp_p
         Engine(tmp_path / "m", SMALL)
     weights.write_bytes(whole)
     config = tmp_path / "m" / "config.json"
-    config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    config.write_text(
+        config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3')
+    )
     with pytest.raises(InputError, match=r"no tensor model.layers.2"):
         Engine(tmp_path / "m", SMALL)
     assert Engine(tmp_path / "m", EngineOptions(**{**vars(SMALL), "random_weights": True}))

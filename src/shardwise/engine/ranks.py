@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -41,6 +41,7 @@ from shardwise.errors import ShardwiseError
 AllReduce = Literal["auto", "shared_memory", "torch"]
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARENT_POLL_S = 0.2
+T = TypeVar("T")
 
 
 class RankDiedError(ShardwiseError):
@@ -104,6 +105,9 @@ class Rank:
         with torch.inference_mode():
             inputs = prepare(plan, self.block_size, self.model.dtype, self.device)
             return self.model.forward(inputs, self.caches)
+
+    def call(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+        return work(self, *args)
 
 
 def threads_per_rank(spec: GroupSpec) -> int:
@@ -175,6 +179,14 @@ class RankGroup:
                 time.sleep(0.01)
             self._raise_if_died(e)
             raise
+
+    def collect(self, work: Callable[..., T], *args: Any) -> list[T]:
+        """`work(rank, *args)` on every rank, and every rank's result in rank order.
+
+        `work` is a function of a module, so that spawned ranks can import it.
+        """
+        mine: T = self.run("call", work, args)
+        return [mine, *(pipe.recv() for pipe in self._pipes)]
 
     def close(self) -> None:
         """Ends the spawned ranks. Safe to call twice."""
@@ -248,7 +260,9 @@ def _rank_main(seat: _Seat, commands: Connection) -> None:
             command, args = commands.recv()
         except EOFError:
             break
-        getattr(rank, command)(*args)
+        result = getattr(rank, command)(*args)
+        if command == "call":
+            commands.send(result)
     dist.destroy_process_group()
 
 
