@@ -1,6 +1,6 @@
 """The engine against transformers and against this machine's own ceilings.
 
-    python benchmarks/engine.py [--threads N] [--rounds N] [--parts shares,static,arrivals,tp] [--out FILE]
+    python benchmarks/engine.py [--threads N] [--rounds N] [--parts LIST] [--out FILE]
 
 One run, one machine, one random Llama (248M parameters, fp32), the same threads for all. What it
 teaches: decode at batch 1 reads every weight once a token, so bandwidth bounds it; prefill reuses
@@ -12,6 +12,7 @@ contestants alternate, since other work on the machine drifts. Prints a table, t
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -21,17 +22,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from shardwise.engine import ceilings, sharding
 from shardwise.engine.engine import Engine
 from shardwise.engine.options import EngineOptions
 from shardwise.engine.ranks import AllReduce
 from shardwise.engine.scheduler import SamplingParams
+
+# its annotations hold no Mapping of settings, so it is taken as it comes
+transformers: Any = importlib.import_module("transformers")
 
 SHAPE = {
     "hidden_size": 1024,
@@ -105,8 +109,8 @@ def static_batches(path: Path, model: Any, threads: int, rounds: int) -> dict[st
             ids = prompts(batch, ISL)
             mine, theirs = [], []
             for _ in range(rounds):
-                mine.append(batch * OSL / timed(lambda ids=ids: ours.generate(ids, params)))
-                theirs.append(batch * OSL / timed(lambda ids=ids: hf_generate(model, ids, OSL)))
+                mine.append(batch * OSL / timed(partial(ours.generate, ids, params)))
+                theirs.append(batch * OSL / timed(partial(hf_generate, model, ids, OSL)))
             found[f"batch_{batch}"] = compare(mine, theirs)
     return found
 

@@ -15,7 +15,6 @@ from shardwise.engine.options import EngineOptions  # noqa: E402
 from shardwise.engine.ranks import RankGroup  # noqa: E402
 from shardwise.engine.scheduler import SamplingParams  # noqa: E402
 
-
 FAMILIES = ["Llama", "Mistral", "Qwen2", "Qwen3", "Mixtral", "Qwen3Moe"]
 PROMPT = [(7 * i * i + 3) % 131 for i in range(37)]
 
