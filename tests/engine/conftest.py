@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the engine needs torch: pip install shardwise[engine]")
-
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -42,7 +40,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """family -> directory with config.json and model.safetensors."""
-    transformers = pytest.importorskip("transformers", reason="the reference is transformers")
+    torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
+    transformers = pytest.importorskip("transformers", reason="needs: pip install transformers")
     root = tmp_path_factory.mktemp("models")
     for family, extra in FAMILIES.items():
         torch.manual_seed(0)
@@ -63,6 +62,7 @@ def llama(models: dict[str, Path]) -> Path:
 @pytest.fixture(scope="module", params=[1, 2, 4])
 def ranks(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Running rank processes, one torch thread each."""
+    pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
     from shardwise.engine.ranks import GroupSpec, RankGroup
 
     group = RankGroup(GroupSpec(request.param, threads_per_rank=1))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 
 from shardwise.engine import tokenizer  # noqa: E402
 from shardwise.engine.engine import Engine  # noqa: E402

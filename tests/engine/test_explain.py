@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 
 from shardwise.cli.explain import explain as command  # noqa: E402
 from shardwise.engine.teaching import explain  # noqa: E402

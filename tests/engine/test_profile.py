@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 
 from shardwise.cli.profile import profile as command  # noqa: E402
 from shardwise.engine.checkpoint import open_checkpoint  # noqa: E402

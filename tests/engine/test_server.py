@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 pytest.importorskip("uvicorn")
 
 RUN = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 transformers = pytest.importorskip("transformers")
 
 from shardwise.engine.engine import Engine  # noqa: E402

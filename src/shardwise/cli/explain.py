@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from shardwise.engine.teaching import Cut, Explanation, Sum
 
 WHY = {
-    "attention": "Each rank attends with its own heads, and its columns of o_proj turn them into a\n"
-    "partial output of full width. The all-reduce adds the partial outputs.",
-    "mlp": "Each rank computes its part of the intermediate features, and its columns of the down\n"
-    "projection turn them into a partial output of full width. The all-reduce adds them.",
+    "attention": "Each rank attends with its own heads, and its columns of o_proj turn them\n"
+    "   into a partial output of full width. The all-reduce adds the partial outputs.",
+    "mlp": "Each rank computes its part of the intermediate features, and its columns of\n"
+    "   the down projection turn them into a partial output of full width. The all-reduce adds\n"
+    "   them.",
 }
 
 
