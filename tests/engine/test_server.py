@@ -173,6 +173,7 @@ def test_a_stop_string_cuts_the_text(server: Replica) -> None:
         ({"prompt": [1], "max_tokens": "x"}, "$.max_tokens"),
         ({"prompt": [1], "temperature": -1}, "temperature is -1"),
         ({"prompt": [1], "n": 2}, "n is 2"),
+        ({"prompt": [1], "seed": 2**63}, "seed is"),
         ({}, "prompt"),
     ],
 )
@@ -183,6 +184,12 @@ def test_a_bad_request_gets_400_and_what_is_allowed(
         server.post(body)
     assert caught.value.code == 400
     assert says in json.load(caught.value)["error"]["message"]
+
+
+def test_values_at_the_edge_do_not_bring_the_engine_down(server: Replica) -> None:
+    ask = {"prompt": [1, 2], "max_tokens": 4, "ignore_eos": True}
+    for odd in ({"temperature": 1e-320}, {"top_p": 1e-320}, {"seed": -(2**62)}, {"top_k": 10**9}):
+        assert server.post(ask | odd)["usage"]["completion_tokens"] == 4
 
 
 def test_streams_cancelled_at_random_leak_no_kv_block_and_lose_no_request(

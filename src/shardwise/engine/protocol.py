@@ -12,6 +12,9 @@ from shardwise.engine.tokenizer import AnyTokenizer
 from shardwise.errors import InputError
 
 
+MAX_SEED = 2**62
+
+
 class StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
@@ -40,6 +43,8 @@ class Request(msgspec.Struct, kw_only=True):
             raise InputError(f"temperature is {temperature:g}", "allowed: 0 (greedy) to 100")
         if not 0 < top_p <= 1:
             raise InputError(f"top_p is {top_p:g}", "allowed: above 0, to 1")
+        if self.seed is not None and abs(self.seed) > MAX_SEED:
+            raise InputError(f"seed is {self.seed}", f"allowed: {-MAX_SEED} to {MAX_SEED}")
         if self.n not in (None, 1):
             raise InputError(f"n is {self.n}", "allowed: 1", "send the request again instead")
         return SamplingParams(

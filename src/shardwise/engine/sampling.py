@@ -8,6 +8,8 @@ import torch
 
 from shardwise.engine.scheduler import Sequence
 
+MIN_TEMPERATURE = 1e-6  #: below it fp32 cannot tell the draw from greedy
+
 
 def sample(logits: torch.Tensor, sequences: Seq[Sequence]) -> list[int]:
     """One token for each row of `logits` [len(sequences), vocab_size], as its sequence asks.
@@ -23,7 +25,9 @@ def sample(logits: torch.Tensor, sequences: Seq[Sequence]) -> list[int]:
 
 def _draw(logits: torch.Tensor, sequence: Sequence) -> int:
     params = sequence.params
-    probabilities = torch.softmax(logits / params.temperature, -1)
+    # the largest logit taken off first, so that no temperature however small divides to infinity
+    scaled = (logits - logits.max()) / max(params.temperature, MIN_TEMPERATURE)
+    probabilities = torch.softmax(scaled, -1)
     ranked, order = probabilities.sort(descending=True)
     if params.top_k:
         ranked[params.top_k :] = 0

@@ -48,7 +48,7 @@ class TextTokenizer:
             text = environment.from_string(self._template).render(
                 messages=messages, add_generation_prompt=True, **self._special
             )
-        except TemplateError as e:
+        except (TemplateError, TypeError, ValueError) as e:  # what templates do to odd messages
             raise InputError(f"the chat template refuses the messages: {e}") from None
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
