@@ -32,7 +32,9 @@ def _draw(logits: torch.Tensor, sequence: Sequence) -> int:
     if params.top_k:
         ranked[params.top_k :] = 0
     # nucleus (Holtzman et al. 2020): the fewest tokens whose mass reaches top_p
-    ranked[ranked.cumsum(-1) - ranked >= params.top_p] = 0
+    dropped = ranked.cumsum(-1) - ranked >= params.top_p
+    dropped[0] = False  # fp32 reads the smallest top_p as 0
+    ranked[dropped] = 0
     generator = None
     if params.seed is not None:
         generator = torch.Generator().manual_seed(params.seed + len(sequence.output))
