@@ -11,7 +11,6 @@ from shardwise.engine.scheduler import SamplingParams
 from shardwise.engine.tokenizer import AnyTokenizer
 from shardwise.errors import InputError
 
-
 MAX_SEED = 2**62
 
 
