@@ -6,7 +6,17 @@ from importlib.util import find_spec
 
 from shardwise.errors import InputError
 
-NEEDED = ("torch", "safetensors", "tokenizers", "gguf", "starlette", "uvicorn", "prometheus_client")
+NEEDED = (
+    "torch",
+    "safetensors",
+    "tokenizers",
+    "gguf",
+    "jinja2",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "prometheus_client",
+)
 
 
 def require_engine_extra() -> None:
