@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from shardwise import metrics
+from shardwise.evidence.record import Evidence
 from shardwise.reports import decision_tables, tables
+from shardwise.reports.about import About
 from shardwise.reports.files import write_csv, write_evidence_csv, write_json
 from shardwise.reports.memory import MemoryUse, memory_table
 from shardwise.reports.numbers import number, quantity
@@ -33,6 +35,8 @@ class StudyOutput:
     memory: Sequence[MemoryUse]
     published: PublishedStudy | None
     advice: Sequence[Advice | NoAdvice]
+    about: About | None = None
+    measured: Sequence[Evidence] = ()  #: laid beside the predictions
 
     @property
     def pairs(self) -> tuple[StepPair, ...]:
@@ -117,6 +121,8 @@ def write_study(
     written = [
         write_json(folder / "study.json", output.study),
         write_json(folder / "advice.json", output.advice),
+        write_json(folder / "memory.json", output.memory),
+        *([write_json(folder / "about.json", output.about)] if output.about else []),
         write_evidence_csv(folder / "evidence.csv", output.study.evidence),
         *(write_csv(folder / f"{table.name}.csv", table) for table in found),
     ]
