@@ -83,15 +83,20 @@ def by_batch(panel: Any, rows: Sequence[dict[str, Any]]) -> Any:
     return panel.facet(facet=alt.Facet("batch:N", title=None, sort=order), columns=2)
 
 
-def tp_colour(tp_sizes: Iterable[int]) -> Any:
-    """Colour of the field `tp` (`TP=8`); powers of two keep theirs whatever others are shown."""
-    import altair as alt
-
+def colours_by_tp(tp_sizes: Iterable[int]) -> dict[int, str]:
+    """The colour of each TP, ascending; powers of two keep theirs whatever others are shown."""
     known = sorted(set(tp_sizes))
     powers = all(tp.bit_count() == 1 for tp in known)
     places = [tp.bit_length() - 1 if powers else i for i, tp in enumerate(known)]
-    colours = [TP_COLOURS[place % len(TP_COLOURS)] for place in places]
-    scale = alt.Scale(domain=[f"TP={tp}" for tp in known], range=colours)
+    return {tp: TP_COLOURS[at % len(TP_COLOURS)] for tp, at in zip(known, places, strict=True)}
+
+
+def tp_colour(tp_sizes: Iterable[int]) -> Any:
+    """Colour of the field `tp` (`TP=8`)."""
+    import altair as alt
+
+    known = colours_by_tp(tp_sizes)
+    scale = alt.Scale(domain=[f"TP={tp}" for tp in known], range=list(known.values()))
     legend = alt.Legend(symbolType="circle", symbolOpacity=1)
     return alt.Color("tp:N", title="TP", scale=scale, legend=legend)
 
