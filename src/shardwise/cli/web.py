@@ -53,6 +53,7 @@ def _listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen(128)  # so that the address printed answers at once
     except OSError as error:
         listener.close()
         raise InputError(

@@ -115,9 +115,9 @@ def _steps() -> Any:
 
     base = _chart().encode(
         x=alt.X(
-            "step:N", title=None, sort=alt.SortField("order"), axis=alt.Axis(labelAngle=0)
+            "step:N", title=None, sort=None, axis=alt.Axis(labelAngle=0)
         ),
-        xOffset="metric:N",
+        xOffset=alt.XOffset("metric:N", sort=None),
     )
     colour = alt.Color(
         "metric:N",
@@ -142,8 +142,8 @@ def _cost() -> Any:
 
     uses = ["one copy", "full node"]
     base = _chart().encode(
-        x=alt.X("tp:O", title="TP", axis=alt.Axis(labelAngle=0)),
-        xOffset=alt.XOffset("use:N", sort=uses),
+        x=alt.X("tp:O", title="TP", sort=None, axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("use:N", sort=None),
     )
     colour = alt.Color("use:N", legend=None, scale=alt.Scale(domain=uses, range=[SKY, BLUE]))
     return alt.layer(
@@ -156,12 +156,13 @@ def _cost() -> Any:
 def _memory() -> Any:
     import altair as alt
 
-    y = alt.Y("gpu:N", title=None, sort=alt.SortField("capacity"))
-    x = alt.X("gb:Q", title="memory of one GPU at TP=1, GB", scale=alt.Scale(padding=60))
+    y = alt.Y("gpu:N", title=None, sort=None)
+    x = alt.X("gb:Q", title="memory of one GPU at TP=1, GB")
     base = _chart().encode(y=y)
     once = base.transform_filter("datum.order == 0")
     return alt.layer(
         base.mark_bar(size=14).encode(x=x, color=_own_colour(), order="order:Q"),
+        once.mark_point(opacity=0).encode(x="room:Q"),  # for the words beside the longest bar
         once.mark_tick(thickness=3, size=22).encode(x="capacity:Q"),
         once.mark_text(align="left", dx=6, fontSize=10, color=GREY).encode(x="end:Q", text="fit:N"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from shardwise import metrics
 from shardwise.evidence.record import Evidence, Interval
@@ -23,7 +23,12 @@ from shardwise.units import GB
 from shardwise.web.asking import Explorer, compared, study_of
 from shardwise.web.state import State, StateError
 
-SHOWN = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s", "total_tok_s")
+LATENCIES: Final[dict[str, Latency]] = {
+    "e2e_latency_s": "e2e_latency_s",
+    "tpot_s": "tpot_s",
+    "ttft_s": "ttft_s",
+}
+SHOWN: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s", "total_tok_s")
 
 
 def payload(known: Explorer, state: State) -> dict[str, Any]:
@@ -98,13 +103,7 @@ def _chosen(output: StudyOutput, state: State) -> Evidence:
 def _points(
     output: StudyOutput, state: State, colours: dict[int, str], cell: Evidence
 ) -> list[dict[str, Any]]:
-    axis: Latency = (
-        "tpot_s"
-        if state.axis == "tpot_s"
-        else "ttft_s"
-        if state.axis == "ttft_s"
-        else "e2e_latency_s"
-    )
+    axis = LATENCIES[state.axis]
     gpus = output.study.question.gpus
     found = (*points(output.study.evidence, gpus, axis), *points(output.measured, gpus, axis))
     return [
@@ -196,6 +195,7 @@ def _cost(output: StudyOutput, state: State) -> list[dict[str, Any]]:
 
 def _memory(output: StudyOutput) -> list[dict[str, Any]]:
     colours = _part_colours([part for use in output.memory for part in use.parts])
+    longest = max((max(u.capacity_bytes, sum(u.parts.values())) for u in output.memory), default=0)
     return [
         {
             "gpu": use.gpu,
@@ -205,6 +205,7 @@ def _memory(output: StudyOutput) -> list[dict[str, Any]]:
             "gb": size / GB,
             "capacity": use.capacity_bytes / GB,
             "end": max(use.capacity_bytes, sum(use.parts.values())) / GB,
+            "room": longest / GB * 1.3,
             "fit": fit_words(use),
         }
         for use in output.memory

@@ -1,13 +1,18 @@
 // Rows to charts, tables and words. All text goes in as text, never as markup.
 
-const CHARTS = ["points", "other-points", "parts", "steps", "cost", "memory"];
 const views = {};
+let specs = {};
+let config = {};
+let clicked = () => {};
 const byId = (id) => document.getElementById(id);
 
-export async function prepare(specs) {
+// `made` are the specifications by name; charts are made when their first rows come.
+export function prepare(made, act) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
-  const config = {
+  specs = made;
+  clicked = act;
+  config = {
     background: "transparent",
     font: "Liberation Sans, Arial, Helvetica, sans-serif",
     view: { stroke: colour("--line") },
@@ -15,33 +20,27 @@ export async function prepare(specs) {
       domainColor: colour("--soft"), tickColor: colour("--soft"), labelFontSize: 11 },
     text: { color: colour("--ink") }, rule: { color: colour("--ink") }, tick: { color: colour("--ink") },
   };
-  for (const id of CHARTS) {
-    const spec = specs[id.replace("other-", "")];
-    const made = await window.vegaEmbed(byId(id), spec, {
-      actions: false, ast: true, config, defaultStyle: false, renderer: "canvas",
-      tooltip: { disableDefaultStyle: true, theme: "custom" },
-    });
-    views[id] = made.view;
+  for (const id of Object.keys(views)) {
+    views[id].finalize();
+    delete views[id];
   }
 }
 
-export function onPoint(act) {
-  for (const id of ["points", "other-points"])
-    views[id].addEventListener("click", (_, item) => {
-      if (item?.datum?.batch) act(item.datum.tp, item.datum.batch);
-    });
-}
-
-export function resized() {
-  window.dispatchEvent(new Event("resize"));
-}
-
 async function chart(id, rows, words) {
-  const view = views[id].data(id.replace("other-", ""), rows);
+  const name = id.replace("other-", "");
   const place = byId(id);
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", words);
-  await view.runAsync();
+  if (views[id]) return views[id].data(name, rows).runAsync();
+  const made = await window.vegaEmbed(place, { ...specs[name], datasets: { [name]: rows } }, {
+    actions: false, ast: true, config, defaultStyle: false, renderer: "canvas",
+    tooltip: { disableDefaultStyle: true, theme: "custom" },
+  });
+  views[id] = made.view;
+  if (name === "points")
+    made.view.addEventListener("click", (event, item) => {
+      if (item?.datum?.batch) clicked(item.datum.tp, item.datum.batch, event);
+    });
 }
 
 export async function draw(found) {
@@ -50,6 +49,8 @@ export async function draw(found) {
   const name = (state) => `${state.model} on ${state.gpus} × ${state.gpu}`;
   const headline = found.advice.map((a) => `${a.use}: ${a.headline}`).join("; ");
   words(found, name);
+  byId("compare").hidden = !other;
+  document.querySelector(".other").hidden = !other;
   await Promise.all([
     chart("points", found.points, `Throughput of the node against ${axis} for ${name(found.state)}, one curve a TP size. ${headline}.`),
     other && chart("other-points", other.points, `Throughput of the node against ${axis} for ${name(other.state)}.`),
@@ -128,8 +129,6 @@ function rates(rows) {
 
 function compare(found, name) {
   const other = found.other;
-  byId("compare").hidden = !other;
-  document.querySelector(".other").hidden = !other;
   if (!other) return;
   const full = (one) => new Map(one.cost.filter((c) => c.use === "full node").map((c) => [c.tp, c]));
   const [a, b] = [full(found), full(other)];

@@ -1,7 +1,7 @@
 // Wires form, address, server and charts. One request at a time; the newest state wins.
 
 import { fill, problems, query, read, show, slid, sliders } from "./fields.js";
-import { draw, onPoint, prepare, resized } from "./draw.js";
+import { draw, prepare } from "./draw.js";
 
 const byId = (id) => document.getElementById(id);
 let defaults = {};
@@ -30,12 +30,13 @@ async function update() {
       await draw(found);
       if (Boolean(found.other) !== beside) {
         beside = Boolean(found.other);
-        resized();
+        window.dispatchEvent(new Event("resize")); // the charts have another width now
       }
       for (const [id, file] of [["deployment", "deployment.json"], ["csv", "study.csv"], ["report", "report.html"]])
         byId(`download-${id}`).href = `/download/${file}?${wanted}`;
     } else problems(found.problems ?? { "": `the server answered ${answer.status}` });
-    performance.measure("redraw", { start, end: performance.now() });
+    // until the next frame, the first that can show it
+    requestAnimationFrame(() => performance.measure("redraw", { start, end: performance.now() }));
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     problems({ "": "The server does not answer. Is shardwise web still running?" });
@@ -105,12 +106,10 @@ async function start() {
   defaults = choices.defaults;
   fill(choices);
   const given = fromAddress();
-  await prepare(specs);
-  onPoint(select);
+  prepare(specs, select);
   listen();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", async () => {
-    await prepare(specs);
-    onPoint(select);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    prepare(specs, select);
     update();
   });
   since = performance.now();

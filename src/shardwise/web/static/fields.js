@@ -39,11 +39,8 @@ export function show(state) {
     const value = String(state[name] ?? "");
     if (field.tagName === "SELECT" && ![...field.options].some((o) => o.value === value))
       field.add(new Option(cut(value), value));
-    field.value = value;
-    if (field.type === "number" && field.value !== value) {
-      // a number field drops other text: its message still says what was given
-      field.value = "";
-    }
+    // a number field takes no other text: its message still says what was given
+    field.value = field.type === "number" && !Number.isFinite(Number(value)) ? "" : value;
   }
   sliders();
 }
