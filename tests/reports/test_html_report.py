@@ -188,3 +188,10 @@ def test_axe_finds_nothing_serious(
     found = axe.run(opened).response["violations"]
     assert [v["id"] for v in found if v["impact"] in {"serious", "critical"}] == []
     opened.close()
+
+
+def test_a_notebook_shows_the_same_charts(output: StudyOutput) -> None:
+    for chart in (output.frontier(), output.time_breakdown()):
+        bundle = chart._repr_mimebundle_()
+        shown = bundle[0] if isinstance(bundle, tuple) else bundle
+        assert any("vegalite" in kind for kind in shown)

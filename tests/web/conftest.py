@@ -20,9 +20,14 @@ from shardwise.reports.files import write_json
 from shardwise.study.run import Question, predict_grid
 
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 HOSTILE = "<script>alert(1)</script>\u202eevil" + "x" * 10_000
 
 

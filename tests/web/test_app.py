@@ -11,7 +11,6 @@ import pytest
 HOSTILE = "<script>alert(1)</script>\u202eevil" + "x" * 10_000
 
 
-
 def get(server: str, path: str, host: str | None = None) -> tuple[int, dict[str, str], bytes]:
     place = server.removeprefix("http://")
     connection = http.client.HTTPConnection(place, timeout=20)
@@ -22,7 +21,9 @@ def get(server: str, path: str, host: str | None = None) -> tuple[int, dict[str,
     return answer.status, {k.lower(): v for k, v in answer.getheaders()}, body
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "[::1]"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "[::1]"]
+)
 def test_requests_for_other_hosts_are_refused(server: str, host: str) -> None:
     status, _, body = get(server, "/api/choices", host)
     assert (status, b"mi300x" in body) == (400, False)

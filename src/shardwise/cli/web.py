@@ -15,8 +15,12 @@ HOST: Final = "127.0.0.1"
 
 @click.command()
 @click.option("--port", default=8765, show_default=True, help="Port on 127.0.0.1; 0: any free one.")
-@click.option("--store", type=click.Path(path_type=Path), help="Folder of saved studies to lay over.")
-@click.option("--model", "models", multiple=True, help="Your own config.json or folder; repeatable.")
+@click.option(
+    "--store", type=click.Path(path_type=Path), help="Folder of saved studies to lay over."
+)
+@click.option(
+    "--model", "models", multiple=True, help="Your own config.json or folder; repeatable."
+)
 @click.option("--profile", default="reference", show_default=True, help="Calibrated profile.")
 def web(port: int, store: Path | None, models: tuple[str, ...], profile: str) -> None:
     """Open the explorer: choose model, GPU and TP, and see what each costs and gains.

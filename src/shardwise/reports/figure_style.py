@@ -42,6 +42,7 @@ DRAWN: Final[dict[Kind, str]] = {
 WIDTH: Final = 640
 HEIGHT: Final = 380
 PANEL: Final = 280  #: width of one of two panels side by side
+LINE: Final = 130  #: characters of a subtitle that fit beside one another
 #: vl-convert brings Liberation Sans along: the same figure on a machine without fonts. It has no
 #: check marks.
 FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"
@@ -60,7 +61,11 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
     import altair as alt
 
     heading = alt.TitleParams(
-        text=title, subtitle=list(subtitle), anchor="start", frame="group", offset=14
+        text=_cut(title),
+        subtitle=[_cut(line) for line in subtitle],
+        anchor="start",
+        frame="group",
+        offset=14,
     )
     return (
         chart.properties(title=heading, description=". ".join([title, *subtitle]))
@@ -73,6 +78,11 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
         .configure_header(labelFontSize=12, titleFontSize=12, labelFontWeight="bold")
         .configure_view(stroke="#cccccc")
     )
+
+
+def _cut(line: str) -> str:
+    """`line` as long as a figure is wide: a name of any length must not widen it."""
+    return line if len(line) <= LINE else f"{line[: LINE - 1]}…"
 
 
 def by_batch(panel: Any, rows: Sequence[dict[str, Any]]) -> Any:

@@ -42,6 +42,17 @@ class StudyOutput:
     def pairs(self) -> tuple[StepPair, ...]:
         return compare(self.study.steps, self.published.steps) if self.published else ()
 
+    def frontier(self) -> Any:
+        """Throughput against latency of the node: the report's chart, drawn by a notebook."""
+        from shardwise.reports.figures import throughput_latency
+
+        gpus = self.study.question.gpus
+        return throughput_latency(points((*self.study.evidence, *self.measured), gpus))
+
+    def time_breakdown(self) -> Any:
+        """Where the time of a request goes per TP: the report's chart, drawn by a notebook."""
+        return study_figures(self)["time_breakdown"]
+
     @property
     def shown_batches(self) -> tuple[int, ...]:
         asked = self.study.question.concurrencies
@@ -93,10 +104,10 @@ def study_figures(output: StudyOutput) -> dict[str, Any]:
     shown = output.shown_batches
     items = [e for e in study.evidence if e.workload.concurrency in shown]
     charts = {
-        "throughput_latency": figures.throughput_latency(points(study.evidence)),
-        "throughput_latency_node": figures.throughput_latency(
-            points(study.evidence, gpus=study.question.gpus)
+        "throughput_latency": figures.throughput_latency(
+            points((*study.evidence, *output.measured))
         ),
+        "throughput_latency_node": output.frontier(),
         "time_breakdown": figures.time_breakdown(items),
         "cost": figures.relative_cost([c for c in study.costs if c.concurrency in shown]),
     }

@@ -63,7 +63,9 @@ def app(known: Explorer) -> Starlette:
 
     async def vega(_: Request) -> Response:
         code = await run_in_threadpool(vega_bundle)
-        return Response(code, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
+        return Response(
+            code, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"}
+        )
 
     async def choices(_: Request) -> Response:
         return _json(_choices(known))
@@ -96,7 +98,9 @@ def app(known: Explorer) -> Starlette:
 def _downloads(known: Explorer) -> dict[str, Handler]:
     async def csv(request: Request) -> Response:
         output = study_of(known, _state(request))
-        return _file(evidence_csv((*output.study.evidence, *output.measured)), "study.csv", "text/csv")
+        return _file(
+            evidence_csv((*output.study.evidence, *output.measured)), "study.csv", "text/csv"
+        )
 
     async def report(request: Request) -> Response:
         from shardwise.reports.html.page import report_html
@@ -172,7 +176,7 @@ def vega_bundle() -> bytes:
     """Vega, Vega-Lite and vega-embed (BSD 3-clause) as vl-convert brings them: no network."""
     import vl_convert
 
-    return vl_convert.javascript_bundle().encode()
+    return vl_convert.javascript_bundle(None).encode()
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shardwise.architecture.models import bundled, load
@@ -28,7 +28,7 @@ class Explorer:
     """What a running explorer knows: its models, its store, its profile."""
 
     models: tuple[str, ...]
-    store: Store = Store()
+    store: Store = field(default_factory=Store)
     profile: str = "reference"
 
     @property
@@ -66,7 +66,11 @@ def compared(state: State) -> State | None:
     if not state.vs_model and not state.vs_gpu:
         return None
     return replace(
-        state, model=state.vs_model or state.model, gpu=state.vs_gpu or state.gpu, price=0.0, study=""
+        state,
+        model=state.vs_model or state.model,
+        gpu=state.vs_gpu or state.gpu,
+        price=0.0,
+        study="",
     )
 
 
@@ -95,14 +99,12 @@ def _question(known: Explorer, state: State) -> Question:
 
 def _check_names(known: Explorer, state: State) -> None:
     problems = {}
-    for field in ("model", "vs_model"):
-        name = getattr(state, field)
-        if name not in known.models and (name or field == "model"):
-            problems[field] = f"unknown model {shown(name)}; choose one of the list"
-    for field in ("gpu", "vs_gpu"):
-        name = getattr(state, field)
-        if name not in known.catalogue.by_id and (name or field == "gpu"):
-            problems[field] = f"unknown GPU {shown(name)}; choose one of the list"
+    lists = (("model", known.models), ("gpu", known.catalogue.by_id))
+    for what, names in lists:
+        for name in (what, f"vs_{what}"):
+            given = getattr(state, name)
+            if given not in names and (given or name == what):
+                problems[name] = f"unknown {what} {shown(given)}; choose one of the list"
     if state.study and state.study not in known.store.files:
         problems["study"] = f"no study {shown(state.study)} in the store"
     if problems:
@@ -127,7 +129,7 @@ def _measured(known: Explorer, state: State) -> list[Evidence]:
 
 def _field_of(message: str) -> str:
     """The field that an error of the whole question is shown beside."""
-    for word, field in (
+    for word, name in (
         ("context", "isl"),
         ("GPUs", "gpus"),
         ("in one node", "gpus"),
@@ -136,5 +138,5 @@ def _field_of(message: str) -> str:
         ("price", "price"),
     ):
         if word in message:
-            return field
+            return name
     return "model"

@@ -114,9 +114,7 @@ def _steps() -> Any:
     import altair as alt
 
     base = _chart().encode(
-        x=alt.X(
-            "step:N", title=None, sort=None, axis=alt.Axis(labelAngle=0)
-        ),
+        x=alt.X("step:N", title=None, sort=None, axis=alt.Axis(labelAngle=0)),
         xOffset=alt.XOffset("metric:N", sort=None),
     )
     colour = alt.Color(

@@ -32,9 +32,9 @@ class Store:
         found = [*root.glob("*.json"), *root.glob("*.jsonl"), *root.glob("*/study.json")]
         inside = [file for file in sorted(found) if file.resolve().is_relative_to(root)]
         return {
-            (file.parent.name if file.name == "study.json" and file.parent != root else file.stem): (
-                file
-            )
+            (
+                file.parent.name if file.name == "study.json" and file.parent != root else file.stem
+            ): (file)
             for file in inside[:MAX_STUDIES]
         }
 
