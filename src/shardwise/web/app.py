@@ -176,7 +176,7 @@ def vega_bundle() -> bytes:
     """Vega, Vega-Lite and vega-embed (BSD 3-clause) as vl-convert brings them: no network."""
     import vl_convert
 
-    return vl_convert.javascript_bundle(None).encode()
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").encode()
 
 
 @cache

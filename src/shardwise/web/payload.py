@@ -14,7 +14,7 @@ from shardwise.reports.figure_style import colours_by_tp
 from shardwise.reports.memory import fit_words
 from shardwise.reports.numbers import number, percent, quantity, value_and_bounds
 from shardwise.reports.study_output import StudyOutput, advice_lines
-from shardwise.study.advice import Advice
+from shardwise.study.advice import Advice, NoAdvice
 from shardwise.study.beside import beside, mean_absolute_error_pct
 from shardwise.study.breakeven import shares
 from shardwise.study.frontier import Latency, points
@@ -52,16 +52,13 @@ def _other(known: Explorer, state: State) -> dict[str, Any]:
 
 
 def _one(output: StudyOutput, state: State) -> dict[str, Any]:
-    study = output.study
+    study, lines = output.study, advice_lines(output.advice)
     tp_sizes = sorted({e.deployment.tp_size for e in study.evidence})
     colours = colours_by_tp(tp_sizes)
     cell = _chosen(output, state)
     at_batch = [e for e in study.evidence if e.workload.concurrency == state.batch]
     return {
-        "advice": [
-            {"use": a.use, "found": isinstance(a, Advice), "line": line, **_headline(a)}
-            for a, line in zip(output.advice, advice_lines(output.advice), strict=True)
-        ],
+        "advice": [_advised(a, line) for a, line in zip(output.advice, lines, strict=True)],
         "skipped": [f"TP={s.tp_size} left out: {s.reason}" for s in study.skipped],
         "sources": list(dict.fromkeys(e.source.name for e in study.evidence)),
         "command": output.about.command if output.about else "",
@@ -78,16 +75,18 @@ def _one(output: StudyOutput, state: State) -> dict[str, Any]:
     }
 
 
-def _headline(advice: Any) -> dict[str, Any]:
-    if not isinstance(advice, Advice):
-        return {"headline": "nothing studied meets this", "tp": 0, "batch": 0}
-    c = advice.choice
-    copies = f"{c.copies} {'copy' if c.copies == 1 else 'copies'}"
-    return {
-        "headline": f"{copies} at TP={c.tp_size}, batch {c.concurrency} each",
-        "tp": c.tp_size,
-        "batch": c.concurrency,
-    }
+def _advised(advice: Advice | NoAdvice, line: str) -> dict[str, Any]:
+    """A headline, and the rest of the sentence without it."""
+    said = line.partition(": ")[2]
+    if isinstance(advice, NoAdvice):
+        head = {"headline": "nothing studied meets this", "tp": 0, "batch": 0}
+    else:
+        c = advice.choice
+        copies = f"{c.copies} {'copy' if c.copies == 1 else 'copies'}"
+        headline = f"{copies} at TP={c.tp_size}, batch {c.concurrency} each"
+        head = {"headline": headline, "tp": c.tp_size, "batch": c.concurrency}
+        said = said.removeprefix(f"{headline}. ")
+    return {"use": advice.use, "found": isinstance(advice, Advice), "line": said, **head}
 
 
 def _chosen(output: StudyOutput, state: State) -> Evidence:

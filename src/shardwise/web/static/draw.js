@@ -65,7 +65,7 @@ function words(found, name) {
   byId("advice").replaceChildren(...[found, found.other].filter(Boolean).flatMap((one) =>
     one.advice.map((a) => node("article", { className: a.found ? "card" : "card missed" },
       node("p", { className: "use" }, (found.other ? name(one.state) + ": " : "") + { online: "users who wait", offline: "work nobody waits for" }[a.use]),
-      node("h3", {}, a.headline), node("p", {}, a.line.replace(/^[^:]*: /, ""))))));
+      node("h3", {}, a.headline), node("p", {}, a.line)))));
   byId("skipped").textContent = found.skipped.join(" ");
   byId("sources").textContent = found.sources.join("; ") + ".";
   byId("command").textContent = found.command;
