@@ -141,20 +141,6 @@ def test_the_html_validates(page: str, tmp_path: Path) -> None:
     assert (found.returncode, found.stderr) == (0, "")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Any:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("no chromium is installed: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield made
-        made.close()
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "light"), (1400, "dark")])
 def test_it_opens_from_disk_with_the_network_off(
     browser: Any, page: str, tmp_path: Path, width: int, scheme: str
@@ -194,4 +180,5 @@ def test_a_notebook_shows_the_same_charts(output: StudyOutput) -> None:
     for chart in (output.frontier(), output.time_breakdown()):
         bundle = chart._repr_mimebundle_()
         shown = bundle[0] if isinstance(bundle, tuple) else bundle
-        assert any("vegalite" in kind for kind in shown)
+        assert "vega" in str(shown)
+        assert "mi300x" in str(shown)
