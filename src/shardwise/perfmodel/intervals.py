@@ -70,7 +70,7 @@ class Seen:
 def half_width(profile: Profile, seen: Seen, metric: str, tp_size: int, pp_size: int = 1) -> float:
     """Half-width (log) of the 80 % interval of `metric` for what was `seen`, at TP x PP.
 
-    No row with PP was ever fitted, so it counts as beyond the TPs that were.
+    No row with PP was ever fitted, so PP adds the error of an outer TP left out.
     """
     name = _SAME_AS.get(metric, metric)
     blind = _BLIND.get(name, _BLIND_OTHER)
@@ -87,7 +87,9 @@ def half_width(profile: Profile, seen: Seen, metric: str, tp_size: int, pp_size:
         pair = f"{seen.gpu}/{seen.engine}"
         if f"{pair}/{seen.weight_dtype}" not in profile.dtypes:
             base = float(np.hypot(base, widths.get(f"dtype/{name}", blind / 2)))
-        base = _beyond_tps(profile, pair, name, base, tp_size if pp_size == 1 else 0)
+        base = _beyond_tps(profile, pair, name, base, tp_size)
+    if pp_size > 1:
+        base = float(np.hypot(base, widths.get(f"tp_edge/{name}", blind / 2)))
     return base
 
 

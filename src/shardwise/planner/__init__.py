@@ -1,1 +1,1 @@
-"""From a question to ranked deployments: enumerate, reject with a reason, rank, give the command."""
+"""From a question to ranked deployments: enumerate, reject with a reason, rank, command."""

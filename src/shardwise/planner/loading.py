@@ -70,13 +70,17 @@ def load_candidates(
         return [], []
     swept = _sweep(question, question.subject(shardings[0].weight_dtype), shardings)
     fits = swept.shortfall <= 0
-    loaded, rejected = [], []
+    loaded: list[Loaded] = []
+    rejected: list[Rejected] = []
     for i, sharding in enumerate(shardings):
         if not fits[i].any() or (question.demand.concurrency and not fits[i].all()):
             rejected.append(_too_large(question, sharding, float(swept.shortfall[i].min())))
         else:
             found = _choose(question, swept, i, sharding, fits[i])
-            (loaded if isinstance(found, Loaded) else rejected).append(found)  # type: ignore[arg-type]
+            if isinstance(found, Loaded):
+                loaded.append(found)
+            else:
+                rejected.append(found)
     return loaded, rejected
 
 

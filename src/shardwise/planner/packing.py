@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError, ShardwiseError
+from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError
 from shardwise.planner.plan import Plan, explore
-from shardwise.planner.question import Question
+from shardwise.planner.question import Objective, Question
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,12 @@ def pack(questions: Sequence[Question]) -> tuple[Packed, ...]:
 
 def _options(question: Question, gpus: int) -> dict[int, Plan]:
     """GPUs -> plan, where there is one. Raises the error on the whole node if there is none."""
-    objective = "latency" if question.objective == "latency" else "throughput"
+    objective: Objective = "latency" if question.objective == "latency" else "throughput"
     asked = replace(question, objective=objective)
     found: dict[int, Plan] = {}
-    error: ShardwiseError | None = None
+    error: DoesNotFitError | None = None
     for count in range(1, gpus + 1):
+        error = None
         try:
             made = explore(asked.on(count))
         except DoesNotFitError as short:
@@ -59,7 +60,7 @@ def _options(question: Question, gpus: int) -> dict[int, Plan]:
         if made.ranked:
             found[count] = made
     if not found:
-        if error is not None and count == gpus and isinstance(error, DoesNotFitError):
+        if error is not None:  # not even on the whole node
             raise error
         raise NothingMeetsError(
             f"no deployment of {question.arch.id} meets its SLO and load, even on all {gpus} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
 
 from shardwise.architecture.kv import kv_dtype_bytes, require_context
@@ -55,7 +55,7 @@ class Question:
     demand: Demand
     profile: Profile
     siblings: Mapping[str, Gpu]  #: GPUs that link speeds may be taken from
-    slo: Slo = Slo()
+    slo: Slo = field(default_factory=Slo)
     objective: Objective = "cost"
     engine: str = "vllm"
     weight_dtype: str | None = None

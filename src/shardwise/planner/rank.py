@@ -64,10 +64,11 @@ class Candidate:
         return f"{d.replicas} x TP={d.tp_size}{pp} in {d.weight_dtype}"
 
     def objective(self, name: str) -> float:
-        """The value that `name` minimises."""
+        """What `name` minimises, at the cautious end of its interval: a candidate that nothing
+        was measured near must be better by more than its own doubt."""
         if name == "latency":
-            return self.evidence.metrics["e2e_latency_s"].value
-        return self.cost.value if name == "cost" else -self.node_output_tok_s.value
+            return self.evidence.metrics["e2e_latency_s"].hi
+        return self.cost.hi if name == "cost" else -self.node_output_tok_s.lo
 
 
 def candidates(question: Question, subject: Subject, loaded: Sequence[Loaded]) -> list[Candidate]:
@@ -102,17 +103,19 @@ def _candidate(
     question: Question, subject: Subject, loaded: Loaded, evidence: Evidence
 ) -> Candidate:
     node = _node_throughput(question, loaded, evidence.metrics["output_tok_s"])
-    priced = question.usd_per_gpu_hour is not None
-    hourly = question.node.gpus * (question.usd_per_gpu_hour if priced else 1.0)  # type: ignore[operator]
+    price = question.usd_per_gpu_hour
+    hourly = question.node.gpus * (1.0 if price is None else price)  # USD or GPU-hours
     cost = Interval(
-        *(metrics.usd_per_million_tok(hourly, rate) for rate in (node.value, node.hi, node.lo))
+        metrics.usd_per_million_tok(hourly, node.value),
+        metrics.usd_per_million_tok(hourly, node.hi),
+        metrics.usd_per_million_tok(hourly, node.lo),
     )
     return Candidate(
         evidence=evidence,
         gpus_paid=question.node.gpus,
         node_output_tok_s=node,
         cost=cost,
-        cost_metric=(metrics.COST if priced else metrics.GPU_HOURS).name,
+        cost_metric=(metrics.GPU_HOURS if price is None else metrics.COST).name,
         checks=_checks(question, evidence),
         binding=max(evidence.breakdown, key=lambda part: evidence.breakdown[part]),
         matrix_share=matrix_share(subject, evidence),
@@ -144,7 +147,10 @@ def _checks(question: Question, evidence: Evidence) -> tuple[Check, ...]:
 
 
 def rank(question: Question, found: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """Those that meet the SLO, best first, and those that miss it, nearest first."""
+    """Those that meet the SLO, best first, and those that miss it, nearest first.
+
+    Best is by the cautious end of the objective's interval.
+    """
     meeting = sorted(
         (c for c in found if c.meets),
         key=lambda c: (c.objective(question.objective), _e2e(c)),
@@ -170,7 +176,7 @@ def rank(question: Question, found: Sequence[Candidate]) -> tuple[list[Candidate
 def missed(candidate: Candidate) -> str:
     """`misses TPOT by 12 %` for each SLO missed."""
     return "; ".join(
-        f"misses {metrics.ALL[c.metric].label} by {c.over_pct:.3g} %"
+        f"misses {metrics.ALL[c.metric].label} by {c.over_pct:,.1f} %"
         for c in candidate.checks
         if c.over_pct > 0
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardwise import metrics
-from shardwise.perfmodel.validation import Point
 from shardwise.reports.cells import at_least_one
 from shardwise.reports.figure_style import BLACK, GREY, TP_COLOURS, data, titled
+
+if TYPE_CHECKING:
+    from shardwise.perfmodel.validation import Point
 
 PANEL_SIZE = 230
 

@@ -77,7 +77,7 @@ def plan_table(plan: Plan) -> Table:
     return ranked_table(
         "plan",
         f"{q.arch.id} on {q.node.gpus} x {q.node.gpu.id}, {q.demand.isl} in / {q.demand.osl} out, "
-        f"ranked by {q.objective}",
+        f"ranked by the cautious end of {q.objective}",
         columns,
         rows,
         (INTERVALS, "left: with one GPU, and so one replica, lost", *notes),
