@@ -19,6 +19,8 @@ COMMANDS: Final = {
     "predict": ("shardwise.cli.predict", "Predict the rows of a CSV file."),
     "validate": ("shardwise.cli.validate", "Compare predictions with measured rows."),
     "calibrate": ("shardwise.cli.calibrate", "Make a profile from your own measured rows."),
+    "report": ("shardwise.cli.report", "A study as one HTML file to read, print and forward."),
+    "web": ("shardwise.cli.web", "The explorer: play with TP in a browser, on this machine."),
     "catalogue": ("shardwise.cli.catalogue", "GPUs, prices and models, with their sources."),
 }
 

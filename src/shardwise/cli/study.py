@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,8 @@ def study(**given: Any) -> None:
 
 def _run(given: dict[str, Any]) -> Any:
     from shardwise.perfmodel.subject import Asked, subject_of
-    from shardwise.reports.study_output import StudyOutput
-    from shardwise.study.advice import advise
-    from shardwise.study.published import load_published
-    from shardwise.study.run import Question, run
+    from shardwise.reports.answering import Wanted, answer
+    from shardwise.study.run import Question
     from shardwise.workload.workload import Slo
 
     asked = Asked(
@@ -85,43 +84,8 @@ def _run(given: dict[str, Any]) -> Any:
         given["requests"],
     )
     slo = Slo(ttft_s=given["ttft"] / 1e3, tpot_s=given["tpot"] / 1e3)
-    listed = catalogue.price(subject.gpu.id)
-    price = given["price"] or (listed.usd_per_hour if listed else None)
-    found = run(subject, question, price)
-    published = load_published()
-    same = (published.model, published.gpu, published.weight_dtype) == (
-        subject.arch.id,
-        subject.gpu.id,
-        subject.setting.weight_dtype,
-    )
-    advice = [
-        advise("online", slo, found.costs, found.grid),
-        advise("offline", Slo(), found.costs, found.grid),
-    ]
-    memory = _memory(subject, question, catalogue)
-    return StudyOutput(found, memory, published if same else None, advice)
-
-
-def _memory(subject: Any, question: Any, catalogue: Any) -> list[Any]:
-    """The model at TP=1 on one GPU of each kind, for the fit figure."""
-    from shardwise.evidence.record import Deployment
-    from shardwise.perfmodel.memory import plan
-    from shardwise.reports.memory import MemoryUse
-
-    uses = []
-    for gpu in sorted(catalogue.gpus(), key=lambda g: (g.memory_bytes, g.id)):
-        deployment = Deployment(
-            subject.arch.id, gpu.id, 1, weight_dtype=subject.setting.weight_dtype
-        )
-        found = plan(subject.arch, gpu, deployment, question.isl + question.osl)
-        parts = {
-            "weights": found.weight_bytes,
-            "kv_cache": found.kv_bytes_per_sequence,
-            "activations": found.activation_bytes,
-            "reserve": found.engine_bytes,
-        }
-        uses.append(MemoryUse(gpu.id, 1, subject.setting.weight_dtype, parts, found.budget_bytes))
-    return uses
+    command = shlex.join(["shardwise", *sys.argv[1:]])
+    return answer(subject, catalogue, Wanted(question, slo, given["price"], command))
 
 
 def _print_json(output: Any) -> None:

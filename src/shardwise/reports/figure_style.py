@@ -42,6 +42,7 @@ DRAWN: Final[dict[Kind, str]] = {
 WIDTH: Final = 640
 HEIGHT: Final = 380
 PANEL: Final = 280  #: width of one of two panels side by side
+LINE: Final = 130  #: characters of a subtitle that fit beside one another
 #: vl-convert brings Liberation Sans along: the same figure on a machine without fonts. It has no
 #: check marks.
 FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"
@@ -60,7 +61,11 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
     import altair as alt
 
     heading = alt.TitleParams(
-        text=title, subtitle=list(subtitle), anchor="start", frame="group", offset=14
+        text=_cut(title),
+        subtitle=[_cut(line) for line in subtitle],
+        anchor="start",
+        frame="group",
+        offset=14,
     )
     return (
         chart.properties(title=heading, description=". ".join([title, *subtitle]))
@@ -75,6 +80,11 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
     )
 
 
+def _cut(line: str) -> str:
+    """`line` as long as a figure is wide: a name of any length must not widen it."""
+    return line if len(line) <= LINE else f"{line[: LINE - 1]}…"
+
+
 def by_batch(panel: Any, rows: Sequence[dict[str, Any]]) -> Any:
     """`panel` once per batch, in the order of `rows`, two side by side."""
     import altair as alt
@@ -83,15 +93,20 @@ def by_batch(panel: Any, rows: Sequence[dict[str, Any]]) -> Any:
     return panel.facet(facet=alt.Facet("batch:N", title=None, sort=order), columns=2)
 
 
-def tp_colour(tp_sizes: Iterable[int]) -> Any:
-    """Colour of the field `tp` (`TP=8`); powers of two keep theirs whatever others are shown."""
-    import altair as alt
-
+def colours_by_tp(tp_sizes: Iterable[int]) -> dict[int, str]:
+    """The colour of each TP, ascending; powers of two keep theirs whatever others are shown."""
     known = sorted(set(tp_sizes))
     powers = all(tp.bit_count() == 1 for tp in known)
     places = [tp.bit_length() - 1 if powers else i for i, tp in enumerate(known)]
-    colours = [TP_COLOURS[place % len(TP_COLOURS)] for place in places]
-    scale = alt.Scale(domain=[f"TP={tp}" for tp in known], range=colours)
+    return {tp: TP_COLOURS[at % len(TP_COLOURS)] for tp, at in zip(known, places, strict=True)}
+
+
+def tp_colour(tp_sizes: Iterable[int]) -> Any:
+    """Colour of the field `tp` (`TP=8`)."""
+    import altair as alt
+
+    known = colours_by_tp(tp_sizes)
+    scale = alt.Scale(domain=[f"TP={tp}" for tp in known], range=list(known.values()))
     legend = alt.Legend(symbolType="circle", symbolOpacity=1)
     return alt.Color("tp:N", title="TP", scale=scale, legend=legend)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from shardwise import metrics
+from shardwise.evidence.record import Evidence
 from shardwise.reports import decision_tables, tables
+from shardwise.reports.about import About
 from shardwise.reports.files import write_csv, write_evidence_csv, write_json
 from shardwise.reports.memory import MemoryUse, memory_table
 from shardwise.reports.numbers import number, quantity
@@ -33,10 +35,23 @@ class StudyOutput:
     memory: Sequence[MemoryUse]
     published: PublishedStudy | None
     advice: Sequence[Advice | NoAdvice]
+    about: About | None = None
+    measured: Sequence[Evidence] = ()  #: laid beside the predictions
 
     @property
     def pairs(self) -> tuple[StepPair, ...]:
         return compare(self.study.steps, self.published.steps) if self.published else ()
+
+    def frontier(self) -> Any:
+        """Throughput against latency of the node: the report's chart, drawn by a notebook."""
+        from shardwise.reports.figures import throughput_latency
+
+        gpus = self.study.question.gpus
+        return throughput_latency(points((*self.study.evidence, *self.measured), gpus))
+
+    def time_breakdown(self) -> Any:
+        """Where the time of a request goes per TP: the report's chart, drawn by a notebook."""
+        return study_figures(self)["time_breakdown"]
 
     @property
     def shown_batches(self) -> tuple[int, ...]:
@@ -89,10 +104,10 @@ def study_figures(output: StudyOutput) -> dict[str, Any]:
     shown = output.shown_batches
     items = [e for e in study.evidence if e.workload.concurrency in shown]
     charts = {
-        "throughput_latency": figures.throughput_latency(points(study.evidence)),
-        "throughput_latency_node": figures.throughput_latency(
-            points(study.evidence, gpus=study.question.gpus)
+        "throughput_latency": figures.throughput_latency(
+            points((*study.evidence, *output.measured))
         ),
+        "throughput_latency_node": output.frontier(),
         "time_breakdown": figures.time_breakdown(items),
         "cost": figures.relative_cost([c for c in study.costs if c.concurrency in shown]),
     }
@@ -117,6 +132,8 @@ def write_study(
     written = [
         write_json(folder / "study.json", output.study),
         write_json(folder / "advice.json", output.advice),
+        write_json(folder / "memory.json", output.memory),
+        *([write_json(folder / "about.json", output.about)] if output.about else []),
         write_evidence_csv(folder / "evidence.csv", output.study.evidence),
         *(write_csv(folder / f"{table.name}.csv", table) for table in found),
     ]

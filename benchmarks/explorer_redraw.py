@@ -1,0 +1,100 @@
+"""How long after a slider's move the explorer's charts are drawn anew, in a real browser.
+
+    PYTHONPATH=src python benchmarks/explorer_redraw.py [--moves 100] [--width 1400]
+
+Each move is one key press on a slider. The time runs from the browser's input event, over the
+request, the study and five charts, to the next frame (`performance.measure` in explorer.js). Needs
+the extra `web`, playwright and chromium. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SLIDERS = ("isl", "osl", "batch", "tpot")
+LIMIT_MS = 100.0
+
+
+def redraws_ms(page: Any, moves: int) -> list[float]:
+    """Milliseconds of each of `moves` slider moves, one after another."""
+    count = "performance.getEntriesByName('redraw').length"
+    page.wait_for_timeout(500)
+    page.evaluate("performance.clearMeasures()")
+    for move in range(moves):
+        slider = page.locator(f'input[data-for="{SLIDERS[move // 4 % len(SLIDERS)]}"]')
+        slider.focus()
+        slider.press("ArrowLeft" if move % 4 < 2 else "ArrowRight")
+        while page.evaluate(count) <= move:
+            page.wait_for_timeout(5)
+    found: list[float] = page.evaluate(
+        "performance.getEntriesByName('redraw').map((entry) => entry.duration)"
+    )
+    return found
+
+
+def measure(moves: int, width: int) -> list[float]:
+    """Start an explorer and a browser, move the sliders, stop both."""
+    from playwright.sync_api import sync_playwright
+
+    command = [sys.executable, "-m", "shardwise.cli.main", "web", "--port", "0"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr
+        address = re.search(r"http://\S+", server.stderr.readline())
+        assert address, "the explorer says where it listens"
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=FLAGS
+            )
+            page = browser.new_page(viewport={"width": width, "height": 1000})
+            page.goto(address[0])
+            page.wait_for_selector("html[data-ready]")
+            found = redraws_ms(page, moves)
+            browser.close()
+            return found
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--moves", type=int, default=100)
+    parser.add_argument("--width", type=int, default=1400)
+    given = parser.parse_args()
+    found = sorted(measure(given.moves, given.width))
+    percentiles = statistics.quantiles(found, n=20)
+    result = {
+        "benchmark": "explorer_redraw",
+        "n": len(found),
+        "width_px": given.width,
+        "median_ms": round(statistics.median(found), 1),
+        "p95_ms": round(percentiles[18], 1),
+        "max_ms": round(found[-1], 1),
+        "limit_p95_ms": LIMIT_MS,
+        "cpus": os.cpu_count(),
+        "load_1min": round(os.getloadavg()[0], 2),
+    }
+    print(f"slider to redrawn charts: median {result['median_ms']} ms, p95 {result['p95_ms']} ms")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""`shardwise web`: the explorer on this machine."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Final
+
+import click
+
+from shardwise.errors import InputError
+
+HOST: Final = "127.0.0.1"
+
+
+@click.command()
+@click.option("--port", default=8765, show_default=True, help="Port on 127.0.0.1; 0: any free one.")
+@click.option(
+    "--store", type=click.Path(path_type=Path), help="Folder of saved studies to lay over."
+)
+@click.option(
+    "--model", "models", multiple=True, help="Your own config.json or folder; repeatable."
+)
+@click.option("--profile", default="reference", show_default=True, help="Calibrated profile.")
+def web(port: int, store: Path | None, models: tuple[str, ...], profile: str) -> None:
+    """Open the explorer: choose model, GPU and TP, and see what each costs and gains.
+
+    It listens on 127.0.0.1 alone and reads no file but those of --store and --model.
+    """
+    try:
+        import uvicorn
+
+        from shardwise.web.app import app
+    except ImportError as error:
+        raise InputError(
+            f"the explorer needs {error.name}", "", "pip install 'shardwise[web]'"
+        ) from None
+    from dataclasses import replace
+
+    from shardwise.perfmodel.profiles import load_profile
+    from shardwise.web.asking import explorer
+    from shardwise.web.store import Store
+
+    load_profile(profile)
+    known = replace(explorer(models, Store(store)), profile=profile)
+    known.store.listed()
+    listener = _listen(port)
+    click.echo(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C to stop)", err=True)
+    config = uvicorn.Config(app(known), log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise InputError(f"--port is {port}", "allowed: 0 to 65535")
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+        listener.listen(128)  # so that the address printed answers at once
+    except OSError as error:
+        listener.close()
+        raise InputError(
+            f"cannot listen on {HOST}:{port}: {error.strerror}", "", "give another --port"
+        ) from None
+    return listener

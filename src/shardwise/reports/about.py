@@ -1,0 +1,113 @@
+"""What stands behind a study: the command, versions, the GPU's figures and price, known errors."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import shardwise
+from shardwise import metrics
+from shardwise.hardware.catalogue import Catalogue, Fact, Price
+from shardwise.perfmodel.estimate import Subject
+from shardwise.reports.numbers import MISSING, number, percent
+from shardwise.reports.table import Cell, Column, Table, text_cell
+
+
+@dataclass(frozen=True)
+class KnownError:
+    """How far a profile's predictions were from measured rows, on one GPU and engine."""
+
+    metric: str
+    rows: int
+    fitted_pct: float
+    held_out_pct: float | None  #: with a whole TP left out of the fit; None with too few TPs
+
+
+@dataclass(frozen=True)
+class About:
+    """Enough to repeat a study, and to judge its sources. `date` is ISO, UTC."""
+
+    command: str
+    version: str
+    python: str
+    date: str
+    profile: str
+    facts: tuple[Fact, ...]
+    price: Price | None
+    errors: tuple[KnownError, ...]
+
+
+def about(subject: Subject, catalogue: Catalogue, command: str) -> About:
+    """What stands behind a study of `subject` made now by `command`."""
+    profile = subject.calibrated.profile
+    return About(
+        command=command,
+        version=shardwise.__version__,
+        python=platform.python_version(),
+        date=datetime.now(UTC).date().isoformat(),
+        profile=profile.name,
+        facts=catalogue.facts(subject.gpu.id),
+        price=catalogue.price(subject.gpu.id),
+        errors=tuple(
+            KnownError(e.metric, e.rows, e.fitted_pct, e.held_out_pct)
+            for e in profile.errors
+            if (e.gpu, e.engine) == (subject.gpu.id, subject.engine)
+        ),
+    )
+
+
+def hardware_table(facts: Sequence[Fact], gpu: str) -> Table:
+    """Each figure of the GPU with its unit, source and date."""
+    rows = tuple(
+        (
+            text_cell(fact.field.replace("_", " ")),
+            Cell(f"{number(fact.value)} {fact.unit}", fact.value),
+            text_cell(", ".join(part for part in (fact.source, fact.date) if part)),
+            text_cell("; ".join(part for part in (*fact.alternatives, fact.why) if part)),
+        )
+        for fact in facts
+    )
+    return Table(
+        name="hardware",
+        title=f"{gpu}: the figures used",
+        columns=(
+            Column("figure", "field", align="left"),
+            Column("value", "value"),
+            Column("source", "source", align="left"),
+            Column("others, and why this one", "alternatives", align="left"),
+        ),
+        sections=(rows,),
+    )
+
+
+def known_errors_table(about: About, gpu: str, engine: str) -> Table:
+    """Mean absolute error of the profile on the measured rows of this GPU and engine."""
+    rows = tuple(
+        (
+            text_cell(metrics.ALL[e.metric].label),
+            text_cell(e.rows),
+            Cell(percent(e.fitted_pct, signed=False), e.fitted_pct),
+            Cell(
+                MISSING if e.held_out_pct is None else percent(e.held_out_pct, signed=False),
+                e.held_out_pct,
+            ),
+        )
+        for e in about.errors
+    )
+    return Table(
+        name="known_errors",
+        title=f"Profile {about.profile} against measured rows of {gpu} with {engine}: mean error",
+        columns=(
+            Column("metric", "metric", align="left"),
+            Column("rows (n)", "rows"),
+            Column("of the fit", "fitted_pct", "%"),
+            Column("held out", "held_out_pct", "%"),
+        ),
+        sections=(rows,),
+        notes=(
+            "of the fit: on the rows the profile was fitted to; held out: with that row's TP left "
+            f"out of the fit; {MISSING}: too few TPs were measured to leave one out",
+        ),
+    )

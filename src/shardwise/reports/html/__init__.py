@@ -1,0 +1,1 @@
+"""A study as one self-contained HTML file: no network, no script."""

@@ -1,0 +1,38 @@
+"""A chart as SVG inside an HTML page: own ids, one description, colours that follow the page."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shardwise.reports.figure_style import render
+
+#: Vega marks every part for assistive technology; inside one described image they are noise.
+_PART_ROLES: Final = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
+_IDS: Final = re.compile(r'(\bid="|url\(#|(?:xlink:)?href="#)([\w-]+)')
+_SIZE: Final = re.compile(r'width="(\d+)" height="\d+"')
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An inline SVG (markup, safe), its name, and its description in words."""
+
+    name: str
+    svg: str
+    description: str
+    width: int
+
+
+def draw(name: str, chart: Any) -> Drawing:
+    """`chart` drawn; `name` makes its ids its own among the drawings of a page.
+
+    vl-convert escapes text, so that a name in the data cannot become markup.
+    """
+    raw = render(chart, "svg").decode()
+    body = raw[raw.index("<svg") :]
+    body = _IDS.sub(lambda m: f"{m[1]}{name}-{m[2]}", _PART_ROLES.sub("", body))
+    width = _SIZE.search(body)
+    assert width, "vl-convert gives every drawing a size"
+    body = body.replace("<svg ", f'<svg role="img" aria-labelledby="{name}-caption" ', 1)
+    return Drawing(name, body, str(chart.description), int(width[1]))

@@ -1,0 +1,93 @@
+"""The report: a study as one HTML file that opens from disk, prints, and needs no script."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from shardwise import metrics
+from shardwise.reports.html.drawing import draw
+from shardwise.reports.html.sections import sections, sources
+from shardwise.reports.numbers import number, quantity
+from shardwise.reports.study_output import StudyOutput, advice_lines, study_figures
+from shardwise.study.advice import Advice, NoAdvice
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+def report_html(output: StudyOutput) -> str:
+    """`output` as one HTML document, the answer first. Names in it are escaped, never trusted."""
+    charts = study_figures(output)
+    found = sections(output)
+    wanted = [name for section in found for name in section.figures if name in charts]
+    first = output.study.evidence[0]
+    question = output.study.question
+    return _template().render(
+        css=_file("report.css"),
+        deployment=first.deployment,
+        workload=first.workload,
+        question=question,
+        kinds=" and ".join(dict.fromkeys(e.source.kind for e in output.study.evidence)),
+        answers=[_answer(a, line) for a, line in _advised(output)],
+        skipped=output.study.skipped,
+        sections=found,
+        drawings={name: draw(name.replace("_", "-"), charts[name]) for name in wanted},
+        sources=sources(output),
+        about=output.about,
+    )
+
+
+def _advised(output: StudyOutput) -> list[tuple[Advice | NoAdvice, str]]:
+    return list(zip(output.advice, advice_lines(output.advice), strict=True))
+
+
+def _answer(advice: Advice | NoAdvice, line: str) -> dict[str, Any]:
+    """What the first page shows of one piece of advice: a headline, figures, how sure."""
+    use = {"online": "Users who wait", "offline": "Work nobody waits for"}[advice.use]
+    bounds = ", ".join(
+        f"{metrics.ALL[name].label} at most {number(bound * 1e3)} ms"
+        for name, bound in advice.slo.bounds().items()
+    )
+    shown: dict[str, Any] = {"use": use, "bounds": bounds or "cheapest tokens", "line": line}
+    if isinstance(advice, NoAdvice):
+        return {**shown, "found": False, "headline": "Nothing studied meets this", "figures": []}
+    choice, cell = advice.choice, advice.evidence.metrics
+    copies = f"{choice.copies} {'copy' if choice.copies == 1 else 'copies'}"
+    return {
+        **shown,
+        "found": True,
+        "headline": f"{copies} at TP={choice.tp_size}, batch {choice.concurrency} each",
+        "figures": [
+            ("Node", quantity(choice.output_tok_s, metrics.OUTPUT_THROUGHPUT.unit)),
+            *(
+                (metrics.ALL[name].label, quantity(cell[name], metrics.ALL[name].unit))
+                for name in ("ttft_s", "tpot_s", "e2e_latency_s")
+                if name in cell
+            ),
+            ("Output tokens", quantity(choice.cost, metrics.ALL[choice.cost_metric].unit)),
+            ("One GPU lost leaves", f"{number(100 * advice.capacity_left, 0)} % of the node"),
+        ],
+        "sure": (
+            "The whole 80 % interval meets the target."
+            if advice.certain
+            else "The 80 % interval reaches past the target: measure before you decide."
+        )
+        if bounds
+        else "No latency target.",
+    }
+
+
+def _file(name: str) -> str:
+    return files("shardwise.reports.html").joinpath(name).read_text("utf-8")
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    known = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return known.from_string(_file("report.html.j2"))

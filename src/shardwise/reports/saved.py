@@ -1,0 +1,97 @@
+"""Studies that `shardwise study -o` wrote, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from shardwise.errors import InputError
+from shardwise.evidence.record import Evidence
+from shardwise.reports.about import About
+from shardwise.reports.memory import MemoryUse
+from shardwise.reports.study_output import StudyOutput
+from shardwise.study.advice import Use, advise
+from shardwise.study.published import PublishedStudy, load_published
+from shardwise.study.run import Study
+from shardwise.workload.workload import Slo
+
+T = TypeVar("T")
+MAX_BYTES: Final = 50_000_000
+WRITTEN_BY: Final = "give a folder that `shardwise study … -o FOLDER` wrote"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The question part of a saved advice; the answer is worked out again."""
+
+    use: Use
+    slo: Slo
+
+
+def read_study(path: Path, measured: Sequence[Evidence] = ()) -> StudyOutput:
+    """The study in a folder, or of its study.json. `measured` is laid beside it.
+
+    Raises InputError where it is not there or not what `study` writes.
+    """
+    file = path / "study.json" if path.is_dir() else path
+    study = read_json(file, Study)
+    grid = study.grid  # checks the evidence
+    if not any(c.scenario == "full_node" for c in study.costs):
+        raise InputError(f"{file} holds no cost of a full node", "", WRITTEN_BY)
+    folder = file.parent
+    asked = _optional(folder / "advice.json", list[_Asked]) or [_Asked("offline", Slo())]
+    return StudyOutput(
+        study=study,
+        memory=_optional(folder / "memory.json", list[MemoryUse]) or [],
+        published=_published_of(next(iter(grid.values()))),
+        advice=[advise(a.use, a.slo, study.costs, grid) for a in asked],
+        about=_optional(folder / "about.json", About),
+        measured=measured,
+    )
+
+
+def read_evidence(path: Path) -> list[Evidence]:
+    """Evidence from a JSON file: a list of records, a study, or a line each (JSONL)."""
+    content = _content(path)
+    if path.suffix == ".jsonl":
+        lines = [line for line in content.splitlines() if line.strip()]
+        return [_decoded(line, Evidence, path) for line in lines]
+    if content.lstrip().startswith(b"["):
+        return _decoded(content, list[Evidence], path)
+    return list(_decoded(content, Study, path).evidence)
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """The JSON file at `path` as `kind`. Raises InputError, naming what is wrong in it."""
+    return _decoded(_content(path), kind, path)
+
+
+def _optional(path: Path, kind: type[T]) -> T | None:
+    return read_json(path, kind) if path.is_file() else None
+
+
+def _decoded(content: bytes, kind: type[T], path: Path) -> T:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not a saved study: {error}", "", WRITTEN_BY) from None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(f"{path} has {size / 1e6:.0f} MB", f"allowed: {MAX_BYTES / 1e6:g} MB")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "", WRITTEN_BY) from None
+
+
+def _published_of(item: Evidence) -> PublishedStudy | None:
+    published, d = load_published(), item.deployment
+    same = (published.model, published.gpu, published.weight_dtype)
+    return published if same == (d.model, d.gpu, d.weight_dtype) else None

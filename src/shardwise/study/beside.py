@@ -1,0 +1,63 @@
+"""Two sources of the same cells side by side: how far predictions are from measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+from shardwise import metrics
+from shardwise.evidence.record import Evidence, Interval
+
+
+@dataclass(frozen=True)
+class CellPair:
+    """One metric of one cell, predicted and measured."""
+
+    tp_size: int
+    concurrency: int
+    metric: str
+    predicted: Interval
+    measured: Interval
+
+    @property
+    def error_pct(self) -> float:
+        """Prediction against measurement in percent; above 0: predicted too high."""
+        return metrics.percent_change(self.measured.value, self.predicted.value)
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether the measured value lies in the predicted interval."""
+        return self.predicted.lo <= self.measured.value <= self.predicted.hi
+
+
+def beside(predicted: Iterable[Evidence], measured: Iterable[Evidence]) -> tuple[CellPair, ...]:
+    """Every metric that both sources have for the same deployment and load."""
+    known = {_cell(item): item for item in predicted}
+    return tuple(
+        CellPair(
+            item.deployment.tp_size,
+            item.workload.concurrency,
+            name,
+            known[_cell(item)].metrics[name],
+            value,
+        )
+        for item in measured
+        if _cell(item) in known
+        for name, value in item.metrics.items()
+        if name in known[_cell(item)].metrics
+    )
+
+
+def mean_absolute_error_pct(pairs: Iterable[CellPair]) -> float:
+    """Mean of |error| in percent; NaN where there are no pairs."""
+    errors = [abs(pair.error_pct) for pair in pairs]
+    return fmean(errors) if errors else float("nan")
+
+
+def _cell(item: Evidence) -> tuple[object, ...]:
+    d, w = item.deployment, item.workload
+    return (
+        *(d.model, d.gpu, d.weight_dtype, d.engine, d.tp_size, d.pp_size, d.replicas),
+        *(w.isl, w.osl, w.concurrency, w.mode),
+    )

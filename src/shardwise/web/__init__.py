@@ -1,0 +1,1 @@
+"""The explorer: a page on this machine where TP, batch and GPU are played with."""

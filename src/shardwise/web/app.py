@@ -1,0 +1,213 @@
+"""The explorer's server: GET only, this machine only, nothing read but what is listed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shardwise.reports.files import evidence_csv
+from shardwise.study.advice import Advice
+from shardwise.web import state as fields
+from shardwise.web.asking import Explorer, study_of
+from shardwise.web.charts import charts
+from shardwise.web.payload import payload
+from shardwise.web.state import State, StateError, parse_state
+
+MAX_QUERY: Final = 20_000  #: characters
+HOSTS: Final = ["127.0.0.1", "localhost"]
+#: No inline script or style, nothing from elsewhere, in no frame.
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+STATIC: Final = {
+    "explorer.css": "text/css",
+    "explorer.js": "text/javascript",
+    "fields.js": "text/javascript",
+    "draw.js": "text/javascript",
+}
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def app(known: Explorer) -> Starlette:
+    """The ASGI application of one explorer."""
+
+    async def page(_: Request) -> Response:
+        return Response(_static("index.html"), media_type="text/html")
+
+    async def static(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in STATIC:
+            return PlainTextResponse("no such file", 404)
+        return Response(_static(name), media_type=STATIC[name])
+
+    async def vega(_: Request) -> Response:
+        code = await run_in_threadpool(vega_bundle)
+        return Response(
+            code, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"}
+        )
+
+    async def choices(_: Request) -> Response:
+        return _json(_choices(known))
+
+    async def specs(_: Request) -> Response:
+        return _json(await run_in_threadpool(charts))
+
+    async def study(request: Request) -> Response:
+        return _json(payload(known, _state(request)))
+
+    routes: dict[str, Handler] = {
+        "/": page,
+        "/static/{name}": static,
+        "/vega.js": vega,
+        "/api/choices": choices,
+        "/api/charts": specs,
+        "/api/study": study,
+        **_downloads(known),
+    }
+    return Starlette(
+        routes=[Route(path, handler, methods=["GET"]) for path, handler in routes.items()],
+        middleware=[
+            Middleware(_Headers),
+            Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
+        ],
+        exception_handlers={StateError: _bad_fields},
+    )
+
+
+def _downloads(known: Explorer) -> dict[str, Handler]:
+    async def csv(request: Request) -> Response:
+        output = study_of(known, _state(request))
+        return _file(
+            evidence_csv((*output.study.evidence, *output.measured)), "study.csv", "text/csv"
+        )
+
+    async def report(request: Request) -> Response:
+        from shardwise.reports.html.page import report_html
+
+        output = study_of(known, _state(request))
+        page = await run_in_threadpool(report_html, output)
+        return _file(page, "report.html", "text/html")
+
+    async def deployment(request: Request) -> Response:
+        state = _state(request)
+        return _file(_deployment(known, state), "deployment.json", "application/json")
+
+    return {
+        "/download/study.csv": csv,
+        "/download/report.html": report,
+        "/download/deployment.json": deployment,
+    }
+
+
+def _deployment(known: Explorer, state: State) -> bytes:
+    """The deployment advised for users who wait, as a record of `Deployment`."""
+    advice = study_of(known, state).advice[0]
+    if not isinstance(advice, Advice):
+        raise StateError({"tpot": "nothing studied meets these bounds, so nothing to deploy"})
+    chosen = replace(advice.evidence.deployment, replicas=advice.choice.copies)
+    return msgspec.json.format(msgspec.json.encode(chosen), indent=2) + b"\n"
+
+
+def _state(request: Request) -> State:
+    if len(request.url.query) > MAX_QUERY:
+        raise StateError({"model": f"the address is longer than {MAX_QUERY:,} characters"})
+    return parse_state(request.query_params)
+
+
+async def _bad_fields(_: Request, error: Exception) -> Response:
+    assert isinstance(error, StateError)
+    return _json({"problems": error.problems}, 422)
+
+
+def _choices(known: Explorer) -> dict[str, Any]:
+    """What each field of the form may be, and the studies of the store as states."""
+    return {
+        "defaults": msgspec.to_builtins(State()),
+        "model": list(known.models),
+        "gpu": [
+            {"id": g.id, "name": g.name, "gpus": g.node_gpus}
+            for g in sorted(known.catalogue.gpus(), key=lambda g: (g.vendor, g.memory_bytes))
+        ],
+        "engine": fields.ENGINES,
+        "dtype": fields.DTYPES,
+        "kv_dtype": fields.KV_DTYPES,
+        "study": [
+            {
+                "name": name,
+                "kind": evidence[0].source.kind,
+                "state": {
+                    "model": evidence[0].deployment.model,
+                    "gpu": evidence[0].deployment.gpu,
+                    "engine": evidence[0].deployment.engine,
+                    "dtype": evidence[0].deployment.weight_dtype,
+                    "mode": evidence[0].workload.mode,
+                    "isl": round(evidence[0].workload.isl),
+                    "osl": round(evidence[0].workload.osl),
+                },
+            }
+            for name, evidence in known.store.listed().items()
+        ],
+    }
+
+
+@cache
+def vega_bundle() -> bytes:
+    """Vega, Vega-Lite and vega-embed (BSD 3-clause) as vl-convert brings them: no network."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").encode()
+
+
+@cache
+def _static(name: str) -> bytes:
+    return files("shardwise.web").joinpath("static", name).read_bytes()
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _file(content: str | bytes, name: str, media_type: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=media_type, headers=headers)
+
+
+class _Headers:
+    """Adds HEADERS to every response, refusals included; what a response sets itself stays."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = {name.lower() for name, _ in message["headers"]}
+                message["headers"] += [
+                    (name.lower().encode(), value.encode())
+                    for name, value in HEADERS.items()
+                    if name.lower().encode() not in own
+                ]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)

@@ -1,0 +1,130 @@
+"""The state of the page: parsed from the address, every field checked, each error at its field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from shardwise.architecture.parameters import WEIGHT_BYTES
+from shardwise.errors import InputError
+
+MAX_SHOWN: Final = 80  #: characters of a bad value that a message repeats
+DTYPES: Final = ("auto", *WEIGHT_BYTES)
+KV_DTYPES: Final = ("auto", "bf16", "fp8")
+ENGINES: Final = ("vllm", "sglang", "trtllm")
+MODES: Final = ("closed_loop", "static_batch")
+LATENCIES: Final = ("e2e_latency_s", "tpot_s", "ttft_s")
+
+
+@dataclass(frozen=True)
+class State:
+    """What the page shows. Bounds in ms as a person types them; 0: not asked."""
+
+    model: str = "llama-3.1-70b"
+    gpu: str = "mi300x"
+    gpus: int = 8
+    engine: str = "vllm"
+    dtype: str = "fp8"
+    kv_dtype: str = "auto"
+    mode: str = "closed_loop"
+    isl: int = 2048
+    osl: int = 2048
+    batch: int = 16
+    rate: float = 0.0  #: requests/s offered to the node; 0: the batch is chosen instead
+    ttft: float = 2000.0
+    tpot: float = 50.0
+    price: float = 0.0  #: USD per GPU-hour; 0: the catalogue's
+    axis: str = "e2e_latency_s"
+    tp: int = 0  #: of the cell that is broken down; 0: the recommended one
+    vs_model: str = ""
+    vs_gpu: str = ""
+    study: str = ""  #: in the store, laid over the predictions
+
+
+class StateError(InputError):
+    """Fields that cannot be used, each with its message."""
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {message}" for name, message in problems.items()))
+        self.problems = dict(problems)
+
+
+def parse_state(given: Mapping[str, str]) -> State:
+    """The state of an address's query; what is absent has its default, strangers are ignored.
+
+    Raises StateError naming every field that cannot be read.
+    """
+    values: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for field in fields(State):
+        text = given.get(field.name)
+        if text is None:
+            continue
+        try:
+            values[field.name] = _READERS[field.name](text.strip())
+        except InputError as error:
+            problems[field.name] = str(error)
+    if problems:
+        raise StateError(problems)
+    return State(**values)
+
+
+def shown(text: str) -> str:
+    """`text` as a message repeats it: quoted, on one line, cut."""
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 12 and low <= int(text) <= high):
+            raise InputError(shown(text), f"allowed: a whole number from {low:,} to {high:,}")
+        return int(text)
+
+    return read
+
+
+def _amount(high: float, unit: str) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = float(text or 0)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= high:
+            raise InputError(shown(text), f"allowed: 0 to {high:,g} {unit}; 0 or empty: none")
+        return value
+
+    return read
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise InputError(shown(text), f"allowed: {', '.join(allowed)}")
+        return text
+
+    return read
+
+
+_READERS: Final[dict[str, Callable[[str], Any]]] = {
+    "model": str,
+    "gpu": str,
+    "gpus": _whole(1, 1024),
+    "engine": _one_of(ENGINES),
+    "dtype": _one_of(DTYPES),
+    "kv_dtype": _one_of(KV_DTYPES),
+    "mode": _one_of(MODES),
+    "isl": _whole(1, 1_000_000),
+    "osl": _whole(2, 1_000_000),
+    "batch": _whole(1, 4096),
+    "rate": _amount(100_000, "requests/s"),
+    "ttft": _amount(1e7, "ms"),
+    "tpot": _amount(1e6, "ms"),
+    "price": _amount(10_000, "USD"),
+    "axis": _one_of(LATENCIES),
+    "tp": _whole(0, 1024),
+    "vs_model": str,
+    "vs_gpu": str,
+    "study": str,
+}

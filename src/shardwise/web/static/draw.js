@@ -1,0 +1,152 @@
+// Rows to charts, tables and words. All text goes in as text, never as markup.
+
+const views = {};
+let specs = {};
+let config = {};
+let clicked = () => {};
+const byId = (id) => document.getElementById(id);
+
+// `made` are the specifications by name; charts are made when their first rows come.
+export function prepare(made, act) {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => style.getPropertyValue(name).trim();
+  specs = made;
+  clicked = act;
+  config = {
+    background: "transparent",
+    font: "Liberation Sans, Arial, Helvetica, sans-serif",
+    view: { stroke: colour("--line") },
+    axis: { labelColor: colour("--ink"), titleColor: colour("--ink"), gridColor: colour("--grid"),
+      domainColor: colour("--soft"), tickColor: colour("--soft"), labelFontSize: 11 },
+    text: { color: colour("--ink") }, rule: { color: colour("--ink") }, tick: { color: colour("--ink") },
+  };
+  for (const id of Object.keys(views)) {
+    views[id].finalize();
+    delete views[id];
+  }
+}
+
+async function chart(id, rows, words) {
+  const name = id.replace("other-", "");
+  const place = byId(id);
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", words);
+  if (views[id]) return views[id].data(name, rows).runAsync();
+  const made = await window.vegaEmbed(place, { ...specs[name], datasets: { [name]: rows } }, {
+    actions: false, ast: true, config, defaultStyle: false, renderer: "canvas",
+    tooltip: { disableDefaultStyle: true, theme: "custom" },
+  });
+  views[id] = made.view;
+  if (name === "points")
+    made.view.addEventListener("click", (event, item) => {
+      if (item?.datum?.batch) clicked(item.datum.tp, item.datum.batch, event);
+    });
+}
+
+export async function draw(found) {
+  const axis = byId("axis").selectedOptions[0]?.text ?? "latency";
+  const other = found.other;
+  const name = (state) => `${state.model} on ${state.gpus} × ${state.gpu}`;
+  const headline = found.advice.map((a) => `${a.use}: ${a.headline}`).join("; ");
+  words(found, name);
+  byId("compare").hidden = !other;
+  document.querySelector(".other").hidden = !other;
+  await Promise.all([
+    chart("points", found.points, `Throughput of the node against ${axis} for ${name(found.state)}, one curve a TP size. ${headline}.`),
+    other && chart("other-points", other.points, `Throughput of the node against ${axis} for ${name(other.state)}.`),
+    chart("parts", found.parts, `Seconds of a request by cause for each TP at batch ${found.state.batch}; the table above has the numbers of one cell.`),
+    chart("steps", found.steps, "Change at each TP step: " + found.steps.map((s) => `${s.step} ${s.metric} ${s.label} %`).join(", ")),
+    chart("cost", found.cost, "Cost per million output tokens: " + found.cost.map((c) => `TP=${c.tp} ${c.use} ${c.label} ${c.unit}`).join(", ")),
+    chart("memory", found.memory, "Memory at TP=1: " + [...new Set(found.memory.map((m) => `${m.gpu} ${m.fit}`))].join(", ")),
+  ]);
+}
+
+function words(found, name) {
+  byId("advice").replaceChildren(...[found, found.other].filter(Boolean).flatMap((one) =>
+    one.advice.map((a) => node("article", { className: a.found ? "card" : "card missed" },
+      node("p", { className: "use" }, (found.other ? name(one.state) + ": " : "") + { online: "users who wait", offline: "work nobody waits for" }[a.use]),
+      node("h3", {}, a.headline), node("p", {}, a.line)))));
+  byId("skipped").textContent = found.skipped.join(" ");
+  byId("sources").textContent = found.sources.join("; ") + ".";
+  byId("command").textContent = found.command;
+  byId("beside").replaceChildren(...found.beside.map((line) => node("li", {}, line)));
+  swatches("legend", [...found.tps.map((t) => [t.colour, `TP=${t.tp}`]), ...kinds(found.points)]);
+  swatches("parts-legend", unique(found.parts, "cause"));
+  swatches("memory-legend", unique(found.memory, "part"));
+  for (const title of document.querySelectorAll(".subject"))
+    title.textContent = title.dataset.subject === "other" ? (found.other ? name(found.other.state) : "") : name(found.state);
+  cell(found.cell);
+  grid(found);
+  rates(found.rates);
+  compare(found, name);
+}
+
+const DRAWN = { predicted: "solid, circles", measured: "dashed, squares", simulated: "dotted, triangles", published: "dash-dotted, diamonds" };
+const kinds = (points) => [...new Set(points.map((p) => p.kind))].map((kind) => ["", `${kind}: ${DRAWN[kind]}`]);
+const unique = (rows, key) => [...new Map(rows.map((r) => [r[key], [r.colour, r[key]]])).values()];
+
+function swatches(id, pairs) {
+  byId(id).replaceChildren(...pairs.map(([colour, text]) => {
+    const mark = node("span", { className: colour ? "swatch" : "" });
+    if (colour) mark.style.backgroundColor = colour;
+    return node("li", {}, mark, text);
+  }));
+}
+
+function cell(one) {
+  byId("cell-title").textContent = `One cell, taken apart: TP=${one.tp}, batch ${one.batch} (${one.kind})`;
+  byId("cell-metrics").replaceChildren(...one.metrics.map((m) =>
+    node("div", {}, node("dt", {}, m.name), node("dd", {}, m.text))));
+  table("cell-parts", ["", "seconds of a request", "share, %"], one.parts.map((p) => {
+    const mark = node("span", { className: "swatch" });
+    mark.style.backgroundColor = p.colour;
+    return [[mark, p.cause], p.seconds, p.share];
+  }));
+}
+
+function grid(found) {
+  const tps = found.tps.map((t) => t.tp);
+  const batches = [...new Set(found.grid.map((g) => g.batch))].sort((a, b) => a - b);
+  const at = new Map(found.grid.map((g) => [`${g.tp} ${g.batch}`, g]));
+  const focused = document.activeElement?.dataset?.cell;
+  table("grid", ["batch", ...tps.map((tp) => `TP=${tp}`)], batches.map((batch) => [String(batch), ...tps.map((tp) => {
+    const g = at.get(`${tp} ${batch}`);
+    if (!g) return "–";
+    const button = node("button", { type: "button" }, g.tpot, node("br"), g.out);
+    button.dataset.cell = `${tp} ${batch}`;
+    button.setAttribute("aria-pressed", String(found.cell.tp === tp && found.cell.batch === batch));
+    button.setAttribute("aria-label", `TP=${tp}, batch ${batch}: ${g.tpot}, ${g.out}`);
+    return button;
+  })]));
+  if (focused) document.querySelector(`[data-cell="${focused}"]`)?.focus();
+}
+
+function rates(rows) {
+  byId("rates").hidden = rows.length === 0;
+  table("rates-table", ["TP", "copies", "batch per copy that keeps up", "E2E latency there", "most it serves"],
+    rows.map((r) => [String(r.tp), String(r.copies), r.batch === null ? "none studied" : String(r.batch), r.e2e || "–", r.most]));
+}
+
+function compare(found, name) {
+  const other = found.other;
+  if (!other) return;
+  const full = (one) => new Map(one.cost.filter((c) => c.use === "full node").map((c) => [c.tp, c]));
+  const [a, b] = [full(found), full(other)];
+  const tps = [...new Set([...a.keys(), ...b.keys()])].sort((x, y) => x - y);
+  const say = (c) => (c ? `${c.node} tok/s, ${c.label} ${c.unit}` : "does not fit");
+  table("compare-table", ["TP", name(found.state), name(other.state), "cost, second to first"], tps.map((tp) => [
+    String(tp), say(a.get(tp)), say(b.get(tp)),
+    a.get(tp) && b.get(tp) && a.get(tp).unit === b.get(tp).unit ? `${(b.get(tp).cost / a.get(tp).cost).toFixed(2)} x` : "–"]));
+}
+
+function table(id, heads, rows) {
+  const head = node("tr", {}, ...heads.map((text) => Object.assign(node("th", {}, text), { scope: "col" })));
+  const body = rows.map((row) => node("tr", {}, ...row.map((content) => node("td", {}, ...[content].flat()))));
+  byId(id).replaceChildren(node("thead", {}, head), node("tbody", {}, ...body));
+}
+
+function node(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}

