@@ -121,8 +121,10 @@ def take_slot(loop: Loop) -> float:
 
 
 @compiled
-def record(loop: Loop, replicas: Replicas, r: int, start: float, end: float) -> None:
-    """Add what replica `r` holds from `start` to `end` to the timeline."""
+def record(
+    loop: Loop, replicas: Replicas, r: int, busy: int, start: float, end: float
+) -> None:
+    """Add what replica `r` holds from `start` to `end` to the timeline; `busy` are computed."""
     width = loop.bin_s[0]
     while end >= width * BINS:
         for b in range(BINS // 2):
@@ -135,7 +137,6 @@ def record(loop: Loop, replicas: Replicas, r: int, start: float, end: float) -> 
                 loop.timeline[b, column] = 0.0
         width *= 2.0
         loop.bin_s[0] = width
-    busy = replicas.running[r] + (1 if replicas.partial[r] >= 0 else 0)
     at = start
     b = int(at / width)
     while at < end and b < BINS:

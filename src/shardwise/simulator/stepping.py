@@ -160,7 +160,7 @@ def mixed_step(sim: Sim, r: int) -> None:
         newest = i
     end = start + mixed_step_s(sim, r, tokens, attention_s)
     replicas.kv_peak[r] = max(replicas.kv_peak[r], replicas.kv_used[r])
-    record(loop, replicas, r, start, end)
+    record(loop, replicas, r, seqs, start, end)
     replicas.now[r] = end
     end_steps(sim, r, 1, end)
     while fresh >= 0:
@@ -199,7 +199,7 @@ def decode_jump(sim: Sim, r: int, until: float) -> None:
     make_room(sim, r, 0)
     replicas.kv_peak[r] = max(replicas.kv_peak[r], replicas.kv_used[r])
     end = start + base * steps + slope * (steps * (steps - 1) / 2.0)
-    record(sim.loop, replicas, r, start, end)
+    record(sim.loop, replicas, r, n, start, end)
     replicas.now[r] = end
     end_steps(sim, r, steps, end)
 
@@ -216,7 +216,7 @@ def advance(sim: Sim, r: int, until: float) -> None:
             if requests.ready[head] > replicas.now[r]:
                 if requests.ready[head] >= until:
                     return
-                record(sim.loop, replicas, r, replicas.now[r], requests.ready[head])
+                record(sim.loop, replicas, r, 0, replicas.now[r], requests.ready[head])
                 replicas.now[r] = requests.ready[head]
         sim.loop.counts[JUMPS] += 1
         replicas.last_done[r] = 0
