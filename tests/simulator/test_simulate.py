@@ -32,7 +32,12 @@ def toy(
 ) -> Group:
     """Replicas whose every step takes `step_s`, and `slope` more for each cached token."""
     table = StepTable(
-        np.full(seqs + 2, step_s), np.full(budget + 2, step_s), (slope, slope), (0.0, 0.0), np.inf, 1
+        np.full(seqs + 2, step_s),
+        np.full(budget + 2, step_s),
+        (slope, slope),
+        (0.0, 0.0),
+        np.inf,
+        1,
     )
     return Group(
         Deployment("toy", "h200", 1, replicas=replicas), table, seqs, budget, capacity, 10**9,
@@ -136,9 +141,7 @@ def test_with_failures_every_request_still_ends_somewhere(
 ) -> None:
     group, trace, policy, concurrency = job
     failure = Failure(replica % group.deployment.replicas, down_s, down_s + 0.5)
-    result = simulate(
-        [group], trace, policy=policy, concurrency=concurrency, failures=[failure]
-    )
+    result = simulate([group], trace, policy=policy, concurrency=concurrency, failures=[failure])
     assert result.outcomes()["pending"] == 0
     assert (result.replicas.kv_used == result.replicas.evictable).all()
 
@@ -157,9 +160,7 @@ def test_more_replicas_never_lower_goodput_under_least_loaded(
 
 def test_the_same_seed_gives_the_same_run() -> None:
     traffic = Traffic(20.0, Lengths(64, 0.5), Lengths(16, 0.5), 20.0, "bursty")
-    runs = [
-        simulate([toy(4)], draw(traffic, 3), policy="power_of_two", seed=3) for _ in range(2)
-    ]
+    runs = [simulate([toy(4)], draw(traffic, 3), policy="power_of_two", seed=3) for _ in range(2)]
     assert times(runs[0]) == times(runs[1])
 
 
@@ -221,7 +222,9 @@ def test_the_cache_aware_balancer_keeps_a_prefix_on_its_replica() -> None:
 def test_a_rate_beyond_capacity_is_overload_and_one_below_is_not() -> None:
     # one slot, 0.1 s a request: 10 requests/s at most
     def at(rate: float) -> bool:
-        return simulate([toy(seqs=1)], draw(Traffic(rate, Lengths(8), Lengths(10), 60.0))).overloaded
+        return simulate(
+            [toy(seqs=1)], draw(Traffic(rate, Lengths(8), Lengths(10), 60.0))
+        ).overloaded
 
     assert not at(7.0)
     assert at(15.0)

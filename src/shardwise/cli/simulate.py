@@ -66,7 +66,9 @@ def _from_file(path: Path) -> list[Deployment]:
 @click.option("--replicas", type=int, default=1, show_default=True)
 @click.option("--engine", default="vllm", show_default=True)
 @click.option("--weight-dtype", default="auto", show_default=True)
-@click.option("--trace", type=click.Path(path_type=Path), help="CSV: Azure's, or arrival_s,isl,osl.")
+@click.option(
+    "--trace", type=click.Path(path_type=Path), help="CSV: Azure's, or arrival_s,isl,osl."
+)
 @click.option("--rate", type=float, help="Requests/s, instead of a trace.")
 @click.option("--concurrency", type=int, help="Requests kept in flight, instead of a rate.")
 @click.option("--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True)
@@ -82,7 +84,7 @@ def _from_file(path: Path) -> list[Deployment]:
 @click.option("--usd-per-gpu-hour", type=float, help="Price; default: the catalogue's.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def simulate(deployment: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
+def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     """Simulate DEPLOYMENT, a model's name or a .toml file, under a trace, a rate or a concurrency.
 
     Prints percentiles of TTFT, TPOT and E2E latency with their number of requests and an 80 %

@@ -156,9 +156,7 @@ def render(found: dict[str, Any]) -> str:
         ("e2e_latency_s", "E2E s", 1.0),
     ):
         values = found["latency"][name]
-        cells = "".join(
-            f"{_with_interval(values[f'p{at}'], factor):>24}" for at in (50, 90, 99)
-        )
+        cells = "".join(f"{_with_interval(values[f'p{at}'], factor):>24}" for at in (50, 90, 99))
         lines.append(f"{label:10}{cells}{values['n']:>8}")
     cost = found["usd_per_million_good_tok"]
     lines.append(

@@ -65,9 +65,7 @@ def highest_rate(
         return holds(simulate(groups, trace, policy=policy, seed=seed), targets, warmup_s)
 
     # fewer than a request in the whole run cannot be drawn
-    return _bisect(
-        lambda rate: rate * traffic.duration_s >= 1 and held(rate), traffic.request_rate
-    )
+    return _bisect(lambda rate: rate * traffic.duration_s >= 1 and held(rate), traffic.request_rate)
 
 
 def highest_trace_rate(

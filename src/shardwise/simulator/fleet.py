@@ -15,7 +15,7 @@ from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.intervals import half_width
 from shardwise.perfmodel.memory import require_fit
 from shardwise.perfmodel.profiles import Profile, bundled_profile, calibrated
-from shardwise.simulator.state import Fleet
+from shardwise.simulator.state import Fleet, Floats, Ints
 from shardwise.simulator.steptable import StepTable, step_table
 
 #: A request that comes in the middle of a step waits for its end: half a step on average, which
@@ -101,13 +101,13 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
     names = model_names(groups)
     counts = [group.deployment.replicas for group in groups]
 
-    def column(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def column(values: Sequence[float]) -> Floats:
         return np.repeat(np.array(values, dtype=np.float64), counts)
 
-    def whole(values: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def whole(values: Sequence[int]) -> Ints:
         return np.repeat(np.array(values, dtype=np.int64), counts)
 
-    def stacked(rows: Sequence[np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
+    def stacked(rows: Sequence[Floats]) -> Floats:
         out = np.zeros((len(rows), max(len(row) for row in rows)))
         for k, row in enumerate(rows):
             out[k, : len(row)] = row

@@ -31,6 +31,17 @@ def horizon(sim: Sim, r: int) -> float:
 
 
 @compiled
+def next_arrival(sim: Sim, closed: bool) -> float:
+    """When the next request is sent, as far as is known; infinite if none is due."""
+    issued = sim.loop.counts[ISSUED]
+    if issued == len(sim.requests.arrival):
+        return math.inf
+    if not closed:
+        return sim.requests.arrival[issued]  # type: ignore[no-any-return,unused-ignore]
+    return sim.loop.slots[0] if sim.loop.counts[SLOTS] > 0 else math.inf  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
 def run_loop(
     sim: Sim, policy: int, closed: bool, event_time: Floats, event_replica: Ints, event_up: Ints
 ) -> None:
@@ -39,11 +50,7 @@ def run_loop(
     total, count, event = len(requests.arrival), len(sim.fleet.model), 0
     while True:
         issued = loop.counts[ISSUED]
-        due = math.inf
-        if issued < total and not closed:
-            due = requests.arrival[issued]
-        elif issued < total and loop.counts[SLOTS] > 0:
-            due = loop.slots[0]
+        due = next_arrival(sim, closed)
         time = due
         if closed and issued < total:
             for r in range(count):

@@ -72,9 +72,7 @@ def evict(sim: Sim, r: int, growth: int) -> bool:
             if (
                 replicas.prefix_used[r, p] >= 0.0
                 and replicas.prefix_refs[r, p] == 0
-                and (
-                    oldest < 0 or replicas.prefix_used[r, p] < replicas.prefix_used[r, oldest]
-                )
+                and (oldest < 0 or replicas.prefix_used[r, p] < replicas.prefix_used[r, oldest])
             ):
                 oldest = p
         replicas.prefix_used[r, oldest] = -1.0

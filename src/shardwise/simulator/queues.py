@@ -121,9 +121,7 @@ def take_slot(loop: Loop) -> float:
 
 
 @compiled
-def record(
-    loop: Loop, replicas: Replicas, r: int, busy: int, start: float, end: float
-) -> None:
+def record(loop: Loop, replicas: Replicas, r: int, busy: int, start: float, end: float) -> None:
     """Add what replica `r` holds from `start` to `end` to the timeline; `busy` are computed."""
     width = loop.bin_s[0]
     while end >= width * BINS:

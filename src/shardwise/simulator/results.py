@@ -155,7 +155,7 @@ class Result:
         mean = self.loop.timeline[:bins] / width
         capacity = sum(g.kv_capacity_tokens * g.deployment.replicas for g in self.groups)
         return Timeline(
-            np.arange(bins) * width,
+            np.arange(bins, dtype=np.float64) * width,
             mean[:, RUNNING],
             mean[:, WAITING],
             mean[:, KV_USED] / capacity,
@@ -190,7 +190,9 @@ class Result:
         arrival, ttft = self.requests.arrival, self.latency("ttft_s")
         window = ((arrival - down) // RECOVERY_WINDOW_S).astype(np.int64)
         known = ~np.isnan(ttft)
-        medians = {int(w): float(np.median(ttft[known & (window == w)])) for w in set(window[known])}
+        medians = {
+            int(w): float(np.median(ttft[known & (window == w)])) for w in set(window[known])
+        }
         before = [value for w, value in medians.items() if w < 0]
         if not before:
             return math.inf

@@ -30,7 +30,7 @@ def load_of(sim: Sim, r: int, time: float) -> int:
 
 @compiled
 def serves(sim: Sim, r: int, i: int) -> bool:
-    return sim.replicas.up[r] == 1 and sim.fleet.model[r] == sim.requests.model[i]
+    return bool(sim.replicas.up[r] == 1 and sim.fleet.model[r] == sim.requests.model[i])
 
 
 @compiled
@@ -59,6 +59,24 @@ def nth_serving(sim: Sim, i: int, n: int) -> int:
 
 
 @compiled
+def power_of_two(sim: Sim, i: int, time: float) -> int:
+    """The less loaded of two replicas drawn at random; -1 if none is up."""
+    count = len(sim.fleet.model)
+    serving = 0
+    for r in range(count):
+        serving += serves(sim, r, i)
+    if serving == 0:
+        return -1
+    first = min(int(sim.loop.coins[i, 0] * serving), serving - 1)
+    second = min(int(sim.loop.coins[i, 1] * (serving - 1)), serving - 2)
+    a = nth_serving(sim, i, first)
+    if serving == 1:
+        return a
+    b = nth_serving(sim, i, second + (1 if second >= first else 0))
+    return b if load_of(sim, b, time) < load_of(sim, a, time) else a
+
+
+@compiled
 def pick(sim: Sim, i: int, time: float, policy: int) -> int:
     """The replica for request `i`; -1 if none is up."""
     count = len(sim.fleet.model)
@@ -70,18 +88,7 @@ def pick(sim: Sim, i: int, time: float, policy: int) -> int:
                 return r  # type: ignore[no-any-return,unused-ignore]
         return -1
     if policy == POWER_OF_TWO:
-        serving = 0
-        for r in range(count):
-            serving += serves(sim, r, i)
-        if serving == 0:
-            return -1
-        first = min(int(sim.loop.coins[i, 0] * serving), serving - 1)
-        second = min(int(sim.loop.coins[i, 1] * (serving - 1)), serving - 2)
-        a = nth_serving(sim, i, first)
-        if serving == 1:
-            return a
-        b = nth_serving(sim, i, second + (1 if second >= first else 0))
-        return b if load_of(sim, b, time) < load_of(sim, a, time) else a
+        return power_of_two(sim, i, time)
     best = least_loaded(sim, i, time)
     p = sim.requests.prefix[i]
     if policy == CACHE_AWARE and p >= 0 and best >= 0:

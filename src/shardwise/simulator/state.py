@@ -117,7 +117,9 @@ class Sim(NamedTuple):
     loop: Loop
 
 
-def new_requests(arrival: Floats, lengths: tuple[Ints, Ints], labels: tuple[Ints, Ints, Ints]) -> Requests:
+def new_requests(
+    arrival: Floats, lengths: tuple[Ints, Ints], labels: tuple[Ints, Ints, Ints]
+) -> Requests:
     """`lengths`: isl, osl; `labels`: model, prefix, and the tokens of each prefix."""
     n = len(arrival)
 

@@ -45,16 +45,16 @@ def step_table(
 
     With PP a step's sequences run as pp_size micro-batches that follow each other.
     """
-    tp = np.float64(tp_size)
+    tp = np.array(float(tp_size))
     work = setting.work(tp)
 
     def seconds(sequences: Array, context: float, prompt: Array, earlier: float) -> Array:
         found = step_time(
-            setting, work, tp, sequences, np.float64(context), prompt, np.float64(earlier)
+            setting, work, tp, sequences, np.array(context), prompt, np.array(earlier)
         )
         return np.asarray(found.total, dtype=np.float64)
 
-    none, one = np.float64(0.0), np.float64(1.0)
+    none, one = np.array(0.0), np.array(1.0)
     # one above the largest index, since a mixed step looks at s + 1
     decode = seconds(np.arange(max_num_seqs + 2.0), 0.0, none, 0.0)
     prompt = seconds(none, 0.0, np.arange(max(max_tokens, max_num_seqs) + 2.0), 0.0)
@@ -66,7 +66,10 @@ def step_table(
         decode=decode,
         prompt=prompt,
         kv_slope=((kv[1] - kv[0]) / knee / pp_size, (kv[2] - kv[1]) / knee / pp_size),
-        attention_slope=((attention[1] - attention[0]) / knee, (attention[2] - attention[1]) / knee),
+        attention_slope=(
+            (attention[1] - attention[0]) / knee,
+            (attention[2] - attention[1]) / knee,
+        ),
         window=window,
         pp_size=pp_size,
     )

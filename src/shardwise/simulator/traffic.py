@@ -157,7 +157,5 @@ def model_indices(trace: Trace, models: Sequence[str]) -> Ints:
         return np.zeros(len(trace), dtype=np.int64)
     for name in trace.models:
         if name not in models:
-            raise InputError(
-                f"the trace asks for model {name!r}", f"deployed: {', '.join(models)}"
-            )
+            raise InputError(f"the trace asks for model {name!r}", f"deployed: {', '.join(models)}")
     return np.array([models.index(name) for name in trace.models], dtype=np.int64)[trace.model]
