@@ -40,7 +40,7 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
 
 
 def _from_file(path: Path) -> list[Deployment]:
-    """The replicas of a deployment file: one table [[deployment]] with a Deployment's fields."""
+    """The replicas of a deployment file: [node] names the GPU, each [[model]] its replicas."""
     import tomllib
 
     import msgspec
@@ -48,14 +48,23 @@ def _from_file(path: Path) -> list[Deployment]:
     from shardwise.evidence.record import Deployment
 
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("deployment", [])
-        found = msgspec.convert(tables, list[Deployment])
+        file = tomllib.loads(path.read_text(encoding="utf-8"))
+        gpu = msgspec.convert(file.get("node", {}), dict[str, Any]).get("gpu")
+        models = msgspec.convert(file.get("model", []), list[dict[str, Any]])
+        found = [
+            msgspec.convert(
+                {"gpu": gpu, "tp_size": 1, "weight_dtype": "auto", **model}
+                | ({"model": model["architecture"]} if model.get("architecture") else {}),
+                Deployment,
+            )
+            for model in models
+        ]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}", "expected: [node] gpu and [[model]] tables") from None
     if not found:
-        raise InputError(f"{path} has no [[deployment]]", "needed: model, gpu, tp_size, replicas")
+        raise InputError(f"{path} has no [[model]]", "needed: at least one, and [node] gpu")
     return found
 
 

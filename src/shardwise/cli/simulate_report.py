@@ -149,14 +149,14 @@ def render(found: dict[str, Any]) -> str:
     rate = found["request_rate"]
     offered = f", {rate:.3g} requests/s offered" if rate else ""
     lines.append(f"{found['requests']} requests: {outcomes}{offered}")
-    lines.append(f"{'':10}{'p50':>24}{'p90':>24}{'p99':>24}{'n':>8}")
+    lines.append(f"{'':10}{'p50':>26}{'p90':>26}{'p99':>26}{'n':>8}")
     for name, label, factor in (
         ("ttft_s", "TTFT ms", 1e3),
         ("tpot_s", "TPOT ms", 1e3),
         ("e2e_latency_s", "E2E s", 1.0),
     ):
         values = found["latency"][name]
-        cells = "".join(f"{_with_interval(values[f'p{at}'], factor):>24}" for at in (50, 90, 99))
+        cells = "".join(f"{_with_interval(values[f'p{at}'], factor):>26}" for at in (50, 90, 99))
         lines.append(f"{label:10}{cells}{values['n']:>8}")
     cost = found["usd_per_million_good_tok"]
     lines.append(
@@ -176,4 +176,4 @@ def render(found: dict[str, Any]) -> str:
 
 def _with_interval(value: dict[str, float], factor: float) -> str:
     mid, lo, hi = (value[key] * factor for key in ("value", "lo", "hi"))
-    return f"{mid:.4g} [{lo:.4g}, {hi:.4g}]"
+    return f"{mid:.3g} [{lo:.3g}, {hi:.3g}]"
