@@ -47,6 +47,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     flags: list[str] = []  #: added to the engine's command line as they are
     env: dict[str, str] = {}
     command: list[str] = []  #: engine "command": any OpenAI server; {port}, {host}, {model}
+    python: str = ""  #: interpreter of the engine's own environment; empty: this one
     ready_timeout_s: float = 1800.0
 
     @property
