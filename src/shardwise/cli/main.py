@@ -20,6 +20,11 @@ COMMANDS: Final = {
     "validate": ("shardwise.cli.validate", "Compare predictions with measured rows."),
     "calibrate": ("shardwise.cli.calibrate", "Make a profile from your own measured rows."),
     "catalogue": ("shardwise.cli.catalogue", "GPUs, prices and models, with their sources."),
+    "up": ("shardwise.cli.host", "Start a deployment file's replicas behind a balancer."),
+    "status": ("shardwise.cli.host", "State, memory and load of each replica."),
+    "logs": ("shardwise.cli.host", "What the replicas and the balancer wrote."),
+    "down": ("shardwise.cli.host", "Stop a deployment."),
+    "export": ("shardwise.cli.host", "The same as compose, systemd, Kubernetes or Ray Serve."),
 }
 
 

@@ -125,3 +125,19 @@ def memory_bytes(leader: Process) -> int:
         with contextlib.suppress(psutil.Error):
             total += psutil.Process(process.pid).memory_info().rss
     return total
+
+
+def connections(port: int) -> int:
+    """Open connections to a local port."""
+    return sum(
+        1
+        for found in psutil.net_connections("tcp")
+        if found.laddr and found.laddr.port == port and found.status == psutil.CONN_ESTABLISHED
+    )
+
+
+def drain_connections(port: int, timeout_s: float) -> None:
+    """Wait until nobody is connected to a local port, at most `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while connections(port) and time.monotonic() < deadline:
+        time.sleep(0.3)
