@@ -17,6 +17,7 @@ from shardwise.hosting.processes import Process
 from shardwise.hosting.state import Journal, ReplicaState, Status
 
 MAX_FAILURES: Final = 5  #: in a row, without STABLE_S of service between them
+MAX_START_FAILURES: Final = 2  #: where it never was ready: a wrong flag does not heal
 STABLE_S: Final = 60.0
 MAX_BACKOFF_S: Final = 60.0
 POLL_S: Final = 0.2
@@ -62,7 +63,8 @@ class Keeper(threading.Thread):
                 return
             self._clean_up()
             self._failures += 1
-            if self._failures > MAX_FAILURES:
+            allowed = MAX_FAILURES if self.settled.is_set() else MAX_START_FAILURES
+            if self._failures >= allowed:
                 note = f"{self._failures} failures in a row, the last: {problem}"
                 log.error("%s: gave up after %s", self.launch.replica, note)
                 self._mark("gave up", note)
@@ -78,7 +80,8 @@ class Keeper(threading.Thread):
     def let_go(self) -> None:
         """Stop watching; the process stays."""
         self._let_go.set()
-        self.join(timeout=90.0)
+        if self.is_alive():
+            self.join(timeout=90.0)
 
     def stop(self) -> None:
         """Let the process finish what it has begun, then stop it."""

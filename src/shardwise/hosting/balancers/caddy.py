@@ -68,7 +68,12 @@ class Caddy(Balancer):
                 "active": {"uri": "/health", "interval": "500ms", "timeout": "2s"},
                 "passive": {"fail_duration": "1s", "max_fails": 1},
             },
-            "transport": {"protocol": "http", "dial_timeout": "2s"},
+            # a connection to a replica is then a request in flight, which draining waits for
+            "transport": {
+                "protocol": "http",
+                "dial_timeout": "2s",
+                "keep_alive": {"enabled": False},
+            },
         }
         routes: list[dict[str, Any]] = [{"handle": [proxy]}]
         if self.front.key:

@@ -108,6 +108,8 @@ class HAProxy(Balancer):
             # without it streamed tokens wait for a full packet: median TTFT 205 ms instead of 23
             "    option http-no-delay",
             "    option http-buffer-request",
+            # a connection to a replica is then a request in flight, which draining waits for
+            "    option http-server-close",
             "    option redispatch 1",
             "    retries 3",
             "    retry-on conn-failure empty-response 503",
