@@ -25,7 +25,7 @@ async def stream(port: int, tokens: int, name: str = "toy") -> Ended:
     body = json.dumps(
         {
             "model": name,
-            "prompt": [1, 2, 3],
+            "prompt": "1 2 3",
             "max_tokens": tokens,
             "stream": True,
             "ignore_eos": True,
@@ -56,7 +56,9 @@ async def stream(port: int, tokens: int, name: str = "toy") -> Ended:
     finally:
         if writer:
             writer.close()
-    return Ended(outcome, start, (first or time.monotonic()) - start, time.monotonic(), server, detail)
+    return Ended(
+        outcome, start, (first or time.monotonic()) - start, time.monotonic(), server, detail
+    )
 
 
 async def closed_loop(

@@ -99,9 +99,7 @@ def test_replicas_and_balancer_survive_a_killed_controller(deploy: Deploy) -> No
 
 
 @pytest.mark.parametrize("balancer", ["haproxy", "caddy"])
-def test_rolling_restart_with_a_changed_file_loses_nothing(
-    deploy: Deploy, balancer: str
-) -> None:
+def test_rolling_restart_with_a_changed_file_loses_nothing(deploy: Deploy, balancer: str) -> None:
     require_balancer(balancer)
     first = free_port(5)
     file = DeploymentFile(
@@ -141,9 +139,10 @@ def test_fewer_and_more_replicas_are_reached_without_a_lost_request(deploy: Depl
     first = free_port(6)
     path = deploy(DeploymentFile(port=first, balancer="haproxy", models=[stand_in(2, first + 1)]))
     for replicas in (4, 1):
-        save(DeploymentFile(
-            port=first, balancer="haproxy", models=[stand_in(replicas, first + 1)]
-        ), path)
+        save(
+            DeploymentFile(port=first, balancer="haproxy", models=[stand_in(replicas, first + 1)]),
+            path,
+        )
         operating.up(path, lambda _: None)
         ended = asyncio.run(closed_loop(first, 16, 64, 3))
         assert {e.outcome for e in ended} == {"whole"}

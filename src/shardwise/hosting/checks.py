@@ -70,9 +70,7 @@ def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
             return
     else:
         arch = load(given)
-    require_shardable(
-        arch, model.tp_size, model.pp_size, expert_parallel=model.expert_parallel
-    )
+    require_shardable(arch, model.tp_size, model.pp_size, expert_parallel=model.expert_parallel)
     if file.node.gpu == "cpu":
         return
     from shardwise.hardware.catalogue import default_catalogue

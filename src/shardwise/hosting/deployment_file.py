@@ -52,7 +52,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
 
     @property
     def served_name(self) -> str:
-        return self.name or Path(self.model).stem
+        return self.name or Path(self.model).name.removesuffix(".gguf")
 
     @property
     def devices_per_replica(self) -> int:
