@@ -207,3 +207,8 @@ def _fetch(hub: ModuleType, hub_id: str) -> str:
         # the client would retry for 20 s, with a warning each, where there is no network
         socket.getaddrinfo(urlsplit(hub.constants.ENDPOINT).hostname, 443)
     return str(hub.hf_hub_download(hub_id, "config.json"))
+
+
+def published_id(name: str) -> str | None:
+    """The Hugging Face id of the bundled model of id `name`; None for a model that is not."""
+    return str(_bundled_values(name)["_hub_id"]) if name in bundled() else None

@@ -55,6 +55,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run a command; exit 2 on bad input, 3 where nothing meets the SLO, 130 when interrupted."""
+    # the arrays here are small: threads of a BLAS would cost more than they give
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         cli.main(prog_name="shardwise", standalone_mode=False)
     except ShardwiseError as error:

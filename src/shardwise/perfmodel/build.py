@@ -14,10 +14,10 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.calibrate import fit
 from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.crossval import Fold, folds_of, hold_out, in_sample
+from shardwise.perfmodel.crossval import folds_of, hold_out, in_sample
 from shardwise.perfmodel.hierarchy import Hierarchy, encode
 from shardwise.perfmodel.intervals import HeldOut, widths_from
-from shardwise.perfmodel.profiles import Error, Line, Profile, collectives_for
+from shardwise.perfmodel.profiles import Error, FoldError, Line, Profile, collectives_for
 from shardwise.perfmodel.rows import Row
 
 Progress = Callable[[str, int, int], None]
@@ -77,20 +77,37 @@ def build_reference(
         progress(f"without {fold.kind} {fold.name}", done, len(folds))
         held_out += hold_out(usable, fold, links, hierarchy)
     fitted = in_sample(batches, hierarchy, links)
-    by_tp = [h for h in held_out if h.fold == "tp"]
-    covered = {(h.gpu, h.engine) for h in by_tp}
-    # a pair measured at one TP, or only in bulk, has its own rows' spread at least
-    rest = [h for h in fitted if (h.gpu, h.engine) not in covered]
+    by_tp = [h for h in held_out if h.fold.startswith("tp_")]
+    # left-out errors speak for a pair that keeps three TPs or more; with fewer, leaving one out
+    # says how bad extrapolation is, and the pair's own rows say how it fits
+    whole = {(h.gpu, h.engine) for h in by_tp if h.fold == "tp_inside"}
+    own = [h for h in by_tp if (h.gpu, h.engine) in whole]
+    own += [h for h in fitted if (h.gpu, h.engine) not in whole]
     return Profile(
         name="reference",
         created=dt.date.today().isoformat(),
         provenance=provenance,
         offsets=encode(hierarchy),
         lines=lines,
-        widths=widths_from([*held_out, *rest]),
+        widths=widths_from(held_out, own),
         errors=error_table(fitted, by_tp),
+        folds=[_fold_error(h) for h in held_out],
         dtypes=_dtypes(batches),
         tp_sizes=_tp_sizes(batches),
+    )
+
+
+def _fold_error(h: HeldOut) -> FoldError:
+    relative = 100 * np.expm1(h.errors)
+    return FoldError(
+        h.fold,
+        h.left_out,
+        h.gpu,
+        h.engine,
+        h.metric,
+        len(h.errors),
+        round(float(np.mean(np.abs(relative))), 2),
+        round(float(np.mean(relative)), 2),
     )
 
 
@@ -139,16 +156,11 @@ def build_personal(
     before = in_sample(batches, start, links)
     after: list[HeldOut] = []
     folds = min(FOLDS, len(used))
-    order = {id(row): i for i, row in enumerate(used)}
     for k in range(folds):
-        progress("cross-validate", k, folds)
-        fold = Fold("tp", f"part {k + 1}", lambda r, k=k: order[id(r)] % folds == k)  # type: ignore[misc]
-        kept, _ = group([r for r in used if not fold.leaves_out(r)])
-        judged, _ = group([r for r in used if fold.leaves_out(r)])
-        after += [
-            HeldOut("tp", h.gpu, h.engine, h.metric, h.errors)
-            for h in in_sample(judged, refit(kept), links)
-        ]
+        progress("cross-validate", k + 1, folds)
+        kept, _ = group([row for i, row in enumerate(used) if i % folds != k])
+        judged, _ = group([row for i, row in enumerate(used) if i % folds == k])
+        after += in_sample(judged, refit(kept), links)
     hierarchy = refit(batches)
     metrics = sorted({h.metric for h in before})
     profile = Profile(
@@ -157,7 +169,7 @@ def build_personal(
         provenance=provenance,
         offsets=encode(hierarchy),
         lines=base.lines,
-        widths={**base.widths, **widths_from(after)},
+        widths={**base.widths, **widths_from((), after)},
         errors=error_table(in_sample(batches, hierarchy, links), after),
         dtypes=sorted({*base.dtypes, *_dtypes(batches)}),
         tp_sizes={**base.tp_sizes, **_tp_sizes(batches)},

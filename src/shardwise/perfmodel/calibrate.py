@@ -73,6 +73,68 @@ def _log_predicted(target: _Target, log_coefficients: Array) -> Array:
     return np.asarray(np.log(getattr(served, target.metric)[target.rows]))
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """A fit as SciPy sees it: one long vector of offsets, level after level."""
+
+    targets: list[_Target]
+    keys: list[tuple[str, ...]]  #: levels that are free
+    anchors: list[Array]  #: log coefficients of each target with the free levels at zero
+    members: list[list[int]]  #: which free levels each target draws from
+    scales: list[Array]
+
+    def slice(self, level: int) -> slice:
+        return slice(level * len(NAMES), (level + 1) * len(NAMES))
+
+    def log_coefficients(self, z: Array, target: int) -> Array:
+        total = self.anchors[target]
+        for level in self.members[target]:
+            total = total + z[self.slice(level)] * self.scales[level]
+        return np.asarray(total)
+
+    def errors(self, z: Array, target: int) -> Array:
+        """log(predicted / measured) in units of an ordinary row's error."""
+        t = self.targets[target]
+        found = _log_predicted(t, self.log_coefficients(z, target)) - t.log_observed
+        return np.asarray(found * t.weight / ROW_SPREAD)
+
+    def residuals(self, z: Array) -> Array:
+        """Square roots of the soft-L1 loss, and the offsets themselves: their prior."""
+        errors = np.concatenate([self.errors(z, i) for i in range(len(self.targets))])
+        return np.concatenate([np.sign(errors) * _soft(errors), z])
+
+    def jacobian(self, z: Array) -> Array:
+        blocks = [self._block(z, i) for i in range(len(self.targets))]
+        return np.vstack([*blocks, np.eye(len(z))])
+
+    def _block(self, z: Array, target: int) -> Array:
+        """Rows of one target: differences over its coefficients, spread over its levels."""
+        t, here = self.targets[target], self.log_coefficients(z, target)
+        value = _log_predicted(t, here)
+        slope = np.empty((len(t.rows), len(NAMES)))
+        for c in range(len(NAMES)):
+            moved = here.copy()
+            moved[c] += _STEP
+            slope[:, c] = (_log_predicted(t, moved) - value) / _STEP
+        errors = (value - t.log_observed) * t.weight / ROW_SPREAD
+        slope *= (_soft_slope(errors) * t.weight / ROW_SPREAD)[:, None]
+        block = np.zeros((len(t.rows), len(z)))
+        for level in self.members[target]:
+            block[:, self.slice(level)] = slope * self.scales[level]
+        return block
+
+
+def _soft(errors: Array) -> Array:
+    """Square root of twice the soft-L1 loss sqrt(1 + e^2) - 1."""
+    return np.asarray(np.sqrt(2.0 * (np.sqrt(1.0 + errors**2) - 1.0)))
+
+
+def _soft_slope(errors: Array) -> Array:
+    """Its derivative, 1 at zero."""
+    size = np.maximum(np.abs(errors), 1e-4)
+    return np.asarray(size / (np.sqrt(1.0 + size**2) * _soft(size)))
+
+
 def fit(
     batches: Sequence[Batch],
     collectives: Callable[[Batch], Collectives],
@@ -90,53 +152,20 @@ def fit(
 
     base = start or Hierarchy({})
     targets = _targets(batches, collectives)
-    keys = sorted({key for b in batches for key in levels_of(b.gpu.id, b.key.engine) if free(key)})
-    size, count = len(NAMES), len(keys)
-    scales = [Level(key).scale for key in keys]
+    levels = {key for b in batches for key in levels_of(b.gpu.id, b.key.engine)}
+    keys = sorted(key for key in levels if free(key))
     kept = Hierarchy({k: v for k, v in base.offsets.items() if k not in keys})
-    anchors = [kept.log_coefficients(t.batch.gpu, t.batch.key.engine) for t in targets]
-    member = [
-        [i for i, key in enumerate(keys) if key in levels_of(t.batch.gpu.id, t.batch.key.engine)]
-        for t in targets
-    ]
-
-    def at(z: Array, index: int) -> Array:
-        total = anchors[index]
-        for level in member[index]:
-            total = total + z[level * size : (level + 1) * size] * scales[level]
-        return np.asarray(total)
-
-    def residuals(z: Array) -> Array:
-        parts = [
-            (_log_predicted(t, at(z, i)) - t.log_observed) * t.weight / ROW_SPREAD
-            for i, t in enumerate(targets)
-        ]
-        errors = np.concatenate(parts)
-        soft = np.sign(errors) * np.sqrt(2.0 * (np.sqrt(1.0 + errors**2) - 1.0))
-        return np.concatenate([soft, z])
-
-    def jacobian(z: Array) -> Array:
-        blocks = []
-        for i, t in enumerate(targets):
-            here = at(z, i)
-            value = _log_predicted(t, here)
-            slope = np.empty((len(t.rows), size))
-            for c in range(size):
-                moved = here.copy()
-                moved[c] += _STEP
-                slope[:, c] = (_log_predicted(t, moved) - value) / _STEP
-            errors = (value - t.log_observed) * t.weight / ROW_SPREAD
-            root = np.sqrt(1.0 + errors**2)
-            soft = np.sqrt(np.maximum(2.0 * (root - 1.0), 1e-12))
-            gain = np.where(np.abs(errors) < 1e-4, 1.0, np.abs(errors) / (root * soft))
-            slope *= (gain * t.weight / ROW_SPREAD)[:, None]
-            block = np.zeros((len(t.rows), size * count))
-            for level in member[i]:
-                block[:, level * size : (level + 1) * size] = slope * scales[level]
-            blocks.append(block)
-        return np.vstack([*blocks, np.eye(size * count)])
-
-    begin = np.concatenate([base.offsets.get(key, np.zeros(size)) for key in keys])
-    solution = least_squares(residuals, begin, jac=jacobian, method="trf", max_nfev=max_rounds)
-    fitted = {key: solution.x[i * size : (i + 1) * size] for i, key in enumerate(keys)}
+    drawn = [levels_of(t.batch.gpu.id, t.batch.key.engine) for t in targets]
+    problem = _Problem(
+        targets,
+        keys,
+        [kept.log_coefficients(t.batch.gpu, t.batch.key.engine) for t in targets],
+        [[i for i, key in enumerate(keys) if key in levels] for levels in drawn],
+        [Level(key).scale for key in keys],
+    )
+    begin = np.concatenate([base.offsets.get(key, np.zeros(len(NAMES))) for key in keys])
+    solution = least_squares(
+        problem.residuals, begin, jac=problem.jacobian, method="trf", max_nfev=max_rounds
+    )
+    fitted = {key: solution.x[problem.slice(i)] for i, key in enumerate(keys)}
     return Hierarchy({**kept.offsets, **fitted})

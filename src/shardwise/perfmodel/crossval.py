@@ -23,7 +23,7 @@ Links = Callable[[Batch], Collectives]
 class Fold:
     """A set of rows to leave out, and why."""
 
-    kind: str  #: "tp", "gpu", "engine", "dtype"
+    kind: str  #: "tp_inside", "tp_edge", "gpu", "engine", "dtype"
     name: str
     leaves_out: Callable[[Row], bool]
 
@@ -55,27 +55,37 @@ def log_errors(batch: Batch, served: Served, chosen: Array) -> dict[str, Array]:
 
 
 def folds_of(rows: Sequence[Row]) -> Iterator[Fold]:
-    """One fold for each TP of each (model, GPU, engine) with several, each GPU and each engine."""
-    cells = sorted({(r.model, r.gpu, r.engine) for r in rows if r.mode == "closed_loop"})
+    """One fold for each TP of each (model, GPU, engine, mode) with several, each GPU, each engine,
+    and each dtype of a GPU with several."""
+    cells = sorted({(r.model, r.gpu, r.engine, r.mode) for r in rows})
     for cell in cells:
-        sizes = {r.tp_size for r in rows if (r.model, r.gpu, r.engine) == cell}
-        for tp in sorted(sizes) if len(sizes) > 2 else ():
-            yield Fold("tp", f"{'/'.join(cell)} TP={tp}", _leave_tp(cell, tp))
+        sizes = sorted({r.tp_size for r in rows if _cell(r) == cell})
+        for tp in sizes if len(sizes) > 1 else ():
+            kind = "tp_inside" if sizes[0] < tp < sizes[-1] else "tp_edge"
+            yield Fold(kind, f"{' '.join(cell)} TP={tp}", _leave_tp(cell, tp))
     for gpu in sorted({r.gpu for r in rows}):
-        yield Fold("gpu", gpu, lambda r, gpu=gpu: r.gpu == gpu)  # type: ignore[misc]
+        yield Fold("gpu", gpu, _leave_gpu(gpu))
     for engine in sorted({r.engine for r in rows}):
-        yield Fold("engine", engine, lambda r, engine=engine: r.engine == engine)  # type: ignore[misc]
-    cells3 = sorted({(r.model, r.gpu, r.weight_dtype) for r in rows})
-    for model, gpu, dtype in cells3:
-        others = {r.weight_dtype for r in rows if r.gpu == gpu} - {dtype}
-        if others:
-            yield Fold("dtype", f"{model}/{gpu}/{dtype}", _leave_dtype(gpu, dtype))
+        yield Fold("engine", engine, _leave_engine(engine))
+    for gpu, dtype in sorted({(r.gpu, r.weight_dtype) for r in rows}):
+        if {r.weight_dtype for r in rows if r.gpu == gpu} - {dtype}:
+            yield Fold("dtype", f"{gpu} {dtype}", _leave_dtype(gpu, dtype))
 
 
-def _leave_tp(cell: tuple[str, str, str], tp: int) -> Callable[[Row], bool]:
-    return lambda r: (
-        (r.model, r.gpu, r.engine) == cell and r.tp_size == tp and r.mode == "closed_loop"
-    )
+def _cell(row: Row) -> tuple[str, str, str, str]:
+    return row.model, row.gpu, row.engine, row.mode
+
+
+def _leave_tp(cell: tuple[str, str, str, str], tp: int) -> Callable[[Row], bool]:
+    return lambda r: _cell(r) == cell and r.tp_size == tp
+
+
+def _leave_gpu(gpu: str) -> Callable[[Row], bool]:
+    return lambda r: r.gpu == gpu
+
+
+def _leave_engine(engine: str) -> Callable[[Row], bool]:
+    return lambda r: r.engine == engine
 
 
 def _leave_dtype(gpu: str, dtype: str) -> Callable[[Row], bool]:
@@ -98,7 +108,9 @@ def hold_out(
     for batch in everything:
         served = batch.serve(hierarchy.coefficients(batch.gpu, batch.key.engine), links(batch))
         for metric, errors in log_errors(batch, served, np.ones(len(batch.rows), bool)).items():
-            results.append(HeldOut(fold.kind, batch.gpu.id, batch.key.engine, metric, errors))
+            results.append(
+                HeldOut(fold.kind, batch.gpu.id, batch.key.engine, metric, errors, fold.name)
+            )
     return results
 
 

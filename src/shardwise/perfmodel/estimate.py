@@ -134,7 +134,13 @@ def predict(
         metrics = {
             metric: _interval(
                 float(getattr(served, metric)[i]),
-                half_width(subject.calibrated.profile, subject.seen, metric, deployment.tp_size),
+                half_width(
+                    subject.calibrated.profile,
+                    subject.seen,
+                    metric,
+                    deployment.tp_size,
+                    deployment.pp_size,
+                ),
             )
             for metric in (*METRICS, "total_tok_s")
         }

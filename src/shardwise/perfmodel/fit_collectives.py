@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from shardwise.errors import InputError
 from shardwise.perfmodel.collectives import AllReduce
+from shardwise.perfmodel.profiles import Line
 from shardwise.perfmodel.work import Array
 
 #: Kernels that change the numbers they add (QuickReduce's 8, 6 and 4 bit codecs) are a choice of
@@ -92,3 +93,20 @@ def fit_lines(path: Path) -> Iterable[LineFit]:
         fitted = _fit_series(size, seconds)
         error = float(np.mean(np.abs(fitted.time(size) / seconds - 1.0)))
         yield LineFit(gpu, library, world, fitted, len(size), error)
+
+
+def line_of(fitted: LineFit) -> Line:
+    """A fit as a profile keeps it, four digits each."""
+    values = (getattr(fitted.lines, f.name) for f in fields(AllReduce))
+    latency, rate, bulk_latency, bulk_rate = (float(f"{value:.4g}") for value in values)
+    return Line(
+        fitted.gpu,
+        fitted.library,
+        fitted.world_size,
+        latency,
+        rate,
+        bulk_latency,
+        bulk_rate,
+        fitted.points,
+        round(100 * fitted.mean_error, 1),
+    )

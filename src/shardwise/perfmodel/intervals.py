@@ -29,21 +29,24 @@ _SAME_AS: Final = {"total_tok_s": "output_tok_s", "usd_per_million_output_tok": 
 class HeldOut:
     """Errors of rows that a fit did not see: log(predicted / measured)."""
 
-    fold: str  #: "tp", "gpu", "engine" or "dtype": what the fit was without
+    fold: str  #: "tp_inside", "tp_edge", "gpu", "engine", "dtype"; "none": the fit's own rows
     gpu: str
     engine: str
     metric: str
     errors: Array
+    left_out: str = ""  #: the fold's name
 
 
-def widths_from(held_out: Iterable[HeldOut]) -> dict[str, float]:
-    """The 80th percentile of |error|, per fold kind and metric, and per GPU and engine where a TP
-    was left out."""
+def widths_from(held_out: Iterable[HeldOut], own: Iterable[HeldOut] = ()) -> dict[str, float]:
+    """The 80th percentile of |error|: of each kind of fold and metric, and of `own`, the errors
+    that speak for a GPU and engine themselves."""
     pooled: dict[str, list[Array]] = {}
     for h in held_out:
         pooled.setdefault(f"{h.fold}/{h.metric}", []).append(h.errors)
-        if h.fold in {"tp", "none"}:
-            pooled.setdefault(f"pair/{h.gpu}/{h.engine}/{h.metric}", []).append(h.errors)
+        if h.fold == "tp_inside":
+            pooled.setdefault(f"{h.fold}/{h.engine}/{h.metric}", []).append(h.errors)
+    for h in own:
+        pooled.setdefault(f"pair/{h.gpu}/{h.engine}/{h.metric}", []).append(h.errors)
     return {
         key: round(float(np.quantile(np.abs(np.concatenate(parts)), LEVEL)), 4)
         for key, parts in sorted(pooled.items())
@@ -64,14 +67,17 @@ class Seen:
         return "pair" in self.levels
 
 
-def half_width(profile: Profile, seen: Seen, metric: str, tp_size: int) -> float:
-    """Half-width (log) of the 80 % interval of `metric` for what was `seen`, at a TP."""
+def half_width(profile: Profile, seen: Seen, metric: str, tp_size: int, pp_size: int = 1) -> float:
+    """Half-width (log) of the 80 % interval of `metric` for what was `seen`, at TP x PP.
+
+    No row with PP was ever fitted, so PP adds the error of an outer TP left out.
+    """
     name = _SAME_AS.get(metric, metric)
     blind = _BLIND.get(name, _BLIND_OTHER)
     widths: Mapping[str, float] = profile.widths
     if seen.is_calibrated:
         own = widths.get(f"pair/{seen.gpu}/{seen.engine}/{name}")
-        base = own if own is not None else widths.get(f"tp/{name}", blind)
+        base = own if own is not None else widths.get(f"tp_edge/{name}", blind)
     else:
         folds = [fold for fold in ("gpu", "engine") if fold not in seen.levels]
         folds = folds or ["gpu"]  # both known, never together
@@ -81,6 +87,20 @@ def half_width(profile: Profile, seen: Seen, metric: str, tp_size: int) -> float
         pair = f"{seen.gpu}/{seen.engine}"
         if f"{pair}/{seen.weight_dtype}" not in profile.dtypes:
             base = float(np.hypot(base, widths.get(f"dtype/{name}", blind / 2)))
-        if tp_size not in profile.tp_sizes.get(pair, ()):
-            base = float(np.hypot(base, widths.get(f"tp/{name}", blind / 2)))
+        base = _beyond_tps(profile, pair, name, base, tp_size)
+    if pp_size > 1:
+        base = float(np.hypot(base, widths.get(f"tp_edge/{name}", blind / 2)))
     return base
+
+
+def _beyond_tps(profile: Profile, pair: str, metric: str, base: float, tp_size: int) -> float:
+    """A TP between those fitted is as uncertain as such TPs were when left out; one beyond them
+    adds what was missed there."""
+    known = profile.tp_sizes.get(pair, [])
+    if tp_size in known or not known:
+        return base
+    widths, engine = profile.widths, pair.split("/")[1]
+    if known[0] < tp_size < known[-1]:
+        pooled = widths.get(f"tp_inside/{metric}", base)
+        return max(base, widths.get(f"tp_inside/{engine}/{metric}", pooled))
+    return float(np.hypot(base, widths.get(f"tp_edge/{metric}", base)))

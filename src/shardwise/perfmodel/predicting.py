@@ -41,9 +41,9 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
     served = batch.serve(known.coefficients, known.collectives)
     seen = Seen(batch.gpu.id, batch.key.engine, batch.key.weight_dtype, known.levels)
     widths = {
-        (metric, tp): half_width(profile, seen, metric, tp)
+        (metric, tp, pp): half_width(profile, seen, metric, tp, pp)
         for metric, _ in COLUMNS.values()
-        for tp in {row.tp_size for row in batch.rows}
+        for tp, pp in {(row.tp_size, row.pp_size) for row in batch.rows}
     }
     note = note_of(known, seen)
     out: dict[int, dict[str, str]] = {}
@@ -51,7 +51,7 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
         cells = {}
         for column, (metric, factor) in COLUMNS.items():
             value = float(getattr(served, metric)[i]) * factor
-            spread = float(np.exp(widths[metric, row.tp_size]))
+            spread = float(np.exp(widths[metric, row.tp_size, row.pp_size]))
             cells[column] = f"{value:.6g}"
             cells[f"{column}_lo"] = f"{value / spread:.6g}"
             cells[f"{column}_hi"] = f"{value * spread:.6g}"

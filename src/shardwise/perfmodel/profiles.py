@@ -40,6 +40,19 @@ class Error(msgspec.Struct, frozen=True):
     held_out_pct: float | None  #: on rows left out of the fit; None: none could be
 
 
+class FoldError(msgspec.Struct, frozen=True):
+    """Error on rows that a fit was without: what was left out, and mean |error| and bias, %."""
+
+    fold: str
+    left_out: str
+    gpu: str
+    engine: str
+    metric: str
+    rows: int
+    mean_error_pct: float
+    bias_pct: float
+
+
 class Line(msgspec.Struct, frozen=True):
     """Fitted all-reduce lines of one GPU, library and world size."""
 
@@ -64,6 +77,7 @@ class Profile(msgspec.Struct, frozen=True):
     lines: list[Line] = []
     widths: dict[str, float] = {}  #: log half-widths of 80 % intervals, see `intervals`
     errors: list[Error] = []
+    folds: list[FoldError] = []
     dtypes: list[str] = []  #: "gpu/engine/weight_dtype" that had rows
     tp_sizes: dict[str, list[int]] = {}  #: "gpu/engine" -> TP sizes that had rows
 

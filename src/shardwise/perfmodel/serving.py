@@ -6,7 +6,7 @@ continuous batching with chunked prefill: decodes go first, prompts fill the ste
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,26 +55,38 @@ def _resident(load: Load) -> tuple[Array, NDArray[np.bool_]]:
     return np.minimum(wanted, fit), fit < wanted
 
 
+def _stages(setting: Setting, load: Load, tokens: Array, step: StepTime) -> StepTime:
+    """A step that passes pp_size stages: each further stage has its own host time, and receives
+    the hidden vectors of `tokens` tokens over one link."""
+    more = load.pp_size - 1.0
+    link = setting.gpu.interconnect
+    sent = tokens * 2.0 * setting.arch.hidden_size / link.peer_bandwidth(2)
+    return replace(
+        step,
+        overhead=step.overhead + more * setting.coefficients["step"],
+        communication=step.communication + more * sent,
+    )
+
+
 def _decode(setting: Setting, load: Load, batch: Array) -> StepTime:
     """A decode step of `batch` sequences; PP runs pp_size micro-batches that follow each other."""
-    pp = load.pp_size
-    work = setting.work(load.tp_size)
     zero = np.zeros_like(load.isl)
-    return step_time(setting, work, load.tp_size, batch / pp, _mean_context(load), zero, zero)
+    return _mixed(setting, load, batch, zero)
 
 
 def _mixed(setting: Setting, load: Load, batch: Array, prompt_tokens: Array) -> StepTime:
     """The same step when `prompt_tokens` are prefilled beside the decodes."""
-    work = setting.work(load.tp_size)
-    return step_time(
+    sequences = batch / load.pp_size
+    step = step_time(
         setting,
-        work,
+        setting.work(load.tp_size),
         load.tp_size,
-        batch / load.pp_size,
+        sequences,
         _mean_context(load),
         prompt_tokens,
         load.isl / 2.0,
     )
+    return _stages(setting, load, sequences + prompt_tokens, step)
 
 
 def _chunk(load: Load, batch: Array, together: Array) -> Array:

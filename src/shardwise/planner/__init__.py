@@ -1,1 +1,1 @@
-"""Enumerate deployments, reject with a reason, rank the rest."""
+"""From a question to ranked deployments: enumerate, reject with a reason, rank, command."""

@@ -131,7 +131,7 @@ def memory_per_gpu(uses: Sequence[MemoryUse], title: str, subtitle: Sequence[str
             color=alt.condition("datum.fits", alt.value(GREY), alt.value("#B03A00")),
         ),
     ).properties(width=560, height=alt.Step(36))
-    return titled(chart, title, (*subtitle, "black line: what the GPU has"))
+    return titled(chart, title, (*subtitle, "black line: what the engine may use"))
 
 
 def _part_colour(field: str, parts: Sequence[str]) -> Any:

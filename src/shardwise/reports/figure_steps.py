@@ -9,7 +9,7 @@ from shardwise import metrics
 from shardwise.reports.cells import at_least_one, step_label
 from shardwise.reports.figure_style import BLACK, BLUE, PANEL, SKY, by_batch, data, sources, titled
 from shardwise.reports.numbers import percent
-from shardwise.study.transitions import StepPair
+from shardwise.study.transitions import Step, StepPair
 
 
 def tp_steps(pairs: Sequence[StepPair]) -> Any:
@@ -29,7 +29,11 @@ def tp_steps(pairs: Sequence[StepPair]) -> Any:
     }
     return titled(
         alt.vconcat(
-            *(_step_panels(metric, some) for metric, some in by_metric.items()), spacing=24
+            *(
+                _step_panels(metric, [row for pair in some for row in _step_rows(pair)])
+                for metric, some in by_metric.items()
+            ),
+            spacing=24,
         ),
         f"What each TP step changes: {ours.kind} beside {reference.kind}",
         (
@@ -39,10 +43,25 @@ def tp_steps(pairs: Sequence[StepPair]) -> Any:
     )
 
 
-def _step_panels(metric: str, pairs: Sequence[StepPair]) -> Any:
+def tp_changes(steps: Sequence[Step]) -> Any:
+    """Steps up of one source alone, as filled bars with intervals."""
     import altair as alt
 
-    rows = [row for pair in pairs for row in _step_rows(pair)]
+    up = at_least_one([step for step in steps if step.is_up], "steps up")
+    panels = [
+        _step_panels(metric, [_row("ours", step) for step in up if step.metric == metric])
+        for metric in dict.fromkeys(step.metric for step in up)
+    ]
+    return titled(
+        alt.vconcat(*panels, spacing=24),
+        f"What each TP step changes, {up[0].source.kind}",
+        (f"with 80 % interval: {sources([up[0].source])[0]}",),
+    )
+
+
+def _step_panels(metric: str, rows: Sequence[dict[str, Any]]) -> Any:
+    import altair as alt
+
     edges = [row["edge"] for row in rows]
     room = alt.Scale(domain=[min([0, *edges]) * 1.15, max([0, *edges]) * 1.15], nice=False)
     y = alt.Y("change:Q", title=f"{metrics.ALL[metric].label}, change in %", scale=room)
@@ -65,21 +84,20 @@ def _step_panels(metric: str, pairs: Sequence[StepPair]) -> Any:
 
 
 def _step_rows(pair: StepPair) -> list[dict[str, Any]]:
-    rows = []
-    for side, step in (("ours", pair.ours), ("reference", pair.reference)):
-        change, published = step.change_pct, step.source.kind == "published"
-        lo, hi = (change.value, change.value) if published else (change.lo, change.hi)
-        rows.append(
-            {
-                "metric": metrics.ALL[step.metric].label,
-                "batch": f"batch {step.concurrency}",
-                "step": step_label(step.from_tp, step.to_tp),
-                "side": side,
-                "change": change.value,
-                "lo": lo,
-                "hi": hi,
-                "edge": lo if change.value < 0 else hi,
-                "label": percent(change.value),
-            }
-        )
-    return rows
+    return [_row("ours", pair.ours), _row("reference", pair.reference)]
+
+
+def _row(side: str, step: Step) -> dict[str, Any]:
+    change, published = step.change_pct, step.source.kind == "published"
+    lo, hi = (change.value, change.value) if published else (change.lo, change.hi)
+    return {
+        "metric": metrics.ALL[step.metric].label,
+        "batch": f"batch {step.concurrency}",
+        "step": step_label(step.from_tp, step.to_tp),
+        "side": side,
+        "change": change.value,
+        "lo": lo,
+        "hi": hi,
+        "edge": lo if change.value < 0 else hi,
+        "label": percent(change.value),
+    }

@@ -1,0 +1,52 @@
+# Two commands for everyone: `make study` and `make test`. Each sets itself up in .venv with
+# nothing but Python 3.11+ and make. The rest is for developers.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+REFERENCE := ../shared/reference
+export OPENBLAS_NUM_THREADS := 1
+export OMP_NUM_THREADS := 1
+
+.PHONY: study test check lint types layers profile accuracy clean
+
+study: $(VENV)/base.stamp  ## the published study, predicted beside what was published
+	$(BIN)/shardwise study llama-3.1-70b --gpu mi300x --gpus 8 --tp 1,2,4,8 \
+	  --batch 1,2,4,8,16,32,64,128,256 --isl 2048 --osl 2048 --requests 256 \
+	  --dtype fp8 --kv-dtype fp8 --output study
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -n auto
+
+check: lint types layers test
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+
+types: $(VENV)/dev.stamp
+	$(BIN)/mypy
+
+layers: $(VENV)/dev.stamp
+	$(BIN)/lint-imports --no-cache
+
+profile: $(VENV)/dev.stamp  ## fit the bundled profile anew
+	$(BIN)/shardwise calibrate $(REFERENCE)/measurements.csv \
+	  --collectives $(REFERENCE)/collectives.csv \
+	  --output src/shardwise/perfmodel/data/reference.json
+
+accuracy: $(VENV)/dev.stamp  ## write docs/accuracy.md from the reference rows
+	$(BIN)/python benchmarks/accuracy.py --write
+
+$(VENV)/base.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) study build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

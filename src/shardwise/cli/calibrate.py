@@ -1,0 +1,87 @@
+"""`shardwise calibrate`: a profile from measured rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shardwise.cli.files import report_problems, require_writable, show_progress
+from shardwise.errors import InputError
+
+
+@click.command()
+@click.argument("rows", type=click.Path(path_type=Path))
+@click.option("--name", help="Name of your profile, used with --profile from then on.")
+@click.option("--profile", default="reference", show_default=True, help="Profile to start from.")
+@click.option(
+    "--collectives",
+    type=click.Path(path_type=Path),
+    help="All-reduce latencies; with --output, fits everything anew instead of your pair alone.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File of a new profile.")
+def calibrate(
+    rows: Path, name: str | None, profile: str, collectives: Path | None, output: Path | None
+) -> None:
+    """Fit the performance model to the measured ROWS of a CSV file.
+
+    With --name, your rows move the coefficients of your own GPU and engine and leave the rest as
+    it was; the error before and after is cross-validated. With --collectives and --output, the
+    whole hierarchy is fitted to the rows marked 'calibrate': that is how the bundled profile is
+    made.
+    """
+    _need_scipy()
+    if name and not output and not collectives:
+        _personal(rows, name, profile)
+    elif output and collectives and not name:
+        _reference(rows, collectives, output)
+    else:
+        raise InputError("calibrate needs --name NAME, or --collectives FILE with --output FILE")
+
+
+def _need_scipy() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("scipy") is None:
+        raise InputError("calibrate needs SciPy", remedy="pip install 'shardwise[calibrate]'")
+
+
+def _rows(path: Path) -> list[Any]:
+    from shardwise.perfmodel.predicting import usable_rows
+    from shardwise.perfmodel.rows import read_table
+
+    good, problems = usable_rows(read_table(path)[1])
+    report_problems(problems)
+    return good
+
+
+def _personal(path: Path, name: str, base: str) -> None:
+    from shardwise import metrics
+    from shardwise.perfmodel.build import build_personal
+    from shardwise.perfmodel.profiles import check_name, load_profile, save_profile
+
+    check_name(name)
+    made = build_personal(
+        _rows(path), load_profile(base), name, f"{path.name} on top of {base}", show_progress
+    )
+    written = save_profile(made.profile)
+    click.echo(f"{made.rows} rows; mean error, before and after (cross-validated):")
+    for metric, before in made.before_pct.items():
+        label = metrics.ALL[metric].label
+        click.echo(f"  {label:18}  {before:6.1f} %  {made.after_pct[metric]:6.1f} %")
+    click.echo(f"saved {written}; use it with --profile {name}")
+
+
+def _reference(path: Path, collectives: Path, output: Path) -> None:
+    import msgspec
+
+    from shardwise.perfmodel.build import build_reference
+    from shardwise.perfmodel.fit_collectives import fit_lines, line_of
+
+    require_writable(output)
+    lines = [line_of(fitted) for fitted in fit_lines(collectives)]
+    provenance = f"rows marked 'calibrate' of {path.name}, all-reduce of {collectives.name}"
+    made = build_reference(_rows(path), lines, provenance, show_progress)
+    output.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
+    click.echo(f"wrote {output}: {len(made.errors)} errors, {len(lines)} all-reduce lines")

@@ -1,0 +1,178 @@
+"""`shardwise plan`: from a question to a ranked deployment and its command."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwise.planner.packing import Packed
+    from shardwise.planner.question import Question
+
+_TIME: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|s|)\s*")
+MAX_MODELS: Final = 16
+
+
+def seconds(given: str | None, name: str) -> float | None:
+    """`200ms`, `2s` or `200` (milliseconds) in seconds. Raises InputError for anything else."""
+    if given is None:
+        return None
+    match = _TIME.fullmatch(given)
+    if match is None or float(match.group(1)) == 0:
+        raise InputError(
+            f"--{name} is {given[:40]!r}", "allowed: a time above 0 as in 200ms, 2s or 200 (ms)"
+        )
+    return float(match.group(1)) * (1.0 if match.group(2) == "s" else 1e-3)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--model", "more", multiple=True, help="Another model on the node; repeatable.")
+@click.option("--gpu", required=True, help="GPU id, for example mi300x.")
+@click.option("--gpus", type=int, default=8, show_default=True, help="GPUs in the node.")
+@click.option("--isl", type=int, multiple=True, required=True, help="Input tokens a request.")
+@click.option("--osl", type=int, multiple=True, required=True, help="Output tokens a request.")
+@click.option("--concurrency", type=int, multiple=True, help="Requests in flight on the node.")
+@click.option("--request-rate", type=float, multiple=True, help="Requests/s on the node.")
+@click.option("--ttft", help="Longest TTFT: 200ms, 2s, or a number of ms.")
+@click.option("--tpot", help="Longest TPOT, likewise.")
+@click.option("--e2e", help="Longest E2E latency, likewise.")
+@click.option("--objective", default="cost", show_default=True, help="cost, latency, throughput.")
+@click.option("--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower.")
+@click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype.")
+@click.option("--engine", default="vllm", show_default=True, help="vllm or sglang.")
+@click.option("--profile", default="reference", show_default=True, help="Profile name.")
+@click.option(
+    "--catalogue",
+    "catalogue_files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="TOML file with your own GPUs and prices; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
+def plan(model: str, more: tuple[str, ...], output: Path | None, **options: Any) -> None:
+    """Rank the deployments of MODEL that fit a node, with the reason each loser lost.
+
+    With further --model options, the node's GPUs are shared among all; --isl, --osl,
+    --concurrency and --request-rate then take one value for all, or one for each in order.
+    """
+    from shardwise.planner.packing import Packed, pack
+    from shardwise.planner.plan import plan as plan_one
+
+    names = (model, *more)
+    if len(names) > MAX_MODELS:
+        raise InputError(f"{len(names)} models", f"allowed: at most {MAX_MODELS}")
+    if output is not None:
+        from shardwise.cli.files import require_writable
+
+        require_writable(output)
+    questions = _questions(names, options)
+    packed = pack(questions) if more else (Packed(plan_one(questions[0]), 0),)
+    _deliver(names, packed, output, options["as_json"])
+
+
+def _questions(names: tuple[str, ...], options: dict[str, Any]) -> list[Question]:
+    from shardwise.architecture.models import load
+    from shardwise.hardware.catalogue import default_catalogue
+    from shardwise.hardware.node import Node
+    from shardwise.perfmodel.profiles import load_profile
+    from shardwise.perfmodel.subject import catalogue_for
+    from shardwise.planner.question import Demand, Question
+    from shardwise.workload.workload import Slo
+
+    catalogue = catalogue_for(options["catalogue_files"])
+    node = Node(catalogue.gpu(options["gpu"]), options["gpus"])
+    price = catalogue.price(node.gpu.id)
+    count = len(names)
+    columns = [
+        _each(options[key], key, count) for key in ("isl", "osl", "concurrency", "request_rate")
+    ]
+    slo = Slo(*(seconds(options[key], key) for key in ("ttft", "tpot", "e2e")))
+    profile = load_profile(options["profile"])
+    siblings = {gpu.id: gpu for gpu in default_catalogue().gpus()}
+    dtype = None if options["dtype"] == "auto" else options["dtype"]
+    return [
+        Question(
+            arch=load(name),
+            node=node,
+            demand=Demand(*demand),
+            profile=profile,
+            siblings=siblings,
+            slo=slo,
+            objective=options["objective"],
+            engine=options["engine"],
+            weight_dtype=dtype,
+            kv_dtype=options["kv_dtype"],
+            usd_per_gpu_hour=price.usd_per_hour if price else None,
+        )
+        for name, *demand in zip(names, *columns, strict=True)
+    ]
+
+
+def _each(values: tuple[Any, ...], key: str, count: int) -> list[Any]:
+    """One value for each of `count` models."""
+    if not values:
+        return [None] * count
+    if len(values) not in {1, count}:
+        raise InputError(
+            f"--{key.replace('_', '-')} given {len(values)} times for {count} models",
+            f"allowed: once, or {count} times",
+        )
+    return list(values) * (count if len(values) == 1 else 1)
+
+
+def _deliver(
+    names: tuple[str, ...], packed: tuple[Packed, ...], output: Path | None, as_json: bool
+) -> None:
+    from shardwise.planner.command import checkpoint, note, replicas
+    from shardwise.reports.plan_tables import (
+        plan_document,
+        plan_table,
+        recommendation,
+        rejected_lines,
+    )
+
+    documents = []
+    port = 8000
+    for name, item in zip(names, packed, strict=True):
+        q, best = item.plan.question, item.plan.best
+        found = checkpoint(name, q.arch)
+        commands = replicas(
+            best.deployment, q.arch, q.node.gpu, found, item.first_device, first_port=port
+        )
+        port += len(commands)
+        remark = note(found, best.deployment.weight_dtype)
+        if as_json or output is not None:
+            documents.append(plan_document(item.plan, commands, remark))
+        if as_json:
+            continue
+        from shardwise.reports.table import show
+
+        click.echo(recommendation(item.plan) + "\n")
+        show(plan_table(item.plan), sys.stdout)
+        for line in rejected_lines(item.plan.rejected):
+            click.echo(f"rejected, {line}")
+        click.echo(f"\nRun{f' ({remark})' if remark else ''}:")
+        for command in commands:
+            click.echo(command.line)
+        click.echo("")
+    if documents:
+        _write(documents[0] if len(documents) == 1 else {"models": documents}, output, as_json)
+
+
+def _write(document: dict[str, Any], output: Path | None, as_json: bool) -> None:
+    import msgspec
+
+    if output is not None:
+        from shardwise.reports.files import write_json
+
+        write_json(output, document)
+    if as_json:
+        click.echo(msgspec.json.encode(document))

@@ -1,0 +1,186 @@
+"""Compare predictions with measured rows: error, bias, coverage, and whether TP is chosen well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from shardwise.perfmodel.batches import Batch, group
+from shardwise.perfmodel.crossval import observed_metrics
+from shardwise.perfmodel.intervals import METRICS, Seen, half_width
+from shardwise.perfmodel.predicting import batch_calibration
+from shardwise.perfmodel.profiles import Profile
+from shardwise.perfmodel.rows import Row
+
+#: SLOs under which the choice of TP is checked: TPOT in seconds.
+TPOT_SLOS: Final = (0.010, 0.020, 0.040)
+Grouping = Callable[["Point"], str]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured value with its prediction and interval."""
+
+    row: Row
+    metric: str
+    predicted: float
+    lo: float
+    hi: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """predicted / measured - 1."""
+        return self.predicted / self.measured - 1.0
+
+    @property
+    def covered(self) -> bool:
+        return self.lo <= self.measured <= self.hi
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of some points: percent."""
+
+    group: str
+    metric: str
+    rows: int
+    mean_error_pct: float  #: mean |predicted / measured - 1|
+    bias_pct: float  #: mean of predicted / measured - 1
+    coverage_pct: float  #: points inside their 80 % interval
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How often the predicted best TP is the measured best one."""
+
+    question: str
+    cases: int
+    agree: int
+    regret_pct: float  #: how much worse the chosen TP measured than the best, on average
+
+
+def points_of(rows: Sequence[Row], profile: Profile) -> list[Point]:
+    """Every measured metric of every usable row with its prediction. TTFT of rows that the
+    source marks KV-limited holds queueing and is left out."""
+    batches, _ = group(rows)
+    found: list[Point] = []
+    for batch in batches:
+        found += _batch_points(batch, profile)
+    return found
+
+
+def _batch_points(batch: Batch, profile: Profile) -> list[Point]:
+    known = batch_calibration(profile, batch)
+    served = batch.serve(known.coefficients, known.collectives)
+    seen = Seen(batch.gpu.id, batch.key.engine, batch.key.weight_dtype, known.levels)
+    found = []
+    for metric, observed in observed_metrics(batch).items():
+        predicted = getattr(served, metric)
+        for i, row in enumerate(batch.rows):
+            if not np.isfinite(observed[i]) or (metric == "ttft_s" and row.kv_limited):
+                continue
+            value = float(predicted[i])
+            spread = float(np.exp(half_width(profile, seen, metric, row.tp_size, row.pp_size)))
+            found.append(
+                Point(row, metric, value, value / spread, value * spread, float(observed[i]))
+            )
+    return found
+
+
+def scores(points: Iterable[Point], key: Grouping) -> list[Score]:
+    """Errors by group and metric, groups in order."""
+    parts: dict[tuple[str, str], list[Point]] = {}
+    for point in points:
+        parts.setdefault((key(point), point.metric), []).append(point)
+    ordered = sorted(parts.items(), key=lambda item: (item[0][0], METRICS.index(item[0][1])))
+    return [
+        Score(
+            name,
+            metric,
+            len(some),
+            100 * float(np.mean([abs(p.error) for p in some])),
+            100 * float(np.mean([p.error for p in some])),
+            100 * float(np.mean([p.covered for p in some])),
+        )
+        for (name, metric), some in ordered
+    ]
+
+
+def kv_limited_recall(rows: Sequence[Row], profile: Profile) -> tuple[int, int]:
+    """Of the rows that the source marks KV-limited, how many are predicted so: (found, marked)."""
+    batches, _ = group([row for row in rows if row.kv_limited])
+    found = marked = 0
+    for batch in batches:
+        known = batch_calibration(profile, batch)
+        served = batch.serve(known.coefficients, known.collectives)
+        found += int(np.sum(served.kv_limited))
+        marked += len(batch.rows)
+    return found, marked
+
+
+def choices(points: Sequence[Point]) -> list[Choice]:
+    """Whether the best TP is found, at the same offered load: the lowest E2E latency, the most
+    tokens per GPU, and the most tokens per GPU that keep a TPOT."""
+    cells: dict[tuple[object, ...], dict[int, dict[str, Point]]] = {}
+    for p in points:
+        r = p.row
+        cell = (r.model, r.gpu, r.engine, r.weight_dtype, r.mode, r.concurrency, r.isl, r.osl)
+        cells.setdefault(cell, {}).setdefault(r.tp_size, {})[p.metric] = p
+    whole = [
+        by_tp
+        for by_tp in cells.values()
+        if len(by_tp) > 1
+        and all({"e2e_latency_s", "output_tok_s", "tpot_s"} <= set(m) for m in by_tp.values())
+    ]
+    found = [
+        _choice("lowest E2E latency", whole, lambda _tp, m, v: -v(m["e2e_latency_s"])),
+        _choice("most output tok/s per GPU", whole, lambda tp, m, v: v(m["output_tok_s"]) / tp),
+    ]
+    for slo in TPOT_SLOS:
+        within = [
+            by_tp
+            for by_tp in whole
+            if any(m["tpot_s"].measured <= slo for m in by_tp.values())
+            and not all(m["tpot_s"].measured <= slo for m in by_tp.values())
+        ]
+
+        def kept(
+            tp: int, m: dict[str, Point], v: Callable[[Point], float], slo: float = slo
+        ) -> float:
+            rate = v(m["output_tok_s"]) / tp
+            return rate if v(m["tpot_s"]) <= slo else -v(m["tpot_s"])
+
+        found.append(_choice(f"the same, TPOT <= {slo * 1e3:g} ms", within, kept))
+    return [c for c in found if c.cases]
+
+
+Value = Callable[[Point], float]
+Worth = Callable[[int, dict[str, Point], Value], float]
+
+
+def _choice(question: str, cells: Sequence[dict[int, dict[str, Point]]], worth: Worth) -> Choice:
+    agree, regrets = 0, []
+    for by_tp in cells:
+        chosen = max(by_tp, key=lambda tp: worth(tp, by_tp[tp], lambda p: p.predicted))
+        best = max(by_tp, key=lambda tp: worth(tp, by_tp[tp], lambda p: p.measured))
+        agree += chosen == best
+        got = worth(chosen, by_tp[chosen], lambda p: p.measured)
+        most = worth(best, by_tp[best], lambda p: p.measured)
+        regrets.append(abs(got / most - 1.0) if most > 0 > got or most * got > 0 else 1.0)
+    mean = 100 * float(np.mean(regrets)) if regrets else 0.0
+    return Choice(question, len(cells), agree, mean)
+
+
+#: How `validate` groups its errors.
+GROUPINGS: Final[dict[str, Grouping]] = {
+    "gpu and engine": lambda p: f"{p.row.gpu} {p.row.engine}",
+    "model and dtype": lambda p: f"{p.row.model} {p.row.weight_dtype}",
+    "TP": lambda p: f"TP={p.row.tp_size}",
+    "batch": lambda p: (
+        f"batch {p.row.concurrency:5.0f}" if p.row.concurrency < 1e6 else "batch   max"
+    ),
+}

@@ -1,0 +1,27 @@
+"""How much of a GPU's matrix rate a deployment uses."""
+
+from __future__ import annotations
+
+from shardwise.architecture.gemm import gemm_shapes
+from shardwise.evidence.record import Evidence
+from shardwise.perfmodel.estimate import Subject
+
+
+def tokens_per_step(evidence: Evidence) -> int:
+    """Tokens, prompt and output, that a replica takes in between two tokens of one request."""
+    each = evidence.metrics["total_tok_s"].value * evidence.metrics["tpot_s"].value
+    return max(1, round(each))
+
+
+def matrix_share(subject: Subject, evidence: Evidence) -> float:
+    """Share of one GPU's dense matrix rate used: sum of 2 m n k over a step's GEMMs / (step time
+    x datasheet rate x pp_size), that is, the model FLOPs utilization of Chowdhery et al., "PaLM",
+    arXiv:2204.02311, appendix B, without the attention scores. lm_head counts for every token, so
+    it is slightly high where prompts are long.
+    """
+    deployment = evidence.deployment
+    step_s = evidence.metrics["tpot_s"].value
+    gemms = gemm_shapes(subject.arch, deployment.tp_size, tokens_per_step(evidence))
+    flops = sum(2.0 * g.m * g.n * g.k * g.count for g in gemms)
+    rate = subject.gpu.matrix_rate(subject.setting.compute_dtype)
+    return flops / (step_s * rate * deployment.pp_size)

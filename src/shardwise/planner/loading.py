@@ -1,0 +1,170 @@
+"""What each sharding gives under the demand: one array over shardings x concurrencies a dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwise.perfmodel.estimate import Subject, sweep
+from shardwise.perfmodel.loads import Limits
+from shardwise.perfmodel.memory import Ranks, kv_budget_bytes, sequence_bytes
+from shardwise.perfmodel.serving import Served
+from shardwise.perfmodel.work import Array
+from shardwise.planner.candidates import Rejected, Sharding
+from shardwise.planner.question import Question
+from shardwise.units import GB
+
+BATCHED_TOKENS: Final = 8192
+MEMORY_UTILIZATION: Final = 0.9
+MAX_SEQS: Final = 1024
+#: Concurrencies of one replica that are searched: every one to 32, then steps of about 4 %.
+CONCURRENCIES: Final = np.unique(
+    np.concatenate([np.arange(1, 33), np.geomspace(32, 1024, 90).round()])
+).astype(np.float64)
+WAVES: Final = 10.0  #: requests a slot in a closed-loop run, as in load tests
+_PLATEAU: Final = 0.99  #: throughput within 1 % of the best is not worth a longer queue
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A sharding at the concurrency it is scored at."""
+
+    sharding: Sharding
+    concurrency: int  #: of the fullest replica
+    max_num_seqs: int
+    node_output_tok_s: float
+    capacity_tok_s: float  #: the most the node was seen to give; node_output_tok_s if not searched
+    kv_limited: bool
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """Arrays of shape (shardings, concurrencies); replicas has shape (shardings, 1)."""
+
+    replicas: Array
+    concurrency: Array
+    max_num_seqs: Array
+    shortfall: Array  #: bytes a GPU; <= 0 fits
+    served: Served
+
+
+def max_num_seqs(concurrency: Array, request_rate: bool) -> Array:
+    """`concurrency` rounded up to a multiple of 8, where engines capture graphs, at most 1,024.
+
+    At a request rate the number in flight varies as a Poisson number does: three standard
+    deviations are added.
+    """
+    spread = 3.0 * np.sqrt(concurrency) if request_rate else 0.0
+    return np.asarray(np.minimum(np.ceil((concurrency + spread) / 8.0) * 8.0, MAX_SEQS))
+
+
+def load_candidates(
+    question: Question, shardings: Sequence[Sharding]
+) -> tuple[list[Loaded], list[Rejected]]:
+    """Shardings of one dtype under the demand, and those without the memory or the speed."""
+    if not shardings:
+        return [], []
+    swept = _sweep(question, question.subject(shardings[0].weight_dtype), shardings)
+    fits = swept.shortfall <= 0
+    loaded: list[Loaded] = []
+    rejected: list[Rejected] = []
+    for i, sharding in enumerate(shardings):
+        if not fits[i].any() or (question.demand.concurrency and not fits[i].all()):
+            rejected.append(_too_large(question, sharding, float(swept.shortfall[i].min())))
+        else:
+            found = _choose(question, swept, i, sharding, fits[i])
+            if isinstance(found, Loaded):
+                loaded.append(found)
+            else:
+                rejected.append(found)
+    return loaded, rejected
+
+
+def _sweep(question: Question, subject: Subject, shardings: Sequence[Sharding]) -> _Sweep:
+    demand = question.demand
+    tp, pp, replicas = (
+        np.array([getattr(s, name) for s in shardings], np.float64)[:, None]
+        for name in ("tp_size", "pp_size", "replicas")
+    )
+    if demand.concurrency is not None:
+        each = demand.concurrency / replicas
+        concurrency = np.concatenate([np.ceil(each), np.maximum(np.floor(each), 1.0)], axis=1)
+        # one set of flags for all replicas: the fullest one's
+        seqs = np.repeat(max_num_seqs(concurrency[:, :1], request_rate=False), 2, axis=1)
+    else:
+        concurrency = np.repeat(CONCURRENCIES[None, :], len(shardings), axis=0)
+        seqs = max_num_seqs(concurrency, demand.request_rate is not None)
+    shape = concurrency.shape
+    tp, pp = np.broadcast_to(tp, shape), np.broadcast_to(pp, shape)
+    ranks = Ranks(
+        subject.weight_dtype, subject.kv_dtype, tp, pp, BATCHED_TOKENS, seqs, MEMORY_UTILIZATION
+    )
+    budget = kv_budget_bytes(question.arch, question.node.gpu.memory_bytes, ranks)
+    shortfall = sequence_bytes(question.arch, question.context, ranks) - budget
+    limits = Limits(tp, pp, seqs, np.full(shape, float(BATCHED_TOKENS)), MEMORY_UTILIZATION)
+    lengths = (np.full(shape, float(demand.isl)), np.full(shape, float(demand.osl)))
+    served = sweep(subject, "closed_loop", limits, (concurrency, *lengths, WAVES * concurrency))
+    return _Sweep(replicas, concurrency, seqs, shortfall, served)
+
+
+def _too_large(question: Question, sharding: Sharding, shortfall: float) -> Rejected:
+    gpu = question.node.gpu
+    usable = gpu.memory_bytes * MEMORY_UTILIZATION / GB
+    reason = (
+        f"{shortfall / GB:.1f} GB a GPU short of the {usable:.1f} GB usable on {gpu.name} "
+        f"(weights, one sequence of {question.context:,} tokens, activations, engine)"
+    )
+    return Rejected(sharding, "memory", reason, shortfall_bytes=shortfall)
+
+
+def _choose(
+    question: Question, swept: _Sweep, i: int, sharding: Sharding, fits: NDArray[np.bool_]
+) -> Loaded | Rejected:
+    """The concurrency that sharding `i` is scored at."""
+    demand = question.demand
+    each = np.where(fits, swept.served.output_tok_s[i], 0.0)
+    capacity = sharding.replicas * float(each.max())
+    if demand.concurrency is not None:
+        least, fuller = divmod(demand.concurrency, sharding.replicas)
+        # `fuller` replicas have one request more than the others
+        node = fuller * each[0] + (sharding.replicas - fuller) * (each[1] if least else 0.0)
+        k, capacity = 0, float(node)
+    elif demand.request_rate is not None:
+        wanted = demand.request_rate * demand.osl
+        if capacity < wanted:
+            holds = capacity / demand.osl
+            reason = (
+                f"carries {holds:.3g} requests/s on the node, {demand.request_rate:g} are asked"
+            )
+            return Rejected(sharding, "overload", reason, request_rate=holds)
+        k, node = int(np.argmax(each * sharding.replicas >= wanted)), wanted
+    else:
+        k = _best(question, swept.served, i, fits)
+        node = sharding.replicas * float(each[k])
+    return Loaded(
+        sharding,
+        int(swept.concurrency[i, k]),
+        int(swept.max_num_seqs[i, k]),
+        float(node),
+        capacity,
+        bool(swept.served.kv_limited[i, k]),
+    )
+
+
+def _best(question: Question, served: Served, i: int, fits: NDArray[np.bool_]) -> int:
+    """The concurrency that serves the objective best within the SLO, or misses it by least."""
+    excess = np.zeros(fits.shape)
+    for metric, bound in question.slo.bounds().items():
+        excess = np.maximum(excess, getattr(served, metric)[i] / bound - 1.0)
+    excess = np.where(fits, excess, np.inf)
+    meets = excess <= 0
+    if not meets.any():
+        return int(np.argmin(excess))
+    if question.objective == "latency":
+        return int(np.argmin(np.where(meets, served.e2e_latency_s[i], np.inf)))
+    output = np.where(meets, served.output_tok_s[i], 0.0)
+    return int(np.argmax(output >= _PLATEAU * output.max()))

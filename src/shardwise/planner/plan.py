@@ -1,0 +1,98 @@
+"""The plan: every candidate ranked, missing the SLO, or rejected, and the first to be deployed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shardwise import metrics
+from shardwise.errors import DoesNotFitError, NothingMeetsError
+from shardwise.evidence.record import Deployment
+from shardwise.perfmodel.memory import require_fit
+from shardwise.planner.candidates import Rejected, enumerate_candidates
+from shardwise.planner.loading import load_candidates
+from shardwise.planner.question import Question
+from shardwise.planner.rank import Candidate, candidates, missed, rank
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`ranked` meet the SLO, best first; `missing` do not, nearest first; `rejected` cannot run
+    or cannot carry the load."""
+
+    question: Question
+    ranked: tuple[Candidate, ...]
+    missing: tuple[Candidate, ...]
+    rejected: tuple[Rejected, ...]
+
+    @property
+    def best(self) -> Candidate:
+        return self.ranked[0]
+
+
+def explore(question: Question) -> Plan:
+    """Every candidate, whether or not one meets the SLO. Raises DoesNotFitError if none has the
+    memory."""
+    possible, rejected = enumerate_candidates(question)
+    found: list[Candidate] = []
+    for dtype in question.dtypes():
+        loaded, too_much = load_candidates(
+            question, [s for s in possible if s.weight_dtype == dtype]
+        )
+        rejected += too_much
+        found += candidates(question, question.subject(dtype), loaded)
+    if not found and not any(r.cause == "overload" for r in rejected):
+        _explain_misfit(question, rejected)
+    ranked, missing = rank(question, found)
+    return Plan(question, tuple(ranked), tuple(missing), tuple(rejected))
+
+
+def plan(question: Question) -> Plan:
+    """The plan with at least one ranked candidate.
+
+    Raises DoesNotFitError, or NothingMeetsError naming the nearest candidate and what it misses.
+    """
+    made = explore(question)
+    if made.ranked:
+        return made
+    if made.missing:
+        near = made.missing[0]
+        values = ", ".join(
+            f"{metrics.ALL[c.metric].label} {c.predicted_s * 1e3:.4g} ms against "
+            f"{c.bound_s * 1e3:.4g} ms"
+            for c in near.checks
+            if c.over_pct > 0
+        )
+        raise NothingMeetsError(
+            f"no deployment of {question.arch.id} on {question.node.gpus} x "
+            f"{question.node.gpu.id} meets the SLO; nearest: {near.name} {missed(near)} ({values})"
+        )
+    most = max(made.rejected, key=lambda r: r.request_rate)
+    raise NothingMeetsError(
+        f"no deployment of {question.arch.id} on {question.node.gpus} x {question.node.gpu.id} "
+        f"carries {question.demand.request_rate:g} requests/s; nearest: {most.sharding} "
+        f"{most.reason}; lower --request-rate to {most.request_rate:.3g} or add GPUs"
+    )
+
+
+def _explain_misfit(question: Question, rejected: list[Rejected]) -> None:
+    short = [r for r in rejected if r.cause == "memory"]
+    nearest = min(short, key=lambda r: r.shortfall_bytes)  # TP=1 breaks no rule, so there is one
+    s = nearest.sharding
+    deployment = Deployment(
+        question.arch.id,
+        question.node.gpu.id,
+        s.tp_size,
+        s.pp_size,
+        weight_dtype=s.weight_dtype,
+        kv_dtype=question.subject(s.weight_dtype).kv_dtype,
+        max_num_seqs=8,
+    )
+    try:
+        require_fit(question.arch, question.node.gpu, deployment, question.context)
+    except DoesNotFitError as error:
+        raise DoesNotFitError(f"{error}; nearest of {len(short)} candidates") from None
+    # it fits with fewer sequences in flight than are asked
+    raise DoesNotFitError(
+        f"{question.arch.id} on {question.node.gpus} x {question.node.gpu.id}: {s} is "
+        f"{nearest.reason}; lower --concurrency"
+    )

@@ -1,0 +1,200 @@
+"""Candidates as ranked: what each gives, what binds it, and why it lost to the one above."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from shardwise import metrics
+from shardwise.evidence.record import Deployment, Evidence, Interval
+from shardwise.perfmodel.estimate import Subject, predict
+from shardwise.planner.fullness import matrix_share
+from shardwise.planner.loading import BATCHED_TOKENS, MEMORY_UTILIZATION, Loaded
+from shardwise.planner.question import Question
+from shardwise.workload.workload import Workload
+
+_TIE: Final = 0.005  #: objectives within 0.5 % are told apart by E2E latency
+
+
+@dataclass(frozen=True)
+class Check:
+    """One SLO: `over_pct` is how far the predicted value lies above its bound (negative: below);
+    `certain` if the whole 80 % interval meets it."""
+
+    metric: str
+    bound_s: float
+    predicted_s: float
+    over_pct: float
+    certain: bool
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A deployment that runs and carries the load. `evidence` is of its fullest replica."""
+
+    evidence: Evidence
+    gpus_paid: int
+    node_output_tok_s: Interval
+    cost: Interval  #: of `cost_metric`, all GPUs of the node paid for
+    cost_metric: str
+    checks: tuple[Check, ...]
+    binding: str  #: the largest part of E2E latency
+    matrix_share: float  #: of the GPU's dense matrix rate
+    kv_limited: bool
+    capacity_left: float  #: share of replicas that run on when one GPU, so one replica, is lost
+    behind: str = ""  #: why it ranks below the one above
+
+    @property
+    def deployment(self) -> Deployment:
+        return self.evidence.deployment
+
+    @property
+    def meets(self) -> bool:
+        return all(check.over_pct <= 0 for check in self.checks)
+
+    @property
+    def worst(self) -> Check:
+        return max(self.checks, key=lambda check: check.over_pct)
+
+    @property
+    def name(self) -> str:
+        d = self.deployment
+        pp = f" x PP={d.pp_size}" if d.pp_size > 1 else ""
+        return f"{d.replicas} x TP={d.tp_size}{pp} in {d.weight_dtype}"
+
+    def objective(self, name: str) -> float:
+        """What `name` minimises, at the cautious end of its interval: a candidate that nothing
+        was measured near must be better by more than its own doubt."""
+        if name == "latency":
+            return self.evidence.metrics["e2e_latency_s"].hi
+        return self.cost.hi if name == "cost" else -self.node_output_tok_s.lo
+
+
+def candidates(question: Question, subject: Subject, loaded: Sequence[Loaded]) -> list[Candidate]:
+    """Candidates of one weight dtype, with intervals."""
+    demand, arch = question.demand, question.arch
+    deployments = [
+        Deployment(
+            model=arch.id,
+            gpu=question.node.gpu.id,
+            tp_size=x.sharding.tp_size,
+            pp_size=x.sharding.pp_size,
+            replicas=x.sharding.replicas,
+            weight_dtype=subject.weight_dtype,
+            kv_dtype=subject.kv_dtype,
+            engine=question.engine,
+            max_num_seqs=x.max_num_seqs,
+            max_num_batched_tokens=BATCHED_TOKENS,
+            gpu_memory_utilization=MEMORY_UTILIZATION,
+            max_model_len=question.context,
+        )
+        for x in loaded
+    ]
+    workloads = [
+        Workload(demand.isl, demand.osl, x.concurrency, request_rate=demand.request_rate)
+        for x in loaded
+    ]
+    found = predict(subject, deployments, workloads)
+    return [_candidate(question, subject, x, e) for x, e in zip(loaded, found, strict=True)]
+
+
+def _candidate(
+    question: Question, subject: Subject, loaded: Loaded, evidence: Evidence
+) -> Candidate:
+    node = _node_throughput(question, loaded, evidence.metrics["output_tok_s"])
+    price = question.usd_per_gpu_hour
+    hourly = question.node.gpus * (1.0 if price is None else price)  # USD or GPU-hours
+    cost = Interval(
+        metrics.usd_per_million_tok(hourly, node.value),
+        metrics.usd_per_million_tok(hourly, node.hi),
+        metrics.usd_per_million_tok(hourly, node.lo),
+    )
+    return Candidate(
+        evidence=evidence,
+        gpus_paid=question.node.gpus,
+        node_output_tok_s=node,
+        cost=cost,
+        cost_metric=(metrics.GPU_HOURS if price is None else metrics.COST).name,
+        checks=_checks(question, evidence),
+        binding=max(evidence.breakdown, key=lambda part: evidence.breakdown[part]),
+        matrix_share=matrix_share(subject, evidence),
+        kv_limited=loaded.kv_limited,
+        capacity_left=(loaded.sharding.replicas - 1) / loaded.sharding.replicas,
+    )
+
+
+def _node_throughput(question: Question, loaded: Loaded, one: Interval) -> Interval:
+    """The node's output; at a request rate, no more than is asked for."""
+    value = loaded.node_output_tok_s
+    most = loaded.capacity_tok_s
+    if question.demand.request_rate is not None:
+        return Interval(value, min(value, most * one.lo / one.value), value)
+    return Interval(value, value * one.lo / one.value, value * one.hi / one.value)
+
+
+def _checks(question: Question, evidence: Evidence) -> tuple[Check, ...]:
+    return tuple(
+        Check(
+            metric,
+            bound,
+            evidence.metrics[metric].value,
+            metrics.percent_change(bound, evidence.metrics[metric].value),
+            evidence.metrics[metric].hi <= bound,
+        )
+        for metric, bound in question.slo.bounds().items()
+    )
+
+
+def rank(question: Question, found: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """Those that meet the SLO, best first, and those that miss it, nearest first.
+
+    Best is by the cautious end of the objective's interval.
+    """
+    meeting = sorted(
+        (c for c in found if c.meets),
+        key=lambda c: (c.objective(question.objective), _e2e(c)),
+    )
+    for i in range(len(meeting)):
+        # within a tie the quicker one moves up; values stay in order to within the tie
+        j = i
+        while (
+            j
+            and _tied(question, meeting[j - 1], meeting[j])
+            and (_e2e(meeting[j]) < _e2e(meeting[j - 1]))
+        ):
+            meeting[j - 1], meeting[j] = meeting[j], meeting[j - 1]
+            j -= 1
+    ranked = [
+        replace(c, behind=_behind(question, meeting[i - 1], c) if i else "")
+        for i, c in enumerate(meeting)
+    ]
+    missing = sorted((c for c in found if not c.meets), key=lambda c: c.worst.over_pct)
+    return ranked, [replace(c, behind=missed(c)) for c in missing]
+
+
+def missed(candidate: Candidate) -> str:
+    """`misses TPOT by 12 %` for each SLO missed."""
+    return "; ".join(
+        f"misses {metrics.ALL[c.metric].label} by {c.over_pct:,.1f} %"
+        for c in candidate.checks
+        if c.over_pct > 0
+    )
+
+
+def _e2e(candidate: Candidate) -> float:
+    return candidate.evidence.metrics["e2e_latency_s"].value
+
+
+def _tied(question: Question, a: Candidate, b: Candidate) -> bool:
+    x, y = a.objective(question.objective), b.objective(question.objective)
+    return abs(x - y) <= _TIE * abs(x)
+
+
+def _behind(question: Question, above: Candidate, below: Candidate) -> str:
+    slower = metrics.percent_change(_e2e(above), _e2e(below))
+    name = {"cost": "cost", "latency": "E2E latency", "throughput": "throughput"}
+    if _tied(question, above, below):
+        return f"same {name[question.objective]}, {slower:+.1f} % E2E latency"
+    a, b = (abs(c.objective(question.objective)) for c in (above, below))
+    return f"{metrics.percent_change(a, b):+.1f} % {name[question.objective]} at the cautious end"

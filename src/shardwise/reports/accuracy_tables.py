@@ -1,0 +1,106 @@
+"""Accuracy as tables: errors by group, and whether the best TP is found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shardwise import metrics
+from shardwise.perfmodel.profiles import Error
+from shardwise.perfmodel.validation import Choice, Score
+from shardwise.reports.table import Cell, Column, Table, text_cell
+
+_PERCENT = "%"
+NOMINAL_COVERAGE = (75.0, 88.0)
+
+
+def _number(value: float, signed: bool = False) -> Cell:
+    return Cell(f"{value:+.1f}" if signed else f"{value:.1f}", value)
+
+
+def score_table(scores: Sequence[Score], grouped_by: str) -> Table:
+    """Errors of predictions by group and metric."""
+    sections: dict[str, list[tuple[Cell, ...]]] = {}
+    for s in scores:
+        sections.setdefault(s.group, []).append(
+            (
+                text_cell(s.group, "strong"),
+                text_cell(metrics.ALL[s.metric].label),
+                Cell(f"{s.rows}", float(s.rows)),
+                _number(s.mean_error_pct),
+                _number(s.bias_pct, signed=True),
+                _number(s.coverage_pct),
+            )
+        )
+    return Table(
+        name=f"errors_by_{grouped_by.replace(' ', '_')}",
+        title=f"Predicted against measured, by {grouped_by}",
+        columns=(
+            Column(grouped_by, "group", align="left"),
+            Column("metric", "metric", align="left"),
+            Column("n", "rows"),
+            Column("mean error", "mean_error_pct", _PERCENT),
+            Column("bias", "bias_pct", _PERCENT),
+            Column("in interval", "coverage_pct", _PERCENT),
+        ),
+        sections=tuple(tuple(rows) for rows in sections.values()),
+        notes=(
+            "mean error: of |predicted / measured - 1|; in interval: should be 80 %",
+            "E2E latency and throughput of closed loops follow from measured TTFT and TPOT",
+        ),
+    )
+
+
+def choice_table(choices: Sequence[Choice]) -> Table:
+    """How often the best TP was found."""
+    rows = tuple(
+        (
+            text_cell(c.question),
+            Cell(f"{c.cases}", float(c.cases)),
+            Cell(f"{c.agree}", float(c.agree)),
+            _number(100 * c.agree / c.cases),
+            _number(c.regret_pct),
+        )
+        for c in choices
+    )
+    return Table(
+        name="choice_of_tp",
+        title="Is the best TP found?",
+        columns=(
+            Column("best by", "question", align="left"),
+            Column("n", "cases"),
+            Column("agree", "agree"),
+            Column("agree", "agree_pct", _PERCENT),
+            Column("regret", "regret_pct", _PERCENT),
+        ),
+        sections=(rows,),
+        notes=("regret: how much worse the TP chosen by prediction measured than the best one",),
+    )
+
+
+def held_out_table(errors: Sequence[Error]) -> Table:
+    """A profile's errors on the rows of its fit and on rows left out, a TP at a time."""
+    sections: dict[str, list[tuple[Cell, ...]]] = {}
+    for e in errors:
+        left = e.held_out_pct
+        sections.setdefault(f"{e.gpu} {e.engine}", []).append(
+            (
+                text_cell(f"{e.gpu} {e.engine}", "strong"),
+                text_cell(metrics.ALL[e.metric].label),
+                Cell(f"{e.rows}", float(e.rows)),
+                _number(e.fitted_pct),
+                _number(left) if left is not None else text_cell("–"),
+            )
+        )
+    return Table(
+        name="held_out",
+        title="Mean error of the fit, and with a TP left out of it",
+        columns=(
+            Column("GPU and engine", "pair", align="left"),
+            Column("metric", "metric", align="left"),
+            Column("n", "rows"),
+            Column("fitted", "fitted_pct", _PERCENT),
+            Column("left out", "held_out_pct", _PERCENT),
+        ),
+        sections=tuple(tuple(rows) for rows in sections.values()),
+        notes=("–: measured at one TP, or without TTFT and TPOT",),
+    )

@@ -1,0 +1,175 @@
+"""The catalogue as tables: GPUs, facts, prices, models, and what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from shardwise.architecture.kv import kv_bytes
+from shardwise.architecture.model import Architecture
+from shardwise.architecture.parameters import count, weight_bytes
+from shardwise.hardware.catalogue import Catalogue, Fact, Price
+from shardwise.hardware.gpu import Gpu
+from shardwise.perfmodel.memory import LargestModel
+from shardwise.reports.numbers import number
+from shardwise.reports.table import Cell, Column, Table, text_cell
+from shardwise.units import GB
+
+_TOPOLOGY = {"full_mesh": "mesh, a link per pair", "switched": "switch", "pcie": "PCIe"}
+
+
+def _value(value: float, scale: float = 1.0) -> Cell:
+    return Cell(number(value / scale), value)
+
+
+def gpu_table(catalogue: Catalogue) -> Table:
+    """Every GPU with what the performance model takes from it."""
+    rows = []
+    for gpu in sorted(catalogue.gpus(), key=lambda g: (g.vendor, g.memory_bytes)):
+        price = catalogue.price(gpu.id)
+        link = gpu.interconnect
+        rows.append(
+            (
+                text_cell(gpu.id, "strong"),
+                _value(gpu.memory_bytes, GB),
+                _value(gpu.memory_bandwidth, 1e12),
+                *(
+                    _value(gpu.flops[d], 1e12) if d in gpu.flops else text_cell("–")
+                    for d in ("bf16", "fp8", "fp4")
+                ),
+                _value(link.bandwidth_bytes_per_s, 1e9),
+                text_cell(_TOPOLOGY[link.topology]),
+                text_cell(gpu.node_gpus),
+                _value(price.usd_per_hour) if price else text_cell("–"),
+            )
+        )
+    return Table(
+        name="gpus",
+        title="GPUs",
+        columns=(
+            Column("GPU", "gpu", align="left"),
+            Column("memory", "memory_bytes", "GB"),
+            Column("bandwidth", "memory_bandwidth_bytes_per_s", "TB/s"),
+            Column("bf16", "bf16_flops", "TFLOP/s"),
+            Column("fp8", "fp8_flops", "TFLOP/s"),
+            Column("fp4", "fp4_flops", "TFLOP/s"),
+            Column("links", "link_bytes_per_s", "GB/s"),
+            Column("topology", "topology", align="left"),
+            Column("in a node", "node_gpus"),
+            Column("price", "usd_per_hour", "USD/h"),
+        ),
+        sections=(tuple(rows),),
+        notes=(
+            "memory: what software can allocate; rates: dense, from the datasheet; links: all of "
+            "one GPU, one direction",
+            "sources, dates and figures that disagree: shardwise catalogue facts GPU",
+        ),
+    )
+
+
+def fact_table(gpu: Gpu, facts: Sequence[Fact]) -> Table:
+    """Each value of a GPU and where it came from."""
+    rows = tuple(
+        (
+            text_cell(f.field),
+            _value(f.value),
+            text_cell(f.unit),
+            text_cell(f.source),
+            text_cell(f.date),
+            text_cell("; ".join(f.alternatives) or "–"),
+            text_cell(f.why or "–"),
+        )
+        for f in facts
+    )
+    titles = ("value of", "value", "unit", "source", "date", "others say", "why this one")
+    columns = tuple(
+        Column(t, t.replace(" ", "_"), align="right" if t == "value" else "left") for t in titles
+    )
+    return Table("facts", gpu.name, columns, (rows,))
+
+
+def price_table(gpu: Gpu, prices: Sequence[Price]) -> Table:
+    """Every price of a GPU."""
+    rows = tuple(
+        (
+            _value(p.usd_per_hour),
+            text_cell(p.provider),
+            text_cell(p.tier),
+            text_cell(p.date or "undated"),
+            text_cell("default" if p.default else ""),
+        )
+        for p in prices
+    )
+    columns = (
+        Column("price", "usd_per_hour", "USD/h"),
+        Column("provider", "provider", align="left"),
+        Column("tier", "tier", align="left"),
+        Column("date", "date", align="left"),
+        Column("", "default", align="left"),
+    )
+    notes = () if prices else ("no price is known: give one with --price or a TOML file",)
+    return Table("prices", f"Prices of a {gpu.id}", columns, (rows,), notes)
+
+
+def model_table(models: Iterable[Architecture]) -> Table:
+    """Every bundled model with its size."""
+    rows = []
+    for arch in models:
+        parameters = count(arch)
+        rows.append(
+            (
+                text_cell(arch.id, "strong"),
+                _value(parameters.total, 1e9),
+                _value(parameters.active, 1e9),
+                *(_value(weight_bytes(arch, d), GB) for d in ("bf16", "fp8", "fp4")),
+                _value(float(kv_bytes(arch, 8192.0, "bf16")), GB),
+                text_cell(arch.num_heads),
+                text_cell("MLA" if arch.mla else arch.num_kv_heads),
+                text_cell(arch.checkpoint_dtype),
+            )
+        )
+    return Table(
+        name="models",
+        title="Bundled models",
+        columns=(
+            Column("model", "model", align="left"),
+            Column("parameters", "parameters", "billion"),
+            Column("active", "active_parameters", "billion"),
+            Column("bf16", "bf16_bytes", "GB"),
+            Column("fp8", "fp8_bytes", "GB"),
+            Column("fp4", "fp4_bytes", "GB"),
+            Column("KV at 8k", "kv_bytes_8192", "GB"),
+            Column("heads", "num_heads"),
+            Column("KV heads", "num_kv_heads"),
+            Column("checkpoint", "checkpoint_dtype", align="left"),
+        ),
+        sections=(tuple(rows),),
+        notes=("KV at 8k: cache of one sequence of 8,192 tokens in bf16",),
+    )
+
+
+def fit_table(found: Sequence[LargestModel]) -> Table:
+    """The largest model for one GPU of each kind."""
+    sections: dict[str, list[tuple[Cell, ...]]] = {}
+    for item in found:
+        sections.setdefault(item.gpu, []).append(
+            (
+                text_cell(item.gpu, "strong"),
+                text_cell(item.dtype),
+                _value(item.max_parameters, 1e9),
+                text_cell(item.model or "none of the bundled ones"),
+                _value(item.weight_bytes, GB) if item.model else text_cell("–"),
+            )
+        )
+    return Table(
+        name="fits",
+        title="The largest model that one GPU holds (TP=1)",
+        columns=(
+            Column("GPU", "gpu", align="left"),
+            Column("dtype", "dtype", align="left"),
+            Column("at most", "max_parameters", "billion"),
+            Column("largest bundled", "model", align="left"),
+            Column("its weights", "weight_bytes", "GB"),
+        ),
+        sections=tuple(tuple(rows) for rows in sections.values()),
+        notes=("at most: weights alone, at 90 % of the memory; bundled: with 8,192 tokens of KV",),
+    )

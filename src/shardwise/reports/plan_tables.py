@@ -1,0 +1,150 @@
+"""A plan as sentences and tables, and as one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from shardwise import metrics
+from shardwise.architecture.gemm import gemm_shapes
+from shardwise.planner.candidates import Rejected
+from shardwise.planner.command import Replica
+from shardwise.planner.fullness import tokens_per_step
+from shardwise.planner.plan import Plan
+from shardwise.planner.rank import Candidate
+from shardwise.reports.decision_tables import Value, ranked_table
+from shardwise.reports.numbers import quantity
+from shardwise.reports.table import INTERVALS, Column, Table
+
+BINDING: Final = {
+    "weights": "reading weights",
+    "kv": "reading the KV cache",
+    "compute": "matrix rate",
+    "communication": "links between GPUs",
+    "overhead": "engine overhead",
+    "queueing": "waiting for a slot",
+}
+
+
+def recommendation(plan: Plan) -> str:
+    """What to deploy, what it gives, what it costs and what is left when a GPU is lost."""
+    best, q = plan.best, plan.question
+    m, d = best.evidence.metrics, best.deployment
+    cost = metrics.ALL[best.cost_metric]
+    left = f"{d.replicas - 1}/{d.replicas}"
+    lines = [
+        f"Deploy {q.arch.id} as {best.name} on {q.node.gpus} x {q.node.gpu.id} "
+        f"({d.engine}, KV cache {d.kv_dtype}): predicted "
+        f"TTFT {quantity(m['ttft_s'], 's')}, TPOT {quantity(m['tpot_s'], 's')}, "
+        f"E2E latency {quantity(m['e2e_latency_s'], 's')} at "
+        f"{best.evidence.workload.concurrency} in flight a replica; the node gives "
+        f"{quantity(best.node_output_tok_s, 'output tok/s')} at "
+        f"{quantity(best.cost, cost.unit)} for all {best.gpus_paid} GPUs.",
+        f"With one GPU lost, {left} of its capacity is left. "
+        f"{BINDING[best.binding].capitalize()} binds most"
+        f"{', and the KV cache limits the batch' if best.kv_limited else ''}.",
+    ]
+    lines += [
+        f"SLO {metrics.ALL[c.metric].label} {c.bound_s * 1e3:g} ms: met by the predicted "
+        f"{c.predicted_s * 1e3:.4g} ms, "
+        f"{'and by its whole 80 % interval' if c.certain else 'but not by its whole interval'}."
+        for c in best.checks
+    ]
+    return "\n".join(lines)
+
+
+def plan_table(plan: Plan) -> Table:
+    """Ranked candidates, then those that miss the SLO."""
+    everything = (*plan.ranked, *plan.missing)
+    cost = metrics.ALL[everything[0].cost_metric]
+    columns = (
+        Column("#", "rank"),
+        Column("deployment", "deployment", align="left"),
+        Column("in flight", "concurrency", "a replica"),
+        Column("TTFT", "ttft_s", "s"),
+        Column("TPOT", "tpot_s", "s"),
+        Column("E2E", "e2e_latency_s", "s"),
+        Column("node", "node_output_tok_s", "tok/s"),
+        Column(cost.label, cost.name, cost.unit),
+        Column("matrix rate", "matrix_share_pct", "% used"),
+        Column("left", "capacity_left_pct", "% of capacity"),
+        Column("binds", "binding", align="left"),
+        Column("against the one above", "behind", align="left"),
+    )
+    rows = [_row(i, c, c in plan.ranked) for i, c in enumerate(everything, 1)]
+    q = plan.question
+    notes = dict.fromkeys(f"predicted: {c.evidence.source.name}" for c in everything)
+    return ranked_table(
+        "plan",
+        f"{q.arch.id} on {q.node.gpus} x {q.node.gpu.id}, {q.demand.isl} in / {q.demand.osl} out, "
+        f"ranked by the cautious end of {q.objective}",
+        columns,
+        rows,
+        (INTERVALS, "left: with one GPU, and so one replica, lost", *notes),
+    )
+
+
+def _row(number: int, c: Candidate, ranked: bool) -> dict[str, Value]:
+    m = c.evidence.metrics
+    kv = " (KV-limited)" if c.kv_limited else ""
+    return {
+        "rank": str(number) if ranked else "–",
+        "deployment": c.name,
+        "concurrency": str(c.evidence.workload.concurrency),
+        **{name: m[name] for name in ("ttft_s", "tpot_s", "e2e_latency_s")},
+        "node_output_tok_s": c.node_output_tok_s,
+        c.cost_metric: c.cost,
+        "matrix_share_pct": c.matrix_share * 100,
+        "capacity_left_pct": c.capacity_left * 100,
+        "binding": BINDING[c.binding] + kv,
+        "behind": c.behind,
+    }
+
+
+def rejected_lines(rejected: Sequence[Rejected]) -> list[str]:
+    """Rejected candidates, those of one cause and reason together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for r in rejected:
+        groups.setdefault((r.cause, r.reason), []).append(str(r.sharding))
+    return [f"{cause}: {', '.join(who)}: {why}" for (cause, why), who in groups.items()]
+
+
+def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[str, Any]:
+    """The whole plan for JSON: SI units, every candidate, GEMM shapes, commands."""
+    q = plan.question
+    return {
+        "recommendation": recommendation(plan),
+        "model": q.arch.id,
+        "gpu": q.node.gpu.id,
+        "gpus": q.node.gpus,
+        "demand": q.demand,
+        "slo": q.slo,
+        "objective": q.objective,
+        "ranked": [_candidate(plan, c) for c in plan.ranked],
+        "missing_slo": [_candidate(plan, c) for c in plan.missing],
+        "rejected": plan.rejected,
+        "commands": [
+            {"devices": r.devices, "port": r.port, "environment": r.environment, "argv": r.argv}
+            for r in commands
+        ],
+        "command_note": note,
+    }
+
+
+def _candidate(plan: Plan, c: Candidate) -> dict[str, Any]:
+    gemms = gemm_shapes(plan.question.arch, c.deployment.tp_size, tokens_per_step(c.evidence))
+    return {
+        "name": c.name,
+        "evidence": c.evidence,
+        "gpus_used": c.deployment.gpus,
+        "gpus_paid": c.gpus_paid,
+        "node_output_tok_s": c.node_output_tok_s,
+        c.cost_metric: c.cost,
+        "slo_checks": c.checks,
+        "binding": c.binding,
+        "matrix_share": c.matrix_share,
+        "kv_limited": c.kv_limited,
+        "capacity_left": c.capacity_left,
+        "reason": c.behind,
+        "gemms_per_step": gemms,
+    }

@@ -1,0 +1,161 @@
+"""A study as tables, figures and files: which of them, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from shardwise import metrics
+from shardwise.reports import decision_tables, tables
+from shardwise.reports.files import write_csv, write_evidence_csv, write_json
+from shardwise.reports.memory import MemoryUse, memory_table
+from shardwise.reports.numbers import number, quantity
+from shardwise.reports.table import Table
+from shardwise.study.advice import Advice, NoAdvice
+from shardwise.study.audit import audit_steps
+from shardwise.study.claim import match_claim
+from shardwise.study.frontier import points
+from shardwise.study.published import PublishedStudy
+from shardwise.study.run import Study
+from shardwise.study.transitions import StepPair, compare
+
+#: Batches that the part-by-part tables and figures show: the published study's, where asked.
+SHOWN_BATCHES: Final = (16, 128)
+
+
+@dataclass(frozen=True)
+class StudyOutput:
+    """A study with what stands beside it."""
+
+    study: Study
+    memory: Sequence[MemoryUse]
+    published: PublishedStudy | None
+    advice: Sequence[Advice | NoAdvice]
+
+    @property
+    def pairs(self) -> tuple[StepPair, ...]:
+        return compare(self.study.steps, self.published.steps) if self.published else ()
+
+    @property
+    def shown_batches(self) -> tuple[int, ...]:
+        asked = self.study.question.concurrencies
+        chosen = tuple(c for c in SHOWN_BATCHES if c in asked)
+        return chosen or (asked[0], asked[-1])[: len(asked)]
+
+    @property
+    def memory_title(self) -> str:
+        question = self.study.question
+        tokens = question.isl + question.osl
+        return f"One GPU's memory at TP=1, one sequence of {tokens:,} tokens"
+
+
+def study_tables(output: StudyOutput) -> list[Table]:
+    """Every table of a study, in reading order."""
+    study = output.study
+    shown = [c for c in study.costs if c.concurrency in output.shown_batches]
+    found = [tables.study_table(study.grid), tables.transitions_table(study.steps)]
+    if study.kept:
+        found.append(tables.kept_latency_table(study.kept))
+    if study.breakevens:
+        found.append(tables.breakeven_table(study.breakevens))
+    found.append(decision_tables.cost_table(shown))
+    if output.memory:
+        found.append(memory_table(output.memory, output.memory_title))
+    found.append(decision_tables.audit_table(study.findings))
+    if output.published:
+        published = output.published
+        if output.pairs:
+            found.append(tables.comparison_table(output.pairs))
+        audit = decision_tables.audit_table(audit_steps(published.steps))
+        found.append(_renamed(audit, "published_audit", "Audit of the published study"))
+        claims = match_claim(published.steps, published.claim)
+        found.append(decision_tables.claim_table(claims))
+    return found
+
+
+def _renamed(table: Table, name: str, title: str) -> Table:
+    from dataclasses import replace
+
+    return replace(table, name=name, title=title)
+
+
+def study_figures(output: StudyOutput) -> dict[str, Any]:
+    """Every figure of a study as an Altair chart, by file name."""
+    from shardwise.reports import figures
+
+    study = output.study
+    shown = output.shown_batches
+    items = [e for e in study.evidence if e.workload.concurrency in shown]
+    charts = {
+        "throughput_latency": figures.throughput_latency(points(study.evidence)),
+        "throughput_latency_node": figures.throughput_latency(
+            points(study.evidence, gpus=study.question.gpus)
+        ),
+        "time_breakdown": figures.time_breakdown(items),
+        "cost": figures.relative_cost([c for c in study.costs if c.concurrency in shown]),
+    }
+    if output.pairs:
+        charts["tp_steps"] = figures.tp_steps(output.pairs)
+    elif study.steps:
+        charts["tp_steps"] = figures.tp_changes(
+            [step for step in study.steps if step.concurrency in shown]
+        )
+    if output.memory:
+        charts["memory"] = figures.memory_per_gpu(output.memory, output.memory_title)
+    return charts
+
+
+def write_study(
+    output: StudyOutput, folder: Path, progress: Callable[[str, int, int], None]
+) -> list[Path]:
+    """Write JSON, CSV and figures of a study into a prepared folder."""
+    from shardwise.reports.figures import save
+
+    found = study_tables(output)
+    written = [
+        write_json(folder / "study.json", output.study),
+        write_json(folder / "advice.json", output.advice),
+        write_evidence_csv(folder / "evidence.csv", output.study.evidence),
+        *(write_csv(folder / f"{table.name}.csv", table) for table in found),
+    ]
+    charts = study_figures(output)
+    for done, (name, chart) in enumerate(charts.items(), start=1):
+        progress(f"figure {name}", done, len(charts))
+        written += save(chart, folder, name)
+    return written
+
+
+def advice_lines(advice: Iterable[Advice | NoAdvice]) -> list[str]:
+    """A sentence or two for each use."""
+    return [_found(a) if isinstance(a, Advice) else _nothing(a) for a in advice]
+
+
+def _bounds(names: dict[str, float]) -> str:
+    parts = [f"{metrics.ALL[name].label} <= {bound * 1e3:g} ms" for name, bound in names.items()]
+    return " and ".join(parts)
+
+
+def _found(advice: Advice) -> str:
+    cost, cell = advice.choice, advice.evidence.metrics
+    asked = f" ({_bounds(advice.slo.bounds())})" if advice.slo.bounds() else ""
+    copies = f"{cost.copies} {'copy' if cost.copies == 1 else 'copies'}"
+    unit = metrics.ALL[cost.cost_metric].unit
+    doubt = "" if advice.certain else " The interval reaches past the target: measure first."
+    return (
+        f"{advice.use}{asked}: {copies} at TP={cost.tp_size}, batch {cost.concurrency} each. "
+        f"{quantity(cost.output_tok_s, 'tok/s')} from the node, "
+        f"TTFT {quantity(cell['ttft_s'], 's')}, TPOT {quantity(cell['tpot_s'], 's')}, "
+        f"{quantity(cost.cost, unit)}; one GPU lost leaves "
+        f"{number(100 * advice.capacity_left, 0)} % of the capacity.{doubt}"
+    )
+
+
+def _nothing(missed: NoAdvice) -> str:
+    label = metrics.ALL[missed.missed].label if missed.missed else "the SLO"
+    return (
+        f"{missed.use} ({_bounds(missed.slo.bounds())}): nothing studied meets this; nearest is "
+        f"TP={missed.nearest.tp_size} at batch {missed.nearest.concurrency}, "
+        f"{label} {100 * missed.excess:.0f} % over."
+    )

@@ -1,0 +1,158 @@
+"""Run a study: every TP at every batch predicted, and all that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from shardwise.architecture.kv import require_context
+from shardwise.architecture.sharding import require_shardable
+from shardwise.errors import DoesNotFitError, InputError
+from shardwise.evidence.record import Deployment, Evidence
+from shardwise.hardware.node import Node as HardwareNode
+from shardwise.perfmodel.estimate import Subject, predict
+from shardwise.perfmodel.memory import plan as memory_plan
+from shardwise.perfmodel.memory import require_fit
+from shardwise.study.audit import Finding, audit_grid, audit_steps
+from shardwise.study.breakeven import (
+    BreakEven,
+    KeptLatency,
+    breakeven_tp,
+    latency_keeping_batches,
+)
+from shardwise.study.cost import Node, NodeCost, node_costs
+from shardwise.study.grid import Grid, index
+from shardwise.study.transitions import Step, transitions
+from shardwise.workload.workload import Mode, Workload
+
+#: Correlation of the errors of neighbouring TPs: 0.67 to 0.77 on the reference rows with several
+#: TPs (docs/accuracy.md says how it was found).
+PREDICTED_RHO: Final = 0.75
+#: A step up that saves less latency than this does not pay: each GPU halves its share of it.
+MIN_GAIN_PCT: Final = 15.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a study asks: the TPs and batches to compare, and the requests."""
+
+    gpus: int
+    tp_sizes: tuple[int, ...]
+    concurrencies: tuple[int, ...]
+    isl: int
+    osl: int
+    mode: Mode = "closed_loop"
+    requests: int = 0  #: in each run; 0: ten per slot
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A TP that was asked and cannot run, and why."""
+
+    tp_size: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """The evidence of a study and what follows from it."""
+
+    question: Question
+    evidence: tuple[Evidence, ...]
+    skipped: tuple[Skipped, ...]
+    steps: tuple[Step, ...]
+    kept: tuple[KeptLatency, ...]
+    breakevens: tuple[BreakEven, ...]
+    costs: tuple[NodeCost, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def grid(self) -> Grid:
+        return index(self.evidence)
+
+
+def _deployment(subject: Subject, question: Question, tp_size: int, concurrency: int) -> Deployment:
+    return Deployment(
+        model=subject.arch.id,
+        gpu=subject.gpu.id,
+        tp_size=tp_size,
+        weight_dtype=subject.setting.weight_dtype,
+        kv_dtype=subject.setting.kv_dtype,
+        engine=subject.engine,
+        max_num_seqs=max(concurrency, 1),
+        max_model_len=question.isl + question.osl,
+    )
+
+
+def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Skipped]]:
+    """TPs that a single request fits; the others with the reason.
+
+    A TP that the model cannot be sharded to is bad input; one that is merely too small is a
+    finding of the study.
+    """
+    fitting, skipped = [], []
+    context = question.isl + question.osl
+    for tp in question.tp_sizes:
+        require_shardable(subject.arch, tp, weight_dtype=subject.setting.weight_dtype)
+        if tp > question.gpus:
+            raise InputError(f"TP={tp} on {question.gpus} GPUs", f"allowed: 1 to {question.gpus}")
+        deployment = _deployment(subject, question, tp, 1)
+        if memory_plan(subject.arch, subject.gpu, deployment, context).fits:
+            fitting.append(tp)
+            continue
+        try:
+            require_fit(subject.arch, subject.gpu, deployment, context)
+        except DoesNotFitError as error:
+            skipped.append(Skipped(tp, str(error)))
+    if not fitting:
+        raise DoesNotFitError(skipped[-1].reason)
+    return fitting, skipped
+
+
+def predict_grid(subject: Subject, question: Question) -> tuple[list[Evidence], list[Skipped]]:
+    """Predicted evidence for every TP that fits at every batch."""
+    HardwareNode(subject.gpu, question.gpus)
+    require_context(subject.arch, question.isl, question.osl)
+    sizes, skipped = _runnable(subject, question)
+    cells = [(tp, c) for tp in sizes for c in question.concurrencies]
+    workloads = [
+        Workload(
+            question.isl,
+            question.osl,
+            c,
+            question.mode,
+            requests=max(question.requests, c) if question.requests else 0,
+        )
+        for _, c in cells
+    ]
+    deployments = [_deployment(subject, question, tp, c) for tp, c in cells]
+    return predict(subject, deployments, workloads), skipped
+
+
+def analyse(
+    question: Question,
+    evidence: Sequence[Evidence],
+    skipped: Sequence[Skipped],
+    usd_per_gpu_hour: float | None,
+    rho: float = PREDICTED_RHO,
+) -> Study:
+    """Everything that follows from evidence on one grid, whatever its kind."""
+    grid = index(evidence)
+    steps = transitions(grid, rho=rho)
+    return Study(
+        question=question,
+        evidence=tuple(evidence),
+        skipped=tuple(skipped),
+        steps=steps,
+        kept=latency_keeping_batches(grid),
+        breakevens=breakeven_tp(steps, MIN_GAIN_PCT),
+        costs=node_costs(grid, Node(question.gpus, usd_per_gpu_hour), rho=rho),
+        findings=(*audit_grid(grid), *audit_steps(steps)),
+    )
+
+
+def run(subject: Subject, question: Question, usd_per_gpu_hour: float | None) -> Study:
+    """Predict the grid of a question and analyse it."""
+    evidence, skipped = predict_grid(subject, question)
+    return analyse(question, evidence, skipped, usd_per_gpu_hour)

@@ -1,0 +1,145 @@
+"""Bad input: one line on stderr, exit 2 (3 for an SLO), no traceback, nothing half written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLAN = ["plan", "llama-3.1-70b", "--gpu", "mi300x", "--isl", "1024", "--osl", "512"]
+STUDY = ["study", "llama-3.1-70b", "--gpu", "mi300x", "--dtype", "fp8", "--batch", "16"]
+
+
+def shardwise(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "shardwise.cli.main", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def refused(words: list[str], code: int = 2, cwd: Path | None = None) -> str:
+    done = shardwise(*words, cwd=cwd)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*STUDY, "--tp", "3"], "64 attention heads"),
+        ([*STUDY, "--tp", "16"], "TP=16"),
+        ([*STUDY, "--tp", "one"], "--tp is 'one'"),
+        (["study", "llama-3.1-70b", "--gpu", "mi300"], "did you mean"),
+        (["study", "llama-9-70b", "--gpu", "mi300x"], "llama-9-70b"),
+        ([*STUDY[:-1], "0"], "--batch is '0'"),
+        ([*STUDY[:-1], "-4"], "--batch"),
+        ([*STUDY, "--isl", "0"], "isl is 0"),
+        ([*STUDY, "--isl", "130000"], "context"),
+        ([*STUDY, "--osl", "999999999999"], "osl"),
+        ([*STUDY, "--dtype", "fp7"], "fp7"),
+        ([*STUDY, "--profile", "nobody"], "nobody"),
+        ([*STUDY, "--price", "-1"], "price"),
+        ([*STUDY, "--gpus", "0"], "0"),
+        (["study", "deepseek-r1", "--gpu", "h100", "--tp", "8"], "does not fit"),
+        (["predict", "absent.csv", "-o", "out.csv"], "absent.csv"),
+        (["validate", "absent.csv"], "absent.csv"),
+        (["calibrate", "absent.csv"], "--name"),
+        (["nonsense"], "nonsense"),
+        ([*PLAN, "--concurrency", "0"], "0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(words: list[str], said: str, tmp_path: Path) -> None:
+    assert said in refused(words, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_slo_that_nothing_meets_exits_3_with_the_nearest() -> None:
+    line = refused([*PLAN, "--dtype", "fp8", "--concurrency", "64", "--tpot", "1ms"], code=3)
+    assert "nearest" in line
+    assert "TPOT" in line
+
+
+def test_an_unwritable_folder_is_found_before_work_starts(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert "taken" in refused([*STUDY, "--output", str(tmp_path / "taken" / "study")])
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("{", "config.json"),
+        ('{"model_type": "mamba"}', "mamba"),
+        ('{"model_type": "llama", "hidden_size": "big"}', "hidden_size"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_refused_by_name(
+    config: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(config)
+    assert said in refused(["study", str(tmp_path), "--gpu", "h200"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[gpu.x]\nmemory = { value = 5, source = "me", date = "2026-01-01" }\n', "unit"),
+        ("[gpu.x]\nspeed = 4\n", "speed"),
+        ("not toml", "toml"),
+    ],
+)
+def test_a_bad_catalogue_file_names_the_key(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    assert said in refused(["catalogue", "gpus", "--catalogue", str(path)]).lower()
+
+
+def test_none_of_the_rows_predicted_is_exit_2_and_some_is_0(tmp_path: Path) -> None:
+    header = "model_id,gpu_id,engine_id,weight_dtype,tp,mode,concurrency,isl,osl\n"
+    bad = "llama-3.1-70b,h9,vllm,fp8,4,serving_closed_loop,8,100,100\n"
+    (tmp_path / "bad.csv").write_text(header + bad)
+    done = shardwise("predict", "bad.csv", "-o", "out.csv", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "row 1" in done.stderr
+    assert not (tmp_path / "out.csv").exists()
+    (tmp_path / "mixed.csv").write_text(header + bad + bad.replace("h9", "h200"))
+    done = shardwise("predict", "mixed.csv", "-o", "out.csv", cwd=tmp_path)
+    assert done.returncode == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
+
+
+def test_output_is_plain_when_piped_and_json_is_one_document() -> None:
+    import json
+
+    done = shardwise(*STUDY)
+    assert done.returncode == 0
+    assert "\x1b[" not in done.stdout
+    found = json.loads(shardwise(*STUDY, "--json").stdout)
+    assert {e["deployment"]["tp_size"] for e in found["study"]["evidence"]} == {1, 2, 4, 8}
+
+
+def test_version_and_help_answer_without_importing_numpy() -> None:
+    code = (
+        "import sys; sys.argv = ['shardwise', '--help']\n"
+        "from shardwise.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'numpy' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ},
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,84 @@
+"""Rows: every bad cell is named, and the others are predicted all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shardwise.errors import InputError
+from shardwise.perfmodel.predicting import predict_table
+from shardwise.perfmodel.profiles import bundled_profile
+from shardwise.perfmodel.rows import parse_row, read_table
+
+GOOD = {
+    "source_id": "mine",
+    "model_id": "llama-3.1-70b",
+    "gpu_id": "h200",
+    "engine_id": "vllm",
+    "weight_dtype": "fp8",
+    "tp": "4",
+    "mode": "serving_closed_loop",
+    "concurrency": "16",
+    "isl": "1024",
+    "osl": "1024",
+}
+
+
+def test_inferencex_lengths_are_nine_tenths_of_the_nominal() -> None:
+    assert parse_row(1, {**GOOD, "source_id": "aic_silicon_inferencex"}).isl == 921.6
+    assert parse_row(1, GOOD).isl == 1024
+
+
+@pytest.mark.parametrize(
+    ("cell", "value", "said"),
+    [
+        ("tp", "three", "tp is 'three'"),
+        ("tp", "1.5", "tp is 1.5"),
+        ("concurrency", "max", "concurrency is 'max'"),
+        ("isl", "-4", "isl is -4"),
+        ("osl", "nan", "osl is nan"),
+        ("mode", "guess", "mode is 'guess'"),
+        ("engine_id", "mystery", "engine_id is 'mystery'"),
+    ],
+)
+def test_a_bad_cell_is_named(cell: str, value: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        parse_row(1, {**GOOD, cell: value})
+
+
+def test_bad_rows_are_noted_and_the_others_predicted() -> None:
+    table = [
+        GOOD,
+        {**GOOD, "gpu_id": "h2000"},
+        {**GOOD, "model_id": "llama-9"},
+        {**GOOD, "tp": "3"},
+        {**GOOD, "model_id": "llama-3.1-405b", "tp": "1"},
+        {**GOOD, "isl": "x"},
+    ]
+    rows, problems = predict_table(table, bundled_profile())
+    assert [p.number for p in problems] == [2, 3, 4, 5, 6]
+    assert float(rows[0]["pred_tpot_ms_lo"]) < float(rows[0]["pred_tpot_ms"])
+    assert float(rows[0]["pred_tpot_ms"]) < float(rows[0]["pred_tpot_ms_hi"])
+    assert all(row["pred_tpot_ms"] == "" for row in rows[1:])
+    assert "did you mean" in rows[1]["pred_note"]
+    assert "64 attention heads" in rows[3]["pred_note"]
+    assert "does not fit" in rows[4]["pred_note"]
+
+
+def test_predictions_round_trip_e2e_and_throughput() -> None:
+    (row,), _ = predict_table([GOOD], bundled_profile())
+    ttft, tpot = float(row["pred_ttft_ms"]) / 1e3, float(row["pred_tpot_ms"]) / 1e3
+    assert float(row["pred_e2e_s"]) == pytest.approx(ttft + 1023 * tpot, rel=1e-4)
+    assert float(row["pred_output_tok_s"]) == pytest.approx(
+        16 * 1024 / float(row["pred_e2e_s"]), rel=1e-4
+    )
+
+
+def test_a_table_without_needed_columns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("model_id,tp\nllama-3.1-70b,1\n")
+    with pytest.raises(InputError, match="lacks the columns gpu_id"):
+        read_table(path)
+    with pytest.raises(InputError, match="cannot read"):
+        read_table(tmp_path / "absent.csv")

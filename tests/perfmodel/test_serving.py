@@ -1,0 +1,121 @@
+"""Serving: the closed loop, static batches and the throughput limit obey their own laws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardwise.evidence.record import Deployment
+from shardwise.perfmodel.estimate import predict
+from shardwise.perfmodel.loads import Limits, auto_kv_dtype, make_load
+from shardwise.perfmodel.serving import closed_loop, max_throughput, static_batch
+from shardwise.perfmodel.subject import Asked, subject_of
+from shardwise.workload.workload import Workload
+
+LLAMA, _ = subject_of(Asked("llama-3.1-70b", "h200", weight_dtype="fp8", kv_dtype="fp8"))
+
+
+def offered(tp: float, concurrency: float, isl: float, osl: float, seqs: float = 4096.0):  # type: ignore[no-untyped-def]
+    one = np.ones(1)
+    limits = Limits(tp * one, one, seqs * one, 8192.0 * one)
+    s = LLAMA.setting
+    return s, make_load(
+        LLAMA.arch,
+        LLAMA.gpu,
+        s.weight_dtype,
+        s.kv_dtype,
+        limits,
+        concurrency * one,
+        isl * one,
+        osl * one,
+        10 * concurrency * one,
+    )
+
+
+LOADS = {
+    "tp": st.sampled_from([1.0, 2.0, 4.0, 8.0]),
+    "concurrency": st.integers(1, 512),
+    "isl": st.integers(1, 16_000),
+    "osl": st.integers(2, 8_000),
+}
+
+
+@settings(max_examples=80, deadline=None)
+@given(**LOADS)
+def test_closed_loop_keeps_littles_law_and_the_definition_of_tpot(
+    tp: float, concurrency: int, isl: int, osl: int
+) -> None:
+    found = closed_loop(*offered(tp, concurrency, isl, osl))
+    e2e = found.ttft_s + found.tpot_s * (osl - 1)
+    assert found.e2e_latency_s == pytest.approx(e2e)
+    # requests in flight = requests per second x time in the system
+    assert found.output_tok_s / osl * found.e2e_latency_s == pytest.approx(concurrency)
+    assert found.ttft_s > 0
+    assert found.batch <= concurrency
+    assert found.total_tok_s == pytest.approx(found.output_tok_s * (1 + isl / osl))
+
+
+@settings(max_examples=60, deadline=None)
+@given(**LOADS)
+def test_what_the_cache_cannot_hold_waits(tp: float, concurrency: int, isl: int, osl: int) -> None:
+    s, load = offered(tp, concurrency, isl, osl)
+    found = closed_loop(s, load)
+    needed = concurrency * (isl + osl / 2)
+    assert bool(found.kv_limited[0]) == bool(
+        load.kv_capacity_tokens[0] < needed and concurrency > 1
+    )
+    assert found.batch * (isl + osl / 2) <= max(load.kv_capacity_tokens[0] * 1.001, isl + osl / 2)
+
+
+def test_h200_holds_about_46_of_64_long_requests() -> None:
+    # 143,771 MiB x 0.9 = 135.7 GB - 72.7 GB of weights - about 3 GB = 60 GB; fp8 KV of 70B:
+    # 80 layers x 2 x 8 x 128 = 163,840 bytes a token; 7,373 + 922 / 2 tokens each: 1.28 GB
+    found = closed_loop(*offered(1.0, 64.0, 7372.8, 921.6))
+    assert 44 <= found.batch[0] <= 48
+    assert found.kv_limited[0]
+
+
+def test_static_batch_ends_with_its_last_token() -> None:
+    found = static_batch(*offered(8.0, 16.0, 2048.0, 2048.0))
+    assert found.e2e_latency_s == pytest.approx(found.ttft_s + 2047 * found.tpot_s)
+    assert found.output_tok_s == pytest.approx(16 * 2048 / found.e2e_latency_s)
+
+
+def test_a_queue_of_everything_gives_more_throughput_than_a_small_closed_loop() -> None:
+    all_queued = max_throughput(*offered(1.0, 1e6, 1000.0, 1000.0, seqs=2048.0))
+    few = closed_loop(*offered(1.0, 8.0, 1000.0, 1000.0))
+    assert all_queued.output_tok_s[0] > 2 * few.output_tok_s[0]
+
+
+def test_auto_kv_dtype_follows_the_checkpoint_on_nvidia_and_stays_bf16_on_amd() -> None:
+    amd, _ = subject_of(Asked("llama-3.1-70b", "mi300x"))
+    assert auto_kv_dtype("fp8", LLAMA.gpu, "vllm") == "fp8"
+    assert auto_kv_dtype("fp8", amd.gpu, "vllm") == "bf16"
+    assert auto_kv_dtype("bf16", LLAMA.gpu, "vllm") == "bf16"
+
+
+def test_a_prediction_carries_causes_that_add_up_to_its_latency() -> None:
+    deployment = Deployment("llama-3.1-70b", "h200", 4)
+    (found,) = predict(LLAMA, [deployment], [Workload(1024, 1024, 16)])
+    e2e = found.metrics["e2e_latency_s"]
+    assert sum(found.breakdown.values()) == pytest.approx(e2e.value, rel=1e-6)
+    assert e2e.lo < e2e.value < e2e.hi
+    assert found.source.kind == "predicted"
+
+
+def test_an_uncalibrated_gpu_says_so_and_is_less_sure() -> None:
+    l40s, _ = subject_of(Asked("llama-3.1-8b", "l40s", weight_dtype="bf16"))
+    h200, _ = subject_of(Asked("llama-3.1-8b", "h200", weight_dtype="fp8"))
+
+    def spread(subject: object) -> float:
+        deployment = Deployment("llama-3.1-8b", "x", 1)
+        (found,) = predict(subject, [deployment], [Workload(512, 512, 4)])  # type: ignore[arg-type]
+        tpot = found.metrics["tpot_s"]
+        assert ("not calibrated" in found.source.note or "not calibrated" in found.source.name) == (
+            subject is l40s
+        )
+        return tpot.hi / tpot.lo
+
+    assert spread(l40s) > 1.3 * spread(h200)

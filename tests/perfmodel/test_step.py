@@ -1,0 +1,111 @@
+"""Step time: what it is made of, with numbers worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardwise.architecture.models import load
+from shardwise.hardware.catalogue import default_catalogue
+from shardwise.perfmodel.coefficients import PRIOR
+from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
+from shardwise.perfmodel.step import Setting, experts_touched, step_time
+from shardwise.perfmodel.work import rank_work
+
+NO_LINK = Collectives({}, "")
+
+
+def setting(model: str, gpu: str, dtype: str, **changed: float) -> Setting:
+    found = default_catalogue().gpu(gpu)
+    link = from_topology(found.interconnect)
+    return Setting(load(model), found, dtype, "bf16", {**PRIOR, **changed}, link)
+
+
+def total(s: Setting, tp: float, sequences: float, context: float, prompt: float = 0.0) -> float:
+    work = s.work(np.array([tp]))
+    parts = [np.array([x]) for x in (tp, sequences, context, prompt, prompt / 2)]
+    return float(step_time(s, work, *parts).total[0])
+
+
+def test_work_of_llama_8b_is_what_a_hand_count_gives() -> None:
+    work = rank_work(load("llama-3.1-8b"), np.array([1.0, 2.0, 16.0]), "bf16", 2.0)
+    # attention 32 x (4096 x 4096 x 2 + 4096 x 1024 x 2) + MLP 32 x 3 x 4096 x 14336
+    # = 1,342,177,280 + 5,637,144,576 = 6,979,321,856 weights of 2 bytes
+    assert work.weight_bytes[0] == pytest.approx(2 * 6_979_321_856)
+    assert work.weight_bytes[1] == pytest.approx(6_979_321_856)
+    # KV: 32 layers x 2 x 8 heads x 128 x 2 bytes = 131,072 a token; TP=16 shards 8 heads over
+    # 16 ranks, so each holds a whole head: 131,072 / 8
+    assert work.kv_bytes_per_token == pytest.approx([131072, 65536, 16384])
+    # one all-reduce message is the hidden vector in 16 bits: 2 x 4096
+    assert work.message_bytes_per_token == 8192
+
+
+def test_a_batch_of_one_streams_the_weights_once() -> None:
+    s = setting("llama-3.1-8b", "h200", "bf16", bandwidth=1.0, layer=0.0, step=0.0, sequence=0.0)
+    work = s.work(np.array([1.0]))
+    one, zero = np.array([1.0]), np.array([0.0])
+    parts = step_time(s, work, one, one, one, zero, zero)
+    # 13.96 GB of layers + lm_head 128,256 x 4096 x 2 = 1.05 GB, at 4.8 TB/s: 3.127 ms
+    assert float(parts.weights[0]) == pytest.approx(3.127e-3, rel=0.02)
+    assert float(parts.communication[0]) == 0.0
+    assert float(parts.overhead[0]) == 0.0
+
+
+def test_all_reduce_is_the_faster_of_two_lines() -> None:
+    lines = AllReduce(latency_s=5e-6, rate=50e9, bulk_latency_s=20e-6, bulk_rate=250e9)
+    # 8 KiB: 5 us + 0.16 us against 20 us + 0.03 us; 1 MiB: 26.0 us against 24.2 us;
+    # 64 MiB: 1,347 us against 288.4 us
+    small, middle, large = lines.time(np.array([8192.0, 2.0**20, 2.0**26]))
+    assert small == pytest.approx(5.16e-6, rel=0.01)
+    assert middle == pytest.approx(24.2e-6 * (1 + (24.2 / 26.0) ** 6) ** (-1 / 6), rel=0.01)
+    assert large == pytest.approx(288.4e-6, rel=0.01)
+
+
+def test_one_rank_does_not_communicate() -> None:
+    known = Collectives({2: AllReduce(5e-6, 50e9, 20e-6, 250e9)}, "test")
+    assert known.time(np.array([1.0, 2.0]), np.array([8192.0]))[0] == 0.0
+
+
+def test_mesh_bulk_rate_grows_with_ranks_and_switch_rate_does_not() -> None:
+    mesh = from_topology(default_catalogue().gpu("mi300x").interconnect).by_world
+    switch = from_topology(default_catalogue().gpu("h200").interconnect).by_world
+    # two-shot moves 2 (n - 1) / n of the message over n - 1 links of 64 GB/s: rate 32 n GB/s
+    assert mesh[8].bulk_rate / mesh[2].bulk_rate == pytest.approx(4.0)
+    # a switch gives 450 GB/s whatever n: n / (2 (n - 1)) falls from 1 to 4/7
+    assert switch[8].bulk_rate / switch[2].bulk_rate == pytest.approx(4 / 7)
+
+
+def test_experts_touched_grow_from_top_k_to_all() -> None:
+    # 4 of 128: one token touches 1/32; two 1 - (31/32)^2 = 6.15 %; 10,000 all
+    share = experts_touched(128, 4, np.array([1.0, 2.0, 10_000.0]))
+    assert share == pytest.approx([1 / 32, 0.0615, 1.0], abs=1e-4)
+
+
+def test_mxfp4_attention_is_bf16_and_runs_at_the_bf16_rate() -> None:
+    s = setting("gpt-oss-120b", "h200", "mxfp4")
+    assert s.compute_dtype == "bf16"  # Hopper has no 4-bit matrix rate
+    assert setting("llama-3.1-70b", "b200", "nvfp4").compute_dtype == "fp4"
+
+
+CASES = {
+    "tp": st.sampled_from([1.0, 2.0, 4.0, 8.0]),
+    "sequences": st.floats(1, 512),
+    "context": st.floats(1, 32_000),
+    "gpu": st.sampled_from(["h100", "h200", "b200", "mi300x", "mi355x", "l40s"]),
+    "model": st.sampled_from(["llama-3.1-8b", "qwen3-30b-a3b", "gpt-oss-20b", "deepseek-r1"]),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(**CASES)
+def test_more_sequences_or_context_never_make_a_step_faster(
+    tp: float, sequences: float, context: float, gpu: str, model: str
+) -> None:
+    s = setting(model, gpu, "fp8", tile_fp8=0.0)
+    base = total(s, tp, sequences, context)
+    assert 0 < base < float("inf")
+    assert total(s, tp, sequences + 1, context) >= base
+    assert total(s, tp, sequences, context * 1.5) >= base
+    assert total(s, tp, sequences, context, prompt=512.0) > base
