@@ -13,22 +13,21 @@ import sys
 HOST, PORT, NAME = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 TTFT_S = float(sys.argv[4]) if len(sys.argv) > 4 else 0.02
 TPOT_S = float(sys.argv[5]) if len(sys.argv) > 5 else 0.01
-streams = 0
+streams: set[object] = set()
 
 
 async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    global streams
     try:
         while head := await reader.readuntil(b"\r\n\r\n"):
             lines = head.decode().split("\r\n")
             path = lines[0].split()[1]
             sizes = [x for x in lines if x.lower().startswith("content-length:")]
             body = await reader.readexactly(int(sizes[0].split(":")[1])) if sizes else b""
-            streams += 1
+            streams.add(writer)
             try:
                 await answer(writer, path, body)
             finally:
-                streams -= 1
+                streams.discard(writer)
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
     finally:

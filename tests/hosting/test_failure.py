@@ -12,18 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from shardwise.hosting import operating
-from shardwise.hosting.deployment_file import DeploymentFile, load, save
 from tests.hosting.conftest import BALANCERS, free_port, require_balancer, stand_in
 from tests.hosting.load import closed_loop, median, stream
+
+from shardwise.hosting import operating
+from shardwise.hosting.deployment_file import BalancerName, DeploymentFile, load, save
 
 Deploy = Callable[[DeploymentFile], Path]
 
 
 @pytest.mark.parametrize("balancer", BALANCERS)
 def test_killed_replica_loses_only_its_own_streams_and_returns(
-    deploy: Deploy, balancer: str
+    deploy: Deploy, balancer: BalancerName
 ) -> None:
     require_balancer(balancer)
     first = free_port(7)
@@ -99,7 +99,9 @@ def test_replicas_and_balancer_survive_a_killed_controller(deploy: Deploy) -> No
 
 
 @pytest.mark.parametrize("balancer", ["haproxy", "caddy"])
-def test_rolling_restart_with_a_changed_file_loses_nothing(deploy: Deploy, balancer: str) -> None:
+def test_rolling_restart_with_a_changed_file_loses_nothing(
+    deploy: Deploy, balancer: BalancerName
+) -> None:
     require_balancer(balancer)
     first = free_port(5)
     file = DeploymentFile(

@@ -13,6 +13,8 @@ import click
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from shardwise.hosting.operating import Seen
     from shardwise.hosting.state import State
 
@@ -55,7 +57,11 @@ def status(file: Path, watch: bool, as_json: bool) -> None:
 
     console = Console()
     if not watch:
-        _print(console, *look(file))
+        now, seen = look(file)
+        console.print(_table(now, seen))
+        if not (now.controller and now.controller.alive):
+            text = "the controller does not run: nothing is restarted until `shardwise up`"
+            click.echo(text, err=True)
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -89,7 +95,7 @@ def _as_json(now: State, seen: list[Seen]) -> dict[str, object]:
     }
 
 
-def _table(now: State, seen: list[Seen]) -> object:
+def _table(now: State, seen: list[Seen]) -> Table:
     from rich.table import Table
 
     alive = now.balancer_process and now.balancer_process.alive
@@ -108,17 +114,6 @@ def _table(now: State, seen: list[Seen]) -> object:
             one.state.note,
         )
     return table
-
-
-def _print(console: object, now: State, seen: list[Seen]) -> None:
-    from rich.console import Console
-
-    assert isinstance(console, Console)
-    console.print(_table(now, seen))
-    if not (now.controller and now.controller.alive):
-        click.echo(
-            "the controller does not run: nothing is restarted until `shardwise up`", err=True
-        )
 
 
 @click.command()

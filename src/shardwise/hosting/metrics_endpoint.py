@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shardwise.hosting.deployment_file import DeploymentFile
 from shardwise.hosting.probing import request
 from shardwise.hosting.state import Journal, ReplicaState
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 #: our name -> (the same quantity as each engine names it)
 NAMES: Final = {
@@ -70,12 +73,11 @@ class _Deployment:
         self._journal = journal
         self._lock = threading.Lock()
 
-    def describe(self) -> list[object]:
+    def describe(self) -> Iterable[Metric]:
         return []  # else registering would ask every replica
 
-    def collect(self) -> Iterator[object]:
+    def collect(self) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily as Gauge
-        from prometheus_client.core import Metric
 
         with self._journal.lock:
             replicas = list(self._journal.state.replicas)
@@ -100,7 +102,7 @@ class _Deployment:
         yield from merged.values()
 
 
-def _merge(merged: dict[str, object], replica: ReplicaState, text: str) -> None:
+def _merge(merged: dict[str, Metric], replica: ReplicaState, text: str) -> None:
     from prometheus_client.core import Metric
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -109,7 +111,6 @@ def _merge(merged: dict[str, object], replica: ReplicaState, text: str) -> None:
         if ours is None:
             continue
         metric = merged.setdefault(ours, Metric(ours, family.documentation, family.type))
-        assert isinstance(metric, Metric)
         for sample in family.samples:
             if sample.name.endswith("_created"):
                 continue

@@ -51,6 +51,7 @@ def healthy(url: str) -> bool:
 def complete(launch: Launch, key: str = "") -> str:
     """Ask for one real completion (or embedding); "" if it came, else what came instead."""
     name = launch.model.served_name
+    body: dict[str, Any]
     if launch.model.task == "embed":
         path, body, found = "/v1/embeddings", {"model": name, "input": "1"}, "data"
     else:
