@@ -23,6 +23,11 @@ COMMANDS: Final = {
     "report": ("shardwise.cli.report", "A study as one HTML file to read, print and forward."),
     "web": ("shardwise.cli.web", "The explorer: play with TP in a browser, on this machine."),
     "catalogue": ("shardwise.cli.catalogue", "GPUs, prices and models, with their sources."),
+    "up": ("shardwise.cli.host", "Start a deployment file's replicas behind a balancer."),
+    "status": ("shardwise.cli.host", "State, memory and load of each replica."),
+    "logs": ("shardwise.cli.host", "What the replicas and the balancer wrote."),
+    "down": ("shardwise.cli.host", "Stop a deployment."),
+    "export": ("shardwise.cli.host", "The same as compose, systemd, Kubernetes or Ray Serve."),
 }
 
 
