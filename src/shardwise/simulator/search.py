@@ -124,7 +124,7 @@ def search(
     *,
     on: str = "",
     workers: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Outcome]:
     """The outcome of each job, in order; those in the store already are not run again.
 

@@ -120,8 +120,8 @@ class HAProxy(Balancer):
             # expanded from the environment when HAProxy reads it: the key is in no file
             lines += [
                 f'    acl with_key req.hdr(Authorization) -m str "Bearer ${{{KEY_VARIABLE}}}"',
-                "    http-request return status 401 content-type application/json string "
-                '\'{"error":{"message":"API key missing or wrong","type":"invalid_request_error"}}\''
+                "    http-request return status 401 content-type application/json"
+                ' string \'{"error":{"message":"API key missing or wrong","type":"invalid_request_error"}}\''
                 " if !with_key !{ path /health }",
             ]
         if len(models) == 1:
