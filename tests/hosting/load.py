@@ -46,6 +46,7 @@ async def stream(port: int, tokens: int, name: str = "toy") -> Ended:
             while line := await reader.readline():
                 if line.startswith(b"data: [DONE]"):
                     outcome = "whole"
+                    break
                 elif line.startswith(b"data: {"):
                     first = first or time.monotonic()
                     text = json.loads(line[6:])["choices"][0]["text"]
