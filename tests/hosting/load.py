@@ -46,7 +46,12 @@ async def stream(port: int, tokens: int, name: str = "toy") -> Ended:
             while line := await reader.readline():
                 if line.startswith(b"data: [DONE]"):
                     outcome = "whole"
-                elif line.startswith(b"data: {"):
+                    break
+                if line.startswith(b'data: {"error"'):
+                    # smg ends a cut stream so: visible, and no [DONE] after it
+                    outcome, detail = ("cut" if first else "refused"), line.decode()
+                    break
+                if line.startswith(b"data: {"):
                     first = first or time.monotonic()
                     text = json.loads(line[6:])["choices"][0]["text"]
                     server = server or text.strip()

@@ -95,7 +95,7 @@ def _follow(child: subprocess.Popen[bytes], folder: Path, progress: Progress) ->
                         f"{len(lost)} of {len(now.replicas)} replicas were given up: "
                         f"{lost[0].replica}: {lost[0].note}; see {folder / 'logs'}"
                     )
-                _wait_front(now.url)
+                _wait_front(now.url, folder)
                 return now
         if child.poll() is not None:
             tail = (folder / "logs" / "controller.log").read_text(errors="replace")
@@ -103,14 +103,15 @@ def _follow(child: subprocess.Popen[bytes], folder: Path, progress: Progress) ->
         time.sleep(0.1)
 
 
-def _wait_front(url: str, timeout_s: float = 15.0) -> None:
+def _wait_front(url: str, folder: Path, timeout_s: float = 15.0) -> None:
     """Until the balancer has seen a healthy replica."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if probing.request(url, "/v1/models")[0] in (200, 401, 404):
             return
         time.sleep(0.1)
-    raise HostingError(f"the balancer does not answer on {url}")
+    log = folder / "logs" / "balancer.log"
+    raise HostingError(f"the balancer does not answer on {url}; see {log}")
 
 
 @dataclass(frozen=True)

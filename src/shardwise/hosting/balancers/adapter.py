@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import sys
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +57,20 @@ class Balancer(ABC):
         if found is None:
             raise InputError(f"balancer {self.name} is not installed", self.install)
         return found
+
+    @property
+    def socket_file(self) -> Path:
+        """Where the program takes commands: a path under the 108 bytes a UNIX socket may have.
+
+        In a folder that only this user enters.
+        """
+        home = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        folder = home / f"shardwise-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise InputError(f"{folder} can be entered by others", remedy="remove it")
+        return folder / f"{hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]}.sock"
 
     @property
     def env(self) -> dict[str, str]:

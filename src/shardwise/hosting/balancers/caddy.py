@@ -36,7 +36,7 @@ class Caddy(Balancer):
 
     def apply(self, launches: Sequence[Launch], running: int) -> None:  # noqa: ARG002
         self._write(launches)
-        admin = f"unix/{self.folder / 'caddy.sock'}"
+        admin = f"unix/{self.socket_file}"
         line = [self.executable, "reload", "--force", "--address", admin]
         done = subprocess.run(
             [*line, "--config", str(self.config_file)],
@@ -92,7 +92,7 @@ class Caddy(Balancer):
             "routes": routes,
         }
         return {
-            "admin": {"listen": f"unix/{self.folder / 'caddy.sock'}", "config": {"persist": False}},
+            "admin": {"listen": f"unix/{self.socket_file}", "config": {"persist": False}},
             "logging": {"logs": {"default": {"level": "WARN"}}},
             "apps": {"http": {"grace_period": "10m", "servers": {"clients": server}}},
         }

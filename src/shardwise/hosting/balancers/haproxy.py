@@ -38,10 +38,6 @@ class HAProxy(Balancer):
         return self.folder / "haproxy.cfg"
 
     @property
-    def socket_file(self) -> Path:
-        return self.folder / "haproxy.sock"
-
-    @property
     def env(self) -> dict[str, str]:
         return {KEY_VARIABLE: self.front.key} if self.front.key else {}
 
@@ -120,8 +116,8 @@ class HAProxy(Balancer):
             # expanded from the environment when HAProxy reads it: the key is in no file
             lines += [
                 f'    acl with_key req.hdr(Authorization) -m str "Bearer ${{{KEY_VARIABLE}}}"',
-                "    http-request return status 401 content-type application/json"
-                ' string \'{"error":{"message":"API key missing or wrong","type":"invalid_request_error"}}\''
+                "    http-request return status 401 content-type application/json string "
+                '\'{"error":{"message":"API key missing or wrong"}}\''
                 " if !with_key !{ path /health }",
             ]
         if len(models) == 1:
