@@ -44,7 +44,9 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:24]
+        # through the decoder once, which makes 200 and 200.0 the same
+        same = msgspec.json.decode(msgspec.json.encode(self), type=Job)
+        return hashlib.sha256(msgspec.json.encode(same)).hexdigest()[:24]
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -124,7 +126,7 @@ def search(
     *,
     on: str = "",
     workers: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
     """The outcome of each job, in order; those in the store already are not run again.
 
@@ -140,7 +142,8 @@ def search(
         store.add(chunk, outcomes)
         known |= {outcome.key: outcome for outcome in outcomes}
         done += len(chunk)
-        progress(done, len(jobs))
+        if progress:
+            progress(done, len(jobs))
     return [known[job.key] for job in jobs]
 
 
