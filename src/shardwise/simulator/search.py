@@ -126,7 +126,7 @@ def search(
     *,
     on: str = "",
     workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Outcome]:
     """The outcome of each job, in order; those in the store already are not run again.
 
@@ -142,8 +142,7 @@ def search(
         store.add(chunk, outcomes)
         known |= {outcome.key: outcome for outcome in outcomes}
         done += len(chunk)
-        if progress:
-            progress(done, len(jobs))
+        progress(done, len(jobs))
     return [known[job.key] for job in jobs]
 
 
