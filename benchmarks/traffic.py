@@ -26,12 +26,13 @@ def main() -> None:
     group = make_group(EIGHT)
     simulate([group], draw(Traffic(RATE, Lengths(1000), Lengths(500), 10.0)))
     compile_s = time.perf_counter() - started
-    seconds = {}
+    seconds, cpu = {}, {}
     for osl in (250, 500, 1000):
         trace = draw(Traffic(RATE, Lengths(1000), Lengths(osl), HOUR_S))
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         result = simulate([group], trace)
         seconds[osl] = time.perf_counter() - started
+        cpu[osl] = time.process_time() - cpu_started
         tokens = len(trace) * osl
         print(
             f"osl {osl:5d}: {len(trace)} requests in {seconds[osl]:.3f} s, "
@@ -44,6 +45,7 @@ def main() -> None:
                 "requests": len(trace),
                 "output_tokens": tokens,
                 "wall_s": round(seconds[osl], 4),
+                "cpu_s": round(cpu[osl], 4),
                 "simulated_tok_per_s": round(tokens / seconds[osl]),
                 "compiled": HAS_NUMBA,
                 "first_use_s": round(compile_s, 2),

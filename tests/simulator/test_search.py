@@ -64,7 +64,7 @@ def test_a_node_killed_midway_loses_no_finished_simulation(tmp_path: Path) -> No
         kept.update(store.outcomes())
         cluster.remove_node(second, allow_graceful=False)
 
-    killer = threading.Thread(target=kill_midway)
+    killer = threading.Thread(target=kill_midway, daemon=True)
     killer.start()
     import ray  # type: ignore[import-not-found,unused-ignore]
 

@@ -44,7 +44,9 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:24]
+        # through the decoder once, which makes 200 and 200.0 the same
+        same = msgspec.json.decode(msgspec.json.encode(self), type=Job)
+        return hashlib.sha256(msgspec.json.encode(same)).hexdigest()[:24]
 
 
 class Outcome(msgspec.Struct, frozen=True):

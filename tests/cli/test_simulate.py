@@ -1,0 +1,68 @@
+"""`shardwise simulate` as it is run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = ("--gpu", "h200", "--isl", "200", "--osl", "20", "--duration", "10")
+
+
+def simulate(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "shardwise.cli.main", "simulate", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_the_answer_accounts_for_every_request_and_holds_its_intervals() -> None:
+    done = simulate("llama-3.1-8b", *SMALL, "--rate", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["requests"] == sum(found["outcomes"].values()) == 30
+    for metric in ("ttft_s", "tpot_s", "e2e_latency_s"):
+        p50 = found["latency"][metric]["p50"]
+        assert p50["lo"] <= p50["value"] <= p50["hi"]
+
+
+def test_overload_says_the_rate_that_holds() -> None:
+    done = simulate(
+        "llama-3.1-70b", "--weight-dtype", "fp8", "--gpu", "h200", "--isl", "8000",
+        "--osl", "20", "--duration", "30", "--rate", "20",
+    )  # fmt: skip
+    assert done.returncode == 3
+    held = float(done.stderr.rsplit("; ", 1)[1].split()[0])
+    assert 0 < held < 20
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "no traffic; needed: exactly one of --trace, --rate, --concurrency"),
+        (("--rate", "0"), "request_rate is 0"),
+        (("--rate", "0.01"), "0 requests; needed: at least 1"),
+        (("--concurrency", "0"), "concurrency is 0"),
+        (("--rate", "1", "--fail", "0"), "expected: REPLICA:DOWN_S[:UP_S]"),
+        (("--trace", "absent.csv"), "cannot read absent.csv"),
+    ],
+)
+def test_bad_input_is_one_line(words: tuple[str, ...], message: str) -> None:
+    done = simulate("llama-3.1-8b", *SMALL, *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_without_models_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deployment.toml"
+    path.write_text('[node]\ngpu = "h200"\n')
+    done = simulate(str(path), "--rate", "1")
+    assert done.returncode == 2
+    assert "has no [[model]]" in done.stderr
