@@ -8,7 +8,7 @@ REFERENCE := ../shared/reference
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: study test check lint types layers profile accuracy clean
+.PHONY: study test test-engine check lint types layers profile accuracy clean
 
 study: $(VENV)/base.stamp  ## the published study, predicted beside what was published
 	$(BIN)/shardwise study llama-3.1-70b --gpu mi300x --gpus 8 --tp 1,2,4,8 \
@@ -17,6 +17,9 @@ study: $(VENV)/base.stamp  ## the published study, predicted beside what was pub
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n auto
+
+test-engine: $(VENV)/engine.stamp  ## the tests that need torch
+	$(BIN)/python -m pytest -n 2 tests/engine
 
 check: lint types layers test
 
@@ -46,6 +49,11 @@ $(VENV)/base.stamp: pyproject.toml constraints.txt
 $(VENV)/dev.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/engine.stamp: $(VENV)/dev.stamp
+	$(PIP) install torch==2.13.0  # by itself: a range would bring a CUDA build of gigabytes
+	$(PIP) install --constraint constraints.txt --editable '.[dev,dev-engine]'
 	touch $@
 
 clean:

@@ -16,12 +16,21 @@ from shardwise.errors import ShardwiseError
 COMMANDS: Final = {
     "plan": ("shardwise.cli.plan", "Rank the deployments that fit a node, with the reason."),
     "study": ("shardwise.cli.study", "Latency, throughput and cost for each TP and batch."),
+    "simulate": ("shardwise.cli.simulate", "A deployment under arriving requests."),
     "predict": ("shardwise.cli.predict", "Predict the rows of a CSV file."),
     "validate": ("shardwise.cli.validate", "Compare predictions with measured rows."),
     "calibrate": ("shardwise.cli.calibrate", "Make a profile from your own measured rows."),
     "report": ("shardwise.cli.report", "A study as one HTML file to read, print and forward."),
     "web": ("shardwise.cli.web", "The explorer: play with TP in a browser, on this machine."),
     "catalogue": ("shardwise.cli.catalogue", "GPUs, prices and models, with their sources."),
+    "explain": ("shardwise.cli.explain", "One layer's way through TP, with real numbers."),
+    "serve": ("shardwise.cli.serve", "The built-in engine on the OpenAI API."),
+    "profile": ("shardwise.cli.profile", "Where a rank's time goes: attention, MLP, all-reduce."),
+    "up": ("shardwise.cli.host", "Start a deployment file's replicas behind a balancer."),
+    "status": ("shardwise.cli.host", "State, memory and load of each replica."),
+    "logs": ("shardwise.cli.host", "What the replicas and the balancer wrote."),
+    "down": ("shardwise.cli.host", "Stop a deployment."),
+    "export": ("shardwise.cli.host", "The same as compose, systemd, Kubernetes or Ray Serve."),
 }
 
 

@@ -1,0 +1,88 @@
+"""`shardwise explain`: one layer's way through tensor parallelism, with real numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shardwise.cli.engine_extra import require_engine_extra
+
+if TYPE_CHECKING:
+    from shardwise.engine.teaching import Cut, Explanation, Sum
+
+WHY = {
+    "attention": "Each rank attends with its own heads, and its columns of o_proj turn them\n"
+    "   into a partial output of full width. The all-reduce adds the partial outputs.",
+    "mlp": "Each rank computes its part of the intermediate features, and its columns of\n"
+    "   the down projection turn them into a partial output of full width. The all-reduce adds\n"
+    "   them.",
+}
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.option("--tp", default=2, show_default=True, help="Ranks to shard over.")
+@click.option("--layer", default=0, show_default=True, help="Which layer.")
+@click.option("--prompt", default="", help='Text, or "17 4 291" for a model without tokenizer.')
+@click.option("--random-weights", is_flag=True, help="From config.json alone.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def explain(
+    model: Path, tp: int, layer: int, prompt: str, random_weights: bool, as_json: bool
+) -> None:
+    """Show where each tensor of a layer of MODEL is cut, and what the ranks add up to."""
+    require_engine_extra()
+    from shardwise.engine import teaching, tokenizer
+
+    tokens = tokenizer.load(model).encode(prompt) if prompt else [1, 2, 3, 4]
+    found = teaching.explain(model, tp, layer, tokens, random_weights)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(found).decode())
+        return
+    _print(found)
+
+
+def _print(found: Explanation) -> None:
+    click.echo(f"Layer {found.layer} on {found.tp_size} ranks, {found.num_tokens} tokens\n")
+    click.echo("1. The weights are cut. A matrix is stored (outputs, inputs).")
+    for line in _collapsed(found.cuts):
+        click.echo(f"   {line}")
+    held = ", ".join(f"rank {r}: {_range(kv)}" for r, kv in enumerate(found.kv_heads))
+    click.echo(f"\n   {found.heads_per_rank} query heads a rank; KV heads {held}\n")
+    for number, part in enumerate(found.sums, start=2):
+        click.echo(f"{number}. {WHY[part.part]}")
+        _print_sum(part)
+
+
+def _collapsed(cuts: list[Cut]) -> list[str]:
+    """A line a weight; of many experts, which are all cut alike, the first."""
+    lines = []
+    for cut in cuts:
+        if "experts." in cut.name and "experts.0." not in cut.name:
+            continue
+        name = cut.name.replace("experts.0.", "experts.*.").removesuffix(".weight")
+        shape = "x".join(map(str, cut.shape))
+        where = "every rank" if cut.how == "whole" else "  ".join(map(_range, cut.ranges))
+        lines.append(f"{name:34} {shape:>12}  {cut.how:17} {where}")
+    return lines
+
+
+def _range(held: tuple[int, int]) -> str:
+    return f"{held[0]}-{held[1] - 1}" if held[1] - held[0] > 1 else str(held[0])
+
+
+def _print_sum(part: Sum) -> None:
+    rows, width = part.shape
+    click.echo(f"\n   last token's {part.part} output, first numbers:")
+    for rank, values in enumerate(part.partials):
+        click.echo(f"   {f'rank {rank}':10} {_numbers(values)}")
+    click.echo(f"   {'sum':10} {_numbers(part.total)}   <- all-reduce of {rows}x{width} numbers")
+    click.echo(f"   {'unsharded':10} {_numbers(part.unsharded)}")
+    click.echo(f"   largest difference anywhere: {part.relative_error:.1e} of the largest value\n")
+
+
+def _numbers(values: list[float]) -> str:
+    return "  ".join(f"{value:+.5f}" for value in values)

@@ -1,0 +1,179 @@
+"""`shardwise up`, `status`, `logs`, `down` and `export`: a deployment file, run or translated."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from shardwise.hosting.operating import Seen
+    from shardwise.hosting.state import State
+
+FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+@click.command()
+@FILE
+def up(file: Path) -> None:
+    """Start the replicas and balancer of FILE, or bring what runs in line with its changes."""
+    from shardwise.hosting.operating import up as bring_up
+
+    shown: set[tuple[str, str]] = set()
+
+    def progress(now: State) -> None:
+        for replica in now.replicas:
+            if (replica.replica, replica.status) not in shown:
+                shown.add((replica.replica, replica.status))
+                note = f": {replica.note}" if replica.note else ""
+                click.echo(f"{replica.replica} {replica.status}{note}", err=True)
+
+    now = bring_up(file, progress)
+    click.echo(f"{len(now.replicas)} replicas behind {now.balancer} on {now.url}")
+
+
+@click.command()
+@FILE
+@click.option("--watch", is_flag=True, help="Show it again every second.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(file: Path, watch: bool, as_json: bool) -> None:
+    """Each replica's state, devices, memory, requests in flight and restarts."""
+    from shardwise.hosting.operating import look
+
+    if as_json:
+        now, seen = look(file)
+        click.echo(json.dumps(_as_json(now, seen), indent=2))
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    if not watch:
+        now, seen = look(file)
+        console.print(_table(now, seen))
+        if not (now.controller and now.controller.alive):
+            text = "the controller does not run: nothing is restarted until `shardwise up`"
+            click.echo(text, err=True)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(_table(*look(file)), refresh=True)
+            time.sleep(1.0)
+
+
+def _as_json(now: State, seen: list[Seen]) -> dict[str, object]:
+    controller = bool(now.controller and now.controller.alive)
+    balancing = bool(now.balancer_process and now.balancer_process.alive)
+    replicas = [
+        {
+            "replica": one.state.replica,
+            "status": one.status,
+            "pid": one.state.process.pid if one.state.process else None,
+            "url": one.state.url,
+            "devices": one.state.devices,
+            "memory_bytes": one.memory_bytes,
+            "in_flight": one.in_flight,
+            "restarts": one.state.restarts,
+            "note": one.state.note,
+        }
+        for one in seen
+    ]
+    return {
+        "url": now.url,
+        "balancer": now.balancer,
+        "balancer_running": balancing,
+        "controller_running": controller,
+        "replicas": replicas,
+    }
+
+
+def _table(now: State, seen: list[Seen]) -> Table:
+    from rich.table import Table
+
+    alive = now.balancer_process and now.balancer_process.alive
+    table = Table(title=f"{now.balancer} on {now.url}: {'up' if alive else 'DOWN'}")
+    for column in ("replica", "state", "devices", "memory", "in flight", "restarts", "note"):
+        table.add_column(column)
+    for one in seen:
+        busy = "-" if one.in_flight is None else str(one.in_flight)
+        table.add_row(
+            one.state.replica,
+            one.status,
+            ",".join(map(str, one.state.devices)) or "-",
+            f"{one.memory_bytes / 2**30:.2f} GiB",
+            busy,
+            str(one.state.restarts),
+            one.state.note,
+        )
+    return table
+
+
+@click.command()
+@FILE
+@click.argument("replica", default="")
+@click.option("-n", "--lines", default=20, show_default=True, type=click.IntRange(1, 100_000))
+def logs(file: Path, replica: str, lines: int) -> None:
+    """The last lines of REPLICA ("model/0", "balancer" or "controller"); without it, of all."""
+    from shardwise.hosting import state
+
+    found = sorted((state.folder(file) / "logs").glob("*.log"))
+    if not found:
+        raise InputError(f"nothing was started from {file}", remedy=f"shardwise up {file}")
+    names = [path.stem for path in found]
+    if replica and replica.replace("/", "-") not in names:
+        raise InputError(f"no log of {replica!r}", f"allowed: {', '.join(names)}")
+    for path in found:
+        if replica and path.stem != replica.replace("/", "-"):
+            continue
+        if not replica:
+            click.echo(f"==> {path.stem} <==")
+        text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        click.echo("\n".join(text[-lines:]))
+
+
+@click.command()
+@FILE
+@click.option(
+    "--grace", "grace_s", default=30.0, show_default=True, help="Seconds streams may still take."
+)
+def down(file: Path, grace_s: float) -> None:
+    """Stop everything that `up` started from FILE."""
+    from shardwise.hosting.operating import down as bring_down
+
+    click.echo(f"{bring_down(file, grace_s)} processes stopped")
+
+
+@click.command()
+@FILE
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    type=click.Choice(["compose", "systemd", "kubernetes", "ray", "grafana"]),
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A folder; else stdout.")
+def export(file: Path, target: str, output: Path | None) -> None:
+    """Write FILE as compose, systemd units, Kubernetes manifests or a Ray Serve config."""
+    from shardwise.hosting.deployment_file import load
+    from shardwise.hosting.exports import export as translate
+
+    files = translate(load(file), target)
+    if output is None:
+        for name, text in files.items():
+            sys.stdout.write(f"# {name}\n{text}" if len(files) > 1 else text)
+        return
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (output / name).write_text(text, encoding="utf-8")
+            click.echo(str(output / name))
+    except OSError as error:
+        raise InputError(f"cannot write to {output}: {error.strerror}") from None

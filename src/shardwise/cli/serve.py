@@ -1,0 +1,51 @@
+"""`shardwise serve`: one replica behind the OpenAI API."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+MODEL = click.argument("model", type=click.Path(exists=True, path_type=Path))
+
+
+@click.command()
+@MODEL
+@click.option("--tensor-parallel-size", "tp_size", default=1, show_default=True, help="Ranks.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--served-model-name", "model_name", default="", help="As clients name it.")
+@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--dtype", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]))
+@click.option("--max-model-len", default=0, help="Tokens of prompt and output; 0: the model's own.")
+@click.option("--max-num-seqs", default=64, show_default=True, help="Sequences in a batch.")
+@click.option("--max-num-batched-tokens", default=1024, show_default=True, help="Tokens a step.")
+@click.option("--kv-cache-tokens", default=32768, show_default=True, help="Room in the KV cache.")
+@click.option("--max-queue", default=256, show_default=True, help="Waiting requests before 429.")
+@click.option("--threads-per-rank", default=0, help="CPU threads of a rank; 0: its share of cores.")
+@click.option(
+    "--all-reduce",
+    default="auto",
+    type=click.Choice(["auto", "shared_memory", "torch"]),
+    help="How ranks sum: torch.distributed, or shared memory on one x86-64 host.",
+)
+@click.option("--random-weights", is_flag=True, help="From config.json alone, for timing.")
+def serve(
+    model: Path, host: str, port: int, model_name: str, max_queue: int, **engine: Any
+) -> None:
+    """Serve MODEL, a Hugging Face directory or a .gguf file, on the OpenAI API.
+
+    One replica, its weights sharded over --tensor-parallel-size processes. A model without a
+    tokenizer reads and writes text as token ids, "17 4 291".
+    """
+    from shardwise.cli.engine_extra import require_engine_extra
+
+    require_engine_extra()
+    from shardwise.engine.options import EngineOptions
+    from shardwise.engine.server import ServerOptions
+    from shardwise.engine.server import serve as run_server
+
+    options = ServerOptions(host, port, model_name, max_queue)
+    sys.exit(run_server(model, EngineOptions(**engine), options))

@@ -1,0 +1,62 @@
+"""What this machine can do at best: its own copy bandwidth and matrix rate, measured."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from shardwise.engine.layers import Linear
+
+COPY_BYTES = 256 * 2**20  #: far above any last-level cache
+MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Best rates of one rank with its threads; each the best of `n` runs."""
+
+    copy_bytes_per_s: float  #: bytes read plus bytes written
+    matrix_flops: float  #: dense, in the dtype measured
+    n: int
+
+
+def seconds(work: Callable[[], object], device: torch.device, n: int) -> list[float]:
+    """Durations of `n` runs of `work`, after one that is not counted."""
+    work()
+    times = []
+    for _ in range(n):
+        _settle(device)
+        start = time.perf_counter()
+        work()
+        _settle(device)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def median_s(work: Callable[[], object], device: torch.device, n: int) -> float:
+    return statistics.median(seconds(work, device, n))
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(dtype: torch.dtype, device: torch.device, n: int = 5) -> Ceilings:
+    """The ceilings in `dtype`, with the threads torch has now.
+
+    The matrix rate is that of a square product, by the same packed kernel the layers use: on AMD
+    cores torch.matmul reaches less than half of it in fp32, which would flatter the layers.
+    """
+    source = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device).fill_(1)
+    target = torch.empty_like(source)
+    copy_s = min(seconds(lambda: target.copy_(source), device, n))
+    size = MATRIX_SIZE[device.type]
+    square = torch.randn(size, size, device=device).to(dtype)
+    linear = Linear(square)
+    matrix_s = min(seconds(lambda: linear(square), device, n))
+    return Ceilings(2 * COPY_BYTES / copy_s, 2 * size**3 / matrix_s, n)

@@ -1,0 +1,130 @@
+"""What the ranks say to each other: one sum after attention and one after the MLP, one gather.
+
+`TorchCollectives` is torch.distributed (gloo on CPU, NCCL on CUDA, RCCL on ROCm). On one x86-64
+host `SharedMemoryCollectives` does the same through a shared buffer, which saves a decode step the
+socket round trips of gloo; benchmarks/engine.py measures the gain.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+SPINS_BEFORE_YIELD = 200
+CACHE_LINE_BYTES = 64
+
+
+class Collectives(Protocol):
+    """Every rank calls the same methods in the same order with the same shapes."""
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum of every rank's `x`, the same bits on each; `x` may be overwritten."""
+
+    def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Rank 0: every rank's `x` in rank order. The others: an empty list."""
+
+
+class AloneCollectives:
+    """One rank: nothing to say. Also stands in for peers that `profile --emulate` lacks."""
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [x]
+
+
+class TorchCollectives:
+    """torch.distributed's default process group."""
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        dist.all_reduce(x)
+        return x
+
+    def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
+        if dist.get_rank() != 0:
+            dist.gather(x)
+            return []
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.gather(x, parts)
+        return parts
+
+
+@dataclass(frozen=True)
+class SharedBuffer:
+    """Memory that all ranks map: two turns of one slot a rank, and a turn counter a rank."""
+
+    slots: torch.Tensor  #: uint8, [2, world_size, slot_bytes]
+    turns: torch.Tensor  #: int64, [world_size, CACHE_LINE_BYTES / 8]
+
+    @staticmethod
+    def create(world_size: int, slot_bytes: int) -> SharedBuffer:
+        padded = -(-slot_bytes // CACHE_LINE_BYTES) * CACHE_LINE_BYTES
+        slots = torch.zeros(2, world_size, padded, dtype=torch.uint8)
+        turns = torch.zeros(world_size, CACHE_LINE_BYTES // 8, dtype=torch.int64)
+        return SharedBuffer(slots.share_memory_(), turns.share_memory_())
+
+
+def shared_memory_works() -> bool:
+    """x86-64 keeps stores in order (Intel SDM 3A, 8.2.2): a counter may follow its data plainly."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+class SharedMemoryCollectives:
+    """All-reduce through a shared buffer: write own slot, raise own counter, await all, sum.
+
+    Slots alternate between two turns. A rank writes turn t + 2 only after every counter reached
+    t + 1, and a rank raises its counter to t + 1 only after it has read turn t: nobody overwrites
+    what another still reads, with one wait a call. All sum in rank order, so all get the same bits.
+    """
+
+    def __init__(self, buffer: SharedBuffer, tp_rank: int, check_peers: Callable[[], None]) -> None:
+        self._buffer, self._rank, self._check_peers = buffer, tp_rank, check_peers
+        self._turns = buffer.turns.numpy()[:, 0]
+        self._turn = 0
+        self._views: dict[tuple[int, int, torch.dtype], torch.Tensor] = {}
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(-1)
+        slots = self._exchange(flat)
+        if len(slots) == 2:
+            torch.add(slots[0], slots[1], out=flat)
+        else:
+            torch.sum(slots, 0, out=flat)
+        return flat.view_as(x)
+
+    def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
+        slots = self._exchange(x.reshape(-1))
+        parts = [slot.view_as(x).clone() for slot in slots] if self._rank == 0 else []
+        self._exchange(x.new_zeros(1))  # the reader has its copy before anyone goes on
+        return parts
+
+    def _exchange(self, flat: torch.Tensor) -> torch.Tensor:
+        """Every rank's `flat`, [world_size, numel], valid until the next call but one."""
+        self._turn += 1
+        key = (self._turn % 2, flat.numel(), flat.dtype)
+        if key not in self._views:
+            size = flat.numel() * flat.element_size()
+            assert size <= self._buffer.slots.shape[2], "message larger than the shared slot"
+            self._views[key] = self._buffer.slots[key[0], :, :size].view(flat.dtype)
+        slots = self._views[key]
+        slots[self._rank].copy_(flat)
+        self._turns[self._rank] = self._turn
+        self._await_all()
+        return slots
+
+    def _await_all(self) -> None:
+        turns, turn, spins = self._turns, self._turn, 0
+        for peer in range(len(turns)):
+            while turns[peer] < turn:
+                spins += 1
+                if spins > SPINS_BEFORE_YIELD:
+                    os.sched_yield()
+                    if spins % 1024 == 0:
+                        self._check_peers()

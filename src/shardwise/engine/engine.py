@@ -1,0 +1,163 @@
+"""The engine: requests in, tokens out, one `step()` at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from shardwise.engine import sharding
+from shardwise.engine.checkpoint import open_checkpoint
+from shardwise.engine.config import ModelConfig
+from shardwise.engine.options import (
+    EngineOptions,
+    auto_dtype,
+    check_memory,
+    group_spec,
+    resolved,
+)
+from shardwise.engine.ranks import LoadSpec, RankGroup
+from shardwise.engine.sampling import sample
+from shardwise.engine.scheduler import SamplingParams, Scheduler, Segment, Sequence, StepPlan
+from shardwise.errors import InputError
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One token of a request; the last one says why it is the last."""
+
+    request_id: str
+    token: int
+    finish_reason: FinishReason | None = None
+
+
+class Engine:
+    """One replica of a model, sharded over `options.tp_size` ranks.
+
+    Raises InputError for a model or option that cannot be used, DoesNotFitError for too little
+    memory, both before any process starts. Use as a context manager, or call close().
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        options: EngineOptions | None = None,
+        group: RankGroup | None = None,
+        on_death: Callable[[str], None] | None = None,
+    ) -> None:
+        self.options = options = resolved(options or EngineOptions())
+        checkpoint = open_checkpoint(path, options.random_weights)
+        self.config: ModelConfig = checkpoint.config
+        sharding.check_tp_size(self.config, options.emulate_tp_size or options.tp_size)
+        checkpoint.check()
+        self.dtype = auto_dtype(self.config, options) if options.dtype == "auto" else options.dtype
+        limit = min(self.config.max_context, options.kv_cache_tokens)
+        self.max_model_len = min(options.max_model_len or limit, limit)
+        spec = LoadSpec(
+            path=path,
+            dtype=self.dtype,
+            num_blocks=options.kv_cache_tokens // options.block_size,
+            block_size=options.block_size,
+            max_model_len=self.max_model_len,
+            random_weights=options.random_weights,
+            emulate_tp_size=options.emulate_tp_size,
+        )
+        check_memory(self.config, options, self.dtype)
+        self._own_group = group is None
+        self.group = group or RankGroup(group_spec(self.config, options), on_death)
+        try:
+            self.group.run("load", spec)
+        except BaseException:
+            self.close()
+            raise
+        self.scheduler = Scheduler(
+            spec.num_blocks,
+            options.block_size,
+            options.max_num_seqs,
+            options.max_num_batched_tokens,
+        )
+        self._sequences: dict[str, Sequence] = {}
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._own_group:
+            self.group.close()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def add(self, request_id: str, prompt: list[int], params: SamplingParams) -> None:
+        """Queues a request. Raises InputError where it can never run."""
+        if not prompt or not all(0 <= t < self.config.vocab_size for t in prompt):
+            raise InputError(
+                "the prompt is empty or holds a token id outside the vocabulary",
+                f"allowed: 1 or more ids from 0 to {self.config.vocab_size - 1}",
+            )
+        if params.max_tokens < 1 or len(prompt) + params.max_tokens > self.max_model_len:
+            raise InputError(
+                f"a prompt of {len(prompt)} tokens and max_tokens {params.max_tokens}",
+                f"allowed: max_tokens of 1 or more, together at most {self.max_model_len}",
+            )
+        sequence = Sequence(request_id, prompt, params)
+        self.scheduler.add(sequence)
+        self._sequences[request_id] = sequence
+
+    def cancel(self, request_id: str) -> None:
+        """Forgets a request and frees its KV blocks; one that has ended is no error."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence:
+            self.scheduler.remove(sequence)
+
+    def step(self) -> list[Output]:
+        """Plan a batch, run it on every rank, sample, hand out the tokens."""
+        scheduled = self.scheduler.schedule()
+        if scheduled is None:
+            return []
+        plan, sequences = scheduled
+        logits = self.group.run("forward", plan)
+        ready = [s for s, part in zip(sequences, plan.segments, strict=True) if part.logits]
+        tokens = sample(logits, ready) if ready else []
+        return [self._accept(s, token) for s, token in zip(ready, tokens, strict=True)]
+
+    def _accept(self, sequence: Sequence, token: int) -> Output:
+        params = sequence.params
+        sequence.output.append(token)
+        ends = () if params.ignore_eos else (*self.config.eos_token_ids, *params.stop_token_ids)
+        reason: FinishReason | None = None
+        if token in ends:
+            reason = "stop"
+        elif len(sequence.output) >= params.max_tokens:
+            reason = "length"
+        if reason:
+            self.cancel(sequence.request_id)
+        return Output(sequence.request_id, token, reason)
+
+    def generate(self, prompts: Iterable[list[int]], params: SamplingParams) -> list[list[int]]:
+        """The output tokens of each prompt, all run as one batch."""
+        outputs: dict[str, list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            outputs[str(index)] = []
+            self.add(str(index), prompt, params)
+        while self.has_work:
+            for output in self.step():
+                outputs[output.request_id].append(output.token)
+        return list(outputs.values())
+
+    def logits(self, prompt: list[int]) -> torch.Tensor:
+        """Logits after each token of `prompt`, [len(prompt), vocab_size], on an idle engine."""
+        assert not self.has_work, "logits() borrows the KV cache of running requests"
+        blocks = tuple(range(-(-len(prompt) // self.options.block_size)))
+        segment = Segment(len(prompt), len(prompt), blocks, True)
+        logits: torch.Tensor = self.group.run("forward", StepPlan(prompt, [segment], True))
+        return logits

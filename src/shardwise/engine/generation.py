@@ -1,0 +1,160 @@
+"""One request on its way through the engine, and what its client gets to see."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from shardwise.engine import protocol
+from shardwise.engine.server_metrics import ServerMetrics
+from shardwise.engine.service import EngineClient, EngineDownError, EngineInfo
+from shardwise.engine.tokenizer import AnyTokenizer
+from shardwise.errors import ShardwiseError
+
+T = TypeVar("T")
+Piece = tuple[str, str | None]  #: text that may be shown, and the finish reason
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before the answer."""
+
+
+class Host(Protocol):
+    """What a generation needs of its server."""
+
+    client: EngineClient
+    metrics: ServerMetrics
+    tokenizer: AnyTokenizer
+    info: EngineInfo
+    model_name: str
+
+
+class Generation:
+    """One request on its way through the engine."""
+
+    def __init__(self, server: Host, request: protocol.AnyRequest) -> None:
+        prompt = request.tokens(server.tokenizer)
+        params = request.sampling(request.limit(len(prompt), server.info.max_model_len))
+        self._request, self._num_prompt, self._num_output = request, len(prompt), 0
+        self._client = server.client
+        self._id = uuid.uuid4().hex
+        chat = isinstance(request, protocol.ChatRequest)
+        self._reply = protocol.Reply(self._id, server.model_name, chat)
+        self._text = server.tokenizer.stream()
+        self._stop = protocol.StopWatcher(request.stop_strings)
+        self._timer = server.metrics.timer(len(prompt))
+        self._released = False
+        self._outcome = "cancelled"
+        self._queue = self._client.submit(self._id, prompt, params)
+
+    async def next(self) -> Piece:
+        """Text that may be shown after one more token, and the finish reason."""
+        item = await self._queue.get()
+        if isinstance(item, ShardwiseError):
+            self._outcome = "failed"
+            raise item
+        self._num_output += 1
+        self._timer.token()
+        reason: str | None = item.finish_reason
+        piece = "" if reason == "stop" else self._text.add(item.token)
+        piece = self._stop.add(piece, last=reason is not None)
+        if reason:
+            self._outcome = "finished"
+        return piece, "stop" if self._stop.stopped else reason
+
+    async def events(self, first: Piece) -> AsyncIterator[bytes]:
+        """Server-sent events of the answer."""
+        piece, reason = first
+        opening = True
+        try:
+            while True:
+                if piece or reason or opening:
+                    yield event(self._reply.chunk(piece, reason, opening))
+                    opening = False
+                if reason:
+                    break
+                piece, reason = await self.next()
+        except EngineDownError as e:
+            yield event(error_body(503, str(e)))
+            raise  # cuts the connection, so that no client takes this for an answer
+        options = self._request.stream_options
+        if options and options.include_usage:
+            yield event(self._reply.usage_chunk(self._usage()))
+        yield b"data: [DONE]\n\n"
+
+    async def whole(self, first: Piece) -> dict[str, object]:
+        """The answer in one piece."""
+        piece, reason = first
+        pieces = [piece]
+        while not reason:
+            piece, reason = await self.next()
+            pieces.append(piece)
+        return self._reply.whole("".join(pieces), reason, self._usage())
+
+    @property
+    def wants_stream(self) -> bool:
+        return self._request.stream
+
+    def _usage(self) -> dict[str, int]:
+        return protocol.usage(self._num_prompt, self._num_output)
+
+    def release(self) -> None:
+        """The answer is complete, or its client has left: the engine may forget it."""
+        if self._released:
+            return
+        self._released = True
+        in_engine = self._outcome == "cancelled"
+        if self._stop.stopped:
+            self._outcome = "finished"
+        self._client.release(self._id, finished=not in_engine)
+        self._timer.ended(self._outcome)
+
+
+class EventStream:
+    """Streams a generation, and releases it even if its client left before the first event."""
+
+    def __init__(self, generation: Generation, first: Piece) -> None:
+        events = generation.events(first)
+        self._response = StreamingResponse(events, media_type="text/event-stream")
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._response(scope, receive, send)
+        finally:
+            self._generation.release()
+
+
+async def unless_gone(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Raises ClientGoneError, and cancels it, if the client leaves before."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnect(http))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _disconnect(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def event(value: object) -> bytes:
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+def error_body(status: int, message: str) -> dict[str, object]:
+    kind = {400: "invalid_request_error", 429: "rate_limit_error"}.get(status, "server_error")
+    return {"error": {"message": message, "type": kind, "code": status}}

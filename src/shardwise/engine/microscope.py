@@ -1,0 +1,220 @@
+"""Where a step's time goes on each rank: attention, MLP, all-reduce, and each matrix product.
+
+The layers are wrapped while a step is timed and left alone otherwise, so that serving pays nothing
+for it. On CUDA the marks are events on the stream, read after the step.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from shardwise.engine import ceilings
+from shardwise.engine.ceilings import Ceilings
+from shardwise.engine.layers import ExpertMlp
+from shardwise.engine.model import ShardedModel
+from shardwise.engine.ranks import Rank
+from shardwise.engine.scheduler import Segment, StepPlan
+
+
+@dataclass(frozen=True)
+class Product:
+    """One kind of matrix product of a step: y [rows, outputs] = x [rows, inputs] W^T."""
+
+    name: str
+    rows: int
+    inputs: int
+    outputs: int
+    calls: int  #: a step
+    seconds: float  #: median of one call
+    flops_per_s: float
+    bytes_per_s: float  #: of weight, input and output
+
+
+@dataclass(frozen=True)
+class Message:
+    """All-reduces of one size in a step; the time includes waiting for the slowest rank."""
+
+    bytes: int
+    calls: int
+    seconds: float  #: median of one call
+
+
+@dataclass(frozen=True)
+class RankProfile:
+    """One rank's median step. attention, mlp, all_reduce and other add up to total."""
+
+    tp_rank: int
+    seconds: dict[str, float]
+    totals_s: list[float]  #: of every repeat
+    products: list[Product]
+    messages: list[Message]
+
+
+@dataclass
+class _Mark:
+    label: str
+    shape: tuple[int, ...]
+    size: int  #: rows, or bytes of a message
+    inside: str  #: label of the part around it
+    start: Any
+    end: Any = None
+
+
+@dataclass
+class _Watch:
+    """Marks of one step, in the order they began."""
+
+    device: torch.device
+    marks: list[_Mark] = field(default_factory=list)
+    _open: list[str] = field(default_factory=list)
+
+    def now(self) -> Any:
+        if self.device.type == "cpu":
+            return perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def timed(
+        self, label: str, shape: tuple[int, ...], work: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        def run(x: torch.Tensor, *rest: Any) -> Any:
+            size = x.numel() * x.element_size() if label == "all_reduce" else x.shape[0]
+            inside = self._open[-1] if self._open else ""
+            mark = _Mark(label, shape, size, inside, self.now())
+            self.marks.append(mark)
+            self._open.append(label)
+            y = work(x, *rest)
+            mark.end = self.now()
+            self._open.pop()
+            return y
+
+        return run
+
+    def seconds(self, mark: _Mark) -> float:
+        if self.device.type == "cpu":
+            return float(mark.end - mark.start)
+        return float(mark.start.elapsed_time(mark.end)) / 1e3
+
+
+def _watched(model: ShardedModel) -> Iterator[tuple[object, str, str, tuple[int, ...]]]:
+    """(owner, attribute, label, weight shape) of what is timed."""
+    for layer in model.layers:
+        yield layer, "attention", "attention", ()
+        yield layer, "mlp", "mlp", ()
+        attention = layer.attention
+        yield attention.qkv, "linear", "qkv", attention.qkv.linear.shape
+        yield attention.output, "linear", "output", attention.output.linear.shape
+        local = layer.mlp.local
+        for mlp in local.experts if isinstance(local, ExpertMlp) else [local]:
+            yield mlp.gate_up, "linear", "gate_up", mlp.gate_up.linear.shape
+            yield mlp, "down", "down", mlp.down.shape
+    yield model.head, "linear", "lm_head", model.head.linear.shape
+    yield model.embed.collectives, "all_reduce", "all_reduce", ()
+
+
+@contextmanager
+def _watching(model: ShardedModel, watch: _Watch) -> Iterator[None]:
+    """The model's parts report to `watch` while the context lasts."""
+    replaced = []
+    try:
+        for owner, name, label, shape in list(_watched(model)):
+            before = getattr(owner, name)
+            replaced.append((owner, name, before))
+            setattr(owner, name, watch.timed(label, shape, before))
+        yield
+    finally:
+        for owner, name, before in replaced:
+            setattr(owner, name, before)
+
+
+def profile_rank(rank: Rank, plan: StepPlan, repeats: int) -> RankProfile:
+    """`repeats` watched runs of `plan` on this rank, after one that is not counted."""
+    rank.forward(plan)
+    steps: list[dict[str, float]] = []
+    calls: dict[tuple[str, tuple[int, ...], int], list[float]] = defaultdict(list)
+    for _ in range(repeats):
+        watch = _Watch(rank.device)
+        whole = watch.timed("step", (), lambda _: rank.forward(plan))
+        with _watching(rank.model, watch):
+            whole(torch.empty(1))
+        if rank.device.type == "cuda":
+            torch.cuda.synchronize(rank.device)
+        steps.append(_parts(watch))
+        for mark in watch.marks:
+            calls[mark.label, mark.shape, mark.size].append(watch.seconds(mark))
+    middle = sorted(steps, key=lambda parts: parts["total"])[(repeats - 1) // 2]
+    item = rank.model.norm.element_size()
+    return RankProfile(
+        tp_rank=rank.tp_rank,
+        seconds=middle,
+        totals_s=[parts["total"] for parts in steps],
+        products=[_product(key, times, repeats, item) for key, times in calls.items() if key[1]],
+        messages=[
+            Message(size, len(times) // repeats, statistics.median(times))
+            for (label, _, size), times in calls.items()
+            if label == "all_reduce"
+        ],
+    )
+
+
+def _parts(watch: _Watch) -> dict[str, float]:
+    """Seconds of a step by part; a sum over ranks is not counted in the part it ends."""
+    spent: dict[str, float] = defaultdict(float)
+    for mark in watch.marks:
+        if mark.label in ("attention", "mlp", "all_reduce", "step"):
+            spent[mark.label] += watch.seconds(mark)
+        if mark.label == "all_reduce" and mark.inside in ("attention", "mlp"):
+            spent[mark.inside] -= watch.seconds(mark)
+    parts = {name: spent[name] for name in ("attention", "mlp", "all_reduce")}
+    return parts | {"other": spent["step"] - sum(parts.values()), "total": spent["step"]}
+
+
+def _product(
+    key: tuple[str, tuple[int, ...], int], times: list[float], repeats: int, item_bytes: int
+) -> Product:
+    name, (outputs, inputs), rows = key
+    seconds = statistics.median(times)
+    moved = item_bytes * (outputs * inputs + rows * (inputs + outputs))
+    return Product(
+        name=name,
+        rows=rows,
+        inputs=inputs,
+        outputs=outputs,
+        calls=len(times) // repeats,
+        seconds=seconds,
+        flops_per_s=2 * rows * inputs * outputs / seconds,
+        bytes_per_s=moved / seconds,
+    )
+
+
+def measure_ceilings(rank: Rank) -> Ceilings:
+    """This rank's ceilings, with the others measuring theirs at the same time."""
+    return ceilings.measure(rank.model.dtype, rank.device)
+
+
+def prefill_plan(batch: int, isl: int, block_size: int) -> StepPlan:
+    """`batch` prompts of `isl` tokens in one step."""
+    return _plan(batch, isl, isl, block_size)
+
+
+def decode_plan(batch: int, context: int, block_size: int) -> StepPlan:
+    """One token each of `batch` sequences whose cache holds `context` with it."""
+    return _plan(batch, 1, context, block_size)
+
+
+def _plan(batch: int, length: int, context: int, block_size: int) -> StepPlan:
+    width = -(-context // block_size)
+    segments = [
+        Segment(length, context, tuple(range(i * width, (i + 1) * width)), True)
+        for i in range(batch)
+    ]
+    return StepPlan([1 + i % 7 for i in range(batch * length)], segments)

@@ -1,0 +1,204 @@
+"""The OpenAI API over one engine: Starlette on uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from shardwise.engine import protocol
+from shardwise.engine import tokenizer as tokenizers
+from shardwise.engine.generation import (
+    ClientGoneError,
+    EventStream,
+    Generation,
+    error_body,
+    unless_gone,
+)
+from shardwise.engine.options import EngineOptions
+from shardwise.engine.server_metrics import ServerMetrics
+from shardwise.engine.service import EngineClient, EngineDownError, EngineInfo
+from shardwise.errors import InputError
+
+SHUTDOWN_TIMEOUT_S = 30
+log = logging.getLogger("shardwise.serve")
+
+
+Answer: TypeAlias = Response | EventStream
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where to listen, under what name, and how many requests may wait."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    model_name: str = ""  #: as clients name it; empty: the path's last part
+    max_queue: int = 256  #: requests beyond max_num_seqs; more get 429
+
+
+class Server:
+    """Handlers of one replica."""
+
+    def __init__(self, path: Path, engine: EngineOptions, options: ServerOptions) -> None:
+        self._path, self._engine_options, self._options = path, engine, options
+        self.model_name = options.model_name or path.stem
+        self.capacity = engine.max_num_seqs + options.max_queue
+        self.exit_code = 0
+        self.started = False
+        self.client = EngineClient(self._engine_down)
+        self.metrics = ServerMetrics(self.client)
+
+    async def run(self, listener: socket.socket) -> int:
+        """Serves until told to stop, or until the engine dies; the exit code."""
+        self.tokenizer = tokenizers.load(self._path)
+        self.info: EngineInfo = await self.client.start(self._path, self._engine_options)
+        self.metrics.kv_blocks = self.info.kv_blocks
+        app = Starlette(
+            routes=[
+                Route("/health", self.health),
+                Route("/metrics", self.show_metrics),
+                Route("/v1/models", self.models),
+                Route("/v1/completions", self.completions, methods=["POST"]),
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            ]
+        )
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+        )
+        self._uvicorn = uvicorn.Server(config)
+        log.info(
+            "serving %s on http://%s:%d (tp_size %d, %s, %s, ranks %s)",
+            self.model_name,
+            self._options.host,
+            listener.getsockname()[1],
+            self._engine_options.tp_size,
+            self.info.dtype,
+            self.info.device,
+            self.info.pids,
+        )
+        self.started = True
+        try:
+            await self._uvicorn.serve(sockets=[listener])
+        finally:
+            self.client.stop()
+        return self.exit_code
+
+    def _engine_down(self, why: str) -> None:
+        log.error("replica down: %s", why)
+        self.exit_code = 1
+        logging.getLogger("uvicorn.error").disabled = True  # streams are cut on purpose below
+        self._uvicorn.should_exit = True
+        asyncio.get_running_loop().call_later(1.0, self._leave)
+
+    def _leave(self) -> None:
+        self._uvicorn.force_exit = True  # some client does not read its answer
+
+    async def health(self, _: HttpRequest) -> Response:
+        return Response(status_code=503 if self.client.down else 200)
+
+    async def show_metrics(self, _: HttpRequest) -> Response:
+        return Response(self.metrics.render(), media_type="text/plain; version=0.0.4")
+
+    async def models(self, _: HttpRequest) -> Response:
+        model = {
+            "id": self.model_name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "shardwise",
+            "max_model_len": self.info.max_model_len,
+        }
+        return _json({"object": "list", "data": [model]})
+
+    async def completions(self, http: HttpRequest) -> Answer:
+        return await self._answer(http, chat=False)
+
+    async def chat(self, http: HttpRequest) -> Answer:
+        return await self._answer(http, chat=True)
+
+    async def _answer(self, http: HttpRequest, chat: bool) -> Answer:
+        body = await http.body()
+        if self.client.in_flight >= self.capacity:
+            self.metrics.refused()
+            return _error(429, f"{self.capacity} requests are in flight, none more is queued")
+        generation = None
+        try:
+            generation = Generation(self, protocol.parse(body, chat))
+            # the first token is awaited here, so that a refused request gets a status, not a stream
+            first = await unless_gone(http, generation.next())
+            if generation.wants_stream:
+                response = EventStream(generation, first)
+                generation = None  # the stream releases it
+                return response
+            return _json(await unless_gone(http, generation.whole(first)))
+        except InputError as e:
+            return _error(400, str(e))
+        except EngineDownError as e:
+            return _error(503, str(e))
+        except ClientGoneError:
+            return Response(status_code=499)  # nginx's code; nobody is there to read it
+        finally:
+            if generation:
+                generation.release()
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _error(status: int, message: str) -> Response:
+    response = _json(error_body(status, message), status)
+    if status == 429:
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises InputError where the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except (OSError, OverflowError) as e:
+        taken = isinstance(e, OSError) and e.errno == errno.EADDRINUSE
+        why = "is in use" if taken else f"cannot be used: {e}"
+        raise InputError(f"port {port} on {host} {why}", remedy="choose another --port") from None
+    return listener
+
+
+def serve(path: Path, engine: EngineOptions, options: ServerOptions) -> int:
+    """Runs one replica in the foreground until SIGTERM or SIGINT; the exit code."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    listener = listen(options.host, options.port)
+    server = Server(path, engine, options)
+
+    def stop(signum: int, _: object) -> None:
+        # uvicorn has its own handlers while it serves, and raises the signal again when it is done
+        if not server.started:
+            os._exit(128 + signum)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, stop)
+    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(server.run(listener))

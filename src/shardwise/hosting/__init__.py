@@ -1,0 +1,1 @@
+"""Replicas, a balancer, health and exports, from one deployment file."""

@@ -1,0 +1,1 @@
+"""Existing load balancers, each behind the same small adapter."""

@@ -1,0 +1,105 @@
+"""Everything that can be known to be wrong before anything starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shardwise.errors import DoesNotFitError, InputError
+from shardwise.hosting.balancers.adapter import choose
+from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
+from shardwise.hosting.devices import check_claims, check_present, kind_of
+from shardwise.hosting.launching import Launch, launches
+
+_MODULES = {"vllm": "vllm", "sglang": "sglang", "builtin": "torch"}
+_INSTALL = {
+    "vllm": "pip install vllm",
+    "sglang": "pip install 'sglang[all]'",
+    "builtin": "pip install 'shardwise[engine]'",
+}
+
+
+def check_plan(file: DeploymentFile) -> list[Launch]:
+    """What holds on any machine: sharding rules, memory, claims. For exports this is all."""
+    for model in file.models:
+        _check_shape(file, model)
+    made = launches(file, kind_of(file))
+    check_claims(made)
+    return made
+
+
+def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[Launch]:
+    """What has to hold on this machine before `up`; `ports` are those that must be free."""
+    from shardwise.hosting.probing import port_in_use
+
+    made = check_plan(file)
+    check_present(made, kind_of(file))
+    choose(file)
+    for model in file.models:
+        _check_engine(model)
+    if file.api_key_env and not os.environ.get(file.api_key_env):
+        raise InputError(
+            f"api_key_env: {file.api_key_env} is not set", remedy="set it, or remove api_key_env"
+        )
+    for host, port in ports:
+        if port_in_use(host, port):
+            raise InputError(
+                f"port {port} on {host} is in use", remedy="choose another in the file"
+            )
+    return made
+
+
+def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
+    """The planner's rules, where the architecture is known without asking the network."""
+    from shardwise.architecture.models import bundled, load
+    from shardwise.architecture.sharding import require_shardable
+
+    given = model.architecture or model.model
+    path = Path(given).expanduser()
+    local = (path / "config.json").is_file() or path.suffix == ".json"
+    if not local and given not in bundled() and not model.architecture:
+        try:
+            arch = load(given) if "/" not in given else None
+        except InputError:
+            arch = None
+        if arch is None:
+            return
+    else:
+        arch = load(given)
+    require_shardable(arch, model.tp_size, model.pp_size, expert_parallel=model.expert_parallel)
+    if file.node.gpu == "cpu":
+        return
+    from shardwise.hardware.catalogue import default_catalogue
+    from shardwise.perfmodel.memory import plan
+
+    gpu = default_catalogue().gpu(file.node.gpu)
+    found = plan(arch, gpu, model.deployment(gpu.id), model.max_model_len or arch.max_context)
+    if found.kv_budget_bytes <= 0:
+        raise DoesNotFitError(
+            f"{model.served_name}: weights and activations leave no room for a KV cache on "
+            f"{gpu.id} at TP={model.tp_size}; raise tp_size or gpu_memory_utilization"
+        )
+
+
+def _check_engine(model: ModelTable) -> None:
+    if model.engine == "command":
+        if not shutil.which(model.command[0]):
+            raise InputError(
+                f"{model.served_name}: command {model.command[0]!r} is not on the PATH"
+            )
+        return
+    python = model.python or sys.executable
+    if not shutil.which(python):
+        raise InputError(f"{model.served_name}: python {python!r} does not exist")
+    module = _MODULES[model.engine]
+    code = f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is None)"
+    if subprocess.run([python, "-c", code], check=False, timeout=60).returncode:
+        raise InputError(
+            f"{model.served_name}: engine {model.engine!r} is not installed in {python}",
+            _INSTALL[model.engine],
+            "or name the interpreter that has it: python = …",
+        )

@@ -1,0 +1,242 @@
+"""The deployment file: models, replicas, devices, engine and balancer, in TOML.
+
+Decoded strictly: an unknown key, a wrong type or an impossible value is one InputError.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from shardwise.errors import InputError
+from shardwise.evidence.record import Deployment
+
+Engine = Literal["vllm", "sglang", "builtin", "command"]
+BalancerName = Literal["auto", "haproxy", "vllm-router", "caddy", "smg"]
+Task = Literal["generate", "embed"]
+FIRST_REPLICA_PORT: Final = 8101
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
+
+
+class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """`[[model]]`: one model and its replicas. Defaults are those of evidence.record.Deployment."""
+
+    model: str  #: what the engine loads: Hugging Face id, folder or file
+    name: str = ""  #: as requests name it; empty: the last part of `model`
+    architecture: str = ""  #: catalogue id or config.json where `model` does not tell; for checks
+    engine: Engine = "vllm"
+    task: Task = "generate"
+    tp_size: int = 1
+    pp_size: int = 1
+    replicas: int = 1
+    weight_dtype: str = "auto"
+    kv_dtype: str = "auto"
+    expert_parallel: bool = False
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    gpu_memory_utilization: float = 0.9
+    max_model_len: int = 0  #: tokens; 0: the model's own
+    devices: list[list[int]] = []  #: one list a replica: GPU indices, or CPU cores
+    first_port: int = 0  #: of the first replica, the others follow; 0: after the model before
+    flags: list[str] = []  #: added to the engine's command line as they are
+    env: dict[str, str] = {}
+    command: list[str] = []  #: engine "command": any OpenAI server; {port}, {host}, {model}
+    python: str = ""  #: interpreter of the engine's own environment; empty: this one
+    ready_timeout_s: float = 1800.0
+
+    @property
+    def served_name(self) -> str:
+        return self.name or Path(self.model).name.removesuffix(".gguf")
+
+    @property
+    def devices_per_replica(self) -> int:
+        return self.tp_size * self.pp_size
+
+    def deployment(self, gpu: str) -> Deployment:
+        """The record that predictions and simulations take."""
+        return Deployment(
+            model=self.architecture or self.model,
+            gpu=gpu,
+            tp_size=self.tp_size,
+            pp_size=self.pp_size,
+            replicas=self.replicas,
+            weight_dtype=self.weight_dtype,
+            kv_dtype=self.kv_dtype,
+            engine=self.engine,
+            expert_parallel=self.expert_parallel,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            max_model_len=self.max_model_len,
+        )
+
+
+class NodeTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """`[node]`: what the file was planned for."""
+
+    gpu: str = "cpu"  #: a GPU of the catalogue, or "cpu"
+    gpus: int = 0  #: in the node; 0: as many as are found
+
+
+class DeploymentFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A whole file. `models` is `[[model]]` in TOML."""
+
+    name: str = "shardwise"
+    host: str = "127.0.0.1"
+    port: int = 8000  #: where clients connect
+    metrics_port: int = 0  #: Prometheus endpoint; 0: none
+    balancer: BalancerName = "auto"
+    api_key_env: str = ""  #: environment variable that holds the key; the key is in no file
+    node: NodeTable = NodeTable()
+    models: list[ModelTable] = msgspec.field(name="model")
+
+    def deployments(self) -> list[Deployment]:
+        """One record a model."""
+        return [model.deployment(self.node.gpu) for model in self.models]
+
+
+def load(path: Path) -> DeploymentFile:
+    """The file at `path`. InputError if unreadable, not TOML, or not a deployment."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", "a deployment.toml") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not TOML: {error}") from error
+    return parse(data, str(path))
+
+
+def parse(data: object, where: str) -> DeploymentFile:
+    """`data` as a DeploymentFile, checked; `where` names its source in errors."""
+    try:
+        file = msgspec.convert(data, DeploymentFile)
+    except msgspec.ValidationError as error:
+        raise _explained(error, where) from error
+    _check(file, where)
+    return file
+
+
+def dump(file: DeploymentFile) -> str:
+    """TOML text that `load` reads back as the same file; values left at their default stay out."""
+    lines = [_pair(key, value) for key, value in _changed(file) if key not in ("node", "model")]
+    lines += ["", "[node]", *(_pair(key, value) for key, value in _changed(file.node))]
+    for model in file.models:
+        lines += ["", "[[model]]", *(_pair(key, value) for key, value in _changed(model))]
+    return "\n".join(lines).strip() + "\n"
+
+
+def save(file: DeploymentFile, path: Path) -> None:
+    """Write `file` at `path`, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(dump(file), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _changed(table: msgspec.Struct) -> list[tuple[str, Any]]:
+    fields = msgspec.structs.fields(table)
+    pairs = [(field, getattr(table, field.name)) for field in fields]
+    return [
+        (field.encode_name, value)
+        for field, value in pairs
+        if field.required or field.name in _ALWAYS or value not in (field.default, [], {})
+    ]
+
+
+_ALWAYS: Final = {"port", "gpu", "engine", "tp_size", "replicas"}
+
+
+def _pair(key: str, value: Any) -> str:
+    return f"{key} = {_toml(value)}"
+
+
+def _toml(value: Any) -> str:
+    """JSON's scalars, strings and arrays are TOML's too, but for inline tables and DEL."""
+    if isinstance(value, dict):
+        inner = ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {inner} }}"
+    return json.dumps(value, ensure_ascii=True)
+
+
+def _explained(error: msgspec.ValidationError, where: str) -> InputError:
+    text = str(error)
+    path = re.search(r" - at `\$\.?([^`]*)`", text)
+    key = path[1] if path else ""
+    form: type[msgspec.Struct] = DeploymentFile
+    if key.startswith("model"):
+        form = ModelTable
+    elif key.startswith("node"):
+        form = NodeTable
+    names = ", ".join(field.encode_name for field in msgspec.structs.fields(form))
+    allowed = f"allowed keys: {names}" if "unknown field" in text or "missing" in text else ""
+    return InputError(f"{where} {key}".strip() + f": {text.split(' - at', maxsplit=1)[0]}", allowed)
+
+
+def _check(file: DeploymentFile, where: str) -> None:
+    if not file.models:
+        raise InputError(f"{where}: no [[model]]", "allowed: one or more")
+    if not _NAME.fullmatch(file.name) or "/" in file.name or ":" in file.name:
+        raise InputError(f"{where}: name {file.name!r}", "allowed: letters, digits, . _ -")
+    _check_ports(file, where)
+    names = Counter(model.served_name for model in file.models)
+    for name, times in names.items():
+        if times > 1:
+            raise InputError(
+                f"{where}: {times} models are served as {name!r}",
+                "each needs its own name",
+                "set name = … in its [[model]]",
+            )
+    for model in file.models:
+        _check_model(model, f"{where}: model {model.served_name!r}")
+
+
+def _check_ports(file: DeploymentFile, where: str) -> None:
+    ports = [file.port, *([file.metrics_port] if file.metrics_port else [])]
+    for model, first in zip(file.models, first_ports(file), strict=True):
+        ports += range(first, first + model.replicas)
+    for port, times in Counter(ports).items():
+        if not 1 <= port <= 65535:
+            raise InputError(f"{where}: port {port}", "allowed: 1 to 65535")
+        if times > 1:
+            raise InputError(f"{where}: port {port} is claimed {times} times", "each needs its own")
+
+
+def first_ports(file: DeploymentFile) -> list[int]:
+    """The first replica's port of each model."""
+    ports, following = [], FIRST_REPLICA_PORT
+    for model in file.models:
+        ports.append(model.first_port or following)
+        following = max(following, ports[-1] + model.replicas)
+    return ports
+
+
+def _check_model(model: ModelTable, where: str) -> None:
+    if not _NAME.fullmatch(model.served_name):
+        raise InputError(f"{where}: cannot be a name", "allowed: letters, digits, . _ / : -")
+    for key in ("tp_size", "pp_size", "replicas", "max_num_seqs", "max_num_batched_tokens"):
+        if not 1 <= getattr(model, key) <= 1_000_000:
+            raise InputError(f"{where}: {key} = {getattr(model, key)}", "allowed: 1 or more")
+    if model.replicas > 1024 or model.tp_size > 1024:
+        raise InputError(f"{where}: more than 1024 replicas or ranks")
+    if not 0 < model.gpu_memory_utilization <= 1:
+        raise InputError(f"{where}: gpu_memory_utilization", "allowed: above 0, up to 1")
+    if model.max_model_len < 0 or not model.ready_timeout_s > 0:
+        raise InputError(f"{where}: max_model_len or ready_timeout_s is negative")
+    if (model.engine == "command") != bool(model.command):
+        raise InputError(
+            f"{where}: engine {model.engine!r} and command {model.command}",
+            'engine = "command" needs a command, and only it takes one',
+        )
+    if model.devices and len(model.devices) != model.replicas:
+        raise InputError(
+            f"{where}: {len(model.devices)} device lists for {model.replicas} replicas",
+            "allowed: one list a replica, or no devices at all",
+        )

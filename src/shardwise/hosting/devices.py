@@ -1,0 +1,73 @@
+"""The devices of this machine, and whether a file's claims on them can be met."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from shardwise.errors import InputError
+from shardwise.hosting.deployment_file import DeploymentFile
+from shardwise.hosting.launching import Launch
+
+
+def kind_of(file: DeploymentFile) -> str:
+    """cpu, cuda or rocm, by the GPU the file names. UnknownNameError if the catalogue has none."""
+    if file.node.gpu == "cpu":
+        return "cpu"
+    from shardwise.hardware.catalogue import default_catalogue
+
+    vendor = default_catalogue().gpu(file.node.gpu).vendor
+    return "rocm" if vendor == "amd" else "cuda"
+
+
+def present(kind: str) -> set[int]:
+    """Indices of the GPUs, or the CPU cores, that this machine has for us."""
+    if kind == "cpu":
+        return os.sched_getaffinity(0)
+    if kind == "cuda":
+        folder = Path("/proc/driver/nvidia/gpus")
+        return set(range(len(list(folder.iterdir())))) if folder.is_dir() else set()
+    nodes = Path("/sys/class/kfd/kfd/topology/nodes").glob("*/properties")
+    with_compute = [node for node in nodes if _simd_count(node) > 0]
+    return set(range(len(with_compute)))
+
+
+def _simd_count(properties: Path) -> int:
+    for line in properties.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(" ")
+        if name == "simd_count":
+            return int(value)
+    return 0
+
+
+def check_claims(made: Sequence[Launch]) -> None:
+    """InputError for a device claimed twice, or a replica with too few of them."""
+    claimed: dict[int, str] = {}
+    for launch in made:
+        need = launch.model.devices_per_replica
+        have = len(set(launch.devices))
+        short = have != need if launch.kind != "cpu" else 0 < have < need
+        if short:
+            what = f"{launch.replica}: devices {list(launch.devices)} for TP x PP = {need}"
+            raise InputError(what, f"allowed: {need} different ones")
+        for device in launch.devices:
+            if device in claimed:
+                raise InputError(
+                    f"device {device} is claimed by {claimed[device]} and {launch.replica}",
+                    "each device belongs to one replica",
+                )
+            claimed[device] = launch.replica
+
+
+def check_present(made: Sequence[Launch], kind: str) -> None:
+    """InputError for a device that this machine does not have."""
+    here = present(kind)
+    for launch in made:
+        missing = [device for device in launch.devices if device not in here]
+        if missing:
+            listed = ", ".join(map(str, sorted(here))) or "none"
+            noun = "CPU core" if kind == "cpu" else f"{kind} device"
+            raise InputError(
+                f"{launch.replica}: {noun} {missing[0]} does not exist", f"found here: {listed}"
+            )

@@ -1,0 +1,44 @@
+"""What an engine's container runs: its published image, and its arguments after the entrypoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shardwise.errors import InputError
+from shardwise.hosting.launching import Launch, argv
+
+#: (engine, kind of device) -> image, as its project publishes it
+IMAGES = {
+    ("vllm", "cuda"): "vllm/vllm-openai:latest",
+    ("vllm", "rocm"): "rocm/vllm:latest",
+    ("sglang", "cuda"): "lmsysorg/sglang:latest",
+    ("sglang", "rocm"): "lmsysorg/sglang:latest",
+}
+CONTAINER_PORT = 8000
+
+
+def image(launch: Launch) -> str:
+    """InputError for an engine without a published image."""
+    found = IMAGES.get((launch.model.engine, launch.kind))
+    if found is None:
+        allowed = ", ".join(f"{engine} on {kind}" for engine, kind in IMAGES)
+        raise InputError(
+            f"{launch.replica}: no image for engine {launch.model.engine!r} on {launch.kind}",
+            f"allowed: {allowed}",
+            "or export to systemd",
+        )
+    return found
+
+
+def command(launch: Launch) -> list[str]:
+    """The flags that `up` would give, on the container's own address."""
+    line = argv(launch.model, "0.0.0.0", CONTAINER_PORT, launch.kind)
+    return ["python3", *line[1:]]
+
+
+def dump(*documents: dict[str, Any]) -> str:
+    """YAML, keys in the order given."""
+    import yaml
+
+    text: str = yaml.safe_dump_all(documents, sort_keys=False, width=100)
+    return text

@@ -1,0 +1,93 @@
+"""Ray Serve: the config that `serve run` takes, one LLM application for all models.
+
+https://docs.ray.io/en/latest/serve/llm/index.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from shardwise.errors import InputError
+from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
+from shardwise.hosting.exports.images import dump
+from shardwise.hosting.launching import KV_DTYPE_FLAGS, Launch
+
+
+def write(file: DeploymentFile, made: Sequence[Launch]) -> dict[str, str]:
+    """serve.yaml. InputError for an engine other than vLLM, or flags that have no field there."""
+    kind = made[0].kind
+    models = [_llm(file, model, kind) for model in file.models]
+    application = {
+        "name": file.name,
+        "route_prefix": "/",
+        "import_path": "ray.serve.llm:build_openai_app",
+        "args": {"llm_configs": models},
+    }
+    config = {
+        "http_options": {"host": file.host, "port": file.port},
+        "applications": [application],
+    }
+    return {"serve.yaml": dump(config)}
+
+
+def _llm(file: DeploymentFile, model: ModelTable, kind: str) -> dict[str, Any]:
+    if model.engine != "vllm":
+        raise InputError(
+            f"{model.served_name}: engine {model.engine!r} on Ray Serve", "allowed: vllm"
+        )
+    engine: dict[str, Any] = {
+        "tensor_parallel_size": model.tp_size,
+        "pipeline_parallel_size": model.pp_size,
+        "enable_expert_parallel": model.expert_parallel,
+        "max_num_seqs": model.max_num_seqs,
+        "max_num_batched_tokens": model.max_num_batched_tokens,
+    }
+    if kind != "cpu":
+        engine["gpu_memory_utilization"] = model.gpu_memory_utilization
+    if model.kv_dtype != "auto":
+        engine["kv_cache_dtype"] = KV_DTYPE_FLAGS.get(model.kv_dtype, model.kv_dtype)
+    if model.max_model_len:
+        engine["max_model_len"] = model.max_model_len
+    engine.update(_fields(model))
+    replicas = {"min_replicas": model.replicas, "max_replicas": model.replicas}
+    made: dict[str, Any] = {
+        "model_loading_config": {"model_id": model.served_name, "model_source": model.model},
+        "engine_kwargs": engine,
+        "deployment_config": {"autoscaling_config": replicas},
+        "runtime_env": {"env_vars": dict(model.env)},
+    }
+    if model.devices_per_replica > 1 and kind != "cpu":
+        # a replica's ranks on one node, where the links between them are
+        bundles = [{"GPU": 1}] * model.devices_per_replica
+        within = not file.node.gpus or model.devices_per_replica <= file.node.gpus
+        strategy = "STRICT_PACK" if within else "PACK"
+        made["placement_group_config"] = {
+            "bundles": [dict(bundle) for bundle in bundles],
+            "strategy": strategy,
+        }
+    return made
+
+
+def _fields(model: ModelTable) -> dict[str, Any]:
+    """`flags` as the fields of the same names: --a-b 1 is a_b: "1", a lone --a-b is true."""
+    found: dict[str, Any] = {}
+    rest = list(model.flags)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--"):
+            raise InputError(f"{model.served_name}: flag {flag!r}", "allowed: --name [value]")
+        name, has_value, value = flag[2:].partition("=")
+        if not has_value and rest and not rest[0].startswith("--"):
+            value, has_value = rest.pop(0), "="
+        found[name.replace("-", "_")] = _value(value) if has_value else True
+    return found
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

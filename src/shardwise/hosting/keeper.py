@@ -1,0 +1,190 @@
+"""One replica's life: started, ready, watched, restarted with back-off, given up loudly."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from shardwise.errors import InputError
+from shardwise.hosting import probing, processes
+from shardwise.hosting.launching import Launch
+from shardwise.hosting.processes import Process
+from shardwise.hosting.state import Journal, ReplicaState, Status
+
+MAX_FAILURES: Final = 5  #: in a row, without STABLE_S of service between them
+MAX_START_FAILURES: Final = 2  #: where it never was ready: a wrong flag does not heal
+STABLE_S: Final = 60.0
+MAX_BACKOFF_S: Final = 60.0
+POLL_S: Final = 0.2
+UNHEALTHY_S: Final = 60.0  #: a process that lives and does not answer this long is restarted
+log = logging.getLogger("shardwise.up")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every keeper of a deployment shares."""
+
+    folder: Path
+    deployment: str
+    key: str
+    journal: Journal
+    stop_grace_s: float = 30.0
+
+
+def backoff_s(failures: int) -> float:
+    """1, 2, 4 … 60 s after the first, second, third … failure in a row."""
+    return float(min(MAX_BACKOFF_S, 2.0 ** (failures - 1)))
+
+
+def log_file(folder: Path, replica: str) -> Path:
+    return folder / "logs" / f"{replica.replace('/', '-')}.log"
+
+
+class Keeper(threading.Thread):
+    """Keeps one replica running until told to let go of it, which leaves it running."""
+
+    def __init__(self, launch: Launch, state: ReplicaState, around: Surroundings) -> None:
+        super().__init__(name=launch.replica, daemon=True)
+        self.launch, self.state, self.around = launch, state, around
+        self.settled = threading.Event()  #: ready once, or given up
+        self._let_go = threading.Event()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._failures = 0
+
+    def run(self) -> None:
+        while not self._let_go.is_set():
+            problem = self._serve()
+            if self._let_go.is_set():
+                return
+            self._clean_up()
+            self._failures += 1
+            allowed = MAX_FAILURES if self.settled.is_set() else MAX_START_FAILURES
+            if self._failures >= allowed:
+                note = f"{self._failures} failures in a row, the last: {problem}"
+                log.error("%s: gave up after %s", self.launch.replica, note)
+                self._mark("gave up", note)
+                self.settled.set()
+                return
+            delay = backoff_s(self._failures)
+            log.warning("%s: %s; restart in %.0f s", self.launch.replica, problem, delay)
+            self._mark("waiting", f"{problem}; restart in {delay:.0f} s")
+            if self._let_go.wait(delay):
+                return
+            self.state.restarts += 1
+
+    def let_go(self) -> None:
+        """Stop watching; the process stays."""
+        self._let_go.set()
+        if self.is_alive():
+            self.join(timeout=90.0)
+
+    def stop(self) -> None:
+        """Let the process finish what it has begun, then stop it."""
+        self.let_go()
+        self._mark("draining")
+        self._drain()
+        self._clean_up(self.around.stop_grace_s)
+        self._mark("stopped")
+
+    def _serve(self) -> str:
+        """From start (or adoption) to the end of the process; what ended it."""
+        try:
+            if not self._alive():
+                self._start()
+        except InputError as error:
+            return str(error)
+        problem = self._wait_ready()
+        return problem or self._watch()
+
+    def _start(self) -> None:
+        self._clean_up()  # ranks of the one before may hold the devices still
+        if probing.port_in_use(self.launch.host, self.launch.port):
+            raise InputError(f"port {self.launch.port} is in use")
+        env, key = dict(self.launch.env), self.around.key
+        if key and self.launch.model.engine == "vllm":
+            env["VLLM_API_KEY"] = key
+        self._child = processes.spawn(
+            self.launch.argv,
+            env,
+            log_file(self.around.folder, self.launch.replica),
+            self.around.deployment,
+            self.launch.devices if self.launch.kind == "cpu" else (),
+        )
+        self.state.process = Process.of(self._child.pid)
+        self._mark("starting")
+
+    def _alive(self) -> bool:
+        if self._child:
+            return self._child.poll() is None  # and reaps it
+        return self.state.process is not None and self.state.process.alive
+
+    def _ending(self) -> str:
+        code = self._child.returncode if self._child else None
+        if code is None:
+            return "the process ended"
+        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+    def _wait_ready(self) -> str:
+        deadline = time.monotonic() + self.launch.model.ready_timeout_s
+        answer = "no answer"
+        while not self._let_go.is_set():
+            if not self._alive():
+                return f"{self._ending()} before it was ready"
+            if probing.healthy(self.launch.url):
+                answer = probing.complete(self.launch, self.around.key)
+                if not answer:
+                    break
+            if time.monotonic() > deadline:
+                return f"not ready in {self.launch.model.ready_timeout_s:g} s: {answer}"
+            self._let_go.wait(POLL_S)
+        else:
+            return ""
+        self._mark("ready")
+        self.settled.set()
+        return ""
+
+    def _watch(self) -> str:
+        ready_at = well_at = time.monotonic()
+        next_probe = ready_at
+        while not self._let_go.wait(POLL_S):
+            if not self._alive():
+                return self._ending()
+            now = time.monotonic()
+            if now - ready_at > STABLE_S:
+                self._failures = 0
+            if now < next_probe:
+                continue
+            next_probe = now + 2.0
+            if probing.healthy(self.launch.url):
+                well_at = now
+                self._mark("ready")
+            else:
+                self._mark("unready", "does not answer /health")
+                if now - well_at > UNHEALTHY_S:
+                    return f"did not answer for {UNHEALTHY_S:.0f} s"
+        return ""
+
+    def _drain(self) -> None:
+        """Wait until nothing is in flight (twice: a request may be on its way), bounded."""
+        deadline, idle = time.monotonic() + self.around.stop_grace_s, 0
+        while idle < 2 and self._alive() and time.monotonic() < deadline:
+            time.sleep(0.3)
+            busy = probing.in_flight(self.launch.url, self.launch.model.engine)
+            if busy is None:
+                busy = processes.connections(self.launch.port)
+            idle = idle + 1 if busy == 0 else 0
+
+    def _clean_up(self, grace_s: float = 2.0) -> None:
+        if self.state.process:
+            processes.stop(self.state.process, grace_s)
+        if self._child:
+            self._child.wait()
+        self._child = self.state.process = None
+
+    def _mark(self, status: Status, note: str = "") -> None:
+        self.around.journal.mark(self.state, status, note)

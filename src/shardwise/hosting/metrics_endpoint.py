@@ -1,0 +1,121 @@
+"""One Prometheus endpoint for the deployment: each replica's figures under the same names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+from shardwise.hosting.deployment_file import DeploymentFile
+from shardwise.hosting.probing import request
+from shardwise.hosting.state import Journal, ReplicaState
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+#: our name -> (the same quantity as each engine names it)
+NAMES: Final = {
+    "shardwise_ttft_seconds": (
+        "shardwise_ttft_seconds",
+        "vllm:time_to_first_token_seconds",
+        "sglang:time_to_first_token_seconds",
+    ),
+    # every gap between two tokens; the mean over a request is TPOT
+    "shardwise_itl_seconds": (
+        "shardwise_itl_seconds",
+        "vllm:inter_token_latency_seconds",
+        "sglang:inter_token_latency_seconds",
+    ),
+    # vLLM's name for (e2e - ttft)/(osl - 1) of a request
+    "shardwise_tpot_seconds": (
+        "shardwise_tpot_seconds",
+        "vllm:request_time_per_output_token_seconds",
+    ),
+    "shardwise_e2e_latency_seconds": (
+        "shardwise_e2e_latency_seconds",
+        "vllm:e2e_request_latency_seconds",
+        "sglang:e2e_request_latency_seconds",
+    ),
+    "shardwise_requests": ("shardwise_requests", "vllm:request_success", "sglang:num_requests"),
+    "shardwise_requests_running": (
+        "shardwise_requests_running",
+        "vllm:num_requests_running",
+        "sglang:num_running_reqs",
+    ),
+    "shardwise_requests_waiting": (
+        "shardwise_requests_waiting",
+        "vllm:num_requests_waiting",
+        "sglang:num_queue_reqs",
+    ),
+    "shardwise_output_tokens": (
+        "shardwise_output_tokens",
+        "vllm:generation_tokens",
+        "sglang:generation_tokens",
+    ),
+}
+_OURS: Final = {theirs: ours for ours, names in NAMES.items() for theirs in names}
+
+
+def serve_metrics(file: DeploymentFile, journal: Journal) -> None:
+    """Answer on `metrics_port` from a thread, on the address the balancer uses."""
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    registry = CollectorRegistry()
+    registry.register(_Deployment(journal))
+    start_http_server(file.metrics_port, addr=file.host, registry=registry)
+
+
+class _Deployment:
+    """Asks the replicas when it is asked itself."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._lock = threading.Lock()
+
+    def describe(self) -> Iterable[Metric]:
+        return []  # else registering would ask every replica
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily as Gauge
+
+        with self._journal.lock:
+            replicas = list(self._journal.state.replicas)
+            balancer_restarts = self._journal.state.balancer_restarts
+        labels = ["model", "replica"]
+        is_up = Gauge("shardwise_replica_up", "1 while the replica is ready", labels=labels)
+        restarts = Gauge(
+            "shardwise_replica_restarts", "Restarts since it was first started", labels=labels
+        )
+        for replica in replicas:
+            at = [replica.model, replica.replica]
+            is_up.add_metric(at, float(replica.status == "ready"))
+            restarts.add_metric(at, float(replica.restarts))
+        balancer = Gauge("shardwise_balancer_restarts", "Restarts of the balancer")
+        balancer.add_metric([], float(balancer_restarts))
+        yield from (is_up, restarts, balancer)
+        merged: dict[str, Metric] = {}
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            texts = list(pool.map(lambda r: request(r.url, "/metrics")[1].decode(), replicas))
+        for replica, text in zip(replicas, texts, strict=True):
+            _merge(merged, replica, text)
+        yield from merged.values()
+
+
+def _merge(merged: dict[str, Metric], replica: ReplicaState, text: str) -> None:
+    from prometheus_client.core import Metric
+    from prometheus_client.parser import text_string_to_metric_families
+
+    for family in text_string_to_metric_families(text):
+        ours = _OURS.get(family.name)
+        if ours is None:
+            continue
+        metric = merged.setdefault(ours, Metric(ours, family.documentation, family.type))
+        for sample in family.samples:
+            if sample.name.endswith("_created"):
+                continue
+            kept = {k: v for k, v in sample.labels.items() if k in ("le", "outcome")}
+            if "finished_reason" in sample.labels:
+                kept["outcome"] = sample.labels["finished_reason"]
+            labels = {**kept, "model": replica.model, "replica": replica.replica}
+            metric.add_sample(ours + sample.name.removeprefix(family.name), labels, sample.value)

@@ -1,0 +1,177 @@
+"""Up, status and down, each of which works with or without a living controller."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardwise.errors import InputError, ShardwiseError
+from shardwise.hosting import probing, processes, state
+from shardwise.hosting.checks import check_here, check_plan
+from shardwise.hosting.deployment_file import load
+from shardwise.hosting.processes import Process
+from shardwise.hosting.state import ReplicaState, State
+
+Progress = Callable[[State], None]
+
+
+class HostingError(ShardwiseError):
+    """A deployment that did not come up, or stopped being up."""
+
+    exit_code = 1
+
+
+def up(path: Path, progress: Progress) -> State:
+    """Bring what runs in line with the file at `path`; the state once every replica settled.
+
+    InputError, with nothing started or changed, if the file cannot be run here. HostingError if
+    the controller fails or a replica is given up; the others serve on.
+    """
+    file = load(path)
+    folder = state.folder(path)
+    before = state.read(folder)
+    held = _held_ports(before)
+    wanted = [("127.0.0.1", launch.port) for launch in check_plan(file)]
+    wanted.append((file.host, file.port))
+    if file.metrics_port and not (before and before.controller and before.controller.alive):
+        wanted.append((file.host, file.metrics_port))
+    check_here(file, [(host, port) for host, port in wanted if port not in held])
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    if before and before.controller:
+        _end_controller(before.controller)
+    shutil.copyfile(path, folder / "deployment.toml.partial")
+    (folder / "deployment.toml.partial").replace(folder / "deployment.toml")
+    child = processes.spawn(
+        [sys.executable, "-m", "shardwise.hosting.controller", str(path.resolve())],
+        {},
+        folder / "logs" / "controller.log",
+        state.deployment_id(path),
+    )
+    return _follow(child, folder, progress)
+
+
+def _held_ports(before: State | None) -> set[int]:
+    """Ports that our own processes hold."""
+    if before is None:
+        return set()
+    held = {_port(r.url) for r in before.replicas if r.process and r.process.alive}
+    if before.balancer_process and before.balancer_process.alive:
+        held.add(_port(before.url))
+    return held
+
+
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+def _end_controller(controller: Process) -> None:
+    if controller.alive:
+        os.kill(controller.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 5.0
+        while controller.alive and time.monotonic() < deadline:
+            time.sleep(0.05)
+        processes.kill_all([controller])
+
+
+def _follow(child: subprocess.Popen[bytes], folder: Path, progress: Progress) -> State:
+    while True:
+        now = state.read(folder)
+        if now and now.controller and now.controller.pid == child.pid:
+            progress(now)
+            if now.error:
+                raise HostingError(f"{now.error}; see {folder / 'logs'}")
+            if now.settled:
+                lost = [r for r in now.replicas if r.status == "gave up"]
+                if lost:
+                    raise HostingError(
+                        f"{len(lost)} of {len(now.replicas)} replicas were given up: "
+                        f"{lost[0].replica}: {lost[0].note}; see {folder / 'logs'}"
+                    )
+                _wait_front(now.url)
+                return now
+        if child.poll() is not None:
+            tail = (folder / "logs" / "controller.log").read_text(errors="replace")
+            raise HostingError(f"the controller ended: {tail.strip().splitlines()[-1][-300:]}")
+        time.sleep(0.1)
+
+
+def _wait_front(url: str, timeout_s: float = 15.0) -> None:
+    """Until the balancer has seen a healthy replica."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if probing.request(url, "/v1/models")[0] in (200, 401, 404):
+            return
+        time.sleep(0.1)
+    raise HostingError(f"the balancer does not answer on {url}")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One replica as it is now."""
+
+    state: ReplicaState
+    status: str
+    memory_bytes: int
+    in_flight: int | None
+
+
+def look(path: Path) -> tuple[State, list[Seen]]:
+    """What runs now, asked of the processes themselves. InputError if nothing was started."""
+    now = _require(path)
+    engines = {m.served_name: m.engine for m in load(state.folder(path) / "deployment.toml").models}
+    seen = []
+    for replica in now.replicas:
+        alive = replica.process is not None and replica.process.alive
+        status: str = replica.status
+        if status == "ready" and not alive:
+            status = "dead"
+        elif status == "ready" and not probing.healthy(replica.url):
+            status = "unready"
+        memory = processes.memory_bytes(replica.process) if alive and replica.process else 0
+        busy = probing.in_flight(replica.url, engines.get(replica.model, "")) if alive else None
+        seen.append(Seen(replica, status, memory, busy))
+    return now, seen
+
+
+def _require(path: Path) -> State:
+    found = state.read(state.folder(path))
+    if found is None:
+        raise InputError(f"nothing was started from {path}", remedy=f"shardwise up {path}")
+    return found
+
+
+def down(path: Path, grace_s: float = 30.0) -> int:
+    """Stop everything of the deployment; how many processes there were. Leaves none.
+
+    InputError if nothing was started from `path`.
+    """
+    folder = state.folder(path)
+    now = _require(path)
+    if now.controller:
+        _end_controller(now.controller)
+    now = _require(path)  # it may have started one more
+    leaders = [r.process for r in now.replicas if r.process]
+    if now.balancer_process:
+        leaders.append(now.balancer_process)
+    found = {*processes.marked(state.deployment_id(path))}
+    for leader in leaders:
+        found.update([leader, *processes.session(leader)])
+    alive = [process for process in found if process.alive]
+    for process in leaders:
+        if process.alive:
+            os.kill(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while any(process.alive for process in found) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes.kill_all([*found, *processes.marked(state.deployment_id(path))])
+    (folder / "state.json").unlink(missing_ok=True)
+    logging.getLogger("shardwise.down").debug("stopped %d processes", len(alive))
+    return len(alive)

@@ -1,0 +1,93 @@
+"""Questions to a replica over HTTP: does it answer, is it healthy, how many are in flight."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from shardwise.hosting.launching import Launch
+
+#: Gauges that add up to the requests in flight, by engine.
+IN_FLIGHT: Final = {
+    "builtin": ("shardwise_requests_in_flight",),
+    "vllm": ("vllm:num_requests_running", "vllm:num_requests_waiting"),
+    "sglang": ("sglang:num_running_reqs", "sglang:num_queue_reqs"),
+}
+
+
+def request(
+    url: str,
+    path: str,
+    body: Any = None,
+    method: str = "",
+    key: str = "",
+    timeout_s: float = 2.0,
+) -> tuple[int, bytes]:
+    """Status and body; (0, b"") where nobody answers."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    data = json.dumps(body) if body is not None else None
+    try:
+        connection.request(method or ("POST" if data else "GET"), path, data, headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
+
+
+def healthy(url: str) -> bool:
+    return request(url, "/health")[0] == 200
+
+
+def complete(launch: Launch, key: str = "") -> str:
+    """Ask for one real completion (or embedding); "" if it came, else what came instead."""
+    name = launch.model.served_name
+    body: dict[str, Any]
+    if launch.model.task == "embed":
+        path, body, found = "/v1/embeddings", {"model": name, "input": "1"}, "data"
+    else:
+        # token ids: a model without a tokenizer answers them too
+        path, found = "/v1/completions", "choices"
+        body = {"model": name, "prompt": [1, 2, 3], "max_tokens": 1, "temperature": 0}
+    status, answer = request(launch.url, path, body, key=key, timeout_s=60.0)
+    try:
+        good = status == 200 and bool(json.loads(answer)[found])
+    except (ValueError, KeyError, TypeError):
+        good = False
+    return "" if good else f"{path} answered {status}: {answer[:200].decode(errors='replace')}"
+
+
+def in_flight(url: str, engine: str) -> int | None:
+    """Requests accepted and not answered, from the engine's metrics; None if it has none."""
+    names = IN_FLIGHT.get(engine)
+    if not names:
+        return None
+    status, text = request(url, "/metrics")
+    if status != 200:
+        return None
+    total, found = 0.0, False
+    for line in text.decode(errors="replace").splitlines():
+        match = re.match(r"([\w:]+)(?:\{.*\})? ([\d.eE+-]+)$", line)
+        if match and match[1] in names:
+            total, found = total + float(match[2]), True
+    return int(total) if found else None
+
+
+def port_in_use(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False

@@ -1,0 +1,105 @@
+"""The highest rate a deployment holds, and the cheapest deployment that holds a rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from shardwise.simulator.fleet import Group
+from shardwise.simulator.results import Result
+from shardwise.simulator.simulate import simulate
+from shardwise.simulator.traffic import Trace, Traffic, draw
+
+PRECISION = 0.02  #: of the rate found
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound in seconds on a percentile of a latency: Target("ttft_s", 99, 0.5)."""
+
+    metric: str
+    percentile: float
+    bound_s: float
+
+
+def holds(result: Result, targets: Iterable[Target], warmup_s: float = 0.0) -> bool:
+    """No overload, every request answered, and every target met."""
+    if result.overloaded or result.outcomes()["done"] < len(result.requests.arrival):
+        return False
+    return all(
+        result.percentiles(t.metric, warmup_s, [t.percentile]).values[t.percentile] <= t.bound_s
+        for t in targets
+    )
+
+
+def _bisect(held: Callable[[float], bool], start: float) -> float:
+    """The highest rate that holds, within PRECISION, from a guess; 0.0 if none does."""
+    low, high, rate = 0.0, math.inf, start
+    while high > low * (1 + PRECISION) and start / 4096 < rate < start * 4096:
+        if held(rate):
+            low = rate
+            rate = 2 * rate if math.isinf(high) else math.sqrt(low * high)
+        else:
+            high = rate
+            rate = math.sqrt(low * high) if low > 0 else rate / 2
+    return low
+
+
+def highest_rate(
+    groups: Sequence[Group],
+    traffic: Traffic,
+    targets: Sequence[Target] = (),
+    *,
+    policy: str = "least_loaded",
+    warmup_s: float = 0.0,
+    seed: int = 0,
+) -> float:
+    """Requests/s at which `groups` still hold under traffic of this kind, within 2 %; 0.0: none.
+
+    The rate of `traffic` is where the search starts.
+    """
+
+    def held(rate: float) -> bool:
+        trace = draw(replace(traffic, request_rate=rate), seed)
+        return holds(simulate(groups, trace, policy=policy, seed=seed), targets, warmup_s)
+
+    # fewer than a request in the whole run cannot be drawn
+    return _bisect(lambda rate: rate * traffic.duration_s >= 1 and held(rate), traffic.request_rate)
+
+
+def highest_trace_rate(
+    groups: Sequence[Group],
+    trace: Trace,
+    targets: Sequence[Target] = (),
+    *,
+    policy: str = "least_loaded",
+    seed: int = 0,
+) -> float:
+    """The same for a trace played faster or slower."""
+    own = trace.request_rate
+    if own == 0:
+        return 0.0
+    return _bisect(
+        lambda rate: holds(
+            simulate(groups, trace.faster(rate / own), policy=policy, seed=seed), targets
+        ),
+        own,
+    )
+
+
+def cheapest(
+    candidates: Iterable[tuple[float, Sequence[Group]]],
+    trace: Trace,
+    targets: Sequence[Target] = (),
+    *,
+    policy: str = "least_loaded",
+    warmup_s: float = 0.0,
+    seed: int = 0,
+) -> tuple[float, Sequence[Group], Result] | None:
+    """The first of the candidates (cost, groups), cheapest first, that holds; None: none does."""
+    for cost, groups in sorted(candidates, key=lambda candidate: candidate[0]):
+        result = simulate(groups, trace, policy=policy, seed=seed)
+        if holds(result, targets, warmup_s):
+            return cost, groups, result
+    return None

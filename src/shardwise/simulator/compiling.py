@@ -1,0 +1,44 @@
+"""Compile the inner loop with Numba where it is installed; else the same code runs interpreted.
+
+Compiled code is kept between runs, keyed by the sources of this package: Numba itself would not
+notice that a function called from another file has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Final, TypeVar
+
+F = TypeVar("F", bound=Callable[..., object])
+
+HAS_NUMBA: Final = importlib.util.find_spec("numba") is not None
+INSTALL: Final = "pip install 'shardwise[traffic]'"
+
+
+@cache
+def _cache_folder() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return str(Path(root) / "shardwise" / "compiled" / digest.hexdigest()[:16])
+
+
+def compiled(function: F) -> F:
+    """`function`, compiled at its first call if Numba is there."""
+    if not HAS_NUMBA:
+        return function
+    import numba  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _cache_folder()  # read once, while the function is wrapped
+    try:
+        wrapped: F = numba.njit(cache=True, error_model="numpy")(function)
+    finally:
+        numba.config.CACHE_DIR = before
+    return wrapped

@@ -1,0 +1,131 @@
+"""A deployment as the simulator sees it: groups of equal replicas behind one balancer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from shardwise.architecture.models import load as load_architecture
+from shardwise.errors import InputError
+from shardwise.evidence.record import Deployment
+from shardwise.hardware.catalogue import Catalogue, default_catalogue
+from shardwise.perfmodel.estimate import Subject
+from shardwise.perfmodel.intervals import half_width
+from shardwise.perfmodel.memory import require_fit
+from shardwise.perfmodel.profiles import Profile, bundled_profile, calibrated
+from shardwise.simulator.state import Fleet, Floats, Ints
+from shardwise.simulator.steptable import StepTable, step_table
+
+#: A request that comes in the middle of a step waits for its end: half a step on average, which
+#: the simulation does itself and the performance model's `wait_steps` includes.
+RESIDUAL_STEPS = 0.5
+REFERENCE_CONTEXT = 1024.0  #: tokens; a replica must hold one request of them
+
+
+@dataclass(frozen=True)
+class Group:
+    """Equal replicas of one deployment, with what limits each."""
+
+    deployment: Deployment
+    table: StepTable
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_capacity_tokens: int
+    max_context: int
+    delay_s: float  #: from arrival until the scheduler sees a request
+    delay_steps: float  #: the same, in steps
+    half_widths: dict[str, float]  #: log half-widths of 80 % intervals by metric
+    note: str = ""
+
+    def slower(self, factor: float) -> Group:
+        """The same group with everything `factor` times as slow."""
+        return replace(self, table=self.table.scaled(factor), delay_s=self.delay_s * factor)
+
+
+def make_group(
+    deployment: Deployment, profile: Profile | None = None, catalogue: Catalogue | None = None
+) -> Group:
+    """The replicas of a deployment, with the profile's step times and the memory model's KV cache.
+
+    Raises UnknownNameError, InputError or DoesNotFitError.
+    """
+    from shardwise.architecture.sharding import violations
+    from shardwise.perfmodel.estimate import note_on
+
+    if deployment.replicas < 1:
+        raise InputError(f"replicas is {deployment.replicas}", "allowed: 1 or more")
+    known = catalogue or default_catalogue()
+    arch, gpu = load_architecture(deployment.model), known.gpu(deployment.gpu)
+    broken = violations(arch, deployment.tp_size, deployment.pp_size)
+    if broken:
+        raise InputError(broken[0].message)
+    siblings = {other.id: other for other in known.gpus()}
+    seen = calibrated(profile or bundled_profile(), gpu, deployment.engine, siblings)
+    subject = Subject(
+        arch, gpu, deployment.engine, deployment.weight_dtype, deployment.kv_dtype, seen
+    )
+    setting = subject.setting
+    stored = replace(deployment, weight_dtype=setting.weight_dtype, kv_dtype=setting.kv_dtype)
+    memory = require_fit(arch, gpu, stored, REFERENCE_CONTEXT)
+    tokens = deployment.max_num_batched_tokens
+    seqs = min(deployment.max_num_seqs, tokens)
+    widths = {
+        metric: half_width(seen.profile, subject.seen, metric, deployment.tp_size)
+        for metric in ("ttft_s", "tpot_s", "e2e_latency_s")
+    }
+    return Group(
+        deployment=stored,
+        table=step_table(setting, deployment.tp_size, deployment.pp_size, seqs, tokens),
+        max_num_seqs=seqs,
+        max_num_batched_tokens=tokens,
+        kv_capacity_tokens=memory.kv_capacity_tokens,
+        max_context=deployment.max_model_len or arch.max_context,
+        delay_s=setting.coefficients["request"],
+        delay_steps=max(setting.coefficients["wait_steps"] - RESIDUAL_STEPS, 0.0),
+        half_widths=widths,
+        note=note_on(subject),
+    )
+
+
+def model_names(groups: Sequence[Group]) -> list[str]:
+    """The models that the groups serve, in order of first appearance."""
+    return list(dict.fromkeys(group.deployment.model for group in groups))
+
+
+def make_fleet(groups: Sequence[Group]) -> Fleet:
+    """Arrays of every replica of every group."""
+    if not groups:
+        raise InputError("no deployment", "needed: at least one")
+    names = model_names(groups)
+    counts = [group.deployment.replicas for group in groups]
+
+    def column(values: Sequence[float]) -> Floats:
+        return np.repeat(np.array(values, dtype=np.float64), counts)
+
+    def whole(values: Sequence[int]) -> Ints:
+        return np.repeat(np.array(values, dtype=np.int64), counts)
+
+    def stacked(rows: Sequence[Floats]) -> Floats:
+        out = np.zeros((len(rows), max(len(row) for row in rows)))
+        for k, row in enumerate(rows):
+            out[k, : len(row)] = row
+        return out
+
+    return Fleet(
+        model=whole([names.index(g.deployment.model) for g in groups]),
+        table=whole(list(range(len(groups)))),
+        max_seqs=whole([g.max_num_seqs for g in groups]),
+        max_tokens=whole([g.max_num_batched_tokens for g in groups]),
+        kv_capacity=whole([g.kv_capacity_tokens for g in groups]),
+        max_context=whole([g.max_context for g in groups]),
+        delay_s=column([g.delay_s for g in groups]),
+        delay_steps=column([g.delay_steps for g in groups]),
+        pp_size=np.array([g.table.pp_size for g in groups], dtype=np.int64),
+        decode=stacked([g.table.decode for g in groups]),
+        prompt=stacked([g.table.prompt for g in groups]),
+        kv_slope=np.array([g.table.kv_slope for g in groups]),
+        attention_slope=np.array([g.table.attention_slope for g in groups]),
+        window=np.array([g.table.window for g in groups]),
+    )

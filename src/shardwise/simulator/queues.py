@@ -1,0 +1,146 @@
+"""Waiting lists and heaps of the inner loop, and the timeline it fills."""
+
+from __future__ import annotations
+
+from shardwise.simulator.compiling import compiled
+from shardwise.simulator.state import (
+    BINS,
+    KV_USED,
+    RUNNING,
+    SLOTS,
+    WAITING,
+    Floats,
+    Ints,
+    Loop,
+    Replicas,
+    Requests,
+)
+
+
+@compiled
+def append(requests: Requests, replicas: Replicas, r: int, i: int) -> None:
+    """Request `i` joins the end of replica `r`'s queue."""
+    requests.next[i] = -1
+    if replicas.tail[r] < 0:
+        replicas.head[r] = i
+    else:
+        requests.next[replicas.tail[r]] = i
+    replicas.tail[r] = i
+    replicas.waiting[r] += 1
+
+
+@compiled
+def prepend(requests: Requests, replicas: Replicas, r: int, i: int) -> None:
+    """Request `i`, preempted, goes first."""
+    requests.next[i] = replicas.head[r]
+    replicas.head[r] = i
+    if replicas.tail[r] < 0:
+        replicas.tail[r] = i
+    replicas.waiting[r] += 1
+
+
+@compiled
+def pop(requests: Requests, replicas: Replicas, r: int) -> int:
+    """The first of replica `r`'s queue, taken out."""
+    i = replicas.head[r]
+    replicas.head[r] = requests.next[i]
+    if replicas.head[r] < 0:
+        replicas.tail[r] = -1
+    replicas.waiting[r] -= 1
+    return i  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
+def heap_up(key: Ints, value: Ints, at: int) -> None:
+    while at > 0:
+        parent = (at - 1) // 2
+        if key[parent] <= key[at]:
+            return
+        key[parent], key[at] = key[at], key[parent]
+        value[parent], value[at] = value[at], value[parent]
+        at = parent
+
+
+@compiled
+def heap_down(key: Ints, value: Ints, at: int, size: int) -> None:
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            return
+        if child + 1 < size and key[child + 1] < key[child]:
+            child += 1
+        if key[at] <= key[child]:
+            return
+        key[child], key[at] = key[at], key[child]
+        value[child], value[at] = value[at], value[child]
+        at = child
+
+
+@compiled
+def heap_remove(key: Ints, value: Ints, at: int, size: int) -> None:
+    """Take the element at `at` out of a heap of `size`."""
+    last = size - 1
+    key[at], value[at] = key[last], value[last]
+    if at < last:
+        heap_down(key, value, at, last)
+        heap_up(key, value, at)
+
+
+@compiled
+def free_slot(loop: Loop, time: float) -> None:
+    """A closed-loop client may send its next request at `time`: a heap of times."""
+    slots = loop.slots
+    if len(slots) < 2:
+        return
+    at = loop.counts[SLOTS]
+    slots[at] = time
+    loop.counts[SLOTS] += 1
+    while at > 0 and slots[(at - 1) // 2] > slots[at]:
+        parent = (at - 1) // 2
+        slots[parent], slots[at] = slots[at], slots[parent]
+        at = parent
+
+
+@compiled
+def take_slot(loop: Loop) -> float:
+    slots: Floats = loop.slots
+    time = slots[0]
+    size = loop.counts[SLOTS] - 1
+    loop.counts[SLOTS] = size
+    slots[0] = slots[size]
+    at = 0
+    while 2 * at + 1 < size:
+        child = 2 * at + 1
+        if child + 1 < size and slots[child + 1] < slots[child]:
+            child += 1
+        if slots[at] <= slots[child]:
+            break
+        slots[at], slots[child] = slots[child], slots[at]
+        at = child
+    return time  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
+def record(loop: Loop, replicas: Replicas, r: int, busy: int, start: float, end: float) -> None:
+    """Add what replica `r` holds from `start` to `end` to the timeline; `busy` are computed."""
+    width = loop.bin_s[0]
+    while end >= width * BINS:
+        for b in range(BINS // 2):
+            for column in range(3):
+                loop.timeline[b, column] = (
+                    loop.timeline[2 * b, column] + loop.timeline[2 * b + 1, column]
+                )
+        for b in range(BINS // 2, BINS):
+            for column in range(3):
+                loop.timeline[b, column] = 0.0
+        width *= 2.0
+        loop.bin_s[0] = width
+    at = start
+    b = int(at / width)
+    while at < end and b < BINS:
+        upto = min(end, (b + 1) * width)
+        loop.timeline[b, RUNNING] += busy * (upto - at)
+        loop.timeline[b, WAITING] += replicas.waiting[r] * (upto - at)
+        loop.timeline[b, KV_USED] += replicas.kv_used[r] * (upto - at)
+        at = upto
+        b += 1

@@ -1,0 +1,205 @@
+"""What a simulation found: latencies with n, goodput, queues over time, overload, recovery."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwise.metrics import usd_per_million_tok
+from shardwise.simulator.fleet import Group
+from shardwise.simulator.state import (
+    DONE,
+    KV_USED,
+    PREEMPTED,
+    RUNNING,
+    STATUSES,
+    WAITING,
+    Floats,
+    Loop,
+    Replicas,
+    Requests,
+)
+from shardwise.workload.workload import Slo
+
+if TYPE_CHECKING:
+    from shardwise.simulator.simulate import Failure
+
+LATENCIES = ("ttft_s", "tpot_s", "e2e_latency_s")
+PERCENTILES = (50.0, 90.0, 99.0)
+#: A queue that grows all the while and ends longer than this per replica is overload.
+OVERLOAD_QUEUE = 8.0
+RECOVERY_WINDOW_S = 10.0
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Percentiles of one latency in seconds over `n` requests; NaN for n = 0."""
+
+    values: Mapping[float, float]
+    mean: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Means over bins of `bin_s` seconds, summed over the replicas."""
+
+    start_s: Floats
+    running: Floats
+    waiting: Floats
+    kv_share: Floats  #: of all replicas' KV cache
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run. Arrays are in order of arrival; times in seconds."""
+
+    groups: tuple[Group, ...]
+    requests: Requests
+    replicas: Replicas
+    loop: Loop
+    failures: tuple[Failure, ...]
+    concurrency: int  #: of the closed loop; 0: open
+
+    def counted(self, warmup_s: float = 0.0) -> NDArray[np.bool_]:
+        """Requests that arrived after the warm-up and were answered whole."""
+        done = self.requests.status == DONE
+        return np.asarray(done & (self.requests.arrival >= warmup_s))
+
+    def latency(self, name: str) -> Floats:
+        """`ttft_s`, `tpot_s` or `e2e_latency_s` of every request, NaN where undefined."""
+        q = self.requests
+        if name == "ttft_s":
+            return q.first - q.arrival
+        if name == "e2e_latency_s":
+            return np.where(q.status == DONE, q.finish - q.arrival, np.nan)
+        several = (q.osl >= 2) & (q.status == DONE)
+        return np.where(several, (q.finish - q.first) / np.maximum(q.osl - 1, 1), np.nan)
+
+    def percentiles(
+        self, name: str, warmup_s: float = 0.0, at: Sequence[float] = PERCENTILES
+    ) -> Percentiles:
+        values = self.latency(name)[self.counted(warmup_s)]
+        values = values[~np.isnan(values)]
+        if not len(values):
+            return Percentiles(dict.fromkeys(at, math.nan), math.nan, 0)
+        found = np.percentile(values, list(at))
+        return Percentiles(
+            dict(zip(at, map(float, found), strict=True)), float(values.mean()), len(values)
+        )
+
+    def outcomes(self) -> dict[str, int]:
+        """How many requests were done, rejected, failed; together all of them."""
+        return {name: int((self.requests.status == k).sum()) for k, name in enumerate(STATUSES)}
+
+    @property
+    def end_s(self) -> float:
+        return float(np.nanmax(self.requests.finish))
+
+    @property
+    def preemptions(self) -> int:
+        return int(self.loop.counts[PREEMPTED])
+
+    @property
+    def span_s(self) -> float:
+        """Seconds over which work was offered: until the last arrival, in a closed loop the end."""
+        last = float(self.requests.arrival[-1])
+        return self.end_s if self.concurrency or last <= 0 else last
+
+    def window_s(self, warmup_s: float = 0.0) -> float:
+        """Seconds that count; from the warm-up until the last of those who count has its answer."""
+        counted = self.counted(warmup_s)
+        if not counted.any():
+            return 0.0
+        return float(self.requests.finish[counted].max()) - warmup_s
+
+    def output_tok_s(self, warmup_s: float = 0.0) -> float:
+        window = self.window_s(warmup_s)
+        tokens = float(self.requests.osl[self.counted(warmup_s)].sum())
+        return tokens / window if window > 0 else 0.0
+
+    def good(self, slo: Slo, warmup_s: float = 0.0) -> NDArray[np.bool_]:
+        """Requests that count and meet every bound of `slo`, each on its own."""
+        good = self.counted(warmup_s)
+        for name, bound in slo.bounds().items():
+            value = self.latency(name)
+            good &= (value <= bound) | (np.isnan(value) & (name == "tpot_s"))
+        return good
+
+    def goodput(self, slo: Slo, warmup_s: float = 0.0) -> float:
+        """Requests/s that meet every bound."""
+        window = self.window_s(warmup_s)
+        return float(self.good(slo, warmup_s).sum()) / window if window > 0 else 0.0
+
+    def usd_per_million_good_tok(
+        self, slo: Slo, usd_per_gpu_hour: float, warmup_s: float = 0.0
+    ) -> float:
+        """All GPUs paid for, over the output tokens of requests that met the SLO; infinite if
+        there are none."""
+        window = self.window_s(warmup_s)
+        tokens = float(self.requests.osl[self.good(slo, warmup_s)].sum())
+        gpus = sum(group.deployment.gpus for group in self.groups)
+        if tokens == 0 or window == 0:
+            return math.inf
+        return usd_per_million_tok(gpus * usd_per_gpu_hour, tokens / window)
+
+    def timeline(self) -> Timeline:
+        """Queue, batch and KV occupancy over time."""
+        width = float(self.loop.bin_s[0])
+        bins = max(1, min(len(self.loop.timeline), math.ceil(self.end_s / width)))
+        mean = self.loop.timeline[:bins] / width
+        capacity = sum(g.kv_capacity_tokens * g.deployment.replicas for g in self.groups)
+        return Timeline(
+            np.arange(bins, dtype=np.float64) * width,
+            mean[:, RUNNING],
+            mean[:, WAITING],
+            mean[:, KV_USED] / capacity,
+        )
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether the queue grew from half time to the last arrival, and to a length that matters.
+
+        A closed loop cannot be: its clients wait.
+        """
+        if self.concurrency or len(self.requests.arrival) < 2:
+            return False
+        line, span = self.timeline(), self.span_s
+        middle = line.waiting[(line.start_s >= 0.4 * span) & (line.start_s < 0.6 * span)]
+        last = line.waiting[(line.start_s >= 0.8 * span) & (line.start_s < span)]
+        if not len(middle) or not len(last):
+            return False
+        replicas = len(self.replicas.now)
+        grew = float(last.mean()) > 1.3 * float(middle.mean())
+        return grew and float(last.mean()) > OVERLOAD_QUEUE * replicas
+
+    def recovery_s(self) -> float | None:
+        """Seconds from the first failure until TTFT is back; None without one, infinite if never.
+
+        Back is the end of the last 10-second window of arrivals whose median TTFT is above both
+        the 95th percentile of such windows before the failure and 1.1 times their median.
+        """
+        if not self.failures:
+            return None
+        down = min(failure.down_s for failure in self.failures)
+        arrival, ttft = self.requests.arrival, self.latency("ttft_s")
+        window = ((arrival - down) // RECOVERY_WINDOW_S).astype(np.int64)
+        known = ~np.isnan(ttft)
+        medians = {
+            int(w): float(np.median(ttft[known & (window == w)])) for w in set(window[known])
+        }
+        before = [value for w, value in medians.items() if w < 0]
+        if not before:
+            return math.inf
+        bound = max(float(np.percentile(before, 95)), 1.1 * float(np.median(before)))
+        above = [w for w, value in medians.items() if w >= 0 and value > bound]
+        if not above:
+            return 0.0
+        if max(above) >= max(medians) - 1:
+            return math.inf
+        return (max(above) + 1) * RECOVERY_WINDOW_S

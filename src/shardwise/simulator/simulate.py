@@ -1,0 +1,85 @@
+"""Run a deployment under traffic, open loop or closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwise.errors import InputError
+from shardwise.simulator.fleet import Group, make_fleet, model_names
+from shardwise.simulator.results import Result
+from shardwise.simulator.state import Sim, new_loop, new_replicas, new_requests
+from shardwise.simulator.traffic import Trace, model_indices
+
+POLICIES = ("round_robin", "least_loaded", "power_of_two", "cache_aware")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Replica number `replica` is down from `down_s` to `up_s` (infinite: it stays down)."""
+
+    replica: int
+    down_s: float
+    up_s: float = float("inf")
+
+
+def _events(failures: Sequence[Failure], replicas: int) -> list[tuple[float, int, int]]:
+    events = []
+    for failure in failures:
+        if not 0 <= failure.replica < replicas:
+            raise InputError(
+                f"failure of replica {failure.replica}", f"allowed: 0 to {replicas - 1}"
+            )
+        if not 0 <= failure.down_s < failure.up_s:
+            raise InputError(
+                f"failure from {failure.down_s:g} to {failure.up_s:g} s",
+                "needed: a start of at least 0, before its end",
+            )
+        events.append((failure.down_s, failure.replica, 0))
+        if np.isfinite(failure.up_s):
+            events.append((failure.up_s, failure.replica, 1))
+    return sorted(events)
+
+
+def simulate(
+    groups: Sequence[Group],
+    trace: Trace,
+    *,
+    policy: str = "least_loaded",
+    concurrency: int = 0,
+    failures: Sequence[Failure] = (),
+    seed: int = 0,
+) -> Result:
+    """Serve `trace` with `groups` of replicas behind a balancer; the same seed, the same result.
+
+    `concurrency` above 0: a closed loop of so many clients, who ignore the trace's times.
+    Raises InputError for an unknown policy, an absent model or an impossible failure.
+    """
+    from shardwise.simulator.kernel import run_loop
+
+    if policy not in POLICIES:
+        raise InputError(f"balancer policy {policy!r}", f"allowed: {', '.join(POLICIES)}")
+    if len(trace) == 0:
+        raise InputError("0 requests", "needed: at least 1")
+    fleet = make_fleet(groups)
+    events = _events(failures, len(fleet.model))
+    prefixes = len(trace.prefix_tokens)
+    requests = new_requests(
+        trace.arrival_s,
+        (trace.isl, trace.osl),
+        (model_indices(trace, model_names(groups)), trace.prefix, trace.prefix_tokens),
+    )
+    loop = new_loop(concurrency, len(trace), prefixes, seed)
+    loop.counts[0] = concurrency
+    sim = Sim(fleet, requests, new_replicas(fleet, prefixes), loop)
+    run_loop(
+        sim,
+        POLICIES.index(policy),
+        concurrency > 0,
+        np.array([time for time, _, _ in events], dtype=np.float64),
+        np.array([replica for _, replica, _ in events], dtype=np.int64),
+        np.array([up for _, _, up in events], dtype=np.int64),
+    )
+    return Result(tuple(groups), requests, sim.replicas, loop, tuple(failures), concurrency)

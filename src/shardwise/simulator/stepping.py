@@ -1,0 +1,232 @@
+"""One replica moving on: continuous batching with chunked prefill, many steps at once.
+
+Decodes go first, prompts fill the rest of the step's token budget, first come first served, as
+long as memory and `max_num_seqs` admit them. When the cache runs out the request admitted last is
+preempted and computed again (vLLM's recompute policy). While nobody joins or leaves, the time of
+k steps is a quadratic in k, since every sequence reads one more token each step.
+"""
+
+from __future__ import annotations
+
+import math
+
+from shardwise.simulator.compiling import compiled
+from shardwise.simulator.memory import admit_kv, make_room, release_prefix
+from shardwise.simulator.queues import free_slot, heap_remove, heap_up, pop, record
+from shardwise.simulator.state import ADMITTED, DONE, JUMPS, Sim
+
+
+@compiled
+def base_and_slope(sim: Sim, r: int) -> tuple[float, float]:
+    """Seconds of replica `r`'s next decode step, and what each further step adds."""
+    fleet, n = sim.fleet, sim.replicas.running[r]
+    k = fleet.table[r]
+    micro = (n + fleet.pp_size[k] - 1) // fleet.pp_size[k]
+    below, above, window = fleet.kv_slope[k, 0], fleet.kv_slope[k, 1], fleet.window[k]
+    context = float(sim.replicas.context[r])
+    base = fleet.decode[k, micro]
+    if context < n * window:
+        return base + below * context, below * n
+    return base + n * (below - above) * window + above * context, above * n
+
+
+@compiled
+def mixed_step_s(sim: Sim, r: int, tokens: int, attention_s: float) -> float:
+    """Seconds of a step that prefills `tokens` beside replica `r`'s decodes.
+
+    Only two tables are needed, D of sequences and G of prompt tokens: what a step of n sequences
+    and p tokens takes is G(n + p) + D(n + 1) - D(1) - (G(n + 1) - G(1)), since weights, compute
+    and communication depend on n + p alone, and the output head on n + 1.
+    """
+    fleet, n = sim.fleet, sim.replicas.running[r]
+    k = fleet.table[r]
+    pp = fleet.pp_size[k]
+    s = (n + pp - 1) // pp
+    prompt, decode = fleet.prompt, fleet.decode
+    alone = base_and_slope(sim, r)[0] if n > 0 else 0.0
+    both = prompt[k, s + tokens]
+    if s > 0:
+        both += decode[k, s + 1] - decode[k, 1] - (prompt[k, s + 1] - prompt[k, 1])
+    if pp == 1:
+        read = alone - decode[k, s] if n > 0 else 0.0
+        return both + read + attention_s  # type: ignore[no-any-return,unused-ignore]
+    extra = (both - (decode[k, s] if n > 0 else 0.0) + attention_s) / pp
+    return alone + extra  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
+def attention_of(sim: Sim, r: int, tokens: int, start: int) -> float:
+    """Seconds of attention of a chunk of `tokens` after `start` earlier ones of the same prompt."""
+    fleet, k = sim.fleet, sim.fleet.table[r]
+    earlier = start + tokens / 2.0
+    below = min(earlier, fleet.window[k])
+    slope = fleet.attention_slope
+    return tokens * (slope[k, 0] * below + slope[k, 1] * (earlier - below))  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
+def finish(sim: Sim, r: int, i: int, time: float) -> None:
+    """Request `i` has its last token."""
+    requests, replicas = sim.requests, sim.replicas
+    context = requests.isl[i] + requests.osl[i] - 1
+    replicas.kv_used[r] -= context - release_prefix(requests, replicas, r, i)
+    replicas.outstanding[r] -= 1
+    replicas.last_done[r] += 1
+    requests.finish[i] = time
+    requests.generated[i] = requests.osl[i]
+    requests.status[i] = DONE
+    free_slot(sim.loop, time)
+
+
+@compiled
+def start_decoding(sim: Sim, r: int, i: int, time: float) -> None:
+    """The prompt of `i` is computed: it has a token, and decodes the rest."""
+    requests, replicas = sim.requests, sim.replicas
+    if math.isnan(requests.first[i]):
+        requests.first[i] = time
+    context = requests.isl[i] + requests.generated[i]
+    requests.generated[i] += 1
+    left = requests.osl[i] - requests.generated[i]
+    if left == 0:
+        finish(sim, r, i, time)
+        return
+    n = replicas.running[r]
+    replicas.heap_step[r, n] = replicas.steps[r] + left
+    replicas.heap_id[r, n] = i
+    heap_up(replicas.heap_step[r], replicas.heap_id[r], n)
+    replicas.running[r] = n + 1
+    replicas.context[r] += context
+
+
+@compiled
+def end_steps(sim: Sim, r: int, steps: int, time: float) -> None:
+    """`steps` decode steps are over at `time`; who has all tokens leaves."""
+    requests, replicas = sim.requests, sim.replicas
+    replicas.steps[r] += steps
+    replicas.context[r] += steps * replicas.running[r]
+    key, value = replicas.heap_step[r], replicas.heap_id[r]
+    while replicas.running[r] > 0 and key[0] == replicas.steps[r]:
+        i = value[0]
+        heap_remove(key, value, 0, replicas.running[r])
+        replicas.running[r] -= 1
+        replicas.context[r] -= requests.isl[i] + requests.osl[i] - 1
+        finish(sim, r, i, time)
+
+
+@compiled
+def can_admit(sim: Sim, r: int, seqs: int, budget: int) -> bool:
+    """Whether the head of the queue may start now."""
+    replicas, head = sim.replicas, sim.replicas.head[r]
+    if head < 0 or budget <= 0 or seqs >= sim.fleet.max_seqs[r]:
+        return False
+    return sim.requests.ready[head] <= replicas.now[r] and admit_kv(sim, r, head, False)
+
+
+@compiled
+def mixed_step(sim: Sim, r: int) -> None:
+    """One step of decodes and prompts."""
+    requests, replicas, loop = sim.requests, sim.replicas, sim.loop
+    n, start = replicas.running[r], replicas.now[r]
+    replicas.kv_used[r] += n
+    budget = sim.fleet.max_tokens[r] - n
+    tokens, attention_s, fresh, newest = 0, 0.0, -1, -1
+    seqs = n
+    while budget > 0:
+        if replicas.partial[r] >= 0:
+            i, left = replicas.partial[r], replicas.partial_left[r]
+        elif can_admit(sim, r, seqs, budget):
+            i = pop(requests, replicas, r)
+            admit_kv(sim, r, i, True)
+            requests.order[i] = loop.counts[ADMITTED]
+            loop.counts[ADMITTED] += 1
+            left = requests.isl[i] + requests.generated[i] - requests.cached[i]
+        else:
+            break
+        seqs += 1
+        chunk = min(left, budget)
+        before = requests.isl[i] + requests.generated[i] - left
+        attention_s += attention_of(sim, r, chunk, before)
+        tokens += chunk
+        budget -= chunk
+        replicas.partial[r] = -1
+        if chunk < left:
+            replicas.partial[r], replicas.partial_left[r] = i, left - chunk
+            break
+        requests.next[i] = -1
+        if fresh < 0:
+            fresh = i
+        else:
+            requests.next[newest] = i
+        newest = i
+    end = start + mixed_step_s(sim, r, tokens, attention_s)
+    replicas.kv_peak[r] = max(replicas.kv_peak[r], replicas.kv_used[r])
+    record(loop, replicas, r, seqs, start, end)
+    replicas.now[r] = end
+    end_steps(sim, r, 1, end)
+    while fresh >= 0:
+        following = requests.next[fresh]
+        start_decoding(sim, r, fresh, end)
+        fresh = following
+
+
+@compiled
+def steps_until(base: float, slope: float, seconds: float) -> int:
+    """Fewest steps that take at least `seconds`: base k + slope k (k - 1) / 2 >= seconds."""
+    half = slope / 2.0
+    b = base - half
+    if half * seconds < 1e-9 * b * b:
+        k = seconds / b
+    else:
+        k = (-b + math.sqrt(b * b + 4.0 * half * seconds)) / (2.0 * half)
+    return max(1, math.ceil(k - 1e-9))
+
+
+@compiled
+def decode_jump(sim: Sim, r: int, until: float) -> None:
+    """As many decode steps as nothing else happens in, but none that starts after `until`."""
+    fleet, replicas = sim.fleet, sim.replicas
+    n, start = replicas.running[r], replicas.now[r]
+    base, slope = base_and_slope(sim, r)
+    steps = replicas.heap_step[r, 0] - replicas.steps[r]
+    room = fleet.kv_capacity[r] - replicas.kv_used[r] + replicas.evictable[r]
+    steps = min(steps, max(room // n, 1))
+    window = fleet.window[fleet.table[r]]
+    if replicas.context[r] < n * window and window < 1e15:
+        steps = min(steps, max(1, math.ceil(window - replicas.context[r] / n)))
+    if until < 1e300:
+        steps = min(steps, steps_until(base, slope, until - start))
+    replicas.kv_used[r] += n * steps
+    make_room(sim, r, 0)
+    replicas.kv_peak[r] = max(replicas.kv_peak[r], replicas.kv_used[r])
+    end = start + base * steps + slope * (steps * (steps - 1) / 2.0)
+    record(sim.loop, replicas, r, n, start, end)
+    replicas.now[r] = end
+    end_steps(sim, r, steps, end)
+
+
+@compiled
+def advance(sim: Sim, r: int, until: float) -> None:
+    """Bring replica `r` to the first step boundary at or after `until`, or until it has no work."""
+    requests, replicas = sim.requests, sim.replicas
+    while replicas.now[r] < until:
+        n, head = replicas.running[r], replicas.head[r]
+        if n == 0 and replicas.partial[r] < 0:
+            if head < 0:
+                return
+            if requests.ready[head] > replicas.now[r]:
+                if requests.ready[head] >= until:
+                    return
+                record(sim.loop, replicas, r, 0, replicas.now[r], requests.ready[head])
+                replicas.now[r] = requests.ready[head]
+        sim.loop.counts[JUMPS] += 1
+        replicas.last_done[r] = 0
+        preempted = make_room(sim, r, n)
+        n, head = replicas.running[r], replicas.head[r]
+        admits = not preempted and can_admit(sim, r, n, sim.fleet.max_tokens[r] - n)
+        if replicas.partial[r] >= 0 or admits:
+            mixed_step(sim, r)
+        elif n > 0:
+            bound = until
+            if head >= 0 and requests.ready[head] > replicas.now[r]:
+                bound = min(until, requests.ready[head])
+            decode_jump(sim, r, bound)

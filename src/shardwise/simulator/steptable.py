@@ -1,0 +1,75 @@
+"""Step times of a replica as two tables and three slopes, read from the performance model.
+
+A step's time separates: weights, compute and communication depend on its tokens, the output head
+on its sequences, the KV read on the cached tokens, prefill attention on pairs of tokens. So every
+whole number of sequences and of prompt tokens is tabulated once, and nothing is interpolated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwise.perfmodel.step import Setting, step_time
+from shardwise.perfmodel.work import Array
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """Seconds. `decode[s]`: s sequences without context; `prompt[p]`: p prompt tokens alone."""
+
+    decode: Array
+    prompt: Array
+    kv_slope: tuple[float, float]  #: s per cached token read, below and above the window
+    attention_slope: tuple[float, float]  #: s per prompt token and earlier token, the same
+    window: float  #: tokens
+    pp_size: int
+
+    def scaled(self, factor: float) -> StepTable:
+        """The same replica with every step `factor` times as long."""
+        return StepTable(
+            self.decode * factor,
+            self.prompt * factor,
+            (self.kv_slope[0] * factor, self.kv_slope[1] * factor),
+            (self.attention_slope[0] * factor, self.attention_slope[1] * factor),
+            self.window,
+            self.pp_size,
+        )
+
+
+def step_table(
+    setting: Setting, tp_size: int, pp_size: int, max_num_seqs: int, max_tokens: int
+) -> StepTable:
+    """The table of a replica of `tp_size` x `pp_size` GPUs for up to so many sequences and tokens.
+
+    With PP a step's sequences run as pp_size micro-batches that follow each other.
+    """
+    tp = np.array(float(tp_size))
+    work = setting.work(tp)
+
+    def seconds(sequences: Array, context: float, prompt: Array, earlier: float) -> Array:
+        found = step_time(
+            setting, work, tp, sequences, np.array(context), prompt, np.array(earlier)
+        )
+        return np.asarray(found.total, dtype=np.float64)
+
+    none, one = np.array(0.0), np.array(1.0)
+    # one above the largest index, since a mixed step looks at s + 1
+    decode = seconds(np.arange(max_num_seqs + 2.0), 0.0, none, 0.0)
+    prompt = seconds(none, 0.0, np.arange(max(max_tokens, max_num_seqs) + 2.0), 0.0)
+    window = float(setting.arch.sliding_window or np.inf)
+    knee = window if np.isfinite(window) else 65536.0
+    kv = [float(seconds(one, x * knee, none, 0.0)) for x in (0.0, 1.0, 2.0)]
+    attention = [float(seconds(none, 0.0, one * 64, x * knee)) / 64 for x in (0.0, 1.0, 2.0)]
+    return StepTable(
+        decode=decode,
+        prompt=prompt,
+        kv_slope=((kv[1] - kv[0]) / knee / pp_size, (kv[2] - kv[1]) / knee / pp_size),
+        attention_slope=(
+            (attention[1] - attention[0]) / knee,
+            (attention[2] - attention[1]) / knee,
+        ),
+        window=window,
+        pp_size=pp_size,
+    )

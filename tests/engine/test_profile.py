@@ -1,0 +1,119 @@
+"""The microscope: parts that add up, shapes of the shard, rows that calibrate reads."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
+
+from shardwise.cli.profile import profile as command  # noqa: E402
+from shardwise.engine.checkpoint import open_checkpoint  # noqa: E402
+from shardwise.engine.engine import Engine  # noqa: E402
+from shardwise.engine.options import EngineOptions  # noqa: E402
+from shardwise.engine.profiling import CSV_COLUMNS  # noqa: E402
+
+QUICK = ["--isl", "32", "--osl", "8", "--repeats", "3", "--device", "cpu"]
+
+
+def run(model: Path, *options: str) -> list[dict[str, Any]]:
+    got = CliRunner().invoke(command, [str(model), *QUICK, "--json", *options])
+    assert got.exit_code == 0, got.output
+    rows: list[dict[str, Any]] = json.loads(got.stdout)
+    return rows
+
+
+def test_parts_add_up_and_products_have_the_shapes_of_the_shard(llama: Path) -> None:
+    (row,) = run(llama, "--tp", "2", "--batch", "3")
+    for step, tokens in (("prefill", 96), ("decode", 3)):
+        ranks = row["profile"][step]
+        assert [rank["tp_rank"] for rank in ranks] == [0, 1]
+        for rank in ranks:
+            seconds = rank["seconds"]
+            total = seconds.pop("total")
+            assert sum(seconds.values()) == pytest.approx(total)
+            assert all(value > 0 for value in seconds.values())
+            # 2 layers of 2 sums and the embedding's: hidden 64 x fp32 x tokens
+            assert rank["messages"][0]["bytes"] == 64 * 4 * tokens
+            assert rank["messages"][0]["calls"] == 5
+        shapes = {p["name"]: (p["rows"], p["inputs"], p["outputs"]) for p in ranks[0]["products"]}
+        # TP=2 of 4 heads of 16, 2 KV heads, intermediate 96, vocabulary 131
+        assert shapes == {
+            "qkv": (tokens, 64, 32 + 16 + 16),
+            "output": (tokens, 32, 64),
+            "gate_up": (tokens, 64, 96),
+            "down": (tokens, 48, 64),
+            "lm_head": (3, 64, 65),
+        }
+
+
+def test_rates_follow_from_shape_and_time(llama: Path) -> None:
+    (row,) = run(llama)
+    product = row["profile"]["decode"][0]["products"][0]
+    rows, inputs, outputs = product["rows"], product["inputs"], product["outputs"]
+    assert product["flops_per_s"] * product["seconds"] == pytest.approx(2 * rows * inputs * outputs)
+    moved = 4 * (inputs * outputs + rows * (inputs + outputs))
+    assert product["bytes_per_s"] * product["seconds"] == pytest.approx(moved)
+
+
+def test_emulation_runs_one_ranks_shard_and_says_what_is_left_out(llama: Path) -> None:
+    one, four = run(llama, "--tp", "1,4", "--emulate", "--random-weights")
+    assert not one["profile"]["emulated"]
+    assert four["profile"]["emulated"]
+    assert len(four["profile"]["decode"]) == 1
+    down = next(p for p in four["profile"]["decode"][0]["products"] if p["name"] == "down")
+    assert (down["inputs"], down["outputs"]) == (24, 64)
+    assert "all-reduce not included" in four["evidence"]["source"]["note"]
+
+
+def test_evidence_is_prefill_and_the_decode_steps_with_their_interval(llama: Path) -> None:
+    (row,) = run(llama)
+    metrics = row["evidence"]["metrics"]
+    expected = metrics["ttft_s"]["value"] + 7 * metrics["tpot_s"]["value"]
+    assert metrics["e2e_latency_s"]["value"] == pytest.approx(expected)
+    assert metrics["tpot_s"]["n"] == 3
+    assert metrics["tpot_s"]["lo"] <= metrics["tpot_s"]["value"] <= metrics["tpot_s"]["hi"]
+    assert row["evidence"]["source"]["kind"] == "measured"
+
+
+def test_rows_have_the_columns_that_calibrate_reads(llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    run(llama, "--batch", "1,2", "-o", str(path), "--gpu", "my-cpu")
+    rows = list(csv.DictReader(path.open()))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert [(r["concurrency"], r["gpu_id"], r["engine_id"], r["tp"]) for r in rows] == [
+        ("1", "my-cpu", "builtin", "1"),
+        ("2", "my-cpu", "builtin", "1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--tp", "two"], "--tp is 'two'"),
+        (["--emulate", "-o", "x.csv"], "--emulate leaves out collectives"),
+        (["-o", "nowhere/x.csv"], "nowhere is no folder"),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(llama: Path, options: list[str], says: str) -> None:
+    got = CliRunner().invoke(command, [str(llama), *options])
+    assert got.exit_code == 2
+    assert says in got.output
+
+
+def test_watching_leaves_the_model_as_it_was(llama: Path) -> None:
+    from shardwise.engine import microscope
+
+    options = EngineOptions(device="cpu", dtype="fp32", kv_cache_tokens=256, max_num_seqs=4)
+    with Engine(llama, options) as engine:
+        before = engine.logits([1, 2, 3])
+        plan = microscope.decode_plan(2, 8, engine.options.block_size)
+        microscope.profile_rank(engine.group.local, plan, 2)
+        assert torch.equal(engine.logits([1, 2, 3]), before)
+        assert engine.group.local.model.layers[0].attention.__class__.__name__ == "Attention"
+    assert open_checkpoint(llama).config == engine.config

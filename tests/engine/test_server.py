@@ -1,0 +1,321 @@
+"""The server as clients meet it: a real process, the OpenAI client, curl, signals."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
+pytest.importorskip("uvicorn")
+
+RUN = (
+    "import sys\n"
+    "from shardwise.cli.serve import serve\n"
+    "from shardwise.errors import ShardwiseError\n"
+    "try:\n    serve.main(sys.argv[1:], standalone_mode=False)\n"
+    "except ShardwiseError as e:\n    print(e, file=sys.stderr); sys.exit(e.exit_code)\n"
+)
+SMALL = ["--device", "cpu", "--threads-per-rank", "1", "--kv-cache-tokens", "4096"]
+
+
+@dataclass
+class Replica:
+    """A server process on a port of its own."""
+
+    process: subprocess.Popen[str]
+    port: int
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def rank_pids(self) -> list[int]:
+        line = next(line for line in self.log if "serving" in line)
+        return [int(pid) for pid in re.findall(r"\d+", line.rsplit("ranks", 1)[1])]
+
+    def post(self, body: dict[str, Any], path: str = "/v1/completions") -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode()
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.load(response)
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as response:
+            for line in response.read().decode().splitlines():
+                if line.startswith(name):
+                    return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+    def open_stream(self, **body: Any) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("POST", "/v1/completions", json.dumps({"stream": True, **body}))
+        response = connection.getresponse()
+        assert response.status == 200
+        response.connection = connection  # type: ignore[attr-defined]
+        return response
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def start(model: Path, *options: str) -> Replica:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(model), "--port", str(port), *SMALL, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    replica = Replica(process, port)
+
+    ready = threading.Event()
+
+    def follow() -> None:
+        assert process.stderr
+        for line in process.stderr:
+            replica.log.append(line)
+            if "serving" in line:
+                ready.set()
+
+    threading.Thread(target=follow, daemon=True).start()
+    assert ready.wait(60), replica.log
+    return replica
+
+
+@pytest.fixture(scope="module")
+def server(llama: Path) -> Iterator[Replica]:
+    replica = start(llama, "--tensor-parallel-size", "2")
+    yield replica
+    replica.process.kill()
+    replica.process.wait()
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there and not a zombie that waits for its new parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pids: list[int], within_s: float = 2.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if not any(running(pid) for pid in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_the_openai_client_gets_the_same_text_whole_and_streamed(server: Replica) -> None:
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none")
+    model = client.models.list().data[0].id
+    ask = {"model": model, "prompt": [1, 2, 3], "max_tokens": 12, "temperature": 0}
+    ask["extra_body"] = {"ignore_eos": True}
+    whole = client.completions.create(**ask)
+    assert whole.usage.completion_tokens == 12
+    assert whole.usage.prompt_tokens == 3
+    events = list(
+        client.completions.create(**ask, stream=True, stream_options={"include_usage": True})
+    )
+    assert "".join(e.choices[0].text for e in events if e.choices) == whole.choices[0].text
+    assert events[-1].usage.total_tokens == 15
+    assert [e.choices[0].finish_reason for e in events if e.choices][-1] == "length"
+    chat = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "1 2 3"}],
+        max_tokens=12,
+        temperature=0,
+        extra_body={"ignore_eos": True},
+    )
+    assert chat.choices[0].message.content == whole.choices[0].text
+
+
+def test_curl_streams_events_that_end_with_done(server: Replica) -> None:
+    body = json.dumps({"prompt": "1 2 3", "max_tokens": 5, "ignore_eos": True, "stream": True})
+    url = f"http://127.0.0.1:{server.port}/v1/completions"
+    got = subprocess.run(
+        ["curl", "-sN", url, "-d", body], capture_output=True, text=True, check=True
+    ).stdout
+    events = [line for line in got.splitlines() if line]
+    assert all(line.startswith("data: ") for line in events)
+    assert len(events) == 6
+    assert events[-1] == "data: [DONE]"
+
+
+def test_a_stop_string_cuts_the_text(server: Replica) -> None:
+    ask = {"prompt": [1, 2, 3], "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+    text = server.post(ask)["choices"][0]["text"]
+    stop = text.split()[3]
+    cut = server.post(ask | {"stop": [f" {stop} "]})["choices"][0]
+    assert cut["text"] == text[: text.index(f" {stop} ")]
+    assert cut["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"prompt": [999]}, "outside the vocabulary"),
+        ({"prompt": []}, "the prompt is empty"),
+        ({"prompt": "hello"}, "token ids"),
+        ({"prompt": [1], "max_tokens": 100000}, "together at most 256"),
+        ({"prompt": [1], "max_tokens": "x"}, "$.max_tokens"),
+        ({"prompt": [1], "temperature": -1}, "temperature is -1"),
+        ({"prompt": [1], "n": 2}, "n is 2"),
+        ({"prompt": [1], "seed": 2**63}, "seed is"),
+        ({}, "prompt"),
+    ],
+)
+def test_a_bad_request_gets_400_and_what_is_allowed(
+    server: Replica, body: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        server.post(body)
+    assert caught.value.code == 400
+    assert says in json.load(caught.value)["error"]["message"]
+
+
+def test_values_at_the_edge_do_not_bring_the_engine_down(server: Replica) -> None:
+    ask = {"prompt": [1, 2], "max_tokens": 4, "ignore_eos": True}
+    for odd in ({"temperature": 1e-320}, {"top_p": 1e-320}, {"seed": -(2**62)}, {"top_k": 10**9}):
+        assert server.post(ask | odd)["usage"]["completion_tokens"] == 4
+
+
+def test_streams_cancelled_at_random_leak_no_kv_block_and_lose_no_request(
+    server: Replica,
+) -> None:
+    draw = random.Random(0)
+    whole: list[int] = []
+
+    def client(quits: bool) -> None:
+        stream = server.open_stream(
+            prompt=[draw.randrange(131) for _ in range(20)], max_tokens=60, ignore_eos=True
+        )
+        if quits:
+            stream.read(draw.randrange(1, 2000))
+            stream.connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+            stream.close()
+        else:
+            whole.append(stream.read().count(b'"text"'))
+
+    threads = [threading.Thread(target=client, args=(i % 3 == 0,)) for i in range(48)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert whole == [60] * 32
+    deadline = time.monotonic() + 5
+    while server.metric("shardwise_kv_blocks_used") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert server.metric("shardwise_kv_blocks_used") == 0
+    assert server.metric("shardwise_requests_in_flight") == 0
+    assert server.metric('shardwise_requests_total{outcome="cancelled"}') > 0
+
+
+def test_past_the_queue_requests_get_429(llama: Path) -> None:
+    replica = start(llama, "--max-num-seqs", "1", "--max-queue", "1")
+    try:
+        ask = {"prompt": [1, 2], "max_tokens": 250, "ignore_eos": True}
+        held = [threading.Thread(target=replica.open_stream, kwargs=ask) for _ in range(2)]
+        for thread in held:
+            thread.start()
+        deadline = time.monotonic() + 5
+        while replica.metric("shardwise_requests_in_flight") < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            replica.post({"prompt": [1], "max_tokens": 1})
+        assert caught.value.code == 429
+        assert caught.value.headers["Retry-After"] == "1"
+    finally:
+        replica.process.kill()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_rank_that_dies_takes_the_replica_down_in_2_s(llama: Path, which: int) -> None:
+    replica = start(llama, "--tensor-parallel-size", "2")
+    pids = replica.rank_pids
+    stream = replica.open_stream(prompt=[1, 2, 3], max_tokens=250, ignore_eos=True)
+    stream.readline()
+    killed = time.monotonic()
+    os.kill(pids[which], signal.SIGKILL)
+    with pytest.raises(http.client.IncompleteRead):  # the client sees that it is not an answer
+        stream.read()
+    assert replica.process.wait(timeout=5) == 1
+    assert time.monotonic() - killed < 2
+    assert gone(pids)
+    assert any("replica down" in line for line in replica.log)
+    assert not any("Traceback" in line for line in replica.log)
+
+
+def test_sigterm_lets_running_requests_end_then_exits_0(llama: Path) -> None:
+    replica = start(llama, "--tensor-parallel-size", "2")
+    pids = replica.rank_pids
+    stream = replica.open_stream(prompt=[1, 2, 3], max_tokens=200, ignore_eos=True)
+    stream.readline()
+    replica.process.send_signal(signal.SIGTERM)
+    assert stream.read().count(b'"text"') in (199, 200)
+    assert replica.process.wait(timeout=10) == 0
+    assert gone(pids)
+
+
+def test_a_killed_server_leaves_no_rank_behind(llama: Path) -> None:
+    replica = start(llama, "--tensor-parallel-size", "2")
+    pids = replica.rank_pids
+    replica.process.kill()
+    replica.process.wait()
+    assert gone(pids, within_s=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--tensor-parallel-size", "3"], "tensor_parallel_size is 3"),
+        (["--tensor-parallel-size", "4", "--kv-cache-tokens", "99999999999"], "GB are free"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line_and_exit_2(
+    llama: Path, options: list[str], says: str
+) -> None:
+    got = subprocess.run(
+        [sys.executable, "-c", RUN, str(llama), "--port", "0", *SMALL, *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert got.returncode == 2
+    assert says in got.stderr
+    assert len(got.stderr.strip().splitlines()) == 1
+
+
+def test_a_port_in_use_is_one_line_and_exit_2(llama: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        got = subprocess.run(
+            [sys.executable, "-c", RUN, str(llama), "--port", port, *SMALL],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert got.returncode == 2
+    assert got.stderr.strip() == f"port {port} on 127.0.0.1 is in use; choose another --port"

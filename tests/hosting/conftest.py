@@ -1,0 +1,73 @@
+"""Deployments of stand-in engines, each on ports of its own, stopped whatever happens."""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("psutil", reason="the host extra is not installed")
+
+from shardwise.hosting import operating
+from shardwise.hosting.balancers.adapter import known
+from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, save
+from shardwise.hosting.state import read as read_state
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+BALANCERS = ("haproxy", "caddy", "vllm-router", "smg")
+
+
+def free_port(count: int = 1) -> int:
+    """The first of `count` free ports, below those that the kernel deals to clients."""
+    for _ in range(100):
+        first = random.randrange(12_000, 32_000)
+        if all(_free(port) for port in range(first, first + count)):
+            return first
+    raise AssertionError("no free ports")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def require_balancer(name: str) -> None:
+    if not known()[name].path():
+        pytest.skip(f"{name} is not installed: {known()[name].install}")
+
+
+def stand_in(
+    replicas: int, first_port: int, ttft_s: float = 0.02, tpot_s: float = 0.01, name: str = "toy"
+) -> ModelTable:
+    command = [sys.executable, str(STAND_IN), "{host}", "{port}", name]
+    return ModelTable(
+        model=name,
+        engine="command",
+        command=[*command, str(ttft_s), str(tpot_s)],
+        replicas=replicas,
+        first_port=first_port,
+    )
+
+
+@pytest.fixture
+def deploy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[DeploymentFile], Path]]:
+    """Saves and brings up a file; whatever runs at the end is brought down."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path = tmp_path / "deployment.toml"
+
+    def start(file: DeploymentFile) -> Path:
+        save(file, path)
+        operating.up(path, lambda _: None)
+        return path
+
+    yield start
+    from shardwise.hosting import state
+
+    if read_state(state.folder(path)):
+        operating.down(path, grace_s=2.0)

@@ -1,0 +1,141 @@
+"""Each export is checked by the tool of its own world."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shardwise.errors import InputError
+from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, NodeTable
+from shardwise.hosting.exports import export
+
+
+def node(gpu: str = "mi300x", **model: object) -> DeploymentFile:
+    table = {"model": "llama-3.1-70b", "weight_dtype": "fp8", "tp_size": 2, "replicas": 4, **model}
+    return DeploymentFile(node=NodeTable(gpu=gpu, gpus=8), models=[ModelTable(**table)])  # type: ignore[arg-type]
+
+
+def tool(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if not found:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def written(files: dict[str, str], folder: Path) -> Path:
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("gpu", ["mi300x", "h100-sxm"])
+def test_compose_accepts_its_file_and_pins_each_replica(tmp_path: Path, gpu: str) -> None:
+    import yaml
+
+    folder = written(export(node(gpu), "compose"), tmp_path)
+    line = [tool("docker-compose"), "-f", str(folder / "compose.yaml"), "config", "-q"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load((folder / "compose.yaml").read_text())["services"]
+    assert len(services) == 5  # four replicas and the balancer
+    last = services["llama-3-1-70b-3"]
+    if gpu == "mi300x":
+        assert last["environment"]["HIP_VISIBLE_DEVICES"] == "6,7"
+        assert "/dev/kfd" in last["devices"]
+    else:
+        reserved = last["deploy"]["resources"]["reservations"]["devices"][0]
+        assert reserved["device_ids"] == ["6", "7"]
+
+
+def test_compose_tool_refuses_a_bad_key(tmp_path: Path) -> None:
+    text = export(node(), "compose")["compose.yaml"].replace("    restart:", "    restrat:")
+    folder = written({"compose.yaml": text}, tmp_path)
+    line = [tool("docker-compose"), "-f", str(folder / "compose.yaml"), "config", "-q"]
+    assert subprocess.run(line, capture_output=True, check=False).returncode
+
+
+def test_haproxy_accepts_the_config_of_compose_and_systemd(tmp_path: Path) -> None:
+    program = shutil.which("haproxy") or "/usr/sbin/haproxy"
+    if not Path(program).exists():
+        pytest.skip("haproxy is not installed")
+    for target, name in (("compose", "haproxy.cfg"), ("systemd", "shardwise.haproxy.cfg")):
+        text = export(node(), target)[name].replace("llama-3-1-70b-", "127.0.0.")
+        assert text.count("    server ") == 4
+        (tmp_path / name).write_text(text)
+        line = [program, "-c", "-f", str(tmp_path / name)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpu", "key"), [("mi300x", "amd.com/gpu"), ("h100-sxm", "nvidia.com/gpu")]
+)
+def test_kubernetes_accepts_its_manifests(tmp_path: Path, gpu: str, key: str) -> None:
+    files = export(node(gpu), "kubernetes")
+    (name,) = files
+    assert f'{key}: "2"' in files[name].replace("'", '"')
+    folder = written(files, tmp_path)
+    line = [tool("kubernetes-validate"), "--strict", str(folder / name)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / name).write_text(files[name].replace("containers:", "container:"))
+    assert subprocess.run(line, capture_output=True, check=False).returncode
+
+
+def test_replica_over_two_nodes_is_a_leader_worker_set() -> None:
+    import yaml
+
+    file = node(model="llama-3.1-405b", tp_size=8, pp_size=2, replicas=1)
+    text = next(iter(export(file, "kubernetes").values()))
+    made = next(iter(yaml.safe_load_all(text)))
+    assert made["kind"] == "LeaderWorkerSet"
+    template = made["spec"]["leaderWorkerTemplate"]
+    assert template["size"] == 2  # 16 GPUs on nodes of 8
+    leader = template["leaderTemplate"]["spec"]["containers"][0]
+    assert leader["resources"]["limits"] == {"amd.com/gpu": "8"}
+
+
+def test_systemd_accepts_its_units(tmp_path: Path) -> None:
+    files = export(node(), "systemd")
+    folder = written(files, tmp_path)
+    replica = files["shardwise-llama-3-1-70b-1.service"]
+    assert "Environment=HIP_VISIBLE_DEVICES=2,3" in replica
+    program = tool("systemd-analyze")
+    units = [str(folder / name) for name in files if not name.endswith(".cfg")]
+    done = subprocess.run([program, "verify", *units], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_ray_serve_reads_its_config() -> None:
+    import yaml
+
+    text = export(node(flags=["--quantization", "fp8", "--enforce-eager"]), "ray")["serve.yaml"]
+    config = yaml.safe_load(text)
+    (llm,) = config["applications"][0]["args"]["llm_configs"]
+    assert llm["engine_kwargs"]["quantization"] == "fp8"
+    assert llm["engine_kwargs"]["enforce_eager"] is True
+    assert llm["placement_group_config"]["strategy"] == "STRICT_PACK"
+    schema = pytest.importorskip("ray.serve.schema", reason="ray[serve] is not installed")
+    read = schema.ServeDeploySchema.model_validate(config)
+    assert read.applications[0].name == "shardwise"
+
+
+def test_ray_serve_is_for_vllm_only() -> None:
+    with pytest.raises(InputError, match="allowed: vllm"):
+        export(node(engine="sglang"), "ray")
+
+
+def test_dashboard_asks_only_for_metrics_of_the_endpoint() -> None:
+    from shardwise.hosting.metrics_endpoint import NAMES
+
+    dashboard = json.loads(export(node(), "grafana")["dashboard.json"])
+    known = {*NAMES, "shardwise_replica_up", "shardwise_replica_restarts"}
+    for panel in dashboard["panels"]:
+        expr = panel["targets"][0]["expr"]
+        assert any(name in expr for name in known), expr

@@ -1,0 +1,89 @@
+"""Tables against the performance model's step times; the run against its closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shardwise.architecture.models import load
+from shardwise.evidence.record import Deployment
+from shardwise.hardware.catalogue import default_catalogue
+from shardwise.perfmodel.estimate import Subject, predict
+from shardwise.perfmodel.profiles import bundled_profile, calibrated
+from shardwise.perfmodel.step import step_time
+from shardwise.simulator.compiling import HAS_NUMBA
+from shardwise.simulator.fleet import Group, make_fleet, make_group
+from shardwise.simulator.simulate import simulate
+from shardwise.simulator.state import Sim, new_loop, new_replicas, new_requests
+from shardwise.simulator.stepping import attention_of, base_and_slope, mixed_step_s
+from shardwise.simulator.traffic import make_trace
+from shardwise.workload.workload import Workload
+
+NO_INTS = np.zeros(0, dtype=np.int64)
+
+
+def subject(deployment: Deployment) -> Subject:
+    catalogue = default_catalogue()
+    gpu = catalogue.gpu(deployment.gpu)
+    siblings = {other.id: other for other in catalogue.gpus()}
+    seen = calibrated(bundled_profile(), gpu, deployment.engine, siblings)
+    arch = load(deployment.model)
+    return Subject(arch, gpu, deployment.engine, deployment.weight_dtype, deployment.kv_dtype, seen)
+
+
+def replica(group: Group, sequences: int, context: int) -> Sim:
+    """One replica with `sequences` decoding, each at `context`."""
+    fleet = make_fleet([group])
+    replicas = new_replicas(fleet, 0)
+    replicas.running[0], replicas.context[0] = sequences, sequences * context
+    requests = new_requests(np.zeros(1), (NO_INTS, NO_INTS), (NO_INTS, NO_INTS, NO_INTS))
+    return Sim(fleet, requests, replicas, new_loop(0, 1, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("model", "tp_size"),
+    [("llama-3.1-70b", 1), ("llama-3.1-70b", 8), ("mixtral-8x7b", 2), ("gpt-oss-120b", 2)],
+)
+def test_a_step_from_the_table_is_the_models_own_within_a_ten_thousandth(
+    model: str, tp_size: int
+) -> None:
+    deployment = Deployment(model, "h200", tp_size, weight_dtype="fp8")
+    group = make_group(deployment)
+    setting = subject(deployment).setting
+    tp = np.array(float(tp_size))
+    for sequences, context, prompt, earlier in (
+        (1, 50, 0, 0), (40, 100, 0, 0), (40, 3000, 0, 0), (200, 600, 0, 0),
+        (0, 0, 512, 0), (0, 0, 4000, 3000), (1, 900, 17, 0), (63, 2000, 900, 100),
+        (255, 90, 7000, 0),
+    ):  # fmt: skip
+        sim = replica(group, sequences, context)
+        if prompt:
+            attention = attention_of(sim, 0, prompt, earlier)
+            found = mixed_step_s(sim, 0, prompt, attention)
+        else:
+            found = base_and_slope(sim, 0)[0]
+        expected = step_time(
+            setting, setting.work(tp), tp, np.array(1.0 * sequences), np.array(1.0 * context),
+            np.array(1.0 * prompt), np.array(earlier + prompt / 2),
+        ).total  # fmt: skip
+        assert found == pytest.approx(float(expected), rel=1e-4), (sequences, prompt)
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
+@pytest.mark.parametrize("tp_size", [1, 2, 8])
+@pytest.mark.parametrize("concurrency", [4, 32])
+def test_a_closed_loop_agrees_with_the_performance_models_closed_form(
+    tp_size: int, concurrency: int
+) -> None:
+    deployment = Deployment("llama-3.1-70b", "h200", tp_size, weight_dtype="fp8")
+    n = 20 * concurrency
+    rng = np.random.default_rng(0)  # lengths spread, or all clients would stay in step
+    isl = np.rint(1000 * rng.uniform(0.8, 1.2, n)).astype(np.int64)
+    osl = np.rint(500 * rng.uniform(0.8, 1.2, n)).astype(np.int64)
+    trace = make_trace(np.zeros(n), isl, osl)
+    result = simulate([make_group(deployment)], trace, concurrency=concurrency)
+    workload = Workload(1000, 500, concurrency, requests=n)
+    expected = predict(subject(deployment), [deployment], [workload])[0].metrics
+    for metric, tolerance in (("tpot_s", 0.05), ("e2e_latency_s", 0.05), ("ttft_s", 0.25)):
+        found = result.percentiles(metric).mean
+        assert found == pytest.approx(expected[metric].value, rel=tolerance), metric
