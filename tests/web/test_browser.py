@@ -123,12 +123,22 @@ def test_a_hostile_name_is_text_and_breaks_no_layout(page: Any, server: str, wid
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(page: Any, server: str, scheme: str) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (390, "light")])
+def test_axe_finds_nothing_serious(page: Any, server: str, width: int, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe").Axe()
     page.emulate_media(color_scheme=scheme)
-    opened(page, f"{server}/?vs_gpu=b200&isl=900000")
-    opened(page, f"{server}/?vs_gpu=b200&rate=2")
-    found = axe.run(page).response["violations"]
-    serious = [v["id"] for v in found if v["impact"] in {"serious", "critical"}]
-    assert serious == []
+    for query in ("isl=900000", "vs_gpu=b200&rate=2&study=night-run"):
+        opened(page, f"{server}/?{query}", width)
+        found = axe.run(page).response["violations"]
+        assert [v["id"] for v in found if v["impact"] in {"serious", "critical"}] == []
+
+
+def test_a_study_with_a_hostile_model_name_is_listed_and_refused_as_text(
+    page: Any, server: str
+) -> None:
+    opened(page, server, 390)
+    page.select_option("#study", "hostile")
+    page.wait_for_selector("#model-problem:not(:empty)")
+    assert "<script>" in page.locator("#model-problem").inner_text()
+    assert page.evaluate("document.querySelectorAll('main script, form script').length") == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
