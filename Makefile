@@ -8,7 +8,7 @@ REFERENCE := ../shared/reference
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: study test test-engine check lint types layers profile accuracy clean
+.PHONY: study test test-engine test-host check lint types layers profile accuracy clean
 
 study: $(VENV)/base.stamp  ## the published study, predicted beside what was published
 	$(BIN)/shardwise study llama-3.1-70b --gpu mi300x --gpus 8 --tp 1,2,4,8 \
@@ -16,10 +16,13 @@ study: $(VENV)/base.stamp  ## the published study, predicted beside what was pub
 	  --dtype fp8 --kv-dtype fp8 --output study
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not live"
 
 test-engine: $(VENV)/engine.stamp  ## the tests that need torch
 	$(BIN)/python -m pytest -n 2 tests/engine
+
+test-host: $(VENV)/dev.stamp  ## replicas behind every balancer installed, killed under load
+	$(BIN)/python -m pytest -m live
 
 check: lint types layers test
 

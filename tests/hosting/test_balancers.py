@@ -19,6 +19,9 @@ from shardwise.hosting.deployment_file import BalancerName, DeploymentFile
 Deploy = Callable[[DeploymentFile], Path]
 
 
+pytestmark = pytest.mark.live
+
+
 @pytest.mark.parametrize("balancer", BALANCERS)
 def test_slow_replica_gets_less_and_tokens_are_not_held_back(
     deploy: Deploy, balancer: BalancerName

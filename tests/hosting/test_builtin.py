@@ -23,6 +23,8 @@ from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
 if not (importlib.util.find_spec("torch") and importlib.util.find_spec("shardwise.engine")):
     pytest.skip("the engine extra is not installed", allow_module_level=True)
 
+pytestmark = pytest.mark.live
+
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",

@@ -21,6 +21,9 @@ from shardwise.hosting.deployment_file import BalancerName, DeploymentFile, load
 Deploy = Callable[[DeploymentFile], Path]
 
 
+pytestmark = pytest.mark.live
+
+
 @pytest.mark.parametrize("balancer", BALANCERS)
 def test_killed_replica_loses_only_its_own_streams_and_returns(
     deploy: Deploy, balancer: BalancerName

@@ -6,10 +6,13 @@ import http.client
 import json
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+
+from shardwise.hosting.deployment_file import parse
 
 HOSTILE = "<script>alert(1)</script>\u202eevil" + "x" * 10_000
 
@@ -72,7 +75,7 @@ def test_a_hostile_model_name_comes_back_as_a_message_not_as_markup(server: str)
 
 def test_downloads_are_named_files(server: str) -> None:
     for name, start in (
-        ("deployment.json", b"{"),
+        ("deployment.toml", b"port = 8000"),
         ("study.csv", b"source_kind"),
         ("report.html", b"<!DOCTYPE html>"),
     ):
@@ -83,9 +86,10 @@ def test_downloads_are_named_files(server: str) -> None:
 
 def test_the_deployment_file_is_the_advice(server: str) -> None:
     advice = json.loads(get(server, "/api/study?gpu=h200")[2])["advice"][0]
-    file = json.loads(get(server, "/download/deployment.json?gpu=h200")[2])
-    assert (file["tp_size"], file["gpu"]) == (advice["tp"], "h200")
-    assert advice["headline"].startswith(f"{file['replicas']} cop")
+    file = parse(tomllib.loads(get(server, "/download/deployment.toml?gpu=h200")[2].decode()), "it")
+    (model,) = file.models
+    assert (model.tp_size, file.node.gpu) == (advice["tp"], "h200")
+    assert advice["headline"].startswith(f"{model.replicas} cop")
 
 
 def test_the_page_is_valid_html(server: str, tmp_path: Path) -> None:
@@ -100,5 +104,5 @@ def test_the_page_is_valid_html(server: str, tmp_path: Path) -> None:
 
 
 def test_nothing_to_deploy_is_said_at_the_bound(server: str) -> None:
-    status, _, body = get(server, "/download/deployment.json?tpot=0.01")
+    status, _, body = get(server, "/download/deployment.toml?tpot=0.01")
     assert (status, list(json.loads(body)["problems"])) == (422, ["tpot"])

@@ -57,7 +57,12 @@ def seconds(given: str | None, name: str) -> float | None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
-def plan(model: str, more: tuple[str, ...], output: Path | None, **options: Any) -> None:
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="Write a deployment file for 'shardwise up'."
+)
+def plan(
+    model: str, more: tuple[str, ...], output: Path | None, save: Path | None, **options: Any
+) -> None:
     """Rank the deployments of MODEL that fit a node, with the reason each loser lost.
 
     With further --model options, the node's GPUs are shared among all; --isl, --osl,
@@ -76,6 +81,8 @@ def plan(model: str, more: tuple[str, ...], output: Path | None, **options: Any)
     questions = _questions(names, options)
     packed = pack(questions) if more else (Packed(plan_one(questions[0]), 0),)
     _deliver(names, packed, output, options["as_json"])
+    if save is not None:
+        _save(names, packed, save)
 
 
 def _questions(names: tuple[str, ...], options: dict[str, Any]) -> list[Question]:
@@ -165,6 +172,19 @@ def _deliver(
         click.echo("")
     if documents:
         _write(documents[0] if len(documents) == 1 else {"models": documents}, output, as_json)
+
+
+def _save(names: tuple[str, ...], packed: tuple[Packed, ...], path: Path) -> None:
+    from shardwise.hosting import deployment_file
+    from shardwise.hosting.planned import Chosen, planned
+
+    chosen = [
+        Chosen(name, item.plan.question.arch, item.plan.best.deployment, item.first_device)
+        for name, item in zip(names, packed, strict=True)
+    ]
+    gpus = sum(item.plan.question.node.gpus for item in packed)
+    deployment_file.save(planned(chosen, gpus), path)
+    click.echo(f"wrote {path}: start it with 'shardwise up {path}'", err=True)
 
 
 def _write(document: dict[str, Any], output: Path | None, as_json: bool) -> None:

@@ -55,7 +55,8 @@ def up(path: Path, progress: Progress) -> State:
         folder / "logs" / "controller.log",
         state.deployment_id(path),
     )
-    return _follow(child, folder, progress)
+    key = os.environ.get(file.api_key_env, "") if file.api_key_env else ""
+    return _follow(child, folder, progress, key)
 
 
 def _held_ports(before: State | None) -> set[int]:
@@ -81,7 +82,7 @@ def _end_controller(controller: Process) -> None:
         processes.kill_all([controller])
 
 
-def _follow(child: subprocess.Popen[bytes], folder: Path, progress: Progress) -> State:
+def _follow(child: subprocess.Popen[bytes], folder: Path, progress: Progress, key: str) -> State:
     while True:
         now = state.read(folder)
         if now and now.controller and now.controller.pid == child.pid:
@@ -95,7 +96,7 @@ def _follow(child: subprocess.Popen[bytes], folder: Path, progress: Progress) ->
                         f"{len(lost)} of {len(now.replicas)} replicas were given up: "
                         f"{lost[0].replica}: {lost[0].note}; see {folder / 'logs'}"
                     )
-                _wait_front(now.url, folder)
+                _wait_front(now.url, folder, key)
                 return now
         if child.poll() is not None:
             tail = (folder / "logs" / "controller.log").read_text(errors="replace")
@@ -103,11 +104,12 @@ def _follow(child: subprocess.Popen[bytes], folder: Path, progress: Progress) ->
         time.sleep(0.1)
 
 
-def _wait_front(url: str, folder: Path, timeout_s: float = 15.0) -> None:
-    """Until the balancer has seen a healthy replica."""
+def _wait_front(url: str, folder: Path, key: str, timeout_s: float = 15.0) -> None:
+    """Until the balancer has seen a healthy replica: with the key, since a refusal for want of
+    one comes from the balancer alone."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if probing.request(url, "/v1/models")[0] in (200, 401, 404):
+        if probing.request(url, "/v1/models", key=key)[0] in (200, 404):
             return
         time.sleep(0.1)
     log = folder / "logs" / "balancer.log"

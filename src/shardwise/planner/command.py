@@ -58,7 +58,7 @@ def checkpoint(given: str, arch: Architecture) -> Checkpoint:
 
 def note(found: Checkpoint, weight_dtype: str) -> str:
     """What the user must supply for the command to run as scored, or ""."""
-    if weight_dtype == found.dtype or _online(found, weight_dtype):
+    if weight_dtype == found.dtype or quantizes_online(found, weight_dtype):
         return ""
     return (
         f"{found.path} is stored in {found.dtype}: give a checkpoint quantized to "
@@ -74,7 +74,7 @@ def engine_argv(
     if deployment.engine not in builders:
         raise InputError(f"engine {deployment.engine!r}", f"allowed: {', '.join(builders)}")
     argv = [*builders[deployment.engine](deployment, arch, gpu, found)]
-    if _online(found, deployment.weight_dtype):
+    if quantizes_online(found, deployment.weight_dtype):
         argv += ["--quantization", "fp8"]
     return (*argv, "--host", "127.0.0.1", "--port", str(port))
 
@@ -99,7 +99,7 @@ def replicas(
     return tuple(made)
 
 
-def _online(found: Checkpoint, weight_dtype: str) -> bool:
+def quantizes_online(found: Checkpoint, weight_dtype: str) -> bool:
     """Engines quantize 16-bit weights to fp8 while they load; to nothing else."""
     return weight_dtype == "fp8" and found.dtype in _UNQUANTIZED
 

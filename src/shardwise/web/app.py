@@ -18,6 +18,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shardwise.architecture.models import load
+from shardwise.errors import InputError
+from shardwise.hosting.deployment_file import dump
+from shardwise.hosting.planned import Chosen, planned
 from shardwise.reports.files import evidence_csv
 from shardwise.study.advice import Advice
 from shardwise.web import state as fields
@@ -111,22 +115,30 @@ def _downloads(known: Explorer) -> dict[str, Handler]:
 
     async def deployment(request: Request) -> Response:
         state = _state(request)
-        return _file(_deployment(known, state), "deployment.json", "application/json")
+        return _file(_deployment(known, state), "deployment.toml", "application/toml")
 
     return {
         "/download/study.csv": csv,
         "/download/report.html": report,
-        "/download/deployment.json": deployment,
+        "/download/deployment.toml": deployment,
     }
 
 
 def _deployment(known: Explorer, state: State) -> bytes:
-    """The deployment advised for users who wait, as a record of `Deployment`."""
-    advice = study_of(known, state).advice[0]
+    """The deployment advised for users who wait, as the file that `shardwise up` starts."""
+    found = study_of(known, state)
+    advice = found.advice[0]
     if not isinstance(advice, Advice):
         raise StateError({"tpot": "nothing studied meets these bounds, so nothing to deploy"})
     chosen = replace(advice.evidence.deployment, replicas=advice.choice.copies)
-    return msgspec.json.format(msgspec.json.encode(chosen), indent=2) + b"\n"
+    if chosen.engine not in ("vllm", "sglang"):
+        raise StateError({"engine": f"{chosen.engine} cannot be started from a deployment file"})
+    try:
+        arch = load(chosen.model)
+    except InputError as error:
+        raise StateError({"model": str(error)}) from None
+    file = planned([Chosen(chosen.model, arch, chosen)], found.study.question.gpus)
+    return dump(file).encode()
 
 
 def _state(request: Request) -> State:

@@ -32,7 +32,7 @@ async function update() {
         beside = Boolean(found.other);
         window.dispatchEvent(new Event("resize")); // the charts have another width now
       }
-      for (const [id, file] of [["deployment", "deployment.json"], ["csv", "study.csv"], ["report", "report.html"]])
+      for (const [id, file] of [["deployment", "deployment.toml"], ["csv", "study.csv"], ["report", "report.html"]])
         byId(`download-${id}`).href = `/download/${file}?${wanted}`;
     } else problems(found.problems ?? { "": `the server answered ${answer.status}` });
     // until the next frame, the first that can show it

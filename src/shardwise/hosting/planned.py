@@ -1,0 +1,53 @@
+"""A plan as a deployment file: what was scored is what runs, flag for flag."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shardwise.architecture.model import Architecture
+from shardwise.evidence.record import Deployment
+from shardwise.hosting.deployment_file import DeploymentFile, Engine, ModelTable, NodeTable
+from shardwise.planner.command import checkpoint, quantizes_online
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One model's deployment and the devices its replicas take."""
+
+    given: str  #: as the user named the model
+    arch: Architecture
+    deployment: Deployment
+    first_device: int = 0
+
+
+def planned(chosen: Sequence[Chosen], gpus: int) -> DeploymentFile:
+    """The file that runs `chosen` on one node of `gpus` GPUs."""
+    gpu = chosen[0].deployment.gpu
+    return DeploymentFile(
+        node=NodeTable(gpu=gpu, gpus=gpus), models=[_table(item) for item in chosen]
+    )
+
+
+def _table(chosen: Chosen) -> ModelTable:
+    d, found = chosen.deployment, checkpoint(chosen.given, chosen.arch)
+    each = d.tp_size * d.pp_size
+    starts = (chosen.first_device + replica * each for replica in range(d.replicas))
+    engine: Engine = "sglang" if d.engine == "sglang" else "vllm"
+    return ModelTable(
+        model=found.path,
+        name=chosen.arch.id,
+        architecture=chosen.arch.id,
+        engine=engine,
+        tp_size=d.tp_size,
+        pp_size=d.pp_size,
+        replicas=d.replicas,
+        weight_dtype=d.weight_dtype,
+        kv_dtype=d.kv_dtype,
+        max_num_seqs=d.max_num_seqs,
+        max_num_batched_tokens=d.max_num_batched_tokens,
+        gpu_memory_utilization=d.gpu_memory_utilization,
+        max_model_len=d.max_model_len,
+        devices=[list(range(start, start + each)) for start in starts],
+        flags=["--quantization", "fp8"] if quantizes_online(found, d.weight_dtype) else [],
+    )
