@@ -127,6 +127,29 @@ def test_output_is_plain_when_piped_and_json_is_one_document() -> None:
     assert {e["deployment"]["tp_size"] for e in found["study"]["evidence"]} == {1, 2, 4, 8}
 
 
+def test_predict_and_calibrate_answer_in_json_too(tmp_path: Path) -> None:
+    import json
+
+    header = "model_id,gpu_id,engine_id,weight_dtype,tp,mode,concurrency,isl,osl,tpot_ms\n"
+    row = "llama-3.1-70b,h200,vllm,fp8,{},serving_closed_loop,8,100,100,{}\n"
+    text = header + "".join(row.format(tp, ms) for tp, ms in ((2, 15), (4, 11), (8, 9)))
+    (tmp_path / "rows.csv").write_text(text)
+    done = shardwise("predict", "rows.csv", "-o", "out.csv", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["predicted"] == 3
+    env = {**os.environ, "SHARDWISE_HOME": str(tmp_path)}
+    words = ["calibrate", "rows.csv", "--name", "mine", "--json"]
+    made = subprocess.run(
+        [sys.executable, "-m", "shardwise.cli.main", *words],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(made.stdout)
+    assert (found["rows"], set(found["after_pct"])) == (3, {"tpot_s"})
+
+
 def test_version_and_help_answer_without_importing_numpy() -> None:
     code = (
         "import sys; sys.argv = ['shardwise', '--help']\n"

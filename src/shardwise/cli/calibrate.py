@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from shardwise.cli.files import report_problems, require_writable, show_progress
+from shardwise.cli.files import print_json, report_problems, require_writable, show_progress
 from shardwise.errors import InputError
 
 
@@ -21,8 +21,14 @@ from shardwise.errors import InputError
     help="All-reduce latencies; with --output, fits everything anew instead of your pair alone.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File of a new profile.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def calibrate(
-    rows: Path, name: str | None, profile: str, collectives: Path | None, output: Path | None
+    rows: Path,
+    name: str | None,
+    profile: str,
+    collectives: Path | None,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
     """Fit the performance model to the measured ROWS of a CSV file.
 
@@ -33,9 +39,9 @@ def calibrate(
     """
     _need_scipy()
     if name and not output and not collectives:
-        _personal(rows, name, profile)
+        _personal(rows, name, profile, as_json)
     elif output and collectives and not name:
-        _reference(rows, collectives, output)
+        _reference(rows, collectives, output, as_json)
     else:
         raise InputError("calibrate needs --name NAME, or --collectives FILE with --output FILE")
 
@@ -56,7 +62,7 @@ def _rows(path: Path) -> list[Any]:
     return good
 
 
-def _personal(path: Path, name: str, base: str) -> None:
+def _personal(path: Path, name: str, base: str, as_json: bool) -> None:
     from shardwise import metrics
     from shardwise.perfmodel.build import build_personal
     from shardwise.perfmodel.profiles import check_name, load_profile, save_profile
@@ -66,6 +72,10 @@ def _personal(path: Path, name: str, base: str) -> None:
         _rows(path), load_profile(base), name, f"{path.name} on top of {base}", show_progress
     )
     written = save_profile(made.profile)
+    if as_json:
+        errors = {"before_pct": made.before_pct, "after_pct": made.after_pct}
+        print_json({"profile": name, "path": str(written), "rows": made.rows, **errors})
+        return
     click.echo(f"{made.rows} rows; mean error, before and after (cross-validated):")
     for metric, before in made.before_pct.items():
         label = metrics.ALL[metric].label
@@ -73,7 +83,7 @@ def _personal(path: Path, name: str, base: str) -> None:
     click.echo(f"saved {written}; use it with --profile {name}")
 
 
-def _reference(path: Path, collectives: Path, output: Path) -> None:
+def _reference(path: Path, collectives: Path, output: Path, as_json: bool) -> None:
     import msgspec
 
     from shardwise.perfmodel.build import build_reference
@@ -84,4 +94,7 @@ def _reference(path: Path, collectives: Path, output: Path) -> None:
     provenance = f"rows marked 'calibrate' of {path.name}, all-reduce of {collectives.name}"
     made = build_reference(_rows(path), lines, provenance, show_progress)
     output.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
+    if as_json:
+        print_json({"path": str(output), "errors": made.errors, "folds": made.folds})
+        return
     click.echo(f"wrote {output}: {len(made.errors)} errors, {len(lines)} all-reduce lines")

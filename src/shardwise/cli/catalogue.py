@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
+
+from shardwise.cli.files import print_json
 
 
 @click.group()
@@ -35,7 +36,7 @@ def gpus(files: tuple[Path, ...], as_json: bool) -> None:
 
     known = catalogue_for(files)
     if as_json:
-        _print({"gpus": known.gpus(), "prices": known.all_prices})
+        print_json({"gpus": known.gpus(), "prices": known.all_prices})
     else:
         show(gpu_table(known), sys.stdout)
 
@@ -52,7 +53,7 @@ def facts(gpu: str, files: tuple[Path, ...], as_json: bool) -> None:
 
     known = catalogue_for(files)
     if as_json:
-        _print({"facts": known.facts(gpu), "prices": known.prices(gpu)})
+        print_json({"facts": known.facts(gpu), "prices": known.prices(gpu)})
         return
     show(fact_table(known.gpu(gpu), known.facts(gpu)), sys.stdout)
     click.echo()
@@ -69,7 +70,7 @@ def models(as_json: bool) -> None:
 
     known = [load(name) for name in bundled()]
     if as_json:
-        _print({"models": known})
+        print_json({"models": known})
     else:
         show(model_table(known), sys.stdout)
 
@@ -87,12 +88,6 @@ def fits(files: tuple[Path, ...], as_json: bool) -> None:
 
     found = largest_models(catalogue_for(files).gpus(), [load(name) for name in bundled()])
     if as_json:
-        _print({"largest": found})
+        print_json({"largest": found})
     else:
         show(fit_table(found), sys.stdout)
-
-
-def _print(document: Any) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from shardwise.cli.files import report_problems, require_writable, write_csv
+from shardwise.cli.files import print_json, report_problems, require_writable, write_csv
 from shardwise.errors import InputError
 
 
@@ -14,7 +14,8 @@ from shardwise.errors import InputError
 @click.argument("rows", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file.")
 @click.option("--profile", default="reference", show_default=True, help="Calibrated profile.")
-def predict(rows: Path, output: Path, profile: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def predict(rows: Path, output: Path, profile: str, as_json: bool) -> None:
     """Predict each row of ROWS, a CSV file with the columns of measured rows.
 
     Columns needed: model_id, gpu_id, engine_id, weight_dtype, tp, mode, concurrency, isl, osl.
@@ -35,4 +36,7 @@ def predict(rows: Path, output: Path, profile: str) -> None:
         raise InputError(f"none of the {len(table)} rows of {rows} could be predicted")
     kept = [name for name in header if name not in NEW_COLUMNS]
     write_csv(output, [*kept, *NEW_COLUMNS], predicted)
-    click.echo(f"{output}: {len(table) - left_out} of {len(table)} rows predicted", err=True)
+    done = len(table) - left_out
+    if as_json:
+        print_json({"output": str(output), "predicted": done, "problems": problems})
+    click.echo(f"{output}: {done} of {len(table)} rows predicted", err=True)

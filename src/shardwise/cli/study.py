@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shardwise.cli.files import show_progress
+from shardwise.cli.files import print_json, show_progress
 from shardwise.cli.options import sizes, subject_options
 
 
@@ -50,7 +50,7 @@ def study(**given: Any) -> None:
         prepare_folder(given["output"])
     output = _run(given)
     if given["as_json"]:
-        _print_json(output)
+        print_json({"study": output.study, "advice": output.advice})
     else:
         _print_tables(output)
     if given["output"]:
@@ -86,13 +86,6 @@ def _run(given: dict[str, Any]) -> Any:
     slo = Slo(ttft_s=given["ttft"] / 1e3, tpot_s=given["tpot"] / 1e3)
     command = shlex.join(["shardwise", *sys.argv[1:]])
     return answer(subject, catalogue, Wanted(question, slo, given["price"], command))
-
-
-def _print_json(output: Any) -> None:
-    import msgspec
-
-    document = {"study": output.study, "advice": output.advice}
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
 
 
 def _print_tables(output: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shardwise.cli.files import report_problems, show_progress
+from shardwise.cli.files import print_json, report_problems, show_progress
 
 
 @click.command()
@@ -45,10 +45,7 @@ def validate(rows: Path, profile: str, use: str, output: Path | None, as_json: b
         "kv_limited": limited,
     }
     if as_json:
-        import msgspec
-
-        text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-        sys.stdout.write(text + "\n")
+        print_json(document)
     tables = [score_table(found, name) for name, found in by_group.items()]
     tables += [choice_table(chosen)] if chosen else []
     if not as_json:
