@@ -29,6 +29,12 @@ def test_the_first_screen_shows_what_the_study_predicts() -> None:
         assert f"{change['value']:+.1f} % ({change['lo']:+.1f}…{change['hi']:+.1f})" in readme
 
 
+def test_the_mean_error_is_the_one_that_was_written_down() -> None:
+    found = json.loads((ROOT / "results" / "accuracy.json").read_text("utf-8"))
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert f"**{found['published_steps_mae_points']:.1f} points**" in readme
+
+
 def test_the_readme_names_the_two_commands_and_make_has_them() -> None:
     readme, make = (ROOT / "README.md").read_text("utf-8"), (ROOT / "Makefile").read_text("utf-8")
     for target in ("study", "test"):

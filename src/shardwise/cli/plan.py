@@ -68,16 +68,19 @@ def plan(
     With further --model options, the node's GPUs are shared among all; --isl, --osl,
     --concurrency and --request-rate then take one value for all, or one for each in order.
     """
+    from shardwise.cli.files import require_writable
     from shardwise.planner.packing import Packed, pack
     from shardwise.planner.plan import plan as plan_one
 
     names = (model, *more)
     if len(names) > MAX_MODELS:
         raise InputError(f"{len(names)} models", f"allowed: at most {MAX_MODELS}")
-    if output is not None:
-        from shardwise.cli.files import require_writable
+    from shardwise.cli.files import require_writable
 
+    if output is not None:
         require_writable(output)
+    if save is not None:
+        require_writable(save)
     questions = _questions(names, options)
     packed = pack(questions) if more else (Packed(plan_one(questions[0]), 0),)
     _deliver(names, packed, output, options["as_json"])

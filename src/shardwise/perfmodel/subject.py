@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardwise.architecture.models import load
+from shardwise.errors import UnknownNameError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue, load_catalogue
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.profiles import calibrated, load_profile
+from shardwise.perfmodel.rows import ENGINES
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ def catalogue_for(files: Sequence[Path]) -> Catalogue:
 
 def subject_of(asked: Asked) -> tuple[Subject, Catalogue]:
     """The subject and the catalogue it was found in. Raises InputError for unknown names."""
+    if asked.engine not in ENGINES:
+        raise UnknownNameError("engine", asked.engine, ENGINES)
     catalogue = catalogue_for(asked.catalogue_files)
     arch, gpu = load(asked.model), catalogue.gpu(asked.gpu)
     siblings = {g.id: g for g in default_catalogue().gpus()}

@@ -122,7 +122,7 @@ def predict_grid(subject: Subject, question: Question) -> tuple[list[Evidence], 
             question.osl,
             c,
             question.mode,
-            requests=max(question.requests, c) if question.requests else 0,
+            requests=max(question.requests, c) if question.requests > 0 else question.requests,
         )
         for _, c in cells
     ]

@@ -19,6 +19,11 @@ class Slo:
     tpot_s: float | None = None
     e2e_latency_s: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, bound in self.bounds().items():
+            if not 0 < bound < float("inf"):
+                raise InputError(f"{name} bound is {bound:g} s", "allowed: above 0 and finite")
+
     def bounds(self) -> dict[str, float]:
         named = {
             "ttft_s": self.ttft_s,
@@ -53,6 +58,8 @@ class Workload:
         ):
             if not 1 <= value <= MAX_TOKENS:
                 raise InputError(f"{name} is {value:g}", f"allowed: 1 to {MAX_TOKENS}")
+        if not 0 <= self.requests <= MAX_TOKENS:
+            raise InputError(f"requests is {self.requests}", f"allowed: 0 to {MAX_TOKENS}")
         if self.request_rate is not None and not 0 < self.request_rate < 1e9:
             raise InputError(
                 f"request_rate is {self.request_rate:g}", "allowed: above 0 requests/s"
