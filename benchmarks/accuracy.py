@@ -162,6 +162,42 @@ def _flat(score: Score) -> dict[str, object]:
     }
 
 
+def _quoted(rows: Sequence[Row], profile: Profile) -> dict[str, str]:
+    """The figures that the page's closing words name."""
+
+    def pooled(fold: str) -> str:
+        found: dict[str, list[FoldError]] = {}
+        for f in profile.folds:
+            if f.fold == fold and f.metric == "tpot_s":
+                found.setdefault(f"{f.gpu} {f.engine}", []).append(f)
+        means = [
+            sum(f.mean_error_pct * f.rows for f in some) / sum(f.rows for f in some)
+            for some in found.values()
+        ]
+        return f"{min(means):.0f} to {max(means):.0f} %"
+
+    def fitted(gpu: str, engine: str) -> str:
+        errors = [
+            e for e in profile.errors if (e.gpu, e.engine, e.metric) == (gpu, engine, "ttft_s")
+        ]
+        return f"{errors[0].fitted_pct:.0f} %"
+
+    single = [
+        p.error
+        for p in points_of(rows, profile)
+        if p.row.gpu == "mi300x" and p.row.concurrency == 1 and p.metric == "e2e_latency_s"
+    ]
+    steps = {(p.ours.concurrency, p.ours.to_tp): p.difference_points for p in published_pairs()}
+    return {
+        "engine_tpot": pooled("engine"),
+        "gpu_tpot": pooled("gpu"),
+        "trtllm_ttft": fitted("h100", "trtllm"),
+        "b200_ttft": fitted("b200", "vllm"),
+        "single_bias": f"{100 * float(np.mean(single)):.0f} %",
+        "tp8_points": f"{-steps[16, 8]:.0f} points",
+    }
+
+
 def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, object]]:
     """The page, and the summary it opens with."""
     points = points_of(rows, profile)
@@ -194,7 +230,7 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
         "## Beside a bare roofline, on the same rows",
         markdown(against_roofline(rows, profile)),
         f"aiconfigurator: {peer}.",
-        (ROOT / "docs" / "accuracy.tail.md").read_text("utf-8").strip(),
+        (ROOT / "docs" / "accuracy.tail.md").read_text("utf-8").format(**_quoted(rows, profile)),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n", figures
 

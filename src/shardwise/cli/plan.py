@@ -75,7 +75,6 @@ def plan(
     names = (model, *more)
     if len(names) > MAX_MODELS:
         raise InputError(f"{len(names)} models", f"allowed: at most {MAX_MODELS}")
-    from shardwise.cli.files import require_writable
 
     if output is not None:
         require_writable(output)
