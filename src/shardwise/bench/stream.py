@@ -1,0 +1,204 @@
+"""One connection to the server: bytes in, a `RequestRecord` out.
+
+An `asyncio.Protocol` rather than an HTTP library: with hundreds of streams on a core, the objects
+such libraries make for every chunk delay the next stream's timestamp by more than what is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+import httptools
+import orjson
+
+from shardwise.evidence.request import FailureKind, RequestRecord
+
+_DETAIL_BYTES = 300  #: of an error's body that are kept
+
+
+class Stream(asyncio.Protocol):
+    """Sends one request at a time and stamps what comes back."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.record: RequestRecord | None = None  #: in flight
+        self.last_receive_s = 0.0
+        self._waiter: asyncio.Future[None] | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+
+    @property
+    def usable(self) -> bool:
+        return self.transport is not None and not self.transport.is_closing()
+
+    def start(self, record: RequestRecord, request: bytes) -> asyncio.Future[None]:
+        """Send `request`; the future is done when `record` is complete, failed or not."""
+        assert self.transport is not None and self.record is None
+        self.record = record
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._status = 0
+        self._body = b""
+        self._rest = b""
+        self._saw_done = self._error_next = False
+        self._finish_s = float("nan")
+        self._parser = httptools.HttpResponseParser(self)
+        self.last_receive_s = record.sent_s = monotonic()
+        self.transport.write(request)
+        return self._waiter
+
+    def fail(self, kind: FailureKind, detail: str) -> None:
+        """End the request in flight as a failure and close: what follows cannot be trusted."""
+        if self.record is not None:
+            self.record.failure = kind
+            self.record.detail = detail[:_DETAIL_BYTES]
+            self._end()
+        self.close()
+
+    def cancel(self) -> None:
+        """End the request in flight because the run is over."""
+        if self.record is not None:
+            self.record.cancelled = True
+            self._end()
+        self.close()
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self.last_receive_s = monotonic()
+        if self.record is None or self._parser is None:
+            self.close()  # bytes nobody asked for: the next answer could not be told apart
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.fail("malformed", f"not HTTP: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        if self.record is None:
+            return
+        if self._saw_done:  # a server that ends its answer by closing
+            self._complete()
+        else:
+            self.fail("cut", str(exc) if exc else "connection closed before the end of the stream")
+
+    # --- httptools
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        self._status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        if self._status != 200:
+            self._body = (self._body + body)[:_DETAIL_BYTES]
+            return
+        lines = (self._rest + body if self._rest else body).split(b"\n")
+        self._rest = lines.pop()
+        for line in lines:
+            if self.record is None:
+                return
+            if line.startswith(b"data:"):
+                self._event(line[5:].strip())
+            elif line not in (b"", b"\r"):
+                self._field(line)
+
+    def on_message_complete(self) -> None:
+        if self.record is not None:
+            self._complete()
+        if self._parser is not None and not self._parser.should_keep_alive():
+            self.close()
+
+    # --- server-sent events
+
+    def _field(self, line: bytes) -> None:
+        if line.startswith(b"event:"):
+            self._error_next = line[6:].strip() == b"error"
+        elif not line.startswith((b":", b"id:", b"retry:")):
+            self.fail("malformed", f"not a server-sent event: {line[:80]!r}")
+
+    def _event(self, data: bytes) -> None:
+        record = self.record
+        assert record is not None
+        if data == b"[DONE]":
+            self._saw_done = True
+            return
+        try:
+            event: Any = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            self.fail("malformed", f"{error}: {data[:80]!r}")
+            return
+        if not isinstance(event, dict):
+            self.fail("malformed", f"an event that is no object: {data[:80]!r}")
+        elif self._error_next or event.get("error"):
+            self.fail("error_event", data.decode(errors="replace"))
+        elif not self._take(record, event):
+            self.fail("malformed", f"an event of another form: {data[:80]!r}")
+
+    def _take(self, record: RequestRecord, event: dict[str, Any]) -> bool:
+        """Note the text, finish and usage in `event`; False where they have another form."""
+        try:
+            for choice in event.get("choices") or ():
+                delta = choice.get("delta")
+                if delta is None:
+                    text = choice.get("text")
+                else:
+                    text = delta.get("content") or delta.get("reasoning_content")
+                if text:
+                    record.arrivals.append(self.last_receive_s)
+                if choice.get("finish_reason"):
+                    self._finish_s = self.last_receive_s
+            usage = event.get("usage")
+            if usage:
+                record.input_tokens = int(usage.get("prompt_tokens") or 0)
+                record.output_tokens = int(usage.get("completion_tokens") or 0)
+                record.usage_reported = True
+        except (AttributeError, TypeError, ValueError):
+            return False
+        return True
+
+    # --- the end of a request
+
+    def _complete(self) -> None:
+        record = self.record
+        assert record is not None
+        if self._status != 200:
+            hundreds = self._status // 100
+            kinds: dict[int, FailureKind] = {4: "http_4xx", 5: "http_5xx"}
+            record.failure = kinds.get(hundreds, "http_other")
+            record.detail = f"{self._status} {self._body.decode(errors='replace')}"
+        else:
+            self._judge(record)
+        self._end()
+
+    def _judge(self, record: RequestRecord) -> None:
+        """Whether a stream that ended in good order holds all it should."""
+        pieces = len(record.arrivals)
+        if not record.usage_reported:
+            record.output_tokens = pieces
+        record.last_s = record.arrivals[-1] if pieces else self._finish_s
+        # A last token without text of its own (half a character, say) comes with the finish.
+        if pieces < record.output_tokens and self._finish_s > record.last_s:
+            record.last_s = self._finish_s
+        if self._finish_s != self._finish_s:  # NaN: none came
+            record.failure, record.detail = "missing_finish", "no finish_reason in the stream"
+        elif not self._saw_done:
+            record.failure, record.detail = "missing_done", "no [DONE] at the end of the stream"
+        elif record.output_tokens < record.output_asked or not pieces:
+            record.failure = "short"
+            record.detail = f"{record.output_tokens} tokens of {record.output_asked}"
+
+    def _end(self) -> None:
+        assert self.record is not None and self._waiter is not None
+        self.record.done_s = monotonic()
+        self.record = None
+        if not self._waiter.done():
+            self._waiter.set_result(None)
