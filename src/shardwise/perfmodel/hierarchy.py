@@ -35,6 +35,7 @@ LEVEL_SHARE: Final = {"gpu": (0.6, 0.1), "engine": (0.4, 0.8), "pair": (0.4, 0.3
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
     "amd": {"matrix": 0.474 / 0.72, "matrix_fp8": 0.80 / 0.88},
     "hopper": {"tile_fp8": 15.0},
+    "blackwell": {"collective": 8.7 / 13.5},
     "vllm": {"held_slots": 3e-4},
     "sglang": {"held_slots": 3e-4},
     "builtin": {"held_slots": 3e-4},

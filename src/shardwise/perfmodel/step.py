@@ -182,7 +182,8 @@ def step_time(
     message = tokens * work.message_bytes_per_token
     communication = np.where(
         tp_size > 1,
-        reduces * (setting.collectives.time(tp_size, message) + c["skew"] * (tp_size - 1)),
+        reduces
+        * (c["collective"] * setting.collectives.time(tp_size, message) + c["skew"] * (tp_size - 1)),
         0.0,
     )
     overhead = (
