@@ -166,9 +166,7 @@ def make_prompts(
     whole = [source.make(rng, isl) for _ in range(number)]
     first = whole[0]
     if isinstance(first, list):
-        return [
-            first[:shared_prefix] + ids[shared_prefix:] for ids in whole if isinstance(ids, list)
-        ]
+        return [first[:shared_prefix] + ids[shared_prefix:] for ids in whole if isinstance(ids, list)]
     words = first.split(" ")[:shared_prefix]
     return [" ".join(words + str(text).split(" ")[shared_prefix:]) for text in whole]
 

@@ -111,9 +111,7 @@ def check_client(
     readings = (
         Reading("ttft_s", float(ttft_s.mean()), TTFT_S, TTFT_S + first_late_s, len(done)),
         Reading("itl_s", float(gaps_s.mean()), ITL_S, ITL_S, len(gaps_s)),
-        Reading(
-            "e2e_latency_s", float(e2e_s.mean()), told_e2e_s, told_e2e_s + mean_late_s, len(done)
-        ),
+        Reading("e2e_latency_s", float(e2e_s.mean()), told_e2e_s, told_e2e_s + mean_late_s, len(done)),
     )
     tokens = sum(r.output_tokens for r in done)
     lags = np.asarray(run.lags_s)
