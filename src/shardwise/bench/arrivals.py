@@ -42,7 +42,7 @@ def _due(path: Path, number: int, line: str) -> float:
     try:
         if line.lstrip().startswith("{"):
             return float(json.loads(line)["timestamp"]) / 1e3
-        return float(line.split(",")[0])
+        return float(line.split(",", maxsplit=1)[0])
     except (ValueError, KeyError, TypeError):
         allowed = 'a time in seconds, or {"timestamp": milliseconds}'
         raise InputError(f"{path} line {number}: {line[:60]!r}", f"allowed: {allowed}") from None

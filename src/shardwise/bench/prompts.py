@@ -20,11 +20,7 @@ from shardwise.errors import InputError
 Prompt = str | list[int]
 Maker = Callable[[random.Random, int], Prompt]  #: (random numbers, tokens) -> a prompt
 
-_WORDS: Final = (
-    "the of and to in is for on that by with from at are this be as was it not or have an will "
-    "can all one two new time people world water light house river stone green field night day "
-    "car road city tree book music paper glass table door window garden summer winter north south"
-).split()
+_WORDS: Final = ["the", "of", "and", "to", "in", "is", "for", "on", "that", "by", "with", "from", "at", "are", "this", "be", "as", "was", "it", "not", "or", "have", "an", "will", "can", "all", "one", "two", "new", "time", "people", "world", "water", "light", "house", "river", "stone", "green", "field", "night", "day", "car", "road", "city", "tree", "book", "music", "paper", "glass", "table", "door", "window", "garden", "summer", "winter", "north", "south"]
 _NUMBERS: Final = [str(n) for n in range(10, 74)]
 _ID_RANGES: Final = ((100, 1000), (10, 200))
 _MIN_WORDS: Final = 8
@@ -166,7 +162,9 @@ def make_prompts(
     whole = [source.make(rng, isl) for _ in range(number)]
     first = whole[0]
     if isinstance(first, list):
-        return [first[:shared_prefix] + ids[shared_prefix:] for ids in whole if isinstance(ids, list)]
+        return [
+            first[:shared_prefix] + ids[shared_prefix:] for ids in whole if isinstance(ids, list)
+        ]
     words = first.split(" ")[:shared_prefix]
     return [" ".join(words + str(text).split(" ")[shared_prefix:]) for text in whole]
 
