@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from shardwise.bench.client import Load, run_load
-from shardwise.bench.known_server import FAULTS, Behaviour, KnownServer
-from shardwise.evidence.request import FAILURES, RequestRecord, count_failures, sample_failures
+from shardwise.bench.client import run_load
+from shardwise.bench.known_answer import FAULTS, Behaviour
+from shardwise.bench.known_server import KnownServer
+from shardwise.bench.load import Load
 from shardwise.bench.selftest import known_server
 from shardwise.bench.target import Api, Target, parse_target
+from shardwise.evidence.request import FAILURES, RequestRecord, count_failures, sample_failures
 
 REQUESTS, OSL = 32, 6
 
@@ -51,47 +52,36 @@ class _ServerInThread:
     """The known server where the test can close and open its listener between two requests."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
         self.server = KnownServer(Behaviour(0.001, 0.001, keep_alive=False))
-        self.port = self.listen(0)
+        self.port = self.server.listen()
+        self.thread = threading.Thread(target=self.server.serve)
+        self.thread.start()
 
-    def listen(self, port: int) -> int:
-        return asyncio.run_coroutine_threadsafe(self.server.listen(port), self.loop).result(10)
-
-    def close(self) -> None:
-        async def stop() -> None:
+    def after(self, record: RequestRecord) -> None:
+        """Every fourth request finds nobody listening; the others do."""
+        if record.index % 4 == 2:
             self.server.stop_listening()
-            await asyncio.sleep(0)
-
-        asyncio.run_coroutine_threadsafe(stop(), self.loop).result(10)
+        elif record.index % 4 == 3:
+            self.server.listen(self.port)
 
 
 @pytest.fixture
 def listener() -> Iterator[_ServerInThread]:
     server = _ServerInThread()
     yield server
-    server.close()
-    server.loop.call_soon_threadsafe(server.loop.stop)
+    server.server.stop()
     server.thread.join(10)
-    server.loop.close()
 
 
+@pytest.mark.parametrize("api", ["completions", "chat"])
 def test_every_fourth_connection_refused_is_counted_eight_times(
-    listener: _ServerInThread,
+    listener: _ServerInThread, api: Api
 ) -> None:
-    target = parse_target(f"http://127.0.0.1:{listener.port}", model="known")
-
-    def open_and_shut(record: RequestRecord) -> None:
-        if record.index % 4 == 2:
-            listener.close()
-        elif record.index % 4 == 3:
-            listener.listen(listener.port)
-
-    run = run_load(target, _load(target, concurrency=1), open_and_shut)
+    target = parse_target(f"http://127.0.0.1:{listener.port}", api, "known")
+    run = run_load(target, _load(target, concurrency=1), listener.after)
     assert count_failures(run.records) == {"refused": 8}
     assert [r.index for r in run.records if r.failure] == [3, 7, 11, 15, 19, 23, 27, 31]
+    assert all("refused" in r.detail.lower() for r in run.records if r.failure)
 
 
 def test_each_kind_is_explained_and_can_be_made() -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
-import ssl
 from dataclasses import dataclass
 from typing import Any
 
-from shardwise.bench.target import Target
+from shardwise.bench.target import Target, tls_context
 from shardwise.errors import InputError
 
 
@@ -32,9 +31,8 @@ def ask(target: Target, path: str, body: Any = None, timeout_s: float = 60.0) ->
         headers["Authorization"] = f"Bearer {target.api_key}"
     connection: http.client.HTTPConnection
     if target.tls:
-        context = ssl.create_default_context()
         connection = http.client.HTTPSConnection(
-            target.host, target.port, timeout=timeout_s, context=context
+            target.host, target.port, timeout=timeout_s, context=tls_context(target)
         )
     else:
         connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)

@@ -1,50 +1,30 @@
 """A server of known delays, and of known faults: what the client is checked against.
 
-It answers the OpenAI API with `osl` words: the first `ttft_s` after the request, each next one
-`itl_s` later, due times counted from the request so that lateness does not add up. The words of a
-prompt, or its token ids, are its tokens.
+It answers the OpenAI API with as many words as asked for: the first `ttft_s` after the request,
+each next one `itl_s` later, due times counted from the request so that lateness does not add up.
+It sends each token by a call of its own and notes how late that was. No event loop stands between
+the clock and the socket, since those round to a millisecond.
 """
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import json
+import select
+import selectors
 import signal
+import socket
 import sys
 from dataclasses import asdict, dataclass
 from itertools import count
 from time import monotonic
-from typing import Any, Final, Literal, get_args
+from typing import Any
 
 import httptools
 
-Fault = Literal[
-    "http_4xx",
-    "http_5xx",
-    "cut",
-    "malformed",
-    "error_event",
-    "missing_finish",
-    "missing_done",
-    "short",
-    "stall",
-]
-FAULTS: Final[tuple[str, ...]] = get_args(Fault)
+from shardwise.bench.known_answer import Answer, Behaviour
 
-_HEAD: Final = b"HTTP/1.1 %s\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n%s\r\n"
-_SPIN_S: Final = 0.0015  #: event loops time to the millisecond; the rest is waited for awake
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """`fault` strikes every `every`-th request, the first being number 1; "" for none."""
-
-    ttft_s: float = 0.05
-    itl_s: float = 0.01
-    fault: Fault | Literal[""] = ""
-    every: int = 4
-    keep_alive: bool = True
+_IDLE_S = 0.2  #: how soon `stop` is noticed
 
 
 @dataclass
@@ -55,165 +35,164 @@ class Lateness:
     sum_s: float = 0.0
     first_tokens: int = 0
     first_sum_s: float = 0.0
+    last_tokens: int = 0
+    last_sum_s: float = 0.0
+    worst_s: float = 0.0
 
-    def add(self, late_s: float, *, first: bool) -> None:
+    def add(self, late_s: float, *, first: bool, last: bool) -> None:
         self.tokens += 1
         self.sum_s += late_s
         if first:
             self.first_tokens += 1
             self.first_sum_s += late_s
+        if last:
+            self.last_tokens += 1
+            self.last_sum_s += late_s
+        self.worst_s = max(self.worst_s, late_s)
 
 
 class KnownServer:
-    """Listens on 127.0.0.1 in the running event loop."""
+    """Listens on 127.0.0.1; `serve` answers until `stop`, which any thread may call."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
         self.requests = 0
         self.lateness = Lateness()
-        self._due: list[tuple[float, int, _Answer]] = []
+        self._due: list[tuple[float, int, _Connection, Answer]] = []
         self._order = count()
-        self._awake = False
-        self._server: asyncio.Server | None = None
+        self._selector = selectors.DefaultSelector()
+        self._listener: socket.socket | None = None
+        self._stopped = False
 
-    async def listen(self, port: int = 0) -> int:
+    def listen(self, port: int = 0) -> int:
         """Start to listen; returns the port."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: _Connection(self), "127.0.0.1", port, backlog=4096
-        )
-        port = int(self._server.sockets[0].getsockname()[1])
-        return port
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(4096)
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._listener = listener
+        return int(listener.getsockname()[1])
 
     def stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        """Refuse new connections from now on; open ones stay."""
+        if self._listener is not None:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
 
-    def at(self, when_s: float, answer: _Answer) -> None:
-        """Call `answer.step()` at `when_s` of CLOCK_MONOTONIC."""
-        heapq.heappush(self._due, (when_s, next(self._order), answer))
-        if not self._awake or self._due[0][0] == when_s:
-            self._awake = True
-            self._sleep()
+    def stop(self) -> None:
+        self._stopped = True
 
-    def _sleep(self) -> None:
-        loop = asyncio.get_running_loop()
-        wait_s = self._due[0][0] - monotonic() - _SPIN_S
-        if wait_s > 0:
-            loop.call_later(wait_s, self._wake)
-        else:
-            loop.call_soon(self._wake)
+    def serve(self) -> None:
+        while not self._stopped:
+            wait_s = min(self._due[0][0] - monotonic(), _IDLE_S) if self._due else _IDLE_S
+            if wait_s > 0:  # select takes microseconds, where epoll takes milliseconds
+                select.select([self._selector], [], [], wait_s)
+            for key, events in self._selector.select(0):
+                if key.data is None:
+                    self._accept()
+                elif events & selectors.EVENT_WRITE:
+                    key.data.flush()
+                else:
+                    key.data.receive()
+            self._send_due()
+        for key in list(self._selector.get_map().values()):
+            assert isinstance(key.fileobj, socket.socket)
+            key.fileobj.close()
+        self._selector.close()
 
-    def _wake(self) -> None:
-        due = self._due
+    def schedule(self, when_s: float, connection: _Connection, answer: Answer) -> None:
+        """Send the next token of `answer` at `when_s` of CLOCK_MONOTONIC."""
+        heapq.heappush(self._due, (when_s, next(self._order), connection, answer))
+
+    def _accept(self) -> None:
+        listener = self._listener
+        if listener is None:  # closed meanwhile
+            return
+        try:
+            accepted, _ = listener.accept()
+        except OSError:
+            return
+        accepted.setblocking(False)
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = _Connection(self, accepted, self._selector)
+        self._selector.register(accepted, selectors.EVENT_READ, connection)
+
+    def _send_due(self) -> None:
+        due, itl_s = self._due, self.behaviour.itl_s
         while due and due[0][0] <= monotonic():
-            when_s, _, answer = heapq.heappop(due)
-            next_s = answer.step(when_s)
-            # the stock event loop sends within write(), so this is when the token left
-            self.lateness.add(monotonic() - when_s, first=answer.sent == 1)
-            if next_s:
-                heapq.heappush(due, (next_s, next(self._order), answer))
-        self._awake = bool(due)
-        if due:
-            self._sleep()
+            when_s, order, connection, answer = due[0]
+            connection.write(answer.step())
+            late_s = monotonic() - when_s
+            ended = answer.ended or connection.closed
+            if answer.sent:
+                self.lateness.add(late_s, first=answer.sent == 1, last=ended)
+            if ended:
+                heapq.heappop(due)
+                if answer.hang_up:
+                    connection.close()
+            else:
+                heapq.heapreplace(due, (when_s + itl_s, order, connection, answer))
 
 
-class _Answer:
-    """One streamed answer."""
-
-    def __init__(
-        self, server: KnownServer, transport: asyncio.Transport, body: dict[str, Any], number: int
-    ) -> None:
-        behaviour = server.behaviour
-        struck = behaviour.fault != "" and number % behaviour.every == 0
-        self.fault = behaviour.fault if struck else ""
-        self.transport = transport
-        self.itl_s = behaviour.itl_s
-        self.keep_alive = behaviour.keep_alive
-        self.chat = "messages" in body
-        self.left = self.asked = int(body.get("max_tokens") or 16)
-        if self.fault == "short":
-            self.left = max(self.asked - 1, 1)
-        self.halfway = self.left // 2 + 1
-        self.sent = 0
-        self.prompt_tokens = _prompt_tokens(body)
-        self.piece = _chunk(self._event({"content": " x"} if self.chat else " x", None))
-
-    def step(self, when_s: float) -> float:
-        """Send the next token; returns when the one after it is due, 0 for none."""
-        if self.transport.is_closing():
-            return 0.0
-        if self.fault and self.sent == self.halfway - 1 and self._strike():
-            return 0.0
-        self.sent += 1
-        self.left -= 1
-        if self.left:
-            self.transport.write(self.piece)
-            return when_s + self.itl_s
-        self._finish()
-        return 0.0
-
-    def _strike(self) -> bool:
-        """Do what the fault is; True where the answer ends with it."""
-        if self.fault == "cut":
-            self.transport.close()
-        elif self.fault == "malformed":
-            self.transport.write(_chunk(b'data: {"choices": [{"te\n\n'))
-        elif self.fault == "error_event":
-            self.transport.write(_chunk(b'data: {"error": {"message": "out of memory"}}\n\n'))
-        else:
-            return self.fault == "stall"  # and the connection stays open
-        return True
-
-    def _finish(self) -> None:
-        reason = None if self.fault == "missing_finish" else "length"
-        last = self._event({"content": " x"} if self.chat else " x", reason)
-        usage = {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.sent,
-            "total_tokens": self.prompt_tokens + self.sent,
-        }
-        last += b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
-        if self.fault != "missing_done":
-            last += b"data: [DONE]\n\n"
-        self.transport.write(_chunk(last) + b"0\r\n\r\n")
-        if not self.keep_alive:
-            self.transport.close()
-
-    def _event(self, piece: Any, reason: str | None) -> bytes:
-        choice = {"index": 0, "delta" if self.chat else "text": piece, "finish_reason": reason}
-        event = {"id": "cmpl-0", "object": "text_completion", "model": "known", "choices": [choice]}
-        return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-def _prompt_tokens(body: dict[str, Any]) -> int:
-    prompt = body.get("prompt", "")
-    if isinstance(prompt, list):
-        return len(prompt)
-    messages = body.get("messages") or [{"content": prompt}]
-    return sum(len(str(message.get("content", "")).split()) for message in messages)
-
-
-class _Connection(asyncio.Protocol):
+class _Connection:
     """One client's connection: requests in, answers scheduled."""
 
-    def __init__(self, server: KnownServer) -> None:
+    def __init__(
+        self, server: KnownServer, sock: socket.socket, selector: selectors.BaseSelector
+    ) -> None:
+        self.closed = False
         self._server = server
+        self._socket = sock
+        self._selector = selector
+        self._unsent = b""
         self._parser = httptools.HttpRequestParser(self)
         self._path = self._body = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        if self.closed:
+            return
+        if self._unsent:
+            self._unsent += data
+            return
         try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        if sent < len(data):  # the client reads too slowly: the rest goes when it can
+            self._unsent = data[sent:]
+            both = selectors.EVENT_READ | selectors.EVENT_WRITE
+            self._selector.modify(self._socket, both, self)
+
+    def flush(self) -> None:
+        data, self._unsent = self._unsent, b""
+        self._selector.modify(self._socket, selectors.EVENT_READ, self)
+        self.write(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._selector.unregister(self._socket)
+            self._socket.close()
+
+    def receive(self) -> None:
+        try:
+            data = self._socket.recv(1 << 16)
+            if not data:
+                self.close()
+                return
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._transport.close()
+        except BlockingIOError:
+            return
+        except (OSError, httptools.HttpParserError):
+            self.close()
+
+    # --- httptools
 
     def on_url(self, url: bytes) -> None:
         self._path, self._body = url, b""
@@ -224,13 +203,15 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         received_s = monotonic()
         if self._parser.get_method() != b"POST":
-            self._reply_now()
+            self._answer_get()
             return
         server = self._server
-        server.requests += 1
         try:
             body = json.loads(self._body)
-            answer = _Answer(server, self._transport, body, server.requests)
+            streamed = bool(body.get("stream"))
+            if streamed:
+                server.requests += 1
+            answer = Answer(server.behaviour, body, server.requests if streamed else 1)
         except (ValueError, TypeError, AttributeError) as error:
             self._reply(b"400 Bad Request", {"error": {"message": str(error)}})
             return
@@ -238,12 +219,13 @@ class _Connection(asyncio.Protocol):
             self._reply(b"429 Too Many Requests", {"error": {"message": "busy"}})
         elif answer.fault == "http_5xx":
             self._reply(b"500 Internal Server Error", {"error": {"message": "broken"}})
+        elif not streamed:
+            self._reply(b"200 OK", answer.whole())
         else:
-            close = b"" if answer.keep_alive else b"Connection: close\r\n"
-            self._transport.write(_HEAD % (b"200 OK", b"text/event-stream", close))
-            server.at(received_s + server.behaviour.ttft_s, answer)
+            self.write(answer.head())
+            server.schedule(received_s + server.behaviour.ttft_s, self, answer)
 
-    def _reply_now(self) -> None:
+    def _answer_get(self) -> None:
         if self._path.startswith(b"/v1/models"):
             self._reply(b"200 OK", {"object": "list", "data": [{"id": "known"}]})
         elif self._path.startswith(b"/health"):
@@ -254,28 +236,22 @@ class _Connection(asyncio.Protocol):
         else:
             self._reply(b"404 Not Found", {"error": {"message": "no such path"}})
 
-    def _reply(self, status: bytes, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
+    def _reply(self, status: bytes, body: dict[str, Any] | bytes) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
         head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        self._transport.write(head % (status, len(data)) + data)
-
-
-async def _serve(behaviour: Behaviour, port: int) -> None:
-    server = KnownServer(behaviour)
-    print(await server.listen(port), flush=True)  # noqa: T201 - whoever started it reads the port
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
+        self.write(head % (status, len(data)) + data)
 
 
 def main(arguments: list[str]) -> None:
-    """`python -m shardwise.bench.known_server PORT TTFT_S ITL_S [FAULT EVERY]`."""
+    """`python -m shardwise.bench.known_server PORT TTFT_S ITL_S [FAULT EVERY]`: prints its port."""
     port, ttft_s, itl_s = int(arguments[0]), float(arguments[1]), float(arguments[2])
     fault: Any = arguments[3] if len(arguments) > 3 else ""
-    behaviour = Behaviour(ttft_s, itl_s, fault, int(arguments[4]) if fault else 4)
-    asyncio.run(_serve(behaviour, port))
+    server = KnownServer(Behaviour(ttft_s, itl_s, fault, int(arguments[4]) if fault else 4))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    sys.stdout.write(f"{server.listen(port)}\n")
+    sys.stdout.flush()
+    server.serve()
 
 
 if __name__ == "__main__":

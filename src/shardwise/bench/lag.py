@@ -1,59 +1,48 @@
 """Receive lag: how late this process stamps what has already arrived.
 
-A small second process writes the time into a pipe which the load client's own loop reads, in the
-same way as it reads sockets. The difference of the two clocks (CLOCK_MONOTONIC is one for the whole
-machine) is what the client adds to every timestamp; a server's delays are not in it.
+A timer makes a file descriptor readable at a known moment, and the load client's own loop reads it
+in its turn among the sockets. The difference is what the client adds to each timestamp, waiting for
+the core included; a server's delays are not in it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import struct
-import subprocess
-import sys
 from array import array
 from time import monotonic
 from typing import Final
 
-EVERY_S: Final = 0.01
-_STAMP: Final = struct.Struct("d")
-_PROBE: Final = f"""
-import os, struct, time
-while True:
-    time.sleep({EVERY_S})
-    try:
-        os.write(1, struct.pack("d", time.monotonic()))
-    except OSError:
-        break
-"""
+from shardwise.bench.timer import Timer
+
+#: Rare beside tokens, so that looking costs little. No multiple of common gaps between tokens,
+#: lest it always meet the same one.
+EVERY_S: Final = 0.0497
 
 
-class LagProbe(asyncio.Protocol):
-    """`async with LagProbe() as probe`: `probe.lags` are seconds, one for every EVERY_S."""
+class LagProbe:
+    """From `start` to `stop`, `lags` collects seconds, one for every EVERY_S.
+
+    A stretch in which the loop did not turn counts once for each moment missed, as it delayed
+    every token of that stretch.
+    """
 
     def __init__(self) -> None:
         self.lags: array[float] = array("d")
-        self._rest = b""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._timer: Timer | None = None
+        self._due_s = 0.0
 
-    async def __aenter__(self) -> LagProbe:
-        command = [sys.executable, "-I", "-S", "-c", _PROBE]
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        loop = asyncio.get_running_loop()
-        self._transport, _ = await loop.connect_read_pipe(lambda: self, self._process.stdout)
-        return self
+    def start(self) -> None:
+        self._timer = Timer(self._wake)
+        self._due_s = monotonic() + EVERY_S
+        self._timer.set(self._due_s)
 
-    async def __aexit__(self, *error: object) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-        self._transport.close()
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.close()
 
-    def data_received(self, data: bytes) -> None:
+    def _wake(self) -> None:
+        assert self._timer is not None
         now = monotonic()
-        data = self._rest + data
-        whole = len(data) // _STAMP.size * _STAMP.size
-        self._rest = data[whole:]
-        self.lags.extend(now - sent for (sent,) in _STAMP.iter_unpack(data[:whole]))
+        while self._due_s <= now:
+            self.lags.append(now - self._due_s)
+            self._due_s += EVERY_S
+        self._timer.set(self._due_s)

@@ -1,52 +1,109 @@
 """Prompts of an exact number of tokens, built before a run.
 
 Three ways to be exact: token ids, where the server takes them; a tokenizer, where one is at hand;
-else words which the server itself, by its `usage`, has shown to be one token each.
+else words whose cost the server itself, by its `usage`, has told.
 """
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from shardwise.bench.http import ask
 from shardwise.bench.target import Target
+from shardwise.bench.tokenizer import Tokenizer
+from shardwise.bench.words import Words, measure, vocabulary
 from shardwise.errors import InputError
 
 Prompt = str | list[int]
-Maker = Callable[[random.Random, int], Prompt]  #: (random numbers, tokens) -> a prompt
 
-_WORDS: Final = (
-    "the of and to in is for on that by with from at are this be as was it not or have an will "
-    "can all one two new time people world water light house river stone green field night day "
-    "car road city tree book music paper glass table door window garden summer winter north south"
-).split()
-_NUMBERS: Final = [str(n) for n in range(10, 74)]
+#: ids that vocabularies use for ordinary text; the second for the smallest of them
 _ID_RANGES: Final = ((100, 1000), (10, 200))
-_MIN_WORDS: Final = 8
+_TRIAL_TOKENS: Final = 64
 
 
 @dataclass(frozen=True)
 class PromptSource:
-    """How prompts are made, and how it is called in a result."""
+    """How prompts are made, and how that is called in a result."""
 
     name: str
-    make: Maker
+    words: Words | None = None
+    ids: tuple[int, int] = (0, 0)  #: lowest, and one above the highest, where there are no words
+
+    def make(self, rng: random.Random, tokens: int, prefix: Prompt | None = None) -> Prompt:
+        """A prompt of exactly `tokens` tokens in all.
+
+        `prefix`, from `make`, is its beginning where given. Raises InputError where no text has
+        that length.
+        """
+        words = self.words
+        if words is None:
+            begin = prefix if isinstance(prefix, list) else []
+            return begin + [rng.randrange(*self.ids) for _ in range(tokens - len(begin))]
+        missing = tokens - (self.length(prefix) if prefix is not None else words.overhead)
+        chosen = words.fill(rng, missing) if missing >= 0 else None
+        if chosen is None:
+            raise InputError(
+                f"isl is {tokens}",
+                f"no text of that length by {self.name}; the shortest has {words.overhead}",
+            )
+        begin_text = words.text([]) if prefix is None else str(prefix)
+        return " ".join([begin_text, *chosen])
+
+    def length(self, prompt: Prompt) -> int:
+        """Tokens of a prompt that `make` made."""
+        if self.words is None or isinstance(prompt, list):
+            return len(prompt)
+        costs = dict(self.words.costs)
+        return self.words.overhead + sum(costs[word] for word in prompt.split(" ")[1:])
 
 
-def choose_source(target: Target, tokenizer: Path | None = None) -> PromptSource:
-    """The most exact way that `target` allows. Raises InputError where there is none."""
+def choose_source(target: Target, tokenizer: Tokenizer | None = None) -> PromptSource:
+    """The most exact way that `target`, which must be up, allows. Raises InputError if none."""
     if tokenizer is not None:
-        return tokenizer_source(tokenizer, target)
+        return tokenizer_source(target, tokenizer)
     if target.api == "completions":
         for low, high in _ID_RANGES:
             if prompt_tokens(target, [low, high - 1, low, high - 1]) == 4:
-                return PromptSource("token ids", _ids(low, high))
+                return PromptSource("token ids", ids=(low, high))
     return feedback_source(target)
+
+
+def feedback_source(target: Target) -> PromptSource:
+    """Words whose cost is found by asking `target`; no tokenizer needed. Raises InputError."""
+    words = measure(lambda text: prompt_tokens(target, text))
+    if words is None:
+        raise InputError(
+            f"{target.url}: its usage gives no prompt length to go by",
+            remedy="give a tokenizer.json",
+        )
+    return _tried(target, PromptSource("words by usage feedback", words))
+
+
+def tokenizer_source(target: Target, tokenizer: Tokenizer) -> PromptSource:
+    """Words of the vocabulary; what `target` adds, a template say, is found by asking it once."""
+    words = measure(tokenizer.count, vocabulary(tokenizer))
+    if words is None:
+        raise InputError(f"the tokenizer {tokenizer.name} gives no words of a known length")
+    sample = words.text([])
+    added = max(prompt_tokens(target, sample) - tokenizer.count(sample), 0)
+    with_added = Words(words.costs, words.overhead + added)
+    return _tried(target, PromptSource(f"tokenizer {tokenizer.name}", with_added))
+
+
+def _tried(target: Target, source: PromptSource) -> PromptSource:
+    """`source`, once a prompt of its making has the length it should. Raises InputError."""
+    assert source.words is not None
+    wanted = source.words.overhead + _TRIAL_TOKENS
+    found = prompt_tokens(target, source.make(random.Random(0), wanted))
+    if found != wanted:
+        raise InputError(
+            f"{target.url} counts {found} tokens in a prompt made to have {wanted} ({source.name})",
+            remedy="give the tokenizer.json of the model it serves",
+        )
+    return source
 
 
 def prompt_tokens(target: Target, prompt: Prompt) -> int:
@@ -63,133 +120,15 @@ def prompt_tokens(target: Target, prompt: Prompt) -> int:
     return int((found.get("usage") or {}).get("prompt_tokens") or 0)
 
 
-def _ids(low: int, high: int) -> Maker:
-    return lambda rng, tokens: [rng.randrange(low, high) for _ in range(tokens)]
-
-
-def feedback_source(target: Target) -> PromptSource:
-    """Words that cost one token each after another, found by asking; no tokenizer needed."""
-    for words in (_WORDS, _NUMBERS):
-        one, two = (prompt_tokens(target, " ".join(words[:k])) for k in (1, 2))
-        if two - one != 1:
-            continue
-        overhead = one - 1  # a template, a token for the beginning
-        single = _single_token_words(target, list(words), overhead)
-        if len(single) >= _MIN_WORDS:
-            return PromptSource("words by usage feedback", _words(single, overhead))
-    raise InputError(
-        f"{target.url}: its usage gives no prompt length to go by",
-        remedy="give --tokenizer, a tokenizer.json",
-    )
-
-
-def _single_token_words(target: Target, words: list[str], overhead: int) -> list[str]:
-    """Those of `words` that add one token each, by halving groups that do not add up."""
-    if prompt_tokens(target, " ".join(words)) == len(words) + overhead:
-        return words
-    if len(words) == 1:
-        return []
-    half = len(words) // 2
-    return [
-        word
-        for part in (words[:half], words[half:])
-        for word in _single_token_words(target, part, overhead)
-    ]
-
-
-def _words(words: Sequence[str], overhead: int) -> Maker:
-    def make(rng: random.Random, tokens: int) -> Prompt:
-        if tokens <= overhead:
-            raise InputError(f"isl is {tokens}", f"allowed: more than the template's {overhead}")
-        return " ".join(rng.choice(words) for _ in range(tokens - overhead))
-
-    return make
-
-
-def tokenizer_source(path: Path, target: Target) -> PromptSource:
-    """Text that the tokenizer at `path` makes into exactly the tokens wanted.
-
-    What the server adds (a template, a first token) is found by asking it once.
-    """
-    encode, decode, size = _load_tokenizer(path)
-    sample = decode(list(range(min(100, size), min(108, size))))
-    overhead = max(prompt_tokens(target, sample) - len(encode(sample)), 0)
-
-    def make(rng: random.Random, tokens: int) -> Prompt:
-        wanted = tokens - overhead
-        for _ in range(50):
-            ids = [rng.randrange(size) for _ in range(wanted)]
-            for _ in range(20):
-                ids = encode(decode(ids))
-                if len(ids) == wanted:
-                    return decode(ids)
-                short = max(wanted - len(ids), 0)
-                ids = ids[:wanted] + [rng.randrange(size) for _ in range(short)]
-        raise InputError(f"no text of exactly {tokens} tokens was found with {path}")
-
-    return PromptSource(f"tokenizer {path.name}", make)
-
-
-def _load_tokenizer(
-    path: Path,
-) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str], int]:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise InputError(
-            "--tokenizer needs tokenizers", remedy="run: pip install tokenizers"
-        ) from None
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"no tokenizer at {file}", "allowed: a tokenizer.json or its folder")
-    loaded = Tokenizer.from_file(str(file))
-    return (
-        lambda text: list(loaded.encode(text, add_special_tokens=False).ids),
-        lambda ids: str(loaded.decode(ids)),
-        int(loaded.get_vocab_size()),
-    )
-
-
 def make_prompts(
-    source: PromptSource, isl: int, number: int, seed: int, shared_prefix: int = 0
+    source: PromptSource, isl: Sequence[int], seed: int, shared_prefix: int = 0
 ) -> list[Prompt]:
-    """`number` prompts of `isl` tokens, different but for the first `shared_prefix` tokens.
+    """A prompt for each length in `isl`, all different but for their first `shared_prefix` tokens.
 
-    Joined pieces of text may merge a token where they meet; the results say what the server
-    counted.
+    Raises InputError for a prefix that leaves a prompt nothing of its own.
     """
+    if shared_prefix < 0 or (shared_prefix and shared_prefix >= min(isl)):
+        raise InputError(f"shared prefix is {shared_prefix}", f"allowed: 0 to {min(isl) - 1}")
     rng = random.Random(seed)
-    if not shared_prefix:
-        return [source.make(rng, isl) for _ in range(number)]
-    if not 0 < shared_prefix < isl:
-        raise InputError(f"shared prefix is {shared_prefix}", f"allowed: 1 to {isl - 1}")
-    whole = [source.make(rng, isl) for _ in range(number)]
-    first = whole[0]
-    if isinstance(first, list):
-        return [first[:shared_prefix] + ids[shared_prefix:] for ids in whole if isinstance(ids, list)]
-    words = first.split(" ")[:shared_prefix]
-    return [" ".join(words + str(text).split(" ")[shared_prefix:]) for text in whole]
-
-
-def sharegpt_prompts(path: Path, number: int, seed: int) -> list[Prompt]:
-    """First human turns of a ShareGPT-style file, in random order, repeated if need be.
-
-    Raises InputError where `path` is no list of {"conversations": [{"from", "value"}]}.
-    """
-    try:
-        entries = json.loads(path.read_text())
-        turns = [
-            str(entry["conversations"][0]["value"])
-            for entry in entries
-            if entry["conversations"] and entry["conversations"][0].get("from") in ("human", "user")
-        ]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path} is no ShareGPT file: {error}",
-            'allowed: [{"conversations": [{"from": "human", "value": "…"}]}]',
-        ) from None
-    turns = [turn for turn in turns if turn.strip()]
-    if not turns:
-        raise InputError(f"{path} holds no first turn by a human")
-    random.Random(seed).shuffle(turns)
-    return [turns[i % len(turns)] for i in range(number)]
+    prefix = source.make(rng, shared_prefix) if shared_prefix else None
+    return [source.make(rng, tokens, prefix) for tokens in isl]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from shardwise.bench.client import Load
 from shardwise.bench.http import ask
+from shardwise.bench.known_answer import FAULTS
+from shardwise.bench.load import Load, Run
+from shardwise.bench.selfcheck import ClientCheck, keeping_up
 from shardwise.bench.shards import run_sharded
 from shardwise.bench.target import Target, parse_target
 from shardwise.errors import InputError
@@ -21,6 +23,7 @@ from shardwise.errors import InputError
 TTFT_S: Final = 0.05
 ITL_S: Final = 0.01
 OSL: Final = 100
+CONCURRENCIES: Final = (1, 16, 128, 512)
 #: largest relative error of each mean
 TOLERANCES: Final = {"ttft_s": 0.02, "itl_s": 0.01, "e2e_latency_s": 0.01}
 
@@ -47,23 +50,54 @@ class Reading:
     def error_against_told(self) -> float:
         return self.measured_s / self.told_s - 1.0
 
+    @property
+    def within(self) -> bool:
+        return abs(self.error) <= TOLERANCES[self.metric]
+
 
 @dataclass(frozen=True)
 class SelfTest:
-    """One concurrency's readings. `within` says whether each error is within its tolerance."""
+    """One concurrency's readings."""
 
     concurrency: int
     completed: int
     requests: int
     readings: tuple[Reading, ...]
     cpu_s_per_1000_tokens: float
-    lag_mean_s: float
-    lag_p99_s: float
+    client: ClientCheck
+    interrupted: bool = False
 
-    def within(self, scale: float = 1.0) -> bool:
-        """`scale` multiplies every tolerance."""
-        good = all(abs(r.error) <= TOLERANCES[r.metric] * scale for r in self.readings)
-        return good and self.completed == self.requests
+    @property
+    def within(self) -> bool:
+        """Whether every request completed and every error is within its tolerance."""
+        return self.completed == self.requests and all(r.within for r in self.readings)
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`: numbers as they are, seconds in the names."""
+        return {
+            "concurrency": self.concurrency,
+            "completed": self.completed,
+            "requests": self.requests,
+            "within": self.within,
+            "cpu_s_per_1000_tokens": self.cpu_s_per_1000_tokens,
+            "lag_mean_s": self.client.lag_mean_s,
+            "lag_p99_s": self.client.lag_p99_s,
+            "cpu_share": self.client.cpu_share,
+            "client_bound": self.client.bound,
+            "reasons": list(self.client.reasons),
+            "readings": {
+                r.metric: {
+                    "measured_s": r.measured_s,
+                    "told_s": r.told_s,
+                    "sent_s": r.sent_s,
+                    "error": r.error,
+                    "error_against_told": r.error_against_told,
+                    "tolerance": TOLERANCES[r.metric],
+                    "n": r.n,
+                }
+                for r in self.readings
+            },
+        }
 
 
 @contextmanager
@@ -75,9 +109,13 @@ def known_server(
     prefix: Sequence[str] = (),
 ) -> Iterator[Target]:
     """The bundled server in a process of its own; `prefix` stands before its command line."""
+    if fault and fault not in FAULTS:
+        raise InputError(f"fault {fault!r}", f"allowed: {', '.join(FAULTS)}")
     command = [*prefix, sys.executable, "-m", "shardwise.bench.known_server", "0"]
     command += [str(ttft_s), str(itl_s), *([fault, str(every)] if fault else [])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline().strip()
@@ -89,7 +127,11 @@ def known_server(
 
 
 def check_client(
-    target: Target, concurrency: int, requests_a_slot: int = 5, osl: int = OSL
+    target: Target,
+    concurrency: int,
+    requests_a_slot: int = 5,
+    osl: int = OSL,
+    processes: int | None = None,
 ) -> SelfTest:
     """Load `target`, a server with the delays of this module, and read it."""
     requests = concurrency * requests_a_slot
@@ -97,33 +139,49 @@ def check_client(
     # slots start over a request's length, lest the server owe every token at the same moment
     load = Load([body] * requests, [osl] * requests, concurrency, ramp_s=TTFT_S + osl * ITL_S)
     ask(target, "/lateness")  # begins the server's account afresh
-    run = run_sharded(target, load)
-    late = ask(target, "/lateness").json()
+    run = run_sharded(target, load, processes=processes)
     done = [record for record in run.records if record.ok]
     if not done:
         raise InputError("no request of the self-test completed")
-    first_late_s = late["first_sum_s"] / max(late["first_tokens"], 1)
-    ttft_s = np.asarray([r.first_s - r.origin_s for r in done])
-    e2e_s = np.asarray([r.last_s - r.origin_s for r in done])
-    gaps_s = np.concatenate([np.diff(np.asarray(r.arrivals)) for r in done])
-    mean_late_s = late["sum_s"] / max(late["tokens"], 1)
-    told_e2e_s = TTFT_S + (osl - 1) * ITL_S
-    readings = (
-        Reading("ttft_s", float(ttft_s.mean()), TTFT_S, TTFT_S + first_late_s, len(done)),
-        Reading("itl_s", float(gaps_s.mean()), ITL_S, ITL_S, len(gaps_s)),
-        Reading("e2e_latency_s", float(e2e_s.mean()), told_e2e_s, told_e2e_s + mean_late_s, len(done)),
-    )
-    tokens = sum(r.output_tokens for r in done)
-    lags = np.asarray(run.lags_s)
+    tokens = sum(record.output_tokens for record in done)
     return SelfTest(
         concurrency=concurrency,
         completed=len(done),
         requests=requests,
-        readings=readings,
+        readings=_readings(run, osl, ask(target, "/lateness").json()),
         cpu_s_per_1000_tokens=1000 * run.cpu_s / tokens,
-        lag_mean_s=float(lags.mean()) if len(lags) else float("nan"),
-        lag_p99_s=float(np.percentile(lags, 99)) if len(lags) else float("nan"),
+        client=keeping_up(run, load),
+        interrupted=run.interrupted,
     )
+
+
+def _readings(run: Run, osl: int, late: Mapping[str, float]) -> tuple[Reading, ...]:
+    done = [record for record in run.records if record.ok]
+    first_late_s = late["first_sum_s"] / max(late["first_tokens"], 1)
+    last_late_s = late["last_sum_s"] / max(late["last_tokens"], 1)
+    told_e2e_s = TTFT_S + (osl - 1) * ITL_S
+    sent_itl_s = ITL_S + (last_late_s - first_late_s) / (osl - 1)
+    itl_s = [gap for record in done for gap in record.itl_s]
+    means = [
+        ("ttft_s", [r.ttft_s for r in done], TTFT_S, TTFT_S + first_late_s),
+        ("itl_s", itl_s, ITL_S, sent_itl_s),
+        ("e2e_latency_s", [r.e2e_latency_s for r in done], told_e2e_s, told_e2e_s + last_late_s),
+    ]
+    return tuple(
+        Reading(name, float(np.mean(values)), told_s, sent_s, len(values))
+        for name, values, told_s, sent_s in means
+    )
+
+
+def selftest(
+    concurrencies: Sequence[int] = CONCURRENCIES, prefix: Sequence[str] = ()
+) -> Iterator[SelfTest]:
+    """Run the self-test at each concurrency against a server of its own, each as it is done."""
+    for concurrency in concurrencies:
+        if concurrency < 1:
+            raise InputError(f"concurrency {concurrency}", "allowed: 1 or more")
+        with known_server(prefix=prefix) as target:
+            yield check_client(target, concurrency, max(5, -(-10 // concurrency)))
 
 
 def steady_scheduling() -> Sequence[str]:

@@ -34,12 +34,14 @@ class Stream(asyncio.Protocol):
 
     def start(self, record: RequestRecord, request: bytes) -> asyncio.Future[None]:
         """Send `request`; the future is done when `record` is complete, failed or not."""
-        assert self.transport is not None and self.record is None
+        assert self.transport is not None
+        assert self.record is None
         self.record = record
         self._waiter = asyncio.get_running_loop().create_future()
         self._status = 0
         self._body = b""
-        self._rest = b""
+        self._rest = b""  #: of a line
+        self._open_data = b""  #: of an event
         self._saw_done = self._error_next = False
         self._finish_s = float("nan")
         self._parser = httptools.HttpResponseParser(self)
@@ -86,7 +88,8 @@ class Stream(asyncio.Protocol):
         self.transport = None
         if self.record is None:
             return
-        if self._saw_done:  # a server that ends its answer by closing
+        # a server may end its answer by closing; bytes of an event that it did not end do not count
+        if self._saw_done or self._status not in {0, 200}:
             self._complete()
         else:
             self.fail("cut", str(exc) if exc else "connection closed before the end of the stream")
@@ -98,18 +101,17 @@ class Stream(asyncio.Protocol):
         self._status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
+        if self.record is None:
+            return
         if self._status != 200:
             self._body = (self._body + body)[:_DETAIL_BYTES]
             return
         lines = (self._rest + body if self._rest else body).split(b"\n")
         self._rest = lines.pop()
         for line in lines:
+            self._line(line)
             if self.record is None:
                 return
-            if line.startswith(b"data:"):
-                self._event(line[5:].strip())
-            elif line not in (b"", b"\r"):
-                self._field(line)
 
     def on_message_complete(self) -> None:
         if self.record is not None:
@@ -117,29 +119,38 @@ class Stream(asyncio.Protocol):
         if self._parser is not None and not self._parser.should_keep_alive():
             self.close()
 
-    # --- server-sent events
+    # --- server-sent events: lines that end in LF or CRLF, an empty one after each event
 
-    def _field(self, line: bytes) -> None:
-        if line.startswith(b"event:"):
+    def _line(self, line: bytes) -> None:
+        if line.startswith(b"data:"):
+            self._data(line[5:])
+        elif line in {b"", b"\r"}:
+            if self._open_data:
+                self.fail("malformed", f"not JSON: {self._open_data[:80]!r}")
+        elif line.startswith(b"event:"):
             self._error_next = line[6:].strip() == b"error"
         elif not line.startswith((b":", b"id:", b"retry:")):
             self.fail("malformed", f"not a server-sent event: {line[:80]!r}")
 
-    def _event(self, data: bytes) -> None:
-        record = self.record
-        assert record is not None
-        if data == b"[DONE]":
-            self._saw_done = True
-            return
+    def _data(self, data: bytes) -> None:
+        """Read an event at its first line, or, where that is not yet JSON, with those after it."""
+        if self._open_data:
+            data = self._open_data + b"\n" + data
         try:
             event: Any = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            self.fail("malformed", f"{error}: {data[:80]!r}")
+        except orjson.JSONDecodeError:
+            if data.strip() == b"[DONE]":
+                self._saw_done = True
+            else:
+                self._open_data = data
             return
+        self._open_data = b""
+        record = self.record
+        assert record is not None
         if not isinstance(event, dict):
             self.fail("malformed", f"an event that is no object: {data[:80]!r}")
-        elif self._error_next or event.get("error"):
-            self.fail("error_event", data.decode(errors="replace"))
+        elif self._error_next or event.get("error") or event.get("object") == "error":
+            self.fail("error_event", data.decode(errors="replace").strip())
         elif not self._take(record, event):
             self.fail("malformed", f"an event of another form: {data[:80]!r}")
 
@@ -151,7 +162,11 @@ class Stream(asyncio.Protocol):
                 if delta is None:
                     text = choice.get("text")
                 else:
-                    text = delta.get("content") or delta.get("reasoning_content")
+                    text = (
+                        delta.get("content")
+                        or delta.get("reasoning_content")
+                        or delta.get("reasoning")
+                    )
                 if text:
                     record.arrivals.append(self.last_receive_s)
                 if choice.get("finish_reason"):
@@ -168,8 +183,15 @@ class Stream(asyncio.Protocol):
     # --- the end of a request
 
     def _complete(self) -> None:
+        if self._rest and self._status == 200:  # the last line may lack its end
+            rest, self._rest = self._rest, b""
+            self._line(rest)
         record = self.record
-        assert record is not None
+        if record is None:  # that line was a failure
+            return
+        if self._open_data:
+            self.fail("malformed", f"not JSON: {self._open_data[:80]!r}")
+            return
         if self._status != 200:
             hundreds = self._status // 100
             kinds: dict[int, FailureKind] = {4: "http_4xx", 5: "http_5xx"}
@@ -194,10 +216,12 @@ class Stream(asyncio.Protocol):
             record.failure, record.detail = "missing_done", "no [DONE] at the end of the stream"
         elif record.output_tokens < record.output_asked or not pieces:
             record.failure = "short"
-            record.detail = f"{record.output_tokens} tokens of {record.output_asked}"
+            counted = "tokens" if record.usage_reported else "pieces of text (no usage was sent)"
+            record.detail = f"{record.output_tokens} {counted} of {record.output_asked}"
 
     def _end(self) -> None:
-        assert self.record is not None and self._waiter is not None
+        assert self.record is not None
+        assert self._waiter is not None
         self.record.done_s = monotonic()
         self.record = None
         if not self._waiter.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -23,16 +24,24 @@ class Target:
     api: Api = "completions"
     model: str = ""
     api_key: str = ""
+    ca_file: str = ""  #: PEM file of certificates to trust; "": the system's
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}{self.path}"
+        return f"{'https' if self.tls else 'http'}://{self.address}{self.path}"
 
     def named(self, model: str) -> Target:
         return replace(self, model=model)
 
     def request(self, prompt: str | list[int], osl: int) -> bytes:
-        """Head and body of a streaming request for exactly `osl` tokens, greedy."""
+        """Head and body of a streaming request for exactly `osl` tokens, greedy.
+
+        `ignore_eos` is an extension that vLLM, SGLang and TensorRT-LLM share.
+        """
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": osl,
@@ -50,14 +59,16 @@ class Target:
         data = json.dumps(body, separators=(",", ":")).encode()
         key = f"Authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
         head = (
-            f"POST {self.path}{path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
+            f"POST {self.path}{path} HTTP/1.1\r\nHost: {self.address}\r\n"
             f"Content-Type: application/json\r\nAccept: text/event-stream\r\n{key}"
             f"Content-Length: {len(data)}\r\n\r\n"
         )
         return head.encode("ascii") + data
 
 
-def parse_target(url: str, api: Api = "completions", model: str = "", api_key: str = "") -> Target:
+def parse_target(
+    url: str, api: Api = "completions", model: str = "", api_key: str = "", ca_file: str = ""
+) -> Target:
     """The target at `url`, with or without its /v1. Raises InputError for what is no HTTP URL."""
     try:
         parts = urlsplit(url)
@@ -70,4 +81,17 @@ def parse_target(url: str, api: Api = "completions", model: str = "", api_key: s
         raise InputError(f"URL {url!r} or its key holds characters that HTTP does not allow")
     path = parts.path.rstrip("/").removesuffix("/v1")
     tls = parts.scheme == "https"
-    return Target(parts.hostname, port or (443 if tls else 80), path, tls, api, model, api_key)
+    port = port or (443 if tls else 80)
+    return Target(parts.hostname, port, path, tls, api, model, api_key, ca_file)
+
+
+def tls_context(target: Target) -> ssl.SSLContext | None:
+    """How to trust `target`; None where it speaks plain HTTP. Raises InputError."""
+    if not target.tls:
+        return None
+    try:
+        return ssl.create_default_context(cafile=target.ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(
+            f"cannot use the certificates {target.ca_file}: {error}", "allowed: a PEM file"
+        ) from None

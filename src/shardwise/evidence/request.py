@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, Literal
+
+from shardwise.metrics import tpot_s
 
 FailureKind = Literal[
     "refused",
@@ -63,6 +66,24 @@ class RequestRecord:
     def first_s(self) -> float:
         return self.arrivals[0] if self.arrivals else float("nan")
 
+    @property
+    def ttft_s(self) -> float:
+        return self.first_s - self.origin_s
+
+    @property
+    def e2e_latency_s(self) -> float:
+        return self.last_s - self.origin_s
+
+    @property
+    def tpot_s(self) -> float:
+        """NaN for fewer than two tokens."""
+        return tpot_s(self.e2e_latency_s, self.ttft_s, self.output_tokens)
+
+    @property
+    def itl_s(self) -> list[float]:
+        """Each gap between pieces of text."""
+        return [later - earlier for earlier, later in pairwise(self.arrivals)]
+
 
 def count_failures(records: list[RequestRecord]) -> dict[str, int]:
     """Number of failures by kind, kinds that occurred only, the commonest first."""
@@ -83,3 +104,31 @@ def sample_failures(records: list[RequestRecord], per_kind: int = 3) -> list[dic
             taken[kind] = taken.get(kind, 0) + 1
             samples.append({"request": record.index, "kind": kind, "detail": record.detail})
     return samples
+
+
+@dataclass(frozen=True)
+class TokenCheck:
+    """Tokens by the server's `usage` against the pieces of text that came."""
+
+    tokens: int  #: of completed requests
+    pieces: int
+    without_usage: int  #: requests whose tokens are counted by pieces
+    more_pieces: int  #: requests with more pieces than tokens: one of the two is wrong
+    fewer_pieces: int  #: requests where a piece held several tokens, so ITL is by piece
+
+    @property
+    def agrees(self) -> bool:
+        return not (self.without_usage or self.more_pieces or self.fewer_pieces)
+
+
+def check_tokens(records: list[RequestRecord]) -> TokenCheck:
+    """Whether pieces of text and tokens are one and the same in these records."""
+    done = [record for record in records if record.ok]
+    surplus = [len(record.arrivals) - record.output_tokens for record in done]
+    return TokenCheck(
+        tokens=sum(record.output_tokens for record in done),
+        pieces=sum(len(record.arrivals) for record in done),
+        without_usage=sum(not record.usage_reported for record in done),
+        more_pieces=sum(more > 0 for more in surplus),
+        fewer_pieces=sum(more < 0 for more in surplus),
+    )
