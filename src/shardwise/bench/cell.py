@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from shardwise.bench.arrivals import poisson
 from shardwise.bench.load import Load, Run
 from shardwise.bench.prompts import Prompt, PromptSource, make_prompts
 from shardwise.bench.selfcheck import ClientCheck, keeping_up
@@ -64,9 +65,12 @@ class Arranged:
 def arrange(
     source: PromptSource, workload: Workload, requests: int, seed: int, shared_prefix: int = 0
 ) -> Arranged:
-    """Equal requests of exactly `workload`'s lengths, with different prompts."""
+    """Equal requests of exactly `workload`'s lengths, with different prompts; Poisson arrivals
+    where it has a request rate."""
     prompts = make_prompts(source, [round(workload.isl)] * requests, seed, shared_prefix)
-    return Arranged(prompts, [round(workload.osl)] * requests)
+    rate = workload.request_rate
+    due_s = None if rate is None else poisson(rate, requests, seed % 2**32).due_s
+    return Arranged(prompts, [round(workload.osl)] * requests, due_s)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ _T90: Final = (
 )
 _NORMAL90: Final = 1.282
 BATCHES: Final = 8  #: of one run; fewer than ten keep each longer than what correlates in it
+UNKNOWN: Final = 10.0  #: factor of an interval that nothing is known of
 PERCENTILES: Final = (50, 90, 99)
 
 
@@ -37,14 +38,16 @@ def t90(degrees: int) -> float:
 def mean_interval(values: Values, n: int = 0) -> Interval:
     """Mean of independent values with its 80 % interval; `n` samples behind it (0: as many).
 
-    One value alone has an interval without bounds: nothing says how it would vary.
+    Nothing says how one value alone would vary: its interval is a factor of ten. All metrics are
+    positive, so a half-width that would reach zero is taken as a factor instead.
     """
     count = len(values)
     mean = float(values.mean())
     if count < 2:
-        return Interval(mean, -math.inf, math.inf, n or count)
+        return Interval(mean, mean / UNKNOWN, mean * UNKNOWN, n or count)
     half = t90(count - 1) * float(values.std(ddof=1)) / math.sqrt(count)
-    return Interval(mean, mean - half, mean + half, n or count)
+    low = mean - half if half < mean else mean / (1.0 + half / mean)
+    return Interval(mean, low, mean + half, n or count)
 
 
 def batch_means(values: Values, batches: int = BATCHES) -> Values:
