@@ -12,6 +12,7 @@ COMMANDS: Final = {
     "run": ("shardwise.cli.bench_run", "Measure an endpoint that is already up."),
     "sweep": ("shardwise.cli.bench_sweep", "Start an engine for each TP and measure it."),
     "show": ("shardwise.cli.bench_store", "What a store holds, with the TP steps."),
+    "import": ("shardwise.cli.bench_import", "What vLLM, SGLang, aiperf … wrote, into a store."),
     "export": ("shardwise.cli.bench_store", "A store as CSV, JSON or Parquet."),
     "selftest": ("shardwise.cli.bench_selftest", "Does the load client itself measure right?"),
 }
@@ -26,7 +27,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = getattr(module, "import_" if cmd_name == "import" else cmd_name)
         assert isinstance(command, click.Command)
         return command
 
