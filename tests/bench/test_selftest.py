@@ -67,7 +67,7 @@ def test_a_reading_out_of_tolerance_or_a_lost_request_is_not_within(reading: Sel
 def test_a_server_that_is_slower_than_told_is_seen() -> None:
     # the client is told 50 ms and 10 ms; this server takes 100 ms and 20 ms, unknown to itself
     with known_server(0.1, 0.02) as target:
-        found = check_client(target, 2, osl=10)
+        found = check_client(target, 2, 10, osl=10)
     assert not found.within
     ttft, itl, _ = found.readings
     assert ttft.error == pytest.approx(1.0, abs=0.2)

@@ -134,12 +134,11 @@ def known_server(
 def check_client(
     target: Target,
     concurrency: int,
-    requests_a_slot: int = 5,
+    requests: int,
     osl: int = OSL,
     processes: int | None = None,
 ) -> SelfTest:
-    """Load `target`, a server with the delays of this module, and read it."""
-    requests = concurrency * requests_a_slot
+    """Load `target`, a server with the delays of this module, and read it. Raises InputError."""
     body = target.request("known " * 16, osl)
     # slots start over a request's length, lest the server owe every token at the same moment
     load = Load([body] * requests, [osl] * requests, concurrency, ramp_s=TTFT_S + osl * ITL_S)
@@ -186,7 +185,7 @@ def selftest(
         if concurrency < 1:
             raise InputError(f"concurrency {concurrency}", "allowed: 1 or more")
         with known_server(prefix=prefix) as target:
-            yield check_client(target, concurrency, max(5, -(-10 // concurrency)))
+            yield check_client(target, concurrency, max(5 * concurrency, 10))
 
 
 def steady_scheduling() -> Sequence[str]:
