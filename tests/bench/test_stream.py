@@ -179,3 +179,45 @@ def test_without_usage_fewer_pieces_than_asked_say_what_was_counted() -> None:
     record = _read([HEAD + _chunked(body, [1000])], 2)
     assert record.failure == "short"
     assert record.detail == "1 pieces of text (no usage was sent) of 2"
+
+
+def _completions(texts: Sequence[str], tokens: int, *, finish_apart: bool) -> bytes:
+    """A stream of these texts, by whose usage there were `tokens`."""
+    reasons = [None] * len(texts) if finish_apart else [None] * (len(texts) - 1) + ["length"]
+    pairs = list(zip(texts, reasons, strict=True)) + ([("", "length")] if finish_apart else [])
+    events: list[dict[str, Any]] = [
+        {"choices": [{"text": text, "finish_reason": reason}]} for text, reason in pairs
+    ]
+    events.append({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": tokens}})
+    return b"".join(b"data: " + json.dumps(e).encode() + b"\n\n" for e in events) + (
+        b"data: [DONE]\n\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "tokens", "finish_apart", "arrivals"),
+    [
+        (["", "", "a"], 3, False, 3),  # two halves of a character, then text
+        (["", "", ""], 3, False, 3),  # special tokens only, the last with the finish
+        (["a", "", "b"], 3, True, 3),  # the finish is an event of its own, no token
+        (["a", "", "b"], 9, True, 2),  # several tokens an event: the empty one may be none
+        (["a", "bc"], 3, True, 3),  # as many events as tokens
+        (["a", "bcd"], 4, True, 2),
+    ],
+)
+def test_events_without_text_are_tokens_where_usage_shows_one_token_an_event(
+    said: list[str], tokens: int, finish_apart: bool, arrivals: int
+) -> None:
+    body = _completions(said, tokens, finish_apart=finish_apart)
+    record = _read([HEAD + _chunked(body, [1000])], tokens)
+    assert record.failure is None
+    assert len(record.arrivals) == arrivals
+    assert list(record.arrivals) == sorted(record.arrivals)
+
+
+def test_an_answer_of_which_nothing_came_but_usage_is_short() -> None:
+    body = b'data: {"choices": [{"finish_reason": "stop"}]}\n\n'
+    body += b'data: {"usage": {"completion_tokens": 5}}\n\ndata: [DONE]\n\n'
+    record = _read([HEAD + _chunked(body, [1000])], 5)
+    assert record.failure == "short"
+    assert record.detail == "no text, though usage counts 5 tokens"
