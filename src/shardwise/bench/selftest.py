@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -73,15 +74,15 @@ class SelfTest:
         return self.completed == self.requests and all(r.within for r in self.readings)
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`: numbers as they are, seconds in the names."""
+        """For `--json`: numbers as they are, null where there is none, seconds in the names."""
         return {
             "concurrency": self.concurrency,
             "completed": self.completed,
             "requests": self.requests,
             "within": self.within,
             "cpu_s_per_1000_tokens": self.cpu_s_per_1000_tokens,
-            "lag_mean_s": self.client.lag_mean_s,
-            "lag_p99_s": self.client.lag_p99_s,
+            "lag_mean_s": _or_none(self.client.lag_mean_s),
+            "lag_p99_s": _or_none(self.client.lag_p99_s),
             "cpu_share": self.client.cpu_share,
             "client_bound": self.client.bound,
             "reasons": list(self.client.reasons),
@@ -98,6 +99,10 @@ class SelfTest:
                 for r in self.readings
             },
         }
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 @contextmanager
@@ -129,12 +134,11 @@ def known_server(
 def check_client(
     target: Target,
     concurrency: int,
-    requests_a_slot: int = 5,
+    requests: int,
     osl: int = OSL,
     processes: int | None = None,
 ) -> SelfTest:
-    """Load `target`, a server with the delays of this module, and read it."""
-    requests = concurrency * requests_a_slot
+    """Load `target`, a server with the delays of this module, and read it. Raises InputError."""
     body = target.request("known " * 16, osl)
     # slots start over a request's length, lest the server owe every token at the same moment
     load = Load([body] * requests, [osl] * requests, concurrency, ramp_s=TTFT_S + osl * ITL_S)
@@ -181,7 +185,7 @@ def selftest(
         if concurrency < 1:
             raise InputError(f"concurrency {concurrency}", "allowed: 1 or more")
         with known_server(prefix=prefix) as target:
-            yield check_client(target, concurrency, max(5, -(-10 // concurrency)))
+            yield check_client(target, concurrency, max(5 * concurrency, 10))
 
 
 def steady_scheduling() -> Sequence[str]:

@@ -58,21 +58,22 @@ def run_sharded(
     if count == 1:
         return _run_here(target, load, on_progress)
     context = multiprocessing.get_context("spawn")
-    shards = []
-    for number in range(count):
-        ours, theirs = context.Pipe()
-        part = _part(load, number, count)
-        process = context.Process(target=_shard, args=(theirs, target, part), daemon=True)
-        with _signals_kept(signal.SIG_IGN, signal.SIGINT):  # Ctrl-C is for this process to pass on
-            process.start()
-        theirs.close()
-        shards.append(_Shard(number, process, ours))
+    shards: list[_Shard] = []
     try:
+        for number in range(count):
+            ours, theirs = context.Pipe()
+            part = _part(load, number, count)
+            process = context.Process(target=_shard, args=(theirs, target, part), daemon=True)
+            shards.append(_Shard(number, process, ours))
+            with _without_ctrl_c():
+                process.start()
+            theirs.close()
         return _gather(shards, on_progress or (lambda _: None))
     finally:
         for shard in shards:
-            shard.process.kill()
-            shard.process.join()
+            if shard.process.pid is not None:
+                shard.process.kill()
+                shard.process.join()
             shard.pipe.close()
 
 
@@ -162,24 +163,35 @@ def _shard(pipe: Connection, target: Target, load: Load) -> None:
 
 
 @contextmanager
-def _signals_kept(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
-    """`handler` for these signals meanwhile; nothing in a thread, to which no signal comes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = [signal.signal(number, handler) for number in numbers]
+def _without_ctrl_c() -> Iterator[None]:
+    """SIGINT waits, and for good in a process started meanwhile: this one passes it on."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        for number, was in zip(numbers, former, strict=True):
-            signal.signal(number, was)
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt too; not in a thread, to which no signal comes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    former = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, former, strict=True):
+            signal.signal(number, handler)
 
 
 def _gather(shards: list[_Shard], on_progress: OnProgress) -> Run:
     interrupted = False
     waiting = list(shards)
     unready = set(range(len(shards)))
-    with _signals_kept(signal.default_int_handler, signal.SIGINT, signal.SIGTERM):
+    with _terminable():
         while waiting:
             try:
                 readable = wait([shard.pipe for shard in waiting])

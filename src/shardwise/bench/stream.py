@@ -13,6 +13,7 @@ from typing import Any
 import httptools
 import orjson
 
+from shardwise.bench.reply import Reply
 from shardwise.evidence.request import FailureKind, RequestRecord
 
 _DETAIL_BYTES = 300  #: of an error's body that are kept
@@ -42,8 +43,8 @@ class Stream(asyncio.Protocol):
         self._body = b""
         self._rest = b""  #: of a line
         self._open_data = b""  #: of an event
-        self._saw_done = self._error_next = False
-        self._finish_s = float("nan")
+        self._error_next = False
+        self._reply = Reply(record)
         self._parser = httptools.HttpResponseParser(self)
         self.last_receive_s = record.sent_s = monotonic()
         self.transport.write(request)
@@ -89,7 +90,7 @@ class Stream(asyncio.Protocol):
         if self.record is None:
             return
         # a server may end its answer by closing; bytes of an event that it did not end do not count
-        if self._saw_done or self._status not in {0, 200}:
+        if self._reply.saw_done or self._status not in {0, 200}:
             self._complete()
         else:
             self.fail("cut", str(exc) if exc else "connection closed before the end of the stream")
@@ -140,45 +141,17 @@ class Stream(asyncio.Protocol):
             event: Any = orjson.loads(data)
         except orjson.JSONDecodeError:
             if data.strip() == b"[DONE]":
-                self._saw_done = True
+                self._reply.saw_done = True
             else:
                 self._open_data = data
             return
         self._open_data = b""
-        record = self.record
-        assert record is not None
         if not isinstance(event, dict):
             self.fail("malformed", f"an event that is no object: {data[:80]!r}")
         elif self._error_next or event.get("error") or event.get("object") == "error":
             self.fail("error_event", data.decode(errors="replace").strip())
-        elif not self._take(record, event):
+        elif not self._reply.take(event, self.last_receive_s):
             self.fail("malformed", f"an event of another form: {data[:80]!r}")
-
-    def _take(self, record: RequestRecord, event: dict[str, Any]) -> bool:
-        """Note the text, finish and usage in `event`; False where they have another form."""
-        try:
-            for choice in event.get("choices") or ():
-                delta = choice.get("delta")
-                if delta is None:
-                    text = choice.get("text")
-                else:
-                    text = (
-                        delta.get("content")
-                        or delta.get("reasoning_content")
-                        or delta.get("reasoning")
-                    )
-                if text:
-                    record.arrivals.append(self.last_receive_s)
-                if choice.get("finish_reason"):
-                    self._finish_s = self.last_receive_s
-            usage = event.get("usage")
-            if usage:
-                record.input_tokens = int(usage.get("prompt_tokens") or 0)
-                record.output_tokens = int(usage.get("completion_tokens") or 0)
-                record.usage_reported = True
-        except (AttributeError, TypeError, ValueError):
-            return False
-        return True
 
     # --- the end of a request
 
@@ -198,26 +171,10 @@ class Stream(asyncio.Protocol):
             record.failure = kinds.get(hundreds, "http_other")
             record.detail = f"{self._status} {self._body.decode(errors='replace')}"
         else:
-            self._judge(record)
+            failure = self._reply.judge()
+            if failure is not None:
+                record.failure, record.detail = failure
         self._end()
-
-    def _judge(self, record: RequestRecord) -> None:
-        """Whether a stream that ended in good order holds all it should."""
-        pieces = len(record.arrivals)
-        if not record.usage_reported:
-            record.output_tokens = pieces
-        record.last_s = record.arrivals[-1] if pieces else self._finish_s
-        # A last token without text of its own (half a character, say) comes with the finish.
-        if pieces < record.output_tokens and self._finish_s > record.last_s:
-            record.last_s = self._finish_s
-        if self._finish_s != self._finish_s:  # NaN: none came
-            record.failure, record.detail = "missing_finish", "no finish_reason in the stream"
-        elif not self._saw_done:
-            record.failure, record.detail = "missing_done", "no [DONE] at the end of the stream"
-        elif record.output_tokens < record.output_asked or not pieces:
-            record.failure = "short"
-            counted = "tokens" if record.usage_reported else "pieces of text (no usage was sent)"
-            record.detail = f"{record.output_tokens} {counted} of {record.output_asked}"
 
     def _end(self) -> None:
         assert self.record is not None

@@ -34,7 +34,7 @@ FAILURES: Final[dict[FailureKind, str]] = {
     "error_event": "an error inside a stream that began with status 200",
     "missing_finish": "the stream ended without a finish_reason",
     "missing_done": "the stream ended without [DONE]",
-    "short": "fewer tokens than asked for",
+    "short": "fewer tokens than asked for, or no text at all",
     "stall": "no bytes for longer than the stall timeout",
 }
 
@@ -49,7 +49,8 @@ class RequestRecord:
     sent_s: float = float("nan")
     last_s: float = float("nan")  #: last token
     done_s: float = float("nan")  #: last byte, or the failure
-    #: when each piece of non-empty text came: one stamp per receive, shared by pieces in it
+    #: when each token came, as a piece of text, or as an event without text where `usage` shows
+    #: that each event was a token: one stamp per receive, shared by those in it
     arrivals: array[float] = field(default_factory=lambda: array("d"))
     input_tokens: int = 0
     output_tokens: int = 0
