@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import ssl
@@ -118,6 +119,36 @@ def test_an_interrupted_run_keeps_what_it_has(processes: int, number: signal.Sig
     assert len(run.records) < 400
 
 
+def test_an_interrupted_open_loop_keeps_what_it_has() -> None:
+    told: list[int] = []
+
+    def interrupt(_: object) -> None:
+        told.append(1)
+        if len(told) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with known_server(0.02, 0.01) as target:
+        load = _load(target, 500, 8, osl=10)
+        due_s = constant(50.0, 500).due_s
+        run = run_load(target, Load(load.requests, load.asked, 8, due_s), interrupt)
+    assert run.interrupted
+    assert sum(r.ok for r in run.records) >= 5
+    # 50/s of 0.11 s each: five or six in flight when it ended, and none failed
+    assert 1 <= sum(r.cancelled for r in run.records) <= 50
+    assert all(r.ok != r.cancelled for r in run.records)
+
+
+def test_an_open_loop_over_two_processes_keeps_every_due_time() -> None:
+    with known_server(0.01, 0.001) as target:
+        load = _load(target, 21, 6)
+        due_s = constant(100.0, 21).due_s
+        run = run_sharded(target, Load(load.requests, load.asked, 6, due_s), processes=2)
+    due = [r.origin_s - run.started_s for r in run.records]
+    # both processes start at one moment, give or take the wake-up
+    assert due == pytest.approx(due_s, abs=0.02)
+    assert all(r.ok for r in run.records)
+
+
 def test_interrupted_before_it_began_a_run_is_empty() -> None:
     with known_server(0.02, 0.01) as target:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -225,11 +256,46 @@ def test_nobody_there_is_refused_and_not_a_crash() -> None:
     assert count_failures(run.records) == {"refused": 3}
 
 
+def test_more_streams_than_the_soft_limit_of_open_files_are_no_matter() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with known_server(0.01, 0.001) as target:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+            run = run_load(target, _load(target, 150, 150))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(r.ok for r in run.records)
+
+
+def test_more_streams_than_the_hard_limit_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
+    target = parse_target("http://127.0.0.1:9")
+    with pytest.raises(InputError, match="concurrency 500 needs 564 open files; allowed here: 256"):
+        run_load(target, _load(target, 500, 500))
+
+
+def test_a_load_runs_outside_the_main_thread_too() -> None:
+    runs: list[Run] = []
+    with known_server(0.01, 0.001) as target:
+        thread = threading.Thread(
+            target=lambda: runs.extend(
+                run_sharded(target, _load(target, 6, 2), processes=n) for n in (1, 2)
+            )
+        )
+        thread.start()
+        thread.join(60)
+    assert [sum(r.ok for r in run.records) for run in runs] == [6, 6]
+
+
 def test_a_load_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="at least 1"):
         Load([], [], 1)
     with pytest.raises(InputError, match="at least 1"):
         Load([b""], [1], 0)
+    with pytest.raises(InputError, match="above 0"):
+        Load([b""], [1], 1, stall_timeout_s=0)
+    with pytest.raises(InputError, match="above 0"):
+        Load([b""], [1], 1, duration_s=float("nan"))
 
 
 @pytest.mark.parametrize(
