@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from shardwise.bench.http import ask
-from shardwise.bench.selftest import ITL_S, OSL, TTFT_S, check_client, known_server
+from shardwise.bench.selftest import ITL_S, OSL, TTFT_S, check_client, known_server, realtime_prefix
 from shardwise.bench.target import Target, parse_target
 from shardwise.errors import InputError
 
@@ -222,9 +222,7 @@ def bare(streams: int, cores: tuple[int, int]) -> float:
 
 
 def _server_prefix(cores: tuple[int, int]) -> Sequence[str]:
-    pinned = ("taskset", "-c", str(cores[0]))
-    permitted = subprocess.run(["chrt", "-r", "1", "true"], check=False, capture_output=True)
-    return (*pinned, "chrt", "-r", "1") if permitted.returncode == 0 else pinned
+    return ("taskset", "-c", str(cores[0]), *realtime_prefix())
 
 
 def _print(row: Row) -> None:

@@ -35,7 +35,7 @@ def test_the_client_reads_the_known_delays(reading: SelfTest) -> None:
     assert reading.completed == reading.requests == 20
     for r in reading.readings:
         assert r.sent_s >= r.told_s * 0.98
-        assert r.measured_s == pytest.approx(r.told_s, rel=0.25)
+        assert r.measured_s == pytest.approx(r.told_s, rel=1.0 if r.metric == "ttft_s" else 0.1)
     # nothing arrives before it is sent: whatever the machine does, TTFT is not read too low
     ttft = reading.readings[0]
     assert ttft.measured_s >= TTFT_S
@@ -70,8 +70,10 @@ def test_a_server_that_is_slower_than_told_is_seen() -> None:
         found = check_client(target, 2, 10, osl=10)
     assert not found.within
     ttft, itl, _ = found.readings
-    assert ttft.error == pytest.approx(1.0, abs=0.2)
-    assert itl.error == pytest.approx(1.0, abs=0.2)
+    assert ttft.measured_s >= 0.1
+    assert itl.measured_s == pytest.approx(0.02, rel=0.1)
+    assert not ttft.within
+    assert not itl.within
 
 
 def test_a_server_that_fails_every_request_is_one_line() -> None:
