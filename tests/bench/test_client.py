@@ -144,8 +144,7 @@ def test_an_open_loop_over_two_processes_keeps_every_due_time() -> None:
         due_s = constant(100.0, 21).due_s
         run = run_sharded(target, Load(load.requests, load.asked, 6, due_s), processes=2)
     due = [r.origin_s - run.started_s for r in run.records]
-    # both processes start at one moment, give or take the wake-up
-    assert due == pytest.approx(due_s, abs=0.02)
+    assert due == pytest.approx(due_s, abs=1e-6)  # both count from the same moment
     assert all(r.ok for r in run.records)
 
 
@@ -170,7 +169,7 @@ def test_two_processes_send_every_request_once_and_start_together() -> None:
     assert run.problems == []
     assert _most_in_flight(run) == 5
     first = {i % 2: r.sent_s for i, r in reversed(list(enumerate(run.records)))}
-    assert abs(first[0] - first[1]) < 0.05
+    assert abs(first[0] - first[1]) < 0.25
     assert ended == sorted(ended)
     assert run.cpu_s > 0
 

