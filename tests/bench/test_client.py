@@ -19,6 +19,7 @@ import pytest
 
 from shardwise.bench.arrivals import constant
 from shardwise.bench.client import run_load
+from shardwise.bench.http import served_model
 from shardwise.bench.load import Load, Run
 from shardwise.bench.selftest import known_server
 from shardwise.bench.shards import processes_for, run_sharded
@@ -153,6 +154,7 @@ def test_interrupted_before_it_began_a_run_is_empty() -> None:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         run = run_sharded(target, _load(target, 4000, 4, osl=20), processes=2)
     assert run.interrupted
+    assert run.problems == []
     assert not any(r.failure for r in run.records)
 
 
@@ -240,6 +242,7 @@ def test_tls_is_checked_against_the_certificates_given(tmp_path: Path) -> None:
         url = f"https://127.0.0.1:{port}"
         trusted = parse_target(url, model="known", ca_file=str(certificate))
         assert all(r.ok for r in run_load(trusted, _load(trusted, 4, 2)).records)
+        assert served_model(trusted) == "known"
         stranger = parse_target(url, model="known")
         records = run_load(stranger, _load(stranger, 2, 1)).records
     assert count_failures(records) == {"refused": 2}

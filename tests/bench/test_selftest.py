@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from statistics import mean
@@ -132,6 +133,18 @@ def test_the_known_server_accounts_for_its_own_lateness(server: Target) -> None:
     assert check.requests == 2
     late = ask(server, "/lateness").json()
     assert late["tokens"] == 0  # the check has read, and so ended, its account
+
+
+def test_the_known_server_keeps_what_a_slow_reader_has_no_room_for() -> None:
+    with known_server(0.0, 0.0) as target, socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((target.host, target.port))
+        slow.sendall(target.request("one", 30_000))  # some 5 MB, more than the sockets hold
+        assert ask(target, "/health").status == 200  # and others are served meanwhile
+        read = b""
+        while not read.endswith(b"0\r\n\r\n"):
+            read += slow.recv(1 << 20)
+    assert read.count(b'"text":" x"') == 30_000
 
 
 def test_nobody_at_an_address_is_said_so() -> None:

@@ -38,7 +38,7 @@ class Connection:
         self._server = server
         self._socket = sock
         self._selector = selector
-        self._unsent = b""
+        self._unsent = bytearray()
         self._parser = httptools.HttpRequestParser(self)
         self._path = self._body = b""
 
@@ -48,22 +48,27 @@ class Connection:
         if self._unsent:
             self._unsent += data
             return
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.close()
-            return
-        if sent < len(data):  # the client reads too slowly: the rest goes when it can
-            self._unsent = data[sent:]
+        sent = self._send(data)
+        if sent < len(data) and not self.closed:  # the client reads too slowly
+            self._unsent += data[sent:]
             both = selectors.EVENT_READ | selectors.EVENT_WRITE
             self._selector.modify(self._socket, both, self)
 
     def flush(self) -> None:
-        data, self._unsent = self._unsent, b""
-        self._selector.modify(self._socket, selectors.EVENT_READ, self)
-        self.write(data)
+        """Send what the client had no room for."""
+        del self._unsent[: self._send(self._unsent)]
+        if not self._unsent and not self.closed:
+            self._selector.modify(self._socket, selectors.EVENT_READ, self)
+
+    def _send(self, data: bytes | bytearray) -> int:
+        """How many bytes went out."""
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.close()
+            return 0
 
     def close(self) -> None:
         if not self.closed:

@@ -222,7 +222,8 @@ def _merge(shards: list[_Shard], count: int, interrupted: bool) -> Run:
     records: list[RequestRecord] = []
     lags_s: array[float] = array("d")
     runs = [shard.run for shard in shards if shard.run is not None]
-    problems = [shard.problem for shard in shards if shard.problem]
+    # interrupted before it began, a process has nothing to lose
+    problems = [s.problem for s in shards if s.problem and (s.started or not interrupted)]
     if not runs and not interrupted:
         raise InputError("every load process died", remedy="; ".join(problems))
     for shard in shards:
