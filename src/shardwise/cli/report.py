@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -28,6 +30,7 @@ def report(study: Path, output: Path, measured: Path | None) -> None:
 
     require_writable(output)
     found = read_study(study, read_evidence(measured) if measured else ())
-    page = report_html(found).encode()
+    command = shlex.join(["shardwise", *sys.argv[1:]])
+    page = report_html(found, command).encode()
     write_bytes(output, page)
     click.echo(f"{output}: {len(page) / 1e6:.2f} MB", err=True)

@@ -85,11 +85,12 @@ def _run(given: dict[str, Any]) -> Any:
     )
     slo = Slo(ttft_s=given["ttft"] / 1e3, tpot_s=given["tpot"] / 1e3)
     command = shlex.join(["shardwise", *sys.argv[1:]])
-    return answer(subject, catalogue, Wanted(question, slo, given["price"], command))
+    return answer(subject, catalogue, Wanted(question, slo, given["price"], command, asked=asked))
 
 
 def _print_tables(output: Any) -> None:
-    from shardwise.reports.study_output import advice_lines, study_tables
+    from shardwise.reports.advice_words import advice_lines
+    from shardwise.reports.study_output import study_tables
     from shardwise.reports.table import show
 
     for table in study_tables(output):

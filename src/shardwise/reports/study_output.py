@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shardwise import metrics
 from shardwise.evidence.record import Evidence
 from shardwise.reports import decision_tables, tables
 from shardwise.reports.about import About
 from shardwise.reports.files import write_csv, write_evidence_csv, write_json
 from shardwise.reports.memory import MemoryUse, memory_table
-from shardwise.reports.numbers import number, quantity
 from shardwise.reports.table import Table
 from shardwise.study.advice import Advice, NoAdvice
 from shardwise.study.audit import audit_steps
@@ -142,37 +140,3 @@ def write_study(
         progress(f"figure {name}", done, len(charts))
         written += save(chart, folder, name)
     return written
-
-
-def advice_lines(advice: Iterable[Advice | NoAdvice]) -> list[str]:
-    """A sentence or two for each use."""
-    return [_found(a) if isinstance(a, Advice) else _nothing(a) for a in advice]
-
-
-def _bounds(names: dict[str, float]) -> str:
-    parts = [f"{metrics.ALL[name].label} <= {bound * 1e3:g} ms" for name, bound in names.items()]
-    return " and ".join(parts)
-
-
-def _found(advice: Advice) -> str:
-    cost, cell = advice.choice, advice.evidence.metrics
-    asked = f" ({_bounds(advice.slo.bounds())})" if advice.slo.bounds() else ""
-    copies = f"{cost.copies} {'copy' if cost.copies == 1 else 'copies'}"
-    unit = metrics.ALL[cost.cost_metric].unit
-    doubt = "" if advice.certain else " The interval reaches past the target: measure first."
-    return (
-        f"{advice.use}{asked}: {copies} at TP={cost.tp_size}, batch {cost.concurrency} each. "
-        f"{quantity(cost.output_tok_s, 'tok/s')} from the node, "
-        f"TTFT {quantity(cell['ttft_s'], 's')}, TPOT {quantity(cell['tpot_s'], 's')}, "
-        f"{quantity(cost.cost, unit)}; one GPU lost leaves "
-        f"{number(100 * advice.capacity_left, 0)} % of the capacity.{doubt}"
-    )
-
-
-def _nothing(missed: NoAdvice) -> str:
-    label = metrics.ALL[missed.missed].label if missed.missed else "the SLO"
-    return (
-        f"{missed.use} ({_bounds(missed.slo.bounds())}): nothing studied meets this; nearest is "
-        f"TP={missed.nearest.tp_size} at batch {missed.nearest.concurrency}, "
-        f"{label} {100 * missed.excess:.0f} % over."
-    )

@@ -52,7 +52,14 @@ def study_of(known: Explorer, state: State) -> StudyOutput:
     asked = Asked(state.model, state.gpu, state.engine, state.dtype, state.kv_dtype, known.profile)
     try:
         subject, catalogue = subject_of(asked)
-        wanted = Wanted(question, slo, state.price or None, command(state, question))
+        wanted = Wanted(
+            question,
+            slo,
+            state.price or None,
+            command(state, question),
+            state.rate or None,
+            asked,
+        )
         found = answer(subject, catalogue, wanted)
     except DoesNotFitError as error:
         raise StateError({"gpus": str(error)}) from None

@@ -64,7 +64,7 @@ export async function draw(found) {
 function words(found, name) {
   byId("advice").replaceChildren(...[found, found.other].filter(Boolean).flatMap((one) =>
     one.advice.map((a) => node("article", { className: a.found ? "card" : "card missed" },
-      node("p", { className: "use" }, (found.other ? name(one.state) + ": " : "") + { online: "users who wait", offline: "work nobody waits for" }[a.use]),
+      node("p", { className: "use" }, (found.other ? name(one.state) + ": " : "") + a.use.replace("online", "users who wait").replace("offline", "work nobody waits for")),
       node("h3", {}, a.headline), node("p", {}, a.line)))));
   byId("skipped").textContent = found.skipped.join(" ");
   byId("sources").textContent = found.sources.join("; ") + ".";
