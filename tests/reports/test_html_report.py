@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
+from shardwise.cli.plan import plan as plan_command
 from shardwise.cli.report import report as report_command
 from shardwise.errors import InputError
-from shardwise.evidence.record import Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.reports.answering import Wanted, answer
+from shardwise.reports.files import write_json
 from shardwise.reports.html.page import report_html
 from shardwise.reports.saved import read_evidence, read_study
 from shardwise.reports.study_output import StudyOutput, write_study
+from shardwise.study.advice import Advice, NoAdvice
 from shardwise.study.run import Question
 from shardwise.workload.workload import Slo
 
@@ -50,6 +55,36 @@ def test_a_saved_study_reads_back_as_it_was(output: StudyOutput, folder: Path) -
     read = read_study(folder)
     assert (read.study, read.about) == (output.study, output.about)
     assert (list(read.advice), list(read.memory)) == (list(output.advice), list(output.memory))
+
+
+def test_the_plan_command_of_the_report_gives_the_reports_answer() -> None:
+    asked = Asked("llama-3.1-70b", "h200", weight_dtype="fp8")
+    question = Question(8, (1, 2, 4, 8), (16, 64), 1024, 512)
+    wanted = Wanted(question, Slo(ttft_s=2.0, tpot_s=0.02), asked=asked)
+    found = answer(*subject_of(asked), wanted)
+    assert found.about
+    words = shlex.split(found.about.plan)[2:]
+    assert words[-2:] == ["--save", "deployment.toml"]
+    result = CliRunner().invoke(plan_command, [*words[:-2], "--json"])
+    best = msgspec.json.decode(result.output)["ranked"][0]["evidence"]
+    first = found.advice[0]
+    assert isinstance(first, Advice)
+    assert msgspec.convert(best, Evidence) == first.evidence
+
+
+@pytest.mark.parametrize("bound_s", [0.05, 1e-5])
+def test_saved_advice_reads_back_found_or_not(bound_s: float, tmp_path: Path) -> None:
+    asked = Asked("llama-3.1-8b", "h200")
+    wanted = Wanted(Question(2, (1, 2), (1, 16), 512, 64), Slo(tpot_s=bound_s), asked=asked)
+    output = answer(*subject_of(asked), wanted)
+    assert isinstance(output.advice[0], Advice if bound_s == 0.05 else NoAdvice)
+    write_json(tmp_path / "study.json", output.study)
+    write_json(tmp_path / "advice.json", output.advice)
+    assert list(read_study(tmp_path).advice) == list(output.advice)
+
+
+def test_a_static_batch_is_advised_among_its_cells(output: StudyOutput) -> None:
+    assert [a.basis for a in output.advice if isinstance(a, Advice)] == ["cells", "cells"]
 
 
 def test_the_report_of_a_saved_study_is_that_of_the_study_itself(page: str, folder: Path) -> None:
@@ -99,6 +134,9 @@ def test_measured_cells_stand_beside_the_predicted_ones_with_their_error(
     )
     page = report_html(replace(output, measured=[measured]))
     # 1 / 1.25 - 1 = -20 %
+    assert "off in the mean by: E2E latency 20.0 % (n=1); 0 of 1 inside" in page
+    assert "E2E latency, n = 1" in page
+    assert "<strong>predicted and measured</strong>" in page
     assert "mean absolute error, E2E latency: 20.0 % (n=1)" in page
     assert "measured: night run" in page
 

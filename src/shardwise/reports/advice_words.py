@@ -26,7 +26,9 @@ def copies_and_tp(advice: Advice) -> str:
     choice, pp = advice.choice, advice.evidence.deployment.pp_size
     copies = f"{choice.copies} {'copy' if choice.copies == 1 else 'copies'}"
     sharded = f"TP={choice.tp_size}{f' x PP={pp}' if pp > 1 else ''}"
-    return f"{copies} at {sharded}, batch {choice.concurrency} each"
+    return (
+        f"{copies} at {sharded}, batch {choice.concurrency}{' each' if choice.copies > 1 else ''}"
+    )
 
 
 def how_sure(advice: Advice) -> str:
@@ -63,17 +65,26 @@ def trust_lines(output: StudyOutput) -> list[str]:
     subject = output.study.evidence[0].deployment
     where = f"{subject.gpu} with {subject.engine}"
     pairs = beside(output.study.evidence, output.measured)
-    lines = [
-        f"Measured cells of this study: {metrics.ALL[name].label} predicted "
-        f"{mean_absolute_error_pct(some):.1f} % off in the mean (n={len(some)})."
-        for name in dict.fromkeys(p.metric for p in pairs)
-        for some in [[p for p in pairs if p.metric == name]]
-    ]
-    for error in output.about.errors if output.about else ():
-        held = error.held_out_pct
-        beyond = "" if held is None else f", {held:.1f} % at a TP that the fit had not seen"
+    lines = []
+    if pairs:
+        named = [
+            f"{metrics.ALL[name].label} {mean_absolute_error_pct(some):.1f} % (n={len(some)})"
+            for name in dict.fromkeys(p.metric for p in pairs)
+            for some in [[p for p in pairs if p.metric == name]]
+        ]
+        inside = sum(p.is_covered for p in pairs)
         lines.append(
-            f"The profile on measured rows of {where}: {metrics.ALL[error.metric].label} "
-            f"{error.fitted_pct:.1f} % off in the mean (n={error.rows}){beyond}."
+            f"Measured cells of this study, predictions off in the mean by: {', '.join(named)}; "
+            f"{inside} of {len(pairs)} inside the predicted 80 % interval."
+        )
+    errors = output.about.errors if output.about else ()
+    if errors:
+        named = [
+            f"{metrics.ALL[e.metric].label} {e.fitted_pct:.1f} % (n={e.rows}"
+            f"{'' if e.held_out_pct is None else f'; {e.held_out_pct:.1f} % at a TP left out'})"
+            for e in errors
+        ]
+        lines.append(
+            f"The profile on measured rows of {where}, off in the mean by: {', '.join(named)}."
         )
     return lines or [f"Nothing measured on {where} stands behind this: measure before you decide."]

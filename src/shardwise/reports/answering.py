@@ -46,9 +46,10 @@ def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutpu
     if price is None and listed:
         price = listed.usd_per_hour
     found = run(subject, wanted.question, price)
+    smallest = min(e.deployment.tp_size for e in found.evidence)
     return StudyOutput(
         study=found,
-        memory=memory_of_each_gpu(subject, catalogue, wanted.question),
+        memory=memory_of_each_gpu(subject, catalogue, wanted.question, smallest),
         published=_published_of(subject),
         advice=[
             _advised("online", subject, wanted, found, price),
@@ -66,9 +67,7 @@ def _advised(
     if planned(subject.engine, wanted.question):
         question = _plan_question(use, subject, wanted, price)
         try:
-            return planned_advice(
-                use, question, sorted({e.deployment.tp_size for e in found.evidence})
-            )
+            return planned_advice(use, question, wanted.question.tp_sizes)
         except DoesNotFitError:
             pass  # a study runs one sequence at a time where need be; a plan does not
     return advise(use, slo, found.costs, found.grid)

@@ -15,8 +15,9 @@ from shardwise.reports.memory import MemoryUse, memory_table
 from shardwise.reports.table import Table
 from shardwise.study.advice import Advice, NoAdvice
 from shardwise.study.audit import audit_steps
+from shardwise.study.beside import beside
 from shardwise.study.claim import match_claim
-from shardwise.study.frontier import points
+from shardwise.study.frontier import Point, points
 from shardwise.study.published import PublishedStudy
 from shardwise.study.run import Study
 from shardwise.study.transitions import StepPair, compare
@@ -40,12 +41,15 @@ class StudyOutput:
     def pairs(self) -> tuple[StepPair, ...]:
         return compare(self.study.steps, self.published.steps) if self.published else ()
 
+    def points(self, gpus: int | None = None) -> tuple[Point, ...]:
+        """A point for each cell, predicted ones and those laid beside, as `frontier.points`."""
+        return (*points(self.study.evidence, gpus), *points(self.measured, gpus))
+
     def frontier(self) -> Any:
         """Throughput against latency of the node: the report's chart, drawn by a notebook."""
         from shardwise.reports.figures import throughput_latency
 
-        gpus = self.study.question.gpus
-        return throughput_latency(points((*self.study.evidence, *self.measured), gpus))
+        return throughput_latency(self.points(self.study.question.gpus))
 
     def time_breakdown(self) -> Any:
         """Where the time of a request goes per TP: the report's chart, drawn by a notebook."""
@@ -61,7 +65,8 @@ class StudyOutput:
     def memory_title(self) -> str:
         question = self.study.question
         tokens = question.isl + question.osl
-        return f"One GPU's memory at TP=1, one sequence of {tokens:,} tokens"
+        tp_size = self.memory[0].tp_size if self.memory else 1
+        return f"One GPU's memory at TP={tp_size}, one sequence of {tokens:,} tokens"
 
 
 def study_tables(output: StudyOutput) -> list[Table]:
@@ -97,17 +102,18 @@ def _renamed(table: Table, name: str, title: str) -> Table:
 def study_figures(output: StudyOutput) -> dict[str, Any]:
     """Every figure of a study as an Altair chart, by file name."""
     from shardwise.reports import figures
+    from shardwise.reports.figure_style import caption, sources
 
     study = output.study
     shown = output.shown_batches
     items = [e for e in study.evidence if e.workload.concurrency in shown]
     charts = {
-        "throughput_latency": figures.throughput_latency(
-            points((*study.evidence, *output.measured))
-        ),
+        "throughput_latency": figures.throughput_latency(output.points()),
         "throughput_latency_node": output.frontier(),
         "time_breakdown": figures.time_breakdown(items),
-        "cost": figures.relative_cost([c for c in study.costs if c.concurrency in shown]),
+        "cost": figures.token_cost(
+            [c for c in study.costs if c.concurrency in shown], caption(items)[:-1]
+        ),
     }
     if output.pairs:
         charts["tp_steps"] = figures.tp_steps(output.pairs)
@@ -116,7 +122,12 @@ def study_figures(output: StudyOutput) -> dict[str, Any]:
             [step for step in study.steps if step.concurrency in shown]
         )
     if output.memory:
-        charts["memory"] = figures.memory_per_gpu(output.memory, output.memory_title)
+        charts["memory"] = figures.memory_per_gpu(
+            output.memory, output.memory_title, (study.evidence[0].deployment.model,)
+        )
+    pairs = beside(study.evidence, output.measured)
+    if pairs:
+        charts["measured"] = figures.cell_errors(pairs, sources(e.source for e in output.measured))
     return charts
 
 

@@ -59,5 +59,5 @@ def _cell(item: Evidence) -> tuple[object, ...]:
     d, w = item.deployment, item.workload
     return (
         *(d.model, d.gpu, d.weight_dtype, d.engine, d.tp_size, d.pp_size, d.replicas),
-        *(w.isl, w.osl, w.concurrency, w.mode),
+        *(round(w.isl), round(w.osl), w.concurrency, w.mode),
     )

@@ -173,6 +173,7 @@ def _choices(known: Explorer) -> dict[str, Any]:
                     "gpu": evidence[0].deployment.gpu,
                     "engine": evidence[0].deployment.engine,
                     "dtype": evidence[0].deployment.weight_dtype,
+                    "kv_dtype": evidence[0].deployment.kv_dtype,
                     "mode": evidence[0].workload.mode,
                     "isl": round(evidence[0].workload.isl),
                     "osl": round(evidence[0].workload.osl),

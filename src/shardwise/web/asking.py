@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -21,6 +22,7 @@ from shardwise.workload.workload import Mode, Slo
 
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MAX_TP: Final = 64
+MAX_MEASURED_BATCHES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ def explorer(own_models: tuple[str, ...] = (), store: Store | None = None) -> Ex
 
 def study_of(known: Explorer, state: State) -> StudyOutput:
     """The study of a state. Raises StateError, which says which field to change."""
-    question, slo = _question(known, state), _slo(state)
+    _check_names(known, state)
+    measured = _measured(known, state)
+    question, slo = _question(state, measured), _slo(state)
     asked = Asked(state.model, state.gpu, state.engine, state.dtype, state.kv_dtype, known.profile)
     try:
         subject, catalogue = subject_of(asked)
@@ -65,7 +69,7 @@ def study_of(known: Explorer, state: State) -> StudyOutput:
         raise StateError({"gpus": str(error)}) from None
     except InputError as error:
         raise StateError({_field_of(str(error)): str(error)}) from None
-    return replace(found, measured=_measured(known, state))
+    return replace(found, measured=_like(found.study.evidence[0], measured))
 
 
 def compared(state: State) -> State | None:
@@ -94,12 +98,13 @@ def command(state: State, question: Question) -> str:
     return shlex.join(words)
 
 
-def _question(known: Explorer, state: State) -> Question:
-    _check_names(known, state)
+def _question(state: State, measured: Sequence[Evidence]) -> Question:
+    """The batches are the usual ones, the state's own, and those measured."""
     arch = load(state.model)
     dtype = arch.checkpoint_dtype if state.dtype == "auto" else state.dtype
     sizes = allowed_tp(arch, min(state.gpus, MAX_TP), weight_dtype=dtype)
-    batches = tuple(sorted({*BATCHES, state.batch}))
+    found = sorted({e.workload.concurrency for e in measured})[:MAX_MEASURED_BATCHES]
+    batches = tuple(sorted({*BATCHES, state.batch, *found}))
     mode: Mode = "static_batch" if state.mode == "static_batch" else "closed_loop"
     return Question(state.gpus, sizes, batches, state.isl, state.osl, mode)
 
@@ -132,6 +137,17 @@ def _measured(known: Explorer, state: State) -> list[Evidence]:
         return [e for e in known.store.evidence(state.study) if e.source.kind != "predicted"]
     except (UnknownNameError, InputError) as error:
         raise StateError({"study": str(error)}) from None
+
+
+def _like(cell: Evidence, measured: Sequence[Evidence]) -> list[Evidence]:
+    """Those of `measured` with the model, GPU, engine, dtype and lengths of `cell`: a measurement
+    of something else does not belong over these predictions."""
+    return [e for e in measured if _family(e) == _family(cell)]
+
+
+def _family(item: Evidence) -> tuple[object, ...]:
+    d, w = item.deployment, item.workload
+    return (d.model, d.gpu, d.engine, d.weight_dtype, round(w.isl), round(w.osl), w.mode)
 
 
 def _field_of(message: str) -> str:

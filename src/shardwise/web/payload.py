@@ -62,7 +62,9 @@ def _one(output: StudyOutput, state: State) -> dict[str, Any]:
         "advice": _answers(output, state),
         "skipped": [f"TP={s.tp_size} left out: {s.reason}" for s in study.skipped],
         "sources": list(dict.fromkeys(e.source.name for e in study.evidence)),
-        "command": output.about.command if output.about else "",
+        "commands": [c for c in (output.about.command, output.about.plan) if c]
+        if output.about
+        else [],
         "tps": [{"tp": tp, "colour": colours[tp]} for tp in tp_sizes],
         "points": _points(output, state, colours, cell),
         "grid": _grid(study.evidence),
@@ -70,8 +72,9 @@ def _one(output: StudyOutput, state: State) -> dict[str, Any]:
         "steps": _steps(output, state),
         "cost": _cost(output, state),
         "memory": _memory(output),
+        "memory_title": output.memory_title,
         "rates": _rates(output, state),
-        "beside": _beside(output),
+        "beside": _beside(output, state),
         "cell": _cell(cell, output),
     }
 
@@ -136,6 +139,7 @@ def _points(
             "line": f"{p.tp_size} {p.evidence.source.kind}",
             "efficient": p.is_efficient,
             "selected": p.evidence is cell,
+            "named": p.evidence.source.kind == "predicted" and p.tp_size == cell.deployment.tp_size,
             **_spread("x", p.latency),
             **_spread("y", p.throughput),
         }
@@ -203,6 +207,7 @@ def _cost(output: StudyOutput, state: State) -> list[dict[str, Any]]:
             "cost": c.cost.value,
             "lo": c.cost.lo,
             "hi": c.cost.hi,
+            "room": c.cost.hi * 1.08,
             "label": number(c.cost.value),
             "unit": metrics.ALL[c.cost_metric].unit,
             "copies": c.copies,
@@ -248,9 +253,9 @@ def _rates(output: StudyOutput, state: State) -> list[dict[str, Any]]:
     ]
 
 
-def _beside(output: StudyOutput) -> list[str]:
+def _beside(output: StudyOutput, state: State) -> list[str]:
     """How far the predictions are from the study laid over them, a line a metric."""
-    if not output.measured:
+    if not state.study:
         return []
     pairs = beside(output.study.evidence, output.measured)
     if not pairs:
@@ -270,13 +275,18 @@ def _cell(cell: Evidence, output: StudyOutput) -> dict[str, Any]:
     """One cell, taken apart."""
     part, colours = shares(cell), _part_colours(list(cell.breakdown))
     copies = output.study.question.gpus // cell.deployment.gpus
+    measured = {p.metric: p.measured for p in beside([cell], output.measured)}
     return {
         "tp": cell.deployment.tp_size,
         "batch": cell.workload.concurrency,
         "copies": copies,
         "kind": cell.source.kind,
         "metrics": [
-            {"name": metrics.ALL[m].label, "text": quantity(cell.metrics[m], metrics.ALL[m].unit)}
+            {
+                "name": metrics.ALL[m].label,
+                "text": quantity(cell.metrics[m], metrics.ALL[m].unit),
+                "measured": quantity(measured[m], metrics.ALL[m].unit) if m in measured else "",
+            }
             for m in SHOWN
             if m in cell.metrics
         ],

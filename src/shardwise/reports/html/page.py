@@ -33,7 +33,9 @@ def report_html(output: StudyOutput, command: str = "") -> str:
         deployment=first.deployment,
         workload=first.workload,
         question=question,
-        kinds=" and ".join(dict.fromkeys(e.source.kind for e in output.study.evidence)),
+        kinds=" and ".join(
+            dict.fromkeys(e.source.kind for e in (*output.study.evidence, *output.measured))
+        ),
         answers=[_answer(a, line) for a, line in _advised(output)],
         trust=trust_lines(output),
         skipped=output.study.skipped,

@@ -135,7 +135,7 @@ def _accuracy(output: StudyOutput) -> list[Section]:
         else f"Nothing measured on {d.gpu} with {d.engine} stands beside these predictions: the "
         "intervals are wide for that reason. Measure before you decide."
     )
-    return [Section("accuracy", "Predicted against measured", lead, (), tuple(found))]
+    return [Section("accuracy", "Predicted against measured", lead, ("measured",), tuple(found))]
 
 
 def _audit(output: StudyOutput) -> list[Section]:
