@@ -13,6 +13,7 @@ from shardwise.reports.about import About
 from shardwise.reports.files import write_csv, write_evidence_csv, write_json
 from shardwise.reports.memory import MemoryUse, memory_table
 from shardwise.reports.table import Table
+from shardwise.reports.time_table import time_table
 from shardwise.study.advice import Advice, NoAdvice
 from shardwise.study.audit import audit_steps
 from shardwise.study.beside import beside
@@ -78,6 +79,9 @@ def study_tables(output: StudyOutput) -> list[Table]:
         found.append(tables.kept_latency_table(study.kept))
     if study.breakevens:
         found.append(tables.breakeven_table(study.breakevens))
+    items = [e for e in study.evidence if e.workload.concurrency in output.shown_batches]
+    if any(item.breakdown for item in items):
+        found.append(time_table(items))
     found.append(decision_tables.cost_table(shown))
     if output.memory:
         found.append(memory_table(output.memory, output.memory_title))
@@ -110,11 +114,12 @@ def study_figures(output: StudyOutput) -> dict[str, Any]:
     charts = {
         "throughput_latency": figures.throughput_latency(output.points()),
         "throughput_latency_node": output.frontier(),
-        "time_breakdown": figures.time_breakdown(items),
         "cost": figures.token_cost(
             [c for c in study.costs if c.concurrency in shown], caption(items)[:-1]
         ),
     }
+    if any(item.breakdown for item in items):
+        charts["time_breakdown"] = figures.time_breakdown(items)
     if output.pairs:
         charts["tp_steps"] = figures.tp_steps(output.pairs)
     elif study.steps:
