@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT.parent / "shared" / "reference"
 DOCUMENT = ROOT / "docs" / "accuracy.md"
 RESULT = ROOT / "results" / "accuracy.json"
+PEER = ROOT / "results" / "aiconfigurator.json"
 
 
 def calibration_rows() -> list[Row]:
@@ -109,6 +109,43 @@ def against_roofline(rows: Sequence[Row], profile: Profile) -> Table:
     columns = tuple(Column(t, t, align=a) for t, a in titles)  # type: ignore[arg-type]
     body = tuple(tuple(text_cell(x) for x in row) for row in found)
     return Table("roofline", "Mean error beside a bare roofline", columns, (body,))
+
+
+def peer_parts() -> tuple[str, ...]:
+    """What `benchmarks/peer_predictions.py` wrote down, as words and a table."""
+    found = json.loads(PEER.read_text("utf-8"))
+    titles = (
+        ("model", "left"),
+        ("GPU and engine", "left"),
+        ("metric", "left"),
+        ("n", "right"),
+        ("Shardwise, TP left out, %", "right"),
+        ("aiconfigurator, n", "right"),
+        ("aiconfigurator, %", "right"),
+    )
+    body = tuple(
+        tuple(
+            text_cell(text)
+            for text in (
+                f"{c['model']} {c['weight_dtype']}",
+                f"{c['gpu']} {c['engine']}",
+                metrics.ALL[c["metric"]].label,
+                str(c["rows"]),
+                f"{c['shardwise_tp_left_out_pct']:.1f}",
+                str(c["aiconfigurator_rows"]),
+                f"{c['aiconfigurator_pct']:.1f}",
+            )
+        )
+        for c in found["cells"]
+    )
+    columns = tuple(Column(t, t, align=a) for t, a in titles)  # type: ignore[arg-type]
+    words = (
+        f"aiconfigurator {found['version']}, with its defaults, asked for the same mean lengths, "
+        "batch, TP and dtypes (`benchmarks/peer_predictions.py`). It brings kernels measured on "
+        "the same GPUs; Shardwise is judged on rows of a TP that its fit was without. It refuses "
+        "two rows of 70B at TP=1 as out of memory, and has no AMD data."
+    )
+    return words, markdown(Table("peer", "Mean error beside aiconfigurator", columns, (body,)))
 
 
 def fold_table(folds: Iterable[FoldError]) -> Table:
@@ -206,7 +243,6 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
     figures["b200_vllm_from_h200_alone_tpot_pct"] = round(transfer["tpot_s"], 2)
     tp_folds = [f for f in profile.folds if f.fold.startswith("tp_")]
     other = [f for f in profile.folds if not f.fold.startswith("tp_")]
-    peer = "installed" if find_spec("aiconfigurator") else "not installed here, so not compared"
     parts = [
         (ROOT / "docs" / "accuracy.head.md").read_text("utf-8").strip(),
         "## On the rows of the fit",
@@ -229,7 +265,8 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
         markdown(comparison_table(published_pairs())),
         "## Beside a bare roofline, on the same rows",
         markdown(against_roofline(rows, profile)),
-        f"aiconfigurator: {peer}.",
+        "## Beside aiconfigurator, on the same rows",
+        *peer_parts(),
         (ROOT / "docs" / "accuracy.tail.md").read_text("utf-8").format(**_quoted(rows, profile)),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n", figures

@@ -11,7 +11,7 @@ from shardwise.architecture.models import load
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.perfmodel.coefficients import PRIOR
 from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
-from shardwise.perfmodel.step import Setting, experts_touched, step_time
+from shardwise.perfmodel.step import Setting, busiest, experts_touched, step_time
 from shardwise.perfmodel.work import rank_work
 
 NO_LINK = Collectives({}, "")
@@ -81,6 +81,37 @@ def test_experts_touched_grow_from_top_k_to_all() -> None:
     # 4 of 128: one token touches 1/32; two 1 - (31/32)^2 = 6.15 %; 10,000 all
     share = experts_touched(128, 4, np.array([1.0, 2.0, 10_000.0]))
     assert share == pytest.approx([1 / 32, 0.0615, 1.0], abs=1e-4)
+
+
+def experts_time(tokens: float, tp: float, expert_ranks: float) -> float:
+    """Seconds that weights and matrices of qwen3-30b-a3b take in a decode step."""
+    s = setting("qwen3-30b-a3b", "h200", "bf16")
+    one, zero = np.array([1.0]), np.array([0.0])
+    work = s.work(np.array([tp]))
+    parts = step_time(s, work, one * tp, one * tokens, one, zero, zero, expert_ranks)
+    return float(parts.weights[0] + parts.compute[0])
+
+
+def test_the_busiest_of_eight_ranks_is_two_deviations_above_the_mean() -> None:
+    # sqrt(2 ln 8) = sqrt(4.159) = 2.039; one rank: ln 1 = 0
+    found = busiest(np.array([100.0]), np.array([10.0]), np.array([1.0, 8.0]))
+    assert found == pytest.approx([100.0, 120.39], abs=0.01)
+
+
+def test_whole_experts_cost_more_than_cut_ones_when_few_are_touched_and_less_so_when_all_are() -> (
+    None
+):
+    few = experts_time(4, 8, 8) / experts_time(4, 8, 1)
+    many = experts_time(4096, 8, 8) / experts_time(4096, 8, 1)
+    assert few > 1.2
+    assert 1.0 <= many < 1.1
+    assert experts_time(4, 1, 1) == experts_time(4, 1, 1.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tokens=st.floats(1, 4096), tp=st.sampled_from([1.0, 2.0, 4.0, 8.0]))
+def test_more_tokens_never_make_whole_experts_faster(tokens: float, tp: float) -> None:
+    assert experts_time(tokens * 1.1, tp, tp) >= experts_time(tokens, tp, tp) * (1 - 1e-12)
 
 
 def test_mxfp4_attention_is_bf16_and_runs_at_the_bf16_rate() -> None:

@@ -41,6 +41,7 @@ def _table(chosen: Chosen) -> ModelTable:
         engine=engine,
         tp_size=d.tp_size,
         pp_size=d.pp_size,
+        expert_parallel=d.expert_parallel,
         replicas=d.replicas,
         weight_dtype=d.weight_dtype,
         kv_dtype=d.kv_dtype,

@@ -41,6 +41,7 @@ _ALL: Final = (
     Coefficient("elementwise", 6.0, 0.40, "passes", "activation traffic of one layer"),
     Coefficient("layer", 20e-6, 0.40, "s", "launch gaps of a layer"),
     Coefficient("eager_layer", 90e-6, 0.60, "s", "extra launch time of a layer in a prefill step"),
+    Coefficient("collective", 1.0, 0.10, "share", "of a plain all-reduce's measured time"),
     Coefficient("skew", 0.5e-6, 0.50, "s", "waiting for each other rank at a collective"),
     Coefficient("step", 900e-6, 0.40, "s", "host and sampling time of a step", "engine"),
     Coefficient("sequence", 10e-6, 0.40, "s", "host time of a sequence in a step", "engine"),

@@ -118,6 +118,7 @@ def predict(
         max_num_seqs=column([d.max_num_seqs for d in deployments]),
         max_num_batched_tokens=column([d.max_num_batched_tokens for d in deployments]),
         gpu_memory_utilization=deployments[0].gpu_memory_utilization,
+        expert_parallel=np.array([d.expert_parallel for d in deployments]),
     )
     concurrency = column([w.concurrency for w in workloads])
     requests = column([w.requests or 10 * w.concurrency for w in workloads])
@@ -140,6 +141,7 @@ def predict(
                     metric,
                     deployment.tp_size,
                     deployment.pp_size,
+                    deployment.expert_parallel,
                 ),
             )
             for metric in (*METRICS, "total_tok_s")

@@ -67,10 +67,18 @@ class Seen:
         return "pair" in self.levels
 
 
-def half_width(profile: Profile, seen: Seen, metric: str, tp_size: int, pp_size: int = 1) -> float:
+def half_width(
+    profile: Profile,
+    seen: Seen,
+    metric: str,
+    tp_size: int,
+    pp_size: int = 1,
+    expert_parallel: bool = False,
+) -> float:
     """Half-width (log) of the 80 % interval of `metric` for what was `seen`, at TP x PP.
 
-    No row with PP was ever fitted, so PP adds the error of an outer TP left out.
+    No row with PP or expert parallelism was ever fitted, so each adds the error of an outer TP
+    left out.
     """
     name = _SAME_AS.get(metric, metric)
     blind = _BLIND.get(name, _BLIND_OTHER)
@@ -88,7 +96,7 @@ def half_width(profile: Profile, seen: Seen, metric: str, tp_size: int, pp_size:
         if f"{pair}/{seen.weight_dtype}" not in profile.dtypes:
             base = float(np.hypot(base, widths.get(f"dtype/{name}", blind / 2)))
         base = _beyond_tps(profile, pair, name, base, tp_size)
-    if pp_size > 1:
+    for _ in range((pp_size > 1) + expert_parallel):
         base = float(np.hypot(base, widths.get(f"tp_edge/{name}", blind / 2)))
     return base
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwise.architecture.model import Architecture
 from shardwise.hardware.gpu import Gpu
@@ -22,6 +23,7 @@ class Limits:
     max_num_seqs: Array
     max_num_batched_tokens: Array
     gpu_memory_utilization: float = 0.9
+    expert_parallel: NDArray[np.bool_] | bool = False
 
 
 def make_load(
@@ -58,6 +60,7 @@ def make_load(
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,
         kv_capacity_tokens=np.maximum(capacity, 1.0),
+        expert_ranks=np.where(limits.expert_parallel, limits.tp_size, 1.0),
     )
 
 

@@ -28,6 +28,7 @@ class Load:
     max_num_seqs: Array
     max_num_batched_tokens: Array
     kv_capacity_tokens: Array  #: of one replica
+    expert_ranks: Array  #: that whole experts are spread over; 1 where TP cuts them
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def _mixed(setting: Setting, load: Load, batch: Array, prompt_tokens: Array) -> 
         _mean_context(load),
         prompt_tokens,
         load.isl / 2.0,
+        load.expert_ranks,
     )
     return _stages(setting, load, sequences + prompt_tokens, step)
 

@@ -113,6 +113,40 @@ def experts_touched(num_experts: int, top_k: int, tokens: Array) -> Array:
     return np.asarray(1.0 - (1.0 - top_k / num_experts) ** tokens)
 
 
+def busiest(mean: Array, spread: Array, ranks: Array) -> Array:
+    """The largest of `ranks` normal draws: mean + sqrt(2 ln ranks) standard deviations, the
+    asymptote of extreme values (Cramer 1946, section 28.6); `mean` for one rank."""
+    return np.asarray(mean + np.sqrt(2.0 * np.log(ranks)) * spread)
+
+
+def _experts(
+    setting: Setting, work: Work, tokens: Array, expert_ranks: Array
+) -> tuple[Array, Array]:
+    """Seconds that the routed experts' weights and matrices take.
+
+    Cut by TP (`expert_ranks` 1), every rank does the same. Kept whole on `expert_ranks` ranks, all
+    wait for the rank that more of the tokens, and more of the experts, fall to: each token goes
+    there with its share k/ranks of the choices, each expert is touched or not.
+    """
+    c, moe = setting.coefficients, setting.arch.moe
+    assert moe is not None
+    touched = experts_touched(moe.num_experts, moe.top_k, tokens)
+    own = moe.num_experts / expert_ranks
+    distinct = np.minimum(
+        busiest(own * touched, np.sqrt(own * touched * (1.0 - touched)), expert_ranks), own
+    )
+    choices = tokens * moe.top_k / expert_ranks
+    routed = np.minimum(
+        busiest(choices, np.sqrt(choices * (1.0 - 1.0 / expert_ranks)), expert_ranks),
+        tokens * moe.top_k,
+    )
+    read = work.expert_bytes * distinct / own
+    flops = work.expert_flops_per_token * tokens * routed / np.maximum(choices, 1e-30)
+    stream = c["bandwidth_experts"] * setting.stream_rate(setting.rate_class)
+    rate = c["matrix_experts"] * setting.matrix_rate(setting.compute_dtype)
+    return _knee(read / stream, flops / rate)
+
+
 def _visible(arch: Architecture, context: Array) -> Array:
     """Mean number of earlier tokens a layer attends to, sliding windows counted."""
     if not arch.sliding_window:
@@ -129,9 +163,11 @@ def step_time(
     context: Array,
     prompt_tokens: Array,
     prompt_context: Array,
+    expert_ranks: Array | float = 1.0,
 ) -> StepTime:
     """One step: `sequences` decode at a mean `context`, and `prompt_tokens` are prefilled, each
-    attending to `prompt_context` earlier tokens on average."""
+    attending to `prompt_context` earlier tokens on average. `expert_ranks`: ranks that whole
+    experts are spread over; 1 where TP cuts them."""
     c, gpu, arch = setting.coefficients, setting.gpu, setting.arch
     bandwidth, rate_class = gpu.memory_bandwidth, setting.rate_class
     tokens = sequences + prompt_tokens
@@ -155,14 +191,7 @@ def step_time(
     )
     weights, compute = weights + head_w, compute + head_c
     if arch.moe:
-        touched = experts_touched(arch.moe.num_experts, arch.moe.top_k, tokens)
-        rate = setting.matrix_rate(setting.compute_dtype)
-        expert_w, expert_c = _knee(
-            work.expert_bytes
-            * touched
-            / (c["bandwidth_experts"] * setting.stream_rate(rate_class)),
-            work.expert_flops_per_token * tokens / (c["matrix_experts"] * rate),
-        )
+        expert_w, expert_c = _experts(setting, work, tokens, np.asarray(expert_ranks))
         weights, compute = weights + expert_w, compute + expert_c
     visible = _visible(arch, prompt_context)
     compute = compute + work.attention_flops_per_token_pair * prompt_tokens * visible / (
@@ -182,7 +211,10 @@ def step_time(
     message = tokens * work.message_bytes_per_token
     communication = np.where(
         tp_size > 1,
-        reduces * (setting.collectives.time(tp_size, message) + c["skew"] * (tp_size - 1)),
+        reduces
+        * (
+            c["collective"] * setting.collectives.time(tp_size, message) + c["skew"] * (tp_size - 1)
+        ),
         0.0,
     )
     overhead = (

@@ -14,12 +14,14 @@ Cause = Literal["sharding rule", "memory", "overload"]
 
 @dataclass(frozen=True)
 class Sharding:
-    """`replicas` copies, each of tp_size x pp_size GPUs, in one weight dtype."""
+    """`replicas` copies, each of tp_size x pp_size GPUs, in one weight dtype; whole experts on
+    each rank where `expert_parallel`."""
 
     tp_size: int
     pp_size: int
     replicas: int
     weight_dtype: str
+    expert_parallel: bool = False
 
     @property
     def gpus(self) -> int:
@@ -27,7 +29,8 @@ class Sharding:
 
     def __str__(self) -> str:
         pp = f" x PP{self.pp_size}" if self.pp_size > 1 else ""
-        return f"{self.replicas} x TP{self.tp_size}{pp} {self.weight_dtype}"
+        ep = " x EP" if self.expert_parallel else ""
+        return f"{self.replicas} x TP{self.tp_size}{pp}{ep} {self.weight_dtype}"
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,23 @@ def enumerate_candidates(question: Question) -> tuple[list[Sharding], list[Rejec
             for pp in PP_SIZES:
                 if tp * pp > gpus:
                     continue
-                sharding = Sharding(tp, pp, gpus // (tp * pp), dtype)
-                broken = violations(question.arch, tp, pp, weight_dtype=dtype)
-                if broken:
-                    reason = "; ".join(v.message for v in broken)
-                    rejected.append(Rejected(sharding, "sharding rule", reason))
-                else:
-                    possible.append(sharding)
+                for ep in (False, True) if question.arch.moe and tp > 1 and pp == 1 else (False,):
+                    sharding = Sharding(tp, pp, gpus // (tp * pp), dtype, ep)
+                    reason = _broken(question, sharding)
+                    if reason:
+                        rejected.append(Rejected(sharding, "sharding rule", reason))
+                    else:
+                        possible.append(sharding)
     return possible, rejected
+
+
+def _broken(question: Question, sharding: Sharding) -> str:
+    """The rules that it breaks, "" for none."""
+    broken = violations(
+        question.arch,
+        sharding.tp_size,
+        sharding.pp_size,
+        expert_parallel=sharding.expert_parallel,
+        weight_dtype=sharding.weight_dtype,
+    )
+    return "; ".join(v.message for v in broken)

@@ -105,7 +105,9 @@ def _sweep(question: Question, subject: Subject, shardings: Sequence[Sharding]) 
     )
     budget = kv_budget_bytes(question.arch, question.node.gpu.memory_bytes, ranks)
     shortfall = sequence_bytes(question.arch, question.context, ranks) - budget
-    limits = Limits(tp, pp, seqs, np.full(shape, float(BATCHED_TOKENS)), MEMORY_UTILIZATION)
+    whole_experts = np.array([s.expert_parallel for s in shardings])[:, None]
+    tokens = np.full(shape, float(BATCHED_TOKENS))
+    limits = Limits(tp, pp, seqs, tokens, MEMORY_UTILIZATION, whole_experts)
     lengths = (np.full(shape, float(demand.isl)), np.full(shape, float(demand.osl)))
     served = sweep(subject, "closed_loop", limits, (concurrency, *lengths, WAVES * concurrency))
     return _Sweep(replicas, concurrency, seqs, shortfall, served)

@@ -61,7 +61,8 @@ class Candidate:
     def name(self) -> str:
         d = self.deployment
         pp = f" x PP={d.pp_size}" if d.pp_size > 1 else ""
-        return f"{d.replicas} x TP={d.tp_size}{pp} in {d.weight_dtype}"
+        ep = " x EP" if d.expert_parallel else ""
+        return f"{d.replicas} x TP={d.tp_size}{pp}{ep} in {d.weight_dtype}"
 
     def objective(self, name: str) -> float:
         """What `name` minimises, at the cautious end of its interval: a candidate that nothing
@@ -84,6 +85,7 @@ def candidates(question: Question, subject: Subject, loaded: Sequence[Loaded]) -
             weight_dtype=subject.weight_dtype,
             kv_dtype=subject.kv_dtype,
             engine=question.engine,
+            expert_parallel=x.sharding.expert_parallel,
             max_num_seqs=x.max_num_seqs,
             max_num_batched_tokens=BATCHED_TOKENS,
             gpu_memory_utilization=MEMORY_UTILIZATION,
