@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 import shutil
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 
 from shardwise.cli.plan import plan as plan_command
 from shardwise.cli.report import report as report_command
-from shardwise.errors import InputError
+from shardwise.errors import InputError, UnknownNameError
 from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.reports.answering import Wanted, answer
@@ -214,9 +215,13 @@ def test_axe_finds_nothing_serious(
     opened.close()
 
 
-def test_a_notebook_shows_the_same_charts(output: StudyOutput) -> None:
-    for chart in (output.frontier(), output.time_breakdown()):
-        bundle = chart._repr_mimebundle_()
-        shown = bundle[0] if isinstance(bundle, tuple) else bundle
-        assert "vega" in str(shown)
-        assert "mi300x" in str(shown)
+def test_a_notebook_shows_the_same_charts_without_a_network(output: StudyOutput) -> None:
+    for figure in (output.frontier(), output.time_breakdown(), output.figure("cost")):
+        shown = figure._repr_mimebundle_()
+        assert shown["image/svg+xml"].startswith("<svg")
+        assert "mi300x" in shown["image/svg+xml"]
+        assert "https://" not in shown["image/svg+xml"]
+        assert f'alt="{html.escape(shown["text/plain"])}"' in shown["text/html"]
+        assert "mi300x" in shown["text/plain"]
+    with pytest.raises(UnknownNameError, match="tp_steps"):
+        output.figure("tp_step")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -144,6 +147,22 @@ def render(chart: Any, form: Format) -> bytes:
     if form == "svg":
         return vl_convert.vegalite_to_svg(spec).encode()
     return vl_convert.vegalite_to_png(spec, scale=PNG_SCALE)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart that a notebook shows as it is drawn here: no network, the same as in the report."""
+
+    chart: Any  #: of Altair, to change and to save as Altair does
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        svg, words = render(self.chart, "svg"), str(self.chart.description)
+        source = f"data:image/svg+xml;base64,{b64encode(svg).decode()}"
+        return {
+            "text/html": f'<img alt="{escape(words)}" src="{source}">',
+            "image/svg+xml": svg.decode(),
+            "text/plain": words,
+        }
 
 
 def save(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from shardwise.errors import UnknownNameError
 from shardwise.evidence.record import Evidence
 from shardwise.reports import decision_tables, tables
 from shardwise.reports.about import About
@@ -22,6 +23,9 @@ from shardwise.study.frontier import Point, points
 from shardwise.study.published import PublishedStudy
 from shardwise.study.run import Study
 from shardwise.study.transitions import StepPair, compare
+
+if TYPE_CHECKING:
+    from shardwise.reports.figure_style import Figure
 
 #: Batches that the part-by-part tables and figures show: the published study's, where asked.
 SHOWN_BATCHES: Final = (16, 128)
@@ -46,15 +50,22 @@ class StudyOutput:
         """A point for each cell, predicted ones and those laid beside, as `frontier.points`."""
         return (*points(self.study.evidence, gpus), *points(self.measured, gpus))
 
-    def frontier(self) -> Any:
-        """Throughput against latency of the node: the report's chart, drawn by a notebook."""
-        from shardwise.reports.figures import throughput_latency
+    def frontier(self) -> Figure:
+        """Throughput against latency of the node: the report's figure, for a notebook."""
+        return self.figure("throughput_latency_node")
 
-        return throughput_latency(self.points(self.study.question.gpus))
+    def time_breakdown(self) -> Figure:
+        """Where the time of a request goes per TP: the report's figure, for a notebook."""
+        return self.figure("time_breakdown")
 
-    def time_breakdown(self) -> Any:
-        """Where the time of a request goes per TP: the report's chart, drawn by a notebook."""
-        return study_figures(self)["time_breakdown"]
+    def figure(self, name: str) -> Figure:
+        """A figure of the report by name, as `study_figures`. Raises UnknownNameError."""
+        from shardwise.reports.figure_style import Figure
+
+        charts = study_figures(self)
+        if name not in charts:
+            raise UnknownNameError("figure", name, charts)
+        return Figure(charts[name])
 
     @property
     def shown_batches(self) -> tuple[int, ...]:
@@ -113,7 +124,7 @@ def study_figures(output: StudyOutput) -> dict[str, Any]:
     items = [e for e in study.evidence if e.workload.concurrency in shown]
     charts = {
         "throughput_latency": figures.throughput_latency(output.points()),
-        "throughput_latency_node": output.frontier(),
+        "throughput_latency_node": figures.throughput_latency(output.points(study.question.gpus)),
         "cost": figures.token_cost(
             [c for c in study.costs if c.concurrency in shown], caption(items)[:-1]
         ),
