@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 from shardwise.architecture.models import bundled, load
@@ -55,7 +56,6 @@ def study_of(known: Explorer, state: State) -> StudyOutput:
     question, slo = _question(state, measured), _slo(state)
     asked = Asked(state.model, state.gpu, state.engine, state.dtype, state.kv_dtype, known.profile)
     try:
-        subject, catalogue = subject_of(asked)
         wanted = Wanted(
             question,
             slo,
@@ -64,12 +64,18 @@ def study_of(known: Explorer, state: State) -> StudyOutput:
             state.rate or None,
             asked,
         )
-        found = answer(subject, catalogue, wanted)
+        found = _answered(asked, wanted)
     except DoesNotFitError as error:
         raise StateError({"gpus": str(error)}) from None
     except InputError as error:
         raise StateError({_field_of(str(error)): str(error)}) from None
     return replace(found, measured=_like(found.study.evidence[0], measured))
+
+
+@lru_cache(maxsize=64)
+def _answered(asked: Asked, wanted: Wanted) -> StudyOutput:
+    """Kept for the moves that change what is looked at and not what is asked: batch, axis, cell."""
+    return answer(*subject_of(asked), wanted)
 
 
 def compared(state: State) -> State | None:

@@ -43,14 +43,20 @@ async function chart(id, rows, words, titles = {}) {
   }
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", words);
-  if (views[id]) return views[id].view.data(name, rows).runAsync();
+  const content = JSON.stringify(rows);
+  if (views[id]?.content === content) return;
+  if (views[id]) {
+    views[id].content = content;
+    await views[id].view.data(name, rows).runAsync();
+    return;
+  }
   let spec = JSON.stringify(specs[name]);
   for (const [word, title] of Object.entries(titles)) spec = spec.replaceAll(word, title);
   const made = await window.vegaEmbed(place, { ...JSON.parse(spec), datasets: { [name]: rows } }, {
     actions: false, ast: true, config, defaultStyle: false, renderer: "canvas",
     tooltip: { disableDefaultStyle: true, theme: "custom" },
   });
-  views[id] = { view: made.view, key, finalize: () => made.finalize() };
+  views[id] = { view: made.view, key, content, finalize: () => made.finalize() };
   if (name === "points")
     made.view.addEventListener("click", (event, item) => {
       if (item?.datum?.batch) clicked(item.datum.tp, item.datum.batch, event);
