@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "explain": ("shardwise.cli.explain", "One layer's way through TP, with real numbers."),
     "serve": ("shardwise.cli.serve", "The built-in engine on the OpenAI API."),
     "profile": ("shardwise.cli.profile", "Where a rank's time goes: attention, MLP, all-reduce."),
+    "bench": ("shardwise.cli.bench", "Measure endpoints and engines, and keep the results."),
     "up": ("shardwise.cli.host", "Start a deployment file's replicas behind a balancer."),
     "status": ("shardwise.cli.host", "State, memory and load of each replica."),
     "logs": ("shardwise.cli.host", "What the replicas and the balancer wrote."),

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardwise.errors import InputError, ShardwiseError
-from shardwise.hosting import probing, processes, state
+from shardwise.hosting import state
 from shardwise.hosting.checks import check_here, check_plan
 from shardwise.hosting.deployment_file import load
-from shardwise.hosting.processes import Process
 from shardwise.hosting.state import ReplicaState, State
+from shardwise.replica import probing, processes
+from shardwise.replica.processes import Process
 
 Progress = Callable[[State], None]
 

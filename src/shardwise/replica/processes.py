@@ -9,12 +9,16 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import psutil
 
 from shardwise.errors import InputError
-from shardwise.hosting.launching import MARK
+
+#: The variable that marks every process started for a deployment or a sweep, so that all of them
+#: are found again.
+MARK: Final = "SHARDWISE_DEPLOYMENT"
 
 
 class Process(msgspec.Struct, frozen=True):
