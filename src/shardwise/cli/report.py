@@ -17,7 +17,7 @@ from shardwise.cli.files import require_writable
 @click.option(
     "--measured",
     type=click.Path(path_type=Path),
-    help="JSON or JSONL file of measured evidence to lay beside the predictions.",
+    help="Measured evidence to lay beside: a file of `bench`, JSON or JSONL.",
 )
 def report(study: Path, output: Path, measured: Path | None) -> None:
     """STUDY, a folder that `shardwise study -o` wrote, as one file to read, print and forward.

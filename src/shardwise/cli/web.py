@@ -16,7 +16,9 @@ HOST: Final = "127.0.0.1"
 @click.command()
 @click.option("--port", default=8765, show_default=True, help="Port on 127.0.0.1; 0: any free one.")
 @click.option(
-    "--store", type=click.Path(path_type=Path), help="Folder of saved studies to lay over."
+    "--store",
+    type=click.Path(path_type=Path),
+    help="Folder of saved studies, or a file of `bench`, to lay over.",
 )
 @click.option(
     "--model", "models", multiple=True, help="Your own config.json or folder; repeatable."
@@ -43,7 +45,7 @@ def web(port: int, store: Path | None, models: tuple[str, ...], profile: str) ->
 
     load_profile(profile)
     known = replace(explorer(models, Store(store)), profile=profile)
-    known.store.listed()
+    _ = known.store.files  # refused here, where the user sees it
     listener = _listen(port)
     click.echo(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C to stop)", err=True)
     config = uvicorn.Config(app(known), log_level="warning", access_log=False)

@@ -11,6 +11,7 @@ import msgspec
 
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
+from shardwise.evidence.store import is_store, open_store
 from shardwise.reports.about import About
 from shardwise.reports.memory import MemoryUse
 from shardwise.reports.study_output import StudyOutput
@@ -71,7 +72,10 @@ def read_study(path: Path, measured: Sequence[Evidence] = ()) -> StudyOutput:
 
 
 def read_evidence(path: Path) -> list[Evidence]:
-    """Evidence from a JSON file: a list of records, a study, or a line each (JSONL)."""
+    """Evidence from a store of measured cells, or from a JSON file: a list of records, a study, or
+    a line each (JSONL)."""
+    if is_store(path):
+        return stored_evidence(path)
     content = _content(path)
     if path.suffix == ".jsonl":
         lines = [line for line in content.splitlines() if line.strip()]
@@ -79,6 +83,12 @@ def read_evidence(path: Path) -> list[Evidence]:
     if content.lstrip().startswith(b"["):
         return _decoded(content, list[Evidence], path)
     return list(_decoded(content, Study, path).evidence)
+
+
+def stored_evidence(path: Path, study: str | None = None) -> list[Evidence]:
+    """The usable cells of a study (None: of all) in a store that `shardwise bench` wrote."""
+    with open_store(path, create=False) as opened:
+        return [cell.evidence for cell in opened.cells(study) if cell.usable]
 
 
 def read_json(path: Path, kind: type[T]) -> T:
