@@ -49,7 +49,7 @@ class Found:
 
 
 def evidence(found: Found, about: About) -> Evidence:
-    """`found` with what the user says about it, which wins. InputError where lengths are unknown."""
+    """`found` with what the user says, which wins. InputError where lengths are unknown."""
     isl, osl = about.isl or found.isl, about.osl or found.osl
     if not (isl > 0 and osl > 0):
         raise InputError(f"{found.tool} file without lengths", remedy="give --isl and --osl")
