@@ -113,15 +113,33 @@ def test_ids_are_unique_though_every_drawing_brings_its_own(page: str) -> None:
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
 
 
-def test_a_hostile_model_name_is_text_everywhere(output: StudyOutput) -> None:
+@pytest.fixture(scope="session")
+def hostile_page(output: StudyOutput) -> str:
     evidence = tuple(
         replace(e, deployment=replace(e.deployment, model=HOSTILE)) for e in output.study.evidence
     )
-    page = report_html(replace(output, study=replace(output.study, evidence=evidence)))
-    assert "<script" not in page
-    assert "&lt;script&gt;alert(1)" in page
-    widths = [int(w) for w in re.findall(r'<svg [^>]*width="(\d+)"', page)]
+    return report_html(replace(output, study=replace(output.study, evidence=evidence)))
+
+
+def test_a_hostile_model_name_is_text_everywhere(hostile_page: str) -> None:
+    assert "<script" not in hostile_page
+    assert "&lt;script&gt;alert(1)" in hostile_page
+    assert "\u202e" not in hostile_page
+    assert "x" * 1000 not in hostile_page
+    widths = [int(w) for w in re.findall(r'<svg [^>]*width="(\d+)"', hostile_page)]
     assert max(widths) < 1500
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_hostile_model_name_breaks_no_layout(
+    browser: Any, hostile_page: str, tmp_path: Path, width: int
+) -> None:
+    (tmp_path / "report.html").write_text(hostile_page)
+    opened = browser.new_page(viewport={"width": width, "height": 900})
+    opened.goto((tmp_path / "report.html").as_uri())
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.locator("h1").bounding_box()["height"] < 400
+    opened.close()
 
 
 def test_measured_cells_stand_beside_the_predicted_ones_with_their_error(

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from shardwise.errors import printable
 from shardwise.evidence.record import Evidence, Kind, Source
 from shardwise.reports.files import write_bytes
 
@@ -71,7 +72,7 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
         offset=14,
     )
     return (
-        chart.properties(title=heading, description=". ".join([title, *subtitle]))
+        chart.properties(title=heading, description=". ".join(map(_cut, [title, *subtitle])))
         .configure(font=FONT, padding=12, background="white")
         .configure_title(fontSize=16, subtitleFontSize=12, subtitleColor=GREY, subtitlePadding=5)
         .configure_axis(
@@ -84,8 +85,8 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
 
 
 def _cut(line: str) -> str:
-    """`line` as long as a figure is wide: a name of any length must not widen it."""
-    return line if len(line) <= LINE else f"{line[: LINE - 1]}…"
+    """`line` as long as a figure is wide: a name of any length must not widen it, nor turn it."""
+    return printable(line, LINE)
 
 
 def by_batch(panel: Any, rows: Sequence[dict[str, Any]]) -> Any:

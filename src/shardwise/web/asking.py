@@ -5,15 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Final
 
 from shardwise.architecture.models import bundled, load
 from shardwise.architecture.sharding import allowed_tp
 from shardwise.errors import DoesNotFitError, InputError, UnknownNameError
 from shardwise.evidence.record import Evidence
-from shardwise.hardware.catalogue import Catalogue, default_catalogue
-from shardwise.perfmodel.subject import Asked, subject_of
+from shardwise.hardware.catalogue import Catalogue
+from shardwise.perfmodel.subject import Asked, catalogue_for, subject_of
 from shardwise.reports.answering import Wanted, answer
 from shardwise.reports.study_output import StudyOutput
 from shardwise.study.run import Question
@@ -33,10 +34,11 @@ class Explorer:
     models: tuple[str, ...]
     store: Store = field(default_factory=Store)
     profile: str = "reference"
+    catalogue_files: tuple[Path, ...] = ()  #: GPUs and prices of the user's own
 
-    @property
+    @cached_property
     def catalogue(self) -> Catalogue:
-        return default_catalogue()
+        return catalogue_for(self.catalogue_files)
 
 
 def explorer(own_models: tuple[str, ...] = (), store: Store | None = None) -> Explorer:
@@ -54,13 +56,21 @@ def study_of(known: Explorer, state: State) -> StudyOutput:
     _check_names(known, state)
     measured = _measured(known, state)
     question, slo = _question(state, measured), _slo(state)
-    asked = Asked(state.model, state.gpu, state.engine, state.dtype, state.kv_dtype, known.profile)
+    asked = Asked(
+        state.model,
+        state.gpu,
+        state.engine,
+        state.dtype,
+        state.kv_dtype,
+        known.profile,
+        known.catalogue_files,
+    )
     try:
         wanted = Wanted(
             question,
             slo,
             state.price or None,
-            command(state, question),
+            command(known, state, question),
             state.rate or None,
             asked,
         )
@@ -91,7 +101,7 @@ def compared(state: State) -> State | None:
     )
 
 
-def command(state: State, question: Question) -> str:
+def command(known: Explorer, state: State, question: Question) -> str:
     """The command that makes the same study in a terminal."""
     words = ["shardwise", "study", state.model, "--gpu", state.gpu, "--engine", state.engine]
     words += ["--dtype", state.dtype, "--kv-dtype", state.kv_dtype, "--gpus", str(state.gpus)]
@@ -101,6 +111,9 @@ def command(state: State, question: Question) -> str:
     words += ["--ttft", f"{state.ttft:g}"] if state.ttft else []
     words += ["--tpot", f"{state.tpot:g}"] if state.tpot else []
     words += ["--price", f"{state.price:g}"] if state.price else []
+    words += ["--profile", known.profile] if known.profile != "reference" else []
+    for file in known.catalogue_files:
+        words += ["--catalogue", str(file)]
     return shlex.join(words)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shardwise import metrics
+from shardwise.errors import printable
 from shardwise.reports.advice_words import advice_lines, copies_and_tp, how_sure, trust_lines
 from shardwise.reports.html.drawing import draw
 from shardwise.reports.html.sections import sections, sources
@@ -16,6 +17,8 @@ from shardwise.study.advice import Advice, NoAdvice
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+LONGEST: Final = 1000  #: characters of any one text: names come from strangers' files
 
 
 def report_html(output: StudyOutput, command: str = "") -> str:
@@ -102,6 +105,10 @@ def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     known = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value, LONGEST) if type(value) is str else value,
     )
     return known.from_string(_file("report.html.j2"))
