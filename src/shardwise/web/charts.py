@@ -11,9 +11,10 @@ from typing import Any, Final
 from shardwise.reports.figure_style import BLUE, DASHES, ORANGE, SHAPES, SKY
 
 HEIGHT: Final = 300
-#: words in titles that the page replaces by what its state has
+#: words that the page replaces by what its state and colour scheme have
 AXIS: Final = "$latency"
 UNIT: Final = "$unit"
+PAPER: Final = "$paper"
 
 
 @cache
@@ -92,9 +93,13 @@ def _frontier() -> Any:
         base.transform_filter("datum.selected")
         .mark_point(size=320, strokeWidth=2.5, shape="circle", fillOpacity=0)
         .encode(x=x, y=y),
-        plain.transform_filter("datum.named")
-        .mark_text(dx=7, dy=9, align="left", fontSize=11)
-        .encode(x=x, y=y, text="batch:Q"),
+        # the number once as broad as to clear the curves under it, once to be read
+        *(
+            plain.transform_filter("datum.named")
+            .mark_text(dx=7, dy=9, align="left", fontSize=11, **halo)
+            .encode(x=x, y=y, text="batch:Q")
+            for halo in ({"stroke": PAPER, "strokeWidth": 3, "strokeJoin": "round"}, {})
+        ),
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ export function prepare(made, act) {
   }
 }
 
-// `titles` replaces words of the specification; another title means another chart.
+// `titles` replaces words of the specification; other words mean another chart.
 async function chart(id, rows, words, titles = {}) {
   const name = id.replace("other-", "");
   const place = byId(id);
@@ -68,7 +68,8 @@ export async function draw(found) {
   const other = found.other;
   const name = (state) => `${state.model} on ${state.gpus} × ${state.gpu}`;
   const headline = found.advice.map((a) => `${a.use}: ${a.headline}`).join("; ");
-  const latency = { $latency: axis };
+  const paper = getComputedStyle(document.documentElement).getPropertyValue("--paper").trim();
+  const latency = { $latency: axis, $paper: paper };
   const unit = { $unit: (found.cost[0]?.unit ?? "").split("/")[0] };
   words(found, name);
   byId("compare").hidden = !other;
