@@ -24,7 +24,7 @@ from shardwise.reports.answering import Wanted, answer
 from shardwise.reports.files import write_json
 from shardwise.reports.html.page import report_html
 from shardwise.reports.saved import read_evidence, read_study
-from shardwise.reports.study_output import StudyOutput, write_study
+from shardwise.reports.study_output import StudyOutput, study_tables, write_study
 from shardwise.study.advice import Advice, NoAdvice
 from shardwise.study.run import Question
 from shardwise.workload.workload import Slo
@@ -230,6 +230,30 @@ def test_axe_finds_nothing_serious(
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     found = axe.run(opened).response["violations"]
     assert [v["id"] for v in found if v["impact"] in {"serious", "critical"}] == []
+    opened.close()
+
+
+def test_a_model_that_fits_at_one_tp_only_has_a_study_and_a_report() -> None:
+    asked = Asked("llama-3.1-405b", "mi300x", weight_dtype="bf16")
+    output = answer(
+        *subject_of(asked), Wanted(Question(8, (4, 8), (1, 16), 512, 64), Slo(), asked=asked)
+    )
+    assert not output.study.steps
+    assert "study" in [table.name for table in study_tables(output)]
+    page = report_html(output)
+    assert "One GPU&#39;s memory at TP=8" in page
+    assert "TP=4 is left out" in page
+
+
+def test_it_prints_every_section_on_pages_of_paper(browser: Any, page: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page)
+    opened = browser.new_page(color_scheme="dark")
+    opened.goto((tmp_path / "report.html").as_uri())
+    printed = opened.pdf(format="A4")
+    opened.emulate_media(media="print", color_scheme="dark")
+    paper = opened.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (printed[:5], paper) == (b"%PDF-", "rgb(255, 255, 255)")
+    assert 4 <= printed.count(b"/Type /Page\n") <= 20
     opened.close()
 
 

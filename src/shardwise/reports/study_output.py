@@ -85,7 +85,9 @@ def study_tables(output: StudyOutput) -> list[Table]:
     """Every table of a study, in reading order."""
     study = output.study
     shown = [c for c in study.costs if c.concurrency in output.shown_batches]
-    found = [tables.study_table(study.grid), tables.transitions_table(study.steps)]
+    found = [tables.study_table(study.grid)]
+    if study.steps:  # none where a single TP fits
+        found.append(tables.transitions_table(study.steps))
     if study.kept:
         found.append(tables.kept_latency_table(study.kept))
     if study.breakevens:
