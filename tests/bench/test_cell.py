@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from shardwise.bench.cell import Arranged, Effort, Subject, arrange, measure, metrics_of
+from shardwise.bench.priority import ahead
 from shardwise.bench.prompts import choose_source
 from shardwise.bench.selftest import known_server
 from shardwise.bench.target import Target
@@ -104,3 +105,11 @@ def test_a_static_batch_is_timed_as_one() -> None:
     assert metrics["e2e_latency_s"].n == 3
     assert metrics["output_tok_s"].value == pytest.approx(333, rel=0.2)
     assert metrics_of([], "static_batch") == {}
+
+
+def test_the_client_is_ahead_only_while_it_measures() -> None:
+    usual = os.sched_getscheduler(0)
+    with ahead() as granted:
+        inside = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+        assert (inside == os.SCHED_RR) == granted
+    assert os.sched_getscheduler(0) == usual

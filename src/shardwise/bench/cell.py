@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shardwise.bench.arrivals import poisson
 from shardwise.bench.load import Load, Run
+from shardwise.bench.priority import ahead
 from shardwise.bench.prompts import Prompt, PromptSource, make_prompts
 from shardwise.bench.selfcheck import ClientCheck, keeping_up
 from shardwise.bench.shards import run_sharded
@@ -107,7 +108,8 @@ def measure(
     checks: list[ClientCheck] = []
     for number in range(effort.max_repeats):
         load = _load(target, arrangement(number), concurrency, effort)
-        run = run_sharded(target, load, partial(on_progress, number))
+        with ahead():
+            run = run_sharded(target, load, partial(on_progress, number))
         checks.append(keeping_up(run, load))
         repeats.append(_repeat(run, load, checks[-1], subject.workload.mode))
         spent = time.monotonic() - begun

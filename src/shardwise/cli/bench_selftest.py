@@ -71,7 +71,7 @@ def _table(found: list[SelfTest]):  # type: ignore[no-untyped-def]
         Column("CPU", "cpu_s_per_1000_tokens", "s/1,000 tokens"),
         Column("receive lag", "lag_p99_ms", "p99, ms"),
         Column("completed", "completed"),
-        Column("", "verdict", align="left"),
+        Column("verdict", "verdict", align="left"),
     )
     return Table(
         "selftest",

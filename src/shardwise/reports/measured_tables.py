@@ -46,7 +46,7 @@ def measured_table(cells: Sequence[Measured]) -> Table:
             Column("rate", "request_rate", "requests/s") if rates else BATCH,
             *(column for column, _ in columns),
             Column("n", "n"),
-            Column("", "state", align="left"),
+            Column("remarks", "state", align="left"),
         ),
         sections=sections(rows),
         notes=(INTERVALS, "n: requests in the steady window, of all repeats", *_reasons(items)),
