@@ -160,6 +160,22 @@ def test_measured_cells_stand_beside_the_predicted_ones_with_their_error(
     assert "measured: night run" in page
 
 
+def test_measured_cells_of_another_study_are_left_out_or_refused(
+    output: StudyOutput, folder: Path, tmp_path: Path
+) -> None:
+    cell = replace(output.study.evidence[0], source=Source("measured", "night run"))
+    other = replace(cell, deployment=replace(cell.deployment, gpu="h200"))
+    write_json(tmp_path / "both.json", [cell, other])
+    write_json(tmp_path / "other.json", [other])
+    out = tmp_path / "report.html"
+    given = [str(folder), "-o", str(out), "--measured"]
+    assert CliRunner().invoke(report_command, [*given, str(tmp_path / "both.json")]).exit_code == 0
+    assert "E2E latency, n = 1" in out.read_text()
+    result = CliRunner().invoke(report_command, [*given, str(tmp_path / "other.json")])
+    assert "none of the 1 results" in str(result.exception)
+    assert "mi300x" in str(result.exception)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"question": 1}', '{"evidence": []}'])
 def test_what_is_no_study_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "study.json").write_text(content)

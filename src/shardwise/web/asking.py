@@ -17,6 +17,7 @@ from shardwise.hardware.catalogue import Catalogue
 from shardwise.perfmodel.subject import Asked, catalogue_for, subject_of
 from shardwise.reports.answering import Wanted, answer
 from shardwise.reports.study_output import StudyOutput
+from shardwise.study.beside import alike
 from shardwise.study.run import Question
 from shardwise.web.state import State, StateError, shown
 from shardwise.web.store import Store
@@ -79,7 +80,7 @@ def study_of(known: Explorer, state: State) -> StudyOutput:
         raise StateError({"gpus": str(error)}) from None
     except InputError as error:
         raise StateError({_field_of(str(error)): str(error)}) from None
-    return replace(found, measured=_like(found.study.evidence[0], measured))
+    return replace(found, measured=alike(found.study.evidence[0], measured))
 
 
 @lru_cache(maxsize=64)
@@ -156,17 +157,6 @@ def _measured(known: Explorer, state: State) -> list[Evidence]:
         return [e for e in known.store.evidence(state.study) if e.source.kind != "predicted"]
     except (UnknownNameError, InputError) as error:
         raise StateError({"study": str(error)}) from None
-
-
-def _like(cell: Evidence, measured: Sequence[Evidence]) -> list[Evidence]:
-    """Those of `measured` with the model, GPU, engine, dtype and lengths of `cell`: a measurement
-    of something else does not belong over these predictions."""
-    return [e for e in measured if _family(e) == _family(cell)]
-
-
-def _family(item: Evidence) -> tuple[object, ...]:
-    d, w = item.deployment, item.workload
-    return (d.model, d.gpu, d.engine, d.weight_dtype, round(w.isl), round(w.osl), w.mode)
 
 
 def _field_of(message: str) -> str:
