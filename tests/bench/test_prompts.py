@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardwise.bench import prompts as module
@@ -110,6 +110,7 @@ def test_a_tokenizer_that_is_not_the_servers_is_noticed(
         tokenizer_source(server, double)
 
 
+@settings(deadline=None)
 @given(st.integers(12, 500), st.integers(0, 11), st.integers(0, 10**6))
 def test_a_shared_prefix_is_shared_and_leaves_the_length_exact(
     isl: int, prefix: int, seed: int
@@ -147,6 +148,7 @@ def test_an_isl_below_the_template_is_refused_with_the_least() -> None:
         make_prompts(source, [11], 0)
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(2, 9), min_size=1, max_size=4), st.integers(0, 120))
 def test_words_fill_every_length_that_their_costs_can_sum_to(costs: set[int], tokens: int) -> None:
     words = Words(tuple((str(cost), cost) for cost in costs), 0)

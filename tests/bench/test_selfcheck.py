@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from array import array
 
 import pytest
 
+from shardwise.bench.client import run_load
 from shardwise.bench.load import Load, Run
 from shardwise.bench.selfcheck import ClientCheck, keeping_up
+from shardwise.bench.selftest import known_server
 from shardwise.evidence.request import RequestRecord
 
 
@@ -87,3 +90,14 @@ def test_a_process_that_died_binds() -> None:
     run = _records(8, 4)
     run.problems = ["load process 1 died"]
     assert _check(run).reasons == ("lost: load process 1 died",)
+
+
+def test_a_client_that_is_held_up_finds_itself_bound() -> None:
+    # every answer is followed by 40 ms in which nothing is read: no server did that
+    with known_server(0.02, 0.005) as target:
+        load = Load([target.request("one", 8)] * 24, [8] * 24, 4)
+        run = run_load(target, load, lambda _: time.sleep(0.04))
+    assert all(record.ok for record in run.records)
+    check = keeping_up(run, load)
+    assert check.bound
+    assert any("receive lag" in reason for reason in check.reasons)

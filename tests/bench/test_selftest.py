@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 
+from shardwise.bench.client import run_load
 from shardwise.bench.http import ask, served_model
 from shardwise.bench.known_answer import Answer, Behaviour
+from shardwise.bench.load import Load
+from shardwise.bench.selfcheck import keeping_up
 from shardwise.bench.selftest import (
     ITL_S,
     TTFT_S,
@@ -17,6 +22,7 @@ from shardwise.bench.selftest import (
     SelfTest,
     check_client,
     known_server,
+    realtime_prefix,
     selftest,
 )
 from shardwise.bench.target import Target, parse_target
@@ -28,19 +34,35 @@ def reading() -> Iterator[SelfTest]:
     yield from selftest([4])
 
 
-def test_the_client_reads_the_known_delays(reading: SelfTest) -> None:
-    # wide of the tolerances, as other tests share the machine: benchmarks/client.py holds those
+def test_the_client_reads_the_known_delays() -> None:
+    # benchmarks/client.py holds the means to 1 and 2 % on a machine of its own
+    with known_server(prefix=realtime_prefix()) as target:
+        load = Load([target.request("one", 50)] * 20, [50] * 20, 4)
+        for _ in range(3):
+            run = run_load(target, load)
+            assert min(record.ttft_s for record in run.records) >= TTFT_S
+            assert min(r.e2e_latency_s for r in run.records) >= TTFT_S + 49 * ITL_S
+            if not keeping_up(run, load).bound:
+                break
+        else:
+            pytest.skip("this machine is too busy to time anything")
+    gaps_s = [gap for record in run.records for gap in record.itl_s]
+    assert len(gaps_s) == 20 * 49
+    assert min(record.ttft_s for record in run.records) < TTFT_S * 1.04
+    assert mean(gaps_s) == pytest.approx(ITL_S, rel=0.03)
+    for record in run.records:
+        assert record.tpot_s * 49 == pytest.approx(sum(record.itl_s))
+
+
+def test_a_self_test_sets_what_was_read_beside_what_was_sent(reading: SelfTest) -> None:
     told = {r.metric: r.told_s for r in reading.readings}
     assert told == pytest.approx({"ttft_s": 0.05, "itl_s": 0.01, "e2e_latency_s": 1.04})
     assert reading.completed == reading.requests == 20
-    for r in reading.readings:
-        assert r.sent_s >= r.told_s * 0.98
-        assert r.measured_s == pytest.approx(r.told_s, rel=0.25)
     # nothing arrives before it is sent: whatever the machine does, TTFT is not read too low
-    ttft = reading.readings[0]
-    assert ttft.measured_s >= TTFT_S
-    assert ttft.error > -0.001
-    assert reading.readings[1].n == 20 * 99
+    ttft, itl, e2e = reading.readings
+    assert ttft.measured_s >= ttft.sent_s >= TTFT_S
+    assert e2e.measured_s >= e2e.sent_s >= 1.04
+    assert (ttft.n, itl.n, e2e.n) == (20, 20 * 99, 20)
     assert reading.cpu_s_per_1000_tokens > 0
 
 
@@ -70,8 +92,10 @@ def test_a_server_that_is_slower_than_told_is_seen() -> None:
         found = check_client(target, 2, 10, osl=10)
     assert not found.within
     ttft, itl, _ = found.readings
-    assert ttft.error == pytest.approx(1.0, abs=0.2)
-    assert itl.error == pytest.approx(1.0, abs=0.2)
+    assert ttft.measured_s >= 0.1
+    assert itl.measured_s > 0.015
+    assert not ttft.within
+    assert not itl.within
 
 
 def test_a_server_that_fails_every_request_is_one_line() -> None:
@@ -109,6 +133,18 @@ def test_the_known_server_accounts_for_its_own_lateness(server: Target) -> None:
     assert check.requests == 2
     late = ask(server, "/lateness").json()
     assert late["tokens"] == 0  # the check has read, and so ended, its account
+
+
+def test_the_known_server_keeps_what_a_slow_reader_has_no_room_for() -> None:
+    with known_server(0.0, 0.0) as target, socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((target.host, target.port))
+        slow.sendall(target.request("one", 30_000))  # some 5 MB, more than the sockets hold
+        assert ask(target, "/health").status == 200  # and others are served meanwhile
+        read = b""
+        while not read.endswith(b"0\r\n\r\n"):
+            read += slow.recv(1 << 20)
+    assert read.count(b'"text":" x"') == 30_000
 
 
 def test_nobody_at_an_address_is_said_so() -> None:

@@ -100,6 +100,7 @@ def test_any_cut_of_the_bytes_reads_the_same(
     assert list(record.arrivals) == sorted(record.arrivals)
 
 
+@settings(deadline=None)
 @given(texts, cuts)
 def test_a_stream_that_ends_early_is_never_a_success(said: list[str], at: list[int]) -> None:
     whole = HEAD + _chunked(_body(said), [1_000_000])
@@ -110,6 +111,7 @@ def test_a_stream_that_ends_early_is_never_a_success(said: list[str], at: list[i
         assert record.failure == "cut"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), cuts)
 def test_no_bytes_raise_and_random_ones_are_never_a_success(noise: bytes, at: list[int]) -> None:
     for data in (noise, HEAD + _chunked(noise or b"x", [64])):

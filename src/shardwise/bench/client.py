@@ -17,6 +17,7 @@ from time import monotonic, process_time
 
 from shardwise.bench.lag import LagProbe
 from shardwise.bench.load import Load, Run
+from shardwise.bench.priority import ahead
 from shardwise.bench.stream import Stream
 from shardwise.bench.target import Target, tls_context
 from shardwise.bench.timer import Alarm
@@ -81,22 +82,21 @@ class _Client:
 
     async def run(self, wait_to_start: Callable[[], Awaitable[float]] | None) -> Run:
         probe = LagProbe()
-        interrupted, cpu_s, started_s = False, 0.0, monotonic()
+        interrupted = False
+        cpu_s, started_s = process_time(), monotonic()
         watch: asyncio.Task[None] | None = None
-        with _interruptible(), _without_gc():
+        with _interruptible(), _without_gc(), ahead():
             try:
                 count = min(self._load.concurrency, len(self._load.requests))
                 opened = await asyncio.gather(*(self._open() for _ in range(count)))
                 self._idle = [stream for stream in opened if isinstance(stream, Stream)]
-                if wait_to_start is not None:
-                    start_s = await wait_to_start()
-                    await asyncio.sleep(start_s - monotonic())
+                started_s = monotonic() if wait_to_start is None else await wait_to_start()
+                await asyncio.sleep(started_s - monotonic())
                 watch = asyncio.create_task(self._watch_stalls())
                 probe.start()
-                cpu_s, started_s = process_time(), monotonic()
-                await (self._closed_loop if self._load.due_s is None else self._open_loop)(
-                    started_s
-                )
+                cpu_s = process_time()
+                sending = self._closed_loop if self._load.due_s is None else self._open_loop
+                await sending(started_s)
             except asyncio.CancelledError:
                 interrupted = True
                 await self._cancel_all()
@@ -107,13 +107,19 @@ class _Client:
             for stream in self._streams:
                 stream.close()
         self._records.sort(key=lambda record: record.index)
-        share = cpu_s / max(ended_s - started_s, 1e-9)
-        lags = probe.lags
-        return Run(self._records, started_s, ended_s, cpu_s, lags, interrupted, cpu_share=share)
+        return Run(
+            self._records,
+            started_s,
+            ended_s,
+            cpu_s,
+            probe.lags,
+            interrupted,
+            cpu_share=cpu_s / max(ended_s - started_s, 1e-9),
+        )
 
     async def _cancel_all(self) -> None:
         for record in self._records:
-            if record.done_s != record.done_s:  # also those that wait for a connection
+            if math.isnan(record.done_s):  # also those that wait for a connection
                 record.cancelled = True
         for stream in list(self._streams):
             stream.cancel()

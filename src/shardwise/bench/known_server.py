@@ -9,7 +9,7 @@ the clock and the socket, since those round to a millisecond.
 from __future__ import annotations
 
 import heapq
-import json
+import resource
 import select
 import selectors
 import signal
@@ -20,9 +20,8 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-import httptools
-
 from shardwise.bench.known_answer import Answer, Behaviour
+from shardwise.bench.known_connection import Connection
 
 _IDLE_S = 0.2  #: how soon `stop` is noticed
 
@@ -58,7 +57,7 @@ class KnownServer:
         self.behaviour = behaviour
         self.requests = 0
         self.lateness = Lateness()
-        self._due: list[tuple[float, int, _Connection, Answer]] = []
+        self._due: list[tuple[float, int, Connection, Answer]] = []
         self._order = count()
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
@@ -103,7 +102,17 @@ class KnownServer:
             key.fileobj.close()
         self._selector.close()
 
-    def schedule(self, when_s: float, connection: _Connection, answer: Answer) -> None:
+    def number_of_next(self) -> int:
+        """The number of the streamed request that just came, the first being 1."""
+        self.requests += 1
+        return self.requests
+
+    def account(self) -> dict[str, float]:
+        """How late tokens left since this was last asked."""
+        told, self.lateness = asdict(self.lateness), Lateness()
+        return told
+
+    def schedule(self, when_s: float, connection: Connection, answer: Answer) -> None:
         """Send the next token of `answer` at `when_s` of CLOCK_MONOTONIC."""
         heapq.heappush(self._due, (when_s, next(self._order), connection, answer))
 
@@ -117,7 +126,7 @@ class KnownServer:
             return
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = _Connection(self, accepted, self._selector)
+        connection = Connection(self, accepted, self._selector)
         self._selector.register(accepted, selectors.EVENT_READ, connection)
 
     def _send_due(self) -> None:
@@ -137,116 +146,13 @@ class KnownServer:
                 heapq.heapreplace(due, (when_s + itl_s, order, connection, answer))
 
 
-class _Connection:
-    """One client's connection: requests in, answers scheduled."""
-
-    def __init__(
-        self, server: KnownServer, sock: socket.socket, selector: selectors.BaseSelector
-    ) -> None:
-        self.closed = False
-        self._server = server
-        self._socket = sock
-        self._selector = selector
-        self._unsent = b""
-        self._parser = httptools.HttpRequestParser(self)
-        self._path = self._body = b""
-
-    def write(self, data: bytes) -> None:
-        if self.closed:
-            return
-        if self._unsent:
-            self._unsent += data
-            return
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.close()
-            return
-        if sent < len(data):  # the client reads too slowly: the rest goes when it can
-            self._unsent = data[sent:]
-            both = selectors.EVENT_READ | selectors.EVENT_WRITE
-            self._selector.modify(self._socket, both, self)
-
-    def flush(self) -> None:
-        data, self._unsent = self._unsent, b""
-        self._selector.modify(self._socket, selectors.EVENT_READ, self)
-        self.write(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._selector.unregister(self._socket)
-            self._socket.close()
-
-    def receive(self) -> None:
-        try:
-            data = self._socket.recv(1 << 16)
-            if not data:
-                self.close()
-                return
-            self._parser.feed_data(data)
-        except BlockingIOError:
-            return
-        except (OSError, httptools.HttpParserError):
-            self.close()
-
-    # --- httptools
-
-    def on_url(self, url: bytes) -> None:
-        self._path, self._body = url, b""
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-
-    def on_message_complete(self) -> None:
-        received_s = monotonic()
-        if self._parser.get_method() != b"POST":
-            self._answer_get()
-            return
-        server = self._server
-        try:
-            body = json.loads(self._body)
-            streamed = bool(body.get("stream"))
-            if streamed:
-                server.requests += 1
-            answer = Answer(server.behaviour, body, server.requests if streamed else 1)
-        except (ValueError, TypeError, AttributeError) as error:
-            self._reply(b"400 Bad Request", {"error": {"message": str(error)}})
-            return
-        if answer.fault == "http_4xx":
-            self._reply(b"429 Too Many Requests", {"error": {"message": "busy"}})
-        elif answer.fault == "http_5xx":
-            self._reply(b"500 Internal Server Error", {"error": {"message": "broken"}})
-        elif not streamed:
-            self._reply(b"200 OK", answer.whole())
-        else:
-            self.write(answer.head())
-            server.schedule(received_s + server.behaviour.ttft_s, self, answer)
-
-    def _answer_get(self) -> None:
-        if self._path.startswith(b"/v1/models"):
-            self._reply(b"200 OK", {"object": "list", "data": [{"id": "known"}]})
-        elif self._path.startswith(b"/health"):
-            self._reply(b"200 OK", {})
-        elif self._path.startswith(b"/lateness"):
-            self._reply(b"200 OK", asdict(self._server.lateness))
-            self._server.lateness = Lateness()
-        else:
-            self._reply(b"404 Not Found", {"error": {"message": "no such path"}})
-
-    def _reply(self, status: bytes, body: dict[str, Any] | bytes) -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        self.write(head % (status, len(data)) + data)
-
-
 def main(arguments: list[str]) -> None:
     """`python -m shardwise.bench.known_server PORT TTFT_S ITL_S [FAULT EVERY]`: prints its port."""
     port, ttft_s, itl_s = int(arguments[0]), float(arguments[1]), float(arguments[2])
     fault: Any = arguments[3] if len(arguments) > 3 else ""
     server = KnownServer(Behaviour(ttft_s, itl_s, fault, int(arguments[4]) if fault else 4))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each stream
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     sys.stdout.write(f"{server.listen(port)}\n")

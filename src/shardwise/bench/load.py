@@ -29,6 +29,12 @@ class Load:
                 f"{len(self.requests)} requests at concurrency {self.concurrency}",
                 "allowed: at least 1 of each",
             )
+        if not (self.stall_timeout_s > 0 and self.duration_s > 0 and self.ramp_s >= 0):
+            raise InputError(
+                f"stall timeout {self.stall_timeout_s:g} s, duration {self.duration_s:g} s, "
+                f"ramp {self.ramp_s:g} s",
+                "allowed: the first two above 0, the ramp 0 or more",
+            )
         sizes = {len(self.requests), len(self.asked), len(self.due_s or self.requests)}
         assert len(sizes) == 1, "a request, its tokens and its due time each"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,25 +177,23 @@ def _readings(run: Run, osl: int, late: Mapping[str, float]) -> tuple[Reading, .
     )
 
 
-def selftest(
-    concurrencies: Sequence[int] = CONCURRENCIES, prefix: Sequence[str] = ()
-) -> Iterator[SelfTest]:
-    """Run the self-test at each concurrency against a server of its own, each as it is done."""
+def selftest(concurrencies: Sequence[int] = CONCURRENCIES) -> Iterator[SelfTest]:
+    """Run the self-test at each concurrency against a server of its own, each as it is done.
+
+    The server runs at real-time priority where that is permitted, since it is the clock; the client
+    does as in any run. Raises InputError.
+    """
     for concurrency in concurrencies:
         if concurrency < 1:
             raise InputError(f"concurrency {concurrency}", "allowed: 1 or more")
-        with known_server(prefix=prefix) as target:
+        with known_server(prefix=realtime_prefix()) as target:
             yield check_client(target, concurrency, max(5 * concurrency, 10))
 
 
-def steady_scheduling() -> Sequence[str]:
-    """Ask for real-time scheduling of this process; returns the prefix for the server's.
-
-    On a busy machine it is other programs that delay both sides. Where it is not permitted,
-    nothing changes.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except (OSError, AttributeError):
+def realtime_prefix() -> tuple[str, ...]:
+    """What to put before a command for real-time priority (chrt(1)); empty where not permitted."""
+    chrt = shutil.which("chrt")
+    if chrt is None:
         return ()
-    return ("chrt", "-r", "1")
+    tried = subprocess.run([chrt, "-r", "1", "true"], check=False, capture_output=True)
+    return (chrt, "-r", "1") if tried.returncode == 0 else ()

@@ -15,7 +15,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -213,16 +213,18 @@ def _gather(shards: list[_Shard], on_progress: OnProgress) -> Run:
 def _start(shards: list[_Shard]) -> None:
     start_s = time.monotonic() + _START_AFTER_S
     for shard in shards:
-        if not shard.started and not shard.problem:
-            shard.pipe.send(start_s)
-        shard.started = True
+        if not shard.started and not shard.problem and shard.run is None:
+            shard.started = True
+            with suppress(BrokenPipeError):  # it died just now: `receive` will find out
+                shard.pipe.send(start_s)
 
 
 def _merge(shards: list[_Shard], count: int, interrupted: bool) -> Run:
     records: list[RequestRecord] = []
     lags_s: array[float] = array("d")
     runs = [shard.run for shard in shards if shard.run is not None]
-    problems = [shard.problem for shard in shards if shard.problem]
+    # interrupted before it began, a process has nothing to lose
+    problems = [s.problem for s in shards if s.problem and (s.started or not interrupted)]
     if not runs and not interrupted:
         raise InputError("every load process died", remedy="; ".join(problems))
     for shard in shards:

@@ -148,7 +148,7 @@ def serving(sweep: Sweep, engine: Engine, tp_size: int, place: Path, say: Say) -
     """The engine at `tp_size`, started, and stopped at the end. What an earlier run left behind
     is stopped first; its log lies beside the store at `place`."""
     mark = f"sweep {place.resolve()}"
-    left = running.clear(mark)
+    left = running.clear(mark, place.parent.glob(f"{place.stem}.*-tp*.log"))
     if left:
         say(f"stopped {left} processes of an earlier run")
     seqs = max(workload.concurrency for workload in sweep.workloads)
@@ -162,7 +162,7 @@ def serving(sweep: Sweep, engine: Engine, tp_size: int, place: Path, say: Say) -
         target = parse_target(started.url, sweep.api, settings.served_name)
         source = choose_source(target)
         conditions = {
-            "argv": list(started.child.args) if isinstance(started.child.args, list) else [],
+            "argv": list(started.argv),
             "versions": running.versions(settings.python or sys.executable),
             "hardware": describe(),
             "devices": list(devices),

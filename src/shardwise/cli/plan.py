@@ -182,7 +182,13 @@ def _save(names: tuple[str, ...], packed: tuple[Packed, ...], path: Path) -> Non
     from shardwise.hosting.planned import Chosen, planned
 
     chosen = [
-        Chosen(name, item.plan.question.arch, item.plan.best.deployment, item.first_device)
+        Chosen(
+            name,
+            item.plan.question.arch,
+            item.plan.question.node.gpu,
+            item.plan.best.deployment,
+            item.first_device,
+        )
         for name, item in zip(names, packed, strict=True)
     ]
     gpus = sum(item.plan.question.node.gpus for item in packed)

@@ -165,6 +165,7 @@ def down(path: Path, grace_s: float = 30.0) -> int:
     leaders = [r.process for r in now.replicas if r.process]
     if now.balancer_process:
         leaders.append(now.balancer_process)
+    leaders += processes.recorded((folder / "logs").glob("*.log"))
     found = {*processes.marked(state.deployment_id(path))}
     for leader in leaders:
         found.update([leader, *processes.session(leader)])

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from shardwise.architecture.model import Architecture
 from shardwise.evidence.record import Deployment
+from shardwise.hardware.gpu import Gpu
 from shardwise.hosting.deployment_file import DeploymentFile, Engine, ModelTable, NodeTable
-from shardwise.planner.command import checkpoint, quantizes_online
+from shardwise.planner.command import checkpoint, extra_flags
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,14 @@ class Chosen:
 
     given: str  #: as the user named the model
     arch: Architecture
+    gpu: Gpu
     deployment: Deployment
     first_device: int = 0
 
 
 def planned(chosen: Sequence[Chosen], gpus: int) -> DeploymentFile:
     """The file that runs `chosen` on one node of `gpus` GPUs."""
-    gpu = chosen[0].deployment.gpu
+    gpu = chosen[0].gpu.id
     return DeploymentFile(
         node=NodeTable(gpu=gpu, gpus=gpus), models=[_table(item) for item in chosen]
     )
@@ -50,5 +52,5 @@ def _table(chosen: Chosen) -> ModelTable:
         gpu_memory_utilization=d.gpu_memory_utilization,
         max_model_len=d.max_model_len,
         devices=[list(range(start, start + each)) for start in starts],
-        flags=["--quantization", "fp8"] if quantizes_online(found, d.weight_dtype) else [],
+        flags=list(extra_flags(d, chosen.arch, chosen.gpu, found)),
     )

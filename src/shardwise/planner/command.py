@@ -1,14 +1,14 @@
 """The exact command that starts a replica: its flags are the ones that were scored.
 
-Flags: docs.vllm.ai "vllm serve"; docs.sglang.io "Server Arguments".
+`replica.command` knows the flags, so what is shown here is what `shardwise up` runs.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from shardwise.architecture.model import Architecture
 from shardwise.architecture.models import published_id
@@ -16,7 +16,13 @@ from shardwise.errors import InputError
 from shardwise.evidence.record import Deployment
 from shardwise.hardware.gpu import Gpu
 from shardwise.perfmodel.memory import plan as memory_plan
+from shardwise.replica.command import MEMORY_SHARE, Settings, engine_flags
 
+#: how a person starts each engine; the model follows
+_STARTS: Final = {
+    "vllm": ("vllm", "serve"),
+    "sglang": ("python", "-m", "sglang.launch_server", "--model-path"),
+}
 _UNQUANTIZED = frozenset({"bf16", "fp16", "fp32"})
 
 
@@ -70,13 +76,38 @@ def engine_argv(
     deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint, port: int = 8000
 ) -> tuple[str, ...]:
     """Arguments that start one replica of `deployment`. InputError for an unknown engine."""
-    builders = {"vllm": _vllm, "sglang": _sglang}
-    if deployment.engine not in builders:
-        raise InputError(f"engine {deployment.engine!r}", f"allowed: {', '.join(builders)}")
-    argv = [*builders[deployment.engine](deployment, arch, gpu, found)]
-    if quantizes_online(found, deployment.weight_dtype):
-        argv += ["--quantization", "fp8"]
-    return (*argv, "--host", "127.0.0.1", "--port", str(port))
+    if deployment.engine not in _STARTS:
+        raise InputError(f"engine {deployment.engine!r}", f"allowed: {', '.join(_STARTS)}")
+    extra = extra_flags(deployment, arch, gpu, found)
+    settings = Settings(
+        model=found.path,
+        engine=deployment.engine,
+        tp_size=deployment.tp_size,
+        pp_size=deployment.pp_size,
+        kv_dtype=deployment.kv_dtype,
+        expert_parallel=deployment.expert_parallel,
+        max_num_seqs=deployment.max_num_seqs,
+        max_num_batched_tokens=deployment.max_num_batched_tokens,
+        gpu_memory_utilization=deployment.gpu_memory_utilization,
+        max_model_len=deployment.max_model_len,
+        flags=extra,
+    )
+    flags = (*engine_flags(settings, "cuda"), *extra)
+    address = ("--host", "127.0.0.1", "--port", str(port))
+    return (*_STARTS[deployment.engine], found.path, *flags, *address)
+
+
+def extra_flags(
+    deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint
+) -> tuple[str, ...]:
+    """Flags that only the model and GPU tell: quantization while loading, and SGLang's share of
+    memory, which is of weights and KV cache alone where vLLM's holds activations as well."""
+    flags = ["--quantization", "fp8"] if quantizes_online(found, deployment.weight_dtype) else []
+    if deployment.engine == "sglang":
+        memory = memory_plan(arch, gpu, deployment, deployment.max_model_len or arch.max_context)
+        static = (memory.weight_bytes + memory.kv_budget_bytes) / memory.memory_bytes
+        flags += [MEMORY_SHARE, f"{static:.3f}"]
+    return tuple(flags)
 
 
 def replicas(
@@ -102,41 +133,3 @@ def replicas(
 def quantizes_online(found: Checkpoint, weight_dtype: str) -> bool:
     """Engines quantize 16-bit weights to fp8 while they load; to nothing else."""
     return weight_dtype == "fp8" and found.dtype in _UNQUANTIZED
-
-
-def _vllm(d: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint) -> Sequence[str]:  # noqa: ARG001
-    return (
-        *("vllm", "serve", found.path),
-        *("--tensor-parallel-size", str(d.tp_size)),
-        *("--pipeline-parallel-size", str(d.pp_size)),
-        *(("--enable-expert-parallel",) if d.expert_parallel else ()),
-        *("--max-num-seqs", str(d.max_num_seqs)),
-        *("--max-num-batched-tokens", str(d.max_num_batched_tokens)),
-        *("--gpu-memory-utilization", f"{d.gpu_memory_utilization:g}"),
-        *("--kv-cache-dtype", _kv(d, found, "fp8", "bfloat16")),
-        *(("--max-model-len", str(d.max_model_len)) if d.max_model_len else ()),
-    )
-
-
-def _sglang(d: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint) -> Sequence[str]:
-    # SGLang's share is of weights and KV cache alone; vLLM's holds activations as well
-    memory = memory_plan(arch, gpu, d, d.max_model_len or arch.max_context)
-    static = (memory.weight_bytes + memory.kv_budget_bytes) / memory.memory_bytes
-    return (
-        *("python", "-m", "sglang.launch_server", "--model-path", found.path),
-        *("--tp-size", str(d.tp_size)),
-        *("--pp-size", str(d.pp_size)),
-        *(("--ep-size", str(d.tp_size)) if d.expert_parallel else ()),
-        *("--max-running-requests", str(d.max_num_seqs)),
-        *("--chunked-prefill-size", str(d.max_num_batched_tokens)),
-        *("--mem-fraction-static", f"{static:.3f}"),
-        *("--kv-cache-dtype", _kv(d, found, "fp8_e4m3", "bf16")),
-        *(("--context-length", str(d.max_model_len)) if d.max_model_len else ()),
-    )
-
-
-def _kv(d: Deployment, found: Checkpoint, fp8: str, bf16: str) -> str:
-    """`auto` would follow a quantized checkpoint's own wish, so what was scored is spelt out."""
-    if d.kv_dtype == "fp8":
-        return fp8
-    return "auto" if found.dtype in _UNQUANTIZED else bf16

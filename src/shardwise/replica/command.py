@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-KV_DTYPE_FLAGS: Final = {"bf16": "bfloat16"}
+KV_DTYPE_FLAGS: Final = {"bf16": "bfloat16"}  #: vLLM's
+_SGLANG_KV: Final = {"fp8": "fp8_e4m3"}
+MEMORY_SHARE: Final = "--mem-fraction-static"  #: SGLang's, of weights and KV cache alone
+#: each engine's module, with the option that its model follows
+_LOADS: Final = {
+    "vllm": ("vllm.entrypoints.openai.api_server", "--model"),
+    "sglang": ("sglang.launch_server", "--model-path"),
+    "builtin": ("shardwise.cli.main", "serve"),
+}
 
 
 class EngineSettings(Protocol):
@@ -79,8 +87,14 @@ def argv(model: EngineSettings, host: str, port: int, kind: str) -> list[str]:
         return [_filled(part, values) for part in model.command] + [*model.flags]
     python = model.python or sys.executable
     address = ["--host", host, "--port", str(port), "--served-model-name", model.served_name]
+    loads = [*_LOADS[model.engine], model.model]
+    return [python, "-m", *loads, *engine_flags(model, kind), *address, *model.flags]
+
+
+def engine_flags(model: EngineSettings, kind: str) -> list[str]:
+    """The flags that `model`'s settings mean to its engine, on devices of a kind."""
     engine = {"vllm": _vllm, "sglang": _sglang, "builtin": _builtin}[model.engine]
-    return [python, "-m", *engine(model, kind), *address, *model.flags]
+    return engine(model, kind)
 
 
 def _filled(part: str, values: dict[str, str]) -> str:
@@ -91,8 +105,7 @@ def _filled(part: str, values: dict[str, str]) -> str:
 
 def _vllm(model: EngineSettings, kind: str) -> list[str]:
     """https://docs.vllm.ai/en/latest/cli/serve.html"""
-    line = ["vllm.entrypoints.openai.api_server", "--model", model.model]
-    line += ["--tensor-parallel-size", str(model.tp_size)]
+    line = ["--tensor-parallel-size", str(model.tp_size)]
     if model.pp_size > 1:
         line += ["--pipeline-parallel-size", str(model.pp_size)]
     if model.expert_parallel:
@@ -111,25 +124,25 @@ def _vllm(model: EngineSettings, kind: str) -> list[str]:
 
 def _sglang(model: EngineSettings, kind: str) -> list[str]:
     """https://docs.sglang.ai/advanced_features/server_arguments.html"""
-    line = ["sglang.launch_server", "--model-path", model.model]
-    line += ["--tp-size", str(model.tp_size)]
+    line = ["--tp-size", str(model.tp_size)]
     if model.pp_size > 1:
         line += ["--pp-size", str(model.pp_size)]
     if model.expert_parallel:
         line += ["--ep-size", str(model.tp_size)]
-    if model.kv_dtype == "fp8":
-        line += ["--kv-cache-dtype", "fp8_e4m3"]
+    if model.kv_dtype != "auto":
+        line += ["--kv-cache-dtype", _SGLANG_KV.get(model.kv_dtype, model.kv_dtype)]
     if model.max_model_len:
         line += ["--context-length", str(model.max_model_len)]
     line += ["--max-running-requests", str(model.max_num_seqs)]
     line += ["--chunked-prefill-size", str(model.max_num_batched_tokens)]
-    line += ["--mem-fraction-static", f"{model.gpu_memory_utilization:g}", "--enable-metrics"]
+    if MEMORY_SHARE not in model.flags:
+        line += [MEMORY_SHARE, f"{model.gpu_memory_utilization:g}"]
+    line += ["--enable-metrics"]
     return [*line, "--device", "cpu"] if kind == "cpu" else line
 
 
 def _builtin(model: EngineSettings, kind: str) -> list[str]:
-    line = ["shardwise.cli.main", "serve", model.model]
-    line += ["--tensor-parallel-size", str(model.tp_size)]
+    line = ["--tensor-parallel-size", str(model.tp_size)]
     line += ["--device", "cpu" if kind == "cpu" else "cuda"]
     if model.max_model_len:
         line += ["--max-model-len", str(model.max_model_len)]

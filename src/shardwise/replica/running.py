@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,6 +40,7 @@ class Running:
     port: int
     log: Path
     process: Process
+    argv: tuple[str, ...]
     child: subprocess.Popen[bytes]
 
     @property
@@ -58,14 +59,15 @@ def start(
     host = "127.0.0.1"
     if probing.port_in_use(host, port):
         raise InputError(f"port {port} is in use", remedy="give another port")
+    line = argv(settings, host, port, kind)
     child = processes.spawn(
-        argv(settings, host, port, kind),
+        line,
         {**device_env(settings, tuple(devices), kind), **settings.env},
         log,
         mark,
         devices if kind == "cpu" else (),
     )
-    return Running(settings, host, port, log, Process.of(child.pid), child)
+    return Running(settings, host, port, log, Process.of(child.pid), tuple(line), child)
 
 
 def wait_ready(
@@ -102,9 +104,9 @@ def stop(running: Running) -> None:
         running.child.wait(GRACE_S)
 
 
-def clear(mark: str) -> int:
-    """Kill what an earlier run left under `mark`; how many processes that were."""
-    found = processes.marked(mark)
+def clear(mark: str, logs: Iterable[Path] = ()) -> int:
+    """Kill what an earlier run left under `mark`, or writing `logs`; how many processes."""
+    found = [*processes.marked(mark), *processes.recorded(logs)]
     everything = {p.pid: p for leader in found for p in (leader, *processes.session(leader))}
     processes.kill_all(everything.values())
     return len(everything)

@@ -137,7 +137,8 @@ def _deployment(known: Explorer, state: State) -> bytes:
         arch = load(chosen.model)
     except InputError as error:
         raise StateError({"model": str(error)}) from None
-    file = planned([Chosen(chosen.model, arch, chosen)], found.study.question.gpus)
+    gpu = known.catalogue.gpu(chosen.gpu)
+    file = planned([Chosen(chosen.model, arch, gpu, chosen)], found.study.question.gpus)
     return dump(file).encode()
 
 
