@@ -5,7 +5,7 @@ from __future__ import annotations
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.record import Deployment, Evidence, Interval, Source
 from shardwise.reports.measured_tables import measured_table, state
-from shardwise.reports.table import plain
+from shardwise.reports.table_text import plain
 from shardwise.workload.workload import Workload
 
 

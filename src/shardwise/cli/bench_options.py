@@ -121,7 +121,7 @@ def show_cells(cells: Sequence[Measured], as_json: bool) -> None:
         return
     from shardwise import metrics
     from shardwise.reports.measured_tables import measured_table
-    from shardwise.reports.table import show
+    from shardwise.reports.table_text import show
     from shardwise.reports.tables import transitions_table
     from shardwise.study.grid import index
     from shardwise.study.transitions import transitions

@@ -32,7 +32,7 @@ def selftest(concurrency: str, as_json: bool) -> None:
 
         print_json({"selftest": [result.as_json() for result in found]})
     else:
-        from shardwise.reports.table import show
+        from shardwise.reports.table_text import show
 
         show(_table(found), sys.stdout)
     if not all(result.within for result in found):

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from shardwise import __version__
-from shardwise.errors import ShardwiseError
+from shardwise.errors import ShardwiseError, printable
 
 #: name -> (module, one line of help). Modules are imported when their command runs.
 COMMANDS: Final = {
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     sys.stderr.write(f"shardwise: {line}\n")
     sys.exit(code)
 

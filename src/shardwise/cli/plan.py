@@ -140,6 +140,7 @@ def _each(values: tuple[Any, ...], key: str, count: int) -> list[Any]:
 def _deliver(
     names: tuple[str, ...], packed: tuple[Packed, ...], output: Path | None, as_json: bool
 ) -> None:
+    from shardwise.cli.files import say
     from shardwise.planner.command import checkpoint, note, replicas
     from shardwise.reports.plan_tables import (
         plan_document,
@@ -162,15 +163,15 @@ def _deliver(
             documents.append(plan_document(item.plan, commands, remark))
         if as_json:
             continue
-        from shardwise.reports.table import show
+        from shardwise.reports.table_text import show
 
-        click.echo(recommendation(item.plan) + "\n")
+        say(recommendation(item.plan) + "\n")
         show(plan_table(item.plan), sys.stdout)
         for line in rejected_lines(item.plan.rejected):
-            click.echo(f"rejected, {line}")
-        click.echo(f"\nRun{f' ({remark})' if remark else ''}:")
+            say(f"rejected, {line}")
+        say(f"\nRun{f' ({remark})' if remark else ''}:")
         for command in commands:
-            click.echo(command.line)
+            say(command.line)
         click.echo("")
     if documents:
         _write(documents[0] if len(documents) == 1 else {"models": documents}, output, as_json)
