@@ -62,7 +62,7 @@ def profile(
     if question.isl + question.osl > config.max_context:
         raise InputError(
             f"isl {question.isl} and osl {question.osl}",
-            f"together at most {config.max_context} tokens, the model's context",
+            f"together at most {config.max_context} tokens, {config.context_limit}",
         )
     widest, block = max(question.batches), options.block_size
     context = -(-(question.isl + question.osl) // block) * block
