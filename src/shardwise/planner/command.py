@@ -1,6 +1,6 @@
 """The exact command that starts a replica: its flags are the ones that were scored.
 
-Flags: docs.vllm.ai "vllm serve"; docs.sglang.io "Server Arguments".
+Flags: docs.vllm.ai "vllm serve"; docs.sglang.io "Server Arguments"; docs/howto/serve.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Replica:
     def line(self) -> str:
         """The command for a shell."""
         settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in self.environment.items())
-        return f"{settings} {shlex.join(self.argv)}"
+        return f"{settings} {shlex.join(self.argv)}".strip()
 
 
 def checkpoint(given: str, arch: Architecture) -> Checkpoint:
@@ -70,7 +70,7 @@ def engine_argv(
     deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint, port: int = 8000
 ) -> tuple[str, ...]:
     """Arguments that start one replica of `deployment`. InputError for an unknown engine."""
-    builders = {"vllm": _vllm, "sglang": _sglang}
+    builders = {"vllm": _vllm, "sglang": _sglang, "builtin": _builtin}
     if deployment.engine not in builders:
         raise InputError(f"engine {deployment.engine!r}", f"allowed: {', '.join(builders)}")
     argv = [*builders[deployment.engine](deployment, arch, gpu, found)]
@@ -95,7 +95,8 @@ def replicas(
         devices = tuple(range(first_device + i * width, first_device + (i + 1) * width))
         port = first_port + i
         argv = engine_argv(deployment, arch, gpu, found, port)
-        made.append(Replica(devices, port, {variable: ",".join(map(str, devices))}, argv))
+        visible = {} if gpu.vendor == "cpu" else {variable: ",".join(map(str, devices))}
+        made.append(Replica(devices, port, visible, argv))
     return tuple(made)
 
 
@@ -132,6 +133,23 @@ def _sglang(d: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint) -> S
         *("--mem-fraction-static", f"{static:.3f}"),
         *("--kv-cache-dtype", _kv(d, found, "fp8_e4m3", "bf16")),
         *(("--context-length", str(d.max_model_len)) if d.max_model_len else ()),
+    )
+
+
+def _builtin(d: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint) -> Sequence[str]:
+    room = memory_plan(arch, gpu, d, d.max_model_len or arch.max_context).kv_capacity_tokens
+    # a batch of the longest sequences is all it can use
+    wanted = d.max_num_seqs * (d.max_model_len or arch.max_context)
+    on_cpu = ("--device", "cpu", "--threads-per-rank", str(gpu.num_compute_units))
+    return (
+        *("shardwise", "serve", found.path),
+        *("--tensor-parallel-size", str(d.tp_size)),
+        *("--max-num-seqs", str(d.max_num_seqs)),
+        *("--max-num-batched-tokens", str(d.max_num_batched_tokens)),
+        *("--kv-cache-tokens", str(min(room, wanted))),
+        *("--dtype", d.weight_dtype),
+        *(on_cpu if gpu.vendor == "cpu" else ()),
+        *(("--max-model-len", str(d.max_model_len)) if d.max_model_len else ()),
     )
 
 
