@@ -56,9 +56,11 @@ def checkpoint(given: str, arch: Architecture) -> Checkpoint:
     return Checkpoint(given, arch.checkpoint_dtype)
 
 
-def note(found: Checkpoint, weight_dtype: str) -> str:
+def note(found: Checkpoint, weight_dtype: str, engine: str = "vllm") -> str:
     """What the user must supply for the command to run as scored, or ""."""
     if weight_dtype == found.dtype or quantizes_online(found, weight_dtype):
+        return ""
+    if engine == "builtin":  # its --dtype converts while it loads
         return ""
     return (
         f"{found.path} is stored in {found.dtype}: give a checkpoint quantized to "
