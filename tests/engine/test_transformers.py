@@ -63,7 +63,7 @@ def windowed(path: Path, target: Path, **change: Any) -> Path:
     return target
 
 
-WINDOWED = {
+WINDOWED: dict[str, dict[str, Any]] = {
     "Mistral": {"sliding_window": 48},
     "Qwen2": {"use_sliding_window": True, "sliding_window": 48, "max_window_layers": 1},
 }

@@ -24,7 +24,7 @@ import torch.multiprocessing as torch_mp
 from torch._C._distributed_c10d import TCPStore
 
 from shardwise.engine import sharding
-from shardwise.engine.attention import LayerCache, prepare
+from shardwise.engine.attention import LayerCache, StepInputs, prepare
 from shardwise.engine.checkpoint import open_checkpoint
 from shardwise.engine.collectives import (
     AloneCollectives,
@@ -34,6 +34,7 @@ from shardwise.engine.collectives import (
     TorchCollectives,
     shared_memory_works,
 )
+from shardwise.engine.decode_graphs import DecodeGraphs
 from shardwise.engine.model import ShardedModel, ShardReader
 from shardwise.engine.scheduler import StepPlan
 from shardwise.errors import ShardwiseError
@@ -80,6 +81,7 @@ class Rank:
     def __init__(self, spec: GroupSpec, tp_rank: int, collectives: Collectives) -> None:
         self.spec, self.tp_rank, self.collectives = spec, tp_rank, collectives
         self.device = torch.device("cpu")
+        self._graphs: DecodeGraphs | None = None
         if spec.device == "cuda":
             self.device = torch.device("cuda", tp_rank)
             torch.cuda.set_device(self.device)
@@ -94,17 +96,36 @@ class Rank:
         checkpoint = open_checkpoint(spec.path, spec.random_weights)
         dtype = TORCH_DTYPES[spec.dtype]
         read = ShardReader(checkpoint, tp_size, self.tp_rank, dtype, self.device)
+        self._graphs = None
         self.model = ShardedModel(read, spec.max_model_len, self.collectives)
         first, last = sharding.kv_head_range(read.config.num_kv_heads, tp_size, self.tp_rank)
         shape = (spec.block_size, last - first, read.config.head_dim)
+        alone = isinstance(self.collectives, AloneCollectives)
+        graphs = self.device.type == "cuda" and alone and not read.config.num_experts
         self.caches = [
-            LayerCache(spec.num_blocks, shape, dtype, self.device)
+            LayerCache(spec.num_blocks + graphs, shape, dtype, self.device)
             for _ in range(read.config.num_layers)
         ]
         self.block_size = spec.block_size
+        if graphs:
+            self._graphs = DecodeGraphs(
+                self._logits, spec.block_size, spec.num_blocks, dtype, self.device
+            )
+
+    def _logits(self, inputs: StepInputs) -> torch.Tensor:
+        logits = self.model.forward(inputs, self.caches)
+        assert logits is not None
+        return logits
 
     def forward(self, plan: StepPlan) -> torch.Tensor | None:
         """Logits of the plan's wanted rows on rank 0."""
+        if self._graphs and self._graphs.fits(plan):
+            with torch.inference_mode():
+                return self._graphs.run(plan)
+        return self.call_by_call(plan)
+
+    def call_by_call(self, plan: StepPlan) -> torch.Tensor | None:
+        """The same without graphs, so that each call can be watched."""
         with torch.inference_mode():
             inputs = prepare(plan, self.block_size, self.model.dtype, self.device)
             return self.model.forward(inputs, self.caches)
