@@ -34,7 +34,7 @@ import torch
 from shardwise.engine import ceilings, sharding
 from shardwise.engine.engine import Engine
 from shardwise.engine.options import EngineOptions
-from shardwise.engine.ranks import AllReduce
+from shardwise.engine.rank import AllReduce
 from shardwise.engine.scheduler import SamplingParams
 
 # its annotations hold no Mapping of settings, so it is taken as it comes

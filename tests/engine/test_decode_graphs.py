@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_recorded_steps_give_the_logits_of_plain_ones_and_write_no_block_of_othe
                 kept = getattr(cache, name)
                 setattr(cache, name, torch.cat([kept, torch.zeros_like(kept[:BLOCK])]))
 
-        def forward(inputs: StepInputs) -> torch.Tensor:
+        def forward(inputs: StepInputs) -> Any:
             logits = rank.model.forward(inputs, rank.caches)
             assert logits is not None
             return logits
@@ -65,7 +66,7 @@ def test_recorded_steps_give_the_logits_of_plain_ones_and_write_no_block_of_othe
         assert len(recorded) == 1
 
 
-def _rows(cache: LayerCache) -> torch.Tensor:
+def _rows(cache: LayerCache) -> Any:
     return cache.k.reshape(cache.k.shape[0], -1).clone()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,10 +34,6 @@ def seconds(work: Callable[[], object], device: torch.device, n: int) -> list[fl
         _settle(device)
         times.append(time.perf_counter() - start)
     return times
-
-
-def median_s(work: Callable[[], object], device: torch.device, n: int) -> float:
-    return statistics.median(seconds(work, device, n))
 
 
 def _settle(device: torch.device) -> None:

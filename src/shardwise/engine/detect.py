@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from shardwise.engine import ceilings
-from shardwise.engine.ranks import TORCH_DTYPES, GroupSpec, Rank, RankGroup
+from shardwise.engine.rank import TORCH_DTYPES, GroupSpec, Rank
+from shardwise.engine.ranks import RankGroup
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import AllReduceLine
 from shardwise.hardware.measured import Measured

@@ -19,7 +19,8 @@ from shardwise.engine.options import (
     group_spec,
     resolved,
 )
-from shardwise.engine.ranks import LoadSpec, RankGroup
+from shardwise.engine.rank import LoadSpec
+from shardwise.engine.ranks import RankGroup
 from shardwise.engine.sampling import sample
 from shardwise.engine.scheduler import SamplingParams, Scheduler, Segment, Sequence, StepPlan
 from shardwise.errors import InputError

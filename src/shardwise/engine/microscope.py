@@ -20,7 +20,7 @@ from shardwise.engine import ceilings
 from shardwise.engine.ceilings import Ceilings
 from shardwise.engine.layers import ExpertMlp
 from shardwise.engine.model import ShardedModel
-from shardwise.engine.ranks import Rank
+from shardwise.engine.rank import Rank
 from shardwise.engine.scheduler import Segment, StepPlan
 
 
