@@ -140,6 +140,16 @@ def test_emulated_rows_hold_the_modelled_all_reduce_and_calibrate_takes_them(
     assert got.stdout.startswith("3 rows;")
 
 
+def test_the_tables_end_with_the_evidence_and_what_it_rests_on(llama: Path) -> None:
+    options = ["--tp", "2", "--emulate", "--gpu", "h200"]
+    got = CliRunner().invoke(command, [str(llama), *QUICK, *options])
+    assert got.exit_code == 0
+    said = " ".join(got.output.split())
+    assert "(one rank's shard, no peers, fp32, cpu)" in said
+    assert "predicted, n=3: TTFT" in said
+    assert "all-reduce predicted: vllm, h200" in said
+
+
 def test_a_rows_model_is_found_by_other_commands(llama: Path) -> None:
     assert models.load(profile_rows.model_id(llama)).num_layers == 2
     bundled = Path(models.__file__).parent / "data" / "llama-3.1-8b.json"

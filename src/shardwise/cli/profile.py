@@ -14,6 +14,7 @@ from shardwise.errors import InputError
 
 if TYPE_CHECKING:
     from shardwise.engine.profiling import Profile
+    from shardwise.evidence.record import Evidence
     from shardwise.hardware.gpu import Gpu
 
 
@@ -79,7 +80,7 @@ def profile(
     for result in found:
         results.append((result, profile_rows.evidence(result, question, named)))
         if not as_json:
-            _print(result)
+            _print(*results[-1])
         if output is not None:  # rewritten after each, so that an interrupted run keeps its rows
             rows = [profile_rows.csv_row(row) for _, row in results]
             write_csv(output, profile_rows.CSV_COLUMNS, rows)
@@ -106,8 +107,8 @@ def _progress(what: str) -> None:
     click.echo(f"profiling {what} …", err=True)
 
 
-def _print(result: Profile) -> None:
-    """Tables of one profile: parts by rank, products and messages of rank 0."""
+def _print(result: Profile, row: Evidence) -> None:
+    """Tables of one profile: parts by rank, products and messages of rank 0; then its evidence."""
     from rich.console import Console
     from rich.table import Table
 
@@ -147,3 +148,8 @@ def _print(result: Profile) -> None:
             messages.add_row(step, str(message.bytes), str(message.calls), shown)
     for each in (table, details, messages):
         console.print(each)
+    shown = ", ".join(
+        f"{label} {found.value * 1e3:.2f} ms ({found.lo * 1e3:.2f}–{found.hi * 1e3:.2f})"
+        for label, found in (("TTFT", row.metrics["ttft_s"]), ("TPOT", row.metrics["tpot_s"]))
+    )
+    console.print(f"{row.source.kind}, n={row.metrics['tpot_s'].n}: {shown}; {row.source.note}")
