@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engin
 from shardwise.engine.detect import MESSAGE_BYTES, fit_line, worlds  # noqa: E402
 from shardwise.hardware.catalogue import load_catalogue  # noqa: E402
 from shardwise.hardware.gpu import AllReduceLine  # noqa: E402
+from shardwise.hardware.measured import Measured, to_toml  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +100,35 @@ def test_plan_knows_the_machine_and_own_rows_narrow_its_bars(home: Path, tmp_pat
     after = plan(home, "--profile", "mine")
     assert "this-machine/builtin calibrated" in json.dumps(after)
     assert _spread(after) < _spread(json.loads(before))
+    # what was learnt is this machine's slowness: half as slow again, near to
+    assert shardwise(
+        home, "predict", str(asked), "--profile", "mine", "-o", str(tmp_path / "after.csv")
+    )
+    for row, said in zip(cells, csv.DictReader((tmp_path / "after.csv").open()), strict=True):
+        assert float(said["pred_e2e_s"]) == pytest.approx(float(row["e2e_s"]), rel=0.1)
+
+
+def test_a_busy_machine_is_said_in_the_file() -> None:
+    quiet = Measured(
+        name="A CPU",
+        vendor="cpu",
+        device="cpu",
+        num_ranks=1,
+        threads_per_rank=4,
+        cores=4,
+        compute_units=4,
+        memory_bytes=8e9,
+        memory_bandwidth=4e10,
+        flops={"bf16": 4e11},
+        all_reduce={},
+        date="2026-11-23",
+        seconds=4.0,
+        load_before=0.9,
+    )
+    assert "busy" not in to_toml("a", quiet)
+    assert "The machine was busy (load 1.1)" in to_toml("a", replace(quiet, load_before=1.1))
+    # one rank has no peer to reduce with: its link is said to be its memory
+    assert "memory bandwidth, for want of a peer" in to_toml("a", quiet)
 
 
 def _write(path: Path, cells: list[dict[str, str]]) -> None:

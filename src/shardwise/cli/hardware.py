@@ -48,6 +48,9 @@ def detect(name: str, output: Path | None, as_json: bool, **asked: Any) -> None:
     check_id(name)
     require_writable(path)
     found = measure(asked["device"], asked["threads_per_rank"], asked["short"], _progress)
+    if found.was_busy:
+        busy = f"the machine was busy (load {found.load_before:.1f} on {found.cores} cores)"
+        click.echo(f"{busy}: measure again when it is quiet", err=True)
     write(path, name, found)
     if as_json:
         print_json({"name": name, "path": str(path), "measured": found})

@@ -40,6 +40,7 @@ def detect(device: Device, threads_per_rank: int, short: bool, done: Progress) -
     for a device that is not here or more threads than cores.
     """
     start, n = time.perf_counter(), SHORT_N if short else LONG_N
+    load_before = os.getloadavg()[0]
     spec = _spec(device, threads_per_rank)
     found, spread = [], {}
     for world in worlds(spec.tp_size):
@@ -69,6 +70,7 @@ def detect(device: Device, threads_per_rank: int, short: bool, done: Progress) -
         all_reduce=spread,
         date=datetime.date.today().isoformat(),
         seconds=time.perf_counter() - start,
+        load_before=load_before,
     )
 
 

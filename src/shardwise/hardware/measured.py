@@ -12,6 +12,7 @@ from typing import Final
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import AllReduceLine
 
+BUSY_SHARE: Final = 0.25
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -32,6 +33,12 @@ class Measured:
     all_reduce: Mapping[int, AllReduceLine]  #: by world size
     date: str
     seconds: float  #: that measuring took
+    load_before: float  #: processes that wanted a core in the minute before
+
+    @property
+    def was_busy(self) -> bool:
+        """Whether other work held enough of the cores to be measured as well."""
+        return self.load_before > BUSY_SHARE * self.cores
 
     @property
     def what(self) -> str:
@@ -78,6 +85,9 @@ def _lines(gpu_id: str, found: Measured) -> Iterator[str]:
 
     label = f"{found.name}, {found.what}"
     yield f"# Measured by `shardwise hardware detect` in {found.seconds:.0f} s: {found.what}."
+    if found.was_busy:
+        load = f"load {found.load_before:.1f}"
+        yield f"# The machine was busy ({load}): measure again when it is quiet."
     yield "# One rank is what a GPU is elsewhere; every rank worked while each number was taken."
     yield f"[gpu.{gpu_id}]"
     yield f"name = {json.dumps(label, ensure_ascii=False)}"
