@@ -33,7 +33,8 @@ def _table(chosen: Chosen) -> ModelTable:
     d, found = chosen.deployment, checkpoint(chosen.given, chosen.arch)
     each = d.tp_size * d.pp_size
     starts = (chosen.first_device + replica * each for replica in range(d.replicas))
-    engine: Engine = "sglang" if d.engine == "sglang" else "vllm"
+    known: dict[str, Engine] = {"sglang": "sglang", "builtin": "builtin"}
+    engine = known.get(d.engine, "vllm")
     return ModelTable(
         model=found.path,
         name=chosen.arch.id,
