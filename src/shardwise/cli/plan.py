@@ -46,7 +46,7 @@ def seconds(given: str | None, name: str) -> float | None:
 @click.option("--objective", default="cost", show_default=True, help="cost, latency, throughput.")
 @click.option("--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower.")
 @click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype.")
-@click.option("--engine", default="vllm", show_default=True, help="vllm or sglang.")
+@click.option("--engine", default="vllm", show_default=True, help="vllm, sglang or builtin.")
 @click.option("--profile", default="reference", show_default=True, help="Profile name.")
 @click.option(
     "--catalogue",
@@ -158,7 +158,7 @@ def _deliver(
             best.deployment, q.arch, q.node.gpu, found, item.first_device, first_port=port
         )
         port += len(commands)
-        remark = note(found, best.deployment.weight_dtype)
+        remark = note(found, best.deployment.weight_dtype, best.deployment.engine)
         if as_json or output is not None:
             documents.append(plan_document(item.plan, commands, remark))
         if as_json:

@@ -25,7 +25,7 @@ class Chosen:
 
 def planned(chosen: Sequence[Chosen], gpus: int) -> DeploymentFile:
     """The file that runs `chosen` on one node of `gpus` GPUs."""
-    gpu = chosen[0].gpu.id
+    gpu = "cpu" if chosen[0].gpu.vendor == "cpu" else chosen[0].gpu.id
     return DeploymentFile(
         node=NodeTable(gpu=gpu, gpus=gpus), models=[_table(item) for item in chosen]
     )
@@ -35,7 +35,8 @@ def _table(chosen: Chosen) -> ModelTable:
     d, found = chosen.deployment, checkpoint(chosen.given, chosen.arch)
     each = d.tp_size * d.pp_size
     starts = (chosen.first_device + replica * each for replica in range(d.replicas))
-    engine: Engine = "sglang" if d.engine == "sglang" else "vllm"
+    known: dict[str, Engine] = {"sglang": "sglang", "builtin": "builtin"}
+    engine = known.get(d.engine, "vllm")
     return ModelTable(
         model=found.path,
         name=chosen.arch.id,

@@ -22,6 +22,7 @@ from shardwise.replica.command import MEMORY_SHARE, Settings, engine_flags
 _STARTS: Final = {
     "vllm": ("vllm", "serve"),
     "sglang": ("python", "-m", "sglang.launch_server", "--model-path"),
+    "builtin": ("shardwise", "serve"),
 }
 _UNQUANTIZED = frozenset({"bf16", "fp16", "fp32"})
 
@@ -47,7 +48,7 @@ class Replica:
     def line(self) -> str:
         """The command for a shell."""
         settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in self.environment.items())
-        return f"{settings} {shlex.join(self.argv)}"
+        return f"{settings} {shlex.join(self.argv)}".strip()
 
 
 def checkpoint(given: str, arch: Architecture) -> Checkpoint:
@@ -62,9 +63,11 @@ def checkpoint(given: str, arch: Architecture) -> Checkpoint:
     return Checkpoint(given, arch.checkpoint_dtype)
 
 
-def note(found: Checkpoint, weight_dtype: str) -> str:
+def note(found: Checkpoint, weight_dtype: str, engine: str = "vllm") -> str:
     """What the user must supply for the command to run as scored, or ""."""
     if weight_dtype == found.dtype or quantizes_online(found, weight_dtype):
+        return ""
+    if engine == "builtin":  # its --dtype converts while it loads
         return ""
     return (
         f"{found.path} is stored in {found.dtype}: give a checkpoint quantized to "
@@ -92,7 +95,7 @@ def engine_argv(
         max_model_len=deployment.max_model_len,
         flags=extra,
     )
-    flags = (*engine_flags(settings, "cuda"), *extra)
+    flags = (*engine_flags(settings, "cpu" if gpu.vendor == "cpu" else "cuda"), *extra)
     address = ("--host", "127.0.0.1", "--port", str(port))
     return (*_STARTS[deployment.engine], found.path, *flags, *address)
 
@@ -100,13 +103,22 @@ def engine_argv(
 def extra_flags(
     deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint
 ) -> tuple[str, ...]:
-    """Flags that only the model and GPU tell: quantization while loading, and SGLang's share of
-    memory, which is of weights and KV cache alone where vLLM's holds activations as well."""
+    """Flags that only the model and GPU tell: quantization while loading; SGLang's share of
+    memory, which is of weights and KV cache alone where vLLM's holds activations as well; the
+    built-in engine's room for KV cache, its dtype, and on CPU the threads that were measured."""
     flags = ["--quantization", "fp8"] if quantizes_online(found, deployment.weight_dtype) else []
     if deployment.engine == "sglang":
         memory = memory_plan(arch, gpu, deployment, deployment.max_model_len or arch.max_context)
         static = (memory.weight_bytes + memory.kv_budget_bytes) / memory.memory_bytes
         flags += [MEMORY_SHARE, f"{static:.3f}"]
+    if deployment.engine == "builtin":
+        longest = deployment.max_model_len or arch.max_context
+        room = memory_plan(arch, gpu, deployment, longest).kv_capacity_tokens
+        # a batch of the longest sequences is all it can use
+        flags += ["--kv-cache-tokens", str(min(room, deployment.max_num_seqs * longest))]
+        flags += ["--dtype", deployment.weight_dtype]
+        if gpu.vendor == "cpu":
+            flags += ["--threads-per-rank", str(gpu.num_compute_units)]
     return tuple(flags)
 
 
@@ -126,7 +138,8 @@ def replicas(
         devices = tuple(range(first_device + i * width, first_device + (i + 1) * width))
         port = first_port + i
         argv = engine_argv(deployment, arch, gpu, found, port)
-        made.append(Replica(devices, port, {variable: ",".join(map(str, devices))}, argv))
+        visible = {} if gpu.vendor == "cpu" else {variable: ",".join(map(str, devices))}
+        made.append(Replica(devices, port, visible, argv))
     return tuple(made)
 
 
