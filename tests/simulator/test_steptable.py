@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.profiles import bundled_profile, calibrated
 from shardwise.perfmodel.step import step_time
+from shardwise.simulator import compiling
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group, make_fleet, make_group
 from shardwise.simulator.simulate import simulate
@@ -67,6 +70,26 @@ def test_a_step_from_the_table_is_the_models_own_within_a_ten_thousandth(
             np.array(1.0 * prompt), np.array(earlier + prompt / 2),
         ).total  # fmt: skip
         assert found == pytest.approx(float(expected), rel=1e-4), (sequences, prompt)
+
+
+def test_a_pipelines_step_has_the_further_stages_host_time_and_hand_over() -> None:
+    deployment = Deployment("llama-3.1-70b", "h200", 2, pp_size=4, weight_dtype="fp8")
+    setting, group = subject(deployment).setting, make_group(deployment)
+    tp, none = np.array(2.0), np.array(0.0)
+    micro = np.array(10.0)  # 40 sequences in 4 micro-batches
+    alone = step_time(setting, setting.work(tp), tp, micro, none, none, none)
+    # 3 further stages: host time each, and 10 x 8192 x 2 bytes over one link
+    sent = 10 * 8192 * 2 / setting.gpu.interconnect.peer_bandwidth(2)
+    expected = float(alone.total) + 3 * (setting.coefficients["step"] + sent)
+    assert base_and_slope(replica(group, 40, 0), 0)[0] == pytest.approx(expected)
+    flat = make_group(Deployment("llama-3.1-70b", "h200", 2, weight_dtype="fp8"))
+    assert group.half_widths["tpot_s"] > flat.half_widths["tpot_s"]  # no PP row was ever fitted
+
+
+def test_every_compiled_file_is_part_of_the_key_of_compiled_code() -> None:
+    folder = Path(compiling.__file__).parent
+    found = {p.stem for p in folder.glob("*.py") if "@compiled" in p.read_text("utf-8")}
+    assert found | {"state"} == set(compiling.SOURCES)
 
 
 @pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")

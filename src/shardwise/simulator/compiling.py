@@ -1,7 +1,7 @@
 """Compile the inner loop with Numba where it is installed; else the same code runs interpreted.
 
-Compiled code is kept between runs, keyed by the sources of this package: Numba itself would not
-notice that a function called from another file has changed.
+Compiled code is kept between runs, keyed by the sources that are compiled or hold the arrays:
+Numba itself would not notice that a function called from another file has changed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ F = TypeVar("F", bound=Callable[..., object])
 
 HAS_NUMBA: Final = importlib.util.find_spec("numba") is not None
 INSTALL: Final = "pip install 'shardwise[traffic]'"
+SOURCES: Final = ("kernel", "memory", "queues", "routing", "state", "stepping")
 
 
 @cache
 def _cache_folder() -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for name in SOURCES:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return str(Path(root) / "shardwise" / "compiled" / digest.hexdigest()[:16])
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shardwise.perfmodel.serving import through_stages
 from shardwise.perfmodel.step import Setting, step_time
 from shardwise.perfmodel.work import Array
 
@@ -39,20 +40,34 @@ class StepTable:
 
 
 def step_table(
-    setting: Setting, tp_size: int, pp_size: int, max_num_seqs: int, max_tokens: int
+    setting: Setting,
+    tp_size: int,
+    pp_size: int,
+    max_num_seqs: int,
+    max_tokens: int,
+    expert_parallel: bool = False,
 ) -> StepTable:
     """The table of a replica of `tp_size` x `pp_size` GPUs for up to so many sequences and tokens.
 
-    With PP a step's sequences run as pp_size micro-batches that follow each other.
+    With PP a step's sequences run as pp_size micro-batches that follow each other, and a step is
+    of one micro-batch through all stages.
     """
     tp = np.array(float(tp_size))
     work = setting.work(tp)
 
     def seconds(sequences: Array, context: float, prompt: Array, earlier: float) -> Array:
         found = step_time(
-            setting, work, tp, sequences, np.array(context), prompt, np.array(earlier)
+            setting,
+            work,
+            tp,
+            sequences,
+            np.array(context),
+            prompt,
+            np.array(earlier),
+            float(tp_size) if expert_parallel else 1.0,
         )
-        return np.asarray(found.total, dtype=np.float64)
+        passed = through_stages(setting, float(pp_size), sequences + prompt, found)
+        return np.asarray(passed.total, dtype=np.float64)
 
     none, one = np.array(0.0), np.array(1.0)
     # one above the largest index, since a mixed step looks at s + 1
