@@ -28,8 +28,12 @@ def test_the_answer_accounts_for_every_request_and_holds_its_intervals() -> None
     found = json.loads(done.stdout)
     assert found["requests"] == sum(found["outcomes"].values()) == 30
     for metric in ("ttft_s", "tpot_s", "e2e_latency_s"):
-        p50 = found["latency"][metric]["p50"]
-        assert p50["lo"] <= p50["value"] <= p50["hi"]
+        p50 = found["evidence"][0]["metrics"][metric]
+        assert p50["lo"] < p50["value"] < p50["hi"]
+        assert p50["n"] == 30
+    assert found["evidence"][0]["source"]["kind"] == "simulated"
+    line = found["timeline"]
+    assert len(line["start_s"]) == len(line["waiting"]) == len(line["kv_share"]) > 10
 
 
 def test_overload_says_the_rate_that_holds() -> None:
@@ -65,4 +69,4 @@ def test_a_file_without_models_is_refused(tmp_path: Path) -> None:
     path.write_text('[node]\ngpu = "h200"\n')
     done = simulate(str(path), "--rate", "1")
     assert done.returncode == 2
-    assert "has no [[model]]" in done.stderr
+    assert "missing required field `model`" in done.stderr
