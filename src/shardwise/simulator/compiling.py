@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 HAS_NUMBA: Final = importlib.util.find_spec("numba") is not None
 INSTALL: Final = "pip install 'shardwise[traffic]'"
-SOURCES: Final = ("kernel", "memory", "queues", "routing", "state", "stepping")
+SOURCES: Final = ("compiling", "kernel", "memory", "queues", "routing", "state", "stepping")
 
 
 @cache
@@ -39,7 +39,12 @@ def compiled(function: F) -> F:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _cache_folder()  # read once, while the function is wrapped
     try:
-        wrapped: F = numba.njit(cache=True, error_model="numpy")(function)
+        wrapped: F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     finally:
         numba.config.CACHE_DIR = before
     return wrapped
+
+
+def compiles_first() -> bool:
+    """Whether the next run has to compile the loop first, which takes half a minute, once."""
+    return HAS_NUMBA and not any(Path(_cache_folder()).rglob("*.nbc"))
