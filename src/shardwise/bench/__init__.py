@@ -1,0 +1,1 @@
+"""Load any OpenAI-compatible endpoint and measure it, across tensor-parallel sizes and batches."""

@@ -1,0 +1,132 @@
+"""When requests are due in an open loop: Poisson, constant, or as a trace file says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from shardwise.errors import InputError
+
+#: columns of (time, isl, osl): Mooncake's JSON lines, the Azure LLM inference trace, and the form
+#: that `shardwise simulate` reads
+_COLUMNS: Final = (
+    ("timestamp", "input_length", "output_length"),
+    ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+    ("arrival_s", "isl", "osl"),
+)
+_ALLOWED: Final = (
+    'a line each: seconds; or {"timestamp": milliseconds, "input_length": tokens, '
+    '"output_length": tokens}; or CSV with the columns arrival_s,isl,osl or '
+    "TIMESTAMP,ContextTokens,GeneratedTokens"
+)
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Due times in seconds from the start, ascending, with each request's lengths where known."""
+
+    due_s: list[float]
+    isl: list[int] | None = None
+    osl: list[int] | None = None
+
+
+def poisson(request_rate: float, requests: int, seed: int) -> Arrivals:
+    """Gaps exponential with mean 1/request_rate. Raises InputError."""
+    _check(request_rate, requests)
+    gaps_s = np.random.default_rng(seed).exponential(1.0 / request_rate, requests)
+    return Arrivals([float(due_s) for due_s in np.cumsum(gaps_s)])
+
+
+def constant(request_rate: float, requests: int) -> Arrivals:
+    """Evenly 1/request_rate apart, the first at once. Raises InputError."""
+    _check(request_rate, requests)
+    return Arrivals([i / request_rate for i in range(requests)])
+
+
+def _check(request_rate: float, requests: int) -> None:
+    if not (0 < request_rate < math.inf):
+        raise InputError(f"request rate {request_rate:g}", "allowed: requests/s above 0")
+    if requests < 1:
+        raise InputError(f"{requests} requests", "allowed: at least 1")
+
+
+def read_trace(path: Path, requests: int = 0) -> Arrivals:
+    """The arrivals of a trace file, its first one at 0 s; `requests` limits how many, 0: all.
+
+    Raises InputError, naming the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the trace {path}: {error}") from None
+    lines = text.splitlines()
+    filled = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not filled:
+        raise InputError(f"the trace {path} is empty", f"allowed: {_ALLOWED}")
+    rows = sorted(_rows(path, filled))[: requests or None]
+    lengths = [row[1:] for row in rows]
+    known = all(0 not in pair for pair in lengths)
+    return Arrivals(
+        [due_s - rows[0][0] for due_s, _, _ in rows],
+        [isl for isl, _ in lengths] if known else None,
+        [osl for _, osl in lengths] if known else None,
+    )
+
+
+def _rows(path: Path, lines: list[tuple[int, str]]) -> list[tuple[float, int, int]]:
+    """(seconds, isl, osl) a line, lengths 0 where it has none."""
+    header = [cell.strip() for cell in lines[0][1].split(",")]
+    if any(columns[0] in header for columns in _COLUMNS):
+        cells = csv.reader(line for _, line in lines[1:])
+        pairs = [
+            (number, dict(zip(header, row, strict=False)))
+            for (number, _), row in zip(lines[1:], cells, strict=True)
+        ]
+        if not pairs:
+            raise InputError(f"the trace {path} holds a header only", f"allowed: {_ALLOWED}")
+        return [_row(path, number, pair) for number, pair in pairs]
+    return [_row(path, number, _fields(path, number, line)) for number, line in lines]
+
+
+def _fields(path: Path, number: int, line: str) -> Mapping[str, Any]:
+    if not line.lstrip().startswith("{"):
+        return {"arrival_s": line}
+    try:
+        fields: Mapping[str, Any] = json.loads(line)
+    except ValueError:
+        raise _wrong(path, number, line) from None
+    return fields
+
+
+def _row(path: Path, number: int, fields: Mapping[str, Any]) -> tuple[float, int, int]:
+    for time, isl, osl in _COLUMNS:
+        if time in fields:
+            try:
+                due_s = _seconds(time, fields[time])
+                row = due_s, int(fields.get(isl) or 0), int(fields.get(osl) or 0)
+            except (ValueError, TypeError):
+                break
+            if math.isfinite(due_s) and min(row[1:]) >= 0:
+                return row
+    raise _wrong(path, number, str(dict(fields)))
+
+
+def _seconds(column: str, value: Any) -> float:
+    if column == "timestamp":
+        return float(value) / 1e3
+    if column == "arrival_s":
+        return float(value)
+    moment = datetime.fromisoformat(str(value).strip())
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _wrong(path: Path, number: int, found: str) -> InputError:
+    return InputError(f"{path}, line {number}: {found[:80]}", f"allowed: {_ALLOWED}")

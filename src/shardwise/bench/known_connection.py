@@ -1,0 +1,135 @@
+"""One client's connection to the server of known delays: requests in, answers scheduled."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+from time import monotonic
+from typing import Any, Protocol
+
+import httptools
+
+from shardwise.bench.known_answer import Answer, Behaviour
+
+
+class Scheduler(Protocol):
+    """What a connection needs of its server."""
+
+    behaviour: Behaviour
+
+    def number_of_next(self) -> int:
+        """The number of the streamed request that just came, the first being 1."""
+
+    def schedule(self, when_s: float, connection: Connection, answer: Answer) -> None:
+        """Send the next token of `answer` at `when_s` of CLOCK_MONOTONIC."""
+
+    def account(self) -> dict[str, float]:
+        """How late tokens left since this was last asked."""
+
+
+class Connection:
+    """One client's connection: requests in, answers scheduled."""
+
+    def __init__(
+        self, server: Scheduler, sock: socket.socket, selector: selectors.BaseSelector
+    ) -> None:
+        self.closed = False
+        self._server = server
+        self._socket = sock
+        self._selector = selector
+        self._unsent = bytearray()
+        self._parser = httptools.HttpRequestParser(self)
+        self._path = self._body = b""
+
+    def write(self, data: bytes) -> None:
+        if self.closed:
+            return
+        if self._unsent:
+            self._unsent += data
+            return
+        sent = self._send(data)
+        if sent < len(data) and not self.closed:  # the client reads too slowly
+            self._unsent += data[sent:]
+            both = selectors.EVENT_READ | selectors.EVENT_WRITE
+            self._selector.modify(self._socket, both, self)
+
+    def flush(self) -> None:
+        """Send what the client had no room for."""
+        del self._unsent[: self._send(self._unsent)]
+        if not self._unsent and not self.closed:
+            self._selector.modify(self._socket, selectors.EVENT_READ, self)
+
+    def _send(self, data: bytes | bytearray) -> int:
+        """How many bytes went out."""
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.close()
+            return 0
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._selector.unregister(self._socket)
+            self._socket.close()
+
+    def receive(self) -> None:
+        try:
+            data = self._socket.recv(1 << 16)
+            if not data:
+                self.close()
+                return
+            self._parser.feed_data(data)
+        except BlockingIOError:
+            return
+        except (OSError, httptools.HttpParserError):
+            self.close()
+
+    # --- httptools
+
+    def on_url(self, url: bytes) -> None:
+        self._path, self._body = url, b""
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        received_s = monotonic()
+        if self._parser.get_method() != b"POST":
+            self._answer_get()
+            return
+        server = self._server
+        try:
+            body = json.loads(self._body)
+            streamed = bool(body.get("stream"))
+            answer = Answer(server.behaviour, body, server.number_of_next() if streamed else 1)
+        except (ValueError, TypeError, AttributeError) as error:
+            self._reply(b"400 Bad Request", {"error": {"message": str(error)}})
+            return
+        if answer.fault == "http_4xx":
+            self._reply(b"429 Too Many Requests", {"error": {"message": "busy"}})
+        elif answer.fault == "http_5xx":
+            self._reply(b"500 Internal Server Error", {"error": {"message": "broken"}})
+        elif not streamed:
+            self._reply(b"200 OK", answer.whole())
+        else:
+            self.write(answer.head())
+            server.schedule(received_s + server.behaviour.ttft_s, self, answer)
+
+    def _answer_get(self) -> None:
+        if self._path.startswith(b"/v1/models"):
+            self._reply(b"200 OK", {"object": "list", "data": [{"id": "known"}]})
+        elif self._path.startswith(b"/health"):
+            self._reply(b"200 OK", {})
+        elif self._path.startswith(b"/lateness"):
+            self._reply(b"200 OK", self._server.account())
+        else:
+            self._reply(b"404 Not Found", {"error": {"message": "no such path"}})
+
+    def _reply(self, status: bytes, body: dict[str, Any] | bytes) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        self.write(head % (status, len(data)) + data)

@@ -1,0 +1,86 @@
+"""What the events of one streamed answer say, and whether it is whole."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import Any
+
+from shardwise.evidence.request import FailureKind, RequestRecord
+
+
+class Reply:
+    """Takes events of completions or chat in order; notes tokens, finish and usage in `record`.
+
+    A token is a piece of non-empty text. Some have none: half a character, a special token. Their
+    events are kept aside, and count once `usage` shows that every event was one token.
+    """
+
+    def __init__(self, record: RequestRecord) -> None:
+        self.saw_done = False
+        self._record = record
+        self._finish_s = math.nan
+        self._textless: array[float] = array("d")  #: events of no text
+        self._finish_is_textless = False
+
+    def take(self, event: dict[str, Any], at_s: float) -> bool:
+        """Note what came at `at_s`; False where `event` has another form than the API's."""
+        try:
+            for choice in event.get("choices") or ():
+                self._take_choice(choice, at_s)
+            usage = event.get("usage")
+            if usage:
+                self._record.input_tokens = int(usage.get("prompt_tokens") or 0)
+                self._record.output_tokens = int(usage.get("completion_tokens") or 0)
+                self._record.usage_reported = True
+        except (AttributeError, TypeError, ValueError):
+            return False
+        return True
+
+    def _take_choice(self, choice: dict[str, Any], at_s: float) -> None:
+        delta = choice.get("delta")
+        if delta is None:
+            text = choice.get("text")
+        else:
+            text = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
+        finish = choice.get("finish_reason")
+        if text:
+            self._record.arrivals.append(at_s)
+        elif not finish and (delta is None or "role" not in delta):
+            self._textless.append(at_s)
+        if finish:
+            self._finish_s = at_s
+            self._finish_is_textless = not text
+
+    def judge(self) -> tuple[FailureKind, str] | None:
+        """Why a stream that ended in good order is no success; None where it is one."""
+        record = self._record
+        if record.usage_reported:
+            self._count_textless()
+        else:
+            record.output_tokens = len(record.arrivals)
+        pieces = len(record.arrivals)
+        record.last_s = record.arrivals[-1] if pieces else self._finish_s
+        # A last token without text of its own comes with the finish.
+        if pieces < record.output_tokens and self._finish_s > record.last_s:
+            record.last_s = self._finish_s
+        if math.isnan(self._finish_s):
+            return "missing_finish", "no finish_reason in the stream"
+        if not self.saw_done:
+            return "missing_done", "no [DONE] at the end of the stream"
+        if not pieces:
+            return "short", f"no text, though usage counts {record.output_tokens} tokens"
+        if record.output_tokens < record.output_asked:
+            counted = "tokens" if record.usage_reported else "pieces of text (no usage was sent)"
+            return "short", f"{record.output_tokens} {counted} of {record.output_asked}"
+        return None
+
+    def _count_textless(self) -> None:
+        """Take textless events for tokens where that makes events and `usage` agree."""
+        record = self._record
+        missing = record.output_tokens - len(record.arrivals)
+        textless = list(self._textless)
+        if self._finish_is_textless and missing == len(textless) + 1:
+            textless.append(self._finish_s)
+        if textless and missing == len(textless):
+            record.arrivals = array("d", sorted([*record.arrivals, *textless]))

@@ -1,0 +1,84 @@
+"""Prompts that people wrote: files in the form of ShareGPT."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from shardwise.errors import InputError
+
+_ALLOWED: Final = (
+    'allowed: [{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}]'
+    ", or such objects a line each"
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a person asked first in a conversation, and the reply, "" where there is none."""
+
+    prompt: str
+    reply: str
+
+
+def read_sharegpt(path: Path) -> list[Turn]:
+    """The first turn of each conversation that a person began. Raises InputError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    try:
+        if text.lstrip().startswith("["):
+            entries = json.loads(text)
+        else:
+            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+        turns = [_first_turn(entry["conversations"]) for entry in entries]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is no ShareGPT file: {error!r}", _ALLOWED) from None
+    found = [turn for turn in turns if turn is not None]
+    if not found:
+        raise InputError(f"{path} holds no first turn by a person", _ALLOWED)
+    return found
+
+
+def _first_turn(said: list[dict[str, Any]]) -> Turn | None:
+    if not said or said[0].get("from") not in {"human", "user"} or not said[0]["value"].strip():
+        return None
+    reply = (
+        said[1]["value"] if len(said) > 1 and said[1].get("from") in {"gpt", "assistant"} else ""
+    )
+    return Turn(said[0]["value"], reply)
+
+
+def sharegpt_prompts(
+    turns: list[Turn],
+    number: int,
+    seed: int,
+    osl: int = 0,
+    count: Callable[[str], int] | None = None,
+) -> list[tuple[str, int]]:
+    """`number` prompts with output tokens each, in random order, repeated if need be.
+
+    Output tokens are `osl`, or, where that is 0, those of the reply by `count`; turns without a
+    reply are then left out. Raises InputError where neither is given.
+    """
+    if not osl and count is None:
+        raise InputError(
+            "the length of replies is not known",
+            remedy="give an osl, or a tokenizer to count the file's own replies",
+        )
+    shuffled = random.Random(seed).sample(turns, len(turns))
+    sized = ((turn.prompt, osl or _tokens(turn.reply, count)) for turn in shuffled)
+    chosen = list(islice((pair for pair in sized if pair[1]), number))
+    if not chosen:
+        raise InputError("no conversation has a reply", remedy="give an osl")
+    return [chosen[i % len(chosen)] for i in range(number)]
+
+
+def _tokens(reply: str, count: Callable[[str], int] | None) -> int:
+    return count(reply) if reply and count is not None else 0

@@ -1,0 +1,97 @@
+"""What is measured: an OpenAI-compatible endpoint, and the bytes of a request to it."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from shardwise.errors import InputError
+
+Api = Literal["completions", "chat"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """An endpoint: where it listens, which of the two APIs is used, and the model's name there."""
+
+    host: str
+    port: int
+    path: str = ""  #: before /v1, without a trailing slash
+    tls: bool = False
+    api: Api = "completions"
+    model: str = ""
+    api_key: str = ""
+    ca_file: str = ""  #: PEM file of certificates to trust; "": the system's
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.address}{self.path}"
+
+    def named(self, model: str) -> Target:
+        return replace(self, model=model)
+
+    def request(self, prompt: str | list[int], osl: int) -> bytes:
+        """Head and body of a streaming request for exactly `osl` tokens, greedy.
+
+        `ignore_eos` is an extension that vLLM, SGLang and TensorRT-LLM share.
+        """
+        body: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": osl,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if self.api == "chat":
+            body["messages"] = [{"role": "user", "content": prompt}]
+            return self._post("/v1/chat/completions", body)
+        return self._post("/v1/completions", body | {"prompt": prompt})
+
+    def _post(self, path: str, body: dict[str, Any]) -> bytes:
+        data = json.dumps(body, separators=(",", ":")).encode()
+        key = f"Authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
+        head = (
+            f"POST {self.path}{path} HTTP/1.1\r\nHost: {self.address}\r\n"
+            f"Content-Type: application/json\r\nAccept: text/event-stream\r\n{key}"
+            f"Content-Length: {len(data)}\r\n\r\n"
+        )
+        return head.encode("ascii") + data
+
+
+def parse_target(
+    url: str, api: Api = "completions", model: str = "", api_key: str = "", ca_file: str = ""
+) -> Target:
+    """The target at `url`, with or without its /v1. Raises InputError for what is no HTTP URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InputError(f"URL {url!r}: {error}", "allowed: http://host:port") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"URL {url!r}", "allowed: http://host:port or https://host:port")
+    if not all(32 < ord(c) < 127 for c in api_key + parts.hostname + parts.path):
+        raise InputError(f"URL {url!r} or its key holds characters that HTTP does not allow")
+    path = parts.path.rstrip("/").removesuffix("/v1")
+    tls = parts.scheme == "https"
+    port = port or (443 if tls else 80)
+    return Target(parts.hostname, port, path, tls, api, model, api_key, ca_file)
+
+
+def tls_context(target: Target) -> ssl.SSLContext | None:
+    """How to trust `target`; None where it speaks plain HTTP. Raises InputError."""
+    if not target.tls:
+        return None
+    try:
+        return ssl.create_default_context(cafile=target.ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(
+            f"cannot use the certificates {target.ca_file}: {error}", "allowed: a PEM file"
+        ) from None

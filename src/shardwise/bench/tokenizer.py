@@ -1,0 +1,43 @@
+"""A model's tokenizer, where one is at hand, to count tokens without asking the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardwise.errors import InputError
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Counts the tokens of a text, without those a server adds, and names those it knows."""
+
+    name: str
+    count: Callable[[str], int]
+    decode: Callable[[list[int]], str]
+    size: int  #: of the vocabulary
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer.json at `path`, or in it where that is a folder. Raises InputError."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise InputError(
+            "a tokenizer needs the package tokenizers", remedy="run: pip install tokenizers"
+        ) from None
+    file = path / "tokenizer.json" if path.is_dir() else path
+    allowed = "allowed: a tokenizer.json or its folder"
+    try:
+        loaded = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the tokenizer {file}: {error}", allowed) from None
+    except Exception as error:  # noqa: BLE001 - the library raises no narrower class
+        raise InputError(f"{file} is no tokenizer: {error}", allowed) from None
+    return Tokenizer(
+        name=file.name if path.is_file() else path.name,
+        count=lambda text: len(loaded.encode(text, add_special_tokens=False).ids),
+        decode=lambda ids: str(loaded.decode(ids)),
+        size=int(loaded.get_vocab_size()),
+    )

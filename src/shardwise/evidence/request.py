@@ -1,0 +1,135 @@
+"""What one request did: when each token came, and if it failed, how."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, Literal
+
+from shardwise.metrics import tpot_s
+
+FailureKind = Literal[
+    "refused",
+    "http_4xx",
+    "http_5xx",
+    "http_other",
+    "cut",
+    "malformed",
+    "error_event",
+    "missing_finish",
+    "missing_done",
+    "short",
+    "stall",
+]
+
+#: kind -> what it means; a request with any of these is no success and gives no metric
+FAILURES: Final[dict[FailureKind, str]] = {
+    "refused": "no connection could be made",
+    "http_4xx": "the server answered 4xx",
+    "http_5xx": "the server answered 5xx",
+    "http_other": "the server answered a status that is neither 200, 4xx nor 5xx",
+    "cut": "the connection closed before the stream ended",
+    "malformed": "bytes that are not HTTP, not server-sent events, or not JSON",
+    "error_event": "an error inside a stream that began with status 200",
+    "missing_finish": "the stream ended without a finish_reason",
+    "missing_done": "the stream ended without [DONE]",
+    "short": "fewer tokens than asked for, or no text at all",
+    "stall": "no bytes for longer than the stall timeout",
+}
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request. Times are seconds of CLOCK_MONOTONIC; NaN: it did not come to that."""
+
+    index: int  #: position in the run's list of requests
+    origin_s: float  #: when it was due (open loop), else when it was sent; latencies start here
+    output_asked: int  #: tokens
+    sent_s: float = float("nan")
+    last_s: float = float("nan")  #: last token
+    done_s: float = float("nan")  #: last byte, or the failure
+    #: when each token came, as a piece of text, or as an event without text where `usage` shows
+    #: that each event was a token: one stamp per receive, shared by those in it
+    arrivals: array[float] = field(default_factory=lambda: array("d"))
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usage_reported: bool = False  #: False: output_tokens counts pieces of text instead
+    failure: FailureKind | None = None
+    detail: str = ""  #: of a failure, in the server's own words where it has any
+    cancelled: bool = False  #: stopped by us at the end of the run: neither success nor failure
+
+    @property
+    def ok(self) -> bool:
+        return self.failure is None and not self.cancelled
+
+    @property
+    def first_s(self) -> float:
+        return self.arrivals[0] if self.arrivals else float("nan")
+
+    @property
+    def ttft_s(self) -> float:
+        return self.first_s - self.origin_s
+
+    @property
+    def e2e_latency_s(self) -> float:
+        return self.last_s - self.origin_s
+
+    @property
+    def tpot_s(self) -> float:
+        """NaN for fewer than two tokens."""
+        return tpot_s(self.e2e_latency_s, self.ttft_s, self.output_tokens)
+
+    @property
+    def itl_s(self) -> list[float]:
+        """Each gap between pieces of text."""
+        return [later - earlier for earlier, later in pairwise(self.arrivals)]
+
+
+def count_failures(records: list[RequestRecord]) -> dict[str, int]:
+    """Number of failures by kind, kinds that occurred only, the commonest first."""
+    counts: dict[str, int] = {}
+    for record in records:
+        if record.failure is not None:
+            counts[record.failure] = counts.get(record.failure, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def sample_failures(records: list[RequestRecord], per_kind: int = 3) -> list[dict[str, object]]:
+    """The first few failures of each kind, with what the server said."""
+    taken: dict[str, int] = {}
+    samples: list[dict[str, object]] = []
+    for record in records:
+        kind = record.failure
+        if kind is not None and taken.get(kind, 0) < per_kind:
+            taken[kind] = taken.get(kind, 0) + 1
+            samples.append({"request": record.index, "kind": kind, "detail": record.detail})
+    return samples
+
+
+@dataclass(frozen=True)
+class TokenCheck:
+    """Tokens by the server's `usage` against the pieces of text that came."""
+
+    tokens: int  #: of completed requests
+    pieces: int
+    without_usage: int  #: requests whose tokens are counted by pieces
+    more_pieces: int  #: requests with more pieces than tokens: one of the two is wrong
+    fewer_pieces: int  #: requests where a piece held several tokens, so ITL is by piece
+
+    @property
+    def agrees(self) -> bool:
+        return not (self.without_usage or self.more_pieces or self.fewer_pieces)
+
+
+def check_tokens(records: list[RequestRecord]) -> TokenCheck:
+    """Whether pieces of text and tokens are one and the same in these records."""
+    done = [record for record in records if record.ok]
+    surplus = [len(record.arrivals) - record.output_tokens for record in done]
+    return TokenCheck(
+        tokens=sum(record.output_tokens for record in done),
+        pieces=sum(len(record.arrivals) for record in done),
+        without_usage=sum(not record.usage_reported for record in done),
+        more_pieces=sum(more > 0 for more in surplus),
+        fewer_pieces=sum(more < 0 for more in surplus),
+    )

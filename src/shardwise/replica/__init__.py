@@ -1,0 +1,1 @@
+"""One replica of an engine: its command line, environment, devices, readiness and stop."""
