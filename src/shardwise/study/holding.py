@@ -102,7 +102,7 @@ def hold(
     found: list[_Held] = []
     # the compiled loop holds no lock, so threads run on as many cores
     with ThreadPoolExecutor() as pool:
-        tried = pool.map(lambda pair: _fewest_replicas(*pair, targets, seed), possible)
+        tried = pool.map(lambda pair: _fewest_replicas(pair[0], pair[1], targets, seed), possible)
         for done, (pair, held) in enumerate(zip(possible, tried, strict=True), 1):
             progress(f"simulated {pair[1]} on {pair[0].node.gpu.id}", done, len(possible))
             if isinstance(held, _Held):
