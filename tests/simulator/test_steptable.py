@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from shardwise.architecture.models import load
+from shardwise.errors import InputError
 from shardwise.evidence.record import Deployment
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.perfmodel.estimate import Subject, predict
@@ -19,6 +20,7 @@ from shardwise.simulator.fleet import Group, make_fleet, make_group
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.state import Sim, new_loop, new_replicas, new_requests
 from shardwise.simulator.stepping import attention_of, base_and_slope, mixed_step_s
+from shardwise.simulator.steptable import measured_table
 from shardwise.simulator.traffic import make_trace
 from shardwise.workload.workload import Workload
 
@@ -110,3 +112,14 @@ def test_a_closed_loop_agrees_with_the_performance_models_closed_form(
     for metric, tolerance in (("tpot_s", 0.05), ("e2e_latency_s", 0.05), ("ttft_s", 0.25)):
         found = result.percentiles(metric).mean
         assert found == pytest.approx(expected[metric].value, rel=tolerance), metric
+
+
+def test_a_measured_table_is_straight_between_its_points_and_beyond_them() -> None:
+    # decode 10 ms at 1, 14 at 3; prompts: 10 ms at 1 token (a decode step), 30 at 101, 50 at 201
+    table = measured_table({1: 0.010, 3: 0.014}, {101: 0.030, 201: 0.050}, 1e-6, 4, 300)
+    assert table.decode[2] == pytest.approx(0.012)
+    assert table.decode[5] == pytest.approx(0.018)
+    assert table.prompt[51] == pytest.approx(0.020)
+    assert table.prompt[301] == pytest.approx(0.070)
+    with pytest.raises(InputError, match="1 measured step times; needed: two or more"):
+        measured_table({1: 0.01}, {101: 0.03, 201: 0.05}, 0.0, 4, 300)

@@ -7,10 +7,12 @@ whole number of sequences and of prompt tokens is tabulated once, and nothing is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from shardwise.errors import InputError
 from shardwise.perfmodel.serving import through_stages
 from shardwise.perfmodel.step import Setting, step_time
 from shardwise.perfmodel.work import Array
@@ -88,3 +90,31 @@ def step_table(
         window=window,
         pp_size=pp_size,
     )
+
+
+def measured_table(
+    decode_s: Mapping[int, float],
+    prompt_s: Mapping[int, float],
+    kv_slope: float,
+    max_num_seqs: int,
+    max_tokens: int,
+) -> StepTable:
+    """The table of an engine whose steps were timed: seconds by sequences without context, and by
+    tokens of a prompt computed alone, attention included.
+
+    Between the points, and beyond the last two, times are straight lines; a prompt of one token
+    takes a decode step. InputError for fewer than two points of either.
+    """
+
+    def line(points: Mapping[int, float], size: int) -> Array:
+        if len(points) < 2:
+            raise InputError(f"{len(points)} measured step times", "needed: two or more")
+        x = np.array(sorted(points), dtype=np.float64)
+        y = np.array([points[int(k)] for k in x])
+        at = np.arange(size + 2.0)
+        beyond = y[-1] + (at - x[-1]) * max(0.0, (y[-1] - y[-2]) / (x[-1] - x[-2]))
+        return np.asarray(np.where(at > x[-1], beyond, np.interp(at, x, y)))
+
+    decode = line(decode_s, max_num_seqs)
+    prompt = line({1: float(decode[1])} | dict(prompt_s), max(max_tokens, max_num_seqs))
+    return StepTable(decode, prompt, (kv_slope, kv_slope), (0.0, 0.0), float("inf"), 1)
