@@ -64,6 +64,17 @@ def test_bad_input_is_one_line(words: tuple[str, ...], message: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_malformed_line_of_a_trace_is_named_with_what_was_expected(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("arrival_s,isl,osl\n0.0,100,20\n0.5,many,20\n")
+    done = simulate("llama-3.1-8b", "--gpu", "h200", "--trace", str(path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "line 3: isl is 'many'; expected: a whole number of tokens, 1 to" in done.stderr
+    path.write_text("arrival_s,isl,osl\n")
+    assert "holds 0 requests" in simulate("llama-3.1-8b", "--trace", str(path)).stderr
+
+
 def test_a_file_without_models_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "deployment.toml"
     path.write_text('[node]\ngpu = "h200"\n')
