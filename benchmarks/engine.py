@@ -1,12 +1,14 @@
 """The engine against transformers and against this machine's own ceilings.
 
-    python benchmarks/engine.py [--threads N] [--rounds N] [--parts LIST] [--out FILE]
+    python benchmarks/engine.py [--threads N] [--rounds N] [--parts LIST] [--vllm PYTHON] [--out F]
 
 One run, one machine, one random Llama (248M parameters, fp32), the same threads for all. What it
 teaches: decode at batch 1 reads every weight once a token, so bandwidth bounds it; prefill reuses
 each weight for every token of the prompt, so the matrix rate does; TP divides both, and pays in
 messages; and requests of mixed lengths waste a static batch on its shorter members. Rounds of the
-contestants alternate, since other work on the machine drifts. Prints a table, then one JSON line.
+contestants alternate, since other work on the machine drifts; vLLM, in its own Python, runs its
+rounds at a stretch. Takes 5 to 8 minutes on 2 cores, and wants them to itself. Prints a table,
+then one JSON line.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +34,7 @@ import torch
 from shardwise.engine import ceilings, sharding
 from shardwise.engine.engine import Engine
 from shardwise.engine.options import EngineOptions
-from shardwise.engine.ranks import AllReduce
+from shardwise.engine.rank import AllReduce
 from shardwise.engine.scheduler import SamplingParams
 
 # its annotations hold no Mapping of settings, so it is taken as it comes
@@ -115,14 +118,14 @@ def static_batches(path: Path, model: Any, threads: int, rounds: int) -> dict[st
     return found
 
 
-def compare(mine: list[float], theirs: list[float]) -> dict[str, Any]:
+def compare(mine: list[float], theirs: list[float], who: str = "transformers") -> dict[str, Any]:
     a, b = statistics.median(mine), statistics.median(theirs)
     return {
         "engine_tok_s": round(a, 2),
-        "transformers_tok_s": round(b, 2),
+        f"{who}_tok_s": round(b, 2),
         "ratio": round(a / b, 2),
         "engine_range": [round(min(mine), 2), round(max(mine), 2)],
-        "transformers_range": [round(min(theirs), 2), round(max(theirs), 2)],
+        f"{who}_range": [round(min(theirs), 2), round(max(theirs), 2)],
         "n": len(mine),
     }
 
@@ -219,15 +222,60 @@ def tensor_parallel(path: Path, rounds: int) -> dict[str, Any]:
         "tp2_gloo": (2, 1, "torch"),
         "tp2_shared_memory": (2, 1, "shared_memory"),
     }
-    found: dict[str, Any] = {}
-    for name, (tp_size, threads, all_reduce) in cases.items():
-        with engine(path, tp_size, threads, all_reduce) as ours:
-            step_times(ours, 512, 1)
-            decode_s, prefill_s = step_times(ours, 512, rounds)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, (tp_size, threads, all_reduce) in cases.items():
+            with engine(path, tp_size, threads, all_reduce) as ours:
+                step_times(ours, 512, 1)
+                times[name].append(step_times(ours, 512, 1))
+    found: dict[str, Any] = {"n": rounds}
+    for name, each in times.items():
+        decodes, prefills = [[1e3 * t[part] for t in each] for part in (0, 1)]
         found[name] = {
-            "decode_ms": round(decode_s * 1e3, 2),
-            "prefill_512_ms": round(prefill_s * 1e3, 1),
+            "decode_ms": round(statistics.median(decodes), 2),
+            "decode_range_ms": [round(min(decodes), 2), round(max(decodes), 2)],
+            "prefill_512_ms": round(statistics.median(prefills), 1),
+            "prefill_range_ms": [round(min(prefills), 1), round(max(prefills), 1)],
         }
+    for what, other in (
+        ("over_tp1_one_core", "tp1_one_core"),
+        ("over_tp1_two_cores", "tp1_two_cores"),
+        ("of_shared_memory_over_gloo", "tp2_gloo"),
+    ):
+        found[f"speedup_{what}"] = {
+            part: round(found[other][part] / found["tp2_shared_memory"][part], 2)
+            for part in ("decode_ms", "prefill_512_ms")
+        }
+    return found
+
+
+def against_vllm(
+    path: Path, python: Path, threads: int, rounds: int, eager: bool
+) -> dict[str, Any]:
+    """Output tokens/s of the same static batches, the engine's rounds after vLLM's."""
+    sizes = (1, 16)
+    batches = path / "batches.json"
+    batches.write_text(json.dumps([prompts(size, ISL) for size in sizes]))
+    command = [python, Path(__file__).with_name("engine_vllm.py"), path, "--prompts", batches]
+    command += ["--threads", str(threads), "--rounds", str(rounds), "--osl", str(OSL)]
+    # the engine's own settings of OpenMP and of import paths are not vLLM's
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    done = subprocess.run(
+        [*map(str, command), *(["--eager"] if eager else [])],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=kept,
+    )
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    found = {"vllm": theirs["version"], "eager": theirs["eager"]}
+    params = SamplingParams(max_tokens=OSL, ignore_eos=True)
+    with engine(path, 1, threads) as ours:
+        for size in sizes:
+            work = partial(ours.generate, prompts(size, ISL), params)
+            work()
+            mine = [size * OSL / timed(work) for _ in range(rounds)]
+            found[f"batch_{size}"] = compare(mine, theirs["tok_s"][str(size)], "vllm")
     return found
 
 
@@ -238,8 +286,11 @@ def main() -> None:
     parser.add_argument(
         "--parts", default="shares,static,arrivals,tp", help="which of these, comma-separated"
     )
+    parser.add_argument("--vllm", type=Path, help="a Python with vLLM: its static batches as well")
+    parser.add_argument("--vllm-eager", action="store_true", help="vLLM without compilation")
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     options = parser.parse_args()
+    start = time.perf_counter()
     torch.set_num_threads(options.threads)
     result: dict[str, Any] = {
         "model": SHAPE,
@@ -261,8 +312,18 @@ def main() -> None:
             "arrivals": lambda: arrivals(path, model, threads, rounds),
             "tp": lambda: tensor_parallel(path, rounds),
         }
-        for name in options.parts.split(","):
+        chosen = [name for name in options.parts.split(",") if name]
+        if unknown := sorted(set(chosen) - set(parts)):
+            parser.error(f"--parts has {', '.join(unknown)}; allowed: {', '.join(parts)}")
+        if options.rounds < 3:
+            print("fewer than 3 rounds: a trial, not a comparison", file=sys.stderr)
+        for name in chosen:
             result[name] = report(name, parts[name]())
+        if options.vllm:
+            result["vllm"] = report(
+                "vllm", against_vllm(path, options.vllm, threads, rounds, options.vllm_eager)
+            )
+    result["seconds"] = round(time.perf_counter() - start, 1)
     result["load_after"] = os.getloadavg()
     line = json.dumps(result)
     if options.out:

@@ -1,4 +1,5 @@
-"""One browser for every test that needs one: two Playwright sessions cannot share a process."""
+"""What every test shares: hypothesis without a deadline, and one browser, since two Playwright
+sessions cannot share a process."""
 
 from __future__ import annotations
 
@@ -7,6 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared machine", deadline=None)  # time is benchmarks' business
+settings.load_profile("shared machine")
 
 FLAGS = (
     "--headless",

@@ -12,6 +12,7 @@ Broken invariants of our own are `assert`, never one of these.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -50,3 +51,17 @@ class NothingMeetsError(ShardwiseError):
     """Candidates exist, and every one misses the SLO."""
 
     exit_code = 3
+
+
+def printable(text: str, most: int = 0) -> str:
+    """`text` without what a terminal would obey: control, bidirectional and invisible characters
+    are written out as escapes. Cut to `most` characters, where given, with an ellipsis."""
+    shown = "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _OBEYED else c
+        for c in (text[: most + 1] if most else text)
+    )
+    return f"{shown[: most - 1]}…" if most and len(shown) > most else shown
+
+
+#: Unicode categories of characters that act instead of being seen
+_OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})

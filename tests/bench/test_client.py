@@ -21,6 +21,7 @@ from shardwise.bench.arrivals import constant
 from shardwise.bench.client import run_load
 from shardwise.bench.http import served_model
 from shardwise.bench.load import Load, Run
+from shardwise.bench.priority import ahead
 from shardwise.bench.selftest import known_server
 from shardwise.bench.shards import processes_for, run_sharded
 from shardwise.bench.target import Target, parse_target
@@ -49,6 +50,18 @@ def test_a_closed_loop_keeps_its_concurrency_in_flight() -> None:
     assert all(r.origin_s == r.sent_s for r in run.records)
     assert check_tokens(run.records).agrees
     assert check_tokens(run.records).tokens == 80
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="scheduling is Linux's")
+def test_a_run_is_ahead_of_others_where_permitted_and_gives_that_back() -> None:
+    with ahead() as permitted:
+        pass
+    during: list[int] = []
+    with known_server(0.01, 0.001) as target:
+        run_load(target, _load(target, 2, 1), lambda _: during.append(os.sched_getscheduler(0)))
+    expected = os.SCHED_RR | os.SCHED_RESET_ON_FORK if permitted else os.SCHED_OTHER
+    assert during == [expected] * 2
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_a_ramp_spreads_the_first_requests_of_a_closed_loop() -> None:

@@ -63,7 +63,8 @@ def llama(models: dict[str, Path]) -> Path:
 def ranks(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Running rank processes, one torch thread each."""
     pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
-    from shardwise.engine.ranks import GroupSpec, RankGroup
+    from shardwise.engine.rank import GroupSpec
+    from shardwise.engine.ranks import RankGroup
 
     group = RankGroup(GroupSpec(request.param, threads_per_rank=1))
     yield group

@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engin
 from shardwise.engine import tokenizer  # noqa: E402
 from shardwise.engine.engine import Engine  # noqa: E402
 from shardwise.engine.options import EngineOptions, rank_bytes  # noqa: E402
-from shardwise.engine.ranks import AllReduce, RankDiedError  # noqa: E402
+from shardwise.engine.rank import AllReduce  # noqa: E402
+from shardwise.engine.ranks import RankDiedError  # noqa: E402
 from shardwise.engine.scheduler import SamplingParams  # noqa: E402
 from shardwise.errors import DoesNotFitError, InputError  # noqa: E402
 

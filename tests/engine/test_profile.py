@@ -12,11 +12,15 @@ from click.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 
+from shardwise.architecture import models  # noqa: E402
+from shardwise.cli.calibrate import calibrate  # noqa: E402
 from shardwise.cli.profile import profile as command  # noqa: E402
+from shardwise.engine import profile_rows  # noqa: E402
 from shardwise.engine.checkpoint import open_checkpoint  # noqa: E402
 from shardwise.engine.engine import Engine  # noqa: E402
 from shardwise.engine.options import EngineOptions  # noqa: E402
-from shardwise.engine.profiling import CSV_COLUMNS  # noqa: E402
+from shardwise.engine.profile_rows import CSV_COLUMNS  # noqa: E402
+from shardwise.errors import InputError  # noqa: E402
 
 QUICK = ["--isl", "32", "--osl", "8", "--repeats", "3", "--device", "cpu"]
 
@@ -96,14 +100,67 @@ def test_rows_have_the_columns_that_calibrate_reads(llama: Path, tmp_path: Path)
     ("options", "says"),
     [
         (["--tp", "two"], "--tp is 'two'"),
-        (["--emulate", "-o", "x.csv"], "--emulate leaves out collectives"),
-        (["-o", "nowhere/x.csv"], "nowhere is no folder"),
+        (["--tp", "2", "--emulate", "-o", "/tmp/x.csv"], "--gpu is 'cpu', and rows of --emulate"),
+        (["-o", "/proc/nowhere/x.csv"], "cannot write to /proc/nowhere"),
+        (["--isl", "200", "--osl", "57"], "together at most 256 tokens, the model's context"),
     ],
 )
 def test_options_that_cannot_be_used_are_named(llama: Path, options: list[str], says: str) -> None:
     got = CliRunner().invoke(command, [str(llama), *options])
-    assert got.exit_code == 2
-    assert says in got.output
+    assert isinstance(got.exception, InputError)
+    assert says in str(got.exception)
+
+
+def test_emulated_rows_hold_the_modelled_all_reduce_and_calibrate_takes_them(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.csv"
+    options = ("--tp", "1,2,4", "--emulate", "--gpu", "h200", "-o", str(path))
+    _, two, four = run(llama, *options)
+    assert two["evidence"]["source"]["kind"] == "predicted"
+    assert "all-reduce predicted: vllm, h200" in two["evidence"]["source"]["note"]
+    # 5 all-reduces a step (2 layers of 2 and the embedding's), 1 prefill and 7 decode steps; each
+    # some microseconds on an H200: latency of the measured kernel and waiting for the other ranks
+    for row, waits in ((two, 1), (four, 3)):
+        each = row["evidence"]["breakdown"]["all_reduce"] / (5 * 8)
+        assert waits * 0.1e-6 < each < 50e-6
+        measured = row["profile"]["decode"][0]
+        median = sorted(measured["totals_s"])[1]
+        tpot = row["evidence"]["metrics"]["tpot_s"]
+        assert median < tpot["value"] < median + 5 * 50e-6
+    rows = list(csv.DictReader(path.open()))
+    assert [(r["source_id"], r["tp"]) for r in rows] == [
+        ("shardwise_profile", "1"),
+        ("shardwise_profile_emulate", "2"),
+        ("shardwise_profile_emulate", "4"),
+    ]
+    monkeypatch.setenv("SHARDWISE_HOME", str(tmp_path))
+    got = CliRunner().invoke(calibrate, [str(path), "--name", "mine"])
+    assert got.exit_code == 0, got.output
+    assert got.stdout.startswith("3 rows;")
+
+
+def test_the_tables_end_with_the_evidence_and_what_it_rests_on(llama: Path) -> None:
+    options = ["--tp", "2", "--emulate", "--gpu", "h200"]
+    got = CliRunner().invoke(command, [str(llama), *QUICK, *options])
+    assert got.exit_code == 0
+    said = " ".join(got.output.split())
+    assert "(one rank's shard, no peers, fp32, cpu)" in said
+    assert "predicted, n=3: TTFT" in said
+    assert "all-reduce predicted: vllm, h200" in said
+
+
+def test_a_rows_model_is_found_by_other_commands(llama: Path) -> None:
+    assert models.load(profile_rows.model_id(llama)).num_layers == 2
+    bundled = Path(models.__file__).parent / "data" / "llama-3.1-8b.json"
+    assert models.load("llama-3.1-8b").id == "llama-3.1-8b"
+    named = llama.parent / "Llama-3.1-8B-Instruct"
+    named.mkdir(exist_ok=True)
+    (named / "config.json").write_text(bundled.read_text())
+    assert profile_rows.model_id(named) == "llama-3.1-8b"
+    # the name of another shape is no name
+    (named / "config.json").write_text((llama / "config.json").read_text())
+    assert profile_rows.model_id(named) == str(named)
 
 
 def test_watching_leaves_the_model_as_it_was(llama: Path) -> None:

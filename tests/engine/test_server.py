@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,13 +17,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
+torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 pytest.importorskip("uvicorn")
 
 RUN = (
@@ -235,7 +237,12 @@ def test_past_the_queue_requests_get_429(llama: Path) -> None:
     replica = start(llama, "--max-num-seqs", "1", "--max-queue", "1")
     try:
         ask = {"prompt": [1, 2], "max_tokens": 250, "ignore_eos": True}
-        held = [threading.Thread(target=replica.open_stream, kwargs=ask) for _ in range(2)]
+
+        def hold() -> None:
+            with suppress(http.client.RemoteDisconnected):  # killed below
+                replica.open_stream(**ask)
+
+        held = [threading.Thread(target=hold) for _ in range(2)]
         for thread in held:
             thread.start()
         deadline = time.monotonic() + 5
@@ -285,26 +292,58 @@ def test_a_killed_server_leaves_no_rank_behind(llama: Path) -> None:
     assert gone(pids, within_s=5)
 
 
+def left_of(session: int) -> list[int]:
+    """Processes of a session that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # gone meanwhile
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (["--tensor-parallel-size", "3"], "tensor_parallel_size is 3"),
         (["--tensor-parallel-size", "4", "--kv-cache-tokens", "99999999999"], "GB are free"),
+        pytest.param(
+            ["--tensor-parallel-size", "2", "--device", "cuda"],
+            "GPUs are visible",
+            marks=pytest.mark.skipif(torch.cuda.device_count() > 1, reason="has the GPUs"),
+        ),
+        (["truncated"], "truncated/model.safetensors"),
+        (["absent"], "absent/model.safetensors"),
     ],
 )
-def test_what_cannot_be_served_is_one_line_and_exit_2(
-    llama: Path, options: list[str], says: str
+def test_what_cannot_be_served_is_one_line_exit_2_and_no_stray_process(
+    llama: Path, tmp_path: Path, options: list[str], says: str
 ) -> None:
-    got = subprocess.run(
-        [sys.executable, "-c", RUN, str(llama), "--port", "0", *SMALL, *options],
-        capture_output=True,
+    model = llama
+    if options[0] in ("truncated", "absent"):
+        model, options = tmp_path / options[0], ["--tensor-parallel-size", "2"]
+        shutil.copytree(llama, model)
+        weights = model / "model.safetensors"
+        whole = weights.read_bytes()
+        weights.unlink()
+        if model.name == "truncated":
+            weights.write_bytes(whole[: len(whole) // 2])
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(model), "--port", "0", *SMALL, *options],
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
+        start_new_session=True,
     )
-    assert got.returncode == 2
-    assert says in got.stderr
-    assert len(got.stderr.strip().splitlines()) == 1
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert says in said
+    assert len(said.strip().splitlines()) == 1
+    # the interpreter's own helpers may take a moment
+    deadline = time.monotonic() + 2
+    while left_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert left_of(process.pid) == []
 
 
 def test_a_port_in_use_is_one_line_and_exit_2(llama: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import load_catalogue
+from shardwise.hardware.user_files import own_hardware
 
 PAGE = Path(__file__).parents[2] / "docs/howto/hardware.md"
 
@@ -73,3 +74,61 @@ def test_each_mistake_is_one_line(tmp_path: Path, old: str, new: str, says: str)
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.toml"):
         load_catalogue([tmp_path / "gone.toml"])
+
+
+OWN = """
+[gpu.{id}]
+vendor = "cpu"
+memory = {{ value = 12, unit = "GB" }}
+memory_bandwidth = {{ value = 40, unit = "GB/s" }}
+flops.bf16 = {{ value = 400, unit = "GFLOPS" }}
+flops.fp32 = {{ value = 200, unit = "GFLOPS" }}
+compute_units = {{ value = 1, unit = "1" }}
+interconnect.topology = "switched"
+interconnect.max_world = 2
+interconnect.bandwidth = {{ value = 6, unit = "GB/s" }}
+[[gpu.{id}.all_reduce]]
+world_size = 2
+latency = {{ value = 20, unit = "us" }}
+bandwidth = {{ value = 5, unit = "GB/s" }}
+"""
+
+
+def test_files_in_the_users_hardware_folder_are_read_by_name_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARDWISE_HOME", str(tmp_path))
+    assert own_hardware() == ()
+    folder = tmp_path / "hardware"
+    folder.mkdir()
+    for name in ("b", "a"):
+        (folder / f"{name}.toml").write_text(OWN.format(id=f"cpu-{name}"))
+    assert own_hardware() == (folder / "a.toml", folder / "b.toml")
+    gpu = load_catalogue(own_hardware()).gpu("cpu-a")
+    assert gpu.all_reduce[2].latency_s == pytest.approx(20e-6)
+    assert gpu.all_reduce[2].bytes_per_s == pytest.approx(5e9)
+    assert gpu.tdp_w == 0  # not known
+
+
+def test_fp32_has_a_rate_of_its_own_only_where_it_was_measured(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN.format(id="mine"))
+    known = load_catalogue([path])
+    assert known.gpu("mine").matrix_rate("fp32") == pytest.approx(200e9)
+    assert known.gpu("h200").matrix_rate("fp32") == known.gpu("h200").matrix_rate("bf16")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("world_size = 1", r"all_reduce: world_size 1; allowed: 2 or more"),
+        ("world_sizes = 2", r"all_reduce.*world_size"),
+    ],
+)
+def test_an_all_reduce_that_means_nothing_is_one_line(
+    tmp_path: Path, wrong: str, says: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN.format(id="mine").replace("world_size = 2", wrong))
+    with pytest.raises(InputError, match=says):
+        load_catalogue([path])

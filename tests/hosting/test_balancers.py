@@ -13,8 +13,9 @@ import pytest
 from tests.hosting.conftest import BALANCERS, free_port, require_balancer, stand_in
 from tests.hosting.load import closed_loop, median
 
-from shardwise.hosting import operating, probing
+from shardwise.hosting import operating
 from shardwise.hosting.deployment_file import BalancerName, DeploymentFile
+from shardwise.replica import probing
 
 Deploy = Callable[[DeploymentFile], Path]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from tests.hosting.conftest import STAND_IN, free_port, require_balancer
 
-from shardwise.hosting import processes, state
+from shardwise.hosting import state
+from shardwise.replica import processes
 
 COMMAND = f'["{sys.executable}", "{STAND_IN}", "{{host}}", "{{port}}", "toy"]'
 

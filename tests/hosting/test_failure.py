@@ -133,7 +133,7 @@ def test_rolling_restart_with_a_changed_file_loses_nothing(
     outcomes = Counter(e.outcome for e in ended)
     print(f"{balancer}: rolled three replicas under load: {dict(outcomes)}")
     assert not failure
-    assert set(outcomes) == {"whole"}
+    assert set(outcomes) == {"whole"}, [e for e in ended if e.outcome != "whole"]
     _, after = operating.look(path)
     pids = {s.state.process.pid for s in [*before, *after] if s.state.process}
     assert len(pids) == 6

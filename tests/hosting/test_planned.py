@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from shardwise.hosting.deployment_file import load
 from shardwise.hosting.launching import launches
 
-PLAN = "plan llama-3.1-70b --gpu mi300x --gpus 8 --isl 1024 --osl 512 --concurrency 64 --dtype fp8"
+PLAN = "plan {model} --gpu mi300x --gpus 8 --isl 1024 --osl 512 --concurrency 64 --dtype fp8"
 
 
-def test_the_saved_file_starts_the_command_that_the_plan_printed(tmp_path: Path) -> None:
+def flags(argv: Sequence[str]) -> dict[str, str]:
+    """Options with their values; where it listens and how it is named is hosting's business."""
+    own = {"--host", "--port", "--served-model-name", "--model", "--model-path", "-m"}
+    pairs = zip(argv, [*argv[1:], "--"], strict=True)
+    found = {a: "" if b.startswith("--") else b for a, b in pairs if a.startswith("-")}
+    return {name: value for name, value in found.items() if name not in own}
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize("model", ["llama-3.1-70b", "qwen3-30b-a3b"])
+def test_the_saved_file_starts_the_command_that_the_plan_printed(
+    tmp_path: Path, engine: str, model: str
+) -> None:
     saved = tmp_path / "deployment.toml"
+    asked = [*PLAN.format(model=model).split(), "--engine", engine, "--save", str(saved)]
     done = subprocess.run(
-        [sys.executable, "-m", "shardwise.cli.main", *PLAN.split(), "--json", "--save", str(saved)],
+        [sys.executable, "-m", "shardwise.cli.main", *asked],
         capture_output=True,
         text=True,
         check=True,
     )
-    printed = json.loads(done.stdout)["ranked"][0]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("HIP_VISIBLE_DEVICES=")]
+    printed = [shlex.split(line) for line in lines]
     runs = launches(load(saved), "rocm")
-    best = printed["evidence"]["deployment"]
-    assert len(runs) == best["replicas"]
-    assert best["pp_size"] == 1
-    argv = " ".join(runs[0].argv)
-    for flag, value in (
-        ("--tensor-parallel-size", best["tp_size"]),
-        ("--max-num-seqs", best["max_num_seqs"]),
-        ("--max-num-batched-tokens", best["max_num_batched_tokens"]),
-        ("--gpu-memory-utilization", best["gpu_memory_utilization"]),
-        ("--max-model-len", best["max_model_len"]),
-        ("--quantization", "fp8"),
-    ):
-        assert f"{flag} {value}" in argv, argv
-    devices = [device for run in runs for device in run.devices]
-    assert devices == list(range(best["replicas"] * best["tp_size"] * best["pp_size"]))
+    assert len(runs) == len(printed)
+    for run, line in zip(runs, printed, strict=True):
+        assert flags(run.argv) == flags(line)
+        assert line[0] == f"HIP_VISIBLE_DEVICES={run.env['HIP_VISIBLE_DEVICES']}"
+    assert "--quantization" in flags(printed[0])
+    share = flags(printed[0]).get("--mem-fraction-static")
+    assert (share is not None) == (engine == "sglang")
+    if share:  # vLLM's 0.9 holds activations and the engine's own memory too
+        assert 0.5 < float(share) < 0.9

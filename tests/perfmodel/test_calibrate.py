@@ -26,7 +26,7 @@ def rows(gpu: str, engine: str, factor: float = 1.0, start: int = 1) -> list[Row
     """Rows that the bundled profile itself would measure, every time multiplied by `factor`."""
     blank = [
         Row(start + i, "llama-3.1-8b", gpu, engine, "bf16", "bf16", tp, 1, "closed_loop", c, isl,
-            512.0, "made", "", "calibrate", None, {})
+            512.0, "made", "", "calibrate", None, 10.0 * c, {})
         for i, (tp, c, isl) in enumerate(GRID)
     ]  # fmt: skip
     (batch,), _ = group(blank)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 
 from shardwise.architecture.models import load
 from shardwise.hardware.catalogue import default_catalogue
+from shardwise.hardware.gpu import AllReduceLine
 from shardwise.perfmodel.coefficients import PRIOR
 from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
+from shardwise.perfmodel.profiles import bundled_profile, collectives_for
 from shardwise.perfmodel.step import Setting, busiest, experts_touched, step_time
 from shardwise.perfmodel.work import rank_work
 
@@ -140,3 +144,26 @@ def test_more_sequences_or_context_never_make_a_step_faster(
     assert total(s, tp, sequences + 1, context) >= base
     assert total(s, tp, sequences, context * 1.5) >= base
     assert total(s, tp, sequences, context, prompt=512.0) > base
+
+
+def test_fp32_reads_twice_and_multiplies_at_its_own_rate() -> None:
+    arch, gpu = load("llama-3.1-8b"), default_catalogue().gpu("h200")
+    half, full = (rank_work(arch, np.array([1.0]), dtype, 2.0) for dtype in ("bf16", "fp32"))
+    assert full.weight_bytes[0] == 2 * half.weight_bytes[0]
+    assert full.head_bytes[0] == 2 * half.head_bytes[0]
+    assert full.message_bytes_per_token == 2 * half.message_bytes_per_token
+    slow = replace(gpu, flops={**gpu.flops, "fp32": gpu.flops["bf16"] / 10})
+    long = {"tp": 1.0, "sequences": 0.0, "context": 0.0, "prompt": 65536.0}
+    # a long prefill is bound by the matrix rate: a tenth of it takes about ten times as long
+    at = Setting(arch, slow, "fp32", "fp32", dict(PRIOR), NO_LINK)
+    ratio = total(at, **long) / total(replace(at, weight_dtype="bf16"), **long)
+    assert 8 < ratio < 10
+
+
+def test_a_gpu_with_measured_all_reduce_is_taken_at_its_word() -> None:
+    gpu = default_catalogue().gpu("h200")
+    own = replace(gpu, all_reduce={2: AllReduceLine(20e-6, 5e9)})
+    found = collectives_for(bundled_profile(), own, "builtin", {})
+    # 20 us + 5 MB / 5 GB/s = 1.02 ms
+    assert found.time(np.array([2.0]), np.array([5e6]))[0] == pytest.approx(1.02e-3)
+    assert found.measured == "measured on h200"

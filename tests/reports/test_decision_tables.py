@@ -9,7 +9,8 @@ from shardwise.reports.decision_tables import (
     ranked_table,
 )
 from shardwise.reports.memory import MemoryUse, memory_table
-from shardwise.reports.table import Column, Table, plain
+from shardwise.reports.table import Column, Table
+from shardwise.reports.table_text import plain
 from shardwise.study.audit import audit_grid, audit_steps
 from shardwise.study.claim import match_claim
 from shardwise.study.cost import Node, node_costs

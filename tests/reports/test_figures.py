@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 
 from shardwise.errors import InputError
+from shardwise.evidence.record import Source
 from shardwise.reports.figure_style import DASHES, DRAWN, SHAPES
 from shardwise.reports.figures import (
+    cell_errors,
     memory_per_gpu,
-    relative_cost,
     render,
     save,
     throughput_latency,
     time_breakdown,
+    token_cost,
     tp_steps,
 )
 from shardwise.reports.memory import MemoryUse
+from shardwise.study.beside import beside
 from shardwise.study.cost import Node, node_costs
 from shardwise.study.frontier import points
 from shardwise.study.grid import Grid
@@ -35,6 +38,21 @@ def svg(chart: Any) -> str:
     return render(chart, "svg").decode()
 
 
+def slower(grid: Grid) -> Grid:
+    """`grid` as if measured, a quarter slower: predictions are 1 / 1.25 - 1 = -20 % off."""
+    return {
+        at: replace(
+            item,
+            metrics={
+                name: replace(m, value=m.value * 1.25, lo=m.lo * 1.25, hi=m.hi * 1.25, n=40)
+                for name, m in item.metrics.items()
+            },
+            source=Source("measured", "hand-made"),
+        )
+        for at, item in grid.items()
+    }
+
+
 def build(name: str, grid: Grid) -> Any:
     uses = [
         MemoryUse("h100", 1, "fp8", {"weights": 72e9, "kv_cache": 10e9}, 80e9),
@@ -45,7 +63,8 @@ def build(name: str, grid: Grid) -> Any:
         "tp_steps": lambda: tp_steps(compare(transitions(grid), load_published().steps)),
         "time_breakdown": lambda: time_breakdown(list(grid.values())),
         "memory": lambda: memory_per_gpu(uses, "Memory per GPU"),
-        "cost": lambda: relative_cost(node_costs(grid, Node(8))),
+        "errors": lambda: cell_errors(beside(grid.values(), slower(grid).values())),
+        "cost": lambda: token_cost(node_costs(grid, Node(8))),
     }
     return charts[name]()
 
@@ -57,7 +76,8 @@ def build(name: str, grid: Grid) -> Any:
         ("tp_steps", ["change in %", "dashed outline: published: AMD ROCm blog", "batch 128"]),
         ("time_breakdown", ["time of a request, s", "communication", "queueing", "20 %"]),
         ("memory", ["memory of one GPU, GB", "KV cache", "2.00 GB short", "110 GB free"]),
-        ("cost", ["times TP=8", "one copy", "full node", "8 GPUs paid for"]),
+        ("errors", ["TTFT, n = 6", "error, %", "batch per copy", "TP=8"]),
+        ("cost", ["GPU-h per million output tokens", "one copy", "full node", "8 GPUs paid for"]),
     ],
 )
 def test_a_figure_is_drawn_with_its_units_and_source(

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import html
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
+from shardwise.cli.plan import plan as plan_command
 from shardwise.cli.report import report as report_command
-from shardwise.errors import InputError
-from shardwise.evidence.record import Interval, Source
+from shardwise.errors import InputError, UnknownNameError
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.reports.answering import Wanted, answer
+from shardwise.reports.files import write_json
 from shardwise.reports.html.page import report_html
 from shardwise.reports.saved import read_evidence, read_study
-from shardwise.reports.study_output import StudyOutput, write_study
+from shardwise.reports.study_output import StudyOutput, study_tables, write_study
+from shardwise.study.advice import Advice, NoAdvice
 from shardwise.study.run import Question
 from shardwise.workload.workload import Slo
 
@@ -52,6 +58,36 @@ def test_a_saved_study_reads_back_as_it_was(output: StudyOutput, folder: Path) -
     assert (list(read.advice), list(read.memory)) == (list(output.advice), list(output.memory))
 
 
+def test_the_plan_command_of_the_report_gives_the_reports_answer() -> None:
+    asked = Asked("llama-3.1-70b", "h200", weight_dtype="fp8")
+    question = Question(8, (1, 2, 4, 8), (16, 64), 1024, 512)
+    wanted = Wanted(question, Slo(ttft_s=2.0, tpot_s=0.02), asked=asked)
+    found = answer(*subject_of(asked), wanted)
+    assert found.about
+    words = shlex.split(found.about.plan)[2:]
+    assert words[-2:] == ["--save", "deployment.toml"]
+    result = CliRunner().invoke(plan_command, [*words[:-2], "--json"])
+    best = msgspec.json.decode(result.output)["ranked"][0]["evidence"]
+    first = found.advice[0]
+    assert isinstance(first, Advice)
+    assert msgspec.convert(best, Evidence) == first.evidence
+
+
+@pytest.mark.parametrize("bound_s", [0.05, 1e-5])
+def test_saved_advice_reads_back_found_or_not(bound_s: float, tmp_path: Path) -> None:
+    asked = Asked("llama-3.1-8b", "h200")
+    wanted = Wanted(Question(2, (1, 2), (1, 16), 512, 64), Slo(tpot_s=bound_s), asked=asked)
+    output = answer(*subject_of(asked), wanted)
+    assert isinstance(output.advice[0], Advice if bound_s == 0.05 else NoAdvice)
+    write_json(tmp_path / "study.json", output.study)
+    write_json(tmp_path / "advice.json", output.advice)
+    assert list(read_study(tmp_path).advice) == list(output.advice)
+
+
+def test_a_static_batch_is_advised_among_its_cells(output: StudyOutput) -> None:
+    assert [a.basis for a in output.advice if isinstance(a, Advice)] == ["cells", "cells"]
+
+
 def test_the_report_of_a_saved_study_is_that_of_the_study_itself(page: str, folder: Path) -> None:
     assert report_html(read_study(folder)) == page
 
@@ -77,15 +113,33 @@ def test_ids_are_unique_though_every_drawing_brings_its_own(page: str) -> None:
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
 
 
-def test_a_hostile_model_name_is_text_everywhere(output: StudyOutput) -> None:
+@pytest.fixture(scope="session")
+def hostile_page(output: StudyOutput) -> str:
     evidence = tuple(
         replace(e, deployment=replace(e.deployment, model=HOSTILE)) for e in output.study.evidence
     )
-    page = report_html(replace(output, study=replace(output.study, evidence=evidence)))
-    assert "<script" not in page
-    assert "&lt;script&gt;alert(1)" in page
-    widths = [int(w) for w in re.findall(r'<svg [^>]*width="(\d+)"', page)]
+    return report_html(replace(output, study=replace(output.study, evidence=evidence)))
+
+
+def test_a_hostile_model_name_is_text_everywhere(hostile_page: str) -> None:
+    assert "<script" not in hostile_page
+    assert "&lt;script&gt;alert(1)" in hostile_page
+    assert "\u202e" not in hostile_page
+    assert "x" * 1000 not in hostile_page
+    widths = [int(w) for w in re.findall(r'<svg [^>]*width="(\d+)"', hostile_page)]
     assert max(widths) < 1500
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_hostile_model_name_breaks_no_layout(
+    browser: Any, hostile_page: str, tmp_path: Path, width: int
+) -> None:
+    (tmp_path / "report.html").write_text(hostile_page)
+    opened = browser.new_page(viewport={"width": width, "height": 900})
+    opened.goto((tmp_path / "report.html").as_uri())
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.locator("h1").bounding_box()["height"] < 400
+    opened.close()
 
 
 def test_measured_cells_stand_beside_the_predicted_ones_with_their_error(
@@ -99,8 +153,27 @@ def test_measured_cells_stand_beside_the_predicted_ones_with_their_error(
     )
     page = report_html(replace(output, measured=[measured]))
     # 1 / 1.25 - 1 = -20 %
+    assert "off in the mean by: E2E latency 20.0 % (n=1); 0 of 1 inside" in page
+    assert "E2E latency, n = 1" in page
+    assert "<strong>predicted and measured</strong>" in page
     assert "mean absolute error, E2E latency: 20.0 % (n=1)" in page
     assert "measured: night run" in page
+
+
+def test_measured_cells_of_another_study_are_left_out_or_refused(
+    output: StudyOutput, folder: Path, tmp_path: Path
+) -> None:
+    cell = replace(output.study.evidence[0], source=Source("measured", "night run"))
+    other = replace(cell, deployment=replace(cell.deployment, gpu="h200"))
+    write_json(tmp_path / "both.json", [cell, other])
+    write_json(tmp_path / "other.json", [other])
+    out = tmp_path / "report.html"
+    given = [str(folder), "-o", str(out), "--measured"]
+    assert CliRunner().invoke(report_command, [*given, str(tmp_path / "both.json")]).exit_code == 0
+    assert "E2E latency, n = 1" in out.read_text()
+    result = CliRunner().invoke(report_command, [*given, str(tmp_path / "other.json")])
+    assert "none of the 1 results" in str(result.exception)
+    assert "mi300x" in str(result.exception)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"question": 1}', '{"evidence": []}'])
@@ -176,9 +249,37 @@ def test_axe_finds_nothing_serious(
     opened.close()
 
 
-def test_a_notebook_shows_the_same_charts(output: StudyOutput) -> None:
-    for chart in (output.frontier(), output.time_breakdown()):
-        bundle = chart._repr_mimebundle_()
-        shown = bundle[0] if isinstance(bundle, tuple) else bundle
-        assert "vega" in str(shown)
-        assert "mi300x" in str(shown)
+def test_a_model_that_fits_at_one_tp_only_has_a_study_and_a_report() -> None:
+    asked = Asked("llama-3.1-405b", "mi300x", weight_dtype="bf16")
+    output = answer(
+        *subject_of(asked), Wanted(Question(8, (4, 8), (1, 16), 512, 64), Slo(), asked=asked)
+    )
+    assert not output.study.steps
+    assert "study" in [table.name for table in study_tables(output)]
+    page = report_html(output)
+    assert "One GPU&#39;s memory at TP=8" in page
+    assert "TP=4 is left out" in page
+
+
+def test_it_prints_every_section_on_pages_of_paper(browser: Any, page: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page)
+    opened = browser.new_page(color_scheme="dark")
+    opened.goto((tmp_path / "report.html").as_uri())
+    printed = opened.pdf(format="A4")
+    opened.emulate_media(media="print", color_scheme="dark")
+    paper = opened.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (printed[:5], paper) == (b"%PDF-", "rgb(255, 255, 255)")
+    assert 4 <= printed.count(b"/Type /Page\n") <= 20
+    opened.close()
+
+
+def test_a_notebook_shows_the_same_charts_without_a_network(output: StudyOutput) -> None:
+    for figure in (output.frontier(), output.time_breakdown(), output.figure("cost")):
+        shown = figure._repr_mimebundle_()
+        assert shown["image/svg+xml"].startswith("<svg")
+        assert "mi300x" in shown["image/svg+xml"]
+        assert "https://" not in shown["image/svg+xml"]
+        assert f'alt="{html.escape(shown["text/plain"])}"' in shown["text/html"]
+        assert "mi300x" in shown["text/plain"]
+    with pytest.raises(UnknownNameError, match="tp_steps"):
+        output.figure("tp_step")

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from shardwise.evidence.record import Interval
-from shardwise.reports.table import INTERVALS, Cell, Column, Table, markdown, plain, show, text_cell
+from shardwise.reports.table import INTERVALS, Cell, Column, Table, markdown, text_cell
+from shardwise.reports.table_text import plain, show
 from shardwise.reports.tables import study_table, transitions_table
 from shardwise.study.grid import Grid
 from shardwise.study.transitions import transitions

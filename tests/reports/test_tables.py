@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from shardwise.errors import InputError
-from shardwise.reports.table import Table, plain
+from shardwise.reports.table import Table
+from shardwise.reports.table_text import plain
 from shardwise.reports.tables import (
     breakeven_table,
     comparison_table,

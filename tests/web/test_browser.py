@@ -70,6 +70,47 @@ def test_two_gpus_side_by_side_and_a_measured_study_over_the_first(page: Any, se
     assert "b200" in page.locator("#compare-table").inner_text()
 
 
+def test_the_recommendation_follows_batch_rate_and_bound(page: Any, server: str) -> None:
+    opened(page, server)
+    cards = page.locator("#advice article")
+    assert "batch 16 per copy" in cards.nth(2).inner_text()
+    redrawn(page, lambda: page.fill("#batch", "64"))
+    assert "batch 64 per copy" in cards.nth(2).inner_text()
+    free = cards.nth(0).inner_text()
+    redrawn(page, lambda: page.fill("#rate", "1.5"))
+    assert "at 1.5 requests/s" in cards.nth(0).inner_text()
+    assert cards.nth(0).inner_text() != free
+    assert "--request-rate 1.5" in page.locator("#command").inner_text()
+    redrawn(page, lambda: page.fill("#tpot", "0.01"))
+    assert "nothing meets this" in cards.nth(0).inner_text()
+
+
+def test_the_latency_axis_is_drawn_anew_and_measured_values_stand_in_the_cell(
+    page: Any, server: str
+) -> None:
+    opened(page, f"{server}/?study=night-run&tp=8")
+    assert "measured" in page.locator("#cell-metrics").inner_text()
+    before = page.locator("#points canvas").screenshot()
+    redrawn(page, lambda: page.select_option("#axis", "tpot_s"))
+    assert page.locator("#points canvas").count() == 1
+    assert page.locator("#points canvas").screenshot() != before
+    redrawn(page, lambda: page.select_option("#gpu", "h200"))  # nothing was measured there
+    assert "no cell with this model" in page.locator("#beside").inner_text()
+    assert "measured: dashed" not in page.locator("#legend").inner_text()
+
+
+def test_a_model_that_fits_one_tp_only_has_words_where_the_steps_were(
+    page: Any, server: str
+) -> None:
+    opened(page, server)
+    redrawn(page, lambda: page.select_option("#dtype", "bf16"))
+    redrawn(page, lambda: page.select_option("#model", "llama-3.1-405b"))
+    assert "Only one TP size fits" in page.locator("#steps").inner_text()
+    assert page.locator("#skipped li").count() == 3
+    redrawn(page, lambda: page.select_option("#model", "llama-3.1-70b"))
+    assert page.locator("#steps canvas").is_visible()
+
+
 def test_a_click_on_a_point_takes_that_cell_apart(page: Any, server: str) -> None:
     opened(page, server)
     before = page.locator("#cell-title").inner_text()

@@ -156,7 +156,9 @@ def _moe(config: Fields, family: str, layers: int) -> Moe | None:
         step = config.size("decoder_sparse_step", default=1)
         dense = set(config.items("mlp_only_layers", int))
         sparse = [i for i in range(layers) if i not in dense and (i + 1) % step == 0]
-        return _routed(config, "num_experts", "moe_intermediate_size", len(sparse))
+        # transformers 5 writes it under Mixtral's name
+        experts = "num_experts" if config.has("num_experts") else "num_local_experts"
+        return _routed(config, experts, "moe_intermediate_size", len(sparse))
     if family in _MLA and config.has("n_routed_experts"):
         first = config.size("first_k_dense_replace", default=0, lo=0)
         step = config.size("moe_layer_freq", default=1)

@@ -12,7 +12,7 @@ from shardwise.errors import InputError
 
 Floats = NDArray[np.float64]
 #: Bytes per element of the cache; "auto" is the model's own 16-bit dtype, as in vLLM.
-KV_BYTES: Final = {"auto": 2.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
+KV_BYTES: Final = {"auto": 2.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp32": 4.0}
 
 
 def elements_per_token_per_layer(arch: Architecture, tp_size: ArrayLike = 1) -> Floats:

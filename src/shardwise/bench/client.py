@@ -17,6 +17,7 @@ from time import monotonic, process_time
 
 from shardwise.bench.lag import LagProbe
 from shardwise.bench.load import Load, Run
+from shardwise.bench.priority import ahead
 from shardwise.bench.stream import Stream
 from shardwise.bench.target import Target, tls_context
 from shardwise.bench.timer import Alarm
@@ -84,7 +85,7 @@ class _Client:
         interrupted = False
         cpu_s, started_s = process_time(), monotonic()
         watch: asyncio.Task[None] | None = None
-        with _interruptible(), _without_gc():
+        with _interruptible(), _without_gc(), ahead():
             try:
                 count = min(self._load.concurrency, len(self._load.requests))
                 opened = await asyncio.gather(*(self._open() for _ in range(count)))

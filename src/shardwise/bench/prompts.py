@@ -20,7 +20,7 @@ from shardwise.errors import InputError
 Prompt = str | list[int]
 
 #: ids that vocabularies use for ordinary text; the second for the smallest of them
-_ID_RANGES: Final = ((100, 1000), (10, 200))
+_ID_RANGES: Final = ((100, 1000), (10, 200), (10, 100))
 _TRIAL_TOKENS: Final = 64
 
 

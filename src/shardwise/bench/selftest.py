@@ -180,8 +180,8 @@ def _readings(run: Run, osl: int, late: Mapping[str, float]) -> tuple[Reading, .
 def selftest(concurrencies: Sequence[int] = CONCURRENCIES) -> Iterator[SelfTest]:
     """Run the self-test at each concurrency against a server of its own, each as it is done.
 
-    The server runs at real-time priority where that is permitted: it is the clock. The client runs
-    as it does in any measurement. Raises InputError.
+    The server runs at real-time priority where that is permitted, since it is the clock; the client
+    does as in any run. Raises InputError.
     """
     for concurrency in concurrencies:
         if concurrency < 1:

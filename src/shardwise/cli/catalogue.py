@@ -32,7 +32,7 @@ def gpus(files: tuple[Path, ...], as_json: bool) -> None:
     """Every GPU: memory, bandwidth, matrix rates, links and price."""
     from shardwise.perfmodel.subject import catalogue_for
     from shardwise.reports.catalogue_tables import gpu_table
-    from shardwise.reports.table import show
+    from shardwise.reports.table_text import show
 
     known = catalogue_for(files)
     if as_json:
@@ -49,7 +49,7 @@ def facts(gpu: str, files: tuple[Path, ...], as_json: bool) -> None:
     """Each value of one GPU with its unit, source, date and the figures that disagree."""
     from shardwise.perfmodel.subject import catalogue_for
     from shardwise.reports.catalogue_tables import fact_table, price_table
-    from shardwise.reports.table import show
+    from shardwise.reports.table_text import show
 
     known = catalogue_for(files)
     if as_json:
@@ -66,7 +66,7 @@ def models(as_json: bool) -> None:
     """Every bundled model: parameters, weights per dtype and KV cache per token."""
     from shardwise.architecture.models import bundled, load
     from shardwise.reports.catalogue_tables import model_table
-    from shardwise.reports.table import show
+    from shardwise.reports.table_text import show
 
     known = [load(name) for name in bundled()]
     if as_json:
@@ -84,7 +84,7 @@ def fits(files: tuple[Path, ...], as_json: bool) -> None:
     from shardwise.perfmodel.memory import largest_models
     from shardwise.perfmodel.subject import catalogue_for
     from shardwise.reports.catalogue_tables import fit_table
-    from shardwise.reports.table import show
+    from shardwise.reports.table_text import show
 
     found = largest_models(catalogue_for(files).gpus(), [load(name) for name in bundled()])
     if as_json:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from shardwise.errors import InputError
+from shardwise.errors import InputError, printable
 from shardwise.perfmodel.rows import Problem
 
 MAX_REPORTED = 20
@@ -56,6 +56,12 @@ def show_progress(what: str, done: int, total: int) -> None:
     if sys.stderr.isatty():
         end = "\n" if done >= total else ""
         click.echo(f"\r\033[K{what} ({done}/{total}){end}", err=True, nl=False)
+
+
+def say(text: str) -> None:
+    """Lines on stdout, with nothing in them that a terminal would obey."""
+    for line in text.split("\n"):
+        click.echo(printable(line))
 
 
 def print_json(document: Any) -> None:

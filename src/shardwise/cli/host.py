@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,6 @@ import click
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from shardwise.hosting.operating import Seen
     from shardwise.hosting.state import State
 
@@ -52,21 +49,17 @@ def status(file: Path, watch: bool, as_json: bool) -> None:
         now, seen = look(file)
         click.echo(json.dumps(_as_json(now, seen), indent=2))
         return
-    from rich.console import Console
-    from rich.live import Live
+    from shardwise.cli.host_status import status_table
+    from shardwise.cli.host_status import watch as keep_looking
+    from shardwise.reports.table_text import show
 
-    console = Console()
-    if not watch:
-        now, seen = look(file)
-        console.print(_table(now, seen))
-        if not (now.controller and now.controller.alive):
-            text = "the controller does not run: nothing is restarted until `shardwise up`"
-            click.echo(text, err=True)
-        return
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            live.update(_table(*look(file)), refresh=True)
-            time.sleep(1.0)
+    if watch:
+        keep_looking(file)
+    now, seen = look(file)
+    show(status_table(now, seen), sys.stdout)
+    if not (now.controller and now.controller.alive):
+        text = "the controller does not run: nothing is restarted until `shardwise up`"
+        click.echo(text, err=True)
 
 
 def _as_json(now: State, seen: list[Seen]) -> dict[str, object]:
@@ -93,27 +86,6 @@ def _as_json(now: State, seen: list[Seen]) -> dict[str, object]:
         "controller_running": controller,
         "replicas": replicas,
     }
-
-
-def _table(now: State, seen: list[Seen]) -> Table:
-    from rich.table import Table
-
-    alive = now.balancer_process and now.balancer_process.alive
-    table = Table(title=f"{now.balancer} on {now.url}: {'up' if alive else 'DOWN'}")
-    for column in ("replica", "state", "devices", "memory", "in flight", "restarts", "note"):
-        table.add_column(column)
-    for one in seen:
-        busy = "-" if one.in_flight is None else str(one.in_flight)
-        table.add_row(
-            one.state.replica,
-            one.status,
-            ",".join(map(str, one.state.devices)) or "-",
-            f"{one.memory_bytes / 2**30:.2f} GiB",
-            busy,
-            str(one.state.restarts),
-            one.state.note,
-        )
-    return table
 
 
 @click.command()

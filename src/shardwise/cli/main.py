@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from shardwise import __version__
-from shardwise.errors import ShardwiseError
+from shardwise.errors import ShardwiseError, printable
 
 #: name -> (module, one line of help). Modules are imported when their command runs.
 COMMANDS: Final = {
@@ -24,9 +24,11 @@ COMMANDS: Final = {
     "report": ("shardwise.cli.report", "A study as one HTML file to read, print and forward."),
     "web": ("shardwise.cli.web", "The explorer: play with TP in a browser, on this machine."),
     "catalogue": ("shardwise.cli.catalogue", "GPUs, prices and models, with their sources."),
+    "hardware": ("shardwise.cli.hardware", "Measure this machine as a GPU of the catalogue."),
     "explain": ("shardwise.cli.explain", "One layer's way through TP, with real numbers."),
     "serve": ("shardwise.cli.serve", "The built-in engine on the OpenAI API."),
     "profile": ("shardwise.cli.profile", "Where a rank's time goes: attention, MLP, all-reduce."),
+    "bench": ("shardwise.cli.bench", "Measure endpoints and engines, and keep the results."),
     "up": ("shardwise.cli.host", "Start a deployment file's replicas behind a balancer."),
     "status": ("shardwise.cli.host", "State, memory and load of each replica."),
     "logs": ("shardwise.cli.host", "What the replicas and the balancer wrote."),
@@ -80,7 +82,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     sys.stderr.write(f"shardwise: {line}\n")
     sys.exit(code)
 

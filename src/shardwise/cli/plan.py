@@ -50,7 +50,7 @@ def seconds(given: str | None, name: str) -> float | None:
 @click.option("--objective", default="cost", show_default=True, help="cost, latency, throughput.")
 @click.option("--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower.")
 @click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype.")
-@click.option("--engine", default="vllm", show_default=True, help="vllm or sglang.")
+@click.option("--engine", default="vllm", show_default=True, help="vllm, sglang or builtin.")
 @click.option("--profile", default="reference", show_default=True, help="Profile name.")
 @click.option(
     "--catalogue",
@@ -159,6 +159,7 @@ def _each(values: tuple[Any, ...], key: str, count: int) -> list[Any]:
 def _deliver(
     names: tuple[str, ...], packed: tuple[Packed, ...], output: Path | None, as_json: bool
 ) -> None:
+    from shardwise.cli.files import say
     from shardwise.planner.command import checkpoint, note, replicas
     from shardwise.reports.plan_tables import (
         plan_document,
@@ -176,20 +177,20 @@ def _deliver(
             best.deployment, q.arch, q.node.gpu, found, item.first_device, first_port=port
         )
         port += len(commands)
-        remark = note(found, best.deployment.weight_dtype)
+        remark = note(found, best.deployment.weight_dtype, best.deployment.engine)
         if as_json or output is not None:
             documents.append(plan_document(item.plan, commands, remark))
         if as_json:
             continue
-        from shardwise.reports.table import show
+        from shardwise.reports.table_text import show
 
-        click.echo(recommendation(item.plan) + "\n")
+        say(recommendation(item.plan) + "\n")
         show(plan_table(item.plan), sys.stdout)
         for line in rejected_lines(item.plan.rejected):
-            click.echo(f"rejected, {line}")
-        click.echo(f"\nRun{f' ({remark})' if remark else ''}:")
+            say(f"rejected, {line}")
+        say(f"\nRun{f' ({remark})' if remark else ''}:")
         for command in commands:
-            click.echo(command.line)
+            say(command.line)
         click.echo("")
     if documents:
         write(documents[0] if len(documents) == 1 else {"models": documents}, output, as_json)
@@ -200,7 +201,13 @@ def _save(names: tuple[str, ...], packed: tuple[Packed, ...], path: Path) -> Non
     from shardwise.hosting.planned import Chosen, planned
 
     chosen = [
-        Chosen(name, item.plan.question.arch, item.plan.best.deployment, item.first_device)
+        Chosen(
+            name,
+            item.plan.question.arch,
+            item.plan.question.node.gpu,
+            item.plan.best.deployment,
+            item.first_device,
+        )
         for name, item in zip(names, packed, strict=True)
     ]
     gpus = sum(item.plan.question.node.gpus for item in packed)

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shardwise.cli.engine_extra import require_engine_extra
+from shardwise.cli.files import require_writable, write_csv
+from shardwise.cli.options import sizes
+from shardwise.errors import InputError
 
 if TYPE_CHECKING:
     from shardwise.engine.profiling import Profile
+    from shardwise.evidence.record import Evidence
+    from shardwise.hardware.gpu import Gpu
 
 
 @click.command()
@@ -29,7 +34,13 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--dtype", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]))
 @click.option("--threads-per-rank", default=0, help="CPU threads of a rank; 0: its share of cores.")
-@click.option("--gpu", default="cpu", show_default=True, help="Name of this hardware in the rows.")
+@click.option(
+    "--gpu",
+    default="cpu",
+    show_default=True,
+    help="This hardware in the rows; one of the catalogue lets --emulate add its all-reduce.",
+)
+@click.option("--model-id", default="", help="The model in the rows; default: its path.")
 @click.option("--json", "as_json", is_flag=True, help="Everything measured, as JSON.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="CSV rows for `shardwise calibrate`."
@@ -39,6 +50,7 @@ def profile(
     tp: str,
     batch: str,
     gpu: str,
+    model_id: str,
     as_json: bool,
     output: Path | None,
     **given: Any,
@@ -46,62 +58,57 @@ def profile(
     """Time prefill and decode of MODEL on every rank, split into attention, MLP and all-reduce.
 
     MODEL is a Hugging Face directory or a .gguf file. With --emulate, one GPU or CPU tells of a TP
-    it does not have: the collectives are left out, and to the performance model.
+    it does not have: the all-reduce of --gpu comes from the performance model.
     """
     require_engine_extra()
-    from shardwise.engine import profiling
+    from shardwise.engine import profile_rows, profiling
     from shardwise.engine.options import EngineOptions
 
     question = profiling.Question(
-        tp_sizes=_sizes(tp, "--tp"),
-        batches=_sizes(batch, "--batch"),
+        tp_sizes=sizes(tp, "--tp"),
+        batches=sizes(batch, "--batch"),
         **{name: given.pop(name) for name in ("isl", "osl", "repeats", "emulate")},
     )
-    if output is not None and question.emulate:
-        raise click.UsageError("--output takes whole deployments; --emulate leaves out collectives")
-    if output is not None and not output.parent.is_dir():
-        raise click.UsageError(f"--output: {output.parent} is no folder")
+    named = profile_rows.Named(model_id or profile_rows.model_id(model), gpu)
+    if output is not None:
+        require_writable(output)
+        if question.emulate and max(question.tp_sizes) > 1:
+            profile_rows.require_collectives(named)
+    given["threads_per_rank"] = _threads(given["threads_per_rank"], named.known_gpu)
     results = []
     found = profiling.profile(model, question, EngineOptions(**given), _progress)
     for result in found:
-        results.append((result, profiling.evidence(result, question, model.stem, gpu)))
+        results.append((result, profile_rows.evidence(result, question, named)))
         if not as_json:
-            _print(result)
+            _print(*results[-1])
         if output is not None:  # rewritten after each, so that an interrupted run keeps its rows
-            _write_rows(output, [profiling.csv_row(row) for _, row in results])
+            rows = [profile_rows.csv_row(row) for _, row in results]
+            write_csv(output, profile_rows.CSV_COLUMNS, rows)
     if as_json:
         import msgspec
 
-        rows = [{"profile": result, "evidence": row} for result, row in results]
-        click.echo(msgspec.json.encode(rows).decode())
+        found_rows = [{"profile": result, "evidence": row} for result, row in results]
+        click.echo(msgspec.json.encode(found_rows).decode())
 
 
-def _sizes(text: str, option: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise click.UsageError(f"{option} is {text!r}; allowed: whole numbers above 0, as in 1,2,4")
-    return tuple(sorted({int(part) for part in parts}))
+def _threads(given: int, gpu: Gpu | None) -> int:
+    """Threads of a rank: those the named hardware was measured with, if it is a CPU."""
+    if gpu is None or gpu.vendor != "cpu":
+        return given
+    if given not in (0, gpu.num_compute_units):
+        raise InputError(
+            f"--threads-per-rank is {given}, and a rank of {gpu.id} has {gpu.num_compute_units}",
+            remedy="leave it out, or measure such ranks with 'shardwise hardware detect'",
+        )
+    return gpu.num_compute_units
 
 
 def _progress(what: str) -> None:
     click.echo(f"profiling {what} …", err=True)
 
 
-def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
-    import csv
-
-    from shardwise.engine.profiling import CSV_COLUMNS
-
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, CSV_COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
-
-
-def _print(result: Profile) -> None:
-    """Tables of one profile: parts by rank, products and messages of rank 0."""
+def _print(result: Profile, row: Evidence) -> None:
+    """Tables of one profile: parts by rank, products and messages of rank 0; then its evidence."""
     from rich.console import Console
     from rich.table import Table
 
@@ -141,3 +148,8 @@ def _print(result: Profile) -> None:
             messages.add_row(step, str(message.bytes), str(message.calls), shown)
     for each in (table, details, messages):
         console.print(each)
+    shown = ", ".join(
+        f"{label} {found.value * 1e3:.2f} ms ({found.lo * 1e3:.2f}–{found.hi * 1e3:.2f})"
+        for label, found in (("TTFT", row.metrics["ttft_s"]), ("TPOT", row.metrics["tpot_s"]))
+    )
+    console.print(f"{row.source.kind}, n={row.metrics['tpot_s'].n}: {shown}; {row.source.note}")

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shardwise.cli.files import require_writable
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwise.evidence.record import Evidence
 
 
 @click.command()
@@ -15,7 +23,7 @@ from shardwise.cli.files import require_writable
 @click.option(
     "--measured",
     type=click.Path(path_type=Path),
-    help="JSON or JSONL file of measured evidence to lay beside the predictions.",
+    help="Measured evidence to lay beside: a file of `bench`, JSON or JSONL.",
 )
 def report(study: Path, output: Path, measured: Path | None) -> None:
     """STUDY, a folder that `shardwise study -o` wrote, as one file to read, print and forward.
@@ -24,10 +32,30 @@ def report(study: Path, output: Path, measured: Path | None) -> None:
     """
     from shardwise.reports.files import write_bytes
     from shardwise.reports.html.page import report_html
-    from shardwise.reports.saved import read_evidence, read_study
+    from shardwise.reports.saved import read_study
 
     require_writable(output)
-    found = read_study(study, read_evidence(measured) if measured else ())
-    page = report_html(found).encode()
+    found = read_study(study)
+    if measured:
+        found = replace(found, measured=_of_study(found.study.evidence[0], measured))
+    command = shlex.join(["shardwise", *sys.argv[1:]])
+    page = report_html(found, command).encode()
     write_bytes(output, page)
     click.echo(f"{output}: {len(page) / 1e6:.2f} MB", err=True)
+
+
+def _of_study(cell: Evidence, path: Path) -> list[Evidence]:
+    """The measured cells of `path` that are of the study of `cell`. InputError if none is."""
+    from shardwise.reports.saved import read_evidence
+    from shardwise.study.beside import alike
+
+    cells = read_evidence(path)
+    found = alike(cell, cells)
+    if not found:
+        d, w = cell.deployment, cell.workload
+        raise InputError(
+            f"none of the {len(cells)} results in {path} is of this study",
+            f"wanted: {d.model} {d.weight_dtype} on {d.gpu} with {d.engine}, "
+            f"{w.isl:g} in / {w.osl:g} out, {w.mode}",
+        )
+    return found

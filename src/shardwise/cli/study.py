@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shardwise.cli.files import print_json, show_progress
+from shardwise.cli.files import print_json, say, show_progress
 from shardwise.cli.options import sizes, subject_options
 
 
@@ -85,17 +85,18 @@ def _run(given: dict[str, Any]) -> Any:
     )
     slo = Slo(ttft_s=given["ttft"] / 1e3, tpot_s=given["tpot"] / 1e3)
     command = shlex.join(["shardwise", *sys.argv[1:]])
-    return answer(subject, catalogue, Wanted(question, slo, given["price"], command))
+    return answer(subject, catalogue, Wanted(question, slo, given["price"], command, asked=asked))
 
 
 def _print_tables(output: Any) -> None:
-    from shardwise.reports.study_output import advice_lines, study_tables
-    from shardwise.reports.table import show
+    from shardwise.reports.advice_words import advice_lines
+    from shardwise.reports.study_output import study_tables
+    from shardwise.reports.table_text import show
 
     for table in study_tables(output):
         show(table, sys.stdout)
         click.echo()
     for skipped in output.study.skipped:
-        click.echo(f"left out TP={skipped.tp_size}: {skipped.reason}")
+        say(f"left out TP={skipped.tp_size}: {skipped.reason}")
     for line in advice_lines(output.advice):
-        click.echo(line)
+        say(line)

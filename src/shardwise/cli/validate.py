@@ -27,7 +27,7 @@ def validate(rows: Path, profile: str, use: str, output: Path | None, as_json: b
     from shardwise.perfmodel.validation import GROUPINGS, choices, points_of, scores
     from shardwise.reports.accuracy_tables import choice_table, score_table
     from shardwise.reports.files import prepare_folder, write_csv, write_json
-    from shardwise.reports.table import show
+    from shardwise.reports.table_text import show
 
     if output:
         prepare_folder(output)

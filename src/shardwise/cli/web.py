@@ -16,16 +16,31 @@ HOST: Final = "127.0.0.1"
 @click.command()
 @click.option("--port", default=8765, show_default=True, help="Port on 127.0.0.1; 0: any free one.")
 @click.option(
-    "--store", type=click.Path(path_type=Path), help="Folder of saved studies to lay over."
+    "--store",
+    type=click.Path(path_type=Path),
+    help="Folder of saved studies, or a file of `bench`, to lay over.",
 )
 @click.option(
     "--model", "models", multiple=True, help="Your own config.json or folder; repeatable."
 )
 @click.option("--profile", default="reference", show_default=True, help="Calibrated profile.")
-def web(port: int, store: Path | None, models: tuple[str, ...], profile: str) -> None:
+@click.option(
+    "--catalogue",
+    "catalogue_files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="TOML file with your own GPUs and prices; repeatable.",
+)
+def web(
+    port: int,
+    store: Path | None,
+    models: tuple[str, ...],
+    profile: str,
+    catalogue_files: tuple[Path, ...],
+) -> None:
     """Open the explorer: choose model, GPU and TP, and see what each costs and gains.
 
-    It listens on 127.0.0.1 alone and reads no file but those of --store and --model.
+    It listens on 127.0.0.1 alone and reads no file but those of --store, --model and --catalogue.
     """
     try:
         import uvicorn
@@ -42,8 +57,11 @@ def web(port: int, store: Path | None, models: tuple[str, ...], profile: str) ->
     from shardwise.web.store import Store
 
     load_profile(profile)
-    known = replace(explorer(models, Store(store)), profile=profile)
-    known.store.listed()
+    known = replace(
+        explorer(models, Store(store)), profile=profile, catalogue_files=catalogue_files
+    )
+    _ = known.catalogue
+    _ = known.store.files  # refused here, where the user sees it
     listener = _listen(port)
     click.echo(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C to stop)", err=True)
     config = uvicorn.Config(app(known), log_level="warning", access_log=False)

@@ -7,6 +7,7 @@ a sequence whose blocks are neighbours is read in place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -68,7 +69,7 @@ def prepare(
             logit_rows += range(rows.start, rows.stop)
         elif segment.logits:
             logit_rows.append(row - 1)
-    blocks, mask = _gather(decodes[:gathered], block_size, dtype)
+    blocks, mask = gather_inputs(decodes[:gathered], block_size, dtype)
     return StepInputs(
         tokens=torch.tensor(plan.tokens, device=device),
         positions=torch.from_numpy(np.concatenate(positions)).to(device),
@@ -114,13 +115,13 @@ def _span(
     return Span(rows, past, slots, mask)
 
 
-def _gather(
-    decodes: list[Segment], block_size: int, dtype: torch.dtype
+def gather_inputs(
+    decodes: Sequence[Segment], block_size: int, dtype: torch.dtype, width: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Block ids of each decode padded to the longest, and the mask that hides the padding."""
+    """Block ids of each decode padded to the longest, or to `width`, and the mask that hides it."""
     if not decodes:
         return torch.empty(0, dtype=torch.int64), torch.empty(0)
-    width = max(-(-segment.context // block_size) for segment in decodes)
+    width = width or max(-(-segment.context // block_size) for segment in decodes)
     ids = np.zeros((len(decodes), width), np.int64)
     for row, segment in enumerate(decodes):
         used = segment.blocks[:width]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,26 +36,33 @@ def seconds(work: Callable[[], object], device: torch.device, n: int) -> list[fl
     return times
 
 
-def median_s(work: Callable[[], object], device: torch.device, n: int) -> float:
-    return statistics.median(seconds(work, device, n))
-
-
 def _settle(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def measure(dtype: torch.dtype, device: torch.device, n: int = 5) -> Ceilings:
-    """The ceilings in `dtype`, with the threads torch has now.
+    """The ceilings in `dtype`, with the threads torch has now."""
+    return Ceilings(copy_rate(device, n), matrix_rate(dtype, device, n), n)
 
-    The matrix rate is that of a square product, by the same packed kernel the layers use: on AMD
-    cores torch.matmul reaches less than half of it in fp32, which would flatter the layers.
-    """
+
+def copy_rate(device: torch.device, n: int) -> float:
+    """Bytes/s, read and written."""
     source = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
-    copy_s = min(seconds(lambda: target.copy_(source), device, n))
+    return 2 * COPY_BYTES / min(seconds(lambda: target.copy_(source), device, n))
+
+
+def read_rate(device: torch.device, n: int) -> float:
+    """Bytes/s, read only, as weights are: a sum."""
+    source = torch.ones(COPY_BYTES // 4, device=device)
+    return COPY_BYTES / min(seconds(source.sum, device, n))
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device, n: int) -> float:
+    """FLOP/s of a square product, by the same packed kernel the layers use: on AMD cores
+    torch.matmul reaches less than half of it in fp32, which would flatter the layers."""
     size = MATRIX_SIZE[device.type]
     square = torch.randn(size, size, device=device).to(dtype)
     linear = Linear(square)
-    matrix_s = min(seconds(lambda: linear(square), device, n))
-    return Ceilings(2 * COPY_BYTES / copy_s, 2 * size**3 / matrix_s, n)
+    return 2 * size**3 / min(seconds(lambda: linear(square), device, n))

@@ -110,9 +110,8 @@ class GgufCheckpoint:
         self.fields = {name: field.contents() for name, field in reader.fields.items()}
         self._tensors = {t.name: t for t in reader.tensors}
         self._path = path
-        config = configs.from_gguf(self.fields, path)
         tied = "output.weight" not in self._tensors
-        self.config = config if not tied else _with_tied_embeddings(config)
+        self.config = configs.from_gguf(self.fields, path, tied)
 
     def check(self) -> None:
         for weight in weights(self.config):
@@ -143,12 +142,6 @@ class GgufCheckpoint:
         ):
             values = _halves_from_pairs(values, self.config.head_dim)
         return torch.from_numpy(np.array(values, dtype=np.float32))
-
-
-def _with_tied_embeddings(config: ModelConfig) -> ModelConfig:
-    import dataclasses
-
-    return dataclasses.replace(config, tie_embeddings=True)
 
 
 def _halves_from_pairs(rows: np.ndarray[Any, Any], head_dim: int) -> np.ndarray[Any, Any]:

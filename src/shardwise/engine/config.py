@@ -1,18 +1,35 @@
-"""What the engine needs to know of a model, read from config.json or a GGUF header."""
+"""What the engine needs to know of a model: its architecture, and what only inference asks for.
+
+Shapes come from `shardwise.architecture`, the one reader of config.json; a GGUF header is put under
+the same names first.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from shardwise.architecture.config import parse
+from shardwise.architecture.model import Architecture
 from shardwise.errors import InputError
 
 FAMILIES: Final = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
-ROPE_TYPES: Final = ("default", "linear", "llama3")
-DTYPES: Final = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+#: What each kind of RoPE scaling reads.
+ROPE_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+}
+DTYPES: Final = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -28,18 +45,27 @@ class ModelConfig:
     intermediate_size: int  #: of one expert where num_experts > 0
     vocab_size: int
     max_context: int  #: tokens; never above the sliding window, which is not implemented
+    sliding_window: int  #: tokens; 0: none
     norm_eps: float
     rope_theta: float
     rope_scaling: Mapping[str, Any]
     tie_embeddings: bool
-    attention_bias: bool
+    attention_bias: bool  #: on q, k, v
+    output_bias: bool  #: on the attention output
     qk_norm: bool
     num_experts: int
     top_k: int  #: experts a token takes
     norm_topk: bool  #: the chosen experts' weights are scaled to sum to 1
-    dtype: str  #: of the checkpoint: "fp32", "bf16", "fp16"
+    dtype: str  #: of the checkpoint: one of DTYPES
     eos_token_ids: tuple[int, ...]
     interleaved_rope: bool = False  #: q and k rows are stored in GGUF's llama order
+
+    @property
+    def context_limit(self) -> str:
+        """What holds a sequence to max_context, in words."""
+        if self.sliding_window == self.max_context:
+            return "the model's sliding window, which this engine does not slide"
+        return "the model's context"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -57,102 +83,115 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def from_json(path: Path) -> ModelConfig:
     """The model that a Hugging Face config.json describes. Raises InputError, naming the field."""
-    raw = read_json(path)
-    family = raw.get("model_type")
-    if family not in FAMILIES:
-        raise InputError(f"{path}: model_type is {family!r}", f"the engine runs {FAMILIES}")
-
-    def number(key: str, default: int | None = None) -> int:
-        value = raw.get(key) if raw.get(key) is not None else default
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{path}: {key} is {value!r}", "allowed: an integer of 1 or more")
-        return value
-
-    hidden, heads = number("hidden_size"), number("num_attention_heads")
-    experts = raw.get("num_local_experts", raw.get("num_experts")) or 0
-    moe = family in ("mixtral", "qwen3_moe")
-    if family == "qwen3_moe" and (
-        raw.get("decoder_sparse_step", 1) != 1 or raw.get("mlp_only_layers")
-    ):
-        raise InputError(f"{path}: some layers are dense", "allowed: experts in every layer")
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type not in ROPE_TYPES:
-        raise InputError(f"{path}: rope_type is {rope_type!r}", f"allowed: {ROPE_TYPES}")
-    context = number("max_position_embeddings")
-    if raw.get("sliding_window") and raw.get("use_sliding_window", True):
-        context = min(context, number("sliding_window"))
+    values = read_json(path)
     # instruct models name the end of a turn only in generation_config.json
     generation = path.with_name("generation_config.json")
-    eos = raw.get("eos_token_id")
     if generation.exists():
-        eos = read_json(generation).get("eos_token_id", eos)
+        eos = read_json(generation).get("eos_token_id", values.get("eos_token_id"))
+        values = values | {"eos_token_id": eos}
+    return _from_values(values, str(path))
+
+
+def _from_values(values: Mapping[str, Any], where: str) -> ModelConfig:
+    if values.get("model_type") not in FAMILIES:
+        raise InputError(
+            f"{where}: model_type is {values.get('model_type')!r}", f"the engine runs {FAMILIES}"
+        )
+    arch = parse(values, "", where)
+    _require_runnable(arch, where)
+    rope, theta = _rope(values, where)
+    eos = values.get("eos_token_id")
+    moe = arch.moe
     return ModelConfig(
-        family=family,
-        hidden_size=hidden,
-        num_layers=number("num_hidden_layers"),
-        num_heads=heads,
-        num_kv_heads=number("num_key_value_heads", heads),
-        head_dim=number("head_dim", hidden // heads),
-        intermediate_size=number(
-            "moe_intermediate_size" if family == "qwen3_moe" else "intermediate_size"
-        ),
-        vocab_size=number("vocab_size"),
-        max_context=context,
-        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10000.0))),
-        rope_scaling=dict(rope) | {"rope_type": rope_type},
-        tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        attention_bias=family == "qwen2" or bool(raw.get("attention_bias", False)),
-        qk_norm=family.startswith("qwen3"),
-        num_experts=number("num_local_experts", experts) if moe else 0,
-        top_k=number("num_experts_per_tok") if moe else 0,
-        norm_topk=family == "mixtral" or bool(raw.get("norm_topk_prob", False)),
-        dtype=DTYPES.get(raw.get("dtype", raw.get("torch_dtype")) or "", "fp32"),
+        family=arch.family,
+        hidden_size=arch.hidden_size,
+        num_layers=arch.num_layers,
+        num_heads=arch.num_heads,
+        num_kv_heads=arch.num_kv_heads,
+        head_dim=arch.head_dim,
+        intermediate_size=moe.expert_intermediate_size if moe else arch.intermediate_size,
+        vocab_size=arch.vocab_size,
+        max_context=min(arch.max_context, arch.sliding_window or arch.max_context),
+        sliding_window=arch.sliding_window,
+        norm_eps=_positive(values.get("rms_norm_eps", 1e-6), "rms_norm_eps", where),
+        rope_theta=theta,
+        rope_scaling=rope,
+        tie_embeddings=arch.tie_embeddings,
+        attention_bias=arch.attention_bias,
+        output_bias=arch.output_bias,
+        qk_norm=arch.qk_norm,
+        num_experts=moe.num_experts if moe else 0,
+        top_k=moe.top_k if moe else 0,
+        norm_topk=arch.family == "mixtral" or bool(values.get("norm_topk_prob", False)),
+        dtype=arch.checkpoint_dtype,
         eos_token_ids=tuple(eos if isinstance(eos, list) else [] if eos is None else [eos]),
     )
 
 
-def from_gguf(fields: Mapping[str, Any], path: Path) -> ModelConfig:
-    """The model that a GGUF file's key-value header describes."""
-    arch = fields.get("general.architecture")
-    if arch not in ("llama", "qwen2", "qwen3") or fields.get(f"{arch}.expert_count"):
+def _require_runnable(arch: Architecture, where: str) -> None:
+    if arch.checkpoint_dtype not in DTYPES:
         raise InputError(
-            f"{path}: GGUF architecture {arch!r}",
+            f"{where}: the checkpoint is {arch.checkpoint_dtype}",
+            f"the engine runs {', '.join(DTYPES)}",
+            "take the unquantized checkpoint",
+        )
+    if arch.num_moe_layers not in (0, arch.num_layers):
+        raise InputError(f"{where}: some layers are dense", "allowed: experts in every layer")
+
+
+def _rope(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], float]:
+    """RoPE scaling with its rope_type, and theta."""
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ROPE_FIELDS:
+        raise InputError(f"{where}: rope_type is {kind!r}", f"allowed: {', '.join(ROPE_FIELDS)}")
+    needed = {name: _positive(rope.get(name), name, where) for name in ROPE_FIELDS[kind]}
+    theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
+    return needed | {"rope_type": kind}, _positive(theta, "rope_theta", where)
+
+
+def _positive(value: Any, name: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InputError(f"{where}: {name} is {value!r}", "allowed: a number above 0")
+    return float(value)
+
+
+#: GGUF header -> config.json; llama.cpp, gguf-py/gguf/constants.py
+_GGUF_FIELDS: Final = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "intermediate_size": "feed_forward_length",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+}
+
+
+def from_gguf(fields: Mapping[str, Any], path: Path, tied: bool) -> ModelConfig:
+    """The model that a GGUF file's header describes; `tied`: it holds no separate lm_head."""
+    kind = fields.get("general.architecture")
+    if kind not in ("llama", "qwen2", "qwen3") or fields.get(f"{kind}.expert_count"):
+        raise InputError(
+            f"{path}: GGUF architecture {kind!r}",
             "allowed: dense llama, qwen2, qwen3",
             "use the safetensors checkpoint",
         )
-    if f"{arch}.rope.scaling.type" in fields:
+    if f"{kind}.rope.scaling.type" in fields:
         raise InputError(f"{path}: scaled RoPE in GGUF", remedy="use the safetensors checkpoint")
-
-    def value(key: str, default: Any = None) -> Any:
-        found = fields.get(f"{arch}.{key}", default)
-        if found is None:
-            raise InputError(f"{path}: no {arch}.{key} in the header", remedy="fetch it again")
-        return found
-
-    hidden, heads = int(value("embedding_length")), int(value("attention.head_count"))
-    eos = fields.get("tokenizer.ggml.eos_token_id")
-    return ModelConfig(
-        family=arch,
-        hidden_size=hidden,
-        num_layers=int(value("block_count")),
-        num_heads=heads,
-        num_kv_heads=int(value("attention.head_count_kv", heads)),
-        head_dim=int(value("attention.key_length", hidden // heads)),
-        intermediate_size=int(value("feed_forward_length")),
-        vocab_size=len(fields["tokenizer.ggml.tokens"]),
-        max_context=int(value("context_length")),
-        norm_eps=float(value("attention.layer_norm_rms_epsilon")),
-        rope_theta=float(value("rope.freq_base", 10000.0)),
-        rope_scaling={"rope_type": "default"},
-        tie_embeddings=False,
-        attention_bias=arch == "qwen2",
-        qk_norm=arch == "qwen3",
-        num_experts=0,
-        top_k=0,
-        norm_topk=False,
-        dtype="fp32",  # what quantized blocks are dequantized to
-        eos_token_ids=() if eos is None else (int(eos),),
-        interleaved_rope=arch == "llama",
-    )
+    values: dict[str, Any] = {
+        name: fields[key]
+        for name, part in _GGUF_FIELDS.items()
+        if (key := f"{kind}.{part}") in fields
+    }
+    values |= {
+        "model_type": kind,
+        "vocab_size": len(fields.get("tokenizer.ggml.tokens", ())),
+        "tie_word_embeddings": tied,
+        "eos_token_id": fields.get("tokenizer.ggml.eos_token_id"),
+        "dtype": "float32",  # what quantized blocks are dequantized to
+    }
+    found = _from_values(values, str(path))
+    return found if kind != "llama" else dataclasses.replace(found, interleaved_rope=True)

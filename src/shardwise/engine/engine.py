@@ -19,7 +19,8 @@ from shardwise.engine.options import (
     group_spec,
     resolved,
 )
-from shardwise.engine.ranks import LoadSpec, RankGroup
+from shardwise.engine.rank import LoadSpec
+from shardwise.engine.ranks import RankGroup
 from shardwise.engine.sampling import sample
 from shardwise.engine.scheduler import SamplingParams, Scheduler, Segment, Sequence, StepPlan
 from shardwise.errors import InputError
@@ -99,19 +100,26 @@ class Engine:
 
     def add(self, request_id: str, prompt: list[int], params: SamplingParams) -> None:
         """Queues a request. Raises InputError where it can never run."""
+        if params.max_tokens < 1:
+            raise InputError(f"max_tokens is {params.max_tokens}", "allowed: 1 or more")
+        self._check_prompt(prompt, params.max_tokens)
+        sequence = Sequence(request_id, prompt, params)
+        self.scheduler.add(sequence)
+        self._sequences[request_id] = sequence
+
+    def _check_prompt(self, prompt: list[int], max_tokens: int) -> None:
         if not prompt or not all(0 <= t < self.config.vocab_size for t in prompt):
             raise InputError(
                 "the prompt is empty or holds a token id outside the vocabulary",
                 f"allowed: 1 or more ids from 0 to {self.config.vocab_size - 1}",
             )
-        if params.max_tokens < 1 or len(prompt) + params.max_tokens > self.max_model_len:
+        limit = self.max_model_len
+        if len(prompt) + max_tokens > limit:
+            why = f", {self.config.context_limit}" if limit == self.config.max_context else ""
             raise InputError(
-                f"a prompt of {len(prompt)} tokens and max_tokens {params.max_tokens}",
-                f"allowed: max_tokens of 1 or more, together at most {self.max_model_len}",
+                f"a prompt of {len(prompt)} tokens and max_tokens {max_tokens}",
+                f"allowed: together at most {limit} tokens{why}",
             )
-        sequence = Sequence(request_id, prompt, params)
-        self.scheduler.add(sequence)
-        self._sequences[request_id] = sequence
 
     def cancel(self, request_id: str) -> None:
         """Forgets a request and frees its KV blocks; one that has ended is no error."""
@@ -157,7 +165,12 @@ class Engine:
     def logits(self, prompt: list[int]) -> torch.Tensor:
         """Logits after each token of `prompt`, [len(prompt), vocab_size], on an idle engine."""
         assert not self.has_work, "logits() borrows the KV cache of running requests"
+        self._check_prompt(prompt, 0)
         blocks = tuple(range(-(-len(prompt) // self.options.block_size)))
-        segment = Segment(len(prompt), len(prompt), blocks, True)
-        logits: torch.Tensor = self.group.run("forward", StepPlan(prompt, [segment], True))
-        return logits
+        # messages between ranks have room for the logits of max_num_seqs rows
+        rows, parts = self.options.max_num_seqs, []
+        for start in range(0, len(prompt), rows):
+            chunk = prompt[start : start + rows]
+            segment = Segment(len(chunk), start + len(chunk), blocks, True)
+            parts.append(self.group.run("forward", StepPlan(chunk, [segment], True)))
+        return torch.cat(parts)

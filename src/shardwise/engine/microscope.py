@@ -20,7 +20,7 @@ from shardwise.engine import ceilings
 from shardwise.engine.ceilings import Ceilings
 from shardwise.engine.layers import ExpertMlp
 from shardwise.engine.model import ShardedModel
-from shardwise.engine.ranks import Rank
+from shardwise.engine.rank import Rank
 from shardwise.engine.scheduler import Segment, StepPlan
 
 
@@ -138,12 +138,12 @@ def _watching(model: ShardedModel, watch: _Watch) -> Iterator[None]:
 
 def profile_rank(rank: Rank, plan: StepPlan, repeats: int) -> RankProfile:
     """`repeats` watched runs of `plan` on this rank, after one that is not counted."""
-    rank.forward(plan)
+    rank.call_by_call(plan)
     steps: list[dict[str, float]] = []
     calls: dict[tuple[str, tuple[int, ...], int], list[float]] = defaultdict(list)
     for _ in range(repeats):
         watch = _Watch(rank.device)
-        whole = watch.timed("step", (), lambda _: rank.forward(plan))
+        whole = watch.timed("step", (), lambda _: rank.call_by_call(plan))
         with _watching(rank.model, watch):
             whole(torch.empty(1))
         if rank.device.type == "cuda":

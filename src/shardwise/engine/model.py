@@ -14,7 +14,6 @@ from shardwise.engine.layers import (
     ColumnParallel,
     ExpertMlp,
     GatedMlp,
-    Linear,
     Rope,
     RowParallel,
     VocabParallelEmbedding,
@@ -152,12 +151,3 @@ class ShardedModel:
             return None
         x = functional.rms_norm(x[inputs.logit_rows], x.shape[-1:], self.norm, self.config.norm_eps)
         return self.head(x)
-
-
-def linears(model: ShardedModel) -> dict[str, Linear]:
-    """The matrix products of one layer and the head, by name: what the microscope watches."""
-    layer = model.layers[0]
-    found = {"qkv": layer.attention.qkv.linear, "output": layer.attention.output.linear}
-    local = layer.mlp.local
-    mlp = local.experts[0] if isinstance(local, ExpertMlp) else local
-    return found | {"gate_up": mlp.gate_up.linear, "down": mlp.down, "lm_head": model.head.linear}

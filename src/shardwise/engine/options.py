@@ -12,7 +12,7 @@ import torch
 
 from shardwise.engine import sharding
 from shardwise.engine.config import ModelConfig
-from shardwise.engine.ranks import AllReduce, GroupSpec
+from shardwise.engine.rank import AllReduce, GroupSpec
 from shardwise.errors import DoesNotFitError, InputError
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}

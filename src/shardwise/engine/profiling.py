@@ -1,15 +1,11 @@
-"""The microscope over several TP sizes and batches, and its results as evidence."""
+"""The microscope over several TP sizes and batches."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from shardwise.engine import microscope, sharding
 from shardwise.engine.ceilings import Ceilings
@@ -18,8 +14,6 @@ from shardwise.engine.engine import Engine
 from shardwise.engine.microscope import RankProfile
 from shardwise.engine.options import EngineOptions
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
-from shardwise.workload.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,7 @@ class Question:
     isl: int
     osl: int
     repeats: int = 10
-    emulate: bool = False  #: one rank's shard alone, collectives left out
+    emulate: bool = False  #: one rank's shard alone, without its peers
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ def profile(
     if question.isl + question.osl > config.max_context:
         raise InputError(
             f"isl {question.isl} and osl {question.osl}",
-            f"together at most {config.max_context} tokens, the model's context",
+            f"together at most {config.max_context} tokens, {config.context_limit}",
         )
     widest, block = max(question.batches), options.block_size
     context = -(-(question.isl + question.osl) // block) * block
@@ -93,96 +87,3 @@ def profile(
                     prefill=run(microscope.profile_rank, prefill, question.repeats),
                     decode=run(microscope.profile_rank, decode, question.repeats),
                 )
-
-
-def evidence(profile: Profile, question: Question, model: str, gpu: str) -> Evidence:
-    """A profile as a static batch: prefill, then osl - 1 decode steps, of the slowest rank.
-
-    Measured steps added up; what a server adds between them is not in it.
-    """
-    prefill = max(profile.prefill, key=lambda r: r.seconds["total"])
-    decode = max(profile.decode, key=lambda r: r.seconds["total"])
-    steps = question.osl - 1
-    ttft, tpot = _interval(prefill.totals_s), _interval(decode.totals_s)
-    e2e = Interval(
-        ttft.value + steps * tpot.value,
-        ttft.lo + steps * tpot.lo,
-        ttft.hi + steps * tpot.hi,
-        ttft.n,
-    )
-    note = "prefill and decode steps timed one by one on repeated tokens, added up"
-    if profile.emulated:
-        note = f"one rank's shard of TP={profile.tp_size} alone; all-reduce not included; {note}"
-    return Evidence(
-        deployment=Deployment(
-            model=model,
-            gpu=gpu,
-            tp_size=profile.tp_size,
-            weight_dtype=profile.dtype,
-            kv_dtype=profile.dtype,
-            engine="builtin",
-            max_num_seqs=profile.batch,
-            max_num_batched_tokens=profile.batch * question.isl,
-        ),
-        workload=Workload(question.isl, question.osl, profile.batch, mode="static_batch"),
-        metrics={"ttft_s": ttft, "tpot_s": tpot, "e2e_latency_s": e2e},
-        source=Source("measured", "shardwise profile", datetime.date.today().isoformat(), note),
-        breakdown={
-            part: prefill.seconds[part] + steps * decode.seconds[part]
-            for part in ("attention", "mlp", "all_reduce", "other")
-        },
-    )
-
-
-def _interval(totals_s: list[float]) -> Interval:
-    """Median and the middle 80 % of the repeats."""
-    lo, mid, hi = np.quantile(totals_s, [0.1, 0.5, 0.9]).tolist()
-    return Interval(mid, lo, hi, len(totals_s))
-
-
-#: columns that `shardwise calibrate` reads
-CSV_COLUMNS = (
-    "source_id",
-    "model_id",
-    "gpu_id",
-    "engine_id",
-    "engine",
-    "weight_dtype",
-    "kv_dtype",
-    "tp",
-    "pp",
-    "mode",
-    "concurrency",
-    "isl",
-    "osl",
-    "e2e_s",
-    "ttft_ms",
-    "tpot_ms",
-    "measured_on",
-    "use",
-)
-
-
-def csv_row(result: Evidence) -> dict[str, str]:
-    """The evidence as a row of measurements, under CSV_COLUMNS."""
-    at, load, metrics = result.deployment, result.workload, result.metrics
-    return {
-        "source_id": "shardwise_profile",
-        "model_id": at.model,
-        "gpu_id": at.gpu,
-        "engine_id": at.engine,
-        "engine": f"shardwise engine, torch {torch.__version__}",
-        "weight_dtype": at.weight_dtype,
-        "kv_dtype": at.kv_dtype,
-        "tp": str(at.tp_size),
-        "pp": "1",
-        "mode": "static_batch",
-        "concurrency": str(load.concurrency),
-        "isl": f"{load.isl:g}",
-        "osl": f"{load.osl:g}",
-        "e2e_s": f"{metrics['e2e_latency_s'].value:.6g}",
-        "ttft_ms": f"{metrics['ttft_s'].value * 1e3:.6g}",
-        "tpot_ms": f"{metrics['tpot_s'].value * 1e3:.6g}",
-        "measured_on": result.source.date,
-        "use": "calibrate",
-    }

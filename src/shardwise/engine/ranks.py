@@ -15,17 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as torch_mp
 from torch._C._distributed_c10d import TCPStore
 
-from shardwise.engine import sharding
-from shardwise.engine.attention import LayerCache, prepare
-from shardwise.engine.checkpoint import open_checkpoint
 from shardwise.engine.collectives import (
     AloneCollectives,
     Collectives,
@@ -34,12 +30,9 @@ from shardwise.engine.collectives import (
     TorchCollectives,
     shared_memory_works,
 )
-from shardwise.engine.model import ShardedModel, ShardReader
-from shardwise.engine.scheduler import StepPlan
+from shardwise.engine.rank import GroupSpec, Rank
 from shardwise.errors import ShardwiseError
 
-AllReduce = Literal["auto", "shared_memory", "torch"]
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARENT_POLL_S = 0.2
 T = TypeVar("T")
 
@@ -48,74 +41,6 @@ class RankDiedError(ShardwiseError):
     """A rank process is gone: the replica cannot go on."""
 
     exit_code = 1
-
-
-@dataclass(frozen=True)
-class GroupSpec:
-    """A set of ranks, before any model is loaded."""
-
-    tp_size: int
-    device: Literal["cpu", "cuda"] = "cpu"
-    all_reduce: AllReduce = "auto"
-    threads_per_rank: int = 0  #: 0: the cores there are, shared out
-    slot_bytes: int = 64 * 2**20  #: largest message through shared memory
-
-
-@dataclass(frozen=True)
-class LoadSpec:
-    """A model to load on every rank."""
-
-    path: Path
-    dtype: str
-    num_blocks: int
-    block_size: int
-    max_model_len: int
-    random_weights: bool = False
-    emulate_tp_size: int = 0  #: load rank 0's shard of this tp_size instead, without its peers
-
-
-class Rank:
-    """What one process holds: its shard, its KV cache, its way to the others."""
-
-    def __init__(self, spec: GroupSpec, tp_rank: int, collectives: Collectives) -> None:
-        self.spec, self.tp_rank, self.collectives = spec, tp_rank, collectives
-        self.device = torch.device("cpu")
-        if spec.device == "cuda":
-            self.device = torch.device("cuda", tp_rank)
-            torch.cuda.set_device(self.device)
-        torch.set_num_threads(threads_per_rank(spec))
-        # oneDNN and its wrapper each keep code for 1024 row counts, 0.6 MB a piece: 600 MB a rank
-        for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-            os.environ.setdefault(cache, "256")
-
-    def load(self, spec: LoadSpec) -> None:
-        """Reads this rank's shard and sets up its KV cache."""
-        tp_size = spec.emulate_tp_size or self.spec.tp_size
-        checkpoint = open_checkpoint(spec.path, spec.random_weights)
-        dtype = TORCH_DTYPES[spec.dtype]
-        read = ShardReader(checkpoint, tp_size, self.tp_rank, dtype, self.device)
-        self.model = ShardedModel(read, spec.max_model_len, self.collectives)
-        first, last = sharding.kv_head_range(read.config.num_kv_heads, tp_size, self.tp_rank)
-        shape = (spec.block_size, last - first, read.config.head_dim)
-        self.caches = [
-            LayerCache(spec.num_blocks, shape, dtype, self.device)
-            for _ in range(read.config.num_layers)
-        ]
-        self.block_size = spec.block_size
-
-    def forward(self, plan: StepPlan) -> torch.Tensor | None:
-        """Logits of the plan's wanted rows on rank 0."""
-        with torch.inference_mode():
-            inputs = prepare(plan, self.block_size, self.model.dtype, self.device)
-            return self.model.forward(inputs, self.caches)
-
-    def call(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
-        return work(self, *args)
-
-
-def threads_per_rank(spec: GroupSpec) -> int:
-    """Compute threads of one rank: as given, else its share of the cores this process may use."""
-    return spec.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // spec.tp_size)
 
 
 class RankGroup:

@@ -103,7 +103,7 @@ def layer_weights(config: ModelConfig, prefix: str) -> Iterator[Weight]:
         yield Weight(f"{attention}q_norm.weight", (d,))
         yield Weight(f"{attention}k_norm.weight", (d,))
     yield Weight(f"{attention}o_proj.weight", (h, q), "heads", 1)
-    if config.attention_bias and config.family != "qwen2":
+    if config.output_bias:
         yield Weight(f"{attention}o_proj.bias", (h,))
     yield Weight(f"{prefix}post_attention_layernorm.weight", (h,))
     if config.num_experts:

@@ -9,10 +9,12 @@ from functools import cache
 from pathlib import Path
 
 from shardwise.errors import InputError, UnknownNameError
-from shardwise.hardware.gpu import Gpu, Interconnect
+from shardwise.hardware.gpu import AllReduceLine, Gpu, Interconnect
 from shardwise.hardware.tables import GpuTable, PriceTable, Value, decode, number, read_toml
+from shardwise.hardware.user_files import own_hardware
 
 DATA = Path(__file__).parent / "data"
+FLOPS = ("bf16", "fp8", "fp4", "fp32")
 VENDOR_WORDS = ("nvidia", "amd", "instinct")
 DATE = re.compile(r"(\d{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 
@@ -113,8 +115,8 @@ def load_catalogue(user_files: Iterable[Path | str] = ()) -> Catalogue:
 
 @cache
 def default_catalogue() -> Catalogue:
-    """The bundled data alone, read once."""
-    return load_catalogue()
+    """The bundled data and the user's own hardware folder, read once."""
+    return load_catalogue(own_hardware())
 
 
 def _fold(name: str) -> str:
@@ -128,7 +130,7 @@ def _without_vendor(name: str) -> str:
 def _gpu(gpu_id: str, table: GpuTable, where: str) -> Gpu:
     memory = number(table.memory, "bytes", f"{where}.memory")
     usable = table.usable_memory
-    flops = {k: v for k in ("bf16", "fp8", "fp4") if (v := getattr(table.flops, k)) is not None}
+    flops = {k: v for k in FLOPS if (v := getattr(table.flops, k)) is not None}
     return Gpu(
         id=gpu_id,
         name=table.name or gpu_id,
@@ -137,11 +139,12 @@ def _gpu(gpu_id: str, table: GpuTable, where: str) -> Gpu:
         memory_bytes=number(usable, "bytes", f"{where}.usable_memory") if usable else memory,
         memory_bandwidth=number(table.memory_bandwidth, "bytes_per_s", f"{where}.memory_bandwidth"),
         flops={k: number(v, "flops", f"{where}.flops.{k}") for k, v in flops.items()},
-        tdp_w=number(table.tdp, "watts", f"{where}.tdp"),
+        tdp_w=number(table.tdp, "watts", f"{where}.tdp") if table.tdp else 0.0,
         num_compute_units=_whole(table.compute_units, f"{where}.compute_units"),
         interconnect=_interconnect(table, f"{where}.interconnect"),
         node_gpus=_node_gpus(table, where),
         nominal_memory_gb=memory / 1e9,
+        all_reduce=dict(_all_reduce(table, f"{where}.all_reduce")),
     )
 
 
@@ -150,6 +153,15 @@ def _whole(fact: Value, where: str) -> int:
     if count != int(count):
         raise InputError(f"{where}: value {count:g}", "allowed: a whole number")
     return int(count)
+
+
+def _all_reduce(table: GpuTable, where: str) -> Iterable[tuple[int, AllReduceLine]]:
+    for line in table.all_reduce:
+        if line.world_size < 2:
+            raise InputError(f"{where}: world_size {line.world_size}", "allowed: 2 or more")
+        latency = number(line.latency, "seconds", f"{where}.latency")
+        rate = number(line.bandwidth, "bytes_per_s", f"{where}.bandwidth")
+        yield line.world_size, AllReduceLine(latency, rate)
 
 
 def _interconnect(table: GpuTable, where: str) -> Interconnect:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Topology = Literal["full_mesh", "switched", "pcie"]
@@ -31,25 +31,40 @@ class Interconnect:
 
 
 @dataclass(frozen=True)
+class AllReduceLine:
+    """A measured all-reduce: latency_s + bytes / bytes_per_s, of the message."""
+
+    latency_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True)
 class Gpu:
-    """One accelerator, from its datasheet."""
+    """One accelerator, from its datasheet; or one rank's share of a CPU, measured."""
 
     id: str
     name: str
-    vendor: str  #: "nvidia", "amd", …
+    vendor: str  #: "nvidia", "amd", "cpu", …
     generation: str  #: "hopper", "cdna3", … : GPUs of one generation share priors
     memory_bytes: float  #: what software can allocate: the driver's figure where known
     memory_bandwidth: float  #: bytes/s
-    flops: Mapping[str, float]  #: dense FLOP/s by dtype: "bf16", "fp8", "fp4"
-    tdp_w: float
-    num_compute_units: int  #: SMs or CUs
+    flops: Mapping[str, float]  #: dense FLOP/s by dtype: "bf16", "fp8", "fp4", "fp32"
+    tdp_w: float  #: 0: not known
+    num_compute_units: int  #: SMs or CUs; threads of a CPU's rank
     interconnect: Interconnect
     node_gpus: int  #: GPUs in the usual node
     nominal_memory_gb: float = 0.0  #: the marketed figure
+    all_reduce: Mapping[int, AllReduceLine] = field(default_factory=dict)  #: by world size
 
     def matrix_rate(self, dtype: str) -> float:
         """Dense FLOP/s for `dtype`; one that the GPU lacks runs as the next wider."""
-        for wider in {"fp4": ("fp4", "fp8", "bf16"), "fp8": ("fp8", "bf16")}.get(dtype, ("bf16",)):
-            if wider in self.flops:
-                return self.flops[wider]
+        # datasheets give fp32 without matrix units: where nobody measured it, it is not told apart
+        wider = {
+            "fp4": ("fp4", "fp8", "bf16"),
+            "fp8": ("fp8", "bf16"),
+            "fp32": ("fp32", "bf16"),
+        }
+        for name in wider.get(dtype, ("bf16",)):
+            if name in self.flops:
+                return self.flops[name]
         raise AssertionError(f"{self.id} has no bf16 rate")

@@ -32,6 +32,15 @@ class FlopsTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     bf16: Value
     fp8: Value | None = None
     fp4: Value | None = None
+    fp32: Value | None = None
+
+
+class AllReduceTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A measured all-reduce of `world_size` ranks: latency + message / bandwidth."""
+
+    world_size: int
+    latency: Value
+    bandwidth: Value
 
 
 class LinkTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -46,9 +55,10 @@ class GpuTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     memory: Value
     memory_bandwidth: Value
     flops: FlopsTable
-    tdp: Value
     compute_units: Value
     interconnect: LinkTable
+    tdp: Value | None = None
+    all_reduce: list[AllReduceTable] = []
     usable_memory: Value | None = None
     name: str = ""
     vendor: str = "other"

@@ -34,7 +34,7 @@ def check_plan(file: DeploymentFile) -> list[Launch]:
 
 def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[Launch]:
     """What has to hold on this machine before `up`; `ports` are those that must be free."""
-    from shardwise.hosting.probing import port_in_use
+    from shardwise.replica.probing import port_in_use
 
     made = check_plan(file)
     check_present(made, kind_of(file))

@@ -18,15 +18,16 @@ from pathlib import Path
 import msgspec
 
 from shardwise.errors import InputError
-from shardwise.hosting import processes, state
+from shardwise.hosting import state
 from shardwise.hosting.balancers.adapter import Balancer, Front, choose
 from shardwise.hosting.deployment_file import DeploymentFile, load
 from shardwise.hosting.devices import kind_of
 from shardwise.hosting.keeper import Keeper, Surroundings, backoff_s, log_file
 from shardwise.hosting.launching import Launch, launches
 from shardwise.hosting.metrics_endpoint import serve_metrics
-from shardwise.hosting.processes import Process
 from shardwise.hosting.state import Journal, ReplicaState, State
+from shardwise.replica import processes
+from shardwise.replica.processes import Process
 
 log = logging.getLogger("shardwise.up")
 

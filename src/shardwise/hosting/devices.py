@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from shardwise.errors import InputError
 from shardwise.hosting.deployment_file import DeploymentFile
 from shardwise.hosting.launching import Launch
+from shardwise.replica.devices import present
 
 
 def kind_of(file: DeploymentFile) -> str:
@@ -19,26 +18,6 @@ def kind_of(file: DeploymentFile) -> str:
 
     vendor = default_catalogue().gpu(file.node.gpu).vendor
     return "rocm" if vendor == "amd" else "cuda"
-
-
-def present(kind: str) -> set[int]:
-    """Indices of the GPUs, or the CPU cores, that this machine has for us."""
-    if kind == "cpu":
-        return os.sched_getaffinity(0)
-    if kind == "cuda":
-        folder = Path("/proc/driver/nvidia/gpus")
-        return set(range(len(list(folder.iterdir())))) if folder.is_dir() else set()
-    nodes = Path("/sys/class/kfd/kfd/topology/nodes").glob("*/properties")
-    with_compute = [node for node in nodes if _simd_count(node) > 0]
-    return set(range(len(with_compute)))
-
-
-def _simd_count(properties: Path) -> int:
-    for line in properties.read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(" ")
-        if name == "simd_count":
-            return int(value)
-    return 0
 
 
 def check_claims(made: Sequence[Launch]) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from shardwise.errors import InputError
-from shardwise.hosting import probing, processes
 from shardwise.hosting.launching import Launch
-from shardwise.hosting.processes import Process
 from shardwise.hosting.state import Journal, ReplicaState, Status
+from shardwise.replica import probing, processes
+from shardwise.replica.processes import Process
 
 MAX_FAILURES: Final = 5  #: in a row, without STABLE_S of service between them
 MAX_START_FAILURES: Final = 2  #: where it never was ready: a wrong flag does not heal
@@ -136,7 +136,12 @@ class Keeper(threading.Thread):
             if not self._alive():
                 return f"{self._ending()} before it was ready"
             if probing.healthy(self.launch.url):
-                answer = probing.complete(self.launch, self.around.key)
+                answer = probing.complete(
+                    self.launch.url,
+                    self.launch.model.served_name,
+                    self.launch.model.task,
+                    self.around.key,
+                )
                 if not answer:
                     break
             if time.monotonic() > deadline:

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from shardwise.hosting.deployment_file import DeploymentFile
-from shardwise.hosting.probing import request
 from shardwise.hosting.state import Journal, ReplicaState
+from shardwise.replica.probing import request
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardwise.errors import InputError, ShardwiseError
-from shardwise.hosting import probing, processes, state
+from shardwise.hosting import state
 from shardwise.hosting.checks import check_here, check_plan
 from shardwise.hosting.deployment_file import load
-from shardwise.hosting.processes import Process
 from shardwise.hosting.state import ReplicaState, State
+from shardwise.replica import probing, processes
+from shardwise.replica.processes import Process
 
 Progress = Callable[[State], None]
 
@@ -164,6 +165,7 @@ def down(path: Path, grace_s: float = 30.0) -> int:
     leaders = [r.process for r in now.replicas if r.process]
     if now.balancer_process:
         leaders.append(now.balancer_process)
+    leaders += processes.recorded((folder / "logs").glob("*.log"))
     found = {*processes.marked(state.deployment_id(path))}
     for leader in leaders:
         found.update([leader, *processes.session(leader)])

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from shardwise.architecture.model import Architecture
 from shardwise.evidence.record import Deployment
+from shardwise.hardware.gpu import Gpu
 from shardwise.hosting.deployment_file import DeploymentFile, Engine, ModelTable, NodeTable
-from shardwise.planner.command import checkpoint, quantizes_online
+from shardwise.planner.command import checkpoint, extra_flags
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,14 @@ class Chosen:
 
     given: str  #: as the user named the model
     arch: Architecture
+    gpu: Gpu
     deployment: Deployment
     first_device: int = 0
 
 
 def planned(chosen: Sequence[Chosen], gpus: int) -> DeploymentFile:
     """The file that runs `chosen` on one node of `gpus` GPUs."""
-    gpu = chosen[0].deployment.gpu
+    gpu = "cpu" if chosen[0].gpu.vendor == "cpu" else chosen[0].gpu.id
     return DeploymentFile(
         node=NodeTable(gpu=gpu, gpus=gpus), models=[_table(item) for item in chosen]
     )
@@ -33,7 +35,8 @@ def _table(chosen: Chosen) -> ModelTable:
     d, found = chosen.deployment, checkpoint(chosen.given, chosen.arch)
     each = d.tp_size * d.pp_size
     starts = (chosen.first_device + replica * each for replica in range(d.replicas))
-    engine: Engine = "sglang" if d.engine == "sglang" else "vllm"
+    known: dict[str, Engine] = {"sglang": "sglang", "builtin": "builtin"}
+    engine = known.get(d.engine, "vllm")
     return ModelTable(
         model=found.path,
         name=chosen.arch.id,
@@ -50,5 +53,5 @@ def _table(chosen: Chosen) -> ModelTable:
         gpu_memory_utilization=d.gpu_memory_utilization,
         max_model_len=d.max_model_len,
         devices=[list(range(start, start + each)) for start in starts],
-        flags=["--quantization", "fp8"] if quantizes_online(found, d.weight_dtype) else [],
+        flags=list(extra_flags(d, chosen.arch, chosen.gpu, found)),
     )

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from shardwise.errors import InputError
-from shardwise.hosting.processes import Process
+from shardwise.replica.processes import Process
 
 Status = Literal["starting", "ready", "unready", "waiting", "draining", "gave up", "stopped"]
 

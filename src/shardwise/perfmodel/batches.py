@@ -17,7 +17,7 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.loads import Limits, auto_kv_dtype, make_load
-from shardwise.perfmodel.rows import WAVES, Problem, Row
+from shardwise.perfmodel.rows import Problem, Row
 from shardwise.perfmodel.serving import (
     Load,
     Served,
@@ -105,7 +105,7 @@ def _load(rows: list[Row], arch: Architecture, gpu: Gpu, key: Key) -> Load:
         max_num_batched_tokens=np.full(len(rows), budget),
     )
     isl, osl = column(lambda r: r.isl), column(lambda r: r.osl)
-    requests = WAVES * concurrency
+    requests = column(lambda r: r.requests)
     return make_load(
         arch, gpu, key.weight_dtype, key.kv_dtype, limits, concurrency, isl, osl, requests
     )

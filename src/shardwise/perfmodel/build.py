@@ -136,7 +136,8 @@ class Personal:
 def build_personal(
     rows: Sequence[Row], base: Profile, name: str, provenance: str, progress: Progress
 ) -> Personal:
-    """Move the offsets of the user's own GPU and engine pairs, keeping everything shared.
+    """Move the offsets of the user's own GPU and engine pairs, and of a GPU or engine that the
+    base knows nothing of, keeping everything shared.
 
     Raises InputError if fewer than three rows can be used.
     """
@@ -150,8 +151,11 @@ def build_personal(
     links = links_of(base.lines)
     start = base.hierarchy
 
+    def free(key: tuple[str, ...]) -> bool:
+        return key[0] == "pair" or (key[0] != "shared" and key not in start.offsets)
+
     def refit(chosen: Sequence[Batch]) -> Hierarchy:
-        return fit(chosen, links, start, free=lambda key: key[0] == "pair")
+        return fit(chosen, links, start, free)
 
     before = in_sample(batches, start, links)
     after: list[HeldOut] = []

@@ -27,6 +27,8 @@ WEIGHTS: Final = {
     ("closed_loop", "tpot_s"): 1.0,
     ("closed_loop", "ttft_s"): 0.35,
     ("static_batch", "e2e_latency_s"): 0.5,
+    ("static_batch", "tpot_s"): 0.5,
+    ("static_batch", "ttft_s"): 0.35,
     ("max_throughput", "output_tok_s"): 0.6,
 }
 #: TensorRT-LLM's TTFT rows hold client limits that no server model explains.

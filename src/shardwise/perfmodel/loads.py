@@ -66,6 +66,9 @@ def make_load(
 
 def auto_kv_dtype(weight_dtype: str, gpu: Gpu, engine: str) -> str:
     """What `--kv-cache-dtype auto` gives. NVIDIA's fp8 and nvfp4 checkpoints ask for an fp8
-    cache themselves, and TensorRT-LLM follows the weights; elsewhere it stays bf16."""
+    cache themselves, and TensorRT-LLM follows the weights; elsewhere it stays bf16. The built-in
+    engine keeps it in the dtype it computes in."""
+    if engine == "builtin" and weight_dtype == "fp32":
+        return "fp32"
     quantized = weight_dtype in {"fp8", "nvfp4", "fp4"}
     return "fp8" if quantized and (gpu.vendor == "nvidia" or engine == "trtllm") else "bf16"

@@ -6,7 +6,6 @@ offsets for one GPU and engine on top of it and is found by name.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import msgspec
 
 from shardwise.errors import InputError, UnknownNameError
 from shardwise.hardware.gpu import Gpu
+from shardwise.hardware.user_files import home
 from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
 from shardwise.perfmodel.hierarchy import Hierarchy, decode
 
@@ -98,8 +98,7 @@ class Calibrated:
 
 def profile_folder() -> Path:
     """Where users' profiles live: $SHARDWISE_HOME, else ~/.config/shardwise."""
-    home = os.environ.get("SHARDWISE_HOME")
-    return (Path(home) if home else Path.home() / ".config" / "shardwise") / "profiles"
+    return home() / "profiles"
 
 
 @cache
@@ -167,6 +166,13 @@ def collectives_for(
 ) -> Collectives:
     """All-reduce times of a GPU: its own measured ones; else those of a GPU with links of the
     same kind, at this one's rate; else a guess from the topology."""
+    if gpu.all_reduce:
+        # one line a world size: the bulk one is never the faster
+        own = {
+            world: AllReduce(line.latency_s, line.bytes_per_s, float("inf"), line.bytes_per_s)
+            for world, line in gpu.all_reduce.items()
+        }
+        return Collectives(own, f"measured on {gpu.id}")
     library, lines = _measured(profile.lines, gpu.id, engine)
     if lines:
         return Collectives(_scaled(lines, 1.0), f"{library}, {gpu.id}")

@@ -2,7 +2,8 @@
 
 The columns are those of the reference set: source_id, model_id, gpu_id, engine_id, weight_dtype,
 kv_dtype, tp, pp, mode, concurrency, isl, osl, and the observed e2e_s, ttft_ms, tpot_ms,
-output_tok_s, total_tok_s. A row that cannot be used is kept with the reason.
+output_tok_s, total_tok_s; `requests` may be added. A row that cannot be used is kept with the
+reason.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Row:
     version: str
     use: str
     kv_limited: bool | None
+    requests: float  #: in the whole run, the first `concurrency` of them at once
     observed: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -141,6 +143,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         source=source,
         version=(cells.get("engine") or "").strip(),
         use=(cells.get("use") or "").strip(),
+        requests=_positive(cells, "requests", str(WAVES * concurrency)),
         kv_limited={"0": False, "1": True}.get(flag[:1]) if flag else None,
         observed=observed,
     )

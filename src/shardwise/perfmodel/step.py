@@ -86,7 +86,12 @@ class Setting:
             return "fp4" if native else "bf16"
         if self.rate_class == "fp8":
             return "fp8" if "fp8" in self.gpu.flops else "bf16"
-        return "bf16"
+        return self.plain_dtype
+
+    @property
+    def plain_dtype(self) -> str:
+        """What the matrices that are never quantized are multiplied in: lm_head, attention."""
+        return "fp32" if self.weight_dtype == "fp32" else "bf16"
 
     def stream_rate(self, rate_class: str) -> float:
         """Bytes/s at which weights of "bf16", "fp8" or "fp4" are read."""
@@ -95,7 +100,7 @@ class Setting:
 
     def matrix_rate(self, dtype: str) -> float:
         """FLOP/s reached by large matrices multiplied in `dtype`."""
-        relative = 1.0 if dtype == "bf16" else self.coefficients[f"matrix_{dtype}"]
+        relative = 1.0 if dtype in ("bf16", "fp32") else self.coefficients[f"matrix_{dtype}"]
         return self.coefficients["matrix"] * relative * self.gpu.matrix_rate(dtype)
 
 
@@ -187,7 +192,7 @@ def step_time(
         work.head_bytes / setting.stream_rate("bf16"),
         work.head_flops_per_token
         * (sequences + np.minimum(prompt_tokens, 1.0))
-        / setting.matrix_rate("bf16"),
+        / setting.matrix_rate(setting.plain_dtype),
     )
     weights, compute = weights + head_w, compute + head_c
     if arch.moe:
@@ -195,7 +200,7 @@ def step_time(
         weights, compute = weights + expert_w, compute + expert_c
     visible = _visible(arch, prompt_context)
     compute = compute + work.attention_flops_per_token_pair * prompt_tokens * visible / (
-        c["attention"] * gpu.matrix_rate("bf16")
+        c["attention"] * gpu.matrix_rate(setting.plain_dtype)
     )
     compute = compute + c["elementwise"] * work.elementwise_bytes_per_token * tokens / (
         0.8 * bandwidth

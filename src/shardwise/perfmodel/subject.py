@@ -9,6 +9,7 @@ from pathlib import Path
 from shardwise.architecture.models import load
 from shardwise.errors import UnknownNameError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue, load_catalogue
+from shardwise.hardware.user_files import own_hardware
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.profiles import calibrated, load_profile
 from shardwise.perfmodel.rows import ENGINES
@@ -28,8 +29,8 @@ class Asked:
 
 
 def catalogue_for(files: Sequence[Path]) -> Catalogue:
-    """The bundled catalogue, with the user's files on top."""
-    return load_catalogue(files) if files else default_catalogue()
+    """The bundled catalogue and the user's hardware folder, with `files` on top."""
+    return load_catalogue([*own_hardware(), *files]) if files else default_catalogue()
 
 
 def subject_of(asked: Asked) -> tuple[Subject, Catalogue]:

@@ -25,7 +25,7 @@ class Work:
     weight_flops_per_token: Array  #: 2 x their parameters
     expert_bytes: Array  #: all routed experts of all layers
     expert_flops_per_token: Array  #: 2 x the parameters a token touches
-    head_bytes: Array  #: lm_head, bf16
+    head_bytes: Array  #: lm_head, 16 bits or the checkpoint's 32
     head_flops_per_token: Array
     attention_flops_per_token_pair: Array  #: prefill: per (query, key) token pair, all layers
     kv_bytes_per_token: Array  #: read per cached token and step, full-attention layers
@@ -64,7 +64,7 @@ def rank_work(
         weight_flops_per_token=2.0 * sum(dense.values()) / tp,
         expert_bytes=p.experts * part_bytes(weight_dtype, "experts") / tp,
         expert_flops_per_token=2.0 * p.active_experts / tp,
-        head_bytes=head_params * 2.0 / tp,
+        head_bytes=head_params * part_bytes(weight_dtype, "lm_head") / tp,
         head_flops_per_token=2.0 * head_params / tp,
         attention_flops_per_token_pair=2.0 * arch.num_heads * pair_width * arch.num_layers / tp,
         kv_bytes_per_token=kv_token * full_layers * kv_share,
@@ -72,5 +72,5 @@ def rank_work(
         elementwise_bytes_per_token=2.0
         * arch.num_layers
         * (arch.hidden_size + (active_width + arch.num_heads * arch.head_dim) / tp),
-        message_bytes_per_token=2.0 * arch.hidden_size,
+        message_bytes_per_token=(4.0 if weight_dtype == "fp32" else 2.0) * arch.hidden_size,
     )

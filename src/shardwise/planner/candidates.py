@@ -71,6 +71,8 @@ def enumerate_candidates(question: Question) -> tuple[list[Sharding], list[Rejec
 
 def _broken(question: Question, sharding: Sharding) -> str:
     """The rules that it breaks, "" for none."""
+    if question.engine == "builtin" and (sharding.pp_size > 1 or sharding.expert_parallel):
+        return "the built-in engine shards by TP alone"
     broken = violations(
         question.arch,
         sharding.tp_size,

@@ -1,14 +1,14 @@
 """The exact command that starts a replica: its flags are the ones that were scored.
 
-Flags: docs.vllm.ai "vllm serve"; docs.sglang.io "Server Arguments".
+`replica.command` knows the flags, so what is shown here is what `shardwise up` runs.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from shardwise.architecture.model import Architecture
 from shardwise.architecture.models import published_id
@@ -16,7 +16,14 @@ from shardwise.errors import InputError
 from shardwise.evidence.record import Deployment
 from shardwise.hardware.gpu import Gpu
 from shardwise.perfmodel.memory import plan as memory_plan
+from shardwise.replica.command import MEMORY_SHARE, Settings, engine_flags
 
+#: how a person starts each engine; the model follows
+_STARTS: Final = {
+    "vllm": ("vllm", "serve"),
+    "sglang": ("python", "-m", "sglang.launch_server", "--model-path"),
+    "builtin": ("shardwise", "serve"),
+}
 _UNQUANTIZED = frozenset({"bf16", "fp16", "fp32"})
 
 
@@ -41,7 +48,7 @@ class Replica:
     def line(self) -> str:
         """The command for a shell."""
         settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in self.environment.items())
-        return f"{settings} {shlex.join(self.argv)}"
+        return f"{settings} {shlex.join(self.argv)}".strip()
 
 
 def checkpoint(given: str, arch: Architecture) -> Checkpoint:
@@ -56,9 +63,11 @@ def checkpoint(given: str, arch: Architecture) -> Checkpoint:
     return Checkpoint(given, arch.checkpoint_dtype)
 
 
-def note(found: Checkpoint, weight_dtype: str) -> str:
+def note(found: Checkpoint, weight_dtype: str, engine: str = "vllm") -> str:
     """What the user must supply for the command to run as scored, or ""."""
     if weight_dtype == found.dtype or quantizes_online(found, weight_dtype):
+        return ""
+    if engine == "builtin":  # its --dtype converts while it loads
         return ""
     return (
         f"{found.path} is stored in {found.dtype}: give a checkpoint quantized to "
@@ -70,13 +79,47 @@ def engine_argv(
     deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint, port: int = 8000
 ) -> tuple[str, ...]:
     """Arguments that start one replica of `deployment`. InputError for an unknown engine."""
-    builders = {"vllm": _vllm, "sglang": _sglang}
-    if deployment.engine not in builders:
-        raise InputError(f"engine {deployment.engine!r}", f"allowed: {', '.join(builders)}")
-    argv = [*builders[deployment.engine](deployment, arch, gpu, found)]
-    if quantizes_online(found, deployment.weight_dtype):
-        argv += ["--quantization", "fp8"]
-    return (*argv, "--host", "127.0.0.1", "--port", str(port))
+    if deployment.engine not in _STARTS:
+        raise InputError(f"engine {deployment.engine!r}", f"allowed: {', '.join(_STARTS)}")
+    extra = extra_flags(deployment, arch, gpu, found)
+    settings = Settings(
+        model=found.path,
+        engine=deployment.engine,
+        tp_size=deployment.tp_size,
+        pp_size=deployment.pp_size,
+        kv_dtype=deployment.kv_dtype,
+        expert_parallel=deployment.expert_parallel,
+        max_num_seqs=deployment.max_num_seqs,
+        max_num_batched_tokens=deployment.max_num_batched_tokens,
+        gpu_memory_utilization=deployment.gpu_memory_utilization,
+        max_model_len=deployment.max_model_len,
+        flags=extra,
+    )
+    flags = (*engine_flags(settings, "cpu" if gpu.vendor == "cpu" else "cuda"), *extra)
+    address = ("--host", "127.0.0.1", "--port", str(port))
+    return (*_STARTS[deployment.engine], found.path, *flags, *address)
+
+
+def extra_flags(
+    deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint
+) -> tuple[str, ...]:
+    """Flags that only the model and GPU tell: quantization while loading; SGLang's share of
+    memory, which is of weights and KV cache alone where vLLM's holds activations as well; the
+    built-in engine's room for KV cache, its dtype, and on CPU the threads that were measured."""
+    flags = ["--quantization", "fp8"] if quantizes_online(found, deployment.weight_dtype) else []
+    if deployment.engine == "sglang":
+        memory = memory_plan(arch, gpu, deployment, deployment.max_model_len or arch.max_context)
+        static = (memory.weight_bytes + memory.kv_budget_bytes) / memory.memory_bytes
+        flags += [MEMORY_SHARE, f"{static:.3f}"]
+    if deployment.engine == "builtin":
+        longest = deployment.max_model_len or arch.max_context
+        room = memory_plan(arch, gpu, deployment, longest).kv_capacity_tokens
+        # a batch of the longest sequences is all it can use
+        flags += ["--kv-cache-tokens", str(min(room, deployment.max_num_seqs * longest))]
+        flags += ["--dtype", deployment.weight_dtype]
+        if gpu.vendor == "cpu":
+            flags += ["--threads-per-rank", str(gpu.num_compute_units)]
+    return tuple(flags)
 
 
 def replicas(
@@ -95,48 +138,11 @@ def replicas(
         devices = tuple(range(first_device + i * width, first_device + (i + 1) * width))
         port = first_port + i
         argv = engine_argv(deployment, arch, gpu, found, port)
-        made.append(Replica(devices, port, {variable: ",".join(map(str, devices))}, argv))
+        visible = {} if gpu.vendor == "cpu" else {variable: ",".join(map(str, devices))}
+        made.append(Replica(devices, port, visible, argv))
     return tuple(made)
 
 
 def quantizes_online(found: Checkpoint, weight_dtype: str) -> bool:
     """Engines quantize 16-bit weights to fp8 while they load; to nothing else."""
     return weight_dtype == "fp8" and found.dtype in _UNQUANTIZED
-
-
-def _vllm(d: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint) -> Sequence[str]:  # noqa: ARG001
-    return (
-        *("vllm", "serve", found.path),
-        *("--tensor-parallel-size", str(d.tp_size)),
-        *("--pipeline-parallel-size", str(d.pp_size)),
-        *(("--enable-expert-parallel",) if d.expert_parallel else ()),
-        *("--max-num-seqs", str(d.max_num_seqs)),
-        *("--max-num-batched-tokens", str(d.max_num_batched_tokens)),
-        *("--gpu-memory-utilization", f"{d.gpu_memory_utilization:g}"),
-        *("--kv-cache-dtype", _kv(d, found, "fp8", "bfloat16")),
-        *(("--max-model-len", str(d.max_model_len)) if d.max_model_len else ()),
-    )
-
-
-def _sglang(d: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint) -> Sequence[str]:
-    # SGLang's share is of weights and KV cache alone; vLLM's holds activations as well
-    memory = memory_plan(arch, gpu, d, d.max_model_len or arch.max_context)
-    static = (memory.weight_bytes + memory.kv_budget_bytes) / memory.memory_bytes
-    return (
-        *("python", "-m", "sglang.launch_server", "--model-path", found.path),
-        *("--tp-size", str(d.tp_size)),
-        *("--pp-size", str(d.pp_size)),
-        *(("--ep-size", str(d.tp_size)) if d.expert_parallel else ()),
-        *("--max-running-requests", str(d.max_num_seqs)),
-        *("--chunked-prefill-size", str(d.max_num_batched_tokens)),
-        *("--mem-fraction-static", f"{static:.3f}"),
-        *("--kv-cache-dtype", _kv(d, found, "fp8_e4m3", "bf16")),
-        *(("--context-length", str(d.max_model_len)) if d.max_model_len else ()),
-    )
-
-
-def _kv(d: Deployment, found: Checkpoint, fp8: str, bf16: str) -> str:
-    """`auto` would follow a quantized checkpoint's own wish, so what was scored is spelt out."""
-    if d.kv_dtype == "fp8":
-        return fp8
-    return "auto" if found.dtype in _UNQUANTIZED else bf16

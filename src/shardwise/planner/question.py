@@ -20,7 +20,7 @@ from shardwise.workload.workload import Slo, Workload
 Objective = Literal["cost", "latency", "throughput"]
 OBJECTIVES: Final = get_args(Objective)
 #: Engines whose command `planner.command` can write.
-ENGINES: Final = ("vllm", "sglang")
+ENGINES: Final = ("vllm", "sglang", "builtin")
 _LONGEST_S: Final = 1e6
 _UNQUANTIZED: Final = frozenset({"bf16", "fp16", "fp32"})
 
@@ -92,6 +92,8 @@ class Question:
             return (stored_dtype(self.arch, self.weight_dtype),)
         own = self.arch.checkpoint_dtype
         found = [own]
+        if self.engine == "builtin":  # it runs what is in the checkpoint
+            return (own,)
         if own in _UNQUANTIZED:
             found.append("fp8")
         if own in _UNQUANTIZED | {"fp8"} and self.node.gpu.vendor == "nvidia":

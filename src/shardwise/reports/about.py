@@ -37,10 +37,12 @@ class About:
     facts: tuple[Fact, ...]
     price: Price | None
     errors: tuple[KnownError, ...]
+    plan: str = ""  #: the command that plans the same deployment and writes its file
+    provenance: str = ""  #: of the profile
 
 
-def about(subject: Subject, catalogue: Catalogue, command: str) -> About:
-    """What stands behind a study of `subject` made now by `command`."""
+def about(subject: Subject, catalogue: Catalogue, command: str, plan: str = "") -> About:
+    """What stands behind a study of `subject` made now by `command`, deployed by `plan`."""
     profile = subject.calibrated.profile
     return About(
         command=command,
@@ -55,6 +57,8 @@ def about(subject: Subject, catalogue: Catalogue, command: str) -> About:
             for e in profile.errors
             if (e.gpu, e.engine) == (subject.gpu.id, subject.engine)
         ),
+        plan=plan,
+        provenance=profile.provenance,
     )
 
 
@@ -63,7 +67,7 @@ def hardware_table(facts: Sequence[Fact], gpu: str) -> Table:
     rows = tuple(
         (
             text_cell(fact.field.replace("_", " ")),
-            Cell(f"{number(fact.value)} {fact.unit}", fact.value),
+            Cell(f"{number(fact.value)} {fact.unit}".removesuffix(" 1"), fact.value),
             text_cell(", ".join(part for part in (fact.source, fact.date) if part)),
             text_cell("; ".join(part for part in (*fact.alternatives, fact.why) if part)),
         )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
+from shardwise.errors import DoesNotFitError
 from shardwise.evidence.record import Deployment
-from shardwise.hardware.catalogue import Catalogue
+from shardwise.hardware.catalogue import Catalogue, default_catalogue
+from shardwise.hardware.node import Node
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.memory import plan
+from shardwise.perfmodel.subject import Asked
+from shardwise.planner import question as planning
 from shardwise.reports.about import about
 from shardwise.reports.memory import MemoryUse
 from shardwise.reports.study_output import StudyOutput
-from shardwise.study.advice import advise
+from shardwise.study.advice import Advice, NoAdvice, Use, advise, planned_advice
 from shardwise.study.published import PublishedStudy, load_published
-from shardwise.study.run import Question, run
+from shardwise.study.run import Question, Study, run
 from shardwise.workload.workload import Slo
 
 
@@ -22,12 +27,16 @@ class Wanted:
     """A study's question with the SLO of the online user and the price, and how it was asked.
 
     `usd_per_gpu_hour` None: the catalogue's default price, or GPU-hours where it has none.
+    `request_rate` is what the online user offers to the node; None: as much as it carries.
+    `command` makes the study again; `asked` is how its subject was spelt.
     """
 
     question: Question
     slo: Slo
     usd_per_gpu_hour: float | None = None
     command: str = ""
+    request_rate: float | None = None
+    asked: Asked | None = None
 
 
 def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutput:
@@ -37,16 +46,75 @@ def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutpu
     if price is None and listed:
         price = listed.usd_per_hour
     found = run(subject, wanted.question, price)
+    smallest = min(e.deployment.tp_size for e in found.evidence)
     return StudyOutput(
         study=found,
-        memory=memory_of_each_gpu(subject, catalogue, wanted.question),
+        memory=memory_of_each_gpu(subject, catalogue, wanted.question, smallest),
         published=_published_of(subject),
         advice=[
-            advise("online", wanted.slo, found.costs, found.grid),
-            advise("offline", Slo(), found.costs, found.grid),
+            _advised("online", subject, wanted, found, price),
+            _advised("offline", subject, wanted, found, price),
         ],
-        about=about(subject, catalogue, wanted.command),
+        about=about(subject, catalogue, wanted.command, plan_command(wanted)),
     )
+
+
+def _advised(
+    use: Use, subject: Subject, wanted: Wanted, found: Study, price: float | None
+) -> Advice | NoAdvice:
+    """The planner's answer, or the cells' where the planner does not take the question."""
+    slo = wanted.slo if use == "online" else Slo()
+    if planned(subject.engine, wanted.question):
+        question = _plan_question(use, subject, wanted, price)
+        try:
+            return planned_advice(use, question, wanted.question.tp_sizes)
+        except DoesNotFitError:
+            pass  # a study runs one sequence at a time where need be; a plan does not
+    return advise(use, slo, found.costs, found.grid)
+
+
+def planned(engine: str, question: Question) -> bool:
+    """Whether the planner takes `question`: requests in flight, on an engine that it can start."""
+    return engine in planning.ENGINES and question.mode == "closed_loop" and question.osl > 1
+
+
+def _plan_question(
+    use: Use, subject: Subject, wanted: Wanted, price: float | None
+) -> planning.Question:
+    online, asked = use == "online", wanted.question
+    return planning.Question(
+        arch=subject.arch,
+        node=Node(subject.gpu, asked.gpus),
+        demand=planning.Demand(
+            asked.isl, asked.osl, request_rate=wanted.request_rate if online else None
+        ),
+        profile=subject.calibrated.profile,
+        siblings={gpu.id: gpu for gpu in default_catalogue().gpus()},
+        slo=wanted.slo if online else Slo(),
+        engine=subject.engine,
+        weight_dtype=subject.setting.weight_dtype,
+        kv_dtype=subject.kv_dtype,
+        usd_per_gpu_hour=price,
+    )
+
+
+def plan_command(wanted: Wanted) -> str:
+    """The command that plans the online user's deployment, or "" where the planner cannot."""
+    asked, question, slo = wanted.asked, wanted.question, wanted.slo
+    if asked is None or not planned(asked.engine, question):
+        return ""
+    words = ["shardwise", "plan", asked.model, "--gpu", asked.gpu, "--gpus", str(question.gpus)]
+    words += ["--isl", str(question.isl), "--osl", str(question.osl)]
+    words += ["--dtype", asked.weight_dtype, "--kv-dtype", asked.kv_dtype]
+    words += ["--engine", asked.engine] if asked.engine != "vllm" else []
+    words += ["--profile", asked.profile] if asked.profile != "reference" else []
+    for file in asked.catalogue_files:
+        words += ["--catalogue", str(file)]
+    bounds = (("--ttft", slo.ttft_s), ("--tpot", slo.tpot_s), ("--e2e", slo.e2e_latency_s))
+    for option, bound in bounds:
+        words += [option, f"{bound * 1e3:g}ms"] if bound else []
+    words += ["--request-rate", f"{wanted.request_rate:g}"] if wanted.request_rate else []
+    return shlex.join([*words, "--save", "deployment.toml"])
 
 
 def memory_of_each_gpu(

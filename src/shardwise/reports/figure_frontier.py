@@ -11,6 +11,7 @@ from shardwise.evidence.record import Kind
 from shardwise.reports.cells import at_least_one
 from shardwise.reports.figure_style import (
     DASHES,
+    GREY,
     HEIGHT,
     SHAPES,
     WIDTH,
@@ -50,8 +51,8 @@ def throughput_latency(points: Sequence[Point]) -> Any:
     )
     labels = (
         alt.Chart(data(_labels(points, kinds[0], x_axis, y_axis)))
-        .mark_text(fontSize=10)
-        .encode(x=x, y=y, text="batch:N", color=colour)
+        .mark_text(fontSize=10, color=GREY)
+        .encode(x=x, y=y, text="batch:N")
     )
     layers = alt.layer(
         rule.encode(x="latency_lo:Q", x2="latency_hi:Q", y=y),
@@ -62,7 +63,7 @@ def throughput_latency(points: Sequence[Point]) -> Any:
     )
     return titled(
         layers.properties(width=WIDTH, height=HEIGHT),
-        "Throughput against latency",
+        f"Throughput against latency, {_of_what(points)}",
         (
             *caption([p.evidence for p in points], drawn=len(kinds) > 1),
             "numbers: batch per copy; filled: no other point is better in both",
@@ -117,7 +118,15 @@ def _labels(points: Sequence[Point], kind: Kind, x: _LogAxis, y: _LogAxis) -> li
 
     named = [p for p in points if p.evidence.source.kind == kind]
     others = [p for p in points if p.evidence.source.kind != kind]
-    places = place(list(map(at, named)), [str(p.concurrency) for p in named], list(map(at, others)))
+    curves: dict[tuple[int, Kind], list[tuple[float, float]]] = {}
+    for p in sorted(points, key=lambda p: p.concurrency):
+        curves.setdefault((p.tp_size, p.evidence.source.kind), []).append(at(p))
+    places = place(
+        list(map(at, named)),
+        [str(p.concurrency) for p in named],
+        list(map(at, others)),
+        list(curves.values()),
+    )
     return [
         {
             "tp": f"TP={p.tp_size}",
@@ -131,8 +140,15 @@ def _labels(points: Sequence[Point], kind: Kind, x: _LogAxis, y: _LogAxis) -> li
 
 
 def _throughput_title(points: Sequence[Point]) -> str:
-    one_copy = {p.copies for p in points} == {1}
-    return f"output throughput of {'one copy' if one_copy else 'the node'}, tok/s"
+    return f"output throughput of {'one copy' if _one_copy(points) else 'the node'}, tok/s"
+
+
+def _of_what(points: Sequence[Point]) -> str:
+    return "one copy" if _one_copy(points) else "a node full of copies"
+
+
+def _one_copy(points: Sequence[Point]) -> bool:
+    return {p.copies for p in points} == {1}
 
 
 def _dash(kinds: Sequence[Kind]) -> Any:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from shardwise.errors import printable
 from shardwise.evidence.record import Evidence, Kind, Source
 from shardwise.reports.files import write_bytes
 
@@ -68,7 +72,7 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
         offset=14,
     )
     return (
-        chart.properties(title=heading, description=". ".join([title, *subtitle]))
+        chart.properties(title=heading, description=". ".join(map(_cut, [title, *subtitle])))
         .configure(font=FONT, padding=12, background="white")
         .configure_title(fontSize=16, subtitleFontSize=12, subtitleColor=GREY, subtitlePadding=5)
         .configure_axis(
@@ -81,8 +85,8 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
 
 
 def _cut(line: str) -> str:
-    """`line` as long as a figure is wide: a name of any length must not widen it."""
-    return line if len(line) <= LINE else f"{line[: LINE - 1]}…"
+    """`line` as long as a figure is wide: a name of any length must not widen it, nor turn it."""
+    return printable(line, LINE)
 
 
 def by_batch(panel: Any, rows: Sequence[dict[str, Any]]) -> Any:
@@ -144,6 +148,22 @@ def render(chart: Any, form: Format) -> bytes:
     if form == "svg":
         return vl_convert.vegalite_to_svg(spec).encode()
     return vl_convert.vegalite_to_png(spec, scale=PNG_SCALE)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart that a notebook shows as it is drawn here: no network, the same as in the report."""
+
+    chart: Any  #: of Altair, to change and to save as Altair does
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        svg, words = render(self.chart, "svg"), str(self.chart.description)
+        source = f"data:image/svg+xml;base64,{b64encode(svg).decode()}"
+        return {
+            "text/html": f'<img alt="{escape(words)}" src="{source}">',
+            "image/svg+xml": svg.decode(),
+            "text/plain": words,
+        }
 
 
 def save(

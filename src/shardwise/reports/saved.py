@@ -11,10 +11,12 @@ import msgspec
 
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
+from shardwise.evidence.store import is_store, open_store
 from shardwise.reports.about import About
 from shardwise.reports.memory import MemoryUse
 from shardwise.reports.study_output import StudyOutput
-from shardwise.study.advice import Use, advise
+from shardwise.study.advice import Advice, Basis, NoAdvice, Use, advise
+from shardwise.study.cost import NodeCost
 from shardwise.study.published import PublishedStudy, load_published
 from shardwise.study.run import Study
 from shardwise.workload.workload import Slo
@@ -25,11 +27,25 @@ WRITTEN_BY: Final = "give a folder that `shardwise study … -o FOLDER` wrote"
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The question part of a saved advice; the answer is worked out again."""
+class _Saved:
+    """A saved advice: with a choice where one was found, else with what was nearest."""
 
     use: Use
     slo: Slo
+    choice: NodeCost | None = None
+    evidence: Evidence | None = None
+    certain: bool = False
+    basis: Basis = "cells"
+    note: str = ""
+    nearest: str = ""
+
+    @property
+    def advice(self) -> Advice | NoAdvice:
+        if self.choice is None or self.evidence is None:
+            return NoAdvice(self.use, self.slo, self.nearest)
+        return Advice(
+            self.use, self.slo, self.choice, self.evidence, self.certain, self.basis, self.note
+        )
 
 
 def read_study(path: Path, measured: Sequence[Evidence] = ()) -> StudyOutput:
@@ -43,19 +59,23 @@ def read_study(path: Path, measured: Sequence[Evidence] = ()) -> StudyOutput:
     if not any(c.scenario == "full_node" for c in study.costs):
         raise InputError(f"{file} holds no cost of a full node", "", WRITTEN_BY)
     folder = file.parent
-    asked = _optional(folder / "advice.json", list[_Asked]) or [_Asked("offline", Slo())]
+    saved = _optional(folder / "advice.json", list[_Saved])
+    advice = [s.advice for s in saved or ()] or [advise("offline", Slo(), study.costs, grid)]
     return StudyOutput(
         study=study,
         memory=_optional(folder / "memory.json", list[MemoryUse]) or [],
         published=_published_of(next(iter(grid.values()))),
-        advice=[advise(a.use, a.slo, study.costs, grid) for a in asked],
+        advice=advice,
         about=_optional(folder / "about.json", About),
         measured=measured,
     )
 
 
 def read_evidence(path: Path) -> list[Evidence]:
-    """Evidence from a JSON file: a list of records, a study, or a line each (JSONL)."""
+    """Evidence from a store of measured cells, or from a JSON file: a list of records, a study, or
+    a line each (JSONL)."""
+    if is_store(path):
+        return stored_evidence(path)
     content = _content(path)
     if path.suffix == ".jsonl":
         lines = [line for line in content.splitlines() if line.strip()]
@@ -63,6 +83,12 @@ def read_evidence(path: Path) -> list[Evidence]:
     if content.lstrip().startswith(b"["):
         return _decoded(content, list[Evidence], path)
     return list(_decoded(content, Study, path).evidence)
+
+
+def stored_evidence(path: Path, study: str | None = None) -> list[Evidence]:
+    """The usable cells of a study (None: of all) in a store that `shardwise bench` wrote."""
+    with open_store(path, create=False) as opened:
+        return [cell.evidence for cell in opened.cells(study) if cell.usable]
 
 
 def read_json(path: Path, kind: type[T]) -> T:

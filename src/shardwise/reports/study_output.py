@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from shardwise import metrics
+from shardwise.errors import UnknownNameError
 from shardwise.evidence.record import Evidence
 from shardwise.reports import decision_tables, tables
 from shardwise.reports.about import About
 from shardwise.reports.files import write_csv, write_evidence_csv, write_json
 from shardwise.reports.memory import MemoryUse, memory_table
-from shardwise.reports.numbers import number, quantity
 from shardwise.reports.table import Table
+from shardwise.reports.time_table import time_table
 from shardwise.study.advice import Advice, NoAdvice
 from shardwise.study.audit import audit_steps
+from shardwise.study.beside import beside
 from shardwise.study.claim import match_claim
-from shardwise.study.frontier import points
+from shardwise.study.frontier import Point, points
 from shardwise.study.published import PublishedStudy
 from shardwise.study.run import Study
 from shardwise.study.transitions import StepPair, compare
+
+if TYPE_CHECKING:
+    from shardwise.reports.figure_style import Figure
 
 #: Batches that the part-by-part tables and figures show: the published study's, where asked.
 SHOWN_BATCHES: Final = (16, 128)
@@ -42,16 +46,26 @@ class StudyOutput:
     def pairs(self) -> tuple[StepPair, ...]:
         return compare(self.study.steps, self.published.steps) if self.published else ()
 
-    def frontier(self) -> Any:
-        """Throughput against latency of the node: the report's chart, drawn by a notebook."""
-        from shardwise.reports.figures import throughput_latency
+    def points(self, gpus: int | None = None) -> tuple[Point, ...]:
+        """A point for each cell, predicted ones and those laid beside, as `frontier.points`."""
+        return (*points(self.study.evidence, gpus), *points(self.measured, gpus))
 
-        gpus = self.study.question.gpus
-        return throughput_latency(points((*self.study.evidence, *self.measured), gpus))
+    def frontier(self) -> Figure:
+        """Throughput against latency of the node: the report's figure, for a notebook."""
+        return self.figure("throughput_latency_node")
 
-    def time_breakdown(self) -> Any:
-        """Where the time of a request goes per TP: the report's chart, drawn by a notebook."""
-        return study_figures(self)["time_breakdown"]
+    def time_breakdown(self) -> Figure:
+        """Where the time of a request goes per TP: the report's figure, for a notebook."""
+        return self.figure("time_breakdown")
+
+    def figure(self, name: str) -> Figure:
+        """A figure of the report by name, as `study_figures`. Raises UnknownNameError."""
+        from shardwise.reports.figure_style import Figure
+
+        charts = study_figures(self)
+        if name not in charts:
+            raise UnknownNameError("figure", name, charts)
+        return Figure(charts[name])
 
     @property
     def shown_batches(self) -> tuple[int, ...]:
@@ -63,18 +77,24 @@ class StudyOutput:
     def memory_title(self) -> str:
         question = self.study.question
         tokens = question.isl + question.osl
-        return f"One GPU's memory at TP=1, one sequence of {tokens:,} tokens"
+        tp_size = self.memory[0].tp_size if self.memory else 1
+        return f"One GPU's memory at TP={tp_size}, one sequence of {tokens:,} tokens"
 
 
 def study_tables(output: StudyOutput) -> list[Table]:
     """Every table of a study, in reading order."""
     study = output.study
     shown = [c for c in study.costs if c.concurrency in output.shown_batches]
-    found = [tables.study_table(study.grid), tables.transitions_table(study.steps)]
+    found = [tables.study_table(study.grid)]
+    if study.steps:  # none where a single TP fits
+        found.append(tables.transitions_table(study.steps))
     if study.kept:
         found.append(tables.kept_latency_table(study.kept))
     if study.breakevens:
         found.append(tables.breakeven_table(study.breakevens))
+    items = [e for e in study.evidence if e.workload.concurrency in output.shown_batches]
+    if any(item.breakdown for item in items):
+        found.append(time_table(items))
     found.append(decision_tables.cost_table(shown))
     if output.memory:
         found.append(memory_table(output.memory, output.memory_title))
@@ -99,18 +119,20 @@ def _renamed(table: Table, name: str, title: str) -> Table:
 def study_figures(output: StudyOutput) -> dict[str, Any]:
     """Every figure of a study as an Altair chart, by file name."""
     from shardwise.reports import figures
+    from shardwise.reports.figure_style import caption, sources
 
     study = output.study
     shown = output.shown_batches
     items = [e for e in study.evidence if e.workload.concurrency in shown]
     charts = {
-        "throughput_latency": figures.throughput_latency(
-            points((*study.evidence, *output.measured))
+        "throughput_latency": figures.throughput_latency(output.points()),
+        "throughput_latency_node": figures.throughput_latency(output.points(study.question.gpus)),
+        "cost": figures.token_cost(
+            [c for c in study.costs if c.concurrency in shown], caption(items)[:-1]
         ),
-        "throughput_latency_node": output.frontier(),
-        "time_breakdown": figures.time_breakdown(items),
-        "cost": figures.relative_cost([c for c in study.costs if c.concurrency in shown]),
     }
+    if any(item.breakdown for item in items):
+        charts["time_breakdown"] = figures.time_breakdown(items)
     if output.pairs:
         charts["tp_steps"] = figures.tp_steps(output.pairs)
     elif study.steps:
@@ -118,7 +140,12 @@ def study_figures(output: StudyOutput) -> dict[str, Any]:
             [step for step in study.steps if step.concurrency in shown]
         )
     if output.memory:
-        charts["memory"] = figures.memory_per_gpu(output.memory, output.memory_title)
+        charts["memory"] = figures.memory_per_gpu(
+            output.memory, output.memory_title, (study.evidence[0].deployment.model,)
+        )
+    pairs = beside(study.evidence, output.measured)
+    if pairs:
+        charts["measured"] = figures.cell_errors(pairs, sources(e.source for e in output.measured))
     return charts
 
 
@@ -142,37 +169,3 @@ def write_study(
         progress(f"figure {name}", done, len(charts))
         written += save(chart, folder, name)
     return written
-
-
-def advice_lines(advice: Iterable[Advice | NoAdvice]) -> list[str]:
-    """A sentence or two for each use."""
-    return [_found(a) if isinstance(a, Advice) else _nothing(a) for a in advice]
-
-
-def _bounds(names: dict[str, float]) -> str:
-    parts = [f"{metrics.ALL[name].label} <= {bound * 1e3:g} ms" for name, bound in names.items()]
-    return " and ".join(parts)
-
-
-def _found(advice: Advice) -> str:
-    cost, cell = advice.choice, advice.evidence.metrics
-    asked = f" ({_bounds(advice.slo.bounds())})" if advice.slo.bounds() else ""
-    copies = f"{cost.copies} {'copy' if cost.copies == 1 else 'copies'}"
-    unit = metrics.ALL[cost.cost_metric].unit
-    doubt = "" if advice.certain else " The interval reaches past the target: measure first."
-    return (
-        f"{advice.use}{asked}: {copies} at TP={cost.tp_size}, batch {cost.concurrency} each. "
-        f"{quantity(cost.output_tok_s, 'tok/s')} from the node, "
-        f"TTFT {quantity(cell['ttft_s'], 's')}, TPOT {quantity(cell['tpot_s'], 's')}, "
-        f"{quantity(cost.cost, unit)}; one GPU lost leaves "
-        f"{number(100 * advice.capacity_left, 0)} % of the capacity.{doubt}"
-    )
-
-
-def _nothing(missed: NoAdvice) -> str:
-    label = metrics.ALL[missed.missed].label if missed.missed else "the SLO"
-    return (
-        f"{missed.use} ({_bounds(missed.slo.bounds())}): nothing studied meets this; nearest is "
-        f"TP={missed.nearest.tp_size} at batch {missed.nearest.concurrency}, "
-        f"{label} {100 * missed.excess:.0f} % over."
-    )

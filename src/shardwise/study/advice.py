@@ -1,4 +1,8 @@
-"""What to deploy: for users who wait (online) and for work that nobody waits for (offline)."""
+"""What to deploy: for users who wait (online) and for work that nobody waits for (offline).
+
+Predictions are advised by the planner, so that a study and `shardwise plan` give one answer. Other
+evidence, and questions that the planner does not take, are advised among their cells, by its rule.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shardwise import metrics
+from shardwise.errors import DoesNotFitError
 from shardwise.evidence.record import Evidence
+from shardwise.planner import plan as planning
+from shardwise.planner.candidates import Rejected
+from shardwise.planner.question import Question
+from shardwise.planner.rank import Candidate, missed
 from shardwise.study.cost import NodeCost
 from shardwise.study.grid import Grid
 from shardwise.workload.workload import Slo
 
 Use = Literal["online", "offline"]
+Basis = Literal["plan", "cells"]
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The cheapest full node for a use, and what it gives."""
+    """The cheapest full node for a use, by the cautious end of its cost, and what it gives."""
 
     use: Use
     slo: Slo
     choice: NodeCost
     evidence: Evidence  #: of one copy
     certain: bool  #: whether the whole interval meets the SLO, not only the value
+    basis: Basis = "cells"  #: every concurrency and PP planned, or the cells studied
+    note: str = ""  #: what the reader must know that the charts do not show
 
     @property
     def capacity_left(self) -> float:
@@ -32,13 +45,80 @@ class Advice:
 
 @dataclass(frozen=True)
 class NoAdvice:
-    """Nothing studied meets the SLO; the nearest cell and the share by which it misses."""
+    """Nothing meets the SLO or carries the load; the nearest, and by how much it misses."""
 
     use: Use
     slo: Slo
-    nearest: NodeCost
-    missed: str
-    excess: float  #: value / bound - 1
+    nearest: str
+
+
+def planned_advice(use: Use, question: Question, tp_sizes: Sequence[int]) -> Advice | NoAdvice:
+    """What `shardwise plan` answers to `question`, among `tp_sizes`.
+
+    Raises DoesNotFitError where the planner's settings leave no room.
+    """
+    made = planning.explore(question)
+    ranked = [c for c in made.ranked if c.deployment.tp_size in tp_sizes]
+    if ranked:
+        return _planned(use, question, made.ranked[0], ranked[0])
+    missing = [c for c in made.missing if c.deployment.tp_size in tp_sizes]
+    slow = [r for r in made.rejected if r.cause == "overload" and r.sharding.tp_size in tp_sizes]
+    if not missing and not slow:
+        raise DoesNotFitError(f"no TP of {', '.join(map(str, tp_sizes))} fits as planned")
+    return NoAdvice(use, question.slo, _nearest(missing, slow))
+
+
+def _planned(use: Use, question: Question, best: Candidate, chosen: Candidate) -> Advice:
+    found, deployment = chosen.evidence, chosen.deployment
+    notes = []
+    if deployment.pp_size > 1:
+        notes.append(f"Each copy has PP={deployment.pp_size}; the charts vary TP alone.")
+    if best is not chosen:
+        notes.append(f"With every TP allowed, {best.name} is better.")
+    choice = NodeCost(
+        scenario="full_node",
+        tp_size=deployment.tp_size,
+        concurrency=found.workload.concurrency,
+        copies=deployment.replicas,
+        batch_per_copy=float(found.workload.concurrency),
+        gpus=chosen.gpus_paid,
+        output_tok_s=chosen.node_output_tok_s,
+        e2e_latency_s=found.metrics[metrics.E2E.name],
+        cost=chosen.cost,
+        cost_metric=chosen.cost_metric,
+    )
+    certain = all(check.certain for check in chosen.checks)
+    return Advice(use, question.slo, choice, found, certain, "plan", " ".join(notes))
+
+
+def _nearest(missing: Sequence[Candidate], slow: Sequence[Rejected]) -> str:
+    if missing:
+        return f"{missing[0].name} {missed(missing[0])}"
+    most = max(slow, key=lambda r: r.request_rate)
+    return f"{most.sharding} {most.reason}"
+
+
+def advise(use: Use, slo: Slo, costs: Iterable[NodeCost], grid: Grid) -> Advice | NoAdvice:
+    """The full node with the cheapest output tokens among the cells that meet the SLO."""
+    full: Sequence[NodeCost] = [c for c in costs if c.scenario == "full_node"]
+    meets = [c for c in full if _excess(grid[c.tp_size, c.concurrency], slo)[0] <= 0]
+    if not meets:
+        near = min(full, key=lambda c: _excess(grid[c.tp_size, c.concurrency], slo))
+        excess, name = _excess(grid[near.tp_size, near.concurrency], slo)
+        return NoAdvice(
+            use,
+            slo,
+            f"TP={near.tp_size} at batch {near.concurrency} misses {metrics.ALL[name].label} "
+            f"by {100 * excess:,.1f} %",
+        )
+    best = min(meets, key=lambda c: c.cost.hi)
+    cell = grid[best.tp_size, best.concurrency]
+    certain = all(
+        cell.metrics[name].hi <= bound
+        for name, bound in slo.bounds().items()
+        if name in cell.metrics
+    )
+    return Advice(use, slo, best, cell, certain)
 
 
 def _excess(evidence: Evidence, slo: Slo) -> tuple[float, str]:
@@ -49,21 +129,3 @@ def _excess(evidence: Evidence, slo: Slo) -> tuple[float, str]:
         if name in evidence.metrics
     ]
     return max(misses, default=(0.0, ""))
-
-
-def advise(use: Use, slo: Slo, costs: Iterable[NodeCost], grid: Grid) -> Advice | NoAdvice:
-    """The full node with the cheapest output tokens among those that meet the SLO."""
-    full: Sequence[NodeCost] = [c for c in costs if c.scenario == "full_node"]
-    meets = [c for c in full if _excess(grid[c.tp_size, c.concurrency], slo)[0] <= 0]
-    if not meets:
-        nearest = min(full, key=lambda c: _excess(grid[c.tp_size, c.concurrency], slo))
-        excess, missed = _excess(grid[nearest.tp_size, nearest.concurrency], slo)
-        return NoAdvice(use, slo, nearest, missed, excess)
-    best = min(meets, key=lambda c: c.cost.value)
-    cell = grid[best.tp_size, best.concurrency]
-    certain = all(
-        cell.metrics[name].hi <= bound
-        for name, bound in slo.bounds().items()
-        if name in cell.metrics
-    )
-    return Advice(use, slo, best, cell, certain)

@@ -49,6 +49,17 @@ def beside(predicted: Iterable[Evidence], measured: Iterable[Evidence]) -> tuple
     )
 
 
+def alike(cell: Evidence, measured: Iterable[Evidence]) -> list[Evidence]:
+    """Those of `measured` with the model, GPU, engine, dtype and lengths of `cell`: a measurement
+    of something else does not belong over its predictions."""
+    return [item for item in measured if _family(item) == _family(cell)]
+
+
+def _family(item: Evidence) -> tuple[object, ...]:
+    d, w = item.deployment, item.workload
+    return (d.model, d.gpu, d.engine, d.weight_dtype, round(w.isl), round(w.osl), w.mode)
+
+
 def mean_absolute_error_pct(pairs: Iterable[CellPair]) -> float:
     """Mean of |error| in percent; NaN where there are no pairs."""
     errors = [abs(pair.error_pct) for pair in pairs]
@@ -59,5 +70,5 @@ def _cell(item: Evidence) -> tuple[object, ...]:
     d, w = item.deployment, item.workload
     return (
         *(d.model, d.gpu, d.weight_dtype, d.engine, d.tp_size, d.pp_size, d.replicas),
-        *(w.isl, w.osl, w.concurrency, w.mode),
+        *(round(w.isl), round(w.osl), w.concurrency, w.mode),
     )

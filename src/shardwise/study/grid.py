@@ -65,8 +65,8 @@ def curve(grid: Grid, tp_size: int, metric: str) -> tuple[tuple[int, Interval], 
     """(concurrency, value) of `metric` at `tp_size`, ascending; without cells that lack it."""
     return tuple(
         (concurrency, item.metrics[metric])
-        for (tp, concurrency), item in sorted(grid.items())
-        if tp == tp_size and metric in item.metrics
+        for concurrency in concurrencies(grid)
+        if (item := grid.get((tp_size, concurrency))) and metric in item.metrics
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
 from shardwise.evidence.record import Interval, Source
@@ -23,6 +24,7 @@ class PublishedStudy:
     claim: CostClaim
 
 
+@cache
 def load_published() -> PublishedStudy:
     """The study shipped with Shardwise (data/published_tp_study.toml).
 

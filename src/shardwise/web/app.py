@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shardwise.architecture.models import load
-from shardwise.errors import InputError
+from shardwise.errors import InputError, printable
 from shardwise.hosting.deployment_file import dump
 from shardwise.hosting.planned import Chosen, planned
 from shardwise.reports.files import evidence_csv
@@ -137,7 +137,8 @@ def _deployment(known: Explorer, state: State) -> bytes:
         arch = load(chosen.model)
     except InputError as error:
         raise StateError({"model": str(error)}) from None
-    file = planned([Chosen(chosen.model, arch, chosen)], found.study.question.gpus)
+    gpu = known.catalogue.gpu(chosen.gpu)
+    file = planned([Chosen(chosen.model, arch, gpu, chosen)], found.study.question.gpus)
     return dump(file).encode()
 
 
@@ -167,12 +168,14 @@ def _choices(known: Explorer) -> dict[str, Any]:
         "study": [
             {
                 "name": name,
+                "label": printable(name, 80),
                 "kind": evidence[0].source.kind,
                 "state": {
                     "model": evidence[0].deployment.model,
                     "gpu": evidence[0].deployment.gpu,
                     "engine": evidence[0].deployment.engine,
                     "dtype": evidence[0].deployment.weight_dtype,
+                    "kv_dtype": evidence[0].deployment.kv_dtype,
                     "mode": evidence[0].workload.mode,
                     "isl": round(evidence[0].workload.isl),
                     "osl": round(evidence[0].workload.osl),

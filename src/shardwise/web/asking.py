@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Final
 
 from shardwise.architecture.models import bundled, load
 from shardwise.architecture.sharding import allowed_tp
 from shardwise.errors import DoesNotFitError, InputError, UnknownNameError
 from shardwise.evidence.record import Evidence
-from shardwise.hardware.catalogue import Catalogue, default_catalogue
-from shardwise.perfmodel.subject import Asked, subject_of
+from shardwise.hardware.catalogue import Catalogue
+from shardwise.perfmodel.subject import Asked, catalogue_for, subject_of
 from shardwise.reports.answering import Wanted, answer
 from shardwise.reports.study_output import StudyOutput
+from shardwise.study.beside import alike
 from shardwise.study.run import Question
 from shardwise.web.state import State, StateError, shown
 from shardwise.web.store import Store
@@ -21,6 +25,7 @@ from shardwise.workload.workload import Mode, Slo
 
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MAX_TP: Final = 64
+MAX_MEASURED_BATCHES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,11 @@ class Explorer:
     models: tuple[str, ...]
     store: Store = field(default_factory=Store)
     profile: str = "reference"
+    catalogue_files: tuple[Path, ...] = ()  #: GPUs and prices of the user's own
 
-    @property
+    @cached_property
     def catalogue(self) -> Catalogue:
-        return default_catalogue()
+        return catalogue_for(self.catalogue_files)
 
 
 def explorer(own_models: tuple[str, ...] = (), store: Store | None = None) -> Explorer:
@@ -48,17 +54,39 @@ def explorer(own_models: tuple[str, ...] = (), store: Store | None = None) -> Ex
 
 def study_of(known: Explorer, state: State) -> StudyOutput:
     """The study of a state. Raises StateError, which says which field to change."""
-    question, slo = _question(known, state), _slo(state)
-    asked = Asked(state.model, state.gpu, state.engine, state.dtype, state.kv_dtype, known.profile)
+    _check_names(known, state)
+    measured = _measured(known, state)
+    question, slo = _question(state, measured), _slo(state)
+    asked = Asked(
+        state.model,
+        state.gpu,
+        state.engine,
+        state.dtype,
+        state.kv_dtype,
+        known.profile,
+        known.catalogue_files,
+    )
     try:
-        subject, catalogue = subject_of(asked)
-        wanted = Wanted(question, slo, state.price or None, command(state, question))
-        found = answer(subject, catalogue, wanted)
+        wanted = Wanted(
+            question,
+            slo,
+            state.price or None,
+            command(known, state, question),
+            state.rate or None,
+            asked,
+        )
+        found = _answered(asked, wanted)
     except DoesNotFitError as error:
         raise StateError({"gpus": str(error)}) from None
     except InputError as error:
         raise StateError({_field_of(str(error)): str(error)}) from None
-    return replace(found, measured=_measured(known, state))
+    return replace(found, measured=alike(found.study.evidence[0], measured))
+
+
+@lru_cache(maxsize=64)
+def _answered(asked: Asked, wanted: Wanted) -> StudyOutput:
+    """Kept for the moves that change what is looked at and not what is asked: batch, axis, cell."""
+    return answer(*subject_of(asked), wanted)
 
 
 def compared(state: State) -> State | None:
@@ -74,7 +102,7 @@ def compared(state: State) -> State | None:
     )
 
 
-def command(state: State, question: Question) -> str:
+def command(known: Explorer, state: State, question: Question) -> str:
     """The command that makes the same study in a terminal."""
     words = ["shardwise", "study", state.model, "--gpu", state.gpu, "--engine", state.engine]
     words += ["--dtype", state.dtype, "--kv-dtype", state.kv_dtype, "--gpus", str(state.gpus)]
@@ -84,15 +112,19 @@ def command(state: State, question: Question) -> str:
     words += ["--ttft", f"{state.ttft:g}"] if state.ttft else []
     words += ["--tpot", f"{state.tpot:g}"] if state.tpot else []
     words += ["--price", f"{state.price:g}"] if state.price else []
+    words += ["--profile", known.profile] if known.profile != "reference" else []
+    for file in known.catalogue_files:
+        words += ["--catalogue", str(file)]
     return shlex.join(words)
 
 
-def _question(known: Explorer, state: State) -> Question:
-    _check_names(known, state)
+def _question(state: State, measured: Sequence[Evidence]) -> Question:
+    """The batches are the usual ones, the state's own, and those measured."""
     arch = load(state.model)
     dtype = arch.checkpoint_dtype if state.dtype == "auto" else state.dtype
     sizes = allowed_tp(arch, min(state.gpus, MAX_TP), weight_dtype=dtype)
-    batches = tuple(sorted({*BATCHES, state.batch}))
+    found = sorted({e.workload.concurrency for e in measured})[:MAX_MEASURED_BATCHES]
+    batches = tuple(sorted({*BATCHES, state.batch, *found}))
     mode: Mode = "static_batch" if state.mode == "static_batch" else "closed_loop"
     return Question(state.gpus, sizes, batches, state.isl, state.osl, mode)
 

@@ -8,13 +8,14 @@ from typing import Any, Final
 
 from shardwise import metrics
 from shardwise.evidence.record import Evidence, Interval
+from shardwise.reports.advice_words import advice_lines, copies_and_tp
 from shardwise.reports.decision_tables import SCENARIO_LABELS
 from shardwise.reports.figure_parts import PART_COLOURS, SPARE_COLOURS
 from shardwise.reports.figure_style import colours_by_tp
 from shardwise.reports.memory import fit_words
 from shardwise.reports.numbers import number, percent, quantity, value_and_bounds
-from shardwise.reports.study_output import StudyOutput, advice_lines
-from shardwise.study.advice import Advice, NoAdvice
+from shardwise.reports.study_output import StudyOutput
+from shardwise.study.advice import Advice, NoAdvice, advise
 from shardwise.study.beside import beside, mean_absolute_error_pct
 from shardwise.study.breakeven import shares
 from shardwise.study.frontier import Latency, points
@@ -52,16 +53,18 @@ def _other(known: Explorer, state: State) -> dict[str, Any]:
 
 
 def _one(output: StudyOutput, state: State) -> dict[str, Any]:
-    study, lines = output.study, advice_lines(output.advice)
+    study = output.study
     tp_sizes = sorted({e.deployment.tp_size for e in study.evidence})
     colours = colours_by_tp(tp_sizes)
     cell = _chosen(output, state)
     at_batch = [e for e in study.evidence if e.workload.concurrency == state.batch]
     return {
-        "advice": [_advised(a, line) for a, line in zip(output.advice, lines, strict=True)],
+        "advice": _answers(output, state),
         "skipped": [f"TP={s.tp_size} left out: {s.reason}" for s in study.skipped],
         "sources": list(dict.fromkeys(e.source.name for e in study.evidence)),
-        "command": output.about.command if output.about else "",
+        "commands": [c for c in (output.about.command, output.about.plan) if c]
+        if output.about
+        else [],
         "tps": [{"tp": tp, "colour": colours[tp]} for tp in tp_sizes],
         "points": _points(output, state, colours, cell),
         "grid": _grid(study.evidence),
@@ -69,24 +72,45 @@ def _one(output: StudyOutput, state: State) -> dict[str, Any]:
         "steps": _steps(output, state),
         "cost": _cost(output, state),
         "memory": _memory(output),
+        "memory_title": output.memory_title,
         "rates": _rates(output, state),
-        "beside": _beside(output),
+        "beside": _beside(output, state),
         "cell": _cell(cell, output),
     }
 
 
-def _advised(advice: Advice | NoAdvice, line: str) -> dict[str, Any]:
+def _advised(advice: Advice | NoAdvice, line: str, use: str = "") -> dict[str, Any]:
     """A headline, and the rest of the sentence without it."""
     said = line.partition(": ")[2]
     if isinstance(advice, NoAdvice):
-        head = {"headline": "nothing studied meets this", "tp": 0, "batch": 0}
+        head = {"headline": "nothing meets this", "tp": 0, "batch": 0}
+        said = said.removeprefix("nothing meets this; ")
     else:
-        c = advice.choice
-        copies = f"{c.copies} {'copy' if c.copies == 1 else 'copies'}"
-        headline = f"{copies} at TP={c.tp_size}, batch {c.concurrency} each"
-        head = {"headline": headline, "tp": c.tp_size, "batch": c.concurrency}
+        headline = copies_and_tp(advice)
+        head = {
+            "headline": headline,
+            "tp": advice.choice.tp_size,
+            "batch": advice.choice.concurrency,
+        }
         said = said.removeprefix(f"{headline}. ")
-    return {"use": advice.use, "found": isinstance(advice, Advice), "line": said, **head}
+    return {"use": use or advice.use, "found": isinstance(advice, Advice), "line": said, **head}
+
+
+def _answers(output: StudyOutput, state: State) -> list[dict[str, Any]]:
+    """The planner's answers, and the best TP at the batch that the page is set to."""
+    found = list(output.advice)
+    uses = [
+        f"{a.use} at {state.rate:g} requests/s" if state.rate and i == 0 else a.use
+        for i, a in enumerate(found)
+    ]
+    here = [c for c in output.study.costs if c.concurrency == state.batch]
+    if any(c.scenario == "full_node" for c in here):
+        found.append(advise("online", found[0].slo, here, output.study.grid))
+        uses.append(f"online at batch {state.batch} per copy")
+    return [
+        _advised(a, line, use)
+        for a, line, use in zip(found, advice_lines(found), uses, strict=True)
+    ]
 
 
 def _chosen(output: StudyOutput, state: State) -> Evidence:
@@ -115,6 +139,7 @@ def _points(
             "line": f"{p.tp_size} {p.evidence.source.kind}",
             "efficient": p.is_efficient,
             "selected": p.evidence is cell,
+            "named": p.evidence.source.kind == "predicted" and p.tp_size == cell.deployment.tp_size,
             **_spread("x", p.latency),
             **_spread("y", p.throughput),
         }
@@ -182,6 +207,7 @@ def _cost(output: StudyOutput, state: State) -> list[dict[str, Any]]:
             "cost": c.cost.value,
             "lo": c.cost.lo,
             "hi": c.cost.hi,
+            "room": c.cost.hi * 1.08,
             "label": number(c.cost.value),
             "unit": metrics.ALL[c.cost_metric].unit,
             "copies": c.copies,
@@ -227,9 +253,9 @@ def _rates(output: StudyOutput, state: State) -> list[dict[str, Any]]:
     ]
 
 
-def _beside(output: StudyOutput) -> list[str]:
+def _beside(output: StudyOutput, state: State) -> list[str]:
     """How far the predictions are from the study laid over them, a line a metric."""
-    if not output.measured:
+    if not state.study:
         return []
     pairs = beside(output.study.evidence, output.measured)
     if not pairs:
@@ -249,13 +275,18 @@ def _cell(cell: Evidence, output: StudyOutput) -> dict[str, Any]:
     """One cell, taken apart."""
     part, colours = shares(cell), _part_colours(list(cell.breakdown))
     copies = output.study.question.gpus // cell.deployment.gpus
+    measured = {p.metric: p.measured for p in beside([cell], output.measured)}
     return {
         "tp": cell.deployment.tp_size,
         "batch": cell.workload.concurrency,
         "copies": copies,
         "kind": cell.source.kind,
         "metrics": [
-            {"name": metrics.ALL[m].label, "text": quantity(cell.metrics[m], metrics.ALL[m].unit)}
+            {
+                "name": metrics.ALL[m].label,
+                "text": quantity(cell.metrics[m], metrics.ALL[m].unit),
+                "measured": quantity(measured[m], metrics.ALL[m].unit) if m in measured else "",
+            }
             for m in SHOWN
             if m in cell.metrics
         ],

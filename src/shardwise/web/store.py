@@ -1,48 +1,87 @@
-"""Saved studies in one folder: listed once by name, and only those are ever read."""
+"""Saved studies and measured cells: listed by name, and only what is listed is ever read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from shardwise.errors import InputError, UnknownNameError
 from shardwise.evidence.record import Evidence
-from shardwise.reports.saved import read_evidence
+from shardwise.evidence.store import is_store, open_store
+from shardwise.reports.saved import read_evidence, stored_evidence
 
 MAX_STUDIES: Final = 500
+PATTERNS: Final = ("*.json", "*.jsonl", "*/study.json", "*.db")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A study: a file of its own, or one of those in a store of measured cells."""
+
+    file: Path
+    study: str = ""
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """Changes when the content does; a store's last cells are in its write-ahead log."""
+        log = self.file.with_name(f"{self.file.name}-wal")
+        stats = [file.stat() for file in (self.file, log) if file.exists()]
+        return (self, *((s.st_mtime_ns, s.st_size) for s in stats))
 
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of studies; None: no folder was given. Names never become paths."""
+    """A folder of studies, or one file of measured cells; None: none was given.
+
+    Names never become paths.
+    """
 
     folder: Path | None = None
+    _read: dict[str, tuple[tuple[object, ...], list[Evidence]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
-    @cached_property
-    def files(self) -> Mapping[str, Path]:
-        """Name -> file, for `*.json`, `*.jsonl` and `*/study.json` that lie inside the folder."""
+    @property
+    def files(self) -> Mapping[str, Listed]:
+        """What lies inside the folder now, by name. Raises InputError where it is not there."""
         if self.folder is None:
             return {}
         root = self.folder.resolve()
+        if root.is_file() and is_store(root):
+            return dict(_studies_of(root))
         if not root.is_dir():
-            raise InputError(f"no folder {self.folder}", "give a folder with saved studies")
-        found = [*root.glob("*.json"), *root.glob("*.jsonl"), *root.glob("*/study.json")]
+            raise InputError(
+                f"no store {self.folder}",
+                "allowed: a folder with saved studies, or a file that 'shardwise bench' wrote",
+            )
+        found = [file for pattern in PATTERNS for file in root.glob(pattern)]
         inside = [file for file in sorted(found) if file.resolve().is_relative_to(root)]
-        return {
-            (
-                file.parent.name if file.name == "study.json" and file.parent != root else file.stem
-            ): (file)
-            for file in inside[:MAX_STUDIES]
-        }
+        listed: dict[str, Listed] = {}
+        for file in inside[:MAX_STUDIES]:
+            if is_store(file):
+                listed.update(_studies_of(file))
+            else:
+                own = file.name == "study.json" and file.parent != root
+                listed[file.parent.name if own else file.stem] = Listed(file)
+        return listed
 
     def evidence(self, name: str) -> list[Evidence]:
         """The evidence of a study by its listed name. Raises InputError for any other name."""
-        if name not in self.files:
-            raise UnknownNameError("study", name, self.files, "start with --store FOLDER")
-        return read_evidence(self.files[name])
+        found = self.files
+        if name not in found:
+            raise UnknownNameError("study", name, found, "start with --store FOLDER")
+        listed = found[name]
+        state = listed.state
+        if self._read.get(name, ((), []))[0] != state:
+            self._read[name] = (
+                state,
+                stored_evidence(listed.file, listed.study)
+                if listed.study
+                else read_evidence(listed.file),
+            )
+        return self._read[name][1]
 
     def listed(self) -> dict[str, list[Evidence]]:
         """Every study that can be read, by name; what cannot be read is not one."""
@@ -55,3 +94,13 @@ class Store:
             if evidence:
                 found[name] = evidence
         return found
+
+
+def _studies_of(file: Path) -> Iterable[tuple[str, Listed]]:
+    """The studies in a store of measured cells; none where it is another program's database."""
+    try:
+        with open_store(file, create=False) as opened:
+            names = opened.studies()
+    except InputError:
+        return []
+    return [(f"{file.stem}: {name}", Listed(file, name)) for name in names[:MAX_STUDIES]]

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from shardwise.hosting.balancers.adapter import Balancer
 from shardwise.hosting.launching import Launch
-from shardwise.hosting.probing import request
+from shardwise.replica.probing import request
 
 #: Checked often and forgiven soon: by default a worker that came back waits over 7 s.
 _HEALTH = [

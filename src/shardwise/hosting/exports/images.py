@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from shardwise.errors import InputError
-from shardwise.hosting.launching import Launch, argv
+from shardwise.hosting.launching import Launch
+from shardwise.replica.command import argv
 
 #: (engine, kind of device) -> image, as its project publishes it
 IMAGES = {

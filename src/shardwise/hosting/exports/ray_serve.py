@@ -11,7 +11,8 @@ from typing import Any
 from shardwise.errors import InputError
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
 from shardwise.hosting.exports.images import dump
-from shardwise.hosting.launching import KV_DTYPE_FLAGS, Launch
+from shardwise.hosting.launching import Launch
+from shardwise.replica.command import KV_DTYPE_FLAGS
 
 
 def write(file: DeploymentFile, made: Sequence[Launch]) -> dict[str, str]:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shardwise import metrics
+from shardwise.errors import printable
+from shardwise.reports.advice_words import advice_lines, copies_and_tp, how_sure, trust_lines
 from shardwise.reports.html.drawing import draw
 from shardwise.reports.html.sections import sections, sources
 from shardwise.reports.numbers import number, quantity
-from shardwise.reports.study_output import StudyOutput, advice_lines, study_figures
+from shardwise.reports.study_output import StudyOutput, study_figures
 from shardwise.study.advice import Advice, NoAdvice
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
+LONGEST: Final = 1000  #: characters of any one text: names come from strangers' files
 
-def report_html(output: StudyOutput) -> str:
-    """`output` as one HTML document, the answer first. Names in it are escaped, never trusted."""
+
+def report_html(output: StudyOutput, command: str = "") -> str:
+    """`output` as one HTML document, the answer first. Names in it are escaped, never trusted.
+
+    `command` is the one that makes the document, shown with the study's own.
+    """
     charts = study_figures(output)
     found = sections(output)
     wanted = [name for section in found for name in section.figures if name in charts]
@@ -29,14 +36,30 @@ def report_html(output: StudyOutput) -> str:
         deployment=first.deployment,
         workload=first.workload,
         question=question,
-        kinds=" and ".join(dict.fromkeys(e.source.kind for e in output.study.evidence)),
+        kinds=" and ".join(
+            dict.fromkeys(e.source.kind for e in (*output.study.evidence, *output.measured))
+        ),
         answers=[_answer(a, line) for a, line in _advised(output)],
+        trust=trust_lines(output),
         skipped=output.study.skipped,
         sections=found,
         drawings={name: draw(name.replace("_", "-"), charts[name]) for name in wanted},
         sources=sources(output),
         about=output.about,
+        commands=_commands(output, command),
     )
+
+
+def _commands(output: StudyOutput, command: str) -> list[tuple[str, str]]:
+    """What to type to study, to report and to deploy, each with its purpose."""
+    about = output.about
+    found = [
+        ("The study again", about.command if about else ""),
+        ("This report", command),
+        ("The deployment for users who wait, as a file", about.plan if about else ""),
+        ("Start it", "shardwise up deployment.toml" if about and about.plan else ""),
+    ]
+    return [(purpose, line) for purpose, line in found if line]
 
 
 def _advised(output: StudyOutput) -> list[tuple[Advice | NoAdvice, str]]:
@@ -52,13 +75,12 @@ def _answer(advice: Advice | NoAdvice, line: str) -> dict[str, Any]:
     )
     shown: dict[str, Any] = {"use": use, "bounds": bounds or "cheapest tokens", "line": line}
     if isinstance(advice, NoAdvice):
-        return {**shown, "found": False, "headline": "Nothing studied meets this", "figures": []}
+        return {**shown, "found": False, "headline": "Nothing meets this", "figures": []}
     choice, cell = advice.choice, advice.evidence.metrics
-    copies = f"{choice.copies} {'copy' if choice.copies == 1 else 'copies'}"
     return {
         **shown,
         "found": True,
-        "headline": f"{copies} at TP={choice.tp_size}, batch {choice.concurrency} each",
+        "headline": copies_and_tp(advice),
         "figures": [
             ("Node", quantity(choice.output_tok_s, metrics.OUTPUT_THROUGHPUT.unit)),
             *(
@@ -69,13 +91,8 @@ def _answer(advice: Advice | NoAdvice, line: str) -> dict[str, Any]:
             ("Output tokens", quantity(choice.cost, metrics.ALL[choice.cost_metric].unit)),
             ("One GPU lost leaves", f"{number(100 * advice.capacity_left, 0)} % of the node"),
         ],
-        "sure": (
-            "The whole 80 % interval meets the target."
-            if advice.certain
-            else "The 80 % interval reaches past the target: measure before you decide."
-        )
-        if bounds
-        else "No latency target.",
+        "sure": how_sure(advice) or "No latency target.",
+        "note": advice.note,
     }
 
 
@@ -88,6 +105,10 @@ def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     known = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value, LONGEST) if type(value) is str else value,
     )
     return known.from_string(_file("report.html.j2"))

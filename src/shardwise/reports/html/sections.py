@@ -11,6 +11,7 @@ from shardwise.reports.memory import memory_table
 from shardwise.reports.node_tables import beside_table, redundancy_table
 from shardwise.reports.study_output import StudyOutput
 from shardwise.reports.table import Table
+from shardwise.reports.time_table import time_table
 from shardwise.study.audit import audit_steps
 from shardwise.study.beside import beside
 from shardwise.study.claim import match_claim
@@ -32,13 +33,7 @@ def sections(output: StudyOutput) -> list[Section]:
     return [
         _frontier(output),
         _steps(output),
-        Section(
-            "time",
-            "Where the time goes",
-            "Seconds of a request by cause. Sharding halves the time for weights and compute at "
-            "each step; communication and overhead stay, and decide where a step stops paying.",
-            ("time_breakdown",),
-        ),
+        *_time(output),
         *_memory(output),
         _cost(output),
         _redundancy(output),
@@ -73,6 +68,22 @@ def _steps(output: StudyOutput) -> Section:
         ("tp_steps",),
         tuple(found),
     )
+
+
+def _time(output: StudyOutput) -> list[Section]:
+    shown = [e for e in output.study.evidence if e.workload.concurrency in output.shown_batches]
+    if not any(item.breakdown for item in shown):
+        return []
+    return [
+        Section(
+            "time",
+            "Where the time goes",
+            "Seconds of a request by cause. Sharding halves the time for weights and compute at "
+            "each step; communication and overhead stay, and decide where a step stops paying.",
+            ("time_breakdown",),
+            (time_table(shown),),
+        )
+    ]
 
 
 def _memory(output: StudyOutput) -> list[Section]:
@@ -135,7 +146,7 @@ def _accuracy(output: StudyOutput) -> list[Section]:
         else f"Nothing measured on {d.gpu} with {d.engine} stands beside these predictions: the "
         "intervals are wide for that reason. Measure before you decide."
     )
-    return [Section("accuracy", "Predicted against measured", lead, (), tuple(found))]
+    return [Section("accuracy", "Predicted against measured", lead, ("measured",), tuple(found))]
 
 
 def _audit(output: StudyOutput) -> list[Section]:

@@ -26,17 +26,37 @@ export function prepare(made, act) {
   }
 }
 
-async function chart(id, rows, words) {
+// `titles` replaces words of the specification; other words mean another chart.
+async function chart(id, rows, words, titles = {}) {
   const name = id.replace("other-", "");
   const place = byId(id);
+  const key = JSON.stringify(titles);
+  if (views[id] && (rows.length === 0 || views[id].key !== key)) {
+    views[id].finalize();
+    delete views[id];
+  }
+  if (rows.length === 0) {
+    place.removeAttribute("role");
+    place.removeAttribute("aria-label");
+    place.replaceChildren(node("p", { className: "note" }, words));
+    return;
+  }
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", words);
-  if (views[id]) return views[id].data(name, rows).runAsync();
-  const made = await window.vegaEmbed(place, { ...specs[name], datasets: { [name]: rows } }, {
+  const content = JSON.stringify(rows);
+  if (views[id]?.content === content) return;
+  if (views[id]) {
+    views[id].content = content;
+    await views[id].view.data(name, rows).runAsync();
+    return;
+  }
+  let spec = JSON.stringify(specs[name]);
+  for (const [word, title] of Object.entries(titles)) spec = spec.replaceAll(word, title);
+  const made = await window.vegaEmbed(place, { ...JSON.parse(spec), datasets: { [name]: rows } }, {
     actions: false, ast: true, config, defaultStyle: false, renderer: "canvas",
     tooltip: { disableDefaultStyle: true, theme: "custom" },
   });
-  views[id] = made.view;
+  views[id] = { view: made.view, key, content, finalize: () => made.finalize() };
   if (name === "points")
     made.view.addEventListener("click", (event, item) => {
       if (item?.datum?.batch) clicked(item.datum.tp, item.datum.batch, event);
@@ -48,27 +68,31 @@ export async function draw(found) {
   const other = found.other;
   const name = (state) => `${state.model} on ${state.gpus} × ${state.gpu}`;
   const headline = found.advice.map((a) => `${a.use}: ${a.headline}`).join("; ");
+  const paper = getComputedStyle(document.documentElement).getPropertyValue("--paper").trim();
+  const latency = { $latency: axis, $paper: paper };
+  const unit = { $unit: (found.cost[0]?.unit ?? "").split("/")[0] };
   words(found, name);
   byId("compare").hidden = !other;
   document.querySelector(".other").hidden = !other;
   await Promise.all([
-    chart("points", found.points, `Throughput of the node against ${axis} for ${name(found.state)}, one curve a TP size. ${headline}.`),
-    other && chart("other-points", other.points, `Throughput of the node against ${axis} for ${name(other.state)}.`),
+    chart("points", found.points, `Throughput of the node against ${axis} for ${name(found.state)}, one curve a TP size. ${headline}.`, latency),
+    other && chart("other-points", other.points, `Throughput of the node against ${axis} for ${name(other.state)}.`, latency),
     chart("parts", found.parts, `Seconds of a request by cause for each TP at batch ${found.state.batch}; the table above has the numbers of one cell.`),
-    chart("steps", found.steps, "Change at each TP step: " + found.steps.map((s) => `${s.step} ${s.metric} ${s.label} %`).join(", ")),
-    chart("cost", found.cost, "Cost per million output tokens: " + found.cost.map((c) => `TP=${c.tp} ${c.use} ${c.label} ${c.unit}`).join(", ")),
-    chart("memory", found.memory, "Memory at TP=1: " + [...new Set(found.memory.map((m) => `${m.gpu} ${m.fit}`))].join(", ")),
+    chart("steps", found.steps, found.steps.length === 0 ? "Only one TP size fits, so there is no step." : "Change at each TP step: " + found.steps.map((s) => `${s.step} ${s.metric} ${s.label} %`).join(", ")),
+    chart("cost", found.cost, "Cost per million output tokens: " + found.cost.map((c) => `TP=${c.tp} ${c.use} ${c.label} ${c.unit}`).join(", "), unit),
+    chart("memory", found.memory, found.memory_title + ": " + [...new Set(found.memory.map((m) => `${m.gpu} ${m.fit}`))].join(", ")),
   ]);
 }
 
 function words(found, name) {
   byId("advice").replaceChildren(...[found, found.other].filter(Boolean).flatMap((one) =>
     one.advice.map((a) => node("article", { className: a.found ? "card" : "card missed" },
-      node("p", { className: "use" }, (found.other ? name(one.state) + ": " : "") + { online: "users who wait", offline: "work nobody waits for" }[a.use]),
+      node("p", { className: "use" }, (found.other ? name(one.state) + ": " : "") + a.use.replace("online", "users who wait").replace("offline", "work nobody waits for")),
       node("h3", {}, a.headline), node("p", {}, a.line)))));
-  byId("skipped").textContent = found.skipped.join(" ");
+  byId("skipped").replaceChildren(...found.skipped.map((line) => node("li", {}, line)));
+  byId("memory-words").textContent = `${found.memory_title}; thick line: what the engine may use.`;
   byId("sources").textContent = found.sources.join("; ") + ".";
-  byId("command").textContent = found.command;
+  byId("command").textContent = found.commands.join("\n");
   byId("beside").replaceChildren(...found.beside.map((line) => node("li", {}, line)));
   swatches("legend", [...found.tps.map((t) => [t.colour, `TP=${t.tp}`]), ...kinds(found.points)]);
   swatches("parts-legend", unique(found.parts, "cause"));
@@ -96,7 +120,7 @@ function swatches(id, pairs) {
 function cell(one) {
   byId("cell-title").textContent = `One cell, taken apart: TP=${one.tp}, batch ${one.batch} (${one.kind})`;
   byId("cell-metrics").replaceChildren(...one.metrics.map((m) =>
-    node("div", {}, node("dt", {}, m.name), node("dd", {}, m.text))));
+    node("div", {}, node("dt", {}, m.name), node("dd", {}, m.text, ...(m.measured ? [node("br"), `measured ${m.measured}`] : [])))));
   table("cell-parts", ["", "seconds of a request", "share, %"], one.parts.map((p) => {
     const mark = node("span", { className: "swatch" });
     mark.style.backgroundColor = p.colour;
@@ -133,9 +157,10 @@ function compare(found, name) {
   const full = (one) => new Map(one.cost.filter((c) => c.use === "full node").map((c) => [c.tp, c]));
   const [a, b] = [full(found), full(other)];
   const tps = [...new Set([...a.keys(), ...b.keys()])].sort((x, y) => x - y);
-  const say = (c) => (c ? `${c.node} tok/s, ${c.label} ${c.unit}` : "does not fit");
+  const tpot = (one, tp) => one.grid.find((g) => g.tp === tp && g.batch === one.state.batch)?.tpot;
+  const say = (one, c) => (c ? `${c.node} tok/s, ${c.label} ${c.unit}, TPOT ${tpot(one, c.tp)}` : "does not fit");
   table("compare-table", ["TP", name(found.state), name(other.state), "cost, second to first"], tps.map((tp) => [
-    String(tp), say(a.get(tp)), say(b.get(tp)),
+    String(tp), say(found, a.get(tp)), say(other, b.get(tp)),
     a.get(tp) && b.get(tp) && a.get(tp).unit === b.get(tp).unit ? `${(b.get(tp).cost / a.get(tp).cost).toFixed(2)} x` : "–"]));
 }
 

@@ -20,7 +20,7 @@ export function fill(choices) {
   options("vs_gpu", [["", "none"], ...gpus]);
   options("vs_model", [["", "none"], ...choices.model.map((value) => [value, value])]);
   options("study", [["", choices.study.length ? "none" : "none in the store"],
-    ...choices.study.map((study) => [study.name, `${study.name} (${study.kind})`])]);
+    ...choices.study.map((study) => [study.name, `${study.label} (${study.kind})`])]);
   for (const slider of document.querySelectorAll("input[type=range]")) {
     const name = slider.dataset.for;
     [slider.min, slider.max] = RANGES[name];

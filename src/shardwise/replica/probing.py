@@ -9,8 +9,6 @@ import socket
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from shardwise.hosting.launching import Launch
-
 #: Gauges that add up to the requests in flight, by engine.
 IN_FLIGHT: Final = {
     "builtin": ("shardwise_requests_in_flight",),
@@ -48,17 +46,16 @@ def healthy(url: str) -> bool:
     return request(url, "/health")[0] == 200
 
 
-def complete(launch: Launch, key: str = "") -> str:
+def complete(url: str, name: str, task: str = "generate", key: str = "") -> str:
     """Ask for one real completion (or embedding); "" if it came, else what came instead."""
-    name = launch.model.served_name
     body: dict[str, Any]
-    if launch.model.task == "embed":
+    if task == "embed":
         path, body, found = "/v1/embeddings", {"model": name, "input": "1"}, "data"
     else:
         # token ids: a model without a tokenizer answers them too
         path, found = "/v1/completions", "choices"
         body = {"model": name, "prompt": [1, 2, 3], "max_tokens": 1, "temperature": 0}
-    status, answer = request(launch.url, path, body, key=key, timeout_s=60.0)
+    status, answer = request(url, path, body, key=key, timeout_s=60.0)
     try:
         good = status == 200 and bool(json.loads(answer)[found])
     except (ValueError, KeyError, TypeError):

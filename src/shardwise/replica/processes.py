@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import psutil
 
 from shardwise.errors import InputError
-from shardwise.hosting.launching import MARK
+
+#: The variable that marks every process started for a deployment or a sweep, so that all of them
+#: are found again.
+MARK: Final = "SHARDWISE_DEPLOYMENT"
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -46,8 +51,14 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start `argv` in a session of its own, its output added to `log`, on `cores` if any.
 
+    The child itself writes its number beside `log` before it becomes the program: whoever is killed
+    between starting it and writing that down leaves a trace. The mark in the environment is not
+    enough, since programs that give themselves a title (vllm-router, vLLM) write over it.
     InputError where the program cannot be started.
     """
+    if shutil.which(argv[0]) is None:
+        raise InputError(f"cannot start {argv[0]}: no such program")
+    noted = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(pid_file(log)), *argv]
     before = os.sched_getaffinity(0)
     wanted = set(cores)
     with log.open("ab") as out:
@@ -55,7 +66,7 @@ def spawn(
             if wanted:
                 os.sched_setaffinity(0, wanted)  # of this thread; the child inherits it
             return subprocess.Popen(
-                list(argv),
+                noted,
                 env={**os.environ, **env, MARK: deployment},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -67,6 +78,24 @@ def spawn(
         finally:
             if wanted:
                 os.sched_setaffinity(0, before)
+
+
+def pid_file(log: Path) -> Path:
+    """Where the process that writes `log` has its number."""
+    return log.with_suffix(".pid")
+
+
+def recorded(logs: Iterable[Path]) -> list[Process]:
+    """The processes that write these logs and are alive."""
+    found = []
+    for log in logs:
+        file = pid_file(log)
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            process = Process.of(int(file.read_text(encoding="ascii")))
+            # a number used again belongs to a process begun after the file was written
+            if process.started <= file.stat().st_mtime + 1.0:
+                found.append(process)
+    return found
 
 
 def marked(deployment: str) -> list[Process]:

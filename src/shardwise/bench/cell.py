@@ -1,0 +1,239 @@
+"""One cell: a target under one workload, run until its metrics are known well enough."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwise.bench.arrivals import poisson
+from shardwise.bench.load import Load, Run
+from shardwise.bench.prompts import Prompt, PromptSource, make_prompts
+from shardwise.bench.selfcheck import ClientCheck, keeping_up
+from shardwise.bench.shards import run_sharded
+from shardwise.bench.statistics import mean_interval, narrow_enough, over_runs, percentiles
+from shardwise.bench.target import Target
+from shardwise.bench.window import inside, steady_window, token_times
+from shardwise.evidence.measured import Measured, Repeat
+from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.request import (
+    RequestRecord,
+    check_tokens,
+    count_failures,
+    sample_failures,
+)
+from shardwise.workload.workload import Mode, Workload
+
+Values = NDArray[np.float64]
+
+LATENCIES: Final = ("ttft_s", "tpot_s", "e2e_latency_s")
+#: what must be known narrowly before a cell is done; TTFT varies most and decides least
+DECIDING: Final = ("tpot_s", "output_tok_s")
+MIN_REPEATS: Final = 3  #: from three on, repeats vary as runs do (statistics.over_runs)
+
+OnProgress = Callable[[int, int], None]  #: (repeat, requests ended in it)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much measuring a cell is worth."""
+
+    requests: int  #: of one run; in a closed loop at least two waves
+    min_repeats: int = MIN_REPEATS
+    max_repeats: int = 5
+    precision: float = 0.05  #: half-width of the interval, as a share, that ends the repeats
+    budget_s: float = float("inf")  #: no further repeat begins after this
+    warm_up: int = 1  #: waves before the first run whose requests are not kept
+    stall_timeout_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """What a cell sends: prompts are built before it runs. `due_s` makes an open loop."""
+
+    prompts: Sequence[Prompt]
+    osl: Sequence[int]
+    due_s: Sequence[float] | None = None
+
+
+def arrange(
+    source: PromptSource, workload: Workload, requests: int, seed: int, shared_prefix: int = 0
+) -> Arranged:
+    """Equal requests of exactly `workload`'s lengths, with different prompts; Poisson arrivals
+    where it has a request rate."""
+    prompts = make_prompts(source, [round(workload.isl)] * requests, seed, shared_prefix)
+    rate = workload.request_rate
+    due_s = None if rate is None else poisson(rate, requests, seed % 2**32).due_s
+    return Arranged(prompts, [round(workload.osl)] * requests, due_s)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a cell is about, as it is stored."""
+
+    study: str
+    key: str
+    deployment: Deployment
+    workload: Workload
+    source: Source
+    conditions: Mapping[str, Any]
+
+
+def measure(
+    target: Target,
+    subject: Subject,
+    arrangement: Callable[[int], Arranged],
+    effort: Effort,
+    on_progress: OnProgress = lambda _repeat, _ended: None,
+) -> Measured:
+    """Warm up, then run until the deciding metrics are narrow enough or the effort is spent.
+
+    `arrangement(repeat)` gives each run other prompts. Interrupted, it keeps the run it was in.
+    """
+    begun = time.monotonic()
+    concurrency = subject.workload.concurrency
+    if effort.warm_up:
+        first = arrangement(-1)
+        count = min(concurrency * effort.warm_up, len(first.prompts))
+        warm = Arranged(first.prompts[:count], [min(n, 8) for n in first.osl[:count]])
+        run_sharded(target, _load(target, warm, concurrency, effort))
+    repeats: list[Repeat] = []
+    checks: list[ClientCheck] = []
+    for number in range(effort.max_repeats):
+        load = _load(target, arrangement(number), concurrency, effort)
+        run = run_sharded(target, load, partial(on_progress, number))
+        checks.append(keeping_up(run, load))
+        repeats.append(_repeat(run, load, checks[-1], subject.workload.mode))
+        spent = time.monotonic() - begun
+        enough = number + 1 >= effort.min_repeats and narrow_enough(
+            metrics_of(repeats, subject.workload.mode), DECIDING, effort.precision
+        )
+        if run.interrupted or enough or spent >= effort.budget_s or not _any_ok(repeats[-1]):
+            break
+    return _measured(subject, repeats, checks, interrupted=run.interrupted)
+
+
+def _load(target: Target, arranged: Arranged, concurrency: int, effort: Effort) -> Load:
+    return Load(
+        [target.request(p, n) for p, n in zip(arranged.prompts, arranged.osl, strict=True)],
+        list(arranged.osl),
+        concurrency,
+        arranged.due_s,
+        effort.stall_timeout_s,
+    )
+
+
+def _repeat(run: Run, load: Load, check: ClientCheck, mode: Mode) -> Repeat:
+    if mode == "closed_loop":
+        window = steady_window(run.records, None if load.due_s else load.concurrency)
+    else:  # a batch is measured from its start to its last token
+        window = (run.started_s, max((r.last_s for r in run.records if r.ok), default=math.nan))
+    client = {**asdict(check), "cpu_s": run.cpu_s, "processes": run.processes}
+    return Repeat(run.started_s, run.ended_s, window, tuple(run.records), client)
+
+
+def _any_ok(repeat: Repeat) -> bool:
+    return any(record.ok for record in repeat.records)
+
+
+def series(repeat: Repeat, metric: str, mode: Mode) -> Values:
+    """A latency of each request in the steady window, in the order they ended; a static batch's
+    E2E latency is one value, that of the batch."""
+    ended = inside(repeat.records, repeat.window_s)
+    if mode == "static_batch" and metric == "e2e_latency_s" and ended:
+        return np.array([ended[-1].last_s - min(r.origin_s for r in ended)])
+    values = np.array([getattr(r, metric) for r in ended])
+    return values[np.isfinite(values)] if len(values) else np.empty(0)
+
+
+def throughputs(repeat: Repeat) -> tuple[float, float]:
+    """Output and total tokens/s within the window.
+
+    Output tokens count when they came; input tokens with the requests that ended there.
+    """
+    start, end = repeat.window_s
+    times = token_times(repeat.records)
+    ended = inside(repeat.records, repeat.window_s)
+    pieces = sum(len(r.arrivals) for r in repeat.records if r.ok)
+    tokens = sum(r.output_tokens for r in repeat.records if r.ok)
+    # a piece may hold several tokens; usage says how many on average
+    each = tokens / pieces if pieces else 0.0
+    output = each * float(np.count_nonzero((times > start) & (times <= end))) / (end - start)
+    return output, output + sum(r.input_tokens for r in ended) / (end - start)
+
+
+def metrics_of(repeats: Sequence[Repeat], mode: Mode) -> dict[str, Interval]:
+    """Every metric that can be told, with its interval; {} where no request completed."""
+    usable = [repeat for repeat in repeats if inside(repeat.records, repeat.window_s)]
+    if not usable:
+        return {}
+    found = {}
+    for metric in LATENCIES:
+        runs = [series(repeat, metric, mode) for repeat in usable]
+        if any(len(run) for run in runs):
+            found[metric] = over_runs(runs)
+    requests = sum(len(inside(r.records, r.window_s)) for r in usable)
+    for metric, rates in zip(
+        ("output_tok_s", "total_tok_s"),
+        np.array([throughputs(repeat) for repeat in usable]).T,
+        strict=True,
+    ):
+        found[metric] = _rate(rates, found.get("e2e_latency_s"), requests)
+    return found
+
+
+def _rate(rates: Values, e2e: Interval | None, n: int) -> Interval:
+    """A throughput over repeats. Fewer than three cannot tell how it varies: by Little's law it
+    varies as much, relatively, as the E2E latency of the same requests."""
+    if len(rates) >= 3 or e2e is None:
+        return mean_interval(rates, n)
+    value = float(rates.mean())
+    return Interval(value, value * e2e.value / e2e.hi, value * e2e.value / max(e2e.lo, 1e-9), n)
+
+
+def _measured(
+    subject: Subject,
+    repeats: Sequence[Repeat],
+    checks: Sequence[ClientCheck],
+    *,
+    interrupted: bool,
+) -> Measured:
+    records = [record for repeat in repeats for record in repeat.records]
+    metrics = metrics_of(repeats, subject.workload.mode)
+    evidence = Evidence(subject.deployment, subject.workload, metrics, subject.source)
+    reasons = list(dict.fromkeys(reason for check in checks for reason in check.reasons))
+    conditions = {
+        **subject.conditions,
+        "requests": len(records),
+        "completed": sum(record.ok for record in records),
+        "failures": count_failures(records),
+        "failure_samples": sample_failures(records),
+        "tokens": asdict(check_tokens(records)),
+        "percentiles": _percentiles(repeats, subject.workload.mode),
+        "repeats": len(repeats),
+        "interrupted": interrupted,
+        "client_bound": bool(reasons),
+        "client_reasons": reasons,
+    }
+    return Measured(subject.study, subject.key, evidence, conditions, tuple(repeats))
+
+
+def _percentiles(repeats: Sequence[Repeat], mode: Mode) -> dict[str, dict[str, float]]:
+    found = {}
+    for metric in LATENCIES:
+        values = np.concatenate([series(repeat, metric, mode) for repeat in repeats])
+        if len(values):
+            found[metric] = percentiles(values)
+    gaps = np.concatenate([_gaps(inside(r.records, r.window_s)) for r in repeats])
+    return {**found, "itl_s": percentiles(gaps)} if len(gaps) else found
+
+
+def _gaps(records: Sequence[RequestRecord]) -> Values:
+    parts = [np.asarray(record.itl_s) for record in records]
+    return np.concatenate(parts) if parts else np.empty(0)

@@ -1,0 +1,98 @@
+"""What an imported file does not say, and what every importer needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shardwise.bench.statistics import t90
+from shardwise.errors import InputError
+from shardwise.evidence.record import Deployment, Evidence, Interval, Kind, Source
+from shardwise.workload.workload import Mode, Workload
+
+
+@dataclass(frozen=True)
+class About:
+    """The deployment behind a file, as far as its user says; "" and 0: as the file says."""
+
+    model: str = ""
+    gpu: str = ""
+    engine: str = ""
+    tp_size: int = 0
+    weight_dtype: str = ""
+    isl: float = 0.0
+    osl: float = 0.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """One result of a file in our terms. Times in seconds."""
+
+    tool: str
+    metrics: Mapping[str, Interval]
+    isl: float
+    osl: float
+    concurrency: int
+    mode: Mode = "closed_loop"
+    request_rate: float | None = None
+    requests: int = 0
+    model: str = ""
+    gpu: str = ""
+    engine: str = ""
+    tp_size: int = 0
+    weight_dtype: str = ""
+    date: str = ""
+    notes: tuple[str, ...] = ()
+    kind: Kind = "measured"
+
+
+def evidence(found: Found, about: About) -> Evidence:
+    """`found` with what the user says, which wins. InputError where lengths are unknown."""
+    isl, osl = about.isl or found.isl, about.osl or found.osl
+    if not (isl > 0 and osl > 0):
+        raise InputError(f"{found.tool} file without lengths", remedy="give --isl and --osl")
+    return Evidence(
+        Deployment(
+            model=about.model or found.model or "unknown",
+            gpu=about.gpu or found.gpu or "unknown",
+            tp_size=about.tp_size or found.tp_size or 1,
+            weight_dtype=about.weight_dtype or found.weight_dtype or "auto",
+            engine=about.engine or found.engine or "vllm",
+        ),
+        Workload(
+            isl,
+            osl,
+            found.concurrency,
+            found.mode,
+            request_rate=found.request_rate,
+            requests=found.requests if found.mode == "closed_loop" else 0,
+        ),
+        dict(found.metrics),
+        Source(found.kind, found.tool, found.date, "; ".join(found.notes)),
+    )
+
+
+def from_moments(mean: float, deviation: float, n: int) -> Interval:
+    """The 80 % interval of a mean from its standard deviation; a bare value where n tells none."""
+    if n < 2 or not math.isfinite(deviation) or deviation < 0:
+        return Interval(mean, mean, mean, n)
+    half = t90(n - 1) * deviation / math.sqrt(n)
+    low = mean - half if half < mean else mean / (1.0 + half / mean)
+    return Interval(mean, low, mean + half, n)
+
+
+def exactly(value: float, n: int) -> Interval:
+    """A value whose source gives no interval."""
+    return Interval(value, value, value, n)
+
+
+def number(document: Mapping[str, Any], *path: str) -> float:
+    """The number at `path`. InputError naming it where it is not there, or no number."""
+    at: Any = document
+    for name in path:
+        at = at.get(name) if isinstance(at, Mapping) else None
+    if isinstance(at, bool) or not isinstance(at, int | float):
+        raise InputError(f"{'.'.join(path)} is {at!r}"[:120], "needed: a number")
+    return float(at)

@@ -1,0 +1,47 @@
+"""Rows of measurements.csv's form, which `bench export` writes too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shardwise.bench.importers.about import exactly
+from shardwise.evidence.record import Deployment, Evidence, Source
+from shardwise.perfmodel.rows import ALL_QUEUED, Problem, Row, parse_rows, read_table
+from shardwise.workload.workload import Mode, Workload
+
+_MODES: dict[str, Mode] = {
+    "static_batch": "static_batch",
+    "closed_loop": "closed_loop",
+    "max_throughput": "max_throughput",
+}
+
+
+def read_rows(path: Path) -> tuple[list[Evidence], list[Problem]]:
+    """Evidence of every row that can be read, and a problem for each that cannot."""
+    _, table = read_table(path)
+    rows, problems = parse_rows(table)
+    return [_evidence(row) for row in rows if row.observed], problems
+
+
+def _evidence(row: Row) -> Evidence:
+    queued = row.concurrency >= ALL_QUEUED
+    return Evidence(
+        Deployment(
+            row.model,
+            row.gpu,
+            row.tp_size,
+            row.pp_size,
+            weight_dtype=row.weight_dtype,
+            kv_dtype=row.kv_dtype or "auto",
+            engine=row.engine,
+        ),
+        Workload(
+            row.isl,
+            row.osl,
+            int(row.concurrency),
+            _MODES[row.mode],
+            requests=0 if queued or row.mode != "closed_loop" else int(row.requests),
+        ),
+        {metric: exactly(value, 0) for metric, value in row.observed.items()},
+        Source("measured", row.source or "CSV rows", "", "the source gives no interval"),
+    )

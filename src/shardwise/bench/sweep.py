@@ -1,0 +1,245 @@
+"""A sweep: an engine started for each TP, every workload measured on it, each cell kept when done.
+
+A rerun does only what is missing, whatever ended the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from shardwise.bench.cell import Effort, Subject, arrange, measure
+from shardwise.bench.machine import describe
+from shardwise.bench.prompts import PromptSource, choose_source
+from shardwise.bench.target import Api, Target, parse_target
+from shardwise.errors import InputError
+from shardwise.evidence.measured import Measured
+from shardwise.evidence.record import Deployment, Source
+from shardwise.evidence.store import Store
+from shardwise.replica import running
+from shardwise.replica.command import Settings
+from shardwise.workload.workload import Workload
+
+Say = Callable[[str], None]
+_DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  #: vLLM's and SGLang's
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a sweep starts: `settings` of TP=1, and where it may run."""
+
+    settings: Settings
+    weight_dtype: str
+    gpu: str  #: as evidence names the hardware
+    kind: str  #: cpu, cuda or rocm
+    devices: tuple[int, ...]  #: GPUs, or CPU cores
+    port: int = 8390
+    ready_timeout_s: float = 600.0
+
+    def settings_of(self, tp_size: int, max_num_seqs: int) -> Settings:
+        """The settings at a TP, for as many sequences as will be in flight."""
+        flags = [*self.settings.flags, *_dtype_flags(self.settings.engine, self.weight_dtype)]
+        return replace(
+            self.settings, tp_size=tp_size, max_num_seqs=max_num_seqs, flags=tuple(flags)
+        )
+
+    def devices_of(self, tp_size: int) -> tuple[int, ...]:
+        """GPUs: one a rank. CPU cores: all of them, whatever the TP, so that TP values are
+        compared at equal total threads; as many to each rank as divide evenly."""
+        if self.kind != "cpu":
+            if tp_size > len(self.devices):
+                raise InputError(
+                    f"TP={tp_size} on {len(self.devices)} GPUs", "allowed: as many as there are"
+                )
+            return self.devices[:tp_size]
+        each = max(1, len(self.devices) // tp_size)
+        return self.devices[: each * tp_size]
+
+
+def _dtype_flags(engine: str, dtype: str) -> list[str]:
+    if dtype == "auto":
+        return []
+    return ["--dtype", dtype if engine == "builtin" else _DTYPES.get(dtype, dtype)]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Every TP under every workload."""
+
+    study: str
+    model: str  #: as evidence names it
+    tp_sizes: tuple[int, ...]
+    workloads: tuple[Workload, ...]
+    effort: Callable[[Workload], Effort]
+    seed: int = 0
+    shared_prefix: int = 0
+    api: Api = "completions"
+
+
+def key_of(sweep: Sweep, engine: Engine, tp_size: int, workload: Workload) -> str:
+    """Names a cell: what it is, and a digest of all else that would change its figures."""
+    offered = f"c={workload.concurrency}"
+    if workload.request_rate is not None:
+        offered = f"rate={workload.request_rate:g}"
+    effort = sweep.effort(workload)
+    rest = (engine.settings, engine.weight_dtype, engine.devices, effort, sweep.seed, sweep.api)
+    digest = hashlib.sha256(repr((rest, sweep.model, sweep.shared_prefix)).encode()).hexdigest()
+    lengths = f"isl={workload.isl:g} osl={workload.osl:g}"
+    return f"tp={tp_size} {workload.mode} {offered} {lengths} {digest[:8]}"
+
+
+def missing(sweep: Sweep, engine: Engine, store: Store) -> list[tuple[int, Workload]]:
+    """Cells that no run has finished, TP by TP."""
+    done = {
+        cell.key
+        for cell in store.cells(sweep.study)
+        if not cell.conditions.get("interrupted") and cell.conditions.get("completed")
+    }
+    return [
+        (tp, workload)
+        for tp in sweep.tp_sizes
+        for workload in sweep.workloads
+        if key_of(sweep, engine, tp, workload) not in done
+    ]
+
+
+def run_sweep(sweep: Sweep, engine: Engine, store: Store, say: Say) -> list[Measured]:
+    """Measure what is missing; the cells measured now. Interrupted, it stops after the run it is
+    in, which is kept as interrupted. Raises EngineError where an engine does not start."""
+    todo = missing(sweep, engine, store)
+    total = len(sweep.tp_sizes) * len(sweep.workloads)
+    if todo and len(todo) < total:
+        say(f"{total - len(todo)} of {total} cells are in {store.path} already")
+    clock = _Clock(len(todo))
+    measured: list[Measured] = []
+    for tp_size in dict.fromkeys(tp for tp, _ in todo):
+        workloads = [workload for tp, workload in todo if tp == tp_size]
+        with serving(sweep, engine, tp_size, store.path, say) as served:
+            for workload in workloads:
+                cell = _measure_cell(sweep, engine, served, workload, clock, say)
+                store.put(cell)
+                measured.append(cell)
+                clock.done()
+                if cell.conditions["interrupted"]:
+                    return measured
+    return measured
+
+
+@dataclass(frozen=True)
+class Served:
+    """An engine that answers, with what is recorded about it."""
+
+    tp_size: int
+    target: Target
+    source: PromptSource
+    settings: Settings
+    conditions: dict[str, Any]
+
+
+@contextmanager
+def serving(sweep: Sweep, engine: Engine, tp_size: int, place: Path, say: Say) -> Iterator[Served]:
+    """The engine at `tp_size`, started, and stopped at the end. What an earlier run left behind
+    is stopped first; its log lies beside the store at `place`."""
+    mark = f"sweep {place.resolve()}"
+    left = running.clear(mark, place.parent.glob(f"{place.stem}.*-tp*.log"))
+    if left:
+        say(f"stopped {left} processes of an earlier run")
+    seqs = max(workload.concurrency for workload in sweep.workloads)
+    settings, devices = engine.settings_of(tp_size, seqs), engine.devices_of(tp_size)
+    log = place.with_name(f"{place.stem}.{settings.engine}-tp{tp_size}.log")
+    log.unlink(missing_ok=True)
+    say(f"starting {settings.engine} with TP={tp_size} on {engine.kind} {_listed(devices)}")
+    started = running.start(settings, engine.kind, devices, engine.port, log, mark)
+    try:
+        ready_s = running.wait_ready(started, engine.ready_timeout_s)
+        target = parse_target(started.url, sweep.api, settings.served_name)
+        source = choose_source(target)
+        conditions = {
+            "argv": list(started.argv),
+            "versions": running.versions(settings.python or sys.executable),
+            "hardware": describe(),
+            "devices": list(devices),
+            "threads_per_rank": max(1, len(devices) // tp_size) if engine.kind == "cpu" else None,
+            "oversubscribed": engine.kind == "cpu" and tp_size > len(devices),
+            "ready_s": round(ready_s, 1),
+            "seed": sweep.seed,
+            "prompts": source.name,
+            "shared_prefix": sweep.shared_prefix,
+        }
+        yield Served(tp_size, target, source, settings, conditions)
+    finally:
+        running.stop(started)
+        running.clear(mark)
+
+
+def _measure_cell(
+    sweep: Sweep, engine: Engine, served: Served, workload: Workload, clock: _Clock, say: Say
+) -> Measured:
+    effort, settings = sweep.effort(workload), served.settings
+    deployment = Deployment(
+        model=sweep.model,
+        gpu=engine.gpu,
+        tp_size=served.tp_size,
+        weight_dtype=engine.weight_dtype,
+        kv_dtype=settings.kv_dtype,
+        engine=settings.engine,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        max_model_len=settings.max_model_len,
+    )
+    today = datetime.now(UTC).date().isoformat()
+    subject = Subject(
+        sweep.study,
+        key_of(sweep, engine, served.tp_size, workload),
+        deployment,
+        workload,
+        Source("measured", f"shardwise bench, {settings.engine} on {engine.gpu}", today),
+        served.conditions,
+    )
+    load = (
+        f"rate {workload.request_rate:g}/s"
+        if workload.request_rate is not None
+        else f"concurrency {workload.concurrency}"
+    )
+    say(f"TP={served.tp_size}, {load}{clock.left()}")
+    return measure(
+        served.target,
+        subject,
+        lambda repeat: arrange(
+            served.source,
+            workload,
+            effort.requests,
+            sweep.seed * 1000 + repeat,
+            sweep.shared_prefix,
+        ),
+        effort,
+    )
+
+
+class _Clock:
+    """How long the cells that are left may take, by those that are done."""
+
+    def __init__(self, cells: int) -> None:
+        self._begun, self._done, self._cells = time.monotonic(), 0, cells
+
+    def done(self) -> None:
+        self._done += 1
+
+    def left(self) -> str:
+        if not self._done:
+            return f" (cell 1 of {self._cells})"
+        each = (time.monotonic() - self._begun) / self._done
+        rest = each * (self._cells - self._done)
+        return f" (cell {self._done + 1} of {self._cells}, about {rest:.0f} s left)"
+
+
+def _listed(devices: Sequence[int]) -> str:
+    return ",".join(map(str, devices))

@@ -1,0 +1,80 @@
+"""The steady part of a run, found from when its tokens came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwise.evidence.request import RequestRecord
+
+Values = NDArray[np.float64]
+
+BINS: Final = 60  #: of token counts over a run
+_MSER_BATCH: Final = 5
+
+
+def token_times(records: Sequence[RequestRecord]) -> Values:
+    """When tokens came, ascending, in seconds of CLOCK_MONOTONIC; of requests without failure."""
+    times = [np.asarray(r.arrivals) for r in records if r.failure is None and len(r.arrivals)]
+    return np.sort(np.concatenate(times)) if times else np.empty(0)
+
+
+def mser(series: Values) -> int:
+    """How many of the first values of `series` to leave out as warm-up.
+
+    MSER-5: of the means of five values each, drop as many as make the standard error of the rest
+    smallest, at most half (White 1997, "An effective truncation heuristic for bias reduction in
+    simulation output", Simulation 69(6)).
+    """
+    batches = len(series) // _MSER_BATCH
+    if batches < 4:
+        return 0
+    means = series[: batches * _MSER_BATCH].reshape(batches, _MSER_BATCH).mean(axis=1)
+    candidates = range(batches // 2 + 1)
+    errors = [float(np.var(means[d:])) / (batches - d) for d in candidates]
+    return int(np.argmin(errors)) * _MSER_BATCH
+
+
+def steady_window(records: Sequence[RequestRecord], concurrency: int | None) -> tuple[float, float]:
+    """Start and end of the steady part of a run.
+
+    It ends when the load does: in a closed loop (`concurrency` given) when fewer than that are
+    left in flight, in an open loop at the last request's origin. It begins where MSER finds the
+    rate of tokens settled, and in a closed loop not before the first wave has ended, whose
+    requests were all prefilled at once. A run too short for both keeps its middle part: from the
+    first token to the end of load.
+    """
+    done = [r for r in records if r.failure is None and len(r.arrivals)]
+    if not done:
+        return (float("nan"), float("nan"))
+    times = token_times(done)
+    end = _load_ended(done, concurrency)
+    edges = np.linspace(times[0], end, BINS + 1)
+    if end <= times[0]:
+        return (float(times[0]), float(times[-1]))
+    settled = float(edges[mser(np.histogram(times, edges)[0].astype(np.float64))])
+    first_wave = sorted(r.last_s for r in done)[: concurrency or 0]
+    start = max([settled, *first_wave[-1:]])
+    if start >= end or not any(r.origin_s >= start and r.last_s <= end for r in done):
+        start, end = float(times[0]), float(max(r.last_s for r in done))
+    return (start, end)
+
+
+def _load_ended(done: Sequence[RequestRecord], concurrency: int | None) -> float:
+    if concurrency is None:
+        return max(r.origin_s for r in done)
+    ends = sorted(r.last_s for r in done)
+    return ends[-concurrency] if concurrency <= len(ends) else ends[-1]
+
+
+def inside(records: Sequence[RequestRecord], window: tuple[float, float]) -> list[RequestRecord]:
+    """Successful requests that ended inside the window, by when they did.
+
+    Chosen by their end alone: to ask for their beginning too would prefer short ones.
+    """
+    start, end = window
+    found = [r for r in records if r.ok and start < r.last_s <= end]
+    return sorted(found, key=lambda r: r.last_s)

@@ -1,0 +1,42 @@
+"""`shardwise bench`: measure endpoints and engines, keep it, bring in what others measured."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+import click
+
+#: name -> (module, one line of help)
+COMMANDS: Final = {
+    "run": ("shardwise.cli.bench_run", "Measure an endpoint that is already up."),
+    "sweep": ("shardwise.cli.bench_sweep", "Start an engine for each TP and measure it."),
+    "show": ("shardwise.cli.bench_store", "What a store holds, with the TP steps."),
+    "import": ("shardwise.cli.bench_import", "What vLLM, SGLang, aiperf … wrote, into a store."),
+    "export": ("shardwise.cli.bench_store", "A store as CSV, JSON or Parquet."),
+    "selftest": ("shardwise.cli.bench_selftest", "Does the load client itself measure right?"),
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's module when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = getattr(module, "import_" if cmd_name == "import" else cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
+
+
+@click.command(cls=_Commands)
+def bench() -> None:
+    """Measurements one can trust, of any OpenAI-compatible endpoint, across TP and batch."""

@@ -1,0 +1,55 @@
+"""`shardwise bench import`: what others measured, into the same store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shardwise.cli.bench_options import STORE
+from shardwise.errors import InputError
+
+
+@click.command(name="import")
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True)
+@click.option("--study", default="imported", show_default=True, help="Name in the store.")
+@click.option("--model", default="", help="Where the file does not say, or says it otherwise.")
+@click.option("--gpu", default="", help="Likewise.")
+@click.option("--engine", default="", help="Likewise.")
+@click.option("--tp", "tp_size", type=click.IntRange(1, 64), default=None, help="Likewise.")
+@click.option("--dtype", "weight_dtype", default="", help="Likewise.")
+@click.option("--isl", type=click.FloatRange(1), default=None, help="Mean input tokens, likewise.")
+@click.option("--osl", type=click.FloatRange(1), default=None, help="Mean output tokens.")
+def import_(files: tuple[Path, ...], store: Path, study: str, **said: Any) -> None:
+    """Bring FILES of vLLM's, SGLang's, aiperf's, guidellm's or InferenceX's into the store.
+
+    CSV rows of the form that `bench export` writes are taken too. Every conversion of a term is
+    noted with the result.
+    """
+    from shardwise.bench.importers.about import About
+    from shardwise.bench.importers.reading import read_file
+    from shardwise.cli.files import report_problems
+    from shardwise.evidence.measured import Measured
+    from shardwise.evidence.store import open_store
+
+    about = About(**{name: value for name, value in said.items() if value})
+    read = [(path, *read_file(path, about)) for path in files]
+    if not any(found for _, found, _ in read):
+        raise InputError(f"no result in {', '.join(map(str, files))}")
+    with open_store(store) as opened:
+        for path, found, problems in read:
+            for number, item in enumerate(found, start=1):
+                opened.put(
+                    Measured(
+                        study,
+                        f"{path.name}#{number}",
+                        item,
+                        {"imported_from": str(path), "completed": item.workload.requests or 1},
+                    )
+                )
+            report_problems(problems)
+            click.echo(f"{path}: {len(found)} results", err=True)
+    for note in dict.fromkeys(e.source.note for _, found, _ in read for e in found):
+        click.echo(f"note: {note}", err=True)

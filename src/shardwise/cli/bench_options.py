@@ -1,0 +1,149 @@
+"""What `bench run` and `bench sweep` both take: lengths, load, effort and where to keep it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from shardwise.cli.options import sizes
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwise.bench.cell import Effort
+    from shardwise.evidence.measured import Measured
+    from shardwise.workload.workload import Workload
+
+F = TypeVar("F", bound=Callable[..., Any])
+STORE: Final = Path("shardwise.db")
+
+
+def load_options(command: F) -> F:
+    """--isl, --osl, --concurrency, --request-rate, --mode, effort, seed, --store."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+        click.option("--study", default="bench", show_default=True, help="Name in the store."),
+        click.option(
+            "--store",
+            type=click.Path(path_type=Path),
+            default=STORE,
+            show_default=True,
+            help="File that keeps what was measured.",
+        ),
+        click.option("--seed", default=0, show_default=True, help="Of prompts and arrivals."),
+        click.option("--stall-timeout", default=120.0, help="Seconds without a byte: a failure."),
+        click.option("--cell-seconds", type=float, help="Begin no further repeat after these."),
+        click.option("--precision", default=5.0, show_default=True, help="Half-width wanted, %."),
+        click.option("--repeats", default="3,5", show_default=True, help="Least and most."),
+        click.option("--requests", default=0, help="Of a run; 0: ten a slot, 64 at a rate."),
+        click.option("--shared-prefix", default=0, help="Tokens that all prompts begin with."),
+        click.option("--api", type=click.Choice(["completions", "chat"]), default="completions"),
+        click.option(
+            "--mode",
+            type=click.Choice(["closed_loop", "static_batch"]),
+            default="closed_loop",
+            show_default=True,
+            help="Keep the batch in flight, or run it once.",
+        ),
+        click.option("--request-rate", help="Requests/s instead, arriving as Poisson: 1,2,4."),
+        click.option("--concurrency", default="1,4,16", show_default=True, help="In flight."),
+        click.option("--osl", default=128, show_default=True, help="Output tokens a request."),
+        click.option("--isl", default=512, show_default=True, help="Input tokens a request."),
+    ):
+        command = option(command)
+    return command
+
+
+def workloads(given: dict[str, Any]) -> tuple[Workload, ...]:
+    """A workload for each concurrency, or for each request rate."""
+    from shardwise.workload.workload import Workload
+
+    slots = sizes(given["concurrency"], "--concurrency")
+    isl, osl, mode = given["isl"], given["osl"], given["mode"]
+    if not given["request_rate"]:
+        return tuple(Workload(isl, osl, slot, mode) for slot in slots)
+    if mode == "static_batch":
+        raise InputError("--request-rate with --mode static_batch", "allowed: one of them")
+    return tuple(
+        Workload(isl, osl, max(slots), request_rate=rate) for rate in _rates(given["request_rate"])
+    )
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < rate < math.inf for rate in found):
+        raise InputError(f"--request-rate is {text!r}", "allowed: requests/s above 0, as in 1,2.5")
+    return found
+
+
+def effort_of(given: dict[str, Any]) -> Callable[[Workload], Effort]:
+    """How much each workload is measured."""
+    from shardwise.bench.cell import Effort
+
+    repeats = sizes(given["repeats"], "--repeats")
+    if given["requests"] < 0 or not 0 < given["precision"] <= 100:
+        raise InputError(
+            f"--requests {given['requests']}, --precision {given['precision']:g}",
+            "allowed: 0 or more requests, and a precision above 0 and up to 100 (%)",
+        )
+
+    def effort(workload: Workload) -> Effort:
+        slots = workload.concurrency
+        usual = 64 if workload.request_rate is not None else 10 * slots
+        requests = given["requests"] or usual
+        if workload.mode == "static_batch":
+            requests = slots
+        return Effort(
+            requests=max(requests, slots),
+            min_repeats=min(repeats),
+            max_repeats=max(repeats),
+            precision=given["precision"] / 100.0,
+            budget_s=given["cell_seconds"] or math.inf,
+            stall_timeout_s=given["stall_timeout"],
+        )
+
+    return effort
+
+
+def show_cells(cells: Sequence[Measured], as_json: bool) -> None:
+    """The cells' table and, over several TPs, what each step changes. JSON instead if asked."""
+    if as_json:
+        from shardwise.cli.files import print_json
+
+        print_json({"cells": cells})
+        return
+    from shardwise import metrics
+    from shardwise.reports.measured_tables import measured_table
+    from shardwise.reports.table_text import show
+    from shardwise.reports.tables import transitions_table
+    from shardwise.study.grid import index
+    from shardwise.study.transitions import transitions
+
+    show(measured_table(cells), sys.stdout)
+    usable = [c.evidence for c in cells if c.usable]
+    closed = [e for e in usable if e.workload.request_rate is None]
+    if len({e.deployment.tp_size for e in closed}) > 1:
+        names = (metrics.E2E, metrics.TTFT, metrics.TPOT, metrics.OUTPUT_THROUGHPUT)
+        steps = transitions(index(closed), [metric.name for metric in names])
+        if steps:
+            click.echo()
+            show(transitions_table(steps), sys.stdout)
+
+
+def exit_if_nothing(cells: Sequence[Measured]) -> None:
+    """Exit code 4 where no request of any cell completed, 130 where it was interrupted."""
+    if any(cell.conditions.get("interrupted") for cell in cells):
+        click.echo("shardwise: interrupted; what was measured is kept", err=True)
+        sys.exit(130)
+    if cells and not any(cell.conditions.get("completed") for cell in cells):
+        failures = {k: v for c in cells for k, v in (c.conditions.get("failures") or {}).items()}
+        listed = ", ".join(f"{count} {kind}" for kind, count in failures.items())
+        click.echo(f"shardwise: no request completed: {listed}", err=True)
+        sys.exit(4)

@@ -1,0 +1,132 @@
+"""`shardwise bench run`: any endpoint that is already up."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shardwise.cli.bench_options import (
+    effort_of,
+    exit_if_nothing,
+    load_options,
+    show_cells,
+    workloads,
+)
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shardwise.bench.cell import Arranged, Effort, Subject
+    from shardwise.bench.target import Target
+    from shardwise.workload.workload import Workload
+
+
+@click.command()
+@click.argument("url")
+@click.option("--model", default="", help="As the endpoint names it; default: the one it serves.")
+@click.option("--architecture", default="", help="Model as predictions know it, for comparing.")
+@click.option("--gpu", default="unknown", show_default=True, help="GPU id, for comparing.")
+@click.option("--engine", default="vllm", show_default=True, help="What serves it, for comparing.")
+@click.option("--tp", "tp_size", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--dtype", default="auto", show_default=True, help="Weight dtype, for comparing.")
+@click.option("--api-key-env", default="", help="Environment variable that holds the API key.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json, or its folder.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Arrivals (and lengths) of a file.")
+@click.option("--sharegpt", type=click.Path(path_type=Path), help="Prompts of a ShareGPT file.")
+@load_options
+def run(url: str, **given: Any) -> None:
+    """Measure the OpenAI-compatible endpoint at URL under each load."""
+    from shardwise.bench.cell import measure
+    from shardwise.bench.http import served_model
+    from shardwise.bench.target import parse_target
+    from shardwise.evidence.store import open_store
+
+    effort = effort_of(given)
+    loads = workloads(given)
+    target = parse_target(url, given["api"], given["model"], _key(given["api_key_env"]))
+    if not target.model:
+        target = target.named(served_model(target))
+    cells = []
+    with open_store(given["store"]) as store:
+        for load in loads:
+            asked = effort(load)
+            subject = _subject(target, load, given)
+            click.echo(subject.key, err=True)
+            cell = measure(target, subject, _arrangement(target, load, asked, given), asked)
+            store.put(cell)
+            cells.append(cell)
+            if cell.conditions["interrupted"]:
+                break
+    show_cells(cells, given["as_json"])
+    exit_if_nothing(cells)
+
+
+def _key(variable: str) -> str:
+    if variable and variable not in os.environ:
+        raise InputError(f"--api-key-env {variable}", "allowed: a variable that is set")
+    return os.environ.get(variable, "") if variable else ""
+
+
+def _subject(target: Target, load: Workload, given: dict[str, Any]) -> Subject:
+    from shardwise.bench.cell import Subject
+    from shardwise.bench.machine import describe
+    from shardwise.evidence.record import Deployment, Source
+
+    offered = f"c={load.concurrency}"
+    if given["trace"]:
+        offered = f"trace={given['trace'].name}"
+    elif load.request_rate is not None:
+        offered = f"rate={load.request_rate:g}"
+    key = f"{target.model} tp={given['tp_size']} {load.mode} {offered}"
+    key += f" isl={load.isl:g} osl={load.osl:g}"
+    now = datetime.now(UTC)
+    return Subject(
+        given["study"],
+        f"{key} {now.isoformat(timespec='seconds')}",
+        Deployment(
+            model=given["architecture"] or target.model,
+            gpu=given["gpu"],
+            tp_size=given["tp_size"],
+            weight_dtype=given["dtype"],
+            engine=given["engine"],
+        ),
+        load,
+        Source("measured", f"shardwise bench of {target.url}", now.date().isoformat()),
+        {"url": target.url, "seed": given["seed"], "client": describe()},
+    )
+
+
+def _arrangement(
+    target: Target, load: Workload, effort: Effort, given: dict[str, Any]
+) -> Callable[[int], Arranged]:
+    """What each repeat sends."""
+    from shardwise.bench.arrivals import read_trace
+    from shardwise.bench.cell import Arranged, arrange
+    from shardwise.bench.prompts import choose_source, make_prompts
+    from shardwise.bench.sharegpt import read_sharegpt, sharegpt_prompts
+    from shardwise.bench.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(given["tokenizer"]) if given["tokenizer"] else None
+    seed = given["seed"] * 1000
+    if given["sharegpt"]:
+        turns = read_sharegpt(given["sharegpt"])
+
+        def asked_by_people(repeat: int) -> Arranged:
+            pairs = sharegpt_prompts(turns, effort.requests, seed + repeat, given["osl"])
+            return Arranged([prompt for prompt, _ in pairs], [osl for _, osl in pairs])
+
+        return asked_by_people
+    source = choose_source(target, tokenizer)
+    if given["trace"]:
+        trace = read_trace(given["trace"], given["requests"])
+        count = len(trace.due_s)
+        isl, osl = trace.isl or [given["isl"]] * count, trace.osl or [given["osl"]] * count
+        return lambda repeat: Arranged(make_prompts(source, isl, seed + repeat), osl, trace.due_s)
+    return lambda repeat: arrange(
+        source, load, effort.requests, seed + repeat, given["shared_prefix"]
+    )

@@ -1,0 +1,82 @@
+"""`shardwise bench selftest`: the load client against a server whose delays are known."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from shardwise.cli.options import sizes
+
+if TYPE_CHECKING:
+    from shardwise.bench.selftest import SelfTest
+
+
+@click.command()
+@click.option("--concurrency", default="1,16,128,512", show_default=True, help="Streams.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def selftest(concurrency: str, as_json: bool) -> None:
+    """Measure a bundled server of known delays (TTFT 50 ms, a token every 10 ms).
+
+    Exit code 1 where the client is further off than 2 % in TTFT, or 1 % in ITL or E2E latency.
+    """
+    from shardwise.bench.selftest import selftest as run_selftest
+
+    found: list[SelfTest] = []
+    for result in run_selftest(sizes(concurrency, "--concurrency")):
+        found.append(result)
+        click.echo(f"{result.concurrency} streams done", err=True)
+    if as_json:
+        from shardwise.cli.files import print_json
+
+        print_json({"selftest": [result.as_json() for result in found]})
+    else:
+        from shardwise.reports.table_text import show
+
+        show(_table(found), sys.stdout)
+    if not all(result.within for result in found):
+        sys.exit(1)
+
+
+def _table(found: list[SelfTest]):  # type: ignore[no-untyped-def]
+    from shardwise import metrics
+    from shardwise.reports.table import Cell, Column, Table, text_cell
+
+    labels = {"ttft_s": metrics.TTFT.label, "itl_s": "ITL", "e2e_latency_s": metrics.E2E.label}
+    rows = []
+    for result in found:
+        errors = {r.metric: r for r in result.readings}
+        rows.append(
+            (
+                text_cell(result.concurrency, "strong"),
+                *(
+                    Cell(
+                        f"{100 * errors[m].error:+.2f} %",
+                        100 * errors[m].error,
+                        tone="plain" if errors[m].within else "worse",
+                        detail=f"({errors[m].measured_s * 1e3:.2f} ms)",
+                    )
+                    for m in labels
+                ),
+                text_cell(f"{result.cpu_s_per_1000_tokens:.4f}"),
+                text_cell(f"{result.client.lag_p99_s * 1e3:.2f}"),
+                text_cell(f"{result.completed}/{result.requests}"),
+                text_cell("ok" if result.within else "out of tolerance"),
+            )
+        )
+    columns = (
+        Column("streams", "concurrency"),
+        *(Column(label, f"{name}_error_pct", "error") for name, label in labels.items()),
+        Column("CPU", "cpu_s_per_1000_tokens", "s/1,000 tokens"),
+        Column("receive lag", "lag_p99_ms", "p99, ms"),
+        Column("completed", "completed"),
+        Column("verdict", "verdict", align="left"),
+    )
+    return Table(
+        "selftest",
+        "The load client against a server of known delays",
+        columns,
+        tuple((row,) for row in rows),
+        ("error: of the mean, against when the server sent; tolerances 2, 1 and 1 %",),
+    )

@@ -1,0 +1,73 @@
+"""`shardwise hardware`: this machine as hardware, measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shardwise.cli.engine_extra import require_engine_extra
+
+
+@click.group()
+def hardware() -> None:
+    """This machine as an entry of the catalogue."""
+
+
+@hardware.command()
+@click.option("--name", default="this-machine", show_default=True, help="Its id, for --gpu.")
+@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option(
+    "--threads-per-rank",
+    default=0,
+    type=click.IntRange(0),
+    help="CPU threads that make one rank; 0: the cores over at most 8 ranks.",
+)
+@click.option("--short", is_flag=True, help="Fewer repeats.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write instead of the one every command reads.",
+)
+@click.option("--json", "as_json", is_flag=True, help="What was measured, as JSON.")
+def detect(name: str, output: Path | None, as_json: bool, **asked: Any) -> None:
+    """Measure memory bandwidth, matrix rates and all-reduce, and write a hardware file.
+
+    On CPU one rank, with its threads, is what a GPU is elsewhere. ROCm GPUs are device cuda, as
+    torch calls them.
+    """
+    require_engine_extra()
+    from shardwise.cli.files import print_json, require_writable
+    from shardwise.engine.detect import detect as measure
+    from shardwise.hardware.measured import check_id, write
+    from shardwise.hardware.user_files import hardware_folder
+
+    path = output or hardware_folder() / f"{check_id(name)}.toml"
+    check_id(name)
+    require_writable(path)
+    found = measure(asked["device"], asked["threads_per_rank"], asked["short"], _progress)
+    if found.was_busy:
+        busy = f"the machine was busy (load {found.load_before:.1f} on {found.cores} cores)"
+        click.echo(f"{busy}: measure again when it is quiet", err=True)
+    write(path, name, found)
+    if as_json:
+        print_json({"name": name, "path": str(path), "measured": found})
+        return
+    click.echo(f"{found.name}: {found.what}; every number is of one rank, all at work")
+    click.echo(f"  memory            {found.memory_bytes / 1e9:8.1f} GB")
+    click.echo(f"  memory bandwidth  {found.memory_bandwidth / 1e9:8.1f} GB/s")
+    for dtype, rate in found.flops.items():
+        click.echo(f"  {dtype} matrices     {rate / 1e9:8.0f} GFLOP/s")
+    for world, line in sorted(found.all_reduce.items()):
+        click.echo(
+            f"  all-reduce of {world}   {line.latency_s * 1e6:8.1f} us + "
+            f"message / {line.bytes_per_s / 1e9:.1f} GB/s"
+        )
+    where = f"--gpu {name}" if output is None else f"--catalogue {path} --gpu {name}"
+    click.echo(f"measured in {found.seconds:.0f} s; wrote {path}; use it with {where}")
+
+
+def _progress(what: str) -> None:
+    click.echo(f"measuring {what} …", err=True)

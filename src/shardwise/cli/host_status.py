@@ -1,0 +1,99 @@
+"""`shardwise status`: the replicas as a table; with --watch, in flight over the last looks too."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from shardwise.reports.bars import sparkline
+from shardwise.reports.numbers import MISSING
+from shardwise.reports.table import Cell, Column, Table, Tone, text_cell
+from shardwise.reports.table_text import drawn, plain
+from shardwise.units import GIB
+
+if TYPE_CHECKING:
+    from shardwise.hosting.operating import Seen
+    from shardwise.hosting.state import State
+
+LOOKS: Final = 30  #: that the sparkline shows, one a second
+TONES: Final[dict[str, Tone]] = {
+    "ready": "better",
+    "dead": "worse",
+    "gave up": "worse",
+    "unready": "worse",
+    "starting": "unclear",
+    "waiting": "unclear",
+    "draining": "unclear",
+}
+
+
+def status_table(
+    now: State, seen: list[Seen], history: Mapping[str, deque[float]] | None = None
+) -> Table:
+    """A row per replica; with `history`, requests in flight at the last looks as a sparkline."""
+    alive = now.balancer_process and now.balancer_process.alive
+    rows = []
+    for one in seen:
+        name, busy = one.state.replica, one.in_flight
+        rows.append(
+            (
+                text_cell(name, "strong"),
+                text_cell(one.status, TONES.get(one.status, "plain")),
+                text_cell(",".join(map(str, one.state.devices)) or MISSING),
+                Cell(f"{one.memory_bytes / GIB:.2f}", float(one.memory_bytes)),
+                Cell(MISSING if busy is None else str(busy), busy),
+                *([] if history is None else [Cell(sparkline(history[name]))]),
+                text_cell(one.state.restarts),
+                text_cell(one.state.note),
+            )
+        )
+    return Table(
+        name="status",
+        title=f"{now.name}: {now.balancer} on {now.url}: {'up' if alive else 'DOWN'}",
+        columns=(
+            Column("replica", "replica", align="left"),
+            Column("state", "state", align="left"),
+            Column("devices", "devices", align="left"),
+            Column("memory", "memory_bytes", "GiB"),
+            Column("in flight", "in_flight"),
+            *([] if history is None else [Column(f"last {LOOKS} looks", "", align="left")]),
+            Column("restarts", "restarts"),
+            Column("note", "note", align="left"),
+        ),
+        sections=(tuple(rows),),
+        bar="" if history is not None else "in_flight",
+    )
+
+
+def watch(file: Path) -> None:
+    """Look every second until interrupted: in place in a terminal, table after table when piped."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from shardwise.hosting.operating import look
+
+    history: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LOOKS))
+
+    def table() -> Table:
+        now, seen = look(file)
+        for one in seen:
+            history[one.state.replica].append(
+                math.nan if one.in_flight is None else float(one.in_flight)
+            )
+        return status_table(now, seen, history)
+
+    console = Console()
+    if not console.is_terminal:
+        while True:
+            sys.stdout.write(plain(table()) + "\n")
+            sys.stdout.flush()
+            time.sleep(1.0)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(drawn(table(), console), refresh=True)
+            time.sleep(1.0)

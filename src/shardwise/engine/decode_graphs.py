@@ -1,0 +1,104 @@
+"""Decode steps as CUDA graphs: the launches of a whole step replayed as one.
+
+PyTorch's pattern (docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs"): inputs that stay
+where they are, a warm-up on a side stream, a capture; then each step copies its inputs in and
+replays. Batch and blocks of the longest sequence are rounded up to powers of two, and each such
+pair is captured once. Used at TP=1 on CUDA, for dense models; the rest runs as it is called.
+
+What is captured is tested on CPU, where the recorder calls the work again. The capture itself has
+not run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from shardwise.engine.attention import StepInputs, gather_inputs
+from shardwise.engine.scheduler import Segment, StepPlan
+
+Step = Callable[[], torch.Tensor]
+WARM_UPS = 3
+
+
+def record_cuda(work: Step) -> Step:
+    """`work` captured; the result replays it and returns the captured output's memory."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UPS):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = work()
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        return output
+
+    return replay
+
+
+class DecodeGraphs:
+    """Recorded decode steps of one rank. `scratch_block` of its caches belongs to nobody: rows that
+    fill a batch up write there."""
+
+    def __init__(
+        self,
+        forward: Callable[[StepInputs], torch.Tensor],
+        block_size: int,
+        scratch_block: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        record: Callable[[Step], Step] = record_cuda,
+    ) -> None:
+        self._forward, self._record = forward, record
+        self._block_size, self._dtype, self._device = block_size, dtype, device
+        self._filler = Segment(1, 1, (scratch_block,), True)
+        self._recorded: dict[tuple[int, int], tuple[StepInputs, Step]] = {}
+
+    @staticmethod
+    def fits(plan: StepPlan) -> bool:
+        """Whether `plan` is a batch of decodes and nothing else."""
+        return not plan.all_logits and all(s.length == 1 and s.logits for s in plan.segments)
+
+    def run(self, plan: StepPlan) -> torch.Tensor:
+        """Logits of `plan`, [sequences, vocab_size], valid until the next step."""
+        rows = _up(len(plan.segments))
+        width = _up(max(-(-s.context // self._block_size) for s in plan.segments))
+        fill = rows - len(plan.segments)
+        segments = [*plan.segments, *[self._filler] * fill]
+        inputs = self._inputs([*plan.tokens, *[0] * fill], segments, width)
+        if (rows, width) not in self._recorded:
+            step = self._record(lambda: self._forward(inputs))
+            self._recorded[rows, width] = inputs, step
+        static, step = self._recorded[rows, width]
+        for name in ("tokens", "positions", "slots", "gather_blocks", "gather_mask"):
+            getattr(static, name).copy_(getattr(inputs, name))
+        return step()[: len(plan.segments)]
+
+    def _inputs(self, tokens: list[int], segments: Sequence[Segment], width: int) -> StepInputs:
+        size, rows = self._block_size, len(segments)
+        positions = [s.context - 1 for s in segments]
+        slots = [
+            s.blocks[at // size] * size + at % size
+            for s, at in zip(segments, positions, strict=True)
+        ]
+        blocks, mask = gather_inputs(segments, size, self._dtype, width)
+        return StepInputs(
+            tokens=torch.tensor(tokens, device=self._device),
+            positions=torch.tensor(positions, device=self._device),
+            slots=torch.tensor(slots, device=self._device),
+            spans=[],
+            num_gathered=rows,
+            gather_blocks=blocks.to(self._device),
+            gather_mask=mask.to(self._device),
+            logit_rows=torch.arange(rows, device=self._device),
+        )
+
+
+def _up(n: int) -> int:
+    """The power of two at or above `n`."""
+    return 1 << (n - 1).bit_length()

@@ -1,0 +1,153 @@
+"""What this machine gives a rank, measured: memory bandwidth, matrix rates, all-reduce.
+
+All ranks measure at the same time, since they share memory and power when they serve.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+
+from shardwise.engine import ceilings
+from shardwise.engine.rank import TORCH_DTYPES, GroupSpec, Rank
+from shardwise.engine.ranks import RankGroup
+from shardwise.errors import InputError
+from shardwise.hardware.gpu import AllReduceLine
+from shardwise.hardware.measured import Measured
+
+DTYPES: Final = ("bf16", "fp32")
+MESSAGE_BYTES: Final = tuple(2**k for k in range(10, 25, 2))  #: 1 KB to 16 MB
+MAX_CPU_RANKS: Final = 8  #: a machine's cores are shared out over at most so many
+SHORT_N, LONG_N = 3, 7
+
+Device = Literal["auto", "cpu", "cuda"]
+Progress = Callable[[str], None]
+
+
+def detect(device: Device, threads_per_rank: int, short: bool, done: Progress) -> Measured:
+    """Measures this machine; `done` is told each part's name before it starts.
+
+    `threads_per_rank` 0 shares the cores out over at most MAX_CPU_RANKS ranks. Raises InputError
+    for a device that is not here or more threads than cores.
+    """
+    start, n = time.perf_counter(), SHORT_N if short else LONG_N
+    load_before = os.getloadavg()[0]
+    spec = _spec(device, threads_per_rank)
+    found, spread = [], {}
+    for world in worlds(spec.tp_size):
+        done(f"{world} of {spec.tp_size} ranks")
+        group = RankGroup(_of(spec, world))
+        try:
+            if world == spec.tp_size:
+                found = group.collect(_rates, n)
+            if world > 1:
+                times = group.collect(_all_reduce_times, n)
+                spread[world] = fit_line(MESSAGE_BYTES, np.max(times, axis=0).tolist())
+        finally:
+            group.close()
+    slowest = {key: min(rank[key] for rank in found) for key in found[0]}
+    gpu = torch.cuda.get_device_properties(0) if spec.device == "cuda" else None
+    return Measured(
+        name=gpu.name if gpu else _cpu_name(),
+        vendor=("amd" if torch.version.hip else "nvidia") if gpu else "cpu",
+        device=spec.device,
+        num_ranks=spec.tp_size,
+        threads_per_rank=0 if gpu else spec.threads_per_rank,
+        cores=_cores(),
+        compute_units=gpu.multi_processor_count if gpu else spec.threads_per_rank,
+        memory_bytes=float(gpu.total_memory) if gpu else _memory_bytes() / spec.tp_size,
+        memory_bandwidth=slowest.pop("memory"),
+        flops=slowest,
+        all_reduce=spread,
+        date=datetime.date.today().isoformat(),
+        seconds=time.perf_counter() - start,
+        load_before=load_before,
+    )
+
+
+def worlds(num_ranks: int) -> list[int]:
+    """World sizes to measure: the powers of two and all ranks."""
+    return sorted({2**k for k in range(num_ranks.bit_length()) if 2**k <= num_ranks} | {num_ranks})
+
+
+def fit_line(sizes: tuple[int, ...], seconds: list[float]) -> AllReduceLine:
+    """latency + bytes / rate through the points, relative errors least squared.
+
+    A latency that the slope would push to zero or below is the smallest message's time.
+    """
+    t, size = np.asarray(seconds), np.asarray(sizes, dtype=np.float64)
+    (latency, per_byte), *_ = np.linalg.lstsq(np.stack([1 / t, size / t], 1), np.ones_like(t))
+    if latency <= 0 or per_byte <= 0:
+        latency, per_byte = float(t.min()), float(max(t[-1] - t.min(), 1e-12) / size[-1])
+    return AllReduceLine(float(latency), 1 / float(per_byte))
+
+
+def _spec(device: Device, threads: int) -> GroupSpec:
+    gpus, cores = torch.cuda.device_count(), _cores()
+    if device == "cuda" and not gpus:
+        raise InputError("no GPU is visible to torch", remedy="pass --device cpu")
+    if device == "cuda" or (device == "auto" and gpus):
+        return GroupSpec(gpus, "cuda")
+    if threads > cores:
+        raise InputError(f"--threads-per-rank is {threads}", f"allowed: up to the {cores} cores")
+    threads = threads or cores // min(cores, MAX_CPU_RANKS)
+    return GroupSpec(min(cores // threads, MAX_CPU_RANKS), "cpu", threads_per_rank=threads)
+
+
+def _of(spec: GroupSpec, world: int) -> GroupSpec:
+    return GroupSpec(world, spec.device, threads_per_rank=spec.threads_per_rank)
+
+
+def _rates(rank: Rank, n: int) -> dict[str, float]:
+    """Bytes/s under "memory", FLOP/s under each dtype."""
+    memory = max(ceilings.copy_rate(rank.device, n), ceilings.read_rate(rank.device, n))
+    flops = {d: ceilings.matrix_rate(TORCH_DTYPES[d], rank.device, n) for d in DTYPES}
+    return {"memory": memory, **flops}
+
+
+def _all_reduce_times(rank: Rank, n: int) -> list[float]:
+    """Median seconds of one all-reduce of each of MESSAGE_BYTES."""
+    found = []
+    for size in MESSAGE_BYTES:
+        x = torch.zeros(size // 4, device=rank.device)
+        calls = 20 if size <= 2**16 else 3  # several a timing: one is below the clock's grain
+
+        def work(x: torch.Tensor = x, calls: int = calls) -> None:
+            for _ in range(calls):
+                rank.collectives.all_reduce(x)
+
+        found.append(statistics.median(ceilings.seconds(work, rank.device, n)) / calls)
+    return found
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> float:
+    """What this machine, or the container it is, has."""
+    there = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return there
+    return min(there, float(limit)) if limit.isdigit() else there

@@ -1,0 +1,111 @@
+"""What one rank is: its shard of a model, its KV cache, its way to the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from shardwise.engine import sharding
+from shardwise.engine.attention import LayerCache, StepInputs, prepare
+from shardwise.engine.checkpoint import open_checkpoint
+from shardwise.engine.collectives import AloneCollectives, Collectives
+from shardwise.engine.decode_graphs import DecodeGraphs
+from shardwise.engine.model import ShardedModel, ShardReader
+from shardwise.engine.scheduler import StepPlan
+
+AllReduce = Literal["auto", "shared_memory", "torch"]
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """A set of ranks, before any model is loaded."""
+
+    tp_size: int
+    device: Literal["cpu", "cuda"] = "cpu"
+    all_reduce: AllReduce = "auto"
+    threads_per_rank: int = 0  #: 0: the cores there are, shared out
+    slot_bytes: int = 64 * 2**20  #: largest message through shared memory
+
+
+@dataclass(frozen=True)
+class LoadSpec:
+    """A model to load on every rank."""
+
+    path: Path
+    dtype: str
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    random_weights: bool = False
+    emulate_tp_size: int = 0  #: load rank 0's shard of this tp_size instead, without its peers
+
+
+class Rank:
+    """What one process holds: its shard, its KV cache, its way to the others."""
+
+    def __init__(self, spec: GroupSpec, tp_rank: int, collectives: Collectives) -> None:
+        self.spec, self.tp_rank, self.collectives = spec, tp_rank, collectives
+        self.device = torch.device("cpu")
+        self._graphs: DecodeGraphs | None = None
+        if spec.device == "cuda":
+            self.device = torch.device("cuda", tp_rank)
+            torch.cuda.set_device(self.device)
+        torch.set_num_threads(threads_per_rank(spec))
+        # oneDNN and its wrapper each keep code for 1024 row counts, 0.6 MB a piece: 600 MB a rank
+        for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+            os.environ.setdefault(cache, "256")
+
+    def load(self, spec: LoadSpec) -> None:
+        """Reads this rank's shard and sets up its KV cache."""
+        tp_size = spec.emulate_tp_size or self.spec.tp_size
+        checkpoint = open_checkpoint(spec.path, spec.random_weights)
+        dtype = TORCH_DTYPES[spec.dtype]
+        read = ShardReader(checkpoint, tp_size, self.tp_rank, dtype, self.device)
+        self._graphs = None
+        self.model = ShardedModel(read, spec.max_model_len, self.collectives)
+        first, last = sharding.kv_head_range(read.config.num_kv_heads, tp_size, self.tp_rank)
+        shape = (spec.block_size, last - first, read.config.head_dim)
+        alone = isinstance(self.collectives, AloneCollectives)
+        graphs = self.device.type == "cuda" and alone and not read.config.num_experts
+        self.caches = [
+            LayerCache(spec.num_blocks + graphs, shape, dtype, self.device)
+            for _ in range(read.config.num_layers)
+        ]
+        self.block_size = spec.block_size
+        if graphs:
+            self._graphs = DecodeGraphs(
+                self._logits, spec.block_size, spec.num_blocks, dtype, self.device
+            )
+
+    def _logits(self, inputs: StepInputs) -> torch.Tensor:
+        logits = self.model.forward(inputs, self.caches)
+        assert logits is not None
+        return logits
+
+    def forward(self, plan: StepPlan) -> torch.Tensor | None:
+        """Logits of the plan's wanted rows on rank 0."""
+        if self._graphs and self._graphs.fits(plan):
+            with torch.inference_mode():
+                return self._graphs.run(plan)
+        return self.call_by_call(plan)
+
+    def call_by_call(self, plan: StepPlan) -> torch.Tensor | None:
+        """The same without graphs, so that each call can be watched."""
+        with torch.inference_mode():
+            inputs = prepare(plan, self.block_size, self.model.dtype, self.device)
+            return self.model.forward(inputs, self.caches)
+
+    def call(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+        return work(self, *args)
+
+
+def threads_per_rank(spec: GroupSpec) -> int:
+    """Compute threads of one rank: as given, else its share of the cores this process may use."""
+    return spec.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // spec.tp_size)

@@ -1,0 +1,136 @@
+"""Measured cells out of the store: rows that `validate` and `calibrate` read, JSON, Parquet."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from shardwise.errors import InputError
+from shardwise.evidence.measured import Measured
+
+#: workload mode -> as the rows name it
+MODES: Final = {
+    "static_batch": "offline_latency_static_batch",
+    "closed_loop": "serving_closed_loop",
+    "max_throughput": "offline_throughput_inf_rate",
+}
+#: column -> (metric, factor from SI)
+METRICS: Final = {
+    "e2e_s": ("e2e_latency_s", 1.0),
+    "ttft_ms": ("ttft_s", 1e3),
+    "tpot_ms": ("tpot_s", 1e3),
+    "total_tok_s": ("total_tok_s", 1.0),
+    "output_tok_s": ("output_tok_s", 1.0),
+}
+#: a steady window holds no first burst, which is what a run of endless waves tends to
+STEADY_WAVES: Final = 1000
+COLUMNS: Final = (
+    *("source_id", "model_id", "gpu_id", "engine_id", "engine", "weight_dtype", "kv_dtype"),
+    *("tp", "pp", "mode", "concurrency", "isl", "osl", "requests"),
+    *METRICS,
+    *("kv_limited", "measured_on", "use"),
+)
+
+
+def row_of(cell: Measured) -> dict[str, Any]:
+    """One cell as a row; metrics that were not measured stay empty."""
+    e = cell.evidence
+    d, w = e.deployment, e.workload
+    versions: Mapping[str, str] = cell.conditions.get("versions") or {}
+    engine = "shardwise" if d.engine == "builtin" else d.engine
+    version = versions.get(engine) or versions.get(f"{engine}-cpu") or ""
+    closed = w.mode == "closed_loop"
+    return {
+        "source_id": f"shardwise_bench_{cell.study}",
+        "model_id": d.model,
+        "gpu_id": d.gpu,
+        "engine_id": d.engine,
+        "engine": f"{d.engine} {version}".strip(),
+        "weight_dtype": "" if d.weight_dtype == "auto" else d.weight_dtype,
+        "kv_dtype": "" if d.kv_dtype == "auto" else d.kv_dtype,
+        "tp": d.tp_size,
+        "pp": d.pp_size,
+        "mode": MODES[w.mode],
+        "concurrency": w.concurrency,
+        "isl": f"{w.isl:g}",
+        "osl": f"{w.osl:g}",
+        "requests": (w.requests or STEADY_WAVES * w.concurrency) if closed else "",
+        **{
+            column: f"{e.metrics[metric].value * factor:.6g}" if metric in e.metrics else ""
+            for column, (metric, factor) in METRICS.items()
+        },
+        "kv_limited": "",
+        "measured_on": e.source.date,
+        "use": "calibrate",
+    }
+
+
+def exported(cells: Sequence[Measured]) -> list[Measured]:
+    """The cells that hold a server's figures at a fixed load; rates have no place in the rows."""
+    return [c for c in cells if c.usable and c.evidence.workload.request_rate is None]
+
+
+def _csv(cells: Sequence[Measured], path: Path) -> int:
+    chosen = exported(cells)
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, fieldnames=COLUMNS)
+        writer.writeheader()
+        writer.writerows(row_of(cell) for cell in chosen)
+    return len(chosen)
+
+
+def _json(cells: Sequence[Measured], path: Path) -> int:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(list(cells)), indent=1))
+    return len(cells)
+
+
+def _parquet(cells: Sequence[Measured], path: Path) -> int:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise InputError(
+            "Parquet needs pyarrow", remedy="run: pip install 'shardwise[parquet]'"
+        ) from None
+    chosen = exported(cells)
+    rows = [
+        {
+            **row_of(c),
+            **{
+                k: c.evidence.metrics[m].value * f
+                for k, (m, f) in METRICS.items()
+                if m in c.evidence.metrics
+            },
+        }
+        for c in chosen
+    ]
+    cleaned = [{k: None if v == "" else v for k, v in row.items()} for row in rows]
+    parquet.write_table(arrow.Table.from_pylist(cleaned), path)
+    return len(chosen)
+
+
+FORMATS: Final[Mapping[str, Callable[[Sequence[Measured], Path], int]]] = {
+    ".csv": _csv,
+    ".json": _json,
+    ".parquet": _parquet,
+}
+
+
+def write(cells: Sequence[Measured], path: Path) -> int:
+    """Write `cells` in the form that `path` ends in, whole or not at all; how many were written.
+
+    CSV and Parquet hold the cells that predictions can be compared with; JSON all of them.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        written = FORMATS[path.suffix](cells, partial)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return written

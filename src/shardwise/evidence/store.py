@@ -1,0 +1,253 @@
+"""The store of measured cells: one SQLite file, a transaction a cell.
+
+SQLite rather than an analytical database: one process writes a cell at a time while others read,
+and a file that was cut off at any moment opens again at its last whole cell (write-ahead log).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import sqlite3
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from shardwise.errors import InputError
+from shardwise.evidence.measured import Measured, Repeat
+from shardwise.evidence.record import Evidence
+from shardwise.evidence.request import RequestRecord
+
+VERSION: Final = 1
+_APPLICATION: Final = 0x53484457  #: "SHDW", so that another program's file is told apart
+_MAGIC: Final = b"SQLite format 3\x00"
+_SCHEMA: Final = """
+CREATE TABLE cell (
+    id INTEGER PRIMARY KEY,
+    study TEXT NOT NULL,
+    key TEXT NOT NULL,
+    created TEXT NOT NULL,
+    evidence TEXT NOT NULL,
+    conditions TEXT NOT NULL,
+    UNIQUE (study, key)
+);
+CREATE TABLE repeat (
+    id INTEGER PRIMARY KEY,
+    cell INTEGER NOT NULL REFERENCES cell (id) ON DELETE CASCADE,
+    started_s REAL, ended_s REAL, window_from_s REAL, window_to_s REAL,
+    client TEXT NOT NULL
+);
+CREATE TABLE request (
+    repeat INTEGER NOT NULL REFERENCES repeat (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    origin_s REAL, sent_s REAL, last_s REAL, done_s REAL,
+    output_asked INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    usage_reported INTEGER NOT NULL, failure TEXT, detail TEXT NOT NULL, cancelled INTEGER NOT NULL,
+    arrivals BLOB NOT NULL
+);
+CREATE INDEX request_repeat ON request (repeat);
+CREATE INDEX repeat_cell ON repeat (cell);
+"""
+_COLUMNS: Final = tuple(
+    f.name for f in fields(RequestRecord) if f.name not in {"index", "arrivals"}
+)
+
+
+class Store:
+    """Cells by (study, key). Open it with `open_store`; close it, or use it in a `with`."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._db = connection
+        self.path = path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def put(self, cell: Measured) -> None:
+        """Keep `cell`, all of it or nothing; one of the same study and key is replaced."""
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        row = (cell.study, cell.key, now, _json(cell.evidence), _json(cell.conditions))
+        with self._writing():
+            self._db.execute("DELETE FROM cell WHERE study = ? AND key = ?", (cell.study, cell.key))
+            number = self._db.execute(
+                "INSERT INTO cell (study, key, created, evidence, conditions) VALUES (?,?,?,?,?)",
+                row,
+            ).lastrowid
+            for repeat in cell.repeats:
+                self._put_repeat(number, repeat)
+
+    def _put_repeat(self, cell: int | None, repeat: Repeat) -> None:
+        row = (cell, repeat.started_s, repeat.ended_s, *repeat.window_s, _json(repeat.client))
+        number = self._db.execute(
+            "INSERT INTO repeat (cell, started_s, ended_s, window_from_s, window_to_s, client)"
+            " VALUES (?,?,?,?,?,?)",
+            row,
+        ).lastrowid
+        marks = ",".join("?" * (3 + len(_COLUMNS)))
+        self._db.executemany(
+            f"INSERT INTO request (repeat, number, {', '.join(_COLUMNS)}, arrivals)"
+            f" VALUES ({marks})",
+            (
+                (number, r.index, *(getattr(r, c) for c in _COLUMNS), r.arrivals.tobytes())
+                for r in repeat.records
+            ),
+        )
+
+    def has(self, study: str, key: str) -> bool:
+        found = self._db.execute(
+            "SELECT 1 FROM cell WHERE study = ? AND key = ?", (study, key)
+        ).fetchone()
+        return found is not None
+
+    def studies(self) -> list[str]:
+        """Names of the studies, the oldest first."""
+        rows = self._db.execute("SELECT study FROM cell GROUP BY study ORDER BY min(id)")
+        return [name for (name,) in rows]
+
+    def cells(self, study: str | None = None) -> list[Measured]:
+        """The cells of a study (None: all) in the order they were put, without raw requests."""
+        chosen = "" if study is None else "WHERE study = ?"
+        rows = self._db.execute(
+            f"SELECT study, key, evidence, conditions FROM cell {chosen} ORDER BY id",
+            () if study is None else (study,),
+        )
+        return [
+            Measured(name, key, self._decoded(evidence, Evidence), self._decoded(other, dict))
+            for name, key, evidence, other in rows
+        ]
+
+    def repeats(self, study: str, key: str) -> list[Repeat]:
+        """The runs of one cell with their raw requests."""
+        rows = self._db.execute(
+            "SELECT repeat.id, started_s, ended_s, window_from_s, window_to_s, client FROM repeat"
+            " JOIN cell ON cell.id = repeat.cell WHERE study = ? AND key = ? ORDER BY repeat.id",
+            (study, key),
+        ).fetchall()
+        return [
+            Repeat(
+                _number(started),
+                _number(ended),
+                (_number(begin), _number(end)),
+                tuple(self._records(number)),
+                self._decoded(client, dict),
+            )
+            for number, started, ended, begin, end, client in rows
+        ]
+
+    def _records(self, repeat: int) -> Iterator[RequestRecord]:
+        names = ", ".join(_COLUMNS)
+        for index, *values, arrivals in self._db.execute(
+            f"SELECT number, {names}, arrivals FROM request WHERE repeat = ? ORDER BY number",
+            (repeat,),
+        ):
+            cells = dict(zip(_COLUMNS, values, strict=True))
+            for name in ("origin_s", "sent_s", "last_s", "done_s"):
+                cells[name] = _number(cells[name])
+            for name in ("usage_reported", "cancelled"):
+                cells[name] = bool(cells[name])
+            times = array("d")
+            times.frombytes(arrivals)
+            yield RequestRecord(index=index, arrivals=times, **cells)
+
+    def _decoded(self, text: str, kind: type[Any]) -> Any:
+        try:
+            return msgspec.json.decode(text, type=kind)
+        except msgspec.DecodeError as error:
+            raise InputError(f"{self.path} holds a cell of another form: {error}") from None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            self._roll_back()
+            raise InputError(f"cannot write {self.path}: {error}") from None
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+
+def is_store(path: Path) -> bool:
+    """Whether the file is an SQLite database; `open_store` says whether it is one of ours."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+def open_store(path: Path, *, create: bool = True) -> Store:
+    """The store at `path`; made where it is not there and `create` says so.
+
+    Raises InputError where it cannot be opened, or is something else.
+    """
+    if not create and not path.is_file():
+        raise InputError(f"no store at {path}", "give a file that 'shardwise bench' wrote")
+    try:
+        # autocommit, with BEGIN written out: a transaction is exactly what `put` says it is
+        db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+        _prepare(db, path)
+    except sqlite3.Error as error:
+        raise InputError(
+            f"cannot open {path} as a store: {error}", "allowed: a file 'shardwise bench' wrote"
+        ) from None
+    return Store(db, path)
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")  # a cell that was reported as done survives a crash
+    if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        db.executescript(
+            f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id = {_APPLICATION};"
+            f"PRAGMA user_version = {VERSION};COMMIT;"
+        )
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if application != _APPLICATION:
+        db.close()
+        raise InputError(f"{path} is another program's database", "", "give another file")
+    if version != VERSION:
+        db.close()
+        raise InputError(
+            f"{path} is a store of version {version}", f"allowed: {VERSION}", "upgrade shardwise"
+        )
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value, enc_hook=_plain).decode()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Sequence):
+        return list(value)
+    raise TypeError(type(value).__name__)
+
+
+def _number(value: float | None) -> float:
+    """SQLite keeps NaN as NULL."""
+    return math.nan if value is None else float(value)

@@ -1,0 +1,106 @@
+"""A cell measures what the server of known delays does, and says what it could not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from shardwise.bench.cell import Arranged, Effort, Subject, arrange, measure, metrics_of
+from shardwise.bench.prompts import choose_source
+from shardwise.bench.selftest import known_server
+from shardwise.bench.target import Target
+from shardwise.evidence.measured import Measured
+from shardwise.evidence.record import Deployment, Source
+from shardwise.workload.workload import Mode, Workload
+
+OSL = 10
+
+
+def subject(concurrency: int, mode: Mode = "closed_loop") -> Subject:
+    return Subject(
+        "test",
+        "cell",
+        Deployment("known", "cpu", 1, engine="builtin"),
+        Workload(8, OSL, concurrency, mode),
+        Source("measured", "test"),
+        {"seed": 0},
+    )
+
+
+def run(target: Target, concurrency: int, waves: int = 5, **effort: int | float) -> Measured:
+    about = subject(concurrency)
+    source = choose_source(target)
+
+    def arrangement(repeat: int) -> Arranged:
+        return arrange(source, about.workload, concurrency * waves, repeat + 1)
+
+    return measure(target, about, arrangement, Effort(concurrency * waves, **effort))  # type: ignore[arg-type]
+
+
+def test_a_cell_reads_the_delays_of_the_server() -> None:
+    with known_server(0.05, 0.01) as target:
+        found = run(target, 4, min_repeats=3, max_repeats=3)
+    metrics = found.evidence.metrics
+    # a busy machine delays both sides, so only that no delay is missing and few are added
+    assert 0.05 <= metrics["ttft_s"].value < 0.07
+    assert 0.0099 <= metrics["tpot_s"].value < 0.0125
+    # 0.05 + 9 x 0.01 = 0.14 s a request, 4 in flight: 4 x 10 / 0.14 = 286 tok/s
+    assert metrics["output_tok_s"].value == pytest.approx(286, rel=0.2)
+    assert metrics["ttft_s"].lo <= metrics["ttft_s"].value <= metrics["ttft_s"].hi
+    assert found.conditions["completed"] == found.conditions["requests"] == 60
+    assert found.conditions["failures"] == {}
+    assert found.conditions["percentiles"]["ttft_s"]["n"] == metrics["ttft_s"].n
+    assert len(found.repeats) == 3
+
+
+def test_repeats_end_when_the_deciding_metrics_are_narrow() -> None:
+    with known_server(0.02, 0.005) as target:
+        loose = run(target, 2, min_repeats=3, max_repeats=6, precision=10.0)
+        spent = run(target, 2, min_repeats=3, max_repeats=6, precision=1e-9, budget_s=0.0)
+    assert len(loose.repeats) == 3
+    assert len(spent.repeats) == 1
+
+
+def test_a_cell_of_failures_has_no_figure_and_says_which() -> None:
+    with known_server(0.005, 0.001, "http_5xx", every=1) as target:
+        about = subject(2)
+        body = Arranged(["a b c"] * 10, [OSL] * 10)
+        found = measure(target, about, lambda _: body, Effort(10, warm_up=0))
+    assert found.evidence.metrics == {}
+    assert not found.usable
+    assert found.conditions["failures"] == {"http_5xx": 10}
+    assert len(found.repeats) == 1  # repeating would not help
+
+
+def test_failures_beside_successes_are_counted_and_not_averaged() -> None:
+    with known_server(0.01, 0.002, "cut", every=4) as target:
+        body = Arranged(["a b c"] * 32, [OSL] * 32)
+        found = measure(target, subject(4), lambda _: body, Effort(32, 1, 1, warm_up=0))
+    assert found.conditions["failures"] == {"cut": 8}
+    assert found.conditions["completed"] == 24
+    assert found.evidence.metrics["ttft_s"].n <= 24
+
+
+def test_an_interrupted_cell_keeps_what_it_has() -> None:
+    with known_server(0.05, 0.02) as target:
+        timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        found = run(target, 2, waves=100, warm_up=0)
+    assert found.conditions["interrupted"]
+    assert 0 < found.conditions["completed"] < 200
+
+
+def test_a_static_batch_is_timed_as_one() -> None:
+    with known_server(0.03, 0.01) as target:
+        about = subject(4, "static_batch")
+        body = Arranged(["a b c"] * 4, [OSL] * 4)
+        found = measure(target, about, lambda _: body, Effort(4, 3, 3))
+    # 0.03 + 9 x 0.01 = 0.12 s for the whole batch, 40 tokens: 333 tok/s
+    metrics = found.evidence.metrics
+    assert metrics["e2e_latency_s"].value == pytest.approx(0.12, rel=0.2)
+    assert metrics["e2e_latency_s"].n == 3
+    assert metrics["output_tok_s"].value == pytest.approx(333, rel=0.2)
+    assert metrics_of([], "static_batch") == {}

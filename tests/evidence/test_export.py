@@ -1,0 +1,80 @@
+"""What is exported is what `validate` and `calibrate` read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shardwise.errors import InputError
+from shardwise.evidence.export import FORMATS, write
+from shardwise.evidence.measured import Measured
+from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.perfmodel.build import build_personal
+from shardwise.perfmodel.estimate import predict
+from shardwise.perfmodel.profiles import bundled_profile
+from shardwise.perfmodel.rows import parse_rows, read_table
+from shardwise.perfmodel.subject import Asked, subject_of
+from shardwise.perfmodel.validation import points_of
+from shardwise.workload.workload import Workload
+
+SLOWER = 1.25  #: than predicted, as this made-up node measures
+
+
+def cells() -> list[Measured]:
+    """Cells of a steady run, every time 25 % above the prediction."""
+    subject, _ = subject_of(Asked("llama-3.1-8b", "h200", weight_dtype="bf16"))
+    found = []
+    for tp in (1, 2, 4):
+        for c in (1, 8, 32):
+            d = Deployment("llama-3.1-8b", "h200", tp, weight_dtype="bf16", max_num_seqs=c)
+            load = Workload(512, 128, c, requests=1000 * c)
+            (item,) = predict(subject, [d], [load])
+            slower = {
+                name: Interval(m.value * SLOWER, m.lo * SLOWER, m.hi * SLOWER, 30)
+                for name, m in item.metrics.items()
+                if name in {"ttft_s", "tpot_s", "e2e_latency_s"}
+            }
+            source = Source("measured", "test", "2026-01-01")
+            found.append(Measured("s", f"{tp} {c}", Evidence(d, load, slower, source)))
+    return found
+
+
+def test_an_export_is_validated_and_calibrated(tmp_path: Path) -> None:
+    assert write(cells(), tmp_path / "rows.csv") == 9
+    rows, problems = parse_rows(read_table(tmp_path / "rows.csv")[1])
+    assert not problems
+    tpot = [p.error for p in points_of(rows, bundled_profile()) if p.metric == "tpot_s"]
+    # 1 / 1.25 - 1 = -20 %
+    assert tpot == pytest.approx([1 / SLOWER - 1] * 9, rel=1e-3)
+    pytest.importorskip("scipy", reason="needs: pip install 'shardwise[calibrate]'")
+    made = build_personal(rows, bundled_profile(), "node", "test", lambda *_: None)
+    assert made.before_pct["tpot_s"] == pytest.approx(20, abs=0.5)
+    assert made.after_pct["tpot_s"] < 6
+
+
+def test_a_client_bound_cell_is_no_figure_of_the_servers(tmp_path: Path) -> None:
+    bound = cells()[0]
+    bound = Measured("s", "bound", bound.evidence, {"client_bound": True})
+    empty = Measured("s", "none", Evidence(bound.evidence.deployment, bound.evidence.workload, {},
+                                           bound.evidence.source))  # fmt: skip
+    assert write([bound, empty, *cells()[:1]], tmp_path / "rows.csv") == 1
+    assert write([bound, empty], tmp_path / "all.json") == 2
+    kept = json.loads((tmp_path / "all.json").read_text())
+    assert kept[0]["conditions"] == {"client_bound": True}
+
+
+def test_parquet_holds_numbers(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs: shardwise[parquet]")
+    assert write(cells(), tmp_path / "rows.parquet") == 9
+    table = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert isinstance(table[0]["tpot_ms"], float)
+    assert table[0]["tp"] == 1
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot write"):
+        write(cells(), tmp_path / "no" / "rows.csv")
+    assert set(FORMATS) == {".csv", ".json", ".parquet"}
+    assert list(tmp_path.iterdir()) == []
