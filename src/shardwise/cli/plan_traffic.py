@@ -43,7 +43,7 @@ def answer(
         recommendation,
         rejected_lines,
     )
-    from shardwise.reports.table import show
+    from shardwise.reports.table_text import show
     from shardwise.simulator.compiling import HAS_NUMBA, INSTALL, compiles_first
     from shardwise.study.holding import hold
 
@@ -88,6 +88,7 @@ def _save(name: str, found: Holding, path: Path) -> None:
     from shardwise.hosting.planned import Chosen, planned
 
     best = found.best
-    chosen = Chosen(name, best.question.arch, best.deployment)
+    q = best.question
+    chosen = Chosen(name, q.arch, q.node.gpu, best.deployment)
     deployment_file.save(planned([chosen], best.deployment.gpus), path)
     click.echo(f"wrote {path}: start it with 'shardwise up {path}'", err=True)

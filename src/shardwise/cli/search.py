@@ -120,6 +120,6 @@ def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> N
         print_json(found)
         return
     from shardwise.reports.search_tables import search_table
-    from shardwise.reports.table import show
+    from shardwise.reports.table_text import show
 
     show(search_table(found), sys.stdout)
