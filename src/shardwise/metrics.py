@@ -45,9 +45,39 @@ GPU_HOURS: Final = Metric(
     "GPUs paid for / output tokens per hour * 1e6: the cost where no price is given",
     True,
 )
+GOODPUT: Final = Metric(
+    "goodput", "goodput", "requests/s", "requests that meet every SLO named / duration", False
+)
+GOOD_COST: Final = Metric(
+    "usd_per_million_good_tok",
+    "cost of good tokens",
+    "USD/Mtok",
+    "USD per hour of all GPUs paid for / output tokens per hour of requests within the SLO * 1e6",
+    True,
+)
+REQUEST_RATE: Final = Metric(
+    "request_rate_held",
+    "rate held",
+    "requests/s",
+    "the most arrivals/s that are all answered within the SLO, the queue not growing",
+    False,
+)
+RECOVERY: Final = Metric(
+    "recovery_s", "recovery", "s", "first failure to the TTFT from before it being back", True
+)
 ALL: Final = {
-    m.name: m for m in (TTFT, TPOT, E2E, OUTPUT_THROUGHPUT, TOTAL_THROUGHPUT, COST, GPU_HOURS)
+    m.name: m
+    for m in (
+        *(TTFT, TPOT, E2E, OUTPUT_THROUGHPUT, TOTAL_THROUGHPUT, COST, GPU_HOURS),
+        *(GOODPUT, GOOD_COST, REQUEST_RATE, RECOVERY),
+    )
 }
+
+
+def percentile_name(metric: str, percentile: float) -> str:
+    """The key of a percentile of a metric in seconds: ttft_s, 99 -> ttft_p99_s; 50 is the metric
+    itself."""
+    return metric if percentile == 50 else f"{metric.removesuffix('_s')}_p{percentile:g}_s"
 
 
 def tpot_s(e2e_latency_s: float, ttft_s: float, osl: float) -> float:

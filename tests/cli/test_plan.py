@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from shardwise.cli.plan import plan, seconds
 from shardwise.errors import InputError
+from shardwise.simulator.compiling import HAS_NUMBA
 
 ROOT = Path(__file__).parents[2]
 BASE = ["llama-3.1-70b", "--gpu", "mi300x", "--gpus", "8", "--isl", "1024", "--osl", "256"]
@@ -97,3 +98,44 @@ def test_commands_of_the_howto_run() -> None:
         arguments = command.replace("\\\n", " ").split()
         result = CliRunner().invoke(plan, arguments, catch_exceptions=False)
         assert result.exit_code == 0
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
+def test_bounds_on_percentiles_are_searched_by_simulation(tmp_path: Path) -> None:
+    saved = tmp_path / "deployment.toml"
+    done = plan_p99("--request-rate", "4", "--json", "--save", str(saved))
+    assert done.returncode == 0, done.stderr
+    best = json.loads(done.stdout)["finalists"][0]
+    assert best["evidence"]["source"]["kind"] == "simulated"
+    assert best["evidence"]["metrics"]["tpot_p99_s"]["value"] <= 0.03
+    assert best["request_rate_held"]["value"] >= 4
+    assert f"replicas = {best['evidence']['deployment']['replicas']}" in saved.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "percentile bounds without a rate; add --request-rate"),
+        (("--request-rate", "4", "--objective", "latency"), "allowed: cost"),
+        (("--request-rate", "4", "--model", "qwen3-8b"), "allowed: one model"),
+        (("--request-rate", "4", "--ttft-p99", "soon"), "--ttft-p99 is 'soon'"),
+    ],
+)
+def test_a_search_by_simulation_refuses_what_it_cannot_do(
+    words: tuple[str, ...], message: str
+) -> None:
+    done = plan_p99(*words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def plan_p99(*words: str) -> subprocess.CompletedProcess[str]:
+    asked = ("llama-3.1-8b", "--gpu", "h200", "--gpus", "2", "--isl", "500", "--osl", "50")
+    return subprocess.run(
+        [sys.executable, "-m", "shardwise.cli.main", "plan", *asked, "--tpot-p99", "30ms", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )

@@ -28,8 +28,12 @@ def test_the_answer_accounts_for_every_request_and_holds_its_intervals() -> None
     found = json.loads(done.stdout)
     assert found["requests"] == sum(found["outcomes"].values()) == 30
     for metric in ("ttft_s", "tpot_s", "e2e_latency_s"):
-        p50 = found["latency"][metric]["p50"]
-        assert p50["lo"] <= p50["value"] <= p50["hi"]
+        p50 = found["evidence"][0]["metrics"][metric]
+        assert p50["lo"] < p50["value"] < p50["hi"]
+        assert p50["n"] == 30
+    assert found["evidence"][0]["source"]["kind"] == "simulated"
+    line = found["timeline"]
+    assert len(line["start_s"]) == len(line["waiting"]) == len(line["kv_share"]) > 10
 
 
 def test_overload_says_the_rate_that_holds() -> None:
@@ -60,9 +64,20 @@ def test_bad_input_is_one_line(words: tuple[str, ...], message: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_malformed_line_of_a_trace_is_named_with_what_was_expected(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("arrival_s,isl,osl\n0.0,100,20\n0.5,many,20\n")
+    done = simulate("llama-3.1-8b", "--gpu", "h200", "--trace", str(path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "line 3: isl is 'many'; expected: a whole number of tokens, 1 to" in done.stderr
+    path.write_text("arrival_s,isl,osl\n")
+    assert "holds 0 requests" in simulate("llama-3.1-8b", "--trace", str(path)).stderr
+
+
 def test_a_file_without_models_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "deployment.toml"
     path.write_text('[node]\ngpu = "h200"\n')
     done = simulate(str(path), "--rate", "1")
     assert done.returncode == 2
-    assert "has no [[model]]" in done.stderr
+    assert "missing required field `model`" in done.stderr

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from shardwise.architecture.models import load
+from shardwise.errors import InputError
 from shardwise.evidence.record import Deployment
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.profiles import bundled_profile, calibrated
 from shardwise.perfmodel.step import step_time
+from shardwise.simulator import compiling
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group, make_fleet, make_group
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.state import Sim, new_loop, new_replicas, new_requests
 from shardwise.simulator.stepping import attention_of, base_and_slope, mixed_step_s
+from shardwise.simulator.steptable import measured_table
 from shardwise.simulator.traffic import make_trace
 from shardwise.workload.workload import Workload
 
@@ -69,6 +74,26 @@ def test_a_step_from_the_table_is_the_models_own_within_a_ten_thousandth(
         assert found == pytest.approx(float(expected), rel=1e-4), (sequences, prompt)
 
 
+def test_a_pipelines_step_has_the_further_stages_host_time_and_hand_over() -> None:
+    deployment = Deployment("llama-3.1-70b", "h200", 2, pp_size=4, weight_dtype="fp8")
+    setting, group = subject(deployment).setting, make_group(deployment)
+    tp, none = np.array(2.0), np.array(0.0)
+    micro = np.array(10.0)  # 40 sequences in 4 micro-batches
+    alone = step_time(setting, setting.work(tp), tp, micro, none, none, none)
+    # 3 further stages: host time each, and 10 x 8192 x 2 bytes over one link
+    sent = 10 * 8192 * 2 / setting.gpu.interconnect.peer_bandwidth(2)
+    expected = float(alone.total) + 3 * (setting.coefficients["step"] + sent)
+    assert base_and_slope(replica(group, 40, 0), 0)[0] == pytest.approx(expected)
+    flat = make_group(Deployment("llama-3.1-70b", "h200", 2, weight_dtype="fp8"))
+    assert group.half_widths["tpot_s"] > flat.half_widths["tpot_s"]  # no PP row was ever fitted
+
+
+def test_every_compiled_file_is_part_of_the_key_of_compiled_code() -> None:
+    folder = Path(compiling.__file__).parent
+    found = {p.stem for p in folder.glob("*.py") if "@compiled" in p.read_text("utf-8")}
+    assert found | {"compiling", "state"} == set(compiling.SOURCES)
+
+
 @pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
 @pytest.mark.parametrize("tp_size", [1, 2, 8])
 @pytest.mark.parametrize("concurrency", [4, 32])
@@ -87,3 +112,14 @@ def test_a_closed_loop_agrees_with_the_performance_models_closed_form(
     for metric, tolerance in (("tpot_s", 0.05), ("e2e_latency_s", 0.05), ("ttft_s", 0.25)):
         found = result.percentiles(metric).mean
         assert found == pytest.approx(expected[metric].value, rel=tolerance), metric
+
+
+def test_a_measured_table_is_straight_between_its_points_and_beyond_them() -> None:
+    # decode 10 ms at 1, 14 at 3; prompts: 10 ms at 1 token (a decode step), 30 at 101, 50 at 201
+    table = measured_table({1: 0.010, 3: 0.014}, {101: 0.030, 201: 0.050}, 1e-6, 4, 300)
+    assert table.decode[2] == pytest.approx(0.012)
+    assert table.decode[5] == pytest.approx(0.018)
+    assert table.prompt[51] == pytest.approx(0.020)
+    assert table.prompt[301] == pytest.approx(0.070)
+    with pytest.raises(InputError, match="1 measured step times; needed: two or more"):
+        measured_table({1: 0.01}, {101: 0.03, 201: 0.05}, 0.0, 4, 300)

@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "plan": ("shardwise.cli.plan", "Rank the deployments that fit a node, with the reason."),
     "study": ("shardwise.cli.study", "Latency, throughput and cost for each TP and batch."),
     "simulate": ("shardwise.cli.simulate", "A deployment under arriving requests."),
+    "search": ("shardwise.cli.search", "Many simulations, on all cores or a Ray cluster."),
     "predict": ("shardwise.cli.predict", "Predict the rows of a CSV file."),
     "validate": ("shardwise.cli.validate", "Compare predictions with measured rows."),
     "calibrate": ("shardwise.cli.calibrate", "Make a profile from your own measured rows."),

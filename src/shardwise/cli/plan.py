@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _TIME: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|s|)\s*")
 MAX_MODELS: Final = 16
+P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
 
 
 def seconds(given: str | None, name: str) -> float | None:
@@ -34,7 +35,7 @@ def seconds(given: str | None, name: str) -> float | None:
 @click.command()
 @click.argument("model")
 @click.option("--model", "more", multiple=True, help="Another model on the node; repeatable.")
-@click.option("--gpu", required=True, help="GPU id, for example mi300x.")
+@click.option("--gpu", multiple=True, required=True, help="GPU id; several to compare at p99.")
 @click.option("--gpus", type=int, default=8, show_default=True, help="GPUs in the node.")
 @click.option("--isl", type=int, multiple=True, required=True, help="Input tokens a request.")
 @click.option("--osl", type=int, multiple=True, required=True, help="Output tokens a request.")
@@ -43,6 +44,9 @@ def seconds(given: str | None, name: str) -> float | None:
 @click.option("--ttft", help="Longest TTFT: 200ms, 2s, or a number of ms.")
 @click.option("--tpot", help="Longest TPOT, likewise.")
 @click.option("--e2e", help="Longest E2E latency, likewise.")
+@click.option("--ttft-p99", help="Bound on the 99th percentile at --request-rate, by simulation.")
+@click.option("--tpot-p99", help="The same for TPOT.")
+@click.option("--e2e-p99", help="The same for E2E latency.")
 @click.option("--objective", default="cost", show_default=True, help="cost, latency, throughput.")
 @click.option("--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower.")
 @click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype.")
@@ -67,6 +71,10 @@ def plan(
 
     With further --model options, the node's GPUs are shared among all; --isl, --osl,
     --concurrency and --request-rate then take one value for all, or one for each in order.
+
+    With a bound on a 99th percentile, TP x replicas (x GPU kind, if several are given) are
+    simulated under arrivals at --request-rate; the cheapest that holds is recommended, each with
+    the highest rate that it holds.
     """
     from shardwise.cli.files import require_writable
     from shardwise.planner.packing import Packed, pack
@@ -80,14 +88,25 @@ def plan(
         require_writable(output)
     if save is not None:
         require_writable(save)
-    questions = _questions(names, options)
+    if any(options[name] for name in P99):
+        from shardwise.cli.plan_traffic import answer
+
+        answer(names, options, output, save)
+        return
+    if len(options["gpu"]) > 1:
+        raise InputError(
+            f"{len(options['gpu'])} kinds of GPU",
+            "allowed: one, or several with --ttft-p99, --tpot-p99 or --e2e-p99",
+        )
+    questions = questions_of(names, options, options["gpu"][0])
     packed = pack(questions) if more else (Packed(plan_one(questions[0]), 0),)
     _deliver(names, packed, output, options["as_json"])
     if save is not None:
         _save(names, packed, save)
 
 
-def _questions(names: tuple[str, ...], options: dict[str, Any]) -> list[Question]:
+def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> list[Question]:
+    """What is asked of each model, on one kind of GPU."""
     from shardwise.architecture.models import load
     from shardwise.hardware.catalogue import default_catalogue
     from shardwise.hardware.node import Node
@@ -97,7 +116,7 @@ def _questions(names: tuple[str, ...], options: dict[str, Any]) -> list[Question
     from shardwise.workload.workload import Slo
 
     catalogue = catalogue_for(options["catalogue_files"])
-    node = Node(catalogue.gpu(options["gpu"]), options["gpus"])
+    node = Node(catalogue.gpu(gpu), options["gpus"])
     price = catalogue.price(node.gpu.id)
     count = len(names)
     columns = [
@@ -174,7 +193,7 @@ def _deliver(
             say(command.line)
         click.echo("")
     if documents:
-        _write(documents[0] if len(documents) == 1 else {"models": documents}, output, as_json)
+        write(documents[0] if len(documents) == 1 else {"models": documents}, output, as_json)
 
 
 def _save(names: tuple[str, ...], packed: tuple[Packed, ...], path: Path) -> None:
@@ -196,7 +215,8 @@ def _save(names: tuple[str, ...], packed: tuple[Packed, ...], path: Path) -> Non
     click.echo(f"wrote {path}: start it with 'shardwise up {path}'", err=True)
 
 
-def _write(document: dict[str, Any], output: Path | None, as_json: bool) -> None:
+def write(document: dict[str, Any], output: Path | None, as_json: bool) -> None:
+    """The document to its file and, as JSON, to stdout."""
     import msgspec
 
     if output is not None:

@@ -35,37 +35,10 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     from shardwise.evidence.record import Deployment
 
     if subject.endswith(".toml"):
-        return _from_file(Path(subject))
+        from shardwise.hosting.deployment_file import load
+
+        return load(Path(subject)).deployments()
     return [Deployment(model=subject, **options)]
-
-
-def _from_file(path: Path) -> list[Deployment]:
-    """The replicas of a deployment file: [node] names the GPU, each [[model]] its replicas."""
-    import tomllib
-
-    import msgspec
-
-    from shardwise.evidence.record import Deployment
-
-    try:
-        file = tomllib.loads(path.read_text(encoding="utf-8"))
-        gpu = msgspec.convert(file.get("node", {}), dict[str, Any]).get("gpu")
-        models = msgspec.convert(file.get("model", []), list[dict[str, Any]])
-        found = [
-            msgspec.convert(
-                {"gpu": gpu, "tp_size": 1, "weight_dtype": "auto", **model}
-                | ({"model": model["architecture"]} if model.get("architecture") else {}),
-                Deployment,
-            )
-            for model in models
-        ]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise InputError(f"{path}: {error}", "expected: [node] gpu and [[model]] tables") from None
-    if not found:
-        raise InputError(f"{path} has no [[model]]", "needed: at least one, and [node] gpu")
-    return found
 
 
 @click.command()
@@ -100,8 +73,7 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     interval, goodput, occupancy and cost. Exit code 3 if the deployment is overloaded; the rate
     that it holds is said.
     """
-    import json
-
+    from shardwise.cli.files import print_json
     from shardwise.cli.simulate_report import Asked, answer, render
 
     given = [name for name in ("trace", "rate", "concurrency") if options[name] is not None]
@@ -115,7 +87,10 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     }
     failures = tuple(_failure(text) for text in options.pop("fails"))
     found = answer(read_deployments(deployment, named), Asked(**options, failures=failures))
-    click.echo(json.dumps(found) if as_json else render(found))
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(render(found))
     if found["overloaded"]:
         click.echo(f"shardwise: {found['overload']}", err=True)
         raise SystemExit(3)

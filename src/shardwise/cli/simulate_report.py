@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
+from shardwise.evidence.record import Deployment, Evidence, Interval
 from shardwise.hardware.catalogue import default_catalogue
+from shardwise.metrics import GOOD_COST, RECOVERY, percentile_name
 from shardwise.simulator.capacity import highest_rate, highest_trace_rate
 from shardwise.simulator.compiling import HAS_NUMBA, INSTALL
+from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
 from shardwise.simulator.fleet import Group, make_group
-from shardwise.simulator.results import LATENCIES, Result
 from shardwise.simulator.simulate import Failure
-from shardwise.simulator.simulate import simulate as run
 from shardwise.simulator.trace_file import read_trace
 from shardwise.simulator.traffic import Lengths, Trace, Traffic, draw
 from shardwise.workload.workload import Slo
@@ -65,18 +64,6 @@ def _price(groups: list[Group], given: float | None) -> float | None:
     return price.usd_per_hour if price and same else None
 
 
-def _latencies(runs: tuple[Result, Result, Result], warmup_s: float) -> dict[str, Any]:
-    """Percentiles of the run, with those of the faster and the slower one as interval."""
-    out: dict[str, Any] = {}
-    for name in LATENCIES:
-        mid, fast, slow = (one.percentiles(name, warmup_s) for one in runs)
-        out[name] = {
-            f"p{at:g}": {"value": value, "lo": fast.values[at], "hi": slow.values[at]}
-            for at, value in mid.values.items()
-        } | {"mean": mid.mean, "n": mid.n}
-    return out
-
-
 def _rate_held(groups: list[Group], asked: Asked, trace: Trace) -> float:
     if asked.trace is not None:
         return highest_trace_rate(groups, trace, policy=asked.policy, seed=asked.seed)
@@ -88,43 +75,33 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     groups = [make_group(deployment) for deployment in deployments]
     trace = read_trace(asked.trace) if asked.trace else draw(_traffic(asked), asked.seed)
 
-    def once(log_factor: float) -> Result:
-        scaled = [g.slower(math.exp(log_factor * g.half_widths["tpot_s"])) for g in groups]
-        return run(
-            scaled,
-            trace,
-            policy=asked.policy,
-            concurrency=asked.concurrency or 0,
-            failures=asked.failures,
-            seed=asked.seed,
-        )
-
-    runs = once(0.0), once(-1.0), once(1.0)
-    result, slo = runs[0], Slo(ttft_s=asked.ttft, tpot_s=asked.tpot)
-    price = _price(groups, asked.usd_per_gpu_hour)
+    runs = simulate_thrice(
+        groups,
+        trace,
+        policy=asked.policy,
+        concurrency=asked.concurrency or 0,
+        failures=asked.failures,
+        seed=asked.seed,
+    )
+    result = runs.expected
+    records = evidence(
+        runs,
+        slo=Slo(ttft_s=asked.ttft, tpot_s=asked.tpot),
+        usd_per_gpu_hour=_price(groups, asked.usd_per_gpu_hour),
+        warmup_s=asked.warmup,
+    )
     line = result.timeline()
     found: dict[str, Any] = {
-        "kind": "simulated",
-        "deployment": [
-            f"{g.deployment.model} {g.deployment.weight_dtype} on {g.deployment.gpu}, "
-            f"{g.deployment.replicas} x TP={g.deployment.tp_size}, {g.deployment.engine}"
-            for g in groups
-        ],
-        "source": "; ".join(dict.fromkeys(group.note for group in groups)),
+        "evidence": records,
         "requests": len(trace),
         "outcomes": result.outcomes(),
         "request_rate": trace.request_rate if not asked.concurrency else None,
-        "latency": _latencies(runs, asked.warmup),
-        "output_tok_s": result.output_tok_s(asked.warmup),
-        "goodput": result.goodput(slo, asked.warmup),
-        "usd_per_million_good_tok": (
-            None if price is None else result.usd_per_million_good_tok(slo, price, asked.warmup)
-        ),
         "preemptions": result.preemptions,
         "queue_mean": float(line.waiting.mean()),
         "queue_peak": float(line.waiting.max()),
         "kv_share_peak": float(line.kv_share.max()),
-        "recovery_s": result.recovery_s(),
+        "timeline": timeline(result),
+        "failures": len(asked.failures),
         "overloaded": result.overloaded,
         "compiled": HAS_NUMBA,
         "seed": asked.seed,
@@ -142,38 +119,51 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
 
 def render(found: dict[str, Any]) -> str:
     """The answer as lines of text."""
-    lines = [*found["deployment"], f"simulated; {found['source']}"]
+    lines = []
     if not found["compiled"]:
         lines.append(f"not compiled, so slower: {INSTALL}")
     outcomes = ", ".join(f"{n} {name}" for name, n in found["outcomes"].items() if n)
     rate = found["request_rate"]
     offered = f", {rate:.3g} requests/s offered" if rate else ""
     lines.append(f"{found['requests']} requests: {outcomes}{offered}")
-    lines.append(f"{'':10}{'p50':>26}{'p90':>26}{'p99':>26}{'n':>8}")
+    for record in found["evidence"]:
+        lines += _record(record, bool(found["failures"]))
+    lines.append(
+        f"queue mean {found['queue_mean']:.1f}, peak {found['queue_peak']:.0f}; KV cache peak "
+        f"{100 * found['kv_share_peak']:.0f} %; {found['preemptions']} preemptions"
+    )
+    return "\n".join(lines)
+
+
+def _record(record: Evidence, failed: bool) -> list[str]:
+    d, m = record.deployment, record.metrics
+    pp = f" x PP={d.pp_size}" if d.pp_size > 1 else ""
+    n = m["ttft_s"].n if "ttft_s" in m else 0
+    lines = [
+        f"{d.model} {d.weight_dtype} on {d.gpu}, {d.replicas} x TP={d.tp_size}{pp}, {d.engine}",
+        f"simulated; {record.source.name}",
+        f"{f'n = {n}':10}{'p50':>26}{'p90':>26}{'p99':>26}",
+    ]
     for name, label, factor in (
         ("ttft_s", "TTFT ms", 1e3),
         ("tpot_s", "TPOT ms", 1e3),
         ("e2e_latency_s", "E2E s", 1.0),
     ):
-        values = found["latency"][name]
-        cells = "".join(f"{_with_interval(values[f'p{at}'], factor):>26}" for at in (50, 90, 99))
-        lines.append(f"{label:10}{cells}{values['n']:>8}")
-    cost = found["usd_per_million_good_tok"]
+        cells = [_with_interval(m.get(percentile_name(name, at)), factor) for at in (50, 90, 99)]
+        lines.append(f"{label:10}{''.join(f'{cell:>26}' for cell in cells)}")
+    cost = m.get(GOOD_COST.name)
     lines.append(
-        f"output {found['output_tok_s']:.0f} tok/s, goodput {found['goodput']:.3g} requests/s"
-        + (f", {cost:.3g} USD per million good tokens" if cost is not None else "")
+        f"output {m['output_tok_s'].value:.0f} tok/s, goodput {m['goodput'].value:.3g} requests/s"
+        + (f", {cost.value:.3g} USD per million good tokens" if cost else "")
     )
-    lines.append(
-        f"queue mean {found['queue_mean']:.1f}, peak {found['queue_peak']:.0f}; KV cache peak "
-        f"{100 * found['kv_share_peak']:.0f} %; {found['preemptions']} preemptions"
-    )
-    if found["recovery_s"] is not None:
-        back = found["recovery_s"]
-        text = "not within the run" if math.isinf(back) else f"{back:.0f} s after the failure"
+    if failed:
+        back = m.get(RECOVERY.name)
+        text = f"{back.value:.0f} s after the failure" if back else "not within the run"
         lines.append(f"TTFT back to normal: {text}")
-    return "\n".join(lines)
+    return lines
 
 
-def _with_interval(value: dict[str, float], factor: float) -> str:
-    mid, lo, hi = (value[key] * factor for key in ("value", "lo", "hi"))
-    return f"{mid:.3g} [{lo:.3g}, {hi:.3g}]"
+def _with_interval(value: Interval | None, factor: float) -> str:
+    if value is None:
+        return "–"
+    return f"{value.value * factor:.3g} [{value.lo * factor:.3g}, {value.hi * factor:.3g}]"

@@ -16,7 +16,7 @@ Kind = Literal["predicted", "simulated", "measured", "published"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 80 % interval; `n` counts the samples behind a measured one, else 0."""
+    """A value with its 80 % interval; `n` counts the samples behind it, 0 if predicted."""
 
     value: float
     lo: float

@@ -56,10 +56,12 @@ def _resident(load: Load) -> tuple[Array, NDArray[np.bool_]]:
     return np.minimum(wanted, fit), fit < wanted
 
 
-def _stages(setting: Setting, load: Load, tokens: Array, step: StepTime) -> StepTime:
+def through_stages(
+    setting: Setting, pp_size: Array | float, tokens: Array, step: StepTime
+) -> StepTime:
     """A step that passes pp_size stages: each further stage has its own host time, and receives
     the hidden vectors of `tokens` tokens over one link."""
-    more = load.pp_size - 1.0
+    more = pp_size - 1.0
     link = setting.gpu.interconnect
     sent = tokens * 2.0 * setting.arch.hidden_size / link.peer_bandwidth(2)
     return replace(
@@ -88,7 +90,7 @@ def _mixed(setting: Setting, load: Load, batch: Array, prompt_tokens: Array) -> 
         load.isl / 2.0,
         load.expert_ranks,
     )
-    return _stages(setting, load, sequences + prompt_tokens, step)
+    return through_stages(setting, load.pp_size, sequences + prompt_tokens, step)
 
 
 def _chunk(load: Load, batch: Array, together: Array) -> Array:

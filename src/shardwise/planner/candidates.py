@@ -9,7 +9,7 @@ from shardwise.architecture.sharding import violations
 from shardwise.planner.question import Question
 
 PP_SIZES: Final = (1, 2, 4, 8)
-Cause = Literal["sharding rule", "memory", "overload"]
+Cause = Literal["sharding rule", "memory", "overload", "SLO"]
 
 
 @dataclass(frozen=True)

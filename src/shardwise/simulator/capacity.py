@@ -1,4 +1,4 @@
-"""The highest rate a deployment holds, and the cheapest deployment that holds a rate."""
+"""The highest rate a deployment holds under bounds on percentiles of latency."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def holds(result: Result, targets: Iterable[Target], warmup_s: float = 0.0) -> b
     )
 
 
-def _bisect(held: Callable[[float], bool], start: float) -> float:
-    """The highest rate that holds, within PRECISION, from a guess; 0.0 if none does."""
+def _bisect(held: Callable[[float], bool], start: float, precision: float = PRECISION) -> float:
+    """The highest rate that holds, within `precision`, from a guess; 0.0 if none does."""
     low, high, rate = 0.0, math.inf, start
-    while high > low * (1 + PRECISION) and start / 4096 < rate < start * 4096:
+    while high > low * (1 + precision) and start / 4096 < rate < start * 4096:
         if held(rate):
             low = rate
-            rate = 2 * rate if math.isinf(high) else math.sqrt(low * high)
+            rate = 1.5 * rate if math.isinf(high) else math.sqrt(low * high)
         else:
             high = rate
             rate = math.sqrt(low * high) if low > 0 else rate / 2
@@ -54,10 +54,10 @@ def highest_rate(
     policy: str = "least_loaded",
     warmup_s: float = 0.0,
     seed: int = 0,
+    precision: float = PRECISION,
 ) -> float:
-    """Requests/s at which `groups` still hold under traffic of this kind, within 2 %; 0.0: none.
-
-    The rate of `traffic` is where the search starts.
+    """Requests/s at which `groups` still hold under traffic of this kind, within `precision`;
+    0.0: none. The rate of `traffic` is where the search starts.
     """
 
     def held(rate: float) -> bool:
@@ -65,7 +65,9 @@ def highest_rate(
         return holds(simulate(groups, trace, policy=policy, seed=seed), targets, warmup_s)
 
     # fewer than a request in the whole run cannot be drawn
-    return _bisect(lambda rate: rate * traffic.duration_s >= 1 and held(rate), traffic.request_rate)
+    return _bisect(
+        lambda rate: rate * traffic.duration_s >= 1 and held(rate), traffic.request_rate, precision
+    )
 
 
 def highest_trace_rate(
@@ -86,20 +88,3 @@ def highest_trace_rate(
         ),
         own,
     )
-
-
-def cheapest(
-    candidates: Iterable[tuple[float, Sequence[Group]]],
-    trace: Trace,
-    targets: Sequence[Target] = (),
-    *,
-    policy: str = "least_loaded",
-    warmup_s: float = 0.0,
-    seed: int = 0,
-) -> tuple[float, Sequence[Group], Result] | None:
-    """The first of the candidates (cost, groups), cheapest first, that holds; None: none does."""
-    for cost, groups in sorted(candidates, key=lambda candidate: candidate[0]):
-        result = simulate(groups, trace, policy=policy, seed=seed)
-        if holds(result, targets, warmup_s):
-            return cost, groups, result
-    return None

@@ -1,7 +1,7 @@
 """Compile the inner loop with Numba where it is installed; else the same code runs interpreted.
 
-Compiled code is kept between runs, keyed by the sources of this package: Numba itself would not
-notice that a function called from another file has changed.
+Compiled code is kept between runs, keyed by the sources that are compiled or hold the arrays:
+Numba itself would not notice that a function called from another file has changed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ F = TypeVar("F", bound=Callable[..., object])
 
 HAS_NUMBA: Final = importlib.util.find_spec("numba") is not None
 INSTALL: Final = "pip install 'shardwise[traffic]'"
+SOURCES: Final = ("compiling", "kernel", "memory", "queues", "routing", "state", "stepping")
 
 
 @cache
 def _cache_folder() -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for name in SOURCES:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return str(Path(root) / "shardwise" / "compiled" / digest.hexdigest()[:16])
 
@@ -38,7 +39,12 @@ def compiled(function: F) -> F:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _cache_folder()  # read once, while the function is wrapped
     try:
-        wrapped: F = numba.njit(cache=True, error_model="numpy")(function)
+        wrapped: F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     finally:
         numba.config.CACHE_DIR = before
     return wrapped
+
+
+def compiles_first() -> bool:
+    """Whether the next run has to compile the loop first, which takes half a minute, once."""
+    return HAS_NUMBA and not any(Path(_cache_folder()).rglob("*.nbc"))

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shardwise.architecture.models import load as load_architecture
+from shardwise.architecture.sharding import violations
 from shardwise.errors import InputError
 from shardwise.evidence.record import Deployment
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
-from shardwise.perfmodel.estimate import Subject
+from shardwise.perfmodel.estimate import Subject, note_on
 from shardwise.perfmodel.intervals import half_width
 from shardwise.perfmodel.memory import require_fit
 from shardwise.perfmodel.profiles import Profile, bundled_profile, calibrated
@@ -51,33 +52,48 @@ def make_group(
 
     Raises UnknownNameError, InputError or DoesNotFitError.
     """
-    from shardwise.architecture.sharding import violations
-    from shardwise.perfmodel.estimate import note_on
-
-    if deployment.replicas < 1:
-        raise InputError(f"replicas is {deployment.replicas}", "allowed: 1 or more")
     known = catalogue or default_catalogue()
     arch, gpu = load_architecture(deployment.model), known.gpu(deployment.gpu)
-    broken = violations(arch, deployment.tp_size, deployment.pp_size)
-    if broken:
-        raise InputError(broken[0].message)
     siblings = {other.id: other for other in known.gpus()}
     seen = calibrated(profile or bundled_profile(), gpu, deployment.engine, siblings)
-    subject = Subject(
-        arch, gpu, deployment.engine, deployment.weight_dtype, deployment.kv_dtype, seen
+    return group_of(
+        Subject(arch, gpu, deployment.engine, deployment.weight_dtype, deployment.kv_dtype, seen),
+        deployment,
     )
-    setting = subject.setting
+
+
+def group_of(subject: Subject, deployment: Deployment) -> Group:
+    """The replicas of a deployment of `subject`. Raises InputError or DoesNotFitError."""
+    if deployment.replicas < 1:
+        raise InputError(f"replicas is {deployment.replicas}", "allowed: 1 or more")
+    arch, setting, d = subject.arch, subject.setting, deployment
+    broken = violations(
+        arch,
+        d.tp_size,
+        d.pp_size,
+        expert_parallel=d.expert_parallel,
+        weight_dtype=setting.weight_dtype,
+    )
+    if broken:
+        raise InputError(broken[0].message)
     stored = replace(deployment, weight_dtype=setting.weight_dtype, kv_dtype=setting.kv_dtype)
-    memory = require_fit(arch, gpu, stored, REFERENCE_CONTEXT)
+    memory = require_fit(arch, subject.gpu, stored, REFERENCE_CONTEXT)
     tokens = deployment.max_num_batched_tokens
     seqs = min(deployment.max_num_seqs, tokens)
     widths = {
-        metric: half_width(seen.profile, subject.seen, metric, deployment.tp_size)
+        metric: half_width(
+            subject.calibrated.profile,
+            subject.seen,
+            metric,
+            d.tp_size,
+            d.pp_size,
+            d.expert_parallel,
+        )
         for metric in ("ttft_s", "tpot_s", "e2e_latency_s")
     }
     return Group(
         deployment=stored,
-        table=step_table(setting, deployment.tp_size, deployment.pp_size, seqs, tokens),
+        table=step_table(setting, d.tp_size, d.pp_size, seqs, tokens, d.expert_parallel),
         max_num_seqs=seqs,
         max_num_batched_tokens=tokens,
         kv_capacity_tokens=memory.kv_capacity_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,6 +93,16 @@ class Result:
             dict(zip(at, map(float, found), strict=True)), float(values.mean()), len(values)
         )
 
+    def of_group(self, number: int) -> Result:
+        """The requests that replicas of group `number` took, for latencies and rates; queues and
+        occupancy stay those of the whole."""
+        counts = [group.deployment.replicas for group in self.groups]
+        first = sum(counts[:number])
+        q = self.requests
+        own = (q.replica >= first) & (q.replica < first + counts[number])
+        kept = {name: getattr(q, name)[own] for name in q._fields if name != "prefix_size"}
+        return replace(self, groups=(self.groups[number],), requests=q._replace(**kept))
+
     def outcomes(self) -> dict[str, int]:
         """How many requests were done, rejected, failed; together all of them."""
         return {name: int((self.requests.status == k).sum()) for k, name in enumerate(STATUSES)}
@@ -140,7 +150,7 @@ class Result:
         self, slo: Slo, usd_per_gpu_hour: float, warmup_s: float = 0.0
     ) -> float:
         """All GPUs paid for, over the output tokens of requests that met the SLO; infinite if
-        there are none."""
+        there are none. The price is of each GPU, or the mean over all."""
         window = self.window_s(warmup_s)
         tokens = float(self.requests.osl[self.good(slo, warmup_s)].sum())
         gpus = sum(group.deployment.gpus for group in self.groups)

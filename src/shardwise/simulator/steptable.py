@@ -7,10 +7,13 @@ whole number of sequences and of prompt tokens is tabulated once, and nothing is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from shardwise.errors import InputError
+from shardwise.perfmodel.serving import through_stages
 from shardwise.perfmodel.step import Setting, step_time
 from shardwise.perfmodel.work import Array
 
@@ -39,20 +42,34 @@ class StepTable:
 
 
 def step_table(
-    setting: Setting, tp_size: int, pp_size: int, max_num_seqs: int, max_tokens: int
+    setting: Setting,
+    tp_size: int,
+    pp_size: int,
+    max_num_seqs: int,
+    max_tokens: int,
+    expert_parallel: bool = False,
 ) -> StepTable:
     """The table of a replica of `tp_size` x `pp_size` GPUs for up to so many sequences and tokens.
 
-    With PP a step's sequences run as pp_size micro-batches that follow each other.
+    With PP a step's sequences run as pp_size micro-batches that follow each other, and a step is
+    of one micro-batch through all stages.
     """
     tp = np.array(float(tp_size))
     work = setting.work(tp)
 
     def seconds(sequences: Array, context: float, prompt: Array, earlier: float) -> Array:
         found = step_time(
-            setting, work, tp, sequences, np.array(context), prompt, np.array(earlier)
+            setting,
+            work,
+            tp,
+            sequences,
+            np.array(context),
+            prompt,
+            np.array(earlier),
+            float(tp_size) if expert_parallel else 1.0,
         )
-        return np.asarray(found.total, dtype=np.float64)
+        passed = through_stages(setting, float(pp_size), sequences + prompt, found)
+        return np.asarray(passed.total, dtype=np.float64)
 
     none, one = np.array(0.0), np.array(1.0)
     # one above the largest index, since a mixed step looks at s + 1
@@ -73,3 +90,31 @@ def step_table(
         window=window,
         pp_size=pp_size,
     )
+
+
+def measured_table(
+    decode_s: Mapping[int, float],
+    prompt_s: Mapping[int, float],
+    kv_slope: float,
+    max_num_seqs: int,
+    max_tokens: int,
+) -> StepTable:
+    """The table of an engine whose steps were timed: seconds by sequences without context, and by
+    tokens of a prompt computed alone, attention included.
+
+    Between the points, and beyond the last two, times are straight lines; a prompt of one token
+    takes a decode step. InputError for fewer than two points of either.
+    """
+
+    def line(points: Mapping[int, float], size: int) -> Array:
+        if len(points) < 2:
+            raise InputError(f"{len(points)} measured step times", "needed: two or more")
+        x = np.array(sorted(points), dtype=np.float64)
+        y = np.array([points[int(k)] for k in x])
+        at = np.arange(size + 2.0)
+        beyond = y[-1] + (at - x[-1]) * max(0.0, (y[-1] - y[-2]) / (x[-1] - x[-2]))
+        return np.asarray(np.where(at > x[-1], beyond, np.interp(at, x, y)))
+
+    decode = line(decode_s, max_num_seqs)
+    prompt = line({1: float(decode[1])} | dict(prompt_s), max(max_tokens, max_num_seqs))
+    return StepTable(decode, prompt, (kv_slope, kv_slope), (0.0, 0.0), float("inf"), 1)

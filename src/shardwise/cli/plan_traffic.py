@@ -1,0 +1,94 @@
+"""`shardwise plan` with bounds on percentiles: deployments simulated under arriving requests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwise.simulator.capacity import Target
+    from shardwise.study.holding import Holding
+
+MEDIANS: Final = (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2e", "e2e_latency_s"))
+
+
+def targets(options: dict[str, Any]) -> list[Target]:
+    """Every bound given, on medians and on 99th percentiles."""
+    from shardwise.cli.plan import seconds
+    from shardwise.simulator.capacity import Target
+
+    found = []
+    for name, metric in MEDIANS:
+        for key, percentile in ((name, 50.0), (f"{name}_p99", 99.0)):
+            bound = seconds(options[key], key.replace("_", "-"))
+            if bound is not None:
+                found.append(Target(metric, percentile, bound))
+    return found
+
+
+def answer(
+    names: tuple[str, ...], options: dict[str, Any], output: Path | None, save: Path | None
+) -> None:
+    """Search, print, and write what was asked for."""
+    from shardwise.cli.files import show_progress
+    from shardwise.cli.plan import questions_of, write
+    from shardwise.reports.holding_tables import (
+        holding_document,
+        holding_table,
+        recommendation,
+        rejected_lines,
+    )
+    from shardwise.reports.table_text import show
+    from shardwise.simulator.compiling import HAS_NUMBA, INSTALL, compiles_first
+    from shardwise.study.holding import hold
+
+    if len(names) > 1:
+        raise InputError(f"{len(names)} models with bounds on percentiles", "allowed: one model")
+    if options["objective"] != "cost":
+        raise InputError(
+            f"objective {options['objective'][:40]!r} with bounds on percentiles", "allowed: cost"
+        )
+    asked = targets(options)
+    questions = [questions_of(names, options, gpu)[0] for gpu in dict.fromkeys(options["gpu"])]
+    if not HAS_NUMBA:
+        click.echo(f"not compiled, so a hundred times slower: {INSTALL}", err=True)
+    elif compiles_first():
+        click.echo("compiling the simulation, once: half a minute", err=True)
+    found = hold(questions, asked, progress=show_progress)
+    commands, remark = _commands(names[0], found)
+    document = holding_document(found, commands, remark)
+    if not options["as_json"]:
+        click.echo(recommendation(found) + "\n")
+        show(holding_table(found), sys.stdout)
+        for line in rejected_lines(found):
+            click.echo(f"rejected, {line}")
+        click.echo(f"\nRun{f' ({remark})' if remark else ''}:")
+        for command in commands:
+            click.echo(command.line)
+    write(document, output, options["as_json"])
+    if save is not None:
+        _save(names[0], found, save)
+
+
+def _commands(name: str, found: Holding) -> tuple[Any, str]:
+    from shardwise.planner.command import checkpoint, note, replicas
+
+    q, best = found.best.question, found.best.deployment
+    stored = checkpoint(name, q.arch)
+    return replicas(best, q.arch, q.node.gpu, stored), note(stored, best.weight_dtype)
+
+
+def _save(name: str, found: Holding, path: Path) -> None:
+    from shardwise.hosting import deployment_file
+    from shardwise.hosting.planned import Chosen, planned
+
+    best = found.best
+    q = best.question
+    chosen = Chosen(name, q.arch, q.node.gpu, best.deployment)
+    deployment_file.save(planned([chosen], best.deployment.gpus), path)
+    click.echo(f"wrote {path}: start it with 'shardwise up {path}'", err=True)

@@ -1,0 +1,125 @@
+"""`shardwise search`: every simulation of a grid, on this machine's cores or a Ray cluster."""
+
+from __future__ import annotations
+
+import sys
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from shardwise.cli.simulate import ARRIVALS, POLICIES
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwise.simulator.search import Job
+
+MAX_JOBS: Final = 1_000_000
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--rate {text[:40]!r}", "expected: requests/s, as in 5,10,20") from None
+    return rates
+
+
+def _policies(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        if name not in POLICIES:
+            raise InputError(f"--policy {name[:40]!r}", f"allowed: {', '.join(POLICIES)}")
+    return names
+
+
+def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
+    """Every combination, seeds innermost. InputError for none or for too many."""
+    from shardwise.cli.options import sizes
+    from shardwise.evidence.record import Deployment
+    from shardwise.simulator.search import Job
+    from shardwise.simulator.traffic import Lengths, Traffic
+    from shardwise.workload.workload import Slo
+
+    shapes = [*product(sizes(options["tp"], "--tp"), sizes(options["replicas"], "--replicas"))]
+    rates, policies = _rates(options["rate"]), _policies(options["policy"])
+    seeds = options["seeds"]
+    count = len(shapes) * len(rates) * len(policies) * seeds
+    if not 1 <= count <= MAX_JOBS:
+        raise InputError(f"{count} simulations", f"allowed: 1 to {MAX_JOBS:,}")
+    cv = options["length_cv"]
+    lengths = Lengths(options["isl"], cv), Lengths(options["osl"], cv)
+    return [
+        Job(
+            Deployment(
+                model,
+                options["gpu"],
+                tp_size,
+                replicas=replicas,
+                weight_dtype=options["weight_dtype"],
+                engine=options["engine"],
+            ),
+            Traffic(rate, *lengths, options["duration"], options["arrivals"]),
+            Slo(ttft_s=options["ttft"], tpot_s=options["tpot"]),
+            policy,
+            options["warmup"],
+            seed,
+        )
+        for (tp_size, replicas), policy, rate in product(shapes, policies, rates)
+        for seed in range(seeds)
+    ]
+
+
+@click.command()
+@click.argument("model")
+@click.option("--gpu", default="h200", show_default=True)
+@click.option("--tp", default="1", show_default=True, help="TP sizes, as in 1,2,4,8.")
+@click.option("--replicas", default="1", show_default=True, help="Their numbers, as in 1,2,4.")
+@click.option("--rate", required=True, help="Requests/s, as in 5,10,20.")
+@click.option("--policy", default="least_loaded", show_default=True, help="One or more.")
+@click.option("--seeds", type=int, default=1, show_default=True, help="Runs of each.")
+@click.option("--engine", default="vllm", show_default=True)
+@click.option("--weight-dtype", default="auto", show_default=True)
+@click.option("--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True)
+@click.option("--isl", type=float, default=1000.0, show_default=True, help="Mean input tokens.")
+@click.option("--osl", type=float, default=500.0, show_default=True, help="Mean output tokens.")
+@click.option("--length-cv", type=float, default=0.0, show_default=True, help="Their variation.")
+@click.option("--duration", type=float, default=600.0, show_default=True, help="Seconds.")
+@click.option("--warmup", type=float, default=0.0, show_default=True, help="Seconds left out.")
+@click.option("--ttft", type=float, help="Bound in seconds a request must meet to be good.")
+@click.option("--tpot", type=float, help="The same for TPOT.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=Path("simulations.sqlite"),
+    show_default=True,
+    help="Holds each result as it comes; a search goes on from what is there.",
+)
+@click.option("--on", default="", help="Ray cluster, ray://host:port or auto; default: all cores.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> None:
+    """Simulate MODEL at every TP x replicas x policy x rate, --seeds times each.
+
+    A search that was interrupted, or lost a worker, goes on where it was when it is run again.
+    """
+    from shardwise.cli.files import print_json, show_progress
+    from shardwise.simulator.search import Store
+    from shardwise.simulator.search import search as run
+    from shardwise.simulator.summary import summaries
+
+    jobs = jobs_of(model, options)
+    outcomes = run(
+        jobs,
+        Store(store),
+        on=on,
+        progress=lambda done, total: show_progress("simulated", done, total),
+    )
+    found = summaries(jobs, outcomes)
+    if as_json:
+        print_json(found)
+        return
+    from shardwise.reports.search_tables import search_table
+    from shardwise.reports.table_text import show
+
+    show(search_table(found), sys.stdout)

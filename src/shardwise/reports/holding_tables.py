@@ -1,0 +1,123 @@
+"""Deployments that hold a request rate, as sentences, a table and one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from shardwise import metrics
+from shardwise.planner.command import Replica
+from shardwise.reports.decision_tables import Value, ranked_table
+from shardwise.reports.numbers import quantity
+from shardwise.reports.table import INTERVALS, Column, Table
+from shardwise.study.holding import Finalist, Holding, label
+
+
+def _name(f: Finalist) -> str:
+    d = f.deployment
+    ep = " x EP" if d.expert_parallel else ""
+    return f"{d.replicas} x TP={d.tp_size}{ep} {d.weight_dtype} on {d.gpu}"
+
+
+def _cost(f: Finalist) -> str:
+    return f"{f.deployment.gpus} GPUs" if f.usd_per_hour is None else f"{f.usd_per_hour:.4g} USD/h"
+
+
+def recommendation(found: Holding) -> str:
+    """What to deploy, what it gives at the rate, and how much more it would hold."""
+    best = found.best
+    q, m = best.question, best.evidence.metrics
+    bounds = ", ".join(f"{label(t)} {1e3 * t.bound_s:g} ms" for t in found.targets)
+    given = ", ".join(
+        f"{label(t)} {quantity(m[metrics.percentile_name(t.metric, t.percentile)], 's')}"
+        for t in found.targets
+    )
+    sure = (
+        "It also holds with every step at the slow end of its 80 % interval."
+        if best.certain
+        else "With every step at the slow end of its 80 % interval it would not hold."
+    )
+    return (
+        f"Deploy {q.arch.id} as {_name(best)} ({best.deployment.engine}), {_cost(best)}: the "
+        f"cheapest simulated that holds {q.demand.request_rate:g} requests/s within {bounds}. "
+        f"There: {given}.\nIt holds up to {quantity(best.rate_held, 'requests/s')}. {sure}"
+    )
+
+
+def holding_table(found: Holding) -> Table:
+    """Finalists, cheapest first."""
+    has_price = found.best.usd_per_hour is not None
+    cost = metrics.GOOD_COST
+    columns = (
+        Column("#", "rank"),
+        Column("deployment", "deployment", align="left"),
+        Column("GPUs", "gpus"),
+        *((Column("price", "usd_per_hour", "USD/h"),) if has_price else ()),
+        Column("rate held", metrics.REQUEST_RATE.name, "requests/s"),
+        Column("TTFT", "ttft_s", "s"),
+        Column("TTFT p99", "ttft_p99_s", "s"),
+        Column("TPOT", "tpot_s", "s"),
+        Column("TPOT p99", "tpot_p99_s", "s"),
+        *((Column("good tokens", cost.name, cost.unit),) if has_price else ()),
+        Column("at the slow end", "certain", align="left"),
+    )
+    q = found.best.question
+    notes = dict.fromkeys(f"simulated: {f.evidence.source.name}" for f in found.finalists)
+    return ranked_table(
+        "holding",
+        f"{q.arch.id} under {q.demand.request_rate:g} Poisson requests/s, {q.demand.isl} in / "
+        f"{q.demand.osl} out: the fewest replicas of each TP that hold, cheapest first",
+        columns,
+        [_row(i, f) for i, f in enumerate(found.finalists, 1)],
+        (INTERVALS, "latencies at the rate asked", *notes),
+    )
+
+
+def _row(number: int, f: Finalist) -> dict[str, Value]:
+    m = f.evidence.metrics
+    names = ("ttft_s", "ttft_p99_s", "tpot_s", "tpot_p99_s", metrics.GOOD_COST.name)
+    return {
+        "rank": str(number),
+        "deployment": _name(f),
+        "gpus": str(f.deployment.gpus),
+        "usd_per_hour": f.usd_per_hour,
+        metrics.REQUEST_RATE.name: f.rate_held,
+        **{name: m.get(name) for name in names},
+        "certain": "holds" if f.certain else "does not",
+    }
+
+
+def rejected_lines(found: Holding) -> list[str]:
+    """Rejected candidates, those of one cause and reason together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for gpu, r in found.rejected:
+        groups.setdefault((r.cause, r.reason), []).append(f"{r.sharding} on {gpu}")
+    return [f"{cause}: {', '.join(who)}: {why}" for (cause, why), who in groups.items()]
+
+
+def holding_document(found: Holding, commands: Sequence[Replica], note: str) -> dict[str, Any]:
+    """The whole answer for JSON, SI units."""
+    q = found.best.question
+    return {
+        "recommendation": recommendation(found),
+        "model": q.arch.id,
+        "demand": q.demand,
+        "targets": found.targets,
+        "finalists": [
+            {
+                "name": _name(f),
+                "evidence": f.evidence,
+                "gpus": f.deployment.gpus,
+                "usd_per_hour": f.usd_per_hour,
+                metrics.REQUEST_RATE.name: f.rate_held,
+                "holds_at_slow_end": f.certain,
+            }
+            for f in found.finalists
+        ],
+        "rejected": [{"gpu": gpu, "rejected": r} for gpu, r in found.rejected],
+        "commands": [
+            {"devices": r.devices, "port": r.port, "environment": r.environment, "argv": r.argv}
+            for r in commands
+        ],
+        "command_note": note,
+    }

@@ -1,0 +1,46 @@
+"""Many simulations as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shardwise.reports.decision_tables import Value, ranked_table
+from shardwise.reports.table import Column, Table
+from shardwise.simulator.summary import Summary
+
+
+def search_table(found: Sequence[Summary]) -> Table:
+    """A row for each deployment, policy and rate."""
+    columns = (
+        Column("deployment", "deployment", align="left"),
+        Column("policy", "policy", align="left"),
+        Column("rate", "request_rate", "requests/s"),
+        Column("runs", "runs"),
+        Column("overloaded", "overloaded", "runs"),
+        Column("goodput", "goodput", "requests/s"),
+        Column("TTFT p99", "ttft_p99_s", "s"),
+        Column("TPOT p99", "tpot_p99_s", "s"),
+        Column("outcome", "error", align="left"),
+    )
+    return ranked_table(
+        "search",
+        f"{sum(s.runs for s in found)} simulations",
+        columns,
+        [_row(s) for s in found],
+        ("medians over the seeds; in brackets: the range that 80 % of the runs fall in",),
+    )
+
+
+def _row(s: Summary) -> dict[str, Value]:
+    d = s.deployment
+    return {
+        "deployment": f"{d.replicas} x TP={d.tp_size} {d.weight_dtype} on {d.gpu}",
+        "policy": s.policy,
+        "request_rate": s.request_rate,
+        "runs": str(s.runs),
+        "overloaded": str(s.overloaded),
+        "goodput": s.goodput,
+        "ttft_p99_s": s.ttft_p99_s,
+        "tpot_p99_s": s.tpot_p99_s,
+        "error": s.error or "simulated",
+    }

@@ -1,0 +1,135 @@
+"""A simulation as evidence, the performance model's intervals carried through its queues."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from shardwise import metrics
+from shardwise.evidence.record import Evidence, Interval, Source
+from shardwise.simulator.fleet import Group
+from shardwise.simulator.results import LATENCIES, PERCENTILES, Result
+from shardwise.simulator.simulate import Failure, simulate
+from shardwise.simulator.traffic import Trace
+from shardwise.workload.workload import Slo, Workload
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One trace run three times: as expected, and with every step at the fast and at the slow end
+    of the performance model's 80 % interval."""
+
+    expected: Result
+    fast: Result
+    slow: Result
+
+    def of_group(self, number: int) -> Simulated:
+        return Simulated(*(run.of_group(number) for run in (self.expected, self.fast, self.slow)))
+
+    def interval(self, value: Callable[[Result], float], n: int = 0) -> Interval | None:
+        """What `value` gives for the three runs; None unless all are finite."""
+        found = [value(run) for run in (self.expected, self.fast, self.slow)]
+        if not all(map(math.isfinite, found)):
+            return None
+        return Interval(found[0], min(found), max(found), n)
+
+
+def simulate_thrice(
+    groups: Sequence[Group],
+    trace: Trace,
+    *,
+    policy: str = "least_loaded",
+    concurrency: int = 0,
+    failures: Sequence[Failure] = (),
+    seed: int = 0,
+) -> Simulated:
+    """The same run with steps as expected, fast and slow: by the half-width of TPOT's interval."""
+
+    def once(sign: float) -> Result:
+        return simulate(
+            [g.slower(math.exp(sign * g.half_widths.get("tpot_s", 0.0))) for g in groups],
+            trace,
+            policy=policy,
+            concurrency=concurrency,
+            failures=failures,
+            seed=seed,
+        )
+
+    return Simulated(once(0.0), once(-1.0), once(1.0))
+
+
+def evidence(
+    runs: Simulated,
+    *,
+    slo: Slo | None = None,
+    usd_per_gpu_hour: float | None = None,
+    warmup_s: float = 0.0,
+) -> list[Evidence]:
+    """One record a group: latencies are medians, with p90 and p99 under their own names.
+
+    What the run does not have is left out: TPOT for osl 1, a cost without a price or with nothing
+    good, a recovery that did not come within the run.
+    """
+    slo = slo or Slo()
+    found = []
+    for number, group in enumerate(runs.expected.groups):
+        own = runs.of_group(number)
+        values = {
+            **_latencies(own, warmup_s),
+            metrics.OUTPUT_THROUGHPUT.name: own.interval(lambda r: r.output_tok_s(warmup_s)),
+            metrics.GOODPUT.name: own.interval(lambda r: r.goodput(slo, warmup_s)),
+        }
+        if usd_per_gpu_hour is not None:
+            price = usd_per_gpu_hour
+            values[metrics.GOOD_COST.name] = own.interval(
+                lambda r, price=price: r.usd_per_million_good_tok(slo, price, warmup_s)  # type: ignore[misc]
+            )
+        if runs.expected.failures:
+            values[metrics.RECOVERY.name] = own.interval(lambda r: r.recovery_s() or 0.0)
+        known = {name: value for name, value in values.items() if value is not None}
+        source = Source("simulated", group.note or "step times as given")
+        found.append(Evidence(group.deployment, _workload(own.expected), known, source))
+    return found
+
+
+def _latencies(runs: Simulated, warmup_s: float) -> Mapping[str, Interval | None]:
+    out = {}
+    for name in LATENCIES:
+        n = runs.expected.percentiles(name, warmup_s).n
+        for at in PERCENTILES:
+            out[metrics.percentile_name(name, at)] = runs.interval(
+                lambda r, name=name, at=at: r.percentiles(name, warmup_s, [at]).values[at],  # type: ignore[misc]
+                n,
+            )
+    return out
+
+
+def _workload(run: Result) -> Workload:
+    """Mean lengths; requests in flight by Little's law."""
+    q = run.requests
+    n = len(q.arrival)
+    if not n:
+        return Workload(1, 1, 1)
+    span = run.span_s
+    rate = n / span if span > 0 else 0.0
+    in_flight = rate * float(run.percentiles("e2e_latency_s").mean or 0.0)
+    open_loop = not run.concurrency and 0 < rate < 1e9
+    return Workload(
+        isl=float(q.isl.mean()),
+        osl=float(q.osl.mean()),
+        concurrency=run.concurrency or max(1, round(in_flight) if math.isfinite(in_flight) else 1),
+        request_rate=rate if open_loop else None,
+        requests=min(n, 10_000_000),
+    )
+
+
+def timeline(run: Result) -> dict[str, list[float]]:
+    """Queue, batch and KV occupancy over time: means of equal stretches, summed over replicas."""
+    line = run.timeline()
+    return {
+        "start_s": [round(float(x), 6) for x in line.start_s],
+        "running": [round(float(x), 3) for x in line.running],
+        "waiting": [round(float(x), 3) for x in line.waiting],
+        "kv_share": [round(float(x), 4) for x in line.kv_share],
+    }

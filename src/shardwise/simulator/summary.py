@@ -1,0 +1,63 @@
+"""Many simulations by what they have in common: each figure over the seeds of one deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwise.evidence.record import Deployment, Interval
+from shardwise.simulator.search import Job, Outcome
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Runs of one deployment, policy and rate that differ in their seed alone.
+
+    Values are medians over the runs, with the range that 80 % of them fall in; None where no run
+    has a value.
+    """
+
+    deployment: Deployment
+    policy: str
+    request_rate: float
+    runs: int
+    overloaded: int
+    error: str  #: why it cannot be simulated, "" if it can
+    goodput: Interval | None
+    ttft_p99_s: Interval | None
+    tpot_p99_s: Interval | None
+
+
+def _over(values: Sequence[float | None]) -> Interval | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    lo, mid, hi = (float(x) for x in np.percentile(known, [10, 50, 90]))
+    return Interval(mid, lo, hi, len(known))
+
+
+def summaries(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Summary]:
+    """In order of first appearance. `outcomes` are those of `jobs`, one each."""
+    groups: dict[tuple[Deployment, str, float], list[Outcome]] = {}
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        key = job.deployment, job.policy, job.traffic.request_rate
+        groups.setdefault(key, []).append(outcome)
+    found = []
+    for (deployment, policy, rate), runs in groups.items():
+        done = [run for run in runs if not run.error]
+        found.append(
+            Summary(
+                deployment=deployment,
+                policy=policy,
+                request_rate=rate,
+                runs=len(runs),
+                overloaded=sum(run.overloaded for run in done),
+                error=next((run.error for run in runs if run.error), ""),
+                goodput=_over([run.goodput for run in done]),
+                ttft_p99_s=_over([run.percentiles["ttft_s"]["p99"] for run in done]),
+                tpot_p99_s=_over([run.percentiles["tpot_s"]["p99"] for run in done]),
+            )
+        )
+    return found
