@@ -47,6 +47,17 @@ def ask(target: Target, path: str, body: Any = None, timeout_s: float = 60.0) ->
         connection.close()
 
 
+def require_answer(target: Target) -> None:
+    """Raises InputError where nobody answers at all, whatever the answer might be."""
+    answer = ask(target, "/health", timeout_s=10.0)
+    if not answer.status:
+        why = answer.body.decode(errors="replace") or "no answer"
+        raise InputError(
+            f"nobody answers at {target.url}: {why[:120]}",
+            remedy="check that a server listens there",
+        )
+
+
 def served_model(target: Target) -> str:
     """The name of the one model `target` serves. Raises InputError if there is not exactly one."""
     answer = ask(target, "/v1/models")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -117,7 +118,8 @@ def show_cells(cells: Sequence[Measured], as_json: bool) -> None:
     if as_json:
         from shardwise.cli.files import print_json
 
-        print_json({"cells": cells})
+        # raw requests stay in the store: they would be a hundred times the rest
+        print_json({"cells": [replace(cell, repeats=()) for cell in cells]})
         return
     from shardwise import metrics
     from shardwise.reports.measured_tables import measured_table

@@ -42,13 +42,14 @@ if TYPE_CHECKING:
 def run(url: str, **given: Any) -> None:
     """Measure the OpenAI-compatible endpoint at URL under each load."""
     from shardwise.bench.cell import measure
-    from shardwise.bench.http import served_model
+    from shardwise.bench.http import require_answer, served_model
     from shardwise.bench.target import parse_target
     from shardwise.evidence.store import open_store
 
     effort = effort_of(given)
     loads = workloads(given)
     target = parse_target(url, given["api"], given["model"], _key(given["api_key_env"]))
+    require_answer(target)
     if not target.model:
         target = target.named(served_model(target))
     cells = []
