@@ -120,7 +120,8 @@ def _spellings() -> dict[str, str]:
     known = {}
     for model_id in bundled():
         values = _bundled_values(model_id)
-        for name in (model_id, values["_hub_id"], *values.get("_aliases", ())):
+        names = (model_id, values.get("_hub_id", model_id), *values.get("_aliases", ()))
+        for name in names:
             known[_spelling(name)[0]] = model_id
     return known
 
@@ -210,5 +211,10 @@ def _fetch(hub: ModuleType, hub_id: str) -> str:
 
 
 def published_id(name: str) -> str | None:
-    """The Hugging Face id of the bundled model of id `name`; None for a model that is not."""
-    return str(_bundled_values(name)["_hub_id"]) if name in bundled() else None
+    """The Hugging Face id of the bundled model of id `name`; None for a model that has none."""
+    return _bundled_values(name).get("_hub_id") if name in bundled() else None
+
+
+def bundled_config(name: str) -> dict[str, Any]:
+    """What a config.json of the bundled model of id `name` holds."""
+    return {k: v for k, v in _bundled_values(name).items() if not k.startswith("_")}

@@ -65,12 +65,24 @@ class Arranged:
 def arrange(
     source: PromptSource, workload: Workload, requests: int, seed: int, shared_prefix: int = 0
 ) -> Arranged:
-    """Equal requests of exactly `workload`'s lengths, with different prompts; Poisson arrivals
-    where it has a request rate."""
-    prompts = make_prompts(source, [round(workload.isl)] * requests, seed, shared_prefix)
+    """Requests of `workload`'s lengths, with different prompts; Poisson arrivals where it has a
+    request rate."""
+    drawn = np.random.default_rng(seed % 2**32)
+    isl = lengths(workload.isl, workload.length_spread, requests, drawn)
+    osl = lengths(workload.osl, workload.length_spread, requests, drawn)
     rate = workload.request_rate
     due_s = None if rate is None else poisson(rate, requests, seed % 2**32).due_s
-    return Arranged(prompts, [round(workload.osl)] * requests, due_s)
+    return Arranged(make_prompts(source, isl, seed, shared_prefix), osl, due_s)
+
+
+def lengths(mean: float, spread: float, count: int, drawn: np.random.Generator) -> list[int]:
+    """`count` lengths, evenly from `mean` x (1 - spread) to `mean` x (1 + spread), shuffled.
+
+    Evenly rather than drawn: every run has the same work, so that runs differ by what is measured.
+    """
+    share = (np.arange(count) + 0.5) / count
+    values = np.rint(mean * (1.0 + spread * (2.0 * share - 1.0))).astype(int)
+    return [int(value) for value in drawn.permutation(values)]
 
 
 @dataclass(frozen=True)
@@ -143,13 +155,29 @@ def _any_ok(repeat: Repeat) -> bool:
 
 
 def series(repeat: Repeat, metric: str, mode: Mode) -> Values:
-    """A latency of each request in the steady window, in the order they ended; a static batch's
-    E2E latency is one value, that of the batch."""
+    """A latency of each request in the steady window, in the order they ended; of a static batch
+    one value, the whole batch's."""
     ended = inside(repeat.records, repeat.window_s)
-    if mode == "static_batch" and metric == "e2e_latency_s" and ended:
-        return np.array([ended[-1].last_s - min(r.origin_s for r in ended)])
-    values = np.array([getattr(r, metric) for r in ended])
+    if mode == "static_batch":
+        values = np.array([_of_batch(ended)[metric]] if ended else [])
+    else:
+        values = np.array([getattr(r, metric) for r in ended])
     return values[np.isfinite(values)] if len(values) else np.empty(0)
+
+
+def _of_batch(ended: Sequence[RequestRecord]) -> dict[str, float]:
+    """A static batch from its start until each sequence has its first token, and until its last
+    token; between them its decode steps. What a server does while a batch still arrives, one
+    request a step, is no part of TPOT then."""
+    begun = min(r.origin_s for r in ended)
+    first = max(r.first_s for r in ended) - begun
+    whole = max(r.last_s for r in ended) - begun
+    steps = max(r.output_tokens for r in ended) - 1
+    return {
+        "ttft_s": first,
+        "tpot_s": (whole - first) / steps if steps else math.nan,
+        "e2e_latency_s": whole,
+    }
 
 
 def throughputs(repeat: Repeat) -> tuple[float, float]:

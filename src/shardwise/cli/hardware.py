@@ -24,6 +24,12 @@ def hardware() -> None:
     type=click.IntRange(0),
     help="CPU threads that make one rank; 0: the cores over at most 8 ranks.",
 )
+@click.option(
+    "--ranks",
+    default=0,
+    type=click.IntRange(0),
+    help="Ranks at work at the same time; 0: all there are.",
+)
 @click.option("--short", is_flag=True, help="Fewer repeats.")
 @click.option(
     "-o",
@@ -47,7 +53,9 @@ def detect(name: str, output: Path | None, as_json: bool, **asked: Any) -> None:
     path = output or hardware_folder() / f"{check_id(name)}.toml"
     check_id(name)
     require_writable(path)
-    found = measure(asked["device"], asked["threads_per_rank"], asked["short"], _progress)
+    found = measure(
+        asked["device"], asked["threads_per_rank"], asked["short"], _progress, asked["ranks"]
+    )
     if found.was_busy:
         busy = f"the machine was busy (load {found.load_before:.1f} on {found.cores} cores)"
         click.echo(f"{busy}: measure again when it is quiet", err=True)

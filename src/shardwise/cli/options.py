@@ -24,7 +24,7 @@ def sizes(text: str, what: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def subject_options(command: F) -> F:
+def subject_options(command: F, gpu_required: bool = True) -> F:
     """MODEL, --gpu, --engine, --dtype, --kv-dtype, --profile, --catalogue."""
     for option in (
         click.option(
@@ -38,7 +38,7 @@ def subject_options(command: F) -> F:
         click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype."),
         click.option("--dtype", default="auto", show_default=True, help="Weight dtype."),
         click.option("--engine", default="vllm", show_default=True, help="vllm, sglang, …"),
-        click.option("--gpu", required=True, help="GPU id, for example mi300x."),
+        click.option("--gpu", required=gpu_required, help="GPU id, for example mi300x."),
         click.argument("model"),
     ):
         command = option(command)

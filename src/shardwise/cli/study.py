@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import click
 
 from shardwise.cli.files import print_json, say, show_progress
 from shardwise.cli.options import sizes, subject_options
+from shardwise.errors import InputError
 
 
 @click.command()
-@subject_options
+@partial(subject_options, gpu_required=False)
 @click.option("--gpus", default=8, show_default=True, help="GPUs in the node.")
 @click.option("--tp", default="1,2,4,8", show_default=True, help="TP sizes to compare.")
 @click.option(
@@ -36,6 +38,12 @@ from shardwise.cli.options import sizes, subject_options
 @click.option("--tpot", default=50.0, show_default=True, help="Online user's TPOT bound, ms.")
 @click.option("--ttft", default=2000.0, show_default=True, help="Online user's TTFT bound, ms.")
 @click.option("--price", type=float, default=None, help="USD per GPU-hour instead of the default.")
+@click.option("--measure", is_flag=True, help="Run it on this machine, beside its prediction.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget of --measure.")
+@click.option("--name", default="", help="Profile that --measure corrects; default: this-machine.")
+@click.option("--python", default="", help="--measure: interpreter of the engine's environment.")
+@click.option("--flag", "flags", multiple=True, help="--measure: added to the engine's command.")
+@click.option("--env", multiple=True, help="--measure: NAME=VALUE for the engine; repeatable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for files.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def study(**given: Any) -> None:
@@ -43,9 +51,20 @@ def study(**given: Any) -> None:
 
     MODEL is a bundled id (llama-3.1-70b), a folder or config.json, or a Hugging Face id.
     """
+    if given["measure"]:
+        from shardwise.cli.study_measure import measure
+
+        measure(given)
+    else:
+        _predict(given)
+
+
+def _predict(given: dict[str, Any]) -> None:
     from shardwise.reports.files import prepare_folder
     from shardwise.reports.study_output import write_study
 
+    if not given["gpu"]:
+        raise InputError("--gpu is missing", "a GPU of the catalogue, or --measure for this one")
     if given["output"]:
         prepare_folder(given["output"])
     output = _run(given)

@@ -33,15 +33,18 @@ Device = Literal["auto", "cpu", "cuda"]
 Progress = Callable[[str], None]
 
 
-def detect(device: Device, threads_per_rank: int, short: bool, done: Progress) -> Measured:
+def detect(
+    device: Device, threads_per_rank: int, short: bool, done: Progress, ranks: int = 0
+) -> Measured:
     """Measures this machine; `done` is told each part's name before it starts.
 
-    `threads_per_rank` 0 shares the cores out over at most MAX_CPU_RANKS ranks. Raises InputError
-    for a device that is not here or more threads than cores.
+    `threads_per_rank` 0 shares the cores out over at most MAX_CPU_RANKS ranks, `ranks` 0 is as many
+    as there are: fewer have the memory's bandwidth to themselves. Raises InputError for a device
+    that is not here or more than there is of it.
     """
     start, n = time.perf_counter(), SHORT_N if short else LONG_N
     load_before = os.getloadavg()[0]
-    spec = _spec(device, threads_per_rank)
+    spec = _spec(device, threads_per_rank, ranks)
     found, spread = [], {}
     for world in worlds(spec.tp_size):
         done(f"{world} of {spec.tp_size} ranks")
@@ -91,16 +94,22 @@ def fit_line(sizes: tuple[int, ...], seconds: list[float]) -> AllReduceLine:
     return AllReduceLine(float(latency), 1 / float(per_byte))
 
 
-def _spec(device: Device, threads: int) -> GroupSpec:
+def _spec(device: Device, threads: int, ranks: int) -> GroupSpec:
     gpus, cores = torch.cuda.device_count(), _cores()
     if device == "cuda" and not gpus:
         raise InputError("no GPU is visible to torch", remedy="pass --device cpu")
     if device == "cuda" or (device == "auto" and gpus):
-        return GroupSpec(gpus, "cuda")
-    if threads > cores:
-        raise InputError(f"--threads-per-rank is {threads}", f"allowed: up to the {cores} cores")
-    threads = threads or cores // min(cores, MAX_CPU_RANKS)
-    return GroupSpec(min(cores // threads, MAX_CPU_RANKS), "cpu", threads_per_rank=threads)
+        _at_most("--ranks", ranks, gpus, "GPUs")
+        return GroupSpec(ranks or gpus, "cuda")
+    _at_most("--threads-per-rank", threads, cores, "cores")
+    threads = threads or cores // (ranks or min(cores, MAX_CPU_RANKS)) or 1
+    _at_most("--ranks", ranks, cores // threads, f"times {threads} threads that the cores make")
+    return GroupSpec(ranks or min(cores // threads, MAX_CPU_RANKS), "cpu", threads_per_rank=threads)
+
+
+def _at_most(option: str, given: int, there: int, what: str) -> None:
+    if given > there:
+        raise InputError(f"{option} is {given}", f"allowed: up to the {there} {what}")
 
 
 def _of(spec: GroupSpec, world: int) -> GroupSpec:

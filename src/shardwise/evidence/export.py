@@ -11,6 +11,7 @@ import msgspec
 
 from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured
+from shardwise.evidence.record import Evidence
 
 #: workload mode -> as the rows name it
 MODES: Final = {
@@ -36,14 +37,29 @@ COLUMNS: Final = (
 )
 
 
+def _values(cell: Measured) -> dict[str, float]:
+    """The measured columns of one replica: of several, those with work share the load equally."""
+    e = cell.evidence
+    share = {metric: 1.0 / _busy(e) for metric in ("total_tok_s", "output_tok_s")}
+    return {
+        column: e.metrics[metric].value * factor * share.get(metric, 1.0)
+        for column, (metric, factor) in METRICS.items()
+        if metric in e.metrics
+    }
+
+
+def _busy(evidence: Evidence) -> int:
+    return min(evidence.deployment.replicas, evidence.workload.concurrency)
+
+
 def row_of(cell: Measured) -> dict[str, Any]:
-    """One cell as a row; metrics that were not measured stay empty."""
+    """One cell as a row of one replica; metrics that were not measured stay empty."""
     e = cell.evidence
     d, w = e.deployment, e.workload
     versions: Mapping[str, str] = cell.conditions.get("versions") or {}
     engine = "shardwise" if d.engine == "builtin" else d.engine
     version = versions.get(engine) or versions.get(f"{engine}-cpu") or ""
-    closed = w.mode == "closed_loop"
+    closed, values, slots = w.mode == "closed_loop", _values(cell), w.concurrency / _busy(e)
     return {
         "source_id": f"shardwise_bench_{cell.study}",
         "model_id": d.model,
@@ -55,14 +71,11 @@ def row_of(cell: Measured) -> dict[str, Any]:
         "tp": d.tp_size,
         "pp": d.pp_size,
         "mode": MODES[w.mode],
-        "concurrency": w.concurrency,
+        "concurrency": int(slots) if slots.is_integer() else slots,
         "isl": f"{w.isl:g}",
         "osl": f"{w.osl:g}",
         "requests": (w.requests or STEADY_WAVES * w.concurrency) if closed else "",
-        **{
-            column: f"{e.metrics[metric].value * factor:.6g}" if metric in e.metrics else ""
-            for column, (metric, factor) in METRICS.items()
-        },
+        **{column: f"{values[column]:.6g}" if column in values else "" for column in METRICS},
         "kv_limited": "",
         "measured_on": e.source.date,
         "use": "calibrate",
@@ -97,17 +110,7 @@ def _parquet(cells: Sequence[Measured], path: Path) -> int:
             "Parquet needs pyarrow", remedy="run: pip install 'shardwise[parquet]'"
         ) from None
     chosen = exported(cells)
-    rows = [
-        {
-            **row_of(c),
-            **{
-                k: c.evidence.metrics[m].value * f
-                for k, (m, f) in METRICS.items()
-                if m in c.evidence.metrics
-            },
-        }
-        for c in chosen
-    ]
+    rows = [{**row_of(c), **_values(c)} for c in chosen]
     cleaned = [{k: None if v == "" else v for k, v in row.items()} for row in rows]
     parquet.write_table(arrow.Table.from_pylist(cleaned), path)
     return len(chosen)

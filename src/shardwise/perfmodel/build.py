@@ -133,6 +133,17 @@ class Personal:
     after_pct: dict[str, float]  #: cross-validated: each row judged by a fit without it
 
 
+def adapted(batches: Sequence[Batch], base: Profile) -> Hierarchy:
+    """The offsets of `base`, those of the batches' own GPU and engine pairs moved to explain them,
+    and those of a GPU or engine that it knows nothing of; everything shared stays."""
+    start = base.hierarchy
+
+    def free(key: tuple[str, ...]) -> bool:
+        return key[0] == "pair" or (key[0] != "shared" and key not in start.offsets)
+
+    return fit(batches, links_of(base.lines), start, free)
+
+
 def build_personal(
     rows: Sequence[Row], base: Profile, name: str, provenance: str, progress: Progress
 ) -> Personal:
@@ -149,23 +160,15 @@ def build_personal(
             f"{len(used)} usable rows{reason}", f"allowed: {MIN_ROWS} or more measured rows"
         )
     links = links_of(base.lines)
-    start = base.hierarchy
-
-    def free(key: tuple[str, ...]) -> bool:
-        return key[0] == "pair" or (key[0] != "shared" and key not in start.offsets)
-
-    def refit(chosen: Sequence[Batch]) -> Hierarchy:
-        return fit(chosen, links, start, free)
-
-    before = in_sample(batches, start, links)
+    before = in_sample(batches, base.hierarchy, links)
     after: list[HeldOut] = []
     folds = min(FOLDS, len(used))
     for k in range(folds):
         progress("cross-validate", k + 1, folds)
         kept, _ = group([row for i, row in enumerate(used) if i % folds != k])
         judged, _ = group([row for i, row in enumerate(used) if i % folds == k])
-        after += in_sample(judged, refit(kept), links)
-    hierarchy = refit(batches)
+        after += in_sample(judged, adapted(kept, base), links)
+    hierarchy = adapted(batches, base)
     metrics = sorted({h.metric for h in before})
     profile = Profile(
         name=name,

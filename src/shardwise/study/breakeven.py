@@ -46,7 +46,7 @@ def latency_keeping_batch(
     """
     latency = _latency(grid, from_tp, concurrency, metric)
     points = [(batch, interval.value) for batch, interval in curve(grid, to_tp, metric)]
-    batch, bound = _first_crossing(points, latency)
+    batch, bound = first_crossing(points, latency)
     return KeptLatency(metric, from_tp, to_tp, concurrency, latency, batch, bound)
 
 
@@ -72,7 +72,7 @@ def _latency(grid: Grid, tp_size: int, concurrency: int, metric: str) -> float:
     return item.metrics[metric].value
 
 
-def _first_crossing(
+def first_crossing(
     points: Sequence[tuple[int, float]], latency: float
 ) -> tuple[float | None, Bound]:
     if not points or points[0][1] > latency:

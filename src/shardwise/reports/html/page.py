@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 from shardwise import metrics
-from shardwise.errors import printable
 from shardwise.reports.advice_words import advice_lines, copies_and_tp, how_sure, trust_lines
 from shardwise.reports.html.drawing import draw
 from shardwise.reports.html.sections import sections, sources
+from shardwise.reports.html.templates import template
 from shardwise.reports.numbers import number, quantity
 from shardwise.reports.study_output import StudyOutput, study_figures
 from shardwise.study.advice import Advice, NoAdvice
-
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-LONGEST: Final = 1000  #: characters of any one text: names come from strangers' files
 
 
 def report_html(output: StudyOutput, command: str = "") -> str:
@@ -31,8 +24,7 @@ def report_html(output: StudyOutput, command: str = "") -> str:
     wanted = [name for section in found for name in section.figures if name in charts]
     first = output.study.evidence[0]
     question = output.study.question
-    return _template().render(
-        css=_file("report.css"),
+    return template("report.html.j2").render(
         deployment=first.deployment,
         workload=first.workload,
         question=question,
@@ -94,21 +86,3 @@ def _answer(advice: Advice | NoAdvice, line: str) -> dict[str, Any]:
         "sure": how_sure(advice) or "No latency target.",
         "note": advice.note,
     }
-
-
-def _file(name: str) -> str:
-    return files("shardwise.reports.html").joinpath(name).read_text("utf-8")
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    known = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: printable(value, LONGEST) if type(value) is str else value,
-    )
-    return known.from_string(_file("report.html.j2"))

@@ -1,0 +1,1 @@
+"""A study measured on the machine at hand: predicted before, run, compared, corrected, judged."""

@@ -1,0 +1,185 @@
+"""What the published study says of TP, asked of this machine's own cells.
+
+Splits are compared at equal total threads on a CPU, and at equal GPUs where replicas fill the
+machine; a step from one GPU (or one share of the cores) to two is the study's own sense of a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shardwise.evidence.record import Evidence, Interval
+from shardwise.experiment.correct import Compared
+from shardwise.experiment.split import Split
+from shardwise.study.breakeven import first_crossing
+from shardwise.study.intervals import ratio, reciprocal
+
+Verdict = Literal["holds", "does not hold", "not resolved"]
+Cells = Mapping[tuple[Split, int], Evidence]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim at one batch. `value` is in `unit`, with its 80 % interval."""
+
+    text: str
+    where: str
+    batch: int
+    value: Interval
+    unit: str
+    verdict: Verdict
+
+
+def claims(compared: Sequence[Compared]) -> tuple[Claim, ...]:
+    """Every claim that the closed-loop cells can speak to, in the study's order."""
+    cells = {
+        (c.cell.split, c.cell.workload.concurrency): c.measured
+        for c in compared
+        if c.cell.workload.mode == "closed_loop" and c.usable
+    }
+    return (
+        *_more_throughput_than_latency(cells),
+        *_small_batches_gain(cells),
+        *_halving_keeps_latency(cells),
+        *_copies_against_one(cells),
+    )
+
+
+def _verdict(value: Interval, bound: float, above: bool) -> Verdict:
+    """Whether `value` is above (or below) `bound`, as far as its interval tells."""
+    if value.lo > bound:
+        return "holds" if above else "does not hold"
+    if value.hi < bound:
+        return "does not hold" if above else "holds"
+    return "not resolved"
+
+
+def _steps(cells: Cells) -> Iterator[tuple[Split, Split]]:
+    """From each single replica to that with the next TP: with as many threads a rank, then with as
+    many in total."""
+    single = sorted(
+        {split for split, _ in cells if split.replicas == 1},
+        key=lambda s: (s.tp_size, s.threads),
+    )
+    for a in single:
+        larger = sorted({s.tp_size for s in single if s.tp_size > a.tp_size})
+        for b in single:
+            if larger and b.tp_size == larger[0] and (a.threads == b.threads or a.cores == b.cores):
+                yield a, b
+
+
+def _batches(cells: Cells, *splits: Split) -> list[int]:
+    """Batches at which all of `splits` were measured."""
+    known = [{c for split, c in cells if split == wanted} for wanted in splits]
+    return sorted(set.intersection(*known))
+
+
+def _ratio(
+    cells: Cells, metric: str, after: tuple[Split, int], before: tuple[Split, int]
+) -> Interval:
+    return ratio(cells[after].metrics[metric], cells[before].metrics[metric])
+
+
+def _where(a: Split, b: Split) -> str:
+    return f"{a.label} to {b.label}"
+
+
+def _more_throughput_than_latency(cells: Cells) -> Iterator[Claim]:
+    for a, b in _steps(cells):
+        for batch in _batches(cells, a, b):
+            latency = _ratio(cells, "e2e_latency_s", (b, batch), (a, batch))
+            rate = _ratio(cells, "output_tok_s", (b, batch), (a, batch))
+            points = _sum(rate, latency)
+            yield Claim(
+                "a step up adds more throughput than it cuts latency",
+                _where(a, b),
+                batch,
+                points,
+                "points",
+                _verdict(points, 0.0, above=True),
+            )
+
+
+def _sum(rate: Interval, latency: Interval) -> Interval:
+    """(rate - 1) - (1 - latency) in percentage points; widths of separate runs add as squares."""
+    value = 100.0 * (rate.value + latency.value - 2.0)
+    down = math.hypot(rate.value - rate.lo, latency.value - latency.lo)
+    up = math.hypot(rate.hi - rate.value, latency.hi - latency.value)
+    return Interval(value, value - 100.0 * down, value + 100.0 * up, min(rate.n, latency.n))
+
+
+def _small_batches_gain(cells: Cells) -> Iterator[Claim]:
+    for a, b in _steps(cells):
+        batch = min(_batches(cells, a, b), default=0)
+        if batch:
+            latency = _ratio(cells, "e2e_latency_s", (b, batch), (a, batch))
+            yield Claim(
+                "the smallest batch gains from TP: E2E latency, after / before",
+                _where(a, b),
+                batch,
+                latency,
+                "x",
+                _verdict(latency, 1.0, above=False),
+            )
+
+
+def _halving_keeps_latency(cells: Cells) -> Iterator[Claim]:
+    """Down a step, the batch that keeps the latency, as a share of the batch before."""
+    for low, high in _steps(cells):
+        for batch in _batches(cells, high):
+            share = _kept_share(cells, low, high, batch)
+            if share:
+                yield Claim(
+                    "a lower TP keeps the latency at this share of the batch, half or less",
+                    _where(high, low),
+                    batch,
+                    share,
+                    "x",
+                    _verdict(share, low.tp_size / high.tp_size, above=False),
+                )
+
+
+def _kept_share(cells: Cells, low: Split, high: Split, batch: int) -> Interval | None:
+    """None where even the smallest batch measured is slower. A bound that lies outside the batches
+    measured is the nearest of them."""
+    latency = cells[high, batch].metrics["e2e_latency_s"]
+    batches = _batches(cells, low)
+    curve = [(c, cells[low, c].metrics["e2e_latency_s"]) for c in batches]
+    kept, _ = first_crossing([(c, e.value) for c, e in curve], latency.value)
+    if kept is None:
+        return None
+    least, _ = first_crossing([(c, e.hi) for c, e in curve], latency.lo)
+    most, _ = first_crossing([(c, e.lo) for c, e in curve], latency.hi)
+    bounds = (least or batches[0], most or batches[-1])
+    return Interval(kept / batch, min(bounds[0], kept) / batch, bounds[1] / batch, latency.n)
+
+
+def _copies_against_one(cells: Cells) -> Iterator[Claim]:
+    copies = sorted(
+        {split for split, _ in cells if split.replicas > 1}, key=lambda s: (s.tp_size, s.replicas)
+    )
+    for many in copies:
+        whole = [
+            s
+            for s, _ in cells
+            if s.replicas == 1 and s.tp_size == many.ranks and s.threads == many.threads
+        ]
+        for one in dict.fromkeys(whole):
+            for batch in _batches(cells, many, one):
+                yield from _copies(cells, many, one, batch)
+
+
+def _copies(cells: Cells, many: Split, one: Split, batch: int) -> Iterator[Claim]:
+    rate = _ratio(cells, "output_tok_s", (many, batch), (one, batch))
+    latency = _ratio(cells, "e2e_latency_s", (many, batch), (one, batch))
+    cost = reciprocal(rate)
+    where = f"{many.label} against {one.label}, the same total load"
+    for text, value, above in (
+        ("copies give more throughput", rate, True),
+        ("copies have a longer E2E latency", latency, True),
+        ("copies' tokens cost less, the machine being paid for either way", cost, False),
+    ):
+        yield Claim(text, where, batch, value, "x", _verdict(value, 1.0, above))

@@ -1,0 +1,105 @@
+"""Which cells an experiment has, and which it gives up first where the time is short."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from shardwise.bench.cell import Effort
+from shardwise.evidence.export import STEADY_WAVES
+from shardwise.experiment.split import Machine, Split
+from shardwise.workload.workload import Mode, Workload
+
+REPEATS: Final = (3, 4)
+#: Requests of a closed loop's run: four waves, of which the steady window keeps two or three.
+WAVES, LEAST_REQUESTS = 4, 8
+STALL_TIMEOUT_S: Final = 120.0
+#: Lengths of a closed loop, evenly from half to one and a half times the mean. Equal ones end in
+#: the same step, start again together, and so measure a static batch over and over.
+SPREAD: Final = 0.5
+MODES: Final[tuple[tuple[Mode, float], ...]] = (("closed_loop", SPREAD), ("static_batch", 0.0))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One load on one split of the machine."""
+
+    split: Split
+    workload: Workload
+
+    @property
+    def label(self) -> str:
+        mode = self.workload.mode.replace("_", " ")
+        return f"{self.split.label}, {mode}, batch {self.workload.concurrency}"
+
+    @property
+    def effort(self) -> Effort:
+        slots = self.workload.concurrency
+        least, most = REPEATS
+        requests = slots
+        if self.workload.mode == "closed_loop":
+            requests = max(LEAST_REQUESTS, WAVES * slots)
+        return Effort(requests, least, most, stall_timeout_s=STALL_TIMEOUT_S)
+
+    @property
+    def per_replica(self) -> Workload:
+        """What the fullest replica sees: in a steady window no first burst is left."""
+        w = self.workload
+        busy = min(self.split.replicas, w.concurrency)
+        slots = math.ceil(w.concurrency / busy)
+        requests = STEADY_WAVES * slots if w.mode == "closed_loop" else slots
+        return Workload(w.isl, w.osl, slots, w.mode, requests=requests)
+
+
+def cells(splits: Sequence[Split], concurrencies: Sequence[int], isl: int, osl: int) -> list[Cell]:
+    """Every split under every batch: a closed loop, and for one replica a static batch too."""
+    return [
+        Cell(split, Workload(isl, osl, slots, mode, spread))
+        for split in splits
+        for mode, spread in MODES
+        if mode == "closed_loop" or split.replicas == 1
+        for slots in concurrencies
+    ]
+
+
+def longest(isl: int, osl: int) -> int:
+    """Tokens of the longest request, up to a multiple of 256 with room for a server's own."""
+    return -(-(math.ceil((isl + osl) * (1 + SPREAD)) + 16) // 256) * 256
+
+
+def key_of(cell: Cell, machine: Machine, settings: object) -> str:
+    """Names a cell in the store: what it is, and a digest of all else that changes its figures."""
+    w = cell.workload
+    rest = repr((machine, settings, cell.effort))
+    digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
+    return f"{cell.split.slug} {w.mode} c={w.concurrency} isl={w.isl:g} osl={w.osl:g} {digest}"
+
+
+def worth(cell: Cell, ends: Collection[int]) -> int:
+    """How much a cell tells: the ends of the range of batches bound what lies between, and the
+    closed loop answers more questions than the static batch."""
+    closed = cell.workload.mode == "closed_loop"
+    return 2 * closed + (cell.workload.concurrency in ends)
+
+
+def within(
+    wanted: Sequence[Cell], seconds: float, cell_s: Callable[[Cell], float], start_s: float
+) -> tuple[list[Cell], list[Cell]]:
+    """The cells that fit in `seconds`, an engine's start for each split included, and those given
+    up: the least telling first, of these the longest."""
+    kept, dropped = list(wanted), []
+    batches = [cell.workload.concurrency for cell in wanted]
+    ends = {min(batches), max(batches)} if batches else set()
+    while kept and _total(kept, cell_s, start_s) > seconds:
+        least = min(kept, key=lambda cell: (worth(cell, ends), -cell_s(cell)))
+        kept.remove(least)
+        dropped.append(least)
+    return kept, dropped
+
+
+def _total(kept: Sequence[Cell], cell_s: Callable[[Cell], float], start_s: float) -> float:
+    starts = len({cell.split for cell in kept}) * start_s
+    return starts + sum(map(cell_s, kept))

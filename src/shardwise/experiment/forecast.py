@@ -1,0 +1,85 @@
+"""Predictions of an experiment's cells, made before it runs and kept with their time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from shardwise.architecture.models import load
+from shardwise.errors import InputError
+from shardwise.evidence.record import Deployment, Evidence, Interval
+from shardwise.experiment.design import Cell
+from shardwise.hardware.catalogue import default_catalogue
+from shardwise.perfmodel.estimate import Subject, predict
+from shardwise.perfmodel.profiles import Profile, calibrated
+
+FILE: Final = "predictions.json"
+_OF_ALL: Final = ("output_tok_s", "total_tok_s")  #: metrics that replicas add up
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A prediction and when it was made."""
+
+    made: str  #: ISO time, UTC
+    evidence: Evidence
+
+
+def forecast(cell: Cell, deployment: Deployment, profile: Profile) -> Evidence:
+    """`deployment` under the cell's load as `profile` predicts it.
+
+    Several replicas share the load equally; their throughput is the sum.
+    """
+    gpu = default_catalogue().gpu(deployment.gpu)
+    known = calibrated(
+        profile, gpu, deployment.engine, {g.id: g for g in default_catalogue().gpus()}
+    )
+    subject = Subject(
+        load(deployment.model),
+        gpu,
+        deployment.engine,
+        deployment.weight_dtype,
+        deployment.kv_dtype,
+        known,
+    )
+    one = predict(subject, [replace(deployment, replicas=1)], [cell.per_replica])[0]
+    busy = min(deployment.replicas, cell.workload.concurrency)
+    metrics = {m: _times(v, busy if m in _OF_ALL else 1) for m, v in one.metrics.items()}
+    return replace(one, deployment=deployment, workload=cell.workload, metrics=metrics)
+
+
+def _times(interval: Interval, factor: int) -> Interval:
+    return Interval(interval.value * factor, interval.lo * factor, interval.hi * factor, interval.n)
+
+
+def kept_forecasts(
+    folder: Path, wanted: Mapping[str, Cell], make: Callable[[Cell], Evidence]
+) -> dict[str, Forecast]:
+    """The forecasts of `folder` by cell key, those that are missing made now.
+
+    One that is there stays as it was made: it was made before its cell ran.
+    """
+    path = folder / FILE
+    known = _read(path)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    new = {key: Forecast(now, make(cell)) for key, cell in wanted.items() if key not in known}
+    if new:
+        known |= new
+        partial = path.with_name(path.name + ".partial")
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(known), indent=1))
+        partial.replace(path)
+    return {key: known[key] for key in wanted}
+
+
+def _read(path: Path) -> dict[str, Forecast]:
+    if not path.exists():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Forecast])
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(f"{path} is damaged: {error}", remedy="give another folder") from None

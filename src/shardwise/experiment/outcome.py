@@ -1,0 +1,45 @@
+"""What an experiment leaves behind, whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shardwise.experiment.claims import Claim, claims
+from shardwise.experiment.correct import Corrected, correct
+from shardwise.experiment.run import Ran, Wanted
+from shardwise.experiment.timeline import Spent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The cells measured beside their predictions, and what follows from them."""
+
+    model: str
+    engine: str
+    weight_dtype: str
+    isl: int
+    osl: int
+    hardware: str  #: the machine in words
+    profile: str  #: name of the corrected one
+    corrected: Corrected
+    claims: tuple[Claim, ...]
+    dropped: tuple[str, ...]  #: cells that the budget did not allow
+    spent: Spent
+
+
+def outcome(wanted: Wanted, ran: Ran, profile: str, hardware: str, spent: Spent) -> Outcome:
+    """Correct the predictions by the measurements and judge the claims."""
+    corrected = correct(wanted, ran, profile)
+    return Outcome(
+        wanted.model,
+        wanted.settings.engine,
+        wanted.weight_dtype,
+        wanted.isl,
+        wanted.osl,
+        hardware,
+        profile,
+        corrected,
+        claims(corrected.compared),
+        tuple(ran.dropped),
+        spent,
+    )

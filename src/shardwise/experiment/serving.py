@@ -1,0 +1,160 @@
+"""A split of the machine that answers: one engine, or replicas behind the balancer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from shardwise.bench.machine import describe
+from shardwise.bench.prompts import PromptSource, choose_source
+from shardwise.bench.target import Target, parse_target
+from shardwise.errors import InputError
+from shardwise.experiment.split import Machine, Split, devices_of, is_oversubscribed
+from shardwise.hosting import deployment_file, operating, state
+from shardwise.hosting.balancers.adapter import choose
+from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, NodeTable
+from shardwise.hosting.operating import HostingError
+from shardwise.replica import probing, running
+from shardwise.replica.command import Settings
+from shardwise.replica.running import EngineError
+
+FIRST_PORT, LAST_PORT = 8390, 8990
+READY_TIMEOUT_S: Final = 900.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What answers, with what is recorded about it."""
+
+    target: Target
+    source: PromptSource
+    conditions: dict[str, Any]
+
+
+@contextmanager
+def serving(
+    split: Split, machine: Machine, settings: Settings, folder: Path, say: Say
+) -> Iterator[Served]:
+    """`settings` on `split`, started, and stopped at the end. What an earlier run left is stopped
+    first; logs lie in `folder`. EngineError or HostingError where it does not come up."""
+    say(f"starting {settings.engine}: {split.label}")
+    start = _one if split.replicas == 1 else _several
+    settings = replace(settings, tp_size=split.tp_size)
+    with start(split, machine, settings, folder) as (url, how):
+        target = parse_target(url, model=settings.served_name)
+        source = choose_source(target)
+        yield Served(
+            target,
+            source,
+            {
+                **how,
+                "versions": running.versions(settings.python or sys.executable),
+                "hardware": describe(),
+                "devices": [list(each) for each in devices_of(split, machine)],
+                "threads_per_rank": split.threads or None,
+                "oversubscribed": is_oversubscribed(split, machine),
+                "prompts": source.name,
+            },
+        )
+
+
+def clear(folder: Path) -> None:
+    """Stop whatever an earlier run that was killed left behind."""
+    running.clear(_mark(folder), folder.glob("*.log"))
+    for path in folder.glob("*.deployment.toml"):
+        if state.read(state.folder(path)):
+            operating.down(path)
+
+
+def _mark(folder: Path) -> str:
+    return f"experiment {folder.resolve()}"
+
+
+@contextmanager
+def _one(
+    split: Split, machine: Machine, settings: Settings, folder: Path
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    log = folder / f"{settings.engine}-{split.slug}.log"
+    log.unlink(missing_ok=True)
+    devices = devices_of(split, machine)[0]
+    started = running.start(settings, machine.kind, devices, free_ports(1), log, _mark(folder))
+    try:
+        ready_s = running.wait_ready(started, READY_TIMEOUT_S)
+        yield started.url, {"argv": list(started.argv), "ready_s": round(ready_s, 1)}
+    finally:
+        running.stop(started)
+        running.clear(_mark(folder))
+
+
+@contextmanager
+def _several(
+    split: Split, machine: Machine, settings: Settings, folder: Path
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    file = deployment(split, machine, settings, free_ports(split.replicas + 1))
+    path = folder / f"{split.slug}.deployment.toml"
+    deployment_file.save(file, path)
+    try:
+        try:
+            operating.up(path, lambda _state: None)
+        except HostingError as error:
+            raise EngineError(str(error), _last_lines(path)) from None
+        front = f"http://{file.host}:{file.port}"
+        yield front, {"deployment": deployment_file.dump(file), "balancer": choose(file).name}
+    finally:
+        if state.read(state.folder(path)):
+            operating.down(path)
+
+
+def deployment(
+    split: Split, machine: Machine, settings: Settings, first_port: int
+) -> DeploymentFile:
+    """The deployment file of a split; its balancer at `first_port`, the replicas behind it."""
+    return DeploymentFile(
+        name=split.slug,
+        port=first_port,
+        node=NodeTable(gpu="cpu" if machine.kind == "cpu" else machine.gpu),
+        models=[
+            ModelTable(
+                model=settings.model,
+                engine=_engine(settings.engine),
+                tp_size=split.tp_size,
+                replicas=split.replicas,
+                kv_dtype=settings.kv_dtype,
+                max_num_seqs=settings.max_num_seqs,
+                max_num_batched_tokens=settings.max_num_batched_tokens,
+                gpu_memory_utilization=settings.gpu_memory_utilization,
+                max_model_len=settings.max_model_len,
+                devices=[list(each) for each in devices_of(split, machine)],
+                first_port=first_port + 1,
+                flags=list(settings.flags),
+                env=dict(settings.env),
+                python=settings.python,
+                ready_timeout_s=READY_TIMEOUT_S,
+            )
+        ],
+    )
+
+
+def _engine(name: str) -> deployment_file.Engine:
+    if name == "vllm":
+        return "vllm"
+    return "sglang" if name == "sglang" else "builtin"
+
+
+def _last_lines(path: Path) -> Sequence[str]:
+    logs = sorted((state.folder(path) / "logs").glob("*.log"), key=lambda p: p.stat().st_mtime)
+    lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
+    return lines[-running.LOG_LINES :]
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` neighbouring ports that nobody listens on. InputError for none."""
+    for first in range(FIRST_PORT, LAST_PORT, count):
+        if not any(probing.port_in_use("127.0.0.1", first + i) for i in range(count)):
+            return first
+    raise InputError(f"every port from {FIRST_PORT} to {LAST_PORT} is in use", "free some of them")

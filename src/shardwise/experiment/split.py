@@ -1,0 +1,97 @@
+"""Ways to split a machine: replicas of ranks, on GPUs or on shares of the CPU's cores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shardwise.errors import InputError
+from shardwise.replica.devices import kind_here, present
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What may be used. `gpu` is its id in the catalogue; "": it is measured first."""
+
+    kind: str  #: cpu, cuda or rocm
+    devices: tuple[int, ...]  #: GPUs, or CPU cores
+    gpu: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """`replicas` copies, each sharded over `tp_size` ranks of `threads` CPU threads (0: a GPU)."""
+
+    tp_size: int
+    replicas: int = 1
+    threads: int = 0
+
+    @property
+    def ranks(self) -> int:
+        return self.tp_size * self.replicas
+
+    @property
+    def cores(self) -> int:
+        """CPU cores in use; 0 on GPUs."""
+        return self.ranks * self.threads
+
+    @property
+    def label(self) -> str:
+        copies = f"{self.replicas} x " if self.replicas > 1 else ""
+        each = f", {self.threads} thread{'s' * (self.threads > 1)} a rank" if self.threads else ""
+        return f"{copies}TP={self.tp_size}{each}"
+
+    @property
+    def slug(self) -> str:
+        """`label` for names of files and cells."""
+        return f"{self.replicas}xtp{self.tp_size}" + (f"-{self.threads}t" if self.threads else "")
+
+
+def machine_here(kind: str = "", gpu: str = "") -> Machine:
+    """Every device that this process may use. InputError where there is none of `kind`."""
+    kind = kind or kind_here()
+    found = tuple(sorted(present(kind)))
+    if not found:
+        raise InputError(f"no {kind} device is here", "allowed: cpu, or a GPU that is present")
+    return Machine(kind, found, gpu)
+
+
+def splits(machine: Machine, tp_sizes: Sequence[int]) -> list[Split]:
+    """One replica at each TP, then on CPU the same at equal total threads, then the whole machine
+    as replicas of each TP.
+
+    A rank's threads are the cores over the largest TP, as a GPU is an eighth of a node. InputError
+    for more ranks than GPUs; a CPU runs them, and `is_oversubscribed` says so.
+    """
+    there = len(machine.devices)
+    if machine.kind != "cpu":
+        if max(tp_sizes) > there:
+            raise InputError(f"TP={max(tp_sizes)} on {there} GPUs", f"allowed: up to {there}")
+        copies = [Split(tp, there // tp) for tp in tp_sizes if there // tp > 1]
+        return [*(Split(tp) for tp in tp_sizes), *copies]
+    width = max(1, there // max(tp_sizes))
+    single = [Split(tp, 1, width) for tp in tp_sizes]
+    equal = [Split(tp, 1, there // tp) for tp in tp_sizes if there // tp > width]
+    most = there // width
+    copies = [Split(tp, most // tp, width) for tp in tp_sizes if most // tp > 1]
+    return list(dict.fromkeys([*single, *equal, *copies]))
+
+
+def is_oversubscribed(split: Split, machine: Machine) -> bool:
+    """More threads than cores: what runs is a check that it works, its times say nothing."""
+    return split.cores > len(machine.devices)
+
+
+def devices_of(split: Split, machine: Machine) -> list[tuple[int, ...]]:
+    """The devices of each replica, none shared unless the machine is oversubscribed."""
+    each = split.tp_size * (split.threads or 1)
+    there = machine.devices
+    return [
+        tuple(dict.fromkeys(there[(r * each + i) % len(there)] for i in range(each)))
+        for r in range(split.replicas)
+    ]
+
+
+def busy_ranks(split: Split, concurrency: int) -> int:
+    """Ranks that have work at a load: a replica without a request leaves its share idle."""
+    return split.tp_size * min(split.replicas, concurrency)

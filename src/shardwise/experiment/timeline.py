@@ -1,0 +1,64 @@
+"""What an experiment spent its time on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
+Doing = Literal["hardware", "starting", "measuring", "stopping", "analysis"]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of one run of the loop, by what it was doing; `idle_s` is the rest."""
+
+    total_s: float
+    by: dict[str, float]
+
+    @property
+    def idle_s(self) -> float:
+        return max(0.0, self.total_s - sum(self.by.values()))
+
+    @property
+    def idle_pct(self) -> float:
+        """Share of the time that was spent on none of it, in percent."""
+        return 100.0 * self.idle_s / self.total_s if self.total_s else 0.0
+
+
+class Timeline:
+    """A clock of the whole loop, with the parts that were named."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._by: dict[str, float] = {}
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._begun
+
+    @contextmanager
+    def doing(self, what: Doing) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._by[what] = self._by.get(what, 0.0) + time.monotonic() - begun
+
+    @contextmanager
+    def using(self, service: AbstractContextManager[T]) -> Iterator[T]:
+        """`service` entered and left, its start and its end named as such."""
+        with ExitStack() as stack:
+            with self.doing("starting"):
+                served = stack.enter_context(service)
+            try:
+                yield served
+            finally:
+                with self.doing("stopping"):
+                    stack.close()
+
+    def spent(self) -> Spent:
+        return Spent(self.elapsed_s, dict(self._by))

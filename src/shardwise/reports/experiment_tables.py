@@ -1,0 +1,173 @@
+"""A measured study as tables: cells beside their predictions, errors, claims, time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shardwise import metrics
+from shardwise.evidence.record import Evidence, Interval
+from shardwise.experiment.correct import Compared
+from shardwise.experiment.outcome import Outcome
+from shardwise.reports.cells import BATCH, sections
+from shardwise.reports.numbers import MISSING, number, percent, scale_for, value_and_bounds
+from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone, text_cell
+
+SHOWN = (metrics.E2E, metrics.TTFT, metrics.TPOT, metrics.OUTPUT_THROUGHPUT)
+SPLIT = Column("split of the machine", "split", align="left")
+
+
+def experiment_tables(found: Outcome) -> list[Table]:
+    """Every table, the comparison last: what is printed last is read first in a terminal."""
+    tables = [claims_table(found)] if found.claims else []
+    if found.corrected.scores:
+        tables.append(scores_table(found))
+    if found.corrected.compared:
+        tables.append(comparison_table(found))
+    return tables
+
+
+def comparison_table(found: Outcome) -> Table:
+    """A row a cell: measured, and the errors of the predictions before and after calibration."""
+    items = found.corrected.compared
+    columns, bodies = [], []
+    for metric in SHOWN:
+        values = [c.measured.metrics.get(metric.name) if c.usable else None for c in items]
+        scale = scale_for(values, metric.unit)
+        columns += [
+            Column(metric.label, metric.name, scale.unit),
+            Column("before", f"{metric.name}_before_pct", "%"),
+            Column("after", f"{metric.name}_after_pct", "%"),
+        ]
+        bodies += [
+            [_measured_cell(value, scale) for value in values],
+            [_error_cell(c, c.before, metric.name) for c in items],
+            [_error_cell(c, c.after, metric.name) for c in items],
+        ]
+    rows = [
+        (
+            text_cell(c.cell.split.label),
+            text_cell(c.cell.workload.mode.replace("_", " ")),
+            text_cell(c.cell.workload.concurrency),
+            *(body[i] for body in bodies),
+            text_cell(_remarks(c)),
+        )
+        for i, c in enumerate(items)
+    ]
+    return Table(
+        name="comparison",
+        title=f"{found.model} {found.weight_dtype} with {found.engine}, {found.isl} in / "
+        f"{found.osl} out: measured here, and the errors of its predictions",
+        columns=(SPLIT, Column("mode", "mode", align="left"), BATCH, *columns, _REMARKS),
+        sections=sections(rows),
+        notes=(
+            f"measured, {INTERVALS}, from repeats; before: error of the prediction made before "
+            "the run; after: calibrated on the cells without *",
+            "* judged: not calibrated on; ! outside the predicted 80 % interval",
+            "closed loop: lengths from half to one and a half times these; static batch: all equal",
+        ),
+    )
+
+
+_REMARKS = Column("", "remarks", align="left")
+
+
+def _measured_cell(value: Interval | None, scale: object) -> Cell:
+    text, bounds = value_and_bounds(value, scale)  # type: ignore[arg-type]
+    return Cell(text, value, "reference", bounds)
+
+
+def _error_cell(c: Compared, made: Evidence | None, metric: str) -> Cell:
+    measured = c.measured.metrics.get(metric)
+    if made is None or measured is None or not c.usable:
+        return Cell(MISSING)
+    p = made.metrics[metric]
+    error = metrics.percent_change(measured.value, p.value)
+    inside = p.lo <= measured.value <= p.hi
+    return Cell(percent(error, 0) + ("" if inside else "!"), error, "plain" if inside else "worse")
+
+
+def _remarks(c: Compared) -> str:
+    if not c.usable:
+        return "client-bound"
+    if c.before is None:
+        return "more ranks than cores"
+    return "*" if c.judged else ""
+
+
+def scores_table(found: Outcome) -> Table:
+    """Errors over the judged cells, before and after calibration."""
+    rows = tuple(
+        (
+            text_cell(metrics.ALL[s.metric].label),
+            text_cell(s.n),
+            Cell(percent(s.before_pct, signed=False), s.before_pct),
+            Cell(percent(s.after_pct, signed=False), s.after_pct, "strong"),
+            text_cell(f"{s.before_inside} of {s.n}"),
+            text_cell(f"{s.after_inside} of {s.n}"),
+        )
+        for s in found.corrected.scores
+    )
+    used = sum(not c.judged and c.usable for c in found.corrected.compared)
+    return Table(
+        name="errors",
+        title=f"Mean error on the judged cells, before and after calibration on {used} others",
+        columns=(
+            Column("metric", "metric", align="left"),
+            Column("n", "n"),
+            Column("before", "before_pct", "%"),
+            Column("after", "after_pct", "%"),
+            Column("in interval", "before_inside", "before"),
+            Column("in interval", "after_inside", "after"),
+        ),
+        sections=(rows,),
+        notes=(
+            "mean of |predicted / measured - 1|; which cells are judged was set before they ran",
+        ),
+    )
+
+
+def claims_table(found: Outcome) -> Table:
+    """The study's claims on this machine, each with its interval and verdict."""
+    tones: dict[str, Tone] = {"holds": "better", "does not hold": "worse"}
+    rows = [
+        (
+            text_cell(c.text),
+            text_cell(c.where),
+            text_cell(c.batch),
+            _claimed_cell(c.value),
+            text_cell(c.unit),
+            text_cell(c.verdict, tones.get(c.verdict, "unclear")),
+        )
+        for c in found.claims
+    ]
+    return Table(
+        name="claims",
+        title=f"The published study's claims, on {found.hardware}",
+        columns=(
+            Column("claim", "claim", align="left"),
+            Column("splits", "splits", align="left"),
+            BATCH,
+            Column("measured", "value"),
+            Column("", "unit", align="left"),
+            Column("verdict", "verdict", align="left"),
+        ),
+        sections=sections(rows),
+        notes=(
+            INTERVALS,
+            "not resolved: the interval does not tell; points: of percent",
+            "batch: requests in flight on the whole machine",
+        ),
+    )
+
+
+def _claimed_cell(value: Interval) -> Cell:
+    bounds = f"({number(value.lo, 2)}…{number(value.hi, 2)})"
+    return Cell(number(value.value, 2), value, detail=bounds)
+
+
+def time_lines(found: Outcome) -> Sequence[str]:
+    """What the run spent its time on, and what it had no time for."""
+    parts = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in found.spent.by.items())
+    lines = [f"{found.spent.total_s:.0f} s: {parts}, idle {found.spent.idle_pct:.1f} %"]
+    lines += [f"no time for: {label}" for label in found.dropped]
+    return lines
