@@ -10,10 +10,11 @@ export OMP_NUM_THREADS := 1
 
 .PHONY: study test test-engine test-host test-vllm check lint types layers profile accuracy clean
 
-study: $(VENV)/base.stamp  ## the published study, predicted beside what was published
+study: $(VENV)/measure.stamp  ## the published study predicted, and a small one measured here
 	$(BIN)/shardwise study llama-3.1-70b --gpu mi300x --gpus 8 --tp 1,2,4,8 \
 	  --batch 1,2,4,8,16,32,64,128,256 --isl 2048 --osl 2048 --requests 256 \
 	  --dtype fp8 --kv-dtype fp8 --output study
+	$(BIN)/shardwise study llama-51m --measure --minutes 4 --output study/measured
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n auto -m "not live and not vllm"
@@ -59,6 +60,11 @@ accuracy: $(VENV)/dev.stamp  ## write docs/accuracy.md from the reference rows
 $(VENV)/base.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/measure.stamp: $(VENV)/base.stamp
+	$(PIP) install torch==2.13.0  # by itself: a range would bring a CUDA build of gigabytes
+	$(PIP) install --constraint constraints.txt --editable '.[engine,measure]'
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt

@@ -84,7 +84,7 @@ def _ratio(
 
 
 def _where(a: Split, b: Split) -> str:
-    return f"{a.label} to {b.label}"
+    return f"{a.label} → {b.label}"
 
 
 def _more_throughput_than_latency(cells: Cells) -> Iterator[Claim]:
@@ -94,7 +94,7 @@ def _more_throughput_than_latency(cells: Cells) -> Iterator[Claim]:
             rate = _ratio(cells, "output_tok_s", (b, batch), (a, batch))
             points = _sum(rate, latency)
             yield Claim(
-                "a step up adds more throughput than it cuts latency",
+                "throughput gained - latency cut",
                 _where(a, b),
                 batch,
                 points,
@@ -117,7 +117,7 @@ def _small_batches_gain(cells: Cells) -> Iterator[Claim]:
         if batch:
             latency = _ratio(cells, "e2e_latency_s", (b, batch), (a, batch))
             yield Claim(
-                "the smallest batch gains from TP: E2E latency, after / before",
+                "smallest batch: E2E latency falls",
                 _where(a, b),
                 batch,
                 latency,
@@ -133,7 +133,7 @@ def _halving_keeps_latency(cells: Cells) -> Iterator[Claim]:
             share = _kept_share(cells, low, high, batch)
             if share:
                 yield Claim(
-                    "a lower TP keeps the latency at this share of the batch, half or less",
+                    "batch that keeps the latency: half or less",
                     _where(high, low),
                     batch,
                     share,
@@ -158,28 +158,29 @@ def _kept_share(cells: Cells, low: Split, high: Split, batch: int) -> Interval |
 
 
 def _copies_against_one(cells: Cells) -> Iterator[Claim]:
-    copies = sorted(
-        {split for split, _ in cells if split.replicas > 1}, key=lambda s: (s.tp_size, s.replicas)
-    )
-    for many in copies:
-        whole = [
-            s
-            for s, _ in cells
-            if s.replicas == 1 and s.tp_size == many.ranks and s.threads == many.threads
-        ]
-        for one in dict.fromkeys(whole):
-            for batch in _batches(cells, many, one):
-                yield from _copies(cells, many, one, batch)
+    """The whole machine as copies, against one copy over all of it, at the same total load. The
+    machine is paid for either way, so that cost is the inverse of throughput."""
+    pairs = [
+        (many, one, batch)
+        for many in sorted({s for s, _ in cells if s.replicas > 1}, key=lambda s: s.tp_size)
+        for one in dict.fromkeys(s for s, _ in cells)
+        if (one.replicas, one.tp_size, one.threads) == (1, many.ranks, many.threads)
+        for batch in _batches(cells, many, one)
+    ]
+    found = [_copies(cells, many, one, batch) for many, one, batch in pairs]
+    for same_claim in zip(*found, strict=True):
+        yield from same_claim
 
 
-def _copies(cells: Cells, many: Split, one: Split, batch: int) -> Iterator[Claim]:
+def _copies(cells: Cells, many: Split, one: Split, batch: int) -> list[Claim]:
     rate = _ratio(cells, "output_tok_s", (many, batch), (one, batch))
     latency = _ratio(cells, "e2e_latency_s", (many, batch), (one, batch))
-    cost = reciprocal(rate)
-    where = f"{many.label} against {one.label}, the same total load"
-    for text, value, above in (
-        ("copies give more throughput", rate, True),
-        ("copies have a longer E2E latency", latency, True),
-        ("copies' tokens cost less, the machine being paid for either way", cost, False),
-    ):
-        yield Claim(text, where, batch, value, "x", _verdict(value, 1.0, above))
+    where = f"{one.label} → {many.label}"
+    return [
+        Claim(text, where, batch, value, "x", _verdict(value, 1.0, above))
+        for text, value, above in (
+            ("copies: throughput is higher", rate, True),
+            ("copies: E2E latency is longer", latency, True),
+            ("copies: cost per token is lower", reciprocal(rate), False),
+        )
+    ]

@@ -38,8 +38,8 @@ class Split:
     @property
     def label(self) -> str:
         copies = f"{self.replicas} x " if self.replicas > 1 else ""
-        each = f", {self.threads} thread{'s' * (self.threads > 1)} a rank" if self.threads else ""
-        return f"{copies}TP={self.tp_size}{each}"
+        cores = f" on {self.cores} core{'s' * (self.cores > 1)}" if self.cores else ""
+        return f"{copies}TP={self.tp_size}{cores}"
 
     @property
     def slug(self) -> str:

@@ -13,7 +13,7 @@ from shardwise.reports.numbers import MISSING, number, percent, scale_for, value
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone, text_cell
 
 SHOWN = (metrics.E2E, metrics.TTFT, metrics.TPOT, metrics.OUTPUT_THROUGHPUT)
-SPLIT = Column("split of the machine", "split", align="left")
+SPLIT = Column("split", "split", align="left")
 
 
 def experiment_tables(found: Outcome) -> list[Table]:
@@ -46,6 +46,7 @@ def comparison_table(found: Outcome) -> Table:
     rows = [
         (
             text_cell(c.cell.split.label),
+            text_cell(c.cell.split.threads or MISSING),
             text_cell(c.cell.workload.mode.replace("_", " ")),
             text_cell(c.cell.workload.concurrency),
             *(body[i] for body in bodies),
@@ -57,7 +58,14 @@ def comparison_table(found: Outcome) -> Table:
         name="comparison",
         title=f"{found.model} {found.weight_dtype} with {found.engine}, {found.isl} in / "
         f"{found.osl} out: measured here, and the errors of its predictions",
-        columns=(SPLIT, Column("mode", "mode", align="left"), BATCH, *columns, _REMARKS),
+        columns=(
+            SPLIT,
+            Column("threads", "threads_per_rank", "a rank"),
+            Column("mode", "mode", align="left"),
+            BATCH,
+            *columns,
+            _REMARKS,
+        ),
         sections=sections(rows),
         notes=(
             f"measured, {INTERVALS}, from repeats; before: error of the prediction made before "
@@ -154,8 +162,8 @@ def claims_table(found: Outcome) -> Table:
         sections=sections(rows),
         notes=(
             INTERVALS,
-            "not resolved: the interval does not tell; points: of percent",
-            "batch: requests in flight on the whole machine",
+            "not resolved: the interval does not tell; points: percent gained less percent cut",
+            "→: after / before, at the same number of requests in flight on the whole machine",
         ),
     )
 
@@ -167,6 +175,8 @@ def _claimed_cell(value: Interval) -> Cell:
 
 def time_lines(found: Outcome) -> Sequence[str]:
     """What the run spent its time on, and what it had no time for."""
+    if "measuring" not in found.spent.by:
+        return ["every cell was measured before"]
     parts = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in found.spent.by.items())
     lines = [f"{found.spent.total_s:.0f} s: {parts}, idle {found.spent.idle_pct:.1f} %"]
     lines += [f"no time for: {label}" for label in found.dropped]

@@ -1,0 +1,120 @@
+"""`shardwise study --measure` on the built-in engine, killed anywhere and run again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardwise.replica import processes
+
+pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
+pytest.importorskip("uvloop", reason="needs: pip install 'shardwise[measure]'")
+
+
+def _command(model: Path, folder: Path, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "shardwise.cli.main", "study", str(model), "--measure"]
+    command += ["--tp", "1,2", "--batch", "1,2", "--isl", "16", "--osl", "8"]
+    return [*command, "-o", str(folder), *options]
+
+
+def _rows(store: Path, query: str) -> list[Any]:
+    with sqlite3.connect(store) as db:
+        return db.execute(query).fetchall()
+
+
+def test_killed_at_three_random_points_it_ends_with_the_same_cells_and_no_duplicate(
+    llama: Path, tmp_path: Path
+) -> None:
+    folder, log = tmp_path / "measured", tmp_path / "log"
+    env = {**os.environ, "SHARDWISE_HOME": str(tmp_path / "home")}
+    for most in (6.0, 12.0, 18.0):
+        after_s = random.uniform(0.5, most)
+        with log.open("a") as out:
+            child = subprocess.Popen(_command(llama, folder), env=env, stdout=out, stderr=out)
+            try:
+                child.wait(after_s)
+            except subprocess.TimeoutExpired:
+                os.kill(child.pid, signal.SIGKILL)
+                child.wait()
+        print(f"killed after {after_s:.1f} s")
+    done = subprocess.run(
+        _command(llama, folder, "--json"),
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr + log.read_text()
+    store = folder / "measured.db"
+    # two batches in both modes on TP=1 and TP=2, and on TP=1 over as many cores as TP=2 has; the
+    # whole machine as two copies, in closed loops
+    keys = [key for (key,) in _rows(store, "SELECT key FROM cell")]
+    cores = len(os.sched_getaffinity(0))
+    assert len(keys) == len(set(keys)) == (14 if cores > 1 else 8)
+    per_cell = _rows(store, "SELECT cell, count(*) FROM repeat GROUP BY cell")
+    assert all(repeats >= 3 for _, repeats in per_cell), "intervals come from repeats"
+    assert _rows(store, "SELECT count(*) FROM request")[0][0] >= 3 * len(keys)
+    found = json.loads(done.stdout)
+    made = {c["key"]: c["made"] for c in found["corrected"]["compared"]}
+    for key, created in _rows(store, "SELECT key, created FROM cell"):
+        assert not made[key] or made[key] <= created, "predicted before it was measured"
+    assert processes.marked(f"experiment {folder.resolve()}") == []
+    with (folder / "comparison.csv").open() as handle:
+        assert len(list(csv.reader(handle))) == 1 + len(keys)
+    page = (folder / "report.html").read_text()
+    assert "Measured beside predicted" in page
+    if found["corrected"]["scores"]:  # none where the client shared too few cores to keep up
+        assert (tmp_path / "home" / "profiles" / "this-machine.json").exists()
+
+
+def test_a_budget_names_what_it_leaves_out(llama: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "SHARDWISE_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        _command(llama, tmp_path / "m", "--minutes", "0.3"),
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "no time for: " in done.stderr
+    assert done.returncode in (0, 2), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tp", "3"], "TP=3"),
+        (["--engine", "trtllm"], "allowed with --measure: builtin, vllm, sglang"),
+        (["--env", "X"], "allowed: NAME=VALUE"),
+        (["--minutes", "0"], "--minutes"),
+        (["--flag=--no-such-flag"], "no-such-flag"),
+    ],
+)
+def test_bad_input_is_said_before_anything_is_measured(
+    llama: Path, tmp_path: Path, options: list[str], words: str
+) -> None:
+    env = {**os.environ, "SHARDWISE_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        _command(llama, tmp_path / "m", *options),
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode in (2, 4)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

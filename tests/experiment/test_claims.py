@@ -1,0 +1,77 @@
+"""The study's claims on cells whose figures are known."""
+
+from __future__ import annotations
+
+import pytest
+
+from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.experiment.claims import Claim, claims
+from shardwise.experiment.correct import Compared
+from shardwise.experiment.design import Cell
+from shardwise.experiment.split import Split
+from shardwise.workload.workload import Workload
+
+ONE, TWO, COPIES = Split(1, 1, 1), Split(2, 1, 1), Split(1, 2, 1)
+
+
+def measured(split: Split, batch: int, e2e_s: float, width: float = 0.01) -> Compared:
+    def about(value: float) -> Interval:
+        return Interval(value, value * (1 - width), value * (1 + width), 20)
+
+    load = Workload(128, 32, batch)
+    rate = batch * 32 / e2e_s  # Little's law
+    evidence = Evidence(
+        Deployment("m", "cpu", split.tp_size, replicas=split.replicas),
+        load,
+        {"e2e_latency_s": about(e2e_s), "output_tok_s": about(rate)},
+        Source("measured", "test"),
+    )
+    return Compared(f"{split} {batch}", Cell(split, load), evidence, usable=True, judged=False)
+
+
+def found(cells: list[Compared], text: str) -> list[Claim]:
+    return [claim for claim in claims(cells) if claim.text.startswith(text)]
+
+
+def test_throughput_gained_is_more_than_latency_cut_where_a_step_up_helps() -> None:
+    # 1.0 s to 0.5 s: -50 % latency, +100 % throughput: 50 points
+    (claim,) = found([measured(ONE, 4, 1.0), measured(TWO, 4, 0.5)], "throughput gained")
+    assert claim.value.value == pytest.approx(50.0)
+    assert claim.verdict == "holds"
+
+
+def test_a_difference_within_the_noise_is_not_resolved() -> None:
+    cells = [measured(ONE, 1, 1.0, 0.2), measured(TWO, 1, 0.95, 0.2)]
+    (claim,) = found(cells, "smallest batch")
+    assert claim.verdict == "not resolved"
+
+
+def test_a_small_batch_that_a_step_slows_does_not_gain() -> None:
+    (claim,) = found([measured(ONE, 1, 1.0), measured(TWO, 1, 1.2)], "smallest batch")
+    assert claim.value.value == pytest.approx(1.2)
+    assert claim.verdict == "does not hold"
+
+
+def test_the_batch_that_keeps_the_latency_is_read_between_batches() -> None:
+    # TP=1 takes 1 s at 4 and 2 s at 16; TP=2 at 16 takes 1.5 s: halfway on log batch, 8 of 16
+    cells = [measured(ONE, 4, 1.0), measured(ONE, 16, 2.0), measured(TWO, 16, 1.5)]
+    (claim,) = found(cells, "batch that keeps")
+    assert claim.value.value == pytest.approx(0.5)
+    assert claim.value.lo < 0.5 < claim.value.hi
+    assert claim.verdict == "not resolved"
+
+
+def test_copies_cost_the_inverse_of_their_throughput() -> None:
+    # 2 copies at 16 requests: 0.8 s against 1.0 s, 1.25x the throughput, 0.8x the cost
+    cells = [measured(TWO, 16, 1.0), measured(COPIES, 16, 0.8)]
+    values = {c.text: (round(c.value.value, 3), c.verdict) for c in claims(cells)}
+    assert values["copies: throughput is higher"] == (1.25, "holds")
+    assert values["copies: cost per token is lower"] == (0.8, "holds")
+    assert values["copies: E2E latency is longer"] == (0.8, "does not hold")
+
+
+def test_a_cell_that_the_client_could_not_keep_up_with_claims_nothing() -> None:
+    from dataclasses import replace
+
+    cells = [replace(measured(ONE, 4, 1.0), usable=False), measured(TWO, 4, 0.5)]
+    assert claims(cells) == ()
