@@ -2,9 +2,9 @@
 
     python benchmarks/measured_study.py FOLDER [--out results/measured_study.json]
 
-FOLDER is what `shardwise study MODEL --measure -o FOLDER` wrote (`make study`: study/measured). What
-it teaches: a handful of one's own measurements corrects a model that never saw the machine. Prints
-one JSON line: hardware, versions, errors before and after, the learning curve, verdicts, time.
+FOLDER is what `shardwise study MODEL --measure -o FOLDER` wrote (`make study`: study/measured).
+What it teaches: a handful of one's own measurements corrects a model that never saw the machine.
+Prints one JSON line: hardware, versions, errors before and after, learning curve, verdicts, time.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.vllm.test_sweep import ENVIRONMENT, FLAGS
 
 pytestmark = pytest.mark.vllm

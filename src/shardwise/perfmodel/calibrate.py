@@ -84,6 +84,7 @@ class _Problem:
     anchors: list[Array]  #: log coefficients of each target with the free levels at zero
     members: list[list[int]]  #: which free levels each target draws from
     scales: list[Array]
+    hold: float  #: how strongly each offset is held to zero; 1: as its spread says
 
     def slice(self, level: int) -> slice:
         return slice(level * len(NAMES), (level + 1) * len(NAMES))
@@ -103,11 +104,11 @@ class _Problem:
     def residuals(self, z: Array) -> Array:
         """Square roots of the soft-L1 loss, and the offsets themselves: their prior."""
         errors = np.concatenate([self.errors(z, i) for i in range(len(self.targets))])
-        return np.concatenate([np.sign(errors) * _soft(errors), z])
+        return np.concatenate([np.sign(errors) * _soft(errors), self.hold * z])
 
     def jacobian(self, z: Array) -> Array:
         blocks = [self._block(z, i) for i in range(len(self.targets))]
-        return np.vstack([*blocks, np.eye(len(z))])
+        return np.vstack([*blocks, self.hold * np.eye(len(z))])
 
     def _block(self, z: Array, target: int) -> Array:
         """Rows of one target: differences over its coefficients, spread over its levels."""
@@ -143,12 +144,13 @@ def fit(
     start: Hierarchy | None = None,
     free: Callable[[tuple[str, ...]], bool] = lambda _key: True,
     max_rounds: int = 30,
+    hold: float = 1.0,
 ) -> Hierarchy:
     """The hierarchy that explains `batches` best.
 
     `start` gives offsets to begin from and to keep where `free` (called with a level's key) says
-    no: a user's own rows move only their own pair. Needs SciPy (`pip install
-    'shardwise[calibrate]'`).
+    no: a user's own rows move only their own pair. `hold` is how strongly an offset is held to
+    zero, 1 as its spread says. Needs SciPy (`pip install 'shardwise[calibrate]'`).
     """
     from scipy.optimize import least_squares
 
@@ -164,6 +166,7 @@ def fit(
         [kept.log_coefficients(t.batch.gpu, t.batch.key.engine) for t in targets],
         [[i for i, key in enumerate(keys) if key in levels] for levels in drawn],
         [Level(key).scale for key in keys],
+        hold,
     )
     begin = np.concatenate([base.offsets.get(key, np.zeros(len(NAMES))) for key in keys])
     solution = least_squares(
