@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ended:
-    outcome: str  #: whole; cut (begun, no [DONE]); refused (a status); failed (no answer)
+    outcome: str  #: whole; cut (status 200, no [DONE]); refused (a status); failed (no answer)
     started_s: float
     ttft_s: float
     ended_s: float
@@ -43,6 +43,9 @@ async def stream(port: int, tokens: int, name: str = "toy") -> Ended:
         if " 200 " not in status:
             outcome, detail = ("refused" if status else "failed"), status
         else:
+            # an engine may send its headers before the first token, as vLLM does: what a balancer
+            # has passed on it cannot take back, so the stream has begun
+            outcome = "cut"
             while line := await reader.readline():
                 if line.startswith(b"data: [DONE]"):
                     outcome = "whole"
@@ -55,7 +58,6 @@ async def stream(port: int, tokens: int, name: str = "toy") -> Ended:
                     first = first or time.monotonic()
                     text = json.loads(line[6:])["choices"][0]["text"]
                     server = server or text.strip()
-                    outcome = "cut"
     except (OSError, asyncio.IncompleteReadError) as error:
         detail = repr(error)
     finally:
