@@ -20,7 +20,8 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 
 @click.command()
 @FILE
-def up(file: Path) -> None:
+@click.option("--on", default="", help="Ray cluster for the replicas: ray://host:port.")
+def up(file: Path, on: str) -> None:
     """Start the replicas and balancer of FILE, or bring what runs in line with its changes."""
     from shardwise.hosting.operating import up as bring_up
 
@@ -33,7 +34,7 @@ def up(file: Path) -> None:
                 note = f": {replica.note}" if replica.note else ""
                 click.echo(f"{replica.replica} {replica.status}{note}", err=True)
 
-    now = bring_up(file, progress)
+    now = bring_up(file, progress, on)
     click.echo(f"{len(now.replicas)} replicas behind {now.balancer} on {now.url}")
 
 

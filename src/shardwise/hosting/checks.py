@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shardwise.errors import DoesNotFitError, InputError
 from shardwise.hosting.balancers.adapter import choose
+from shardwise.hosting.cluster import check_cluster
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
 from shardwise.hosting.devices import check_claims, check_present, kind_of
 from shardwise.hosting.launching import Launch, launches
@@ -37,6 +38,8 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
     from shardwise.replica.probing import port_in_use
 
     made = check_plan(file)
+    if file.node.ray:
+        check_cluster(file, kind_of(file))
     check_present(made, kind_of(file))
     choose(file)
     for model in file.models:

@@ -82,6 +82,7 @@ class NodeTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
 
     gpu: str = "cpu"  #: a GPU of the catalogue, or "cpu"
     gpus: int = 0  #: in the node; 0: as many as are found
+    ray: str = ""  #: Ray cluster that replicas run on, as ray://host:port; empty: this machine
 
 
 class DeploymentFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -26,7 +26,7 @@ def check_claims(made: Sequence[Launch]) -> None:
     for launch in made:
         need = launch.model.devices_per_replica
         have = len(set(launch.devices))
-        short = have != need if launch.kind != "cpu" else 0 < have < need
+        short = have != need if launch.kind not in ("cpu", "ray") else 0 < have < need
         if short:
             what = f"{launch.replica}: devices {list(launch.devices)} for TP x PP = {need}"
             raise InputError(what, f"allowed: {need} different ones")

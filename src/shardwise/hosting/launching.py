@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+from shardwise.hosting.cluster import need_of
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, first_ports
+from shardwise.hosting.ray_replica import NODE_HOST, NODE_PORT, replica_argv
 from shardwise.replica.command import argv, device_env
 
 
@@ -18,7 +20,7 @@ class Launch:
     host: str
     port: int
     devices: tuple[int, ...]
-    kind: str  #: cpu, cuda or rocm
+    kind: str  #: cpu, cuda, rocm, or ray: devices are the cluster's business
     argv: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
 
@@ -47,10 +49,13 @@ def launches(file: DeploymentFile, kind: str, host: str = "127.0.0.1") -> list[L
             elif kind != "cpu":
                 devices = tuple(range(next_gpu, next_gpu + model.devices_per_replica))
                 next_gpu += len(devices)
-            port = first + index
+            port, name = first + index, f"{model.served_name}/{index}"
+            if file.node.ray:
+                made.append(_on_ray(file.node.ray, name, model, port, kind))
+                continue
             made.append(
                 Launch(
-                    f"{model.served_name}/{index}",
+                    name,
                     model,
                     host,
                     port,
@@ -61,3 +66,11 @@ def launches(file: DeploymentFile, kind: str, host: str = "127.0.0.1") -> list[L
                 )
             )
     return made
+
+
+def _on_ray(address: str, name: str, model: ModelTable, port: int, kind: str) -> Launch:
+    """A local process that stands for a replica somewhere on the cluster."""
+    engine = argv(model, NODE_HOST, NODE_PORT, kind)
+    env = sorted({*model.env, "VLLM_API_KEY"})
+    line = replica_argv(address, port, need_of(model, kind), env, engine)
+    return Launch(name, model, "127.0.0.1", port, (), "ray", tuple(line), dict(model.env))

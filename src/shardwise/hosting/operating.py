@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.hosting import state
 from shardwise.hosting.checks import check_here, check_plan
-from shardwise.hosting.deployment_file import load
+from shardwise.hosting.deployment_file import load, save
 from shardwise.hosting.state import ReplicaState, State
 from shardwise.replica import probing, processes
 from shardwise.replica.processes import Process
@@ -30,13 +31,17 @@ class HostingError(ShardwiseError):
     exit_code = 1
 
 
-def up(path: Path, progress: Progress) -> State:
+def up(path: Path, progress: Progress, on: str = "") -> State:
     """Bring what runs in line with the file at `path`; the state once every replica settled.
+
+    `on` is a Ray cluster to run the replicas on, as ray://host:port; the balancer stays here.
 
     InputError, with nothing started or changed, if the file cannot be run here. HostingError if
     the controller fails or a replica is given up; the others serve on.
     """
     file = load(path)
+    if on:
+        file = msgspec.structs.replace(file, node=msgspec.structs.replace(file.node, ray=on))
     folder = state.folder(path)
     before = state.read(folder)
     held = _held_ports(before)
@@ -48,8 +53,7 @@ def up(path: Path, progress: Progress) -> State:
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     if before and before.controller:
         _end_controller(before.controller)
-    shutil.copyfile(path, folder / "deployment.toml.partial")
-    (folder / "deployment.toml.partial").replace(folder / "deployment.toml")
+    save(file, folder / "deployment.toml")
     child = processes.spawn(
         [sys.executable, "-m", "shardwise.hosting.controller", str(path.resolve())],
         {},
