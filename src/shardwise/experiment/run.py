@@ -53,7 +53,9 @@ class Wanted:
         ways = splits(self.machine, self.tp_sizes)
         seqs = max(self.concurrencies)
         found = cells(ways, self.concurrencies, self.isl, self.osl)
-        settings = (self.model, replace(self.settings, max_num_seqs=seqs), self.weight_dtype)
+        # by the model's name: a bundled one lies in the folder, which may move
+        started = replace(self.settings, model=self.model, max_num_seqs=seqs)
+        settings = (self.model, started, self.weight_dtype)
         return {key_of(cell, self.machine, settings): cell for cell in found}
 
     def deployment(self, cell: Cell) -> Deployment:
