@@ -46,7 +46,8 @@ def profiled(folder: Path, cell: Measured, batches: list[int], emulate: bool, co
         running = [
             subprocess.Popen([*line, "-o", str(file)], stdout=subprocess.DEVNULL) for file in files
         ]
-        if any([process.wait() for process in running]):
+        codes = [process.wait() for process in running]
+        if any(codes):
             raise RuntimeError(" ".join(line))
         told = [read(file) for file in files]
     return {

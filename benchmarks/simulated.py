@@ -24,7 +24,6 @@ import statistics
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +66,8 @@ LOADS = (0.3, 0.6, 0.9)  #: of the rate that the slower deployment holds in the 
 BATCHES = (1, 2, 4, 8, 16, 32)
 PROMPTS = (16, 64, 128, 256, 480)
 SHORT, LONG = 16, 480  #: prompts that decode steps are timed behind
-DECODED = 48  #: tokens, from which the median step is taken
+DEEP = 16  #: sequences that the cost of context is timed with
+DECODED = 48  #: tokens of a timed batch
 MAX_SEQS, MAX_TOKENS, KV_TOKENS = 32, 512, 32768
 LIMITS_PCT = {"p50": 15.0, "p99": 30.0}
 NAMES = ("ttft_s", "tpot_s")
@@ -144,7 +144,7 @@ def start(folder: Path, tp_size: int, replicas: int) -> tuple[Path, list[Target]
 def closed_loop(
     target: Target, concurrency: int, isl: int, osl: int, waves: int = 3
 ) -> list[RequestRecord]:
-    count = max(waves * concurrency, 6)
+    count = waves * concurrency
     prompts = make_prompts(choose_source(target), [isl] * count, seed=isl)
     load = Load([target.request(p, osl) for p in prompts], [osl] * count, concurrency)
     return complete(run_load(target, load).records)
@@ -158,21 +158,29 @@ def complete(records: list[RequestRecord]) -> list[RequestRecord]:
 
 
 def step_s(target: Target, each: int, replicas: int, isl: int) -> float:
-    """Median time of a decode step with `each` sequences at each replica."""
-    records = closed_loop(target, each * replicas, isl, DECODED)
-    return statistics.median(chain.from_iterable(r.itl_s for r in records))
+    """Mean time of a decode step with `each` sequences at each replica: of static batches, from
+    the first token of the request that starts last to the last token of all.
+
+    The mean and not the median, since a slow step keeps everybody waiting as long as it takes.
+    """
+    waves = max(3, 24 // each)
+    found = []
+    for _ in range(waves):
+        records = closed_loop(target, each * replicas, isl, DECODED, waves=1)
+        begun, ended = max(r.first_s for r in records), max(r.last_s for r in records)
+        found.append((ended - begun) / (DECODED - 1))
+    return statistics.fmean(found)
 
 
 def calibrate(target: Target, replicas: int) -> Steps:
     """Step times of `replicas` replicas behind `target` that all have the same to do."""
 
     def first_s(isl: int) -> float:
-        records = closed_loop(target, replicas, isl, 1, waves=12)
-        return statistics.median(r.ttft_s for r in records)
+        records = closed_loop(target, replicas, isl, 1, waves=16)
+        return statistics.fmean(r.ttft_s for r in records)
 
     steps = {n: step_s(target, n, replicas, SHORT) for n in BATCHES}
-    behind = 4 * (LONG - SHORT)
-    slope = max(0.0, (step_s(target, 4, replicas, LONG) - steps[4]) / behind)
+    slope = max(0.0, (step_s(target, DEEP, replicas, LONG) - steps[DEEP]) / (DEEP * (LONG - SHORT)))
     context = SHORT + DECODED / 2
     decode = {n: seconds - slope * n * context for n, seconds in steps.items()}
     delay_s = max(0.0, first_s(1) - decode[1])

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from shardwise.engine.attention import StepInputs, gather_inputs
+from shardwise.engine.attention import Gathered, StepInputs, gather_inputs
 from shardwise.engine.scheduler import Segment, StepPlan
 
 Step = Callable[[], torch.Tensor]
@@ -75,8 +75,8 @@ class DecodeGraphs:
             step = self._record(lambda: self._forward(inputs))
             self._recorded[rows, width] = inputs, step
         static, step = self._recorded[rows, width]
-        for name in ("tokens", "positions", "slots", "gather_blocks", "gather_mask"):
-            getattr(static, name).copy_(getattr(inputs, name))
+        for mine, theirs in zip(_tensors(static), _tensors(inputs), strict=True):
+            mine.copy_(theirs)
         return step()[: len(plan.segments)]
 
     def _inputs(self, tokens: list[int], segments: Sequence[Segment], width: int) -> StepInputs:
@@ -92,11 +92,15 @@ class DecodeGraphs:
             positions=torch.tensor(positions, device=self._device),
             slots=torch.tensor(slots, device=self._device),
             spans=[],
-            num_gathered=rows,
-            gather_blocks=blocks.to(self._device),
-            gather_mask=mask.to(self._device),
+            gathered=[Gathered(slice(0, rows), blocks.to(self._device), mask.to(self._device))],
             logit_rows=torch.arange(rows, device=self._device),
         )
+
+
+def _tensors(inputs: StepInputs) -> list[torch.Tensor]:
+    """What differs from step to step of one shape."""
+    batch = inputs.gathered[0]
+    return [inputs.tokens, inputs.positions, inputs.slots, batch.blocks, batch.mask]
 
 
 def _up(n: int) -> int:

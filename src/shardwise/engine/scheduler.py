@@ -154,7 +154,8 @@ class Scheduler:
         chosen = [pair for pair in chosen if pair[0].blocks]
         if not chosen:
             return None
-        chosen.sort(key=lambda pair: pair[1] > 1)
+        # decodes by length, so that those attended in one batch need little padding
+        chosen.sort(key=lambda pair: (pair[1] > 1, len(pair[0].blocks) if pair[1] == 1 else 0))
         return self._plan(chosen), [sequence for sequence, _ in chosen]
 
     def _plan(self, chosen: list[tuple[Sequence, int]]) -> StepPlan:
