@@ -3,25 +3,106 @@
 Twenty requests/s of 1,000 input and 500 output tokens for 3,600 s. What counts as one step for an
 engine is one entry of a quadratic here: nothing happens inside most steps, so they are summed.
 Simulated tokens per second is output tokens over wall time, compilation apart. The same hour with
-half and double the output tokens shows how cost grows. Prints one JSON line last.
+half and double the output tokens shows how cost grows.
+
+    python benchmarks/traffic.py [--vidur /path/to/venv/bin/python] [--write]
+
+With `--vidur`, the Python of an environment that has Vidur (`pip install vidur==0.0.26`), both
+simulate the first half minute of that traffic with the same step times, and their latencies stand
+beside each other. Prints one JSON line last; `--write` keeps it in results/traffic.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import platform
+import subprocess
+import tempfile
 import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from shardwise.evidence.record import Deployment
 from shardwise.simulator.compiling import HAS_NUMBA
-from shardwise.simulator.fleet import make_group
+from shardwise.simulator.fleet import Group, make_group
 from shardwise.simulator.simulate import simulate
-from shardwise.simulator.traffic import Lengths, Traffic, draw
+from shardwise.simulator.traffic import Lengths, Trace, Traffic, draw
 
 RATE, HOUR_S = 20.0, 3600.0
+PAIRED_S = 30.0
+ROOT = Path(__file__).parents[1]
 EIGHT = Deployment("llama-3.1-70b", "h200", 1, replicas=8)
 
 
+def pair(python: str, group: Group) -> dict[str, Any]:
+    """The same requests through both simulators, behind round robin, with the same step times.
+
+    Vidur starts a request when it arrives, so the time until a scheduler sees it is left out.
+    """
+    plain = replace(group, delay_s=0.0, delay_steps=0.0)
+    trace = draw(Traffic(RATE, Lengths(1000), Lengths(500), PAIRED_S))
+    started = time.perf_counter()
+    ours = simulate([plain], trace, policy="round_robin")
+    wall_s = time.perf_counter() - started
+    theirs = ask_vidur(python, plain, trace)
+    tokens = len(trace) * 500
+    found: dict[str, Any] = {
+        "version": theirs["version"],
+        "requests": len(trace),
+        "output_tokens": tokens,
+        "tok_per_s": {"shardwise": tokens / wall_s, "vidur": tokens / theirs["wall_s"]},
+        "speedup": theirs["wall_s"] / wall_s,
+    }
+    for metric in ("ttft_s", "e2e_latency_s"):
+        columns = {"shardwise": ours.latency(metric), "vidur": np.array(theirs[metric])}
+        found[metric] = {
+            tool: [float(np.percentile(values, at)) for at in (50, 99)]
+            for tool, values in columns.items()
+        }
+    return found
+
+
+def ask_vidur(python: str, group: Group, trace: Trace) -> dict[str, Any]:
+    table = group.table
+    job = {
+        "arrival_s": trace.arrival_s.tolist(),
+        "isl": trace.isl.tolist(),
+        "osl": trace.osl.tolist(),
+        "replicas": group.deployment.replicas,
+        "decode_s": table.decode.tolist(),
+        "prompt_s": table.prompt.tolist(),
+        "kv_s": table.kv_slope[0],
+        "attention_s": table.attention_slope[0],
+        "max_num_seqs": group.max_num_seqs,
+        "max_num_batched_tokens": group.max_num_batched_tokens,
+        "kv_capacity_tokens": group.kv_capacity_tokens,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
+        asked.write_text(json.dumps(job), "utf-8")
+        child = ROOT / "benchmarks" / "peers" / "ask_vidur.py"
+        ended = subprocess.run(
+            [python, str(child), str(asked), str(answer)],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ended.returncode:
+            raise SystemExit(f"vidur: {ended.stderr[-2000:]}")
+        found: dict[str, Any] = json.loads(answer.read_text("utf-8"))
+        return found
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--vidur", default="", help="a Python that has Vidur")
+    parser.add_argument("--write", action="store_true", help="keep the line in results/")
+    asked = parser.parse_args()
     started = time.perf_counter()
     group = make_group(EIGHT)
     simulate([group], draw(Traffic(RATE, Lengths(1000), Lengths(500), 10.0)))
@@ -53,6 +134,15 @@ def main() -> None:
                 "ttft_p99_s": round(result.percentiles("ttft_s").values[99.0], 4),
             }
     line["wall_s_by_osl"] = {str(osl): round(s, 4) for osl, s in seconds.items()}
+    if asked.vidur:
+        found = line["paired_with_vidur"] = pair(asked.vidur, group)
+        speeds = ", ".join(f"{k} {v:.3g}" for k, v in found["tok_per_s"].items())
+        print(f"{found['requests']} requests in both, tokens/s simulated: {speeds}")
+        for metric in ("ttft_s", "e2e_latency_s"):
+            print(f"{metric} p50 and p99: {found[metric]}")
+    line["machine"] = f"one core of {platform.processor() or platform.machine()}"
+    if asked.write:
+        (ROOT / "results" / "traffic.json").write_text(json.dumps(line, indent=1) + "\n", "utf-8")
     print(json.dumps(line))
 
 
