@@ -68,9 +68,9 @@ PACED = Lengths(96, 0.3), Lengths(64, 0.3)  #: of the closed loops that set the 
 PACE_AT, PACE_WAVES = (4, 32), 4  #: sequences a replica
 CONNECTIONS = 64  #: opened before an open loop starts
 #: of the rate that the slower deployment holds in the simulation; beside the three judged ones,
-#: one where the queue begins: there a percent of capacity moves TTFT by five and more
-JUDGED, KNEE = (0.3, 0.6, 1.5), 0.85
-LOADS = sorted((*JUDGED, KNEE))
+#: those to both sides of where the queue begins: a percent of capacity moves TTFT by five there
+JUDGED, KNEE = (0.3, 0.6, 3.0), (0.85, 1.5)
+LOADS = sorted((*JUDGED, *KNEE))
 BATCHES = (1, 2, 4, 8, 16, 32)
 PROMPTS = (16, 64, 128, 256, 480)
 SHORT, LONG = 16, 480  #: prompts that decode steps are timed behind
@@ -371,7 +371,7 @@ def within(rows: list[Row]) -> dict[str, bool]:
             abs(row.error_pct(f"{name} {at}")) <= limit
             for row in rows
             for name in NAMES
-            if row.load != KNEE
+            if row.load in JUDGED
         )
         for at, limit in LIMITS_PCT.items()
     }
@@ -402,9 +402,10 @@ def document(rows: list[Row]) -> str:
             f"variation {ISL.cv:g}). Step times come from static batches and closed loops at other "
             "lengths, the closed loops once more before and after each judged run; the judged "
             "trace is simulated arrival for arrival. Load: of what the slower deployment holds "
-            f"in the simulation; {JUDGED[-1]:g} is more than either can serve, so that the queue "
-            f"grows until the trace ends. At {KNEE:g} the queue begins, a percent of capacity "
-            "moves TTFT by five and more, and the row is not judged.",
+            f"in the simulation; {JUDGED[-1]:g} is far more than either can serve, and the queue "
+            f"grows until the trace ends. At {KNEE[0]:g} and {KNEE[1]:g}, to both sides of where "
+            "the queue begins, a percent of capacity moves TTFT by five, and the rows are not "
+            "judged.",
             "",
             "Each cell: measured / simulated, in ms.",
             "",

@@ -40,7 +40,7 @@ JOB: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text("utf-8"))
 BLOCK = 16  #: tokens
 
 
-class GivenSteps(BaseExecutionTimePredictor):
+class GivenSteps(BaseExecutionTimePredictor):  # type: ignore[misc]
     """The job's step tables (shardwise.simulator.stepping.mixed_step_s, in Python)."""
 
     def get_execution_time(self, batch: Any, _stage: int) -> Any:
