@@ -77,6 +77,7 @@ def ask_vidur(python: str, group: Group, trace: Trace) -> dict[str, Any]:
         "prompt_s": table.prompt.tolist(),
         "kv_s": table.kv_slope[0],
         "attention_s": table.attention_slope[0],
+        "launch": table.launch,
         "max_num_seqs": group.max_num_seqs,
         "max_num_batched_tokens": group.max_num_batched_tokens,
         "kv_capacity_tokens": group.kv_capacity_tokens,

@@ -14,7 +14,7 @@ from shardwise.errors import InputError
 from shardwise.perfmodel.batches import group
 from shardwise.perfmodel.build import build_personal, links_of
 from shardwise.perfmodel.calibrate import fit
-from shardwise.perfmodel.crossval import Fold, folds_of, hold_out
+from shardwise.perfmodel.crossval import Fold, errors_of, folds_of, hold_out, row_folds
 from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, decode, encode
 from shardwise.perfmodel.profiles import bundled_profile, load_profile, save_profile
 from shardwise.perfmodel.rows import Row
@@ -93,6 +93,25 @@ def test_what_a_fold_leaves_out_leaves_no_trace_in_its_fit() -> None:
     for a, b in zip(informed, fresh, strict=True):
         assert np.mean(a.errors) == pytest.approx(np.mean(b.errors), abs=0.05)
         assert abs(np.mean(a.errors)) > 1  # five times too fast or too much: log 5 = 1.6
+
+
+def test_versions_have_levels_of_their_own_where_several_were_measured() -> None:
+    old = [replace(r, version="1.0") for r in rows("h200", "vllm", 1.2)]
+    new = [replace(r, version="2.0") for r in rows("h200", "vllm", 1 / 1.2, start=1000)]
+    single = [replace(r, version="7.0") for r in rows("h100", "vllm", start=2000)]
+    links = links_of(bundled_profile().lines)
+    found = fit(group([*old, *new, *single])[0], links)
+    named = {key[1:] for key in found.offsets if key[0] == "version"}
+    assert named == {("h200", "vllm", "1.0"), ("h200", "vllm", "2.0")}
+    assert [f.kind for f in row_folds([*old, *new, *single])] == ["row"] * 4
+
+    def mean_error(made: list[Row], versions: bool) -> float:
+        held = errors_of(group(made)[0], found, links, "none", versions=versions)
+        return float(np.mean([h.errors.mean() for h in held if h.metric == "tpot_s"]))
+
+    # log 1.2 = 0.18 too fast for the old and too slow for the new where none is named
+    assert abs(mean_error(old, True)) < 0.05 > abs(mean_error(new, True))
+    assert -0.25 < mean_error(old, False) < -0.12 < 0.12 < mean_error(new, False) < 0.25
 
 
 def test_folds_name_inner_and_outer_tps_and_each_gpu() -> None:

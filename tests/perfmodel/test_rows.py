@@ -47,6 +47,20 @@ def test_a_bad_cell_is_named(cell: str, value: str, said: str) -> None:
         parse_row(1, {**GOOD, cell: value})
 
 
+@pytest.mark.parametrize(
+    ("engine", "version"),
+    [
+        ("vLLM 0.9.0.1 (AMD rocm/vllm-dev:main)", "0.9.0.1"),
+        ("trtllm 1.0.0rc3", "1.0.0rc3"),
+        ("SGLang v0.5.2", "0.5.2"),
+        ("vLLM (version not captured; bench scripts v0.8.5)", ""),
+        ("vllm ", ""),
+    ],
+)
+def test_a_version_is_read_only_where_the_engine_has_one(engine: str, version: str) -> None:
+    assert parse_row(1, {**GOOD, "engine": engine}).version == version
+
+
 def test_bad_rows_are_noted_and_the_others_predicted() -> None:
     table = [
         GOOD,

@@ -118,6 +118,41 @@ def test_more_tokens_never_make_whole_experts_faster(tokens: float, tp: float) -
     assert experts_time(tokens * 1.1, tp, tp) >= experts_time(tokens, tp, tp) * (1 - 1e-12)
 
 
+def test_launches_hide_behind_the_device_until_they_take_longer() -> None:
+    def prefill(tokens: float, eager_layer: float) -> float:
+        return total(
+            setting("llama-3.1-8b", "h200", "bf16", eager_layer=eager_layer), 1.0, 0.0, 1.0, tokens
+        )
+
+    # 32 layers x 0.1 ms of launches beside 8192 x 14 GFLOP / 712 TFLOP/s, over 160 ms: 3.2 ms hide
+    assert prefill(8192.0, 1e-4) == pytest.approx(prefill(8192.0, 0.0), rel=1e-4)
+    # 32 x 10 ms beside a tenth of that: the host is what is waited for
+    assert prefill(16.0, 1e-2) == pytest.approx(0.32, rel=0.02)
+    # and a decode step is replayed from a graph
+    slow = setting("llama-3.1-8b", "h200", "bf16", eager_layer=1e-2)
+    assert total(slow, 1.0, 16.0, 100.0) < 0.02
+
+
+def test_a_large_all_reduce_is_no_longer_the_engines_own() -> None:
+    fused = setting("llama-3.1-70b", "b200", "fp8", collective=0.5, bulk=1.0, skew=0.0)
+    plain = setting("llama-3.1-70b", "b200", "fp8", collective=1.0, bulk=1.0, skew=0.0)
+
+    def seconds(s: Setting, prompt: float) -> float:
+        parts = [np.array([x]) for x in (8.0, 0.0, 1.0, prompt, 0.0)]
+        return float(step_time(s, s.work(np.array([8.0])), *parts).communication[0])
+
+    # 16 KiB a token: 511 tokens are below 8 MiB, 513 above
+    assert seconds(fused, 511.0) == pytest.approx(0.5 * seconds(plain, 511.0))
+    assert seconds(fused, 513.0) == pytest.approx(seconds(plain, 513.0))
+
+
+def test_every_rank_writes_the_whole_output_of_each_chosen_expert() -> None:
+    work = rank_work(load("gpt-oss-120b"), np.array([8.0]), "mxfp4", 2.0)
+    # 36 layers x 2 bytes x ((1 + 4 experts) x 2880 + (4 x 2880 + 64 heads x 64) / 8)
+    # = 72 x (14,400 + 1,952) = 1,177,344
+    assert work.elementwise_bytes_per_token == pytest.approx([1_177_344])
+
+
 def test_mxfp4_attention_is_bf16_and_runs_at_the_bf16_rate() -> None:
     s = setting("gpt-oss-120b", "h200", "mxfp4")
     assert s.compute_dtype == "bf16"  # Hopper has no 4-bit matrix rate

@@ -1,4 +1,4 @@
-"""Rows or deployments of one model, GPU, engine, dtype and mode, as one array computation."""
+"""Rows of one model, GPU, engine and its version, dtype and mode, as one array computation."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ class Key:
     weight_dtype: str
     kv_dtype: str
     mode: str
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _key(row: Row) -> Key:
     for name, dtype in (("weight_dtype", weight), ("kv_dtype", kv)):
         if dtype not in WEIGHT_BYTES:
             raise InputError(f"{name} is {dtype!r}", f"allowed: {', '.join(WEIGHT_BYTES)}")
-    return Key(arch.id, gpu.id, row.engine, weight, kv, row.mode)
+    return Key(arch.id, gpu.id, row.engine, weight, kv, row.mode, row.version)
 
 
 def _load(rows: list[Row], arch: Architecture, gpu: Gpu, key: Key) -> Load:

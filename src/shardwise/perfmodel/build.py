@@ -14,7 +14,7 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.calibrate import fit
 from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.crossval import folds_of, hold_out, in_sample
+from shardwise.perfmodel.crossval import folds_of, hold_out, in_sample, row_folds
 from shardwise.perfmodel.hierarchy import Hierarchy, encode
 from shardwise.perfmodel.intervals import HeldOut, widths_from
 from shardwise.perfmodel.profiles import Error, FoldError, Line, Profile, collectives_for
@@ -74,6 +74,7 @@ def build_reference(
         raise InputError(f"no row marked 'calibrate' can be used{reason}")
     links = links_of(lines)
     folds = list(folds_of(usable))
+    folds += row_folds(usable)
     progress("fit", 0, len(folds))
     hierarchy = fit(batches, links)
     held_out: list[HeldOut] = []
@@ -86,7 +87,11 @@ def build_reference(
     # says how bad extrapolation is, and the pair's own rows say how it fits
     whole = {(h.gpu, h.engine) for h in by_tp if h.fold == "tp_inside"}
     own = [h for h in by_tp if (h.gpu, h.engine) in whole]
-    own += [h for h in fitted if (h.gpu, h.engine) not in whole]
+    own += [
+        h
+        for h in in_sample(batches, hierarchy, links, versions=False)
+        if (h.gpu, h.engine) not in whole
+    ]
     return Profile(
         name="reference",
         created=dt.date.today().isoformat(),
@@ -95,7 +100,7 @@ def build_reference(
         lines=lines,
         widths=widths_from(held_out, own),
         errors=error_table(fitted, by_tp),
-        folds=[_fold_error(h) for h in held_out],
+        folds=[_fold_error(h) for h in held_out if h.fold != "row"],
         dtypes=_dtypes(batches),
         tp_sizes=_tp_sizes(batches),
     )
@@ -143,7 +148,7 @@ def adapted(batches: Sequence[Batch], base: Profile) -> Hierarchy:
     start = base.hierarchy
 
     def free(key: tuple[str, ...]) -> bool:
-        return key[0] == "pair" or (key[0] != "shared" and key not in start.offsets)
+        return key[0] == "pair" or (key[0] in ("gpu", "engine") and key not in start.offsets)
 
     return fit(batches, links_of(base.lines), start, free, hold=OWN_HOLD)
 

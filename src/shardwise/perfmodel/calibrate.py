@@ -15,9 +15,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwise.perfmodel.batches import Batch
+from shardwise.perfmodel.batches import Batch, Key
 from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, Level, levels_of
+from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, Level, levels_of, versions_of
 from shardwise.perfmodel.work import Array
 
 #: The error of one row that is ordinary: software versions alone differ by 5 % and more.
@@ -31,8 +31,6 @@ WEIGHTS: Final = {
     ("static_batch", "ttft_s"): 0.35,
     ("max_throughput", "output_tok_s"): 0.6,
 }
-#: TensorRT-LLM's TTFT rows hold client limits that no server model explains.
-ENGINE_TTFT_WEIGHT: Final = {"trtllm": 0.1}
 _STEP: Final = 1e-4
 
 
@@ -53,7 +51,7 @@ def _targets(
 ) -> list[_Target]:
     targets = []
     for batch in batches:
-        for (mode, metric), base in WEIGHTS.items():
+        for (mode, metric), weight in WEIGHTS.items():
             observed = batch.observed(metric)
             usable = np.isfinite(observed)
             if metric == "ttft_s":
@@ -62,7 +60,6 @@ def _targets(
                 usable &= batch.load.kv_capacity_tokens > room
             if mode != batch.key.mode or not usable.any():
                 continue
-            weight = ENGINE_TTFT_WEIGHT.get(batch.key.engine, base) if metric == "ttft_s" else base
             rows = np.flatnonzero(usable).astype(np.int64)
             link = collectives(batch)
             targets.append(_Target(batch, link, metric, rows, np.log(observed[rows]), weight))
@@ -138,6 +135,17 @@ def _soft_slope(errors: Array) -> Array:
     return np.asarray(size / (np.sqrt(1.0 + size**2) * _soft(size)))
 
 
+def _levels(batches: Sequence[Batch]) -> dict[Key, tuple[tuple[str, ...], ...]]:
+    """Levels that each batch draws from. Where a GPU and engine were measured in one version
+    alone, the pair speaks for it, and so for those who name none."""
+    named = versions_of((b.gpu.id, b.key.engine, b.key.version) for b in batches)
+    found = {}
+    for b in batches:
+        pair = (b.gpu.id, b.key.engine)
+        found[b.key] = levels_of(*pair, b.key.version if len(named[pair]) > 1 else "")
+    return found
+
+
 def fit(
     batches: Sequence[Batch],
     collectives: Callable[[Batch], Collectives],
@@ -156,15 +164,17 @@ def fit(
 
     base = start or Hierarchy({})
     targets = _targets(batches, collectives)
-    levels = {key for b in batches for key in levels_of(b.gpu.id, b.key.engine)}
-    keys = sorted(key for key in levels if free(key))
+    levels = _levels(batches)
+    keys = sorted(key for key in set().union(*levels.values()) if free(key))
     kept = Hierarchy({k: v for k, v in base.offsets.items() if k not in keys})
-    drawn = [levels_of(t.batch.gpu.id, t.batch.key.engine) for t in targets]
     problem = _Problem(
         targets,
         keys,
-        [kept.log_coefficients(t.batch.gpu, t.batch.key.engine) for t in targets],
-        [[i for i, key in enumerate(keys) if key in levels] for levels in drawn],
+        [
+            kept.log_coefficients(t.batch.gpu, t.batch.key.engine, t.batch.key.version)
+            for t in targets
+        ],
+        [[i for i, key in enumerate(keys) if key in levels[t.batch.key]] for t in targets],
         [Level(key).scale for key in keys],
         hold,
     )

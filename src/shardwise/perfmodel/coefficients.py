@@ -40,8 +40,9 @@ _ALL: Final = (
     Coefficient("attention", 0.45, 0.25, "share", "bf16 matrix rate reached by prefill attention"),
     Coefficient("elementwise", 6.0, 0.40, "passes", "activation traffic of one layer"),
     Coefficient("layer", 20e-6, 0.40, "s", "launch gaps of a layer"),
-    Coefficient("eager_layer", 90e-6, 0.60, "s", "extra launch time of a layer in a prefill step"),
-    Coefficient("collective", 1.0, 0.10, "share", "of a plain all-reduce's measured time"),
+    Coefficient("eager_layer", 90e-6, 0.60, "s", "host time to launch a layer of a prefill step"),
+    Coefficient("collective", 1.0, 0.10, "share", "of a small all-reduce's measured time"),
+    Coefficient("bulk", 1.0, 0.20, "share", "of a large all-reduce's measured time"),
     Coefficient("skew", 0.5e-6, 0.50, "s", "waiting for each other rank at a collective"),
     Coefficient("step", 900e-6, 0.40, "s", "host and sampling time of a step", "engine"),
     Coefficient("sequence", 10e-6, 0.40, "s", "host time of a sequence in a step", "engine"),
@@ -49,6 +50,8 @@ _ALL: Final = (
     Coefficient(
         "wait_steps", 2.0, 0.40, "steps", "decode steps before a request is seen", "engine"
     ),
+    Coefficient("handle", 1e-3, 0.40, "s", "server time of a request, serial", "engine"),
+    Coefficient("stream", 20e-6, 0.40, "s", "server time of a streamed token, serial", "engine"),
     Coefficient("held_slots", 0.5, 0.80, "slots", "batch slots a wave leaves unused", "engine"),
 )
 COEFFICIENTS: Final[Mapping[str, Coefficient]] = {c.name: c for c in _ALL}

@@ -10,12 +10,13 @@ import numpy as np
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.calibrate import fit
 from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.hierarchy import Hierarchy, levels_of
+from shardwise.perfmodel.hierarchy import Hierarchy, levels_of, versions_of
 from shardwise.perfmodel.intervals import METRICS, HeldOut
 from shardwise.perfmodel.rows import Row
 from shardwise.perfmodel.serving import Served
 from shardwise.perfmodel.work import Array
 
+ROW_FOLDS = 4
 Links = Callable[[Batch], Collectives]
 
 
@@ -23,7 +24,7 @@ Links = Callable[[Batch], Collectives]
 class Fold:
     """A set of rows to leave out, and why."""
 
-    kind: str  #: "tp_inside", "tp_edge", "gpu", "engine", "dtype"
+    kind: str  #: "tp_inside", "tp_edge", "gpu", "engine", "dtype", "row"
     name: str
     leaves_out: Callable[[Row], bool]
 
@@ -72,6 +73,22 @@ def folds_of(rows: Sequence[Row]) -> Iterator[Fold]:
             yield Fold("dtype", f"{gpu} {dtype}", _leave_dtype(gpu, dtype))
 
 
+def row_folds(rows: Sequence[Row]) -> list[Fold]:
+    """Every fourth row of the pairs that were measured in several versions: what is left to miss
+    where the version is known."""
+    named = versions_of((r.gpu, r.engine, r.version) for r in rows)
+    chosen = [r for r in rows if len(named[r.gpu, r.engine]) > 1]
+    return [
+        Fold("row", f"rows {k} of {ROW_FOLDS}", _leave_rows(chosen[k::ROW_FOLDS]))
+        for k in range(ROW_FOLDS if chosen else 0)
+    ]
+
+
+def _leave_rows(rows: Sequence[Row]) -> Callable[[Row], bool]:
+    numbers = {r.number for r in rows}
+    return lambda r: r.number in numbers
+
+
 def _cell(row: Row) -> tuple[str, str, str, str]:
     return row.model, row.gpu, row.engine, row.mode
 
@@ -100,25 +117,35 @@ def hold_out(
     `start` only saves rounds: offsets of levels without a kept row are dropped, not inherited.
     """
     kept, _ = group([r for r in rows if not fold.leaves_out(r)])
-    known = {key for b in kept for key in levels_of(b.gpu.id, b.key.engine)}
+    known = {key for b in kept for key in levels_of(b.gpu.id, b.key.engine, b.key.version)}
     begin = {k: v for k, v in start.offsets.items() if k in known} if start else {}
     hierarchy = fit(kept, links, Hierarchy(begin))
-    results = []
     everything, _ = group([r for r in rows if fold.leaves_out(r)])
-    for batch in everything:
-        served = batch.serve(hierarchy.coefficients(batch.gpu, batch.key.engine), links(batch))
-        for metric, errors in log_errors(batch, served, np.ones(len(batch.rows), bool)).items():
-            results.append(
-                HeldOut(fold.kind, batch.gpu.id, batch.key.engine, metric, errors, fold.name)
-            )
-    return results
+    return errors_of(everything, hierarchy, links, fold.kind, fold.name)
 
 
-def in_sample(batches: Sequence[Batch], hierarchy: Hierarchy, links: Links) -> list[HeldOut]:
-    """Errors on the rows of the fit itself, as fold "none"."""
-    results = []
+def in_sample(
+    batches: Sequence[Batch], hierarchy: Hierarchy, links: Links, versions: bool = True
+) -> list[HeldOut]:
+    """Errors on the rows of the fit itself, as fold "none"; without `versions`, as if none of the
+    rows named its engine's version."""
+    return errors_of(batches, hierarchy, links, "none", "", versions)
+
+
+def errors_of(
+    batches: Sequence[Batch],
+    hierarchy: Hierarchy,
+    links: Links,
+    kind: str,
+    name: str = "",
+    versions: bool = True,
+) -> list[HeldOut]:
+    """Errors of `hierarchy` on the rows of `batches`."""
+    found: dict[tuple[str, str, str], list[Array]] = {}
     for batch in batches:
-        served = batch.serve(hierarchy.coefficients(batch.gpu, batch.key.engine), links(batch))
+        version = batch.key.version if versions else ""
+        known = hierarchy.coefficients(batch.gpu, batch.key.engine, version)
+        served = batch.serve(known, links(batch))
         for metric, errors in log_errors(batch, served, np.ones(len(batch.rows), bool)).items():
-            results.append(HeldOut("none", batch.gpu.id, batch.key.engine, metric, errors))
-    return results
+            found.setdefault((batch.gpu.id, batch.key.engine, metric), []).append(errors)
+    return [HeldOut(kind, *judged, np.concatenate(e), name) for judged, e in found.items()]

@@ -1,15 +1,16 @@
-"""Coefficients shared through a hierarchy: everything, then the GPU, the engine, and the pair.
+"""Coefficients shared through a hierarchy: everything, the GPU, the engine, the pair, the version.
 
 log coefficient = log prior (+ what is published about the vendor or generation)
-                + shared + GPU offset + engine offset + pair offset,
+                + shared + GPU offset + engine offset + pair offset + version offset,
 
 each offset drawn around zero. A GPU or engine without rows keeps a zero offset, so what was learnt
-from the others carries over, and its interval says that it did.
+from the others carries over, and its interval says that it did. Who names no version gets what the
+versions have in common.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +27,12 @@ _BY_ENGINE: Final = np.array([c.varies_by == "engine" for c in COEFFICIENTS.valu
 
 #: Share of a coefficient's spread that each level may take: (hardware, host) coefficients.
 #: Host time belongs to the engine, whatever GPU it drives.
-LEVEL_SHARE: Final = {"gpu": (0.6, 0.1), "engine": (0.4, 0.8), "pair": (0.4, 0.3)}
+LEVEL_SHARE: Final = {
+    "gpu": (0.6, 0.1),
+    "engine": (0.4, 0.8),
+    "pair": (0.4, 0.3),
+    "version": (0.7, 0.7),
+}
 
 #: What is published about a vendor's or generation's kernels, as a factor on the prior median.
 #: Matrix rates: large-GEMM measurements by SemiAnalysis, "MI300X vs H100 vs H200 Benchmark",
@@ -34,22 +40,27 @@ LEVEL_SHARE: Final = {"gpu": (0.6, 0.1), "engine": (0.4, 0.8), "pair": (0.4, 0.3
 #: 1280 of 1979, which is the prior itself. Tile: vLLM's Hopper fp8 kernels change at 16 rows.
 #: Collective: on Blackwell engines fuse the all-reduce with the norm that follows, 13.5 to 8.7 us
 #: (github.com/sgl-project/sglang/pull/7621); on Hopper the fused kernel is no faster.
+#: TensorRT-LLM: its PyTorch backend schedules while the GPU computes, and leaves it waiting for
+#: 580 us of a step of 64 sequences (github.com/NVIDIA/TensorRT-LLM/issues/13957, Llama 3.1 8B
+#: on B200); the priors of step and sequence come to 1,540 us there.
 #: Built-in engine and CPU: what a step and a layer of a model too small to matter took, batch 1,
 #: fp32, one Zen 5 thread, 23 Nov 2026: 120 us a step, 110 to 130 us a layer, 180 us in a prefill of
 #: 64 tokens; a CPU runs each operation as it is called, so a prefill has no launches of its own.
 #: The built-in server adds 0.9 ms to a prompt of one token, same day, n = 273, and a request waits
-#: for the step that is running, half of it on average.
+#: for the step that is running, half of it on average. (`handle`: beside what vLLM's is fitted to.)
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
     "amd": {"matrix": 0.474 / 0.72, "matrix_fp8": 0.80 / 0.88},
     "hopper": {"tile_fp8": 15.0},
     "blackwell": {"collective": 8.7 / 13.5},
     "vllm": {"held_slots": 3e-4},
     "sglang": {"held_slots": 3e-4},
+    "trtllm": {"step": 580.0 / 1540.0, "sequence": 580.0 / 1540.0},
     "builtin": {
         "held_slots": 3e-4,
         "step": 120e-6 / 900e-6,
         "request": 0.9e-3 / 20e-3,
         "wait_steps": 0.5 / 2.0,
+        "handle": 0.9e-3 / 7.6e-3,
     },
     "cpu": {"layer": 130e-6 / 20e-6, "eager_layer": 20e-6 / 90e-6},
 }
@@ -57,12 +68,10 @@ KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
 
 @dataclass(frozen=True)
 class Level:
-    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id) or ("pair", gpu, id)."""
+    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("pair", gpu, id) or
+    ("version", gpu, id, version)."""
 
     key: tuple[str, ...]
-
-    def applies(self, gpu_id: str, engine: str) -> bool:
-        return self.key in levels_of(gpu_id, engine)
 
     @property
     def scale(self) -> Array:
@@ -73,9 +82,18 @@ class Level:
         return np.asarray(_SPREAD * np.where(_BY_ENGINE, host, hardware))
 
 
-def levels_of(gpu_id: str, engine: str) -> tuple[tuple[str, ...], ...]:
+def levels_of(gpu_id: str, engine: str, version: str = "") -> tuple[tuple[str, ...], ...]:
     """Keys of the levels that a GPU and engine draw from, the widest first."""
-    return (("shared",), ("gpu", gpu_id), ("engine", engine), ("pair", gpu_id, engine))
+    every = (("shared",), ("gpu", gpu_id), ("engine", engine), ("pair", gpu_id, engine))
+    return (*every, ("version", gpu_id, engine, version)) if version else every
+
+
+def versions_of(measured: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], set[str]]:
+    """The versions named for each GPU and engine, of (GPU, engine, version) triples."""
+    named: dict[tuple[str, str], set[str]] = {}
+    for gpu_id, engine, version in measured:
+        named.setdefault((gpu_id, engine), set()).update({version} - {""})
+    return named
 
 
 def prior(gpu: Gpu, engine: str) -> Array:
@@ -92,19 +110,19 @@ class Hierarchy:
 
     offsets: Mapping[tuple[str, ...], Array]
 
-    def log_coefficients(self, gpu: Gpu, engine: str) -> Array:
+    def log_coefficients(self, gpu: Gpu, engine: str, version: str = "") -> Array:
         total = prior(gpu, engine)
-        for key in levels_of(gpu.id, engine):
+        for key in levels_of(gpu.id, engine, version):
             if key in self.offsets:
                 total = total + self.offsets[key] * Level(key).scale
         return total
 
-    def coefficients(self, gpu: Gpu, engine: str) -> dict[str, float]:
-        values = np.exp(self.log_coefficients(gpu, engine))
+    def coefficients(self, gpu: Gpu, engine: str, version: str = "") -> dict[str, float]:
+        values = np.exp(self.log_coefficients(gpu, engine, version))
         return dict(zip(NAMES, values.tolist(), strict=True))
 
-    def known_levels(self, gpu_id: str, engine: str) -> Iterator[str]:
-        for key in levels_of(gpu_id, engine):
+    def known_levels(self, gpu_id: str, engine: str, version: str = "") -> Iterator[str]:
+        for key in levels_of(gpu_id, engine, version):
             if key in self.offsets:
                 yield key[0]
 

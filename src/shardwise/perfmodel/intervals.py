@@ -1,7 +1,8 @@
 """How far a prediction may be off: half-widths of 80 % intervals, from held-out errors.
 
 A half-width is in logs, so an interval is value x exp(-w) to value x exp(+w). What the profile has
-seen decides which errors count: the same GPU and engine with a TP left out; a GPU or engine that
+seen decides which errors count: the same GPU and engine with a TP left out, or in the same version
+with rows left out; a GPU or engine that
 was never fitted; a weight dtype that was never fitted there.
 """
 
@@ -29,7 +30,7 @@ _SAME_AS: Final = {"total_tok_s": "output_tok_s", "usd_per_million_output_tok": 
 class HeldOut:
     """Errors of rows that a fit did not see: log(predicted / measured)."""
 
-    fold: str  #: "tp_inside", "tp_edge", "gpu", "engine", "dtype"; "none": the fit's own rows
+    fold: str  #: as `crossval.Fold.kind`; "none": the fit's own rows
     gpu: str
     engine: str
     metric: str
@@ -42,6 +43,9 @@ def widths_from(held_out: Iterable[HeldOut], own: Iterable[HeldOut] = ()) -> dic
     that speak for a GPU and engine themselves."""
     pooled: dict[str, list[Array]] = {}
     for h in held_out:
+        if h.fold == "row":  # of a pair with several versions, each of them known
+            pooled.setdefault(f"version/{h.gpu}/{h.engine}/{h.metric}", []).append(h.errors)
+            continue
         pooled.setdefault(f"{h.fold}/{h.metric}", []).append(h.errors)
         if h.fold == "tp_inside":
             pooled.setdefault(f"{h.fold}/{h.engine}/{h.metric}", []).append(h.errors)
@@ -85,6 +89,8 @@ def half_width(
     widths: Mapping[str, float] = profile.widths
     if seen.is_calibrated:
         own = widths.get(f"pair/{seen.gpu}/{seen.engine}/{name}")
+        if "version" in seen.levels:
+            own = widths.get(f"version/{seen.gpu}/{seen.engine}/{name}", own)
         base = own if own is not None else widths.get(f"tp_edge/{name}", blind)
     else:
         folds = [fold for fold in ("gpu", "engine") if fold not in seen.levels]

@@ -32,7 +32,7 @@ NEW_COLUMNS: Final = (
 def batch_calibration(profile: Profile, batch: Batch) -> Calibrated:
     """What a profile knows of a batch's GPU and engine."""
     siblings = {gpu.id: gpu for gpu in default_catalogue().gpus()}
-    return calibrated(profile, batch.gpu, batch.key.engine, siblings)
+    return calibrated(profile, batch.gpu, batch.key.engine, siblings, batch.key.version)
 
 
 def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:

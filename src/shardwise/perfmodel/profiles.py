@@ -190,12 +190,14 @@ def collectives_for(
     return from_topology(gpu.interconnect)
 
 
-def calibrated(profile: Profile, gpu: Gpu, engine: str, siblings: Mapping[str, Gpu]) -> Calibrated:
+def calibrated(
+    profile: Profile, gpu: Gpu, engine: str, siblings: Mapping[str, Gpu], version: str = ""
+) -> Calibrated:
     """What `profile` knows of a GPU and engine; `siblings` are the GPUs links may be taken from."""
     hierarchy = profile.hierarchy
     return Calibrated(
         profile,
-        hierarchy.coefficients(gpu, engine),
+        hierarchy.coefficients(gpu, engine, version),
         collectives_for(profile, gpu, engine, siblings),
-        tuple(hierarchy.known_levels(gpu.id, engine)),
+        tuple(hierarchy.known_levels(gpu.id, engine, version)),
     )

@@ -9,6 +9,7 @@ reason.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ OBSERVED: Final[Mapping[str, tuple[str, float]]] = {
     "total_tok_s": ("total_tok_s", 1.0),
 }
 ALL_QUEUED: Final = 1e6  #: requests, where a source says "max"
+#: "vLLM 0.9.1 (AMD rocm/vllm-dev:main)": a name, then a number
+_VERSION: Final = re.compile(r"\S+\s+v?(\d+(?:\.\w+)*)")
 WAVES: Final = 10  #: requests of a closed-loop run per request in flight, as load tests do
 
 
@@ -66,7 +69,7 @@ class Row:
     isl: float
     osl: float
     source: str
-    version: str
+    version: str  #: of the engine; "" where the source does not say
     use: str
     kv_limited: bool | None
     requests: float  #: in the whole run, the first `concurrency` of them at once
@@ -112,6 +115,12 @@ def _choice(cells: Mapping[str, str], column: str, allowed: Iterable[str]) -> st
     return value
 
 
+def version_of(engine: str) -> str:
+    """The version in an engine's description, "" where there is none."""
+    found = _VERSION.match(engine.strip())
+    return found[1] if found else ""
+
+
 def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     """One row from its cells. Raises InputError naming the cell."""
     mode = MODES[_choice(cells, "mode", MODES)]
@@ -141,7 +150,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         isl=mean * _positive(cells, "isl"),
         osl=max(mean * _positive(cells, "osl"), 1.0),
         source=source,
-        version=(cells.get("engine") or "").strip(),
+        version=version_of(cells.get("engine") or ""),
         use=(cells.get("use") or "").strip(),
         requests=_positive(cells, "requests", str(WAVES * concurrency)),
         kv_limited={"0": False, "1": True}.get(flag[:1]) if flag else None,

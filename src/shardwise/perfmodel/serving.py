@@ -7,12 +7,15 @@ continuous batching with chunked prefill: decodes go first, prompts fill the ste
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwise.perfmodel.step import Setting, StepTime, step_time
+from shardwise.perfmodel.step import Setting, StepTime, smooth_maximum, step_time
 from shardwise.perfmodel.work import Array
+
+FRONT_KNEE: Final = 8.0  #: how sharply the server takes over from the engine as what limits
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,16 @@ def through_stages(
     """A step that passes pp_size stages: each further stage has its own host time, and receives
     the hidden vectors of `tokens` tokens over one link."""
     more = pp_size - 1.0
-    link = setting.gpu.interconnect
-    sent = tokens * 2.0 * setting.arch.hidden_size / link.peer_bandwidth(2)
     return replace(
         step,
         overhead=step.overhead + more * setting.coefficients["step"],
-        communication=step.communication + more * sent,
+        communication=step.communication + more * tokens * hop_s(setting),
     )
+
+
+def hop_s(setting: Setting) -> float:
+    """Seconds to send one token's hidden vector, 16 bits an element, over one link."""
+    return 2.0 * setting.arch.hidden_size / setting.gpu.interconnect.peer_bandwidth(2)
 
 
 def _decode(setting: Setting, load: Load, batch: Array) -> StepTime:
@@ -106,6 +112,7 @@ def closed_loop(setting: Setting, load: Load) -> Served:
     requests has one prompt per `osl` tokens, so TPOT = decode step + extra time of a prompt x
     (resident - 1) / osl. The first `concurrency` requests arrive together and are prefilled one
     after the other; their mean wait, half the burst, weighs concurrency / requests of the mean.
+    One process handles all requests and tokens, and in no less time than the engine is fed.
     Requests that the KV cache cannot hold wait by Little's law: (C - n) / n service times.
     """
     resident, limited = _resident(load)
@@ -131,12 +138,17 @@ def closed_loop(setting: Setting, load: Load) -> Served:
         c["request"]
         + c["wait_steps"] * decode.total
         + mixed.total * own_steps
-        + first_wave * (resident - 1.0) / 2.0 * burst
+        + first_wave * (resident - 1.0) / 2.0 * (burst + c["handle"])
     )
     service = ttft + tpot * (load.osl - 1.0)
     ttft = ttft + service * (load.concurrency - resident) / resident
     ttft = ttft + c["held_slots"] * service / load.concurrency
-    e2e = ttft + tpot * (load.osl - 1.0)
+    decoding = tpot * (load.osl - 1.0)
+    # one process takes requests in and streams their tokens: where it is slower than the engine,
+    # every token waits there for as long, which TTFT shows and TPOT does not
+    front = (c["handle"] + c["stream"] * load.osl) * load.concurrency
+    e2e = smooth_maximum(ttft + decoding, front, FRONT_KNEE)
+    ttft = e2e - decoding
     output = load.concurrency * load.osl / e2e
     causes = mixed.scaled(own_steps).plus(token.scaled(load.osl - 1.0))
     return Served(

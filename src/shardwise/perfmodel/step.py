@@ -19,6 +19,10 @@ from shardwise.perfmodel.work import Array, Work, rank_work
 
 #: Sharpness of the roofline's knee: (a^p + b^p)^(1/p) instead of max(a, b).
 KNEE: Final = 2.0
+HOST_KNEE: Final = 4.0  #: the same, of launching a step's kernels and computing them
+#: Largest message of an engine's own all-reduce, fused or not; NCCL or RCCL takes larger ones
+#: (vLLM's custom_all_reduce.py, max_size; InferenceX sets FlashInfer's fusion to it at TP=8).
+OWN_REDUCE_BYTES: Final = 8.0 * 2**20
 #: Tokens at which half of what few tokens cost extra in matrix kernels is gone.
 FULL_TILES: Final = 512.0
 SMALL_TILE: Final = 16.5  #: tokens; batches of 16 still take the small tile
@@ -106,10 +110,26 @@ class Setting:
 
 def _knee(a: Array, b: Array) -> tuple[Array, Array]:
     """A smooth maximum of two times, shared between them by what each would take alone."""
-    high, low = np.maximum(a, b), np.minimum(a, b)
-    total = high * (1.0 + (low / np.maximum(high, 1e-30)) ** KNEE) ** (1.0 / KNEE)
+    total = smooth_maximum(a, b, KNEE)
     share = a**KNEE / np.maximum(a**KNEE + b**KNEE, 1e-300)
     return total * share, total * (1.0 - share)
+
+
+def smooth_maximum(a: Array, b: Array, sharpness: float) -> Array:
+    """(a^p + b^p)^(1/p) of two positive times: their sum at p = 1, the larger one for large p."""
+    high, low = np.maximum(a, b), np.minimum(a, b)
+    return np.asarray(
+        high * (1.0 + (low / np.maximum(high, 1e-30)) ** sharpness) ** (1.0 / sharpness)
+    )
+
+
+def _all_reduces(setting: Setting, tp_size: Array, message: Array) -> Array:
+    """Seconds of a step's all-reduces of `message` bytes: two a layer (after attention and after
+    the MLP) and one for the embedding; none at TP=1."""
+    c = setting.coefficients
+    each = np.where(message > OWN_REDUCE_BYTES, c["bulk"], c["collective"])
+    each = each * setting.collectives.time(tp_size, message) + c["skew"] * (tp_size - 1)
+    return np.where(tp_size > 1, (2 * setting.arch.num_layers + 1) * each, 0.0)
 
 
 def experts_touched(num_experts: int, top_k: int, tokens: Array) -> Array:
@@ -176,7 +196,6 @@ def step_time(
     c, gpu, arch = setting.coefficients, setting.gpu, setting.arch
     bandwidth, rate_class = gpu.memory_bandwidth, setting.rate_class
     tokens = sequences + prompt_tokens
-    is_prefill = prompt_tokens > 0
 
     dense_dtype = "bf16" if setting.weight_dtype == "mxfp4" else setting.compute_dtype
     dense_class = "bf16" if setting.weight_dtype == "mxfp4" else rate_class
@@ -211,23 +230,13 @@ def step_time(
         * (work.kv_bytes_per_token * context + work.kv_window_bytes_per_token * window)
         / (c["bandwidth_kv"] * bandwidth)
     )
-    # two all-reduces a layer (after attention and after the MLP) and one for the embedding
-    reduces = 2 * arch.num_layers + 1
-    message = tokens * work.message_bytes_per_token
-    communication = np.where(
-        tp_size > 1,
-        reduces
-        * (
-            c["collective"] * setting.collectives.time(tp_size, message) + c["skew"] * (tp_size - 1)
-        ),
-        0.0,
-    )
-    overhead = (
-        c["step"]
-        + arch.num_layers * c["layer"]
-        + c["sequence"] * sequences
-        + np.where(is_prefill, arch.num_layers * c["eager_layer"], 0.0)
-    )
+    communication = _all_reduces(setting, tp_size, tokens * work.message_bytes_per_token)
+    graph_gaps = arch.num_layers * c["layer"]
+    launches = np.where(prompt_tokens > 0, arch.num_layers * c["eager_layer"], 0.0)
+    device = weights + compute + kv + communication + graph_gaps
+    # without a graph the host launches ahead of the device: the slower of the two is waited for
+    waiting = smooth_maximum(device, launches, HOST_KNEE) - device
+    overhead = c["step"] + c["sequence"] * sequences + graph_gaps + waiting
     shape = np.broadcast_shapes(np.shape(weights), np.shape(tokens), np.shape(kv))
     parts = (weights, kv, compute, communication, overhead)
     return StepTime(*(np.broadcast_to(np.asarray(x, dtype=np.float64), shape) for x in parts))

@@ -59,6 +59,8 @@ def rank_work(
         pair_width = 2 * arch.head_dim
     moe = arch.moe
     active_width = moe.top_k * moe.expert_intermediate_size if moe else arch.intermediate_size
+    # every rank writes each chosen expert's whole output before they are added up
+    copies = 1.0 + (moe.top_k if moe else 0)
     return Work(
         weight_bytes=sum(n * part_bytes(weight_dtype, part) for part, n in dense.items()) / tp,
         weight_flops_per_token=2.0 * sum(dense.values()) / tp,
@@ -71,6 +73,6 @@ def rank_work(
         kv_window_bytes_per_token=kv_token * arch.num_sliding_layers * kv_share,
         elementwise_bytes_per_token=2.0
         * arch.num_layers
-        * (arch.hidden_size + (active_width + arch.num_heads * arch.head_dim) / tp),
+        * (copies * arch.hidden_size + (active_width + arch.num_heads * arch.head_dim) / tp),
         message_bytes_per_token=(4.0 if weight_dtype == "fp32" else 2.0) * arch.hidden_size,
     )

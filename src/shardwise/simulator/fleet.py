@@ -144,4 +144,5 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
         kv_slope=np.array([g.table.kv_slope for g in groups]),
         attention_slope=np.array([g.table.attention_slope for g in groups]),
         window=np.array([g.table.window for g in groups]),
+        launch=np.array([g.table.launch for g in groups]),
     )

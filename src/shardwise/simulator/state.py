@@ -49,6 +49,7 @@ class Fleet(NamedTuple):
     kv_slope: Floats  #: [K, 2] per cached token read, below and above the window
     attention_slope: Floats  #: [K, 2] per prompt token and earlier token
     window: Floats  #: [K] tokens; infinite where no layer slides
+    launch: Floats  #: [K, 4] of a step with prompts; beside the device a step, sequence, token
 
 
 class Requests(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+from shardwise.perfmodel.step import HOST_KNEE
 from shardwise.simulator.compiling import compiled
 from shardwise.simulator.memory import admit_kv, make_room, release_prefix
 from shardwise.simulator.queues import free_slot, heap_remove, heap_up, pop, record
@@ -47,11 +48,22 @@ def mixed_step_s(sim: Sim, r: int, tokens: int, attention_s: float) -> float:
     both = prompt[k, s + tokens]
     if s > 0:
         both += decode[k, s + 1] - decode[k, 1] - (prompt[k, s + 1] - prompt[k, 1])
-    if pp == 1:
-        read = alone - decode[k, s] if n > 0 else 0.0
-        return both + read + attention_s  # type: ignore[no-any-return,unused-ignore]
-    extra = (both - (decode[k, s] if n > 0 else 0.0) + attention_s) / pp
-    return alone + extra  # type: ignore[no-any-return,unused-ignore]
+    read = alone - decode[k, s] if n > 0 else 0.0
+    whole = both + read + attention_s
+    whole += launch_wait_s(sim, k, s, tokens, whole)
+    return alone + (whole - alone) / pp  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
+def launch_wait_s(sim: Sim, k: int, sequences: int, tokens: int, step_s: float) -> float:
+    """What a step with prompts waits for the host that launches it: the smooth maximum of both,
+    less the device's own time (shardwise.perfmodel.step.smooth_maximum, without its arrays)."""
+    launch = sim.fleet.launch[k]
+    if launch[0] <= 0.0:
+        return 0.0
+    beside = launch[1] + launch[2] * sequences + launch[3] * (sequences + tokens)
+    device = step_s - beside
+    return float((device**HOST_KNEE + launch[0] ** HOST_KNEE) ** (1.0 / HOST_KNEE) - device)
 
 
 @compiled

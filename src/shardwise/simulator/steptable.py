@@ -2,18 +2,20 @@
 
 A step's time separates: weights, compute and communication depend on its tokens, the output head
 on its sequences, the KV read on the cached tokens, prefill attention on pairs of tokens. So every
-whole number of sequences and of prompt tokens is tabulated once, and nothing is interpolated.
+whole number of sequences and of prompt tokens is tabulated once, and nothing is interpolated. What
+does not separate, the wait for a host that launches more slowly than the device computes, is added
+to the sum of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shardwise.errors import InputError
-from shardwise.perfmodel.serving import through_stages
+from shardwise.perfmodel.serving import hop_s, through_stages
 from shardwise.perfmodel.step import Setting, step_time
 from shardwise.perfmodel.work import Array
 
@@ -28,9 +30,13 @@ class StepTable:
     attention_slope: tuple[float, float]  #: s per prompt token and earlier token, the same
     window: float  #: tokens
     pp_size: int
+    #: s that the host takes to launch a step with prompts, and what of any step is not the
+    #: device's: s a step, a sequence, a token
+    launch: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
     def scaled(self, factor: float) -> StepTable:
         """The same replica with every step `factor` times as long."""
+        launch, per_step, per_sequence, per_token = self.launch
         return StepTable(
             self.decode * factor,
             self.prompt * factor,
@@ -38,6 +44,7 @@ class StepTable:
             (self.attention_slope[0] * factor, self.attention_slope[1] * factor),
             self.window,
             self.pp_size,
+            (launch * factor, per_step * factor, per_sequence * factor, per_token * factor),
         )
 
 
@@ -56,10 +63,12 @@ def step_table(
     """
     tp = np.array(float(tp_size))
     work = setting.work(tp)
+    c = setting.coefficients
+    at_once = replace(setting, coefficients={**c, "eager_layer": 0.0})
 
     def seconds(sequences: Array, context: float, prompt: Array, earlier: float) -> Array:
         found = step_time(
-            setting,
+            at_once,
             work,
             tp,
             sequences,
@@ -68,7 +77,7 @@ def step_table(
             np.array(earlier),
             float(tp_size) if expert_parallel else 1.0,
         )
-        passed = through_stages(setting, float(pp_size), sequences + prompt, found)
+        passed = through_stages(at_once, float(pp_size), sequences + prompt, found)
         return np.asarray(passed.total, dtype=np.float64)
 
     none, one = np.array(0.0), np.array(1.0)
@@ -89,6 +98,12 @@ def step_table(
         ),
         window=window,
         pp_size=pp_size,
+        launch=(
+            setting.arch.num_layers * c["eager_layer"],
+            pp_size * c["step"],
+            c["sequence"],
+            (pp_size - 1) * hop_s(setting),
+        ),
     )
 
 
