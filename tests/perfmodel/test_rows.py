@@ -89,6 +89,15 @@ def test_predictions_round_trip_e2e_and_throughput() -> None:
     )
 
 
+def test_a_version_that_was_calibrated_moves_the_prediction_and_is_named() -> None:
+    amd = {**GOOD, "gpu_id": "mi300x", "tp": "8"}
+    asked = [{**amd, "engine": f"vLLM {version}"} for version in ("0.9.1", "99.0", "")]
+    (named, unknown, silent), _ = predict_table(asked, bundled_profile())
+    assert "mi300x/vllm 0.9.1 calibrated" in named["pred_note"]
+    assert "mi300x/vllm calibrated" in unknown["pred_note"]
+    assert named["pred_tpot_ms"] != unknown["pred_tpot_ms"] == silent["pred_tpot_ms"]
+
+
 def test_a_table_without_needed_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("model_id,tp\nllama-3.1-70b,1\n")

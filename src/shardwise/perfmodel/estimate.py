@@ -79,11 +79,12 @@ def _interval(value: float, width: float) -> Interval:
     return Interval(value, value * float(np.exp(-width)), value * float(np.exp(width)))
 
 
-def note_of(known: Calibrated, seen: Seen) -> str:
-    """One line on what stands behind a prediction."""
+def note_of(known: Calibrated, seen: Seen, version: str = "") -> str:
+    """One line on what stands behind a prediction; `version` of the engine where it was named."""
     profile, where = known.profile, f"{seen.gpu}/{seen.engine}"
     if seen.is_calibrated:
-        text = f"profile {profile.name}: {where} calibrated"
+        named = f" {version}" if "version" in seen.levels else ""
+        text = f"profile {profile.name}: {where}{named} calibrated"
         if f"{where}/{seen.weight_dtype}" not in profile.dtypes:
             text += f", {seen.weight_dtype} not"
     else:

@@ -45,7 +45,7 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
         for metric, _ in COLUMNS.values()
         for tp, pp in {(row.tp_size, row.pp_size) for row in batch.rows}
     }
-    note = note_of(known, seen)
+    note = note_of(known, seen, batch.key.version)
     out: dict[int, dict[str, str]] = {}
     for i, row in enumerate(batch.rows):
         cells = {}
