@@ -7,8 +7,7 @@ import pytest
 
 from shardwise.evidence.record import Deployment
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
-from shardwise.simulator.fleet import Group
-from shardwise.simulator.simulate import Failure
+from shardwise.simulator.fleet import Failure, Group
 from shardwise.simulator.steptable import StepTable
 from shardwise.simulator.traffic import Lengths, Traffic, draw, make_trace
 from shardwise.workload.workload import Slo

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from shardwise.errors import InputError
 from shardwise.evidence.record import Deployment
 from shardwise.simulator.compiling import HAS_NUMBA
-from shardwise.simulator.fleet import Group
+from shardwise.simulator.fleet import Failure, Group
 from shardwise.simulator.results import Result
-from shardwise.simulator.simulate import POLICIES, Failure, simulate
+from shardwise.simulator.simulate import POLICIES, simulate
 from shardwise.simulator.steptable import StepTable
 from shardwise.simulator.traffic import Lengths, Trace, Traffic, draw, make_trace
 from shardwise.workload.workload import Slo

@@ -11,14 +11,14 @@ from shardwise.errors import InputError
 
 if TYPE_CHECKING:
     from shardwise.evidence.record import Deployment
-    from shardwise.simulator.simulate import Failure
+    from shardwise.simulator.fleet import Failure
 
 POLICIES = ("round_robin", "least_loaded", "power_of_two", "cache_aware")
 ARRIVALS = ("poisson", "bursty", "constant")
 
 
 def _failure(text: str) -> Failure:
-    from shardwise.simulator.simulate import Failure
+    from shardwise.simulator.fleet import Failure
 
     try:
         parts = [float(part) for part in text.split(":")]

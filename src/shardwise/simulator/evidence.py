@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from shardwise import metrics
 from shardwise.evidence.record import Evidence, Interval, Source
-from shardwise.simulator.fleet import Group
+from shardwise.simulator.fleet import Failure, Group
 from shardwise.simulator.results import LATENCIES, PERCENTILES, Result
-from shardwise.simulator.simulate import Failure, simulate
+from shardwise.simulator.simulate import simulate
 from shardwise.simulator.traffic import Trace
 from shardwise.workload.workload import Slo, Workload
 

@@ -110,6 +110,15 @@ def model_names(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys(group.deployment.model for group in groups))
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Replica number `replica` is down from `down_s` to `up_s` (infinite: it stays down)."""
+
+    replica: int
+    down_s: float
+    up_s: float = float("inf")
+
+
 def make_fleet(groups: Sequence[Group]) -> Fleet:
     """Arrays of every replica of every group."""
     if not groups:

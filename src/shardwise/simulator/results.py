@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardwise.metrics import usd_per_million_tok
-from shardwise.simulator.fleet import Group
+from shardwise.simulator.fleet import Failure, Group
 from shardwise.simulator.state import (
     DONE,
     KV_USED,
@@ -25,9 +24,6 @@ from shardwise.simulator.state import (
     Requests,
 )
 from shardwise.workload.workload import Slo
-
-if TYPE_CHECKING:
-    from shardwise.simulator.simulate import Failure
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_latency_s")
 PERCENTILES = (50.0, 90.0, 99.0)

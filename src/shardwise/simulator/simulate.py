@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from shardwise.errors import InputError
-from shardwise.simulator.fleet import Group, make_fleet, model_names
+from shardwise.simulator.fleet import Failure, Group, make_fleet, model_names
 from shardwise.simulator.results import Result
 from shardwise.simulator.state import Sim, new_loop, new_replicas, new_requests
 from shardwise.simulator.traffic import Trace, model_indices
 
 POLICIES = ("round_robin", "least_loaded", "power_of_two", "cache_aware")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Replica number `replica` is down from `down_s` to `up_s` (infinite: it stays down)."""
-
-    replica: int
-    down_s: float
-    up_s: float = float("inf")
 
 
 def _events(failures: Sequence[Failure], replicas: int) -> list[tuple[float, int, int]]:
