@@ -19,7 +19,8 @@ from shardwise import metrics
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.build import links_of, mape
-from shardwise.perfmodel.crossval import Fold, hold_out
+from shardwise.perfmodel.crossval import Fold, hold_out, in_sample
+from shardwise.perfmodel.hierarchy import versions_of
 from shardwise.perfmodel.intervals import HeldOut
 from shardwise.perfmodel.profiles import FoldError, Profile, bundled_profile
 from shardwise.perfmodel.rows import Row, parse_rows, read_table
@@ -37,6 +38,7 @@ REFERENCE = ROOT.parent / "shared" / "reference"
 DOCUMENT = ROOT / "docs" / "accuracy.md"
 RESULT = ROOT / "results" / "accuracy.json"
 PEER = ROOT / "results" / "aiconfigurator.json"
+VERSIONED = ("mi300x", "vllm")  #: measured in several versions of the engine
 
 
 def calibration_rows() -> list[Row]:
@@ -225,7 +227,16 @@ def _quoted(rows: Sequence[Row], profile: Profile) -> dict[str, str]:
         if p.row.gpu == "mi300x" and p.row.concurrency == 1 and p.metric == "e2e_latency_s"
     ]
     steps = {(p.ours.concurrency, p.ours.to_tp): p.difference_points for p in published_pairs()}
+    unnamed = in_sample(group(rows)[0], profile.hierarchy, links_of(profile.lines), versions=False)
+
+    def without_version(metric: str) -> str:
+        found = [h for h in unnamed if (h.gpu, h.engine, h.metric) == (*VERSIONED, metric)]
+        return f"{mape(found):.1f} %"
+
     return {
+        "versions": str(len(versions_of((r.gpu, r.engine, r.version) for r in rows)[VERSIONED])),
+        "unnamed_e2e": without_version("e2e_latency_s"),
+        "unnamed_throughput": without_version("output_tok_s"),
         "engine_tpot": pooled("engine"),
         "gpu_tpot": pooled("gpu"),
         "trtllm_ttft": fitted("h100", "trtllm"),

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from shardwise.evidence.record import Deployment
+from shardwise.perfmodel.step import HOST_KNEE
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group, make_group
 from shardwise.simulator.simulate import simulate
@@ -78,6 +79,7 @@ def ask_vidur(python: str, group: Group, trace: Trace) -> dict[str, Any]:
         "kv_s": table.kv_slope[0],
         "attention_s": table.attention_slope[0],
         "launch": table.launch,
+        "host_knee": HOST_KNEE,
         "max_num_seqs": group.max_num_seqs,
         "max_num_batched_tokens": group.max_num_batched_tokens,
         "kv_capacity_tokens": group.kv_capacity_tokens,

@@ -65,8 +65,9 @@ class GivenSteps(BaseExecutionTimePredictor):  # type: ignore[misc]
             seconds += prompt[n + tokens] + decode[n + 1] - decode[1] - prompt[n + 1] + prompt[1]
         if tokens:
             launch, per_step, per_sequence, _ = JOB["launch"]
+            knee = JOB["host_knee"]
             device = seconds - per_step - per_sequence * n
-            seconds += (device**4 + launch**4) ** 0.25 - device  # perfmodel.step.HOST_KNEE
+            seconds += (device**knee + launch**knee) ** (1 / knee) - device
         # it adds up parts of a layer in ms; all is one part of a single layer here
         return ExecutionTime(1, *[0.0] * 6, 1e3 * seconds, *[0.0] * 7)
 

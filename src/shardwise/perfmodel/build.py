@@ -73,8 +73,7 @@ def build_reference(
         reason = f" ({problems[0].reason})" if problems else ""
         raise InputError(f"no row marked 'calibrate' can be used{reason}")
     links = links_of(lines)
-    folds = list(folds_of(usable))
-    folds += row_folds(usable)
+    folds = [*folds_of(usable), *row_folds(usable)]
     progress("fit", 0, len(folds))
     hierarchy = fit(batches, links)
     held_out: list[HeldOut] = []

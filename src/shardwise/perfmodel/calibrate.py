@@ -135,7 +135,7 @@ def _soft_slope(errors: Array) -> Array:
     return np.asarray(size / (np.sqrt(1.0 + size**2) * _soft(size)))
 
 
-def _levels(batches: Sequence[Batch]) -> dict[Key, tuple[tuple[str, ...], ...]]:
+def levels_drawn(batches: Sequence[Batch]) -> dict[Key, tuple[tuple[str, ...], ...]]:
     """Levels that each batch draws from. Where a GPU and engine were measured in one version
     alone, the pair speaks for it, and so for those who name none."""
     named = versions_of((b.gpu.id, b.key.engine, b.key.version) for b in batches)
@@ -164,7 +164,7 @@ def fit(
 
     base = start or Hierarchy({})
     targets = _targets(batches, collectives)
-    levels = _levels(batches)
+    levels = levels_drawn(batches)
     keys = sorted(key for key in set().union(*levels.values()) if free(key))
     kept = Hierarchy({k: v for k, v in base.offsets.items() if k not in keys})
     problem = _Problem(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwise.perfmodel.batches import Batch, group
-from shardwise.perfmodel.calibrate import fit
+from shardwise.perfmodel.calibrate import fit, levels_drawn
 from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.hierarchy import Hierarchy, levels_of, versions_of
+from shardwise.perfmodel.hierarchy import Hierarchy, versions_of
 from shardwise.perfmodel.intervals import METRICS, HeldOut
 from shardwise.perfmodel.rows import Row
 from shardwise.perfmodel.serving import Served
@@ -117,7 +117,7 @@ def hold_out(
     `start` only saves rounds: offsets of levels without a kept row are dropped, not inherited.
     """
     kept, _ = group([r for r in rows if not fold.leaves_out(r)])
-    known = {key for b in kept for key in levels_of(b.gpu.id, b.key.engine, b.key.version)}
+    known = set().union(*levels_drawn(kept).values())
     begin = {k: v for k, v in start.offsets.items() if k in known} if start else {}
     hierarchy = fit(kept, links, Hierarchy(begin))
     everything, _ = group([r for r in rows if fold.leaves_out(r)])

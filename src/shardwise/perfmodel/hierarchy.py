@@ -68,8 +68,8 @@ KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
 
 @dataclass(frozen=True)
 class Level:
-    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("pair", gpu, id) or
-    ("version", gpu, id, version)."""
+    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("pair", gpu id, engine)
+    or ("version", gpu id, engine, version)."""
 
     key: tuple[str, ...]
 

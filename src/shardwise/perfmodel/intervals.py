@@ -2,8 +2,8 @@
 
 A half-width is in logs, so an interval is value x exp(-w) to value x exp(+w). What the profile has
 seen decides which errors count: the same GPU and engine with a TP left out, or in the same version
-with rows left out; a GPU or engine that
-was never fitted; a weight dtype that was never fitted there.
+with rows left out; a GPU or engine that was never fitted; a weight dtype that was never fitted
+there.
 """
 
 from __future__ import annotations
