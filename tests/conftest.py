@@ -1,14 +1,20 @@
-"""What every test shares: hypothesis without a deadline, and one browser, since two Playwright
-sessions cannot share a process."""
+"""What every test shares: a home of its own, hypothesis without a deadline, and one browser, since
+two Playwright sessions cannot share a process."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# what the user keeps (GPUs that `make study` measured, profiles) is not what tests are about
+HOME = tempfile.TemporaryDirectory(prefix="shardwise-tests-")
+os.environ["SHARDWISE_HOME"] = HOME.name
 
 settings.register_profile("shared machine", deadline=None)  # time is benchmarks' business
 settings.load_profile("shared machine")
