@@ -78,6 +78,34 @@ def test_killed_at_three_random_points_it_ends_with_the_same_cells_and_no_duplic
         assert (tmp_path / "home" / "profiles" / "this-machine.json").exists()
 
 
+def test_the_runs_of_a_cell_lie_a_start_apart_where_an_engine_starts_quickly(
+    llama: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "shardwise.cli.main", "study", str(llama), "--measure"]
+    command += ["--tp", "1", "--batch", "1,2", "--isl", "16", "--osl", "8", "-o"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "m")],
+        env={**os.environ, "SHARDWISE_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    runs = [
+        key
+        for (key,) in _rows(
+            tmp_path / "m" / "measured.db",
+            "SELECT key FROM repeat JOIN cell ON cell.id = repeat.cell ORDER BY started_s",
+        )
+    ]
+    # one split, two batches in two modes: each visit makes one run of the four
+    starts = done.stderr.count("starting builtin")
+    assert starts in (1, 3), "once where a start took longer than ten seconds"
+    for visit in (runs[:4], runs[4:8], runs[8:]):
+        assert sorted(visit) == sorted(set(runs))
+
+
 def test_a_budget_names_what_it_leaves_out(llama: Path, tmp_path: Path) -> None:
     env = {**os.environ, "SHARDWISE_HOME": str(tmp_path / "home")}
     done = subprocess.run(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardwise.experiment.correct import is_judged
-from shardwise.experiment.design import Cell, cells, key_of, longest, within
+from shardwise.experiment.design import Cell, Costs, cells, key_of, longest, within
 from shardwise.experiment.split import Machine, Split, splits
 
 MACHINE = Machine("cpu", (0, 1))
@@ -35,10 +35,12 @@ def test_the_longest_request_fits_the_context() -> None:
 
 
 def test_the_middle_of_static_batches_goes_first_and_the_ends_of_closed_loops_last() -> None:
-    # 4 starts of 5 s and 21 cells of 10 s make 230 s
-    kept, dropped = within(CELLS, 229.0, lambda _: 10.0, 5.0)
+    # 4 starts of 5 s and 21 runs of 10 s make 230 s
+    once = dict.fromkeys(CELLS, 1)
+    costs = Costs(lambda _: 10.0, 5.0)
+    kept, dropped = within(once, 229.0, costs)
     assert [(c.workload.mode, c.workload.concurrency) for c in dropped] == [("static_batch", 4)]
-    kept, dropped = within(CELLS, 100.0, lambda _: 10.0, 5.0)
+    kept, dropped = within(once, 100.0, costs)
     assert {(c.workload.mode, c.workload.concurrency) for c in kept} == {
         ("closed_loop", 1),
         ("closed_loop", 16),
@@ -52,9 +54,18 @@ def test_what_is_kept_fits_the_budget(seconds: float) -> None:
     def cell_s(cell: Cell) -> float:
         return 1.0 + cell.workload.concurrency
 
-    kept, dropped = within(CELLS, seconds, cell_s, 5.0)
+    kept, dropped = within(dict.fromkeys(CELLS, 1), seconds, Costs(cell_s, 5.0))
     assert sum(map(cell_s, kept)) + 5.0 * len({c.split for c in kept}) <= seconds or not kept
     assert sorted(map(id, [*kept, *dropped])) == sorted(map(id, CELLS))
+
+
+def test_an_engine_is_started_as_often_as_its_split_has_visits() -> None:
+    one, other = CELLS[0], CELLS[-1]
+    assert one.split != other.split
+    # 3 + 2 runs of 10 s; 3 + 2 starts of 5 s with a run each, 1 + 1 with all runs in one
+    left = {one: 3, other: 2}
+    assert Costs(lambda _: 10.0, 5.0, runs_a_start=1).total_s(left) == 75.0
+    assert Costs(lambda _: 10.0, 5.0, runs_a_start=3).total_s(left) == 60.0
 
 
 def test_half_of_the_cells_are_judged_whatever_they_measure() -> None:

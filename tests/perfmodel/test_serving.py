@@ -47,7 +47,8 @@ LOADS = {
 
 def test_a_server_slower_than_its_engine_shows_in_ttft_and_not_in_tpot() -> None:
     quick, load = offered(8.0, 64.0, 1024.0, 512.0)
-    slow = replace(quick, coefficients={**quick.coefficients, "handle": 0.0, "stream": 1e-3})
+    quick = replace(quick, coefficients={**quick.coefficients, "handle": 0.0})
+    slow = replace(quick, coefficients={**quick.coefficients, "stream": 1e-3})
     at_once, queued = closed_loop(quick, load), closed_loop(slow, load)
     assert queued.tpot_s == pytest.approx(at_once.tpot_s)
     # 64 x 512 tokens of 1 ms each: 32.8 s until all have passed, where the engine needs 6

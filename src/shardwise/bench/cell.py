@@ -103,10 +103,12 @@ def measure(
     arrangement: Callable[[int], Arranged],
     effort: Effort,
     on_progress: OnProgress = lambda _repeat, _ended: None,
+    earlier: Sequence[Repeat] = (),
 ) -> Measured:
     """Warm up, then run until the deciding metrics are narrow enough or the effort is spent.
 
     `arrangement(repeat)` gives each run other prompts. Interrupted, it keeps the run it was in.
+    Runs of the same cell that were made `earlier` count as its first ones.
     """
     begun = time.monotonic()
     concurrency = subject.workload.concurrency
@@ -115,20 +117,18 @@ def measure(
         count = min(concurrency * effort.warm_up, len(first.prompts))
         warm = Arranged(first.prompts[:count], [min(n, 8) for n in first.osl[:count]])
         run_sharded(target, _load(target, warm, concurrency, effort))
-    repeats: list[Repeat] = []
-    checks: list[ClientCheck] = []
-    for number in range(effort.max_repeats):
+    repeats = list(earlier)
+    for number in range(len(earlier), effort.max_repeats):
         load = _load(target, arrangement(number), concurrency, effort)
         run = run_sharded(target, load, partial(on_progress, number))
-        checks.append(keeping_up(run, load))
-        repeats.append(_repeat(run, load, checks[-1], subject.workload.mode))
+        repeats.append(_repeat(run, load, keeping_up(run, load), subject.workload.mode))
         spent = time.monotonic() - begun
         enough = number + 1 >= effort.min_repeats and narrow_enough(
             metrics_of(repeats, subject.workload.mode), DECIDING, effort.precision
         )
         if run.interrupted or enough or spent >= effort.budget_s or not _any_ok(repeats[-1]):
             break
-    return _measured(subject, repeats, checks, interrupted=run.interrupted)
+    return _measured(subject, repeats, interrupted=run.interrupted)
 
 
 def _load(target: Target, arranged: Arranged, concurrency: int, effort: Effort) -> Load:
@@ -228,14 +228,13 @@ def _rate(rates: Values, e2e: Interval | None, n: int) -> Interval:
 def _measured(
     subject: Subject,
     repeats: Sequence[Repeat],
-    checks: Sequence[ClientCheck],
     *,
     interrupted: bool,
 ) -> Measured:
     records = [record for repeat in repeats for record in repeat.records]
     metrics = metrics_of(repeats, subject.workload.mode)
     evidence = Evidence(subject.deployment, subject.workload, metrics, subject.source)
-    reasons = list(dict.fromkeys(reason for check in checks for reason in check.reasons))
+    reasons = list(dict.fromkeys(reason for r in repeats for reason in r.client["reasons"]))
     conditions = {
         **subject.conditions,
         "requests": len(records),

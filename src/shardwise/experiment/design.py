@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,7 @@ from shardwise.evidence.export import STEADY_WAVES
 from shardwise.experiment.split import Machine, Split
 from shardwise.workload.workload import Mode, Workload
 
-REPEATS: Final = (3, 4)
+RUNS: Final = 3  #: of each cell; how they differ is its interval
 #: Requests of a closed loop's run: four waves, of which the steady window keeps two or three.
 WAVES, LEAST_REQUESTS = 4, 8
 STALL_TIMEOUT_S: Final = 120.0
@@ -36,13 +36,16 @@ class Cell:
         return f"{self.split.label}, {mode}, batch {self.workload.concurrency}"
 
     @property
-    def effort(self) -> Effort:
+    def requests(self) -> int:
+        """Of one run."""
         slots = self.workload.concurrency
-        least, most = REPEATS
-        requests = slots
         if self.workload.mode == "closed_loop":
-            requests = max(LEAST_REQUESTS, WAVES * slots)
-        return Effort(requests, least, most, stall_timeout_s=STALL_TIMEOUT_S)
+            return max(LEAST_REQUESTS, WAVES * slots)
+        return slots
+
+    def effort(self, runs: int) -> Effort:
+        """`runs` runs, those that were made earlier included."""
+        return Effort(self.requests, runs, runs, stall_timeout_s=STALL_TIMEOUT_S)
 
     @property
     def per_replica(self) -> Workload:
@@ -73,7 +76,7 @@ def longest(isl: int, osl: int) -> int:
 def key_of(cell: Cell, machine: Machine, settings: object) -> str:
     """Names a cell in the store: what it is, and a digest of all else that changes its figures."""
     w = cell.workload
-    rest = repr((machine, settings, cell.effort))
+    rest = repr((machine, settings, cell.effort(RUNS)))
     digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
     return f"{cell.split.slug} {w.mode} c={w.concurrency} isl={w.isl:g} osl={w.osl:g} {digest}"
 
@@ -85,21 +88,34 @@ def worth(cell: Cell, ends: Collection[int]) -> int:
     return 2 * closed + (cell.workload.concurrency in ends)
 
 
+@dataclass(frozen=True)
+class Costs:
+    """Expected seconds of one run of a cell and of an engine's start, and the runs of each cell
+    that are made within one start."""
+
+    run_s: Callable[[Cell], float]
+    start_s: float
+    runs_a_start: int = RUNS
+
+    def total_s(self, left: Mapping[Cell, int]) -> float:
+        """Of all runs that are left, an engine's starts for each split included."""
+        most: dict[Split, int] = {}
+        for cell, runs in left.items():
+            most[cell.split] = max(most.get(cell.split, 0), runs)
+        starts = sum(math.ceil(runs / self.runs_a_start) for runs in most.values())
+        return starts * self.start_s + sum(runs * self.run_s(c) for c, runs in left.items())
+
+
 def within(
-    wanted: Sequence[Cell], seconds: float, cell_s: Callable[[Cell], float], start_s: float
-) -> tuple[list[Cell], list[Cell]]:
-    """The cells that fit in `seconds`, an engine's start for each split included, and those given
-    up: the least telling first, of these the longest."""
-    kept, dropped = list(wanted), []
-    batches = [cell.workload.concurrency for cell in wanted]
+    left: Mapping[Cell, int], seconds: float, costs: Costs
+) -> tuple[dict[Cell, int], list[Cell]]:
+    """The cells whose runs that are `left` fit in `seconds`, and those given up: the least telling
+    first, of these the longest."""
+    kept, dropped = dict(left), []
+    batches = [cell.workload.concurrency for cell in left]
     ends = {min(batches), max(batches)} if batches else set()
-    while kept and _total(kept, cell_s, start_s) > seconds:
-        least = min(kept, key=lambda cell: (worth(cell, ends), -cell_s(cell)))
-        kept.remove(least)
+    while kept and costs.total_s(kept) > seconds:
+        least = min(kept, key=lambda cell: (worth(cell, ends), -costs.run_s(cell)))
+        del kept[least]
         dropped.append(least)
     return kept, dropped
-
-
-def _total(kept: Sequence[Cell], cell_s: Callable[[Cell], float], start_s: float) -> float:
-    starts = len({cell.split for cell in kept}) * start_s
-    return starts + sum(map(cell_s, kept))

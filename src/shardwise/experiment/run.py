@@ -1,33 +1,26 @@
-"""The loop itself: machine measured, cells predicted, engines started, cells measured and kept."""
+"""The experiment: machine measured, cells predicted, measured and kept; and what it is about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from shardwise.bench.cell import Subject, arrange, measure
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Evidence, Source
-from shardwise.evidence.store import Store, open_store
+from shardwise.evidence.record import Deployment, Evidence
+from shardwise.evidence.store import open_store
 from shardwise.experiment import machine_files, serving
-from shardwise.experiment.design import Cell, cells, key_of, within
+from shardwise.experiment.design import Cell, cells, key_of
 from shardwise.experiment.forecast import Forecast, forecast, kept_forecasts
 from shardwise.experiment.split import Machine, is_oversubscribed, splits
 from shardwise.experiment.timeline import Timeline
+from shardwise.experiment.visits import STUDY, Job, Place, Visits
 from shardwise.perfmodel.profiles import Profile
 from shardwise.replica.command import Settings
 
-STUDY: Final = "experiment"
 STORE: Final = "measured.db"
-#: Guesses of an engine's start until one was seen, and of what follows the last cell.
-START_S: Final = {"builtin": 8.0, "vllm": 60.0, "sglang": 60.0}
-ANALYSIS_S: Final = 15.0
-#: A cell without a prediction, and what warming up adds to the runs.
-UNKNOWN_S, OVERHEAD_S = 10.0, 1.0
-SEED: Final = 0
+UNKNOWN_S: Final = 10.0  #: a run of a cell without a prediction
 
 Say = Callable[[str], None]
 
@@ -83,7 +76,7 @@ class Ran:
 
     measured: dict[str, Measured]
     forecasts: dict[str, Forecast]
-    dropped: list[str]  #: labels of the cells that the budget did not allow
+    dropped: list[str]  #: what the budget did not allow, in words
     interrupted: bool = False
 
 
@@ -96,15 +89,19 @@ def run(wanted: Wanted, folder: Path, clock: Timeline, say: Say) -> Ran:
         measure_machine(wanted, list(every.values()), say)
     known = {k: c for k, c in every.items() if not is_oversubscribed(c.split, wanted.machine)}
     forecasts = kept_forecasts(folder, known, lambda cell: predicted(wanted, cell, wanted.profile))
+    jobs = [
+        Job(key, cell, wanted.deployment(cell), _run_s(cell, forecasts.get(key)))
+        for key, cell in every.items()
+    ]
+    settings = replace(wanted.settings, max_num_seqs=max(wanted.concurrencies))
     with open_store(folder / STORE) as store:
-        todo = {key: cell for key, cell in every.items() if key not in done(store)}
-        if len(todo) < len(every):
-            say(f"{len(every) - len(todo)} of {len(every)} cells are in {store.path} already")
-        loop = _Loop(wanted, folder, store, clock, say, _costs(every, forecasts))
-        interrupted = loop.run(todo)
-        there = done(store)
+        visits = Visits(
+            jobs, Place(wanted.machine, settings, folder, store), wanted.budget_s, clock, say
+        )
+        interrupted = visits.make()
+        there = {cell.key: cell for cell in store.cells(STUDY) if cell.conditions.get("completed")}
     found = {key: there[key] for key in every if key in there}
-    return Ran(found, forecasts, [cell.label for cell in loop.dropped], interrupted)
+    return Ran(found, forecasts, visits.dropped, interrupted)
 
 
 def predicted(wanted: Wanted, cell: Cell, profile: Profile) -> Evidence:
@@ -127,116 +124,9 @@ def measure_machine(wanted: Wanted, every: Sequence[Cell], say: Say) -> None:
         machine_files.detect(name, wanted.machine, ranks, threads)
 
 
-def done(store: Store) -> dict[str, Measured]:
-    """The cells in `store` that no run has to measure again, by key."""
-    return {
-        cell.key: cell
-        for cell in store.cells(STUDY)
-        if not cell.conditions.get("interrupted") and cell.conditions.get("completed")
-    }
-
-
-def _costs(every: Mapping[str, Cell], forecasts: Mapping[str, Forecast]) -> dict[Cell, float]:
-    """Seconds that each cell is expected to take."""
-    return {
-        cell: _seconds(cell, forecasts[key].evidence) if key in forecasts else UNKNOWN_S
-        for key, cell in every.items()
-    }
-
-
-def _seconds(cell: Cell, evidence: Evidence) -> float:
-    waves = cell.effort.requests / cell.workload.concurrency
-    return OVERHEAD_S + cell.effort.min_repeats * waves * evidence.metrics["e2e_latency_s"].value
-
-
-class _Loop:
-    """Split by split, cell by cell, and what the clock says in between."""
-
-    def __init__(
-        self,
-        wanted: Wanted,
-        folder: Path,
-        store: Store,
-        clock: Timeline,
-        say: Say,
-        costs: Mapping[Cell, float],
-    ) -> None:
-        self.wanted, self.folder, self.store = wanted, folder, store
-        self.clock, self.say, self.costs = clock, say, costs
-        self.dropped: list[Cell] = []
-        self._starts: list[float] = []
-        self._expected_s = self._took_s = 0.0
-
-    def run(self, todo: Mapping[str, Cell]) -> bool:
-        """Measure `todo`, as far as the budget goes; whether it was interrupted."""
-        left = dict(todo)
-        for split in dict.fromkeys(cell.split for cell in todo.values()):
-            left = self._affordable(left)
-            if not any(cell.split == split for cell in left.values()):
-                continue
-            begun = self.clock.elapsed_s
-            service = serving.serving(
-                split, self.wanted.machine, self._settings(), self.folder, self.say
-            )
-            with self.clock.using(service) as served:
-                self._starts.append(self.clock.elapsed_s - begun)
-                while here := [k for k, cell in left.items() if cell.split == split]:
-                    if self._measure(here[0], left.pop(here[0]), served, left):
-                        return True
-                    left = self._affordable(left, started=True)
-        return False
-
-    def _settings(self) -> Settings:
-        return replace(self.wanted.settings, max_num_seqs=max(self.wanted.concurrencies))
-
-    def _start_s(self) -> float:
-        guess = START_S[self.wanted.settings.engine]
-        return max(self._starts) if self._starts else guess
-
-    def _cell_s(self, cell: Cell) -> float:
-        """As expected, at the pace of the cells so far."""
-        pace = self._took_s / self._expected_s if self._expected_s else 1.0
-        return self.costs[cell] * pace
-
-    def _affordable(self, left: dict[str, Cell], started: bool = False) -> dict[str, Cell]:
-        seconds = self.wanted.budget_s - self.clock.elapsed_s - ANALYSIS_S
-        seconds += self._start_s() if started else 0.0
-        kept, dropped = within(list(left.values()), seconds, self._cell_s, self._start_s())
-        for cell in dropped:
-            self.say(f"no time for: {cell.label} (about {self._cell_s(cell):.0f} s)")
-        self.dropped += dropped
-        return {key: cell for key, cell in left.items() if cell in kept}
-
-    def _measure(
-        self, key: str, cell: Cell, served: serving.Served, left: Mapping[str, Cell]
-    ) -> bool:
-        splits_left = len({c.split for c in left.values()} - {cell.split})
-        rest = sum(map(self._cell_s, left.values())) + splits_left * self._start_s()
-        self.say(f"{cell.label} (about {self._cell_s(cell) + rest:.0f} s left)")
-        begun = self.clock.elapsed_s
-        with self.clock.doing("measuring"):
-            found = _measured(self.wanted, key, cell, served)
-        self.store.put(found)
-        self._took_s += self.clock.elapsed_s - begun
-        self._expected_s += self.costs[cell]
-        return bool(found.conditions["interrupted"])
-
-
-def _measured(wanted: Wanted, key: str, cell: Cell, served: serving.Served) -> Measured:
-    name = f"shardwise study --measure, {wanted.settings.engine}"
-    subject = Subject(
-        STUDY,
-        key,
-        wanted.deployment(cell),
-        cell.workload,
-        Source("measured", name, datetime.now(UTC).date().isoformat()),
-        {**served.conditions, "seed": SEED},
-    )
-    return measure(
-        served.target,
-        subject,
-        lambda repeat: arrange(
-            served.source, cell.workload, cell.effort.requests, SEED * 1000 + repeat
-        ),
-        cell.effort,
-    )
+def _run_s(cell: Cell, made: Forecast | None) -> float:
+    """Seconds that one run of a cell is expected to take."""
+    if made is None:
+        return UNKNOWN_S
+    waves = cell.requests / cell.workload.concurrency
+    return waves * made.evidence.metrics["e2e_latency_s"].value

@@ -16,15 +16,9 @@ from shardwise.errors import InputError, ShardwiseError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.loads import Limits, auto_kv_dtype, make_load
+from shardwise.perfmodel.loads import Limits, Load, auto_kv_dtype, make_load
 from shardwise.perfmodel.rows import Problem, Row
-from shardwise.perfmodel.serving import (
-    Load,
-    Served,
-    closed_loop,
-    max_throughput,
-    static_batch,
-)
+from shardwise.perfmodel.serving import Served, closed_loop, max_throughput, static_batch
 from shardwise.perfmodel.step import Setting
 from shardwise.perfmodel.work import Array
 

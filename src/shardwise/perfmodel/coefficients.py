@@ -48,7 +48,12 @@ _ALL: Final = (
     Coefficient("sequence", 10e-6, 0.40, "s", "host time of a sequence in a step", "engine"),
     Coefficient("request", 20e-3, 0.50, "s", "API, tokenizer and stream time", "engine"),
     Coefficient(
-        "wait_steps", 2.0, 0.40, "steps", "decode steps before a request is seen", "engine"
+        "wait_steps",
+        2.0,
+        0.40,
+        "steps",
+        "steps before a request is seen, of one in a closed loop",
+        "engine",
     ),
     Coefficient("handle", 1e-3, 0.40, "s", "server time of a request, serial", "engine"),
     Coefficient("stream", 20e-6, 0.40, "s", "server time of a streamed token, serial", "engine"),

@@ -47,7 +47,7 @@ LEVEL_SHARE: Final = {
 #: fp32, one Zen 5 thread, 23 Nov 2026: 120 us a step, 110 to 130 us a layer, 180 us in a prefill of
 #: 64 tokens; a CPU runs each operation as it is called, so a prefill has no launches of its own.
 #: The built-in server adds 0.9 ms to a prompt of one token, same day, n = 273, and a request waits
-#: for the step that is running, half of it on average. (`handle`: beside what vLLM's is fitted to.)
+#: for the step that began as its predecessor ended. (`handle`: beside what vLLM's is fitted to.)
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
     "amd": {"matrix": 0.474 / 0.72, "matrix_fp8": 0.80 / 0.88},
     "hopper": {"tile_fp8": 15.0},
@@ -59,7 +59,7 @@ KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
         "held_slots": 3e-4,
         "step": 120e-6 / 900e-6,
         "request": 0.9e-3 / 20e-3,
-        "wait_steps": 0.5 / 2.0,
+        "wait_steps": 1.0 / 2.0,
         "handle": 0.9e-3 / 7.6e-3,
     },
     "cpu": {"layer": 130e-6 / 20e-6, "eager_layer": 20e-6 / 90e-6},

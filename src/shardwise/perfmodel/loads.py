@@ -10,8 +10,23 @@ from numpy.typing import NDArray
 from shardwise.architecture.model import Architecture
 from shardwise.hardware.gpu import Gpu
 from shardwise.perfmodel.memory import Ranks, kv_budget_bytes, kv_capacity_tokens
-from shardwise.perfmodel.serving import Load
 from shardwise.perfmodel.work import Array
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is offered and what the engine allows, one element a configuration."""
+
+    tp_size: Array
+    pp_size: Array
+    concurrency: Array
+    isl: Array
+    osl: Array
+    requests: Array  #: in the whole run, the first `concurrency` of them sent at once
+    max_num_seqs: Array
+    max_num_batched_tokens: Array
+    kv_capacity_tokens: Array  #: of one replica
+    expert_ranks: Array  #: that whole experts are spread over; 1 where TP cuts them
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from shardwise.perfmodel.work import Array, Work, rank_work
 
 #: Sharpness of the roofline's knee: (a^p + b^p)^(1/p) instead of max(a, b).
 KNEE: Final = 2.0
+CPU_KNEE: Final = 1.0  #: the same core loads a weight and multiplies it, one after the other
 HOST_KNEE: Final = 4.0  #: the same, of launching a step's kernels and computing them
 #: Largest message of an engine's own all-reduce, fused or not; NCCL or RCCL takes larger ones
 #: (vLLM's custom_all_reduce.py, max_size; InferenceX sets FlashInfer's fusion to it at TP=8).
@@ -97,6 +98,11 @@ class Setting:
         """What the matrices that are never quantized are multiplied in: lm_head, attention."""
         return "fp32" if self.weight_dtype == "fp32" else "bf16"
 
+    @property
+    def knee(self) -> float:
+        """How sharply memory takes over from arithmetic as what a matrix waits for."""
+        return CPU_KNEE if self.gpu.vendor == "cpu" else KNEE
+
     def stream_rate(self, rate_class: str) -> float:
         """Bytes/s at which weights of "bf16", "fp8" or "fp4" are read."""
         relative = 1.0 if rate_class == "bf16" else self.coefficients[f"bandwidth_{rate_class}"]
@@ -108,10 +114,10 @@ class Setting:
         return self.coefficients["matrix"] * relative * self.gpu.matrix_rate(dtype)
 
 
-def _knee(a: Array, b: Array) -> tuple[Array, Array]:
+def _knee(a: Array, b: Array, sharpness: float) -> tuple[Array, Array]:
     """A smooth maximum of two times, shared between them by what each would take alone."""
-    total = smooth_maximum(a, b, KNEE)
-    share = a**KNEE / np.maximum(a**KNEE + b**KNEE, 1e-300)
+    total = smooth_maximum(a, b, sharpness)
+    share = a**sharpness / np.maximum(a**sharpness + b**sharpness, 1e-300)
     return total * share, total * (1.0 - share)
 
 
@@ -169,7 +175,7 @@ def _experts(
     flops = work.expert_flops_per_token * tokens * routed / np.maximum(choices, 1e-30)
     stream = c["bandwidth_experts"] * setting.stream_rate(setting.rate_class)
     rate = c["matrix_experts"] * setting.matrix_rate(setting.compute_dtype)
-    return _knee(read / stream, flops / rate)
+    return _knee(read / stream, flops / rate, setting.knee)
 
 
 def _visible(arch: Architecture, context: Array) -> Array:
@@ -206,12 +212,14 @@ def step_time(
     weights, compute = _knee(
         work.weight_bytes * tile / setting.stream_rate(dense_class),
         work.weight_flops_per_token * tokens * thin / dense_rate,
+        setting.knee,
     )
     head_w, head_c = _knee(
         work.head_bytes / setting.stream_rate("bf16"),
         work.head_flops_per_token
         * (sequences + np.minimum(prompt_tokens, 1.0))
         / setting.matrix_rate(setting.plain_dtype),
+        setting.knee,
     )
     weights, compute = weights + head_w, compute + head_c
     if arch.moe:

@@ -19,9 +19,10 @@ from shardwise.perfmodel.profiles import Profile, bundled_profile, calibrated
 from shardwise.simulator.state import Fleet, Floats, Ints
 from shardwise.simulator.steptable import StepTable, step_table
 
-#: A request that comes in the middle of a step waits for its end: half a step on average, which
-#: the simulation does itself and the performance model's `wait_steps` includes.
-RESIDUAL_STEPS = 0.5
+#: In a closed loop a request comes as its predecessor ends, just too late for the step that begins
+#: then: the performance model's `wait_steps` includes that step, for which the simulation waits
+#: itself, as long as it takes whenever a request comes.
+RESIDUAL_STEPS = 1.0
 REFERENCE_CONTEXT = 1024.0  #: tokens; a replica must hold one request of them
 
 

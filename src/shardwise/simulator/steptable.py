@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shardwise.errors import InputError
-from shardwise.perfmodel.serving import hop_s, through_stages
+from shardwise.perfmodel.serving_steps import hop_s, through_stages
 from shardwise.perfmodel.step import Setting, step_time
 from shardwise.perfmodel.work import Array
 

@@ -1,0 +1,172 @@
+"""Visits to the splits of a machine: an engine started, its cells run, the next split.
+
+A shared machine is another one in five minutes. Where an engine starts quickly, a visit makes one
+run of each cell, so that a cell's runs lie minutes and a start apart and its interval knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from shardwise.bench.cell import Subject, arrange, measure
+from shardwise.evidence.measured import Measured
+from shardwise.evidence.record import Deployment, Source
+from shardwise.evidence.store import Store
+from shardwise.experiment import serving
+from shardwise.experiment.design import RUNS, Cell, Costs, within
+from shardwise.experiment.split import Machine, Split
+from shardwise.experiment.timeline import Timeline
+from shardwise.replica.command import Settings
+
+STUDY: Final = "experiment"
+#: Guesses of an engine's start and stop until one was seen, and of what follows the last cell.
+START_S: Final = {"builtin": 6.0, "vllm": 60.0, "sglang": 60.0}
+ANALYSIS_S: Final = 15.0
+WARM_UP_S: Final = 1.0  #: before each run
+QUICK_START_S: Final = 10.0  #: an engine that starts as quickly is started for every run
+SEED: Final = 0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell to be measured, and the seconds that one run of it should take."""
+
+    key: str
+    cell: Cell
+    deployment: Deployment
+    run_s: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cells are measured and kept."""
+
+    machine: Machine
+    settings: Settings  #: what the engine is started with
+    folder: Path  #: for logs
+    store: Store
+
+
+def _runs_in(store: Store) -> dict[str, int]:
+    """Runs of the cells in `store`, by key. A cell that never answered is to be measured again."""
+    return {
+        cell.key: int(cell.conditions["repeats"]) if cell.conditions.get("completed") else 0
+        for cell in store.cells(STUDY)
+    }
+
+
+class Visits:
+    """The runs of `jobs` that the store has not got, as far as the budget goes: split after split
+    and back again."""
+
+    def __init__(
+        self, jobs: Sequence[Job], place: Place, budget_s: float, clock: Timeline, say: Say
+    ) -> None:
+        self.place, self.budget_s, self.clock, self.say = place, budget_s, clock, say
+        before = _runs_in(place.store)
+        todo = [job for job in jobs if before.get(job.key, 0) < RUNS]
+        if len(todo) < len(jobs):
+            say(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {place.store.path} already")
+        self.jobs = {job.cell: job for job in todo}
+        self.left = {job.cell: RUNS - before.get(job.key, 0) for job in todo}
+        self.dropped: list[str] = []  #: what the budget did not allow, in words
+        self._starts: list[float] = []
+        self._expected_s = self._took_s = 0.0
+
+    def make(self) -> bool:
+        """Visit until nothing is left; whether it was interrupted."""
+        order = list(dict.fromkeys(cell.split for cell in self.left))
+        while self.left:
+            for split in order:
+                self._give_up()
+                if self._of(split) and self._visit(split):
+                    return True
+            order.reverse()  # so that the first split is not always the earlier one
+        return False
+
+    def _visit(self, split: Split) -> bool:
+        """Start the engine and make as many runs of each cell as one start is for."""
+        begun = self.clock.elapsed_s
+        place = self.place
+        service = serving.serving(split, place.machine, place.settings, place.folder, self.say)
+        with self.clock.using(service) as served:
+            self._starts.append(self.clock.elapsed_s - begun)
+            for _ in range(self._costs().runs_a_start):
+                for cell in self._of(split):
+                    if cell in self.left and self._run(self.jobs[cell], served):
+                        return True
+                    self._give_up(started=split)
+        return False
+
+    def _of(self, split: Split) -> list[Cell]:
+        return [cell for cell in self.left if cell.split == split]
+
+    def _costs(self) -> Costs:
+        """As expected, at the pace of the runs so far."""
+        start_s = max(self._starts) if self._starts else START_S[self.place.settings.engine]
+        pace = self._took_s / self._expected_s if self._expected_s else 1.0
+        return Costs(
+            lambda cell: WARM_UP_S + self.jobs[cell].run_s * pace,
+            start_s,
+            1 if start_s <= QUICK_START_S else RUNS,
+        )
+
+    def _give_up(self, started: Split | None = None) -> None:
+        """Drop what the budget does not allow. An engine that is up was paid for already."""
+        costs = self._costs()
+        seconds = self.budget_s - self.clock.elapsed_s - ANALYSIS_S
+        seconds += costs.start_s if started and self._of(started) else 0.0
+        kept, dropped = within(self.left, seconds, costs)
+        for cell in dropped:
+            made = RUNS - self.left[cell]
+            what = f"{cell.label}, after {made} of {RUNS} runs" if made else cell.label
+            self.say(f"no time for: {what}")
+            self.dropped.append(what)
+        self.left = kept
+
+    def _run(self, job: Job, served: serving.Served) -> bool:
+        """One more run of a cell, kept; True where it was interrupted, which is not."""
+        made = RUNS - self.left[job.cell]
+        rest_s = self._costs().total_s(self.left)
+        self.say(f"{job.cell.label}, run {made + 1} of {RUNS} (about {rest_s:.0f} s left)")
+        begun = self.clock.elapsed_s
+        with self.clock.doing("measuring"):
+            found = self._measured(job, made, served)
+        if found.conditions["interrupted"]:
+            return True
+        self.place.store.put(found)
+        self._took_s += max(0.0, self.clock.elapsed_s - begun - WARM_UP_S)
+        self._expected_s += job.run_s
+        self.left[job.cell] -= 1
+        if not self.left[job.cell] or not found.conditions["completed"]:
+            del self.left[job.cell]
+        return False
+
+    def _measured(self, job: Job, made: int, served: serving.Served) -> Measured:
+        subject = Subject(
+            STUDY,
+            job.key,
+            job.deployment,
+            job.cell.workload,
+            Source(
+                "measured",
+                f"shardwise study --measure, {self.place.settings.engine}",
+                datetime.now(UTC).date().isoformat(),
+            ),
+            {**served.conditions, "seed": SEED},
+        )
+        return measure(
+            served.target,
+            subject,
+            lambda repeat: arrange(
+                served.source, job.cell.workload, job.cell.requests, SEED * 1000 + repeat
+            ),
+            job.cell.effort(made + 1),
+            earlier=self.place.store.repeats(STUDY, job.key) if made else (),
+        )

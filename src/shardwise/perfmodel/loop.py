@@ -1,0 +1,103 @@
+"""Requests that follow each other in a fixed number of slots: how prompts and decodes share steps.
+
+Every slot goes through a cycle: a prompt, then its tokens. A token waits for the prompts of the
+other slots, and how many of them come depends on how long the cycle is, which depends on the token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from shardwise.perfmodel.loads import Load
+from shardwise.perfmodel.serving_steps import chunk, decode_step, fullest_chunk, mixed_step
+from shardwise.perfmodel.step import Setting, StepTime
+from shardwise.perfmodel.work import Array
+
+#: Times that the steps are worked out: with every slot decoding, then with those that do.
+ROUNDS: Final = 2
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Steps of a loop: with decodes alone, with a chunk of a prompt, and what a prompt adds."""
+
+    decode: StepTime
+    mixed: StepTime
+    extra: StepTime  #: of a whole prompt, beyond the decodes that it runs beside
+    own_steps: Array  #: that a prompt takes
+
+    @property
+    def prefill(self) -> StepTime:
+        """The steps that a request's own prompt is computed in."""
+        return self.mixed.scaled(self.own_steps)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop that has settled. Seconds."""
+
+    turn: Turn
+    token: StepTime  #: of one token, others' prompts included
+    decoding_s: Array  #: from a request's first token to its last
+    backlog_s: Array  #: that a prompt waits for prompts which no step had room for
+
+
+def settled(
+    setting: Setting,
+    load: Load,
+    slots: Array,
+    outside: Array | float = 0.0,
+    waiting: Array | float = 0.0,
+    idle: Array | float = 1.0,
+) -> Loop:
+    """The loop of `slots` requests whose cycle is idle x (outside + prefill + (1 + waiting) x D),
+    D the time that a request decodes for.
+
+    A step holds no more prompt tokens than its budget: where the others' prompts would make a
+    token take longer than such a step, they are waited for before the first token instead.
+    """
+    tokens = decoded(load)
+    share = np.ones_like(slots)
+    for _ in range(ROUNDS):
+        turn = _turn(setting, load, slots, share)
+        fixed = idle * (outside + turn.prefill.total)
+        growing = idle * (1.0 + waiting)
+        own, others = tokens * turn.decode.total, (slots - 1.0) * turn.extra.total
+        wanted = _decoding_s(own, others, fixed, growing)
+        share = wanted / (fixed + growing * wanted)
+    fullest = mixed_step(setting, load, slots, fullest_chunk(load, slots)).total
+    decoding = np.minimum(wanted, tokens * fullest)
+    prompts = (decoding / tokens - turn.decode.total) / np.maximum(turn.extra.total, 1e-12)
+    token = turn.decode.plus(turn.extra.scaled(prompts))
+    return Loop(turn, token, decoding, wanted - decoding)
+
+
+def decoded(load: Load) -> Array:
+    """Tokens of a request after its first; hardly any rather than none, since they divide."""
+    return np.maximum(load.osl - 1.0, 1e-6)
+
+
+def _turn(setting: Setting, load: Load, slots: Array, share: Array) -> Turn:
+    """The steps of `slots` requests that decode for `share` of their time."""
+    decoding = slots * share
+    arrivals = decoding / load.osl  # prompts per step
+    together = arrivals / -np.expm1(-arrivals)  # mean of a Poisson number given at least one
+    tokens = chunk(load, slots, together)
+    steps_per_prompt = load.isl / tokens
+    decode = decode_step(setting, load, decoding)
+    mixed = mixed_step(setting, load, decoding, tokens)
+    extra = mixed.plus(decode.scaled(-1.0)).scaled(steps_per_prompt / load.pp_size)
+    return Turn(decode, mixed, extra, np.maximum(1.0, steps_per_prompt))
+
+
+def _decoding_s(own: Array, others: Array, fixed: Array, growing: Array | float) -> Array:
+    """Seconds D that a request decodes for, in a loop whose cycle is fixed + growing x D.
+
+    `own` seconds of its steps alone, and `others` of one prompt from each other slot, which come
+    once a cycle: D = own + others x D / cycle. The quadratic's positive root.
+    """
+    half = (growing * own + others - fixed) / 2.0
+    return np.asarray((half + np.sqrt(half**2 + growing * own * fixed)) / growing)

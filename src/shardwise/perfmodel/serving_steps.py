@@ -1,0 +1,75 @@
+"""The steps that a load is served in, with pipeline stages passed through.
+
+The scheduler is continuous batching with chunked prefill: decodes go first, prompts fill the step's
+token budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from shardwise.perfmodel.loads import Load
+from shardwise.perfmodel.step import Setting, StepTime, step_time
+from shardwise.perfmodel.work import Array
+
+
+def mean_context(load: Load) -> Array:
+    """Tokens that a decoding sequence has behind it, on average."""
+    return load.isl + load.osl / 2.0
+
+
+def through_stages(
+    setting: Setting, pp_size: Array | float, tokens: Array, step: StepTime
+) -> StepTime:
+    """A step that passes pp_size stages: each further stage has its own host time, and receives
+    the hidden vectors of `tokens` tokens over one link."""
+    more = pp_size - 1.0
+    return replace(
+        step,
+        overhead=step.overhead + more * setting.coefficients["step"],
+        communication=step.communication + more * tokens * hop_s(setting),
+    )
+
+
+def hop_s(setting: Setting) -> float:
+    """Seconds to send one token's hidden vector, 16 bits an element, over one link."""
+    return 2.0 * setting.arch.hidden_size / setting.gpu.interconnect.peer_bandwidth(2)
+
+
+def decode_step(setting: Setting, load: Load, batch: Array) -> StepTime:
+    """A decode step of `batch` sequences; PP runs pp_size micro-batches that follow each other."""
+    return mixed_step(setting, load, batch, np.zeros_like(load.isl))
+
+
+def mixed_step(setting: Setting, load: Load, batch: Array, prompt_tokens: Array) -> StepTime:
+    """The same step when `prompt_tokens` are prefilled beside the decodes."""
+    sequences = batch / load.pp_size
+    step = step_time(
+        setting,
+        setting.work(load.tp_size),
+        load.tp_size,
+        sequences,
+        mean_context(load),
+        prompt_tokens,
+        load.isl / 2.0,
+        load.expert_ranks,
+    )
+    return through_stages(setting, load.pp_size, sequences + prompt_tokens, step)
+
+
+def prefill_step(setting: Setting, load: Load, prompt_tokens: Array) -> StepTime:
+    """A step of `prompt_tokens` while nothing decodes."""
+    return mixed_step(setting, load, np.zeros_like(load.isl), prompt_tokens)
+
+
+def chunk(load: Load, batch: Array, together: Array) -> Array:
+    """Prompt tokens of one step when `together` prompts are waiting beside `batch` decodes."""
+    room = np.maximum(load.max_num_batched_tokens - batch, 256.0)
+    return np.minimum(load.isl * together, room)
+
+
+def fullest_chunk(load: Load, batch: Array) -> Array:
+    """Prompt tokens of one step when prompts without end are waiting."""
+    return chunk(load, batch, load.max_num_batched_tokens / load.isl)

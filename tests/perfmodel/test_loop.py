@@ -1,0 +1,62 @@
+"""A loop of requests: how prompts and decodes share the steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardwise.architecture.models import load as load_model
+from shardwise.hardware.catalogue import default_catalogue
+from shardwise.perfmodel.collectives import from_topology
+from shardwise.perfmodel.hierarchy import Hierarchy
+from shardwise.perfmodel.loads import Load
+from shardwise.perfmodel.loop import _decoding_s, settled
+from shardwise.perfmodel.step import Setting
+
+ARCH = load_model("llama-3.1-8b")
+GPU = default_catalogue().gpu("h200")
+COEFFICIENTS = Hierarchy({}).coefficients(GPU, "vllm")
+SETTING = Setting(ARCH, GPU, "bf16", "bf16", COEFFICIENTS, from_topology(GPU.interconnect))
+
+
+def offered(slots: float, isl: float, osl: float, budget: float = 8192.0) -> Load:
+    one = [np.array([float(v)]) for v in (1, 1, slots, isl, osl, 10 * slots, 1024, budget, 1e9, 1)]
+    return Load(*one)
+
+
+def test_prompts_come_once_a_cycle_so_a_longer_cycle_brings_fewer_of_them() -> None:
+    # 2 s of own steps, 3 s of the others' prompts a cycle, 1 s before the first token:
+    # D = 2 + 3 D / (1 + D)  =>  D^2 - 4 D - 2 = 0  =>  D = 2 + sqrt(6)
+    found = _decoding_s(np.array(2.0), np.array(3.0), np.array(1.0), 1.0)
+    assert found == pytest.approx(2.0 + 6.0**0.5)
+    # nothing before the first token: the others' prompts all come while it decodes
+    assert _decoding_s(np.array(2.0), np.array(3.0), np.array(0.0), 1.0) == pytest.approx(5.0)
+    # a cycle of which hardly anything is decoding: its own steps are all that is left
+    assert _decoding_s(np.array(2.0), np.array(3.0), np.array(1e9), 1.0) == pytest.approx(2.0)
+
+
+def test_a_request_alone_waits_for_nobody() -> None:
+    alone = settled(SETTING, offered(1, 2048, 128), np.array([1.0]))
+    assert alone.token.total == pytest.approx(alone.turn.decode.total)
+    assert alone.backlog_s == pytest.approx(0.0)
+
+
+def test_what_a_step_has_no_room_for_waits_before_the_first_token() -> None:
+    # two tokens each: 63 other prompts of 4,096 tokens do not fit between them, 2 a step do
+    load = offered(64, 4096, 2)
+    crowd = settled(SETTING, load, np.array([64.0]))
+    assert crowd.backlog_s > 10 * crowd.decoding_s
+    assert crowd.decoding_s == pytest.approx(crowd.token.total)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 256), st.integers(1, 8192), st.integers(1, 2048))
+def test_no_prompt_is_lost_however_they_share_the_steps(slots: int, isl: int, osl: int) -> None:
+    found = settled(SETTING, offered(slots, isl, osl), np.array([float(slots)]))
+    cycle = found.turn.prefill.total + found.decoding_s + found.backlog_s
+    # each slot's prompt is computed once a cycle, which is at least that long
+    assert cycle >= (slots - 1) * found.turn.extra.total * (1 - 1e-9)
+    assert np.all(found.decoding_s >= 0)
+    assert np.all(found.backlog_s >= 0)
