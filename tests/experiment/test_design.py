@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardwise.experiment.correct import is_judged
-from shardwise.experiment.design import Cell, Costs, cells, key_of, longest, within
+from shardwise.experiment.design import RUNS, Cell, Costs, cells, key_of, longest, within
 from shardwise.experiment.split import Machine, Split, splits
 
 MACHINE = Machine("cpu", (0, 1))
@@ -57,6 +57,13 @@ def test_what_is_kept_fits_the_budget(seconds: float) -> None:
     kept, dropped = within(dict.fromkeys(CELLS, 1), seconds, Costs(cell_s, 5.0))
     assert sum(map(cell_s, kept)) + 5.0 * len({c.split for c in kept}) <= seconds or not kept
     assert sorted(map(id, [*kept, *dropped])) == sorted(map(id, CELLS))
+
+
+def test_what_was_begun_is_ended_before_another_is_begun() -> None:
+    begun = next(c for c in CELLS if c.workload.mode == "static_batch")
+    left = dict.fromkeys(CELLS, RUNS) | {begun: 1}
+    kept, _ = within(left, 40.0, Costs(lambda _: 10.0, 5.0))
+    assert begun in kept
 
 
 def test_an_engine_is_started_as_often_as_its_split_has_visits() -> None:

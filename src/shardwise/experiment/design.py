@@ -109,13 +109,15 @@ class Costs:
 def within(
     left: Mapping[Cell, int], seconds: float, costs: Costs
 ) -> tuple[dict[Cell, int], list[Cell]]:
-    """The cells whose runs that are `left` fit in `seconds`, and those given up: the least telling
-    first, of these the longest."""
+    """The cells whose runs that are `left` fit in `seconds`, and those given up: what was not begun
+    before what was, the least telling first, of these the longest."""
     kept, dropped = dict(left), []
     batches = [cell.workload.concurrency for cell in left]
     ends = {min(batches), max(batches)} if batches else set()
     while kept and costs.total_s(kept) > seconds:
-        least = min(kept, key=lambda cell: (worth(cell, ends), -costs.run_s(cell)))
+        least = min(
+            kept, key=lambda cell: (left[cell] < RUNS, worth(cell, ends), -costs.run_s(cell))
+        )
         del kept[least]
         dropped.append(least)
     return kept, dropped

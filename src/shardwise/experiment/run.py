@@ -101,7 +101,7 @@ def run(wanted: Wanted, folder: Path, clock: Timeline, say: Say) -> Ran:
         interrupted = visits.make()
         there = {cell.key: cell for cell in store.cells(STUDY) if cell.conditions.get("completed")}
     found = {key: there[key] for key in every if key in there}
-    return Ran(found, forecasts, visits.dropped, interrupted)
+    return Ran(found, forecasts, [] if interrupted else visits.dropped, interrupted)
 
 
 def predicted(wanted: Wanted, cell: Cell, profile: Profile) -> Evidence:

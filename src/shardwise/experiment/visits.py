@@ -75,37 +75,50 @@ class Visits:
             say(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {place.store.path} already")
         self.jobs = {job.cell: job for job in todo}
         self.left = {job.cell: RUNS - before.get(job.key, 0) for job in todo}
-        self.dropped: list[str] = []  #: what the budget did not allow, in words
         self._starts: list[float] = []
         self._expected_s = self._took_s = 0.0
 
     def make(self) -> bool:
-        """Visit until nothing is left; whether it was interrupted."""
+        """Visit until nothing is left or affordable; whether it was interrupted."""
         order = list(dict.fromkeys(cell.split for cell in self.left))
-        while self.left:
+        while any(self._affordable(split) for split in order):
             for split in order:
-                self._give_up()
-                if self._of(split) and self._visit(split):
+                if self._affordable(split) and self._visit(split):
                     return True
             order.reverse()  # so that the first split is not always the earlier one
+        for words in self.dropped:
+            self.say(f"no time for: {words}")
         return False
+
+    @property
+    def dropped(self) -> list[str]:
+        """What was not measured as often as it should have been."""
+        made = {cell: RUNS - left for cell, left in self.left.items()}
+        return [f"{c.label}, {n} of {RUNS} runs" if n else c.label for c, n in made.items()]
 
     def _visit(self, split: Split) -> bool:
         """Start the engine and make as many runs of each cell as one start is for."""
-        begun = self.clock.elapsed_s
-        place = self.place
+        begun, place = self.clock.elapsed_s, self.place
         service = serving.serving(split, place.machine, place.settings, place.folder, self.say)
         with self.clock.using(service) as served:
             self._starts.append(self.clock.elapsed_s - begun)
             for _ in range(self._costs().runs_a_start):
-                for cell in self._of(split):
-                    if cell in self.left and self._run(self.jobs[cell], served):
+                for cell in self._affordable(split, started=True):
+                    # what the runs before it took may have changed what there is time for
+                    if cell not in self._affordable(split, started=True):
+                        continue
+                    if self._run(self.jobs[cell], served):
                         return True
-                    self._give_up(started=split)
         return False
 
-    def _of(self, split: Split) -> list[Cell]:
-        return [cell for cell in self.left if cell.split == split]
+    def _affordable(self, split: Split, started: bool = False) -> list[Cell]:
+        """Cells of `split` that there is time for, of all that is left. Its engine, where it is
+        up, was paid for already."""
+        costs = self._costs()
+        seconds = self.budget_s - self.clock.elapsed_s - ANALYSIS_S
+        seconds += costs.start_s if started and any(c.split == split for c in self.left) else 0.0
+        kept, _ = within(self.left, seconds, costs)
+        return [cell for cell in kept if cell.split == split]
 
     def _costs(self) -> Costs:
         """As expected, at the pace of the runs so far."""
@@ -117,23 +130,10 @@ class Visits:
             1 if start_s <= QUICK_START_S else RUNS,
         )
 
-    def _give_up(self, started: Split | None = None) -> None:
-        """Drop what the budget does not allow. An engine that is up was paid for already."""
-        costs = self._costs()
-        seconds = self.budget_s - self.clock.elapsed_s - ANALYSIS_S
-        seconds += costs.start_s if started and self._of(started) else 0.0
-        kept, dropped = within(self.left, seconds, costs)
-        for cell in dropped:
-            made = RUNS - self.left[cell]
-            what = f"{cell.label}, after {made} of {RUNS} runs" if made else cell.label
-            self.say(f"no time for: {what}")
-            self.dropped.append(what)
-        self.left = kept
-
     def _run(self, job: Job, served: serving.Served) -> bool:
         """One more run of a cell, kept; True where it was interrupted, which is not."""
         made = RUNS - self.left[job.cell]
-        rest_s = self._costs().total_s(self.left)
+        rest_s = min(self._costs().total_s(self.left), self.budget_s - self.clock.elapsed_s)
         self.say(f"{job.cell.label}, run {made + 1} of {RUNS} (about {rest_s:.0f} s left)")
         begun = self.clock.elapsed_s
         with self.clock.doing("measuring"):
@@ -145,7 +145,7 @@ class Visits:
         self._expected_s += job.run_s
         self.left[job.cell] -= 1
         if not self.left[job.cell] or not found.conditions["completed"]:
-            del self.left[job.cell]
+            del self.left[job.cell]  # one that never answers does not in the next run either
         return False
 
     def _measured(self, job: Job, made: int, served: serving.Served) -> Measured:
