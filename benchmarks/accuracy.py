@@ -270,7 +270,7 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
         markdown(held_out_table(profile.errors)),
         "### A TP left out",
         markdown(fold_table(tp_folds)),
-        "### A GPU, an engine or a dtype left out",
+        "### A GPU, an engine, a dtype or a model left out",
         markdown(fold_table(other)),
         "## The published study, never fitted",
         markdown(comparison_table(published_pairs())),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.reference import FOLDER, needs_reference
 
+from shardwise.architecture.models import load
 from shardwise.perfmodel.profiles import bundled_profile
 from shardwise.perfmodel.rows import parse_rows, read_table
 from shardwise.perfmodel.validation import GROUPINGS, kv_limited_recall, points_of, scores
@@ -53,14 +55,18 @@ def test_intervals_widen_with_what_is_not_known() -> None:
     from shardwise.perfmodel.intervals import Seen, half_width
 
     profile = bundled_profile()
-    known = Seen("h200", "vllm", "fp8", ("shared", "gpu", "engine", "pair"))
-    other_dtype = Seen("h200", "vllm", "int4", known.levels)
-    new_gpu = Seen("mi355x", "vllm", "fp8", ("shared", "engine"))
-    new = Seen("mi355x", "sglang", "fp8", ("shared",))
-    widths = [half_width(profile, s, "tpot_s", 4) for s in (known, other_dtype, new_gpu, new)]
+    llama = load("llama-3.1-70b").shape
+    known = Seen("h200", "vllm", "fp8", llama, ("shared", "gpu", "engine", "pair"))
+    other_model = replace(known, shape=load("qwen3-32b").shape)
+    other_dtype = replace(known, weight_dtype="int4")
+    new_gpu = Seen("mi355x", "vllm", "fp8", llama, ("shared", "engine"))
+    new = Seen("mi355x", "sglang", "fp8", llama, ("shared",))
+    asked = (known, other_model, other_dtype, new_gpu, new)
+    widths = [half_width(profile, s, "tpot_s", 4) for s in asked]
     assert widths == sorted(widths)
-    assert widths[0] < 0.1 < widths[2]
-    mi300x = Seen("mi300x", "vllm", "fp8", known.levels)
+    assert widths[0] < widths[1]
+    assert widths[0] < 0.1 < widths[3]
+    mi300x = replace(known, gpu="mi300x")
     assert half_width(profile, mi300x, "tpot_s", 1) > half_width(profile, mi300x, "tpot_s", 8)
 
 

@@ -122,6 +122,14 @@ def test_folds_name_inner_and_outer_tps_and_each_gpu() -> None:
     assert kinds.count("engine") == 1
 
 
+def test_a_model_is_left_out_where_a_gpu_and_engine_have_others() -> None:
+    others = [replace(r, model="qwen3-32b") for r in rows("h200", "vllm", start=900)]
+    made = [*rows("h200", "vllm"), *others, *rows("h100", "vllm", start=1800)]
+    folds = [f for f in folds_of(made) if f.kind == "model"]
+    assert [f.name for f in folds] == ["h200 vllm llama-3.1-8b", "h200 vllm qwen3-32b"]
+    assert {(r.gpu, r.model) for r in made if folds[1].leaves_out(r)} == {("h200", "qwen3-32b")}
+
+
 def test_offsets_survive_being_written_down() -> None:
     made = Hierarchy({("pair", "h200", "vllm"): np.linspace(-1, 1, len(NAMES))})
     again = decode(encode(made)).offsets["pair", "h200", "vllm"]

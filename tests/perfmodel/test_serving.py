@@ -119,16 +119,26 @@ def test_a_prediction_carries_causes_that_add_up_to_its_latency() -> None:
 
 
 def test_an_uncalibrated_gpu_says_so_and_is_less_sure() -> None:
-    l40s, _ = subject_of(Asked("llama-3.1-8b", "l40s", weight_dtype="bf16"))
-    h200, _ = subject_of(Asked("llama-3.1-8b", "h200", weight_dtype="fp8"))
+    gb200, _ = subject_of(Asked("llama-3.1-70b", "gb200", weight_dtype="fp8"))
 
     def spread(subject: object) -> float:
-        deployment = Deployment("llama-3.1-8b", "x", 1)
+        deployment = Deployment("llama-3.1-70b", "x", 4)
         (found,) = predict(subject, [deployment], [Workload(512, 512, 4)])  # type: ignore[arg-type]
         tpot = found.metrics["tpot_s"]
         assert ("not calibrated" in found.source.note or "not calibrated" in found.source.name) == (
-            subject is l40s
+            subject is gb200
         )
         return math.log(tpot.hi / tpot.lo)
 
-    assert spread(l40s) > 1.5 * spread(h200)
+    assert spread(gb200) > 1.5 * spread(LLAMA)
+
+
+def test_a_model_that_was_not_measured_says_so_and_is_less_sure() -> None:
+    qwen, _ = subject_of(Asked("qwen3-32b", "h200", weight_dtype="fp8", kv_dtype="fp8"))
+    deployment, load = Deployment("x", "h200", 4), [Workload(512, 512, 4)]
+    (known,), (new,) = predict(LLAMA, [deployment], load), predict(qwen, [deployment], load)
+    assert "other models" in new.source.name
+    assert "other models" not in known.source.name
+    for metric in ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s"):
+        one, other = known.metrics[metric], new.metrics[metric]
+        assert math.log(other.hi / other.lo) > math.log(one.hi / one.lo)

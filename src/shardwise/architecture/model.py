@@ -54,6 +54,12 @@ class Architecture:
     quantization_block: int = 0  #: weights per scale along a dimension; 0: none or per channel
 
     @property
+    def shape(self) -> str:
+        """What models of one speed share: layers x hidden x intermediate, then the experts."""
+        experts = f"+{self.moe.num_experts}x{self.moe.expert_intermediate_size}" if self.moe else ""
+        return f"{self.num_layers}x{self.hidden_size}x{self.intermediate_size}{experts}"
+
+    @property
     def num_moe_layers(self) -> int:
         return self.moe.num_moe_layers if self.moe else 0
 

@@ -101,6 +101,7 @@ def build_reference(
         errors=error_table(fitted, by_tp),
         folds=[_fold_error(h) for h in held_out if h.fold != "row"],
         dtypes=_dtypes(batches),
+        shapes=_shapes(batches),
         tp_sizes=_tp_sizes(batches),
     )
 
@@ -121,6 +122,10 @@ def _fold_error(h: HeldOut) -> FoldError:
 
 def _dtypes(batches: Iterable[Batch]) -> list[str]:
     return sorted({f"{b.gpu.id}/{b.key.engine}/{b.key.weight_dtype}" for b in batches})
+
+
+def _shapes(batches: Iterable[Batch]) -> list[str]:
+    return sorted({f"{b.gpu.id}/{b.key.engine}/{b.arch.shape}" for b in batches})
 
 
 def _tp_sizes(batches: Iterable[Batch]) -> dict[str, list[int]]:
@@ -187,6 +192,7 @@ def build_personal(
         widths={**base.widths, **widths_from((), after)},
         errors=error_table(in_sample(batches, hierarchy, links), after),
         dtypes=sorted({*base.dtypes, *_dtypes(batches)}),
+        shapes=sorted({*base.shapes, *_shapes(batches)}),
         tp_sizes={**base.tp_sizes, **_tp_sizes(batches)},
     )
     return Personal(

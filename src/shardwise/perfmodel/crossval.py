@@ -1,4 +1,4 @@
-"""Errors on rows that a fit did not see: leave out a TP, a GPU, an engine."""
+"""Errors on rows that a fit did not see: leave out a TP, a GPU, an engine, a dtype, a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Links = Callable[[Batch], Collectives]
 class Fold:
     """A set of rows to leave out, and why."""
 
-    kind: str  #: "tp_inside", "tp_edge", "gpu", "engine", "dtype", "row"
+    kind: str  #: "tp_inside", "tp_edge", "gpu", "engine", "dtype", "model", "row"
     name: str
     leaves_out: Callable[[Row], bool]
 
@@ -57,7 +57,7 @@ def log_errors(batch: Batch, served: Served, chosen: Array) -> dict[str, Array]:
 
 def folds_of(rows: Sequence[Row]) -> Iterator[Fold]:
     """One fold for each TP of each (model, GPU, engine, mode) with several, each GPU, each engine,
-    and each dtype of a GPU with several."""
+    each dtype of a GPU with several, and each model of a GPU and engine with several."""
     cells = sorted({(r.model, r.gpu, r.engine, r.mode) for r in rows})
     for cell in cells:
         sizes = sorted({r.tp_size for r in rows if _cell(r) == cell})
@@ -71,6 +71,9 @@ def folds_of(rows: Sequence[Row]) -> Iterator[Fold]:
     for gpu, dtype in sorted({(r.gpu, r.weight_dtype) for r in rows}):
         if {r.weight_dtype for r in rows if r.gpu == gpu} - {dtype}:
             yield Fold("dtype", f"{gpu} {dtype}", _leave_dtype(gpu, dtype))
+    for subject in sorted({_subject(r) for r in rows}):
+        if {r.model for r in rows if _subject(r)[:2] == subject[:2]} - {subject[2]}:
+            yield Fold("model", " ".join(subject), _leave_subject(subject))
 
 
 def row_folds(rows: Sequence[Row]) -> list[Fold]:
@@ -93,6 +96,10 @@ def _cell(row: Row) -> tuple[str, str, str, str]:
     return row.model, row.gpu, row.engine, row.mode
 
 
+def _subject(row: Row) -> tuple[str, str, str]:
+    return row.gpu, row.engine, row.model
+
+
 def _leave_tp(cell: tuple[str, str, str, str], tp: int) -> Callable[[Row], bool]:
     return lambda r: _cell(r) == cell and r.tp_size == tp
 
@@ -107,6 +114,10 @@ def _leave_engine(engine: str) -> Callable[[Row], bool]:
 
 def _leave_dtype(gpu: str, dtype: str) -> Callable[[Row], bool]:
     return lambda r: r.gpu == gpu and r.weight_dtype == dtype
+
+
+def _leave_subject(subject: tuple[str, str, str]) -> Callable[[Row], bool]:
+    return lambda r: _subject(r) == subject
 
 
 def hold_out(

@@ -50,7 +50,8 @@ class Subject:
 
     @property
     def seen(self) -> Seen:
-        return Seen(self.gpu.id, self.engine, self.setting.weight_dtype, self.calibrated.levels)
+        weight, levels = self.setting.weight_dtype, self.calibrated.levels
+        return Seen(self.gpu.id, self.engine, weight, self.arch.shape, levels)
 
     @property
     def collectives(self) -> Collectives:
@@ -87,6 +88,8 @@ def note_of(known: Calibrated, seen: Seen, version: str = "") -> str:
         text = f"profile {profile.name}: {where}{named} calibrated"
         if f"{where}/{seen.weight_dtype}" not in profile.dtypes:
             text += f", {seen.weight_dtype} not"
+        elif f"{where}/{seen.shape}" not in profile.shapes:
+            text += ", with other models"
     else:
         shared = [level for level in ("gpu", "engine") if level in seen.levels]
         text = f"profile {profile.name}: {where} not calibrated"

@@ -2,8 +2,8 @@
 
 A half-width is in logs, so an interval is value x exp(-w) to value x exp(+w). What the profile has
 seen decides which errors count: the same GPU and engine with a TP left out, or in the same version
-with rows left out; a GPU or engine that was never fitted; a weight dtype that was never fitted
-there.
+with rows left out; a GPU or engine that was never fitted; a weight dtype or a model that was never
+fitted there.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Seen:
     gpu: str
     engine: str
     weight_dtype: str
+    shape: str  #: of the model, as `Architecture.shape`
     levels: tuple[str, ...]
 
     @property
@@ -101,6 +102,8 @@ def half_width(
         pair = f"{seen.gpu}/{seen.engine}"
         if f"{pair}/{seen.weight_dtype}" not in profile.dtypes:
             base = float(np.hypot(base, widths.get(f"dtype/{name}", blind / 2)))
+        elif f"{pair}/{seen.shape}" not in profile.shapes:
+            base = max(base, widths.get(f"model/{name}", base))
         base = _beyond_tps(profile, pair, name, base, tp_size)
     for _ in range((pp_size > 1) + expert_parallel):
         base = float(np.hypot(base, widths.get(f"tp_edge/{name}", blind / 2)))

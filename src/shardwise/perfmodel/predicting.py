@@ -35,11 +35,17 @@ def batch_calibration(profile: Profile, batch: Batch) -> Calibrated:
     return calibrated(profile, batch.gpu, batch.key.engine, siblings, batch.key.version)
 
 
+def seen_around(batch: Batch, known: Calibrated) -> Seen:
+    """The surroundings of a batch, as its intervals depend on them."""
+    key = batch.key
+    return Seen(batch.gpu.id, key.engine, key.weight_dtype, batch.arch.shape, known.levels)
+
+
 def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
     """Predicted cells of each row, by row number."""
     known = batch_calibration(profile, batch)
     served = batch.serve(known.coefficients, known.collectives)
-    seen = Seen(batch.gpu.id, batch.key.engine, batch.key.weight_dtype, known.levels)
+    seen = seen_around(batch, known)
     widths = {
         (metric, tp, pp): half_width(profile, seen, metric, tp, pp)
         for metric, _ in COLUMNS.values()

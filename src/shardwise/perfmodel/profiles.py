@@ -79,6 +79,7 @@ class Profile(msgspec.Struct, frozen=True):
     errors: list[Error] = []
     folds: list[FoldError] = []
     dtypes: list[str] = []  #: "gpu/engine/weight_dtype" that had rows
+    shapes: list[str] = []  #: "gpu/engine/shape" of the models that had rows
     tp_sizes: dict[str, list[int]] = {}  #: "gpu/engine" -> TP sizes that had rows
 
     @property

@@ -10,8 +10,8 @@ import numpy as np
 
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.crossval import observed_metrics
-from shardwise.perfmodel.intervals import METRICS, Seen, half_width
-from shardwise.perfmodel.predicting import batch_calibration
+from shardwise.perfmodel.intervals import METRICS, half_width
+from shardwise.perfmodel.predicting import batch_calibration, seen_around
 from shardwise.perfmodel.profiles import Profile
 from shardwise.perfmodel.rows import Row
 
@@ -76,7 +76,7 @@ def points_of(rows: Sequence[Row], profile: Profile) -> list[Point]:
 def _batch_points(batch: Batch, profile: Profile) -> list[Point]:
     known = batch_calibration(profile, batch)
     served = batch.serve(known.coefficients, known.collectives)
-    seen = Seen(batch.gpu.id, batch.key.engine, batch.key.weight_dtype, known.levels)
+    seen = seen_around(batch, known)
     found = []
     for metric, observed in observed_metrics(batch).items():
         predicted = getattr(served, metric)
