@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from shardwise.cli.plan import plan, seconds
+from shardwise.cli.plan import plan
+from shardwise.cli.plan_question import seconds
 from shardwise.errors import InputError
 from shardwise.simulator.compiling import HAS_NUMBA
 

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("psutil", reason="the host extra is not installed")
 
 from shardwise.hosting import operating
-from shardwise.hosting.balancers.adapter import known
+from shardwise.hosting.balancers.choosing import known
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, save
 from shardwise.hosting.state import read as read_state
 

@@ -1,4 +1,4 @@
-"""CSV files in and out, for the commands that take rows."""
+"""What commands read and write: files, rows and lines."""
 
 from __future__ import annotations
 
@@ -69,3 +69,15 @@ def print_json(document: Any) -> None:
     import msgspec
 
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+
+
+def write_document(document: dict[str, Any], output: Path | None, as_json: bool) -> None:
+    """A document to its file and, where asked, as JSON to stdout."""
+    import msgspec
+
+    if output is not None:
+        from shardwise.reports.files import write_json
+
+        write_json(output, document)
+    if as_json:
+        click.echo(msgspec.json.encode(document))

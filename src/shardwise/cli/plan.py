@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,23 +12,9 @@ from shardwise.errors import InputError
 
 if TYPE_CHECKING:
     from shardwise.planner.packing import Packed
-    from shardwise.planner.question import Question
 
-_TIME: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|s|)\s*")
 MAX_MODELS: Final = 16
 P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
-
-
-def seconds(given: str | None, name: str) -> float | None:
-    """`200ms`, `2s` or `200` (milliseconds) in seconds. Raises InputError for anything else."""
-    if given is None:
-        return None
-    match = _TIME.fullmatch(given)
-    if match is None or float(match.group(1)) == 0:
-        raise InputError(
-            f"--{name} is {given[:40]!r}", "allowed: a time above 0 as in 200ms, 2s or 200 (ms)"
-        )
-    return float(match.group(1)) * (1.0 if match.group(2) == "s" else 1e-3)
 
 
 @click.command()
@@ -77,6 +62,7 @@ def plan(
     the highest rate that it holds.
     """
     from shardwise.cli.files import require_writable
+    from shardwise.cli.plan_question import questions_of
     from shardwise.planner.packing import Packed, pack
     from shardwise.planner.plan import plan as plan_one
 
@@ -105,61 +91,10 @@ def plan(
         _save(names, packed, save)
 
 
-def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> list[Question]:
-    """What is asked of each model, on one kind of GPU."""
-    from shardwise.architecture.models import load
-    from shardwise.hardware.catalogue import default_catalogue
-    from shardwise.hardware.node import Node
-    from shardwise.perfmodel.profiles import load_profile
-    from shardwise.perfmodel.subject import catalogue_for
-    from shardwise.planner.question import Demand, Question
-    from shardwise.workload.workload import Slo
-
-    catalogue = catalogue_for(options["catalogue_files"])
-    node = Node(catalogue.gpu(gpu), options["gpus"])
-    price = catalogue.price(node.gpu.id)
-    count = len(names)
-    columns = [
-        _each(options[key], key, count) for key in ("isl", "osl", "concurrency", "request_rate")
-    ]
-    slo = Slo(*(seconds(options[key], key) for key in ("ttft", "tpot", "e2e")))
-    profile = load_profile(options["profile"])
-    siblings = {gpu.id: gpu for gpu in default_catalogue().gpus()}
-    dtype = None if options["dtype"] == "auto" else options["dtype"]
-    return [
-        Question(
-            arch=load(name),
-            node=node,
-            demand=Demand(*demand),
-            profile=profile,
-            siblings=siblings,
-            slo=slo,
-            objective=options["objective"],
-            engine=options["engine"],
-            weight_dtype=dtype,
-            kv_dtype=options["kv_dtype"],
-            usd_per_gpu_hour=price.usd_per_hour if price else None,
-        )
-        for name, *demand in zip(names, *columns, strict=True)
-    ]
-
-
-def _each(values: tuple[Any, ...], key: str, count: int) -> list[Any]:
-    """One value for each of `count` models."""
-    if not values:
-        return [None] * count
-    if len(values) not in {1, count}:
-        raise InputError(
-            f"--{key.replace('_', '-')} given {len(values)} times for {count} models",
-            f"allowed: once, or {count} times",
-        )
-    return list(values) * (count if len(values) == 1 else 1)
-
-
 def _deliver(
     names: tuple[str, ...], packed: tuple[Packed, ...], output: Path | None, as_json: bool
 ) -> None:
-    from shardwise.cli.files import say
+    from shardwise.cli.files import say, write_document
     from shardwise.planner.command import checkpoint, note, replicas
     from shardwise.reports.plan_tables import (
         plan_document,
@@ -193,7 +128,9 @@ def _deliver(
             say(command.line)
         click.echo("")
     if documents:
-        write(documents[0] if len(documents) == 1 else {"models": documents}, output, as_json)
+        write_document(
+            documents[0] if len(documents) == 1 else {"models": documents}, output, as_json
+        )
 
 
 def _save(names: tuple[str, ...], packed: tuple[Packed, ...], path: Path) -> None:
@@ -213,15 +150,3 @@ def _save(names: tuple[str, ...], packed: tuple[Packed, ...], path: Path) -> Non
     gpus = sum(item.plan.question.node.gpus for item in packed)
     deployment_file.save(planned(chosen, gpus), path)
     click.echo(f"wrote {path}: start it with 'shardwise up {path}'", err=True)
-
-
-def write(document: dict[str, Any], output: Path | None, as_json: bool) -> None:
-    """The document to its file and, as JSON, to stdout."""
-    import msgspec
-
-    if output is not None:
-        from shardwise.reports.files import write_json
-
-        write_json(output, document)
-    if as_json:
-        click.echo(msgspec.json.encode(document))

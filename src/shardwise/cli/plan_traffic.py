@@ -19,7 +19,7 @@ MEDIANS: Final = (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2e", "e2e_latency_s
 
 def targets(options: dict[str, Any]) -> list[Target]:
     """Every bound given, on medians and on 99th percentiles."""
-    from shardwise.cli.plan import seconds
+    from shardwise.cli.plan_question import seconds
     from shardwise.simulator.capacity import Target
 
     found = []
@@ -35,8 +35,8 @@ def answer(
     names: tuple[str, ...], options: dict[str, Any], output: Path | None, save: Path | None
 ) -> None:
     """Search, print, and write what was asked for."""
-    from shardwise.cli.files import show_progress
-    from shardwise.cli.plan import questions_of, write
+    from shardwise.cli.files import show_progress, write_document
+    from shardwise.cli.plan_question import questions_of
     from shardwise.reports.holding_tables import (
         holding_document,
         holding_table,
@@ -70,7 +70,7 @@ def answer(
         click.echo(f"\nRun{f' ({remark})' if remark else ''}:")
         for command in commands:
             click.echo(command.line)
-    write(document, output, options["as_json"])
+    write_document(document, output, options["as_json"])
     if save is not None:
         _save(names[0], found, save)
 

@@ -15,7 +15,7 @@ from shardwise.bench.target import Target, parse_target
 from shardwise.errors import InputError
 from shardwise.experiment.split import Machine, Split, devices_of, is_oversubscribed
 from shardwise.hosting import deployment_file, operating, state
-from shardwise.hosting.balancers.adapter import choose
+from shardwise.hosting.balancers.choosing import choose
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, NodeTable
 from shardwise.hosting.operating import HostingError
 from shardwise.replica import probing, running

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shardwise.errors import DoesNotFitError, InputError
-from shardwise.hosting.balancers.adapter import choose
+from shardwise.hosting.balancers.choosing import choose
 from shardwise.hosting.cluster import check_cluster
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
 from shardwise.hosting.devices import check_claims, check_present, kind_of

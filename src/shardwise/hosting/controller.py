@@ -19,7 +19,8 @@ import msgspec
 
 from shardwise.errors import InputError
 from shardwise.hosting import state
-from shardwise.hosting.balancers.adapter import Balancer, Front, choose
+from shardwise.hosting.balancers.adapter import Balancer, Front
+from shardwise.hosting.balancers.choosing import choose
 from shardwise.hosting.deployment_file import DeploymentFile, load
 from shardwise.hosting.devices import kind_of
 from shardwise.hosting.keeper import Keeper, Surroundings, backoff_s, log_file

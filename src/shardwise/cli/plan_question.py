@@ -1,0 +1,76 @@
+"""What `shardwise plan` was asked, from its options."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwise.planner.question import Question
+
+_TIME: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|s|)\s*")
+
+
+def seconds(given: str | None, name: str) -> float | None:
+    """`200ms`, `2s` or `200` (milliseconds) in seconds. Raises InputError for anything else."""
+    if given is None:
+        return None
+    match = _TIME.fullmatch(given)
+    if match is None or float(match.group(1)) == 0:
+        raise InputError(
+            f"--{name} is {given[:40]!r}", "allowed: a time above 0 as in 200ms, 2s or 200 (ms)"
+        )
+    return float(match.group(1)) * (1.0 if match.group(2) == "s" else 1e-3)
+
+
+def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> list[Question]:
+    """What is asked of each model, on one kind of GPU."""
+    from shardwise.architecture.models import load
+    from shardwise.hardware.catalogue import default_catalogue
+    from shardwise.hardware.node import Node
+    from shardwise.perfmodel.profiles import load_profile
+    from shardwise.perfmodel.subject import catalogue_for
+    from shardwise.planner.question import Demand, Question
+    from shardwise.workload.workload import Slo
+
+    catalogue = catalogue_for(options["catalogue_files"])
+    node = Node(catalogue.gpu(gpu), options["gpus"])
+    price = catalogue.price(node.gpu.id)
+    count = len(names)
+    columns = [
+        _each(options[key], key, count) for key in ("isl", "osl", "concurrency", "request_rate")
+    ]
+    slo = Slo(*(seconds(options[key], key) for key in ("ttft", "tpot", "e2e")))
+    profile = load_profile(options["profile"])
+    siblings = {gpu.id: gpu for gpu in default_catalogue().gpus()}
+    dtype = None if options["dtype"] == "auto" else options["dtype"]
+    return [
+        Question(
+            arch=load(name),
+            node=node,
+            demand=Demand(*demand),
+            profile=profile,
+            siblings=siblings,
+            slo=slo,
+            objective=options["objective"],
+            engine=options["engine"],
+            weight_dtype=dtype,
+            kv_dtype=options["kv_dtype"],
+            usd_per_gpu_hour=price.usd_per_hour if price else None,
+        )
+        for name, *demand in zip(names, *columns, strict=True)
+    ]
+
+
+def _each(values: tuple[Any, ...], key: str, count: int) -> list[Any]:
+    """One value for each of `count` models."""
+    if not values:
+        return [None] * count
+    if len(values) not in {1, count}:
+        raise InputError(
+            f"--{key.replace('_', '-')} given {len(values)} times for {count} models",
+            f"allowed: once, or {count} times",
+        )
+    return list(values) * (count if len(values) == 1 else 1)
