@@ -1,9 +1,10 @@
-"""What is published about a vendor's kernels, against the publication."""
+"""Priors that were published, against the publication."""
 
 import numpy as np
 import pytest
 
 from shardwise.hardware.catalogue import default_catalogue
+from shardwise.perfmodel.coefficients import PRIOR
 from shardwise.perfmodel.hierarchy import Hierarchy
 from shardwise.perfmodel.step import FULL_TILES, KNEE, smooth_maximum
 
@@ -50,3 +51,19 @@ def test_amd_small_batches_cost_what_published_kernels_take() -> None:
 
     found = np.exp(optimize.least_squares(errors, [0.0, np.log(1e15)]).x)
     assert prior["small_batch"] == pytest.approx(found[0], rel=0.02)
+
+
+#: Microseconds of one sequence's decode attention at 16,384 and 32,768 tokens of context, with the
+#: cache in bf16 and in fp8: github.com/vllm-project/vllm/pull/43232. FlashAttention, FlashInfer.
+DECODE_ATTENTION = (
+    ((27.178, 43.476), (23.040, 34.508)),
+    ((26.752, 46.000), (21.320, 35.124)),
+)
+
+
+def test_an_fp8_cache_is_read_at_the_published_share_of_a_bf16_ones_rate() -> None:
+    # FlashAttention: 16.30 us more for twice the bf16 cache, 11.47 for the fp8 one, which has half
+    # the bytes: 16.30 / 2 / 11.47 = 0.71; FlashInfer: 19.25 / 2 / 13.80 = 0.70
+    shares = [(bf16[1] - bf16[0]) / 2.0 / (fp8[1] - fp8[0]) for bf16, fp8 in DECODE_ATTENTION]
+    assert shares == pytest.approx([0.71, 0.70], abs=0.005)
+    assert PRIOR["bandwidth_kv_fp8"] == pytest.approx(np.mean(shares), abs=0.01)

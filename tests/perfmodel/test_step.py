@@ -57,6 +57,18 @@ def test_a_batch_of_one_streams_the_weights_once() -> None:
     assert float(parts.overhead[0]) == 0.0
 
 
+def test_an_fp8_cache_has_half_the_bytes_and_takes_more_than_half_the_time() -> None:
+    wide = setting("llama-3.1-8b", "h200", "bf16", bandwidth_kv=0.8, bandwidth_kv_fp8=0.7)
+    one, context, zero = np.array([1.0]), np.array([10_000.0]), np.array([0.0])
+
+    def cache(s: Setting) -> float:
+        return float(step_time(s, s.work(one), one, one, context, zero, zero).kv[0])
+
+    # 10,000 tokens x 131,072 bytes at 0.8 x 4.8 TB/s: 341 us; in fp8 half of that / 0.7: 244 us
+    assert cache(wide) == pytest.approx(341e-6, rel=0.01)
+    assert cache(replace(wide, kv_dtype="fp8")) == pytest.approx(244e-6, rel=0.01)
+
+
 def test_all_reduce_is_the_faster_of_two_lines() -> None:
     lines = AllReduce(latency_s=5e-6, rate=50e9, bulk_latency_s=20e-6, bulk_rate=250e9)
     # 8 KiB: 5 us + 0.16 us against 20 us + 0.03 us; 1 MiB: 26.0 us against 24.2 us;

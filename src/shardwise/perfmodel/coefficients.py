@@ -4,6 +4,9 @@ Efficiencies are shares of a datasheet rate and so carry over from one GPU to an
 are seconds. The prior median is where an uncalibrated GPU starts; `spread` is the standard
 deviation (of the logarithm) between GPUs and engines, and so sets both how strongly calibration
 pulls towards shared values and how wide the interval of an uncalibrated GPU is.
+
+bandwidth_kv_fp8: what FlashAttention and FlashInfer read of an fp8 cache in the time of a bf16 one
+(github.com/vllm-project/vllm/pull/43232; tests/perfmodel/test_hierarchy.py).
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ _ALL: Final = (
     Coefficient("bandwidth_fp4", 0.85, 0.15, "share", "of that, reached by 4-bit weights"),
     Coefficient("bandwidth_experts", 0.90, 0.25, "share", "of those, reached by MoE experts"),
     Coefficient("bandwidth_kv", 0.70, 0.20, "share", "memory bandwidth reached by the KV cache"),
+    Coefficient("bandwidth_kv_fp8", 0.70, 0.15, "share", "of that, reached by an fp8 cache"),
     Coefficient("tile_fp8", 0.02, 1.0, "share", "extra fp8 weight time above 16 tokens a step"),
     Coefficient("matrix", 0.72, 0.12, "share", "matrix rate reached in bf16"),
     Coefficient("matrix_fp8", 0.88, 0.10, "share", "of that share, reached in fp8"),

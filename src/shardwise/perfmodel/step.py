@@ -108,6 +108,12 @@ class Setting:
         relative = 1.0 if rate_class == "bf16" else self.coefficients[f"bandwidth_{rate_class}"]
         return self.coefficients["bandwidth"] * relative * self.gpu.memory_bandwidth
 
+    @property
+    def cache_share(self) -> float:
+        """Share of the memory bandwidth at which the KV cache is read."""
+        c = self.coefficients
+        return c["bandwidth_kv"] * (c["bandwidth_kv_fp8"] if self.kv_element_bytes < 2.0 else 1.0)
+
     def matrix_rate(self, dtype: str) -> float:
         """FLOP/s reached by large matrices multiplied in `dtype`."""
         relative = 1.0 if dtype in ("bf16", "fp32") else self.coefficients[f"matrix_{dtype}"]
@@ -236,7 +242,7 @@ def step_time(
     kv = (
         sequences
         * (work.kv_bytes_per_token * context + work.kv_window_bytes_per_token * window)
-        / (c["bandwidth_kv"] * bandwidth)
+        / (setting.cache_share * bandwidth)
     )
     communication = _all_reduces(setting, tp_size, tokens * work.message_bytes_per_token)
     graph_gaps = arch.num_layers * c["layer"]
