@@ -39,7 +39,9 @@ def test_a_checkpoint_already_in_fp8_is_not_quantized_again(ask: Any) -> None:
 
 def test_nvfp4_needs_another_checkpoint_and_says_so(ask: Any) -> None:
     asked = ask("llama-3.1-70b", "b200")
-    assert "quantized to nvfp4" in note(checkpoint("llama-3.1-70b", asked.arch), "nvfp4")
+    stored = checkpoint("llama-3.1-70b", asked.arch)
+    assert "quantized to nvfp4" in note(stored, "nvfp4", "vllm")
+    assert note(stored, "fp32", "builtin") == ""  # it converts while it loads
 
 
 def test_each_replica_has_its_own_devices_and_port(ask: Any) -> None:

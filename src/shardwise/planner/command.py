@@ -63,7 +63,7 @@ def checkpoint(given: str, arch: Architecture) -> Checkpoint:
     return Checkpoint(given, arch.checkpoint_dtype)
 
 
-def note(found: Checkpoint, weight_dtype: str, engine: str = "vllm") -> str:
+def note(found: Checkpoint, weight_dtype: str, engine: str) -> str:
     """What the user must supply for the command to run as scored, or ""."""
     if weight_dtype == found.dtype or quantizes_online(found, weight_dtype):
         return ""
