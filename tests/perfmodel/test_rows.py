@@ -27,6 +27,22 @@ GOOD = {
 
 def test_inferencex_lengths_are_nine_tenths_of_the_nominal() -> None:
     assert parse_row(1, {**GOOD, "source_id": "aic_silicon_inferencex"}).isl == 921.6
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "concurrency", "requests"),
+    [
+        ("aic_silicon_inferencex", "", "32", 320),  # ten waves, says its README
+        ("aic_silicon_other", "", "32", 1000),  # the default of vLLM's and TensorRT-LLM's client
+        ("", "", "4096", 4096),  # fewer would leave streams without a request
+        ("aic_silicon_inferencex", "640", "32", 640),
+    ],
+)
+def test_a_run_has_the_requests_that_its_client_sends_unless_it_says(
+    source: str, given: str, concurrency: str, requests: int
+) -> None:
+    cells = {"source_id": source, "requests": given, "concurrency": concurrency}
+    assert parse_row(1, {**GOOD, **cells}).requests == requests
     assert parse_row(1, GOOD).isl == 1024
 
 

@@ -2,8 +2,8 @@
 
 The columns are those of the reference set: source_id, model_id, gpu_id, engine_id, weight_dtype,
 kv_dtype, tp, pp, mode, concurrency, isl, osl, and the observed e2e_s, ttft_ms, tpot_ms,
-output_tok_s, total_tok_s; `requests` may be added. A row that cannot be used is kept with the
-reason.
+output_tok_s, total_tok_s; `requests` may be added: a run's mean TTFT holds the burst it began with.
+A row that cannot be used is kept with the reason.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ OBSERVED: Final[Mapping[str, tuple[str, float]]] = {
 ALL_QUEUED: Final = 1e6  #: requests, where a source says "max"
 #: "vLLM 0.9.1 (AMD rocm/vllm-dev:main)": a name, then a number
 _VERSION: Final = re.compile(r"\S+\s+v?(\d+(?:\.\w+)*)")
-WAVES: Final = 10  #: requests of a closed-loop run per request in flight, as load tests do
+INFERENCEX_WAVES: Final = 10  #: --num-prompts is 10 x the concurrency in InferenceMAX's README
+#: and where nobody sets it (vllm/benchmarks/datasets; TensorRT-LLM's benchmark_serving.py)
+DEFAULT_REQUESTS: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,10 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     concurrency = ALL_QUEUED if text == "max" else _positive(cells, "concurrency")
     if text == "max" and mode != "max_throughput":
         raise InputError("concurrency is 'max'", "allowed only with offline_throughput_inf_rate")
-    # InferenceX draws lengths uniformly from 0.8 to 1.0 of the nominal ones
     source = (cells.get("source_id") or "").strip()
-    mean = 0.9 if "inferencex" in source else 1.0
+    inferencex = "inferencex" in source
+    mean = 0.9 if inferencex else 1.0  # its lengths are uniform from 0.8 to 1.0 of the nominal ones
+    usual = INFERENCEX_WAVES * concurrency if inferencex else max(DEFAULT_REQUESTS, concurrency)
     observed = {}
     for column, (metric, factor) in OBSERVED.items():
         if (cells.get(column) or "").strip():
@@ -152,7 +155,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         source=source,
         version=version_of(cells.get("engine") or ""),
         use=(cells.get("use") or "").strip(),
-        requests=_positive(cells, "requests", str(WAVES * concurrency)),
+        requests=_positive(cells, "requests", str(usual)),
         kv_limited={"0": False, "1": True}.get(flag[:1]) if flag else None,
         observed=observed,
     )

@@ -80,11 +80,12 @@ def choice_table(choices: Sequence[Choice]) -> Table:
 def held_out_table(errors: Sequence[Error]) -> Table:
     """A profile's errors on the rows of its fit and on rows left out, a TP at a time."""
     sections: dict[str, list[tuple[Cell, ...]]] = {}
-    for e in errors:
+    for e in (*errors, *_over_all(errors)):
         left = e.held_out_pct
-        sections.setdefault(f"{e.gpu} {e.engine}", []).append(
+        group = f"{e.gpu} {e.engine}".strip()
+        sections.setdefault(group, []).append(
             (
-                text_cell(f"{e.gpu} {e.engine}", "strong"),
+                text_cell(group, "strong"),
                 text_cell(metrics.ALL[e.metric].label),
                 Cell(f"{e.rows}", float(e.rows)),
                 _number(e.fitted_pct),
@@ -104,3 +105,18 @@ def held_out_table(errors: Sequence[Error]) -> Table:
         sections=tuple(tuple(rows) for rows in sections.values()),
         notes=("–: measured at one TP, or without TTFT and TPOT",),
     )
+
+
+def _over_all(errors: Sequence[Error]) -> list[Error]:
+    """Mean errors over all rows that had a TP left out, where that was done for several pairs."""
+    found = []
+    for metric in dict.fromkeys(e.metric for e in errors):
+        kept = [(e, e.held_out_pct) for e in errors if e.metric == metric]
+        held = [(e, left) for e, left in kept if left is not None]
+        if len(held) < 2:
+            continue
+        n = sum(e.rows for e, _ in held)
+        fitted = sum(e.rows * e.fitted_pct for e, _ in held) / n
+        left_out = sum(e.rows * left for e, left in held) / n
+        found.append(Error("all of these", "", metric, n, fitted, left_out))
+    return found
