@@ -16,7 +16,7 @@ def test_errors_left_out_are_also_given_over_all_rows_that_had_one() -> None:
     )
     # (30 x 10 + 90 x 6) / 120 = 7.0; (30 x 24 + 90 x 8) / 120 = 12.0
     texts = [cell.text for cell in table.sections[-1][0]]
-    assert texts == ["all of these", "TTFT", "120", "7.0", "12.0"]
+    assert texts == ["all of these", "TTFT", "120", "7.0", "12.0", "–"]
 
 
 def test_one_pair_has_no_mean_over_pairs() -> None:

@@ -16,7 +16,7 @@ from shardwise.perfmodel.calibrate import fit
 from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.crossval import folds_of, hold_out, in_sample, row_folds
 from shardwise.perfmodel.hierarchy import Hierarchy, encode
-from shardwise.perfmodel.intervals import HeldOut, widths_from
+from shardwise.perfmodel.intervals import HeldOut, coverage_pct, widths_from
 from shardwise.perfmodel.profiles import Error, FoldError, Line, Profile, collectives_for
 from shardwise.perfmodel.rows import Row
 
@@ -42,8 +42,11 @@ def mape(errors: Iterable[HeldOut]) -> float:
     return float(100 * np.mean(np.abs(np.expm1(np.concatenate(parts))))) if parts else float("nan")
 
 
-def error_table(fitted: Sequence[HeldOut], held_out: Sequence[HeldOut]) -> list[Error]:
-    """Errors by GPU, engine and metric: on the fit's own rows, and on rows left out."""
+def error_table(
+    fitted: Sequence[HeldOut], held_out: Sequence[HeldOut], by_row: Sequence[HeldOut] = ()
+) -> list[Error]:
+    """Errors by GPU, engine and metric: on the fit's own rows, and on rows left out. `by_row`, rows
+    left out of a TP that the fit keeps, tell the coverage where no TP could be left out."""
     cells = sorted({(h.gpu, h.engine, h.metric) for h in fitted})
 
     def of(cell: tuple[str, str, str], errors: Sequence[HeldOut]) -> list[HeldOut]:
@@ -55,6 +58,7 @@ def error_table(fitted: Sequence[HeldOut], held_out: Sequence[HeldOut]) -> list[
             rows=sum(len(h.errors) for h in of(cell, fitted)),
             fitted_pct=round(mape(of(cell, fitted)), 2),
             held_out_pct=round(mape(left), 2) if (left := of(cell, held_out)) else None,
+            covered_pct=coverage_pct(left or of(cell, by_row)),
         )
         for cell in cells
     ]
@@ -98,7 +102,7 @@ def build_reference(
         offsets=encode(hierarchy),
         lines=lines,
         widths=widths_from(held_out, own),
-        errors=error_table(fitted, by_tp),
+        errors=error_table(fitted, by_tp, [h for h in held_out if h.fold == "row"]),
         folds=[_fold_error(h) for h in held_out if h.fold != "row"],
         dtypes=_dtypes(batches),
         shapes=_shapes(batches),

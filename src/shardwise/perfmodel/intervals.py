@@ -8,7 +8,7 @@ fitted there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,6 +55,19 @@ def widths_from(held_out: Iterable[HeldOut], own: Iterable[HeldOut] = ()) -> dic
         key: round(float(np.quantile(np.abs(np.concatenate(parts)), LEVEL)), 4)
         for key, parts in sorted(pooled.items())
     }
+
+
+def coverage_pct(held_out: Sequence[HeldOut]) -> float | None:
+    """Percent of left-out rows within the 80th percentile of the other folds' errors: no row has a
+    part in the width that judges it. None for fewer than three folds."""
+    parts = [np.abs(h.errors) for h in held_out]
+    if len(parts) < 3:
+        return None
+    inside = 0
+    for i, part in enumerate(parts):
+        width = np.quantile(np.concatenate(parts[:i] + parts[i + 1 :]), LEVEL)
+        inside += int(np.sum(part <= width))
+    return 100.0 * inside / sum(len(part) for part in parts)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Error(msgspec.Struct, frozen=True):
     rows: int
     fitted_pct: float  #: on the rows of the fit
     held_out_pct: float | None  #: on rows left out of the fit; None: none could be
+    covered_pct: float | None = None  #: of rows left out, in the interval of the other ones
 
 
 class FoldError(msgspec.Struct, frozen=True):
