@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from shardwise.architecture.feed_forward import FeedForward, Moe
 from shardwise.architecture.formats import Format, usual_format
@@ -43,9 +44,9 @@ class Tower:
     bytes: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A decoder-only language model, unsharded.
+    """A decoder-only language model, unsharded. Compared and cached by identity.
 
     Attributes:
         id: Name that it was loaded by.
@@ -161,6 +162,7 @@ def _width(part: FeedForward) -> str:
 KEPT: frozenset[Part] = frozenset({"embedding", "lm_head", "norm", "router"})
 
 
+@lru_cache(maxsize=512)
 def in_dtype(model: Model, dtype: str) -> Model:
     """`model` with its weights in `dtype` ("auto": as they are in the checkpoint).
 
