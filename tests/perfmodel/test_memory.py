@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from shardwise.architecture.models import bundled, load
 from shardwise.architecture.sharding import allowed_tp
 from shardwise.errors import DoesNotFitError
-from shardwise.evidence.record import Deployment
 from shardwise.hardware.gpu import Gpu, Interconnect
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.perfmodel.memory import (
     Ranks,
     activation_bytes,
@@ -34,7 +34,11 @@ H200 = Gpu(
 )
 H100 = replace(H200, id="h100", name="H100 SXM", memory_bytes=80e9)
 LLAMA_70B = load("llama-3.1-70b")
-TP1 = Deployment("llama-3.1-70b", "h200", 1)
+TP1 = Deployment(
+    model="llama-3.1-70b",
+    gpu="h200",
+    layout=Layout(tp_size=1),
+)
 
 
 def test_llama_70b_fp8_on_one_h200() -> None:
@@ -90,7 +94,12 @@ def test_too_little_room_for_the_context_is_told_apart() -> None:
 
 def test_nothing_in_a_node_fits() -> None:
     small = replace(H100, memory_bytes=24e9)
-    deployment = Deployment("deepseek-r1", "h100", 8, weight_dtype="auto")
+    deployment = Deployment(
+        model="deepseek-r1",
+        gpu="h100",
+        layout=Layout(tp_size=8),
+        dtypes=Dtypes(weight="auto"),
+    )
     assert smallest_fitting_tp(load("deepseek-r1"), small, deployment, 1024) is None
     with pytest.raises(DoesNotFitError, match="nothing in one node of 8 fits"):
         require_fit(load("deepseek-r1"), small, deployment, 1024)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.perfmodel.estimate import predict
 from shardwise.perfmodel.loads import Limits, auto_kv_dtype, make_load
 from shardwise.perfmodel.serving import closed_loop, max_throughput, static_batch
@@ -27,7 +27,7 @@ def offered(tp: float, concurrency: float, isl: float, osl: float, seqs: float =
     return s, make_load(
         LLAMA.arch,
         LLAMA.gpu,
-        s.weight_dtype,
+        s.arch.checkpoint_dtype,
         s.kv_dtype,
         limits,
         concurrency * one,
@@ -110,7 +110,11 @@ def test_auto_kv_dtype_follows_the_checkpoint_on_nvidia_and_stays_bf16_on_amd() 
 
 
 def test_a_prediction_carries_causes_that_add_up_to_its_latency() -> None:
-    deployment = Deployment("llama-3.1-70b", "h200", 4)
+    deployment = Deployment(
+        model="llama-3.1-70b",
+        gpu="h200",
+        layout=Layout(tp_size=4),
+    )
     (found,) = predict(LLAMA, [deployment], [Workload(1024, 1024, 16)])
     e2e = found.metrics["e2e_latency_s"]
     assert sum(found.breakdown.values()) == pytest.approx(e2e.value, rel=1e-6)
@@ -122,7 +126,11 @@ def test_an_uncalibrated_gpu_says_so_and_is_less_sure() -> None:
     gb200, _ = subject_of(Asked("llama-3.1-70b", "gb200", weight_dtype="fp8"))
 
     def spread(subject: object) -> float:
-        deployment = Deployment("llama-3.1-70b", "x", 4)
+        deployment = Deployment(
+            model="llama-3.1-70b",
+            gpu="x",
+            layout=Layout(tp_size=4),
+        )
         (found,) = predict(subject, [deployment], [Workload(512, 512, 4)])  # type: ignore[arg-type]
         tpot = found.metrics["tpot_s"]
         assert ("not calibrated" in found.source.note or "not calibrated" in found.source.name) == (
@@ -135,7 +143,14 @@ def test_an_uncalibrated_gpu_says_so_and_is_less_sure() -> None:
 
 def test_a_model_that_was_not_measured_says_so_and_is_less_sure() -> None:
     qwen, _ = subject_of(Asked("qwen3-32b", "h200", weight_dtype="fp8", kv_dtype="fp8"))
-    deployment, load = Deployment("x", "h200", 4), [Workload(512, 512, 4)]
+    deployment, load = (
+        Deployment(
+            model="x",
+            gpu="h200",
+            layout=Layout(tp_size=4),
+        ),
+        [Workload(512, 512, 4)],
+    )
     (known,), (new,) = predict(LLAMA, [deployment], load), predict(qwen, [deployment], load)
     assert "other models" in new.source.name
     assert "other models" not in known.source.name

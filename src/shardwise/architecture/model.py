@@ -10,6 +10,7 @@ from shardwise.architecture.feed_forward import FeedForward, Moe
 from shardwise.architecture.formats import Format, usual_format
 from shardwise.architecture.mixers import Attention, LinearAttention, Mamba2, Mixer, Mla
 from shardwise.architecture.tensor import Part, Tensor
+from shardwise.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -209,3 +210,13 @@ def _recast(tensors: Iterable[Tensor], chosen: Format) -> tuple[Tensor, ...]:
         else t
         for t in tensors
     )
+
+
+def require_context(model: Model, isl: float, osl: float) -> None:
+    """Raises InputError if a request is longer than the model's context."""
+    if isl + osl > model.max_context:
+        raise InputError(
+            f"isl {isl:g} + osl {osl:g} = {isl + osl:g} tokens",
+            f"allowed: at most the {model.max_context} tokens of {model.id}'s context",
+            "shorten isl or osl",
+        )

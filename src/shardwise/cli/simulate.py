@@ -10,7 +10,7 @@ import click
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
-    from shardwise.evidence.record import Deployment
+    from shardwise.layout.deployment import Deployment
     from shardwise.simulator.fleet import Failure
 
 POLICIES = ("round_robin", "least_loaded", "power_of_two", "cache_aware")

@@ -12,9 +12,10 @@ import msgspec
 
 from shardwise.architecture.models import load
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment, Evidence, Interval
+from shardwise.evidence.record import Evidence, Interval
 from shardwise.experiment.design import Cell
 from shardwise.hardware.catalogue import default_catalogue
+from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.profiles import Profile, calibrated
 
@@ -43,8 +44,8 @@ def forecast(cell: Cell, deployment: Deployment, profile: Profile) -> Evidence:
         load(deployment.model),
         gpu,
         deployment.engine,
-        deployment.weight_dtype,
-        deployment.kv_dtype,
+        deployment.dtypes.weight,
+        deployment.dtypes.kv,
         known,
     )
     one = predict(subject, [replace(deployment, replicas=1)], [cell.per_replica])[0]

@@ -56,6 +56,12 @@ class Gpu:
     nominal_memory_gb: float = 0.0  #: the marketed figure
     all_reduce: Mapping[int, AllReduceLine] = field(default_factory=dict)  #: by world size
 
+    @property
+    def has_fp8_cache(self) -> bool:
+        """Whether attention kernels read an fp8 cache: on GPUs that multiply fp8 (vLLM issue
+        26431: "fp8e4nv not supported" on Ampere)."""
+        return "fp8" in self.flops
+
     def matrix_rate(self, dtype: str) -> float:
         """Dense FLOP/s for `dtype`; one that the GPU lacks runs as the next wider."""
         # datasheets give fp32 without matrix units: where nobody measured it, it is not told apart

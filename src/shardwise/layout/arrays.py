@@ -1,15 +1,15 @@
-"""Many layouts at once, as arrays: what a sweep of the performance model runs over."""
+"""Many deployments at once, as arrays: what a sweep of the performance model runs over."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwise.layout.deployment import Layout
+from shardwise.layout.deployment import Deployment, Layout
 
 Floats = NDArray[np.float64]
 
@@ -55,3 +55,28 @@ class Layouts:
         """`of` each element's layout, worked out once for each distinct one."""
         found, index = self.unique()
         return np.array([of(layout) for layout in found], np.float64)[index]
+
+
+@dataclass(frozen=True)
+class Deployments:
+    """Deployments of one model, GPU, engine and dtypes: `Deployment`'s layout and limits as
+    arrays of one shape, one element a configuration."""
+
+    layouts: Layouts
+    max_num_seqs: Floats
+    max_num_batched_tokens: Floats
+    gpu_memory_utilization: Floats
+
+    @classmethod
+    def of(cls, deployments: Sequence[Deployment]) -> Self:
+        limits = [d.limits for d in deployments]
+        return cls(
+            Layouts.of(d.layout for d in deployments),
+            np.array([x.max_num_seqs for x in limits], np.float64),
+            np.array([x.max_num_batched_tokens for x in limits], np.float64),
+            np.array([x.gpu_memory_utilization for x in limits], np.float64),
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.layouts.shape

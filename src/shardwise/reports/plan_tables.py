@@ -34,7 +34,7 @@ def recommendation(plan: Plan) -> str:
     left = f"{d.replicas - 1}/{d.replicas}"
     lines = [
         f"Deploy {q.arch.id} as {best.name} on {q.node.gpus} x {q.node.gpu.id} "
-        f"({d.engine}, KV cache {d.kv_dtype}): predicted "
+        f"({d.engine}, KV cache {d.dtypes.kv}): predicted "
         f"TTFT {quantity(m['ttft_s'], 's')}, TPOT {quantity(m['tpot_s'], 's')}, "
         f"E2E latency {quantity(m['e2e_latency_s'], 's')} at "
         f"{best.evidence.workload.concurrency} in flight a replica; the node gives "
@@ -105,7 +105,7 @@ def rejected_lines(rejected: Sequence[Rejected]) -> list[str]:
     """Rejected candidates, those of one cause and reason together."""
     groups: dict[tuple[str, str], list[str]] = {}
     for r in rejected:
-        groups.setdefault((r.cause, r.reason), []).append(str(r.sharding))
+        groups.setdefault((r.cause, r.reason), []).append(str(r.option))
     return [f"{cause}: {', '.join(who)}: {why}" for (cause, why), who in groups.items()]
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from shardwise.architecture.models import load as load_architecture
 from shardwise.architecture.sharding import violations
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
+from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.estimate import Subject, note_on
 from shardwise.perfmodel.intervals import half_width
 from shardwise.perfmodel.memory import require_fit
@@ -58,7 +58,7 @@ def make_group(
     siblings = {other.id: other for other in known.gpus()}
     seen = calibrated(profile or bundled_profile(), gpu, deployment.engine, siblings)
     return group_of(
-        Subject(arch, gpu, deployment.engine, deployment.weight_dtype, deployment.kv_dtype, seen),
+        Subject(arch, gpu, deployment.engine, deployment.dtypes.weight, deployment.dtypes.kv, seen),
         deployment,
     )
 
@@ -72,15 +72,17 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
         arch,
         d.tp_size,
         d.pp_size,
-        expert_parallel=d.expert_parallel,
-        weight_dtype=setting.weight_dtype,
+        expert_parallel=d.layout.expert_parallel,
+        weight_dtype=setting.arch.checkpoint_dtype,
     )
     if broken:
         raise InputError(broken[0].message)
-    stored = replace(deployment, weight_dtype=setting.weight_dtype, kv_dtype=setting.kv_dtype)
+    stored = replace(
+        deployment, weight_dtype=setting.arch.checkpoint_dtype, kv_dtype=setting.kv_dtype
+    )
     memory = require_fit(arch, subject.gpu, stored, REFERENCE_CONTEXT)
-    tokens = deployment.max_num_batched_tokens
-    seqs = min(deployment.max_num_seqs, tokens)
+    tokens = deployment.limits.max_num_batched_tokens
+    seqs = min(deployment.limits.max_num_seqs, tokens)
     widths = {
         metric: half_width(
             subject.calibrated.profile,
@@ -88,17 +90,17 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
             metric,
             d.tp_size,
             d.pp_size,
-            d.expert_parallel,
+            d.layout.expert_parallel,
         )
         for metric in ("ttft_s", "tpot_s", "e2e_latency_s")
     }
     return Group(
         deployment=stored,
-        table=step_table(setting, d.tp_size, d.pp_size, seqs, tokens, d.expert_parallel),
+        table=step_table(setting, d.tp_size, d.pp_size, seqs, tokens, d.layout.expert_parallel),
         max_num_seqs=seqs,
         max_num_batched_tokens=tokens,
         kv_capacity_tokens=memory.kv_capacity_tokens,
-        max_context=deployment.max_model_len or arch.max_context,
+        max_context=deployment.limits.max_model_len or arch.max_context,
         delay_s=setting.coefficients["request"],
         delay_steps=max(setting.coefficients["wait_steps"] - RESIDUAL_STEPS, 0.0),
         half_widths=widths,

@@ -13,7 +13,8 @@ from typing import Final
 
 from shardwise import metrics
 from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError
-from shardwise.evidence.record import Deployment, Evidence, Interval
+from shardwise.evidence.record import Evidence, Interval
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.planner.candidates import Rejected, Sharding, enumerate_candidates
 from shardwise.planner.loading import BATCHED_TOKENS, MEMORY_UTILIZATION, load_candidates
 from shardwise.planner.question import Question
@@ -134,12 +135,12 @@ def _check(questions: Sequence[Question]) -> None:
 def _worth_simulating(q: Question) -> tuple[list[Sharding], list[Rejected]]:
     """Without PP, those that fit and that the closed form does not already know to be too slow."""
     possible, rejected = enumerate_candidates(q)
-    possible = [s for s in possible if s.pp_size == 1]
-    rejected = [r for r in rejected if r.sharding.pp_size == 1]
+    possible = [s for s in possible if s.layout.pp_size == 1]
+    rejected = [r for r in rejected if r.option.pp_size == 1]
     fitting: list[Sharding] = []
     for dtype in q.dtypes():
         loaded, against = load_candidates(q, [s for s in possible if s.weight_dtype == dtype])
-        fitting += [x.sharding for x in loaded]
+        fitting += [x.option for x in loaded]
         rejected += against
     return fitting, rejected
 
@@ -149,16 +150,19 @@ def _deployment(q: Question, sharding: Sharding, replicas: int) -> Deployment:
     return Deployment(
         model=q.arch.id,
         gpu=q.node.gpu.id,
-        tp_size=sharding.tp_size,
-        replicas=replicas,
-        weight_dtype=subject.weight_dtype,
-        kv_dtype=subject.kv_dtype,
+        layout=Layout(
+            tp_size=sharding.tp_size,
+            ep_size=sharding.tp_size if sharding.expert_parallel else 1,
+            replicas=replicas,
+        ),
+        limits=EngineLimits(
+            max_num_seqs=MAX_SEQS,
+            max_num_batched_tokens=BATCHED_TOKENS,
+            gpu_memory_utilization=MEMORY_UTILIZATION,
+            max_model_len=q.context,
+        ),
+        dtypes=Dtypes(weight=subject.weight_dtype, kv=subject.kv_dtype),
         engine=q.engine,
-        expert_parallel=sharding.expert_parallel,
-        max_num_seqs=MAX_SEQS,
-        max_num_batched_tokens=BATCHED_TOKENS,
-        gpu_memory_utilization=MEMORY_UTILIZATION,
-        max_model_len=q.context,
     )
 
 
@@ -247,8 +251,8 @@ def label(target: Target) -> str:
 
 
 def _name(d: Deployment) -> str:
-    ep = " x EP" if d.expert_parallel else ""
-    return f"{d.replicas} x TP={d.tp_size}{ep} in {d.weight_dtype} on {d.gpu}"
+    ep = " x EP" if d.layout.expert_parallel else ""
+    return f"{d.replicas} x TP={d.tp_size}{ep} in {d.dtypes.weight} on {d.gpu}"
 
 
 def _explain(questions: Sequence[Question], rejected: Sequence[tuple[str, Rejected]]) -> None:
@@ -260,15 +264,15 @@ def _explain(questions: Sequence[Question], rejected: Sequence[tuple[str, Reject
     if missing:
         gpu, near = missing[-1]
         raise NothingMeetsError(
-            f"{what} within the SLO; nearest: {near.sharding} on {gpu}, {near.reason}; lower "
+            f"{what} within the SLO; nearest: {near.option} on {gpu}, {near.reason}; lower "
             "--request-rate or add GPUs"
         )
     slow = [(gpu, r) for gpu, r in rejected if r.cause == "overload"]
     if slow:
         gpu, most = max(slow, key=lambda pair: pair[1].request_rate)
         raise NothingMeetsError(
-            f"{what}; nearest: {most.sharding} on {gpu} {most.reason}; lower --request-rate to "
+            f"{what}; nearest: {most.option} on {gpu} {most.reason}; lower --request-rate to "
             f"{most.request_rate:.3g} or add GPUs"
         )
     short = min((r for _, r in rejected if r.cause == "memory"), key=lambda r: r.shortfall_bytes)
-    raise DoesNotFitError(f"{q.arch.id} on {where}: {short.sharding} is {short.reason}")
+    raise DoesNotFitError(f"{q.arch.id} on {where}: {short.option} is {short.reason}")
