@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shardwise.architecture.config import parse
-from shardwise.architecture.model import Architecture
+from shardwise.architecture.feed_forward import Mlp
+from shardwise.architecture.mixers import Attention
+from shardwise.architecture.model import Model
+from shardwise.architecture.models import parse
 from shardwise.errors import InputError
 
 FAMILIES: Final = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
@@ -128,7 +130,7 @@ def _from_values(values: Mapping[str, Any], where: str) -> ModelConfig:
     )
 
 
-def _require_runnable(arch: Architecture, where: str) -> None:
+def _require_runnable(arch: Model, where: str) -> None:
     if arch.checkpoint_dtype not in DTYPES:
         raise InputError(
             f"{where}: the checkpoint is {arch.checkpoint_dtype}",

@@ -59,7 +59,8 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
 def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
     """The planner's rules, where the architecture is known without asking the network."""
     from shardwise.architecture.models import bundled, load
-    from shardwise.architecture.sharding import require_shardable
+    from shardwise.layout.deployment import Layout
+    from shardwise.layout.rules import require_layout
 
     given = model.architecture or model.model
     path = Path(given).expanduser()
@@ -73,7 +74,7 @@ def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
             return
     else:
         arch = load(given)
-    require_shardable(arch, model.tp_size, model.pp_size, expert_parallel=model.expert_parallel)
+    require_layout(arch, model.deployment(file.node.gpu).layout)
     if file.node.gpu == "cpu":
         return
     from shardwise.hardware.catalogue import default_catalogue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardwise.architecture.model import Architecture
+from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
 from shardwise.hosting.deployment_file import DeploymentFile, Engine, ModelTable, NodeTable
 from shardwise.layout.deployment import Deployment
@@ -17,7 +17,7 @@ class Chosen:
     """One model's deployment and the devices its replicas take."""
 
     given: str  #: as the user named the model
-    arch: Architecture
+    arch: Model
     gpu: Gpu
     deployment: Deployment
     first_device: int = 0

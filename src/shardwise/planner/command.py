@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shardwise.architecture.model import Architecture
+from shardwise.architecture.model import Model
 from shardwise.architecture.models import published_id
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
@@ -51,7 +51,7 @@ class Replica:
         return f"{settings} {shlex.join(self.argv)}".strip()
 
 
-def checkpoint(given: str, arch: Architecture) -> Checkpoint:
+def checkpoint(given: str, arch: Model) -> Checkpoint:
     """The checkpoint that the model name `given` means. A bundled id means its hub repository."""
     path = Path(given).expanduser()
     if path.exists() and ("/" in given or path.is_file()):
@@ -76,7 +76,7 @@ def note(found: Checkpoint, weight_dtype: str, engine: str) -> str:
 
 
 def engine_argv(
-    deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint, port: int = 8000
+    deployment: Deployment, arch: Model, gpu: Gpu, found: Checkpoint, port: int = 8000
 ) -> tuple[str, ...]:
     """Arguments that start one replica of `deployment`. InputError for an unknown engine."""
     if deployment.engine not in _STARTS:
@@ -101,7 +101,7 @@ def engine_argv(
 
 
 def extra_flags(
-    deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint
+    deployment: Deployment, arch: Model, gpu: Gpu, found: Checkpoint
 ) -> tuple[str, ...]:
     """Flags that only the model and GPU tell: quantization while loading; SGLang's share of
     memory, which is of weights and KV cache alone where vLLM's holds activations as well; the
@@ -126,7 +126,7 @@ def extra_flags(
 
 def replicas(
     deployment: Deployment,
-    arch: Architecture,
+    arch: Model,
     gpu: Gpu,
     found: Checkpoint,
     first_device: int = 0,

@@ -81,11 +81,9 @@ def _explain_misfit(question: Question, rejected: list[Rejected]) -> None:
     deployment = Deployment(
         model=question.arch.id,
         gpu=question.node.gpu.id,
-        layout=Layout(
-            tp_size=option.layout,
-            pp_size=EngineLimits(max_num_seqs=8),
-            replicas=Dtypes(option.weight_dtype, question.subject(option.weight_dtype).kv_dtype),
-        ),
+        layout=option.layout,
+        limits=EngineLimits(max_num_seqs=8),
+        dtypes=Dtypes(option.weight_dtype, question.subject(option.weight_dtype).kv_dtype),
     )
     try:
         require_fit(question.arch, question.node.gpu, deployment, question.context)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from shardwise.architecture.kv import kv_bytes
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.parameters import count, weight_bytes
+from shardwise.architecture.mixers import Attention, Mla
+from shardwise.architecture.model import Model, in_dtype
 from shardwise.hardware.catalogue import Catalogue, Fact, Price
 from shardwise.hardware.gpu import Gpu
+from shardwise.layout.deployment import Layout
+from shardwise.layout.shards import rank_shards
 from shardwise.perfmodel.memory import LargestModel
 from shardwise.reports.numbers import number
 from shardwise.reports.table import Cell, Column, Table, text_cell
@@ -110,20 +111,29 @@ def price_table(gpu: Gpu, prices: Sequence[Price]) -> Table:
     return Table("prices", f"Prices of a {gpu.id}", columns, (rows,), notes)
 
 
-def model_table(models: Iterable[Architecture]) -> Table:
+def _kv_heads(model: Model) -> str:
+    """KV heads of the attention layers, "MLA", or "–" for a model without attention."""
+    heads = {
+        "MLA" if isinstance(g.mixer, Mla) else str(g.mixer.num_kv_heads)
+        for g in model.groups
+        if isinstance(g.mixer, Attention | Mla)
+    }
+    return "/".join(sorted(heads)) or "–"
+
+
+def model_table(models: Iterable[Model]) -> Table:
     """Every bundled model with its size."""
     rows = []
     for arch in models:
-        parameters = count(arch)
         rows.append(
             (
                 text_cell(arch.id, "strong"),
-                _value(parameters.total, 1e9),
-                _value(parameters.active, 1e9),
-                *(_value(weight_bytes(arch, d), GB) for d in ("bf16", "fp8", "fp4")),
-                _value(float(kv_bytes(arch, 8192.0, "bf16")), GB),
+                _value(arch.parameters(), 1e9),
+                _value(arch.active_parameters, 1e9),
+                *(_value(in_dtype(arch, d).weight_bytes, GB) for d in ("bf16", "fp8", "fp4")),
+                _value(float(rank_shards(arch, Layout()).cache_bytes(8192.0, "bf16")[0]), GB),
                 text_cell(arch.num_heads),
-                text_cell("MLA" if arch.mla else arch.num_kv_heads),
+                text_cell(_kv_heads(arch)),
                 text_cell(arch.checkpoint_dtype),
             )
         )

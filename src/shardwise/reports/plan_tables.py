@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from shardwise import metrics
-from shardwise.architecture.gemm import gemm_shapes
 from shardwise.planner.candidates import Rejected
 from shardwise.planner.command import Replica
 from shardwise.planner.fullness import tokens_per_step
@@ -132,7 +131,9 @@ def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[st
 
 
 def _candidate(plan: Plan, c: Candidate) -> dict[str, Any]:
-    gemms = gemm_shapes(plan.question.arch, c.deployment.tp_size, tokens_per_step(c.evidence))
+    stored = in_dtype(plan.question.arch, c.deployment.dtypes.weight)
+    rank = rank_shards(stored, replace(c.deployment.layout, replicas=1))
+    gemms = step_gemms(rank, tokens_per_step(c.evidence))
     return {
         "name": c.name,
         "evidence": c.evidence,

@@ -14,8 +14,8 @@ from typing import Final
 from shardwise import metrics
 from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError
 from shardwise.evidence.record import Evidence, Interval
-from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
-from shardwise.planner.candidates import Rejected, Sharding, enumerate_candidates
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits
+from shardwise.planner.candidates import Option, Rejected, enumerate_candidates
 from shardwise.planner.loading import BATCHED_TOKENS, MEMORY_UTILIZATION, load_candidates
 from shardwise.planner.question import Question
 from shardwise.simulator.capacity import Target, highest_rate, holds
@@ -69,7 +69,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class _Held:
-    """A sharding on a GPU with the fewest replicas that hold."""
+    """A layout on a GPU with the fewest replicas that hold."""
 
     question: Question
     group: Group
@@ -94,11 +94,11 @@ def hold(
     NothingMeetsError naming the nearest, DoesNotFitError, or InputError.
     """
     _check(questions)
-    possible: list[tuple[Question, Sharding]] = []
+    possible: list[tuple[Question, Option]] = []
     rejected: list[tuple[str, Rejected]] = []
     for q in questions:
         fitting, against = _worth_simulating(q)
-        possible += [(q, sharding) for sharding in fitting]
+        possible += [(q, option) for option in fitting]
         rejected += [(q.node.gpu.id, r) for r in against]
     found: list[_Held] = []
     # the compiled loop holds no lock, so threads run on as many cores
@@ -132,12 +132,12 @@ def _check(questions: Sequence[Question]) -> None:
             )
 
 
-def _worth_simulating(q: Question) -> tuple[list[Sharding], list[Rejected]]:
+def _worth_simulating(q: Question) -> tuple[list[Option], list[Rejected]]:
     """Without PP, those that fit and that the closed form does not already know to be too slow."""
     possible, rejected = enumerate_candidates(q)
     possible = [s for s in possible if s.layout.pp_size == 1]
-    rejected = [r for r in rejected if r.option.pp_size == 1]
-    fitting: list[Sharding] = []
+    rejected = [r for r in rejected if r.option.layout.pp_size == 1]
+    fitting: list[Option] = []
     for dtype in q.dtypes():
         loaded, against = load_candidates(q, [s for s in possible if s.weight_dtype == dtype])
         fitting += [x.option for x in loaded]
@@ -145,16 +145,12 @@ def _worth_simulating(q: Question) -> tuple[list[Sharding], list[Rejected]]:
     return fitting, rejected
 
 
-def _deployment(q: Question, sharding: Sharding, replicas: int) -> Deployment:
-    subject = q.subject(sharding.weight_dtype)
+def _deployment(q: Question, option: Option, replicas: int) -> Deployment:
+    subject = q.subject(option.weight_dtype)
     return Deployment(
         model=q.arch.id,
         gpu=q.node.gpu.id,
-        layout=Layout(
-            tp_size=sharding.tp_size,
-            ep_size=sharding.tp_size if sharding.expert_parallel else 1,
-            replicas=replicas,
-        ),
+        layout=replace(option.layout, replicas=replicas),
         limits=EngineLimits(
             max_num_seqs=MAX_SEQS,
             max_num_batched_tokens=BATCHED_TOKENS,
@@ -181,18 +177,18 @@ def _traffic(q: Question, group: Group) -> tuple[Traffic, float]:
 
 
 def _with_replicas(group: Group, replicas: int) -> Group:
-    return replace(group, deployment=replace(group.deployment, replicas=replicas))
+    return replace(group, deployment=group.deployment.with_layout(replicas=replicas))
 
 
 def _fewest_replicas(
-    q: Question, sharding: Sharding, targets: Sequence[Target], seed: int
+    q: Question, option: Option, targets: Sequence[Target], seed: int
 ) -> _Held | Rejected:
     """By bisection: what holds with some replicas holds with more."""
-    most = q.node.gpus // sharding.tp_size
+    most = q.node.gpus // option.layout.replica_gpus
     try:
-        group = group_of(q.subject(sharding.weight_dtype), _deployment(q, sharding, most))
+        group = group_of(q.subject(option.weight_dtype), _deployment(q, option, most))
     except DoesNotFitError as error:
-        return Rejected(sharding, "memory", str(error))
+        return Rejected(option, "memory", str(error))
     traffic, warmup_s = _traffic(q, group)
     trace = draw(traffic, seed)
     full = simulate([group], trace, seed=seed)
@@ -208,7 +204,7 @@ def _fewest_replicas(
                 for t, value in values
                 if not value <= t.bound_s
             )
-        return Rejected(sharding, "SLO", f"at {traffic.request_rate:g} requests/s: {reason}")
+        return Rejected(option, "SLO", f"at {traffic.request_rate:g} requests/s: {reason}")
     low, high = 0, most
     while high - low > 1:
         middle = (low + high) // 2
@@ -251,8 +247,7 @@ def label(target: Target) -> str:
 
 
 def _name(d: Deployment) -> str:
-    ep = " x EP" if d.layout.expert_parallel else ""
-    return f"{d.replicas} x TP={d.tp_size}{ep} in {d.dtypes.weight} on {d.gpu}"
+    return f"{Option(d.layout, f'in {d.dtypes.weight}')} on {d.gpu}"
 
 
 def _explain(questions: Sequence[Question], rejected: Sequence[tuple[str, Rejected]]) -> None:

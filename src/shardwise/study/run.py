@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shardwise.architecture.kv import require_context
-from shardwise.architecture.sharding import require_shardable
+from shardwise.architecture.model import require_context
 from shardwise.errors import DoesNotFitError, InputError
 from shardwise.evidence.record import Evidence
 from shardwise.hardware.node import Node as HardwareNode
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+from shardwise.layout.rules import require_layout
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.perfmodel.memory import require_fit
@@ -95,7 +95,7 @@ def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Ski
     fitting, skipped = [], []
     context = question.isl + question.osl
     for tp in question.tp_sizes:
-        require_shardable(subject.arch, tp, weight_dtype=subject.setting.arch.checkpoint_dtype)
+        require_layout(subject.arch, Layout(tp))
         if tp > question.gpus:
             raise InputError(f"TP={tp} on {question.gpus} GPUs", f"allowed: 1 to {question.gpus}")
         deployment = _deployment(subject, question, tp, 1)

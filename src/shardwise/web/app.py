@@ -130,7 +130,7 @@ def _deployment(known: Explorer, state: State) -> bytes:
     advice = found.advice[0]
     if not isinstance(advice, Advice):
         raise StateError({"tpot": "nothing studied meets these bounds, so nothing to deploy"})
-    chosen = replace(advice.evidence.deployment, replicas=advice.choice.copies)
+    chosen = advice.evidence.deployment.with_layout(replicas=advice.choice.copies)
     if chosen.engine not in ("vllm", "sglang"):
         raise StateError({"engine": f"{chosen.engine} cannot be started from a deployment file"})
     try:

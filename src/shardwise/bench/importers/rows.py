@@ -30,7 +30,7 @@ def _evidence(row: Row) -> Evidence:
         Deployment(
             model=row.model,
             gpu=row.gpu,
-            layout=Layout(tp_size=row.tp_size, pp_size=row.pp_size),
+            layout=row.layout,
             dtypes=Dtypes(weight=row.weight_dtype, kv=row.kv_dtype or "auto"),
             engine=row.engine,
         ),
