@@ -77,9 +77,9 @@ def excluded(quant: Fields) -> Names:
     return Names(entries, quant.where)
 
 
-def whole(quant: Fields, form: Format, **kept: str) -> Rules:
+def whole(quant: Fields, form: Format) -> Rules:
     """Rules that store all linear layers but the excluded ones in `form`."""
-    return Rules(rules=(Rule(everything(), form),), excluded=excluded(quant), **kept)
+    return Rules(rules=(Rule(everything(), form),), excluded=excluded(quant))
 
 
 def fp8(quant: Fields) -> Rules:

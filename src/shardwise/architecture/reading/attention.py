@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from shardwise.architecture.cache import Cache
 from shardwise.architecture.fields import Fields
@@ -52,85 +51,94 @@ def heads_of(
 
 
 @dataclass(frozen=True)
-class QkvNames:
-    """Names of the projections below the attention. A fused one stands for all three."""
+class Projections:
+    """Projections below `at`: their names, biases and what is left out.
 
+    Attributes:
+        gated: The query projection gives an output gate too (Qwen3-Next).
+        shared_kv: Keys and values are those of an earlier layer (Gemma 3n): none of its own.
+        k_is_v: Values are made by the keys' projection (Gemma 4): no v_proj; both are cached.
+    """
+
+    at: str = "self_attn"
     q: str = "q_proj"
     k: str = "k_proj"
     v: str = "v_proj"
     o: str = "o_proj"
+    bias: bool = False
+    o_bias: bool = False
+    gated: bool = False
+    shared_kv: bool = False
+    k_is_v: bool = False
 
 
-FUSED = QkvNames("qkv_proj", "qkv_proj", "qkv_proj")
+def fused(
+    name: str, o: str = "o_proj", *, at: str = "self_attn", bias: bool = False
+) -> Projections:
+    """Queries, keys and values in one tensor `name` of the checkpoint; `bias` on all."""
+    return Projections(at, name, name, name, o, bias=bias, o_bias=bias)
+
+
+@dataclass(frozen=True)
+class QkNorm:
+    """Norms of queries and keys: of one head's size, or over all heads (OLMo 2, Command R+)."""
+
+    over_all: bool = False
+    bias: bool = False
+    q: str = "q_norm"
+    k: str = "k_norm"
 
 
 def gqa_attention(
     heads: Heads,
+    projections: Projections = Projections(),
     *,
-    at: str = "self_attn",
-    names: QkvNames = QkvNames(),
-    bias: bool = False,
-    o_bias: bool = False,
-    qk_norm: Literal["", "head", "all", "heads"] = "",
-    qk_norm_bias: bool = False,
-    qk_norm_names: tuple[str, str] = ("q_norm", "k_norm"),
+    qk_norm: QkNorm | None = None,
     window: int = 0,
     chunk: int = 0,
-    gated: bool = False,
     sinks: bool = False,
-    shared_kv: bool = False,
-    k_is_v: bool = False,
-    extra: tuple[Tensor, ...] = (),
 ) -> Attention:
-    """MHA, GQA or MQA.
-
-    Args:
-        qk_norm: "head": one norm of a head's size for queries and one for keys; "all": one over
-            all heads (OLMo 2); "heads": a norm of its own for each head (Command R+).
-        gated: The query projection gives an output gate too (Qwen3-Next).
-        shared_kv: Keys and values are those of an earlier layer (Gemma 3n): none of its own.
-        k_is_v: Values are the keys' projection (Gemma 4): no v_proj; both are cached.
-    """
-    h = heads
-    tensors = linear(
-        f"{at}.{names.q}", h.num * h.dim * (2 if gated else 1), h.hidden, "attention", "rows",
-        "qkv_proj", units=h.num, bias=bias,
-    )  # fmt: skip
-    if not shared_kv:
-        tensors += linear(
-            f"{at}.{names.k}", h.kv * h.dim, h.hidden, "attention", "rows", "qkv_proj",
-            units=h.kv, bias=bias,
-        )  # fmt: skip
-        if not k_is_v:
-            tensors += linear(
-                f"{at}.{names.v}", h.kv * h.value, h.hidden, "attention", "rows", "qkv_proj",
-                units=h.kv, bias=bias,
-            )  # fmt: skip
+    """MHA, GQA or MQA. `window` and `chunk`: tokens; `sinks`: a logit for each head."""
+    h, p = heads, projections
+    tensors = _query(h, p) + _keys_values(h, p)
     tensors += linear(
-        f"{at}.{names.o}", h.hidden, h.num * h.value, "attention", "cols", "o_proj",
-        units=h.num, bias=o_bias,
+        f"{p.at}.{p.o}", h.hidden, h.num * h.value, "attention", "cols", "o_proj",
+        units=h.num, bias=p.o_bias,
     )  # fmt: skip
-    tensors += _qk_norms(h, at, qk_norm, qk_norm_bias, qk_norm_names, shared_kv)
+    if qk_norm:
+        tensors += _qk_norms(h, p, qk_norm)
     if sinks:
-        tensors += (Tensor(f"{at}.sinks", h.num, 1, "attention", "rows", h.num),)
+        tensors += (Tensor(f"{p.at}.sinks", h.num, 1, "attention", "rows", h.num),)
     cache = Cache("kv", float(h.kv * (h.dim + h.value)), h.kv, window)
-    return Attention(
-        h.num, h.kv, h.dim, h.v_dim, window, chunk, tensors + extra, () if shared_kv else (cache,)
-    )
+    caches = () if p.shared_kv else (cache,)
+    return Attention(h.num, h.kv, h.dim, h.v_dim, window, chunk, tensors, caches)
 
 
-def _qk_norms(
-    h: Heads, at: str, kind: str, bias: bool, names: tuple[str, str], shared_kv: bool
-) -> tuple[Tensor, ...]:
-    if not kind:
+def _query(h: Heads, p: Projections) -> tuple[Tensor, ...]:
+    rows = h.num * h.dim * (2 if p.gated else 1)
+    return linear(
+        f"{p.at}.{p.q}", rows, h.hidden, "attention", "rows", "qkv_proj",
+        units=h.num, bias=p.bias,
+    )  # fmt: skip
+
+
+def _keys_values(h: Heads, p: Projections) -> tuple[Tensor, ...]:
+    if p.shared_kv:
         return ()
-    sizes = {
-        "head": (h.dim, h.dim),
-        "all": (h.num * h.dim, h.kv * h.dim),
-        "heads": (h.num * h.dim, h.kv * h.dim),
-    }[kind]
-    used = list(zip(names, sizes, strict=True))[: 1 if shared_kv else 2]
-    return joined(norm(f"{at}.{name}", size, bias=bias) for name, size in used)
+    made = [(p.k, h.dim)] if p.k_is_v else [(p.k, h.dim), (p.v, h.value)]
+    return joined(
+        linear(
+            f"{p.at}.{name}", h.kv * size, h.hidden, "attention", "rows", "qkv_proj",
+            units=h.kv, bias=p.bias,
+        )
+        for name, size in made
+    )  # fmt: skip
+
+
+def _qk_norms(h: Heads, p: Projections, kind: QkNorm) -> tuple[Tensor, ...]:
+    q, k = (h.num * h.dim, h.kv * h.dim) if kind.over_all else (h.dim, h.dim)
+    keys = () if p.shared_kv else norm(f"{p.at}.{kind.k}", k, bias=kind.bias)
+    return norm(f"{p.at}.{kind.q}", q, bias=kind.bias) + keys
 
 
 def mla(config: Fields, *, bias: bool = False, at: str = "self_attn") -> Mla:

@@ -87,58 +87,105 @@ def plain_tensors(
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Experts:
+    """Routed experts: how many, how many for each token, and what one is made of."""
+
+    count: int
+    top_k: int
+    width: int
+    names: MlpNames = MlpNames()
+    bias: bool = False
+    gated: bool = True
+    at: str = "experts"
+    input_size: int = 0  #: features an expert takes in and gives out; 0: the hidden size
+
+
+@dataclass(frozen=True)
+class Router:
+    """The router's tensor. `correction`: name of a bias that only selects (DeepSeek-V3)."""
+
+    name: str = "gate"
+    bias: bool = False
+    correction: str = ""
+
+
+#: DeepSeek-V3's router.
+CORRECTED = Router(correction="gate.e_score_correction_bias")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Shared experts as one MLP of `width`; `gate`: its output is weighed (Qwen2-MoE)."""
+
+    width: int
+    at: str = "shared_experts"
+    gate: str = ""
+    names: MlpNames = MlpNames()
+
+
 def moe(
     hidden: int,
-    num_experts: int,
-    top_k: int,
-    expert_width: int,
+    experts: Experts,
     *,
-    shared_width: int = 0,
-    shared_gate: bool = False,
+    router: Router = Router(),
+    shared: Shared | None = None,
     at: str = "mlp",
-    shared_at: str = "shared_experts",
-    router: str = "gate",
-    router_bias: bool = False,
-    correction_bias: bool = False,
-    names: MlpNames = MlpNames(),
-    bias: bool = False,
-    gated: bool = True,
+    extra: tuple[Tensor, ...] = (),
 ) -> Moe:
-    """Routed experts with a router and, where there are any, shared experts in one MLP.
-
-    Args:
-        shared_gate: The shared experts' output is weighed by a gate of one output (Qwen2-MoE).
-        correction_bias: The router has a bias that only selects (DeepSeek-V3).
-    """
-    experts = f"{at}.experts.*"
-    tensors = linear(
-        f"{at}.{router}", num_experts, hidden, "router", "replicated", "router", bias=router_bias
+    """Routed experts with a router, shared experts if there are any, and `extra` tensors."""
+    tensors = _router(hidden, experts, router, at) + _routed(hidden, experts, at)
+    width = shared.width if shared else 0
+    if shared and width:
+        tensors += _shared(hidden, shared, at, gated=experts.gated)
+    return Moe(
+        experts.count,
+        experts.top_k,
+        experts.width,
+        experts.input_size or hidden,
+        width,
+        experts.gated,
+        tensors + extra,
     )
-    if correction_bias:
-        name = f"{at}.{router}.e_score_correction_bias"
-        tensors += (Tensor(name, num_experts, 1, "router"),)
-    if gated:
-        tensors += gated_tensors(
-            hidden, expert_width, experts, "experts", "experts.",
-            copies=num_experts, names=names, bias=bias,
-        )  # fmt: skip
-    else:
-        tensors += plain_tensors(
-            hidden, expert_width, experts, "experts", "experts.", copies=num_experts, bias=bias,
-        )  # fmt: skip
-    if shared_width:
-        tensors += _shared(hidden, shared_width, f"{at}.{shared_at}", gated, names)
-        if shared_gate:
-            tensors += linear(
-                f"{at}.{shared_at}_gate", 1, hidden, "router", "replicated", "shared_expert_gate"
-            )
-    return Moe(num_experts, top_k, expert_width, hidden, shared_width, gated, tensors)
 
 
-def _shared(hidden: int, width: int, at: str, gated: bool, names: MlpNames) -> tuple[Tensor, ...]:
+def _router(hidden: int, experts: Experts, router: Router, at: str) -> tuple[Tensor, ...]:
+    tensors = linear(
+        f"{at}.{router.name}", experts.count, hidden, "router", "replicated", "router",
+        bias=router.bias,
+    )  # fmt: skip
+    if router.correction:
+        tensors += (Tensor(f"{at}.{router.correction}", experts.count, 1, "router"),)
+    return tensors
+
+
+def _routed(hidden: int, e: Experts, at: str) -> tuple[Tensor, ...]:
+    name, size = f"{at}.{e.at}.*", e.input_size or hidden
+    if e.gated:
+        return gated_tensors(
+            size, e.width, name, "experts", "experts.", copies=e.count, names=e.names, bias=e.bias
+        )
+    return plain_tensors(
+        size, e.width, name, "experts", "experts.",
+        copies=e.count, names=(e.names.up, e.names.down), bias=e.bias,
+    )  # fmt: skip
+
+
+def _shared(hidden: int, shared: Shared, at: str, *, gated: bool) -> tuple[Tensor, ...]:
+    name, names = f"{at}.{shared.at}", shared.names
+    gate: tuple[Tensor, ...] = ()
+    if shared.gate:
+        gate = linear(
+            f"{at}.{shared.gate}", 1, hidden, "router", "replicated", "shared_expert_gate"
+        )
     if gated:
-        return gated_tensors(hidden, width, at, "shared_experts", "shared_experts.", names=names)
-    return plain_tensors(hidden, width, at, "shared_experts", "shared_experts.")
+        return gate + gated_tensors(
+            hidden, shared.width, name, "shared_experts", "shared_experts.", names=names
+        )
+    return gate + plain_tensors(
+        hidden, shared.width, name, "shared_experts", "shared_experts.",
+        names=(names.up, names.down),
+    )  # fmt: skip
 
 
 def experts_of(config: Fields, count: str, top_k: str = "num_experts_per_tok") -> tuple[int, int]:

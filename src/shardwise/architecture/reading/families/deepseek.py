@@ -11,7 +11,15 @@ from shardwise.architecture.mixers import Mixer
 from shardwise.architecture.reading.attention import gqa_attention, heads_of, mla, with_indexer
 from shardwise.architecture.reading.common import decoder
 from shardwise.architecture.reading.decoder import Decoder, Layer, linear, norms
-from shardwise.architecture.reading.mlps import experts_of, gated_mlp, moe
+from shardwise.architecture.reading.mlps import (
+    CORRECTED,
+    Experts,
+    Router,
+    Shared,
+    experts_of,
+    gated_mlp,
+    moe,
+)
 from shardwise.errors import InputError
 
 
@@ -60,9 +68,11 @@ def deepseek_moe(config: Fields, *, correction_bias: bool) -> Callable[[int], Fe
         config.name_of("n_shared_experts", "num_shared_experts"), default=0, lo=0, hi=MAX_EXPERTS
     )
     sparse = moe(
-        hidden, experts, top_k, width,
-        shared_width=shared * width, correction_bias=correction_bias,
-    )  # fmt: skip
+        hidden,
+        Experts(experts, top_k, width),
+        router=CORRECTED if correction_bias else Router(),
+        shared=Shared(shared * width),
+    )
     first = config.size("first_k_dense_replace", default=0, lo=0)
     step = config.size("moe_layer_freq", default=1)
     if not first and step == 1:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
 
 from shardwise.architecture.feed_forward import FeedForward
 from shardwise.architecture.fields import Fields
 from shardwise.architecture.mixers import Attention
-from shardwise.architecture.reading.attention import gqa_attention, heads_of
+from shardwise.architecture.reading.attention import Projections, QkNorm, gqa_attention, heads_of
 from shardwise.architecture.reading.common import decoder, num_layers, windows
 from shardwise.architecture.reading.decoder import Decoder
-from shardwise.architecture.reading.mlps import W123, MlpNames, experts_of, gated_mlp, moe
+from shardwise.architecture.reading.mlps import (
+    FUSED,
+    W123,
+    Experts,
+    Router,
+    Shared,
+    experts_of,
+    gated_mlp,
+    moe,
+)
 
 
 def llama(config: Fields) -> Decoder:
     heads = heads_of(config)
     bias = config.flag("attention_bias", False)
-    attention = gqa_attention(heads, bias=bias, o_bias=bias)
+    attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
     mlp = gated_mlp(
         heads.hidden, config.size("intermediate_size"), bias=config.flag("mlp_bias", False)
     )
@@ -71,23 +79,28 @@ def _qwen_attention(
 
     @cache
     def attention(window: int) -> Attention:
-        kind: Literal["head", ""] = "head" if qk_norm else ""
-        return gqa_attention(heads, bias=bias, o_bias=o_bias, qk_norm=kind, window=window)
+        return gqa_attention(
+            heads,
+            Projections(bias=bias, o_bias=o_bias),
+            qk_norm=QkNorm() if qk_norm else None,
+            window=window,
+        )
 
     return lambda i: attention(slides[i])
 
 
 def qwen_moe(config: Fields, shared_width: int) -> Callable[[int], FeedForward]:
-    """Position -> feed-forward: experts in every `decoder_sparse_step`-th layer, dense elsewhere."""
+    """Position -> feed-forward: experts in every `decoder_sparse_step`-th layer."""
     hidden = config.size("hidden_size")
     step = config.size("decoder_sparse_step", default=1)
     dense_layers = frozenset(config.items("mlp_only_layers", int))
     # transformers 5 writes it under Mixtral's name
     experts, top_k = experts_of(config, config.name_of("num_experts", "num_local_experts"))
     sparse = moe(
-        hidden, experts, top_k, config.size("moe_intermediate_size"),
-        shared_width=shared_width, shared_gate=True, shared_at="shared_expert",
-    )  # fmt: skip
+        hidden,
+        Experts(experts, top_k, config.size("moe_intermediate_size")),
+        shared=Shared(shared_width, "shared_expert", "shared_expert_gate"),
+    )
 
     @cache
     def dense() -> FeedForward:
@@ -101,11 +114,9 @@ def mixtral(config: Fields) -> Decoder:
     heads = heads_of(config)
     slides = windows(config, num_layers(config), lambda _: True)
     attention = cache(lambda window: gqa_attention(heads, window=window))
-    experts, top_k = experts_of(config, "num_local_experts")
-    sparse = moe(
-        heads.hidden, experts, top_k, config.size("intermediate_size"),
-        at="block_sparse_moe", names=W123,
-    )  # fmt: skip
+    count, top_k = experts_of(config, "num_local_experts")
+    experts = Experts(count, top_k, config.size("intermediate_size"), W123)
+    sparse = moe(heads.hidden, experts, at="block_sparse_moe")
     return decoder(config, lambda i: attention(slides[i]), lambda _: sparse)
 
 
@@ -114,13 +125,9 @@ def gpt_oss(config: Fields) -> Decoder:
     heads = heads_of(config, dim_default=64)
     bias = config.flag("attention_bias", True)
     slides = windows(config, num_layers(config), lambda i: i % 2 == 0)
-    attention = cache(
-        lambda window: gqa_attention(heads, bias=bias, o_bias=bias, sinks=True, window=window)
-    )
-    experts, top_k = experts_of(config, "num_local_experts")
-    names = MlpNames("gate_up_proj", "gate_up_proj", "down_proj")
-    sparse = moe(
-        heads.hidden, experts, top_k, config.size("intermediate_size"),
-        router="router", router_bias=True, bias=True, names=names,
-    )  # fmt: skip
+    projections = Projections(bias=bias, o_bias=bias)
+    attention = cache(lambda window: gqa_attention(heads, projections, window=window, sinks=True))
+    count, top_k = experts_of(config, "num_local_experts")
+    experts = Experts(count, top_k, config.size("intermediate_size"), FUSED, bias=True)
+    sparse = moe(heads.hidden, experts, router=Router("router", bias=True))
     return decoder(config, lambda i: attention(slides[i]), lambda _: sparse)
