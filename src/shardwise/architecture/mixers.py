@@ -15,13 +15,14 @@ from shardwise.architecture.tensor import Tensor
 @dataclass(frozen=True)
 class Indexer:
     """Selects the `top_k` cached tokens that sparse attention reads (DeepSeek-V3.2,
-    arXiv:2512.02556): its own small heads score every cached token."""
+    arXiv:2512.02556): its own small heads score every cached token.
+
+    Its tensors ("indexer.wk") and its cache ("indexer") are among those of the attention.
+    """
 
     num_heads: int
     head_dim: int
     top_k: int
-    tensors: tuple[Tensor, ...] = ()
-    cache: tuple[Cache, ...] = ()
 
 
 @dataclass(frozen=True)
