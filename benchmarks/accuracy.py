@@ -69,6 +69,7 @@ def from_one_gpu(rows: Sequence[Row], profile: Profile) -> dict[str, float]:
 def _roofline(batch: Batch) -> dict[str, np.ndarray]:
     """What a datasheet alone says: bytes over bandwidth, FLOPs over the matrix rate."""
     from shardwise.architecture.parameters import WEIGHT_BYTES
+
     from shardwise.perfmodel.step import experts_touched
     from shardwise.perfmodel.work import rank_work
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from shardwise.architecture.kv import kv_bytes, require_context
+
 from shardwise.architecture.models import load
 from shardwise.errors import InputError
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from shardwise.architecture.parameters import count, stored_dtype, weight_bytes
 
 from shardwise.architecture.models import load
-from shardwise.architecture.parameters import count, stored_dtype, weight_bytes
 from shardwise.errors import InputError
 
 #: "Model size" of each model's page on the Hugging Face hub, as the sum of its safetensors' shapes.

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from shardwise.architecture.gemm import gemm_shapes
-from shardwise.architecture.models import bundled, load
 from shardwise.architecture.parameters import count, weight_bytes
 from shardwise.architecture.rank import padded_vocab, rank_parameters, rank_weight_bytes
 from shardwise.architecture.sharding import (
@@ -19,6 +17,8 @@ from shardwise.architecture.sharding import (
     uneven_stages,
     violations,
 )
+
+from shardwise.architecture.models import bundled, load
 from shardwise.errors import InputError
 
 

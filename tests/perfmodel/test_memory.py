@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shardwise.architecture.sharding import allowed_tp
 
 from shardwise.architecture.models import bundled, load
-from shardwise.architecture.sharding import allowed_tp
 from shardwise.errors import DoesNotFitError
 from shardwise.hardware.gpu import Gpu, Interconnect
 from shardwise.layout.deployment import Deployment, Dtypes, Layout

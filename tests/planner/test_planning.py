@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shardwise.architecture.sharding import violations
 
 from shardwise.architecture.models import load
-from shardwise.architecture.sharding import violations
 from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError, ShardwiseError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.node import Node

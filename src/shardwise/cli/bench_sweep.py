@@ -64,9 +64,9 @@ def sweep(model: str, **given: Any) -> None:
 
 def _sweep(model: str, given: dict[str, Any]) -> Sweep:
     from shardwise.architecture.models import load
+    from shardwise.bench.sweep import Sweep
     from shardwise.layout.deployment import Layout
     from shardwise.layout.rules import require_layout
-    from shardwise.bench.sweep import Sweep
 
     tp_sizes = sizes(given["tp"], "--tp")
     architecture = load(model)

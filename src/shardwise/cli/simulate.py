@@ -32,13 +32,22 @@ def _failure(text: str) -> Failure:
 
 def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     """What to simulate: a model's name with options, or a deployment file."""
-    from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+    from shardwise.layout.deployment import Deployment
 
     if subject.endswith(".toml"):
         from shardwise.hosting.deployment_file import load
 
         return load(Path(subject)).deployments()
-    return [Deployment(model=subject, **options)]
+    layout = Layout(tp_size=options["tp_size"], replicas=options["replicas"])
+    return [
+        Deployment(
+            subject,
+            options["gpu"],
+            layout,
+            dtypes=Dtypes(weight=options["weight_dtype"]),
+            engine=options["engine"],
+        )
+    ]
 
 
 @click.command()

@@ -71,11 +71,11 @@ def _prepare(folder: Path) -> None:
 
 def _wanted(given: dict[str, Any], folder: Path) -> Wanted:
     from shardwise.architecture.models import bundled, load
-    from shardwise.layout.deployment import Layout
-    from shardwise.layout.rules import require_layout
     from shardwise.experiment.design import longest
     from shardwise.experiment.run import Wanted
     from shardwise.experiment.split import machine_here, splits
+    from shardwise.layout.deployment import Layout
+    from shardwise.layout.rules import require_layout
     from shardwise.perfmodel.profiles import load_profile
     from shardwise.replica.command import Settings
 

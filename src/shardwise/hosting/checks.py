@@ -59,7 +59,6 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
 def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
     """The planner's rules, where the architecture is known without asking the network."""
     from shardwise.architecture.models import bundled, load
-    from shardwise.layout.deployment import Layout
     from shardwise.layout.rules import require_layout
 
     given = model.architecture or model.model

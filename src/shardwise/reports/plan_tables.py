@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from shardwise import metrics
+from shardwise.architecture.model import in_dtype
+from shardwise.layout.gemms import step_gemms
+from shardwise.layout.shards import rank_shards
 from shardwise.planner.candidates import Rejected
 from shardwise.planner.command import Replica
 from shardwise.planner.fullness import tokens_per_step

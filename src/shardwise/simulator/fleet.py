@@ -9,10 +9,10 @@ import numpy as np
 
 from shardwise.architecture.model import in_dtype
 from shardwise.architecture.models import load as load_architecture
-from shardwise.layout.rules import violations
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
 from shardwise.layout.deployment import Deployment, Dtypes
+from shardwise.layout.rules import violations
 from shardwise.perfmodel.estimate import Subject, note_on
 from shardwise.perfmodel.intervals import half_width
 from shardwise.perfmodel.memory import require_fit
@@ -59,9 +59,7 @@ def make_group(
     siblings = {other.id: other for other in known.gpus()}
     seen = calibrated(profile or bundled_profile(), gpu, deployment.engine, siblings)
     stored = in_dtype(arch, deployment.dtypes.weight)
-    return group_of(
-        Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, seen), deployment
-    )
+    return group_of(Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, seen), deployment)
 
 
 def group_of(subject: Subject, deployment: Deployment) -> Group:

@@ -50,9 +50,7 @@ class StepTable:
         )
 
 
-def step_table(
-    setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: int
-) -> StepTable:
+def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: int) -> StepTable:
     """The table of a replica in `layout` for up to so many sequences and tokens.
 
     With PP a step's sequences run as pp_size micro-batches that follow each other, and a step is

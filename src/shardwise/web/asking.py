@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
+from shardwise.architecture.model import in_dtype
 from shardwise.architecture.models import bundled, load
 from shardwise.errors import DoesNotFitError, InputError, UnknownNameError
 from shardwise.evidence.record import Evidence

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shardwise.bench.importers.about import exactly
 from shardwise.evidence.record import Evidence, Source
-from shardwise.layout.deployment import Deployment, Dtypes, Layout
+from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.perfmodel.rows import ALL_QUEUED, Problem, Row, parse_rows, read_table
 from shardwise.workload.workload import Mode, Workload
 
