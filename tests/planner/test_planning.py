@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shardwise.architecture.sharding import violations
 
+from shardwise.architecture.model import in_dtype
 from shardwise.architecture.models import load
 from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError, ShardwiseError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.node import Node
+from shardwise.layout.rules import violations
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.perfmodel.profiles import bundled_profile
 from shardwise.planner.packing import pack
@@ -50,13 +51,7 @@ def test_every_ranked_candidate_fits_and_breaks_no_rule(
     for candidate in made.ranked:
         d = candidate.deployment
         assert d.gpus <= gpus
-        assert not violations(
-            asked.arch,
-            d.tp_size,
-            d.pp_size,
-            expert_parallel=d.layout.expert_parallel,
-            weight_dtype=d.dtypes.weight,
-        )
+        assert not violations(in_dtype(asked.arch, d.dtypes.weight), d.layout)
         assert memory_plan(asked.arch, asked.node.gpu, d, d.limits.max_model_len).fits
     assert all(r.reason for r in made.rejected)
 

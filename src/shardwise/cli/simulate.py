@@ -32,7 +32,7 @@ def _failure(text: str) -> Failure:
 
 def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     """What to simulate: a model's name with options, or a deployment file."""
-    from shardwise.layout.deployment import Deployment
+    from shardwise.layout.deployment import Deployment, Dtypes, Layout
 
     if subject.endswith(".toml"):
         from shardwise.hosting.deployment_file import load

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from shardwise.architecture.feed_forward import Moe
-from shardwise.layout.shards import Gemm, LayerShard, RankShards, fuse
+from shardwise.layout.shards import Gemm, LayerShard, RankShards
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ def step_gemms(rank: RankShards, tokens: int) -> tuple[StepGemm, ...]:
             key = (gemm.name, m, gemm.n, gemm.k)
             found[key] = found.get(key, 0) + layer.group.count * times
     head = rank.model.head
-    for gemm in fuse(s for s in rank.outer if s.tensor is head):
-        found["lm_head", tokens, gemm.n, gemm.k] = 1
+    for shard in rank.outer:
+        if shard.tensor is head:  # the embedding, where tied
+            found["lm_head", tokens, shard.rows, shard.cols] = 1
     return tuple(StepGemm(*key, count) for key, count in found.items())
 
 

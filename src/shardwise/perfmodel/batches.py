@@ -71,10 +71,24 @@ def _model(name: str, weight_dtype: str) -> Model:
     return in_dtype(load_model(name), weight_dtype)
 
 
+#: Sources whose rows leave the KV cache dtype out and ran NVIDIA's quantized checkpoints, which
+#: ask for an fp8 cache (`kv_cache_quant_algo`); an H200 holds the 32 sequences of 8192 + 1024
+#: tokens that ran unqueued in one of them only so.
+_NVIDIA_CHECKPOINTS: Final = ("aic_silicon", "trtllm_perf")
+
+
+def _unstated_kv_dtype(row: Row, model: Model, gpu: Gpu) -> str:
+    """What the checkpoint asks for; in published rows, what their checkpoints asked for."""
+    published = row.source.startswith(_NVIDIA_CHECKPOINTS) and gpu.vendor == "nvidia"
+    if published and model.checkpoint_dtype in ("fp8", "nvfp4"):
+        return "fp8"
+    return model.kv_dtype
+
+
 def _key(row: Row) -> Key:
     model = _model(row.model, row.weight_dtype)
     gpu = default_catalogue().gpu(row.gpu)
-    kv = row.kv_dtype or model.kv_dtype
+    kv = row.kv_dtype or _unstated_kv_dtype(row, model, gpu)
     if kv not in KV_BYTES:
         raise InputError(f"kv_dtype is {kv!r}", f"allowed: {', '.join(KV_BYTES)}")
     return Key(model.id, gpu.id, row.engine, model.checkpoint_dtype, kv, row.mode, row.version)
