@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,10 @@ MODELS = st.sampled_from(bundled())
 DTYPES = st.sampled_from(["auto", "bf16", "fp8", "fp4"])
 
 
-def cache(model: str, context: float, kv_dtype: str = "bf16", layout: Layout = Layout()) -> float:
+TP1 = Layout()
+
+
+def cache(model: str, context: float, kv_dtype: str = "bf16", layout: Layout = TP1) -> float:
     """Bytes of a sequence on the fullest rank."""
     return float(rank_shards(load(model), layout).cache_bytes(context, kv_dtype).max())
 
@@ -130,7 +135,7 @@ def test_ranks_hold_at_least_the_model_and_never_more_with_tp(
         # all ranks of all stages together hold every weight, and what is replicated on top
         assert sum(rank.stage_bytes) * tp >= stored.weight_bytes * (1 - 1e-9)
         held.append(rank.weight_bytes)
-    assert all(b <= a * (1 + 1e-9) for a, b in zip(held, held[1:], strict=False))
+    assert all(b <= a * (1 + 1e-9) for a, b in pairwise(held))
 
 
 @settings(deadline=None)

@@ -75,7 +75,8 @@ def test_a_step_from_the_table_is_the_models_own_within_a_ten_thousandth(
         else:
             found = base_and_slope(sim, 0)[0]
         expected = step_time(
-            setting, setting.work(layouts), layouts, np.array(1.0 * sequences), np.array(1.0 * context),
+            setting, setting.work(layouts), layouts,
+            np.array(1.0 * sequences), np.array(1.0 * context),
             np.array(1.0 * prompt), np.array(earlier + prompt / 2),
         ).total  # fmt: skip
         assert found == pytest.approx(float(expected[0]), rel=1e-4), (sequences, prompt)

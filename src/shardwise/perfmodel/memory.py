@@ -39,7 +39,7 @@ _NARROWER: Final = ("bf16", "fp8", "fp4")
 
 
 def kv_dtype_of(model: Model, dtypes: Dtypes) -> str:
-    """The KV cache dtype that a deployment has: the one named, else what the checkpoint asks for."""
+    """KV cache dtype of a deployment: the one named, else what the checkpoint asks for."""
     return model.kv_dtype if dtypes.kv == "auto" else dtypes.kv
 
 

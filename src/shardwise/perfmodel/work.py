@@ -1,4 +1,4 @@
-"""The work that one rank does in a step, before any efficiency: bytes it streams, FLOPs it executes.
+"""The work of one rank in a step, before any efficiency: bytes it streams, FLOPs it executes.
 
 Everything comes from the rank's shards (`shardwise.layout.shards`), so speed and memory see the
 same tensors. Arrays run over layouts: a sweep over thousands of them is one NumPy expression.

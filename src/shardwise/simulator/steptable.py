@@ -74,14 +74,14 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
         passed = through_stages(at_once, float(pp_size), sequences + prompt, found)
         return np.asarray(passed.total, dtype=np.float64)
 
-    none, one = np.array(0.0), np.array(1.0)
+    none, one = np.zeros(1), np.ones(1)
     # one above the largest index, since a mixed step looks at s + 1
     decode = seconds(np.arange(max_num_seqs + 2.0), 0.0, none, 0.0)
     prompt = seconds(none, 0.0, np.arange(max(max_tokens, max_num_seqs) + 2.0), 0.0)
     window = float(min((read.limit for read in work.reads), default=np.inf))
     knee = window if np.isfinite(window) else 65536.0
-    kv = [float(seconds(one, x * knee, none, 0.0)) for x in (0.0, 1.0, 2.0)]
-    attention = [float(seconds(none, 0.0, one * 64, x * knee)) / 64 for x in (0.0, 1.0, 2.0)]
+    kv = [float(seconds(one, x * knee, none, 0.0)[0]) for x in (0.0, 1.0, 2.0)]
+    attention = [float(seconds(none, 0.0, one * 64, x * knee)[0]) / 64 for x in (0.0, 1.0, 2.0)]
     return StepTable(
         decode=decode,
         prompt=prompt,
