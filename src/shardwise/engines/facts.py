@@ -160,6 +160,7 @@ class Launch:
         served_name: As clients name the model; "" leaves the flag out.
         port: TCP port on `host`.
         checkpoint_dtype: Dtype that the weights are stored in; "" if not known.
+        checkpoint_kv: Dtype of the KV cache that the checkpoint asks for; "" for none.
         speculative_tokens: Tokens drafted a step by the model's own MTP heads; 0: none.
         static_share: SGLang's --mem-fraction-static, of weights and KV cache alone; 0 takes the
             deployment's gpu_memory_utilization.
@@ -173,6 +174,7 @@ class Launch:
     host: str = "127.0.0.1"
     port: int = 8000
     checkpoint_dtype: str = ""
+    checkpoint_kv: str = ""
     speculative_tokens: int = 0
     static_share: float = 0.0
     kv_cache_tokens: int = 0

@@ -26,6 +26,7 @@ from shardwise.engines.facts import (
 )
 from shardwise.engines.rules import UNQUANTIZED, Shard, Weight, even, padded, whole_blocks
 from shardwise.engines.versions import Known, Version, parse, since
+from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
 from shardwise.units import GIB
 
@@ -64,12 +65,10 @@ def config_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ..
     lines = []
     if deployment.layout.attention_dp > 1:
         lines += ["enable_attention_dp: true"]
-    kv = deployment.dtypes.kv
-    if kv != "auto":
-        lines += ["kv_cache_config:", f"  dtype: {CAPABILITIES.kv_dtypes[kv]}"]
-        # the block replaces the flag's
+    if dtype := _kv_dtype(deployment, launch):
+        # the block replaces the flag's, so the fraction stands here as well
         share = deployment.limits.gpu_memory_utilization
-        lines += [f"  free_gpu_memory_fraction: {share:g}"]
+        lines += ["kv_cache_config:", f"  dtype: {dtype}", f"  free_gpu_memory_fraction: {share:g}"]
     if launch.speculative_tokens:
         key = since(parse(deployment.engine_version), _MTP_KEY)
         lines += ["speculative_config:", "  decoding_type: MTP"]
@@ -77,6 +76,18 @@ def config_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ..
     if not lines:
         return ()
     return (ConfigFile(f"trtllm-{launch.port}.yaml", "\n".join(lines) + "\n"),)
+
+
+def _kv_dtype(deployment: Deployment, launch: Launch) -> str:
+    """For the file; "" where the default is meant. `dtype` takes auto and fp8, not 16 bits."""
+    kv = deployment.dtypes.kv
+    if kv == "bf16" and launch.checkpoint_kv not in ("", "bf16"):
+        raise InputError(
+            f"KV cache dtype bf16 with TensorRT-LLM for a checkpoint that asks for "
+            f"{launch.checkpoint_kv}",
+            "allowed: auto, fp8",
+        )
+    return "" if kv in ("auto", "bf16") else CAPABILITIES.kv_dtypes[kv]
 
 
 def defaults(device: Device, version: Version | None, world_size: int) -> Defaults:
@@ -87,7 +98,7 @@ def defaults(device: Device, version: Version | None, world_size: int) -> Defaul
         max_num_batched_tokens=8192,
         memory_fraction=0.9,
         block_size=32,
-        source="tensorrt_llm/llmapi/llm_args.py, KvCacheConfig: tokens_per_block 32",
+        source="tensorrt_llm/llmapi/llm_args.py: max_batch_size, max_num_tokens, KvCacheConfig",
     )
 
 

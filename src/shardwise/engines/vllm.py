@@ -68,8 +68,11 @@ def _dtype_flags(deployment: Deployment, launch: Launch) -> list[str]:
         line += ["--quantization", "fp8"]
     version = parse(deployment.engine_version)
     if kv == "bf16" and not since(version, _NAMES_BF16_CACHE):
+        if launch.checkpoint_kv in ("", "bf16"):
+            return line  # what "auto" is there
         raise InputError(
-            f"KV cache dtype bf16 with vLLM {version}",
+            f"KV cache dtype bf16 with vLLM {version} for a checkpoint that asks for "
+            f"{launch.checkpoint_kv}",
             "allowed before 0.11: auto, fp8, fp8_e4m3, fp8_e5m2",
         )
     return line if kv == "auto" else [*line, "--kv-cache-dtype", CAPABILITIES.kv_dtypes[kv]]
@@ -151,7 +154,8 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
             1.8 * GIB,
             0.05 * GIB,
             2.6 * GIB,
-            "pull/10511: 1.79 GiB more at TP=2; vllm#13074: 2.55 at TP=8 x PP=2; PCIe 0.05 to 0.2",
+            "pull/10511: 1.79 GiB more at TP=2; vllm#13074: 2.55 at TP=8 x PP=2; about 0.1 between "
+            "GPUs without peer access (vllm#13061)",
         ),
         collective_counted=since(version, (("0", True), ("0.11", False))),
         graph_bytes=Quantity(
