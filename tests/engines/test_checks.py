@@ -81,6 +81,12 @@ def test_the_built_in_engine_has_tp_alone() -> None:
     refused("builtin", asked(weight="fp8"), H100)
 
 
+def test_tensorrt_llm_needs_matrix_units_for_its_dtypes() -> None:
+    assert "fp8 on A100 SXM" in refused("trtllm", asked(weight="fp8"), A100)
+    assert "nvfp4" in refused("trtllm", asked(weight="nvfp4"), H100)
+    get("vllm").require(asked(weight="fp8"), A100, 0)  # Marlin, weights only
+
+
 def test_weight_dtypes_an_engine_does_not_load_are_refused() -> None:
     assert "nvfp4" in refused("atom", asked(weight="nvfp4"), MI300X)
     get("trtllm").require(asked(weight="nvfp4"), Device("nvidia", 192e9, "blackwell"), 0)

@@ -20,8 +20,10 @@ def test_engines_are_found_by_name() -> None:
 
 
 def test_an_unknown_engine_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InputError, match="allowed: vllm, sglang, trtllm, atom, builtin"):
-        get("tgi")
+    with pytest.raises(InputError, match="known: atom, builtin, sglang, trtllm, vllm"):
+        get("huggingface")
+    with pytest.raises(InputError, match="did you mean vllm"):
+        get("vlm")
 
 
 @pytest.mark.parametrize(
@@ -55,12 +57,12 @@ def test_a_value_changes_with_the_version_and_is_else_the_newest() -> None:
 
 def test_an_unknown_version_is_remarked_on() -> None:
     vllm = get("vllm")
-    for known in ("0.8.5", "vllm 0.11.0", "0.33.2"):
+    for known in ("0.8.5", "vllm 0.11.0", "0.32.1"):
         assert vllm.is_known(known)
         assert vllm.version_remark(known) == ""
     for unknown in ("", "nightly", "0.5.0", "0.40.0", "1.0.0"):
         assert not vllm.is_known(unknown)
-        assert "0.6 to 0.33" in vllm.version_remark(unknown)
+        assert "0.6 to 0.32" in vllm.version_remark(unknown)
 
 
 def test_a_new_engine_is_one_record() -> None:

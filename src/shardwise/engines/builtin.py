@@ -125,6 +125,7 @@ BUILTIN: Final = Engine(
     metrics=Metrics(
         path="/metrics",
         in_flight=("shardwise_requests_in_flight",),
+        progress=("shardwise_output_tokens_total",),
         names={
             name: name
             for name in (

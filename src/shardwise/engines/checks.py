@@ -86,14 +86,26 @@ def _dtypes(engine: Engine, deployment: Deployment, device: Device) -> Iterator[
             f"weight dtype {weight[:40]!r} with {engine.title}",
             f"allowed: auto, {', '.join(can.weight_dtypes)}",
         )
+    elif weight in can.native_only and not _multiplies(weight, device):
+        yield InputError(
+            f"weight dtype {weight} on {_called(device)} with {engine.title}",
+            "allowed: dtypes that its matrix units multiply",
+        )
     if kv != "auto" and kv not in can.kv_dtypes:
         yield InputError(
             f"KV cache dtype {kv[:40]!r} with {engine.title}",
             f"allowed: auto, {', '.join(can.kv_dtypes)}",
         )
     if kv in FP8_KV and not engine.caches_fp8(device):
-        where = device.name or device.generation or device.vendor
         yield InputError(
-            f"KV cache dtype {kv} on {where} with {engine.title}",
+            f"KV cache dtype {kv} on {_called(device)} with {engine.title}",
             "allowed: auto or bf16, its kernels do not read fp8 caches there",
         )
+
+
+def _multiplies(weight: str, device: Device) -> bool:
+    return device.multiplies_fp8 if weight == "fp8" else device.multiplies_fp4
+
+
+def _called(device: Device) -> str:
+    return device.name or device.generation or device.vendor

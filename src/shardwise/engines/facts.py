@@ -42,6 +42,8 @@ class Capabilities:
     weight_dtypes: tuple[str, ...]  #: of checkpoints it loads
     kv_dtypes: Mapping[str, str]  #: our name -> how its flag spells it; "auto" means no flag
     max_tp: int = 1024
+    #: weight dtypes that are refused where matrix units do not take them: "fp8", "nvfp4"
+    native_only: tuple[str, ...] = ()
     source: str = ""
 
 
@@ -123,6 +125,7 @@ class Metrics:
     path: str
     in_flight: tuple[str, ...]  #: gauges that add up to the requests in flight
     names: Mapping[str, str] = field(default_factory=dict)  #: Shardwise's name -> the engine's
+    progress: tuple[str, ...] = ()  #: counters that grow while it works
 
 
 @dataclass(frozen=True)

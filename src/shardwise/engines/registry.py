@@ -11,7 +11,7 @@ from shardwise.engines.engine import Engine
 from shardwise.engines.sglang import SGLANG
 from shardwise.engines.trtllm import TRTLLM
 from shardwise.engines.vllm import VLLM
-from shardwise.errors import InputError
+from shardwise.errors import UnknownNameError
 
 _ENGINES: dict[str, Engine] = {
     engine.name: engine for engine in (VLLM, SGLANG, TRTLLM, ATOM, BUILTIN)
@@ -24,9 +24,9 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Engine:
-    """The engine called `name`. Raises InputError, with the names allowed."""
+    """The engine called `name`. Raises UnknownNameError, an InputError, with those there are."""
     if name not in _ENGINES:
-        raise InputError(f"engine {name[:40]!r}", f"allowed: {', '.join(_ENGINES)}")
+        raise UnknownNameError("engine", name, _ENGINES)
     return _ENGINES[name]
 
 

@@ -273,6 +273,7 @@ SGLANG: Final = Engine(
     metrics=Metrics(
         path="/metrics",
         in_flight=("sglang:num_running_reqs", "sglang:num_queue_reqs"),
+        progress=("sglang:prompt_tokens_total", "sglang:generation_tokens_total"),
         names={
             "shardwise_ttft_seconds": "sglang:time_to_first_token_seconds",
             "shardwise_itl_seconds": "sglang:inter_token_latency_seconds",

@@ -176,6 +176,8 @@ CAPABILITIES: Final = Capabilities(
     speculation=("mtp",),
     online_fp8=False,
     weight_dtypes=("bf16", "fp16", "fp32", "fp8", "int8", "int4", "mxfp8", "mxfp4", "nvfp4", "fp4"),
+    # https://nvidia.github.io/TensorRT-LLM/reference/support-matrix.html
+    native_only=("fp8", "nvfp4", "fp4"),
     kv_dtypes={"bf16": "auto", "fp8": "fp8", "fp8_e4m3": "fp8"},
     source="tensorrt_llm/commands/serve.py, tensorrt_llm/llmapi/llm_args.py",
 )

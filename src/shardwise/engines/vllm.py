@@ -268,10 +268,15 @@ VLLM: Final = Engine(
         api_key_variable="VLLM_API_KEY",
     ),
     capabilities=CAPABILITIES,
-    known=Known("0.6", "0.33"),
+    known=Known("0.6", "0.32"),
     metrics=Metrics(
         path="/metrics",
         in_flight=("vllm:num_requests_running", "vllm:num_requests_waiting"),
+        progress=(
+            "vllm:iteration_tokens_total_count",
+            "vllm:prompt_tokens_total",
+            "vllm:generation_tokens_total",
+        ),
         names={
             "shardwise_ttft_seconds": "vllm:time_to_first_token_seconds",
             "shardwise_itl_seconds": "vllm:inter_token_latency_seconds",
