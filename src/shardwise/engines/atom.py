@@ -18,11 +18,10 @@ from shardwise.engines.facts import (
     Launch,
     Metrics,
     Packaging,
-    Quantity,
     Scheduling,
-    StartupMemory,
 )
 from shardwise.engines.rules import UNQUANTIZED, Shard, Weight, even, padded, whole_blocks
+from shardwise.engines.startup import Quantity, StartupMemory
 from shardwise.engines.versions import Known, Version
 from shardwise.layout.deployment import Deployment
 from shardwise.units import GIB
@@ -85,6 +84,9 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
         context_counted=True,
         collective_bytes=Quantity(
             1.8 * GIB, 0.5 * GIB, 4.0 * GIB, "assumed, as vLLM's with RCCL in place of NCCL"
+        ),
+        collective_bytes_without_peers=Quantity(
+            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "as vLLM's: vllm#13061, #14452"
         ),
         collective_counted=True,
         graph_bytes=Quantity(0.8 * GIB, 0.13 * GIB, 4.8 * GIB, "assumed, as vLLM's"),

@@ -13,11 +13,10 @@ from shardwise.engines.facts import (
     Launch,
     Metrics,
     Packaging,
-    Quantity,
     Scheduling,
-    StartupMemory,
 )
 from shardwise.engines.rules import Shard, Weight
+from shardwise.engines.startup import Quantity, StartupMemory
 from shardwise.engines.versions import Known, Version
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
@@ -80,6 +79,7 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
         context_bytes=process if device.vendor == "cpu" else none,
         context_counted=False,
         collective_bytes=none,
+        collective_bytes_without_peers=none,
         collective_counted=False,
         graph_bytes=none,
         graph_counted=False,

@@ -16,9 +16,9 @@ from shardwise.engines.facts import (
     Metrics,
     Packaging,
     Scheduling,
-    StartupMemory,
 )
 from shardwise.engines.rules import CutRule, Shard, Weight
+from shardwise.engines.startup import StartupMemory
 from shardwise.engines.versions import Known, Version, parse
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment

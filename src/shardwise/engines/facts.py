@@ -1,4 +1,4 @@
-"""Records that each engine module fills: capabilities, defaults, memory at start-up, scheduling."""
+"""Records that each engine module fills: capabilities, defaults, scheduling, packaging."""
 
 from __future__ import annotations
 
@@ -6,24 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-#: What an engine's memory fraction is a share of: the whole GPU; what was free before the model
-#: was loaded; what is free after it was loaded and profiled.
-MemoryShare = Literal["total", "free_before_load", "free_after_load", "none"]
 #: Which sizes of expert parallelism an engine offers: none; all ranks of a stage or 1; any divisor.
 ExpertParallel = Literal["none", "whole", "divisor"]
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A measured or documented number with its spread.
-
-    `low` and `high` are the smallest and largest value seen.
-    """
-
-    value: float
-    low: float
-    high: float
-    source: str
 
 
 @dataclass(frozen=True)
@@ -56,25 +40,6 @@ class Defaults:
     memory_fraction: float
     block_size: int  #: tokens
     source: str
-
-
-@dataclass(frozen=True)
-class StartupMemory:
-    """What an engine takes on each GPU beside weights and KV cache, and what its budget counts.
-
-    The KV cache gets: share x memory_fraction - weights - what is counted.
-    """
-
-    share: MemoryShare
-    context_bytes: Quantity  #: driver context and libraries, before the first tensor
-    context_counted: bool  #: whether it is taken out of the budget
-    collective_bytes: Quantity  #: NCCL or RCCL and custom all-reduce buffers, with several ranks
-    collective_counted: bool
-    graph_bytes: Quantity  #: CUDA graphs
-    graph_counted: bool  #: otherwise they come out of what the fraction leaves free
-    #: of the profiling run's sampler, on `max_num_seqs` rows of whole-vocabulary logits
-    sampler_bytes_per_logit: Quantity
-    activation: str  #: what the profiling run runs, in words
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from shardwise.engines.facts import (
     Launch,
     Metrics,
     Packaging,
-    Quantity,
     Scheduling,
-    StartupMemory,
 )
 from shardwise.engines.marlin import marlin
 from shardwise.engines.rules import UNQUANTIZED, Shard, Weight, even, padded, whole_blocks
+from shardwise.engines.startup import Quantity, StartupMemory
 from shardwise.engines.versions import Known, Version, parse, since
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
@@ -194,10 +193,13 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
         context_counted=True,
         collective_bytes=Quantity(
             1.8 * GIB,
-            0.05 * GIB,
+            1.0 * GIB,
             2.6 * GIB,
             "vllm#21348: 16.46 GiB of KV cache at fraction 0.93 and TP=4 on H100 leave 2.4 GiB for "
             "context and collectives",
+        ),
+        collective_bytes_without_peers=Quantity(
+            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "as vLLM's: vllm#13061, #14452"
         ),
         collective_counted=True,
         graph_bytes=Quantity(

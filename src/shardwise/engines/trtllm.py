@@ -20,11 +20,10 @@ from shardwise.engines.facts import (
     Launch,
     Metrics,
     Packaging,
-    Quantity,
     Scheduling,
-    StartupMemory,
 )
 from shardwise.engines.rules import UNQUANTIZED, Shard, Weight, even, padded, whole_blocks
+from shardwise.engines.startup import Quantity, StartupMemory
 from shardwise.engines.versions import Known, Version, parse, since
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
@@ -129,6 +128,9 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
         ),
         context_counted=True,
         collective_bytes=Quantity(1.0 * GIB, 0.3 * GIB, 2.6 * GIB, "assumed, between vLLM's"),
+        collective_bytes_without_peers=Quantity(
+            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "as vLLM's: vllm#13061, #14452"
+        ),
         collective_counted=True,
         graph_bytes=Quantity(0.8 * GIB, 0.13 * GIB, 4.8 * GIB, "assumed, as vLLM's"),
         graph_counted=False,

@@ -19,11 +19,10 @@ from shardwise.engines.facts import (
     Launch,
     Metrics,
     Packaging,
-    Quantity,
     Scheduling,
-    StartupMemory,
 )
 from shardwise.engines.rules import UNQUANTIZED
+from shardwise.engines.startup import Quantity, StartupMemory
 from shardwise.engines.versions import Known, Version, parse, since
 from shardwise.engines.vllm_rules import cut
 from shardwise.errors import InputError
@@ -152,10 +151,12 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
         context_counted=True,
         collective_bytes=Quantity(
             1.8 * GIB,
-            0.05 * GIB,
+            1.0 * GIB,
             2.6 * GIB,
-            "pull/10511: 1.79 GiB more at TP=2; vllm#13074: 2.55 at TP=8 x PP=2; about 0.1 between "
-            "GPUs without peer access (vllm#13061)",
+            "pull/10511: 1.79 GiB more at TP=2 on H100; vllm#13074: 2.55 at TP=8 x PP=2 on H20",
+        ),
+        collective_bytes_without_peers=Quantity(
+            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "vllm#13061, #14452: RTX 4090 and 5090 over PCIe"
         ),
         collective_counted=since(version, (("0", True), ("0.11", False))),
         graph_bytes=Quantity(
