@@ -117,19 +117,16 @@ def _spares_a100(version: Version | None) -> bool:
     return since(version, (("0", False), ("0.9", True)))
 
 
-#: Logits of the sampler's dummy run, per row and vocabulary entry: 38 from gpt-oss-120b on H100
-#: (vllm#23278: 71.27 GiB usable, 65.97 loaded, -2.14 left, 1,024 rows of 201,088; vllm#27508 the
-#: same with 1,024 instead of 8,192 tokens a step, so layers do not add), 41 from Llama-3-8B
+#: The sampler's dummy run, per row and vocabulary entry. PyTorch sorts: 40 bytes
+#: (pull/32558: 1.25 GiB for 256 rows of 131,072), as start-up logs have it: 38 from gpt-oss-120b on
+#: H100 (vllm#23278: 71.27 GiB usable, 65.97 loaded, -2.14 left, 1,024 rows of 201,088; vllm#27508
+#: the same with 1,024 instead of 8,192 tokens a step, so layers do not add), 41 from Llama-3-8B
 #: (pull/10511: 1.26 GiB for 256 rows of 128,256), 45 from Phi-4 (1.16 GiB for 256 of 100,352).
-_SORTED: Final = Quantity(40.0, 38.0, 45.0, "start-up logs of vllm#23278, #27508, pull/10511")
-#: A Triton kernel instead of the sort: 16-bit and 32-bit logits, their softmax and noise are left.
-_UNSORTED: Final = Quantity(
-    16.0,
-    14.0,
-    20.0,
-    "assumed from v1/sample/ops/topk_topp_sampler.py; doubling it costs 2.3 GiB "
-    "for 1,024 rows of 150,000",
+_SORTED: Final = Quantity(
+    40.0, 38.0, 45.0, "pull/32558; start-up logs of vllm#23278, vllm#27508, pull/10511"
 )
+#: The Triton kernel does not sort: 12 bytes by the same table (384 MiB), and the 16-bit logits.
+_UNSORTED: Final = Quantity(14.0, 12.0, 20.0, "pull/32558, merged as pull/33538")
 
 
 def startup(device: Device, version: Version | None) -> StartupMemory:
