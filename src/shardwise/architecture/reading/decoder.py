@@ -30,7 +30,7 @@ class Decoder:
         lm_head_bias: The head has a bias.
         prefix: Name of the layers in the checkpoint: "model.layers".
         draft_prefix: Name of the drafts; empty: they follow the layers.
-        vocab_rows: Rows of embedding and head, where they are padded above vocab_size.
+        extra_embedding_rows: Rows of the embedding beyond those of the head.
     """
 
     hidden_size: int
@@ -44,6 +44,7 @@ class Decoder:
     prefix: str = "model.layers"
     draft_prefix: str = ""
     embedding: str = "model.embed_tokens"
+    extra_embedding_rows: int = 0
 
 
 def linear(

@@ -149,18 +149,22 @@ def moe(
     )
 
 
+def below(at: str, name: str) -> str:
+    return f"{at}.{name}" if at else name
+
+
 def _router(hidden: int, experts: Experts, router: Router, at: str) -> tuple[Tensor, ...]:
     tensors = linear(
-        f"{at}.{router.name}", experts.count, hidden, "router", "replicated", "router",
+        below(at, router.name), experts.count, hidden, "router", "replicated", "router",
         bias=router.bias,
     )  # fmt: skip
     if router.correction:
-        tensors += (Tensor(f"{at}.{router.correction}", experts.count, 1, "router"),)
+        tensors += (Tensor(below(at, router.correction), experts.count, 1, "router"),)
     return tensors
 
 
 def _routed(hidden: int, e: Experts, at: str) -> tuple[Tensor, ...]:
-    name, size = f"{at}.{e.at}.*", e.input_size or hidden
+    name, size = below(at, f"{e.at}.*"), e.input_size or hidden
     if e.gated:
         return gated_tensors(
             size, e.width, name, "experts", "experts.", copies=e.count, names=e.names, bias=e.bias
@@ -172,11 +176,11 @@ def _routed(hidden: int, e: Experts, at: str) -> tuple[Tensor, ...]:
 
 
 def _shared(hidden: int, shared: Shared, at: str, *, gated: bool) -> tuple[Tensor, ...]:
-    name, names = f"{at}.{shared.at}", shared.names
+    name, names = below(at, shared.at), shared.names
     gate: tuple[Tensor, ...] = ()
     if shared.gate:
         gate = linear(
-            f"{at}.{shared.gate}", 1, hidden, "router", "replicated", "shared_expert_gate"
+            below(at, shared.gate), 1, hidden, "router", "replicated", "shared_expert_gate"
         )
     if gated:
         return gate + gated_tensors(
