@@ -53,7 +53,7 @@ def _outer(decoder: Decoder, rules: Rules, generates: bool) -> tuple[Tensor, ...
     head: tuple[Tensor, ...] = ()
     if generates and not decoder.tie_embeddings:
         head = linear(
-            "lm_head", vocab, hidden, "lm_head", "rows", "lm_head", bias=decoder.lm_head_bias
+            decoder.head, vocab, hidden, "lm_head", "rows", "lm_head", bias=decoder.lm_head_bias
         )
     return tuple(
         replace(tensor, format=rules.format_of(tensor.name, tensor))
@@ -72,7 +72,8 @@ def _groups(
         if id(layer) not in shapes:
             shapes[id(layer)] = (layer, _tensors(layer))
         tensors = shapes[id(layer)][1]
-        formats = rules.formats_of(f"{prefix}.{position}", tensors)
+        number = position if layer.number is None else layer.number
+        formats = rules.formats_of(f"{prefix}.{number}", tensors)
         found.setdefault((layer, formats), []).append(position)
     return tuple(_group(layer, formats, positions, rules.plain.dtype) for (layer, formats), positions in found.items())
 

@@ -55,10 +55,10 @@ def gated_tensors(
     """Gate, up and down; GEMMs `gemm`gate_up_proj and `gemm`down_proj."""
     up = f"{gemm}gate_up_proj"
     return (
-        *linear(f"{at}.{names.gate}", width, hidden, part, "rows", up, copies=copies, bias=bias),
-        *linear(f"{at}.{names.up}", width, hidden, part, "rows", up, copies=copies, bias=bias),
+        *linear(below(at, names.gate), width, hidden, part, "rows", up, copies=copies, bias=bias),
+        *linear(below(at, names.up), width, hidden, part, "rows", up, copies=copies, bias=bias),
         *linear(
-            f"{at}.{names.down}", hidden, width, part, "cols", f"{gemm}down_proj",
+            below(at, names.down), hidden, width, part, "cols", f"{gemm}down_proj",
             copies=copies, bias=bias,
         ),
     )  # fmt: skip
@@ -78,10 +78,10 @@ def plain_tensors(
     up, down = names
     return (
         *linear(
-            f"{at}.{up}", width, hidden, part, "rows", f"{gemm}up_proj", copies=copies, bias=bias
+            below(at, up), width, hidden, part, "rows", f"{gemm}up_proj", copies=copies, bias=bias
         ),
         *linear(
-            f"{at}.{down}", hidden, width, part, "cols", f"{gemm}down_proj",
+            below(at, down), hidden, width, part, "cols", f"{gemm}down_proj",
             copies=copies, bias=bias,
         ),
     )  # fmt: skip
