@@ -75,7 +75,10 @@ def _groups(
         number = position if layer.number is None else layer.number
         formats = rules.formats_of(f"{prefix}.{number}", tensors)
         found.setdefault((layer, formats), []).append(position)
-    return tuple(_group(layer, formats, positions, rules.plain.dtype) for (layer, formats), positions in found.items())
+    return tuple(
+        _group(layer, formats, positions, rules.plain.dtype)
+        for (layer, formats), positions in found.items()
+    )
 
 
 def _tensors(layer: Layer) -> tuple[Tensor, ...]:

@@ -33,7 +33,9 @@ def vectors(at: str, names: tuple[str, ...], size: int, units: int) -> tuple[Ten
     return tuple(Tensor(f"{at}.{name}", size, 1, "attention", "rows", units) for name in names)
 
 
-def states(channels: int, kernel: int, state: int, units: tuple[int, int], dtype: str) -> tuple[Cache, ...]:
+def states(
+    channels: int, kernel: int, state: int, units: tuple[int, int], dtype: str
+) -> tuple[Cache, ...]:
     """The convolution's last inputs and the recurrent state. `units`: of each of the two."""
     return (
         Cache("conv_state", float(channels * (kernel - 1)), units[0], per_sequence=True),
@@ -149,7 +151,9 @@ def mamba2(
     caches = (
         Cache("conv_state", float(inner * kernel), s.num_heads, per_sequence=True),
         Cache("conv_state", float(2 * groups * kernel), s.num_groups, per_sequence=True),
-        Cache("ssm_state", float(inner * s.state_size), s.num_heads, per_sequence=True, dtype=dtype),
+        Cache(
+            "ssm_state", float(inner * s.state_size), s.num_heads, per_sequence=True, dtype=dtype
+        ),
     )
     return replace(shape, tensors=tensors, caches=caches)
 

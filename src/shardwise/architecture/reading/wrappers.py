@@ -100,7 +100,9 @@ def text_of(config: Fields) -> Text:
 
 
 def _refuse_without_text(config: Fields, family: str) -> None:
-    towers = [n for n in ("vision_config", "audio_config") if isinstance(config.values.get(n), dict)]
+    towers = [
+        n for n in ("vision_config", "audio_config") if isinstance(config.values.get(n), dict)
+    ]
     if towers and not config.has("hidden_size") and family not in READERS:
         raise InputError(
             f"{config.where}: {family[:60]!r} has {towers[0]} and no text model",

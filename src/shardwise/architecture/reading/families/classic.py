@@ -98,18 +98,14 @@ def gptj(config: Fields) -> Decoder:
     layer = Layer(attention, mlp, norms(heads.hidden, "ln_1", bias=True))
     context = config.size("n_positions", default=2048)
     count = num_layers(config, "n_layer")
-    return replace(
-        _transformer(config, heads, layer, count, context, tie=False), lm_head_bias=True
-    )
+    return replace(_transformer(config, heads, layer, count, context, tie=False), lm_head_bias=True)
 
 
 def gpt_neox(config: Fields) -> Decoder:
     hidden, count = config.size("hidden_size"), config.size("num_attention_heads")
     heads = Heads(hidden, count, count, hidden // count)
     bias = config.flag("attention_bias", True)
-    attention = gqa_attention(
-        heads, fused("query_key_value", "dense", at="attention", bias=bias)
-    )
+    attention = gqa_attention(heads, fused("query_key_value", "dense", at="attention", bias=bias))
     mlp = plain_mlp(
         hidden,
         config.size("intermediate_size"),
@@ -122,9 +118,7 @@ def gpt_neox(config: Fields) -> Decoder:
     read = _transformer(
         config, heads, layer, layers, context, tie=False, final_norm="gpt_neox.final_layer_norm"
     )
-    return replace(
-        read, prefix="gpt_neox.layers", embedding="gpt_neox.embed_in", head="embed_out"
-    )
+    return replace(read, prefix="gpt_neox.layers", embedding="gpt_neox.embed_in", head="embed_out")
 
 
 def persimmon(config: Fields) -> Decoder:
@@ -235,9 +229,7 @@ def opt(config: Fields) -> Decoder:
     read = _transformer(config, heads, layer, layers, context, tie=True, final_norm=name)
     if not config.flag("do_layer_norm_before", True):
         read = replace(read, outer=())
-    read = replace(
-        read, prefix="model.decoder.layers", embedding="model.decoder.embed_tokens"
-    )
+    read = replace(read, prefix="model.decoder.layers", embedding="model.decoder.embed_tokens")
     return _positions(read, "model.decoder.embed_positions", context + 2)
 
 
@@ -252,6 +244,4 @@ def phi_msft(config: Fields) -> Decoder:
     layer = Layer(attention, mlp, norms(hidden, "ln", bias=True))
     layers, context = num_layers(config, "n_layer"), config.size("n_positions")
     read = _transformer(config, heads, layer, layers, context, tie=False, final_norm="lm_head.ln")
-    return replace(
-        read, embedding="transformer.embd.wte", head="lm_head.linear", lm_head_bias=True
-    )
+    return replace(read, embedding="transformer.embd.wte", head="lm_head.linear", lm_head_bias=True)

@@ -32,9 +32,7 @@ def internlm(config: Fields) -> Decoder:
 def internlm2(config: Fields) -> Decoder:
     heads, bias = heads_of(config), config.flag("bias", False)
     attention = gqa_attention(heads, fused("wqkv", "wo", at="attention", bias=bias))
-    mlp = gated_mlp(
-        heads.hidden, config.size("intermediate_size"), at="feed_forward", names=W123
-    )
+    mlp = gated_mlp(heads.hidden, config.size("intermediate_size"), at="feed_forward", names=W123)
     layer_norms = norms(heads.hidden, "attention_norm", "ffn_norm")
     read = uniform(config, attention, mlp, layer_norms=layer_norms)
     return replace(read, embedding="model.tok_embeddings", head="output")
@@ -145,9 +143,7 @@ def exaone4(config: Fields) -> Decoder:
     attention = cache(lambda window: gqa_attention(heads, qk_norm=QkNorm(), window=window))
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"))
     layer_norms = norms(heads.hidden, *_POST)
-    return decoder(
-        config, lambda i: attention(slides[i]), lambda _: mlp, layer_norms=layer_norms
-    )
+    return decoder(config, lambda i: attention(slides[i]), lambda _: mlp, layer_norms=layer_norms)
 
 
 def olmo(config: Fields) -> Decoder:
@@ -177,9 +173,7 @@ def _olmo(config: Fields, slides: tuple[int, ...]) -> Decoder:
     )
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"))
     layer_norms = norms(heads.hidden, *_POST)
-    return decoder(
-        config, lambda i: attention(slides[i]), lambda _: mlp, layer_norms=layer_norms
-    )
+    return decoder(config, lambda i: attention(slides[i]), lambda _: mlp, layer_norms=layer_norms)
 
 
 def cohere(config: Fields) -> Decoder:
@@ -197,9 +191,7 @@ def _cohere(config: Fields, slides: tuple[int, ...], *, qk_norm: bool) -> Decode
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     projections = Projections(bias=bias, o_bias=bias)
     kind = QkNorm(over_all=True) if qk_norm else None
-    attention = cache(
-        lambda window: gqa_attention(heads, projections, qk_norm=kind, window=window)
-    )
+    attention = cache(lambda window: gqa_attention(heads, projections, qk_norm=kind, window=window))
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"))
     return decoder(
         config,
@@ -270,9 +262,7 @@ def smollm3(config: Fields) -> Decoder:
     mlp = gated_mlp(
         heads.hidden, config.size("intermediate_size"), bias=config.flag("mlp_bias", False)
     )
-    return decoder(
-        config, lambda i: attention(slides[i] if slides else 0), lambda _: mlp, tie=True
-    )
+    return decoder(config, lambda i: attention(slides[i] if slides else 0), lambda _: mlp, tie=True)
 
 
 def tied_llama(config: Fields) -> Decoder:
@@ -289,9 +279,7 @@ def granite_swa(config: Fields) -> Decoder:
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     slides = windows(config, num_layers(config), lambda i: (i + 1) % 4 != 0)
     projections = Projections(bias=bias, o_bias=bias)
-    attention = cache(
-        lambda window: gqa_attention(heads, projections, window=window, sinks=True)
-    )
+    attention = cache(lambda window: gqa_attention(heads, projections, window=window, sinks=True))
     mlp = gated_mlp(
         heads.hidden, config.size("intermediate_size"), bias=config.flag("mlp_bias", False)
     )
@@ -377,9 +365,7 @@ def phi(config: Fields) -> Decoder:
     kind = QkNorm(bias=True, q="q_layernorm", k="k_layernorm")
     qk_norm = kind if config.flag("qk_layernorm", False) else None
     attention = gqa_attention(heads, projections, qk_norm=qk_norm)
-    mlp = plain_mlp(
-        heads.hidden, config.size("intermediate_size"), names=("fc1", "fc2"), bias=True
-    )
+    mlp = plain_mlp(heads.hidden, config.size("intermediate_size"), names=("fc1", "fc2"), bias=True)
     read = uniform(
         config,
         attention,

@@ -67,9 +67,7 @@ def _sliding(config: Fields, qk_norm: QkNorm | None, slides: Callable[[int], boo
     bias = config.flag("attention_bias", False)
     projections = Projections(bias=bias, o_bias=bias)
     window = windows(config, num_layers(config), slides)
-    attention = cache(
-        lambda size: gqa_attention(heads, projections, qk_norm=qk_norm, window=size)
-    )
+    attention = cache(lambda size: gqa_attention(heads, projections, qk_norm=qk_norm, window=size))
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"))
     sized = config if config.has("vocab_size") else _with(config, vocab_size=262208)
     return decoder(
@@ -138,7 +136,10 @@ def _heads_3n(config: Fields) -> Heads:
 
 def _altup(config: Fields, hidden: int) -> tuple[Tensor, ...]:
     """What mixes Gemma 3n's streams, and its low-rank residual, in each layer."""
-    streams, rank = config.size("altup_num_inputs", default=4), config.size("laurel_rank", default=64)
+    streams, rank = (
+        config.size("altup_num_inputs", default=4),
+        config.size("laurel_rank", default=64),
+    )
     return (
         Tensor("altup.correct_output_scale", hidden, 1, "norm"),
         *linear("altup.correction_coefs", streams, streams, "mlp", "replicated", "altup"),

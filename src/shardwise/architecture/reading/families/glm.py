@@ -45,13 +45,17 @@ def glm4_moe(config: Fields) -> Decoder:
     projections = Projections(bias=config.flag("attention_bias", False))
     qk_norm = QkNorm() if config.flag("use_qk_norm", False) else None
     attention = gqa_attention(heads, projections, qk_norm=qk_norm)
-    read = decoder(config, lambda _: attention, deepseek_moe(config, correction_bias=True))
+    read = decoder(
+        config, lambda _: attention, deepseek_moe(config, correction_bias=True, dense_layers=1)
+    )
     return with_mtp(config, read)
 
 
 def glm4_moe_lite(config: Fields) -> Decoder:
     attention = mla(config, bias=config.flag("attention_bias", False))
-    read = decoder(config, lambda _: attention, deepseek_moe(config, correction_bias=True))
+    read = decoder(
+        config, lambda _: attention, deepseek_moe(config, correction_bias=True, dense_layers=1)
+    )
     return with_mtp(config, read)
 
 

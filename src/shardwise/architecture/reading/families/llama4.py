@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
 from shardwise.architecture.cache import Cache
 from shardwise.architecture.feed_forward import FeedForward
 from shardwise.architecture.fields import Fields
+from shardwise.architecture.mixers import Attention
 from shardwise.architecture.reading.attention import (
     Projections,
     QkNorm,
@@ -42,7 +44,7 @@ def llama4(config: Fields) -> Decoder:
     chunked = _chunked(config, layers)
 
     @cache
-    def attention(size: int):  # type: ignore[no-untyped-def]
+    def attention(size: int) -> Attention:
         made = gqa_attention(heads, Projections(bias=bias, o_bias=bias), chunk=size)
         # vLLM keeps the current chunk alone, as it does a window
         kept = tuple(replace(entry, window=size) for entry in made.caches)
@@ -75,7 +77,7 @@ def _sparse_layers(config: Fields, layers: int) -> frozenset[int]:
     return frozenset(named or range(step - 1, layers, step))
 
 
-def _feed_forwards(config: Fields):  # type: ignore[no-untyped-def]
+def _feed_forwards(config: Fields) -> Callable[[bool], FeedForward]:
     hidden, width = config.size("hidden_size"), config.size("intermediate_size", default=8192)
     dense_width = config.size("intermediate_size_mlp", default=16384)
     count, top_k = experts_of(config, "num_local_experts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -18,6 +19,7 @@ from shardwise.architecture.reading.attention import (
 )
 from shardwise.architecture.reading.common import FULL, LINEAR, decoder, layer_types, num_layers
 from shardwise.architecture.reading.decoder import Decoder, linear, norm
+from shardwise.architecture.reading.families.deepseek import sparse_layers
 from shardwise.architecture.reading.mlps import (
     W123,
     Experts,
@@ -48,9 +50,7 @@ def minimax(config: Fields) -> Decoder:
         shared=Shared(shared, "shared_mlp") if shared else None,
         at="block_sparse_moe",
     )
-    return decoder(
-        config, lambda i: softmax if kinds[i] == FULL else lightning, lambda _: sparse
-    )
+    return decoder(config, lambda i: softmax if kinds[i] == FULL else lightning, lambda _: sparse)
 
 
 def _lightning(heads: Heads) -> LinearAttention:
@@ -105,9 +105,7 @@ def _sparse_layers(config: Fields, layers: int) -> list[bool]:
     kinds = layer_types(config, layers, "minimax_m3_sparse", FULL)
     if kinds:
         return [kind != FULL for kind in kinds]
-    chosen = config.object("sparse_attention_config").per_layer(
-        "sparse_attention_freq", layers, 0
-    )
+    chosen = config.object("sparse_attention_config").per_layer("sparse_attention_freq", layers, 0)
     return [bool(n) for n in chosen]
 
 
@@ -138,20 +136,10 @@ def _with_block_indexer(config: Fields, attention: Attention) -> Attention:
     )
 
 
-def _m3_experts(config: Fields, layers: int):  # type: ignore[no-untyped-def]
+def _m3_experts(config: Fields, layers: int) -> Callable[[int], FeedForward]:
     hidden = config.size("hidden_size")
-    kinds = config.items("mlp_layer_types", str)
-    freq = config.get("moe_layer_freq")
-    if kinds:
-        routed = [kind == "sparse" for kind in kinds]
-    elif isinstance(freq, list):
-        routed = [bool(n) for n in config.per_layer("moe_layer_freq", layers)]
-    else:
-        first = config.size("first_k_dense_replace", default=0, lo=0)
-        routed = [i >= first for i in range(layers)]
-    if len(routed) != layers:
-        raise config.bad("mlp_layer_types", f"{layers} times dense or sparse")
-    config.read.update(("first_k_dense_replace", "num_mtp_modules"))
+    routed = sparse_layers(config, layers, 0)
+    config.has("num_mtp_modules")
     count, top_k = experts_of(config, "num_local_experts")
     width = config.size(config.name_of("moe_intermediate_size", "intermediate_size"))
     shared = config.size("shared_intermediate_size", default=3072, lo=0)

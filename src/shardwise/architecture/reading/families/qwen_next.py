@@ -50,9 +50,7 @@ def _hybrid(
     ]
     attention = _gated_attention(config)
     delta = gated_delta_net(config, split=split)
-    read = decoder(
-        config, lambda i: delta if kinds[i] == LINEAR else attention, feed_forward
-    )
+    read = decoder(config, lambda i: delta if kinds[i] == LINEAR else attention, feed_forward)
     return _with_mtp(config, read, attention, feed_forward(layers - 1), drafts)
 
 
