@@ -12,6 +12,7 @@ from shardwise.architecture.quantization.methods import plain_format, rules_of
 from shardwise.architecture.quantization.rules import Rules
 from shardwise.architecture.reading.assemble import assemble
 from shardwise.architecture.reading.registry import reader
+from shardwise.architecture.reading.towers import towers
 from shardwise.architecture.reading.unread import refuse_unread
 from shardwise.architecture.reading.wrappers import text_of
 from shardwise.errors import InputError
@@ -44,7 +45,7 @@ def parse(values: Mapping[str, Any], model_id: str, where: str = "config.json") 
         _rules(config, plain),
         model_id=model_id,
         family=text.family,
-        towers=(),
+        towers=towers(text.whole, decoder.hidden_size, plain),
         generates=generates(config),
     )
 

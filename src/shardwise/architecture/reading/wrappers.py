@@ -96,7 +96,7 @@ def text_of(config: Fields) -> Text:
             raise config.bad("model_type", "the name of a model family")
         _refuse_without_text(config, family)
         return Text(config, family, config)
-    return Text(_merged(found, config), family, config)
+    return Text(_merged(found, config, family), family, config)
 
 
 def _refuse_without_text(config: Fields, family: str) -> None:
@@ -110,8 +110,110 @@ def _refuse_without_text(config: Fields, family: str) -> None:
         )
 
 
-def _merged(inner: Fields, outer: Fields) -> Fields:
-    values: dict[str, Any] = dict(inner.values)
+#: Sizes that an inner config may leave out, since wrappers are saved without what is at its
+#: default. Values: the configuration classes of transformers 5.
+_CLASS_DEFAULTS: Final[dict[str, dict[str, int | bool]]] = {
+    "llama": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+    },
+    "mistral": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+    },
+    "qwen2": {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 32768,
+    },
+    "gemma": {
+        "vocab_size": 256000,
+        "hidden_size": 3072,
+        "intermediate_size": 24576,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "max_position_embeddings": 8192,
+    },
+    "gemma2": {
+        "vocab_size": 256000,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 8192,
+        "sliding_window": 4096,
+    },
+    "gemma3_text": {
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+    },
+    "gemma3n_text": {
+        "vocab_size": 262400,
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 35,
+        "max_position_embeddings": 32768,
+    },
+    "gemma4_text": {
+        "vocab_size": 262144,
+        "hidden_size": 2304,
+        "num_hidden_layers": 30,
+        "max_position_embeddings": 131072,
+    },
+    "llama4_text": {
+        "vocab_size": 202048,
+        "hidden_size": 5120,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 40,
+        "num_local_experts": 16,
+        "num_experts_per_tok": 1,
+        "max_position_embeddings": 131072,
+    },
+    "qwen3_5_text": {
+        "vocab_size": 248320,
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+    },
+    "qwen3_5_moe_text": {
+        "vocab_size": 248320,
+        "hidden_size": 2048,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "num_experts": 256,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 512,
+        "max_position_embeddings": 32768,
+    },
+}
+
+
+def _merged(inner: Fields, outer: Fields, family: str) -> Fields:
+    values: dict[str, Any] = {**_CLASS_DEFAULTS.get(family, {}), **inner.values}
     for name in _SHARED:
         if values.get(name) is None and outer.values.get(name) is not None:
             if name in ("torch_dtype", "dtype") and (

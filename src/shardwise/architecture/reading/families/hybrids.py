@@ -84,7 +84,9 @@ def _nemotron_blocks(config: Fields, listed: str, pattern: str) -> list[str]:
 
 
 def _named(kind: str) -> str:
-    return {"full_attention": "attention", "mamba2": "mamba"}.get(kind, kind)
+    """transformers 5 writes the kinds of all hybrids alike."""
+    names = {"full_attention": "attention", "linear_attention": "mamba", "mamba2": "mamba"}
+    return names.get(kind, kind)
 
 
 def _nemotron_parts(config: Fields) -> Callable[[str], Layer]:
@@ -215,7 +217,8 @@ def granite_hybrid(config: Fields) -> Decoder:
     heads, layers = heads_of(config), num_layers(config)
     kinds = config.items("layer_types", str) or config.items("layers_block_type", str)
     kinds = kinds or ["mamba"] * layers
-    if len(kinds) != layers or not set(kinds) <= {"mamba", "attention", FULL}:
+    kinds = [_named(kind) for kind in kinds]
+    if len(kinds) != layers or not set(kinds) <= {"mamba", "attention"}:
         raise config.bad("layer_types", f"{layers} times mamba or attention")
     bias = config.flag("attention_bias", False)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
@@ -232,7 +235,7 @@ def bamba(config: Fields) -> Decoder:
     attending = frozenset(config.items("attn_layer_indices", int))
     kinds = config.items("layer_types", str)
     if kinds:
-        attending = frozenset(i for i, kind in enumerate(kinds) if "attention" in kind)
+        attending = frozenset(i for i, kind in enumerate(kinds) if _named(kind) == "attention")
     attention, state = gqa_attention(heads), _own_mamba(config)
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"), at="feed_forward")
     return decoder(
