@@ -51,6 +51,7 @@ def rules_of(quant: Fields, plain: Format) -> Rules:
         "fbgemm_fp8": fbgemm_fp8,
         "mxfp4": mxfp4,
         "mxfp8": mxfp8,
+        "w4afp8": w4afp8,
         "compressed-tensors": compressed_tensors.rules,
         "modelopt": modelopt.rules,
         "modelopt_fp4": modelopt.rules,
@@ -58,17 +59,26 @@ def rules_of(quant: Fields, plain: Format) -> Rules:
         "quark": quark.rules,
         "awq": bits.groups,
         "gptq": bits.groups,
+        "awq_marlin": bits.groups,
+        "gptq_marlin": bits.groups,
         "auto-round": bits.groups,
         "auto_round": bits.groups,
         "intel/auto-round": bits.groups,
         "bitsandbytes": bits.bitsandbytes,
         "torchao": bits.torchao,
     }
-    method = quant.text("quant_method")
+    method = quant.text("quant_method", _unnamed(quant))
     read = methods.get(method.lower())
     if read is None:
         raise quant.bad("quant_method", f"one of {', '.join(methods)}")
     return replace(read(quant), plain=plain)
+
+
+def _unnamed(quant: Fields) -> str:
+    """Method of a config that does not name it: ModelOpt names an algorithm instead."""
+    if quant.has("quant_algo") or quant.has("quantization"):
+        return "modelopt"
+    return "compressed-tensors" if quant.has("config_groups") else ""
 
 
 def excluded(quant: Fields) -> Names:
@@ -88,9 +98,21 @@ def fp8(quant: Fields) -> Rules:
     if blocks and (len(blocks) != 2 or any(not 0 < block <= _MAX_BLOCK for block in blocks)):
         raise quant.bad("weight_block_size", f"two whole numbers from 1 to {_MAX_BLOCK}")
     block = (blocks[0], blocks[1]) if blocks else (0, 0)
-    if block[0] == 1 and block[1] == 32:
-        return whole(quant, FORMATS["mxfp8"])
-    return whole(quant, Format("fp8", 8, block, 4.0, "fp8"))
+    form = FORMATS["mxfp8"] if block == (1, 32) else Format("fp8", 8, block, 4.0, "fp8")
+    rules = whole(quant, form)
+    if quant.text("expert_dtype", "fp8") != "fp4":
+        return rules
+    # DeepSeek-V4: routed experts in microscaled 4 bits, multiplied with fp8 activations
+    experts = Rule(Names(["experts"]), replace(FORMATS["mxfp4"], activations="fp8"))
+    return replace(rules, rules=(experts, *rules.rules))
+
+
+def w4afp8(quant: Fields) -> Rules:
+    """Routed experts in int4 by groups with fp8 activations, the rest in fp8."""
+    group = quant.size("group_size", default=128, hi=_MAX_BLOCK)
+    experts = Rule(Names(["experts"]), Format("int4", 4, (1, group), 2.0, "fp8"))
+    rules = fp8(quant)
+    return replace(rules, rules=(experts, *rules.rules))
 
 
 def fbgemm_fp8(quant: Fields) -> Rules:

@@ -9,78 +9,96 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cached_property
 from itertools import combinations
+from typing import Final
 
 from shardwise.errors import InputError
 
-_MAX_PATTERN = 2_000
-_LAYER = re.compile(r"(.*?\.\d+)\.(.*)")
+_MAX_PATTERN: Final = 2_000
+_LAYER: Final = re.compile(r"(.*?\.\d+)\.(.*)")
+#: What wraps the text model in names of multimodal checkpoints; of no account.
+_WRAPPERS: Final = ("", "language_model.", "model.language_model.")
 
 
 class Names:
-    """A set of names. Wrappers of the text model ("language_model.") are of no account."""
+    """A set of names.
+
+    Layers have many names in common, so what an entry without a layer's number says about a
+    name below a layer is found once for all layers.
+    """
 
     def __init__(self, entries: Iterable[str] = (), where: str = "quantization_config") -> None:
-        self._plain: set[str] = set()
-        self._patterns: list[str] = []
         self._where = where
+        self._plain: set[str] = set()
+        self._layers: dict[str, list[re.Pattern[str]]] = {}  # wildcards below one layer
+        self._wild: list[re.Pattern[str]] = []
+        self._regex: list[re.Pattern[str]] = []
+        self._numbered = False  # an expression may tell layers apart
+        self._below: dict[str, bool] = {}
         self.everything = False
         for entry in entries:
             self._add(entry)
-        self._below: dict[str, bool] = {}
 
     def _add(self, entry: str) -> None:
         if len(entry) > _MAX_PATTERN:
             raise InputError(f"{self._where}: an entry of {len(entry)} characters")
         if entry.startswith("re:"):
-            self._patterns.append(f"(?:{self._checked(entry[3:])})")
+            self._numbered |= bool(re.search(r"\d|\\d|\[", entry))
+            self._regex.append(self._compiled(entry[3:]))
         elif "*" in entry or "?" in entry:
-            text = re.escape(_bare(entry)).replace(r"\*", ".*").replace(r"\?", ".")
-            self._patterns.append(rf"(?:(?:.*\.)?{text}(?:\.|$))")
+            self._add_wild(_bare(entry))
         else:
             self._plain.add(_bare(entry))
 
-    def _checked(self, pattern: str) -> str:
+    def _add_wild(self, entry: str) -> None:
+        in_layer = _LAYER.fullmatch(entry)
+        if in_layer and "*" not in in_layer[1]:
+            pattern = self._compiled(rf"{_glob(in_layer[2])}(?:\.|$)")
+            self._layers.setdefault(in_layer[1], []).append(pattern)
+        else:
+            self._numbered |= bool(re.search(r"\d", entry))
+            self._wild.append(self._compiled(rf"(?:.*\.)?{_glob(entry)}(?:\.|$)"))
+
+    def _compiled(self, pattern: str) -> re.Pattern[str]:
         try:
-            re.compile(pattern)
+            return re.compile(pattern)
         except re.error as error:
             raise InputError(
                 f"{self._where}: {pattern[:60]!r} is no regular expression: {error}"
             ) from error
-        return pattern
-
-    @cached_property
-    def _matcher(self) -> re.Pattern[str] | None:
-        return re.compile("|".join(self._patterns)) if self._patterns else None
 
     def __contains__(self, name: str) -> bool:
         if self.everything:
             return True
-        name = name.replace("*", "0")
-        bare = _bare(name)
-        if self._plain and self._in_plain(bare):
-            return True
-        matcher = self._matcher
-        if matcher is None:
-            return False
-        return any(
-            matcher.match(spelling)
-            for spelling in (bare, f"model.{bare}", name, f"language_model.model.{bare}",
-                             f"model.language_model.{bare}")
-        )  # fmt: skip
-
-    def _in_plain(self, name: str) -> bool:
+        name = _bare(name.replace("*", "0"))
         parts = name.split(".")
-        if any(".".join(parts[:end]) in self._plain for end in range(1, len(parts) + 1)):
+        if self._plain and any(
+            ".".join(parts[:end]) in self._plain for end in range(1, len(parts) + 1)
+        ):
             return True
         in_layer = _LAYER.fullmatch(name)
-        rest = in_layer[2] if in_layer else name
+        if not in_layer:
+            return self._anywhere(name, name)
+        layer, rest = in_layer[1], in_layer[2]
+        if any(pattern.match(rest) for pattern in self._layers.get(layer, ())):
+            return True
+        if self._numbered:
+            return self._anywhere(name, rest)
         if rest not in self._below:
-            pieces = rest.split(".")
-            spans = combinations(range(len(pieces) + 1), 2)
-            self._below[rest] = any(".".join(pieces[a:b]) in self._plain for a, b in spans)
+            self._below[rest] = self._anywhere(name, rest)
         return self._below[rest]
+
+    def _anywhere(self, name: str, rest: str) -> bool:
+        """Whether an entry that need not start at the beginning names `name`, `rest` of it."""
+        pieces = rest.split(".")
+        spans = combinations(range(len(pieces) + 1), 2)
+        if self._plain and any(".".join(pieces[a:b]) in self._plain for a, b in spans):
+            return True
+        if any(pattern.match(name) for pattern in self._wild):
+            return True
+        spellings = [f"{wrapper}model.{name}" for wrapper in _WRAPPERS]
+        spellings += [name, f"model.language_model.{name}"]
+        return any(pattern.match(s) for pattern in self._regex for s in spellings)
 
 
 def everything() -> Names:
@@ -92,3 +110,7 @@ def everything() -> Names:
 def _bare(name: str) -> str:
     """`name` without what wraps the text model and without a leading "model."."""
     return name.replace("language_model.", "").removeprefix("model.").removesuffix(".weight")
+
+
+def _glob(text: str) -> str:
+    return re.escape(text).replace(r"\*", ".*").replace(r"\?", ".")

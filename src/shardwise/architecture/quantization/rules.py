@@ -11,6 +11,10 @@ from shardwise.architecture.tensor import Part, Tensor
 
 #: Parts whose matrices engines quantize without being told so by name.
 _LINEAR: frozenset[Part] = frozenset({"attention", "mlp", "experts", "shared_experts"})
+#: Small matrices that engines keep in 16 or 32 bits whatever the checkpoint's default is.
+_NEVER = frozenset(
+    {"indexer.weights_proj", "compressor", "hyper_connection", "eh_proj", "shared_expert_gate"}
+)
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,16 @@ class Rules:
         """Format of `tensor`, whose full name in the checkpoint is `name`."""
         if not tensor.gemm or not self.rules:
             return self.plain
-        usual = tensor.part in _LINEAR
+        usual = tensor.part in _LINEAR and tensor.gemm not in _NEVER
         candidates = [rule for rule in self.rules if usual or rule.everywhere]
-        if not candidates or name in self.excluded:
+        if not candidates:
             return self.plain
-        return next((rule.format for rule in candidates if name in rule.names), self.plain)
+        # configs made for an engine name the module that fuses several tensors
+        names = (name, f"{name.rpartition('.')[0]}.{tensor.gemm.rpartition('.')[2]}")
+        if any(n in self.excluded for n in names):
+            return self.plain
+        found = (rule.format for rule in candidates if any(n in rule.names for n in names))
+        return next(found, self.plain)
 
     def formats_of(self, layer: str, tensors: Sequence[Tensor]) -> tuple[Format, ...]:
         """Formats of the tensors of the layer named `layer` ("model.layers.3")."""

@@ -48,11 +48,12 @@ def assemble(
 
 def _outer(decoder: Decoder, rules: Rules, generates: bool) -> tuple[Tensor, ...]:
     vocab, hidden = decoder.vocab_size, decoder.hidden_size
-    embedding = Tensor(decoder.embedding, vocab, hidden, "embedding", "rows")
+    rows = vocab + decoder.extra_embedding_rows
+    embedding = Tensor(decoder.embedding, rows, hidden, "embedding", "rows")
     head: tuple[Tensor, ...] = ()
     if generates and not decoder.tie_embeddings:
         head = linear(
-            "lm_head", vocab, hidden, "lm_head", "rows", "lm_head", bias=decoder.lm_head_bias
+            decoder.head, vocab, hidden, "lm_head", "rows", "lm_head", bias=decoder.lm_head_bias
         )
     return tuple(
         replace(tensor, format=rules.format_of(tensor.name, tensor))
@@ -71,22 +72,33 @@ def _groups(
         if id(layer) not in shapes:
             shapes[id(layer)] = (layer, _tensors(layer))
         tensors = shapes[id(layer)][1]
-        formats = rules.formats_of(f"{prefix}.{position}", tensors)
+        number = position if layer.number is None else layer.number
+        formats = rules.formats_of(f"{prefix}.{number}", tensors)
         found.setdefault((layer, formats), []).append(position)
-    return tuple(_group(layer, formats, positions) for (layer, formats), positions in found.items())
+    return tuple(
+        _group(layer, formats, positions, rules.plain.dtype)
+        for (layer, formats), positions in found.items()
+    )
 
 
 def _tensors(layer: Layer) -> tuple[Tensor, ...]:
     return (*layer.mixer.tensors, *layer.feed_forward.tensors, *layer.norms)
 
 
-def _group(layer: Layer, formats: tuple[Format, ...], positions: list[int]) -> LayerGroup:
+def _group(
+    layer: Layer, formats: tuple[Format, ...], positions: list[int], plain: str
+) -> LayerGroup:
     left = iter(formats)
 
     def stored(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(replace(tensor, format=next(left)) for tensor in tensors)
 
-    mixer = replace(layer.mixer, tensors=stored(layer.mixer.tensors))
+    # states follow the model's dtype, as in vLLM, not that of the KV cache
+    caches = tuple(
+        replace(entry, dtype=plain) if entry.per_sequence and not entry.dtype else entry
+        for entry in layer.mixer.caches
+    )
+    mixer = replace(layer.mixer, tensors=stored(layer.mixer.tensors), caches=caches)
     feed_forward = replace(layer.feed_forward, tensors=stored(layer.feed_forward.tensors))
     return LayerGroup(tuple(positions), mixer, feed_forward, stored(layer.norms))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from shardwise.architecture.feed_forward import FeedForward
 from shardwise.architecture.fields import MAX_LAYERS, Fields
@@ -72,6 +72,8 @@ def decoder(
 ) -> Decoder:
     """A decoder with Llama's names: layer i is made of `mixers(i)` and `feed_forwards(i)`.
 
+    What differs in names is set afterwards, with dataclasses.replace.
+
     `tie`: what the family does where the file has no tie_word_embeddings.
     """
     hidden = config.size("hidden_size")
@@ -88,3 +90,8 @@ def decoder(
         outer=norms(hidden, "model.norm") if final_norm is None else final_norm,
         tie_embeddings=config.flag("tie_word_embeddings", tie),
     )
+
+
+def uniform(config: Fields, mixer: Mixer, feed_forward: FeedForward, **names: Any) -> Decoder:
+    """A decoder of equal layers. `names`: as in `decoder`."""
+    return decoder(config, lambda _: mixer, lambda _: feed_forward, **names)

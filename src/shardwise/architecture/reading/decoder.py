@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shardwise.architecture.feed_forward import FeedForward
 from shardwise.architecture.mixers import Mixer
@@ -12,11 +12,16 @@ from shardwise.architecture.tensor import Cut, Part, Tensor
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. `norms`: what it holds beside its mixer and its feed-forward."""
+    """One layer. `norms`: what it holds beside its mixer and its feed-forward.
+
+    `number`: of the layer in the checkpoint's names, where it is not the position among all
+    layers (two mixers in one layer are two layers here).
+    """
 
     mixer: Mixer
     feed_forward: FeedForward
     norms: tuple[Tensor, ...] = ()
+    number: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,10 @@ class Decoder:
         drafts: Layers of multi-token prediction heads, in order.
         outer: Tensors outside the layers beside embedding and lm_head: the final norm.
         lm_head_bias: The head has a bias.
+        head: Name of the LM head in the checkpoint.
         prefix: Name of the layers in the checkpoint: "model.layers".
         draft_prefix: Name of the drafts; empty: they follow the layers.
-        vocab_rows: Rows of embedding and head, where they are padded above vocab_size.
+        extra_embedding_rows: Rows of the embedding beyond those of the head.
     """
 
     hidden_size: int
@@ -41,9 +47,11 @@ class Decoder:
     tie_embeddings: bool = False
     lm_head_bias: bool = False
     drafts: tuple[Layer, ...] = ()
+    head: str = "lm_head"
     prefix: str = "model.layers"
     draft_prefix: str = ""
     embedding: str = "model.embed_tokens"
+    extra_embedding_rows: int = 0
 
 
 def linear(

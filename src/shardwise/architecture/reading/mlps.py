@@ -55,10 +55,10 @@ def gated_tensors(
     """Gate, up and down; GEMMs `gemm`gate_up_proj and `gemm`down_proj."""
     up = f"{gemm}gate_up_proj"
     return (
-        *linear(f"{at}.{names.gate}", width, hidden, part, "rows", up, copies=copies, bias=bias),
-        *linear(f"{at}.{names.up}", width, hidden, part, "rows", up, copies=copies, bias=bias),
+        *linear(below(at, names.gate), width, hidden, part, "rows", up, copies=copies, bias=bias),
+        *linear(below(at, names.up), width, hidden, part, "rows", up, copies=copies, bias=bias),
         *linear(
-            f"{at}.{names.down}", hidden, width, part, "cols", f"{gemm}down_proj",
+            below(at, names.down), hidden, width, part, "cols", f"{gemm}down_proj",
             copies=copies, bias=bias,
         ),
     )  # fmt: skip
@@ -78,10 +78,10 @@ def plain_tensors(
     up, down = names
     return (
         *linear(
-            f"{at}.{up}", width, hidden, part, "rows", f"{gemm}up_proj", copies=copies, bias=bias
+            below(at, up), width, hidden, part, "rows", f"{gemm}up_proj", copies=copies, bias=bias
         ),
         *linear(
-            f"{at}.{down}", hidden, width, part, "cols", f"{gemm}down_proj",
+            below(at, down), hidden, width, part, "cols", f"{gemm}down_proj",
             copies=copies, bias=bias,
         ),
     )  # fmt: skip
@@ -149,18 +149,22 @@ def moe(
     )
 
 
+def below(at: str, name: str) -> str:
+    return f"{at}.{name}" if at else name
+
+
 def _router(hidden: int, experts: Experts, router: Router, at: str) -> tuple[Tensor, ...]:
     tensors = linear(
-        f"{at}.{router.name}", experts.count, hidden, "router", "replicated", "router",
+        below(at, router.name), experts.count, hidden, "router", "replicated", "router",
         bias=router.bias,
     )  # fmt: skip
     if router.correction:
-        tensors += (Tensor(f"{at}.{router.correction}", experts.count, 1, "router"),)
+        tensors += (Tensor(below(at, router.correction), experts.count, 1, "router"),)
     return tensors
 
 
 def _routed(hidden: int, e: Experts, at: str) -> tuple[Tensor, ...]:
-    name, size = f"{at}.{e.at}.*", e.input_size or hidden
+    name, size = below(at, f"{e.at}.*"), e.input_size or hidden
     if e.gated:
         return gated_tensors(
             size, e.width, name, "experts", "experts.", copies=e.count, names=e.names, bias=e.bias
@@ -172,11 +176,11 @@ def _routed(hidden: int, e: Experts, at: str) -> tuple[Tensor, ...]:
 
 
 def _shared(hidden: int, shared: Shared, at: str, *, gated: bool) -> tuple[Tensor, ...]:
-    name, names = f"{at}.{shared.at}", shared.names
+    name, names = below(at, shared.at), shared.names
     gate: tuple[Tensor, ...] = ()
     if shared.gate:
         gate = linear(
-            f"{at}.{shared.gate}", 1, hidden, "router", "replicated", "shared_expert_gate"
+            below(at, shared.gate), 1, hidden, "router", "replicated", "shared_expert_gate"
         )
     if gated:
         return gate + gated_tensors(

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from shardwise.architecture.fields import Fields
+from shardwise.architecture.formats import Format
 from shardwise.architecture.model import Model
 from shardwise.architecture.quantization.methods import plain_format, rules_of
 from shardwise.architecture.quantization.rules import Rules
 from shardwise.architecture.reading.assemble import assemble
 from shardwise.architecture.reading.registry import reader
+from shardwise.architecture.reading.towers import towers
 from shardwise.architecture.reading.unread import refuse_unread
+from shardwise.architecture.reading.wrappers import text_of
 from shardwise.errors import InputError
 
 #: Endings of `architectures` without a language model's head.
@@ -32,21 +35,29 @@ def parse(values: Mapping[str, Any], model_id: str, where: str = "config.json") 
     """
     if not isinstance(values, dict):
         raise InputError(f"{where} holds a {type(values).__name__}", "allowed: a JSON object")
-    config = Fields(values, where)
-    family = config.text("model_type")
-    decoder = reader(family, where)(config)
+    text = text_of(Fields(values, where))
+    config = text.config
+    decoder = reader(text.family, where)(config)
     refuse_unread(config)
     plain = plain_format(config)
-    rules = Rules(plain)
-    if config.has("quantization_config"):
-        rules = rules_of(config.object("quantization_config"), plain)
     return assemble(
         decoder,
-        rules,
+        _rules(config, plain),
         model_id=model_id,
-        family=family,
+        family=text.family,
+        towers=towers(text.whole, decoder.hidden_size, plain),
         generates=generates(config),
     )
+
+
+def _rules(config: Fields, plain: Format) -> Rules:
+    name = config.name_of("quantization_config", "compression_config")
+    if not config.has(name):
+        return Rules(plain)
+    quant = config.object(name)
+    # DeepSeek-V4 names the dtype of its experts beside the quantization_config
+    extra = {"expert_dtype": config.get("expert_dtype")}
+    return rules_of(Fields({**extra, **quant.values}, quant.where), plain)
 
 
 #: Ends in Model and yet has a head.

@@ -9,7 +9,7 @@ from shardwise.architecture.feed_forward import FeedForward
 from shardwise.architecture.fields import MAX_EXPERTS, Fields
 from shardwise.architecture.mixers import Mixer
 from shardwise.architecture.reading.attention import gqa_attention, heads_of, mla, with_indexer
-from shardwise.architecture.reading.common import decoder
+from shardwise.architecture.reading.common import decoder, num_layers
 from shardwise.architecture.reading.decoder import Decoder, Layer, linear, norms
 from shardwise.architecture.reading.mlps import (
     CORRECTED,
@@ -50,8 +50,14 @@ def _deepseek(config: Fields, mixer: Mixer, *, correction_bias: bool = False) ->
     return with_mtp(config, read)
 
 
-def deepseek_moe(config: Fields, *, correction_bias: bool) -> Callable[[int], FeedForward]:
-    """Position -> feed-forward: dense first layers, then routed and shared experts."""
+def deepseek_moe(
+    config: Fields, *, correction_bias: bool, dense_layers: int = 0
+) -> Callable[[int], FeedForward]:
+    """Position -> feed-forward: dense first layers, then routed and shared experts.
+
+    Args:
+        dense_layers: How many there are where the file does not say.
+    """
     hidden = config.size("hidden_size")
     count = config.name_of("n_routed_experts", "num_routed_experts", "num_experts")
     if not config.has(count):
@@ -62,23 +68,40 @@ def deepseek_moe(config: Fields, *, correction_bias: bool) -> Callable[[int], Fe
             )
         mlp = gated_mlp(hidden, config.size("intermediate_size"))
         return lambda _: mlp
-    experts, top_k = experts_of(config, count)
+    top_k = config.name_of("num_experts_per_tok", "num_experts_per_token")
+    experts, chosen = experts_of(config, count, top_k)
     width = config.size("moe_intermediate_size")
     shared = config.size(
         config.name_of("n_shared_experts", "num_shared_experts"), default=0, lo=0, hi=MAX_EXPERTS
     )
     sparse = moe(
         hidden,
-        Experts(experts, top_k, width),
+        Experts(experts, chosen, width),
         router=CORRECTED if correction_bias else Router(),
         shared=Shared(shared * width),
     )
-    first = config.size("first_k_dense_replace", default=0, lo=0)
-    step = config.size("moe_layer_freq", default=1)
-    if not first and step == 1:
+    routed = sparse_layers(config, num_layers(config), dense_layers)
+    if all(routed):
+        config.has("intermediate_size")
         return lambda _: sparse
     dense = gated_mlp(hidden, config.size("intermediate_size"))
-    return lambda i: sparse if i >= first and i % step == 0 else dense
+    return lambda i: sparse if i >= len(routed) or routed[i] else dense
+
+
+def sparse_layers(config: Fields, layers: int, dense: int) -> list[bool]:
+    """Which layers have experts: mlp_layer_types, a list of flags, or all but the first."""
+    kinds = config.items("mlp_layer_types", str)
+    if kinds:
+        if len(kinds) < layers or not set(kinds) <= {"dense", "sparse"}:
+            raise config.bad("mlp_layer_types", f"{layers} times dense or sparse")
+        config.has("first_k_dense_replace")
+        return [kind == "sparse" for kind in kinds[:layers]]
+    if isinstance(config.get("moe_layer_freq"), list):
+        config.has("first_k_dense_replace")
+        return [bool(n) for n in config.per_layer("moe_layer_freq", layers)]
+    first = config.size("first_k_dense_replace", default=dense, lo=0)
+    step = config.size("moe_layer_freq", default=1)
+    return [i >= first and i % step == 0 for i in range(layers)]
 
 
 def with_mtp(config: Fields, read: Decoder) -> Decoder:

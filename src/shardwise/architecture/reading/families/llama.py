@@ -49,7 +49,9 @@ def qwen2(config: Fields) -> Decoder:
 
 
 def qwen3(config: Fields) -> Decoder:
-    mixer = _qwen_attention(config, bias=config.flag("attention_bias", False), qk_norm=True)
+    mixer = _qwen_attention(
+        config, bias=config.flag("attention_bias", False), qk_norm=True, head_dim=128
+    )
     mlp = gated_mlp(config.size("hidden_size"), config.size("intermediate_size"))
     return decoder(config, mixer, lambda _: mlp)
 
@@ -67,10 +69,11 @@ def qwen3_moe(config: Fields) -> Decoder:
 
 
 def _qwen_attention(
-    config: Fields, *, bias: bool, qk_norm: bool = False
+    config: Fields, *, bias: bool, qk_norm: bool = False, head_dim: int = 0
 ) -> Callable[[int], Attention]:
     """Position -> attention. Qwen keeps a window in the file that is off unless a flag says so."""
-    heads = heads_of(config, dim_default=128 if qk_norm else None)
+    # Qwen3Config has a size of its own for heads, the other classes derive it
+    heads = heads_of(config, dim_default=head_dim or None)
     layers = num_layers(config)
     full = config.size("max_window_layers", default=layers, lo=0)
     used = config.flag("use_sliding_window", False)
