@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.reference import FOLDER, needs_reference
 
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
@@ -69,6 +72,26 @@ def test_what_can_be_asked_of_the_instruction_set_is_known(gpu: Gpu) -> None:
     assert (gpu.compute_capability is not None) == (gpu.vendor == "nvidia")
     assert bool(gpu.llvm_target) == (gpu.vendor == "amd")
     assert gpu.kv_fp8 == ("fp8" in gpu.flops)
+
+
+#: How the kernel timings' dtypes are multiplied; weight-only ones in 16 bits.
+MULTIPLIED_AS = {"bfloat16": "bf16", "fp8_block": "fp8", "nvfp4": "fp4", "mxfp4": "fp4"}
+MULTIPLIED_AS |= {"sq": "int8", "int8_wo": "bf16", "int4_wo": "bf16"}
+
+
+@needs_reference
+def test_no_measured_matrix_product_is_faster_than_the_peak() -> None:
+    best: dict[tuple[str, str], float] = {}
+    with gzip.open(FOLDER / "kernels" / "gemm.csv.gz", "rt", encoding="utf-8") as rows:
+        next(rows)
+        for row in rows:
+            gpu_id, _, _, dtype, m, n, k, latency_us = row.split(",")
+            rate = 2e6 * int(m) * int(n) * int(k) / float(latency_us)
+            key = gpu_id, MULTIPLIED_AS.get(dtype, dtype)
+            best[key] = max(rate, best.get(key, 0.0))
+    assert len(best) > 20
+    for (gpu_id, dtype), rate in best.items():
+        assert rate <= CATALOGUE.gpu(gpu_id).matrix_rate(dtype), (gpu_id, dtype)
 
 
 @given(st.sampled_from([gpu.id for gpu in GPUS]), st.integers(1, 71))

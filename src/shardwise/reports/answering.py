@@ -122,7 +122,8 @@ def memory_of_each_gpu(
 ) -> list[MemoryUse]:
     """One rank of the model on each kind of GPU, for one sequence of the question's length."""
     dtype, uses = subject.setting.weight_dtype, []
-    for gpu in sorted(catalogue.gpus(), key=lambda g: (g.memory_bytes, g.id)):
+    sold = [g for g in catalogue.gpus() if g.status == "released" or g.id == subject.gpu.id]
+    for gpu in sorted(sold, key=lambda g: (g.memory_bytes, g.id)):
         deployment = Deployment(subject.arch.id, gpu.id, tp_size, weight_dtype=dtype)
         found = plan(subject.arch, gpu, deployment, question.isl + question.osl)
         parts = {
