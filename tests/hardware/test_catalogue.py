@@ -16,8 +16,18 @@ CATALOGUE = default_catalogue()
 IDS = [gpu.id for gpu in CATALOGUE.gpus()]
 DATACENTER = ["h100", "h200", "h20", "h100-pcie", "h100-nvl", "h200-nvl", "b200", "b300", "gb200"]
 DATACENTER += ["gb300", "a100-80gb", "a100-40gb", "a100-pcie", "a10", "l40s", "l4", "t4"]
-DATACENTER += ["v100-32gb", "mi300x", "mi325x", "mi350x", "mi355x"]
-DESK = ["rtx-3090", "rtx-4090", "rtx-5090", "rtx-pro-6000", "gb10", "arc-pro-b60"]
+DATACENTER += ["h800", "h20-141gb", "a800-80gb", "a40", "l40", "l20", "v100-16gb", "v100-32gb"]
+DATACENTER += ["mi300x", "mi325x", "mi350x", "mi355x"]
+DESK = [
+    "rtx-a6000",
+    "rtx-6000-ada",
+    "rtx-3090",
+    "rtx-4090",
+    "rtx-5090",
+    "rtx-pro-6000",
+    "gb10",
+    "arc-pro-b60",
+]
 
 
 def test_what_people_run_models_on_is_there() -> None:
@@ -132,6 +142,8 @@ def test_an_optional_bridge_is_not_assumed() -> None:
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA H100 NVL", "h100-nvl"),
         ("NVIDIA H20", "h20"),
+        ("NVIDIA H20-3e", "h20-141gb"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
         ("NVIDIA GB10", "gb10"),
         ("DGX Spark", "gb10"),
         ("Tesla T4", "t4"),
