@@ -121,13 +121,16 @@ def memory_of_each_gpu(
     subject: Subject, catalogue: Catalogue, question: Question, tp_size: int = 1
 ) -> list[MemoryUse]:
     """One rank of the model on each kind of GPU, for one sequence of the question's length."""
-    dtype, uses = subject.setting.arch.checkpoint_dtype, []
-    for gpu in sorted(catalogue.gpus(), key=lambda g: (g.memory_bytes, g.id)):
+    dtype, uses = subject.weight_dtype, []
+    sold = [g for g in catalogue.gpus() if g.status == "released" or g.id == subject.gpu.id]
+    for gpu in sorted(sold, key=lambda g: (g.memory_bytes, g.id)):
         deployment = Deployment(
-            model=subject.arch.id,
-            gpu=gpu.id,
-            layout=Layout(tp_size=tp_size),
+            subject.arch.id,
+            gpu.id,
+            Layout(tp_size),
             dtypes=Dtypes(weight=dtype),
+            engine=subject.engine,
+            engine_version=subject.engine_version,
         )
         found = plan(subject.arch, gpu, deployment, question.isl + question.osl)
         parts = {
