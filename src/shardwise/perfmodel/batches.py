@@ -19,6 +19,7 @@ from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION
 from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.loads import Load, Offered, make_load
+from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.rows import Problem, Row
 from shardwise.perfmodel.serving import Served, closed_loop, max_throughput, static_batch
 from shardwise.perfmodel.step import Setting
@@ -98,6 +99,7 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
     def column(read: Callable[[Row], float]) -> Array:
         return np.array([read(row) for row in rows], dtype=np.float64)
 
+    platform = Platform(gpu, key.engine, key.version)
     budget = STATIC_BATCHED_TOKENS if key.mode == "static_batch" else BATCHED_TOKENS
     deployments = Deployments(
         Layouts.of(row.layout for row in rows),
@@ -111,7 +113,7 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         osl=column(lambda r: r.osl),
         requests=column(lambda r: r.requests),
     )
-    return make_load(model, gpu, key.kv_dtype, deployments, offered)
+    return make_load(model, platform, key.kv_dtype, deployments, offered)
 
 
 def group(rows: Iterable[Row]) -> tuple[list[Batch], list[Problem]]:

@@ -111,7 +111,7 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
         gpu_memory_utilization=np.full(shape, MEMORY_UTILIZATION),
     )
     arch, kv_dtype = subject.arch, subject.setting.kv_dtype
-    budget = kv_budget_bytes(arch, question.node.gpu.memory_bytes, deployments)
+    budget = kv_budget_bytes(arch, subject.platform, deployments)
     sequence = sequence_bytes(arch, float(question.context), layouts, kv_dtype)
     shortfall = shortfall_bytes(budget, sequence)
     offered = Offered(
@@ -126,7 +126,7 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
 
 def _too_large(question: Question, option: Option, shortfall: float) -> Rejected:
     gpu = question.node.gpu
-    usable = gpu.memory_bytes * MEMORY_UTILIZATION / GB
+    usable = gpu.visible_memory_bytes * MEMORY_UTILIZATION / GB
     reason = (
         f"{shortfall / GB:.1f} GB a GPU short of the {usable:.1f} GB usable on {gpu.name} "
         f"(weights, one sequence of {question.context:,} tokens, activations, engine)"

@@ -56,6 +56,7 @@ class Question:
     slo: Slo = field(default_factory=Slo)
     objective: Objective = "cost"
     engine: str = "vllm"
+    engine_version: str = ""  #: empty: what holds for every known version
     weight_dtype: str | None = None
     kv_dtype: str = "auto"
     usd_per_gpu_hour: float | None = None
@@ -105,7 +106,7 @@ class Question:
         stored = in_dtype(self.arch, weight_dtype)
         known = calibrated(self.profile, gpu, self.engine, self.siblings)
         kv = stored.kv_dtype if self.kv_dtype == "auto" else self.kv_dtype
-        return Subject(stored, gpu, self.engine, kv, known)
+        return Subject(stored, gpu, self.engine, kv, known, self.engine_version)
 
     def on(self, gpus: int) -> Question:
         """The same question for `gpus` GPUs of the same kind."""
