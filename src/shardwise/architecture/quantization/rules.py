@@ -13,7 +13,10 @@ from shardwise.architecture.tensor import Part, Tensor
 _LINEAR: frozenset[Part] = frozenset({"attention", "mlp", "experts", "shared_experts"})
 #: Small matrices that engines keep in 16 or 32 bits whatever the checkpoint's default is.
 _NEVER = frozenset(
-    {"indexer.weights_proj", "compressor", "hyper_connection", "eh_proj", "shared_expert_gate"}
+    {
+        *("indexer.weights_proj", "compressor", "hyper_connection", "eh_proj"),
+        *("shared_expert_gate", "routed_expert_down_proj", "routed_expert_up_proj"),
+    }
 )
 
 
