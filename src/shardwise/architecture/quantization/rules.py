@@ -47,6 +47,11 @@ class Rules:
     excluded: Names = field(default_factory=Names)
     kv_dtype: str = "bf16"
 
+    @property
+    def tells_layers(self) -> bool:
+        """Whether a tensor may have different formats in different layers."""
+        return any(names.tells_layers for names in (self.excluded, *(r.names for r in self.rules)))
+
     def format_of(self, name: str, tensor: Tensor) -> Format:
         """Format of `tensor`, whose full name in the checkpoint is `name`."""
         if not tensor.gemm or not self.rules:
