@@ -286,6 +286,7 @@ SGLANG: Final = Engine(
             "shardwise_output_tokens": "sglang:generation_tokens",
         },
     ),
+    managed=True,
     write_flags=flags,
     defaults_at=defaults,
     cut_at=cut,

@@ -286,6 +286,7 @@ VLLM: Final = Engine(
             "shardwise_output_tokens": "vllm:generation_tokens",
         },
     ),
+    managed=True,
     write_flags=flags,
     defaults_at=defaults,
     cut_at=cut,
