@@ -117,7 +117,7 @@ def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -
     """
     del version
     if weight.dtype == "mxfp4" and weight.experts:
-        hidden = 512 if device.multiplies_fp4 and not weight.down else 128
+        hidden = 512 if device.is_sm100 and not weight.down else 128
         return padded(weight.sharded(tp_size), 128, hidden)
     if weight.dtype in UNQUANTIZED:
         return replace(weight.sharded(tp_size), refused=even(weight, tp_size))
