@@ -15,7 +15,6 @@ from shardwise.cli.bench_options import (
     workloads,
 )
 from shardwise.cli.options import sizes
-from shardwise.engines import managed
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--engine", type=click.Choice(managed()), default="builtin")
+@click.option("--engine", type=click.Choice(["builtin", "vllm", "sglang"]), default="builtin")
 @click.option("--tp", default="1,2", show_default=True, help="TP sizes to compare.")
 @click.option("--devices", help="GPUs, or CPU cores, to use: 0,1; default: all there are.")
 @click.option("--gpu", default="", help="Hardware as results name it; default: cpu, or detected.")

@@ -19,7 +19,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shardwise.architecture.models import load
-from shardwise.engines import managed
 from shardwise.errors import InputError, printable
 from shardwise.hosting.deployment_file import dump
 from shardwise.hosting.planned import Chosen, planned
@@ -132,7 +131,7 @@ def _deployment(known: Explorer, state: State) -> bytes:
     if not isinstance(advice, Advice):
         raise StateError({"tpot": "nothing studied meets these bounds, so nothing to deploy"})
     chosen = replace(advice.evidence.deployment, replicas=advice.choice.copies)
-    if chosen.engine not in managed():
+    if chosen.engine not in ("vllm", "sglang"):
         raise StateError({"engine": f"{chosen.engine} cannot be started from a deployment file"})
     try:
         arch = load(chosen.model)
