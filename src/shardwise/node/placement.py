@@ -66,13 +66,13 @@ def tp_sizes(node: Node) -> tuple[int, ...]:
 def placements(node: Node, tp_size: int) -> tuple[Placement, ...]:
     """Disjoint groups of `tp_size` GPUs, as many as the node holds, the best first.
 
-    Groups are chosen so that the worst of them is as good as it can be on small nodes, and one after
-    the other on larger ones. InputError unless the node holds one group.
+    On nodes of up to 8 GPUs the worst group is as good as it can be; on larger ones, and where links
+    are not known, groups are taken one after the other. InputError unless the node holds one group.
     """
     count = len(node.devices)
     if not 1 <= tp_size <= count:
         raise InputError(f"TP={tp_size} on a node of {count} GPUs", f"allowed: 1 to {count}")
-    if count <= _EXACT_SPLIT:
+    if count <= _EXACT_SPLIT and not node.unknown_pairs():
         splits = _splits(node.indices, tp_size, count % tp_size)
         groups = max(splits, key=lambda split: _split_quality(node, split))
     else:
