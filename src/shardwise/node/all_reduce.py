@@ -6,8 +6,8 @@ Sources, read in November 2026:
   on, as it is by default), platforms/rocm.py (gfx94x and gfx95x only).
 - SGLang: python/sglang/srt/distributed/device_communicators/custom_all_reduce.py (the same gates;
   16 MiB on ROCm, where two GPUs need XGMI as well).
-- NCCL: src/graph/paths.cc, ncclTopoCheckP2p (peer to peer up to PXB; up to SYS with at most two GPUs
-  behind an AMD CPU; else through host memory).
+- NCCL: src/graph/paths.cc, ncclTopoCheckP2p (peer to peer up to PXB; up to SYS with at most two
+  GPUs behind an AMD CPU; else through host memory).
 """
 
 from __future__ import annotations
@@ -92,23 +92,19 @@ def choose(engine: str, placement: Placement) -> AllReduce:
 
 def transport_of(placement: Placement) -> Transport:
     """How NCCL or RCCL move data on the ring's slowest link; empty where it is not known."""
-    if len(placement.devices) < 2 or any(link is None for link in placement.ring_links):
+    slowest, node = placement.slowest, placement.node
+    if slowest is None:
         return ""
-    if all(link is not None and link.direct for link in placement.ring_links):
+    if slowest.direct:
         return "direct"
-    ring = zip(placement.ring, (*placement.ring[1:], placement.ring[0]), strict=True)
-    node = placement.node
-    if any(node.reaches(a, b) is False for a, b in ring if a != b):
+    ring = placement.ring_pairs
+    denied = any(node.reaches(a, b) is False for a, b in ring)
+    if denied or any(lacks_peer_access(node.device(i)) for i in placement.devices):
         return "host memory"
-    slowest = placement.slowest
-    assert slowest is not None
     if slowest.kind == "PCIE":  # AMD's tools do not say which path it is
         return ""
-    if slowest.kind not in _NCCL_P2P and not _amd_pair(node):
-        return "host memory"
-    if any(lacks_peer_access(node.device(i)) for i in placement.devices):
-        return "host memory"
-    return "peer to peer"
+    near = slowest.kind in _NCCL_P2P or _amd_pair(node)
+    return "peer to peer" if near else "host memory"
 
 
 def nccl_level(placement: Placement) -> str:
@@ -136,6 +132,12 @@ def _refused(engine: str, placement: Placement, amd: bool) -> str:
         return ""
     if tp_size > 2:
         return f"more than two GPUs, and {_missing(placement)} has no direct link"
+    return _pair_refused(engine, placement, amd)
+
+
+def _pair_refused(engine: str, placement: Placement, amd: bool) -> str:
+    """Why two GPUs without a direct link get no kernel of the engine's; empty if they may."""
+    node = placement.node
     if amd and engine == "sglang":
         return "two AMD GPUs without XGMI between them"
     if _all_reach(node, placement.devices) is False:
@@ -148,7 +150,7 @@ def _refused(engine: str, placement: Placement, amd: bool) -> str:
 def _missing(placement: Placement) -> str:
     """A pair without a direct link, the worst first."""
     node = placement.node
-    pairs = [p for p in node.pairs(placement.devices)]
+    pairs = node.pairs(placement.devices)
     unlinked = [p for p in pairs if not ((link := node.links.get(p)) and link.direct)]
     worst = min(unlinked, key=lambda p: node.links[p].quality if p in node.links else (-99, 0))
     link = node.links.get(worst)
@@ -171,4 +173,6 @@ def _limit(engine: str, placement: Placement, amd: bool) -> tuple[int, str]:
     capability = compute_capability(placement.node.device(placement.devices[0]))
     if engine == "vllm" and placement.fully_connected and capability in _SYMMETRIC:
         return min(MAX_BYTES, _SYMMETRIC[capability][tp_size]), "symmetric memory, then NCCL"
+    if engine == "vllm" and placement.fully_connected and not capability:
+        return MAX_BYTES, "NCCL (from Hopper on, symmetric memory takes over earlier)"
     return MAX_BYTES, "NCCL"

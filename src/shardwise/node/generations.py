@@ -54,7 +54,7 @@ def always_has_nvlink(device: Device) -> bool:
 def has_amd_kernels(device: Device) -> bool | None:
     """Whether engines bring their own all-reduce for this AMD GPU; None where nothing tells.
 
-    Without a name, the memory does: the MI300 series starts at 128 GB, its forerunners end at 64 GB.
+    Without a name, the memory does: the MI300 series starts at 128 GB, MI200 ends at 64 GB.
     """
     if device.name:
         return bool(_CDNA3.search(device.name))

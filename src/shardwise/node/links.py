@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-#: How far apart two GPUs are, nearest first. NVLink and XGMI are direct; PIX: one PCIe switch; PXB:
-#: several; PHB: through the CPU's host bridge; NODE: between host bridges of one NUMA node; PCIE: some
-#: path over PCIe, AMD's tools do not say which; SYS: across the CPU sockets. Source: the legend that
-#: `nvidia-smi topo -m` prints.
+#: How far apart two GPUs are, nearest first. NVLink and XGMI are direct; PIX: one PCIe switch;
+#: PXB: several; PHB: through the CPU's host bridge; NODE: between host bridges of one NUMA node;
+#: PCIE: some path over PCIe, AMD's tools do not say which; SYS: across the CPU sockets. Source: the
+#: legend that `nvidia-smi topo -m` prints.
 KINDS: Final = ("NVLINK", "XGMI", "PIX", "PXB", "PHB", "NODE", "PCIE", "SYS")
 DIRECT: Final = ("NVLINK", "XGMI")
 #: SOC is what drivers before 390 print for SYS.
@@ -38,7 +38,7 @@ class Link:
 
     @property
     def code(self) -> str:
-        """The link as the tools write it: NV12, PIX, XGMI; XGMI/2 over two steps, XGMI/? unknown."""
+        """The link as the tools write it: NV12, PIX, XGMI; XGMI/2 is two steps, XGMI/? unknown."""
         if self.kind == "NVLINK":
             return f"NV{self.count}"
         if self.kind == "XGMI" and self.hops != 1:

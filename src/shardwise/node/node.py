@@ -108,7 +108,9 @@ class Node:
         """ "amd", "nvidia" or "", from the links and names."""
         names = " ".join(device.name for device in self.devices).lower()
         kinds = {link.kind for link in self.links.values()}
-        if kinds & {"XGMI", "PCIE"} or any(w in names for w in ("amd", "instinct", "radeon", "mi3")):
+        if kinds & {"XGMI", "PCIE"} or any(
+            w in names for w in ("amd", "instinct", "radeon", "mi3")
+        ):
             return "amd"
         nvidia = kinds & {"NVLINK", "PIX", "PXB", "PHB", "NODE", "SYS"}
         return "nvidia" if nvidia or names else ""

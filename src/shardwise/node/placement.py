@@ -11,10 +11,10 @@ from typing import Final
 
 from shardwise.errors import InputError
 from shardwise.node.links import Link
-from shardwise.node.node import Node, pair
+from shardwise.node.node import Node, Pair, pair
 
-#: Groups up to this size have every ring looked at (2,520 of 8 GPUs); larger ones are walked nearest
-#: neighbour first.
+#: Groups up to this size have every ring looked at (2,520 of 8 GPUs); larger ones are walked to the
+#: nearest neighbour.
 _EXACT_RING: Final = 8
 #: Nodes up to this size have every split into groups looked at (105 of 8 GPUs into pairs).
 _EXACT_SPLIT: Final = 8
@@ -32,9 +32,13 @@ class Placement:
     ring: tuple[int, ...]
 
     @property
+    def ring_pairs(self) -> tuple[Pair, ...]:
+        return _steps(self.ring)
+
+    @property
     def ring_links(self) -> tuple[Link | None, ...]:
         """The links of the ring; None for a pair that nothing was said of."""
-        return tuple(self.node.link(a, b) for a, b in _steps(self.ring))
+        return tuple(self.node.link(a, b) for a, b in self.ring_pairs)
 
     @cached_property
     def slowest(self) -> Link | None:
@@ -66,8 +70,8 @@ def tp_sizes(node: Node) -> tuple[int, ...]:
 def placements(node: Node, tp_size: int) -> tuple[Placement, ...]:
     """Disjoint groups of `tp_size` GPUs, as many as the node holds, the best first.
 
-    On nodes of up to 8 GPUs the worst group is as good as it can be; on larger ones, and where links
-    are not known, groups are taken one after the other. InputError unless the node holds one group.
+    On nodes of up to 8 GPUs the worst group is as good as it can be; on larger ones, and where
+    links are not known, groups are taken one after the other. InputError unless the node holds one.
     """
     count = len(node.devices)
     if not 1 <= tp_size <= count:
@@ -92,9 +96,7 @@ def best(node: Node, tp_size: int) -> Placement:
     return Placement(node, group, _best_ring(node, group))
 
 
-def _splits(
-    left: tuple[int, ...], size: int, spare: int
-) -> Iterator[tuple[tuple[int, ...], ...]]:
+def _splits(left: tuple[int, ...], size: int, spare: int) -> Iterator[tuple[tuple[int, ...], ...]]:
     """Every way to cut `left` into groups of `size`, `spare` GPUs left out."""
     if len(left) < size:
         yield ()

@@ -1,4 +1,4 @@
-"""Software versions and GPU names in what `collect_env`, `sglang.check_env` and `pip list` print."""
+"""Software versions and GPU names as `collect_env`, `sglang.check_env` and pip print them."""
 
 from __future__ import annotations
 

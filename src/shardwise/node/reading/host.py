@@ -16,9 +16,11 @@ _NAMED: Final = {
 }
 _SOCKETS: Final = re.compile(r"^\W*Socket\(s\)\s*[:：]\s*(\d+)\s*$")
 #: "NUMA node0 CPU(s):"; translations keep NUMA, the number, CPU and the colon
-_NUMA_CPUS: Final = re.compile(r"NUMA\s*[^\d:：]{0,12}(\d+)\s*[^:：]{0,12}CPU[^:：]*[:：]\s*(\d[\d,\- ]*)\s*$")
+_NUMA_CPUS: Final = re.compile(
+    r"NUMA\s*[^\d:：]{0,12}(\d+)\s*[^:：]{0,12}CPU[^:：]*[:：]\s*(\d[\d,\- ]*)\s*$"
+)
 _IOMMU_ON: Final = re.compile(
-    r"(?:intel|amd)_iommu=on|DMAR: IOMMU enabled|AMD-Vi: (?:Interrupt remapping|AMD IOMMUv2) enabled"
+    r"(?:intel|amd)_iommu=on|DMAR: IOMMU enabled|AMD-Vi: Interrupt remapping enabled"
 )
 _IOMMU_OFF: Final = re.compile(r"(?:intel_|amd_)?iommu=off|iommu=pt\b")
 _ACS: Final = re.compile(r"ACSCtl:.*ReqRedir([+-])")

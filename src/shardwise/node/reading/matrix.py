@@ -20,7 +20,7 @@ _DEVICE: Final = re.compile(rf"(?:{GPU}|{BUS_ID})")
 _TAIL: Final = re.compile(r"CPU\s*Affinity|NUMA\s*Affinity|GPU\s*NUMA\s*ID", re.IGNORECASE)
 #: Cells of a table of links or of peer access (NVIDIA) and of AMD's tables.
 NVIDIA_CELL: Final = re.compile(r"NV\d+|NODE|PIX|PXB|PHB|SYS|SOC|OK|CNS|GNS|TNS|NS|DR|N/A|X|U")
-AMD_CELL: Final = re.compile(r"XGMI|PCIE|SELF|ENABLED|DISABLED|UNKNOWN|N/A|\d+")
+AMD_CELL: Final = re.compile(r"XGMI|PCIE|SELF|ENABLED|DISABLED|UNKNOWN|True|False|N/A|\d+")
 _NIC_ROW: Final = re.compile(r"^\s*(?:NIC\d+|mlx\w+)\b")
 #: The affinity columns of a row, wrapped to a line of their own.
 _AFFINITY: Final = re.compile(r"^\s*\d[\d,-]*(?:\s+\d[\d,-]*)*(?:\s+N/A)?\s*$")
@@ -79,7 +79,7 @@ def matrices(lines: Sequence[Line], is_title: re.Pattern[str]) -> tuple[Matrix, 
 def _matrix_at(
     lines: Sequence[Line], at: int, title: str, is_title: re.Pattern[str]
 ) -> tuple[Matrix, int] | None:
-    """The matrix whose header is at `at`, and the index behind it; None if no table starts there."""
+    """The matrix that starts at `at`, and the index behind it; None if none does."""
     header = _header(lines[at].text)
     if header is None:
         return _without_header(lines, at, title, is_title)
@@ -108,9 +108,9 @@ def _without_header(
     lines: Sequence[Line], at: int, title: str, is_title: re.Pattern[str]
 ) -> tuple[Matrix, int] | None:
     """A table of links whose header was not pasted: known by GPU0's X in its first column."""
-    if not re.match(rf"^\W*GPU0[\s|]+X\b", lines[at].text):
+    if not re.match(r"^\W*GPU0[\s|]+X\b", lines[at].text):
         return None
-    labels = []
+    labels: list[str] = []
     for line in lines[at:]:
         start = _row_start(line.text)
         if start is None or start[0] != f"GPU{len(labels)}":

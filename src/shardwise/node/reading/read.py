@@ -1,4 +1,4 @@
-"""One or more pastes as one reading: the node, the software, the start-ups, what could not be read."""
+"""One or more pastes as one reading: node, software, start-ups, and what was cut off."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from shardwise.node.reading.topology_amd import read_amd
 from shardwise.node.reading.topology_nvidia import Topology, read_nvidia
 
 READS: Final = (
-    "nvidia-smi, nvidia-smi topo -m, rocm-smi --showtopo, amd-smi topology, lscpu, vLLM's collect_env "
-    "and start-up logs of vLLM and SGLang"
+    "nvidia-smi, nvidia-smi topo -m, rocm-smi --showtopo, amd-smi topology, lscpu, vLLM's "
+    "collect_env and start-up logs of vLLM and SGLang"
 )
 #: On these every pair of GPUs in a node has its own XGMI link.
 _FULL_MESH: Final = re.compile(r"MI3\d\d", re.IGNORECASE)
@@ -106,7 +106,9 @@ def merge(readings: Sequence[Reading]) -> Reading:
     with_links = [r.node for r in readings if r.node is not None and r.node.links]
     if len({len(node.devices) for node in with_links}) > 1:
         counts = ", ".join(f"{r.source}: {len(r.node.devices)} GPUs" for r in readings if r.node)
-        raise InputError(f"pastes of different machines ({counts})", "allowed: files of one machine")
+        raise InputError(
+            f"pastes of different machines ({counts})", "allowed: files of one machine"
+        )
     versions: dict[str, str] = {}
     for reading in readings:
         versions = {**reading.versions, **versions}

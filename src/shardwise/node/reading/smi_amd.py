@@ -11,7 +11,7 @@ from shardwise.node.node import Device
 from shardwise.node.reading.smi_nvidia import Smi
 from shardwise.node.reading.text import Line
 
-#: PCI device ids of AMD's accelerators. Source: the PCI ID repository (pci-ids.ucw.cz), vendor 1002.
+#: PCI device ids of AMD's accelerators. Source: the PCI ID repository, vendor 1002.
 NAMES: Final = {
     "0x738c": "AMD Instinct MI100",
     "0x740c": "AMD Instinct MI250X",

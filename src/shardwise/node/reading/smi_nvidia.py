@@ -28,12 +28,21 @@ _LOST: Final = re.compile(
     r"Unable to determine the device handle for (?:GPU|gpu)\s*\d*:?\s*"
     r"([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d):\s*(.+?)\s*$"
 )
-_CSV_HEAD: Final = re.compile(r"^\s*(?:index|name|pci\.bus_id|uuid)\b.*,.*\[MiB\]|^\s*index,\s*name\b")
+_XID: Final = re.compile(
+    r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+),.*?((?:GPU has fallen off the bus|[A-Z]).*?)\s*$"
+)
+#: What nvidia-smi prints where it reaches no GPU at all.
+_NO_DRIVER: Final = re.compile(
+    r"NVIDIA-SMI has failed because .+|Failed to initialize NVML: .+|No devices were found"
+)
+_CSV_HEAD: Final = re.compile(
+    r"^\s*(?:index|name|pci\.bus_id|uuid)\b.*,.*\[MiB\]|^\s*index,\s*name\b"
+)
 
 
 @dataclass(frozen=True)
 class FailedGpu:
-    """A GPU that the driver cannot talk to."""
+    """A GPU that the driver cannot talk to; without a bus id, all of them."""
 
     bus_id: str
     what: str
@@ -58,6 +67,10 @@ def read_smi(lines: Sequence[Line]) -> Smi:
         driver = driver or (found[1] if (found := _DRIVER.search(text)) else "")
         if found := _LOST.search(text):
             failed.append(FailedGpu(found[1], found[2], line.number))
+        elif found := _XID.search(text):
+            failed.append(FailedGpu(found[1], f"Xid {found[2]}: {found[3]}", line.number))
+        elif found := _NO_DRIVER.search(text):
+            failed.append(FailedGpu("", found[0].strip(), line.number))
         if found := _LISTED.search(text):
             index = int(found[1])
             devices.setdefault(index, Device(index, name=found[2]))
@@ -131,5 +144,3 @@ def _csv_device(index: int, row: Mapping[str, str]) -> Device:
         mig=row.get("mig.mode.current") == "Enabled",
         compute_capability=row.get("compute_cap", "").replace("[N/A]", ""),
     )
-
-

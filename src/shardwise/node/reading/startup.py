@@ -13,14 +13,20 @@ from shardwise.node.reading.startup_events import Event, events
 from shardwise.node.reading.text import Line
 
 V0_BLOCK_TOKENS: Final = 16  #: vLLM's default block size before V1
-#: Tokens and concurrency x length further apart than this do not say the same: the model keeps a state
-#: per sequence, or windows, besides a cache per token.
+#: Tokens and concurrency x length further apart than this do not say the same: the model keeps a
+#: state per sequence, or windows, besides a cache per token.
 _SAME: Final = 0.03
 #: Facts that a process states once in a start; a second time is the next start.
 _ONCE: Final = (
     "weights", "weights_table", "kv", "tokens", "blocks", "concurrency", "non_torch", "activation",
 )  # fmt: skip
 _MEASURED: Final = frozenset(_ONCE) | {"kv_one", "kv_two", "left", "graphs", "profiled"}
+_PLAIN_FAILURES: Final = {
+    "fail_no_blocks": "no memory is left for the KV cache",
+    "fail_memory": "no memory is left for the KV cache",
+    "fail_start": "other processes hold memory of the GPU",
+    "fail_oom": "out of memory",
+}
 _OPENING: Final = ("command", "args", "config")
 
 
@@ -36,7 +42,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Startup:
-    """One start of an engine. `by_process` holds what each worker said: key -> process -> values."""
+    """One start of an engine. `by_process`: what each worker said, key -> process -> values."""
 
     engine: str
     first_line: int
@@ -117,7 +123,7 @@ class Startup:
 
     @property
     def kv_tokens(self) -> int | None:
-        """Tokens that the cache holds, as the engine counts them; negative where nothing is left."""
+        """Tokens that the cache holds as the engine counts them; negative if nothing is left."""
         for key in ("tokens", "kv_two", "kv_one", "max_tokens", "profiled"):
             if (found := self._least(key)) is not None:
                 return int(found)
@@ -206,6 +212,10 @@ class Startup:
         """Memory of the GPU: as said, or what weights took and left, or from the two utilizations
         that vLLM calls equivalent (they differ by the graph estimate)."""
         if (found := self._most("total")) is not None:
+            return found
+        if (found := self._most("avail_begin")) is not None:
+            return found
+        if (found := self._most("capacity")) is not None:
             return found
         loaded, left = self.by_process.get("weights", {}), self.by_process.get("avail_loaded", {})
         if loaded and left:
@@ -301,9 +311,9 @@ def _startup(group: Sequence[Event]) -> Startup | None:
     """The facts of one group; None where it holds nothing but a command or a stray word."""
     engines = [e.engine for e in group if e.engine]
     failure = _failure(group)
-    if not any(e.key in _MEASURED for e in group) and failure is None:
-        if not any(e.key in ("args", "config", "custom_off", "backends", "command") for e in group):
-            return None
+    telling = {*_MEASURED, *_OPENING, "custom_off", "backends"}
+    if failure is None and not any(e.key in telling for e in group):
+        return None
     by_process: dict[str, dict[str, tuple[float, ...]]] = {}
     said: dict[str, str] = {}
     args: dict[str, Value] = {}
@@ -342,10 +352,11 @@ def _first(group: Sequence[Event], key: str) -> str:
 
 
 def _failure(group: Sequence[Event]) -> Failure | None:
+    """The first failure of a start."""
     for event in group:
         values = event.values
-        if event.key == "fail_no_blocks":
-            return Failure("no memory is left for the KV cache", event.line)
+        if event.key in _PLAIN_FAILURES:
+            return Failure(_PLAIN_FAILURES[event.key], event.line)
         if event.key == "fail_max_len":
             what = f"max_model_len {values[0]:.0f} is above the {values[1]:.0f} tokens of the cache"
             return Failure(what, event.line, max_model_len=int(values[1]))
@@ -353,15 +364,11 @@ def _failure(group: Sequence[Event]) -> Failure | None:
             fits = int(values[3]) if len(values) > 3 else None
             what = f"a sequence of {values[0]:.0f} tokens needs more KV cache than there is"
             return Failure(what, event.line, values[1], fits)
-        if event.key == "fail_start":
-            return Failure("other processes hold memory of the GPU", event.line)
-        if event.key == "fail_oom":
-            return Failure("out of memory", event.line)
-        if event.key == "fail_memory" or (event.key == "profiled" and values[0] <= 0):
-            return Failure("no memory is left for the KV cache", event.line)
+        if event.key == "profiled" and values[0] <= 0:
+            return Failure(_PLAIN_FAILURES["fail_no_blocks"], event.line)
         if event.key == "fail_scheduler":
-            capturing = any(e.key == "graph_begin" for e in group)
-            ended = any(e.key == "graph_end" for e in group)
-            where = " while graphs were captured" if capturing and not ended else ""
+            keys = {e.key for e in group}
+            capturing = "graph_begin" in keys and "graph_end" not in keys
+            where = " while graphs were captured" if capturing else ""
             return Failure(f"the scheduler stopped on an exception{where}", event.line)
     return None

@@ -7,6 +7,7 @@ wrapped reads like one that it did not. Both engines print "GB" and mean GiB (th
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -48,6 +49,7 @@ _VLLM: Final = {
     "activation": _words(r"PyTorch activation peak memory(?: takes)? @"),
     "total": _words(r"total_gpu_memory(?: \(| )@"),
     "utilization": _words(r"(?<![-`])gpu_memory_utilization(?: \(| )#"),
+    "capacity": _words(r"has a total capacity of @"),
     "usable": _words(r"the current vLLM instance can use (?:total_gpu_memory[^=]*=\s*)?@"),
     "kv": _words(
         r"(?:Available KV cache memory: |available_kv_cache_memory "
@@ -85,6 +87,7 @@ _VLLM: Final = {
 }
 _SGLANG: Final = {
     "weights": _words(r"Load weight end\.[^\n]*?mem usage=@"),
+    "avail_begin": _words(r"Load weight begin\.[^\n]*?avail mem=@"),
     "avail_loaded": _words(r"Load weight end\.[^\n]*?avail mem=@"),
     "kv_two": _words(r"KV Cache is allocated\.[^\n]*?HASHtokens: #, K size: @, V size: @"),
     "kv_one": _words(r"KV Cache is allocated\.[^\n]*?HASHtokens: #, KV size: @"),
@@ -100,9 +103,23 @@ _SGLANG: Final = {
 }
 #: The text itself is the fact.
 _SAID: Final = (
-    ("vllm", "version", _words(r"(?:API server version\s*|LLM engine \(v|[▀-▟] version )(\d+\.\d+[\w.+-]*)")),
-    ("", "custom_off", _words(r"Custom allreduce is disabled (?:because|due to) (?:of )?(.{3,120}?)(?:\. |$|\n|: )")),
-    ("vllm", "backends", _words(r"Using (\[[^\]]*\]) all-reduce backends \(in dispatch order\) for group 'tp:0'")),
+    (
+        "vllm",
+        "version",
+        _words(r"(?:API server version\s*|LLM engine \(v|[▀-▟] version )(\d+\.\d+[\w.+-]*)"),
+    ),
+    (
+        "",
+        "custom_off",
+        _words(
+            r"Custom allreduce is disabled (?:because|due to) (?:of )?(.{3,120}?)(?:\. |$|\n|: )"
+        ),
+    ),
+    (
+        "vllm",
+        "backends",
+        _words(r"Using (\[[^\]]*\]) all-reduce backends \(in dispatch order\) for group 'tp:0'"),
+    ),
     ("vllm", "custom_on", _words(r"((?:PCIe )?custom allreduce enabled via \w+)")),
     ("", "custom_on", _words(r"(Registering \d+ cuda graph addresses)")),
     ("vllm", "gpu", _words(r"device_name=([A-Za-z0-9_.-]+?)(?:,|\.json)")),
@@ -111,22 +128,40 @@ _SAID: Final = (
     ("vllm", "kv_dtype", _words(r"Using DeepSeek's (fp8_ds_mla) KV cache format")),
     ("sglang", "model_class", _words(r"Load weight end\.[^\n]*?type=(\w+)")),
     ("", "fail_oom", _words(r"((?:CUDA|HIP) out of memory)")),
-)  # fmt: skip
+)
+#: Terminals narrower than this are not looked for.
+_NARROWEST: Final = 60
+#: How a line starts that does not continue another.
+_RECORD: Final = re.compile(
+    r"\s*(?:$|[(\[{$#=<]|INFO|WARN|ERROR|DEBUG|Traceback|\d{2,4}[-:/]|[^\W\d]{3,4}\.? +\d|\S+\s+\|)"
+)
 _PROCESS: Final = re.compile(r"\((\w+)(?: rank=(\d+))?,? (?:pid=(\w+)|ip=[^)]*)[^)]*\)")
-_TP_TAG: Final = re.compile(r"(?:\b|_)TP(\d+)\b")
+_TP_TAG: Final = re.compile(r"(?<![A-Za-z])TP(\d+)(?!\d)")
 _SGLANG_TAG: Final = re.compile(r"\[[^\]\n]*?\d\d:\d\d:\d\d((?: [A-Z]{2}\d+)+)\]")
 
 
 def events(lines: Sequence[Line]) -> tuple[Event, ...]:
     """Every event of `lines` in the order of the text."""
-    text = "\n".join(line.text for line in lines)
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line.text) + 1)
+    text, starts = _joined(lines)
     found = [*_measured(text), *_said(text), *_started(lines, starts)]
-    return tuple(
-        sorted((_placed(e, text, starts, lines) for e in found), key=lambda e: e.offset)
-    )
+    return tuple(sorted((_placed(e, text, starts, lines) for e in found), key=lambda e: e.offset))
+
+
+def _joined(lines: Sequence[Line]) -> tuple[str, list[int]]:
+    """The text and where each line starts in it. Lines that a terminal cut at its width, in the
+    middle of a word as it may be, go on without a break."""
+    widths = Counter(len(line.text) for line in lines)
+    width = max(widths, default=0)
+    is_cut = widths[width] > 1 and width >= _NARROWEST
+    parts, starts, at = [], [], 0
+    for i, line in enumerate(lines):
+        following = lines[i + 1].text if i + 1 < len(lines) else ""
+        goes_on = is_cut and len(line.text) == width and not _RECORD.match(following)
+        part = line.text + ("" if goes_on else "\n")
+        starts.append(at)
+        parts.append(part)
+        at += len(part)
+    return "".join(parts), starts
 
 
 def _measured(text: str) -> Iterator[Event]:

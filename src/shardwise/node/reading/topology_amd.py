@@ -1,4 +1,4 @@
-"""`rocm-smi --showtopo` and `amd-smi topology`: weights, hops, link types, access and NUMA nodes."""
+"""`rocm-smi --showtopo` and `amd-smi topology`: weights, hops, link types, access, NUMA."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shardwise.node.reading.text import Line
 from shardwise.node.reading.topology_nvidia import Topology
 
 TITLE: Final = re.compile(
-    r"(?P<what>Weight|Hops|Link Type|Access|Numa BW|Bandwidth)\s+between\s+two\s+GPUs"
+    r"(?P<what>Weight|Hops|Link Type|Access|(?:Link )?Accessibility|Numa BW|Bandwidth)\s+between\s+two\s+GPUs"
     r"|^\W*(?P<table>[A-Z][A-Za-z -]+?) TABLE:?",
     re.IGNORECASE,
 )
@@ -21,8 +21,10 @@ _NUMA: Final = re.compile(
     r"GPU\s*\[?(\d+)\]?\s*:\s*\(Topology\)\s*Numa\s+(Node|Affinity):\s*(-?\d+)", re.IGNORECASE
 )
 #: The driver's weight of one XGMI step. rocm-smi prints the sum over the path; over PCIe it starts
-#: at 20 and is no multiple of 15. Source: vllm-project/vllm issues 16840 and 40771 (MI250: 15, 30, 45).
+#: at 20 and is no multiple of 15. Source: vllm-project/vllm issues 16840 and 40771 (an MI250 node:
+#: 15, 30, 45).
 _XGMI_STEP: Final = 15
+_ACCESS: Final = {"ENABLED": True, "DISABLED": False, "True": True, "False": False}
 
 
 def read_amd(lines: Sequence[Line]) -> Topology:
@@ -47,9 +49,10 @@ def read_amd(lines: Sequence[Line]) -> Topology:
         link = _link(types.get(key, ""), weights.get(key, ""), hops.get(key, ""))
         if link is not None:
             made.links[key] = link
-    for key, cell in _values(tables, numbers, "access").items():
-        if cell in ("ENABLED", "DISABLED"):
-            made.peer_access[key] = cell == "ENABLED"
+    for what in ("access", "accessibility", "link accessibility"):
+        for key, cell in _values(tables, numbers, what).items():
+            if cell in _ACCESS:
+                made.peer_access[key] = _ACCESS[cell]
     _add_numa(made, lines)
     return made
 
@@ -66,7 +69,7 @@ def _what(table: Matrix) -> str:
     cells = {cell for name, column, cell in table.cells() if name != column}
     if cells & {"XGMI", "PCIE"}:
         return "link type"
-    if cells & {"ENABLED", "DISABLED"}:
+    if cells & set(_ACCESS):
         return "access"
     largest = max((int(cell) for cell in cells if cell.isdigit()), default=0)
     return "weight" if largest >= _XGMI_STEP else "hops"
@@ -82,9 +85,7 @@ def _numbers(tables: Sequence[Matrix]) -> Mapping[str, int]:
     return numbers
 
 
-def _values(
-    tables: Sequence[Matrix], numbers: Mapping[str, int], what: str
-) -> Mapping[Pair, str]:
+def _values(tables: Sequence[Matrix], numbers: Mapping[str, int], what: str) -> Mapping[Pair, str]:
     found: dict[Pair, str] = {}
     for table in tables:
         if _what(table) != what:
