@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shardwise.doctor.startup_check import Comparison
     from shardwise.node.reading.read import Reading
 
-MAX_BYTES = 64 * 2**20  #: of one paste
+MAX_BYTES = 16 * 2**20  #: of one paste; a start-up is the head of a log
 
 
 @click.command()
@@ -116,7 +116,7 @@ def _text(source: str) -> str:
     except OSError as error:
         raise InputError(f"cannot read {source}: {error.strerror}") from None
     if len(data) > MAX_BYTES:
-        raise InputError(f"{source} is larger than 64 MiB", remedy="cut out the start of the log")
+        raise InputError(f"{source} is larger than 16 MiB", remedy="cut out the start of the log")
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
     return data.decode(encoding, errors="replace")
 

@@ -98,8 +98,7 @@ def transport_of(placement: Placement) -> Transport:
     if slowest.direct:
         return "direct"
     ring = placement.ring_pairs
-    denied = any(node.reaches(a, b) is False for a, b in ring)
-    if denied or any(lacks_peer_access(node.device(i)) for i in placement.devices):
+    if any(_reaches(node, a, b) is False for a, b in ring):
         return "host memory"
     if slowest.kind == "PCIE":  # AMD's tools do not say which path it is
         return ""
@@ -140,11 +139,11 @@ def _pair_refused(engine: str, placement: Placement, amd: bool) -> str:
     node = placement.node
     if amd and engine == "sglang":
         return "two AMD GPUs without XGMI between them"
-    if _all_reach(node, placement.devices) is False:
+    if _all_reach(node, placement.devices) is not False:
+        return ""
+    if node.peer_access:
         return "no peer access between the two GPUs"
-    if not amd and any(lacks_peer_access(node.device(i)) for i in placement.devices):
-        return "GeForce drivers give no peer access over PCIe"
-    return ""
+    return "GeForce drivers give no peer access over PCIe"
 
 
 def _missing(placement: Placement) -> str:
@@ -159,10 +158,18 @@ def _missing(placement: Placement) -> str:
 
 def _all_reach(node: Node, devices: Sequence[int]) -> bool | None:
     """Whether all pairs have peer access: False if one has none, None if one is not known."""
-    said = [node.reaches(a, b) for a, b in node.pairs(devices)]
+    said = [_reaches(node, a, b) for a, b in node.pairs(devices)]
     if False in said:
         return False
     return None if None in said else True
+
+
+def _reaches(node: Node, a: int, b: int) -> bool | None:
+    """Peer access as a table says, else as the driver of such a card gives it."""
+    said = node.reaches(a, b)
+    if said is None and (lacks_peer_access(node.device(a)) or lacks_peer_access(node.device(b))):
+        return False
+    return said
 
 
 def _limit(engine: str, placement: Placement, amd: bool) -> tuple[int, str]:

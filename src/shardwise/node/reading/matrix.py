@@ -125,9 +125,6 @@ def _header(text: str) -> tuple[tuple[str, ...], tuple[str, ...], str] | None:
     first = _DEVICE.search(text)
     if first is None or _row_start(text) is not None:
         return None
-    prefix = text[: first.start()].strip()
-    if re.search(r"[:=]$", prefix) or (prefix and not re.search(r"[|\]>F)]$", prefix)):
-        return None
     names, tail = _columns(text[first.start() :])
     devices = [n for n in names if _DEVICE.fullmatch(n)]
     alone = len(devices) == 1 and not tail

@@ -49,7 +49,9 @@ class Reading:
     @property
     def unknown_pairs(self) -> tuple[Pair, ...]:
         """Pairs without a link although a matrix was pasted: where it was cut off."""
-        return self.node.unknown_pairs() if self.node is not None and self.node.links else ()
+        if self.node is None or not (self.node.links or self.problems):
+            return ()
+        return self.node.unknown_pairs()
 
 
 def read(text: str, source: str = "text") -> Reading:
@@ -172,13 +174,14 @@ def _merged(old: Device | None, new: Device) -> Device:
     """`old`, with what only `new` says."""
     if old is None:
         return new
-    empty: tuple[object, ...] = (None, "", False)
-    values = {
-        f.name: getattr(new, f.name)
-        for f in fields(Device)
-        if getattr(old, f.name) in empty and f.name != "index"
-    }
+    values = {f.name: getattr(new, f.name) for f in fields(Device) if _unsaid(old, f.name)}
     return replace(old, **values)
+
+
+def _unsaid(device: Device, name: str) -> bool:
+    """Whether nothing was said of a value; NUMA node 0 is a value."""
+    value = getattr(device, name)
+    return value is None or value is False or value == ""
 
 
 def _merged_hosts(old: Host, new: Host) -> Host:

@@ -28,8 +28,9 @@ _LOST: Final = re.compile(
     r"Unable to determine the device handle for (?:GPU|gpu)\s*\d*:?\s*"
     r"([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d):\s*(.+?)\s*$"
 )
+#: Xids after which a GPU is gone until a reset: off the bus, or its firmware does not answer.
 _XID: Final = re.compile(
-    r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+),.*?((?:GPU has fallen off the bus|[A-Z]).*?)\s*$"
+    r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (79|119|120),(?: pid=\S*,)?(?: name=\S*,)?\s*(.+?)\s*$"
 )
 #: What nvidia-smi prints where it reaches no GPU at all.
 _NO_DRIVER: Final = re.compile(

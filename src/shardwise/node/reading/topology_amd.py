@@ -13,7 +13,7 @@ from shardwise.node.reading.text import Line
 from shardwise.node.reading.topology_nvidia import Topology
 
 TITLE: Final = re.compile(
-    r"(?P<what>Weight|Hops|Link Type|Access|(?:Link )?Accessibility|Numa BW|Bandwidth)\s+between\s+two\s+GPUs"
+    r"(?P<what>Weight|Hops|Link Type|(?:Link )?Accessibility|Bandwidth)\s+between\s+two\s+GPUs"
     r"|^\W*(?P<table>[A-Z][A-Za-z -]+?) TABLE:?",
     re.IGNORECASE,
 )
