@@ -74,9 +74,12 @@ def measured_costs(placement: Placement, taken: AllReduce) -> tuple[Cost, ...]:
         return _direct(placement, taken, known)
     if placement.node.vendor == "amd":
         return ()
-    if taken.tp_size == 4 and any(link and link.direct for link in placement.ring_links):
+    linked = any(link and link.direct for link in placement.ring_links)
+    if taken.tp_size == 4 and linked:
         return _pairwise(placement, known)
-    candidates = (known,) if known in _PCIE else _PCIE
+    # a ring of bridged groups crosses PCIe in few places: the slowest PCIe node says nothing of it
+    unmeasured = _PCIE[-1:] if linked else _PCIE
+    candidates = (known,) if known in _PCIE else unmeasured
     found = [_line(gpu, taken, gpu == known) for gpu in candidates if gpu]
     return tuple(cost for cost in found if cost is not None)
 
@@ -99,7 +102,7 @@ def _pairwise(placement: Placement, known: str) -> tuple[Cost, ...]:
     counts = [link.count for link in placement.ring_links if link and link.kind == "NVLINK"]
     gpu = _PAIRWISE.get(max(counts, default=0), _PAIRWISE_DEFAULT)
     line = next(line for line in _lines() if line.gpu == gpu and line.world_size == 4)
-    board = _shown(gpu.removesuffix("-pairwise-nvlink"))
+    board = "H100" if gpu.startswith("h100") else "A100 80GB"
     source = f"NCCL (of 2023) on four {board} in bridged pairs"
     return (Cost(_of(line), source, "measured" if known and gpu.startswith(known) else "stand-in"),)
 

@@ -187,7 +187,8 @@ def _of_partial_nvlink(node: Node) -> Iterator[Finding]:
         f"direct links join {'pairs' if largest == 2 else f'at most {largest}'} of the "
         f"{len(node.devices)} GPUs, as {_ids(group)}",
         f"TP above {largest} crosses PCIe, and engines turn their own all-reduce off",
-        f"prefer TP={largest} with several copies, or pipeline stages between such groups",
+        f"prefer TP={largest} with several copies, or pipeline stages between such groups; if NCCL "
+        f"hangs above TP={largest}, NCCL_P2P_LEVEL=NVL keeps peer to peer to the direct links",
     )
 
 
