@@ -20,7 +20,7 @@ def test_vllm_flags_are_the_ones_scored(ask: Any) -> None:
         engine_argv(d, asked.arch, asked.node.gpu, checkpoint("llama-3.1-70b", asked.arch))
     )
     assert found["--tensor-parallel-size"] == str(d.tp_size)
-    assert found["--max-num-seqs"] == str(d.max_num_seqs)
+    assert found["--max-num-seqs"] == str(d.limits.max_num_seqs)
     assert found["--max-num-batched-tokens"] == "8192"
     assert found["--gpu-memory-utilization"] == "0.9"
     assert found["--max-model-len"] == "1280"  # 1024 + 256
@@ -60,15 +60,15 @@ def test_sglang_memory_share_leaves_out_activations_and_engine(ask: Any) -> None
     found = flags(
         engine_argv(d, asked.arch, asked.node.gpu, checkpoint("llama-3.1-70b", asked.arch))
     )
-    assert 0.5 < float(found["--mem-fraction-static"]) < d.gpu_memory_utilization
-    assert found["--max-running-requests"] == str(d.max_num_seqs)
+    assert 0.5 < float(found["--mem-fraction-static"]) < d.limits.gpu_memory_utilization
+    assert found["--max-running-requests"] == str(d.limits.max_num_seqs)
 
 
 def test_the_builtin_engine_is_planned_by_tp_alone_in_the_checkpoints_dtype(ask: Any) -> None:
     asked = ask("llama-3.1-8b", "h200", engine="builtin")
     found = plan(asked)
     assert {c.deployment.pp_size for c in found.ranked} == {1}
-    assert {c.deployment.weight_dtype for c in found.ranked} == {"bf16"}
+    assert {c.deployment.dtypes.weight for c in found.ranked} == {"bf16"}
     assert any("shards by TP alone" in r.reason for r in found.rejected)
     d = found.best.deployment
     argv = engine_argv(d, asked.arch, asked.node.gpu, checkpoint("./m", asked.arch))
@@ -77,5 +77,5 @@ def test_the_builtin_engine_is_planned_by_tp_alone_in_the_checkpoints_dtype(ask:
     assert said["--tensor-parallel-size"] == str(d.tp_size)
     assert said["--dtype"] == "bf16"
     # no more room than max_num_seqs of the longest sequences could use
-    assert int(said["--kv-cache-tokens"]) <= d.max_num_seqs * d.max_model_len
+    assert int(said["--kv-cache-tokens"]) <= d.limits.max_num_seqs * d.limits.max_model_len
     assert "--threads-per-rank" not in said  # a GPU's

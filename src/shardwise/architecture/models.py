@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from functools import cache
 from importlib import import_module, resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from shardwise.architecture.config import parse
-from shardwise.architecture.model import Architecture
+from shardwise.architecture.model import Model, in_dtype
+from shardwise.architecture.reading.parse import parse
 from shardwise.errors import InputError, UnknownNameError
 
 #: Words of a checkpoint's name that leave the shape of the model as it is.
@@ -31,8 +30,6 @@ _DTYPE_WORDS: Final = {
     "int8": "int8",
     "w8a8": "int8",
 }
-#: Weights per scale where a name tells the dtype and no config the block (see WEIGHT_BYTES).
-_USUAL_BLOCK: Final = {"int4": 128, "mxfp4": 32, "nvfp4": 16}
 #: Publishers of the bundled models and of their quantized copies.
 _ORGS: Final = frozenset(
     {
@@ -50,11 +47,11 @@ def bundled() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".json") for name in _data_names()))
 
 
-def load(name_or_path: str) -> Architecture:
-    """The Architecture of a bundled model, a local config.json or its folder, or a hub id.
+def load(name_or_path: str) -> Model:
+    """The Model of a bundled model, a local config.json or its folder, or a hub id.
 
     A bundled id is recognised in its common spellings (`meta-llama/Llama-3.1-70B-Instruct`); one
-    that names a dtype (`…-fp8-kv`) gives an Architecture whose checkpoint has that dtype.
+    that names a dtype (`…-fp8-kv`) gives a Model whose checkpoint has that dtype.
     Raises InputError for what is not found, cannot be read or is not understood.
     """
     given = name_or_path.strip()
@@ -62,7 +59,7 @@ def load(name_or_path: str) -> Architecture:
         raise InputError("the model's name is empty or no name", _remedy())
     path = Path(given).expanduser()
     is_path = "/" in given and _exists(path)
-    if not is_path and (known := _bundled_architecture(given)):
+    if not is_path and (known := _bundled_model(given)):
         return known
     if is_path or _exists(path):
         return _from_path(path)
@@ -126,23 +123,23 @@ def _spellings() -> dict[str, str]:
     return known
 
 
-def _bundled_architecture(given: str) -> Architecture | None:
+def _bundled_model(given: str) -> Model | None:
     if given in bundled():
         return parse(_bundled_values(given), given, given)
     spelling, dtype = _spelling(given)
     model_id = _spellings().get(spelling)
     if not spelling or model_id is None:
         return None
-    arch = parse(_bundled_values(model_id), model_id, model_id)
-    if dtype is None or dtype == arch.checkpoint_dtype:
-        return arch
-    block = _USUAL_BLOCK.get(dtype, 0)
-    if dtype == "fp8" and arch.family.startswith("qwen3") and given.lower().startswith("qwen"):
-        block = 128  # Qwen's own FP8 checkpoints have weight_block_size [128, 128]
-    return replace(arch, checkpoint_dtype=dtype, quantization_block=block)
+    values = _bundled_values(model_id)
+    if dtype == "fp8" and values["model_type"].startswith("qwen3") and given.lower()[:4] == "qwen":
+        # Qwen's own FP8 checkpoints have 128 x 128 blocks
+        fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        return parse({**values, "quantization_config": fp8}, model_id, model_id)
+    model = parse(values, model_id, model_id)
+    return model if dtype is None else in_dtype(model, dtype)
 
 
-def _from_path(path: Path) -> Architecture:
+def _from_path(path: Path) -> Model:
     file = path / "config.json" if path.is_dir() else path
     model_id = file.parent.resolve().name if file.name == "config.json" else file.stem
     values = _read_object(file)
@@ -171,7 +168,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     return values
 
 
-def _from_hub(hub_id: str) -> Architecture:
+def _from_hub(hub_id: str) -> Model:
     remedy = "download its config.json and give that file"
     try:
         hub = import_module("huggingface_hub")

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from shardwise.engines import get, names
 from shardwise.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,6 +25,15 @@ def sizes(text: str, what: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
+_ENGINES: Final = f"{', '.join(names())}."
+
+
+def _engine(context: click.Context, option: click.Parameter, given: str) -> str:
+    """`given`, where it names an engine. Raises InputError otherwise."""
+    del context, option
+    return get(given).name
+
+
 def subject_options(command: F, gpu_required: bool = True) -> F:
     """MODEL, --gpu, --engine, --dtype, --kv-dtype, --profile, --catalogue."""
     for option in (
@@ -37,7 +47,9 @@ def subject_options(command: F, gpu_required: bool = True) -> F:
         click.option("--profile", default="reference", show_default=True, help="Profile name."),
         click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype."),
         click.option("--dtype", default="auto", show_default=True, help="Weight dtype."),
-        click.option("--engine", default="vllm", show_default=True, help="vllm, sglang, …"),
+        click.option(
+            "--engine", default="vllm", show_default=True, callback=_engine, help=_ENGINES
+        ),
         click.option("--gpu", required=gpu_required, help="GPU id, for example mi300x."),
         click.argument("model"),
     ):

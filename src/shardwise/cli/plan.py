@@ -112,7 +112,7 @@ def _deliver(
             best.deployment, q.arch, q.node.gpu, found, item.first_device, first_port=port
         )
         port += len(commands)
-        remark = note(found, best.deployment.weight_dtype, best.deployment.engine)
+        remark = note(found, best.deployment.dtypes.weight, best.deployment.engine)
         if as_json or output is not None:
             documents.append(plan_document(item.plan, commands, remark))
         if as_json:

@@ -80,7 +80,7 @@ def _commands(name: str, found: Holding) -> tuple[Any, str]:
 
     q, best = found.best.question, found.best.deployment
     stored = checkpoint(name, q.arch)
-    return replicas(best, q.arch, q.node.gpu, stored), note(stored, best.weight_dtype, best.engine)
+    return replicas(best, q.arch, q.node.gpu, stored), note(stored, best.dtypes.weight, best.engine)
 
 
 def _save(name: str, found: Holding, path: Path) -> None:

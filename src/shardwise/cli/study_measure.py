@@ -71,10 +71,11 @@ def _prepare(folder: Path) -> None:
 
 def _wanted(given: dict[str, Any], folder: Path) -> Wanted:
     from shardwise.architecture.models import bundled, load
-    from shardwise.architecture.sharding import require_shardable
     from shardwise.experiment.design import longest
     from shardwise.experiment.run import Wanted
     from shardwise.experiment.split import machine_here, splits
+    from shardwise.layout.deployment import Layout
+    from shardwise.layout.rules import require_layout
     from shardwise.perfmodel.profiles import load_profile
     from shardwise.replica.command import Settings
 
@@ -86,7 +87,7 @@ def _wanted(given: dict[str, Any], folder: Path) -> Wanted:
     model = asked["model"]
     architecture = load(model)
     for tp in tp_sizes:
-        require_shardable(architecture, tp)
+        require_layout(architecture, Layout(tp))
     dtype = asked["dtype"]
     if dtype == "auto":
         dtype = "fp32" if machine.kind == "cpu" else "bf16"

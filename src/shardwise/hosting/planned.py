@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardwise.architecture.model import Architecture
-from shardwise.evidence.record import Deployment
+from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
 from shardwise.hosting.deployment_file import DeploymentFile, Engine, ModelTable, NodeTable
+from shardwise.layout.deployment import Deployment
 from shardwise.planner.command import checkpoint, extra_flags
 
 
@@ -17,7 +17,7 @@ class Chosen:
     """One model's deployment and the devices its replicas take."""
 
     given: str  #: as the user named the model
-    arch: Architecture
+    arch: Model
     gpu: Gpu
     deployment: Deployment
     first_device: int = 0
@@ -44,14 +44,14 @@ def _table(chosen: Chosen) -> ModelTable:
         engine=engine,
         tp_size=d.tp_size,
         pp_size=d.pp_size,
-        expert_parallel=d.expert_parallel,
+        expert_parallel=d.layout.expert_parallel,
         replicas=d.replicas,
-        weight_dtype=d.weight_dtype,
-        kv_dtype=d.kv_dtype,
-        max_num_seqs=d.max_num_seqs,
-        max_num_batched_tokens=d.max_num_batched_tokens,
-        gpu_memory_utilization=d.gpu_memory_utilization,
-        max_model_len=d.max_model_len,
+        weight_dtype=d.dtypes.weight,
+        kv_dtype=d.dtypes.kv,
+        max_num_seqs=d.limits.max_num_seqs,
+        max_num_batched_tokens=d.limits.max_num_batched_tokens,
+        gpu_memory_utilization=d.limits.gpu_memory_utilization,
+        max_model_len=d.limits.max_model_len,
         devices=[list(range(start, start + each)) for start in starts],
         flags=list(extra_flags(d, chosen.arch, chosen.gpu, found)),
     )

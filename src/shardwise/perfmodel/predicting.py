@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from shardwise.hardware.catalogue import default_catalogue
+from shardwise.layout.rules import violations
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.estimate import note_of
 from shardwise.perfmodel.intervals import Seen, half_width
@@ -47,9 +48,9 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
     served = batch.serve(known.coefficients, known.collectives)
     seen = seen_around(batch, known)
     widths = {
-        (metric, tp, pp): half_width(profile, seen, metric, tp, pp)
+        (metric, layout): half_width(profile, seen, metric, layout)
         for metric, _ in COLUMNS.values()
-        for tp, pp in {(row.tp_size, row.pp_size) for row in batch.rows}
+        for layout in {row.layout for row in batch.rows}
     }
     note = note_of(known, seen, batch.key.version)
     out: dict[int, dict[str, str]] = {}
@@ -57,7 +58,7 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
         cells = {}
         for column, (metric, factor) in COLUMNS.items():
             value = float(getattr(served, metric)[i]) * factor
-            spread = float(np.exp(widths[metric, row.tp_size, row.pp_size]))
+            spread = float(np.exp(widths[metric, row.layout]))
             cells[column] = f"{value:.6g}"
             cells[f"{column}_lo"] = f"{value / spread:.6g}"
             cells[f"{column}_hi"] = f"{value * spread:.6g}"
@@ -72,15 +73,15 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
 
 def cannot_run(batch: Batch) -> list[Problem]:
     """Rows whose weights leave no room for a single sequence, or whose TP breaks a rule."""
-    from shardwise.architecture.sharding import violations
-
     problems = []
     for i, row in enumerate(batch.rows):
-        broken = violations(batch.arch, row.tp_size, row.pp_size)
+        broken = violations(batch.arch, row.layout)
         if broken:
             problems.append(Problem(row.number, broken[0].message))
         elif batch.load.kv_capacity_tokens[i] < row.isl:
-            problems.append(Problem(row.number, f"does not fit {batch.gpu.id} at TP={row.tp_size}"))
+            problems.append(
+                Problem(row.number, f"does not fit {batch.gpu.id} at {row.layout.name}")
+            )
     return problems
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from shardwise.errors import InputError
+from shardwise.layout.deployment import Layout
 
 REQUIRED: Final = (
     "model_id",
@@ -64,8 +65,7 @@ class Row:
     engine: str
     weight_dtype: str
     kv_dtype: str  #: "" where the source does not say
-    tp_size: int
-    pp_size: int
+    layout: Layout  #: of one replica
     mode: str
     concurrency: float
     isl: float
@@ -76,6 +76,10 @@ class Row:
     kv_limited: bool | None
     requests: float  #: in the whole run, the first `concurrency` of them at once
     observed: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def tp_size(self) -> int:
+        return self.layout.tp_size
 
     @property
     def max_num_seqs(self) -> float:
@@ -123,6 +127,12 @@ def version_of(engine: str) -> str:
     return found[1] if found else ""
 
 
+def _layout(cells: Mapping[str, str]) -> Layout:
+    """tp, pp, ep (ranks that hold whole experts) and dp (data-parallel attention)."""
+    tp, dp = _whole(cells, "tp"), _whole(cells, "dp", "1")
+    return Layout(tp, _whole(cells, "pp", "1"), _whole(cells, "ep", "1"), dp)
+
+
 def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     """One row from its cells. Raises InputError naming the cell."""
     mode = MODES[_choice(cells, "mode", MODES)]
@@ -146,8 +156,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         engine=_choice(cells, "engine_id", ENGINES),
         weight_dtype=(cells.get("weight_dtype") or "bf16").strip(),
         kv_dtype=(cells.get("kv_dtype") or "").strip(),
-        tp_size=_whole(cells, "tp"),
-        pp_size=_whole(cells, "pp", "1"),
+        layout=_layout(cells),
         mode=mode,
         concurrency=concurrency,
         isl=mean * _positive(cells, "isl"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardwise.architecture.model import in_dtype
 from shardwise.architecture.models import load
 from shardwise.errors import UnknownNameError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue, load_catalogue
@@ -41,5 +42,5 @@ def subject_of(asked: Asked) -> tuple[Subject, Catalogue]:
     arch, gpu = load(asked.model), catalogue.gpu(asked.gpu)
     siblings = {g.id: g for g in default_catalogue().gpus()}
     known = calibrated(load_profile(asked.profile), gpu, asked.engine, siblings)
-    weight = arch.checkpoint_dtype if asked.weight_dtype == "auto" else asked.weight_dtype
-    return Subject(arch, gpu, asked.engine, weight, asked.kv_dtype, known), catalogue
+    stored = in_dtype(arch, asked.weight_dtype)
+    return Subject(stored, gpu, asked.engine, asked.kv_dtype, known), catalogue

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shardwise.architecture.model import Architecture
+from shardwise.architecture.model import Model
 from shardwise.architecture.models import published_id
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
 from shardwise.hardware.gpu import Gpu
+from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.replica.command import MEMORY_SHARE, Settings, engine_flags
 
@@ -51,7 +51,7 @@ class Replica:
         return f"{settings} {shlex.join(self.argv)}".strip()
 
 
-def checkpoint(given: str, arch: Architecture) -> Checkpoint:
+def checkpoint(given: str, arch: Model) -> Checkpoint:
     """The checkpoint that the model name `given` means. A bundled id means its hub repository."""
     path = Path(given).expanduser()
     if path.exists() and ("/" in given or path.is_file()):
@@ -76,7 +76,7 @@ def note(found: Checkpoint, weight_dtype: str, engine: str) -> str:
 
 
 def engine_argv(
-    deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint, port: int = 8000
+    deployment: Deployment, arch: Model, gpu: Gpu, found: Checkpoint, port: int = 8000
 ) -> tuple[str, ...]:
     """Arguments that start one replica of `deployment`. InputError for an unknown engine."""
     if deployment.engine not in _STARTS:
@@ -87,12 +87,12 @@ def engine_argv(
         engine=deployment.engine,
         tp_size=deployment.tp_size,
         pp_size=deployment.pp_size,
-        kv_dtype=deployment.kv_dtype,
-        expert_parallel=deployment.expert_parallel,
-        max_num_seqs=deployment.max_num_seqs,
-        max_num_batched_tokens=deployment.max_num_batched_tokens,
-        gpu_memory_utilization=deployment.gpu_memory_utilization,
-        max_model_len=deployment.max_model_len,
+        kv_dtype=deployment.dtypes.kv,
+        expert_parallel=deployment.layout.expert_parallel,
+        max_num_seqs=deployment.limits.max_num_seqs,
+        max_num_batched_tokens=deployment.limits.max_num_batched_tokens,
+        gpu_memory_utilization=deployment.limits.gpu_memory_utilization,
+        max_model_len=deployment.limits.max_model_len,
         flags=extra,
     )
     flags = (*engine_flags(settings, "cpu" if gpu.vendor == "cpu" else "cuda"), *extra)
@@ -101,22 +101,24 @@ def engine_argv(
 
 
 def extra_flags(
-    deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint
+    deployment: Deployment, arch: Model, gpu: Gpu, found: Checkpoint
 ) -> tuple[str, ...]:
     """Flags that only the model and GPU tell: quantization while loading; SGLang's share of
     memory, which is of weights and KV cache alone where vLLM's holds activations as well; the
     built-in engine's room for KV cache, its dtype, and on CPU the threads that were measured."""
-    flags = ["--quantization", "fp8"] if quantizes_online(found, deployment.weight_dtype) else []
+    flags = ["--quantization", "fp8"] if quantizes_online(found, deployment.dtypes.weight) else []
     if deployment.engine == "sglang":
-        memory = memory_plan(arch, gpu, deployment, deployment.max_model_len or arch.max_context)
+        memory = memory_plan(
+            arch, gpu, deployment, deployment.limits.max_model_len or arch.max_context
+        )
         static = (memory.weight_bytes + memory.kv_budget_bytes) / memory.memory_bytes
         flags += [MEMORY_SHARE, f"{static:.3f}"]
     if deployment.engine == "builtin":
-        longest = deployment.max_model_len or arch.max_context
+        longest = deployment.limits.max_model_len or arch.max_context
         room = memory_plan(arch, gpu, deployment, longest).kv_capacity_tokens
         # a batch of the longest sequences is all it can use
-        flags += ["--kv-cache-tokens", str(min(room, deployment.max_num_seqs * longest))]
-        flags += ["--dtype", deployment.weight_dtype]
+        flags += ["--kv-cache-tokens", str(min(room, deployment.limits.max_num_seqs * longest))]
+        flags += ["--dtype", deployment.dtypes.weight]
         if gpu.vendor == "cpu":
             flags += ["--threads-per-rank", str(gpu.num_compute_units)]
     return tuple(flags)
@@ -124,7 +126,7 @@ def extra_flags(
 
 def replicas(
     deployment: Deployment,
-    arch: Architecture,
+    arch: Model,
     gpu: Gpu,
     found: Checkpoint,
     first_device: int = 0,

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
 
-from shardwise.architecture.kv import kv_dtype_bytes, require_context
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.parameters import stored_dtype
+from shardwise.architecture.formats import UNQUANTIZED
+from shardwise.architecture.model import Model, in_dtype, require_context
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
 from shardwise.hardware.node import Node
+from shardwise.layout.rules import require_kv_dtype
 from shardwise.perfmodel.estimate import Subject
-from shardwise.perfmodel.loads import auto_kv_dtype
 from shardwise.perfmodel.profiles import Profile, calibrated
 from shardwise.workload.workload import Slo, Workload
 
@@ -22,7 +21,6 @@ OBJECTIVES: Final = get_args(Objective)
 #: Engines whose command `planner.command` can write.
 ENGINES: Final = ("vllm", "sglang", "builtin")
 _LONGEST_S: Final = 1e6
-_UNQUANTIZED: Final = frozenset({"bf16", "fp16", "fp32"})
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Demand:
 class Question:
     """One model on one node. `weight_dtype` None: the checkpoint's own and narrower ones."""
 
-    arch: Architecture
+    arch: Model
     node: Node
     demand: Demand
     profile: Profile
@@ -64,13 +62,14 @@ class Question:
 
     def __post_init__(self) -> None:
         require_context(self.arch, self.demand.isl, self.demand.osl)
-        kv_dtype_bytes(self.kv_dtype)
+        if self.kv_dtype != "auto":
+            require_kv_dtype(self.kv_dtype, self.node.gpu)
         if self.engine not in ENGINES:
             raise InputError(f"engine {self.engine[:40]!r}", f"allowed: {', '.join(ENGINES)}")
         if self.objective not in OBJECTIVES:
             raise InputError(f"objective {self.objective!r}", f"allowed: {', '.join(OBJECTIVES)}")
         if self.weight_dtype is not None:
-            stored_dtype(self.arch, self.weight_dtype)
+            in_dtype(self.arch, self.weight_dtype)
         for name, bound in self.slo.bounds().items():
             if not 0 < bound <= _LONGEST_S:
                 raise InputError(
@@ -89,25 +88,24 @@ class Question:
         """Weight dtypes to consider: the one asked, or the checkpoint's own, then fp8 for a
         16-bit checkpoint and nvfp4 where the GPU multiplies 4-bit floats."""
         if self.weight_dtype is not None:
-            return (stored_dtype(self.arch, self.weight_dtype),)
+            return (in_dtype(self.arch, self.weight_dtype).checkpoint_dtype,)
         own = self.arch.checkpoint_dtype
         found = [own]
         if self.engine == "builtin":  # it runs what is in the checkpoint
             return (own,)
-        if own in _UNQUANTIZED:
+        if own in UNQUANTIZED:
             found.append("fp8")
-        if own in _UNQUANTIZED | {"fp8"} and self.node.gpu.vendor == "nvidia":
+        if own in UNQUANTIZED | {"fp8"} and self.node.gpu.vendor == "nvidia":
             found += ["nvfp4"] if "fp4" in self.node.gpu.flops else []
         return tuple(found)
 
     def subject(self, weight_dtype: str) -> Subject:
         """The model in `weight_dtype` as the performance model takes it, KV dtype resolved."""
         gpu = self.node.gpu
-        kv = self.kv_dtype
-        if kv == "auto":
-            kv = auto_kv_dtype(weight_dtype, gpu, self.engine)
+        stored = in_dtype(self.arch, weight_dtype)
         known = calibrated(self.profile, gpu, self.engine, self.siblings)
-        return Subject(self.arch, gpu, self.engine, weight_dtype, kv, known)
+        kv = stored.kv_dtype if self.kv_dtype == "auto" else self.kv_dtype
+        return Subject(stored, gpu, self.engine, kv, known)
 
     def on(self, gpus: int) -> Question:
         """The same question for `gpus` GPUs of the same kind."""

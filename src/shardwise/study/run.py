@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shardwise.architecture.kv import require_context
-from shardwise.architecture.sharding import require_shardable
+from shardwise.architecture.model import require_context
 from shardwise.errors import DoesNotFitError, InputError
-from shardwise.evidence.record import Deployment, Evidence
+from shardwise.evidence.record import Evidence
 from shardwise.hardware.node import Node as HardwareNode
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+from shardwise.layout.rules import require_layout
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.perfmodel.memory import require_fit
@@ -76,12 +77,12 @@ def _deployment(subject: Subject, question: Question, tp_size: int, concurrency:
     return Deployment(
         model=subject.arch.id,
         gpu=subject.gpu.id,
-        tp_size=tp_size,
-        weight_dtype=subject.setting.weight_dtype,
-        kv_dtype=subject.setting.kv_dtype,
+        layout=Layout(tp_size=tp_size),
+        limits=EngineLimits(
+            max_num_seqs=max(concurrency, 1), max_model_len=question.isl + question.osl
+        ),
+        dtypes=Dtypes(weight=subject.setting.arch.checkpoint_dtype, kv=subject.setting.kv_dtype),
         engine=subject.engine,
-        max_num_seqs=max(concurrency, 1),
-        max_model_len=question.isl + question.osl,
     )
 
 
@@ -94,7 +95,7 @@ def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Ski
     fitting, skipped = [], []
     context = question.isl + question.osl
     for tp in question.tp_sizes:
-        require_shardable(subject.arch, tp, weight_dtype=subject.setting.weight_dtype)
+        require_layout(subject.arch, Layout(tp))
         if tp > question.gpus:
             raise InputError(f"TP={tp} on {question.gpus} GPUs", f"allowed: 1 to {question.gpus}")
         deployment = _deployment(subject, question, tp, 1)

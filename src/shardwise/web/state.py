@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from shardwise.architecture.parameters import WEIGHT_BYTES
+from shardwise.architecture.formats import DTYPES as WEIGHT_DTYPES
 from shardwise.errors import InputError
 
 MAX_SHOWN: Final = 80  #: characters of a bad value that a message repeats
-DTYPES: Final = ("auto", *WEIGHT_BYTES)
+DTYPES: Final = ("auto", "fp4", *WEIGHT_DTYPES)
 KV_DTYPES: Final = ("auto", "bf16", "fp8")
 ENGINES: Final = ("vllm", "sglang", "trtllm")
 MODES: Final = ("closed_loop", "static_batch")
