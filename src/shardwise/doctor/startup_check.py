@@ -91,8 +91,8 @@ class Comparison:
 def predict_memory(model: str, gpu: str, flags: Flags) -> Prediction:
     """Weights, KV cache and tokens of one GPU with `flags`. UnknownNameError for model or GPU."""
     from shardwise.architecture.models import load
-    from shardwise.evidence.record import Deployment
     from shardwise.hardware.catalogue import default_catalogue
+    from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
     from shardwise.perfmodel.memory import plan
 
     arch = load(model)
@@ -102,13 +102,14 @@ def predict_memory(model: str, gpu: str, flags: Flags) -> Prediction:
     asked = Deployment(
         arch.id,
         known.id,
-        flags.tp_size,
-        flags.pp_size,
-        weight_dtype="auto",
-        kv_dtype="fp8" if flags.kv_dtype.startswith("fp8") else "auto",
-        gpu_memory_utilization=flags.utilization or 0.9,
-        max_num_seqs=flags.max_num_seqs or 256,
-        max_num_batched_tokens=flags.max_num_batched_tokens or 8192,
+        Layout(flags.tp_size, flags.pp_size),
+        EngineLimits(
+            flags.max_num_seqs or 256,
+            flags.max_num_batched_tokens or 8192,
+            flags.utilization or 0.9,
+        ),
+        Dtypes(kv="fp8" if flags.kv_dtype.startswith("fp8") else "auto"),
+        flags.engine or "vllm",
     )
     length = flags.max_model_len or arch.max_context
     found = plan(arch, known, asked, length)
