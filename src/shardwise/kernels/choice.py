@@ -1,0 +1,93 @@
+"""Which table answers: this GPU's and engine's own, or the nearest relative's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import numpy as np
+
+from shardwise.kernels import store
+from shardwise.kernels.operator import Operator
+from shardwise.kernels.provenance import Array, Provenance
+from shardwise.kernels.roofline import Rates
+
+#: Octaves of shape that the engine's own table may be farther away than another engine's before
+#: the other is taken. Assumed: engines differ by 10 to 30 % at one shape, as shapes half an octave
+#: apart do in the leave-one-shape-out errors.
+OTHER_ENGINE_OCTAVES: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A table, and how far it is from what was asked.
+
+    Attributes:
+        entry: The table.
+        provenance: MEASURED where GPU, engine and variant are the asked ones; else what differs
+            most.
+    """
+
+    entry: store.Entry
+    provenance: Provenance
+
+
+@cache
+def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> tuple[Choice, ...]:
+    """Tables of the nearest GPU and variant that there are, the asked engine's first.
+
+    Empty where the class has no table at all, and for a CPU.
+    """
+    index = store.index()
+    entries = [entry for entry in index.entries if entry.operator == operator.name]
+    if not entries or rates.vendor == "cpu":  # a CPU's kernels resemble no GPU's
+        return ()
+    order = tuple(operator.relatives(variant))
+
+    def distance(entry: store.Entry) -> tuple[float, float]:
+        kin = order.index(entry.variant) if entry.variant in order else len(order)
+        return gpu_distance(rates, index.rates[entry.gpu]), kin
+
+    nearest = min(map(distance, entries))
+    found = [entry for entry in entries if distance(entry) == nearest]
+    found.sort(key=lambda entry: (entry.engine != engine, -entry.points))
+    return tuple(Choice(entry, _provenance(entry, rates, engine, variant)) for entry in found)
+
+
+def _provenance(entry: store.Entry, rates: Rates, engine: str, variant: str) -> Provenance:
+    if entry.gpu != rates.gpu_id:
+        return Provenance.OTHER_GPU
+    if entry.variant != variant:
+        return Provenance.OTHER_DTYPE
+    return Provenance.MEASURED if entry.engine == engine else Provenance.OTHER_ENGINE
+
+
+def gpu_distance(asked: Rates, known: Rates) -> float:
+    """0 for the same GPU, below 1 within a generation, below 2 within a vendor, else more."""
+    if asked.gpu_id == known.gpu_id:
+        return 0.0
+    octaves = abs(np.log2(asked.memory / known.memory))
+    octaves += abs(np.log2(asked.matrix("bf16") / known.matrix("bf16")))
+    near = float(octaves / (1.0 + octaves))
+    if asked.generation == known.generation:
+        return 0.01 + 0.9 * near
+    return (1.0 if asked.vendor == known.vendor else 2.0) + near
+
+
+def shape_octaves(operator: Operator, shapes: Array, shape: Sequence[float]) -> Array:
+    """Distance of each row of `shapes` from `shape`, in weighted octaves."""
+    weights = np.asarray(operator.weights)
+    steps = weights * (np.log2(shapes) - np.log2(np.asarray(shape)))
+    return np.asarray(np.sqrt(np.sum(steps**2, axis=-1)))
+
+
+def best_for(operator: Operator, found: Sequence[Choice], shape: Sequence[float]) -> Choice:
+    """The candidate whose measured shapes come nearest, the asked engine's by preference."""
+
+    def cost(choice: Choice) -> float:
+        nearest = float(np.min(shape_octaves(operator, store.table(choice.entry).shapes, shape)))
+        return nearest + OTHER_ENGINE_OCTAVES * (choice is not found[0])
+
+    return min(found, key=cost)
