@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,8 @@ from shardwise.kernels.roofline import Rates
 #: the other is taken. Assumed: engines differ by 10 to 30 % at one shape, as shapes half an octave
 #: apart do in the leave-one-shape-out errors.
 OTHER_ENGINE_OCTAVES: Final = 0.5
+#: The same for each step down a variant's list of relatives. Assumed: twice another engine's.
+OTHER_VARIANT_OCTAVES: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,32 +30,36 @@ class Choice:
         entry: The table.
         provenance: MEASURED where GPU, engine and variant are the asked ones; else what differs
             most.
+        octaves: What the difference in engine and variant counts for, in octaves of shape.
     """
 
     entry: store.Entry
     provenance: Provenance
+    octaves: float = 0.0
 
 
 @cache
 def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> tuple[Choice, ...]:
-    """Tables of the nearest GPU and variant that there are, the asked engine's first.
+    """All tables of the nearest GPU that has one, the best first.
 
-    Empty where the class has no table at all, and for a CPU.
+    Empty where the class has no table at all, and for a CPU: its kernels resemble no GPU's.
     """
     index = store.index()
     entries = [entry for entry in index.entries if entry.operator == operator.name]
-    if not entries or rates.vendor == "cpu":  # a CPU's kernels resemble no GPU's
+    if not entries or rates.vendor == "cpu":
         return ()
-    order = tuple(operator.relatives(variant))
-
-    def distance(entry: store.Entry) -> tuple[float, float]:
+    order = list(operator.relatives(variant))
+    distance = {gpu: gpu_distance(rates, known) for gpu, known in index.rates.items()}
+    nearest = min(distance[entry.gpu] for entry in entries)
+    found = []
+    for entry in entries:
+        if distance[entry.gpu] > nearest:
+            continue
         kin = order.index(entry.variant) if entry.variant in order else len(order)
-        return gpu_distance(rates, index.rates[entry.gpu]), kin
-
-    nearest = min(map(distance, entries))
-    found = [entry for entry in entries if distance(entry) == nearest]
-    found.sort(key=lambda entry: (entry.engine != engine, -entry.points))
-    return tuple(Choice(entry, _provenance(entry, rates, engine, variant)) for entry in found)
+        octaves = OTHER_VARIANT_OCTAVES * kin + OTHER_ENGINE_OCTAVES * (entry.engine != engine)
+        provenance = _provenance(entry, rates, engine, variant)
+        found.append(Choice(entry, provenance, octaves))
+    return tuple(sorted(found, key=lambda choice: (choice.octaves, -choice.entry.points)))
 
 
 def _provenance(entry: store.Entry, rates: Rates, engine: str, variant: str) -> Provenance:
@@ -83,11 +89,12 @@ def shape_octaves(operator: Operator, shapes: Array, shape: Sequence[float]) -> 
     return np.asarray(np.sqrt(np.sum(steps**2, axis=-1)))
 
 
-def best_for(operator: Operator, found: Sequence[Choice], shape: Sequence[float]) -> Choice:
-    """The candidate whose measured shapes come nearest, the asked engine's by preference."""
+@lru_cache(maxsize=4096)
+def best_for(operator: Operator, found: tuple[Choice, ...], shape: tuple[float, ...]) -> Choice:
+    """The candidate whose engine, variant and measured shapes come nearest together."""
 
     def cost(choice: Choice) -> float:
-        nearest = float(np.min(shape_octaves(operator, store.table(choice.entry).shapes, shape)))
-        return nearest + OTHER_ENGINE_OCTAVES * (choice is not found[0])
+        shapes = store.table(choice.entry).shapes
+        return choice.octaves + float(np.min(shape_octaves(operator, shapes, shape)))
 
     return min(found, key=cost)

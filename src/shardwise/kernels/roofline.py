@@ -27,7 +27,7 @@ class Rates:
         memory: Bytes/s of device memory.
         link: Bytes/s of one GPU's links together, one direction.
         mesh_links: Links of a full mesh, one per peer; 0 where a switch or bus connects GPUs.
-        shared_bus: Ranks share one bus (PCIe), so their traffic adds up.
+        shared_bus: PCIe connects the GPUs: no switch adds up in the fabric.
     """
 
     gpu_id: str
@@ -54,8 +54,6 @@ class Rates:
         others = np.maximum(np.asarray(ranks, dtype=np.float64) - 1.0, 1.0)
         if self.mesh_links:
             return np.asarray(self.link / self.mesh_links * np.minimum(others, self.mesh_links))
-        if self.shared_bus:
-            return np.asarray(self.link / others)
         return np.full_like(others, self.link)
 
 

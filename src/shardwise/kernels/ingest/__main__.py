@@ -8,6 +8,7 @@ from pathlib import Path
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.kernels import store
 from shardwise.kernels.ingest.compile import compile_all
+from shardwise.kernels.ingest.page import page
 from shardwise.kernels.ingest.sources import READERS
 
 PAGE = Path("docs/kernels.md")
@@ -23,7 +24,10 @@ def main(arguments: list[str]) -> int:
     built = compile_all((read(folder) for read in READERS), store.DATA)
     size = sum(path.stat().st_size for path in store.DATA.iterdir())
     points = sum(summary.entry.points for summary in built.summaries)
-    print(f"{len(built.summaries)} tables, {points} points, {size / 1e6:.2f} MB")
+    dropped = [finding for finding in built.findings if finding.dropped]
+    PAGE.write_text(page(built, size / 1e6), encoding="utf-8")
+    print(f"{len(built.summaries)} tables, {points} points, {size / 1e6:.2f} MB; {PAGE} written")
+    print(f"{len(dropped)} tables or parts of them were not believed")
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from shardwise.kernels.formats import FORMATS
 from shardwise.kernels.ingest.rows import Rows
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array
@@ -25,6 +26,18 @@ Key = tuple[str, str, str]
 LAUNCH_RATIO: Final = 4.0
 #: A first point this many times slower than the second, in most shapes, is not the kernel.
 SPIKE_RATIO: Final = 1.5
+#: A table that is this many times slower than another engine's where kernels are large measured a
+#: kernel that the engine does not serve with.
+SLOWER_RATIO: Final = 2.5
+ATTENTION_CLASSES: Final = ("attention", "mla", "sparse")
+#: A table of narrow matrix arithmetic is dropped where it is this many times slower than 16 bits.
+WIDE_RATIO: Final = 1.3
+#: Large calls below this share of their roofline, in the median, are impossible.
+POSSIBLE_SHARE: Final = 0.9
+#: Seconds of roofline from which a call is large.
+LARGE_SECONDS: Final = 50e-6
+#: A kernel whose large calls reach less is held up by something else than memory.
+LEAST_SHARE: Final = 0.6
 #: Bytes no cache holds: three times the largest (128 MB, RTX PRO 6000).
 UNCACHED_BYTES: Final = 0.4e9
 
@@ -37,6 +50,7 @@ class Finding:
     key: Key
     points: int
     reason: str
+    dropped: bool = True
 
 
 def fastest(rows: Rows) -> float:
@@ -61,6 +75,80 @@ def host_launches(operator: Operator, parts: Mapping[Key, Rows]) -> list[Finding
             )
             found.append(Finding(operator.name, key, len(parts[key]), reason))
     return found
+
+
+def slower_kernels(
+    operator: Operator, parts: Mapping[Key, Rows], rates: Mapping[str, Rates]
+) -> list[Finding]:
+    """Tables whose large calls take several times another engine's at the same points.
+
+    In attention classes that is a kernel the engine does not serve with (SGLang's latent prefill
+    on Hopper was timed in its decode form), and the table is dropped. Elsewhere engines do differ
+    that much (Triton's scans against FlashInfer's), and the table is kept.
+    """
+    found: list[Finding] = []
+    for key, part in parts.items():
+        gpu, engine, variant = key
+        large = _large(operator, part, rates[gpu], variant)
+        ratios = [
+            _ratio(large, other)
+            for (name, whose, kind), other in parts.items()
+            if (name, kind) == (gpu, variant) and whose != engine
+        ]
+        worst = max(ratios, default=1.0)
+        if worst > SLOWER_RATIO:
+            reason = f"large calls take {worst:.1f} times another engine's"
+            dropped = operator.name.startswith(ATTENTION_CLASSES)
+            found.append(Finding(operator.name, key, len(part), reason, dropped))
+    return found
+
+
+def slower_than_wide(
+    operator: Operator, parts: Mapping[Key, Rows], rates: Mapping[str, Rates]
+) -> list[Finding]:
+    """Tables of narrow matrix arithmetic that the same engine's 16 bits beat: untuned kernels."""
+    found = []
+    for key, part in parts.items():
+        gpu, engine, variant = key
+        wide = parts.get((gpu, engine, "bf16"))
+        if variant not in FORMATS or FORMATS[variant].rate == "bf16" or wide is None:
+            continue
+        ratio = _ratio(_large(operator, part, rates[gpu], variant), wide)
+        if ratio > WIDE_RATIO:
+            reason = f"large calls take {ratio:.1f} times the same engine's in bf16"
+            found.append(Finding(operator.name, key, len(part), reason))
+    return found
+
+
+def impossible(
+    operator: Operator, parts: Mapping[Key, Rows], rates: Mapping[str, Rates]
+) -> list[Finding]:
+    """Tables whose large calls are faster than the datasheet allows: they did less than named."""
+    found = []
+    for key, part in parts.items():
+        datasheet = rates[key[0]]
+        bound = operator.bound(datasheet, key[2], list(part.shape.T), list(part.work.T))
+        share = (part.seconds / bound)[bound * datasheet.memory > UNCACHED_BYTES]
+        if len(share) >= 10 and np.median(share) < POSSIBLE_SHARE:
+            reason = f"large calls take {np.median(share):.2f} of their roofline"
+            found.append(Finding(operator.name, key, len(part), reason))
+    return found
+
+
+def _large(operator: Operator, rows: Rows, rates: Rates, variant: str) -> Rows:
+    bound = operator.bound(rates, variant, list(rows.shape.T), list(rows.work.T))
+    return rows.take(np.broadcast_to(bound > LARGE_SECONDS, rows.seconds.shape))
+
+
+def _ratio(rows: Rows, other: Rows) -> float:
+    """Median ratio of times at the points that both have; 1 where there are fewer than ten."""
+    mine, theirs = (np.concatenate([part.shape, part.work], axis=1) for part in (rows, other))
+    _, which = np.unique(np.concatenate([mine, theirs]), axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    _, left, right = np.intersect1d(which[: len(mine)], which[len(mine) :], return_indices=True)
+    if len(left) < 10:
+        return 1.0
+    return float(np.median(rows.seconds[left] / other.seconds[right]))
 
 
 def without_spike(operator: Operator, key: Key, table: Table) -> tuple[Table, list[Finding]]:
@@ -96,7 +184,7 @@ def memory_share(operator: Operator, table: Table, variant: str, rates: Rates) -
     large = (bound * rates.memory > UNCACHED_BYTES) & (faster < bound * 0.95)
     share = np.broadcast_to(bound, table.log2_seconds.shape) / np.exp2(table.log2_seconds)
     share = share[np.broadcast_to(large, share.shape) & ~np.isnan(share)]
-    return float(min(1.0, share.max())) if len(share) else 1.0
+    return float(np.clip(share.max(), LEAST_SHARE, 1.0)) if len(share) else 1.0
 
 
 def _columns(table: Table) -> tuple[Sequence[Array], Sequence[Array]]:

@@ -10,16 +10,20 @@ from typing import Final
 
 import numpy as np
 
+from shardwise.kernels.ingest.aiter import corrected
 from shardwise.kernels.ingest.checks import (
     Finding,
     Key,
     fastest,
     host_launches,
+    impossible,
     memory_share,
+    slower_kernels,
+    slower_than_wide,
     without_spike,
 )
 from shardwise.kernels.ingest.errors import moved, point_errors, shape_errors
-from shardwise.kernels.ingest.rates import rates_by_id
+from shardwise.kernels.ingest.rates import rates_of_id
 from shardwise.kernels.ingest.rows import Rows
 from shardwise.kernels.ingest.tabulate import newest, tabulate
 from shardwise.kernels.operator import Operator
@@ -69,26 +73,31 @@ def compile_all(sources: Iterable[Mapping[Operator, Rows]], output: Path) -> Bui
 
 def compile_one(operator: Operator, rows: Rows, output: Path, built: Built) -> None:
     """Write the tables of one class, one file per GPU."""
+    rows, findings = corrected(operator, rows)
+    built.findings += findings
     parts = {key: newest(part) for key, part in rows.tables()}
-    for finding in host_launches(operator, parts):
-        built.findings.append(finding)
-        del parts[finding.key]
-    for gpu in sorted({key[0] for key in parts}):
-        rates = rates_by_id(gpu)
+    rates = {gpu: rates_of_id(gpu) for gpu in sorted({key[0] for key in parts})}
+    built.rates |= rates
+    for check in (_launches, impossible, slower_kernels, slower_than_wide):
+        findings = check(operator, parts, rates)
+        built.findings += findings
+        dropped = {finding.key for finding in findings if finding.dropped}
+        parts = {key: part for key, part in parts.items() if key not in dropped}
+    for gpu, datasheet in rates.items():
         mine = {key: part for key, part in parts.items() if key[0] == gpu}
-        if rates is None:
-            built.findings += [
-                Finding(operator.name, key, len(part), "no datasheet rates for this GPU")
-                for key, part in mine.items()
-            ]
-            continue
-        built.rates[gpu] = rates
         tables = []
         for offset, (key, part) in enumerate(mine.items()):
-            summary, table = _table(operator, key, part, rates, built)
+            summary, table = _table(operator, key, part, datasheet, built)
             built.summaries.append(replace(summary, entry=replace(summary.entry, offset=offset)))
             tables.append(table)
-        write_file(output / f"{operator.name}.{gpu}.xz", tables)
+        if tables:
+            write_file(output / f"{operator.name}.{gpu}.xz", tables)
+
+
+def _launches(
+    operator: Operator, parts: Mapping[Key, Rows], _rates: Mapping[str, Rates]
+) -> list[Finding]:
+    return host_launches(operator, parts)
 
 
 def _table(

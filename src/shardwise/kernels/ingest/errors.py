@@ -9,7 +9,6 @@ from shardwise.kernels.choice import Choice
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Provenance
 from shardwise.kernels.roofline import Rates
-from shardwise.kernels.surface import rising
 from shardwise.kernels.transfer import surface_of
 
 #: Shapes of a table that are left out in turn, spread evenly over it.

@@ -25,9 +25,14 @@ _EXTRA: Final = {
 }
 
 
-def rates_by_id(gpu_id: str) -> Rates | None:
-    """The rates of a GPU, from the bundled catalogue first; None if nobody has them."""
+def rates_of_id(gpu_id: str) -> Rates:
+    """The rates of a GPU, from the bundled catalogue first.
+
+    UnknownNameError if neither it nor this module has them.
+    """
     try:
         return rates_of(load_catalogue().gpu(gpu_id))
     except UnknownNameError:
-        return _EXTRA.get(gpu_id)
+        if gpu_id in _EXTRA:
+            return _EXTRA[gpu_id]
+        raise

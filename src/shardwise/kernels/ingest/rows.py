@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +62,11 @@ class Rows:
 
 def read_columns(path: Path) -> Columns:
     """A CSV file, gzipped or not, as one array of text per column."""
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        reader = csv.reader(file)
-        head = next(reader)
-        columns = list(zip(*reader, strict=True))
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+    reader = csv.reader(io.StringIO(text))
+    head = next(reader)
+    columns = list(zip(*reader, strict=True))
     return {name: np.array(column) for name, column in zip(head, columns, strict=True)}
 
 

@@ -10,6 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shardwise.kernels.attention import DECODE, NO_WINDOW, PREFILL
+from shardwise.kernels.collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER
+from shardwise.kernels.exchange import COMBINE, DISPATCH
+from shardwise.kernels.experts import EXPERTS
+from shardwise.kernels.gemm import GEMM
 from shardwise.kernels.ingest.rows import (
     Columns,
     Names,
@@ -18,11 +22,16 @@ from shardwise.kernels.ingest.rows import (
     numbers,
     read_columns,
 )
-from shardwise.kernels.collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER
-from shardwise.kernels.experts import EXPERTS
-from shardwise.kernels.gemm import GEMM
+from shardwise.kernels.linear import (
+    CONVOLUTION_DECODE,
+    CONVOLUTION_PREFILL,
+    SCAN_DECODE,
+    SCAN_PREFILL,
+)
+from shardwise.kernels.mla import MLA_DECODE, MLA_DECODE_BLOCK, MLA_PREFILL, MLA_PREFILL_BLOCK
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array
+from shardwise.kernels.sparse import SPARSE_DECODE, SPARSE_PREFILL
 
 Reader = Callable[[Path], Mapping[Operator, Rows]]
 
@@ -87,9 +96,7 @@ def expert_rows(folder: Path) -> Mapping[Operator, Rows]:
 def attention_rows(folder: Path) -> Mapping[Operator, Rows]:
     """attention.csv.gz, prefill and decode apart."""
     columns = read_columns(folder / "kernels" / "attention.csv.gz")
-    variant = np.char.add(
-        np.char.add(dtypes(columns["attn_dtype"]), "/"), dtypes(columns["kv_dtype"])
-    )
+    variant = _joined(columns["attn_dtype"], columns["kv_dtype"])
     window = numbers(columns["window"])
     shape = [numbers(columns[name]) for name in ("num_heads", "num_kv_heads", "head_dim")]
     shape.append(np.where(window == 0, NO_WINDOW, window))
@@ -165,4 +172,108 @@ def _amd_rows(path: Path) -> Rows:
     return rows_of(columns, named[:, 1], shape, work, named[:, 0] != "")
 
 
-READERS: Final[tuple[Reader, ...]] = (gemm_rows, expert_rows, attention_rows, collective_rows)
+def mla_rows(folder: Path) -> Mapping[Operator, Rows]:
+    """mla_context.csv.gz and mla_generation.csv.gz: kernels alone, and whole blocks ("module")."""
+    found = {}
+    for name, kernel, block in (
+        ("mla_context", MLA_PREFILL, MLA_PREFILL_BLOCK),
+        ("mla_generation", MLA_DECODE, MLA_DECODE_BLOCK),
+    ):
+        columns = read_columns(folder / "kernels" / f"{name}.csv.gz")
+        pair = _joined(columns["mla_dtype"], columns["kv_cache_dtype"])
+        heads = numbers(columns["num_heads"])
+        work = [
+            numbers(columns["batch_size"]),
+            numbers(columns["isl"]) + numbers(columns["step"]),
+        ]
+        whole = np.char.endswith(columns["op_name"], "_module")
+        found[kernel] = rows_of(columns, pair, [heads], work, ~whole)
+        variant = _joined(pair, columns["gemm_type"])
+        shape = [heads, np.full(len(heads), 7168.0)]  # DeepSeek-V3 and Kimi-K3, from their configs
+        found[block] = rows_of(columns, variant, shape, work, whole)
+    return found
+
+
+def sparse_rows(folder: Path) -> Mapping[Operator, Rows]:
+    """sparse_attention.csv.gz: whole blocks. Rows with one cached token are left out of prefill."""
+    columns = read_columns(folder / "kernels" / "sparse_attention.csv.gz")
+    variant = _joined(_joined(columns["mla_dtype"], columns["kv_dtype"]), columns["gemm_type"])
+    skips = np.char.find(columns["kernel"], "skip_indexer") >= 0
+    variant = np.where(skips, np.char.add(variant, "+skip"), variant)
+    deepseek = np.char.startswith(columns["model"], "deepseek-ai/DeepSeek-V3.2")
+    hidden = np.where(deepseek, 7168.0, 6144.0)  # the others are GLM-5's; from the configs
+    shape = [numbers(columns["num_heads"]), hidden]
+    batch, isl = numbers(columns["batch_size"]), numbers(columns["isl"])
+    prefill = columns["phase"] == "context"
+    # engines pick another kernel than this one wherever both were measured
+    chosen = ~np.char.endswith(columns["kernel"], "flashmla_sparse")
+    cold = prefill & chosen & (columns["cached_tokens"] == "0")
+    return {
+        SPARSE_PREFILL: rows_of(columns, variant, shape, [batch, isl], cold),
+        SPARSE_DECODE: rows_of(columns, variant, shape, [batch], ~prefill & chosen),
+    }
+
+
+def linear_rows(folder: Path) -> Mapping[Operator, Rows]:
+    """linear_attention.csv.gz: convolutions and scans, prefill and decode."""
+    columns = read_columns(folder / "kernels" / "linear_attention.csv.gz")
+    mamba = columns["kind"] == "mamba2"
+    names = ("num_k_heads", "num_v_heads", "head_k_dim", "head_v_dim")
+    mamba_names = ("n_groups", "nheads", "d_state", "head_dim")
+    shape = [
+        np.where(mamba, numbers(columns[b]), numbers(columns[a]))
+        for a, b in zip(names, mamba_names, strict=True)
+    ]
+    batch, isl = numbers(columns["batch_size"]), numbers(columns["seq_len"])
+    prefill = columns["phase"] == "context"
+    convolution = np.char.startswith(columns["kernel"], "causal_conv1d")
+
+    def part(work: list[Array], keep: npt.NDArray[np.bool_]) -> Rows:
+        return rows_of(columns, columns["kind"], shape, work, keep)
+
+    return {
+        SCAN_PREFILL: part([batch, isl], prefill & ~convolution),
+        SCAN_DECODE: part([batch], ~prefill & ~convolution),
+        CONVOLUTION_PREFILL: part([batch, isl], prefill & convolution),
+        CONVOLUTION_DECODE: part([batch], ~prefill & convolution),
+    }
+
+
+_MODES: Final = {
+    "deepep_ht": "ht",
+    "deepep_ll": "ll",
+    "deepep_v2_context": "v2_ht",
+    "deepep_v2_generation": "v2_ll",
+    "trtllm_deepep_ht": "ht",
+    "trtllm_deepep_ll": "ll",
+}
+
+
+def exchange_rows(folder: Path) -> Mapping[Operator, Rows]:
+    """expert_exchange.csv.gz. vLLM's rows name no dtype; their times are those of 16 bits."""
+    columns = read_columns(folder / "kernels" / "expert_exchange.csv.gz")
+    dtype = renamed(dtypes(columns["comm_dtype"]), {"default": "bf16", "fp4": "nvfp4"})
+    variant = _joined(renamed(columns["comm_backend"], _MODES), dtype)
+    shape = [numbers(columns[name]) for name in ("hidden_size", "topk", "num_experts", "ep_size")]
+    work = [numbers(columns["num_tokens"])]
+    dispatch = columns["phase"] == "dispatch"
+    return {
+        DISPATCH: rows_of(columns, variant, shape, work, dispatch),
+        COMBINE: rows_of(columns, variant, shape, work, ~dispatch),
+    }
+
+
+def _joined(first: Names, second: Names) -> Names:
+    return np.char.add(np.char.add(dtypes(first), "/"), dtypes(second))
+
+
+READERS: Final[tuple[Reader, ...]] = (
+    gemm_rows,
+    expert_rows,
+    attention_rows,
+    mla_rows,
+    sparse_rows,
+    linear_rows,
+    collective_rows,
+    exchange_rows,
+)
