@@ -30,11 +30,11 @@ goes before one of a nearer engine or dtype (half an octave, and one octave).
 
 What is carried over is the efficiency: seconds above the kernel launch, scaled by the ratio of the
 two datasheet rooflines. Shapes between measured ones are averaged over the nearest in the same
-way. Along the work axes (tokens, batch, context, bytes) times are interpolated in log-log and
-never fall. No time is below the roofline, taken at the bandwidth that the table's largest calls
-reach: small microbenchmarks run from cache. At measured points a time is exact within 0.07 %,
-except where it has to be moved for one of these two reasons; `docs/kernels.md` says how many
-points those are.
+way. Along the work axes (tokens, batch, context, bytes) times follow launch and roofline between
+measured points and never fall. No time is below the roofline, taken at the bandwidth that the
+table's largest calls reach: small microbenchmarks run from cache. At measured points a time is
+exact within 0.07 %, except where it has to be moved for one of these two reasons; `docs/kernels.md`
+says how many points those are.
 
 Tables are built by `make kernels` and read on first use, one file per class and GPU.
 """

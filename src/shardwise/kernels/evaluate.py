@@ -112,10 +112,11 @@ def _one_table(
 ) -> tuple[Array, Array, Array]:
     """Seconds, provenance codes and octaves of elements that one table answers."""
     choice, surfaces, which = table
-    axes = store.table(choice.entry).axes
+    grid = store.table(choice.entry).grid
+    axes = grid.axes
     nodes = np.stack([surface.log2_seconds for surface in surfaces])
     known = np.stack([surface.known for surface in surfaces])
-    found = interpolate(axes, nodes, known, which, works)
+    found = interpolate(grid, nodes, known, which, works)
     seconds = np.exp2(found.log2_seconds)
     outside = np.zeros(seconds.shape)
     for axis, values in zip(axes, works, strict=True):

@@ -6,13 +6,14 @@ import json
 import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from shardwise.kernels.grid import Grid, refined
 from shardwise.kernels.provenance import Array
 from shardwise.kernels.roofline import Rates
 
@@ -74,6 +75,11 @@ class Table:
     axes: tuple[Array, ...]
     log2_seconds: Array
 
+    @cached_property
+    def grid(self) -> Grid:
+        """The axes, refined."""
+        return refined(self.axes)
+
 
 @dataclass(frozen=True)
 class Index:
@@ -104,12 +110,17 @@ def _rates(gpu_id: str, row: dict[str, Any]) -> Rates:
 @cache
 def table(entry: Entry) -> Table:
     """The measurements of one entry of the shipped index."""
-    return _file(DATA, entry.operator, entry.gpu)[entry.offset]
+    return _file(entry.operator, entry.gpu)[entry.offset]
 
 
 @cache
-def _file(root: Path, operator: str, gpu: str) -> tuple[Table, ...]:
-    raw = lzma.decompress((root / f"{operator}.{gpu}.xz").read_bytes())
+def _file(operator: str, gpu: str) -> tuple[Table, ...]:
+    return read_file(DATA / f"{operator}.{gpu}.xz")
+
+
+def read_file(path: Path) -> tuple[Table, ...]:
+    """The tables of one file, in the order they were written."""
+    raw = lzma.decompress(path.read_bytes())
     (size,) = np.frombuffer(raw, "<u4", 1)
     heads = json.loads(raw[4 : 4 + size])
     tables, at = [], 4 + int(size)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from shardwise.kernels.grid import Grid
 from shardwise.kernels.provenance import Array, Provenance
 
 
@@ -18,7 +19,7 @@ class Surface:
 
     Attributes:
         log2_seconds: Over the grid; rises along every axis.
-        known: Where the grid holds a measurement of this very shape, GPU, engine and dtype.
+        known: Where the refined grid lies among measured points.
         nearest: The provenance of a known point.
         between: The provenance of what is interpolated.
         distance: Octaves to the nearest measured shape.
@@ -44,7 +45,7 @@ class Interpolated:
 
 
 def interpolate(
-    axes: Sequence[Array],
+    grid: Grid,
     nodes: Array,
     known: npt.NDArray[np.bool_],
     which: npt.NDArray[np.intp] | int,
@@ -53,12 +54,13 @@ def interpolate(
     """Multilinear interpolation in log work of log time.
 
     Args:
-        axes: Grid of each work axis.
+        grid: The table's refined grid.
         nodes: (surfaces, *grid) log2 seconds.
-        known: (surfaces, *grid) whether a node was measured.
+        known: (surfaces, *grid) whether a node lies among measured ones.
         which: Surface of each element.
         work: Work of each element, one array per axis; clamped to the grid.
     """
+    axes = grid.axes
     lower, share, clamped = [], [], []
     for axis, values in zip(axes, work, strict=True):
         held = np.clip(values, axis[0], axis[-1])
@@ -79,7 +81,10 @@ def interpolate(
             at.append(np.minimum(cell + side, len(axis) - 1))
         total += weight * nodes[(which, *at)]
         all_known &= known[(which, *at)] | (weight < 1e-9)
-    whole = [np.minimum(part, 1.0 - part) < 1e-9 for part in share]
+    whole = [
+        np.isin(held, axis[own])
+        for held, axis, own in zip(clamped, axes, grid.is_measured, strict=True)
+    ]
     on_point = np.broadcast_to(np.logical_and.reduce(np.broadcast_arrays(*whole)), shape)
     return Interpolated(total, tuple(clamped), on_point & all_known, all_known)
 
@@ -118,6 +123,8 @@ def filled(nodes: Array, log2_ideal: Array) -> Array:
         nodes: (shapes, *grid) log2 seconds, nan where missing.
         log2_ideal: Roofline of the same nodes.
     """
+    if not np.isnan(nodes).any():
+        return nodes
     ratio = nodes - log2_ideal
     for axis in range(ratio.ndim - 1, 0, -1):
         ratio = _forward(ratio, axis)

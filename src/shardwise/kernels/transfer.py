@@ -10,6 +10,7 @@ import numpy as np
 
 from shardwise.kernels import store
 from shardwise.kernels.choice import Choice, shape_octaves
+from shardwise.kernels.grid import FOLLOWED, columns_on
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Places, Provenance
 from shardwise.kernels.roofline import Rates
@@ -50,18 +51,44 @@ def surface_of(
         choice.entry.launch_s,
     )
     weights = 1.0 / np.maximum(octaves[nearest], 1e-6) ** POWER
-    nodes = np.einsum("s,s...->...", weights / weights.sum(), log2_seconds)
+    nodes = np.asarray(np.einsum("s,s...->...", weights / weights.sum(), log2_seconds))
+    fine = _refined(operator, table, nodes, target, (shape, choice.entry.launch_s))
     reached = replace(target[0], memory=target[0].memory * choice.entry.memory_share)
-    bound = np.log2(operator.bound(reached, target[1], *on_grid(shape, table.axes)))
+    bound = np.log2(operator.bound(reached, target[1], *_on(shape, table.grid.axes)))
+    known = ~np.isnan(measured).all(axis=0)
     between = max(choice.provenance, Provenance.INTERPOLATED)
     return Surface(
-        log2_seconds=np.maximum(rising(np.maximum(nodes, bound)), bound),
-        known=np.asarray(~np.isnan(measured).all(axis=0)),
+        log2_seconds=np.maximum(rising(np.maximum(fine, bound)), bound),
+        known=np.asarray(table.grid.refine(1.0 * ~known) == 0.0),
         nearest=choice.provenance if exact else between,
         between=between,
         distance=float(octaves[nearest[0]]),
         source=choice.entry.label,
     )
+
+
+def followed(
+    operator: Operator,
+    target: tuple[Rates, str],
+    columns: tuple[Sequence[Array], Sequence[Array]],
+    launch_s: float,
+) -> Array:
+    """Log2 seconds of the curve that times follow between measured points."""
+    return np.asarray(np.log2(launch_s + operator.ideal(*target, *columns) / FOLLOWED))
+
+
+def _refined(
+    operator: Operator,
+    table: store.Table,
+    nodes: Array,
+    target: tuple[Rates, str],
+    shape_and_launch: tuple[Sequence[float], float],
+) -> Array:
+    shape, launch_s = shape_and_launch
+    grid = table.grid
+    coarse = followed(operator, target, _on(shape, grid.measured), launch_s)
+    fine = followed(operator, target, _on(shape, grid.axes), launch_s)
+    return np.asarray(grid.refine(nodes - coarse) + fine)
 
 
 def _carried(
@@ -75,19 +102,15 @@ def _carried(
     """Log2 seconds of each row carried to `shape`, over the grid."""
     donor, target = rates
     columns = table.shapes[rows].T.reshape(-1, len(rows), *[1] * len(table.axes))
-    _, grid = on_grid(shape, table.axes)
+    _, grid = _on(shape, table.axes)
     theirs = operator.ideal(*donor, list(columns), grid)
-    ours = operator.ideal(*target, *on_grid(shape, table.axes))
+    ours = operator.ideal(*target, *_on(shape, table.axes))
     logs = np.broadcast_to(np.log2(theirs), table.log2_seconds[rows].shape)
     seconds = np.exp2(filled(table.log2_seconds[rows], logs))
     launch = np.minimum(launch_s, seconds)
     return np.log2(launch + (seconds - launch) * (ours / theirs))
 
 
-def on_grid(shape: Sequence[float], axes: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+def _on(shape: Sequence[float], axes: Sequence[Array]) -> tuple[Sequence[Array], Sequence[Array]]:
     """Shape and work columns that broadcast to the grid."""
-    grid = [
-        axis.reshape(*[-1 if n == at else 1 for n in range(len(axes))])
-        for at, axis in enumerate(axes)
-    ]
-    return [np.asarray(value) for value in shape], grid
+    return [np.asarray(value) for value in shape], columns_on(axes)

@@ -119,7 +119,7 @@ def _table(
         point_error=0.0,
         offset=0,
     )
-    point = point_errors(table)
+    point = point_errors(operator, entry, table, rates)
     shape = shape_errors(operator, entry, table, rates)
     entry = replace(entry, error=_median(shape), point_error=_median(point))
     return Summary(entry, point, shape, moved(operator, entry, table, rates)), table

@@ -6,21 +6,28 @@ import numpy as np
 
 from shardwise.kernels import store
 from shardwise.kernels.choice import Choice
+from shardwise.kernels.grid import columns_on
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Provenance
 from shardwise.kernels.roofline import Rates
-from shardwise.kernels.transfer import surface_of
+from shardwise.kernels.surface import Surface
+from shardwise.kernels.transfer import followed, surface_of
 
 #: Shapes of a table that are left out in turn, spread evenly over it.
 SHAPES_LEFT_OUT = 24
 
 
-def point_errors(table: store.Table) -> Array:
+def point_errors(operator: Operator, entry: store.Entry, table: store.Table, rates: Rates) -> Array:
     """Relative error at each inner point, interpolated from its two neighbours on each axis."""
-    nodes = table.log2_seconds
+    dims = len(table.axes)
+    columns = list(table.shapes.T.reshape(table.shapes.shape[1], -1, *[1] * dims))
+    curve = followed(
+        operator, (rates, entry.variant), (columns, columns_on(table.axes)), entry.launch_s
+    )
+    ratios = table.log2_seconds - curve
     found = []
     for n, axis in enumerate(table.axes):
-        moved = np.moveaxis(nodes, n + 1, -1)
+        moved = np.moveaxis(ratios, n + 1, -1)
         if len(axis) < 3:
             continue
         logs = np.log2(axis)
@@ -44,7 +51,7 @@ def shape_errors(operator: Operator, entry: store.Entry, table: store.Table, rat
         surface = surface_of(
             operator, choice, others, (rates, entry.variant), table.shapes[n].tolist()
         )
-        errors = np.exp2(surface.log2_seconds - table.log2_seconds[n]) - 1.0
+        errors = np.exp2(_measured(table, surface) - table.log2_seconds[n]) - 1.0
         found.append(np.abs(errors[~np.isnan(errors)]))
     return np.concatenate(found)
 
@@ -54,9 +61,14 @@ def moved(operator: Operator, entry: store.Entry, table: store.Table, rates: Rat
     choice = Choice(entry, Provenance.MEASURED)
     final = np.stack(
         [
-            surface_of(operator, choice, table, (rates, entry.variant), shape).log2_seconds
+            _measured(table, surface_of(operator, choice, table, (rates, entry.variant), shape))
             for shape in table.shapes.tolist()
         ]
     )
     errors = np.exp2(final - table.log2_seconds) - 1.0
     return np.asarray(errors[~np.isnan(errors)])
+
+
+def _measured(table: store.Table, surface: Surface) -> Array:
+    """A surface at the table's own nodes."""
+    return np.asarray(surface.log2_seconds[np.ix_(*table.grid.is_measured)])

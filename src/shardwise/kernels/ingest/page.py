@@ -28,7 +28,8 @@ are not used.
 
 Every time has a code that says which, and a distance in octaves from the nearest measurement.
 Shapes between the measured ones are averaged over the six nearest, carried over in the same way.
-Along tokens, batch, context and bytes, times are interpolated in log-log and never fall.
+Along tokens, batch, context and bytes, the log of a time's ratio to `launch + roofline / 0.5` is
+interpolated in log work, on a grid of half octaves; times never fall along it.
 
 ## What is changed in a measurement
 - It is stored within 0.07 %.
