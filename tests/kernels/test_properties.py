@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ from shardwise.kernels import (
 CATALOGUE = default_catalogue()
 GPUS = CATALOGUE.gpus()
 #: Each operator as a function of one amount of work, tokens or bytes.
-OPERATORS: dict[str, Callable[[Gpu, Sequence[float]], Times]] = {
+OPERATORS: dict[str, Callable[[Gpu, npt.ArrayLike], Times]] = {
     "gemm": lambda gpu, work: gemm(gpu, "vllm", "fp8", work, 5000, 7168),
     "experts": lambda gpu, work: experts(gpu, "vllm", "fp8", work, 4096, 700, 128, 8),
     "prefill": lambda gpu, work: attention_prefill(gpu, "vllm", 2, work, 8, 1, 128),
@@ -181,7 +182,7 @@ def test_weight_only_kernels_stand_in_for_fp8_on_ampere() -> None:
 
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf")])
 def test_a_size_must_be_positive(bad: float) -> None:
-    with pytest.raises(InputError, match="gemm: m .*positive"):
+    with pytest.raises(InputError, match=r"gemm: m .*positive"):
         gemm(CATALOGUE.gpu("h200"), "vllm", "fp8", [16, bad], 4096, 4096)
 
 

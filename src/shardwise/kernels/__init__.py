@@ -11,6 +11,8 @@ measurement, and the table's name.
     times.seconds      # array([2.2e-05, 2.5e-05, 4.5e-04])
     times.provenance   # array([0, 0, 0]): measured
 
+`typical_error` says how far off times of one provenance typically are, for the width of intervals.
+
 Sizes are those of one rank and one call: the caller divides by parallel sizes and multiplies by
 layers. Everything is per class of operators:
 
@@ -40,6 +42,7 @@ Tables are built by `make kernels` and read on first use, one file per class and
 """
 
 from shardwise.kernels.attention import attention_decode, attention_prefill
+from shardwise.kernels.choice import typical_error
 from shardwise.kernels.collectives import all_gather, all_reduce, all_to_all, reduce_scatter
 from shardwise.kernels.exchange import expert_combine, expert_dispatch
 from shardwise.kernels.experts import experts
@@ -70,4 +73,5 @@ __all__ = [
     "reduce_scatter",
     "sparse_decode",
     "sparse_prefill",
+    "typical_error",
 ]

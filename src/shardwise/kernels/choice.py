@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from shardwise.errors import UnknownNameError
 from shardwise.kernels import store
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Provenance
@@ -98,3 +99,28 @@ def best_for(operator: Operator, found: tuple[Choice, ...], shape: tuple[float, 
         return choice.octaves + float(np.min(shape_octaves(operator, shapes, shape)))
 
     return min(found, key=cost)
+
+
+def typical_error(operator: str, provenance: Provenance) -> float:
+    """Median relative error of a class's times of one provenance, from tables left out.
+
+    Args:
+        operator: Name of the class, e.g. "gemm": the file names of the tables.
+        provenance: 0 for MEASURED; the work or shape left out for INTERPOLATED and EXTRAPOLATED;
+            the nearest relative's for the others; the largest known for ROOFLINE.
+
+    Raises:
+        UnknownNameError: No class has this name.
+    """
+    index = store.index()
+    if operator not in index.carried:
+        raise UnknownNameError("kernel class", operator, index.carried)
+    entries = [entry for entry in index.entries if entry.operator == operator]
+    between = max(np.median([[e.error, e.point_error] for e in entries], axis=0))
+    known = {Provenance.MEASURED: 0.0, Provenance.INTERPOLATED: float(between)}
+    farther = [float(between)]
+    for kind in Provenance:
+        if kind > Provenance.INTERPOLATED:
+            farther.append(index.carried[operator].get(kind.name.lower(), farther[-1]))
+            known[kind] = max(farther)
+    return known[provenance]

@@ -100,7 +100,9 @@ def _distinct(
 def _surface(
     operator: Operator, choice: Choice, rates: Rates, variant: str, shape: tuple[float, ...]
 ) -> Surface:
-    return surface_of(operator, choice, store.table(choice.entry), (rates, variant), shape)
+    return surface_of(
+        operator, choice, store.table(choice.entry), (rates, variant), shape, store.index().rates
+    )
 
 
 def _one_table(

@@ -83,10 +83,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Index:
-    """All tables, and the datasheet rates of the GPUs they were measured on."""
+    """All tables.
+
+    Attributes:
+        entries: One per table.
+        rates: Datasheet rates of the GPUs they were measured on.
+        carried: By class and lower-case `Provenance` name, the median relative error of a time
+            carried over from that kind of relative.
+    """
 
     entries: tuple[Entry, ...]
     rates: Mapping[str, Rates]
+    carried: Mapping[str, Mapping[str, float]]
 
 
 @cache
@@ -100,7 +108,7 @@ def read_index(path: Path) -> Index:
     raw = json.loads(path.read_text(encoding="utf-8"))
     entries = tuple(Entry(**row | {"versions": tuple(row["versions"])}) for row in raw["tables"])
     rates = {name: _rates(name, row) for name, row in raw["rates"].items()}
-    return Index(entries, rates)
+    return Index(entries, rates, raw["carried"])
 
 
 def _rates(gpu_id: str, row: dict[str, Any]) -> Rates:

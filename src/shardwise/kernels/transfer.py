@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -27,8 +27,9 @@ def surface_of(
     table: store.Table,
     target: tuple[Rates, str],
     shape: Sequence[float],
+    measured_on: Mapping[str, Rates],
 ) -> Surface:
-    """The surface of `shape` on the target's GPU and variant.
+    """The surface of `shape` on the target's GPU and variant; `measured_on` has donors' rates.
 
     Of a measured time, what exceeds the launch is scaled by the ratio of the two rooflines; the
     neighbours' results are averaged in the log, nearer ones weighing more.
@@ -40,7 +41,7 @@ def surface_of(
     exact = bool(octaves[nearest[0]] < 1e-6)
     donor = (target[0], choice.entry.variant)
     if choice.provenance is Provenance.OTHER_GPU:
-        donor = (store.index().rates[choice.entry.gpu], choice.entry.variant)
+        donor = (measured_on[choice.entry.gpu], choice.entry.variant)
     measured = table.log2_seconds[nearest]
     log2_seconds = _carried(
         operator,
@@ -55,11 +56,11 @@ def surface_of(
     fine = _refined(operator, table, nodes, target, (shape, choice.entry.launch_s))
     reached = replace(target[0], memory=target[0].memory * choice.entry.memory_share)
     bound = np.log2(operator.bound(reached, target[1], *_on(shape, table.grid.axes)))
-    known = ~np.isnan(measured).all(axis=0)
+    missing = np.asarray(np.isnan(measured).all(axis=0), dtype=np.float64)
     between = max(choice.provenance, Provenance.INTERPOLATED)
     return Surface(
         log2_seconds=np.maximum(rising(np.maximum(fine, bound)), bound),
-        known=np.asarray(table.grid.refine(1.0 * ~known) == 0.0),
+        known=np.asarray(table.grid.refine(missing) == 0.0),
         nearest=choice.provenance if exact else between,
         between=between,
         distance=float(octaves[nearest[0]]),

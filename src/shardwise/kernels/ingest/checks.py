@@ -24,6 +24,9 @@ Key = tuple[str, str, str]
 #: dtype was timed with the host's launches in it. Honest tables differ by up to 3 (TensorRT-LLM's
 #: fp8 GEMMs quantise activations first); those found differ by 10 and more.
 LAUNCH_RATIO: Final = 4.0
+#: From here on, and this many seconds above, a table is doubtful.
+DOUBTFUL_RATIO: Final = 1.8
+DOUBTFUL_SECONDS: Final = 20e-6
 #: A first point this many times slower than the second, in most shapes, is not the kernel.
 SPIKE_RATIO: Final = 1.5
 #: A table that is this many times slower than another engine's where kernels are large measured a
@@ -68,12 +71,14 @@ def host_launches(operator: Operator, parts: Mapping[Key, Rows]) -> list[Finding
             for (gpu, engine, variant), other in launches.items()
             if (gpu, variant) == (key[0], key[2]) and engine != key[1]
         ]
-        if others and launch > LAUNCH_RATIO * min(others):
+        least = min(others, default=launch)
+        if launch > DOUBTFUL_RATIO * least and launch - least > DOUBTFUL_SECONDS:
+            dropped = launch > LAUNCH_RATIO * least
             reason = (
-                f"holds the host's launch: fastest calls {launch * 1e6:.0f} us, "
-                f"another engine's {min(others) * 1e6:.1f} us"
+                f"{'holds' if dropped else 'may hold part of'} the host's launch: fastest calls "
+                f"{launch * 1e6:.0f} us, another engine's {least * 1e6:.1f} us"
             )
-            found.append(Finding(operator.name, key, len(parts[key]), reason))
+            found.append(Finding(operator.name, key, len(parts[key]), reason, dropped))
     return found
 
 

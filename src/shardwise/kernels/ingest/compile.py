@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from shardwise.kernels.ingest.aiter import corrected
+from shardwise.kernels.ingest.carried import carried_errors
 from shardwise.kernels.ingest.checks import (
     Finding,
     Key,
@@ -56,6 +57,7 @@ class Built:
     summaries: list[Summary]
     findings: list[Finding]
     rates: dict[str, Rates]
+    carried: dict[str, dict[str, Array]]  #: class -> kind of relative -> errors
 
 
 def compile_all(sources: Iterable[Mapping[Operator, Rows]], output: Path) -> Built:
@@ -63,7 +65,7 @@ def compile_all(sources: Iterable[Mapping[Operator, Rows]], output: Path) -> Bui
     output.mkdir(parents=True, exist_ok=True)
     for old in (*output.glob("*.xz"), *output.glob("index.json")):
         old.unlink()
-    built = Built([], [], {})
+    built = Built([], [], {}, {})
     for source in sources:
         for operator, rows in source.items():
             compile_one(operator, rows, output, built)
@@ -83,15 +85,19 @@ def compile_one(operator: Operator, rows: Rows, output: Path, built: Built) -> N
         built.findings += findings
         dropped = {finding.key for finding in findings if finding.dropped}
         parts = {key: part for key, part in parts.items() if key not in dropped}
+    known: list[tuple[Entry, Table]] = []
     for gpu, datasheet in rates.items():
         mine = {key: part for key, part in parts.items() if key[0] == gpu}
         tables = []
         for offset, (key, part) in enumerate(mine.items()):
             summary, table = _table(operator, key, part, datasheet, built)
-            built.summaries.append(replace(summary, entry=replace(summary.entry, offset=offset)))
+            summary = replace(summary, entry=replace(summary.entry, offset=offset))
+            built.summaries.append(summary)
+            known.append((summary.entry, table))
             tables.append(table)
         if tables:
             write_file(output / f"{operator.name}.{gpu}.xz", tables)
+    built.carried[operator.name] = carried_errors(operator, known, rates)
 
 
 def _launches(
@@ -143,6 +149,10 @@ def write_index(path: Path, built: Built) -> None:
     raw = {
         "licences": LICENCES,
         "rates": rates,
+        "carried": {
+            name: {kind: _median(errors) for kind, errors in kinds.items()}
+            for name, kinds in built.carried.items()
+        },
         "tables": [asdict(summary.entry) for summary in built.summaries],
     }
     lines = json.dumps(raw, separators=(",", ":")).replace('{"operator"', '\n{"operator"')

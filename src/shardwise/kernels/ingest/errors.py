@@ -49,9 +49,9 @@ def shape_errors(operator: Operator, entry: store.Entry, table: store.Table, rat
         rest = np.arange(count) != n
         others = store.Table(table.shapes[rest], table.axes, table.log2_seconds[rest])
         surface = surface_of(
-            operator, choice, others, (rates, entry.variant), table.shapes[n].tolist()
+            operator, choice, others, (rates, entry.variant), table.shapes[n].tolist(), {}
         )
-        errors = np.exp2(_measured(table, surface) - table.log2_seconds[n]) - 1.0
+        errors = np.exp2(at_measured(table, surface) - table.log2_seconds[n]) - 1.0
         found.append(np.abs(errors[~np.isnan(errors)]))
     return np.concatenate(found)
 
@@ -61,7 +61,9 @@ def moved(operator: Operator, entry: store.Entry, table: store.Table, rates: Rat
     choice = Choice(entry, Provenance.MEASURED)
     final = np.stack(
         [
-            _measured(table, surface_of(operator, choice, table, (rates, entry.variant), shape))
+            at_measured(
+                table, surface_of(operator, choice, table, (rates, entry.variant), shape, {})
+            )
             for shape in table.shapes.tolist()
         ]
     )
@@ -69,6 +71,6 @@ def moved(operator: Operator, entry: store.Entry, table: store.Table, rates: Rat
     return np.asarray(errors[~np.isnan(errors)])
 
 
-def _measured(table: store.Table, surface: Surface) -> Array:
+def at_measured(table: store.Table, surface: Surface) -> Array:
     """A surface at the table's own nodes."""
     return np.asarray(surface.log2_seconds[np.ix_(*table.grid.is_measured)])

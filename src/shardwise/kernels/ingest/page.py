@@ -53,6 +53,11 @@ def page(built: Built, megabytes: float) -> str:
         "point of a shape, from the other shapes of its table. *Moved*: share of points that are "
         "more than 2 % from their measurement, and the 99th percentile of the change.\n",
         _classes(built.summaries),
+        "## Errors of what is carried over\n",
+        "Median and 90th percentile of the relative error where a table is predicted from its "
+        "nearest relative instead: another engine's on the same GPU, the nearest dtype's of the "
+        "same engine, the nearest GPU's of the same engine and dtype.\n",
+        _carried(built.carried),
         "## Not believed\n",
         _findings(finding for finding in built.findings if finding.dropped),
         "## Doubtful, and used\n",
@@ -95,6 +100,15 @@ def _classes(summaries: Sequence[Summary]) -> str:
         "99th percentile",
     )
     return _table(head, rows)
+
+
+def _carried(carried: dict[str, dict[str, Array]]) -> str:
+    kinds = ("other_engine", "other_dtype", "other_gpu")
+    rows = [
+        (name, *(_both(errors.get(kind, np.array([]))) for kind in kinds))
+        for name, errors in carried.items()
+    ]
+    return _table(("class", "other engine", "other dtype", "other GPU"), rows)
 
 
 def _both(errors: Array) -> str:
