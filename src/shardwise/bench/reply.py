@@ -42,10 +42,7 @@ class Reply:
 
     def _take_choice(self, choice: dict[str, Any], at_s: float) -> None:
         delta = choice.get("delta")
-        if delta is None:
-            text = choice.get("text")
-        else:
-            text = _said(delta)
+        text = choice.get("text") if delta is None else _said(delta)
         finish = choice.get("finish_reason")
         if text:
             self._record.arrivals.append(at_s)
