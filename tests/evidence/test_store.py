@@ -183,9 +183,7 @@ def test_a_disk_that_fills_up_keeps_the_cells_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_store_cut_short_is_one_clear_error(
-    tmp_path: Path, share: float
-) -> None:
+def test_a_store_cut_short_is_one_clear_error(tmp_path: Path, share: float) -> None:
     path = tmp_path / "s.db"
     with open_store(path) as store:
         for number in range(20):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shardwise.errors import InputError, UnknownNameError
 from shardwise.hardware.gpu import AllReduceLine, Gpu, Interconnect
+from shardwise.hardware.plausible import check_units
 from shardwise.hardware.tables import GpuTable, PriceTable, Value, decode, number, read_toml
 from shardwise.hardware.user_files import own_hardware
 
@@ -101,6 +102,7 @@ def load_catalogue(user_files: Iterable[Path | str] = ()) -> Catalogue:
             table = decode(data, GpuTable, where)
             gpu_id = given.lower()
             by_id[gpu_id] = _gpu(gpu_id, table, where)
+            check_units(by_id[gpu_id], where)
             facts[gpu_id] = tuple(_facts(table, path.name, where))
             names |= {_fold(n): gpu_id for n in (*table.aliases, table.name, given) if n}
         found = [
