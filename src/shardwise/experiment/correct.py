@@ -13,6 +13,7 @@ from shardwise.evidence.export import row_of
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.record import Evidence
 from shardwise.experiment.design import Cell
+from shardwise.experiment.pace import paces_of
 from shardwise.experiment.run import Ran, Wanted, predicted
 from shardwise.perfmodel.batches import group
 from shardwise.perfmodel.build import MIN_ROWS, adapted, build_personal
@@ -43,6 +44,7 @@ class Compared:
     made: str = ""  #: when `before` was
     before: Evidence | None = None
     after: Evidence | None = None
+    paces: tuple[float, ...] = ()  #: seconds of fixed work before and after each run
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def _compared(key: str, every: Mapping[str, Cell], ran: Ran) -> Compared:
         is_judged(every[key], list(every.values())),
         made.made if made else "",
         made.evidence if made else None,
+        paces=paces_of(found.conditions),
     )
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from shardwise import metrics
 from shardwise.evidence.record import Evidence, Interval
 from shardwise.experiment.correct import Compared
 from shardwise.experiment.outcome import Outcome
+from shardwise.experiment.pace import drift
 from shardwise.reports.cells import BATCH, sections
 from shardwise.reports.numbers import MISSING, number, percent, scale_for, value_and_bounds
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone, text_cell
 
 SHOWN = (metrics.E2E, metrics.TTFT, metrics.TPOT, metrics.OUTPUT_THROUGHPUT)
+SHOWN_DRIFT = 0.1  #: of a machine's pace; less is what a quiet one shows
 SPLIT = Column("split", "split", align="left")
 
 
@@ -99,7 +102,9 @@ def _remarks(c: Compared) -> str:
         return "client-bound"
     if c.before is None:
         return "more ranks than cores"
-    return "*" if c.judged else ""
+    moved = drift(c.paces)
+    drifted = f" pace drifted {100 * moved:.0f} %" if moved > SHOWN_DRIFT else ""
+    return ("*" if c.judged else "") + drifted
 
 
 def scores_table(found: Outcome) -> Table:
@@ -144,6 +149,7 @@ def claims_table(found: Outcome) -> Table:
             text_cell(c.batch),
             _claimed_cell(c.value),
             text_cell(c.unit),
+            text_cell(MISSING if math.isnan(c.drift) else f"{100 * c.drift:.0f}"),
             text_cell(c.verdict, tones.get(c.verdict, "unclear")),
         )
         for c in found.claims
@@ -157,12 +163,15 @@ def claims_table(found: Outcome) -> Table:
             BATCH,
             Column("measured", "value"),
             Column("", "unit", align="left"),
+            Column("drift", "pace_drift_pct", "%"),
             Column("verdict", "verdict", align="left"),
         ),
         sections=sections(rows),
         notes=(
             INTERVALS,
             "not resolved: the interval does not tell; points: percent gained less percent cut",
+            "drift: of the machine's own pace, over the runs compared; not judged: it is as large as "
+            "the effect",
             "→: after / before, at the same number of requests in flight on the whole machine",
         ),
     )
