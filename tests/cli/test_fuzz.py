@@ -19,9 +19,9 @@ from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
+from tests.cli.fuzzing import lines, write_files
 
 from shardwise.cli.main import main
-from tests.cli.fuzzing import lines, write_files
 
 SECONDS = float(os.environ.get("SHARDWISE_FUZZ_SECONDS", "0"))
 EXAMPLES = 250

@@ -117,6 +117,7 @@ def scores_table(found: Outcome) -> Table:
             Cell(percent(s.after_pct, signed=False), s.after_pct, "strong"),
             text_cell(f"{s.before_inside} of {s.n}"),
             text_cell(f"{s.after_inside} of {s.n}"),
+            text_cell(f"{100 * s.share:.0f}"),
         )
         for s in found.corrected.scores
     )
@@ -131,10 +132,12 @@ def scores_table(found: Outcome) -> Table:
             Column("after", "after_pct", "%"),
             Column("in interval", "before_inside", "before"),
             Column("in interval", "after_inside", "after"),
+            Column("applied", "share_pct", "%"),
         ),
         sections=(rows,),
         notes=(
             "mean of |predicted / measured - 1|; which cells are judged was set before they ran",
+            "applied: share of the correction that those others support, each left out of its fit",
         ),
     )
 
@@ -170,8 +173,8 @@ def claims_table(found: Outcome) -> Table:
         notes=(
             INTERVALS,
             "not resolved: the interval does not tell; points: percent gained less percent cut",
-            "drift: of the machine's own pace, over the runs compared; not judged: it is as large as "
-            "the effect",
+            "drift: of the machine's own pace, over the runs compared; not judged: drift as large "
+            "as the effect",
             "→: after / before, at the same number of requests in flight on the whole machine",
         ),
     )
