@@ -58,7 +58,7 @@ def _is_large(words: list[str]) -> bool:
 
 def _run(words: list[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `shardwise WORDS`, in this process."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     argv, sys.argv = sys.argv, ["shardwise", *words]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -69,7 +69,13 @@ def _run(words: list[str]) -> tuple[int, str, str]:
         code = 0
     finally:
         sys.argv = argv
-    return code, out.getvalue(), err.getvalue()
+    return code, _text(out), _text(err)
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    stream.seek(0)
+    return stream.read()
 
 
 def _late(_number: int, _frame: FrameType | None) -> None:
