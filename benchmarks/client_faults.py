@@ -83,14 +83,15 @@ def answered(mode: str) -> Tried:
     wrong = REQUESTS // every if fault else 0
     expected = EXPECTED[mode]
     told, held = [], True
-    for api in ("chat",) if mode in CHAT_ONLY else ("completions", "chat"):
+    apis: tuple[Api, ...] = ("chat",) if mode in CHAT_ONLY else ("completions", "chat")
+    for api in apis:
         failures, remark = _loaded(mode, every, api)
         counted = failures == ({expected.failure: wrong} if fault else {})
         held &= counted and remark == (REQUESTS if expected.remark else 0)
-        told.append(_words(failures))
+        told.append(_words(failures) + (f", {remark} remarked" if expected.remark else ""))
     want = f"{wrong} {expected.failure}" if fault else f"{REQUESTS} answers, as any other"
     if expected.remark:
-        want += f", with the remark `{expected.remark}`"
+        want += f", and remarked as `{expected.remark}`"
     kind = "fault" if fault else "manner"
     return Tried(kind, f"`{mode}`: the server {expected.does}", want, _same(told), held)
 

@@ -122,9 +122,14 @@ def test_a_failure_says_what_to_look_for(fault: str, says: str) -> None:
     with _served(fault, every=1) as url:
         target = parse_target(url, model="known")
         body = target.request("one", OSL)
-        limits = {"stall_timeout_s": 0.2} if fault == "only_comments" else {}
-        limits |= {"request_timeout_s": 0.2} if fault == "endless" else {}
-        run = run_load(target, Load([body], [OSL], 1, **limits))
+        load = Load(
+            [body],
+            [OSL],
+            1,
+            stall_timeout_s=0.2 if fault == "only_comments" else 20.0,
+            request_timeout_s=0.2 if fault == "endless" else 20.0,
+        )
+        run = run_load(target, load)
     (record,) = run.records
     assert record.failure == EXPECTED[fault].failure
     assert says in record.detail

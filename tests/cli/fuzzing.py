@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from hypothesis import strategies as st
@@ -95,7 +95,7 @@ def command_of(words: Sequence[str]) -> click.Command:
     return found
 
 
-def _values(kind: click.ParamType) -> st.SearchStrategy[str]:
+def _values(kind: click.ParamType[Any]) -> st.SearchStrategy[str]:
     numbers, words, paths = map(st.sampled_from, (NUMBERS, WORDS, PATHS))
     if isinstance(kind, click.Choice):
         return st.one_of(st.sampled_from([str(choice) for choice in kind.choices]), words)

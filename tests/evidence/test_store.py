@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 from array import array
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured, Repeat
@@ -217,3 +220,23 @@ def test_a_store_in_a_folder_that_cannot_be_written_is_read(
         db.execute("PRAGMA user_version = 9")
     with pytest.raises(InputError, match="version 9"):
         open_store(newer, create=False)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=40))))
+def test_a_damaged_store_is_one_clear_error_or_reads(
+    tmp_path: Path, damage: list[tuple[float, bytes]]
+) -> None:
+    whole, path = tmp_path / "whole.db", tmp_path / "damaged.db"
+    if not whole.exists():
+        with open_store(whole) as store:
+            for number in range(3):
+                store.put(cell(str(number), requests=3))
+    data = bytearray(whole.read_bytes())
+    for at, noise in damage:
+        place = int(at * len(data))
+        data[place : place + len(noise)] = noise[: len(data) - place]
+    path.write_bytes(data)
+    with suppress(InputError), open_store(path, create=False) as store:
+        for found in store.cells():
+            store.repeats(found.study, found.key)

@@ -71,7 +71,8 @@ def test_a_prediction_moves_by_the_share_on_a_log_scale() -> None:
     known = {"ttft_s": Trust(0.5, math.log(1.5), 8)}
     found = shrunk(_evidence(1.0), _evidence(4.0), known).metrics["ttft_s"]
     assert found.value == pytest.approx(2.0)
-    assert (found.lo, found.hi) == (pytest.approx(2.0 / 1.5), pytest.approx(3.0))
+    assert found.lo == pytest.approx(2.0 / 1.5)
+    assert found.hi == pytest.approx(3.0)
 
 
 def test_what_nothing_is_known_of_stays_as_it_was() -> None:

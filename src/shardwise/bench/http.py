@@ -73,7 +73,7 @@ def ask(target: Target, path: str, body: Any = None, timeout_s: float = 60.0) ->
     except ssl.SSLError as error:
         raise _tls_error(target, error) from None
     except http.client.BadStatusLine as error:
-        first = error.line.encode("latin-1", errors="replace")
+        first = str(error.args[0]).encode("latin-1", errors="replace")
         return Answer(0, HTTP2_ONLY.encode() if is_http2(first) else str(error).encode())
     except (OSError, http.client.HTTPException) as error:
         return Answer(0, str(error).encode())

@@ -81,6 +81,10 @@ def main() -> None:
         # the reader (head, less) has gone: nothing is left to say, not even at shutdown
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        # a path that was given, or a disk: the commands name what they expect, this is the rest
+        where = f"{error.filename!r}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 2)
 
 
 def _require_utf8(words: Sequence[str]) -> None:

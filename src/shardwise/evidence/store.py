@@ -150,10 +150,11 @@ class Store:
             f"SELECT study, key, evidence, conditions FROM cell {chosen} ORDER BY id",
             () if study is None else (study,),
         )
-        return [
-            Measured(name, key, self._decoded(evidence, Evidence), self._decoded(other, dict))
-            for name, key, evidence, other in rows
-        ]
+        with _sound(self.path):
+            return [
+                Measured(name, key, _decoded(evidence, Evidence), _decoded(other, dict))
+                for name, key, evidence, other in rows
+            ]
 
     def repeats(self, study: str, key: str) -> list[Repeat]:
         """The runs of one cell with their raw requests."""
@@ -162,16 +163,17 @@ class Store:
             " JOIN cell ON cell.id = repeat.cell WHERE study = ? AND key = ? ORDER BY repeat.id",
             (study, key),
         )
-        return [
-            Repeat(
-                _number(started),
-                _number(ended),
-                (_number(begin), _number(end)),
-                tuple(self._records(number)),
-                self._decoded(client, dict),
-            )
-            for number, started, ended, begin, end, client in rows
-        ]
+        with _sound(self.path):
+            return [
+                Repeat(
+                    _number(started),
+                    _number(ended),
+                    (_number(begin), _number(end)),
+                    tuple(self._records(number)),
+                    _decoded(client, dict),
+                )
+                for number, started, ended, begin, end, client in rows
+            ]
 
     def _records(self, repeat: int) -> Iterator[RequestRecord]:
         names = ", ".join(_COLUMNS)
@@ -185,24 +187,13 @@ class Store:
             for name in ("usage_reported", "cancelled"):
                 cells[name] = bool(cells[name])
             times = array("d")
-            try:
-                times.frombytes(arrivals)
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{self.path} holds a damaged request: {error}") from None
+            times.frombytes(arrivals)
             yield RequestRecord(index=index, arrivals=times, **cells)
 
     def _read(self, query: str, given: tuple[object, ...] = ()) -> list[Any]:
         """Every row of a query. Raises InputError where the file is damaged."""
-        try:
+        with _sound(self.path):
             return self._db.execute(query, given).fetchall()
-        except sqlite3.Error as error:
-            raise InputError(f"cannot read {self.path}: {error}") from None
-
-    def _decoded(self, text: str, kind: type[Any]) -> Any:
-        try:
-            return msgspec.json.decode(text, type=kind)
-        except msgspec.DecodeError as error:
-            raise InputError(f"{self.path} holds a cell of another form: {error}") from None
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -264,7 +255,7 @@ def open_store(path: Path, *, create: bool = True, busy_s: float = _BUSY_S) -> S
         # autocommit, with BEGIN written out: a transaction is exactly what `put` says it is
         db = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
         _prepare(db, path)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:
         raise InputError(
             f"cannot open {path} as a store: {error}", "allowed: a file 'shardwise bench' wrote"
         ) from None
@@ -306,6 +297,21 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
         raise InputError(
             f"{path} is a store of version {version}", f"allowed: {VERSION}", "upgrade shardwise"
         )
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """What reading `path` raises where bytes of it are not what was written, as InputError."""
+    try:
+        yield
+    except (sqlite3.Error, UnicodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        raise InputError(f"{path} holds a cell of another form: {error}") from None
+
+
+def _decoded(text: str, kind: type[Any]) -> Any:
+    return msgspec.json.decode(text, type=kind)
 
 
 def _json(value: object) -> str:
