@@ -117,6 +117,18 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     return found
 
 
+def require_answers(found: dict[str, Any]) -> None:
+    """Raise InputError where nothing was answered that could be looked at."""
+    if not found["outcomes"].get("done"):
+        said = ", ".join(f"{n} {name}" for name, n in found["outcomes"].items() if n)
+        raise InputError(
+            f"no request was answered: {said} of {found['requests']}",
+            remedy="shorten --isl and --osl to what the model and the KV cache hold",
+        )
+    if not any("ttft_s" in record.metrics for record in found["evidence"]):
+        raise InputError("no request ended after the warm-up", remedy="shorten --warmup")
+
+
 def render(found: dict[str, Any]) -> str:
     """The answer as lines of text."""
     lines = []
