@@ -96,7 +96,16 @@ def start(model: Path, *options: str, patch: str = "") -> Replica:
     """A server of `model` that is ready; `patch` is a statement run in its process before."""
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-c", PATCHED.format(patch or "pass") + RUN, str(model), "--port", str(port), *SMALL, *options],
+        [
+            sys.executable,
+            "-c",
+            PATCHED.format(patch or "pass") + RUN,
+            str(model),
+            "--port",
+            str(port),
+            *SMALL,
+            *options,
+        ],
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -18,16 +17,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
-pytest.importorskip("uvicorn")
-
 from tests.engine.replica import RUN, SMALL, Replica, gone, start
+
+torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
+pytest.importorskip("uvicorn", reason="needs: pip install 'shardwise[engine]'")
+
 
 @pytest.fixture(scope="module")
 def server(llama: Path) -> Iterator[Replica]:

@@ -18,9 +18,10 @@ import pytest
 pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 pytest.importorskip("uvicorn", reason="needs: pip install 'shardwise[engine]'")
 
+from tests.engine.replica import Replica, gone, start
+
 from shardwise.engine.options import EngineOptions
 from shardwise.engine.service import EngineClient
-from tests.engine.replica import Replica, gone, start
 
 STREAM: dict[str, Any] = {"prompt": [1, 2, 3], "max_tokens": 250, "ignore_eos": True}
 

@@ -19,8 +19,9 @@ import pytest
 pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 pytest.importorskip("uvicorn", reason="needs: pip install 'shardwise[engine]'")
 
-from shardwise.engine import connections
 from tests.engine.replica import Replica, start
+
+from shardwise.engine import connections
 
 SOME_TOKENS = {"prompt": [1, 2, 3], "max_tokens": 4, "ignore_eos": True}
 
@@ -173,7 +174,11 @@ def test_models_are_listed_and_asked_for_by_name(server: Replica) -> None:
         ("/v1/completions", b'{"prompt": "' + b"9" * 5000 + b'"}', 400),
         ("/v1/chat/completions", b'{"messages": []}', 400),
         ("/v1/chat/completions", b'{"messages": [{"role": "user"}]}', 400),
-        ("/v1/chat/completions", b'{"messages": [{"content": "1"}], "max_completion_tokens": 0}', 400),
+        (
+            "/v1/chat/completions",
+            b'{"messages": [{"content": "1"}], "max_completion_tokens": 0}',
+            400,
+        ),
         ("/v1/nothing", b"{}", 404),
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else str(value),

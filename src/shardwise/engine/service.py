@@ -38,6 +38,7 @@ class EngineClient:
 
     def __init__(self, on_down: Callable[[str], None]) -> None:
         self.load = Load()
+        self.steps = 0  #: that the engine has ended
         self.down = ""  #: why the engine is gone; empty while it runs
         self._on_down = on_down
         self._stopping = False
@@ -163,6 +164,7 @@ class EngineClient:
             self._deliver(message.request_id, InputError(message.message))
             return
         outputs, self.load = message
+        self.steps += 1
         self._unfinished -= self._cancelled
         self._cancelled.clear()
         for output in outputs:
