@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.engine.replica import RUN, SMALL, Replica, gone, start
 
 torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")

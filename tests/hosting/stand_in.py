@@ -18,16 +18,15 @@ TTFT_S = float(sys.argv[4]) if len(sys.argv) > 4 else 0.02
 TPOT_S = float(sys.argv[5]) if len(sys.argv) > 5 else 0.01
 streams: set[object] = set()
 hangs, busy = asyncio.Event(), asyncio.Event()
-tokens = 0
+made = [0]  # tokens
 
 
 async def token(delay_s: float) -> None:
     """Return after `delay_s`, or never once it hangs."""
-    global tokens
     await asyncio.sleep(delay_s)
     while hangs.is_set() or busy.is_set():
         await asyncio.sleep(0.1)
-    tokens += 1
+    made[0] += 1
 
 
 async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -53,7 +52,7 @@ async def answer(writer: asyncio.StreamWriter, path: str, body: bytes) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         return
     if path == "/metrics":
-        count = tokens + (time.monotonic_ns() if busy.is_set() else 0)
+        count = made[0] + (time.monotonic_ns() if busy.is_set() else 0)
         send(writer, f"vllm:generation_tokens_total {count}\n")
         return
     if path == "/v1/models":
