@@ -1,5 +1,5 @@
-"""Replicas that hang, a full disk, a taken port, a killed balancer: all of it passes, and what cannot
-be kept is seen to end."""
+"""Replicas that hang, a full disk, a taken port, a killed balancer: all of it passes, and what
+cannot be kept is seen to end."""
 
 from __future__ import annotations
 
