@@ -15,6 +15,7 @@ REMEDIES: Final = (
     ("transformers", "make test-engine"),
     ("vllm_python", "make test-vllm"),
     ("hardware detect", "make test-engine"),
+    ("small disk", "run it as root on Linux"),
     ("haproxy", "apt-get install haproxy"),
     ("chromium", "apt-get install chromium"),
     ("java", "apt-get install default-jre-headless"),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 
 from shardwise.engine import parameters, protocol
+from shardwise.engine.tokenizer import IdTokenizer
 from shardwise.errors import InputError
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "serve.md"
@@ -138,6 +142,32 @@ def test_an_absurd_value_is_refused(fields: dict[str, Any], says: str) -> None:
     request = parse(True, **fields)
     with pytest.raises(InputError, match=says):
         request.sampling(request.limit(3, 100))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(
+    [
+        *protocol.CompletionRequest.__struct_fields__,
+        *protocol.ChatRequest.__struct_fields__,
+        *parameters.REFUSED,
+        *parameters.IGNORED,
+    ]
+)
+
+
+@given(fields=st.dictionaries(NAMES | st.text(max_size=9), VALUES), chat=st.booleans())
+def test_any_object_is_a_request_or_one_clear_error(fields: dict[str, Any], chat: bool) -> None:
+    body = json.dumps((CHAT if chat else TEXT) | fields).encode()
+    with suppress(InputError):
+        request = protocol.parse(body, chat)
+        prompt = request.tokens(IdTokenizer())
+        params = request.sampling(request.limit(len(prompt), 100))
+        assert params.max_tokens >= 1
+        assert 0 <= params.top_k < 2**31
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,19 @@ def test_sigterm_lets_running_requests_end_then_exits_0(llama: Path) -> None:
     assert gone(pids)
 
 
+def test_sigterm_under_load_answers_what_has_begun_and_refuses_the_rest(llama: Path) -> None:
+    replica = start(llama, "--max-num-seqs", "32")
+    pids = replica.rank_pids
+    streams = [
+        replica.open_stream(prompt=[1, 2, 3], max_tokens=120, ignore_eos=True) for _ in range(32)
+    ]
+    replica.process.send_signal(signal.SIGTERM)
+    assert [stream.read().count(b'"text"') for stream in streams] == [120] * 32
+    assert replica.get("/health")[0] == 0
+    assert replica.process.wait(timeout=10) == 0
+    assert gone(pids)
+
+
 def test_a_killed_server_leaves_no_rank_behind(llama: Path) -> None:
     replica = start(llama, "--tensor-parallel-size", "2")
     pids = replica.rank_pids

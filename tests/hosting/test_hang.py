@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -25,6 +27,7 @@ from shardwise.replica import processes
 from shardwise.replica.processes import Process
 
 Deploy = Callable[[DeploymentFile], Path]
+Record = Callable[[str, object], None]
 
 pytestmark = pytest.mark.live
 
@@ -59,7 +62,7 @@ def is_back(seen: operating.Seen) -> bool:
 
 @pytest.mark.parametrize("balancer", ["haproxy", "caddy", "vllm-router"])
 def test_a_stopped_replica_is_restarted_and_its_streams_end(
-    deploy: Deploy, balancer: BalancerName
+    deploy: Deploy, balancer: BalancerName, record_property: Record
 ) -> None:
     require_balancer(balancer)
     first = free_port(6)
@@ -71,7 +74,12 @@ def test_a_stopped_replica_is_restarted_and_its_streams_end(
     stopper.join()
     wait_for(path, is_back)
     outcomes = Counter(e.outcome for e in ended)
-    print(f"{balancer}: a replica stopped under 24 streams: {dict(outcomes)}")
+    longest_s = max(e.ended_s - e.started_s for e in ended)
+    record_property(
+        "seen",
+        f"{balancer}: {outcomes['whole']} of 480 whole, {outcomes['cut']} cut, "
+        f"{outcomes['refused'] + outcomes['failed']} refused; the longest took {longest_s:.0f} s",
+    )
     assert not victim.alive
     assert outcomes["whole"] >= 480 - 24
     assert all(e.server in ("", str(victim.pid)) for e in ended if e.outcome != "whole")
@@ -129,6 +137,44 @@ def test_a_full_disk_ends_no_supervision(deploy: Deploy) -> None:
     now, _ = operating.look(path)
     assert now.controller
     assert now.controller.alive
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    line = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if (
+        not shutil.which("mount")
+        or subprocess.run(line, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("a small disk cannot be mounted: run it as root on Linux")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_replicas_and_balancer_come_back_while_the_whole_state_disk_is_full(
+    small_disk: Path, deploy: Deploy
+) -> None:
+    require_balancer("haproxy")
+    first = free_port(4)
+    path = deploy(DeploymentFile(port=first, balancer="haproxy", models=[impatient(1, first + 2)]))
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as out:
+        while True:
+            out.write(b"0" * 4096)
+    assert shutil.disk_usage(small_disk).free == 0
+    now, _ = operating.look(path)
+    assert now.balancer_process
+    processes.kill_all([process_of(path), now.balancer_process])
+    deadline = time.monotonic() + 30
+    while asyncio.run(stream(first, 3)).outcome != "whole":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    filler.unlink()
+    wait_for(path, is_back)
+    assert operating.look(path)[0].balancer_restarts >= 1
 
 
 def test_a_port_taken_meanwhile_is_waited_for(deploy: Deploy) -> None:
