@@ -46,7 +46,8 @@ class Liveness:
     def look(self) -> Verdict:
         """Asks /health, and for a completion if it is time."""
         limit_s = self._launch.model.hang_timeout_s
-        if probing.request(self._launch.url, "/health", timeout_s=HEALTH_TIMEOUT_S)[0] != 200:
+        patience_s = min(HEALTH_TIMEOUT_S, limit_s)
+        if probing.request(self._launch.url, "/health", timeout_s=patience_s)[0] != 200:
             silent_s = time.monotonic() - self._well_s
             if silent_s > limit_s:
                 return Verdict(f"did not answer /health for {silent_s:.0f} s", hangs=True)
