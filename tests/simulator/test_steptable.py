@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ from shardwise.perfmodel.step import step_time
 from shardwise.simulator import compiling
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group, make_fleet, make_group
+from shardwise.simulator.scheduling import Scheduling
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.state import Sim, new_loop, new_replicas, new_requests
 from shardwise.simulator.stepping import attention_of, base_and_slope, mixed_step_s
 from shardwise.simulator.steptable import measured_table
-from shardwise.simulator.traffic import make_trace
+from shardwise.simulator.trace import make_trace
 from shardwise.workload.workload import Workload
 
-NO_INTS = np.zeros(0, dtype=np.int64)
 
 
 def subject(deployment: Deployment) -> Subject:
@@ -41,8 +42,8 @@ def replica(group: Group, sequences: int, context: int) -> Sim:
     fleet = make_fleet([group])
     replicas = new_replicas(fleet, 0)
     replicas.running[0], replicas.context[0] = sequences, sequences * context
-    requests = new_requests(np.zeros(1), (NO_INTS, NO_INTS), (NO_INTS, NO_INTS, NO_INTS))
-    return Sim(fleet, requests, replicas, new_loop(0, 1, 0, 0))
+    trace = make_trace(np.zeros(1), np.ones(1), np.ones(1))
+    return Sim(fleet, new_requests(trace, trace.model), replicas, new_loop(0, trace, 0))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_a_step_from_the_table_is_the_models_own_within_a_ten_thousandth(
     model: str, tp_size: int
 ) -> None:
     deployment = Deployment(model, "h200", tp_size, weight_dtype="fp8")
-    group = make_group(deployment)
+    group = replace(make_group(deployment), scheduling=Scheduling())  # no graphs: no padding
     setting = subject(deployment).setting
     tp = np.array(float(tp_size))
     for sequences, context, prompt, earlier in (
@@ -64,7 +65,7 @@ def test_a_step_from_the_table_is_the_models_own_within_a_ten_thousandth(
         sim = replica(group, sequences, context)
         if prompt:
             attention = attention_of(sim, 0, prompt, earlier)
-            found = mixed_step_s(sim, 0, prompt, attention)
+            found = mixed_step_s(sim, 0, sequences, prompt, attention)
         else:
             found = base_and_slope(sim, 0)[0]
         expected = step_time(
@@ -76,7 +77,8 @@ def test_a_step_from_the_table_is_the_models_own_within_a_ten_thousandth(
 
 def test_a_pipelines_step_has_the_further_stages_host_time_and_hand_over() -> None:
     deployment = Deployment("llama-3.1-70b", "h200", 2, pp_size=4, weight_dtype="fp8")
-    setting, group = subject(deployment).setting, make_group(deployment)
+    setting = subject(deployment).setting
+    group = replace(make_group(deployment), scheduling=Scheduling())
     tp, none = np.array(2.0), np.array(0.0)
     micro = np.array(10.0)  # 40 sequences in 4 micro-batches
     alone = step_time(setting, setting.work(tp), tp, micro, none, none, none)

@@ -18,7 +18,10 @@ F = TypeVar("F", bound=Callable[..., object])
 
 HAS_NUMBA: Final = importlib.util.find_spec("numba") is not None
 INSTALL: Final = "pip install 'shardwise[traffic]'"
-SOURCES: Final = ("compiling", "kernel", "memory", "queues", "routing", "state", "stepping")
+SOURCES: Final = (
+    *("compiling", "frontend", "kernel", "memory", "prefixes"),
+    *("queues", "routing", "state", "stepping"),
+)
 
 
 @cache

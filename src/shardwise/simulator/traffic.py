@@ -1,62 +1,18 @@
-"""What is asked, when: arrivals and lengths, drawn from a seed or read from a trace."""
+"""Traffic to draw from a seed: a rate or stages of rates, lengths, shared beginnings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from shardwise.errors import InputError
-from shardwise.simulator.state import Floats, Ints
+from shardwise.simulator.trace import MAX_REQUESTS, Ints, Trace, make_trace, one_prefix
 
 Arrivals = Literal["poisson", "bursty", "constant"]
 ARRIVALS: tuple[Arrivals, ...] = ("poisson", "bursty", "constant")
-MAX_REQUESTS = 20_000_000
-NO_PREFIX = -1
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Requests in order of arrival, arrays of one length N. Times in seconds from the start."""
-
-    arrival_s: Floats
-    isl: Ints
-    osl: Ints
-    model: Ints  #: index into `models`
-    prefix: Ints  #: index into `prefix_tokens`, -1: shares nothing
-    prefix_tokens: Ints  #: [P]
-    models: tuple[str, ...] = ("",)  #: "": the only model deployed
-
-    def __len__(self) -> int:
-        return len(self.arrival_s)
-
-    @property
-    def request_rate(self) -> float:
-        """Mean requests/s; 0 if all arrive at once."""
-        span = float(self.arrival_s[-1] - self.arrival_s[0]) if len(self) > 1 else 0.0
-        return (len(self) - 1) / span if span > 0 else 0.0
-
-    def faster(self, factor: float) -> Trace:
-        """The same requests, `factor` times as often."""
-        return replace(self, arrival_s=self.arrival_s / factor)
-
-
-def make_trace(arrival_s: Floats, isl: Ints, osl: Ints) -> Trace:
-    """A trace of one model whose requests share nothing."""
-    n = len(arrival_s)
-    if n == 0:
-        raise InputError("0 requests", "needed: at least 1", "raise the rate or the duration")
-    return Trace(
-        np.asarray(arrival_s, dtype=np.float64),
-        np.asarray(isl, dtype=np.int64),
-        np.asarray(osl, dtype=np.int64),
-        np.zeros(n, dtype=np.int64),
-        np.full(n, NO_PREFIX, dtype=np.int64),
-        np.zeros(0, dtype=np.int64),
-    )
 
 
 @dataclass(frozen=True)
@@ -145,17 +101,9 @@ def draw(traffic: Traffic, seed: int = 0) -> Trace:
         trace = replace(
             trace,
             isl=trace.isl + traffic.prefix_tokens,
-            prefix=label_rng.integers(0, traffic.prefixes, n),
-            prefix_tokens=np.full(traffic.prefixes, traffic.prefix_tokens, dtype=np.int64),
+            shared=one_prefix(
+                label_rng.integers(0, traffic.prefixes, n),
+                np.full(traffic.prefixes, traffic.prefix_tokens, dtype=np.int64),
+            ),
         )
     return trace
-
-
-def model_indices(trace: Trace, models: Sequence[str]) -> Ints:
-    """The trace's model of each request as an index into `models`. InputError if one is absent."""
-    if trace.models == ("",):
-        return np.zeros(len(trace), dtype=np.int64)
-    for name in trace.models:
-        if name not in models:
-            raise InputError(f"the trace asks for model {name!r}", f"deployed: {', '.join(models)}")
-    return np.array([models.index(name) for name in trace.models], dtype=np.int64)[trace.model]
