@@ -42,7 +42,7 @@ def compiled(function: F) -> F:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _cache_folder()  # read once, while the function is wrapped
     try:
-        wrapped: F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        wrapped: F = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
     finally:
         numba.config.CACHE_DIR = before
     return wrapped

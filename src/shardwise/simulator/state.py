@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwise.simulator.trace import Floats, Ints, Trace
 
@@ -118,10 +119,10 @@ class Replicas(NamedTuple):
     last_ready: Floats
     front: Floats  #: when the API server has nothing left to do
     front_before: Floats  #: the same without the tokens of the step in flight
-    kept: Ints  #: [R, S] blocks of each segment in the cache
-    refs: Ints  #: [R, S] requests that use them
-    before: Ints  #: [R, S] neighbours in the order of eviction
-    after: Ints
+    kept: NDArray[np.int32]  #: [R, S] blocks of each segment in the cache
+    refs: NDArray[np.int32]  #: [R, S] requests that use them
+    before: NDArray[np.int32]  #: [R, S] neighbours in the order of eviction
+    after: NDArray[np.int32]
     oldest: Ints  #: the entry evicted first, -1: none; S + i is what request i left
     newest: Ints
     kv_peak: Ints
@@ -198,6 +199,9 @@ def new_replicas(fleet: Fleet, segments: int) -> Replicas:
     def whole(value: int, *shape: int) -> Any:
         return np.full(shape or count, value, dtype=np.int64)
 
+    def small(value: int) -> Any:  # a large trace has millions of segments
+        return np.full((count, segments), value, dtype=np.int32)
+
     return Replicas(
         up=whole(1),
         now=np.zeros(count),
@@ -221,10 +225,10 @@ def new_replicas(fleet: Fleet, segments: int) -> Replicas:
         last_ready=np.zeros(count),
         front=np.zeros(count),
         front_before=np.zeros(count),
-        kept=whole(0, count, segments),
-        refs=whole(0, count, segments),
-        before=whole(-1, count, segments),
-        after=whole(-1, count, segments),
+        kept=small(0),
+        refs=small(0),
+        before=small(-1),
+        after=small(-1),
         oldest=whole(-1),
         newest=whole(-1),
         kv_peak=whole(0),

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from shardwise.errors import InputError
-from shardwise.simulator.trace import MAX_REQUESTS, Ints, Trace, make_trace, one_prefix
+from shardwise.simulator.trace import (
+    MAX_REQUESTS,
+    Floats,
+    Ints,
+    Trace,
+    make_trace,
+    one_prefix,
+)
 
 Arrivals = Literal["poisson", "bursty", "constant"]
 ARRIVALS: tuple[Arrivals, ...] = ("poisson", "bursty", "constant")
+MAX_STAGES = 10_000
 
 
 @dataclass(frozen=True)
@@ -31,9 +40,21 @@ class Lengths:
     def draw(self, rng: np.random.Generator, n: int) -> Ints:
         if self.cv == 0:
             return np.full(n, round(self.mean), dtype=np.int64)
-        sigma = math.sqrt(math.log1p(self.cv**2))
-        drawn = rng.lognormal(math.log(self.mean) - sigma**2 / 2, sigma, n)
-        return np.maximum(1, np.rint(drawn)).astype(np.int64)
+        return np.maximum(1, np.rint(log_normal(rng, self.mean, self.cv, n))).astype(np.int64)
+
+
+def log_normal(rng: np.random.Generator, mean: float, cv: float, n: int) -> Floats:
+    """`n` draws with a mean and a coefficient of variation."""
+    sigma = math.sqrt(math.log1p(cv**2))
+    return rng.lognormal(math.log(mean) - sigma**2 / 2, sigma, n)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of time at one rate."""
+
+    request_rate: float
+    duration_s: float
 
 
 @dataclass(frozen=True)
@@ -41,7 +62,8 @@ class Traffic:
     """Open-loop traffic to draw: a rate, how it varies, lengths, and shared prefixes.
 
     `bursty`: gamma gaps with coefficient of variation `burstiness`. `prefixes` prompts' beginnings
-    of `prefix_tokens` each, chosen evenly, are prepended to isl.
+    of `prefix_tokens` each, chosen evenly, are prepended to isl. With `stages` the rate changes
+    from one to the next; their mean is scaled to `request_rate` (see `in_stages`).
     """
 
     request_rate: float
@@ -53,18 +75,23 @@ class Traffic:
     prefixes: int = 0
     prefix_tokens: int = 0
     models: tuple[str, ...] = field(default=("",))  #: asked evenly
+    stages: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.request_rate < 1e9:
-            raise InputError(
-                f"request_rate is {self.request_rate:g}", "allowed: above 0 requests/s"
-            )
-        if not 0 < self.duration_s < 1e9:
-            raise InputError(f"duration is {self.duration_s:g} s", "allowed: above 0")
+        for rate, duration_s in (
+            (self.request_rate, self.duration_s),
+            *((stage.request_rate, stage.duration_s) for stage in self.stages),
+        ):
+            if not 0 < rate < 1e9:
+                raise InputError(f"request_rate is {rate:g}", "allowed: above 0 requests/s")
+            if not 0 < duration_s < 1e9:
+                raise InputError(f"duration is {duration_s:g} s", "allowed: above 0")
         if self.arrivals not in ARRIVALS:
             raise InputError(f"arrivals {self.arrivals!r}", f"allowed: {', '.join(ARRIVALS)}")
         if not 0 < self.burstiness <= 100:
             raise InputError(f"burstiness is {self.burstiness:g}", "allowed: above 0, up to 100")
+        if len(self.stages) > MAX_STAGES:
+            raise InputError(f"{len(self.stages)} stages", f"allowed: up to {MAX_STAGES}")
         if self.request_rate * self.duration_s > MAX_REQUESTS:
             raise InputError(
                 f"{self.request_rate * self.duration_s:.3g} requests",
@@ -73,27 +100,28 @@ class Traffic:
             )
 
 
+def in_stages(stages: Sequence[Stage], isl: Lengths, osl: Lengths, **more: Any) -> Traffic:
+    """Traffic whose rate is that of each stage in turn."""
+    if not stages:
+        raise InputError("0 stages", "needed: at least 1")
+    duration_s = sum(stage.duration_s for stage in stages)
+    if not duration_s > 0:
+        raise InputError(f"stages of {duration_s:g} s in all", "needed: above 0")
+    rate = sum(stage.request_rate * stage.duration_s for stage in stages) / duration_s
+    return Traffic(rate, isl, osl, duration_s, stages=tuple(stages), **more)
+
+
 def draw(traffic: Traffic, seed: int = 0) -> Trace:
     """A trace of the traffic; the same seed gives the same trace.
 
     At another rate the same seed gives the same requests, closer together or further apart.
     """
-    n = round(traffic.request_rate * traffic.duration_s)
     gaps_rng, isl_rng, osl_rng, label_rng = (
         np.random.default_rng([seed, stream]) for stream in range(4)
     )
-    if traffic.arrivals == "constant":
-        gaps = np.ones(n)
-    elif traffic.arrivals == "poisson":
-        gaps = gaps_rng.exponential(1.0, n)
-    else:
-        shape = 1.0 / traffic.burstiness**2
-        gaps = gaps_rng.gamma(shape, 1.0 / shape, n)
-    trace = make_trace(
-        np.cumsum(gaps) / traffic.request_rate,
-        traffic.isl.draw(isl_rng, n),
-        traffic.osl.draw(osl_rng, n),
-    )
+    arrival_s = draw_arrivals(traffic, gaps_rng)
+    n = len(arrival_s)
+    trace = make_trace(arrival_s, traffic.isl.draw(isl_rng, n), traffic.osl.draw(osl_rng, n))
     if len(traffic.models) > 1:
         models = label_rng.integers(0, len(traffic.models), n)
         trace = replace(trace, model=models, models=traffic.models)
@@ -107,3 +135,27 @@ def draw(traffic: Traffic, seed: int = 0) -> Trace:
             ),
         )
     return trace
+
+
+def draw_arrivals(traffic: Traffic, rng: np.random.Generator) -> Floats:
+    """Times of arrival in order, each stage behind the one before."""
+    stages = traffic.stages or (Stage(traffic.request_rate, traffic.duration_s),)
+    offered = sum(stage.request_rate * stage.duration_s for stage in stages)
+    scale = traffic.request_rate * traffic.duration_s / offered
+    times, start = [], 0.0
+    for stage in stages:
+        rate = stage.request_rate * scale
+        gaps = draw_gaps(traffic, rng, round(rate * stage.duration_s))
+        times.append(start + np.cumsum(gaps) / rate)
+        start += stage.duration_s
+    return np.sort(np.concatenate(times))
+
+
+def draw_gaps(traffic: Traffic, rng: np.random.Generator, n: int) -> Floats:
+    """`n` gaps between arrivals with a mean of 1."""
+    if traffic.arrivals == "constant":
+        return np.ones(n)
+    if traffic.arrivals == "poisson":
+        return rng.exponential(1.0, n)
+    shape = 1.0 / traffic.burstiness**2
+    return rng.gamma(shape, 1.0 / shape, n)
