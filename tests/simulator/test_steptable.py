@@ -27,7 +27,6 @@ from shardwise.simulator.trace import make_trace
 from shardwise.workload.workload import Workload
 
 
-
 def subject(deployment: Deployment) -> Subject:
     catalogue = default_catalogue()
     gpu = catalogue.gpu(deployment.gpu)

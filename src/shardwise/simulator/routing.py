@@ -185,9 +185,7 @@ def dispatch(sim: Sim, i: int, time: float, policy: int) -> None:
     replicas.last_ready[r] = ready
     replicas.outstanding[r] += 1
     if policy == PREFIX_AWARE:
-        requests.queued[i] = (
-            requests.isl[i] - found(sim, r, i, requests.isl[i])[0] * fleet.block[r]
-        )
+        requests.queued[i] = requests.isl[i] - found(sim, r, i, requests.isl[i])[0] * fleet.block[r]
         replicas.queued[r] += requests.queued[i]
     if replicas.running[r] == 0 and replicas.waiting[r] == 0 and replicas.partial[r] < 0:
         replicas.now[r] = max(replicas.now[r], time)

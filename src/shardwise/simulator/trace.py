@@ -83,9 +83,7 @@ class Trace:
         return replace(self, arrival_s=self.arrival_s / factor)
 
 
-def make_trace(
-    arrival_s: Floats, isl: Ints, osl: Ints, shared: Shared | None = None
-) -> Trace:
+def make_trace(arrival_s: Floats, isl: Ints, osl: Ints, shared: Shared | None = None) -> Trace:
     """A trace of one model. InputError for no request."""
     n = len(arrival_s)
     if n == 0:
