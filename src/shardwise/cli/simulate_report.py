@@ -15,8 +15,9 @@ from shardwise.simulator.capacity import highest_rate, highest_trace_rate
 from shardwise.simulator.compiling import HAS_NUMBA, INSTALL
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
 from shardwise.simulator.fleet import Failure, Group, make_group
+from shardwise.simulator.trace import Trace
 from shardwise.simulator.trace_file import read_trace
-from shardwise.simulator.traffic import Lengths, Trace, Traffic, draw
+from shardwise.simulator.traffic import Lengths, Traffic, draw
 from shardwise.workload.workload import Slo
 
 WAVES = 10  #: requests of each client of a closed loop
