@@ -125,5 +125,6 @@ def mxfp8(quant: Fields) -> Rules:
 
 
 def mxfp4(quant: Fields) -> Rules:
-    """gpt-oss: experts alone are quantized; engines multiply them with 16-bit activations."""
-    return whole(quant, replace(FORMATS["mxfp4"], activations="bf16"))
+    """gpt-oss: routed experts alone, as vLLM and transformers read this method; 16-bit inputs."""
+    form = replace(FORMATS["mxfp4"], activations="bf16")
+    return Rules(rules=(Rule(Names(["experts"]), form),), excluded=excluded(quant))
