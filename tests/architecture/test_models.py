@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shardwise.architecture.models import bundled, load
+from shardwise.architecture.models import bundled, load, published_id
 from shardwise.errors import InputError, UnknownNameError
 
 CONFIG = {
@@ -49,9 +49,11 @@ def test_a_model_of_another_shape_is_not_taken_for_a_bundled_one(other: str) -> 
 
 
 def test_every_bundled_model_loads_under_its_id_and_its_hub_id() -> None:
-    assert len(bundled()) == 26
+    assert len(bundled()) >= 60
     for model in bundled():
         assert load(model).id == model
+        hub_id = published_id(model)
+        assert hub_id is None or load(hub_id) == load(model)
 
 
 def test_a_file_and_its_folder_are_the_same_model(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def gemma3n(config: Fields) -> Decoder:
     widths = config.per_layer("intermediate_size", layers, 16384)
     mlp = cache(lambda width: gated_mlp(hidden, width))
     extra = _altup(config, hidden)
-    read = decoder(
+    return decoder(
         config,
         lambda i: attention(kinds[i], i >= first_shared > 0),
         lambda i: mlp(widths[i]),
@@ -124,7 +124,6 @@ def gemma3n(config: Fields) -> Decoder:
         tie=True,
         context=config.size("max_position_embeddings", default=32768),
     )
-    return read
 
 
 def _heads_3n(config: Fields) -> Heads:
@@ -198,8 +197,11 @@ def gemma4(config: Fields) -> Decoder:
     attention = _attention_4(config)
     mlp = _feed_forward_4(config)
     shares = [0 < first_shared <= i for i in range(layers)]
-    extra = norms(hidden, *_FOUR_NORMS) + (Tensor("layer_scalar", 1, 1, "norm"),)
-    extra += per_layer_inputs(config, hidden, 256)
+    extra = (
+        *norms(hidden, *_FOUR_NORMS),
+        Tensor("layer_scalar", 1, 1, "norm"),
+        *per_layer_inputs(config, hidden, 256),
+    )
     mixers: Callable[[int], Mixer] = lambda i: attention(kinds[i], shares[i])  # noqa: E731
     return decoder(
         config,

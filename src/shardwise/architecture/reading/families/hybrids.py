@@ -43,6 +43,7 @@ from shardwise.architecture.reading.states import (
     short_conv,
     state_dtype,
 )
+from shardwise.architecture.tensor import Tensor
 from shardwise.errors import InputError
 
 #: Letters of hybrid_override_pattern.
@@ -141,7 +142,7 @@ def _nemotron_moe(config: Fields) -> Moe:
     count, top_k = experts_of(config, "n_routed_experts")
     width = config.size("moe_intermediate_size")
     shared = config.size("moe_shared_expert_intermediate_size", default=0, lo=0)
-    extra = ()
+    extra: tuple[Tensor, ...] = ()
     if latent:
         extra = (
             *linear("mixer.fc1_latent_proj", latent, hidden, "shared_experts", "replicated",

@@ -99,7 +99,7 @@ def _feed_forwards(config: Fields) -> Callable[[bool], FeedForward]:
 
 def mllama(config: Fields) -> Decoder:
     """Llama 3.2 Vision: some layers attend to the image instead of the text."""
-    heads, layers = heads_of(config), num_layers(config)
+    heads = heads_of(config)
     crossing = frozenset(config.items("cross_attention_layers", int))
     own = gqa_attention(heads)
     crossed = gqa_attention(heads, Projections(at="cross_attn"), qk_norm=QkNorm())
