@@ -275,15 +275,20 @@ def dbrx(config: Fields) -> Decoder:
 
 
 def grok1(config: Fields) -> Decoder:
+    """Grok 1 and 2; the second has a dense MLP beside the experts."""
     heads = heads_of(config)
     attention = gqa_attention(heads, Projections(at="attn"))
     count, top_k = experts_of(config, config.name_of("num_experts", "num_local_experts"))
     width = config.size(config.name_of("moe_intermediate_size", "intermediate_size"))
     names = MlpNames("linear", "linear_v", "linear_1")
     sparse = moe(heads.hidden, Experts(count, top_k, width, names), at="moe_block")
-    beside = norms(heads.hidden, "pre_attn_norm", "post_attn_norm", "pre_moe_norm",
+    if config.flag("residual_moe", False):
+        dense = config.size("intermediate_size")
+        beside = gated_tensors(heads.hidden, dense, "mlp", "shared_experts", "shared_experts.")
+        sparse = replace(sparse, shared_width=dense, tensors=sparse.tensors + beside)
+    around = norms(heads.hidden, "pre_attn_norm", "post_attn_norm", "pre_moe_norm",
                    "post_moe_norm")  # fmt: skip
-    read = uniform(config, attention, sparse, layer_norms=beside, tie=True)
+    read = uniform(config, attention, sparse, layer_norms=around, tie=True)
     return replace(read, prefix="transformer.decoder_layer", embedding="transformer.in_out_embed")
 
 

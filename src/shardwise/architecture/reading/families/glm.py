@@ -69,7 +69,7 @@ def glm4_moe_lite(config: Fields) -> Decoder:
 
 def glm_moe_dsa(config: Fields) -> Decoder:
     """GLM-5: MLA with DeepSeek's indexer, which later versions share among layers."""
-    choosing = _choosing(config, num_layers(config))
+    choosing = choosing_layers(config, num_layers(config))
     own = mla(config, bias=config.flag("attention_bias", False))
     full = with_indexer(own, config)
     # a layer that shares the choice of an earlier one has no indexer tensors and no keys
@@ -102,7 +102,7 @@ def glm5_next(config: Fields) -> Decoder:
     full = with_indexer(plain, config, pool=config.size("index_kpool", default=16))
     shared = replace(plain, indexer=full.indexer)
     attending = _indexed(config, layers)
-    choosing = _choosing(config, layers)
+    choosing = choosing_layers(config, layers)
     streams = hyper_connection(config, "attn_hc") + hyper_connection(config, "ffn_hc")
     experts = deepseek_moe(config, correction_bias=True, dense_layers=3)
     read = decoder(
@@ -129,7 +129,7 @@ def _indexed(config: Fields, layers: int) -> list[bool]:
     return [i % 4 == 3 for i in range(layers)]
 
 
-def _choosing(config: Fields, layers: int) -> list[bool]:
+def choosing_layers(config: Fields, layers: int) -> list[bool]:
     """Layers that choose for themselves what to attend to."""
     kinds = config.items("indexer_types", str)
     if kinds:
