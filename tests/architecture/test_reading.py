@@ -217,6 +217,25 @@ def test_text_is_found_in_a_wrapper_and_the_tower_is_counted() -> None:
         assert tower.bytes == 2 * tower.parameters
 
 
+def test_the_text_of_an_omni_model_is_its_thinker_s() -> None:
+    encoder = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+    thinker = {
+        "model_type": "some_thinker",
+        "text_config": {**LLAMA, "model_type": "qwen2_5_omni_text"},
+        "vision_config": {**encoder, "patch_size": 4},
+        "audio_config": {"d_model": 32, "encoder_layers": 2, "encoder_ffn_dim": 64},
+    }
+    model = parse({"model_type": "some_omni", "thinker_config": thinker}, "tiny")
+    assert model.family == "qwen2_5_omni_text"
+    assert [tower.name for tower in model.towers] == ["vision", "audio"]
+
+
+def test_sizes_that_a_wrapper_leaves_out_are_its_class_s() -> None:
+    """Wrappers are saved without what is at its default: LLaVA 1.5 says no more than this."""
+    model = parse({"model_type": "llava", "text_config": {"model_type": "llama"}}, "tiny")
+    assert model.parameters() == 6_738_415_616  # Llama 2 7B
+
+
 def test_a_wrapper_hands_its_quantization_to_the_text_model() -> None:
     values = {
         "model_type": "llava",

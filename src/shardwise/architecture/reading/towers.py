@@ -23,7 +23,10 @@ _NAMED: Final = {
     "openai/clip-vit-large-patch14-336": 304_293_888,
     "openai/clip-vit-large-patch14": 303_966_208,
 }
-_VISION: Final = ("vision_config", "vision_tower_config", "visual_config", "vit_config", "visual")
+_VISION: Final = (
+    *("vision_config", "vision_tower_config", "visual_config", "vit_config", "visual"),
+    "img_processor",
+)
 _AUDIO: Final = ("audio_config", "speech_config", "sound_config", "audio_encoder_config")
 
 
@@ -184,6 +187,22 @@ def _mllama(part: Fields, hidden: int) -> int:
     return count + output * hidden + hidden
 
 
+def _gemma4(part: Fields, hidden: int) -> int:
+    """Gemma 4: gated MLPs, a table of positions for each axis, one matrix behind it."""
+    width = part.size("hidden_size", default=768)
+    depth = part.size("num_hidden_layers", default=16, hi=1_000)
+    inner = part.size("intermediate_size", default=3072)
+    positions = part.size("position_embedding_size", default=10240)
+    patch = part.size("patch_size", default=16, hi=1_000)
+    count = depth * (_layer(width, inner, gated=True, bias=False) + 2 * width)
+    return count + 2 * positions * width + 3 * patch**2 * width + width * hidden
+
+
+def _gemma3n(part: Fields, hidden: int) -> int:
+    """Gemma 3n sees with MobileNet-V5, of 300 million weights by its name."""
+    return 300_000_000 + part.size("hidden_size", default=2048) * hidden
+
+
 def _perception(part: Fields, hidden: int) -> int:
     """Step 3.7's encoder with two strided convolutions and a projection behind it."""
     width = part.size(part.name_of("width", "hidden_size"), default=1536)
@@ -291,6 +310,8 @@ _EXACT: Final[dict[str, Callable[[Fields, int], int]]] = {
     "siglip_vision_model": _siglip,
     "pixtral": _pixtral,
     "llama4_vision_model": _llama4,
+    "gemma3n_vision": _gemma3n,
+    "gemma4_vision": _gemma4,
     "mllama_vision_model": _mllama,
     "perception_encoder": _perception,
     "step3p5_vision": _perception,

@@ -1,4 +1,4 @@
-"""Families of 2026 that combine the parts of others: Mistral 4, Hunyuan 4, LFM 3, OLMo Hybrid."""
+"""Families of 2026 that combine the parts of others: Mistral 4, Hunyuan 4, OLMo Hybrid."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 from shardwise.architecture.fields import MAX_EXPERTS, Fields
-from shardwise.architecture.mixers import Attention, LinearAttention, Mixer, Mla
+from shardwise.architecture.mixers import Attention, LinearAttention, Mla
 from shardwise.architecture.reading.attention import (
     Projections,
     QkNorm,
@@ -18,7 +18,6 @@ from shardwise.architecture.reading.attention import (
 from shardwise.architecture.reading.common import (
     FULL,
     LINEAR,
-    SLIDING,
     decoder,
     layer_types,
     num_layers,
@@ -28,8 +27,8 @@ from shardwise.architecture.reading.common import (
 from shardwise.architecture.reading.decoder import PRE_NORMS, Decoder, linear, norm, norms
 from shardwise.architecture.reading.families.deepseek import deepseek_moe, sparse_layers
 from shardwise.architecture.reading.families.glm import choosing_layers
+from shardwise.architecture.reading.families.llama import llama, qwen2, qwen3
 from shardwise.architecture.reading.mlps import (
-    W123,
     Experts,
     Router,
     Shared,
@@ -38,7 +37,7 @@ from shardwise.architecture.reading.mlps import (
     moe,
     plain_mlp,
 )
-from shardwise.architecture.reading.states import short_conv, states, vectors
+from shardwise.architecture.reading.states import states, vectors
 from shardwise.architecture.tensor import Tensor
 
 
@@ -139,43 +138,6 @@ def _streams(config: Fields, name: str) -> tuple[Tensor, ...]:
     )
 
 
-def lfm3(config: Fields) -> Decoder:
-    """LFM 3: short convolutions, attention with a gate for each head, a window in some layers."""
-    heads, layers = heads_of(config), num_layers(config)
-    kinds = layer_types(config, layers, "conv", FULL, SLIDING)
-    if not kinds:
-        raise config.bad("layer_types", f"{layers} times conv, {FULL} or {SLIDING}")
-    window = config.size("sliding_window", default=256)
-    gate = linear("self_attn.g_proj", heads.num, heads.hidden, "attention", "rows", "g_proj",
-                  units=heads.num)  # fmt: skip
-    gated = config.flag("use_attention_gate", True)
-    mixing = short_conv(
-        heads.hidden,
-        config.size("conv_L_cache", default=7),
-        bias=config.flag("conv_bias", False),
-    )
-
-    @cache
-    def mixer(kind: str) -> Mixer:
-        if kind == "conv":
-            return mixing
-        made = gqa_attention(heads, qk_norm=QkNorm(), window=window if kind == SLIDING else 0)
-        return replace(made, tensors=made.tensors + gate) if gated else made
-
-    names = ["operator_norm", "ffn_norm"]
-    if config.flag("use_sandwich_norm", True):
-        names += ["post_operator_norm", "post_ffn_norm"]
-    mlp = gated_mlp(heads.hidden, config.size("intermediate_size"), at="feed_forward", names=W123)
-    return decoder(
-        config,
-        lambda i: mixer(kinds[i]),
-        lambda _: mlp,
-        layer_norms=norms(heads.hidden, *names),
-        final_norm=norms(heads.hidden, "model.embedding_norm"),
-        tie=True,
-    )
-
-
 def olmo_hybrid(config: Fields) -> Decoder:
     """Three layers of a gated delta net, then one of OLMo 3's attention."""
     heads, layers = heads_of(config), num_layers(config)
@@ -256,3 +218,12 @@ def orion(config: Fields) -> Decoder:
         layer_norms=norms(heads.hidden, *PRE_NORMS, bias=True),
         final_norm=norms(heads.hidden, "model.norm", bias=True),
     )
+
+
+def minicpm_v(config: Fields) -> Decoder:
+    """MiniCPM-V and -o: the text model's fields stand in the file itself; `version` tells which."""
+    readers = {"2.5": llama, "2.6": qwen2, "4": llama, "4.0": llama, "4.5": qwen3}
+    version = str(config.get("version") or "2.6")
+    if version not in readers:
+        raise config.bad("version", ", ".join(readers))
+    return readers[version](config)
