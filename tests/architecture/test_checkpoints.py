@@ -105,6 +105,11 @@ def test_deepseek_v4_has_fp4_experts_and_fp8_for_the_rest() -> None:
     assert found["compressor"] == {"bf16"}
 
 
+def test_a_name_that_ends_in_kv_has_an_fp8_cache() -> None:
+    assert load("amd/Llama-3.1-70B-Instruct-FP8-KV").kv_dtype == "fp8"
+    assert load("RedHatAI/Meta-Llama-3.1-70B-Instruct-FP8").kv_dtype == "bf16"
+
+
 def test_an_unpublished_dtype_of_a_bundled_name_has_its_usual_form() -> None:
     model = load("amd/Llama-3.1-8B-Instruct-MXFP4")
     assert model.checkpoint_dtype == "mxfp4"
@@ -138,4 +143,6 @@ def test_every_published_checkpoint_loads_in_its_dtype() -> None:
         assert published_id(model) is not None or model == "llama-51m"
         for dtype, checkpoint in _published(model).items():
             loaded = load(checkpoint["id"])
-            assert (loaded.id, loaded.checkpoint_dtype) == (model, dtype), checkpoint
+            stored, _, cache = dtype.partition("-")
+            assert (loaded.id, loaded.checkpoint_dtype) == (model, stored), checkpoint
+            assert cache == "" or loaded.kv_dtype == "fp8", checkpoint

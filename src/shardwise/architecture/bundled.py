@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, Final
 
@@ -40,6 +40,10 @@ _ORGS: Final = frozenset(
 )
 
 
+#: "fp4" is any published 4-bit float.
+_FP4: Final = {"fp4": ("nvfp4", "mxfp4")}
+
+
 @cache
 def bundled() -> tuple[str, ...]:
     """Ids of the bundled models, sorted."""
@@ -64,8 +68,11 @@ def named(given: str) -> Model | None:
     model = parse(_values(found), found, found)
     if dtype_word is None or dtype_word == model.checkpoint_dtype:
         return model
-    if dtype_word in _published(found):
-        return _as_published(found, dtype_word)
+    # "…-FP8-KV": the checkpoint asks for an fp8 cache
+    words = [f"{dtype_word}-kv"] if given.lower().endswith("-kv") else []
+    for word in (*words, dtype_word):
+        if word in _published(found):
+            return _as_published(found, word)
     return in_dtype(model, dtype_word)
 
 
@@ -86,10 +93,27 @@ def published_checkpoint(name: str, dtype: str) -> str | None:
     if dtype in published:
         return str(published[dtype]["id"])
     own = parse(_values(name), name, name).checkpoint_dtype
-    wanted = {"fp4": ("nvfp4", "mxfp4")}.get(dtype, (dtype,))
+    wanted = _FP4.get(dtype, (dtype,))
     if dtype == "auto" or own in wanted or (dtype == "fp16" and own == "bf16"):
         return published_id(name)
     return next((str(published[d]["id"]) for d in wanted if d in published), None)
+
+
+@lru_cache(maxsize=512)
+def stored_in(model: Model, dtype: str) -> Model:
+    """`model` with its weights in `dtype`, as its published checkpoint in that dtype has them.
+
+    Where none is published, or the model is not a bundled one: `in_dtype`. "auto" is the model as
+    it is. Raises InputError for an unknown dtype.
+    """
+    if dtype in ("auto", model.checkpoint_dtype) or model.id not in bundled():
+        return in_dtype(model, dtype)
+    published = _published(model.id)
+    wanted = next((d for d in _FP4.get(dtype, (dtype,)) if d in published), None)
+    base = parse(_values(model.id), model.id, model.id)
+    if wanted is None or (base.family, base.shape) != (model.family, model.shape):
+        return in_dtype(model, dtype)
+    return _as_published(model.id, wanted)
 
 
 def bundled_config(name: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Format:
     def bytes_of(self, rows: ArrayLike, cols: ArrayLike) -> Floats:
         """Bytes of `rows` x `cols` weights with their scales. Broadcasts."""
         r, c = np.asarray(rows, np.float64), np.asarray(cols, np.float64)
-        scales = 0.0
+        scales: Floats | float = 0.0
         if self.scale_bytes:
             down = np.ceil(r / self.block[0]) if self.block[0] else 1.0
             across = np.ceil(c / self.block[1]) if self.block[1] else 1.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from shardwise.architecture.feed_forward import FeedForward, Moe
 from shardwise.architecture.formats import Format, usual_format
 from shardwise.architecture.mixers import Attention, LinearAttention, Mamba2, Mixer, Mla
 from shardwise.architecture.tensor import Part, Tensor
+from shardwise.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Tower:
     bytes: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A decoder-only language model, unsharded.
+    """A decoder-only language model, unsharded. Compared and cached by identity.
 
     Attributes:
         id: Name that it was loaded by.
@@ -161,6 +163,7 @@ def _width(part: FeedForward) -> str:
 KEPT: frozenset[Part] = frozenset({"embedding", "lm_head", "norm", "router"})
 
 
+@lru_cache(maxsize=512)
 def in_dtype(model: Model, dtype: str) -> Model:
     """`model` with its weights in `dtype` ("auto": as they are in the checkpoint).
 
@@ -207,3 +210,13 @@ def _recast(tensors: Iterable[Tensor], chosen: Format) -> tuple[Tensor, ...]:
         else t
         for t in tensors
     )
+
+
+def require_context(model: Model, isl: float, osl: float) -> None:
+    """Raises InputError if a request is longer than the model's context."""
+    if isl + osl > model.max_context:
+        raise InputError(
+            f"isl {isl:g} + osl {osl:g} = {isl + osl:g} tokens",
+            f"allowed: at most the {model.max_context} tokens of {model.id}'s context",
+            "shorten isl or osl",
+        )

@@ -10,7 +10,7 @@ import click
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
-    from shardwise.evidence.record import Deployment
+    from shardwise.layout.deployment import Deployment
     from shardwise.simulator.fleet import Failure
 
 POLICIES = ("round_robin", "least_loaded", "power_of_two", "cache_aware")
@@ -32,13 +32,22 @@ def _failure(text: str) -> Failure:
 
 def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     """What to simulate: a model's name with options, or a deployment file."""
-    from shardwise.evidence.record import Deployment
+    from shardwise.layout.deployment import Deployment, Dtypes, Layout
 
     if subject.endswith(".toml"):
         from shardwise.hosting.deployment_file import load
 
         return load(Path(subject)).deployments()
-    return [Deployment(model=subject, **options)]
+    layout = Layout(tp_size=options["tp_size"], replicas=options["replicas"])
+    return [
+        Deployment(
+            subject,
+            options["gpu"],
+            layout,
+            dtypes=Dtypes(weight=options["weight_dtype"]),
+            engine=options["engine"],
+        )
+    ]
 
 
 @click.command()

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 
 Engine = Literal["vllm", "sglang", "builtin", "command"]
 BalancerName = Literal["auto", "haproxy", "vllm-router", "caddy", "smg"]
@@ -63,17 +63,20 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
         return Deployment(
             model=self.architecture or self.model,
             gpu=gpu,
-            tp_size=self.tp_size,
-            pp_size=self.pp_size,
-            replicas=self.replicas,
-            weight_dtype=self.weight_dtype,
-            kv_dtype=self.kv_dtype,
+            layout=Layout(
+                tp_size=self.tp_size,
+                pp_size=self.pp_size,
+                ep_size=self.tp_size if self.expert_parallel else 1,
+                replicas=self.replicas,
+            ),
+            limits=EngineLimits(
+                max_num_seqs=self.max_num_seqs,
+                max_num_batched_tokens=self.max_num_batched_tokens,
+                gpu_memory_utilization=self.gpu_memory_utilization,
+                max_model_len=self.max_model_len,
+            ),
+            dtypes=Dtypes(weight=self.weight_dtype, kv=self.kv_dtype),
             engine=self.engine,
-            expert_parallel=self.expert_parallel,
-            max_num_seqs=self.max_num_seqs,
-            max_num_batched_tokens=self.max_num_batched_tokens,
-            gpu_memory_utilization=self.gpu_memory_utilization,
-            max_model_len=self.max_model_len,
         )
 
 
