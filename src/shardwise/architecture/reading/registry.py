@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Final
 
@@ -187,9 +188,12 @@ def reader(model_type: str, where: str) -> Callable[[Fields], Decoder]:
     """The function that reads `model_type`. Raises InputError for one that has none."""
     name = READERS.get(model_type)
     if name is None:
+        near = get_close_matches(model_type[:60], READERS, n=3, cutoff=0.5)
+        names = f", nearest: {', '.join(near)}" if near else ""
         raise InputError(
             f"{where}: model_type {model_type[:60]!r} is not understood",
-            f"supported: {', '.join(sorted(READERS))}",
+            f"supported: {len(READERS)} types, listed in shardwise/architecture/reading/registry.py"
+            f"{names}",
             "a new family is one function: see 'Add a model family' in CONTRIBUTING.md",
         )
     module, _, function = name.partition(":")
