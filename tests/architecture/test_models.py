@@ -71,6 +71,14 @@ def test_a_modelopt_side_file_tells_the_dtype(tmp_path: Path) -> None:
     assert load(str(tmp_path)).checkpoint_dtype == "fp8"
 
 
+def test_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    quant = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": quant}))
+    (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+    with pytest.raises(InputError, match="FP8 and NVFP4"):
+        load(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"[]", b"\xff\xfe", b"null", b"[" * 100_000, b'{"a": NaN']
 )
