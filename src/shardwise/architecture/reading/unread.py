@@ -26,6 +26,8 @@ _HARMLESS: Final = frozenset(
 
 def refuse_unread(config: Fields) -> None:
     """Raise InputError for a size of experts or latents that the family's reader did not read."""
+    if config.values.get("per_layer_config") and "per_layer_config" not in config.read:
+        raise config.bad("per_layer_config", "none for this family: its layers are equal")
     # files repeat a count that was read under another name (num_local_experts, num_experts)
     read = [config.values.get(name) for name in config.read if _SHAPES.match(name)]
     known = {value for value in read if isinstance(value, int)}

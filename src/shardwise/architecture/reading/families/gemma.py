@@ -22,6 +22,7 @@ from shardwise.architecture.reading.common import (
     decoder,
     layer_types,
     num_layers,
+    overrides,
     windows,
 )
 from shardwise.architecture.reading.decoder import Decoder, linear, norm, norms
@@ -194,7 +195,8 @@ def gemma4(config: Fields) -> Decoder:
     ]
     kinds[-1] = FULL  # transformers forces the last layer to full attention
     first_shared = layers - config.size("num_kv_shared_layers", default=0, lo=0)
-    attention = _attention_4(config)
+    full = overrides(config, layers)[kinds.index(FULL)]
+    attention = _attention_4(config, full)
     mlp = _feed_forward_4(config)
     shares = [0 < first_shared <= i for i in range(layers)]
     extra = (
@@ -214,13 +216,18 @@ def gemma4(config: Fields) -> Decoder:
     )
 
 
-def _attention_4(config: Fields) -> Callable[[str, bool], Attention]:
+def _attention_4(config: Fields, full_layer: Fields) -> Callable[[str, bool], Attention]:
+    """`full_layer`: what the file says of a full-attention layer alone."""
     own = _heads(config)
     window = config.size("sliding_window", default=512)
     k_eq_v = config.flag("attention_k_eq_v", False)
     kv = config.size("num_global_key_value_heads", default=own.kv) if k_eq_v else own.kv
     config.has("num_global_key_value_heads")
-    wide = replace(own, kv=kv, dim=config.size("global_head_dim", default=512))
+    wide = replace(
+        own,
+        kv=full_layer.size("num_key_value_heads", default=kv),
+        dim=full_layer.size("head_dim", default=config.size("global_head_dim", default=512)),
+    )
     bias = config.flag("attention_bias", False)
 
     @cache

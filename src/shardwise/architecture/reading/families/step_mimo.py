@@ -16,7 +16,7 @@ from shardwise.architecture.reading.attention import (
     gqa_attention,
     heads_of,
 )
-from shardwise.architecture.reading.common import decoder, num_layers, windows
+from shardwise.architecture.reading.common import SLIDING, decoder, num_layers, overrides, windows
 from shardwise.architecture.reading.decoder import Decoder, linear, norms
 from shardwise.architecture.reading.families.deepseek import (
     deepseek_moe,
@@ -41,13 +41,16 @@ def step3_5(config: Fields) -> Decoder:
     more = config.size(
         "num_sliding_attention_heads", default=other.size("num_attention_heads", default=heads.num)
     )
+    written = overrides(config, layers)
+    sliding = next((written[i] for i in range(layers) if kinds[i] == SLIDING), other)
+    more = sliding.size("num_attention_heads", default=more)
     kv = other.size(other.name_of("num_attention_groups", "num_key_value_heads"), default=heads.kv)
     wide = replace(heads, num=more, kv=kv)
     window = config.size("sliding_window", default=512, lo=0)
 
     @cache
     def attention(kind: str) -> Attention:
-        local = kind == "sliding_attention"
+        local = kind == SLIDING
         own = wide if local else heads
         made = gqa_attention(own, qk_norm=QkNorm(), window=window if local else 0)
         gate = linear("self_attn.g_proj", own.num, own.hidden, "attention", "rows", "g_proj",
@@ -137,7 +140,6 @@ def step3(config: Fields) -> Decoder:
 def mimo_v2(config: Fields) -> Decoder:
     """MiMo-V2-Flash: keys wider than values, sliding layers with sinks and more KV heads."""
     layers = num_layers(config)
-    full, sliding = _mimo_heads(config)
     pattern = config.items("hybrid_layer_pattern", int)
     local = [bool(n) for n in pattern] or [i > 0 and (i + 1) % 6 != 0 for i in range(layers)]
     if len(local) != layers:
@@ -149,6 +151,10 @@ def mimo_v2(config: Fields) -> Decoder:
             config.read,
         )
     slides = windows(config, layers, lambda i: local[i])
+    written = overrides(config, layers)
+    full, sliding = _mimo_heads(
+        config, next((written[i] for i in range(layers) if slides[i]), written[0])
+    )
     bias = config.flag("attention_bias", False)
     sinks = config.flag("add_swa_attention_sink_bias", True)
     full_sinks = config.flag("add_full_attention_sink_bias", False)
@@ -163,13 +169,16 @@ def mimo_v2(config: Fields) -> Decoder:
     return decoder(config, lambda i: attention(slides[i]), experts)
 
 
-def _mimo_heads(config: Fields) -> tuple[Heads, Heads]:
+def _mimo_heads(config: Fields, layer: Fields) -> tuple[Heads, Heads]:
+    """Heads of full and of sliding layers. `layer`: what the file says of a sliding one alone."""
     heads = heads_of(config, dim_default=192)
     heads = replace(heads, v_dim=config.size("v_head_dim", default=128))
     own = replace(
         heads,
         num=config.size("swa_num_attention_heads", default=heads.num),
-        kv=config.size("swa_num_key_value_heads", default=heads.kv),
+        kv=layer.size(
+            "num_key_value_heads", default=config.size("swa_num_key_value_heads", default=heads.kv)
+        ),
         dim=config.size("swa_head_dim", default=heads.dim),
         v_dim=config.size("swa_v_head_dim", default=heads.value),
     )
