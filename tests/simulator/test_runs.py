@@ -41,7 +41,7 @@ def toy(
         1,
     )
     return Group(
-        Deployment(model="toy", gpu="h200", layout=Layout(replicas=replicas),), table, seqs, budget, capacity, 10**9,
+        Deployment("toy", "h200", Layout(replicas=replicas)), table, seqs, budget, capacity, 10**9,
         0.0, 0.0, {},
     )  # fmt: skip
 
