@@ -177,7 +177,8 @@ def _mimo_heads(config: Fields, layer: Fields) -> tuple[Heads, Heads]:
         heads,
         num=config.size("swa_num_attention_heads", default=heads.num),
         kv=layer.size(
-            "num_key_value_heads", default=config.size("swa_num_key_value_heads", default=heads.kv)
+            "num_key_value_heads",
+            default=config.size("swa_num_key_value_heads", default=2 * heads.kv),
         ),
         dim=config.size("swa_head_dim", default=heads.dim),
         v_dim=config.size("swa_v_head_dim", default=heads.value),
