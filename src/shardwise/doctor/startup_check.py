@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from shardwise.hardware.gpu import Gpu
 from shardwise.node.reading.startup import Startup
 from shardwise.units import GIB
 
@@ -25,7 +26,9 @@ class Flags:
     """What a log says of how the engine was started; 0, "" or None where it does not."""
 
     engine: str = "vllm"
+    version: str = ""
     tp_size: int = 1
+    attention_dp: int = 1
     pp_size: int = 1
     utilization: float = 0.0
     kv_dtype: str = ""
@@ -91,24 +94,24 @@ class Comparison:
 def predict_memory(model: str, gpu: str, flags: Flags) -> Prediction:
     """Weights, KV cache and tokens of one GPU with `flags`. UnknownNameError for model or GPU."""
     from shardwise.architecture.models import load
-    from shardwise.evidence.record import Deployment
-    from shardwise.hardware.catalogue import default_catalogue
+    from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
     from shardwise.perfmodel.memory import plan
 
-    arch = load(model)
-    known = default_catalogue().gpu(gpu)
-    if flags.total_bytes:
-        known = replace(known, memory_bytes=flags.total_bytes)
+    arch, known = load(model), _gpu(gpu, flags.total_bytes)
+    limits = EngineLimits(
+        max_num_seqs=flags.max_num_seqs or EngineLimits.max_num_seqs,
+        max_num_batched_tokens=flags.max_num_batched_tokens or EngineLimits.max_num_batched_tokens,
+        gpu_memory_utilization=flags.utilization or EngineLimits.gpu_memory_utilization,
+        max_model_len=flags.max_model_len,
+    )
     asked = Deployment(
         arch.id,
         known.id,
-        flags.tp_size,
-        flags.pp_size,
-        weight_dtype="auto",
-        kv_dtype="fp8" if flags.kv_dtype.startswith("fp8") else "auto",
-        gpu_memory_utilization=flags.utilization or 0.9,
-        max_num_seqs=flags.max_num_seqs or 256,
-        max_num_batched_tokens=flags.max_num_batched_tokens or 8192,
+        Layout(tp_size=flags.tp_size, pp_size=flags.pp_size, attention_dp=flags.attention_dp),
+        limits,
+        Dtypes(kv="fp8" if flags.kv_dtype.startswith("fp8") else "auto"),
+        flags.engine,
+        flags.version,
     )
     length = flags.max_model_len or arch.max_context
     found = plan(arch, known, asked, length)
@@ -119,6 +122,17 @@ def predict_memory(model: str, gpu: str, flags: Flags) -> Prediction:
         share = flags.utilization or _MEM_FRACTION
         kv_bytes = known.memory_bytes * share - found.weight_bytes
     return Prediction(found.weight_bytes, kv_bytes, kv_bytes / per_token, per_token)
+
+
+def _gpu(name: str, total_bytes: float | None) -> Gpu:
+    """The catalogue's GPU, with the memory that the log says it has."""
+    from shardwise.hardware.catalogue import default_catalogue
+    from shardwise.node.generations import catalogue_gpu
+
+    known = catalogue_gpu(name) or default_catalogue().gpu(name)
+    if total_bytes is None:
+        return known
+    return replace(known, memory_bytes=total_bytes, runtime_memory_bytes=total_bytes)
 
 
 def compare(
@@ -150,6 +164,7 @@ def flags_of(start: Startup) -> Flags:
     share = args.get("mem_fraction_static", start.gpu_memory_utilization or 0.0)
     return Flags(
         engine=start.engine,
+        version=start.version,
         tp_size=start.tp_size or start.tp_at_least,
         pp_size=int(args.get("pipeline_parallel_size", 1)),
         utilization=float(share),
