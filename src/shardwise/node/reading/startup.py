@@ -20,7 +20,9 @@ _SAME: Final = 0.03
 _ONCE: Final = (
     "weights", "weights_table", "kv", "tokens", "blocks", "concurrency", "non_torch", "activation",
 )  # fmt: skip
-_MEASURED: Final = frozenset(_ONCE) | {"kv_one", "kv_two", "left", "graphs", "profiled"}
+_MEASURED: Final = frozenset(_ONCE) | {
+    "kv_one", "kv_two", "kv_count", "max_tokens", "left", "graphs", "profiled",
+}  # fmt: skip
 _PLAIN_FAILURES: Final = {
     "fail_no_blocks": "no memory is left for the KV cache",
     "fail_memory": "no memory is left for the KV cache",
@@ -124,7 +126,7 @@ class Startup:
     @property
     def kv_tokens(self) -> int | None:
         """Tokens that the cache holds as the engine counts them; negative if nothing is left."""
-        for key in ("tokens", "kv_two", "kv_one", "max_tokens", "profiled"):
+        for key in ("tokens", "kv_two", "kv_one", "kv_count", "max_tokens", "profiled"):
             if (found := self._least(key)) is not None:
                 return int(found)
         blocks = self._least("blocks")
@@ -176,6 +178,9 @@ class Startup:
         """What capturing graphs took: as said, or the memory it left against before."""
         if (found := self._most("graphs", 1)) is not None:
             return found
+        captured = self.by_process.get("graph_usage", {}).values()
+        if captured:
+            return max(sum(each) for each in captured)
         before = self._least("graph_begin")
         after = self._least("graph_end") if "graph_end" in self.by_process else None
         if after is None:
@@ -320,8 +325,10 @@ def _startup(group: Sequence[Event]) -> Startup | None:
     for event in group:
         if event.values or event.key.startswith("graphs_"):
             values = by_process.setdefault(event.key, {})
-            if event.key == "graph_step":
+            if event.key in ("graph_step", "graph_end"):
                 values[event.process] = event.values  # the last one counts
+            elif event.key == "graph_usage":  # the drafter's graphs too
+                values[event.process] = (*values.get(event.process, ()), *event.values)
             else:
                 values.setdefault(event.process, event.values)
         if event.text:
