@@ -373,8 +373,8 @@ def test_a_hypervisor_behind_two_colons_and_builds_without_a_version() -> None:
 def test_the_profile_of_a_newer_vllm_and_a_negative_cache() -> None:
     (start,) = read(
         "DEBUG Memory profiling takes 1.21 seconds. Total non KV cache memory: 11.76GiB; torch "
-        "peak memory increase: 0.71GiB; non-torch forward increase memory: 0.21GiB; weights memory: "
-        "10.84GiB.\nINFO [gpu_worker.py:462] Available KV cache memory: -0.19 GiB\n"
+        "peak memory increase: 0.71GiB; non-torch forward increase memory: 0.21GiB; weights "
+        "memory: 10.84GiB.\nINFO [gpu_worker.py:462] Available KV cache memory: -0.19 GiB\n"
     ).startups
     gib = 2.0**30
     assert start.weights_bytes == pytest.approx(10.84 * gib)
@@ -388,7 +388,7 @@ def test_sglang_s_last_lines() -> None:
 [2025-07-14 05:48:43] Load weight begin. avail mem=22.60 GB
 [2025-07-14 05:48:43] KV Cache is allocated. dtype: torch.float8_e4m3fn, #tokens: 38141
 [2025-07-14 05:48:44] Capture target verify CUDA graph begin. avail mem=0.93 GB
-[2025-07-14 05:49:02] Capture target verify CUDA graph end. Time elapsed: 18.07 s. mem usage=0.11 GB. \
+[2025-07-14 05:49:02] Capture target verify CUDA graph end. Time elapsed: 18 s. mem usage=0.11 GB. \
 avail mem=0.83 GB.
 [2025-07-14 05:49:08] Capture draft decode CUDA graph end. mem usage=0.04 GB. avail mem=0.79 GB.
 [2025-07-14 05:49:02] max_total_num_tokens=38141, chunked_prefill_size=2048, context_len=8192
@@ -402,8 +402,8 @@ avail mem=0.83 GB.
 
 def test_one_line_with_tokens_and_concurrency() -> None:
     (start,) = read(
-        "(EngineCore pid=9) INFO [kv_cache_utils.py:1731] GPU KV cache size: 955,000 tokens, Maximum "
-        "concurrency for 9,216 tokens per request: 103.62x\n"
+        "(EngineCore pid=9) INFO [kv_cache_utils.py:1731] GPU KV cache size: 955,000 tokens, "
+        "Maximum concurrency for 9,216 tokens per request: 103.62x\n"
     ).startups
     assert (start.kv_tokens, start.concurrency) == (955000, 103.62)
 

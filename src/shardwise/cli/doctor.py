@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -45,6 +45,12 @@ MAX_BYTES = 16 * 2**20  #: of one paste; a start-up is the head of a log
 @click.option("--gpu", default="", help="Name of the GPUs where the text does not say it.")
 @click.option("--model", default="", help="Model of a start-up log, to predict beside it.")
 @click.option(
+    "--tp", default=0, type=click.IntRange(0), help="TP size of a log that does not say it."
+)
+@click.option(
+    "--pp", default=0, type=click.IntRange(0), help="Pipeline stages of a log that does not say it."
+)
+@click.option(
     "--save", type=click.Path(path_type=Path), help="Write the node to a TOML file for --node."
 )
 @click.option("--measure", is_flag=True, help="Measure memory bandwidth and all-reduce with torch.")
@@ -54,11 +60,10 @@ def doctor(
     more: tuple[str, ...],
     node_file: Path | None,
     engines: tuple[str, ...],
-    gpu: str,
-    model: str,
     save: Path | None,
     measure: bool,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Say which GPUs to take for each TP size, which all-reduce they get, and what to change.
 
@@ -74,10 +79,14 @@ def doctor(
 
     if more and not sources:
         raise InputError(f"unexpected argument {more[0][:80]!r}", remedy="pass --from FILE...")
-    reading = _named(_reading((*sources, *more), node_file), gpu)
+    reading = _named(_reading((*sources, *more), node_file), asked["gpu"])
     chosen = engines or ENGINES
     found = diagnose(reading, chosen)
-    compared = compare(reading.startups, model, _gpu_name(reading, gpu)) if model else ()
+    compared: tuple[Comparison, ...] = ()
+    if model := asked["model"]:
+        name = _gpu_name(reading, asked["gpu"])
+        sizes = {"tp_size": asked["tp"], "pp_size": asked["pp"]}
+        compared = compare(reading.startups, model, name, **sizes)
     if as_json:
         print_json(_document(found, chosen, compared))
     else:

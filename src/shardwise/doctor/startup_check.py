@@ -136,14 +136,23 @@ def _gpu(name: str, total_bytes: float | None) -> Gpu:
 
 
 def compare(
-    starts: Sequence[Startup], model: str, gpu: str, predict: Predict = predict_memory
+    starts: Sequence[Startup],
+    model: str,
+    gpu: str,
+    predict: Predict = predict_memory,
+    *,
+    tp_size: int = 0,
+    pp_size: int = 0,
 ) -> tuple[Comparison, ...]:
-    """A comparison per start that states weights or a cache. Errors are those of `predict`."""
+    """A comparison per start that states weights or a cache. Errors are those of `predict`.
+
+    `tp_size` and `pp_size` are taken where a log does not say them; 0: not known.
+    """
     found = []
     for start in starts:
         if start.weights_bytes is None and start.kv_bytes is None:
             continue
-        made = predict(model, gpu, flags_of(start))
+        made = predict(model, gpu, flags_of(start, tp_size, pp_size))
         quantities = tuple(_quantities(start, made))
         label = f"{start.engine} {start.version}".strip()
         found.append(
@@ -156,17 +165,21 @@ def compare(
     return tuple(found)
 
 
-def flags_of(start: Startup) -> Flags:
-    """The flags of a log: as given, else what its ranks and sizes prove."""
+def flags_of(start: Startup, tp_size: int = 0, pp_size: int = 0) -> Flags:
+    """The flags of a log: as it gives them, else `tp_size` and `pp_size`, else what it proves."""
     args = start.args
     seqs = args.get("max_num_seqs", args.get("max_running_requests", 0))
     batched = args.get("max_num_batched_tokens", args.get("chunked_prefill_size", 0))
     share = args.get("mem_fraction_static", start.gpu_memory_utilization or 0.0)
+    ranks = start.tp_size or tp_size or start.tp_at_least
+    # SGLang counts attention's replicas among the TP ranks
+    replicas = start.dp_at_least if ranks % start.dp_at_least == 0 else 1
     return Flags(
         engine=start.engine,
         version=start.version,
-        tp_size=start.tp_size or start.tp_at_least,
-        pp_size=int(args.get("pipeline_parallel_size", 1)),
+        tp_size=ranks // replicas,
+        attention_dp=replicas,
+        pp_size=int(args.get("pipeline_parallel_size", pp_size or 1)),
         utilization=float(share),
         kv_dtype=start.kv_dtype,
         max_num_seqs=int(seqs),
