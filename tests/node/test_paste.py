@@ -415,3 +415,38 @@ def test_sixteen_gpus_have_two_digits() -> None:
     found = read(topo(links, 16, nics=12))
     assert said(found) == links
     assert not found.problems
+
+
+def test_whole_copies_are_no_replicas_of_attention() -> None:
+    line = "[2026-01-21 19:39:12 {}] Load weight end. avail mem=14.5 GB, mem usage=7.2 GB.\n"
+    tags = ("DP0 TP0", "DP0 TP1", "DP1 TP0", "DP1 TP1")
+    (start,) = read("".join(line.format(tag) for tag in tags)).startups
+    assert (start.attention_dp, start.tp_at_least, start.processes) == (1, 2, 4)
+
+
+def test_pipeline_stages_with_different_caches_fail_once() -> None:
+    (start,) = read("""\
+(Worker_PP0 pid=1) INFO Available KV cache memory: 20.18 GiB
+(Worker_PP1 pid=2) INFO Available KV cache memory: 3.18 GiB
+(EngineCore_DP0 pid=3) ValueError: To serve at least one request with the models's max seq len \
+(262144), (24.0 GiB KV cache is needed, which is larger than the available KV cache memory \
+(3.18 GiB). Based on the available memory, the estimated maximum model length is 34736.
+""").startups
+    assert start.failure is not None
+    assert start.failure.max_model_len == 34736
+    assert start.kv_bytes == pytest.approx(3.18 * 2**30)
+
+
+def test_the_oldest_vllm_states_its_configuration() -> None:
+    (start,) = read(
+        "INFO 01-11 15:51:02 llm_engine.py:70] Initializing an LLM engine with config: "
+        "model='/models/alpaca-2', tokenizer='/models/alpaca-2', revision=None, max_seq_len=4096, "
+        "tensor_parallel_size=2, quantization=None, enforce_eager=False, seed=0)\n"
+        "INFO 01-11 15:51:18 llm_engine.py:275] # GPU blocks: 229, # CPU blocks: 512\n"
+        "ValueError: The model's max seq len (4096) is larger than the maximum number of tokens "
+        "that can be stored in KV cache (3664).\n"
+    ).startups
+    assert (start.model, start.tp_size, start.max_model_len) == ("/models/alpaca-2", 2, 4096)
+    assert start.kv_tokens == 229 * 16
+    assert start.failure is not None
+    assert start.failure.max_model_len == 3664

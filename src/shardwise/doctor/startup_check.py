@@ -173,7 +173,7 @@ def flags_of(start: Startup, tp_size: int = 0, pp_size: int = 0) -> Flags:
     share = args.get("mem_fraction_static", start.gpu_memory_utilization or 0.0)
     ranks = start.tp_size or tp_size or start.tp_at_least
     # SGLang counts attention's replicas among the TP ranks
-    replicas = start.dp_at_least if ranks % start.dp_at_least == 0 else 1
+    replicas = start.attention_dp if ranks % start.attention_dp == 0 else 1
     return Flags(
         engine=start.engine,
         version=start.version,

@@ -91,11 +91,15 @@ class Startup:
         return max((self.tp_size or 1, *(rank + 1 for rank in self.tp_ranks)))
 
     @property
-    def dp_at_least(self) -> int:
-        """Attention replicas that the tags prove (SGLang's "DP7 TP7")."""
+    def attention_dp(self) -> int:
+        """Attention replicas that SGLang's tags prove: "DP7 TP7". In "DP1 TP0" each replica counts
+        its own TP ranks: those are whole copies, not replicas of attention."""
         tags = {p for processes in self.by_process.values() for p in processes}
-        ranks = [int(found[1]) for tag in tags if (found := re.search(r"\bDP(\d+)", tag))]
-        return max(ranks, default=0) + 1
+        found = [match for tag in tags if (match := re.search(r"\bDP(\d+) TP(\d+)", tag))]
+        ranks = [(int(match[1]), int(match[2])) for match in found]
+        if any(dp and not tp for dp, tp in ranks):
+            return 1
+        return max((dp for dp, _ in ranks), default=0) + 1
 
     @property
     def weights_bytes(self) -> float | None:
@@ -309,7 +313,7 @@ def _contradicts(group: Sequence[Event], event: Event) -> bool:
     if any(e.key in ("tokens", "concurrency") for e in group):
         return True
     stated = [e.values[0] for e in group if e.key == "kv"]
-    return bool(stated) and abs(stated[0] / event.values[2] - 1) > 0.01
+    return bool(stated) and all(abs(kv / event.values[2] - 1) > 0.01 for kv in stated)
 
 
 def _startup(group: Sequence[Event]) -> Startup | None:

@@ -188,9 +188,11 @@ def _started(lines: Sequence[Line], starts: Sequence[int]) -> Iterator[Event]:
         if "non-default args:" in line.text:
             yield Event(starts[i], 0, "vllm", "args", args=from_dictionary(line.text))
         elif "ServerArgs(" in line.text:
-            yield Event(starts[i], 0, "sglang", "args", args=from_fields(line.text))
-        elif re.search(r"LLM engine \(v[^)]*\) with config:", line.text):
-            yield Event(starts[i], 0, "vllm", "config", args=from_fields(line.text))
+            printed = line.text.split("ServerArgs(", 1)[1]
+            yield Event(starts[i], 0, "sglang", "args", args=from_fields(printed))
+        elif re.search(r"LLM engine (?:\(v[^)]*\) )?with config:", line.text):
+            printed = line.text.split("with config:", 1)[1]
+            yield Event(starts[i], 0, "vllm", "config", args=from_fields(printed))
         elif (command := from_command(_continued(lines, i))) is not None:
             yield Event(starts[i], 0, command[0], "command", args=command[1])
 
