@@ -17,7 +17,8 @@ from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.layout.rules import allowed_tp
 from shardwise.perfmodel.memory import (
-    activation_bytes,
+    Platform,
+    forward_bytes,
     kv_budget_bytes,
     kv_capacity_tokens,
     largest_context,
@@ -52,10 +53,10 @@ def test_llama_70b_fp8_on_one_h200() -> None:
     assert found.largest_batch == found.kv_capacity_tokens // 2048
 
 
-def test_activations_of_llama_70b() -> None:
-    # 8192 tokens x 2 bytes x (2 x 8192 + 3 x 28672) + 256 sequences x 128256 logits x 12 bytes
-    expected = 8192 * 2 * (2 * 8192 + 3 * 28672) + 256 * 128256 * 12
-    assert activation_bytes(LLAMA_70B, Deployments.of([TP1])) == [expected]
+def test_a_forward_of_llama_70b() -> None:
+    # 8192 tokens x 2 bytes x (2 x 8192 + 3 x 28672)
+    expected = 8192 * 2 * (2 * 8192 + 3 * 28672)
+    assert forward_bytes(LLAMA_70B, Deployments.of([TP1])) == [expected]
 
 
 def test_the_admission_limit_lies_where_it_was_measured() -> None:
@@ -71,7 +72,7 @@ def test_a_sweep_of_tp_agrees_with_single_plans() -> None:
     deployments = [fp8.with_layout(tp_size=tp, pp_size=pp) for tp, pp in sizes]
     swept = Deployments.of(deployments)
     stored = in_dtype(LLAMA_70B, "fp8")
-    budget = kv_budget_bytes(stored, H200.memory_bytes, swept)
+    budget = kv_budget_bytes(stored, Platform(H200), swept)
     sequence = sequence_bytes(stored, 4096.0, swept.layouts, "fp8")
     tokens = kv_capacity_tokens(budget, sequence, 4096.0, swept.layouts)
     varied = sequence_bytes(stored, np.full(5, 4096.0), swept.layouts, "fp8")
@@ -141,7 +142,7 @@ def test_room_for_kv_never_falls_with_tp_beyond_one(model: str, dtype: str) -> N
     stored = in_dtype(load(model), dtype)
     sizes = [Layout(size) for size in allowed_tp(stored, 64) if size > 1]
     deployments = Deployments.of([Deployment(model, "h200", layout) for layout in sizes])
-    budget = kv_budget_bytes(stored, 192e9, deployments)[0]
+    budget = kv_budget_bytes(stored, Platform(replace(H200, memory_bytes=192e9)), deployments)[0]
     assert (np.diff(budget) >= -1.0).all()
 
 

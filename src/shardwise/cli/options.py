@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -10,6 +10,7 @@ import click
 
 from shardwise.engines import get, names
 from shardwise.errors import InputError
+from shardwise.layout.deployment import FixedLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_ITEMS: Final = 64
@@ -32,6 +33,33 @@ def _engine(context: click.Context, option: click.Parameter, given: str) -> str:
     """`given`, where it names an engine. Raises InputError otherwise."""
     del context, option
     return get(given).name
+
+
+def limit_options(command: F) -> F:
+    """--engine-version and the engine's limits, each as its own flag is called."""
+    for option in (
+        click.option("--max-model-len", type=int, help="Longest request in tokens; fixed."),
+        click.option("--max-num-batched-tokens", type=int, help="Most tokens in a step; fixed."),
+        click.option("--max-num-seqs", type=int, help="Most sequences in a step; fixed."),
+        click.option(
+            "--gpu-memory-utilization",
+            type=float,
+            help="Share of GPU memory the engine may use, e.g. 0.9; fixed.",
+        ),
+        click.option("--engine-version", default="", help="Version of the engine, e.g. 0.11.0."),
+    ):
+        command = option(command)
+    return command
+
+
+def fixed_limits(options: Mapping[str, Any]) -> FixedLimits:
+    """The limits that a command's options fix. Raises InputError for an impossible one."""
+    return FixedLimits(
+        max_num_seqs=options["max_num_seqs"],
+        max_num_batched_tokens=options["max_num_batched_tokens"],
+        gpu_memory_utilization=options["gpu_memory_utilization"],
+        max_model_len=options["max_model_len"],
+    )
 
 
 def subject_options(command: F, gpu_required: bool = True) -> F:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from shardwise.hardware.gpu import Gpu
+
 #: Compute capability by generation, where a catalogue names only that. Blackwell workstation GPUs
 #: (sm_120) must name theirs. https://developer.nvidia.com/cuda-gpus
 CAPABILITIES: Final = {
@@ -49,6 +51,11 @@ class Device:
         return self.compute_capability or CAPABILITIES.get(self.generation)
 
     @property
+    def is_sm100(self) -> bool:
+        """Blackwell of data centers (compute capability 10.x), which has kernels of its own."""
+        return self.capability is not None and self.capability[0] == 10
+
+    @property
     def multiplies_fp8(self) -> bool:
         """Whether matrix units take fp8. True where an NVIDIA GPU's capability is not known."""
         if self.vendor == "nvidia":
@@ -61,3 +68,14 @@ class Device:
         if self.vendor == "nvidia":
             return self.capability is not None and self.capability >= (10, 0)
         return self.vendor == "amd" and self.generation in _AMD_FP4
+
+
+def device_of(gpu: Gpu) -> Device:
+    """A GPU of the catalogue as engines see it."""
+    return Device(
+        vendor=gpu.vendor,
+        memory_bytes=gpu.visible_memory_bytes,
+        generation=gpu.generation,
+        compute_capability=gpu.compute_capability,
+        name=gpu.name,
+    )

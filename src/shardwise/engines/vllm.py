@@ -207,9 +207,7 @@ def graph_batch_sizes(
     device: Device, version: Version | None, max_num_seqs: int = 256
 ) -> tuple[int, ...]:
     """vllm/config/vllm.py, _set_cudagraph_sizes."""
-    capability = device.capability
-    blackwell = capability is not None and capability[0] == 10
-    largest = since(version, (("0", 512), ("0.28", 1024 if blackwell else 512)))
+    largest = since(version, (("0", 512), ("0.28", 1024 if device.is_sm100 else 512)))
     if since(version, (("0", False), ("0.13", True))):
         largest = min(2 * max_num_seqs, largest)
         sizes = [1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)]
@@ -286,6 +284,7 @@ VLLM: Final = Engine(
             "shardwise_output_tokens": "vllm:generation_tokens",
         },
     ),
+    managed=True,
     write_flags=flags,
     defaults_at=defaults,
     cut_at=cut,

@@ -6,7 +6,7 @@ engine adds or lifts (padding, halved groups) is in `shardwise.engines`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -17,7 +17,7 @@ from shardwise.architecture.model import Model
 from shardwise.architecture.tensor import Tensor
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
-from shardwise.layout.deployment import Layout
+from shardwise.layout.deployment import FixedLimits, Layout
 from shardwise.layout.stages import stage_sizes
 
 MAX_TP: Final = 1024
@@ -35,16 +35,42 @@ class Violation:
     nearest: int
 
 
-def violations(model: Model, layout: Layout) -> list[Violation]:
+#: (tensor, ranks that it is cut over) -> why that does not work, or ""
+Refusal = Callable[[Tensor, int], str]
+
+
+def even_cut(tensor: Tensor, ranks: int) -> str:
+    """What holds in every engine: an even cut, and whole scale blocks where none pads them."""
+    size = tensor.rows if tensor.cut == "rows" else tensor.cols
+    if ranks == 1 or (tensor.units and ranks % tensor.units == 0):
+        return ""
+    what = _NAMES.get(tensor.part, "width")
+    if size % ranks:
+        # heads have their own rule
+        return "" if tensor.units else f"TP={ranks} does not divide the {what} {size}"
+    block = tensor.format.block[0 if tensor.cut == "rows" else 1]
+    if block > 1 and (size // ranks) % block and tensor.format.dtype not in _PADDED:
+        return (
+            f"TP={ranks} cuts the {what} {size} into {size // ranks}, which "
+            f"{tensor.format.dtype} scale blocks of {block} do not divide"
+        )
+    return ""
+
+
+def violations(model: Model, layout: Layout, refusal: Refusal = even_cut) -> list[Violation]:
     """Every rule that `layout` breaks for `model`, in its dtype; empty if it is possible.
 
-    `nearest` is the nearest TP (or, for a PP rule, PP) that breaks none.
+    Args:
+        refusal: What an engine says to a cut tensor (an `engines.loading.Loader`).
+
+    Returns:
+        Violations whose `nearest` is the nearest TP (or, for a PP rule, PP) that breaks none.
     """
     if not 1 <= layout.tp_size <= MAX_TP:
         return [Violation("tp_range", f"TP={layout.tp_size} is not from 1 to {MAX_TP}", 1)]
-    broken = _broken(model, layout.tp_size, layout.stage_gpus, layout.ep_size)
+    broken = _broken(model, layout.tp_size, layout.stage_gpus, layout.ep_size, refusal)
     whole = layout.expert_parallel
-    nearest = nearest_tp(model, layout.tp_size, whole) if broken else layout.tp_size
+    nearest = nearest_tp(model, layout.tp_size, whole, refusal) if broken else layout.tp_size
     found = [Violation(rule, message, nearest) for rule, message in broken]
     if not 1 <= layout.pp_size <= model.num_layers:
         message = f"PP={layout.pp_size} is not from 1 to the {model.num_layers} layers"
@@ -52,22 +78,26 @@ def violations(model: Model, layout: Layout) -> list[Violation]:
     return found
 
 
-def allowed_tp(model: Model, limit: int = 8, *, expert_parallel: bool = False) -> tuple[int, ...]:
+def allowed_tp(
+    model: Model, limit: int = 8, *, expert_parallel: bool = False, refusal: Refusal = even_cut
+) -> tuple[int, ...]:
     """Every TP from 1 to `limit` that breaks no rule; with `expert_parallel`, whole experts are
     spread over as many ranks."""
-    return tuple(tp for tp in range(1, limit + 1) if not _of_tp(model, tp, expert_parallel))
+    return tuple(
+        tp for tp in range(1, limit + 1) if not _of_tp(model, tp, expert_parallel, refusal)
+    )
 
 
-def require_layout(model: Model, layout: Layout) -> None:
+def require_layout(model: Model, layout: Layout, refusal: Refusal = even_cut) -> None:
     """Raises InputError for the first rule that `layout` breaks, with the sizes allowed."""
-    found = violations(model, layout)
+    found = violations(model, layout, refusal)
     if not found:
         return
     first = found[0]
     if first.rule == "pp_range":
         raise InputError(f"{model.id}: {first.message}", f"nearest: PP={first.nearest}")
     limit = min(model.num_heads, _MOST_LISTED)
-    sizes = allowed_tp(model, limit, expert_parallel=layout.expert_parallel)
+    sizes = allowed_tp(model, limit, expert_parallel=layout.expert_parallel, refusal=refusal)
     raise InputError(f"{model.id}: {first.message}", f"allowed TP: {', '.join(map(str, sizes))}")
 
 
@@ -85,6 +115,23 @@ def require_kv_dtype(kv_dtype: str, gpu: Gpu) -> None:
         )
 
 
+def require_length(limits: FixedLimits, tokens: float, model: Model) -> None:
+    """Raises InputError if `max_model_len` is fixed below a request, or beyond the model."""
+    longest = limits.max_model_len
+    if longest is None:
+        return
+    if longest > model.max_context:
+        raise InputError(
+            f"max_model_len is {longest}",
+            f"allowed: up to the {model.max_context} tokens of {model.id}'s context",
+        )
+    if tokens > longest:
+        raise InputError(
+            f"requests of {tokens:g} tokens with max_model_len {longest}",
+            f"allowed: {tokens:g} or more",
+        )
+
+
 def uneven_stages(model: Model, pp_size: int) -> str:
     """A note where PP leaves the stages unequal, else ""."""
     sizes = stage_sizes(model.num_layers, pp_size)
@@ -94,35 +141,40 @@ def uneven_stages(model: Model, pp_size: int) -> str:
     return f"PP={pp_size}: {more} of {pp_size} stages have {max(sizes)} layers, the others fewer"
 
 
-def nearest_tp(model: Model, tp_size: int, expert_parallel: bool) -> int:
+def nearest_tp(
+    model: Model, tp_size: int, expert_parallel: bool, refusal: Refusal = even_cut
+) -> int:
     """The TP nearest to `tp_size` that breaks no rule, the smaller of two. TP=1 always works."""
     highest = min(model.num_heads, MAX_TP)
     return min(
-        (tp for tp in range(1, highest + 1) if not _of_tp(model, tp, expert_parallel)),
+        (tp for tp in range(1, highest + 1) if not _of_tp(model, tp, expert_parallel, refusal)),
         key=lambda tp: (abs(tp - tp_size), tp),
     )
 
 
-def _of_tp(model: Model, tp: int, expert_parallel: bool) -> tuple[tuple[str, str], ...]:
-    return _broken(model, tp, tp, tp if expert_parallel else 1)
+def _of_tp(
+    model: Model, tp: int, expert_parallel: bool, refusal: Refusal
+) -> tuple[tuple[str, str], ...]:
+    return _broken(model, tp, tp, tp if expert_parallel else 1, refusal)
 
 
 @lru_cache(maxsize=8192)
 def _broken(
-    model: Model, tp_size: int, stage_gpus: int, ep_size: int
+    model: Model, tp_size: int, stage_gpus: int, ep_size: int, refusal: Refusal
 ) -> tuple[tuple[str, str], ...]:
     """(rule, message) of each rule that is broken, each message once."""
     found = [*_heads(model, tp_size), *_experts(model, ep_size, stage_gpus)]
     for tensor in _cut_tensors(model):
         ranks = stage_gpus // ep_size if tensor.part == "experts" else tp_size
-        found += _tensor(tensor, max(ranks, 1))
+        if message := refusal(tensor, max(ranks, 1)):
+            found.append(("weight_cut", message))
     return tuple(dict.fromkeys(found))
 
 
 def _cut_tensors(model: Model) -> Iterator[Tensor]:
     for group in model.groups:
         for tensor in group.tensors:
-            if tensor.cut != "replicated":
+            if tensor.cut != "replicated" and tensor.gemm:
                 yield tensor
 
 
@@ -154,25 +206,6 @@ def _experts(model: Model, ep: int, stage_gpus: int) -> Iterable[tuple[str, str]
         yield "experts", f"{ep} ranks do not divide the {model.moe.num_experts} experts"
     elif stage_gpus % ep:
         yield "experts", f"EP={ep} does not divide the {stage_gpus} ranks of a stage"
-
-
-def _tensor(tensor: Tensor, ranks: int) -> Iterable[tuple[str, str]]:
-    """Rules of one cut tensor over `ranks`: an even cut, and whole scale blocks."""
-    size = tensor.rows if tensor.cut == "rows" else tensor.cols
-    if ranks == 1 or (tensor.units and ranks % tensor.units == 0):
-        return
-    what = _NAMES.get(tensor.part, "width")
-    if size % ranks:
-        if not tensor.units:  # heads have their own rule
-            yield "mlp_width", f"TP={ranks} does not divide the {what} {size}"
-        return
-    block = tensor.format.block[0 if tensor.cut == "rows" else 1]
-    if block > 1 and (size // ranks) % block and tensor.format.dtype not in _PADDED:
-        yield (
-            "quantization_block",
-            f"TP={ranks} cuts the {what} {size} into {size // ranks}, which "
-            f"{tensor.format.dtype} scale blocks of {block} do not divide",
-        )
 
 
 _NAMES: Final = {

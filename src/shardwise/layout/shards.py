@@ -208,7 +208,7 @@ def _shard(tensor: Tensor, layout: Layout) -> Shard:
         return Shard(tensor, padded(tensor.rows, layout.tp_size) // layout.tp_size, tensor.cols, 1)
     cut_over, copies = layout.tp_size, tensor.copies
     if tensor.part == "experts":
-        cut_over = max(layout.stage_gpus // layout.ep_size, 1)
+        cut_over = expert_ranks(layout)
         copies = -(-tensor.copies // layout.ep_size)
     rows, cols = tensor.rows, tensor.cols
     if tensor.cut == "rows":
@@ -216,6 +216,11 @@ def _shard(tensor: Tensor, layout: Layout) -> Shard:
     elif tensor.cut == "cols":
         cols = _cut(cols, tensor.units, cut_over)
     return Shard(tensor, rows, cols, copies)
+
+
+def expert_ranks(layout: Layout) -> int:
+    """Ranks that each routed expert is cut over: what expert parallelism leaves of a stage."""
+    return max(layout.stage_gpus // layout.ep_size, 1)
 
 
 def _cut(size: int, units: int, ranks: int) -> int:

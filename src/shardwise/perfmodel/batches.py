@@ -9,8 +9,9 @@ from typing import Final
 
 import numpy as np
 
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.cache import KV_BYTES
-from shardwise.architecture.model import Model, in_dtype
+from shardwise.architecture.model import Model
 from shardwise.architecture.models import load as load_model
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.hardware.catalogue import default_catalogue
@@ -19,6 +20,7 @@ from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION
 from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.loads import Load, Offered, make_load
+from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.rows import Problem, Row
 from shardwise.perfmodel.serving import Served, closed_loop, max_throughput, static_batch
 from shardwise.perfmodel.step import Setting
@@ -68,7 +70,7 @@ class Batch:
 
 @cache
 def _model(name: str, weight_dtype: str) -> Model:
-    return in_dtype(load_model(name), weight_dtype)
+    return stored_in(load_model(name), weight_dtype)
 
 
 #: Sources whose rows leave the KV cache dtype out and ran NVIDIA's quantized checkpoints, which
@@ -98,12 +100,15 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
     def column(read: Callable[[Row], float]) -> Array:
         return np.array([read(row) for row in rows], dtype=np.float64)
 
+    platform = Platform(gpu, key.engine, key.version)
     budget = STATIC_BATCHED_TOKENS if key.mode == "static_batch" else BATCHED_TOKENS
     deployments = Deployments(
         Layouts.of(row.layout for row in rows),
         max_num_seqs=column(lambda r: r.max_num_seqs),
-        max_num_batched_tokens=np.full(len(rows), budget),
-        gpu_memory_utilization=np.full(len(rows), GPU_MEMORY_UTILIZATION),
+        max_num_batched_tokens=column(lambda r: r.limits.max_num_batched_tokens or budget),
+        gpu_memory_utilization=column(
+            lambda r: r.limits.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
+        ),
     )
     offered = Offered(
         concurrency=column(lambda r: r.concurrency),
@@ -111,7 +116,7 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         osl=column(lambda r: r.osl),
         requests=column(lambda r: r.requests),
     )
-    return make_load(model, gpu, key.kv_dtype, deployments, offered)
+    return make_load(model, platform, key.kv_dtype, deployments, offered)
 
 
 def group(rows: Iterable[Row]) -> tuple[list[Batch], list[Problem]]:

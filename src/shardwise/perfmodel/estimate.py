@@ -16,6 +16,7 @@ from shardwise.perfmodel.batches import SERVE
 from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.intervals import METRICS, Seen, half_width
 from shardwise.perfmodel.loads import Offered, make_load
+from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated
 from shardwise.perfmodel.serving import Served
 from shardwise.perfmodel.step import Setting, StepTime
@@ -54,6 +55,10 @@ class Subject:
         )
 
     @property
+    def platform(self) -> Platform:
+        return Platform(self.gpu, self.engine, self.engine_version)
+
+    @property
     def seen(self) -> Seen:
         levels = self.calibrated.levels
         return Seen(self.gpu.id, self.engine, self.weight_dtype, self.arch.shape, levels)
@@ -66,7 +71,7 @@ class Subject:
 def sweep(subject: Subject, mode: str, deployments: Deployments, offered: Offered) -> Served:
     """Predict arrays of configurations."""
     setting = subject.setting
-    load = make_load(subject.arch, subject.gpu, setting.kv_dtype, deployments, offered)
+    load = make_load(subject.arch, subject.platform, setting.kv_dtype, deployments, offered)
     return SERVE[mode](setting, load)
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardwise.architecture.model import Model
-from shardwise.hardware.gpu import Gpu
 from shardwise.layout.arrays import Deployments, Layouts
-from shardwise.perfmodel.memory import kv_budget_bytes, kv_capacity_tokens, sequence_bytes
+from shardwise.perfmodel.memory import Platform, kv_budget_bytes, kv_capacity_tokens, sequence_bytes
 
 Array = NDArray[np.float64]
 #: What memory is profiled for at most: what engines start with where nobody says otherwise.
@@ -49,7 +48,7 @@ class Load:
 
 
 def make_load(
-    model: Model, gpu: Gpu, kv_dtype: str, deployments: Deployments, offered: Offered
+    model: Model, platform: Platform, kv_dtype: str, deployments: Deployments, offered: Offered
 ) -> Load:
     """The load with its KV capacity; `model` in the dtype that it is served in."""
     profiled = Deployments(
@@ -59,7 +58,7 @@ def make_load(
         deployments.gpu_memory_utilization,
     )
     context = offered.isl + offered.osl / 2.0
-    budget = kv_budget_bytes(model, gpu.memory_bytes, profiled)
+    budget = kv_budget_bytes(model, platform, profiled)
     sequence = sequence_bytes(model, context, deployments.layouts, kv_dtype)
     capacity = kv_capacity_tokens(budget, sequence, context, deployments.layouts)
     return Load(

@@ -7,33 +7,30 @@ stages differ in layers, embedding and head: what a replica holds is what its ti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.feed_forward import Mlp, Moe
 from shardwise.architecture.formats import usual_format
-from shardwise.architecture.model import Model, in_dtype
+from shardwise.architecture.model import Model
+from shardwise.engines.device import device_of
+from shardwise.engines.loading import Loader, loaded_stage_bytes
+from shardwise.engines.registry import get
+from shardwise.engines.startup import Load, StartupMemory
 from shardwise.errors import DoesNotFitError
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.layout.rules import allowed_tp
-from shardwise.layout.shards import RankShards, padded, rank_shards
+from shardwise.layout.shards import padded, rank_shards
 from shardwise.units import GB
 
 Floats = NDArray[np.float64]
 
-#: Estimates, each good to about half: vLLM's start-up log names them "non-torch memory" (driver
-#: context; with TP also NCCL or RCCL channels and the custom all-reduce buffers) and "graph
-#: capturing took … GiB". They vary with version and driver.
-CONTEXT_BYTES: Final = 0.6 * GB
-COLLECTIVE_BYTES: Final = 0.8 * GB
-GRAPH_BYTES: Final = 1.0 * GB
-#: Sampling keeps the logits, their softmax and a sorted copy, each in 32 bits.
-_SAMPLER_BYTES_PER_LOGIT: Final = 12.0
 #: Dtypes looked through, widest first, when one that fits is sought.
 _NARROWER: Final = ("bf16", "fp8", "fp4")
 
@@ -43,19 +40,43 @@ def kv_dtype_of(model: Model, dtypes: Dtypes) -> str:
     return model.kv_dtype if dtypes.kv == "auto" else dtypes.kv
 
 
-def activation_bytes(model: Model, deployments: Deployments) -> Floats:
-    """Peak of one rank's activations in a full step, in 16 bits.
+@dataclass(frozen=True)
+class Platform:
+    """What a model is loaded on: a GPU and an engine, of a version or none."""
+
+    gpu: Gpu
+    engine: str = "vllm"
+    engine_version: str = ""
+
+    @classmethod
+    def of(cls, gpu: Gpu, deployment: Deployment) -> Platform:
+        return cls(gpu, deployment.engine, deployment.engine_version)
+
+    @property
+    def loader(self) -> Loader:
+        return Loader(self.engine, device_of(self.gpu), self.engine_version)
+
+    @property
+    def startup(self) -> StartupMemory:
+        return get(self.engine).startup(device_of(self.gpu), self.engine_version)
+
+
+def forward_bytes(model: Model, deployments: Deployments) -> Floats:
+    """Peak of one rank's activations in a forward of `max_num_batched_tokens`, in 16 bits.
 
     The widest moment of a layer: residual and its normed copy (2 x hidden), and the feed-forward's
-    gate, up and product; for experts, `top_k` of them and their `top_k` outputs. Then the sampler's
-    logits for `max_num_seqs`. This is what vLLM's profiling run measures.
+    gate, up and product; for experts, `top_k` of them and their `top_k` outputs.
     """
     width = deployments.layouts.gather(lambda layout: _widest(model, layout))
+    return np.asarray(2.0 * deployments.max_num_batched_tokens * (2.0 * model.hidden_size + width))
+
+
+def logits(model: Model, deployments: Deployments) -> Floats:
+    """Numbers in the logits of `max_num_seqs` sequences, gathered whole on every rank."""
     vocab = deployments.layouts.gather(
         lambda layout: padded(model.vocab_size, layout.tp_size) if model.generates else 0.0
     )
-    layer = 2.0 * deployments.max_num_batched_tokens * (2.0 * model.hidden_size + width)
-    return np.asarray(layer + _SAMPLER_BYTES_PER_LOGIT * deployments.max_num_seqs * vocab)
+    return np.asarray(deployments.max_num_seqs * vocab)
 
 
 def _widest(model: Model, layout: Layout) -> float:
@@ -72,30 +93,33 @@ def _widest(model: Model, layout: Layout) -> float:
     return max(widths)
 
 
-def engine_bytes(layouts: Layouts) -> Floats:
-    """Bytes the engine and the driver keep on each GPU."""
-    several = layouts.stage_gpus * layouts.pp_size > 1
-    return np.asarray(CONTEXT_BYTES + GRAPH_BYTES + COLLECTIVE_BYTES * several)
-
-
-def by_stage(model: Model, layouts: Layouts, of: Callable[[RankShards], Floats]) -> Floats:
-    """`of` the rank's shards, a number for each stage: shape (most stages, *layouts.shape), zero
-    beyond a layout's own stages."""
+def by_stage(layouts: Layouts, of: Callable[[Layout], Floats | tuple[float, ...]]) -> Floats:
+    """`of` a layout, a number for each stage: shape (most stages, *layouts.shape), zero beyond a
+    layout's own stages."""
     found, index = layouts.unique()
-    stages = max(layout.pp_size for layout in found)
-    table = np.zeros((stages, len(found)))
+    table = np.zeros((max(layout.pp_size for layout in found), len(found)))
     for i, layout in enumerate(found):
-        table[: layout.pp_size, i] = of(rank_shards(model, layout))
+        table[: layout.pp_size, i] = of(layout)
     return np.asarray(table[:, index])
 
 
-def kv_budget_bytes(model: Model, memory_bytes: float, deployments: Deployments) -> Floats:
+def kv_budget_bytes(model: Model, platform: Platform, deployments: Deployments) -> Floats:
     """Bytes left on a rank of each stage for caches: shape (stages, *shape); negative by what is
-    short."""
-    usable = memory_bytes * deployments.gpu_memory_utilization
-    taken = activation_bytes(model, deployments) + engine_bytes(deployments.layouts)
-    weights = by_stage(model, deployments.layouts, lambda r: np.array(r.stage_bytes))
-    return np.asarray(usable - taken - weights)
+    short. `model` in the dtype that it is served in."""
+    layouts, loader = deployments.layouts, platform.loader
+    weights = by_stage(layouts, lambda layout: loaded_stage_bytes(loader, model, layout))
+    load = Load(
+        weight_bytes=weights,
+        forward_bytes=forward_bytes(model, deployments),
+        logits=logits(model, deployments),
+        ranks=layouts.stage_gpus * layouts.pp_size,
+    )
+    return platform.startup.kv_budget_bytes(
+        load,
+        memory_bytes=platform.gpu.visible_memory_bytes,
+        fraction=deployments.gpu_memory_utilization,
+        peer_access=platform.gpu.interconnect.topology != "pcie",
+    )
 
 
 def sequence_bytes(
@@ -103,7 +127,9 @@ def sequence_bytes(
 ) -> Floats:
     """Bytes of cache of one sequence on a rank of each stage: shape (stages, *shape)."""
     if np.ndim(context_tokens) == 0:
-        return by_stage(model, layouts, lambda r: r.cache_bytes(context_tokens, kv_dtype))
+        return by_stage(
+            layouts, lambda layout: rank_shards(model, layout).cache_bytes(context_tokens, kv_dtype)
+        )
     found, index = layouts.unique()
     context = np.broadcast_to(np.asarray(context_tokens, np.float64), layouts.shape)
     out = np.zeros((max(layout.pp_size for layout in found), *layouts.shape))
@@ -156,11 +182,11 @@ def largest_context(model: Model, budget: Floats, layout: Layout, kv_dtype: str)
 class MemoryPlan:
     """How the memory of the tightest stage's rank is used, in bytes, and what that admits."""
 
-    memory_bytes: float
+    memory_bytes: float  #: that a program sees
     budget_bytes: float  #: memory x gpu_memory_utilization
-    weight_bytes: float  #: of the fullest rank
-    activation_bytes: float
-    engine_bytes: float
+    weight_bytes: float  #: of the fullest rank, as loaded
+    activation_bytes: float  #: what the engine's profiling run takes
+    engine_bytes: float  #: what else the engine counts: context, communication, graphs
     kv_budget_bytes: float  #: negative if not even the rest fits
     kv_bytes_per_sequence: float
     kv_capacity_tokens: int  #: of the replica
@@ -178,20 +204,28 @@ def plan(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) 
 
     `model` may be in another dtype: the deployment's dtypes decide.
     """
-    stored = in_dtype(model, deployment.dtypes.weight)
+    stored = stored_in(model, deployment.dtypes.weight)
     kv_dtype = kv_dtype_of(stored, deployment.dtypes)
-    one = Deployments.of([deployment])
-    budget = kv_budget_bytes(stored, gpu.memory_bytes, one)
+    platform, one = Platform.of(gpu, deployment), Deployments.of([deployment])
+    budget = kv_budget_bytes(stored, platform, one)
     sequence = sequence_bytes(stored, context_tokens, one.layouts, kv_dtype)
     tightest = int((sequence - budget)[:, 0].argmax())
     held = sequences_held(budget, sequence) * deployment.layout.attention_dp
+    weights = loaded_stage_bytes(platform.loader, stored, _one(deployment.layout))
+    usable = gpu.visible_memory_bytes * deployment.limits.gpu_memory_utilization
+    startup = platform.startup
+    profiled = 0.0
+    if startup.share != "free_before_load":
+        sampler = startup.sampler_bytes_per_logit.value * logits(stored, one)[0]
+        profiled = float(max(forward_bytes(stored, one)[0], sampler))
+    left = float(budget[tightest, 0])
     return MemoryPlan(
-        memory_bytes=gpu.memory_bytes,
-        budget_bytes=gpu.memory_bytes * deployment.limits.gpu_memory_utilization,
-        weight_bytes=rank_shards(stored, deployment.layout).weight_bytes,
-        activation_bytes=float(activation_bytes(stored, one)[0]),
-        engine_bytes=float(engine_bytes(one.layouts)[0]),
-        kv_budget_bytes=float(budget[tightest, 0]),
+        memory_bytes=gpu.visible_memory_bytes,
+        budget_bytes=usable,
+        weight_bytes=max(weights),
+        activation_bytes=profiled,
+        engine_bytes=max(usable - left - weights[tightest] - profiled, 0.0),
+        kv_budget_bytes=left,
         kv_bytes_per_sequence=float(sequence[tightest, 0]),
         kv_capacity_tokens=int(
             kv_capacity_tokens(budget, sequence, context_tokens, one.layouts)[0]
@@ -200,6 +234,10 @@ def plan(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) 
         largest_context=largest_context(stored, budget[:, 0], deployment.layout, kv_dtype),
         shortfall_bytes=max(float(shortfall_bytes(budget, sequence)[0]), 0.0),
     )
+
+
+def _one(layout: Layout) -> Layout:
+    return replace(layout, replicas=1)
 
 
 def require_fit(
@@ -212,7 +250,7 @@ def require_fit(
     found = plan(model, gpu, deployment, context_tokens)
     if found.fits:
         return found
-    p, dtype = found, in_dtype(model, deployment.dtypes.weight).checkpoint_dtype
+    p, dtype = found, stored_in(model, deployment.dtypes.weight).checkpoint_dtype
     what = "weights" if p.kv_budget_bytes < 0 else f"KV cache for {context_tokens:,.0f} tokens"
     engine_gb = (p.activation_bytes + p.engine_bytes) / GB
     raise DoesNotFitError(
@@ -228,9 +266,10 @@ def smallest_fitting_tp(
     model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float
 ) -> int | None:
     """The smallest TP within a node that the model allows and that holds one sequence."""
-    stored = in_dtype(model, deployment.dtypes.weight)
+    stored = stored_in(model, deployment.dtypes.weight)
     whole = deployment.layout.expert_parallel
-    for tp in allowed_tp(stored, gpu.node_gpus, expert_parallel=whole):
+    loader = Platform.of(gpu, deployment).loader
+    for tp in allowed_tp(stored, gpu.node_gpus, expert_parallel=whole, refusal=loader):
         wider = deployment.with_layout(tp_size=tp, ep_size=tp if whole else 1)
         if plan(model, gpu, wider, context_tokens).fits:
             return tp
@@ -239,7 +278,7 @@ def smallest_fitting_tp(
 
 def _what_fits(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) -> str:
     options = []
-    dtype = in_dtype(model, deployment.dtypes.weight).checkpoint_dtype
+    dtype = stored_in(model, deployment.dtypes.weight).checkpoint_dtype
     tp = smallest_fitting_tp(model, gpu, deployment, context_tokens)
     if tp is not None:
         options.append(f"TP={tp} in {dtype}")
@@ -289,8 +328,12 @@ def largest_models(
 def _largest_model(
     gpu: Gpu, known: list[Model], dtype: str, context_tokens: float, utilization: float
 ) -> LargestModel:
-    single = Layouts.of([Layout()])
-    left = gpu.memory_bytes * utilization - float(engine_bytes(single)[0])
+    empty = Load(0.0, 0.0, 0.0)
+    left = float(
+        Platform(gpu).startup.kv_budget_bytes(
+            empty, memory_bytes=gpu.visible_memory_bytes, fraction=utilization
+        )
+    )
     per_weight = float(usual_format(dtype).bytes_of(4096, 4096)) / 4096**2
     name, parameters, weights = "", 0, 0.0
     for model in known:

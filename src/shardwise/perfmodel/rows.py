@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from shardwise.engines.registry import names
 from shardwise.errors import InputError
-from shardwise.layout.deployment import Layout
+from shardwise.layout.deployment import FixedLimits, Layout
 
 REQUIRED: Final = (
     "model_id",
@@ -38,7 +39,6 @@ MODES: Final[Mapping[str, str]] = {
     "serving_closed_loop": "closed_loop",
     "closed_loop": "closed_loop",
 }
-ENGINES: Final = ("vllm", "trtllm", "sglang", "builtin")
 #: column -> (metric, factor to SI)
 OBSERVED: Final[Mapping[str, tuple[str, float]]] = {
     "ttft_ms": ("ttft_s", 1e-3),
@@ -76,6 +76,7 @@ class Row:
     kv_limited: bool | None
     requests: float  #: in the whole run, the first `concurrency` of them at once
     observed: Mapping[str, float] = field(default_factory=dict)
+    limits: FixedLimits = field(default_factory=FixedLimits)
 
     @property
     def tp_size(self) -> int:
@@ -85,6 +86,8 @@ class Row:
     def max_num_seqs(self) -> float:
         """Load tests start the engine for the concurrency they offer; TensorRT-LLM's own
         throughput runs use its default of 2,048."""
+        if self.limits.max_num_seqs is not None:
+            return float(self.limits.max_num_seqs)
         return 2048.0 if self.concurrency >= ALL_QUEUED else self.concurrency
 
 
@@ -133,6 +136,21 @@ def _layout(cells: Mapping[str, str]) -> Layout:
     return Layout(tp, _whole(cells, "pp", "1"), _whole(cells, "ep", "1"), dp)
 
 
+def _limits(cells: Mapping[str, str]) -> FixedLimits:
+    """The engine's limits, each optional, under the names of its flags."""
+
+    def whole(column: str) -> int | None:
+        return _whole(cells, column) if (cells.get(column) or "").strip() else None
+
+    share = (cells.get("gpu_memory_utilization") or "").strip()
+    return FixedLimits(
+        max_num_seqs=whole("max_num_seqs"),
+        max_num_batched_tokens=whole("max_num_batched_tokens"),
+        gpu_memory_utilization=_positive(cells, "gpu_memory_utilization") if share else None,
+        max_model_len=whole("max_model_len"),
+    )
+
+
 def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     """One row from its cells. Raises InputError naming the cell."""
     mode = MODES[_choice(cells, "mode", MODES)]
@@ -153,7 +171,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         number=number,
         model=(cells.get("model_id") or "").strip(),
         gpu=(cells.get("gpu_id") or "").strip(),
-        engine=_choice(cells, "engine_id", ENGINES),
+        engine=_choice(cells, "engine_id", names()),
         weight_dtype=(cells.get("weight_dtype") or "bf16").strip(),
         kv_dtype=(cells.get("kv_dtype") or "").strip(),
         layout=_layout(cells),
@@ -162,11 +180,13 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         isl=mean * _positive(cells, "isl"),
         osl=max(mean * _positive(cells, "osl"), 1.0),
         source=source,
-        version=version_of(cells.get("engine") or ""),
+        version=(cells.get("engine_version") or "").strip()
+        or version_of(cells.get("engine") or ""),
         use=(cells.get("use") or "").strip(),
         requests=_positive(cells, "requests", str(usual)),
         kv_limited={"0": False, "1": True}.get(flag[:1]) if flag else None,
         observed=observed,
+        limits=_limits(cells),
     )
 
 

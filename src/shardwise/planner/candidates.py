@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from shardwise.architecture.model import in_dtype
-from shardwise.layout.deployment import Layout
-from shardwise.layout.rules import violations
+from shardwise.architecture.bundled import stored_in
+from shardwise.engines.checks import problems
+from shardwise.engines.device import device_of
+from shardwise.engines.loading import Loader, refusals
+from shardwise.engines.registry import get
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.planner.question import Question
 
 PP_SIZES: Final = (1, 2, 4, 8)
@@ -66,7 +69,18 @@ def enumerate_candidates(question: Question) -> tuple[list[Option], list[Rejecte
 def _broken(question: Question, option: Option) -> str:
     """The rules that it breaks, "" for none."""
     layout = option.layout
-    if question.engine == "builtin" and (layout.pp_size > 1 or layout.expert_parallel):
-        return "the built-in engine shards by TP alone"
-    stored = in_dtype(question.arch, option.weight_dtype)
-    return "; ".join(v.message for v in violations(stored, layout))
+    stored = stored_in(question.arch, option.weight_dtype)
+    deployment = Deployment(
+        stored.id,
+        question.node.gpu.id,
+        layout,
+        dtypes=Dtypes(option.weight_dtype),
+        engine=question.engine,
+        engine_version=question.engine_version,
+    )
+    device = device_of(question.node.gpu)
+    num_experts = stored.moe.num_experts if stored.moe else 0
+    unable = problems(get(question.engine), deployment, device, num_experts)
+    loader = Loader(question.engine, device, question.engine_version)
+    found = [*map(str, unable), *(v.message for v in refusals(loader, stored, layout))]
+    return "; ".join(dict.fromkeys(found))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shardwise.architecture.model import in_dtype
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load as load_architecture
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
@@ -58,7 +58,7 @@ def make_group(
     arch, gpu = load_architecture(deployment.model), known.gpu(deployment.gpu)
     siblings = {other.id: other for other in known.gpus()}
     seen = calibrated(profile or bundled_profile(), gpu, deployment.engine, siblings)
-    stored = in_dtype(arch, deployment.dtypes.weight)
+    stored = stored_in(arch, deployment.dtypes.weight)
     return group_of(Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, seen), deployment)
 
 

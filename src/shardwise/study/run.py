@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from shardwise.architecture.model import require_context
+from shardwise.engines.device import device_of
+from shardwise.engines.registry import get
 from shardwise.errors import DoesNotFitError, InputError
 from shardwise.evidence.record import Evidence
 from shardwise.hardware.node import Node as HardwareNode
-from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
-from shardwise.layout.rules import require_layout
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, FixedLimits, Layout
+from shardwise.layout.rules import require_layout, require_length
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.perfmodel.memory import require_fit
@@ -45,6 +47,7 @@ class Question:
     osl: int
     mode: Mode = "closed_loop"
     requests: int = 0  #: in each run; 0: ten per slot
+    limits: FixedLimits = field(default_factory=FixedLimits)
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,17 @@ class Study:
 
 
 def _deployment(subject: Subject, question: Question, tp_size: int, concurrency: int) -> Deployment:
+    limits = EngineLimits(
+        max_num_seqs=max(concurrency, 1), max_model_len=question.isl + question.osl
+    )
     return Deployment(
         model=subject.arch.id,
         gpu=subject.gpu.id,
-        layout=Layout(tp_size=tp_size),
-        limits=EngineLimits(
-            max_num_seqs=max(concurrency, 1), max_model_len=question.isl + question.osl
-        ),
-        dtypes=Dtypes(weight=subject.setting.arch.checkpoint_dtype, kv=subject.setting.kv_dtype),
+        layout=Layout(tp_size),
+        limits=question.limits.over(limits),
+        dtypes=Dtypes(subject.weight_dtype, subject.setting.kv_dtype),
         engine=subject.engine,
+        engine_version=subject.engine_version,
     )
 
 
@@ -95,7 +100,7 @@ def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Ski
     fitting, skipped = [], []
     context = question.isl + question.osl
     for tp in question.tp_sizes:
-        require_layout(subject.arch, Layout(tp))
+        require_layout(subject.arch, Layout(tp), subject.platform.loader)
         if tp > question.gpus:
             raise InputError(f"TP={tp} on {question.gpus} GPUs", f"allowed: 1 to {question.gpus}")
         deployment = _deployment(subject, question, tp, 1)
@@ -111,10 +116,28 @@ def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Ski
     return fitting, skipped
 
 
+def _require_able(subject: Subject) -> None:
+    """Raises InputError where the engine does not run on the GPU, or not with the dtypes."""
+    moe = subject.arch.moe
+    get(subject.engine).require(
+        Deployment(
+            subject.arch.id,
+            subject.gpu.id,
+            dtypes=Dtypes(subject.weight_dtype, subject.kv_dtype),
+            engine=subject.engine,
+            engine_version=subject.engine_version,
+        ),
+        device_of(subject.gpu),
+        moe.num_experts if moe else 0,
+    )
+
+
 def predict_grid(subject: Subject, question: Question) -> tuple[list[Evidence], list[Skipped]]:
     """Predicted evidence for every TP that fits at every batch."""
     HardwareNode(subject.gpu, question.gpus)
     require_context(subject.arch, question.isl, question.osl)
+    require_length(question.limits, question.isl + question.osl, subject.arch)
+    _require_able(subject)
     sizes, skipped = _runnable(subject, question)
     cells = [(tp, c) for tp in sizes for c in question.concurrencies]
     workloads = [

@@ -12,7 +12,6 @@ from shardwise.architecture.fields import Fields
 from shardwise.architecture.mixers import Attention, Indexer, LinearAttention, Mixer
 from shardwise.architecture.reading.attention import (
     Heads,
-    Projections,
     QkNorm,
     gqa_attention,
     heads_of,
