@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.node.samples import needs_samples, reading
 
@@ -82,8 +84,9 @@ def test_an_unknown_model_is_refused_by_name() -> None:
 
 
 def test_the_memory_that_the_log_states_replaces_the_catalogue_s() -> None:
-    small = predict_memory("llama-3-8b", "h100", Flags(total_bytes=40 * GIB))
-    large = predict_memory("llama-3-8b", "h100", Flags(total_bytes=80 * GIB))
+    given = Flags(utilization=0.9, max_num_seqs=256, max_num_batched_tokens=2048)
+    small = predict_memory("llama-3-8b", "h100", replace(given, total_bytes=40 * GIB))
+    large = predict_memory("llama-3-8b", "h100", replace(given, total_bytes=80 * GIB))
     assert large.kv_bytes - small.kv_bytes == pytest.approx(0.9 * 40 * GIB, rel=1e-6)
 
 

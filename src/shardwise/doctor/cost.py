@@ -15,8 +15,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from shardwise.doctor.all_reduce import AllReduce
 from shardwise.hardware.gpu import Interconnect
-from shardwise.node.all_reduce import AllReduce
 from shardwise.node.generations import catalogue_gpu, name_of
 from shardwise.node.links import Link
 from shardwise.node.placement import Placement

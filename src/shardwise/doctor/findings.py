@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from shardwise.node.all_reduce import nccl_level, transport_of
+from shardwise.doctor.all_reduce import nccl_level, transport_of
 from shardwise.node.generations import (
     always_has_nvlink,
     lacks_peer_access,

@@ -16,9 +16,6 @@ from shardwise.units import GIB
 #: How far a prediction may be off before it is called so, in percent.
 WEIGHTS_PCT: Final = 3.0
 TOKENS_PCT: Final = 10.0
-#: SGLang's --mem-fraction-static where a log does not say: its smallest default. Source:
-#: sglang/srt/server_args.py, which lowers it from 0.9 with GPU memory and TP.
-_MEM_FRACTION: Final = 0.85
 
 
 @dataclass(frozen=True)
@@ -94,34 +91,30 @@ class Comparison:
 def predict_memory(model: str, gpu: str, flags: Flags) -> Prediction:
     """Weights, KV cache and tokens of one GPU with `flags`. UnknownNameError for model or GPU."""
     from shardwise.architecture.models import load
+    from shardwise.engines import get
+    from shardwise.engines.device import device_of
     from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
     from shardwise.perfmodel.memory import plan
 
     arch, known = load(model), _gpu(gpu, flags.total_bytes)
+    layout = Layout(flags.tp_size, flags.pp_size, attention_dp=flags.attention_dp)
+    usual = get(flags.engine).defaults(device_of(known), flags.version, layout.replica_gpus)
     limits = EngineLimits(
-        max_num_seqs=flags.max_num_seqs or EngineLimits.max_num_seqs,
-        max_num_batched_tokens=flags.max_num_batched_tokens or EngineLimits.max_num_batched_tokens,
-        gpu_memory_utilization=flags.utilization or EngineLimits.gpu_memory_utilization,
-        max_model_len=flags.max_model_len,
+        flags.max_num_seqs or usual.max_num_seqs,
+        flags.max_num_batched_tokens or usual.max_num_batched_tokens,
+        flags.utilization or usual.memory_fraction,
+        flags.max_model_len,
     )
+    kv_dtype = "fp8" if flags.kv_dtype.startswith("fp8") else "auto"
     asked = Deployment(
-        arch.id,
-        known.id,
-        Layout(tp_size=flags.tp_size, pp_size=flags.pp_size, attention_dp=flags.attention_dp),
-        limits,
-        Dtypes(kv="fp8" if flags.kv_dtype.startswith("fp8") else "auto"),
-        flags.engine,
-        flags.version,
+        arch.id, known.id, layout, limits, Dtypes(kv=kv_dtype), flags.engine, flags.version
     )
     length = flags.max_model_len or arch.max_context
     found = plan(arch, known, asked, length)
     per_token = found.kv_bytes_per_sequence / length
-    kv_bytes = found.kv_budget_bytes
-    if flags.engine == "sglang":
-        # weights and cache share the fraction; activations and graphs live in what is left
-        share = flags.utilization or _MEM_FRACTION
-        kv_bytes = known.memory_bytes * share - found.weight_bytes
-    return Prediction(found.weight_bytes, kv_bytes, kv_bytes / per_token, per_token)
+    return Prediction(
+        found.weight_bytes, found.kv_budget_bytes, found.kv_budget_bytes / per_token, per_token
+    )
 
 
 def _gpu(name: str, total_bytes: float | None) -> Gpu:
