@@ -109,3 +109,12 @@ def test_four_ranks_of_qwen3_30b_have_the_weights_that_were_logged() -> None:
     (weights,) = found.quantities
     assert weights.logged == pytest.approx(14.2474)
     assert weights.holds
+
+
+@needs_samples
+def test_a_hybrid_model_s_tokens_are_its_concurrency_times_the_length() -> None:
+    """The log counts 75,456 tokens and holds 3.87 sequences of 65,536."""
+    (start,) = reading("startup/vllm020_qwen36_35b_a3b_nvfp4_tp1_doubletime.txt").startups
+    (found,) = compare([start], "m", "g", lambda *_: Prediction(1.0, 1.0, 1.0, 1.0))
+    tokens = next(q.logged for q in found.quantities if q.name == "KV tokens")
+    assert tokens == pytest.approx(3.87 * 65536)

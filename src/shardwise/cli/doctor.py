@@ -51,6 +51,9 @@ MAX_BYTES = 16 * 2**20  #: of one paste; a start-up is the head of a log
     "--pp", default=0, type=click.IntRange(0), help="Pipeline stages of a log that does not say it."
 )
 @click.option(
+    "--dtype", default="auto", help="What the log's weights were loaded in; auto: the checkpoint's."
+)
+@click.option(
     "--save", type=click.Path(path_type=Path), help="Write the node to a TOML file for --node."
 )
 @click.option("--measure", is_flag=True, help="Measure memory bandwidth and all-reduce with torch.")
@@ -85,8 +88,8 @@ def doctor(
     compared: tuple[Comparison, ...] = ()
     if model := asked["model"]:
         name = _gpu_name(reading, asked["gpu"])
-        sizes = {"tp_size": asked["tp"], "pp_size": asked["pp"]}
-        compared = compare(reading.startups, model, name, **sizes)
+        given = {"tp_size": asked["tp"], "pp_size": asked["pp"], "weight_dtype": asked["dtype"]}
+        compared = compare(reading.startups, model, name, **given)
     if as_json:
         print_json(_document(found, chosen, compared))
     else:

@@ -28,6 +28,7 @@ class Flags:
     attention_dp: int = 1
     pp_size: int = 1
     utilization: float = 0.0
+    weight_dtype: str = "auto"
     kv_dtype: str = ""
     max_num_seqs: int = 0
     max_num_batched_tokens: int = 0
@@ -107,7 +108,13 @@ def predict_memory(model: str, gpu: str, flags: Flags) -> Prediction:
     )
     kv_dtype = "fp8" if flags.kv_dtype.startswith("fp8") else "auto"
     asked = Deployment(
-        arch.id, known.id, layout, limits, Dtypes(kv=kv_dtype), flags.engine, flags.version
+        arch.id,
+        known.id,
+        layout,
+        limits,
+        Dtypes(flags.weight_dtype, kv_dtype),
+        flags.engine,
+        flags.version,
     )
     length = flags.max_model_len or arch.max_context
     found = plan(arch, known, asked, length)
@@ -136,16 +143,19 @@ def compare(
     *,
     tp_size: int = 0,
     pp_size: int = 0,
+    weight_dtype: str = "auto",
 ) -> tuple[Comparison, ...]:
     """A comparison per start that states weights or a cache. Errors are those of `predict`.
 
-    `tp_size` and `pp_size` are taken where a log does not say them; 0: not known.
+    `tp_size` and `pp_size` are taken where a log does not say them; 0: not known. `weight_dtype` is
+    what the model was loaded in, where that is not its checkpoint's.
     """
     found = []
     for start in starts:
         if start.weights_bytes is None and start.kv_bytes is None:
             continue
-        made = predict(model, gpu, flags_of(start, tp_size, pp_size))
+        flags = replace(flags_of(start, tp_size, pp_size), weight_dtype=weight_dtype)
+        made = predict(model, gpu, flags)
         quantities = tuple(_quantities(start, made))
         label = f"{start.engine} {start.version}".strip()
         found.append(
@@ -189,8 +199,21 @@ def _quantities(start: Startup, made: Prediction) -> Iterator[Quantity]:
         )
     if start.kv_bytes:
         yield Quantity("KV cache", "GiB", start.kv_bytes / GIB, made.kv_bytes / GIB, TOKENS_PCT)
-    if start.kv_tokens and start.kv_tokens > 0 and start.blocks_override is None:
-        yield Quantity("KV tokens", "tokens", start.kv_tokens, made.kv_tokens, TOKENS_PCT)
+    if tokens := _tokens(start):
+        yield Quantity("KV tokens", "tokens", tokens, made.kv_tokens, TOKENS_PCT)
+
+
+def _tokens(start: Startup) -> float | None:
+    """Tokens that the cache holds in sequences of the log's length; None if it does not say.
+
+    A model that keeps states or windows holds another number than the log's token count: there the
+    concurrency tells.
+    """
+    if start.blocks_override is not None or not start.kv_tokens or start.kv_tokens < 0:
+        return None
+    if start.tokens_follow_concurrency is False and start.concurrency and start.concurrency_len:
+        return start.concurrency * start.concurrency_len
+    return float(start.kv_tokens)
 
 
 def _off(start: Startup, made: Prediction, found: Sequence[Quantity]) -> Iterator[str]:
@@ -201,8 +224,8 @@ def _off(start: Startup, made: Prediction, found: Sequence[Quantity]) -> Iterato
             f"weights by {q.predicted - q.logged:+.2f} GiB: another dtype, parts that stay in 16 "
             "bits, a drafter, or another TP size"
         )
-    if "KV tokens" in wrong and start.kv_bytes and start.kv_tokens:
-        logged = start.kv_bytes / start.kv_tokens
+    if "KV tokens" in wrong and start.kv_bytes and (tokens := _tokens(start)):
+        logged = start.kv_bytes / tokens
         if abs(made.bytes_per_token / logged - 1) > TOKENS_PCT / 100:
             yield (
                 f"bytes of cache a token: {logged / 1024:.1f} KiB logged, "
