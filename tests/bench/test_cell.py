@@ -14,7 +14,8 @@ from shardwise.bench.prompts import choose_source
 from shardwise.bench.selftest import known_server
 from shardwise.bench.target import Target
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Source
+from shardwise.evidence.record import Source
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.workload.workload import Mode, Workload
 
 OSL = 10
@@ -24,7 +25,12 @@ def subject(concurrency: int, mode: Mode = "closed_loop") -> Subject:
     return Subject(
         "test",
         "cell",
-        Deployment("known", "cpu", 1, engine="builtin"),
+        Deployment(
+            model="known",
+            gpu="cpu",
+            layout=Layout(tp_size=1),
+            engine="builtin",
+        ),
         Workload(8, OSL, concurrency, mode),
         Source("measured", "test"),
         {"seed": 0},

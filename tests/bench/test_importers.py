@@ -109,7 +109,7 @@ def test_sglangs_names_are_known(tmp_path: Path) -> None:
 def test_what_the_user_says_wins() -> None:
     found = read("vllm_plain.json", About("llama-3.1-8b", "h100", "vllm", 2, "bf16", 100, 20))
     d = found.deployment
-    assert (d.model, d.gpu, d.tp_size, d.weight_dtype) == ("llama-3.1-8b", "h100", 2, "bf16")
+    assert (d.model, d.gpu, d.tp_size, d.dtypes.weight) == ("llama-3.1-8b", "h100", 2, "bf16")
     assert found.workload.isl == 100
 
 

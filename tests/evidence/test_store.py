@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured, Repeat
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.evidence.request import RequestRecord
 from shardwise.evidence.store import UnkeptError, is_store, open_store
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.workload.workload import Workload
 
 
@@ -31,7 +32,12 @@ def cell(key: str, tpot_s: float = 0.01, requests: int = 2) -> Measured:
     )
     cut = RequestRecord(requests, 1.0, 3, failure="cut", detail="gone")
     evidence = Evidence(
-        Deployment("m", "cpu", 2, engine="builtin"),
+        Deployment(
+            model="m",
+            gpu="cpu",
+            layout=Layout(tp_size=2),
+            engine="builtin",
+        ),
         Workload(8, 3, 2),
         {"tpot_s": Interval(tpot_s, tpot_s * 0.9, tpot_s * 1.1, requests)},
         Source("measured", "test", "2026-01-01"),

@@ -6,11 +6,12 @@ import math
 
 import pytest
 
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.experiment.claims import Claim, claims
 from shardwise.experiment.correct import Compared
 from shardwise.experiment.design import Cell
 from shardwise.experiment.split import Split
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.workload.workload import Workload
 
 ONE, TWO, COPIES = Split(1, 1, 1), Split(2, 1, 1), Split(1, 2, 1)
@@ -29,7 +30,11 @@ def measured(
     load = Workload(128, 32, batch)
     rate = batch * 32 / e2e_s  # Little's law
     evidence = Evidence(
-        Deployment("m", "cpu", split.tp_size, replicas=split.replicas),
+        Deployment(
+            model="m",
+            gpu="cpu",
+            layout=Layout(tp_size=split.tp_size, replicas=split.replicas),
+        ),
         load,
         {"e2e_latency_s": about(e2e_s), "output_tok_s": about(rate)},
         Source("measured", "test"),

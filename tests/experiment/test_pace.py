@@ -7,8 +7,9 @@ import math
 import pytest
 
 from shardwise.evidence.measured import Measured, Repeat
-from shardwise.evidence.record import Deployment, Evidence, Source
+from shardwise.evidence.record import Evidence, Source
 from shardwise.experiment.pace import drift, pace_s, paces_of, with_pace
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.workload.workload import Workload
 
 
@@ -17,7 +18,16 @@ def test_a_pace_is_a_time() -> None:
 
 
 def test_each_run_keeps_the_paces_it_lay_between() -> None:
-    evidence = Evidence(Deployment("m", "cpu", 1), Workload(8, 8, 1), {}, Source("measured", "t"))
+    evidence = Evidence(
+        Deployment(
+            model="m",
+            gpu="cpu",
+            layout=Layout(tp_size=1),
+        ),
+        Workload(8, 8, 1),
+        {},
+        Source("measured", "t"),
+    )
     first = Repeat(0.0, 1.0, (0.0, 1.0), (), {"lag_p99_s": 0.001})
     cell = with_pace(Measured("s", "k", evidence, {"seed": 0}, (first,)), 0.03, 0.04)
     assert cell.repeats[0].client == {"lag_p99_s": 0.001, "pace_s": [0.03, 0.04]}

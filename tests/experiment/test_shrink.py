@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.experiment.shrink import Trust, half_width, shrunk, trust
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.workload.workload import Workload
 
 errors = st.lists(st.floats(-2.0, 2.0), min_size=3, max_size=30)
@@ -19,7 +20,14 @@ errors = st.lists(st.floats(-2.0, 2.0), min_size=3, max_size=30)
 def _evidence(value: float, width: float = 0.2) -> Evidence:
     interval = Interval(value, value / (1 + width), value * (1 + width), 0)
     return Evidence(
-        Deployment("m", "cpu", 1), Workload(8, 8, 1), {"ttft_s": interval}, Source("predicted", "t")
+        Deployment(
+            model="m",
+            gpu="cpu",
+            layout=Layout(tp_size=1),
+        ),
+        Workload(8, 8, 1),
+        {"ttft_s": interval},
+        Source("predicted", "t"),
     )
 
 

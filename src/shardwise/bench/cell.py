@@ -21,13 +21,14 @@ from shardwise.bench.statistics import mean_interval, narrow_enough, over_runs, 
 from shardwise.bench.target import Target
 from shardwise.bench.window import inside, steady_window, token_times
 from shardwise.evidence.measured import Measured, Repeat
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.evidence.request import (
     RequestRecord,
     check_tokens,
     count_failures,
     sample_failures,
 )
+from shardwise.layout.deployment import Deployment
 from shardwise.workload.workload import Mode, Workload
 
 Values = NDArray[np.float64]

@@ -22,8 +22,9 @@ from shardwise.bench.prompts import PromptSource, choose_source
 from shardwise.bench.target import Api, Target, parse_target
 from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Source
+from shardwise.evidence.record import Source
 from shardwise.evidence.store import Store
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.replica import running
 from shardwise.replica.command import Settings
 from shardwise.workload.workload import Workload
@@ -190,14 +191,15 @@ def _measure_cell(
     deployment = Deployment(
         model=sweep.model,
         gpu=engine.gpu,
-        tp_size=served.tp_size,
-        weight_dtype=engine.weight_dtype,
-        kv_dtype=settings.kv_dtype,
+        layout=Layout(tp_size=served.tp_size),
+        limits=EngineLimits(
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            max_model_len=settings.max_model_len,
+        ),
+        dtypes=Dtypes(weight=engine.weight_dtype, kv=settings.kv_dtype),
         engine=settings.engine,
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        gpu_memory_utilization=settings.gpu_memory_utilization,
-        max_model_len=settings.max_model_len,
     )
     today = datetime.now(UTC).date().isoformat()
     subject = Subject(

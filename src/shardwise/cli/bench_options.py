@@ -171,11 +171,11 @@ def effort_of(given: dict[str, Any]) -> Callable[[Workload], Effort]:
 def require_names(gpu: str, engine: str, dtype: str) -> None:
     """Raise UnknownNameError for what results cannot be compared by: a name is a mistake unless it
     is known, or says that it is not."""
+    from shardwise.engines.registry import names
     from shardwise.hardware.catalogue import default_catalogue
-    from shardwise.perfmodel.rows import ENGINES
 
-    if engine not in (*ENGINES, OTHER, UNKNOWN):
-        raise UnknownNameError("engine", engine, (*ENGINES, OTHER, UNKNOWN))
+    if engine not in (*names(), OTHER, UNKNOWN):
+        raise UnknownNameError("engine", engine, (*names(), OTHER, UNKNOWN))
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     if gpu not in ("cpu", UNKNOWN):

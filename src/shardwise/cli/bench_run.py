@@ -103,7 +103,8 @@ def _key(variable: str) -> str:
 def _subject(target: Target, load: Workload, given: dict[str, Any]) -> Subject:
     from shardwise.bench.cell import Subject
     from shardwise.bench.machine import describe
-    from shardwise.evidence.record import Deployment, Source
+    from shardwise.evidence.record import Source
+    from shardwise.layout.deployment import Deployment, Dtypes, Layout
 
     offered = f"c={load.concurrency}"
     if given["trace"]:
@@ -119,8 +120,8 @@ def _subject(target: Target, load: Workload, given: dict[str, Any]) -> Subject:
         Deployment(
             model=given["architecture"] or target.model,
             gpu=given["gpu"],
-            tp_size=given["tp_size"],
-            weight_dtype=given["dtype"],
+            layout=Layout(tp_size=given["tp_size"]),
+            dtypes=Dtypes(weight=given["dtype"]),
             engine=given["engine"],
         ),
         load,

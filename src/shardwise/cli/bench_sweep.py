@@ -71,13 +71,14 @@ def sweep(model: str, **given: Any) -> None:
 
 def _sweep(model: str, given: dict[str, Any]) -> Sweep:
     from shardwise.architecture.models import load
-    from shardwise.architecture.sharding import require_shardable
     from shardwise.bench.sweep import Sweep
+    from shardwise.layout.deployment import Layout
+    from shardwise.layout.rules import require_layout
 
     tp_sizes = sizes(given["tp"], "--tp")
     architecture = load(model)
     for tp in tp_sizes:
-        require_shardable(architecture, tp)
+        require_layout(architecture, Layout(tp))
     return Sweep(
         study=given["study"],
         model=model,

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "web": ("shardwise.cli.web", "The explorer: play with TP in a browser, on this machine."),
     "catalogue": ("shardwise.cli.catalogue", "GPUs, prices and models, with their sources."),
     "hardware": ("shardwise.cli.hardware", "Measure this machine as a GPU of the catalogue."),
+    "doctor": ("shardwise.cli.doctor", "Read a node or a paste of it: links, TP, what to change."),
     "explain": ("shardwise.cli.explain", "One layer's way through TP, with real numbers."),
     "serve": ("shardwise.cli.serve", "The built-in engine on the OpenAI API."),
     "profile": ("shardwise.cli.profile", "Where a rank's time goes: attention, MLP, all-reduce."),

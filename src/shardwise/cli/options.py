@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
+from shardwise.engines import get, names
 from shardwise.errors import InputError
+from shardwise.layout.deployment import FixedLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_ITEMS: Final = 64
@@ -44,6 +46,42 @@ def sizes(text: str, what: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
+_ENGINES: Final = f"{', '.join(names())}."
+
+
+def _engine(context: click.Context, option: click.Parameter, given: str) -> str:
+    """`given`, where it names an engine. Raises InputError otherwise."""
+    del context, option
+    return get(given).name
+
+
+def limit_options(command: F) -> F:
+    """--engine-version and the engine's limits, each as its own flag is called."""
+    for option in (
+        click.option("--max-model-len", type=int, help="Longest request in tokens; fixed."),
+        click.option("--max-num-batched-tokens", type=int, help="Most tokens in a step; fixed."),
+        click.option("--max-num-seqs", type=int, help="Most sequences in a step; fixed."),
+        click.option(
+            "--gpu-memory-utilization",
+            type=float,
+            help="Share of GPU memory the engine may use, e.g. 0.9; fixed.",
+        ),
+        click.option("--engine-version", default="", help="Version of the engine, e.g. 0.11.0."),
+    ):
+        command = option(command)
+    return command
+
+
+def fixed_limits(options: Mapping[str, Any]) -> FixedLimits:
+    """The limits that a command's options fix. Raises InputError for an impossible one."""
+    return FixedLimits(
+        max_num_seqs=options["max_num_seqs"],
+        max_num_batched_tokens=options["max_num_batched_tokens"],
+        gpu_memory_utilization=options["gpu_memory_utilization"],
+        max_model_len=options["max_model_len"],
+    )
+
+
 def subject_options(command: F, gpu_required: bool = True) -> F:
     """MODEL, --gpu, --engine, --dtype, --kv-dtype, --profile, --catalogue."""
     for option in (
@@ -57,7 +95,9 @@ def subject_options(command: F, gpu_required: bool = True) -> F:
         click.option("--profile", default="reference", show_default=True, help="Profile name."),
         click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype."),
         click.option("--dtype", default="auto", show_default=True, help="Weight dtype."),
-        click.option("--engine", default="vllm", show_default=True, help="vllm, sglang, …"),
+        click.option(
+            "--engine", default="vllm", show_default=True, callback=_engine, help=_ENGINES
+        ),
         click.option("--gpu", required=gpu_required, help="GPU id, for example mi300x."),
         click.argument("model"),
     ):

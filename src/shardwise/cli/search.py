@@ -41,7 +41,7 @@ def _policies(text: str) -> tuple[str, ...]:
 def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     """Every combination, seeds innermost. InputError for none or for too many."""
     from shardwise.cli.options import sizes
-    from shardwise.evidence.record import Deployment
+    from shardwise.layout.deployment import Deployment, Dtypes, Layout
     from shardwise.simulator.search import Job
     from shardwise.simulator.traffic import Lengths, Traffic
     from shardwise.workload.workload import Slo
@@ -60,11 +60,10 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     return [
         Job(
             Deployment(
-                model,
-                options["gpu"],
-                tp_size,
-                replicas=replicas,
-                weight_dtype=options["weight_dtype"],
+                model=model,
+                gpu=options["gpu"],
+                layout=Layout(tp_size=tp_size, replicas=replicas),
+                dtypes=Dtypes(weight=options["weight_dtype"]),
                 engine=options["engine"],
             ),
             Traffic(rate, *lengths, options["duration"], options["arrivals"]),

@@ -13,7 +13,7 @@ from shardwise.cli.traffic_options import require_window, traffic_options
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
-    from shardwise.evidence.record import Deployment
+    from shardwise.layout.deployment import Deployment
     from shardwise.simulator.fleet import Failure
 
 MAX_REPLICAS: Final = 10_000
@@ -50,13 +50,22 @@ def _say_if_long(options: dict[str, Any]) -> None:
 
 def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     """What to simulate: a model's name with options, or a deployment file."""
-    from shardwise.evidence.record import Deployment
+    from shardwise.layout.deployment import Deployment, Dtypes, Layout
 
     if subject.endswith(".toml"):
         from shardwise.hosting.deployment_file import load
 
         return load(Path(subject)).deployments()
-    return [Deployment(model=subject, **options)]
+    layout = Layout(tp_size=options["tp_size"], replicas=options["replicas"])
+    return [
+        Deployment(
+            subject,
+            options["gpu"],
+            layout,
+            dtypes=Dtypes(weight=options["weight_dtype"]),
+            engine=options["engine"],
+        )
+    ]
 
 
 @click.command()

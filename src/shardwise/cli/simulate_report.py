@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment, Evidence, Interval
+from shardwise.evidence.record import Evidence, Interval
 from shardwise.hardware.catalogue import default_catalogue
+from shardwise.layout.deployment import Deployment
 from shardwise.metrics import GOOD_COST, RECOVERY, percentile_name
 from shardwise.simulator.capacity import highest_rate, highest_trace_rate
 from shardwise.simulator.compiling import HAS_NUMBA, INSTALL
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
 from shardwise.simulator.fleet import Failure, Group, make_group
+from shardwise.simulator.trace import Trace
 from shardwise.simulator.trace_file import read_trace
-from shardwise.simulator.traffic import Lengths, Trace, Traffic, draw
+from shardwise.simulator.traffic import Lengths, Traffic, draw
 from shardwise.workload.workload import Slo
 
 WAVES = 10  #: requests of each client of a closed loop
@@ -151,7 +153,7 @@ def _record(record: Evidence, failed: bool) -> list[str]:
     pp = f" x PP={d.pp_size}" if d.pp_size > 1 else ""
     n = m["ttft_s"].n if "ttft_s" in m else 0
     lines = [
-        f"{d.model} {d.weight_dtype} on {d.gpu}, {d.replicas} x TP={d.tp_size}{pp}, {d.engine}",
+        f"{d.model} {d.dtypes.weight} on {d.gpu}, {d.replicas} x TP={d.tp_size}{pp}, {d.engine}",
         f"simulated; {record.source.name}",
         f"{f'n = {n}':10}{'p50':>26}{'p90':>26}{'p99':>26}",
     ]

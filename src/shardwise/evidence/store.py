@@ -24,10 +24,10 @@ import msgspec
 
 from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured, Repeat
-from shardwise.evidence.record import Evidence
+from shardwise.evidence.older import evidence_of
 from shardwise.evidence.request import RequestRecord
 
-VERSION: Final = 1
+VERSION: Final = 2  #: 1 wrote deployments flat; `older` reads them
 _APPLICATION: Final = 0x53484457  #: "SHDW", so that another program's file is told apart
 _MAGIC: Final = b"SQLite format 3\x00"
 _SCHEMA: Final = """
@@ -152,7 +152,7 @@ class Store:
         )
         with _sound(self.path):
             return [
-                Measured(name, key, _decoded(evidence, Evidence), _decoded(other, dict))
+                Measured(name, key, evidence_of(evidence), _decoded(other, dict))
                 for name, key, evidence, other in rows
             ]
 
@@ -296,10 +296,10 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     if application != _APPLICATION:
         db.close()
         raise InputError(f"{path} is another program's database", "", "give another file")
-    if version != VERSION:
+    if version not in range(1, VERSION + 1):
         db.close()
         raise InputError(
-            f"{path} is a store of version {version}", f"allowed: {VERSION}", "upgrade shardwise"
+            f"{path} is a store of version {version}", f"allowed: 1 to {VERSION}", "upgrade shardwise"
         )
 
 

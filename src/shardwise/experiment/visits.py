@@ -14,13 +14,14 @@ from typing import Final
 
 from shardwise.bench.cell import Subject, arrange, measure
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Source
+from shardwise.evidence.record import Source
 from shardwise.evidence.store import Store
 from shardwise.experiment import serving
 from shardwise.experiment.design import RUNS, Cell, Costs, within
 from shardwise.experiment.pace import pace_s, with_pace
 from shardwise.experiment.split import Machine, Split
 from shardwise.experiment.timeline import Timeline
+from shardwise.layout.deployment import Deployment
 from shardwise.replica.command import Settings
 
 STUDY: Final = "experiment"

@@ -1,45 +1,89 @@
-"""Whether a GPU's figures can be in the units that they claim."""
+"""Whether a hardware figure can be true: most that cannot were written in another unit."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Final
 
 from shardwise.errors import InputError
-from shardwise.hardware.gpu import Gpu
+from shardwise.units import UNITS, to_si
 
-#: Lowest and highest in SI: from a core of a small CPU to ten times the largest GPU of the
-#: catalogue (GB300: 2.5 PFLOPS of bf16, 8 TB/s, 288 GB, links of 900 GB/s).
-_RANGES: Final = {
-    "flops.bf16": (1e8, 2.5e16, "FLOPS"),
-    "memory_bandwidth": (1e8, 8e13, "B/s"),
-    "memory": (1e8, 3e12, "B"),
-    "interconnect.bandwidth": (1e6, 1e13, "B/s"),
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a fact measures (a kind of `units.UNITS`) and the SI range that hardware has."""
+
+    measures: str
+    low: float
+    high: float
+
+
+#: From a single CPU core or a small link to ten times the largest accelerator announced (2026).
+QUANTITIES: Final = {
+    "memory": Quantity("bytes", 64e6, 10e12),
+    "cache": Quantity("bytes", 1e3, 100e9),
+    "memory bandwidth": Quantity("bytes_per_s", 100e6, 500e12),
+    "matrix rate": Quantity("flops", 100e6, 500e15),
+    "link bandwidth": Quantity("bytes_per_s", 1e6, 50e12),
+    "power": Quantity("watts", 1.0, 20e3),
+    "compute units": Quantity("count", 1.0, 10e3),
+    "latency": Quantity("seconds", 1e-8, 60.0),
+    "price": Quantity("usd_per_hour", 1e-4, 10e3),
 }
-#: FLOPs of bf16 for each byte read: 150 to 350 of the catalogue's GPUs, about 5 of a CPU
-_INTENSITY: Final = (0.05, 3500.0)
+#: FLOP per byte of memory traffic at peak. Accelerators have 24 (fp32 of a V100) to 2,100 (fp4 of
+#: announced ones); a rate in the wrong unit is off by 1,000.
+INTENSITY: Final = (2.0, 10_000.0)
+#: Driver's memory by nameplate: 0.8 where ECC takes a part of GDDR, 1.074 where GB means GiB.
+DRIVER_SHARE: Final = (0.75, 1.08)
 
 
-def check_units(gpu: Gpu, where: str) -> None:
-    """Raise InputError for a figure that only a wrong unit, or a slip of three digits, gives."""
-    found = {
-        "flops.bf16": gpu.flops["bf16"],
-        "memory_bandwidth": gpu.memory_bandwidth,
-        "memory": gpu.memory_bytes,
-        "interconnect.bandwidth": gpu.interconnect.bandwidth_bytes_per_s,
-    }
-    for key, value in found.items():
-        low, high, unit = _RANGES[key]
-        if not low <= value <= high:
-            raise InputError(
-                f"{where}.{key} is {value:.4g} {unit}",
-                f"allowed: {low:.3g} to {high:.3g}",
-                "check its unit",
-            )
-    intensity = gpu.flops["bf16"] / gpu.memory_bandwidth
-    low, high = _INTENSITY
-    if not low <= intensity <= high:
+def in_si(value: float, unit: str, quantity: str, where: str) -> float:
+    """`value` in SI.
+
+    Raises:
+        InputError: Not a positive number, a unit of something else, or out of the range of
+            `quantity` (a key of QUANTITIES).
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{where}: value {value:g}", "allowed: a number above 0")
+    kind = QUANTITIES[quantity]
+    found = to_si(value, unit, kind.measures, where)
+    if not kind.low <= found <= kind.high:
+        factor = UNITS[unit][1]
+        low, high = kind.low / factor, kind.high / factor
         raise InputError(
-            f"{where} has {intensity:,.3g} bf16 FLOPs for each byte of memory bandwidth",
-            f"allowed: {low:g} to {high:g}",
-            "check the units of flops and memory_bandwidth",
+            f"{where}: {value:g} {unit} is no plausible {quantity}",
+            f"plausible: {low:g} to {high:g} {unit}",
+            "check value and unit",
         )
+    return found
+
+
+def check_rates(flops: dict[str, float], memory_bandwidth: float, where: str) -> None:
+    """InputError for a matrix rate that no memory bandwidth of this size goes with."""
+    low, high = INTENSITY
+    for dtype, rate in flops.items():
+        if not low <= rate / memory_bandwidth <= high:
+            raise InputError(
+                f"{where}.flops.{dtype}: {rate / 1e12:g} TFLOPS beside a memory bandwidth of "
+                f"{memory_bandwidth / 1e12:g} TB/s",
+                f"plausible: {low * memory_bandwidth / 1e12:g} to "
+                f"{high * memory_bandwidth / 1e12:g} TFLOPS",
+                "check the units of both",
+            )
+
+
+def check_memory(nameplate: float, driver: float, runtime: float, where: str) -> None:
+    """InputError where the memory that software sees does not go with the marketed figure."""
+    low, high = DRIVER_SHARE
+    for key, found, most in (
+        ("usable_memory", driver, high * nameplate),
+        ("runtime_memory", runtime or driver, driver),
+    ):
+        if not low * nameplate <= found <= most:
+            raise InputError(
+                f"{where}.{key}: {found / 1e9:.6g} GB of a memory of {nameplate / 1e9:g} GB",
+                f"plausible: {low * nameplate / 1e9:g} to {most / 1e9:g} GB",
+                "check the units of both",
+            )

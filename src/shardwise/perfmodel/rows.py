@@ -20,8 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from shardwise.architecture.kv import KV_BYTES
+from shardwise.architecture.cache import KV_BYTES
+from shardwise.engines.registry import names
 from shardwise.errors import InputError
+from shardwise.layout.deployment import FixedLimits, Layout
 
 REQUIRED: Final = (
     "model_id",
@@ -43,7 +45,6 @@ MODES: Final[Mapping[str, str]] = {
     "serving_closed_loop": "closed_loop",
     "closed_loop": "closed_loop",
 }
-ENGINES: Final = ("vllm", "trtllm", "sglang", "builtin")
 #: column -> (metric, factor to SI)
 OBSERVED: Final[Mapping[str, tuple[str, float]]] = {
     "ttft_ms": ("ttft_s", 1e-3),
@@ -55,7 +56,9 @@ OBSERVED: Final[Mapping[str, tuple[str, float]]] = {
 _TIMES: Final = ("ttft_s", "tpot_s", "e2e_latency_s")
 #: the columns that are read besides
 OPTIONAL: Final = (
-    *("source_id", "engine", "kv_dtype", "pp", "requests", "kv_limited", "use", "measured_on"),
+    *("source_id", "engine", "engine_version", "kv_dtype", "pp", "ep", "dp", "gpus"),
+    *("requests", "kv_limited", "use", "measured_on", "speculation"),
+    *("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len"),
     *OBSERVED,
 )
 #: key of the cells that a line has beyond its header
@@ -84,8 +87,7 @@ class Row:
     engine: str
     weight_dtype: str
     kv_dtype: str  #: "" where the source does not say
-    tp_size: int
-    pp_size: int
+    layout: Layout  #: of one replica
     mode: str
     concurrency: float
     isl: float
@@ -96,11 +98,18 @@ class Row:
     kv_limited: bool | None
     requests: float  #: in the whole run, the first `concurrency` of them at once
     observed: Mapping[str, float] = field(default_factory=dict)
+    limits: FixedLimits = field(default_factory=FixedLimits)
+
+    @property
+    def tp_size(self) -> int:
+        return self.layout.tp_size
 
     @property
     def max_num_seqs(self) -> float:
         """Load tests start the engine for the concurrency they offer; TensorRT-LLM's own
         throughput runs use its default of 2,048."""
+        if self.limits.max_num_seqs is not None:
+            return float(self.limits.max_num_seqs)
         return 2048.0 if self.concurrency >= ALL_QUEUED else self.concurrency
 
 
@@ -141,6 +150,27 @@ def version_of(engine: str) -> str:
     """The version in an engine's description, "" where there is none."""
     found = _VERSION.match(engine.strip())
     return found[1] if found else ""
+
+
+def _layout(cells: Mapping[str, str]) -> Layout:
+    """tp, pp, ep (ranks that hold whole experts) and dp (data-parallel attention)."""
+    tp, dp = _whole(cells, "tp"), _whole(cells, "dp", "1")
+    return Layout(tp, _whole(cells, "pp", "1"), _whole(cells, "ep", "1"), dp)
+
+
+def _limits(cells: Mapping[str, str]) -> FixedLimits:
+    """The engine's limits, each optional, under the names of its flags."""
+
+    def whole(column: str) -> int | None:
+        return _whole(cells, column) if (cells.get(column) or "").strip() else None
+
+    share = (cells.get("gpu_memory_utilization") or "").strip()
+    return FixedLimits(
+        max_num_seqs=whole("max_num_seqs"),
+        max_num_batched_tokens=whole("max_num_batched_tokens"),
+        gpu_memory_utilization=_positive(cells, "gpu_memory_utilization") if share else None,
+        max_model_len=whole("max_model_len"),
+    )
 
 
 def _observed(cells: Mapping[str, str], osl: float) -> dict[str, float]:
@@ -196,21 +226,22 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         number=number,
         model=(cells.get("model_id") or "").strip(),
         gpu=(cells.get("gpu_id") or "").strip(),
-        engine=_choice(cells, "engine_id", ENGINES),
+        engine=_choice(cells, "engine_id", names()),
         weight_dtype=(cells.get("weight_dtype") or "bf16").strip(),
         kv_dtype=kv_dtype,
-        tp_size=_whole(cells, "tp"),
-        pp_size=_whole(cells, "pp", "1"),
+        layout=_layout(cells),
         mode=mode,
         concurrency=concurrency,
         isl=mean * _positive(cells, "isl"),
         osl=osl,
         source=source,
-        version=version_of(cells.get("engine") or ""),
+        version=(cells.get("engine_version") or "").strip()
+        or version_of(cells.get("engine") or ""),
         use=(cells.get("use") or "").strip(),
         requests=_positive(cells, "requests", str(usual)),
         kv_limited={"0": False, "1": True}.get(flag[:1]) if flag else None,
         observed=_observed(cells, osl),
+        limits=_limits(cells),
     )
 
 

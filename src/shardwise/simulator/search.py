@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from shardwise.errors import InputError, ShardwiseError
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment
 from shardwise.simulator.fleet import make_group
 from shardwise.simulator.results import LATENCIES
 from shardwise.simulator.simulate import simulate

@@ -9,7 +9,8 @@ from typing import Any
 
 from shardwise.bench.statistics import t90
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment, Evidence, Interval, Kind, Source
+from shardwise.evidence.record import Evidence, Interval, Kind, Source
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.workload.workload import Mode, Workload
 
 
@@ -58,8 +59,8 @@ def evidence(found: Found, about: About) -> Evidence:
         Deployment(
             model=about.model or found.model or "unknown",
             gpu=about.gpu or found.gpu or "unknown",
-            tp_size=about.tp_size or found.tp_size or 1,
-            weight_dtype=about.weight_dtype or found.weight_dtype or "auto",
+            layout=Layout(tp_size=about.tp_size or found.tp_size or 1),
+            dtypes=Dtypes(weight=about.weight_dtype or found.weight_dtype or "auto"),
             engine=about.engine or found.engine or "unknown",
         ),
         Workload(
