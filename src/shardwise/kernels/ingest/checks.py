@@ -14,7 +14,7 @@ import numpy as np
 from shardwise.kernels.formats import FORMATS
 from shardwise.kernels.ingest.rows import Rows
 from shardwise.kernels.operator import Operator
-from shardwise.kernels.provenance import Array
+from shardwise.kernels.provenance import Array, Places
 from shardwise.kernels.roofline import Rates
 from shardwise.kernels.store import Table
 
@@ -147,13 +147,19 @@ def _large(operator: Operator, rows: Rows, rates: Rates, variant: str) -> Rows:
 
 def _ratio(rows: Rows, other: Rows) -> float:
     """Median ratio of times at the points that both have; 1 where there are fewer than ten."""
+    left, right = common_points(rows, other)
+    if len(left) < 10:
+        return 1.0
+    return float(np.median(rows.seconds[left] / other.seconds[right]))
+
+
+def common_points(rows: Rows, other: Rows) -> tuple[Places, Places]:
+    """Places in the two of the points, equal in shape and work, that both have."""
     mine, theirs = (np.concatenate([part.shape, part.work], axis=1) for part in (rows, other))
     _, which = np.unique(np.concatenate([mine, theirs]), axis=0, return_inverse=True)
     which = which.reshape(-1)
     _, left, right = np.intersect1d(which[: len(mine)], which[len(mine) :], return_indices=True)
-    if len(left) < 10:
-        return 1.0
-    return float(np.median(rows.seconds[left] / other.seconds[right]))
+    return left, right
 
 
 def without_spike(operator: Operator, key: Key, table: Table) -> tuple[Table, list[Finding]]:

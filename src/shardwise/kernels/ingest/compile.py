@@ -24,6 +24,7 @@ from shardwise.kernels.ingest.checks import (
     without_spike,
 )
 from shardwise.kernels.ingest.errors import moved, point_errors, shape_errors
+from shardwise.kernels.ingest.outliers import without_outliers
 from shardwise.kernels.ingest.rates import rates_of_id
 from shardwise.kernels.ingest.rows import Rows
 from shardwise.kernels.ingest.tabulate import newest, tabulate
@@ -85,6 +86,8 @@ def compile_one(operator: Operator, rows: Rows, output: Path, built: Built) -> N
         built.findings += findings
         dropped = {finding.key for finding in findings if finding.dropped}
         parts = {key: part for key, part in parts.items() if key not in dropped}
+    parts, findings = without_outliers(operator, parts, rates)
+    built.findings += findings
     known: list[tuple[Entry, Table]] = []
     for gpu, datasheet in rates.items():
         mine = {key: part for key, part in parts.items() if key[0] == gpu}
