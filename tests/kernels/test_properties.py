@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ from shardwise.kernels import (
     reduce_scatter,
     sparse_decode,
     sparse_prefill,
+    typical_error,
 )
 
 CATALOGUE = default_catalogue()
@@ -142,6 +144,31 @@ def test_sizes_broadcast() -> None:
 
 def test_no_sizes_have_no_times() -> None:
     assert gemm(CATALOGUE.gpu("h100"), "vllm", "bf16", [], 1024, 4096).seconds.shape == (0,)
+
+
+def test_one_rank_sends_nothing() -> None:
+    h200 = CATALOGUE.gpu("h200")
+    times = all_reduce(h200, "vllm", [1, 2, 8], 65536)
+    assert times.seconds[0] == 0.0
+    assert (times.seconds[1:] > 3e-6).all()
+    assert expert_dispatch(h200, "vllm", 64, 4096, 8, 128, 1).seconds == 0.0
+
+
+def test_the_farther_a_source_the_larger_its_typical_error() -> None:
+    for name in ("gemm", "experts", "attention_decode", "all_reduce"):
+        errors = [typical_error(name, provenance) for provenance in Provenance]
+        assert errors[0] == 0.0
+        assert errors == sorted(errors)
+        assert 0.01 < errors[1] < errors[-1] < 1.0
+    with pytest.raises(UnknownNameError, match="kernel class"):
+        typical_error("gem", Provenance.MEASURED)
+
+
+def test_a_cpu_has_its_roofline() -> None:
+    cpu = replace(CATALOGUE.gpu("l40s"), id="mine", vendor="cpu", flops={"fp32": 1e12})
+    times = gemm(cpu, "torch", "bf16", 1, 4096, 4096)
+    assert times.provenance == Provenance.ROOFLINE
+    assert times.seconds > 4096 * 4096 * 2 / cpu.memory_bandwidth
 
 
 def test_provenance_names_the_nearest_source() -> None:
