@@ -93,14 +93,9 @@ def slower_kernels(
     """
     found: list[Finding] = []
     for key, part in parts.items():
-        gpu, engine, variant = key
+        gpu, _, variant = key
         large = _large(operator, part, rates[gpu], variant)
-        ratios = [
-            _ratio(large, other)
-            for (name, whose, kind), other in parts.items()
-            if (name, kind) == (gpu, variant) and whose != engine
-        ]
-        worst = max(ratios, default=1.0)
+        worst = slowness(key, large, parts)
         if worst > SLOWER_RATIO:
             reason = f"large calls take {worst:.1f} times another engine's"
             dropped = operator.name.startswith(ATTENTION_CLASSES)
@@ -143,6 +138,17 @@ def impossible(
 def _large(operator: Operator, rows: Rows, rates: Rates, variant: str) -> Rows:
     bound = operator.bound(rates, variant, list(rows.shape.T), list(rows.work.T))
     return rows.take(np.broadcast_to(bound > LARGE_SECONDS, rows.seconds.shape))
+
+
+def slowness(key: Key, rows: Rows, parts: Mapping[Key, Rows]) -> float:
+    """Median ratio to the fastest other engine's times at common points; 1 where that is less."""
+    gpu, engine, variant = key
+    ratios = [
+        _ratio(rows, other)
+        for (name, whose, kind), other in parts.items()
+        if (name, kind) == (gpu, variant) and whose != engine
+    ]
+    return max([1.0, *ratios])
 
 
 def _ratio(rows: Rows, other: Rows) -> float:
