@@ -232,6 +232,30 @@ def test_cached_tokens_cannot_be_negative() -> None:
         attention_prefill(CATALOGUE.gpu("h200"), "vllm", 1, 100, 8, 1, 128, cached=-1)
 
 
+def test_a_window_that_was_not_measured_lies_between_none_and_the_measured_one() -> None:
+    h200 = CATALOGUE.gpu("h200")
+    context = [1024, 4096, 16384]
+    none, narrow, wide = (
+        attention_decode(h200, "vllm", 32, context, 64, 8, 64, window=window).seconds
+        for window in (0, 128, 4096)
+    )
+    assert wide[:2] == pytest.approx(none[:2])  # the context fits the window
+    assert narrow[2] < wide[2] < 0.5 * none[2]
+    with pytest.raises(InputError, match="attention window -1"):
+        attention_decode(h200, "vllm", 1, 10, 8, 1, 128, window=-1)
+
+
+def test_a_cached_prefix_does_not_repeat_the_projections() -> None:
+    h200 = CATALOGUE.gpu("h200")
+    for block in (mla_prefill_block, sparse_prefill):
+        fresh, cached = (
+            block(h200, "trtllm", 1, 512, 16, 7168, "fp8_block", cached=tokens)
+            for tokens in (0, 4096)
+        )
+        assert fresh.seconds < cached.seconds < 2.5 * fresh.seconds
+        assert cached.provenance >= Provenance.EXTRAPOLATED
+
+
 def test_a_cached_prefix_costs_the_pairs_it_adds() -> None:
     h200 = CATALOGUE.gpu("h200")
     chunks = [
