@@ -15,6 +15,15 @@ _INVISIBLE: Final = re.compile("[\u200b-\u200f\u2060\ufeff\x00-\x08\x0b\x0c\x0e-
 _BLANKS: Final = str.maketrans({"\u00a0": " ", "\u2007": " ", "\u202f": " ", "\u3000": " "})
 #: "> " of a quoted mail or issue, "| " is left alone: tables use it.
 _QUOTE: Final = re.compile(r"^(?:>[ ]?)+")
+#: What a container runtime, a journal or a shell's clock writes before every line.
+_PREFIXES: Final = (
+    re.compile(r"[\w.-]+\s*\|\s?"),
+    re.compile(r"\d{4}-\d\d-\d\dT\S+\s+(?:stdout|stderr)\s+[FP]\s?"),
+    re.compile(r"[^\W\d]{3,4}\.?\s+\d{1,2}\s\d\d:\d\d:\d\d\s\S+\s\S+\[\d+\]:\s?"),
+    re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*\s(?:\|\s)?"),
+)
+#: Share of the lines that must have a prefix before it is taken off.
+_SHARED: Final = 0.8
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,21 @@ class Problem:
 
 
 def clean(text: str) -> tuple[Line, ...]:
-    """The lines of `text` without what a terminal obeys. Tabs stay: tables are cut at them."""
-    lines = text.replace("\r\n", "\n").split("\n")
-    return tuple(Line(number, _cleaned(line)) for number, line in enumerate(lines, 1))
+    """The lines of `text` without what a terminal obeys and without a prefix that they share. Tabs
+    stay: tables are cut at them."""
+    lines = [_cleaned(line) for line in text.replace("\r\n", "\n").split("\n")]
+    for prefix in _PREFIXES:
+        lines = _without(prefix, lines)
+    return tuple(Line(number, line) for number, line in enumerate(lines, 1))
+
+
+def _without(prefix: re.Pattern[str], lines: list[str]) -> list[str]:
+    """`lines` without `prefix`, where nearly all have it."""
+    filled = [line for line in lines if line.strip()]
+    having = sum(prefix.match(line) is not None for line in filled)
+    if having < 2 or having < _SHARED * len(filled):
+        return lines
+    return [prefix.sub("", line, count=1) if prefix.match(line) else line for line in lines]
 
 
 def _cleaned(line: str) -> str:
