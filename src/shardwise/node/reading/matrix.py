@@ -26,6 +26,8 @@ _TAIL_ENDS: Final = ("ID", "Affinity", "NUMA ID")
 #: The affinity columns of a row, wrapped to a line of their own.
 _AFFINITY: Final = re.compile(r"^\s*(?=\S)(?:[\d,-]+\s*)*(?:N?/?A)?\s*$")
 _MAX_WRAPS: Final = 4  #: lines that one row may be wrapped over
+#: Columns, affinity columns and the text that they were read from.
+Header = tuple[tuple[str, ...], tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,10 @@ def _matrix_at(
     lines: Sequence[Line], at: int, title: str, is_title: re.Pattern[str]
 ) -> tuple[Matrix, int] | None:
     """The matrix that starts at `at`, and the index behind it; None if none does."""
-    header = _header(lines[at].text)
-    if header is None:
+    begun = _header_at(lines, at)
+    if begun is None:
         return _without_header(lines, at, title, is_title)
-    columns, tail, text = header
-    following = at + 1
+    (columns, tail, text), following = begun
     while following < len(lines) and (more := _longer_header(text, lines[following].text)):
         columns, tail, text = more
         following += 1
@@ -120,7 +121,22 @@ def _without_header(
     return Matrix(title, lines[at].number, tuple(labels), (), rows, tuple(problems)), end
 
 
-def _header(text: str) -> tuple[tuple[str, ...], tuple[str, ...], str] | None:
+def _header_at(lines: Sequence[Line], at: int) -> tuple[Header, int] | None:
+    """The header at `at` and the index behind it, put together where it was cut within a word."""
+    text = lines[at].text
+    if _DEVICE.search(text) is None or _row_start(text) is not None:
+        return None
+    for following in range(at + 1, min(at + _MAX_WRAPS, len(lines) + 1)):
+        found = _header(text)
+        if found is not None:
+            return found, following
+        if following == len(lines) or _row_start(lines[following].text) is not None:
+            return None
+        text += lines[following].text
+    return None
+
+
+def _header(text: str) -> Header | None:
     """Columns and affinity columns of a header; None for any other line."""
     first = _DEVICE.search(text)
     if first is None or _row_start(text) is not None:
@@ -147,21 +163,23 @@ def _looks_like_nic(name: str) -> bool:
     return bool(re.fullmatch(r"NIC\d+|[a-z][a-z]*\w*_?\d+", name))
 
 
-def _longer_header(
-    text: str, following: str
-) -> tuple[tuple[str, ...], tuple[str, ...], str] | None:
+def _longer_header(text: str, following: str) -> Header | None:
     """The header `text` with the line below it, cut between words or within one; None if that line
     does not belong to it."""
     if not following.strip() or _row_start(following) is not None:
         return None
     own = _header(text)
     assert own is not None
-    for whole in (f"{text} {following}", text + following):
-        found = _header(whole)
-        if found is not None and len(found[0]) + len(found[1]) > len(own[0]) + len(own[1]):
-            return found
+    read = [_header(whole) for whole in (f"{text} {following}", text + following)]
+    longest = max((found for found in read if found), key=_num_columns, default=own)
+    if _num_columns(longest) > _num_columns(own):
+        return longest
     # the words of an affinity column may be wrapped: "GPU NUMA" / "ID"
     return (*own[:2], f"{text} {following}") if following.strip() in _TAIL_ENDS else None
+
+
+def _num_columns(header: Header) -> int:
+    return len(header[0]) + len(header[1])
 
 
 def _row_start(text: str) -> tuple[str, str] | None:
@@ -240,8 +258,9 @@ def _rows(
 
 def _whole_affinity(rest: str, following: str, count: int) -> str:
     """The affinity columns of a row that was cut between or within them."""
-    apart, together = f"{rest} {following}", rest.rstrip() + following.lstrip()
-    return together if len(apart.split()) > count >= len(together.split()) else apart
+    apart, together = f"{rest} {following}", rest + following
+    within = not rest[-1:].isspace() and not following[:1].isspace()
+    return together if within and len(apart.split()) > count else apart
 
 
 def _row(

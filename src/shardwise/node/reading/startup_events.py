@@ -58,7 +58,7 @@ def events(lines: Sequence[Line]) -> tuple[Event, ...]:
     found = {event.place: event for event in _events(lines, rejoined=False)}
     for event in _events(lines, rejoined=True):
         printed = found.get(event.place)
-        if printed is None or (printed.ends_line and printed != event):
+        if printed is None or (printed.ends_line and event.values):
             found[event.place] = event
     return tuple(found[place] for place in sorted(found))
 
@@ -102,14 +102,16 @@ def _matches(text: str) -> Iterator[tuple[str, str, re.Match[str]]]:
 
 
 def _joined(lines: Sequence[Line], rejoined: bool) -> tuple[str, list[int]]:
-    """The text and where each line starts in it."""
-    parts, starts, at = [], [], 0
+    """The text and where each line starts in it; put together, only lines that go on or continue
+    one are left."""
+    parts, starts, at, continues = [], [], 0, False
     for i, line in enumerate(lines):
         goes_on = rejoined and len(line.text) >= _NARROWEST and _continues(lines, i + 1)
-        part = line.text + ("" if goes_on else "\n")
+        shown = line.text if goes_on or continues or not rejoined else ""
+        part = shown + ("" if goes_on else "\n")
         starts.append(at)
         parts.append(part)
-        at += len(part)
+        at, continues = at + len(part), goes_on
     return "".join(parts), starts
 
 
