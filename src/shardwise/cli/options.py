@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -14,13 +15,32 @@ from shardwise.layout.deployment import FixedLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_ITEMS: Final = 64
+MAX_DIGITS: Final = 9
+
+
+class Finite(click.FloatRange):
+    """A range of numbers that holds neither NaN nor infinity."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return found
+
+
+SEED: Final = click.IntRange(0, 2**63 - 1)
+ABOVE_0: Final = Finite(0, min_open=True)
 
 
 def sizes(text: str, what: str) -> tuple[int, ...]:
     """Whole numbers above 0 from "1,2,4". Raises InputError naming what was given."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and part.isascii() and part.strip("0") for part in parts):
         raise InputError(f"{what} is {text!r}", "allowed: whole numbers above 0, as in 1,2,4")
+    if max(map(len, parts)) > MAX_DIGITS:
+        raise InputError(f"{what} is {text[:40]!r}", f"allowed: at most {MAX_DIGITS} digits each")
     if len(parts) > MAX_ITEMS:
         raise InputError(f"{what} has {len(parts)} values", f"allowed: at most {MAX_ITEMS}")
     return tuple(sorted({int(part) for part in parts}))

@@ -9,11 +9,11 @@ from typing import Final, Literal, get_args
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.formats import UNQUANTIZED
 from shardwise.architecture.model import Model, require_context
-from shardwise.engines.registry import get
+from shardwise.engines.loading import require_able
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
 from shardwise.hardware.node import Node
-from shardwise.layout.deployment import FixedLimits
+from shardwise.layout.deployment import Deployment, Dtypes, FixedLimits
 from shardwise.layout.rules import require_kv_dtype, require_length
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.profiles import Profile, calibrated
@@ -68,7 +68,9 @@ class Question:
         require_length(self.limits, self.demand.isl + self.demand.osl, self.arch)
         if self.kv_dtype != "auto":
             require_kv_dtype(self.kv_dtype, self.node.gpu)
-        get(self.engine)
+        dtypes = Dtypes(self.weight_dtype or "auto", self.kv_dtype)
+        asked = Deployment(self.arch.id, self.node.gpu.id, dtypes=dtypes, engine=self.engine)
+        require_able(asked, self.node.gpu, self.arch)
         if self.objective not in OBJECTIVES:
             raise InputError(f"objective {self.objective!r}", f"allowed: {', '.join(OBJECTIVES)}")
         if self.weight_dtype is not None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shardwise.architecture.model import require_context
-from shardwise.engines.device import device_of
-from shardwise.engines.registry import get
+from shardwise.engines.loading import require_able
 from shardwise.errors import DoesNotFitError, InputError
 from shardwise.evidence.record import Evidence
 from shardwise.hardware.node import Node as HardwareNode
@@ -116,28 +115,12 @@ def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Ski
     return fitting, skipped
 
 
-def _require_able(subject: Subject) -> None:
-    """Raises InputError where the engine does not run on the GPU, or not with the dtypes."""
-    moe = subject.arch.moe
-    get(subject.engine).require(
-        Deployment(
-            subject.arch.id,
-            subject.gpu.id,
-            dtypes=Dtypes(subject.weight_dtype, subject.kv_dtype),
-            engine=subject.engine,
-            engine_version=subject.engine_version,
-        ),
-        device_of(subject.gpu),
-        moe.num_experts if moe else 0,
-    )
-
-
 def predict_grid(subject: Subject, question: Question) -> tuple[list[Evidence], list[Skipped]]:
     """Predicted evidence for every TP that fits at every batch."""
     HardwareNode(subject.gpu, question.gpus)
     require_context(subject.arch, question.isl, question.osl)
     require_length(question.limits, question.isl + question.osl, subject.arch)
-    _require_able(subject)
+    require_able(_deployment(subject, question, 1, 1), subject.gpu, subject.arch)
     sizes, skipped = _runnable(subject, question)
     cells = [(tp, c) for tp in sizes for c in question.concurrencies]
     workloads = [
