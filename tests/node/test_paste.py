@@ -450,3 +450,26 @@ def test_the_oldest_vllm_states_its_configuration() -> None:
     assert start.kv_tokens == 229 * 16
     assert start.failure is not None
     assert start.failure.max_model_len == 3664
+
+
+def test_a_second_machine_in_one_paste_is_not_mixed_with_the_first() -> None:
+    first = topo({(0, 1): "PHB"}, 2)
+    found = read(first + topo({(0, 1): "NV4", (0, 2): "SYS", (1, 2): "SYS"}, 3))
+    assert said(found) == {(0, 1): "PHB"}
+    assert found.problems[0].line == 4
+    again = read(first + first)
+    assert said(again) == {(0, 1): "PHB"}
+    assert not again.problems
+
+
+def test_windows_names_its_driver_s_mode_in_the_same_cell() -> None:
+    found = read("|   0  NVIDIA GeForce RTX 4090      WDDM  |   00000000:01:00.0  On |     Off |\n")
+    assert node_of(found).devices[0].name == "NVIDIA GeForce RTX 4090"
+
+
+def test_older_sglang_says_what_is_free_before_and_after() -> None:
+    (start,) = read(
+        "[gpu=0] Load weight begin. avail mem=78.50 GB\n"
+        "[gpu=0] Load weight end. type=LlamaForCausalLM, dtype=torch.float16, avail mem=63.25 GB\n"
+    ).startups
+    assert start.weights_bytes == pytest.approx(15.25 * 2**30)

@@ -52,6 +52,10 @@ def _is_p2p(matrix: Matrix) -> bool:
 
 
 def _add_links(made: Topology, matrix: Matrix) -> None:
+    if _is_of_another(made, matrix):
+        what = "another matrix, which differs from the first: only the first is read"
+        made.problems.append(Problem(matrix.line, what))
+        return
     made.problems.extend(matrix.problems)
     for name, column, cell in matrix.cells():
         link, a = parse_link(cell), _index(name)
@@ -69,6 +73,20 @@ def _add_links(made: Topology, matrix: Matrix) -> None:
         whole = row is not None and len(row.cells) == len(matrix.columns)
         said = _affinity(matrix, row.rest) if row is not None and whole else {}
         made.devices.setdefault(index, _device(index, said))
+
+
+def _is_of_another(made: Topology, matrix: Matrix) -> bool:
+    """Whether a matrix of links cannot be of the machine that the first was of."""
+    if not made.links:
+        return False
+    if {_index(name) for name in matrix.devices} != set(made.devices):
+        return True
+    said = [
+        (made.links.get(pair(_index(name), _index(column))), parse_link(cell))
+        for name, column, cell in matrix.cells()
+        if re.fullmatch(GPU, column) and name != column
+    ]
+    return any(old and new and old != new for old, new in said)
 
 
 def _add_peer_access(made: Topology, matrix: Matrix) -> None:
