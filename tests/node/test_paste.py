@@ -473,3 +473,26 @@ def test_older_sglang_says_what_is_free_before_and_after() -> None:
         "[gpu=0] Load weight end. type=LlamaForCausalLM, dtype=torch.float16, avail mem=63.25 GB\n"
     ).startups
     assert start.weights_bytes == pytest.approx(15.25 * 2**30)
+
+
+def test_sglang_of_early_2025() -> None:
+    (start,) = read("""\
+[2025-01-23 19:35:20 TP0] Load weight end. type=LlamaForCausalLM, avail mem=63.72 GB
+[2025-01-23 19:35:20 TP0] KV Cache is allocated. K size: 27.13 GB, V size: 27.13 GB.
+[2025-01-23 19:35:20 TP0] Memory pool end. avail mem=8.34 GB
+[2025-01-23 19:35:20 TP0] Capture cuda graph begin. This can take up to several minutes.
+100%|██████████| 23/23 [00:06<00:00,  3.51it/s]
+[2025-01-23 19:35:27 TP0] Capture cuda graph end. Time elapsed: 6.57 s
+[2025-01-23 19:35:27 TP0] max_total_num_tokens=444500, max_running_requests=2049, context_len=131072
+""").startups
+    assert start.kv_bytes == pytest.approx(54.26 * 2**30)
+    assert start.kv_tokens == 444500
+    assert start.graph_bytes is None
+    assert start.left_bytes == pytest.approx(8.34 * 2**30)
+
+
+def test_colours_that_were_written_out() -> None:
+    line = "#033[1;36m(VllmWorkerProcess pid=240)#033[0;0m INFO model weights take 3.97GiB;\n"
+    (start,) = read(line + line.replace("pid=240", "pid=241").replace("#033", "^[")).startups
+    assert start.processes == 2
+    assert start.weights_bytes == pytest.approx(3.97 * 2**30)

@@ -74,6 +74,7 @@ SGLANG: Final = {
     "avail_loaded": _words(r"Load weight end\.GAPavail mem=@"),
     "kv_two": _words(r"KV Cache is allocated\.GAPHASHtokens: #, K size: @, V size: @"),
     "kv_one": _words(r"KV Cache is allocated\.GAPHASHtokens: #, KV size: @"),
+    "kv_bare": _words(r"KV Cache is allocated\. K size: @, V size: @"),
     "kv_count": _words(r"KV Cache is allocated\.GAPHASHtokens: #"),
     "left": _words(r"Memory pool end\. avail mem=@"),
     "graph_begin": _words(r"Capture (?:[\w-]+ ){0,4}graph begin\.GAPavail mem=@"),

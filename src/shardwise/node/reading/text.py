@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-#: Terminal escape sequences, and what is left of a colour whose escape byte was lost in a paste.
+#: Terminal escape sequences, and colours whose escape byte was lost in a paste or written out.
 _ESCAPES: Final = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]"
-    r"|\[\d{1,3}(?:;\d{1,3})*m"
+    r"|(?:#033|\\x1b|\\u001b|\\033|\\e|\^\[)?\[\d{1,3}(?:;\d{1,3})*m"
 )
 _INVISIBLE: Final = re.compile("[\u200b-\u200f\u2060\ufeff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BLANKS: Final = str.maketrans({"\u00a0": " ", "\u2007": " ", "\u202f": " ", "\u3000": " "})
