@@ -496,3 +496,52 @@ def test_colours_that_were_written_out() -> None:
     (start,) = read(line + line.replace("pid=240", "pid=241").replace("#033", "^[")).startups
     assert start.processes == 2
     assert start.weights_bytes == pytest.approx(3.97 * 2**30)
+
+
+def test_a_matrix_made_into_a_markdown_table() -> None:
+    found = read("""\
+|      | GPU0 | GPU1 | GPU2 | CPU Affinity | NUMA Affinity |
+|------|------|------|------|--------------|---------------|
+| **GPU0** | X    | NV12 | SYS | 0-31  | 0 |
+| **GPU1** | NV12 | X    | SYS | 0-31  | 0 |
+| **GPU2** | SYS  | SYS  | X   | 32-63 | 1 |
+""")
+    node = node_of(found)
+    assert not found.problems
+    assert [link.code for link in node.links.values()] == ["NV12", "SYS", "SYS"]
+    assert [device.numa for device in node.devices] == [0, 0, 1]
+    amd = node_of(
+        read("""\
+**Weight Between Two GPUs**
+
+|          | GPU0 | GPU1 |
+| :------- | :--: | :--: |
+| **GPU0** |   0  |  15  |
+| **GPU1** |  15  |   0  |
+""")
+    )
+    assert amd.vendor == "amd"
+    assert [link.kind for link in amd.links.values()] == ["XGMI"]
+
+
+def test_nic_columns_that_run_into_each_other() -> None:
+    node = node_of(
+        read("""\
+        GPU0    GPU1    NIC0    NIC12       NIC13   NIC33       CPU Affinity    NUMA Affinity
+GPU0     X      NV18    PIX     NODENODE    NODE    0-55,112-167    0
+GPU1    NV18     X      NODE    NODENODE    PIX     0-55,112-167    0
+NIC0    PIX     NODE     X      X PIX       PIX
+""")
+    )
+    assert [(d.numa, d.cpus) for d in node.devices] == [(0, "0-55,112-167")] * 2
+
+
+def test_affinity_columns_that_are_shifted_say_nothing() -> None:
+    node = node_of(
+        read("""\
+        GPU0    GPU1    NIC0    CPU Affinity    NUMA Affinity
+GPU0     X      PHB     PIX     PIX     0-55    0
+GPU1    PHB      X      NODE    PIX     0-55    0
+""")
+    )
+    assert [(d.numa, d.cpus) for d in node.devices] == [(None, "")] * 2

@@ -74,7 +74,7 @@ def device_table(node: Node) -> Table:
     ]
     return Table(
         "gpus",
-        f"{len(node.devices)} GPUs",
+        "1 GPU" if len(node.devices) == 1 else f"{len(node.devices)} GPUs",
         (*columns, *(c for c, _ in shown)),
         (tuple(rows),),
         tuple(notes),

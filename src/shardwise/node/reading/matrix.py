@@ -156,7 +156,7 @@ def _columns(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     named = text[: behind.start()] if behind else text
     split = re.sub(rf"({GPU}|NIC\d+|{BUS_ID})(?=[^\s\d])", r"\1 ", named)
     tail = [re.sub(r"\s+", " ", name).lower() for name in _TAIL.findall(text)]
-    return tuple(split.split()), tuple(tail)
+    return tuple(split.replace("|", " ").split()), tuple(tail)
 
 
 def _looks_like_nic(name: str) -> bool:

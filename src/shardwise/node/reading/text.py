@@ -15,9 +15,10 @@ _INVISIBLE: Final = re.compile("[\u200b-\u200f\u2060\ufeff\x00-\x08\x0b\x0c\x0e-
 _BLANKS: Final = str.maketrans({"\u00a0": " ", "\u2007": " ", "\u202f": " ", "\u3000": " "})
 #: "> " of a quoted mail or issue, "| " is left alone: tables use it.
 _QUOTE: Final = re.compile(r"^(?:>[ ]?)+")
+_BOLD: Final = re.compile(r"\*\*(GPU\d+)\*\*")  #: a Markdown table's first column
 #: What a container runtime, a journal or a shell's clock writes before every line.
 _PREFIXES: Final = (
-    re.compile(r"[\w.-]+\s*\|\s?"),
+    re.compile(r"(?!GPU\d)[\w.-]+\s*\|\s?"),
     re.compile(r"\d{4}-\d\d-\d\dT\S+\s+(?:stdout|stderr)\s+[FP]\s?"),
     re.compile(r"[^\W\d]{3,4}\.?\s+\d{1,2}\s\d\d:\d\d:\d\d\s\S+\s\S+\[\d+\]:\s?"),
     re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*\s(?:\|\s)?"),
@@ -66,4 +67,4 @@ def _without(prefix: re.Pattern[str], lines: list[str]) -> list[str]:
 def _cleaned(line: str) -> str:
     bare = _ESCAPES.sub("", line).translate(_BLANKS)
     bare = _INVISIBLE.sub("", bare.replace("\r", " "))
-    return _QUOTE.sub("", bare)
+    return _BOLD.sub(r"\1", _QUOTE.sub("", bare))

@@ -13,6 +13,7 @@ from shardwise.node.reading.matrix import GPU, NVIDIA_CELL, Matrix, matrices
 from shardwise.node.reading.text import Line, Problem
 
 TITLE: Final = re.compile(r"topo\s+-\w|GPU Topology:|NVIDIA Topology:|^\s*Legend:")
+_NUMBERS: Final = re.compile(r"[\d,-]+")
 _P2P: Final = {"OK": True, "CNS": False, "GNS": False, "TNS": False, "NS": False, "DR": False}
 _P2P_COMMAND: Final = re.compile(r"topo\s+(?:-p2p|--p2p_capabilities)\s+(\w+)")
 
@@ -129,6 +130,7 @@ def _affinity(matrix: Matrix, rest: str) -> dict[str, str]:
     Where all are there they stand in order. Where some are empty, N/A is the GPU's own NUMA node
     and the others go by tab, or by their form: CPUs are a range as a rule.
     """
+    rest = rest.replace("|", " ")
     names, words = matrix.tail, rest.split()
     if not names or not words:
         return {}
@@ -149,4 +151,6 @@ def _affinity(matrix: Matrix, rest: str) -> dict[str, str]:
 
 
 def _without_na(said: dict[str, str]) -> dict[str, str]:
-    return {name: word for name, word in said.items() if word and word != "N/A"}
+    """What is said; nothing where a word is no list of numbers, so that the columns are shifted."""
+    words = {name: word for name, word in said.items() if word and word != "N/A"}
+    return words if all(_NUMBERS.fullmatch(word) for word in words.values()) else {}
