@@ -102,8 +102,8 @@ def page(matrix: dict[str, Any], results: dict[str, Any]) -> str:
     lines = [
         "# Reliability",
         "",
-        "What was tried, what has to hold, and whether it did. `make reliability` writes this page: it",
-        "causes each fault with real processes; the number in brackets is how many cases passed.",
+        "What was tried, what has to hold, and whether it did. `make reliability` writes it: it causes",
+        "each fault with real processes. The number in brackets is how many cases passed.",
         "Each line is a test: `benchmarks/reliability.toml` names it.",
     ]
     for name, section in matrix.items():
