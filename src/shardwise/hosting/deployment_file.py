@@ -49,7 +49,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     command: list[str] = []  #: engine "command": any OpenAI server; {port}, {host}, {model}
     python: str = ""  #: interpreter of the engine's own environment; empty: this one
     ready_timeout_s: float = 1800.0
-    probe_interval_s: float = 30.0  #: between the completions that show that a replica works
+    probe_interval_s: float = 15.0  #: between the completions that show that a replica works
     hang_timeout_s: float = 30.0  #: a replica that does nothing for so long is restarted
 
     @property
