@@ -299,7 +299,9 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     if version not in range(1, VERSION + 1):
         db.close()
         raise InputError(
-            f"{path} is a store of version {version}", f"allowed: 1 to {VERSION}", "upgrade shardwise"
+            f"{path} is a store of version {version}",
+            f"allowed: 1 to {VERSION}",
+            "upgrade shardwise",
         )
 
 
