@@ -1,8 +1,9 @@
 """Whatever is typed: no traceback, no exit code but 0, 2, 3 and 4, no answer later than 30 s.
 
 The 30 s are of this process's CPU, which a busy machine does not make more; a command that waits
-for something is given ten times as long, of the clock. The examples are the same each time. `make fuzz` draws others for as long as SHARDWISE_FUZZ_SECONDS
-says. Simulations of more than 50,000 requests are not drawn: they say how much there is to do.
+for something is given ten times as long, of the clock. The examples are the same each time:
+`make fuzz` draws others for as long as SHARDWISE_FUZZ_SECONDS says. Simulations of more than 50,000
+requests are not drawn: they say how much there is to do.
 """
 
 from __future__ import annotations
