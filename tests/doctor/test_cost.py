@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tests.reference import FOLDER, needs_reference
 
+from shardwise.doctor.all_reduce import choose
 from shardwise.doctor.cost import Cost, _lines, measured_costs
 from shardwise.hardware.catalogue import default_catalogue
-from shardwise.node.all_reduce import choose
 from shardwise.node.links import parse_link
 from shardwise.node.node import Device, Node
 from shardwise.node.placement import Placement, best

@@ -15,11 +15,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from shardwise.errors import UnknownNameError
-from shardwise.hardware.catalogue import default_catalogue
+from shardwise.doctor.all_reduce import AllReduce
 from shardwise.hardware.gpu import Interconnect
-from shardwise.node.all_reduce import AllReduce
-from shardwise.node.generations import name_of
+from shardwise.node.generations import catalogue_gpu, name_of
 from shardwise.node.links import Link
 from shardwise.node.placement import Placement
 from shardwise.perfmodel.collectives import AllReduce as Lines
@@ -133,29 +131,14 @@ def _guess(placement: Placement, link: Link) -> Cost:
 
 
 def _catalogue_id(placement: Placement) -> str:
-    """The catalogue's id of the GPUs; also that of a GPU which only lines are known of."""
-    name = name_of(placement.node)
-    if not name:
-        return ""
-    if "RTX PRO 6000" in name:
-        return "rtx-pro-6000"
-    shortened = _catalogue_name(name)
-    try:
-        return default_catalogue().gpu(shortened).id
-    except UnknownNameError:
-        return ""
-
-
-def _catalogue_name(name: str) -> str:
-    """A driver's name as the catalogue spells it: "NVIDIA H100 80GB HBM3" is an H100 SXM."""
-    return " ".join(re.sub(r"-|NVIDIA|HBM\d\w?|SXM\d|\bOAM\b", " ", name).split())
+    """The catalogue's id of the GPUs; empty where it does not know them."""
+    known = catalogue_gpu(name_of(placement.node))
+    return known.id if known is not None else ""
 
 
 def _shown(gpu: str) -> str:
-    try:
-        return default_catalogue().gpu(gpu).name
-    except UnknownNameError:
-        return {"rtx-pro-6000": "RTX PRO 6000 (PCIe 5)"}.get(gpu, gpu.upper())
+    known = catalogue_gpu(gpu)
+    return known.name if known is not None else gpu
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from shardwise.doctor.all_reduce import AllReduce
 from shardwise.doctor.diagnosis import (
     ALL_REDUCES,
     MESSAGES,
@@ -12,7 +13,6 @@ from shardwise.doctor.diagnosis import (
     Diagnosis,
     Verdict,
 )
-from shardwise.node.all_reduce import AllReduce
 from shardwise.node.node import Node
 from shardwise.node.reading.startup import Startup
 from shardwise.reports.numbers import MISSING, number

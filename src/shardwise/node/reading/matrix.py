@@ -138,7 +138,7 @@ def _columns(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Device and NIC columns, split where blanks were lost, and the affinity columns."""
     behind = _TAIL.search(text)
     named = text[: behind.start()] if behind else text
-    split = re.sub(rf"({GPU}|NIC\d+|{BUS_ID})(?=\S)", r"\1 ", named)
+    split = re.sub(rf"({GPU}|NIC\d+|{BUS_ID})(?=[^\s\d])", r"\1 ", named)
     tail = [re.sub(r"\s+", " ", name).lower() for name in _TAIL.findall(text)]
     return tuple(split.split()), tuple(tail)
 

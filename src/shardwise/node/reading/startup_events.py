@@ -44,9 +44,11 @@ def _words(pattern: str) -> re.Pattern[str]:
 
 _VLLM: Final = {
     "weights": _words(r"(?:Loading model weights|Model loading) took @"),
-    "weights_table": _words(r"model weights takes? @"),
-    "non_torch": _words(r"non_torch_memory(?: takes)? @"),
-    "activation": _words(r"PyTorch activation peak memory(?: takes)? @"),
+    "weights_table": _words(r"(?:model weights takes?|[;,] weights memory:) @"),
+    "non_torch": _words(r"(?:non_torch_memory(?: takes)?|non-torch forward increase memory:) @"),
+    "activation": _words(
+        r"(?:PyTorch activation peak memory(?: takes)?|torch peak memory increase:) @"
+    ),
     "total": _words(r"total_gpu_memory(?: \(| )@"),
     "utilization": _words(r"(?<![-`])gpu_memory_utilization(?: \(| )#"),
     "capacity": _words(r"has a total capacity of @"),
@@ -91,10 +93,12 @@ _SGLANG: Final = {
     "avail_loaded": _words(r"Load weight end\.[^\n]*?avail mem=@"),
     "kv_two": _words(r"KV Cache is allocated\.[^\n]*?HASHtokens: #, K size: @, V size: @"),
     "kv_one": _words(r"KV Cache is allocated\.[^\n]*?HASHtokens: #, KV size: @"),
+    "kv_count": _words(r"KV Cache is allocated\.[^\n]*?HASHtokens: #"),
     "left": _words(r"Memory pool end\. avail mem=@"),
-    "graph_begin": _words(r"Capture (?:\w+ )?graph begin\.[^\n]*?avail mem=@"),
+    "graph_begin": _words(r"Capture (?:[\w-]+ ){0,4}graph begin\.[^\n]*?avail mem=@"),
     "graph_step": _words(r"Capturing batches \((?:[^)\n]*? )?avail_mem=@\)"),
-    "graph_end": _words(r"Capture (?:\w+ )?graph end\.[^\n]*?avail mem=@"),
+    "graph_end": _words(r"Capture (?:[\w-]+ ){0,4}graph end\.[^\n]*?avail mem=@"),
+    "graph_usage": _words(r"Capture (?:[\w-]+ ){0,4}graph end\.[^\n]*?mem usage=@"),
     "max_tokens": _words(r"max_total_num_tokens=#"),
     "context_len": _words(r"context_len=#"),
     "profiled": _words(r"is larger than the profiled value #"),
@@ -184,9 +188,11 @@ def _started(lines: Sequence[Line], starts: Sequence[int]) -> Iterator[Event]:
         if "non-default args:" in line.text:
             yield Event(starts[i], 0, "vllm", "args", args=from_dictionary(line.text))
         elif "ServerArgs(" in line.text:
-            yield Event(starts[i], 0, "sglang", "args", args=from_fields(line.text))
-        elif re.search(r"LLM engine \(v[^)]*\) with config:", line.text):
-            yield Event(starts[i], 0, "vllm", "config", args=from_fields(line.text))
+            printed = line.text.split("ServerArgs(", 1)[1]
+            yield Event(starts[i], 0, "sglang", "args", args=from_fields(printed))
+        elif re.search(r"LLM engine (?:\(v[^)]*\) )?with config:", line.text):
+            printed = line.text.split("with config:", 1)[1]
+            yield Event(starts[i], 0, "vllm", "config", args=from_fields(printed))
         elif (command := from_command(_continued(lines, i))) is not None:
             yield Event(starts[i], 0, command[0], "command", args=command[1])
 
