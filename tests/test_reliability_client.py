@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 
 import client_faults  # noqa: E402
-
 from shardwise.bench.known_modes import EXPECTED  # noqa: E402
 
 FOUND = [
