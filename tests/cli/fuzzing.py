@@ -30,7 +30,16 @@ WORDS: Final = (
 #: files that `write_files` makes, and places where nothing can be read or written
 PATHS: Final = (
     *("rows.csv", "bad.csv", "utf16.csv", "empty", "noise", "store.db", "trace.csv", "gpu.toml"),
-    *("text.toml", "deployment.toml", "result.json", "folder", "absent", "out.csv", "out.json"),
+    *(
+        "topology.txt",
+        "text.toml",
+        "deployment.toml",
+        "result.json",
+        "folder",
+        "absent",
+        "out.csv",
+        "out.json",
+    ),
     *("folder/out.csv", "/proc/none/out.csv", "/dev/null", "", "a" * 300, "nul\x01.csv"),
 )
 
@@ -80,6 +89,7 @@ SUBJECTS: Final = (
     Subject(("profile",), last=("absent",)),
     Subject(("serve",), last=("absent",)),
     Subject(("web",), last=("--profile", "nobody")),
+    Subject(("doctor",), ("--from", "topology.txt"), left_out=("--measure",)),
     Subject(("hardware", "detect"), last=("-o", "/proc/none/hardware.toml")),
 )
 
@@ -141,6 +151,10 @@ flops.bf16 = { value = 300, unit = "TFLOPS" }
 compute_units = { value = 100, unit = "1" }
 interconnect = { topology = "switched", bandwidth = { value = 300, unit = "GB/s" }, max_world = 8 }
 """
+_TOPOLOGY: Final = """\tGPU0\tGPU1\tCPU Affinity
+GPU0\t X \tNV18\t0-31
+GPU1\tNV18\t X \t32-63
+"""
 _DEPLOYMENT: Final = """name = "fuzz"
 [node]
 gpu = "h200"
@@ -161,6 +175,7 @@ def write_files(folder: Path) -> None:
         ("trace.csv", "arrival_s,isl,osl\n0,100,10\n0.5,100,10\n"),
         ("gpu.toml", _GPU),
         ("text.toml", "not toml"),
+        ("topology.txt", _TOPOLOGY),
         ("deployment.toml", _DEPLOYMENT),
         ("result.json", '{"results": [1, null, {"x": 1e999}]}'),
         ("empty", ""),
