@@ -39,7 +39,7 @@ def toy(rules: Scheduling, replicas: int = 1, capacity: int = 100_000, seqs: int
 
 
 def written(path: Path, requests: int, gap_ms: float, spaced: bool) -> list[dict[str, object]]:
-    """A trace in Mooncake's format: prompts that go on where an earlier one ended, or branch off."""
+    """A trace in Mooncake's format: prompts go on where an earlier one ended, or branch off."""
     rng = np.random.default_rng(3)
     chains: list[list[int]] = [[k] for k in range(8)]
     fresh, rows, now = 8, [], 0.0

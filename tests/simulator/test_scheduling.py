@@ -85,7 +85,7 @@ def test_a_request_waits_for_the_tokens_before_it_in_the_servers_queue() -> None
     assert q.first[1] == pytest.approx(7.0)  # engine done at 5.0, and 2 s for the token
 
 
-def sessions(seed: int = 0) -> SessionTraffic:
+def sessions() -> SessionTraffic:
     return SessionTraffic(0.5, 4, Lengths(20, 0.5), Lengths(10, 0.5), 6.0, 60.0, 2, 30)
 
 

@@ -37,6 +37,7 @@ _USUAL_BLOCK: Final = {"int4": 128, "mxfp4": 32, "nvfp4": 16}
 _ORGS: Final = frozenset(
     {
         *("meta-llama", "qwen", "mistralai", "openai", "deepseek-ai", "huggingfacetb"),
+        "codellama",
         *("amd", "nvidia", "neuralmagic", "redhatai", "unsloth"),
     }
 )

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.simulate import ARRIVALS, POLICIES
+from shardwise.cli.simulate_options import (
+    POLICIES,
+    deployment_options,
+    load_options,
+    session_traffic,
+)
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,7 +43,7 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     """Every combination, seeds innermost. InputError for none or for too many."""
     from shardwise.cli.options import sizes
     from shardwise.evidence.record import Deployment
-    from shardwise.simulator.search import Job
+    from shardwise.simulator.search import Job, digest_of
     from shardwise.simulator.traffic import Lengths, Traffic
     from shardwise.workload.workload import Slo
 
@@ -50,6 +55,13 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
         raise InputError(f"{count} simulations", f"allowed: 1 to {MAX_JOBS:,}")
     cv = options["length_cv"]
     lengths = Lengths(options["isl"], cv), Lengths(options["osl"], cv)
+    shared = {"prefixes": options["prefixes"], "prefix_tokens": options["prefix_tokens"]}
+    own = {
+        "prefix_caching": not options["no_prefix_caching"],
+        "profile": options["profile"],
+        "catalogue_files": tuple(str(path.resolve()) for path in options["catalogue_files"]),
+        "catalogue_digest": digest_of(options["catalogue_files"]),
+    }
     return [
         Job(
             Deployment(
@@ -58,13 +70,16 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
                 tp_size,
                 replicas=replicas,
                 weight_dtype=options["weight_dtype"],
+                kv_dtype=options["kv_dtype"],
                 engine=options["engine"],
             ),
-            Traffic(rate, *lengths, options["duration"], options["arrivals"]),
+            Traffic(rate, *lengths, options["duration"], options["arrivals"], **shared),
             Slo(ttft_s=options["ttft"], tpot_s=options["tpot"]),
             policy,
             options["warmup"],
             seed,
+            session_traffic(options, rate) if options["turns"] is not None else None,
+            **own,
         )
         for (tp_size, replicas), policy, rate in product(shapes, policies, rates)
         for seed in range(seeds)
@@ -73,22 +88,13 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
 
 @click.command()
 @click.argument("model")
-@click.option("--gpu", default="h200", show_default=True)
+@deployment_options
 @click.option("--tp", default="1", show_default=True, help="TP sizes, as in 1,2,4,8.")
 @click.option("--replicas", default="1", show_default=True, help="Their numbers, as in 1,2,4.")
-@click.option("--rate", required=True, help="Requests/s, as in 5,10,20.")
+@click.option("--rate", required=True, help="Requests/s (sessions/s with --turns), as in 5,10,20.")
 @click.option("--policy", default="least_loaded", show_default=True, help="One or more.")
 @click.option("--seeds", type=int, default=1, show_default=True, help="Runs of each.")
-@click.option("--engine", default="vllm", show_default=True)
-@click.option("--weight-dtype", default="auto", show_default=True)
-@click.option("--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True)
-@click.option("--isl", type=float, default=1000.0, show_default=True, help="Mean input tokens.")
-@click.option("--osl", type=float, default=500.0, show_default=True, help="Mean output tokens.")
-@click.option("--length-cv", type=float, default=0.0, show_default=True, help="Their variation.")
-@click.option("--duration", type=float, default=600.0, show_default=True, help="Seconds.")
-@click.option("--warmup", type=float, default=0.0, show_default=True, help="Seconds left out.")
-@click.option("--ttft", type=float, help="Bound in seconds a request must meet to be good.")
-@click.option("--tpot", type=float, help="The same for TPOT.")
+@load_options
 @click.option(
     "--store",
     type=click.Path(path_type=Path),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from shardwise.cli.simulate_options import POLICIES, Time, deployment_options, load_options
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
     from shardwise.evidence.record import Deployment
     from shardwise.simulator.fleet import Failure
 
-POLICIES = ("round_robin", "least_loaded", "power_of_two", "cache_aware")
-ARRIVALS = ("poisson", "bursty", "constant")
+TRAFFIC = ("trace", "rate", "stage", "concurrency", "day")
 
 
 def _failure(text: str) -> Failure:
@@ -43,53 +44,76 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
 
 @click.command()
 @click.argument("deployment")
-@click.option("--gpu", default="h200", show_default=True, help="GPU; not with a file.")
+@deployment_options
 @click.option("--tp", "tp_size", type=int, default=1, show_default=True, help="TP of a replica.")
 @click.option("--replicas", type=int, default=1, show_default=True)
-@click.option("--engine", default="vllm", show_default=True)
-@click.option("--weight-dtype", default="auto", show_default=True)
 @click.option(
-    "--trace", type=click.Path(path_type=Path), help="CSV: Azure's, or arrival_s,isl,osl."
+    "--trace",
+    type=click.Path(path_type=Path),
+    help="CSV of Azure, of BurstGPT or arrival_s,isl,osl; .jsonl of Mooncake.",
 )
-@click.option("--rate", type=float, help="Requests/s, instead of a trace.")
+@click.option("--hash-block", type=int, help="Tokens of one of a trace's hash_ids.")
+@click.option("--rate", type=float, help="Requests/s (sessions/s with --turns).")
+@click.option("--stage", multiple=True, help="REQUESTS_PER_S:DURATION; repeat for the next stage.")
 @click.option("--concurrency", type=int, help="Requests kept in flight, instead of a rate.")
-@click.option("--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True)
-@click.option("--isl", type=float, default=1000.0, show_default=True, help="Mean input tokens.")
-@click.option("--osl", type=float, default=500.0, show_default=True, help="Mean output tokens.")
-@click.option("--length-cv", type=float, default=0.0, show_default=True, help="Their variation.")
-@click.option("--duration", type=float, default=600.0, show_default=True, help="Seconds.")
-@click.option("--warmup", type=float, default=0.0, show_default=True, help="Seconds left out.")
+@click.option("--day", help="Requests/s of each hour, as in 2,1,1,4: sizes each hour.")
+@click.option(
+    "--start-up", type=Time(), default="3m", show_default=True, help="--day: until one is ready."
+)
+@load_options
+@click.option(
+    "--lengths",
+    type=click.Path(path_type=Path),
+    help="Draw lengths from a ShareGPT .json or a trace.",
+)
 @click.option("--policy", type=click.Choice(POLICIES), default="least_loaded", show_default=True)
 @click.option("--fail", "fails", multiple=True, help="REPLICA:DOWN_S[:UP_S]; may be repeated.")
-@click.option("--ttft", type=float, help="Bound in seconds a request must meet to be good.")
-@click.option("--tpot", type=float, help="The same for TPOT.")
 @click.option("--usd-per-gpu-hour", type=float, help="Price; default: the catalogue's.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def simulate(deployment: str, as_json: bool, **options: Any) -> None:
-    """Simulate DEPLOYMENT, a model's name or a .toml file, under a trace, a rate or a concurrency.
+    """Simulate DEPLOYMENT, a model's name or a .toml file, under traffic: exactly one of --trace,
+    --rate, --stage, --concurrency and --day.
 
-    Prints percentiles of TTFT, TPOT and E2E latency with their number of requests and an 80 %
-    interval, goodput, occupancy and cost. Exit code 3 if the deployment is overloaded; the rate
-    that it holds is said.
+    Prints percentiles of TTFT, TPOT and E2E latency with an 80 % interval and the number of
+    requests they stand on, goodput, occupancy and cost. Exit code 3 if the deployment is
+    overloaded; the rate that it holds is said.
     """
     from shardwise.cli.files import print_json
-    from shardwise.cli.simulate_report import Asked, answer, render
+    from shardwise.reports.table_text import show
 
-    given = [name for name in ("trace", "rate", "concurrency") if options[name] is not None]
+    given = [name for name in TRAFFIC if options[name] not in (None, ())]
     if len(given) != 1:
         raise InputError(
             f"given: {', '.join('--' + name for name in given) or 'no traffic'}",
-            "needed: exactly one of --trace, --rate, --concurrency",
+            f"needed: exactly one of {', '.join('--' + name for name in TRAFFIC)}",
         )
     named = {
-        name: options.pop(name) for name in ("gpu", "tp_size", "replicas", "engine", "weight_dtype")
+        name: options.pop(name)
+        for name in ("gpu", "tp_size", "replicas", "engine", "weight_dtype", "kv_dtype")
     }
+    deployments = read_deployments(deployment, named)
+    if options["day"] is not None:
+        from shardwise.cli.simulate_day import day_answer, day_tables
+
+        day = day_answer(deployments, options)
+        if as_json:
+            print_json(day)
+            return
+        for table in day_tables(day):
+            show(table, sys.stdout)
+        return
+    from shardwise.cli.simulate_report import Asked, answer, render, tables
+
     failures = tuple(_failure(text) for text in options.pop("fails"))
-    found = answer(read_deployments(deployment, named), Asked(**options, failures=failures))
+    for unused in ("day", "start_up"):
+        options.pop(unused)
+    found = answer(deployments, Asked(**options, failures=failures))
     if as_json:
         print_json(found)
     else:
+        for table in tables(found):
+            show(table, sys.stdout)
         click.echo(render(found))
     if found["overloaded"]:
         click.echo(f"shardwise: {found['overload']}", err=True)

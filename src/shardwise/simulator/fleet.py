@@ -16,7 +16,7 @@ from shardwise.perfmodel.estimate import Subject, note_on
 from shardwise.perfmodel.intervals import half_width
 from shardwise.perfmodel.memory import require_fit
 from shardwise.perfmodel.profiles import Profile, bundled_profile, calibrated
-from shardwise.simulator.scheduling import Scheduling, padded, scheduling_of
+from shardwise.simulator.scheduling import PLAIN, Scheduling, padded, scheduling_of
 from shardwise.simulator.state import Fleet
 from shardwise.simulator.steptable import StepTable, step_table
 from shardwise.simulator.trace import Floats, Ints
@@ -42,7 +42,7 @@ class Group:
     delay_steps: float  #: the same, in steps
     half_widths: dict[str, float]  #: log half-widths of 80 % intervals by metric
     note: str = ""
-    scheduling: Scheduling = Scheduling()
+    scheduling: Scheduling = PLAIN
 
     def slower(self, factor: float) -> Group:
         """The same group with everything `factor` times as slow."""

@@ -7,7 +7,16 @@ import math
 from shardwise.simulator.compiling import compiled
 from shardwise.simulator.queues import pop_turn, take_slot
 from shardwise.simulator.routing import dispatch, fail, recover
-from shardwise.simulator.state import ISSUED, PENDING_TURNS, SLOTS, TURNS_LEFT, Sim
+from shardwise.simulator.state import (
+    DOWN,
+    DRAINING,
+    ISSUED,
+    PENDING_TURNS,
+    SLOTS,
+    TURNS_LEFT,
+    UP,
+    Sim,
+)
 from shardwise.simulator.stepping import advance, base_and_slope
 from shardwise.simulator.trace import Floats, Ints
 
@@ -95,13 +104,15 @@ def run_loop(
         if event < len(event_time):
             time = min(time, event_time[event])
         for r in range(count):
-            if replicas.up[r] == 1:
+            if replicas.up[r] != DOWN:
                 advance(sim, r, time)
         if math.isinf(time):
             return
         if event < len(event_time) and event_time[event] <= time:
-            if event_up[event] == 1:
+            if event_up[event] == UP:
                 recover(sim, event_replica[event], time)
+            elif event_up[event] == DRAINING:
+                replicas.up[event_replica[event]] = DRAINING
             else:
                 fail(sim, event_replica[event], time, policy)
             event += 1

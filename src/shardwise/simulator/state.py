@@ -19,6 +19,11 @@ REJECTED: Final = 2  #: can never fit the KV cache or the context
 FAILED: Final = 3  #: cut in mid-stream by a failure, or no replica was up
 STATUSES: Final = ("pending", "done", "rejected", "failed")
 
+#: What a replica does.
+DOWN: Final = 0
+UP: Final = 1
+DRAINING: Final = 2  #: ends what it has, and takes nothing more
+
 #: Columns of the timeline: replica-seconds in each state, integrated per bin.
 RUNNING: Final = 0
 WAITING: Final = 1
