@@ -52,7 +52,7 @@ def test_overload_says_the_rate_that_holds() -> None:
         ((), "no traffic; needed: exactly one of --trace, --rate, --stage, --concurrency, --day"),
         (("--rate", "1", "--stage", "1:2m"), "given: --rate, --stage"),
         (("--stage", "8"), "--stage '8'; expected: REQUESTS_PER_S:DURATION, such as 8:10m"),
-        (("--stage", "8:0s"), "duration is 0 s; allowed: above 0"),
+        (("--stage", "8:0s"), "stages of 0 s in all; needed: above 0"),
         (("--rate", "1", "--duration", "0"), "duration is 0 s; allowed: above 0"),
         (("--rate", "1", "--duration", "long"), "--duration is 'long'; expected: a time, as in"),
         (("--rate", "1", "--turns", "inf"), "turns is inf; allowed: 1 to 1000; a session must end"),

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from shardwise.evidence.record import Deployment
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group
+from shardwise.simulator.routing import POLICIES
 from shardwise.simulator.scheduling import Scheduling
 from shardwise.simulator.sessions import SessionTraffic, draw_sessions
-from shardwise.simulator.simulate import POLICIES, simulate
+from shardwise.simulator.simulate import simulate
 from shardwise.simulator.steptable import StepTable
 from shardwise.simulator.trace import Shared, Trace, make_trace, one_prefix
 from shardwise.simulator.trace_file import read_trace

@@ -55,7 +55,6 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
         raise InputError(f"{count} simulations", f"allowed: 1 to {MAX_JOBS:,}")
     cv = options["length_cv"]
     lengths = Lengths(options["isl"], cv), Lengths(options["osl"], cv)
-    shared = {"prefixes": options["prefixes"], "prefix_tokens": options["prefix_tokens"]}
     own = {
         "prefix_caching": not options["no_prefix_caching"],
         "profile": options["profile"],
@@ -73,7 +72,14 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
                 kv_dtype=options["kv_dtype"],
                 engine=options["engine"],
             ),
-            Traffic(rate, *lengths, options["duration"], options["arrivals"], **shared),
+            Traffic(
+                rate,
+                *lengths,
+                options["duration"],
+                options["arrivals"],
+                prefixes=options["prefixes"],
+                prefix_tokens=options["prefix_tokens"],
+            ),
             Slo(ttft_s=options["ttft"], tpot_s=options["tpot"]),
             policy,
             options["warmup"],

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from shardwise.simulator.sessions import SessionTraffic
     from shardwise.simulator.traffic import Stage
 
+    _FloatType = click.ParamType[float]
+else:
+    _FloatType = click.ParamType
+
 F = TypeVar("F", bound=Callable[..., Any])
 POLICIES: Final = (
     *("round_robin", "least_loaded", "power_of_two"),
@@ -36,7 +40,7 @@ def seconds(given: str, name: str) -> float:
     return float(match.group(1)) * _SECONDS[match.group(2)]
 
 
-class Time(click.ParamType):
+class Time(_FloatType):
     """An option's value as a time in seconds."""
 
     name = "time"
@@ -56,6 +60,10 @@ class Time(click.ParamType):
 def stages_of(texts: tuple[str, ...]) -> list[Stage]:
     """Stages from `RATE:DURATION` each."""
     from shardwise.simulator.traffic import Stage
+
+    _FloatType = click.ParamType[float]
+else:
+    _FloatType = click.ParamType
 
     found = []
     for text in texts:

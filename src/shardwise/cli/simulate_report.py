@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +67,13 @@ def _traffic(asked: Asked) -> Traffic:
     if closed is not None and not 1 <= closed <= 1_000_000:
         raise InputError(f"concurrency is {closed}", "allowed: 1 to 1000000")
     lengths = Lengths(asked.isl, asked.length_cv), Lengths(asked.osl, asked.length_cv)
-    shared = {"prefixes": asked.prefixes, "prefix_tokens": asked.prefix_tokens}
     if asked.stage:
-        stages = stages_of(asked.stage)
-        return in_stages(stages, *lengths, arrivals=asked.arrivals, **shared)
-    return Traffic(
-        asked.rate if asked.rate is not None else float((closed or 1) * WAVES),
-        *lengths,
-        duration_s=1.0 if closed else asked.duration,
-        arrivals=asked.arrivals,
-        **shared,
-    )
+        traffic = in_stages(stages_of(asked.stage), *lengths, arrivals=asked.arrivals)
+    else:
+        rate = asked.rate if asked.rate is not None else float((closed or 1) * WAVES)
+        duration_s = 1.0 if closed else asked.duration
+        traffic = Traffic(rate, *lengths, duration_s, asked.arrivals)
+    return replace(traffic, prefixes=asked.prefixes, prefix_tokens=asked.prefix_tokens)
 
 
 def _trace(asked: Asked) -> Trace:

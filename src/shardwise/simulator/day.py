@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +194,7 @@ def _run(
     """The trace on as many replicas as `steps` say, each taking requests `start_up_s` after it was
     started and ending what it has when it goes."""
     changes = [Change(r, 0.0, up=False) for r in range(steps[0][1], most)]
-    for (_, before), (at, now) in zip(steps[:-1], steps[1:], strict=True):
+    for (_, before), (at, now) in pairwise(steps):
         changes += [Change(r, at + start_up_s, up=True) for r in range(before, now)]
         changes += [Change(r, at, up=False) for r in range(now, before)]
     sized = replace(group, deployment=replace(group.deployment, replicas=most))

@@ -169,6 +169,7 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
         delay_steps=column([g.delay_steps for g in groups]),
         request_s=column([x.request_s for x in rules]),
         token_s=column([x.token_s for x in rules]),
+        least_step_s=column([float(g.table.decode[1:].min()) for g in groups]),
         pp_size=np.array([g.table.pp_size for g in groups], dtype=np.int64),
         decode=stacked([padded(g.table.decode, g.scheduling.graph_sizes) for g in groups]),
         prompt=stacked([padded(g.table.prompt, g.scheduling.graph_sizes) for g in groups]),

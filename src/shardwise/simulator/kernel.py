@@ -11,6 +11,7 @@ from shardwise.simulator.state import (
     DOWN,
     DRAINING,
     ISSUED,
+    LEAST_OSL,
     PENDING_TURNS,
     SLOTS,
     TURNS_LEFT,
@@ -28,11 +29,16 @@ def horizon(sim: Sim, r: int) -> float:
     """A time before which no request of replica `r` can end."""
     requests, replicas = sim.requests, sim.replicas
     n, head, now = replicas.running[r], replicas.head[r], replicas.now[r]
+    step_s = sim.fleet.least_step_s[r]
     soonest = math.inf
     if head >= 0:
-        soonest = max(requests.ready[head], now) + JUST
+        # preempted requests, which have tokens already, are first in the queue
+        steps = sim.loop.counts[LEAST_OSL] - 1 if requests.generated[head] == 0 else 0
+        soonest = max(requests.ready[head], now) + steps * step_s + JUST
     if replicas.partial[r] >= 0:
-        soonest = now + JUST
+        i = replicas.partial[r]
+        steps = requests.osl[i] - requests.generated[i] - 1
+        soonest = min(soonest, now + steps * step_s + JUST)
     if n > 0:
         base, slope = base_and_slope(sim, r)
         k = replicas.heap_step[r, 0] - replicas.steps[r]

@@ -240,12 +240,13 @@ def fail(sim: Sim, r: int, time: float, policy: int) -> None:
 
 @compiled
 def recover(sim: Sim, r: int, time: float) -> None:
-    """Replica `r` is back, empty; one that was draining takes requests again."""
+    """Replica `r` is back, empty; one that is still draining goes on with what it has."""
     replicas = sim.replicas
-    if replicas.up[r] == DRAINING:
-        replicas.up[r] = UP
-        return
+    draining = replicas.up[r] == DRAINING
     replicas.up[r] = UP
+    if draining and replicas.outstanding[r] > 0:
+        return
+    forget(sim, r)
     replicas.now[r] = max(time, replicas.now[r])
     replicas.last_ready[r] = replicas.now[r]
     replicas.last_done[r] = 0

@@ -25,7 +25,7 @@ from shardwise.simulator.trace import Trace, model_indices
 
 @dataclass(frozen=True)
 class Change:
-    """Replica number `replica` takes requests from `at_s` on, or ends what it has and takes none."""
+    """Replica number `replica` takes requests from `at_s` on, or only ends what it has."""
 
     replica: int
     at_s: float
