@@ -49,7 +49,7 @@ def test_a_model_of_another_shape_is_not_taken_for_a_bundled_one(other: str) -> 
 
 
 def test_every_bundled_model_loads_under_its_id_and_its_hub_id() -> None:
-    assert len(bundled()) == 26
+    assert len(bundled()) == 28
     for model in bundled():
         assert load(model).id == model
 

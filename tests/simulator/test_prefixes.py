@@ -19,6 +19,7 @@ from shardwise.simulator.routing import POLICIES
 from shardwise.simulator.scheduling import Scheduling
 from shardwise.simulator.sessions import SessionTraffic, draw_sessions
 from shardwise.simulator.simulate import simulate
+from shardwise.simulator.state import JUMPS
 from shardwise.simulator.steptable import StepTable
 from shardwise.simulator.trace import Shared, Trace, make_trace, one_prefix
 from shardwise.simulator.trace_file import read_trace
@@ -193,3 +194,14 @@ def test_the_next_turn_finds_the_answer_too() -> None:
     # all but the last token of the answer before, whose KV nobody has computed
     before = q.isl[previous[later]] + q.osl[previous[later]] - 1
     assert (q.cached[later] == before).all()
+
+
+@needs_numba
+def test_the_loops_turns_grow_in_step_with_the_requests() -> None:
+    turns = []
+    for duration_s in (400.0, 800.0, 1600.0):
+        traffic = SessionTraffic(2.0, 4, Lengths(64, 0.5), Lengths(16, 0.5), 5.0, duration_s)
+        trace = draw_sessions(traffic)
+        result = simulate([toy(Scheduling(16), 4)], trace, policy="session_sticky")
+        turns.append(float(result.loop.counts[JUMPS]) / len(trace))
+    assert max(turns) < 1.1 * min(turns)

@@ -61,10 +61,6 @@ def stages_of(texts: tuple[str, ...]) -> list[Stage]:
     """Stages from `RATE:DURATION` each."""
     from shardwise.simulator.traffic import Stage
 
-    _FloatType = click.ParamType[float]
-else:
-    _FloatType = click.ParamType
-
     found = []
     for text in texts:
         rate, _, duration = text.partition(":")
