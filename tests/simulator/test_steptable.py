@@ -43,7 +43,7 @@ def replica(group: Group, sequences: int, context: int) -> Sim:
     fleet = make_fleet([group])
     replicas = new_replicas(fleet, 0)
     replicas.running[0], replicas.context[0] = sequences, sequences * context
-    trace = make_trace(np.zeros(1), np.ones(1), np.ones(1))
+    trace = make_trace(np.zeros(1), np.ones(1, dtype=np.int64), np.ones(1, dtype=np.int64))
     return Sim(fleet, new_requests(trace, trace.model), replicas, new_loop(0, trace, 0))
 
 
