@@ -68,19 +68,18 @@ def from_one_gpu(rows: Sequence[Row], profile: Profile) -> dict[str, float]:
 
 def _roofline(batch: Batch) -> dict[str, np.ndarray]:
     """What a datasheet alone says: bytes over bandwidth, FLOPs over the matrix rate."""
-    from shardwise.architecture.parameters import WEIGHT_BYTES
     from shardwise.perfmodel.step import experts_touched
     from shardwise.perfmodel.work import rank_work
 
     load, gpu, arch = batch.load, batch.gpu, batch.arch
-    work = rank_work(arch, load.tp_size, batch.key.weight_dtype, WEIGHT_BYTES[batch.key.kv_dtype])
+    work = rank_work(arch, load.layouts, batch.key.kv_dtype)
     touched = np.ones(1)
     if arch.moe:
         touched = experts_touched(arch.moe.num_experts, arch.moe.top_k, load.concurrency)
     context = load.concurrency * (load.isl + load.osl / 2)
-    read = work.weight_bytes + work.expert_bytes * touched + work.head_bytes
-    read = read + (work.kv_bytes_per_token + work.kv_window_bytes_per_token) * context
-    flops = work.weight_flops_per_token + work.expert_flops_per_token
+    read = work.bytes_of("dense") + work.bytes_of("experts") * touched + work.bytes_of("head")
+    read = read + sum(r.bytes_per_token for r in work.reads) * context
+    flops = sum(s.flops_per_token for s in work.streams if s.kind != "head")
     rate = gpu.matrix_rate("fp8" if batch.key.weight_dtype == "fp8" else "bf16")
     return {"tpot_s": read / gpu.memory_bandwidth, "ttft_s": flops * load.isl / rate}
 

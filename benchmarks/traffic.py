@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.perfmodel.step import HOST_KNEE
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group, make_group
@@ -41,7 +41,11 @@ from shardwise.simulator.traffic import Lengths, Traffic, draw
 RATE, HOUR_S = 20.0, 3600.0
 PAIRED_S = 30.0
 ROOT = Path(__file__).parents[1]
-EIGHT = Deployment("llama-3.1-70b", "h200", 1, replicas=8)
+EIGHT = Deployment(
+    model="llama-3.1-70b",
+    gpu="h200",
+    layout=Layout(tp_size=1, replicas=8),
+)
 
 
 def pair(python: str, group: Group) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment, EngineLimits, Layout
 from shardwise.simulator.fleet import make_group
 from shardwise.simulator.results import Result
 from shardwise.simulator.simulate import simulate
@@ -102,9 +102,8 @@ def compare(row: Measured, system_tokens: int) -> Compared:
     deployment = Deployment(
         row.model,
         "h100",
-        row.tp_size,
-        weight_dtype="auto",
-        max_num_batched_tokens=row.max_num_batched_tokens,
+        Layout(tp_size=row.tp_size),
+        EngineLimits(max_num_batched_tokens=row.max_num_batched_tokens),
     )
     traffic = in_stages(
         [Stage(rate, STAGE_S) for rate in row.rates],

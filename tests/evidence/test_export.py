@@ -10,7 +10,8 @@ import pytest
 from shardwise.errors import InputError
 from shardwise.evidence.export import FORMATS, write
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.perfmodel.build import build_personal
 from shardwise.perfmodel.estimate import predict
 from shardwise.perfmodel.profiles import bundled_profile
@@ -28,7 +29,13 @@ def cells() -> list[Measured]:
     found = []
     for tp in (1, 2, 4):
         for c in (1, 8, 32):
-            d = Deployment("llama-3.1-8b", "h200", tp, weight_dtype="bf16", max_num_seqs=c)
+            d = Deployment(
+                model="llama-3.1-8b",
+                gpu="h200",
+                layout=Layout(tp_size=tp),
+                limits=EngineLimits(max_num_seqs=c),
+                dtypes=Dtypes(weight="bf16"),
+            )
             load = Workload(512, 128, c, requests=1000 * c)
             (item,) = predict(subject, [d], [load])
             slower = {

@@ -52,6 +52,7 @@ def test_the_bundled_profile_says_where_it_came_from() -> None:
 
 
 def test_intervals_widen_with_what_is_not_known() -> None:
+    from shardwise.layout.deployment import Layout
     from shardwise.perfmodel.intervals import Seen, half_width
 
     profile = bundled_profile()
@@ -62,12 +63,14 @@ def test_intervals_widen_with_what_is_not_known() -> None:
     new_gpu = Seen("mi355x", "vllm", "fp8", llama, ("shared", "engine"))
     new = Seen("mi355x", "sglang", "fp8", llama, ("shared",))
     asked = (known, other_model, other_dtype, new_gpu, new)
-    widths = [half_width(profile, s, "tpot_s", 4) for s in asked]
+    widths = [half_width(profile, s, "tpot_s", Layout(4)) for s in asked]
     assert widths == sorted(widths)
     assert widths[0] < widths[1]
     assert widths[0] < 0.1 < widths[3]
     mi300x = replace(known, gpu="mi300x")
-    assert half_width(profile, mi300x, "tpot_s", 1) > half_width(profile, mi300x, "tpot_s", 8)
+    assert half_width(profile, mi300x, "tpot_s", Layout(1)) > half_width(
+        profile, mi300x, "tpot_s", Layout(8)
+    )
 
 
 def test_an_unknown_profile_is_refused_by_name() -> None:

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("scipy", reason="calibration needs SciPy")
 
 from shardwise.errors import InputError
+from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.batches import group
 from shardwise.perfmodel.build import build_personal, links_of
 from shardwise.perfmodel.calibrate import fit
@@ -25,8 +26,8 @@ GRID = [(tp, c, isl) for tp in (1, 2, 4, 8) for c in (1, 4, 16, 64) for isl in (
 def rows(gpu: str, engine: str, factor: float = 1.0, start: int = 1) -> list[Row]:
     """Rows that the bundled profile itself would measure, every time multiplied by `factor`."""
     blank = [
-        Row(start + i, "llama-3.1-8b", gpu, engine, "bf16", "bf16", tp, 1, "closed_loop", c, isl,
-            512.0, "made", "", "calibrate", None, 10.0 * c, {})
+        Row(start + i, "llama-3.1-8b", gpu, engine, "bf16", "bf16", Layout(tp), "closed_loop", c,
+            isl, 512.0, "made", "", "calibrate", None, 10.0 * c, {})
         for i, (tp, c, isl) in enumerate(GRID)
     ]  # fmt: skip
     (batch,), _ = group(blank)

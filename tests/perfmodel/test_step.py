@@ -9,13 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shardwise.architecture.model import in_dtype
 from shardwise.architecture.models import load
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import AllReduceLine
+from shardwise.layout.arrays import Layouts
+from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.coefficients import PRIOR
 from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
 from shardwise.perfmodel.profiles import bundled_profile, collectives_for
-from shardwise.perfmodel.step import Setting, busiest, experts_touched, step_time
+from shardwise.perfmodel.step import Setting, StepTime, busiest, experts_touched, step_time
 from shardwise.perfmodel.work import rank_work
 
 NO_LINK = Collectives({}, "")
@@ -24,33 +27,39 @@ NO_LINK = Collectives({}, "")
 def setting(model: str, gpu: str, dtype: str, **changed: float) -> Setting:
     found = default_catalogue().gpu(gpu)
     link = from_topology(found.interconnect)
-    return Setting(load(model), found, dtype, "bf16", {**PRIOR, **changed}, link)
+    return Setting(in_dtype(load(model), dtype), found, "bf16", {**PRIOR, **changed}, link)
 
 
 def total(s: Setting, tp: float, sequences: float, context: float, prompt: float = 0.0) -> float:
-    work = s.work(np.array([tp]))
-    parts = [np.array([x]) for x in (tp, sequences, context, prompt, prompt / 2)]
-    return float(step_time(s, work, *parts).total[0])
+    return float(parts_of(s, tp, sequences, context, prompt).total[0])
+
+
+def parts_of(
+    s: Setting, tp: float, sequences: float, context: float, prompt: float = 0.0, ep: int = 1
+) -> StepTime:
+    layouts = Layouts.of([Layout(int(tp), ep_size=ep)])
+    parts = [np.array([x]) for x in (sequences, context, prompt, prompt / 2)]
+    return step_time(s, s.work(layouts), layouts, *parts)
 
 
 def test_work_of_llama_8b_is_what_a_hand_count_gives() -> None:
-    work = rank_work(load("llama-3.1-8b"), np.array([1.0, 2.0, 16.0]), "bf16", 2.0)
+    layouts = Layouts.of([Layout(1), Layout(2), Layout(16)])
+    work = rank_work(load("llama-3.1-8b"), layouts, "bf16")
     # attention 32 x (4096 x 4096 x 2 + 4096 x 1024 x 2) + MLP 32 x 3 x 4096 x 14336
     # = 1,342,177,280 + 5,637,144,576 = 6,979,321,856 weights of 2 bytes
-    assert work.weight_bytes[0] == pytest.approx(2 * 6_979_321_856)
-    assert work.weight_bytes[1] == pytest.approx(6_979_321_856)
+    assert work.bytes_of("dense")[0] == pytest.approx(2 * 6_979_321_856)
+    assert work.bytes_of("dense")[1] == pytest.approx(6_979_321_856)
     # KV: 32 layers x 2 x 8 heads x 128 x 2 bytes = 131,072 a token; TP=16 shards 8 heads over
     # 16 ranks, so each holds a whole head: 131,072 / 8
-    assert work.kv_bytes_per_token == pytest.approx([131072, 65536, 16384])
+    (read,) = work.reads
+    assert read.bytes_per_token == pytest.approx([131072, 65536, 16384])
     # one all-reduce message is the hidden vector in 16 bits: 2 x 4096
     assert work.message_bytes_per_token == 8192
 
 
 def test_a_batch_of_one_streams_the_weights_once() -> None:
     s = setting("llama-3.1-8b", "h200", "bf16", bandwidth=1.0, layer=0.0, step=0.0, sequence=0.0)
-    work = s.work(np.array([1.0]))
-    one, zero = np.array([1.0]), np.array([0.0])
-    parts = step_time(s, work, one, one, one, zero, zero)
+    parts = parts_of(s, 1, 1.0, 1.0)
     # 13.96 GB of layers + lm_head 128,256 x 4096 x 2 = 1.05 GB, at 4.8 TB/s: 3.127 ms
     assert float(parts.weights[0]) == pytest.approx(3.127e-3, rel=0.02)
     assert float(parts.communication[0]) == 0.0
@@ -59,10 +68,9 @@ def test_a_batch_of_one_streams_the_weights_once() -> None:
 
 def test_an_fp8_cache_has_half_the_bytes_and_takes_more_than_half_the_time() -> None:
     wide = setting("llama-3.1-8b", "h200", "bf16", bandwidth_kv=0.8, bandwidth_kv_fp8=0.7)
-    one, context, zero = np.array([1.0]), np.array([10_000.0]), np.array([0.0])
 
     def cache(s: Setting) -> float:
-        return float(step_time(s, s.work(one), one, one, context, zero, zero).kv[0])
+        return float(parts_of(s, 1, 1.0, 10_000.0).kv[0])
 
     # 10,000 tokens x 131,072 bytes at 0.8 x 4.8 TB/s: 341 us; in fp8 half of that / 0.7: 244 us
     assert cache(wide) == pytest.approx(341e-6, rel=0.01)
@@ -99,12 +107,10 @@ def test_experts_touched_grow_from_top_k_to_all() -> None:
     assert share == pytest.approx([1 / 32, 0.0615, 1.0], abs=1e-4)
 
 
-def experts_time(tokens: float, tp: float, expert_ranks: float) -> float:
+def experts_time(tokens: float, tp: float, ep: int) -> float:
     """Seconds that weights and matrices of qwen3-30b-a3b take in a decode step."""
     s = setting("qwen3-30b-a3b", "h200", "bf16")
-    one, zero = np.array([1.0]), np.array([0.0])
-    work = s.work(np.array([tp]))
-    parts = step_time(s, work, one * tp, one * tokens, one, zero, zero, expert_ranks)
+    parts = parts_of(s, tp, tokens, 1.0, ep=ep)
     return float(parts.weights[0] + parts.compute[0])
 
 
@@ -121,12 +127,11 @@ def test_whole_experts_cost_more_than_cut_ones_when_few_are_touched_and_less_so_
     many = experts_time(4096, 8, 8) / experts_time(4096, 8, 1)
     assert few > 1.2
     assert 1.0 <= many < 1.1
-    assert experts_time(4, 1, 1) == experts_time(4, 1, 1.0)
 
 
 @settings(max_examples=60, deadline=None)
-@given(tokens=st.floats(1, 4096), tp=st.sampled_from([1.0, 2.0, 4.0, 8.0]))
-def test_more_tokens_never_make_whole_experts_faster(tokens: float, tp: float) -> None:
+@given(tokens=st.floats(1, 4096), tp=st.sampled_from([1, 2, 4, 8]))
+def test_more_tokens_never_make_whole_experts_faster(tokens: float, tp: int) -> None:
     assert experts_time(tokens * 1.1, tp, tp) >= experts_time(tokens, tp, tp) * (1 - 1e-12)
 
 
@@ -150,8 +155,7 @@ def test_a_large_all_reduce_is_no_longer_the_engines_own() -> None:
     plain = setting("llama-3.1-70b", "b200", "fp8", collective=1.0, bulk=1.0, skew=0.0)
 
     def seconds(s: Setting, prompt: float) -> float:
-        parts = [np.array([x]) for x in (8.0, 0.0, 1.0, prompt, 0.0)]
-        return float(step_time(s, s.work(np.array([8.0])), *parts).communication[0])
+        return float(parts_of(s, 8, 0.0, 1.0, prompt).communication[0])
 
     # 16 KiB a token: 511 tokens are below 8 MiB, 513 above
     assert seconds(fused, 511.0) == pytest.approx(0.5 * seconds(plain, 511.0))
@@ -159,16 +163,25 @@ def test_a_large_all_reduce_is_no_longer_the_engines_own() -> None:
 
 
 def test_every_rank_writes_the_whole_output_of_each_chosen_expert() -> None:
-    work = rank_work(load("gpt-oss-120b"), np.array([8.0]), "mxfp4", 2.0)
+    work = rank_work(load("gpt-oss-120b"), Layouts.of([Layout(8)]), "bf16")
     # 36 layers x 2 bytes x ((1 + 4 experts) x 2880 + (4 x 2880 + 64 heads x 64) / 8)
     # = 72 x (14,400 + 1,952) = 1,177,344
     assert work.elementwise_bytes_per_token == pytest.approx([1_177_344])
 
 
 def test_mxfp4_attention_is_bf16_and_runs_at_the_bf16_rate() -> None:
-    s = setting("gpt-oss-120b", "h200", "mxfp4")
-    assert s.compute_dtype == "bf16"  # Hopper has no 4-bit matrix rate
-    assert setting("llama-3.1-70b", "b200", "nvfp4").compute_dtype == "fp4"
+    def multiplied(s: Setting) -> dict[tuple[str, str], str]:
+        work = s.work(Layouts.of([Layout()]))
+        return {(x.kind, x.format.dtype): s.compute_dtype(x.format) for x in work.streams}
+
+    # Hopper has no 4-bit matrix rate
+    assert multiplied(setting("gpt-oss-120b", "h200", "auto")) == {
+        ("dense", "bf16"): "bf16",
+        ("experts", "mxfp4"): "bf16",
+        ("head", "bf16"): "bf16",
+    }
+    blackwell = multiplied(setting("llama-3.1-70b", "b200", "nvfp4"))
+    assert blackwell["dense", "nvfp4"] == "fp4"
 
 
 CASES = {
@@ -195,15 +208,18 @@ def test_more_sequences_or_context_never_make_a_step_faster(
 
 def test_fp32_reads_twice_and_multiplies_at_its_own_rate() -> None:
     arch, gpu = load("llama-3.1-8b"), default_catalogue().gpu("h200")
-    half, full = (rank_work(arch, np.array([1.0]), dtype, 2.0) for dtype in ("bf16", "fp32"))
-    assert full.weight_bytes[0] == 2 * half.weight_bytes[0]
-    assert full.head_bytes[0] == 2 * half.head_bytes[0]
+    half, full = (
+        rank_work(in_dtype(arch, dtype), Layouts.of([Layout()]), "bf16")
+        for dtype in ("bf16", "fp32")
+    )
+    assert full.bytes_of("dense")[0] == 2 * half.bytes_of("dense")[0]
+    assert full.bytes_of("head")[0] == 2 * half.bytes_of("head")[0]
     assert full.message_bytes_per_token == 2 * half.message_bytes_per_token
     slow = replace(gpu, flops={**gpu.flops, "fp32": gpu.flops["bf16"] / 10})
     long = {"tp": 1.0, "sequences": 0.0, "context": 0.0, "prompt": 65536.0}
     # a long prefill is bound by the matrix rate: a tenth of it takes about ten times as long
-    at = Setting(arch, slow, "fp32", "fp32", dict(PRIOR), NO_LINK)
-    ratio = total(at, **long) / total(replace(at, weight_dtype="bf16"), **long)
+    at = Setting(in_dtype(arch, "fp32"), slow, "fp32", dict(PRIOR), NO_LINK)
+    ratio = total(at, **long) / total(replace(at, arch=arch), **long)
     assert 8 < ratio < 10
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shardwise.errors import InputError, NothingMeetsError
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.simulator.capacity import Target
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.day import size_day
@@ -25,7 +25,7 @@ def toy(replicas: int = 1) -> Group:
     """One slot, 10 steps of 0.01 s a request: 10 requests/s a replica at most."""
     flat = StepTable(np.full(3, 0.01), np.full(514, 0.01), (0.0, 0.0), (0.0, 0.0), np.inf, 1)
     return Group(
-        Deployment("toy", "h200", 1, replicas=replicas), flat, 1, 512, 1000, 1000, 0.0, 0.0, {}
+        Deployment("toy", "h200", Layout(replicas=replicas)), flat, 1, 512, 1000, 1000, 0.0, 0.0, {}
     )
 
 

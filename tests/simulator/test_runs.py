@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Failure, Group
 from shardwise.simulator.results import Result
@@ -42,7 +42,7 @@ def toy(
         1,
     )
     return Group(
-        Deployment("toy", "h200", 1, replicas=replicas), table, seqs, budget, capacity, 10**9,
+        Deployment("toy", "h200", Layout(replicas=replicas)), table, seqs, budget, capacity, 10**9,
         0.0, 0.0, {},
     )  # fmt: skip
 

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from shardwise.cli.files import print_json, report_problems, require_writable, write_csv
+from shardwise.cli.files import (
+    print_json,
+    report_problems,
+    report_unused,
+    require_writable,
+    write_csv,
+)
 from shardwise.errors import InputError
 
 
@@ -29,6 +35,7 @@ def predict(rows: Path, output: Path, profile: str, as_json: bool) -> None:
     require_writable(output)
     loaded = load_profile(profile)
     header, table = read_table(rows)
+    report_unused(header)
     predicted, problems = predict_table(table, loaded)
     report_problems(problems)
     left_out = len({p.number for p in problems})

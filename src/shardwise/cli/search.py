@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from shardwise.cli.simulate_options import (
+    MAX_REPLICAS,
     POLICIES,
     deployment_options,
     load_options,
+    require_window,
     session_traffic,
 )
 from shardwise.errors import InputError
@@ -42,12 +44,14 @@ def _policies(text: str) -> tuple[str, ...]:
 def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     """Every combination, seeds innermost. InputError for none or for too many."""
     from shardwise.cli.options import sizes
-    from shardwise.evidence.record import Deployment
+    from shardwise.layout.deployment import Deployment, Dtypes, Layout
     from shardwise.simulator.search import Job, digest_of
     from shardwise.simulator.traffic import Lengths, Traffic
     from shardwise.workload.workload import Slo
 
     shapes = [*product(sizes(options["tp"], "--tp"), sizes(options["replicas"], "--replicas"))]
+    if max(replicas for _, replicas in shapes) > MAX_REPLICAS:
+        raise InputError(f"--replicas {options['replicas']}", f"allowed: up to {MAX_REPLICAS:,}")
     rates, policies = _rates(options["rate"]), _policies(options["policy"])
     seeds = options["seeds"]
     count = len(shapes) * len(rates) * len(policies) * seeds
@@ -66,10 +70,8 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
             Deployment(
                 model,
                 options["gpu"],
-                tp_size,
-                replicas=replicas,
-                weight_dtype=options["weight_dtype"],
-                kv_dtype=options["kv_dtype"],
+                Layout(tp_size=tp_size, replicas=replicas),
+                dtypes=Dtypes(options["weight_dtype"], options["kv_dtype"]),
                 engine=options["engine"],
             ),
             Traffic(
@@ -99,7 +101,9 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
 @click.option("--replicas", default="1", show_default=True, help="Their numbers, as in 1,2,4.")
 @click.option("--rate", required=True, help="Requests/s (sessions/s with --turns), as in 5,10,20.")
 @click.option("--policy", default="least_loaded", show_default=True, help="One or more.")
-@click.option("--seeds", type=int, default=1, show_default=True, help="Runs of each.")
+@click.option(
+    "--seeds", type=click.IntRange(1, MAX_JOBS), default=1, show_default=True, help="Runs of each."
+)
 @load_options
 @click.option(
     "--store",
@@ -120,6 +124,7 @@ def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> N
     from shardwise.simulator.search import search as run
     from shardwise.simulator.summary import summaries
 
+    require_window(options["duration"], options["warmup"])
     jobs = jobs_of(model, options)
     outcomes = run(
         jobs,

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.simulate_options import POLICIES, Time, deployment_options, load_options
+from shardwise.cli.options import ABOVE_0, SEED
+from shardwise.cli.simulate_options import (
+    MAX_REPLICAS,
+    POLICIES,
+    Time,
+    deployment_options,
+    load_options,
+    require_window,
+)
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
-    from shardwise.evidence.record import Deployment
+    from shardwise.layout.deployment import Deployment
     from shardwise.simulator.fleet import Failure
 
+LONG: Final = 50_000  #: requests; a second or two for each ten thousand where not compiled
 TRAFFIC = ("trace", "rate", "stage", "concurrency", "day")
 
 
@@ -24,6 +34,8 @@ def _failure(text: str) -> Failure:
     try:
         parts = [float(part) for part in text.split(":")]
         replica, down, *up = parts
+        if not all(math.isfinite(part) for part in parts):
+            raise ValueError
         return Failure(int(replica), down, *up)
     except (TypeError, ValueError):
         raise InputError(
@@ -33,29 +45,60 @@ def _failure(text: str) -> Failure:
 
 def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     """What to simulate: a model's name with options, or a deployment file."""
-    from shardwise.evidence.record import Deployment
+    from shardwise.layout.deployment import Deployment, Dtypes, Layout
 
     if subject.endswith(".toml"):
         from shardwise.hosting.deployment_file import load
 
         return load(Path(subject)).deployments()
-    return [Deployment(model=subject, **options)]
+    return [
+        Deployment(
+            subject,
+            options["gpu"],
+            Layout(tp_size=options["tp_size"], replicas=options["replicas"]),
+            dtypes=Dtypes(options["weight_dtype"], options["kv_dtype"]),
+            engine=options["engine"],
+        )
+    ]
+
+
+def _say_if_long(options: dict[str, Any]) -> None:
+    """Say on stderr how much there is to do where that takes longer than one waits in silence."""
+    from shardwise.cli.simulate_report import WAVES
+    from shardwise.simulator.compiling import HAS_NUMBA
+    from shardwise.simulator.traffic import MAX_REQUESTS
+
+    slots, rate = options["concurrency"] or 0, options["rate"] or 0.0
+    requests = slots * WAVES + rate * options["duration"]
+    if not HAS_NUMBA and LONG < requests <= MAX_REQUESTS:
+        click.echo(f"{requests:,.0f} requests, simulated three times: this takes a while", err=True)
 
 
 @click.command()
 @click.argument("deployment")
 @deployment_options
-@click.option("--tp", "tp_size", type=int, default=1, show_default=True, help="TP of a replica.")
-@click.option("--replicas", type=int, default=1, show_default=True)
+@click.option(
+    "--tp",
+    "tp_size",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="TP of a replica.",
+)
+@click.option("--replicas", type=click.IntRange(1, MAX_REPLICAS), default=1, show_default=True)
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
     help="CSV of Azure, of BurstGPT or arrival_s,isl,osl; .jsonl of Mooncake.",
 )
 @click.option("--hash-block", type=int, help="Tokens of one of a trace's hash_ids.")
-@click.option("--rate", type=float, help="Requests/s (sessions/s with --turns).")
+@click.option("--rate", type=ABOVE_0, help="Requests/s (sessions/s with --turns).")
 @click.option("--stage", multiple=True, help="REQUESTS_PER_S:DURATION; repeat for the next stage.")
-@click.option("--concurrency", type=int, help="Requests kept in flight, instead of a rate.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1_000_000),
+    help="Requests kept in flight, instead of a rate.",
+)
 @click.option("--day", help="Requests/s of each hour, as in 2,1,1,4: sizes each hour.")
 @click.option(
     "--start-up", type=Time(), default="3m", show_default=True, help="--day: until one is ready."
@@ -68,8 +111,8 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
 )
 @click.option("--policy", type=click.Choice(POLICIES), default="least_loaded", show_default=True)
 @click.option("--fail", "fails", multiple=True, help="REPLICA:DOWN_S[:UP_S]; may be repeated.")
-@click.option("--usd-per-gpu-hour", type=float, help="Price; default: the catalogue's.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--usd-per-gpu-hour", type=ABOVE_0, help="Price; default: the catalogue's.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     """Simulate DEPLOYMENT, a model's name or a .toml file, under traffic: exactly one of --trace,
@@ -88,6 +131,8 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
             f"given: {', '.join('--' + name for name in given) or 'no traffic'}",
             f"needed: exactly one of {', '.join('--' + name for name in TRAFFIC)}",
         )
+    if options["rate"] is not None:
+        require_window(options["duration"], options["warmup"])
     named = {
         name: options.pop(name)
         for name in ("gpu", "tp_size", "replicas", "engine", "weight_dtype", "kv_dtype")
@@ -103,8 +148,9 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
         for table in day_tables(day):
             show(table, sys.stdout)
         return
-    from shardwise.cli.simulate_report import Asked, answer, render, tables
+    from shardwise.cli.simulate_report import Asked, answer, render, require_answers, tables
 
+    _say_if_long(options)
     failures = tuple(_failure(text) for text in options.pop("fails"))
     for unused in ("day", "start_up"):
         options.pop(unused)
@@ -115,6 +161,7 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
         for table in tables(found):
             show(table, sys.stdout)
         click.echo(render(found))
+    require_answers(found)
     if found["overloaded"]:
         click.echo(f"shardwise: {found['overload']}", err=True)
         raise SystemExit(3)

@@ -7,7 +7,7 @@ from typing import Any
 from shardwise.cli.simulate_options import with_caching
 from shardwise.cli.simulate_report import price_of
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.profiles import load_profile
 from shardwise.perfmodel.subject import catalogue_for
 from shardwise.reports.decision_tables import ranked_table
@@ -58,7 +58,7 @@ def day_answer(deployments: list[Deployment], options: dict[str, Any]) -> dict[s
         seed=options["seed"],
     )
     price = price_of([group], options["usd_per_gpu_hour"], catalogue)
-    gpus = group.deployment.tp_size * group.deployment.pp_size
+    gpus = group.deployment.layout.replica_gpus
     return {
         "deployment": group.deployment,
         "day": day,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from shardwise.cli.options import Finite
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ else:
     _FloatType = click.ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
+MAX_REPLICAS: Final = 10_000
+LENGTH: Final = Finite(1, 10_000_000)
 POLICIES: Final = (
     *("round_robin", "least_loaded", "power_of_two"),
     *("cache_aware", "prefix_aware", "session_sticky"),
@@ -106,9 +109,19 @@ def deployment_options(command: F) -> F:
 def load_options(command: F) -> F:
     """Lengths, duration, sessions and bounds."""
     for option in (
-        click.option("--isl", default=1000.0, show_default=True, help="Mean input tokens."),
-        click.option("--osl", default=500.0, show_default=True, help="Mean output tokens."),
-        click.option("--length-cv", default=0.0, show_default=True, help="Variation of both."),
+        click.option(
+            "--isl", type=LENGTH, default=1000.0, show_default=True, help="Mean input tokens."
+        ),
+        click.option(
+            "--osl", type=LENGTH, default=500.0, show_default=True, help="Mean output tokens."
+        ),
+        click.option(
+            "--length-cv",
+            type=Finite(0, 10),
+            default=0.0,
+            show_default=True,
+            help="Variation of both.",
+        ),
         click.option(
             "--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True
         ),
@@ -161,6 +174,15 @@ def session_traffic(options: dict[str, Any], rate: float) -> SessionTraffic:
         prefixes=options["prefixes"],
         prefix_tokens=options["prefix_tokens"],
     )
+
+
+def require_window(duration_s: float, warmup_s: float) -> None:
+    """Raise InputError where the warm-up leaves nothing to look at."""
+    if warmup_s >= duration_s > 0:
+        raise InputError(
+            f"--warmup is {warmup_s:g} s and --duration {duration_s:g} s",
+            "allowed: a warm-up below the duration",
+        )
 
 
 def with_caching(group: Group, caching: bool) -> Group:

@@ -9,8 +9,9 @@ from typing import Any
 
 from shardwise.cli.simulate_options import session_traffic, stages_of, with_caching
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment, Evidence
+from shardwise.evidence.record import Evidence
 from shardwise.hardware.catalogue import Catalogue
+from shardwise.layout.deployment import Deployment
 from shardwise.metrics import ALL, GOOD_COST, RECOVERY, percentile_name
 from shardwise.perfmodel.profiles import load_profile
 from shardwise.perfmodel.subject import catalogue_for
@@ -64,8 +65,6 @@ class Asked:
 
 def _traffic(asked: Asked) -> Traffic:
     closed = asked.concurrency
-    if closed is not None and not 1 <= closed <= 1_000_000:
-        raise InputError(f"concurrency is {closed}", "allowed: 1 to 1000000")
     lengths = Lengths(asked.isl, asked.length_cv), Lengths(asked.osl, asked.length_cv)
     if asked.stage:
         traffic = in_stages(stages_of(asked.stage), *lengths, arrivals=asked.arrivals)
@@ -95,8 +94,6 @@ def _trace(asked: Asked) -> Trace:
 def price_of(groups: Sequence[Group], given: float | None, catalogue: Catalogue) -> float | None:
     """USD per GPU-hour: as given, or the catalogue's where all GPUs are of a kind."""
     if given is not None:
-        if not 0 <= given < 1e6:
-            raise InputError(f"price is {given:g} USD per GPU-hour", "allowed: 0 to 1000000")
         return given
     price = catalogue.price(groups[0].deployment.gpu)
     same = len({group.deployment.gpu for group in groups}) == 1
@@ -165,6 +162,18 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     return found
 
 
+def require_answers(found: dict[str, Any]) -> None:
+    """Raise InputError where nothing was answered that could be looked at."""
+    if not found["outcomes"].get("done"):
+        said = ", ".join(f"{n} {name}" for name, n in found["outcomes"].items() if n)
+        raise InputError(
+            f"no request was answered: {said} of {found['requests']}",
+            remedy="shorten --isl and --osl to what the model and the KV cache hold",
+        )
+    if not any("ttft_s" in record.metrics for record in found["evidence"]):
+        raise InputError("no request ended after the warm-up", remedy="shorten --warmup")
+
+
 def tables(found: dict[str, Any]) -> list[Table]:
     """Percentiles of each group of replicas."""
     return [_percentiles(record, found) for record in found["evidence"]]
@@ -185,7 +194,7 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
     few = "; mostly chance: run longer" if beyond < FEW else ""
     return ranked_table(
         "simulated",
-        f"{d.model} {d.weight_dtype} on {d.gpu}, {d.replicas} x TP={d.tp_size}{pp}, {d.engine}",
+        f"{d.model} {d.dtypes.weight} on {d.gpu}, {d.replicas} x TP={d.tp_size}{pp}, {d.engine}",
         (
             Column("", "metric", align="left"),
             *(Column(f"p{at:g}", f"p{at:g}", "s") for at in PERCENTILES),

@@ -12,6 +12,7 @@ import click
 
 from shardwise.cli.files import print_json, show_progress
 from shardwise.cli.options import sizes
+from shardwise.engines import managed
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,10 +72,11 @@ def _prepare(folder: Path) -> None:
 
 def _wanted(given: dict[str, Any], folder: Path) -> Wanted:
     from shardwise.architecture.models import bundled, load
-    from shardwise.architecture.sharding import require_shardable
     from shardwise.experiment.design import longest
     from shardwise.experiment.run import Wanted
     from shardwise.experiment.split import machine_here, splits
+    from shardwise.layout.deployment import Layout
+    from shardwise.layout.rules import require_layout
     from shardwise.perfmodel.profiles import load_profile
     from shardwise.replica.command import Settings
 
@@ -86,13 +88,13 @@ def _wanted(given: dict[str, Any], folder: Path) -> Wanted:
     model = asked["model"]
     architecture = load(model)
     for tp in tp_sizes:
-        require_shardable(architecture, tp)
+        require_layout(architecture, Layout(tp))
     dtype = asked["dtype"]
     if dtype == "auto":
         dtype = "fp32" if machine.kind == "cpu" else "bf16"
     engine = asked["engine"]
-    if engine not in ("builtin", "vllm", "sglang"):
-        raise InputError(f"--engine {engine}", "allowed with --measure: builtin, vllm, sglang")
+    if engine not in managed():
+        raise InputError(f"--engine {engine}", f"allowed with --measure: {', '.join(managed())}")
     flags = [*asked["flags"], "--dtype", _dtype_of(engine, dtype)]
     path = Path(model).expanduser()
     loads = str(path.resolve()) if path.exists() else model

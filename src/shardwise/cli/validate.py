@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shardwise.cli.files import print_json, report_problems, show_progress
+from shardwise.cli.files import print_json, report_problems, report_unused, show_progress
 
 
 @click.command()
@@ -71,7 +71,8 @@ def _measured(path: Path, use: str) -> list[Any]:
     from shardwise.perfmodel.predicting import usable_rows
     from shardwise.perfmodel.rows import read_table
 
-    _, table = read_table(path)
+    header, table = read_table(path)
+    report_unused(header)
     good, problems = usable_rows(table)
     report_problems(problems)
     wanted = [row for row in good if not use or row.use == use]

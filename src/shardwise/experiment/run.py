@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Evidence
+from shardwise.evidence.record import Evidence
 from shardwise.evidence.store import open_store
 from shardwise.experiment import machine_files, serving
 from shardwise.experiment.design import Cell, cells, key_of
@@ -16,6 +16,7 @@ from shardwise.experiment.forecast import Forecast, forecast, kept_forecasts
 from shardwise.experiment.split import Machine, is_oversubscribed, splits
 from shardwise.experiment.timeline import Timeline
 from shardwise.experiment.visits import STUDY, Job, Place, Visits
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.perfmodel.profiles import Profile
 from shardwise.replica.command import Settings
 
@@ -58,15 +59,15 @@ class Wanted:
             gpu=machine_files.gpu_id(
                 cell.split, cell.workload.concurrency, self.machine, self.hardware_name
             ),
-            tp_size=cell.split.tp_size,
-            replicas=cell.split.replicas,
-            weight_dtype=self.weight_dtype,
-            kv_dtype=s.kv_dtype,
+            layout=Layout(tp_size=cell.split.tp_size, replicas=cell.split.replicas),
+            limits=EngineLimits(
+                max_num_seqs=max(self.concurrencies),
+                max_num_batched_tokens=s.max_num_batched_tokens,
+                gpu_memory_utilization=s.gpu_memory_utilization,
+                max_model_len=s.max_model_len,
+            ),
+            dtypes=Dtypes(weight=self.weight_dtype, kv=s.kv_dtype),
             engine=s.engine,
-            max_num_seqs=max(self.concurrencies),
-            max_num_batched_tokens=s.max_num_batched_tokens,
-            gpu_memory_utilization=s.gpu_memory_utilization,
-            max_model_len=s.max_model_len,
         )
 
 

@@ -7,14 +7,16 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.parameters import stored_dtype
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.architecture.model import Model
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.hardware.gpu import Gpu
+from shardwise.layout.arrays import Deployments
+from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.batches import SERVE
 from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.intervals import METRICS, Seen, half_width
-from shardwise.perfmodel.loads import Limits, auto_kv_dtype, make_load
+from shardwise.perfmodel.loads import Offered, make_load
+from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated
 from shardwise.perfmodel.serving import Served
 from shardwise.perfmodel.step import Setting, StepTime
@@ -24,55 +26,52 @@ from shardwise.workload.workload import Workload
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on a GPU with an engine and dtypes, seen through a profile."""
+    """A model on a GPU with an engine and dtypes, seen through a profile.
 
-    arch: Architecture
+    Attributes:
+        arch: The model in the dtype that it is served in.
+        kv_dtype: KV cache dtype; "auto" is what the checkpoint asks for.
+    """
+
+    arch: Model
     gpu: Gpu
     engine: str
-    weight_dtype: str
     kv_dtype: str
     calibrated: Calibrated
+    engine_version: str = ""
+
+    @property
+    def weight_dtype(self) -> str:
+        return self.arch.checkpoint_dtype
 
     @property
     def setting(self) -> Setting:
-        weight = stored_dtype(self.arch, self.weight_dtype)
-        kv = self.kv_dtype
-        if kv == "auto":
-            kv = auto_kv_dtype(weight, self.gpu, self.engine)
         return Setting(
             self.arch,
             self.gpu,
-            weight,
-            kv,
+            self.arch.kv_dtype if self.kv_dtype == "auto" else self.kv_dtype,
             dict(self.calibrated.coefficients),
             self.calibrated.collectives,
         )
 
     @property
+    def platform(self) -> Platform:
+        return Platform(self.gpu, self.engine, self.engine_version)
+
+    @property
     def seen(self) -> Seen:
-        weight, levels = self.setting.weight_dtype, self.calibrated.levels
-        return Seen(self.gpu.id, self.engine, weight, self.arch.shape, levels)
+        levels = self.calibrated.levels
+        return Seen(self.gpu.id, self.engine, self.weight_dtype, self.arch.shape, levels)
 
     @property
     def collectives(self) -> Collectives:
         return self.calibrated.collectives
 
 
-def sweep(subject: Subject, mode: str, limits: Limits, offered: Sequence[Array]) -> Served:
-    """Predict arrays of configurations. `offered`: concurrency, isl, osl, requests."""
+def sweep(subject: Subject, mode: str, deployments: Deployments, offered: Offered) -> Served:
+    """Predict arrays of configurations."""
     setting = subject.setting
-    concurrency, isl, osl, requests = offered
-    load = make_load(
-        subject.arch,
-        subject.gpu,
-        setting.weight_dtype,
-        setting.kv_dtype,
-        limits,
-        concurrency,
-        isl,
-        osl,
-        requests,
-    )
+    load = make_load(subject.arch, subject.platform, setting.kv_dtype, deployments, offered)
     return SERVE[mode](setting, load)
 
 
@@ -116,37 +115,20 @@ def predict(
     def column(values: Sequence[float]) -> Array:
         return np.array(values, dtype=np.float64)
 
-    limits = Limits(
-        tp_size=column([d.tp_size for d in deployments]),
-        pp_size=column([d.pp_size for d in deployments]),
-        max_num_seqs=column([d.max_num_seqs for d in deployments]),
-        max_num_batched_tokens=column([d.max_num_batched_tokens for d in deployments]),
-        gpu_memory_utilization=deployments[0].gpu_memory_utilization,
-        expert_parallel=np.array([d.expert_parallel for d in deployments]),
+    offered = Offered(
+        concurrency=column([w.concurrency for w in workloads]),
+        isl=column([w.isl for w in workloads]),
+        osl=column([w.osl for w in workloads]),
+        requests=column([w.requests or 10 * w.concurrency for w in workloads]),
     )
-    concurrency = column([w.concurrency for w in workloads])
-    requests = column([w.requests or 10 * w.concurrency for w in workloads])
-    offered = (
-        concurrency,
-        column([w.isl for w in workloads]),
-        column([w.osl for w in workloads]),
-        requests,
-    )
-    served = sweep(subject, workloads[0].mode, limits, offered)
+    served = sweep(subject, workloads[0].mode, Deployments.of(deployments), offered)
     source = Source("predicted", note_on(subject))
     found = []
     for i, (deployment, workload) in enumerate(zip(deployments, workloads, strict=True)):
         metrics = {
             metric: _interval(
                 float(getattr(served, metric)[i]),
-                half_width(
-                    subject.calibrated.profile,
-                    subject.seen,
-                    metric,
-                    deployment.tp_size,
-                    deployment.pp_size,
-                    deployment.expert_parallel,
-                ),
+                half_width(subject.calibrated.profile, subject.seen, metric, deployment.layout),
             )
             for metric in (*METRICS, "total_tok_s")
         }

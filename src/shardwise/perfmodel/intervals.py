@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.profiles import Profile
 from shardwise.perfmodel.work import Array
 
@@ -77,7 +78,7 @@ class Seen:
     gpu: str
     engine: str
     weight_dtype: str
-    shape: str  #: of the model, as `Architecture.shape`
+    shape: str  #: of the model, as `Model.shape`
     levels: tuple[str, ...]
 
     @property
@@ -89,14 +90,12 @@ def half_width(
     profile: Profile,
     seen: Seen,
     metric: str,
-    tp_size: int,
-    pp_size: int = 1,
-    expert_parallel: bool = False,
+    layout: Layout,
 ) -> float:
-    """Half-width (log) of the 80 % interval of `metric` for what was `seen`, at TP x PP.
+    """Half-width (log) of the 80 % interval of `metric` for what was `seen`, in a layout.
 
-    No row with PP or expert parallelism was ever fitted, so each adds the error of an outer TP
-    left out.
+    No row with PP, expert parallelism or data-parallel attention was ever fitted, so each adds
+    the error of an outer TP left out.
     """
     name = _SAME_AS.get(metric, metric)
     blind = _BLIND.get(name, _BLIND_OTHER)
@@ -117,8 +116,9 @@ def half_width(
             base = float(np.hypot(base, widths.get(f"dtype/{name}", blind / 2)))
         elif f"{pair}/{seen.shape}" not in profile.shapes:
             base = max(base, widths.get(f"model/{name}", base))
-        base = _beyond_tps(profile, pair, name, base, tp_size)
-    for _ in range((pp_size > 1) + expert_parallel):
+        base = _beyond_tps(profile, pair, name, base, layout.tp_size)
+    unmeasured = (layout.pp_size > 1, layout.expert_parallel, layout.attention_dp > 1)
+    for _ in range(sum(unmeasured)):
         base = float(np.hypot(base, widths.get(f"tp_edge/{name}", blind / 2)))
     return base
 

@@ -48,13 +48,12 @@ def mixed_step(setting: Setting, load: Load, batch: Array, prompt_tokens: Array)
     sequences = batch / load.pp_size
     step = step_time(
         setting,
-        setting.work(load.tp_size),
-        load.tp_size,
+        setting.work(load.layouts),
+        load.layouts,
         sequences,
         mean_context(load),
         prompt_tokens,
         load.isl / 2.0,
-        load.expert_ranks,
     )
     return through_stages(setting, load.pp_size, sequences + prompt_tokens, step)
 

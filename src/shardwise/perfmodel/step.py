@@ -11,9 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.parameters import WEIGHT_BYTES
+from shardwise.architecture.formats import Format
+from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
+from shardwise.layout.arrays import Layouts
 from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.work import Array, Work, rank_work
 
@@ -27,13 +28,10 @@ OWN_REDUCE_BYTES: Final = 8.0 * 2**20
 #: Tokens at which half of what few tokens cost extra in matrix kernels is gone.
 FULL_TILES: Final = 512.0
 SMALL_TILE: Final = 16.5  #: tokens; batches of 16 still take the small tile
+#: Format's dtype -> class of rates that its weights are read at.
 _RATE_CLASS: Final = {
-    "mxfp4": "fp4",
-    "nvfp4": "fp4",
-    "fp4": "fp4",
-    "int4": "fp4",
-    "int8": "fp8",
-    "fp8": "fp8",
+    **dict.fromkeys(("mxfp4", "nvfp4", "int4", "nf4", "mxfp6"), "fp4"),
+    **dict.fromkeys(("fp8", "int8", "mxfp8"), "fp8"),
 }
 
 
@@ -58,45 +56,39 @@ class StepTime:
         return StepTime(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
+def rate_class(fmt: Format) -> str:
+    """Class of rates that weights of a format are read at: "bf16", "fp8" or "fp4"."""
+    return _RATE_CLASS.get(fmt.dtype, "bf16")
+
+
 @dataclass(frozen=True)
 class Setting:
-    """What stays fixed over a sweep: model, GPU, dtypes, coefficients, collectives."""
+    """What stays fixed over a sweep: model (in its dtype), GPU, KV dtype, coefficients."""
 
-    arch: Architecture
+    arch: Model
     gpu: Gpu
-    weight_dtype: str
     kv_dtype: str
     coefficients: dict[str, float]
     collectives: Collectives
 
-    @property
-    def kv_element_bytes(self) -> float:
-        return WEIGHT_BYTES[self.kv_dtype]
+    def work(self, layouts: Layouts) -> Work:
+        return rank_work(self.arch, layouts, self.kv_dtype)
 
-    def work(self, tp_size: Array) -> Work:
-        return rank_work(self.arch, tp_size, self.weight_dtype, self.kv_element_bytes)
+    def compute_dtype(self, fmt: Format) -> str:
+        """What weights of a format are multiplied in, as a key of rates.
 
-    @property
-    def rate_class(self) -> str:
-        return _RATE_CLASS.get(self.weight_dtype, "bf16")
-
-    @property
-    def compute_dtype(self) -> str:
-        """What is multiplied: 4-bit weights without activations of 4 bits are widened to bf16.
-
-        mxfp4 and int4 kernels keep bf16 activations on GPUs before Blackwell and CDNA 4.
+        Weight-only formats are widened to 16 bits; so are formats whose activations the GPU
+        cannot multiply.
         """
-        if self.rate_class == "fp4":
-            native = "fp4" in self.gpu.flops and self.weight_dtype in {"fp4", "nvfp4", "mxfp4"}
-            return "fp4" if native else "bf16"
-        if self.rate_class == "fp8":
-            return "fp8" if "fp8" in self.gpu.flops else "bf16"
-        return self.plain_dtype
+        wanted = "fp8" if fmt.activations == "int8" else fmt.activations
+        if wanted in ("fp4", "fp8"):
+            return wanted if wanted in self.gpu.flops else "bf16"
+        return "fp32" if wanted == "fp32" else "bf16"
 
     @property
     def plain_dtype(self) -> str:
-        """What the matrices that are never quantized are multiplied in: lm_head, attention."""
-        return "fp32" if self.weight_dtype == "fp32" else "bf16"
+        """What is never quantized is multiplied in: lm_head, attention scores."""
+        return "fp32" if self.arch.checkpoint_dtype == "fp32" else "bf16"
 
     @property
     def knee(self) -> float:
@@ -112,7 +104,7 @@ class Setting:
     def cache_share(self) -> float:
         """Share of the memory bandwidth at which the KV cache is read."""
         c = self.coefficients
-        return c["bandwidth_kv"] * (c["bandwidth_kv_fp8"] if self.kv_element_bytes < 2.0 else 1.0)
+        return c["bandwidth_kv"] * (c["bandwidth_kv_fp8"] if self.kv_dtype == "fp8" else 1.0)
 
     def matrix_rate(self, dtype: str) -> float:
         """FLOP/s reached by large matrices multiplied in `dtype`."""
@@ -135,13 +127,12 @@ def smooth_maximum(a: Array, b: Array, sharpness: float) -> Array:
     )
 
 
-def _all_reduces(setting: Setting, tp_size: Array, message: Array) -> Array:
-    """Seconds of a step's all-reduces of `message` bytes: two a layer (after attention and after
-    the MLP) and one for the embedding; none at TP=1."""
+def _all_reduces(setting: Setting, tp_size: Array, message: Array, messages: int) -> Array:
+    """Seconds of a step's `messages` all-reduces of `message` bytes each; none at TP=1."""
     c = setting.coefficients
     each = np.where(message > OWN_REDUCE_BYTES, c["bulk"], c["collective"])
     each = each * setting.collectives.time(tp_size, message) + c["skew"] * (tp_size - 1)
-    return np.where(tp_size > 1, (2 * setting.arch.num_layers + 1) * each, 0.0)
+    return np.where(tp_size > 1, messages * each, 0.0)
 
 
 def experts_touched(num_experts: int, top_k: int, tokens: Array) -> Array:
@@ -156,95 +147,124 @@ def busiest(mean: Array, spread: Array, ranks: Array) -> Array:
     return np.asarray(mean + np.sqrt(2.0 * np.log(ranks)) * spread)
 
 
-def _experts(
-    setting: Setting, work: Work, tokens: Array, expert_ranks: Array
-) -> tuple[Array, Array]:
+def _experts(setting: Setting, work: Work, tokens: Array, ep_size: Array) -> tuple[Array, Array]:
     """Seconds that the routed experts' weights and matrices take.
 
-    Cut by TP (`expert_ranks` 1), every rank does the same. Kept whole on `expert_ranks` ranks, all
-    wait for the rank that more of the tokens, and more of the experts, fall to: each token goes
-    there with its share k/ranks of the choices, each expert is touched or not.
+    Cut by TP (`ep_size` 1), every rank does the same. Kept whole on `ep_size` ranks, all wait for
+    the rank that more of the tokens, and more of the experts, fall to: each token goes there with
+    its share k/ranks of the choices, each expert is touched or not.
     """
     c, moe = setting.coefficients, setting.arch.moe
     assert moe is not None
     touched = experts_touched(moe.num_experts, moe.top_k, tokens)
-    own = moe.num_experts / expert_ranks
+    own = moe.num_experts / ep_size
     distinct = np.minimum(
-        busiest(own * touched, np.sqrt(own * touched * (1.0 - touched)), expert_ranks), own
+        busiest(own * touched, np.sqrt(own * touched * (1.0 - touched)), ep_size), own
     )
-    choices = tokens * moe.top_k / expert_ranks
+    choices = tokens * moe.top_k / ep_size
     routed = np.minimum(
-        busiest(choices, np.sqrt(choices * (1.0 - 1.0 / expert_ranks)), expert_ranks),
+        busiest(choices, np.sqrt(choices * (1.0 - 1.0 / ep_size)), ep_size),
         tokens * moe.top_k,
     )
-    read = work.expert_bytes * distinct / own
-    flops = work.expert_flops_per_token * tokens * routed / np.maximum(choices, 1e-30)
-    stream = c["bandwidth_experts"] * setting.stream_rate(setting.rate_class)
-    rate = c["matrix_experts"] * setting.matrix_rate(setting.compute_dtype)
-    return _knee(read / stream, flops / rate, setting.knee)
+    uneven = routed / np.maximum(choices, 1e-30)
+    weights, compute = np.zeros(()), np.zeros(())
+    for stream in work.streams:
+        if stream.kind == "experts":
+            rate = c["bandwidth_experts"] * setting.stream_rate(rate_class(stream.format))
+            matrix = c["matrix_experts"] * setting.matrix_rate(setting.compute_dtype(stream.format))
+            w, m = _knee(
+                stream.bytes * distinct / own / rate,
+                stream.flops_per_token * tokens * uneven / matrix,
+                setting.knee,
+            )
+            weights, compute = weights + w, compute + m
+    return weights, compute
 
 
-def _visible(arch: Architecture, context: Array) -> Array:
-    """Mean number of earlier tokens a layer attends to, sliding windows counted."""
-    if not arch.sliding_window:
-        return context
-    share = arch.num_sliding_layers / arch.num_layers
-    return np.asarray((1 - share) * context + share * np.minimum(context, arch.sliding_window))
+def _dense(setting: Setting, work: Work, tokens: Array) -> tuple[Array, Array]:
+    """Seconds that the dense matrices of all layers take: reading them, and multiplying."""
+    c = setting.coefficients
+    thin = 1.0 + c["small_batch"] / (1.0 + tokens / FULL_TILES)
+    weights, compute = np.zeros(()), np.zeros(())
+    for stream in work.streams:
+        if stream.kind == "dense":
+            kind = rate_class(stream.format)
+            # fp8 kernels switch to a taller tile above 16 rows, which streams more slowly
+            tile = 1.0 + c["tile_fp8"] * (tokens > SMALL_TILE) if kind == "fp8" else 1.0
+            w, m = _knee(
+                stream.bytes * tile / setting.stream_rate(kind),
+                stream.flops_per_token
+                * tokens
+                * thin
+                / setting.matrix_rate(setting.compute_dtype(stream.format)),
+                setting.knee,
+            )
+            weights, compute = weights + w, compute + m
+    return weights, compute
+
+
+def _head(setting: Setting, work: Work, rows: Array) -> tuple[Array, Array]:
+    """Seconds of the output head for `rows` tokens whose logits are wanted."""
+    weights, compute = np.zeros(()), np.zeros(())
+    for stream in work.streams:
+        if stream.kind == "head":
+            w, m = _knee(
+                stream.bytes / setting.stream_rate(rate_class(stream.format)),
+                stream.flops_per_token * rows / setting.matrix_rate(setting.plain_dtype),
+                setting.knee,
+            )
+            weights, compute = weights + w, compute + m
+    return weights, compute
+
+
+def _prompt_scores(setting: Setting, work: Work, tokens: Array, context: Array) -> Array:
+    """Seconds of prefill attention: `tokens` that each see `context` earlier ones on average."""
+    flops = sum(
+        (s.flops_per_pair * np.minimum(context, s.limit) for s in work.scores), np.zeros(())
+    )
+    rate = setting.coefficients["attention"] * setting.gpu.matrix_rate(setting.plain_dtype)
+    return np.asarray(tokens * flops / rate)
+
+
+def _cache_read(setting: Setting, work: Work, sequences: Array, context: Array) -> Array:
+    """Seconds that `sequences` take to read their caches and states at a mean `context`."""
+    read = sum(
+        (
+            r.bytes_per_token * np.minimum(context, r.limit) + r.bytes_per_sequence
+            for r in work.reads
+        ),
+        np.zeros(()),
+    )
+    return np.asarray(sequences * read / (setting.cache_share * setting.gpu.memory_bandwidth))
 
 
 def step_time(
     setting: Setting,
     work: Work,
-    tp_size: Array,
+    layouts: Layouts,
     sequences: Array,
     context: Array,
     prompt_tokens: Array,
     prompt_context: Array,
-    expert_ranks: Array | float = 1.0,
 ) -> StepTime:
     """One step: `sequences` decode at a mean `context`, and `prompt_tokens` are prefilled, each
-    attending to `prompt_context` earlier tokens on average. `expert_ranks`: ranks that whole
-    experts are spread over; 1 where TP cuts them."""
-    c, gpu, arch = setting.coefficients, setting.gpu, setting.arch
-    bandwidth, rate_class = gpu.memory_bandwidth, setting.rate_class
+    attending to `prompt_context` earlier tokens on average."""
+    c, arch = setting.coefficients, setting.arch
     tokens = sequences + prompt_tokens
-
-    dense_dtype = "bf16" if setting.weight_dtype == "mxfp4" else setting.compute_dtype
-    dense_class = "bf16" if setting.weight_dtype == "mxfp4" else rate_class
-    dense_rate = setting.matrix_rate(dense_dtype)
-    # fp8 kernels switch to a taller tile above 16 rows, which streams weights more slowly
-    tile = 1.0 + c["tile_fp8"] * (tokens > SMALL_TILE) if dense_class == "fp8" else 1.0
-    thin = 1.0 + c["small_batch"] / (1.0 + tokens / FULL_TILES)
-    weights, compute = _knee(
-        work.weight_bytes * tile / setting.stream_rate(dense_class),
-        work.weight_flops_per_token * tokens * thin / dense_rate,
-        setting.knee,
-    )
-    head_w, head_c = _knee(
-        work.head_bytes / setting.stream_rate("bf16"),
-        work.head_flops_per_token
-        * (sequences + np.minimum(prompt_tokens, 1.0))
-        / setting.matrix_rate(setting.plain_dtype),
-        setting.knee,
-    )
+    weights, compute = _dense(setting, work, tokens)
+    head_w, head_c = _head(setting, work, sequences + np.minimum(prompt_tokens, 1.0))
     weights, compute = weights + head_w, compute + head_c
     if arch.moe:
-        expert_w, expert_c = _experts(setting, work, tokens, np.asarray(expert_ranks))
+        expert_w, expert_c = _experts(setting, work, tokens, layouts.ep_size)
         weights, compute = weights + expert_w, compute + expert_c
-    visible = _visible(arch, prompt_context)
-    compute = compute + work.attention_flops_per_token_pair * prompt_tokens * visible / (
-        c["attention"] * gpu.matrix_rate(setting.plain_dtype)
-    )
+    compute = compute + _prompt_scores(setting, work, prompt_tokens, prompt_context)
     compute = compute + c["elementwise"] * work.elementwise_bytes_per_token * tokens / (
-        0.8 * bandwidth
+        0.8 * setting.gpu.memory_bandwidth
     )
-    window = np.minimum(context, arch.sliding_window) if arch.sliding_window else context
-    kv = (
-        sequences
-        * (work.kv_bytes_per_token * context + work.kv_window_bytes_per_token * window)
-        / (setting.cache_share * bandwidth)
+    kv = _cache_read(setting, work, sequences, context)
+    communication = _all_reduces(
+        setting, layouts.tp_size, tokens * work.message_bytes_per_token, work.messages
     )
-    communication = _all_reduces(setting, tp_size, tokens * work.message_bytes_per_token)
     graph_gaps = arch.num_layers * c["layer"]
     launches = np.where(prompt_tokens > 0, arch.num_layers * c["eager_layer"], 0.0)
     device = weights + compute + kv + communication + graph_gaps

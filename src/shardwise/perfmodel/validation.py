@@ -84,7 +84,7 @@ def _batch_points(batch: Batch, profile: Profile) -> list[Point]:
             if not np.isfinite(observed[i]) or (metric == "ttft_s" and row.kv_limited):
                 continue
             value = float(predicted[i])
-            spread = float(np.exp(half_width(profile, seen, metric, row.tp_size, row.pp_size)))
+            spread = float(np.exp(half_width(profile, seen, metric, row.layout)))
             found.append(
                 Point(row, metric, value, value / spread, value * spread, float(observed[i]))
             )

@@ -1,23 +1,21 @@
-"""One replica's command line and environment, for every engine: the one place that knows flags."""
+"""One replica's command line and environment. `shardwise.engines` knows the flags."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
-KV_DTYPE_FLAGS: Final = {"bf16": "bfloat16"}  #: vLLM's
-_SGLANG_KV: Final = {"fp8": "fp8_e4m3"}
+from shardwise.engines import Device, Launch, get
+from shardwise.errors import InputError
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+
 MEMORY_SHARE: Final = "--mem-fraction-static"  #: SGLang's, of weights and KV cache alone
-#: each engine's module, with the option that its model follows
-_LOADS: Final = {
-    "vllm": ("vllm.entrypoints.openai.api_server", "--model"),
-    "sglang": ("sglang.launch_server", "--model-path"),
-    "builtin": ("shardwise.cli.main", "serve"),
-}
+#: kind of device -> what an engine's flags depend on
+_DEVICES: Final = {"cuda": Device("nvidia"), "rocm": Device("amd"), "cpu": Device("cpu")}
 
 
 class EngineSettings(Protocol):
@@ -85,69 +83,61 @@ def argv(model: EngineSettings, host: str, port: int, kind: str) -> list[str]:
     if model.engine == "command":
         values = {"{host}": host, "{port}": str(port), "{model}": model.model}
         return [_filled(part, values) for part in model.command] + [*model.flags]
+    launch = replace(_launch(model), served_name=model.served_name, host=host, port=port)
     python = model.python or sys.executable
-    address = ["--host", host, "--port", str(port), "--served-model-name", model.served_name]
-    loads = [*_LOADS[model.engine], model.model]
-    return [python, "-m", *loads, *engine_flags(model, kind), *address, *model.flags]
+    engine = get(model.engine)
+    started = engine.module_command(python, _deployment(model), launch, _DEVICES[kind])
+    if started.files:
+        raise InputError(
+            f"{engine.title} takes these settings from a file",
+            remedy=f'write {started.files[0].name} yourself and start it with engine = "command"',
+        )
+    return [*_without_repeats(started.argv, model.flags), *model.flags]
 
 
 def engine_flags(model: EngineSettings, kind: str) -> list[str]:
     """The flags that `model`'s settings mean to its engine, on devices of a kind."""
-    engine = {"vllm": _vllm, "sglang": _sglang, "builtin": _builtin}[model.engine]
-    return engine(model, kind)
+    flags = get(model.engine).arguments(_deployment(model), _launch(model), _DEVICES[kind])
+    return _without_repeats(flags, model.flags)
+
+
+def _launch(model: EngineSettings) -> Launch:
+    return Launch(model.model, embeds=model.task != "generate")
+
+
+def _deployment(model: EngineSettings) -> Deployment:
+    """The settings as a deployment. Its weights are the checkpoint's: `flags` say otherwise."""
+    return Deployment(
+        model=model.model,
+        gpu="",
+        layout=Layout(
+            tp_size=model.tp_size,
+            pp_size=model.pp_size,
+            ep_size=model.tp_size if model.expert_parallel else 1,
+        ),
+        limits=EngineLimits(
+            max_num_seqs=model.max_num_seqs,
+            max_num_batched_tokens=model.max_num_batched_tokens,
+            gpu_memory_utilization=model.gpu_memory_utilization,
+            max_model_len=model.max_model_len,
+        ),
+        dtypes=Dtypes(kv=model.kv_dtype),
+        engine=model.engine,
+    )
+
+
+def _without_repeats(words: Sequence[str], given: Sequence[str]) -> list[str]:
+    """`words` without the memory share where `given` has it."""
+    if MEMORY_SHARE not in given or MEMORY_SHARE not in words:
+        return [*words]
+    at = list(words).index(MEMORY_SHARE)
+    return [*words[:at], *words[at + 2 :]]
 
 
 def _filled(part: str, values: dict[str, str]) -> str:
     for name, value in values.items():
         part = part.replace(name, value)
     return part
-
-
-def _vllm(model: EngineSettings, kind: str) -> list[str]:
-    """https://docs.vllm.ai/en/latest/cli/serve.html"""
-    line = ["--tensor-parallel-size", str(model.tp_size)]
-    if model.pp_size > 1:
-        line += ["--pipeline-parallel-size", str(model.pp_size)]
-    if model.expert_parallel:
-        line += ["--enable-expert-parallel"]
-    if model.kv_dtype != "auto":
-        line += ["--kv-cache-dtype", KV_DTYPE_FLAGS.get(model.kv_dtype, model.kv_dtype)]
-    if model.max_model_len:
-        line += ["--max-model-len", str(model.max_model_len)]
-    line += ["--max-num-seqs", str(model.max_num_seqs)]
-    if model.task == "generate":
-        line += ["--max-num-batched-tokens", str(model.max_num_batched_tokens)]
-    if kind != "cpu":
-        line += ["--gpu-memory-utilization", f"{model.gpu_memory_utilization:g}"]
-    return line
-
-
-def _sglang(model: EngineSettings, kind: str) -> list[str]:
-    """https://docs.sglang.ai/advanced_features/server_arguments.html"""
-    line = ["--tp-size", str(model.tp_size)]
-    if model.pp_size > 1:
-        line += ["--pp-size", str(model.pp_size)]
-    if model.expert_parallel:
-        line += ["--ep-size", str(model.tp_size)]
-    if model.kv_dtype != "auto":
-        line += ["--kv-cache-dtype", _SGLANG_KV.get(model.kv_dtype, model.kv_dtype)]
-    if model.max_model_len:
-        line += ["--context-length", str(model.max_model_len)]
-    line += ["--max-running-requests", str(model.max_num_seqs)]
-    line += ["--chunked-prefill-size", str(model.max_num_batched_tokens)]
-    if MEMORY_SHARE not in model.flags:
-        line += [MEMORY_SHARE, f"{model.gpu_memory_utilization:g}"]
-    line += ["--enable-metrics"]
-    return [*line, "--device", "cpu"] if kind == "cpu" else line
-
-
-def _builtin(model: EngineSettings, kind: str) -> list[str]:
-    line = ["--tensor-parallel-size", str(model.tp_size)]
-    line += ["--device", "cpu" if kind == "cpu" else "cuda"]
-    if model.max_model_len:
-        line += ["--max-model-len", str(model.max_model_len)]
-    line += ["--max-num-seqs", str(model.max_num_seqs)]
-    return [*line, "--max-num-batched-tokens", str(model.max_num_batched_tokens)]
 
 
 def device_env(model: EngineSettings, devices: tuple[int, ...], kind: str) -> dict[str, str]:

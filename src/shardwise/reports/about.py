@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 import shardwise
 from shardwise import metrics
-from shardwise.hardware.catalogue import Catalogue, Fact, Price
+from shardwise.hardware.catalogue import Catalogue, Price
+from shardwise.hardware.reading import Fact
 from shardwise.perfmodel.estimate import Subject
 from shardwise.reports.numbers import MISSING, number, percent
 from shardwise.reports.table import Cell, Column, Table, text_cell
@@ -67,7 +68,7 @@ def hardware_table(facts: Sequence[Fact], gpu: str) -> Table:
     rows = tuple(
         (
             text_cell(fact.field.replace("_", " ")),
-            Cell(f"{number(fact.value)} {fact.unit}".removesuffix(" 1"), fact.value),
+            _figure(fact),
             text_cell(", ".join(part for part in (fact.source, fact.date) if part)),
             text_cell("; ".join(part for part in (*fact.alternatives, fact.why) if part)),
         )
@@ -84,6 +85,12 @@ def hardware_table(facts: Sequence[Fact], gpu: str) -> Table:
         ),
         sections=(rows,),
     )
+
+
+def _figure(fact: Fact) -> Cell:
+    if isinstance(fact.value, str):
+        return text_cell(fact.value)
+    return Cell(f"{number(fact.value)} {fact.unit}".removesuffix(" 1"), fact.value)
 
 
 def known_errors_table(about: About, gpu: str, engine: str) -> Table:

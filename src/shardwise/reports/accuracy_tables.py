@@ -107,8 +107,8 @@ def held_out_table(errors: Sequence[Error]) -> Table:
         sections=tuple(tuple(rows) for rows in sections.values()),
         notes=(
             "–: measured at one TP or two, or without TTFT and TPOT",
-            "in interval: rows left out, within 80 % of the errors of the other TPs left out (MI300X: of "
-            "other rows left out); should be 80 %",
+            "in interval: rows left out, within 80 % of the errors of the other TPs left out "
+            "(MI300X: of other rows left out); should be 80 %",
         ),
     )
 

@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 
 from shardwise.errors import DoesNotFitError
-from shardwise.evidence.record import Deployment
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
 from shardwise.hardware.node import Node
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.memory import plan
 from shardwise.perfmodel.subject import Asked
@@ -75,7 +75,8 @@ def _advised(
 
 def planned(engine: str, question: Question) -> bool:
     """Whether the planner takes `question`: requests in flight, on an engine that it can start."""
-    return engine in planning.ENGINES and question.mode == "closed_loop" and question.osl > 1
+    del engine
+    return question.mode == "closed_loop" and question.osl > 1
 
 
 def _plan_question(
@@ -92,7 +93,9 @@ def _plan_question(
         siblings={gpu.id: gpu for gpu in default_catalogue().gpus()},
         slo=wanted.slo if online else Slo(),
         engine=subject.engine,
-        weight_dtype=subject.setting.weight_dtype,
+        weight_dtype=subject.setting.arch.checkpoint_dtype,
+        engine_version=subject.engine_version,
+        limits=asked.limits,
         kv_dtype=subject.kv_dtype,
         usd_per_gpu_hour=price,
     )
@@ -121,9 +124,17 @@ def memory_of_each_gpu(
     subject: Subject, catalogue: Catalogue, question: Question, tp_size: int = 1
 ) -> list[MemoryUse]:
     """One rank of the model on each kind of GPU, for one sequence of the question's length."""
-    dtype, uses = subject.setting.weight_dtype, []
-    for gpu in sorted(catalogue.gpus(), key=lambda g: (g.memory_bytes, g.id)):
-        deployment = Deployment(subject.arch.id, gpu.id, tp_size, weight_dtype=dtype)
+    dtype, uses = subject.weight_dtype, []
+    sold = [g for g in catalogue.gpus() if g.status == "released" or g.id == subject.gpu.id]
+    for gpu in sorted(sold, key=lambda g: (g.memory_bytes, g.id)):
+        deployment = Deployment(
+            subject.arch.id,
+            gpu.id,
+            Layout(tp_size),
+            dtypes=Dtypes(weight=dtype),
+            engine=subject.engine,
+            engine_version=subject.engine_version,
+        )
         found = plan(subject.arch, gpu, deployment, question.isl + question.osl)
         parts = {
             "weights": found.weight_bytes,
@@ -139,5 +150,5 @@ def _published_of(subject: Subject) -> PublishedStudy | None:
     """The published study, where it is about this model, GPU and dtype."""
     published = load_published()
     theirs = (published.model, published.gpu, published.weight_dtype)
-    ours = (subject.arch.id, subject.gpu.id, subject.setting.weight_dtype)
+    ours = (subject.arch.id, subject.gpu.id, subject.setting.arch.checkpoint_dtype)
     return published if theirs == ours else None

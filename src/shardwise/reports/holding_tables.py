@@ -15,8 +15,8 @@ from shardwise.study.holding import Finalist, Holding, label
 
 def _name(f: Finalist) -> str:
     d = f.deployment
-    ep = " x EP" if d.expert_parallel else ""
-    return f"{d.replicas} x TP={d.tp_size}{ep} {d.weight_dtype} on {d.gpu}"
+    ep = " x EP" if d.layout.expert_parallel else ""
+    return f"{d.replicas} x TP={d.tp_size}{ep} {d.dtypes.weight} on {d.gpu}"
 
 
 def _cost(f: Finalist) -> str:
@@ -91,7 +91,7 @@ def rejected_lines(found: Holding) -> list[str]:
     """Rejected candidates, those of one cause and reason together."""
     groups: dict[tuple[str, str], list[str]] = {}
     for gpu, r in found.rejected:
-        groups.setdefault((r.cause, r.reason), []).append(f"{r.sharding} on {gpu}")
+        groups.setdefault((r.cause, r.reason), []).append(f"{r.option} on {gpu}")
     return [f"{cause}: {', '.join(who)}: {why}" for (cause, why), who in groups.items()]
 
 

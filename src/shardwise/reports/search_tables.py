@@ -40,7 +40,7 @@ def search_table(found: Sequence[Summary]) -> Table:
 def _row(s: Summary) -> dict[str, Value]:
     d = s.deployment
     return {
-        "deployment": f"{d.replicas} x TP={d.tp_size} {d.weight_dtype} on {d.gpu}",
+        "deployment": f"{d.replicas} x TP={d.tp_size} {d.dtypes.weight} on {d.gpu}",
         "policy": s.policy,
         "request_rate": s.request_rate,
         "runs": str(s.runs),

@@ -135,7 +135,7 @@ def _fewest(group: Group, trace: Trace, targets: Sequence[Target], least: int, s
     """By doubling, then bisection, from `least` on."""
 
     def held(n: int) -> bool:
-        sized = replace(group, deployment=replace(group.deployment, replicas=n))
+        sized = replace(group, deployment=group.deployment.with_layout(replicas=n))
         return holds(simulate([sized], trace, seed=seed), targets)
 
     high = least
@@ -197,7 +197,7 @@ def _run(
     for (_, before), (at, now) in pairwise(steps):
         changes += [Change(r, at + start_up_s, up=True) for r in range(before, now)]
         changes += [Change(r, at, up=False) for r in range(now, before)]
-    sized = replace(group, deployment=replace(group.deployment, replicas=most))
+    sized = replace(group, deployment=group.deployment.with_layout(replicas=most))
     return simulate([sized], trace, changes=_without_reversals(changes), seed=seed)
 
 

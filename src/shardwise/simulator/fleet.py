@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load as load_architecture
-from shardwise.architecture.sharding import violations
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
+from shardwise.layout.deployment import Deployment, Dtypes
+from shardwise.layout.rules import violations
 from shardwise.perfmodel.estimate import Subject, note_on
 from shardwise.perfmodel.intervals import half_width
 from shardwise.perfmodel.memory import require_fit
@@ -65,10 +66,8 @@ def make_group(
     arch, gpu = load_architecture(deployment.model), known.gpu(deployment.gpu)
     siblings = {other.id: other for other in known.gpus()}
     seen = calibrated(profile or bundled_profile(), gpu, deployment.engine, siblings)
-    return group_of(
-        Subject(arch, gpu, deployment.engine, deployment.weight_dtype, deployment.kv_dtype, seen),
-        deployment,
-    )
+    stored = stored_in(arch, deployment.dtypes.weight)
+    return group_of(Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, seen), deployment)
 
 
 def group_of(subject: Subject, deployment: Deployment) -> Group:
@@ -76,37 +75,24 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
     if deployment.replicas < 1:
         raise InputError(f"replicas is {deployment.replicas}", "allowed: 1 or more")
     arch, setting, d = subject.arch, subject.setting, deployment
-    broken = violations(
-        arch,
-        d.tp_size,
-        d.pp_size,
-        expert_parallel=d.expert_parallel,
-        weight_dtype=setting.weight_dtype,
-    )
+    broken = violations(arch, d.layout)
     if broken:
         raise InputError(broken[0].message)
-    stored = replace(deployment, weight_dtype=setting.weight_dtype, kv_dtype=setting.kv_dtype)
+    stored = replace(d, dtypes=Dtypes(arch.checkpoint_dtype, setting.kv_dtype))
     memory = require_fit(arch, subject.gpu, stored, REFERENCE_CONTEXT)
-    tokens = deployment.max_num_batched_tokens
-    seqs = min(deployment.max_num_seqs, tokens)
+    tokens = deployment.limits.max_num_batched_tokens
+    seqs = min(deployment.limits.max_num_seqs, tokens)
     widths = {
-        metric: half_width(
-            subject.calibrated.profile,
-            subject.seen,
-            metric,
-            d.tp_size,
-            d.pp_size,
-            d.expert_parallel,
-        )
+        metric: half_width(subject.calibrated.profile, subject.seen, metric, d.layout)
         for metric in ("ttft_s", "tpot_s", "e2e_latency_s")
     }
     return Group(
         deployment=stored,
-        table=step_table(setting, d.tp_size, d.pp_size, seqs, tokens, d.expert_parallel),
+        table=step_table(setting, d.layout, seqs, tokens),
         max_num_seqs=seqs,
         max_num_batched_tokens=tokens,
         kv_capacity_tokens=memory.kv_capacity_tokens,
-        max_context=deployment.max_model_len or arch.max_context,
+        max_context=deployment.limits.max_model_len or arch.max_context,
         delay_s=setting.coefficients["request"],
         delay_steps=max(setting.coefficients["wait_steps"] - RESIDUAL_STEPS, 0.0),
         half_widths=widths,

@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from shardwise.errors import InputError, ShardwiseError
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.profiles import load_profile
 from shardwise.perfmodel.subject import catalogue_for
 from shardwise.simulator.fleet import Group, make_group

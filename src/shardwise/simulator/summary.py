@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwise.evidence.record import Deployment, Interval
+from shardwise.evidence.record import Interval
+from shardwise.layout.deployment import Deployment
 from shardwise.simulator.search import Job, Outcome
 
 

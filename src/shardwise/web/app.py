@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -130,7 +129,7 @@ def _deployment(known: Explorer, state: State) -> bytes:
     advice = found.advice[0]
     if not isinstance(advice, Advice):
         raise StateError({"tpot": "nothing studied meets these bounds, so nothing to deploy"})
-    chosen = replace(advice.evidence.deployment, replicas=advice.choice.copies)
+    chosen = advice.evidence.deployment.with_layout(replicas=advice.choice.copies)
     if chosen.engine not in ("vllm", "sglang"):
         raise StateError({"engine": f"{chosen.engine} cannot be started from a deployment file"})
     try:
@@ -174,8 +173,8 @@ def _choices(known: Explorer) -> dict[str, Any]:
                     "model": evidence[0].deployment.model,
                     "gpu": evidence[0].deployment.gpu,
                     "engine": evidence[0].deployment.engine,
-                    "dtype": evidence[0].deployment.weight_dtype,
-                    "kv_dtype": evidence[0].deployment.kv_dtype,
+                    "dtype": evidence[0].deployment.dtypes.weight,
+                    "kv_dtype": evidence[0].deployment.dtypes.kv,
                     "mode": evidence[0].workload.mode,
                     "isl": round(evidence[0].workload.isl),
                     "osl": round(evidence[0].workload.osl),
