@@ -35,7 +35,7 @@ def toy(rules: Scheduling, replicas: int = 1, capacity: int = 100_000, seqs: int
         np.full(seqs + 2, 0.01), np.full(2050, 0.01), (0.0, 0.0), (0.0, 0.0), np.inf, 1
     )
     return Group(
-        Deployment("toy", "h200", Layout(tp_size=1, replicas=replicas)), flat, seqs, 2048, capacity, 10**9,
+        Deployment("toy", "h200", Layout(replicas=replicas)), flat, seqs, 2048, capacity, 10**9,
         0.0, 0.0, {}, scheduling=rules,
     )  # fmt: skip
 

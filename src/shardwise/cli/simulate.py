@@ -66,7 +66,7 @@ def _say_if_long(options: dict[str, Any]) -> None:
     """Say on stderr how much there is to do where that takes longer than one waits in silence."""
     from shardwise.cli.simulate_report import WAVES
     from shardwise.simulator.compiling import HAS_NUMBA
-    from shardwise.simulator.traffic import MAX_REQUESTS
+    from shardwise.simulator.trace import MAX_REQUESTS
 
     slots, rate = options["concurrency"] or 0, options["rate"] or 0.0
     requests = slots * WAVES + rate * options["duration"]
