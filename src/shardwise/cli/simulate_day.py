@@ -61,7 +61,7 @@ def day_answer(deployments: list[Deployment], options: dict[str, Any]) -> dict[s
         seed=options["seed"],
     )
     price = price_of([group], options["usd_per_gpu_hour"], catalogue)
-    gpus = group.deployment.tp_size * group.deployment.pp_size
+    gpus = group.deployment.layout.replica_gpus
     return {
         "deployment": group.deployment,
         "day": day,

@@ -65,8 +65,6 @@ class Asked:
 
 def _traffic(asked: Asked) -> Traffic:
     closed = asked.concurrency
-    if closed is not None and not 1 <= closed <= 1_000_000:
-        raise InputError(f"concurrency is {closed}", "allowed: 1 to 1000000")
     lengths = Lengths(asked.isl, asked.length_cv), Lengths(asked.osl, asked.length_cv)
     if asked.stage:
         traffic = in_stages(stages_of(asked.stage), *lengths, arrivals=asked.arrivals)
