@@ -29,7 +29,7 @@ POLICIES: Final = (
     *("cache_aware", "prefix_aware", "session_sticky"),
 )
 ARRIVALS: Final = ("poisson", "bursty", "constant")
-_TIME: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|s|m|min|h|)\s*")
+_TIME: Final = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\d{1,2})?)\s*(ms|s|m|min|h|)\s*")
 _SECONDS: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
