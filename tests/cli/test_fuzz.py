@@ -52,7 +52,7 @@ def _is_large(words: list[str]) -> bool:
     for name, value in pairwise(words):
         if name in _SIZES:
             with contextlib.suppress(ValueError):
-                sizes[name] = float(value)
+                sizes[name] = sum(map(float, value.split(",")))
     work = sizes.get("--rate", 0.0) * sizes.get("--duration", 3.0) * sizes.get("--seeds", 1.0)
     work *= max(sizes.get("--turns", 1.0), 1.0)
     work += 10 * sizes.get("--concurrency", 0.0) + 3600 * sizes.get("--day", 0.0)
