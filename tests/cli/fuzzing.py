@@ -24,7 +24,21 @@ NUMBERS: Final = (
 WORDS: Final = (
     *("", " ", ",", "1,2,4", "1,,2", "8,1", "1,x", "auto", "fp8", "bf16", "int8", "vllm", "sglang"),
     *("trtllm", "builtin", "h200", "mi300x", "H200 SXM", "llama-3.1-8b", "llama-51m", "reference"),
-    *("200ms", "2s", "latency", "0:1:2", "0:nan", "A=b", "=", "../x", "☃", "\u202e", "a" * 300),
+    *(
+        "200ms",
+        "2s",
+        "2:3s",
+        "9:x",
+        "latency",
+        "0:1:2",
+        "0:nan",
+        "A=b",
+        "=",
+        "../x",
+        "☃",
+        "\u202e",
+        "a" * 300,
+    ),
     *("%s%n", "{x}", "$(x)", "'\"", "line\nbreak", "\udcff", "-", "--", "round_robin,best"),
 )
 #: files that `write_files` makes, and places where nothing can be read or written
@@ -65,6 +79,9 @@ SUBJECTS: Final = (
     Subject(("study",), (*_MODEL, "--gpu", "h200", "--batch", "8"), left_out=("--measure",)),
     Subject(("simulate",), (*_MODEL, *_TRAFFIC)),
     Subject(("simulate",), (*_MODEL, "--concurrency", "4", "--osl", "20")),
+    Subject(("simulate",), (*_MODEL, "--stage", "2:2s", "--stage", "4:1s", "--osl", "20")),
+    Subject(("simulate",), (*_MODEL, *_TRAFFIC, "--turns", "3", "--think", "1s")),
+    Subject(("simulate",), (*_MODEL, "--day", "1", "--osl", "20", "--ttft", "1s")),
     Subject(("search",), (*_MODEL, *_TRAFFIC), left_out=("--on",)),
     Subject(("predict",), ("rows.csv", "-o", "out.csv")),
     Subject(("validate",), ("rows.csv",)),

@@ -31,7 +31,10 @@ EXAMPLES = 140  # about 45 s of a core
 ANSWERS_WITHIN_S = 30
 ALLOWED = {0, 2, 3, 4}
 #: that hold what a person typed, where a simulation of a million requests is no mistake
-_SIZES = ("--rate", "--concurrency", "--duration", "--seeds", "--osl", "--isl", "--replicas")
+_SIZES = (
+    *("--rate", "--concurrency", "--duration", "--seeds", "--osl", "--isl", "--replicas"),
+    *("--turns", "--day"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +55,10 @@ def _is_large(words: list[str]) -> bool:
     for name, value in pairwise(words):
         if name in _SIZES:
             with contextlib.suppress(ValueError):
-                sizes[name] = float(value)
+                sizes[name] = sum(map(float, value.split(",")))
     work = sizes.get("--rate", 0.0) * sizes.get("--duration", 3.0) * sizes.get("--seeds", 1.0)
-    work += 10 * sizes.get("--concurrency", 0.0)
+    work *= max(sizes.get("--turns", 1.0), 1.0)
+    work += 10 * sizes.get("--concurrency", 0.0) + 3600 * sizes.get("--day", 0.0)
     work *= max(sizes.get("--osl", 20.0), 20.0) / 20.0
     return words[0] in {"simulate", "search"} and not work <= 50_000
 
