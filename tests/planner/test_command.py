@@ -113,3 +113,13 @@ def test_the_builtin_engine_is_planned_by_tp_alone_in_the_checkpoints_dtype(ask:
     # no more room than max_num_seqs of the longest sequences could use
     assert int(said["--kv-cache-tokens"]) <= d.limits.max_num_seqs * d.limits.max_model_len
     assert "--threads-per-rank" not in said  # a GPU's
+
+
+def test_a_cache_dtype_that_nobody_asked_for_is_in_no_command(ask: Any) -> None:
+    asked = ask("qwen3-235b-a22b", "b200", weight_dtype="nvfp4")  # its checkpoint asks for fp8
+    best = plan(asked).best.deployment
+    assert best.dtypes.kv == "fp8"
+    assert "--kv-cache-dtype" not in argv_of(asked, best, "qwen3-235b-a22b")
+    wanted = ask("llama-3.1-8b", "h200", kv_dtype="fp8")
+    argv = argv_of(wanted, plan(wanted).best.deployment, "llama-3.1-8b")
+    assert flags(argv)["--kv-cache-dtype"] == "fp8"

@@ -11,7 +11,7 @@ from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, NodeTable
 from shardwise.layout.deployment import Deployment
-from shardwise.planner.command import checkpoint, extra_flags, note
+from shardwise.planner.command import as_started, checkpoint, extra_flags, note
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _table(chosen: Chosen) -> ModelTable:
         expert_parallel=d.layout.expert_parallel,
         replicas=d.replicas,
         weight_dtype=d.dtypes.weight,
-        kv_dtype=d.dtypes.kv,
+        kv_dtype=as_started(d, chosen.arch).dtypes.kv,
         max_num_seqs=d.limits.max_num_seqs,
         max_num_batched_tokens=d.limits.max_num_batched_tokens,
         gpu_memory_utilization=d.limits.gpu_memory_utilization,

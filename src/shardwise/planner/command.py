@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shardwise.architecture.bundled import bundled, published_checkpoint, published_id
+from shardwise.architecture.bundled import bundled, published_checkpoint, published_id, stored_in
 from shardwise.architecture.formats import UNQUANTIZED
 from shardwise.architecture.model import Model
 from shardwise.engines.device import device_of
@@ -100,6 +100,18 @@ def note(found: Checkpoint) -> str:
     return f"no published checkpoint in {found.dtype} is known: put yours in place of {found.path}"
 
 
+def as_started(deployment: Deployment, model: Model) -> Deployment:
+    """`deployment` without a KV cache dtype that the checkpoint asks for itself.
+
+    Engines follow the checkpoint where no flag says otherwise, so nothing that the user did not
+    ask for is put into a command.
+    """
+    stored = stored_in(model, deployment.dtypes.weight)
+    if deployment.dtypes.kv == stored.kv_dtype:
+        return deployment.with_dtypes(kv="auto")
+    return deployment
+
+
 def launch_of(
     deployment: Deployment, model: Model, gpu: Gpu, found: Checkpoint, port: int = 8000
 ) -> Launch:
@@ -126,7 +138,8 @@ def engine_command(
 ) -> Command:
     """What a person types to start one replica. InputError for what the engine cannot express."""
     launch = launch_of(deployment, model, gpu, found, port)
-    return get(deployment.engine).command(deployment, launch, device_of(gpu))
+    started = as_started(deployment, model)
+    return get(deployment.engine).command(started, launch, device_of(gpu))
 
 
 def extra_flags(
@@ -135,6 +148,7 @@ def extra_flags(
     """Flags that only the model, its checkpoint and the GPU tell: those that a deployment file's
     own settings do not give."""
     engine, device = get(deployment.engine), device_of(gpu)
+    deployment = as_started(deployment, model)
     whole = engine.arguments(deployment, launch_of(deployment, model, gpu, found), device)
     settings = deployment.with_dtypes(weight="auto")
     plain = engine.arguments(settings, Launch(found.path, embeds=not model.generates), device)
