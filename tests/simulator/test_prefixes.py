@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from shardwise.layout.deployment import Deployment, Layout
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group
+from shardwise.simulator.routing import POLICIES
 from shardwise.simulator.scheduling import Scheduling
 from shardwise.simulator.sessions import SessionTraffic, draw_sessions
-from shardwise.simulator.simulate import POLICIES, simulate
+from shardwise.simulator.simulate import simulate
+from shardwise.simulator.state import JUMPS
 from shardwise.simulator.steptable import StepTable
 from shardwise.simulator.trace import Shared, Trace, make_trace, one_prefix
 from shardwise.simulator.trace_file import read_trace
@@ -33,13 +35,13 @@ def toy(rules: Scheduling, replicas: int = 1, capacity: int = 100_000, seqs: int
         np.full(seqs + 2, 0.01), np.full(2050, 0.01), (0.0, 0.0), (0.0, 0.0), np.inf, 1
     )
     return Group(
-        Deployment("toy", "h200", Layout(tp_size=1, replicas=replicas)), flat, seqs, 2048, capacity, 10**9,
+        Deployment("toy", "h200", Layout(replicas=replicas)), flat, seqs, 2048, capacity, 10**9,
         0.0, 0.0, {}, scheduling=rules,
     )  # fmt: skip
 
 
 def written(path: Path, requests: int, gap_ms: float, spaced: bool) -> list[dict[str, object]]:
-    """A trace in Mooncake's format: prompts that go on where an earlier one ended, or branch off."""
+    """A trace in Mooncake's format: prompts go on where an earlier one ended, or branch off."""
     rng = np.random.default_rng(3)
     chains: list[list[int]] = [[k] for k in range(8)]
     fresh, rows, now = 8, [], 0.0
@@ -192,3 +194,14 @@ def test_the_next_turn_finds_the_answer_too() -> None:
     # all but the last token of the answer before, whose KV nobody has computed
     before = q.isl[previous[later]] + q.osl[previous[later]] - 1
     assert (q.cached[later] == before).all()
+
+
+@needs_numba
+def test_the_loops_turns_grow_in_step_with_the_requests() -> None:
+    turns = []
+    for duration_s in (400.0, 800.0, 1600.0):
+        traffic = SessionTraffic(2.0, 4, Lengths(64, 0.5), Lengths(16, 0.5), 5.0, duration_s)
+        trace = draw_sessions(traffic)
+        result = simulate([toy(Scheduling(16), 4)], trace, policy="session_sticky")
+        turns.append(float(result.loop.counts[JUMPS]) / len(trace))
+    assert max(turns) < 1.1 * min(turns)

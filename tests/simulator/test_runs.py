@@ -14,7 +14,8 @@ from shardwise.layout.deployment import Deployment, Layout
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Failure, Group
 from shardwise.simulator.results import Result
-from shardwise.simulator.simulate import POLICIES, simulate
+from shardwise.simulator.routing import POLICIES
+from shardwise.simulator.simulate import simulate
 from shardwise.simulator.steptable import StepTable
 from shardwise.simulator.trace import Trace, make_trace, one_prefix
 from shardwise.simulator.traffic import Lengths, Traffic, draw

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shardwise.architecture.model import in_dtype
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import default_catalogue
@@ -34,7 +34,7 @@ def subject(deployment: Deployment) -> Subject:
     gpu = catalogue.gpu(deployment.gpu)
     siblings = {other.id: other for other in catalogue.gpus()}
     seen = calibrated(bundled_profile(), gpu, deployment.engine, siblings)
-    stored = in_dtype(load(deployment.model), deployment.dtypes.weight)
+    stored = stored_in(load(deployment.model), deployment.dtypes.weight)
     return Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, seen)
 
 
@@ -43,7 +43,7 @@ def replica(group: Group, sequences: int, context: int) -> Sim:
     fleet = make_fleet([group])
     replicas = new_replicas(fleet, 0)
     replicas.running[0], replicas.context[0] = sequences, sequences * context
-    trace = make_trace(np.zeros(1), np.ones(1), np.ones(1))
+    trace = make_trace(np.zeros(1), np.ones(1, dtype=np.int64), np.ones(1, dtype=np.int64))
     return Sim(fleet, new_requests(trace, trace.model), replicas, new_loop(0, trace, 0))
 
 

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.options import ABOVE_0
-from shardwise.cli.simulate import ARRIVALS, MAX_REPLICAS, POLICIES
-from shardwise.cli.traffic_options import require_window, traffic_options
+from shardwise.cli.simulate_options import (
+    MAX_REPLICAS,
+    POLICIES,
+    deployment_options,
+    load_options,
+    require_window,
+    session_traffic,
+)
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,14 +47,15 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     """Every combination, seeds innermost. InputError for none or for too many."""
     from shardwise.cli.options import sizes
     from shardwise.layout.deployment import Deployment, Dtypes, Layout
-    from shardwise.simulator.search import Job
+    from shardwise.simulator.search import Job, digest_of
     from shardwise.simulator.traffic import Lengths, Traffic
     from shardwise.workload.workload import Slo
 
     shapes = [*product(sizes(options["tp"], "--tp"), sizes(options["replicas"], "--replicas"))]
     if max(replicas for _, replicas in shapes) > MAX_REPLICAS:
         raise InputError(f"--replicas {options['replicas']}", f"allowed: up to {MAX_REPLICAS:,}")
-    require_window(options["duration"], options["warmup"])
+    if options["turns"] is None:  # sessions go on after the duration
+        require_window(options["duration"], options["warmup"])
     rates, policies = _rates(options["rate"]), _policies(options["policy"])
     seeds = options["seeds"]
     count = len(shapes) * len(rates) * len(policies) * seeds
@@ -57,20 +63,35 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
         raise InputError(f"{count} simulations", f"allowed: 1 to {MAX_JOBS:,}")
     cv = options["length_cv"]
     lengths = Lengths(options["isl"], cv), Lengths(options["osl"], cv)
+    own = {
+        "prefix_caching": not options["no_prefix_caching"],
+        "profile": options["profile"],
+        "catalogue_files": tuple(str(path.resolve()) for path in options["catalogue_files"]),
+        "catalogue_digest": digest_of(options["catalogue_files"]),
+    }
     return [
         Job(
             Deployment(
                 model=model,
                 gpu=options["gpu"],
                 layout=Layout(tp_size=tp_size, replicas=replicas),
-                dtypes=Dtypes(weight=options["weight_dtype"]),
+                dtypes=Dtypes(weight=options["weight_dtype"], kv=options["kv_dtype"]),
                 engine=options["engine"],
             ),
-            Traffic(rate, *lengths, options["duration"], options["arrivals"]),
+            Traffic(
+                rate,
+                *lengths,
+                options["duration"],
+                options["arrivals"],
+                prefixes=options["prefixes"],
+                prefix_tokens=options["prefix_tokens"],
+            ),
             Slo(ttft_s=options["ttft"], tpot_s=options["tpot"]),
             policy,
             options["warmup"],
             seed,
+            session_traffic(options, rate) if options["turns"] is not None else None,
+            **own,
         )
         for (tp_size, replicas), policy, rate in product(shapes, policies, rates)
         for seed in range(seeds)
@@ -79,20 +100,15 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
 
 @click.command()
 @click.argument("model")
-@click.option("--gpu", default="h200", show_default=True)
+@deployment_options
 @click.option("--tp", default="1", show_default=True, help="TP sizes, as in 1,2,4,8.")
 @click.option("--replicas", default="1", show_default=True, help="Their numbers, as in 1,2,4.")
-@click.option("--rate", required=True, help="Requests/s, as in 5,10,20.")
+@click.option("--rate", required=True, help="Requests/s (sessions/s with --turns), as in 5,10,20.")
 @click.option("--policy", default="least_loaded", show_default=True, help="One or more.")
 @click.option(
     "--seeds", type=click.IntRange(1, MAX_JOBS), default=1, show_default=True, help="Runs of each."
 )
-@click.option("--engine", default="vllm", show_default=True)
-@click.option("--weight-dtype", default="auto", show_default=True)
-@click.option("--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True)
-@traffic_options
-@click.option("--ttft", type=ABOVE_0, help="Bound in seconds a request must meet to be good.")
-@click.option("--tpot", type=ABOVE_0, help="The same for TPOT.")
+@load_options
 @click.option(
     "--store",
     type=click.Path(path_type=Path),

@@ -12,12 +12,12 @@ from shardwise.architecture.models import load as load_architecture
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
 from shardwise.layout.deployment import Deployment, Dtypes
-from shardwise.layout.rules import violations
+from shardwise.layout.rules import require_kv_dtype, violations
 from shardwise.perfmodel.estimate import Subject, note_on
 from shardwise.perfmodel.intervals import half_width
 from shardwise.perfmodel.memory import require_fit
 from shardwise.perfmodel.profiles import Profile, bundled_profile, calibrated
-from shardwise.simulator.scheduling import Scheduling, padded, scheduling_of
+from shardwise.simulator.scheduling import PLAIN, Scheduling, padded, scheduling_of
 from shardwise.simulator.state import Fleet
 from shardwise.simulator.steptable import StepTable, step_table
 from shardwise.simulator.trace import Floats, Ints
@@ -43,7 +43,7 @@ class Group:
     delay_steps: float  #: the same, in steps
     half_widths: dict[str, float]  #: log half-widths of 80 % intervals by metric
     note: str = ""
-    scheduling: Scheduling = Scheduling()
+    scheduling: Scheduling = PLAIN
 
     def slower(self, factor: float) -> Group:
         """The same group with everything `factor` times as slow."""
@@ -67,6 +67,8 @@ def make_group(
     siblings = {other.id: other for other in known.gpus()}
     seen = calibrated(profile or bundled_profile(), gpu, deployment.engine, siblings)
     stored = stored_in(arch, deployment.dtypes.weight)
+    if deployment.dtypes.kv != "auto":
+        require_kv_dtype(deployment.dtypes.kv, gpu)
     return group_of(Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, seen), deployment)
 
 
@@ -155,6 +157,7 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
         delay_steps=column([g.delay_steps for g in groups]),
         request_s=column([x.request_s for x in rules]),
         token_s=column([x.token_s for x in rules]),
+        least_step_s=column([float(g.table.decode[1:].min()) for g in groups]),
         pp_size=np.array([g.table.pp_size for g in groups], dtype=np.int64),
         decode=stacked([padded(g.table.decode, g.scheduling.graph_sizes) for g in groups]),
         prompt=stacked([padded(g.table.prompt, g.scheduling.graph_sizes) for g in groups]),

@@ -7,7 +7,17 @@ import math
 from shardwise.simulator.compiling import compiled
 from shardwise.simulator.queues import pop_turn, take_slot
 from shardwise.simulator.routing import dispatch, fail, recover
-from shardwise.simulator.state import ISSUED, PENDING_TURNS, SLOTS, TURNS_LEFT, Sim
+from shardwise.simulator.state import (
+    DOWN,
+    DRAINING,
+    ISSUED,
+    LEAST_OSL,
+    PENDING_TURNS,
+    SLOTS,
+    TURNS_LEFT,
+    UP,
+    Sim,
+)
 from shardwise.simulator.stepping import advance, base_and_slope
 from shardwise.simulator.trace import Floats, Ints
 
@@ -19,11 +29,16 @@ def horizon(sim: Sim, r: int) -> float:
     """A time before which no request of replica `r` can end."""
     requests, replicas = sim.requests, sim.replicas
     n, head, now = replicas.running[r], replicas.head[r], replicas.now[r]
+    step_s = sim.fleet.least_step_s[r]
     soonest = math.inf
     if head >= 0:
-        soonest = max(requests.ready[head], now) + JUST
+        # preempted requests, which have tokens already, are first in the queue
+        steps = sim.loop.counts[LEAST_OSL] - 1 if requests.generated[head] == 0 else 0
+        soonest = max(requests.ready[head], now) + steps * step_s + JUST
     if replicas.partial[r] >= 0:
-        soonest = now + JUST
+        i = replicas.partial[r]
+        steps = requests.osl[i] - requests.generated[i] - 1
+        soonest = min(soonest, now + steps * step_s + JUST)
     if n > 0:
         base, slope = base_and_slope(sim, r)
         k = replicas.heap_step[r, 0] - replicas.steps[r]
@@ -95,13 +110,15 @@ def run_loop(
         if event < len(event_time):
             time = min(time, event_time[event])
         for r in range(count):
-            if replicas.up[r] == 1:
+            if replicas.up[r] != DOWN:
                 advance(sim, r, time)
         if math.isinf(time):
             return
         if event < len(event_time) and event_time[event] <= time:
-            if event_up[event] == 1:
+            if event_up[event] == UP:
                 recover(sim, event_replica[event], time)
+            elif event_up[event] == DRAINING:
+                replicas.up[event_replica[event]] = DRAINING
             else:
                 fail(sim, event_replica[event], time, policy)
             event += 1

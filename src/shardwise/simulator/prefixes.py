@@ -30,13 +30,13 @@ def found(sim: Sim, r: int, i: int, tokens: int) -> tuple[int, int]:
         return 0, 0
     for at in range(requests.segment_at[i], requests.segment_at[i + 1]):
         s = requests.segment[at]
-        wanted = own_blocks(requests, at, tokens, blocks, block)
+        full = own_blocks(requests, at, tokens, blocks, block)
         if unbroken:
-            hits = blocks + min(replicas.kept[r, s], wanted)
-            unbroken = replicas.kept[r, s] >= wanted
+            hits = blocks + min(replicas.kept[r, s], full)
+            unbroken = replicas.kept[r, s] >= full
         if replicas.refs[r, s] == 0:
-            idle += replicas.kept[r, s]
-        blocks += wanted
+            idle += min(replicas.kept[r, s], full)
+        blocks += full
     return min(hits, (tokens - 1) // block), idle
 
 
@@ -89,6 +89,16 @@ def drop_own(requests: Requests, replicas: Replicas, r: int, i: int) -> None:
 
 
 @compiled
+def trim(replicas: Replicas, r: int, s: int, wanted: int) -> None:
+    """Drop the blocks of segment `s` beyond those `wanted`: in use, they could not be evicted, and
+    might leave too little room for the very request that uses the others."""
+    excess = replicas.kept[r, s] - wanted
+    if excess > 0:
+        replicas.kept[r, s] -= excess
+        replicas.kv_used[r] -= excess
+
+
+@compiled
 def hold_segments(sim: Sim, r: int, i: int, tokens: int) -> int:
     """Request `i` uses its segments' blocks in a prompt of `tokens`; those that are missing are
     stored. Gives the number of blocks stored."""
@@ -99,11 +109,12 @@ def hold_segments(sim: Sim, r: int, i: int, tokens: int) -> int:
     if sim.fleet.caching[r] == 1:
         for at in range(requests.segment_at[i], requests.segment_at[i + 1]):
             s = requests.segment[at]
+            wanted = own_blocks(requests, at, tokens, blocks, block)
             if replicas.refs[r, s] == 0 and replicas.kept[r, s] > 0:
                 unlink(requests, replicas, r, s)
                 replicas.evictable[r] -= replicas.kept[r, s]
+                trim(replicas, r, s, wanted)
             replicas.refs[r, s] += 1
-            wanted = own_blocks(requests, at, tokens, blocks, block)
             stored += max(wanted - replicas.kept[r, s], 0)
             replicas.kept[r, s] = max(replicas.kept[r, s], wanted)
             blocks += wanted

@@ -10,12 +10,11 @@ from shardwise.simulator.state import (
     RUNNING,
     SLOTS,
     WAITING,
-    Floats,
-    Ints,
     Loop,
     Replicas,
     Requests,
 )
+from shardwise.simulator.trace import Floats, Ints
 
 
 @compiled

@@ -77,6 +77,13 @@ class Result:
         several = (q.osl >= 2) & (q.status == DONE)
         return np.where(several, (q.finish - q.first) / np.maximum(q.osl - 1, 1), np.nan)
 
+    def ordered(self, name: str, warmup_s: float = 0.0) -> Floats:
+        """The defined values of a latency, in order of arrival."""
+        counted = self.counted(warmup_s)
+        order = np.argsort(self.requests.arrival[counted], kind="stable")
+        values = self.latency(name)[counted][order]
+        return np.asarray(values[~np.isnan(values)])
+
     def percentiles(
         self, name: str, warmup_s: float = 0.0, at: Sequence[float] = PERCENTILES
     ) -> Percentiles:

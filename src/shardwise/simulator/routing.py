@@ -8,7 +8,7 @@ from shardwise.simulator.compiling import compiled
 from shardwise.simulator.frontend import receive
 from shardwise.simulator.prefixes import forget, found
 from shardwise.simulator.queues import answered, append
-from shardwise.simulator.state import FAILED, PENDING, REJECTED, TURN, Sim
+from shardwise.simulator.state import DOWN, DRAINING, FAILED, PENDING, REJECTED, TURN, UP, Sim
 
 ROUND_ROBIN: Final = 0
 LEAST_LOADED: Final = 1
@@ -37,7 +37,7 @@ def load_of(sim: Sim, r: int, time: float) -> int:
 
 @compiled
 def serves(sim: Sim, r: int, i: int) -> bool:
-    return bool(sim.replicas.up[r] == 1 and sim.fleet.model[r] == sim.requests.model[i])
+    return bool(sim.replicas.up[r] == UP and sim.fleet.model[r] == sim.requests.model[i])
 
 
 @compiled
@@ -211,7 +211,7 @@ def cut(sim: Sim, i: int, time: float) -> None:
 def fail(sim: Sim, r: int, time: float, policy: int) -> None:
     """Replica `r` stops: streams that had begun are cut, the others go to another replica."""
     requests, replicas = sim.requests, sim.replicas
-    replicas.up[r] = 0
+    replicas.up[r] = DOWN
     for k in range(replicas.running[r]):
         cut(sim, replicas.heap_id[r, k], time)
     again = replicas.partial[r]
@@ -240,9 +240,13 @@ def fail(sim: Sim, r: int, time: float, policy: int) -> None:
 
 @compiled
 def recover(sim: Sim, r: int, time: float) -> None:
-    """Replica `r` is back, empty."""
+    """Replica `r` is back, empty; one that is still draining goes on with what it has."""
     replicas = sim.replicas
-    replicas.up[r] = 1
+    draining = replicas.up[r] == DRAINING
+    replicas.up[r] = UP
+    if draining and replicas.outstanding[r] > 0:
+        return
+    forget(sim, r)
     replicas.now[r] = max(time, replicas.now[r])
     replicas.last_ready[r] = replicas.now[r]
     replicas.last_done[r] = 0

@@ -38,6 +38,7 @@ class Scheduling:
         return replace(self, request_s=self.request_s * factor, token_s=self.token_s * factor)
 
 
+PLAIN = Scheduling()
 #: By engine. vLLM V1: blocks of 16 tokens, decodes and chunks of prompts in one step. SGLang:
 #: pages of one token, prompts first, and room for 0.098 of what may still come
 #: (SGLANG_INIT_NEW_TOKEN_RATIO 0.7 decayed by SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR 0.14).
@@ -58,7 +59,7 @@ BY_ENGINE = {
 
 def scheduling_of(engine: str) -> Scheduling:
     """The rules of `engine`; of an engine not known here, the plain ones."""
-    return BY_ENGINE.get(engine, Scheduling())
+    return BY_ENGINE.get(engine, PLAIN)
 
 
 def padded(seconds: Floats, sizes: tuple[int, ...]) -> Floats:

@@ -78,7 +78,8 @@ def draw_sessions(traffic: SessionTraffic, seed: int = 0) -> Trace:
     turn = np.arange(n) - first
     question, answer = traffic.question.draw(questions, n), traffic.answer.draw(answers, n)
     think_s = log_normal(thinks, traffic.think_s, 1.0, n) * (turn > 0)
-    end = traffic.prefix_tokens + _sum_within(question + answer, first)
+    said = _sum_within((question + answer).astype(np.float64), first).astype(np.int64)
+    end = traffic.prefix_tokens + said
     earliest = begun[session] + _sum_within(think_s, first)
     trace = Trace(
         earliest,
@@ -95,11 +96,10 @@ def draw_sessions(traffic: SessionTraffic, seed: int = 0) -> Trace:
     return sorted_by_arrival(trace)
 
 
-def _sum_within(values: Ints | Floats, first: Ints) -> Ints | Floats:
+def _sum_within(values: Floats, first: Ints) -> Floats:
     """Sums from the first request of each session up to each request."""
     sums = np.cumsum(values)
-    before = np.where(first > 0, sums[first - 1], 0)
-    return np.asarray(sums - before)
+    return np.asarray(sums - np.where(first > 0, sums[first - 1], 0.0))
 
 
 def _chains(traffic: SessionTraffic, turn: Ints, end: Ints, label: Ints) -> Shared:

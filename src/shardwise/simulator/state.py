@@ -19,6 +19,11 @@ REJECTED: Final = 2  #: can never fit the KV cache or the context
 FAILED: Final = 3  #: cut in mid-stream by a failure, or no replica was up
 STATUSES: Final = ("pending", "done", "rejected", "failed")
 
+#: What a replica does.
+DOWN: Final = 0
+UP: Final = 1
+DRAINING: Final = 2  #: ends what it has, and takes nothing more
+
 #: Columns of the timeline: replica-seconds in each state, integrated per bin.
 RUNNING: Final = 0
 WAITING: Final = 1
@@ -34,7 +39,8 @@ PREEMPTED: Final = 4
 TURN: Final = 5  #: of the round robin
 PENDING_TURNS: Final = 6  #: further turns of sessions whose time of arrival is known
 TURNS_LEFT: Final = 7  #: further turns of sessions that have not been sent
-COUNTS: Final = 8
+LEAST_OSL: Final = 8  #: of all requests
+COUNTS: Final = 9
 
 
 class Fleet(NamedTuple):
@@ -54,6 +60,7 @@ class Fleet(NamedTuple):
     delay_steps: Floats  #: [R] the same, in decode steps of the batch then running
     request_s: Floats  #: [R] of `delay_s`: time of the API server that other work waits for
     token_s: Floats  #: [R] the API server's time for each output token
+    least_step_s: Floats  #: [R] no step is shorter
     pp_size: Ints  #: [K]
     decode: Floats  #: [K, max_seqs + 2] step of so many sequences with an empty context
     prompt: Floats  #: [K, max_tokens + 2] step of so many prompt tokens and no sequence
@@ -241,6 +248,7 @@ def new_loop(slots: int, trace: Trace, seed: int) -> Loop:
     first = np.arange(n) if sessions is None else np.flatnonzero(sessions.previous < 0)
     counts = np.zeros(COUNTS, dtype=np.int64)
     counts[SLOTS], counts[TURNS_LEFT] = slots, n - len(first)
+    counts[LEAST_OSL] = trace.osl.min()
     return Loop(
         slots=np.zeros(slots + 1),
         first_turns=first.astype(np.int64),

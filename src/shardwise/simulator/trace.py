@@ -1,4 +1,4 @@
-"""Requests to serve: when they come, how long they are, which beginnings and sessions they share."""
+"""Requests to serve: when they come, how long they are, which beginnings they share."""
 
 from __future__ import annotations
 
