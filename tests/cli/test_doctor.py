@@ -189,3 +189,17 @@ def test_every_sample_is_shown_without_a_traceback(name: str) -> None:
     done = CliRunner().invoke(command, ["--from", str(path)])
     assert done.exception is None or isinstance(done.exception, InputError)
     assert done.output.strip()
+
+
+def test_a_paste_of_a_host_alone_says_that_it_names_no_gpu() -> None:
+    out = doctor(
+        "--from", "-", given="Model name: AMD EPYC 9554\nSocket(s): 2\nNUMA node(s): 2\n"
+    ).stdout
+    assert out.startswith("no GPUs and links in stdin (AMD EPYC 9554, 2 sockets")
+
+
+def test_the_reason_why_a_log_s_all_reduce_is_off_is_explained() -> None:
+    line = "[2026-03-03 11:06:07 TP0] Custom allreduce is disabled because this process group"
+    out = doctor("--from", "-", given=f"{line} spans across nodes.\n").stdout
+    assert "works within one node" in out
+    assert "without NVLink" not in out

@@ -545,3 +545,16 @@ GPU1    PHB      X      NODE    PIX     0-55    0
 """)
     )
     assert [(d.numa, d.cpus) for d in node.devices] == [(None, "")] * 2
+
+
+def test_vllm_0_6_writes_its_profile_as_keys_and_values() -> None:
+    (start,) = read(
+        "INFO 11-20 09:15:50 worker.py:232] Memory profiling results: total_gpu_memory=79.10GiB "
+        "initial_memory_usage=15.42GiB peak_torch_memory=16.21GiB memory_usage_post_profile="
+        "15.58GiB\n non_torch_memory=0.17GiB kv_cache_size=54.81GiB gpu_memory_utilization=0.90\n"
+    ).startups
+    assert start.kv_bytes == pytest.approx(54.81 * 2**30)
+    assert start.total_bytes == pytest.approx(79.10 * 2**30)
+    assert start.non_torch_bytes == pytest.approx((0.17 * 2**30,) * 2)
+    assert start.gpu_memory_utilization == pytest.approx(0.90)
+    assert start.weights_bytes is None

@@ -167,7 +167,9 @@ def _show(found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison
             show(link_table(node), sys.stdout)
             show(verdict_table(found, engines), sys.stdout)
     elif reading.source == "this machine":
-        say(_without_gpu(reading))
+        say(f"no GPU on this machine ({_about(reading)}); read another's with --from FILE")
+    elif not reading.startups:
+        say(f"no GPUs and links in {reading.source} ({_about(reading)})")
     if reading.nccl is not None:
         used = ", ".join(f"{k} {n}x" for k, n in sorted(reading.nccl.transports.items()))
         say(f"NCCL: {reading.nccl.ranks} ranks, {used}")
@@ -184,8 +186,8 @@ def _show(found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison
         click.echo(printable(f"note: {problem}"), err=True)
 
 
-def _without_gpu(reading: Reading) -> str:
-    """One line for a machine whose tools name no GPU."""
+def _about(reading: Reading) -> str:
+    """What is known of a machine whose tools name no GPU."""
     from shardwise.node.node import Host
 
     host = reading.node.host if reading.node is not None else Host()
@@ -197,8 +199,12 @@ def _without_gpu(reading: Reading) -> str:
         else "",
         f"virtual machine ({host.hypervisor})" if host.hypervisor else "",
     ]
-    about = ", ".join(part for part in known if part) or "no tool to read it with"
-    return f"no GPU on this machine ({about}); read another's with --from FILE"
+    unknown = (
+        "no tool to read it with"
+        if reading.source == "this machine"
+        else "nor anything of the host"
+    )
+    return ", ".join(part for part in known if part) or unknown
 
 
 def _document(

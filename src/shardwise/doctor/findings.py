@@ -23,6 +23,17 @@ Severity = Literal["error", "warning", "note"]
 _ORDER: Final = ("error", "warning", "note")
 #: Memory in use before anything of ours has started that is worth a word.
 _IN_USE_BYTES: Final = 1.0 * GIB
+#: What a log's reason for "Custom allreduce is disabled" holds, and what it means.
+_WHY_OFF: Final = (
+    ("world size", "its kernel takes 2, 4, 6 or 8 GPUs"),
+    ("across nodes", "its kernel works within one node; between nodes it is NCCL as a rule"),
+    (
+        "lacks GPU P2P",
+        "the GPUs cannot read each other's memory, or the engine's test of it failed",
+    ),
+    ("missing custom", "the build has no such kernel"),
+    ("", "expected above two GPUs without NVLink between all of them"),
+)
 _WHY_NO_ACCESS: Final = {
     "GNS": "the GPU or its driver does not support it",
     "CNS": "the chipset does not support it",
@@ -297,7 +308,7 @@ def _of_software(reading: Reading) -> Iterator[Finding]:
             yield Finding(
                 "note",
                 f"the log says that the engine's own all-reduce is off: {reason}",
-                "expected above two GPUs without NVLink between all of them",
+                next(why for part, why in _WHY_OFF if part in reason),
                 "--disable-custom-all-reduce silences the warning and changes nothing else",
             )
         forced = start.said.get("custom_on", "").startswith("PCIe")

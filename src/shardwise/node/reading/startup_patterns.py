@@ -15,6 +15,8 @@ UNITS: Final = {"B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 #: Anything within one log line, wrapped as it may be: no line of it starts a record.
 _GAP: Final = r"(?:(?!\n\s*(?:[\[(]|\d{4}-))[\s\S]){0,300}?"
 
+_RESULTS: Final = "Memory profiling results:GAP"  #: vLLM 0.6: all of it as key=value
+
 
 def _words(pattern: str) -> re.Pattern[str]:
     """Blanks match any run of blanks, line ends included; @ is a size, # a number, HASH the sign
@@ -26,17 +28,22 @@ def _words(pattern: str) -> re.Pattern[str]:
 VLLM: Final = {
     "weights": _words(r"(?:Loading model weights|Model loading) took @"),
     "weights_table": _words(r"(?:model weights takes?|[;,] weights memory:) @"),
-    "non_torch": _words(r"(?:non_torch_memory(?: takes)?|non-torch forward increase memory:) @"),
+    "non_torch": _words(
+        rf"(?:non_torch_memory(?: takes)? |non-torch forward increase memory: "
+        rf"|{_RESULTS}non_torch_memory=)@"
+    ),
     "activation": _words(
         r"(?:PyTorch activation peak memory(?: takes)?|torch peak memory increase:) @"
     ),
-    "total": _words(r"total_gpu_memory(?: \(| )@"),
-    "utilization": _words(r"(?<![-`])gpu_memory_utilization(?: \(| )#"),
+    "total": _words(rf"(?:total_gpu_memory(?: \(| )|{_RESULTS}total_gpu_memory=)@"),
+    "utilization": _words(
+        rf"(?:(?<![-`])gpu_memory_utilization(?: \(| )|{_RESULTS}gpu_memory_utilization=)#"
+    ),
     "capacity": _words(r"has a total capacity of @"),
     "usable": _words(r"the current vLLM instance can use (?:total_gpu_memory[^=]*=\s*)?@"),
     "kv": _words(
         r"(?:Available KV cache memory: |available_kv_cache_memory "
-        r"|the rest of the memory reserved for KV Cache is )@"
+        rf"|the rest of the memory reserved for KV Cache is |{_RESULTS}kv_cache_size=)@"
     ),
     "tokens": _words(r"GPU KV cache size: # tokens"),
     "blocks": _words(r"HASH (?:GPU|CUDA|ROCM|XPU|HPU) blocks: #"),
