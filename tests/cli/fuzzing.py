@@ -24,13 +24,36 @@ NUMBERS: Final = (
 WORDS: Final = (
     *("", " ", ",", "1,2,4", "1,,2", "8,1", "1,x", "auto", "fp8", "bf16", "int8", "vllm", "sglang"),
     *("trtllm", "builtin", "h200", "mi300x", "H200 SXM", "llama-3.1-8b", "llama-51m", "reference"),
-    *("200ms", "2s", "latency", "0:1:2", "0:nan", "A=b", "=", "../x", "☃", "\u202e", "a" * 300),
+    *(
+        "200ms",
+        "2s",
+        "2:3s",
+        "9:x",
+        "latency",
+        "0:1:2",
+        "0:nan",
+        "A=b",
+        "=",
+        "../x",
+        "☃",
+        "\u202e",
+        "a" * 300,
+    ),
     *("%s%n", "{x}", "$(x)", "'\"", "line\nbreak", "\udcff", "-", "--", "round_robin,best"),
 )
 #: files that `write_files` makes, and places where nothing can be read or written
 PATHS: Final = (
     *("rows.csv", "bad.csv", "utf16.csv", "empty", "noise", "store.db", "trace.csv", "gpu.toml"),
-    *("text.toml", "deployment.toml", "result.json", "folder", "absent", "out.csv", "out.json"),
+    *(
+        "topology.txt",
+        "text.toml",
+        "deployment.toml",
+        "result.json",
+        "folder",
+        "absent",
+        "out.csv",
+        "out.json",
+    ),
     *("folder/out.csv", "/proc/none/out.csv", "/dev/null", "", "a" * 300, "nul\x01.csv"),
 )
 
@@ -56,6 +79,9 @@ SUBJECTS: Final = (
     Subject(("study",), (*_MODEL, "--gpu", "h200", "--batch", "8"), left_out=("--measure",)),
     Subject(("simulate",), (*_MODEL, *_TRAFFIC)),
     Subject(("simulate",), (*_MODEL, "--concurrency", "4", "--osl", "20")),
+    Subject(("simulate",), (*_MODEL, "--stage", "2:2s", "--stage", "4:1s", "--osl", "20")),
+    Subject(("simulate",), (*_MODEL, *_TRAFFIC, "--turns", "3", "--think", "1s")),
+    Subject(("simulate",), (*_MODEL, "--day", "1", "--osl", "20", "--ttft", "1s")),
     Subject(("search",), (*_MODEL, *_TRAFFIC), left_out=("--on",)),
     Subject(("predict",), ("rows.csv", "-o", "out.csv")),
     Subject(("validate",), ("rows.csv",)),
@@ -80,6 +106,7 @@ SUBJECTS: Final = (
     Subject(("profile",), last=("absent",)),
     Subject(("serve",), last=("absent",)),
     Subject(("web",), last=("--profile", "nobody")),
+    Subject(("doctor",), ("--from", "topology.txt"), left_out=("--measure",)),
     Subject(("hardware", "detect"), last=("-o", "/proc/none/hardware.toml")),
 )
 
@@ -141,6 +168,10 @@ flops.bf16 = { value = 300, unit = "TFLOPS" }
 compute_units = { value = 100, unit = "1" }
 interconnect = { topology = "switched", bandwidth = { value = 300, unit = "GB/s" }, max_world = 8 }
 """
+_TOPOLOGY: Final = """\tGPU0\tGPU1\tCPU Affinity
+GPU0\t X \tNV18\t0-31
+GPU1\tNV18\t X \t32-63
+"""
 _DEPLOYMENT: Final = """name = "fuzz"
 [node]
 gpu = "h200"
@@ -161,6 +192,7 @@ def write_files(folder: Path) -> None:
         ("trace.csv", "arrival_s,isl,osl\n0,100,10\n0.5,100,10\n"),
         ("gpu.toml", _GPU),
         ("text.toml", "not toml"),
+        ("topology.txt", _TOPOLOGY),
         ("deployment.toml", _DEPLOYMENT),
         ("result.json", '{"results": [1, null, {"x": 1e999}]}'),
         ("empty", ""),

@@ -83,7 +83,7 @@ def test_an_unwritable_folder_is_found_before_work_starts(tmp_path: Path) -> Non
     ("config", "said"),
     [
         ("{", "config.json"),
-        ('{"model_type": "mamba"}', "mamba"),
+        ('{"model_type": "mamba"}', "hidden_size"),
         ('{"model_type": "llama", "hidden_size": "big"}', "hidden_size"),
     ],
 )
@@ -129,7 +129,12 @@ def test_output_is_plain_when_piped_and_json_is_one_document() -> None:
     assert done.returncode == 0
     assert "\x1b[" not in done.stdout
     found = json.loads(shardwise(*STUDY, "--json").stdout)
-    assert {e["deployment"]["tp_size"] for e in found["study"]["evidence"]} == {1, 2, 4, 8}
+    assert {e["deployment"]["layout"]["tp_size"] for e in found["study"]["evidence"]} == {
+        1,
+        2,
+        4,
+        8,
+    }
 
 
 def test_predict_and_calibrate_answer_in_json_too(tmp_path: Path) -> None:

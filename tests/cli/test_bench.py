@@ -126,6 +126,7 @@ def _sharegpt(folder: Path) -> Path:
         (["run", "http://127.0.0.1:1", "--request-rate", "-1"], "--request-rate is '-1'"),
         (["run", "http://127.0.0.1:1", "--engine", "zzz"], "unknown engine 'zzz'"),
         (["run", "http://127.0.0.1:1", "--dtype", "zzz"], "unknown dtype 'zzz'"),
+        (["run", "http://127.0.0.1:1", "--architecture", "llama-9"], "llama-9"),
         (["run", "http://127.0.0.1:1", "--gpu", "h20O"], "did you mean"),
         (["run", "http://127.0.0.1:1", "--cell-seconds", "nan"], "--cell-seconds"),
         (["run", "http://127.0.0.1:1", "--stall-timeout", "inf"], "inf is no finite number"),

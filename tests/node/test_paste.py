@@ -450,3 +450,98 @@ def test_the_oldest_vllm_states_its_configuration() -> None:
     assert start.kv_tokens == 229 * 16
     assert start.failure is not None
     assert start.failure.max_model_len == 3664
+
+
+def test_a_second_machine_in_one_paste_is_not_mixed_with_the_first() -> None:
+    first = topo({(0, 1): "PHB"}, 2)
+    found = read(first + topo({(0, 1): "NV4", (0, 2): "SYS", (1, 2): "SYS"}, 3))
+    assert said(found) == {(0, 1): "PHB"}
+    assert found.problems[0].line == 4
+    again = read(first + first)
+    assert said(again) == {(0, 1): "PHB"}
+    assert not again.problems
+
+
+def test_windows_names_its_driver_s_mode_in_the_same_cell() -> None:
+    found = read("|   0  NVIDIA GeForce RTX 4090      WDDM  |   00000000:01:00.0  On |     Off |\n")
+    assert node_of(found).devices[0].name == "NVIDIA GeForce RTX 4090"
+
+
+def test_older_sglang_says_what_is_free_before_and_after() -> None:
+    (start,) = read(
+        "[gpu=0] Load weight begin. avail mem=78.50 GB\n"
+        "[gpu=0] Load weight end. type=LlamaForCausalLM, dtype=torch.float16, avail mem=63.25 GB\n"
+    ).startups
+    assert start.weights_bytes == pytest.approx(15.25 * 2**30)
+
+
+def test_sglang_of_early_2025() -> None:
+    (start,) = read("""\
+[2025-01-23 19:35:20 TP0] Load weight end. type=LlamaForCausalLM, avail mem=63.72 GB
+[2025-01-23 19:35:20 TP0] KV Cache is allocated. K size: 27.13 GB, V size: 27.13 GB.
+[2025-01-23 19:35:20 TP0] Memory pool end. avail mem=8.34 GB
+[2025-01-23 19:35:20 TP0] Capture cuda graph begin. This can take up to several minutes.
+100%|██████████| 23/23 [00:06<00:00,  3.51it/s]
+[2025-01-23 19:35:27 TP0] Capture cuda graph end. Time elapsed: 6.57 s
+[2025-01-23 19:35:27 TP0] max_total_num_tokens=444500, max_running_requests=2049, context_len=131072
+""").startups
+    assert start.kv_bytes == pytest.approx(54.26 * 2**30)
+    assert start.kv_tokens == 444500
+    assert start.graph_bytes is None
+    assert start.left_bytes == pytest.approx(8.34 * 2**30)
+
+
+def test_colours_that_were_written_out() -> None:
+    line = "#033[1;36m(VllmWorkerProcess pid=240)#033[0;0m INFO model weights take 3.97GiB;\n"
+    (start,) = read(line + line.replace("pid=240", "pid=241").replace("#033", "^[")).startups
+    assert start.processes == 2
+    assert start.weights_bytes == pytest.approx(3.97 * 2**30)
+
+
+def test_a_matrix_made_into_a_markdown_table() -> None:
+    found = read("""\
+|      | GPU0 | GPU1 | GPU2 | CPU Affinity | NUMA Affinity |
+|------|------|------|------|--------------|---------------|
+| **GPU0** | X    | NV12 | SYS | 0-31  | 0 |
+| **GPU1** | NV12 | X    | SYS | 0-31  | 0 |
+| **GPU2** | SYS  | SYS  | X   | 32-63 | 1 |
+""")
+    node = node_of(found)
+    assert not found.problems
+    assert [link.code for link in node.links.values()] == ["NV12", "SYS", "SYS"]
+    assert [device.numa for device in node.devices] == [0, 0, 1]
+    amd = node_of(
+        read("""\
+**Weight Between Two GPUs**
+
+|          | GPU0 | GPU1 |
+| :------- | :--: | :--: |
+| **GPU0** |   0  |  15  |
+| **GPU1** |  15  |   0  |
+""")
+    )
+    assert amd.vendor == "amd"
+    assert [link.kind for link in amd.links.values()] == ["XGMI"]
+
+
+def test_nic_columns_that_run_into_each_other() -> None:
+    node = node_of(
+        read("""\
+        GPU0    GPU1    NIC0    NIC12       NIC13   NIC33       CPU Affinity    NUMA Affinity
+GPU0     X      NV18    PIX     NODENODE    NODE    0-55,112-167    0
+GPU1    NV18     X      NODE    NODENODE    PIX     0-55,112-167    0
+NIC0    PIX     NODE     X      X PIX       PIX
+""")
+    )
+    assert [(d.numa, d.cpus) for d in node.devices] == [(0, "0-55,112-167")] * 2
+
+
+def test_affinity_columns_that_are_shifted_say_nothing() -> None:
+    node = node_of(
+        read("""\
+        GPU0    GPU1    NIC0    CPU Affinity    NUMA Affinity
+GPU0     X      PHB     PIX     PIX     0-55    0
+GPU1    PHB      X      NODE    PIX     0-55    0
+""")
+    )
+    assert [(d.numa, d.cpus) for d in node.devices] == [(None, "")] * 2

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 STORE: Final = Path("shardwise.db")
 UNKNOWN, OTHER = "unknown", "other"
-DTYPES: Final = ("auto", "fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4", "mxfp4", "nvfp4")
 MAX_TOKENS: Final = 10_000_000  #: of a prompt or an answer
 MAX_REQUESTS: Final = 1_000_000  #: of a run; all its prompts are built beforehand
 
@@ -171,13 +170,15 @@ def effort_of(given: dict[str, Any]) -> Callable[[Workload], Effort]:
 def require_names(gpu: str, engine: str, dtype: str) -> None:
     """Raise UnknownNameError for what results cannot be compared by: a name is a mistake unless it
     is known, or says that it is not."""
+    from shardwise.architecture.formats import DTYPES
     from shardwise.engines.registry import names
     from shardwise.hardware.catalogue import default_catalogue
 
     if engine not in (*names(), OTHER, UNKNOWN):
         raise UnknownNameError("engine", engine, (*names(), OTHER, UNKNOWN))
-    if dtype not in DTYPES:
-        raise UnknownNameError("dtype", dtype, DTYPES)
+    dtypes = ("auto", *DTYPES, "fp4")
+    if dtype not in dtypes:
+        raise UnknownNameError("dtype", dtype, dtypes)
     if gpu not in ("cpu", UNKNOWN):
         default_catalogue().gpu(gpu)
 

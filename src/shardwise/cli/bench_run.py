@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @load_options
 def run(url: str, **given: Any) -> None:
     """Measure the OpenAI-compatible endpoint at URL under each load."""
+    from shardwise.architecture.models import load
     from shardwise.bench.http import require_answer, served_engine, served_model
     from shardwise.bench.shards import terminable
     from shardwise.bench.target import parse_target
@@ -53,6 +54,8 @@ def run(url: str, **given: Any) -> None:
     effort = effort_of(given)
     loads = workloads(given)
     require_names(given["gpu"], given["engine"] or UNKNOWN, given["dtype"])
+    if given["architecture"]:
+        load(given["architecture"])
     target = parse_target(
         url,
         given["api"],

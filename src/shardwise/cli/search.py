@@ -30,6 +30,8 @@ def _rates(text: str) -> tuple[float, ...]:
         rates = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--rate {text[:40]!r}", "expected: requests/s, as in 5,10,20") from None
+    if not all(0 < rate < 1e9 for rate in rates):
+        raise InputError(f"--rate {text[:40]!r}", "allowed: requests/s above 0, as in 5,10,20")
     return rates
 
 
@@ -52,6 +54,8 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     shapes = [*product(sizes(options["tp"], "--tp"), sizes(options["replicas"], "--replicas"))]
     if max(replicas for _, replicas in shapes) > MAX_REPLICAS:
         raise InputError(f"--replicas {options['replicas']}", f"allowed: up to {MAX_REPLICAS:,}")
+    if options["turns"] is None:  # sessions go on after the duration
+        require_window(options["duration"], options["warmup"])
     rates, policies = _rates(options["rate"]), _policies(options["policy"])
     seeds = options["seeds"]
     count = len(shapes) * len(rates) * len(policies) * seeds
@@ -68,10 +72,10 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     return [
         Job(
             Deployment(
-                model,
-                options["gpu"],
-                Layout(tp_size=tp_size, replicas=replicas),
-                dtypes=Dtypes(options["weight_dtype"], options["kv_dtype"]),
+                model=model,
+                gpu=options["gpu"],
+                layout=Layout(tp_size=tp_size, replicas=replicas),
+                dtypes=Dtypes(weight=options["weight_dtype"], kv=options["kv_dtype"]),
                 engine=options["engine"],
             ),
             Traffic(
@@ -124,7 +128,6 @@ def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> N
     from shardwise.simulator.search import search as run
     from shardwise.simulator.summary import summaries
 
-    require_window(options["duration"], options["warmup"])
     jobs = jobs_of(model, options)
     outcomes = run(
         jobs,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.options import ABOVE_0, SEED
+from shardwise.cli.options import ABOVE_0, SEED, Finite
 from shardwise.cli.simulate_options import (
     MAX_REPLICAS,
     POLICIES,
@@ -17,6 +17,7 @@ from shardwise.cli.simulate_options import (
     deployment_options,
     load_options,
     require_window,
+    stages_of,
 )
 from shardwise.errors import InputError
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from shardwise.layout.deployment import Deployment
     from shardwise.simulator.fleet import Failure
 
+TRAFFIC: Final = ("trace", "rate", "stage", "concurrency", "day")
 LONG: Final = 50_000  #: requests; a second or two for each ten thousand where not compiled
-TRAFFIC = ("trace", "rate", "stage", "concurrency", "day")
 
 
 def _failure(text: str) -> Failure:
@@ -43,6 +44,31 @@ def _failure(text: str) -> Failure:
         ) from None
 
 
+def _require_window(options: dict[str, Any]) -> None:
+    """Raise InputError where the warm-up leaves nothing; sessions go on after the duration."""
+    if options["stage"]:
+        offered_s = sum(stage.duration_s for stage in stages_of(options["stage"]))
+        if offered_s > 0:  # another message otherwise
+            require_window(offered_s, options["warmup"])
+    elif options["rate"] is not None and options["turns"] is None:
+        require_window(options["duration"], options["warmup"])
+
+
+def _say_if_long(options: dict[str, Any]) -> None:
+    """Say on stderr how much there is to do where that takes longer than one waits in silence."""
+    from shardwise.cli.simulate_day import HOUR_S, rates_of
+    from shardwise.cli.simulate_report import WAVES
+    from shardwise.simulator.trace import MAX_REQUESTS
+
+    slots, rate = options["concurrency"] or 0, options["rate"] or 0.0
+    requests = slots * WAVES + rate * options["duration"] * (options["turns"] or 1.0)
+    requests += sum(s.request_rate * s.duration_s for s in stages_of(options["stage"]))
+    if options["day"] is not None:
+        requests += HOUR_S * sum(rates_of(options["day"]))
+    if LONG < requests <= MAX_REQUESTS:
+        click.echo(f"{requests:,.0f} requests, simulated three times: this takes a while", err=True)
+
+
 def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     """What to simulate: a model's name with options, or a deployment file."""
     from shardwise.layout.deployment import Deployment, Dtypes, Layout
@@ -51,27 +77,16 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
         from shardwise.hosting.deployment_file import load
 
         return load(Path(subject)).deployments()
+    layout = Layout(tp_size=options["tp_size"], replicas=options["replicas"])
     return [
         Deployment(
             subject,
             options["gpu"],
-            Layout(tp_size=options["tp_size"], replicas=options["replicas"]),
-            dtypes=Dtypes(options["weight_dtype"], options["kv_dtype"]),
+            layout,
+            dtypes=Dtypes(weight=options["weight_dtype"], kv=options["kv_dtype"]),
             engine=options["engine"],
         )
     ]
-
-
-def _say_if_long(options: dict[str, Any]) -> None:
-    """Say on stderr how much there is to do where that takes longer than one waits in silence."""
-    from shardwise.cli.simulate_report import WAVES
-    from shardwise.simulator.compiling import HAS_NUMBA
-    from shardwise.simulator.trace import MAX_REQUESTS
-
-    slots, rate = options["concurrency"] or 0, options["rate"] or 0.0
-    requests = slots * WAVES + rate * options["duration"]
-    if not HAS_NUMBA and LONG < requests <= MAX_REQUESTS:
-        click.echo(f"{requests:,.0f} requests, simulated three times: this takes a while", err=True)
 
 
 @click.command()
@@ -111,7 +126,11 @@ def _say_if_long(options: dict[str, Any]) -> None:
 )
 @click.option("--policy", type=click.Choice(POLICIES), default="least_loaded", show_default=True)
 @click.option("--fail", "fails", multiple=True, help="REPLICA:DOWN_S[:UP_S]; may be repeated.")
-@click.option("--usd-per-gpu-hour", type=ABOVE_0, help="Price; default: the catalogue's.")
+@click.option(
+    "--usd-per-gpu-hour",
+    type=Finite(0, 1e6, min_open=True),
+    help="Price; default: the catalogue's.",
+)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def simulate(deployment: str, as_json: bool, **options: Any) -> None:
@@ -131,12 +150,12 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
             f"given: {', '.join('--' + name for name in given) or 'no traffic'}",
             f"needed: exactly one of {', '.join('--' + name for name in TRAFFIC)}",
         )
-    if options["rate"] is not None:
-        require_window(options["duration"], options["warmup"])
+    _require_window(options)
     named = {
         name: options.pop(name)
         for name in ("gpu", "tp_size", "replicas", "engine", "weight_dtype", "kv_dtype")
     }
+    _say_if_long(options)
     deployments = read_deployments(deployment, named)
     if options["day"] is not None:
         from shardwise.cli.simulate_day import day_answer, day_tables
@@ -150,7 +169,6 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
         return
     from shardwise.cli.simulate_report import Asked, answer, render, require_answers, tables
 
-    _say_if_long(options)
     failures = tuple(_failure(text) for text in options.pop("fails"))
     for unused in ("day", "start_up"):
         options.pop(unused)

@@ -18,9 +18,11 @@ from shardwise.simulator.fleet import make_group
 from shardwise.simulator.traffic import Lengths
 
 MAX_HOURS = 24 * 31
+HOUR_S = 3600.0
 
 
-def _rates(text: str) -> list[float]:
+def rates_of(text: str) -> list[float]:
+    """Requests/s of each hour from `2,1,1,4`. InputError for anything else."""
     try:
         rates = [float(part) for part in text.split(",")]
     except ValueError:
@@ -51,9 +53,10 @@ def day_answer(deployments: list[Deployment], options: dict[str, Any]) -> dict[s
     cv = options["length_cv"]
     day = size_day(
         group,
-        _rates(options["day"]),
+        rates_of(options["day"]),
         (Lengths(options["isl"], cv), Lengths(options["osl"], cv)),
         targets,
+        stage_s=HOUR_S,
         start_up_s=options["start_up"],
         seed=options["seed"],
     )

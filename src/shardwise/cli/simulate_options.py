@@ -22,14 +22,15 @@ else:
     _FloatType = click.ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
-MAX_REPLICAS: Final = 10_000
-LENGTH: Final = Finite(1, 10_000_000)
 POLICIES: Final = (
     *("round_robin", "least_loaded", "power_of_two"),
     *("cache_aware", "prefix_aware", "session_sticky"),
 )
 ARRIVALS: Final = ("poisson", "bursty", "constant")
-_TIME: Final = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\d{1,2})?)\s*(ms|s|m|min|h|)\s*")
+MAX_REPLICAS: Final = 10_000
+MAX_TIME_S: Final = 1e9
+LENGTH: Final = Finite(1, 10_000_000)
+_TIME: Final = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(ms|s|m|min|h|)\s*")
 _SECONDS: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -44,9 +45,12 @@ def seconds(given: str, name: str) -> float:
 
 
 class Time(_FloatType):
-    """An option's value as a time in seconds."""
+    """An option's value as a time in seconds: 0, or above it, to 1e9."""
 
     name = "time"
+
+    def __init__(self, above_0: bool = False) -> None:
+        self.above_0 = above_0
 
     def convert(
         self,
@@ -57,7 +61,11 @@ class Time(_FloatType):
         if isinstance(value, float):
             return value
         named = (param.name or "" if param else "").replace("_", "-")
-        return seconds(str(value), named)
+        found = seconds(str(value), named)
+        if not 0 <= found <= MAX_TIME_S or (self.above_0 and found == 0):
+            least = "above 0" if self.above_0 else "0"
+            raise InputError(f"--{named} is {found:g} s", f"allowed: {least}, up to 1e9 s")
+        return found
 
 
 def stages_of(texts: tuple[str, ...]) -> list[Stage]:
@@ -127,7 +135,7 @@ def load_options(command: F) -> F:
         ),
         click.option(
             "--duration",
-            type=Time(),
+            type=Time(above_0=True),
             default="10m",
             show_default=True,
             help="How long requests, or sessions, arrive.",
@@ -148,14 +156,35 @@ def load_options(command: F) -> F:
             help="Mean time from an answer to the next turn.",
         ),
         click.option(
-            "--prefix-tokens", default=0, show_default=True, help="Shared system prompt, tokens."
+            "--prefix-tokens",
+            type=click.IntRange(0, 10_000_000),
+            default=0,
+            show_default=True,
+            help="Shared system prompt, tokens.",
         ),
-        click.option("--prefixes", default=1, show_default=True, help="Different system prompts."),
-        click.option("--ttft", type=Time(), help="Bound that a good request meets, e.g. 500ms."),
-        click.option("--tpot", type=Time(), help="The same for TPOT, e.g. 30ms."),
+        click.option(
+            "--prefixes",
+            type=click.IntRange(1, 1_000_000),
+            default=1,
+            show_default=True,
+            help="Different system prompts.",
+        ),
+        click.option(
+            "--ttft", type=Time(above_0=True), help="Bound that a good request meets, e.g. 500ms."
+        ),
+        click.option("--tpot", type=Time(above_0=True), help="The same for TPOT, e.g. 30ms."),
     ):
         command = option(command)
     return command
+
+
+def require_window(duration_s: float, warmup_s: float) -> None:
+    """Raise InputError where the warm-up leaves nothing to look at."""
+    if warmup_s >= duration_s:
+        raise InputError(
+            f"--warmup is {warmup_s:g} s, and requests arrive for {duration_s:g} s",
+            "allowed: a warm-up below the duration",
+        )
 
 
 def session_traffic(options: dict[str, Any], rate: float) -> SessionTraffic:
@@ -174,15 +203,6 @@ def session_traffic(options: dict[str, Any], rate: float) -> SessionTraffic:
         prefixes=options["prefixes"],
         prefix_tokens=options["prefix_tokens"],
     )
-
-
-def require_window(duration_s: float, warmup_s: float) -> None:
-    """Raise InputError where the warm-up leaves nothing to look at."""
-    if warmup_s >= duration_s > 0:
-        raise InputError(
-            f"--warmup is {warmup_s:g} s and --duration {duration_s:g} s",
-            "allowed: a warm-up below the duration",
-        )
 
 
 def with_caching(group: Group, caching: bool) -> Group:

@@ -121,7 +121,7 @@ def deployment(
         models=[
             ModelTable(
                 model=settings.model,
-                engine=_engine(settings.engine),
+                engine=settings.engine,
                 tp_size=split.tp_size,
                 replicas=split.replicas,
                 kv_dtype=settings.kv_dtype,
@@ -139,11 +139,6 @@ def deployment(
         ],
     )
 
-
-def _engine(name: str) -> deployment_file.Engine:
-    if name == "vllm":
-        return "vllm"
-    return "sglang" if name == "sglang" else "builtin"
 
 
 def _last_lines(path: Path) -> Sequence[str]:

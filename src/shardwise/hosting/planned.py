@@ -54,7 +54,7 @@ def _table(chosen: Chosen) -> ModelTable:
         model=found.path,
         name=chosen.arch.id,
         architecture=chosen.arch.id,
-        engine=d.engine,  # type: ignore[arg-type]  # one of managed()
+        engine=d.engine,
         tp_size=d.tp_size,
         pp_size=d.pp_size,
         expert_parallel=d.layout.expert_parallel,

@@ -12,7 +12,7 @@ from shardwise.architecture.models import load as load_architecture
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
 from shardwise.layout.deployment import Deployment, Dtypes
-from shardwise.layout.rules import violations
+from shardwise.layout.rules import require_kv_dtype, violations
 from shardwise.perfmodel.estimate import Subject, note_on
 from shardwise.perfmodel.intervals import half_width
 from shardwise.perfmodel.memory import require_fit
@@ -67,6 +67,8 @@ def make_group(
     siblings = {other.id: other for other in known.gpus()}
     seen = calibrated(profile or bundled_profile(), gpu, deployment.engine, siblings)
     stored = stored_in(arch, deployment.dtypes.weight)
+    if deployment.dtypes.kv != "auto":
+        require_kv_dtype(deployment.dtypes.kv, gpu)
     return group_of(Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, seen), deployment)
 
 

@@ -42,7 +42,7 @@ def read_amd_smi(lines: Sequence[Line]) -> Smi:
     """Devices of rocm-smi's table, of its `GPU[n] : what : value` lines and of `amd-smi static`."""
     devices: dict[int, Device] = {}
     driver, block = "", -1
-    for line in lines:
+    for at, line in enumerate(lines):
         if found := _BLOCK.search(line.text):
             block = int(found[1])
         elif block >= 0 and (found := _BLOCK_VALUE.search(line.text)):
@@ -51,7 +51,8 @@ def read_amd_smi(lines: Sequence[Line]) -> Smi:
         driver = driver or (found[1] if (found := _DRIVER.search(line.text)) else "")
         if found := _CONCISE.search(line.text):
             index = int(found[1])
-            cap = _CAP.search(line.text)
+            wrapped = lines[at + 1].text if at + 1 < len(lines) else ""
+            cap = _CAP.search(line.text) or _CAP.search(line.text + wrapped)
             devices[index] = replace(
                 devices.get(index, Device(index)),
                 name=NAMES.get(found[2].lower(), found[2].lower()),

@@ -94,7 +94,8 @@ def read_smi(lines: Sequence[Line]) -> Smi:
 
 
 def _name(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()
+    """A name without the driver's mode on Windows, which stands in the same cell."""
+    return re.sub(r"\s+(?:WDDM|TCC|MCDM)$", "", re.sub(r"\s+", " ", text).strip())
 
 
 def _with_usage(device: Device, text: str) -> Device:

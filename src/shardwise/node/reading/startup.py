@@ -21,7 +21,8 @@ _ONCE: Final = (
     "weights", "weights_table", "kv", "tokens", "blocks", "concurrency", "non_torch", "activation",
 )  # fmt: skip
 _MEASURED: Final = frozenset(_ONCE) | {
-    "kv_one", "kv_two", "kv_count", "max_tokens", "left", "graphs", "profiled",
+    "kv_one", "kv_two", "kv_bare", "kv_count", "max_tokens", "left", "graphs", "profiled",
+    "avail_loaded",
 }  # fmt: skip
 _PLAIN_FAILURES: Final = {
     "fail_no_blocks": "no memory is left for the KV cache",
@@ -104,8 +105,12 @@ class Startup:
     @property
     def weights_bytes(self) -> float | None:
         """Weights of one GPU: of the fullest rank, counted once."""
-        found = self._most("weights")
-        return found if found is not None else self._most("weights_table")
+        for key in ("weights", "weights_table"):
+            if (found := self._most(key)) is not None:
+                return found
+        # older versions of SGLang say what is free before and after
+        before, after = self._least("avail_begin"), self._least("avail_loaded")
+        return before - after if before is not None and after is not None else None
 
     @property
     def kv_bytes(self) -> float | None:
@@ -114,8 +119,10 @@ class Startup:
             if (found := self._least(key, 1 if key == "kv_one" else 0)) is not None:
                 return found
         two = self.by_process.get("kv_two", {}).values()
-        refused = self._least("fail_kv_needed", 2)
-        return min((k + v for _, k, v in two), default=refused)
+        if two:
+            return min(k + v for _, k, v in two)
+        bare = self.by_process.get("kv_bare", {}).values()
+        return min((k + v for k, v in bare), default=self._least("fail_kv_needed", 2))
 
     @property
     def block_tokens(self) -> int:
