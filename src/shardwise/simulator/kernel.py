@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from shardwise.simulator.compiling import compiled
+from shardwise.simulator.compiling import compiled, entry
 from shardwise.simulator.queues import pop_turn, take_slot
 from shardwise.simulator.routing import dispatch, fail, recover
 from shardwise.simulator.state import (
@@ -91,7 +91,7 @@ def safe_time(sim: Sim, closed: bool, least_think_s: float) -> float:
     return soonest if closed else soonest + least_think_s
 
 
-@compiled
+@entry
 def run_loop(
     sim: Sim,
     policy: int,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from shardwise.perfmodel.step import HOST_KNEE
-from shardwise.simulator.compiling import compiled
+from shardwise.simulator.compiling import compiled, entry
 from shardwise.simulator.frontend import deliver
 from shardwise.simulator.memory import (
     admit,
@@ -27,7 +27,7 @@ from shardwise.simulator.queues import answered, heap_up, pop, record
 from shardwise.simulator.state import ADMITTED, DONE, JUMPS, Sim
 
 
-@compiled
+@entry
 def base_and_slope(sim: Sim, r: int) -> tuple[float, float]:
     """Seconds of replica `r`'s next decode step, and what each further step adds."""
     fleet, n = sim.fleet, sim.replicas.running[r]
@@ -41,7 +41,7 @@ def base_and_slope(sim: Sim, r: int) -> tuple[float, float]:
     return base + n * (below - above) * window + above * context, above * n
 
 
-@compiled
+@entry
 def mixed_step_s(sim: Sim, r: int, n: int, tokens: int, attention_s: float) -> float:
     """Seconds of a step of replica `r` that prefills `tokens` beside `n` decodes: all that run,
     or none.
@@ -72,7 +72,7 @@ def launch_wait_s(sim: Sim, k: int, sequences: int, tokens: int, step_s: float) 
     return float((device**HOST_KNEE + launch[0] ** HOST_KNEE) ** (1.0 / HOST_KNEE) - device)
 
 
-@compiled
+@entry
 def attention_of(sim: Sim, r: int, tokens: int, start: int) -> float:
     """Seconds of attention of a chunk of `tokens` after `start` earlier ones of the same prompt."""
     fleet, k = sim.fleet, sim.fleet.table[r]
