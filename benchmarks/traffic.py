@@ -2,16 +2,13 @@
 
 Twenty requests/s of 1,000 input and 500 output tokens for 3,600 s. What counts as one step for an
 engine is one entry of a quadratic here: nothing happens inside most steps, so they are summed.
-Simulated tokens per second is output tokens over CPU time of one core, compilation apart. The same hour with
-half and double the output tokens shows how cost grows; quarters of an hour in which prompts share
-beginnings, and conversations, show it with prefix caching at work, and that it is linear in
-requests.
-
-    python benchmarks/traffic.py [--vidur /path/to/venv/bin/python] [--write]
-
-With `--vidur`, the Python of an environment that has Vidur (`pip install vidur==0.0.26`), both
-simulate the first half minute of that traffic with the same step times, and their latencies stand
-beside each other. Prints one JSON line last; `--write` keeps it in results/traffic.json.
+Simulated tokens per second is output tokens over CPU time of one core, compilation apart. The same
+hour with half and double the output tokens shows how cost grows; quarters of an hour in which
+prompts share beginnings, and conversations, show it with prefix caching at work, and that it is
+linear in requests. python benchmarks/traffic.py [--vidur /path/to/venv/bin/python] [--write] With
+`--vidur`, the Python of an environment that has Vidur (`pip install vidur==0.0.26`), both simulate
+the first half minute of that traffic with the same step times, and their latencies stand beside
+each other. Prints one JSON line last; `--write` keeps it in results/traffic.json.
 """
 
 from __future__ import annotations
