@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "search": ("shardwise.cli.search", "Many simulations, on all cores or a Ray cluster."),
     "predict": ("shardwise.cli.predict", "Predict the rows of a CSV file."),
     "validate": ("shardwise.cli.validate", "Compare predictions with measured rows."),
+    "compare": ("shardwise.cli.compare", "Is run B slower than run A, and how sure is that?"),
     "calibrate": ("shardwise.cli.calibrate", "Make a profile from your own measured rows."),
     "report": ("shardwise.cli.report", "A study as one HTML file to read, print and forward."),
     "web": ("shardwise.cli.web", "The explorer: play with TP in a browser, on this machine."),
