@@ -72,7 +72,13 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
 @click.option("--fail", "fails", multiple=True, help="REPLICA:DOWN_S[:UP_S]; may be repeated.")
 @click.option("--ttft", type=float, help="Bound in seconds a request must meet to be good.")
 @click.option("--tpot", type=float, help="The same for TPOT.")
-@click.option("--usd-per-gpu-hour", type=float, help="Price; default: the catalogue's.")
+@click.option(
+    "--price",
+    "--usd-per-gpu-hour",
+    "usd_per_gpu_hour",
+    type=float,
+    help="USD per GPU-hour instead of the catalogue's price.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def simulate(deployment: str, as_json: bool, **options: Any) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
-from shardwise.hardware.catalogue import default_catalogue
+from shardwise.hardware.catalogue import Price, default_catalogue
 from shardwise.layout.deployment import Deployment
 from shardwise.metrics import GOOD_COST, RECOVERY, percentile_name
+from shardwise.reports.prices import price_note
 from shardwise.simulator.capacity import highest_rate, highest_trace_rate
 from shardwise.simulator.compiling import HAS_NUMBA, INSTALL
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
@@ -56,12 +57,12 @@ def _traffic(asked: Asked) -> Traffic:
     )
 
 
-def _price(groups: list[Group], given: float | None) -> float | None:
-    if given is not None:
-        return given
-    price = default_catalogue().price(groups[0].deployment.gpu)
+def _price(groups: list[Group], given: float | None) -> Price | None:
+    """The price of every GPU simulated; None where kinds differ and the user gave none."""
     same = len({group.deployment.gpu for group in groups}) == 1
-    return price.usd_per_hour if price and same else None
+    if given is None and not same:
+        return None
+    return default_catalogue().price_used(groups[0].deployment.gpu, given)
 
 
 def _rate_held(groups: list[Group], asked: Asked, trace: Trace) -> float:
@@ -75,6 +76,7 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     groups = [make_group(deployment) for deployment in deployments]
     trace = read_trace(asked.trace) if asked.trace else draw(_traffic(asked), asked.seed)
 
+    price = _price(groups, asked.usd_per_gpu_hour)
     runs = simulate_thrice(
         groups,
         trace,
@@ -87,7 +89,7 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     records = evidence(
         runs,
         slo=Slo(ttft_s=asked.ttft, tpot_s=asked.tpot),
-        usd_per_gpu_hour=_price(groups, asked.usd_per_gpu_hour),
+        usd_per_gpu_hour=price.usd_per_hour if price else None,
         warmup_s=asked.warmup,
     )
     line = result.timeline()
@@ -105,6 +107,7 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
         "overloaded": result.overloaded,
         "compiled": HAS_NUMBA,
         "seed": asked.seed,
+        "price_note": price_note(price),
     }
     if result.overloaded:
         held = _rate_held(groups, asked, trace)
@@ -128,6 +131,7 @@ def render(found: dict[str, Any]) -> str:
     lines.append(f"{found['requests']} requests: {outcomes}{offered}")
     for record in found["evidence"]:
         lines += _record(record, bool(found["failures"]))
+    lines += [found["price_note"]] if found["price_note"] else []
     lines.append(
         f"queue mean {found['queue_mean']:.1f}, peak {found['queue_peak']:.0f}; KV cache peak "
         f"{100 * found['kv_share_peak']:.0f} %; {found['preemptions']} preemptions"
