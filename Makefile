@@ -8,7 +8,7 @@ REFERENCE := ../shared/reference
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: study test test-engine test-host test-vllm check lint types layers profile accuracy clean
+.PHONY: study test test-engine test-host test-vllm fuzz check lint types layers profile kernels accuracy reliability clean
 
 study: $(VENV)/measure.stamp  ## the published study predicted, and a small one measured here
 	$(BIN)/shardwise study llama-3.1-70b --gpu mi300x --gpus 8 --tp 1,2,4,8 \
@@ -24,6 +24,10 @@ test-engine: $(VENV)/engine.stamp  ## the tests that need torch
 
 test-host: $(VENV)/dev.stamp  ## replicas behind every balancer installed, killed under load
 	$(BIN)/python -m pytest -m live
+
+FUZZ_SECONDS ?= 3600
+fuzz: $(VENV)/dev.stamp  ## every option of every command, with values drawn anew for an hour
+	SHARDWISE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 0 -s tests/cli/test_fuzz.py
 
 VLLM := .venv-vllm
 export VLLM_PYTHON ?= $(abspath $(VLLM))/bin/python
@@ -54,8 +58,14 @@ profile: $(VENV)/dev.stamp  ## fit the bundled profile anew
 	  --collectives $(REFERENCE)/collectives.csv \
 	  --output src/shardwise/perfmodel/data/reference.json
 
+kernels: $(VENV)/dev.stamp  ## compress the reference kernel timings and write docs/kernels.md
+	$(BIN)/python -m shardwise.kernels.ingest $(REFERENCE)
+
 accuracy: $(VENV)/dev.stamp  ## write docs/accuracy.md from the reference rows
 	$(BIN)/python benchmarks/accuracy.py --write
+
+reliability: $(VENV)/engine.stamp  ## cause each fault of benchmarks/reliability.toml, write the page
+	$(BIN)/python benchmarks/reliability.py --run all
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

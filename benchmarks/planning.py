@@ -60,7 +60,7 @@ def sweep_rate() -> float:
         one = np.ones_like(tp[part])
         layouts = Layouts(tp[part], one, one, one)
         deployments = Deployments(layouts, concurrency[part], 8192.0 * one, 0.9 * one)
-        budget = kv_budget_bytes(arch, gpu.memory_bytes, deployments)
+        budget = kv_budget_bytes(arch, subject.platform, deployments)
         sequence = sequence_bytes(arch, isl[part] + osl[part], layouts, "bf16")
         fits = shortfall_bytes(budget, sequence) <= 0
         offered = Offered(concurrency[part], isl[part], osl[part], 10.0 * concurrency[part])

@@ -43,7 +43,8 @@ from shardwise.simulator.fleet import Group
 from shardwise.simulator.results import Result
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.steptable import StepTable, measured_table
-from shardwise.simulator.traffic import Lengths, Trace, Traffic, draw
+from shardwise.simulator.trace import Trace
+from shardwise.simulator.traffic import Lengths, Traffic, draw
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

@@ -31,7 +31,8 @@ from shardwise.perfmodel.step import HOST_KNEE
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group, make_group
 from shardwise.simulator.simulate import simulate
-from shardwise.simulator.traffic import Lengths, Trace, Traffic, draw
+from shardwise.simulator.trace import Trace
+from shardwise.simulator.traffic import Lengths, Traffic, draw
 
 RATE, HOUR_S = 20.0, 3600.0
 PAIRED_S = 30.0

@@ -1,5 +1,5 @@
 """What every test shares: a home of its own, hypothesis without a deadline, and one browser, since
-two Playwright sessions cannot share a process."""
+two Playwright sessions cannot share a process. At the end of a run it says what was left out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.skipped import summary
 
 # what the user keeps (GPUs that `make study` measured, profiles) is not what tests are about
 HOME = tempfile.TemporaryDirectory(prefix="shardwise-tests-")
@@ -28,6 +30,17 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped, why, and how to get it."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = [str(r.longrepr[2] if isinstance(r.longrepr, tuple) else r.longrepr) for r in reports]
+    lines = summary(reasons, terminalreporter.config.option.markexpr)
+    if lines:
+        terminalreporter.section("not run")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")

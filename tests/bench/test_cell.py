@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -97,6 +98,57 @@ def test_an_interrupted_cell_keeps_what_it_has() -> None:
         found = run(target, 2, waves=100, warm_up=0)
     assert found.conditions["interrupted"]
     assert 0 < found.conditions["completed"] < 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_warm_up_ends_the_cell_at_once(number: signal.Signals) -> None:
+    # the warm-up alone takes 0.4 s, its first token 0.3 s; the signal comes between
+    with known_server(0.3, 0.02) as target:
+        about = subject(2)
+        body = Arranged(["a b c"] * 400, [OSL] * 400)
+
+        def arrangement(repeat: int) -> Arranged:
+            assert repeat == -1, "only the warm-up may begin"
+            threading.Timer(0.15, os.kill, (os.getpid(), number)).start()
+            return body
+
+        found = measure(target, about, arrangement, Effort(400))
+    assert found.conditions["interrupted"]
+    assert found.repeats == ()
+    assert found.evidence.metrics == {}
+
+
+def test_a_signal_while_prompts_are_made_ends_the_cell_too() -> None:
+    with known_server(0.01, 0.001) as target:
+
+        def arrangement(repeat: int) -> Arranged:
+            if repeat == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return Arranged(["a b c"] * 4, [OSL] * 4)
+
+        found = measure(target, subject(2), arrangement, Effort(4, 3, 3, warm_up=0))
+    assert found.conditions["interrupted"]
+    assert len(found.repeats) == 1
+
+
+def test_answers_of_their_own_length_give_the_cell_its_osl() -> None:
+    with known_server(0.01, 0.002, "short", every=1) as at:
+        body = Arranged(["a b c"] * 8, [OSL] * 8)
+        any_length = replace(at, exact=False)
+        found = measure(any_length, subject(2), lambda _: body, Effort(8, 1, 1, warm_up=0))
+    assert found.conditions["failures"] == {}
+    assert found.evidence.workload.osl == OSL - 1
+    assert found.conditions["osl_asked"] == OSL
+    assert found.conditions["tokens"]["tokens"] == 8 * (OSL - 1)
+
+
+def test_what_stands_against_the_token_times_is_said() -> None:
+    with known_server(0.01, 0.002, "two_tokens_a_chunk", every=1) as target:
+        body = Arranged(["a b c"] * 8, [OSL] * 8)
+        found = measure(target, subject(2), lambda _: body, Effort(8, 1, 1, warm_up=0))
+    assert found.conditions["remarks"] == [
+        "8 answers have several tokens a piece: ITL is between pieces"
+    ]
 
 
 def test_a_static_batch_is_timed_as_one() -> None:

@@ -108,7 +108,9 @@ def test_what_changes_a_figure_changes_the_cells_name() -> None:
 
 
 def test_an_engine_that_does_not_start_shows_its_own_last_lines(tmp_path: Path) -> None:
-    command = (sys.executable, "-c", "print('loading'); raise SystemExit('no such model: known')")
+    # flushed: what goes to a log by two streams lies there in the order in which it was written
+    code = "print('loading', flush=True); raise SystemExit('no such model: known')"
+    command = (sys.executable, "-c", code)
     broken = Engine(
         Settings("known", "command", command=command), "auto", "cpu", "cpu", (), _free_port(), 20.0
     )

@@ -45,7 +45,7 @@ def test_a_grid_is_simulated_once_and_read_from_the_store_again(tmp_path: Path) 
         (("--rate", "fast"), "--rate 'fast'; expected: requests/s"),
         (("--tp", "0"), "--tp is '0'"),
         (("--policy", "best"), "allowed: round_robin"),
-        (("--seeds", "0"), "0 simulations; allowed: 1 to"),
+        (("--seeds", "0"), "'--seeds': 0 is not in the range"),
         (("--store", "/proc/none/runs.sqlite"), "cannot hold simulations"),
     ],
 )

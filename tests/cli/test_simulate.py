@@ -50,9 +50,18 @@ def test_overload_says_the_rate_that_holds() -> None:
     ("words", "message"),
     [
         ((), "no traffic; needed: exactly one of --trace, --rate, --concurrency"),
-        (("--rate", "0"), "request_rate is 0"),
+        (("--rate", "0"), "0.0 is not in the range x>0"),
+        (("--rate", "nan"), "nan is no finite number"),
+        (("--rate", "1", "--seed", "-1"), "'--seed': -1 is not in the range"),
+        (("--rate", "1", "--warmup", "-inf"), "'--warmup': -inf"),
+        (("--rate", "1", "--warmup", "10"), "a warm-up below the duration"),
+        (("--rate", "1", "--replicas", "10000000"), "'--replicas': 10000000"),
+        (("--rate", "1", "--usd-per-gpu-hour", "-3"), "'--usd-per-gpu-hour': -3.0"),
+        (("--rate", "1", "--usd-per-gpu-hour", "nan"), "nan is no finite number"),
+        (("--rate", "1e6", "--duration", "600"), "6e+08 requests; allowed: up to 20,000,000"),
+        (("--rate", "1", "--fail", "0:nan"), "expected: REPLICA:DOWN_S[:UP_S]"),
         (("--rate", "0.01"), "0 requests; needed: at least 1"),
-        (("--concurrency", "0"), "concurrency is 0"),
+        (("--concurrency", "0"), "0 is not in the range 1<=x<=1000000"),
         (("--rate", "1", "--fail", "0"), "expected: REPLICA:DOWN_S[:UP_S]"),
         (("--trace", "absent.csv"), "cannot read absent.csv"),
     ],
@@ -62,6 +71,19 @@ def test_bad_input_is_one_line(words: tuple[str, ...], message: str) -> None:
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_requests_that_the_model_cannot_hold_are_no_answer() -> None:
+    # the context of llama-3.1-8b is 131,072 tokens
+    done = simulate("llama-3.1-8b", *SMALL, "--rate", "4", "--isl", "1e6")
+    assert done.returncode == 2
+    assert "no request was answered: 40 rejected of 40" in done.stderr
+
+
+def test_a_warm_up_past_the_end_of_a_closed_loop_is_no_answer() -> None:
+    done = simulate("llama-3.1-8b", *SMALL, "--concurrency", "2", "--warmup", "1e6")
+    assert done.returncode == 2
+    assert "no request ended after the warm-up" in done.stderr
 
 
 def test_a_malformed_line_of_a_trace_is_named_with_what_was_expected(tmp_path: Path) -> None:

@@ -91,13 +91,15 @@ def test_trtllm_writes_what_only_its_file_can_say() -> None:
     assert line.files[0].name == "trtllm-8002.yaml"
     assert line.files[0].text == (
         "enable_attention_dp: true\n"
+        "enable_chunked_prefill: true\n"  # 20,000 tokens in steps of 4,096
         "kv_cache_config:\n  dtype: fp8\n  free_gpu_memory_fraction: 0.85\n"
         "speculative_config:\n  decoding_type: MTP\n  num_nextn_predict_layers: 3\n"
     )
 
 
 def test_trtllm_needs_no_file_for_a_plain_layout() -> None:
-    line = started("trtllm", deployment(Layout(tp_size=4)))
+    asked = deployment(Layout(tp_size=4)).with_limits(max_model_len=4096)
+    line = started("trtllm", asked)
     assert line.files == ()
     assert "--extra_llm_api_options" not in line.argv
 

@@ -58,8 +58,13 @@ def test_a_14b_on_two_rtx_4090_without_peer_access() -> None:
 
 
 def test_llama_3_1_8b_on_an_rtx_3090_in_an_early_version() -> None:
-    """vllm#10517, 0.6.4: 31,232 tokens of 128 KiB are 3.81 GiB."""
-    left = left_gib("vllm", 23.56, 0.9, loaded(14.96, 256, 128256), "0.6.4")
+    """vllm#10517, 0.6.4: 31,232 tokens of 128 KiB are 3.81 GiB; a step takes 20,000 tokens.
+
+    Gate, up and product (3 x 14,336) and two hidden vectors of 4,096, 2 bytes each: 1.91 GiB.
+    """
+    forward = 20_000 * 2.0 * (3 * 14_336 + 2 * 4_096)
+    load = Load(14.96 * GIB, forward, 256 * 128_256)
+    left = left_gib("vllm", 23.56, 0.9, load, "0.6.4")
     assert left == pytest.approx(31232 * 131072 / GIB, rel=0.1)
 
 

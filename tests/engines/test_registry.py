@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from shardwise.engines import Device, Launch, every, get, names, registered
+from shardwise.engines import Device, Launch, every, get, managed, names, registered
 from shardwise.engines.versions import Version, parse, since
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment, Layout
@@ -17,6 +17,10 @@ def test_engines_are_found_by_name() -> None:
     assert [engine.name for engine in every()] == list(names())
     for name in names():
         assert get(name).name == name
+
+
+def test_only_some_are_started_by_shardwise_itself() -> None:
+    assert managed() == ("vllm", "sglang", "builtin")
 
 
 def test_an_unknown_engine_is_refused_with_those_there_are() -> None:

@@ -90,6 +90,22 @@ def test_blackwell_and_amd_pad_to_256_until_kernels_take_less() -> None:
     assert (newest.outputs, newest.inputs) == (2944, 3072)
 
 
+def test_rtx_blackwell_pads_as_marlin_does() -> None:
+    weight = Weight("up", 2880, 2880, "outputs", "mxfp4", (1, 32), experts=True)
+    rtx = Device("nvidia", 102e9, "blackwell", (12, 0))
+    shard = get("vllm").cut(weight, 1, rtx)
+    assert (shard.outputs, shard.inputs) == (2944, 3072)
+
+
+def test_tensorrt_llm_pads_the_input_of_gate_and_up_further_on_blackwell() -> None:
+    up = Weight("up", 2880, 2880, "outputs", "mxfp4", (1, 32), experts=True)
+    back = Weight("down", 2880, 2880, "inputs", "mxfp4", (1, 32), experts=True, down=True)
+    cut = get("trtllm").cut
+    assert (cut(up, 1, B200).outputs, cut(up, 1, B200).inputs) == (2944, 3072)
+    assert (cut(back, 1, B200).outputs, cut(back, 1, B200).inputs) == (2944, 2944)
+    assert cut(up, 1, H100).inputs == 2944
+
+
 def test_fp8_on_ampere_goes_through_marlin() -> None:
     weight = down(11008, "fp8", (1, 0))
     assert get("vllm").cut(weight, 4, A100).refused  # 2752 = 21.5 x 128

@@ -52,6 +52,7 @@ def test_a_users_price_replaces_the_default_and_keeps_the_others(tmp_path: Path)
         ('{ value = 650, unit = "W" }', '{ value = nan, unit = "W" }', r"tdp.*nan.*above 0"),
         ('{ value = 650, unit = "W" }', '{ value = 650, unit = "GB" }', r"tdp.*GB.*allowed: W"),
         ('{ value = 650, unit = "W" }', '{ value = "x", unit = "W" }', r"tdp.value.*float"),
+        ('value = 188, unit = "TFLOPS"', 'value = 188, unit = "PFLOPS"', r"bf16.*check its unit"),
         ("node_gpus = 8", "node_gpus = 9", r"node_gpus: 9.*1 to 8"),
         ("node_gpus = 8", "nodes = 8", r"gpu.mi308x.*`nodes`.*node_gpus"),
         ("flops.fp8", "flops.fp7", r"flops.*fp7.*fp8"),

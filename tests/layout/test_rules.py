@@ -40,7 +40,7 @@ def test_tp_size_must_divide_or_replicate_the_kv_heads() -> None:
 def test_a_scale_block_is_not_cut() -> None:
     # experts of 1536 / 8 = 192 are one and a half blocks of 128; whole experts are not cut
     fp8 = load("Qwen/Qwen3-235B-A22B-FP8")
-    assert {v.rule for v in violations(fp8, Layout(8))} == {"quantization_block"}
+    assert {v.rule for v in violations(fp8, Layout(8))} == {"weight_cut"}
     assert violations(fp8, Layout(8))[0].nearest == 4
     assert violations(in_dtype(fp8, "bf16"), Layout(8)) == []
     assert violations(fp8, whole_experts(8)) == []

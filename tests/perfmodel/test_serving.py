@@ -29,7 +29,7 @@ def offered(
     deployments = Deployments(Layouts.of([Layout(int(tp))]), seqs * one, 8192.0 * one, 0.9 * one)
     asked = Offered(concurrency * one, isl * one, osl * one, 10 * concurrency * one)
     s = LLAMA.setting
-    return s, make_load(LLAMA.arch, LLAMA.gpu, s.kv_dtype, deployments, asked)
+    return s, make_load(LLAMA.arch, LLAMA.platform, s.kv_dtype, deployments, asked)
 
 
 LOADS = {

@@ -9,7 +9,8 @@ from shardwise.layout.deployment import Deployment, Layout
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
 from shardwise.simulator.fleet import Failure, Group
 from shardwise.simulator.steptable import StepTable
-from shardwise.simulator.traffic import Lengths, Traffic, draw, make_trace
+from shardwise.simulator.trace import make_trace
+from shardwise.simulator.traffic import Lengths, Traffic, draw
 from shardwise.workload.workload import Slo
 
 

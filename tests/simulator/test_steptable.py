@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,13 @@ from shardwise.perfmodel.step import step_time
 from shardwise.simulator import compiling
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group, make_fleet, make_group
+from shardwise.simulator.scheduling import Scheduling
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.state import Sim, new_loop, new_replicas, new_requests
 from shardwise.simulator.stepping import attention_of, base_and_slope, mixed_step_s
 from shardwise.simulator.steptable import measured_table
-from shardwise.simulator.traffic import make_trace
+from shardwise.simulator.trace import make_trace
 from shardwise.workload.workload import Workload
-
-NO_INTS = np.zeros(0, dtype=np.int64)
 
 
 def subject(deployment: Deployment) -> Subject:
@@ -43,8 +43,8 @@ def replica(group: Group, sequences: int, context: int) -> Sim:
     fleet = make_fleet([group])
     replicas = new_replicas(fleet, 0)
     replicas.running[0], replicas.context[0] = sequences, sequences * context
-    requests = new_requests(np.zeros(1), (NO_INTS, NO_INTS), (NO_INTS, NO_INTS, NO_INTS))
-    return Sim(fleet, requests, replicas, new_loop(0, 1, 0, 0))
+    trace = make_trace(np.zeros(1), np.ones(1), np.ones(1))
+    return Sim(fleet, new_requests(trace, trace.model), replicas, new_loop(0, trace, 0))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_step_from_the_table_is_the_models_own_within_a_ten_thousandth(
         layout=Layout(tp_size=tp_size),
         dtypes=Dtypes(weight="fp8"),
     )
-    group = make_group(deployment)
+    group = replace(make_group(deployment), scheduling=Scheduling())  # no graphs: no padding
     setting = subject(deployment).setting
     layouts = Layouts.of([deployment.layout])
     for sequences, context, prompt, earlier in (
@@ -71,7 +71,7 @@ def test_a_step_from_the_table_is_the_models_own_within_a_ten_thousandth(
         sim = replica(group, sequences, context)
         if prompt:
             attention = attention_of(sim, 0, prompt, earlier)
-            found = mixed_step_s(sim, 0, prompt, attention)
+            found = mixed_step_s(sim, 0, sequences, prompt, attention)
         else:
             found = base_and_slope(sim, 0)[0]
         expected = step_time(
@@ -89,7 +89,8 @@ def test_a_pipelines_step_has_the_further_stages_host_time_and_hand_over() -> No
         layout=Layout(tp_size=2, pp_size=4),
         dtypes=Dtypes(weight="fp8"),
     )
-    setting, group = subject(deployment).setting, make_group(deployment)
+    setting = subject(deployment).setting
+    group = replace(make_group(deployment), scheduling=Scheduling())
     layouts, none = Layouts.of([deployment.layout]), np.array(0.0)
     micro = np.array(10.0)  # 40 sequences in 4 micro-batches
     alone = step_time(setting, setting.work(layouts), layouts, micro, none, none, none)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shardwise.bench.cell import Effort, Subject, arrange, measure
+from shardwise.bench.keeping import keep
 from shardwise.bench.machine import describe
 from shardwise.bench.prompts import PromptSource, choose_source
 from shardwise.bench.target import Api, Target, parse_target
@@ -82,6 +83,7 @@ class Sweep:
     seed: int = 0
     shared_prefix: int = 0
     api: Api = "completions"
+    exact: bool = True  #: False: take answers of any length
 
 
 def key_of(sweep: Sweep, engine: Engine, tp_size: int, workload: Workload) -> str:
@@ -90,7 +92,8 @@ def key_of(sweep: Sweep, engine: Engine, tp_size: int, workload: Workload) -> st
     if workload.request_rate is not None:
         offered = f"rate={workload.request_rate:g}"
     effort = sweep.effort(workload)
-    rest = (engine.settings, engine.weight_dtype, engine.devices, effort, sweep.seed, sweep.api)
+    rest: tuple[Any, ...] = (engine.settings, engine.weight_dtype, engine.devices)
+    rest += (effort, sweep.seed, sweep.api, sweep.exact)
     digest = hashlib.sha256(repr((rest, sweep.model, sweep.shared_prefix)).encode()).hexdigest()
     lengths = f"isl={workload.isl:g} osl={workload.osl:g}"
     return f"tp={tp_size} {workload.mode} {offered} {lengths} {digest[:8]}"
@@ -113,7 +116,8 @@ def missing(sweep: Sweep, engine: Engine, store: Store) -> list[tuple[int, Workl
 
 def run_sweep(sweep: Sweep, engine: Engine, store: Store, say: Say) -> list[Measured]:
     """Measure what is missing; the cells measured now. Interrupted, it stops after the run it is
-    in, which is kept as interrupted. Raises EngineError where an engine does not start."""
+    in, which is kept as interrupted. A cell that `store` cannot take lies beside it, and `say` is
+    told. Raises EngineError where an engine does not start."""
     todo = missing(sweep, engine, store)
     total = len(sweep.tp_sizes) * len(sweep.workloads)
     if todo and len(todo) < total:
@@ -125,7 +129,7 @@ def run_sweep(sweep: Sweep, engine: Engine, store: Store, say: Say) -> list[Meas
         with serving(sweep, engine, tp_size, store.path, say) as served:
             for workload in workloads:
                 cell = _measure_cell(sweep, engine, served, workload, clock, say)
-                store.put(cell)
+                keep(store, cell, say)
                 measured.append(cell)
                 clock.done()
                 if cell.conditions["interrupted"]:
@@ -160,7 +164,7 @@ def serving(sweep: Sweep, engine: Engine, tp_size: int, place: Path, say: Say) -
     started = running.start(settings, engine.kind, devices, engine.port, log, mark)
     try:
         ready_s = running.wait_ready(started, engine.ready_timeout_s)
-        target = parse_target(started.url, sweep.api, settings.served_name)
+        target = parse_target(started.url, sweep.api, settings.served_name, exact=sweep.exact)
         source = choose_source(target)
         conditions = {
             "argv": list(started.argv),

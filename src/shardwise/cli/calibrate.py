@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from shardwise.cli.files import print_json, report_problems, require_writable, show_progress
+from shardwise.cli.files import (
+    print_json,
+    report_problems,
+    report_unused,
+    require_writable,
+    show_progress,
+)
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
     from shardwise.perfmodel.build import Personal
+    from shardwise.perfmodel.profiles import Profile
     from shardwise.perfmodel.rows import Row
+
+#: between a measured column and its prediction, over the rows; a wrong unit is a factor of 1,000
+MOST_APART: Final = 200.0
 
 
 @click.command()
@@ -73,9 +84,35 @@ def _rows(path: Path) -> list[Row]:
     from shardwise.perfmodel.predicting import usable_rows
     from shardwise.perfmodel.rows import read_table
 
-    good, problems = usable_rows(read_table(path)[1])
+    header, table = read_table(path)
+    report_unused(header)
+    good, problems = usable_rows(table)
     report_problems(problems)
     return good
+
+
+def _check_units(path: Path, base: Profile) -> None:
+    """Raise InputError where a column is a thousand times what `base` predicts: its unit is
+    another than its name says, and a fit would take it as it stands."""
+    from shardwise.perfmodel.predicting import COLUMNS, predict_table
+    from shardwise.perfmodel.rows import read_table
+
+    table, _ = predict_table(read_table(path)[1], base)
+    for predicted in COLUMNS:
+        column = predicted.removeprefix("pred_")
+        ratios = [float(c[column]) / float(c[predicted]) for c in table if _both(c, column)]
+        middle = median(ratios) if ratios else 1.0
+        if not 1.0 / MOST_APART < middle < MOST_APART:
+            unit = {"ms": "milliseconds", "s": "seconds"}.get(column.rpartition("_")[2], "")
+            raise InputError(
+                f"{column} is {middle:,.4g} times what is predicted (median of {len(ratios)} rows)",
+                f"needed: {'tokens a second' if 'tok' in column else unit}",
+                "correct the column's unit",
+            )
+
+
+def _both(cells: Mapping[str, str], column: str) -> bool:
+    return bool((cells.get(column) or "").strip() and cells[f"pred_{column}"])
 
 
 def _personal(path: Path, name: str | None, base: str, export: Path | None, as_json: bool) -> None:
@@ -88,8 +125,8 @@ def _personal(path: Path, name: str | None, base: str, export: Path | None, as_j
     if export:
         require_writable(export)
     start, rows = load_profile(base), _rows(path)
-    provenance = f"{path.name} on top of {start.name}"
-    made = build_personal(rows, start, called, provenance, show_progress)
+    _check_units(path, start)
+    made = build_personal(rows, start, called, f"{path.name} on top of {start.name}", show_progress)
     if export:
         _export(export, made, rows)
     written = save_profile(made.profile) if name else export
@@ -100,7 +137,9 @@ def _personal(path: Path, name: str | None, base: str, export: Path | None, as_j
     click.echo(f"{made.rows} rows; mean error, before and after (cross-validated):")
     for metric, before in made.before_pct.items():
         label = metrics.ALL[metric].label
-        click.echo(f"  {label:18}  {before:6.1f} %  {made.after_pct[metric]:6.1f} %")
+        after = made.after_pct[metric]
+        worse = "  worse: predict it with the profile you started from" if after > before else ""
+        click.echo(f"  {label:18}  {before:6.1f} %  {after:6.1f} %{worse}")
     if name:
         click.echo(f"saved {written}; use it with --profile {name}")
     if export:

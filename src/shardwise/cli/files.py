@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import click
 
 from shardwise.errors import InputError, printable
-from shardwise.perfmodel.rows import Problem
+from shardwise.perfmodel.rows import OPTIONAL, REQUIRED, Problem, unused_columns
 
 MAX_REPORTED = 20
 
@@ -49,6 +50,21 @@ def report_problems(problems: Sequence[Problem]) -> None:
         click.echo(f"row {problem.number}: {problem.reason}", err=True)
     if len(problems) > MAX_REPORTED:
         click.echo(f"… and {len(problems) - MAX_REPORTED} more rows", err=True)
+
+
+def report_unused(header: Sequence[str]) -> None:
+    """Say on stderr which columns nothing reads, with the names that they may be meant for."""
+    unused = unused_columns(header)
+    if not unused:
+        return
+    named = []
+    for name in unused[:MAX_REPORTED]:
+        near = difflib.get_close_matches(name.lower(), (*REQUIRED, *OPTIONAL), n=1, cutoff=0.7)
+        shown = printable(name, 40) or "one without a name"
+        named.append(f"{shown} (did you mean {near[0]}?)" if near else shown)
+    more = len(unused) - len(named)
+    named += [f"and {more} more"] if more else []
+    click.echo(f"columns not used: {', '.join(named)}", err=True)
 
 
 def show_progress(what: str, done: int, total: int) -> None:

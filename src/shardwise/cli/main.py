@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -26,6 +27,7 @@ COMMANDS: Final = {
     "web": ("shardwise.cli.web", "The explorer: play with TP in a browser, on this machine."),
     "catalogue": ("shardwise.cli.catalogue", "GPUs, prices and models, with their sources."),
     "hardware": ("shardwise.cli.hardware", "Measure this machine as a GPU of the catalogue."),
+    "doctor": ("shardwise.cli.doctor", "Read a node or a paste of it: links, TP, what to change."),
     "explain": ("shardwise.cli.explain", "One layer's way through TP, with real numbers."),
     "serve": ("shardwise.cli.serve", "The built-in engine on the OpenAI API."),
     "profile": ("shardwise.cli.profile", "Where a rank's time goes: attention, MLP, all-reduce."),
@@ -68,6 +70,7 @@ def main() -> None:
     # the arrays here are small: threads of a BLAS would cost more than they give
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _require_utf8(sys.argv[1:])
     try:
         cli.main(prog_name="shardwise", standalone_mode=False)
     except ShardwiseError as error:
@@ -80,6 +83,19 @@ def main() -> None:
         # the reader (head, less) has gone: nothing is left to say, not even at shutdown
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        # a path that was given, or a disk: the commands name what they expect, this is the rest
+        where = f"{error.filename!r}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 2)
+
+
+def _require_utf8(words: Sequence[str]) -> None:
+    """Exit 2 for an argument whose bytes are no UTF-8, which no file that is written could hold."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            _fail(f"the argument {word[:40]!r} is not UTF-8", 2)
 
 
 def _fail(message: str, code: int) -> None:

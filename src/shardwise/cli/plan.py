@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from shardwise.cli.options import limit_options
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +37,13 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
 @click.option("--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower.")
 @click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype.")
 @click.option("--price", type=float, help="USD per GPU-hour instead of the catalogue's price.")
-@click.option("--engine", default="vllm", show_default=True, help="vllm, sglang or builtin.")
+@click.option(
+    "--engine",
+    default="vllm",
+    show_default=True,
+    help="Engine: vllm, sglang, trtllm, atom or builtin.",
+)
+@limit_options
 @click.option(
     "--profile",
     default="reference",
@@ -113,12 +120,12 @@ def _deliver(
     port = 8000
     for name, item in zip(names, packed, strict=True):
         q, best = item.plan.question, item.plan.best
-        found = checkpoint(name, q.arch)
+        found = checkpoint(name, q.arch, best.deployment)
         commands = replicas(
             best.deployment, q.arch, q.node.gpu, found, item.first_device, first_port=port
         )
         port += len(commands)
-        remark = note(found, best.deployment.dtypes.weight, best.deployment.engine)
+        remark = note(found)
         if as_json or output is not None:
             documents.append(plan_document(item.plan, commands, remark))
         if as_json:
@@ -132,6 +139,8 @@ def _deliver(
         say(f"\nRun{f' ({remark})' if remark else ''}:")
         for command in commands:
             say(command.line)
+        for file in commands[0].files:
+            say(f"\n{file.name}:\n{file.text}")
         click.echo("")
     if documents:
         write_document(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from shardwise.cli.options import fixed_limits
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
             engine=options["engine"],
             weight_dtype=dtype,
             kv_dtype=options["kv_dtype"],
+            engine_version=options["engine_version"],
+            limits=fixed_limits(options),
             usd_per_gpu_hour=price.usd_per_hour if price else None,
             price_note=price_note(price),
         )

@@ -85,8 +85,8 @@ def _commands(name: str, found: Holding) -> tuple[Any, str]:
     from shardwise.planner.command import checkpoint, note, replicas
 
     q, best = found.best.question, found.best.deployment
-    stored = checkpoint(name, q.arch)
-    return replicas(best, q.arch, q.node.gpu, stored), note(stored, best.dtypes.weight, best.engine)
+    stored = checkpoint(name, q.arch, best)
+    return replicas(best, q.arch, q.node.gpu, stored), note(stored)
 
 
 def _save(name: str, found: Holding, path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.simulate import ARRIVALS, POLICIES
+from shardwise.cli.options import ABOVE_0
+from shardwise.cli.simulate import ARRIVALS, MAX_REPLICAS, POLICIES
+from shardwise.cli.traffic_options import require_window, traffic_options
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ def _rates(text: str) -> tuple[float, ...]:
         rates = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--rate {text[:40]!r}", "expected: requests/s, as in 5,10,20") from None
+    if not all(0 < rate < 1e9 for rate in rates):
+        raise InputError(f"--rate {text[:40]!r}", "allowed: requests/s above 0, as in 5,10,20")
     return rates
 
 
@@ -43,6 +47,9 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     from shardwise.workload.workload import Slo
 
     shapes = [*product(sizes(options["tp"], "--tp"), sizes(options["replicas"], "--replicas"))]
+    if max(replicas for _, replicas in shapes) > MAX_REPLICAS:
+        raise InputError(f"--replicas {options['replicas']}", f"allowed: up to {MAX_REPLICAS:,}")
+    require_window(options["duration"], options["warmup"])
     rates, policies = _rates(options["rate"]), _policies(options["policy"])
     seeds = options["seeds"]
     count = len(shapes) * len(rates) * len(policies) * seeds
@@ -77,17 +84,15 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
 @click.option("--replicas", default="1", show_default=True, help="Their numbers, as in 1,2,4.")
 @click.option("--rate", required=True, help="Requests/s, as in 5,10,20.")
 @click.option("--policy", default="least_loaded", show_default=True, help="One or more.")
-@click.option("--seeds", type=int, default=1, show_default=True, help="Runs of each.")
+@click.option(
+    "--seeds", type=click.IntRange(1, MAX_JOBS), default=1, show_default=True, help="Runs of each."
+)
 @click.option("--engine", default="vllm", show_default=True)
 @click.option("--weight-dtype", default="auto", show_default=True)
 @click.option("--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True)
-@click.option("--isl", type=float, default=1000.0, show_default=True, help="Mean input tokens.")
-@click.option("--osl", type=float, default=500.0, show_default=True, help="Mean output tokens.")
-@click.option("--length-cv", type=float, default=0.0, show_default=True, help="Their variation.")
-@click.option("--duration", type=float, default=600.0, show_default=True, help="Seconds.")
-@click.option("--warmup", type=float, default=0.0, show_default=True, help="Seconds left out.")
-@click.option("--ttft", type=float, help="Bound in seconds a request must meet to be good.")
-@click.option("--tpot", type=float, help="The same for TPOT.")
+@traffic_options
+@click.option("--ttft", type=ABOVE_0, help="Bound in seconds a request must meet to be good.")
+@click.option("--tpot", type=ABOVE_0, help="The same for TPOT.")
 @click.option(
     "--store",
     type=click.Path(path_type=Path),

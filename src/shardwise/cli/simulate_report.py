@@ -16,8 +16,9 @@ from shardwise.simulator.capacity import highest_rate, highest_trace_rate
 from shardwise.simulator.compiling import HAS_NUMBA, INSTALL
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
 from shardwise.simulator.fleet import Failure, Group, make_group
+from shardwise.simulator.trace import Trace
 from shardwise.simulator.trace_file import read_trace
-from shardwise.simulator.traffic import Lengths, Trace, Traffic, draw
+from shardwise.simulator.traffic import Lengths, Traffic, draw
 from shardwise.workload.workload import Slo
 
 WAVES = 10  #: requests of each client of a closed loop
@@ -118,6 +119,18 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
             + (f"{held:.3g} requests/s hold" if held else "no rate holds with every request done")
         )
     return found
+
+
+def require_answers(found: dict[str, Any]) -> None:
+    """Raise InputError where nothing was answered that could be looked at."""
+    if not found["outcomes"].get("done"):
+        said = ", ".join(f"{n} {name}" for name, n in found["outcomes"].items() if n)
+        raise InputError(
+            f"no request was answered: {said} of {found['requests']}",
+            remedy="shorten --isl and --osl to what the model and the KV cache hold",
+        )
+    if not any("ttft_s" in record.metrics for record in found["evidence"]):
+        raise InputError("no request ended after the warm-up", remedy="shorten --warmup")
 
 
 def render(found: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import click
 
 from shardwise.cli.files import print_json, show_progress
 from shardwise.cli.options import sizes
+from shardwise.engines import managed
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ def _wanted(given: dict[str, Any], folder: Path) -> Wanted:
     if dtype == "auto":
         dtype = "fp32" if machine.kind == "cpu" else "bf16"
     engine = asked["engine"]
-    if engine not in ("builtin", "vllm", "sglang"):
-        raise InputError(f"--engine {engine}", "allowed with --measure: builtin, vllm, sglang")
+    if engine not in managed():
+        raise InputError(f"--engine {engine}", f"allowed with --measure: {', '.join(managed())}")
     flags = [*asked["flags"], "--dtype", _dtype_of(engine, dtype)]
     path = Path(model).expanduser()
     loads = str(path.resolve()) if path.exists() else model

@@ -3,7 +3,7 @@
 from shardwise.engines.device import Device
 from shardwise.engines.engine import Engine
 from shardwise.engines.facts import Command, Launch
-from shardwise.engines.registry import every, get, names, registered
+from shardwise.engines.registry import every, get, managed, names, registered
 from shardwise.engines.rules import Shard, Weight, cut_heads
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "cut_heads",
     "every",
     "get",
+    "managed",
     "names",
     "registered",
 ]

@@ -139,6 +139,7 @@ BUILTIN: Final = Engine(
             )
         },
     ),
+    managed=True,
     write_flags=flags,
     defaults_at=defaults,
     cut_at=cut,

@@ -51,6 +51,11 @@ class Device:
         return self.compute_capability or CAPABILITIES.get(self.generation)
 
     @property
+    def is_sm100(self) -> bool:
+        """Blackwell of data centers (compute capability 10.x), which has kernels of its own."""
+        return self.capability is not None and self.capability[0] == 10
+
+    @property
     def multiplies_fp8(self) -> bool:
         """Whether matrix units take fp8. True where an NVIDIA GPU's capability is not known."""
         if self.vendor == "nvidia":

@@ -79,6 +79,8 @@ class Engine:
         scheduling_at: How it fills its steps.
         auto_kv: Dtype of an "auto" KV cache.
         caches_fp8: Whether a device can keep its KV cache in fp8.
+        managed: Whether Shardwise starts it itself, in `up`, sweeps and measured studies; others
+            are started with `engine = "command"` in a deployment file.
         vocab_padding: Multiple that the vocabulary is padded to before TP cuts it.
     """
 
@@ -100,6 +102,7 @@ class Engine:
     served_name_flag: str = "--served-model-name"
     auto_kv: AutoKv = checkpoint_kv
     caches_fp8: CachesFp8 = caches_fp8
+    managed: bool = False
     vocab_padding: int = 64
 
     def parse_version(self, text: str) -> Version | None:

@@ -8,11 +8,12 @@ from typing import Final
 
 from shardwise.architecture.model import Model
 from shardwise.architecture.tensor import Tensor
-from shardwise.engines.device import Device
+from shardwise.engines.device import Device, device_of
 from shardwise.engines.registry import get
 from shardwise.engines.rules import Shard as Cut
 from shardwise.engines.rules import Weight
-from shardwise.layout.deployment import Layout
+from shardwise.hardware.gpu import Gpu
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.layout.rules import Violation, violations
 from shardwise.layout.shards import Shard, expert_ranks, rank_shards
 
@@ -67,6 +68,16 @@ def _weight(tensor: Tensor) -> Weight:
         experts=tensor.part == "experts",
         down=tensor.part == "experts" and tensor.cut == "cols",
     )
+
+
+def require_able(deployment: Deployment, gpu: Gpu, model: Model) -> None:
+    """Raises InputError where the engine does not run on the GPU, or not with the dtypes.
+
+    The layout is that of one GPU: which layouts are possible is for `refusals` to say.
+    """
+    alone = replace(deployment, layout=Layout())
+    experts = model.moe.num_experts if model.moe else 0
+    get(deployment.engine).require(alone, device_of(gpu), experts)
 
 
 def refusals(loader: Loader, model: Model, layout: Layout) -> list[Violation]:

@@ -35,6 +35,11 @@ def every() -> tuple[Engine, ...]:
     return tuple(_ENGINES.values())
 
 
+def managed() -> tuple[str, ...]:
+    """Names of the engines that Shardwise starts itself."""
+    return tuple(engine.name for engine in every() if engine.managed)
+
+
 @contextmanager
 def registered(engine: Engine) -> Iterator[Engine]:
     """Know `engine` as well within a `with` block: for trying a new one."""

@@ -117,8 +117,10 @@ def _mxfp4_experts(weight: Weight, tp_size: int, device: Device, version: Versio
     shard = weight.sharded(tp_size)
     if device.vendor == "amd":
         intermediate = hidden = 256
-    elif device.multiplies_fp4:
+    elif device.is_sm100:
         intermediate = hidden = since(version, (("0", 256), ("0.5.23", 128))) if version else 256
+    elif device.multiplies_fp4:
+        intermediate = hidden = 128
     else:  # triton_kernels; its layout pads the hidden size as in vLLM
         intermediate, hidden = 64, 256
     if weight.down:
@@ -286,6 +288,7 @@ SGLANG: Final = Engine(
             "shardwise_output_tokens": "sglang:generation_tokens",
         },
     ),
+    managed=True,
     write_flags=flags,
     defaults_at=defaults,
     cut_at=cut,

@@ -2,7 +2,7 @@
 
 Flags: tensorrt_llm/commands/serve.py; the YAML file's keys: tensorrt_llm/llmapi/llm_args.py. Read
 on GitHub's main between 1.0 and 1.4. What only the file can say goes there: attention data
-parallelism, the KV cache's dtype, MTP.
+parallelism, chunked prefill, the KV cache's dtype, MTP.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
     if limits.max_model_len:
         line += ["--max_seq_len", str(limits.max_model_len)]
     line += ["--kv_cache_free_gpu_memory_fraction", f"{limits.gpu_memory_utilization:g}"]
-    line += ["--enable_chunked_prefill"]
     if files := config_files(deployment, launch):
         line += ["--extra_llm_api_options", files[0].name]
     return line
@@ -64,6 +63,8 @@ def config_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ..
     lines = []
     if deployment.layout.attention_dp > 1:
         lines += ["enable_attention_dp: true"]
+    if _needs_chunks(deployment):
+        lines += ["enable_chunked_prefill: true"]
     if dtype := _kv_dtype(deployment, launch):
         # the block replaces the flag's, so the fraction stands here as well
         share = deployment.limits.gpu_memory_utilization
@@ -75,6 +76,13 @@ def config_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ..
     if not lines:
         return ()
     return (ConfigFile(f"trtllm-{launch.port}.yaml", "\n".join(lines) + "\n"),)
+
+
+def _needs_chunks(deployment: Deployment) -> bool:
+    """Whether a prompt may be longer than a step: it is refused without chunked prefill
+    (NVIDIA/TensorRT-LLM#4947). Early versions have no flag for it, all take the file."""
+    limits = deployment.limits
+    return not 0 < limits.max_model_len <= limits.max_num_batched_tokens
 
 
 def _kv_dtype(deployment: Deployment, launch: Launch) -> str:
@@ -104,11 +112,13 @@ def defaults(device: Device, version: Version | None, world_size: int) -> Defaul
 def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -> Shard:
     """Blocks stay whole, which is vLLM's rule and assumed here: refusing costs a layout at most.
 
-    MXFP4 experts are padded to 128 (tensorrt_llm/_torch/modules/fused_moe/quantization.py).
+    MXFP4 experts are padded to 128, the input of gate and up to 512 on Blackwell
+    (tensorrt_llm/_torch/modules/fused_moe/quantization.py, MXFP4WeightTRTLLMGenFusedMoEMethod).
     """
-    del device, version
+    del version
     if weight.dtype == "mxfp4" and weight.experts:
-        return padded(weight.sharded(tp_size), 128, 128)
+        hidden = 512 if device.is_sm100 and not weight.down else 128
+        return padded(weight.sharded(tp_size), 128, hidden)
     if weight.dtype in UNQUANTIZED:
         return replace(weight.sharded(tp_size), refused=even(weight, tp_size))
     return whole_blocks(weight, tp_size)

@@ -137,7 +137,13 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
     """
     del device
     if version is not None and version < Version((0, 7)):
-        context = Quantity(1.2 * GIB, 0.5 * GIB, 1.8 * GIB, "pull/10511: 1.79 GiB at TP=1, 0.6.5")
+        context = Quantity(
+            0.6 * GIB,
+            0.4 * GIB,
+            1.8 * GIB,
+            "vllm#10517: 0.5 GiB on an RTX 3090 beside a forward of 20,000 tokens, 0.6.4; "
+            "pull/10511: 1.79 GiB on an H100, 0.6.5",
+        )
     else:
         context = Quantity(
             0.16 * GIB, 0.05 * GIB, 0.33 * GIB, "pull/12126, vllm#14452: non_torch_memory 0.16-0.33"
@@ -207,9 +213,7 @@ def graph_batch_sizes(
     device: Device, version: Version | None, max_num_seqs: int = 256
 ) -> tuple[int, ...]:
     """vllm/config/vllm.py, _set_cudagraph_sizes."""
-    capability = device.capability
-    blackwell = capability is not None and capability[0] == 10
-    largest = since(version, (("0", 512), ("0.28", 1024 if blackwell else 512)))
+    largest = since(version, (("0", 512), ("0.28", 1024 if device.is_sm100 else 512)))
     if since(version, (("0", False), ("0.13", True))):
         largest = min(2 * max_num_seqs, largest)
         sizes = [1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)]
@@ -286,6 +290,7 @@ VLLM: Final = Engine(
             "shardwise_output_tokens": "vllm:generation_tokens",
         },
     ),
+    managed=True,
     write_flags=flags,
     defaults_at=defaults,
     cut_at=cut,

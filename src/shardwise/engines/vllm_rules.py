@@ -136,7 +136,7 @@ def _mxfp4_multiples(device: Device, version: Version | None) -> tuple[int, int]
     if device.vendor == "amd":
         # 0.32 pads to 128 on some kernels; 256 holds from the first version on
         return 256, 256
-    if device.vendor == "nvidia" and device.multiplies_fp4:
+    if device.is_sm100:
         # FlashInfer's TensorRT-LLM kernels: 256 until 0.15.1, 128 in 0.32.0
         return since(version, (("0", 256), ("0.16", 128))) if version else 256, 256
-    return 128, 256  # Marlin; Triton's layout on Hopper takes 2 % less
+    return 128, 256  # Marlin, on RTX Blackwell as well; Triton's layout on Hopper takes 2 % less

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from shardwise.architecture.model import in_dtype
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
@@ -41,7 +41,7 @@ def forecast(cell: Cell, deployment: Deployment, profile: Profile) -> Evidence:
     known = calibrated(
         profile, gpu, deployment.engine, {g.id: g for g in default_catalogue().gpus()}
     )
-    stored = in_dtype(load(deployment.model), deployment.dtypes.weight)
+    stored = stored_in(load(deployment.model), deployment.dtypes.weight)
     subject = Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, known)
     one = predict(subject, [deployment.with_layout(replicas=1)], [cell.per_replica])[0]
     busy = min(deployment.replicas, cell.workload.concurrency)

@@ -49,6 +49,8 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     command: list[str] = []  #: engine "command": any OpenAI server; {port}, {host}, {model}
     python: str = ""  #: interpreter of the engine's own environment; empty: this one
     ready_timeout_s: float = 1800.0
+    probe_interval_s: float = 30.0  #: between the completions that show that a replica works
+    hang_timeout_s: float = 30.0  #: a replica that does nothing for so long is restarted
 
     @property
     def served_name(self) -> str:
@@ -234,6 +236,9 @@ def _check_model(model: ModelTable, where: str) -> None:
         raise InputError(f"{where}: gpu_memory_utilization", "allowed: above 0, up to 1")
     if model.max_model_len < 0 or not model.ready_timeout_s > 0:
         raise InputError(f"{where}: max_model_len or ready_timeout_s is negative")
+    for key in ("probe_interval_s", "hang_timeout_s"):
+        if not 0 < getattr(model, key) <= 86400:
+            raise InputError(f"{where}: {key} = {getattr(model, key):g}", "allowed: up to 86400 s")
     if (model.engine == "command") != bool(model.command):
         raise InputError(
             f"{where}: engine {model.engine!r} and command {model.command}",

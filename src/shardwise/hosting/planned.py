@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shardwise.architecture.model import Model
+from shardwise.engines.registry import get, managed
+from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
-from shardwise.hosting.deployment_file import DeploymentFile, Engine, ModelTable, NodeTable
+from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, NodeTable
 from shardwise.layout.deployment import Deployment
-from shardwise.planner.command import checkpoint, extra_flags
+from shardwise.planner.command import checkpoint, extra_flags, note
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,26 @@ def planned(chosen: Sequence[Chosen], gpus: int) -> DeploymentFile:
 
 
 def _table(chosen: Chosen) -> ModelTable:
-    d, found = chosen.deployment, checkpoint(chosen.given, chosen.arch)
-    each = d.tp_size * d.pp_size
+    d = chosen.deployment
+    found, each = checkpoint(chosen.given, chosen.arch, d), d.layout.replica_gpus
     starts = (chosen.first_device + replica * each for replica in range(d.replicas))
-    known: dict[str, Engine] = {"sglang": "sglang", "builtin": "builtin"}
-    engine = known.get(d.engine, "vllm")
+    if not get(d.engine).managed:
+        raise InputError(
+            f"a deployment file for {get(d.engine).title}",
+            f"allowed: {', '.join(managed())}",
+            "start it with the command that plan prints",
+        )
+    if d.layout.attention_dp > 1:
+        raise InputError(
+            f"a deployment file for {d.layout.name}", "allowed: layouts of TP, PP and EP"
+        )
+    if found.placeholder:
+        raise InputError(note(found), remedy="give the checkpoint's folder or hub id as MODEL")
     return ModelTable(
         model=found.path,
         name=chosen.arch.id,
         architecture=chosen.arch.id,
-        engine=engine,
+        engine=d.engine,  # type: ignore[arg-type]  # one of managed()
         tp_size=d.tp_size,
         pp_size=d.pp_size,
         expert_parallel=d.layout.expert_parallel,

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shardwise.errors import InputError
+
 #: Defaults of vLLM's load tests and of most recipes; `engines` knows each engine's own.
 MAX_NUM_SEQS = 256
 MAX_NUM_BATCHED_TOKENS = 8192
 GPU_MEMORY_UTILIZATION = 0.9
+MOST = 10_000_000  #: of any limit in tokens or sequences
 
 
 @dataclass(frozen=True, order=True)
@@ -69,6 +72,30 @@ class EngineLimits:
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
     gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION
     max_model_len: int = 0  #: tokens; 0: the model's own
+
+
+@dataclass(frozen=True)
+class FixedLimits:
+    """Limits that a user has fixed; None leaves the choice to who asks (planner, study, row)."""
+
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    gpu_memory_utilization: float | None = None
+    max_model_len: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= MOST:
+                raise InputError(f"{name} is {value}", f"allowed: 1 to {MOST:,}")
+        share = self.gpu_memory_utilization
+        if share is not None and not 0 < share <= 1:
+            raise InputError(f"gpu_memory_utilization is {share:g}", "allowed: above 0, up to 1")
+
+    def over(self, chosen: EngineLimits) -> EngineLimits:
+        """`chosen` with what was fixed in its place."""
+        fixed = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(chosen, **fixed)
 
 
 @dataclass(frozen=True)

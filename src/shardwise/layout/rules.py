@@ -17,7 +17,7 @@ from shardwise.architecture.model import Model
 from shardwise.architecture.tensor import Tensor
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
-from shardwise.layout.deployment import Layout
+from shardwise.layout.deployment import FixedLimits, Layout
 from shardwise.layout.stages import stage_sizes
 
 MAX_TP: Final = 1024
@@ -112,6 +112,23 @@ def require_kv_dtype(kv_dtype: str, gpu: Gpu) -> None:
             f"an fp8 KV cache on {gpu.name}, which has no fp8 units",
             "allowed: auto, bf16",
             "engines refuse to start with it",
+        )
+
+
+def require_length(limits: FixedLimits, tokens: float, model: Model) -> None:
+    """Raises InputError if `max_model_len` is fixed below a request, or beyond the model."""
+    longest = limits.max_model_len
+    if longest is None:
+        return
+    if longest > model.max_context:
+        raise InputError(
+            f"max_model_len is {longest}",
+            f"allowed: up to the {model.max_context} tokens of {model.id}'s context",
+        )
+    if tokens > longest:
+        raise InputError(
+            f"requests of {tokens:g} tokens with max_model_len {longest}",
+            f"allowed: {tokens:g} or more",
         )
 
 

@@ -9,8 +9,9 @@ from typing import Final
 
 import numpy as np
 
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.cache import KV_BYTES
-from shardwise.architecture.model import Model, in_dtype
+from shardwise.architecture.model import Model
 from shardwise.architecture.models import load as load_model
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.hardware.catalogue import default_catalogue
@@ -69,7 +70,7 @@ class Batch:
 
 @cache
 def _model(name: str, weight_dtype: str) -> Model:
-    return in_dtype(load_model(name), weight_dtype)
+    return stored_in(load_model(name), weight_dtype)
 
 
 #: Sources whose rows leave the KV cache dtype out and ran NVIDIA's quantized checkpoints, which
@@ -104,8 +105,10 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
     deployments = Deployments(
         Layouts.of(row.layout for row in rows),
         max_num_seqs=column(lambda r: r.max_num_seqs),
-        max_num_batched_tokens=np.full(len(rows), budget),
-        gpu_memory_utilization=np.full(len(rows), GPU_MEMORY_UTILIZATION),
+        max_num_batched_tokens=column(lambda r: r.limits.max_num_batched_tokens or budget),
+        gpu_memory_utilization=column(
+            lambda r: r.limits.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
+        ),
     )
     offered = Offered(
         concurrency=column(lambda r: r.concurrency),

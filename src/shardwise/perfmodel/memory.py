@@ -13,9 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.feed_forward import Mlp, Moe
 from shardwise.architecture.formats import usual_format
-from shardwise.architecture.model import Model, in_dtype
+from shardwise.architecture.model import Model
 from shardwise.engines.device import device_of
 from shardwise.engines.loading import Loader, loaded_stage_bytes
 from shardwise.engines.registry import get
@@ -203,7 +204,7 @@ def plan(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) 
 
     `model` may be in another dtype: the deployment's dtypes decide.
     """
-    stored = in_dtype(model, deployment.dtypes.weight)
+    stored = stored_in(model, deployment.dtypes.weight)
     kv_dtype = kv_dtype_of(stored, deployment.dtypes)
     platform, one = Platform.of(gpu, deployment), Deployments.of([deployment])
     budget = kv_budget_bytes(stored, platform, one)
@@ -249,7 +250,7 @@ def require_fit(
     found = plan(model, gpu, deployment, context_tokens)
     if found.fits:
         return found
-    p, dtype = found, in_dtype(model, deployment.dtypes.weight).checkpoint_dtype
+    p, dtype = found, stored_in(model, deployment.dtypes.weight).checkpoint_dtype
     what = "weights" if p.kv_budget_bytes < 0 else f"KV cache for {context_tokens:,.0f} tokens"
     engine_gb = (p.activation_bytes + p.engine_bytes) / GB
     raise DoesNotFitError(
@@ -265,7 +266,7 @@ def smallest_fitting_tp(
     model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float
 ) -> int | None:
     """The smallest TP within a node that the model allows and that holds one sequence."""
-    stored = in_dtype(model, deployment.dtypes.weight)
+    stored = stored_in(model, deployment.dtypes.weight)
     whole = deployment.layout.expert_parallel
     loader = Platform.of(gpu, deployment).loader
     for tp in allowed_tp(stored, gpu.node_gpus, expert_parallel=whole, refusal=loader):
@@ -277,7 +278,7 @@ def smallest_fitting_tp(
 
 def _what_fits(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) -> str:
     options = []
-    dtype = in_dtype(model, deployment.dtypes.weight).checkpoint_dtype
+    dtype = stored_in(model, deployment.dtypes.weight).checkpoint_dtype
     tp = smallest_fitting_tp(model, gpu, deployment, context_tokens)
     if tp is not None:
         options.append(f"TP={tp} in {dtype}")

@@ -7,11 +7,14 @@ from typing import Final
 
 import numpy as np
 
+from shardwise.architecture.model import require_context
+from shardwise.errors import InputError
 from shardwise.hardware.catalogue import default_catalogue
-from shardwise.layout.rules import violations
+from shardwise.layout.rules import require_length, violations
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.estimate import note_of
 from shardwise.perfmodel.intervals import Seen, half_width
+from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated, Profile, calibrated
 from shardwise.perfmodel.rows import Problem, Row, parse_rows
 
@@ -72,10 +75,17 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
 
 
 def cannot_run(batch: Batch) -> list[Problem]:
-    """Rows whose weights leave no room for a single sequence, or whose TP breaks a rule."""
+    """Rows longer than the model, that no rule or engine allows, or that memory does not hold."""
+    loader = Platform(batch.gpu, batch.key.engine, batch.key.version).loader
     problems = []
     for i, row in enumerate(batch.rows):
-        broken = violations(batch.arch, row.layout)
+        try:
+            require_context(batch.arch, row.isl, row.osl)
+            require_length(row.limits, row.isl + row.osl, batch.arch)
+        except InputError as error:
+            problems.append(Problem(row.number, str(error)))
+            continue
+        broken = violations(batch.arch, row.layout, loader)
         if broken:
             problems.append(Problem(row.number, broken[0].message))
         elif batch.load.kv_capacity_tokens[i] < row.isl:

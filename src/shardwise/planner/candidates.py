@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from shardwise.architecture.model import in_dtype
+from shardwise.architecture.bundled import stored_in
 from shardwise.engines.checks import problems
 from shardwise.engines.device import device_of
 from shardwise.engines.loading import Loader, refusals
@@ -69,7 +69,7 @@ def enumerate_candidates(question: Question) -> tuple[list[Option], list[Rejecte
 def _broken(question: Question, option: Option) -> str:
     """The rules that it breaks, "" for none."""
     layout = option.layout
-    stored = in_dtype(question.arch, option.weight_dtype)
+    stored = stored_in(question.arch, option.weight_dtype)
     deployment = Deployment(
         stored.id,
         question.node.gpu.id,

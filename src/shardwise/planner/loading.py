@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardwise.layout.arrays import Deployments, Layouts
+from shardwise.layout.deployment import EngineLimits
 from shardwise.perfmodel.estimate import Subject, sweep
 from shardwise.perfmodel.loads import Offered
 from shardwise.perfmodel.memory import kv_budget_bytes, sequence_bytes, shortfall_bytes
@@ -19,8 +20,8 @@ from shardwise.planner.candidates import Option, Rejected
 from shardwise.planner.question import Question
 from shardwise.units import GB
 
-BATCHED_TOKENS: Final = 8192
-MEMORY_UTILIZATION: Final = 0.9
+#: What a plan starts its engines with where the user fixes nothing.
+CHOSEN: Final = EngineLimits()
 MAX_SEQS: Final = 1024
 #: Concurrencies of one replica that are searched: every one to 32, then steps of about 4 %.
 CONCURRENCIES: Final = np.unique(
@@ -36,7 +37,7 @@ class Loaded:
 
     option: Option
     concurrency: int  #: of the fullest replica
-    max_num_seqs: int
+    limits: EngineLimits
     node_output_tok_s: float
     capacity_tok_s: float  #: the most the node was seen to give; node_output_tok_s if not searched
     kv_limited: bool
@@ -49,7 +50,8 @@ class _Sweep:
     replicas: Array
     concurrency: Array
     max_num_seqs: Array
-    shortfall: Array  #: bytes a GPU; <= 0 fits
+    max_model_len: Array  #: the longest of `Question.longest` that memory holds
+    shortfall: Array  #: bytes a GPU for one sequence of the context; <= 0 fits
     served: Served
 
 
@@ -61,6 +63,12 @@ def max_num_seqs(concurrency: Array, request_rate: bool) -> Array:
     """
     spread = 3.0 * np.sqrt(concurrency) if request_rate else 0.0
     return np.asarray(np.minimum(np.ceil((concurrency + spread) / 8.0) * 8.0, MAX_SEQS))
+
+
+def limits_of(question: Question, max_num_seqs: int, max_model_len: int) -> EngineLimits:
+    """The limits an engine is started with: what the user fixed, else what is chosen here."""
+    chosen = replace(CHOSEN, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+    return question.limits.over(chosen)
 
 
 def load_candidates(
@@ -96,7 +104,9 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
     else:
         concurrency = np.repeat(CONCURRENCIES[None, :], len(options), axis=0)
         seqs = max_num_seqs(concurrency, demand.request_rate is not None)
-    shape = concurrency.shape
+    fixed, shape = question.limits.over(CHOSEN), concurrency.shape
+    if question.limits.max_num_seqs is not None:
+        seqs = np.full(shape, float(question.limits.max_num_seqs))
     one = Layouts.of(o.layout for o in options)
     layouts = Layouts(
         *(
@@ -107,13 +117,19 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
     deployments = Deployments(
         layouts,
         max_num_seqs=seqs,
-        max_num_batched_tokens=np.full(shape, float(BATCHED_TOKENS)),
-        gpu_memory_utilization=np.full(shape, MEMORY_UTILIZATION),
+        max_num_batched_tokens=np.full(shape, float(fixed.max_num_batched_tokens)),
+        gpu_memory_utilization=np.full(shape, fixed.gpu_memory_utilization),
     )
     arch, kv_dtype = subject.arch, subject.setting.kv_dtype
     budget = kv_budget_bytes(arch, subject.platform, deployments)
-    sequence = sequence_bytes(arch, float(question.context), layouts, kv_dtype)
-    shortfall = shortfall_bytes(budget, sequence)
+
+    def short(tokens: int) -> Array:
+        return shortfall_bytes(budget, sequence_bytes(arch, float(tokens), layouts, kv_dtype))
+
+    longest = np.full(shape, float(min(question.longest)))
+    for tokens in reversed(question.longest):
+        longest = np.where(short(tokens) <= 0, float(tokens), longest)
+    shortfall = short(max(question.context, question.limits.max_model_len or 0))
     offered = Offered(
         concurrency,
         np.full(shape, float(demand.isl)),
@@ -121,12 +137,13 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
         WAVES * concurrency,
     )
     served = sweep(subject, "closed_loop", deployments, offered)
-    return _Sweep(replicas, concurrency, seqs, shortfall, served)
+    return _Sweep(replicas, concurrency, seqs, longest, shortfall, served)
 
 
 def _too_large(question: Question, option: Option, shortfall: float) -> Rejected:
     gpu = question.node.gpu
-    usable = gpu.visible_memory_bytes * MEMORY_UTILIZATION / GB
+    share = question.limits.over(CHOSEN).gpu_memory_utilization
+    usable = gpu.visible_memory_bytes * share / GB
     reason = (
         f"{shortfall / GB:.1f} GB a GPU short of the {usable:.1f} GB usable on {gpu.name} "
         f"(weights, one sequence of {question.context:,} tokens, activations, engine)"
@@ -161,7 +178,7 @@ def _choose(
     return Loaded(
         option,
         int(swept.concurrency[i, k]),
-        int(swept.max_num_seqs[i, k]),
+        limits_of(question, int(swept.max_num_seqs[i, k]), int(swept.max_model_len[i, k])),
         float(node),
         capacity,
         bool(swept.served.kv_limited[i, k]),

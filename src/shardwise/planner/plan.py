@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from shardwise import metrics
 from shardwise.errors import DoesNotFitError, NothingMeetsError
-from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits
+from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.perfmodel.memory import require_fit
 from shardwise.planner.candidates import Rejected, enumerate_candidates
-from shardwise.planner.loading import load_candidates
+from shardwise.planner.loading import limits_of, load_candidates
 from shardwise.planner.question import Question
 from shardwise.planner.rank import Candidate, candidates, missed, rank
 
@@ -82,8 +82,10 @@ def _explain_misfit(question: Question, rejected: list[Rejected]) -> None:
         model=question.arch.id,
         gpu=question.node.gpu.id,
         layout=option.layout,
-        limits=EngineLimits(max_num_seqs=8),
+        limits=limits_of(question, 8, question.context),
         dtypes=Dtypes(option.weight_dtype, question.subject(option.weight_dtype).kv_dtype),
+        engine=question.engine,
+        engine_version=question.engine_version,
     )
     try:
         require_fit(question.arch, question.node.gpu, deployment, question.context)

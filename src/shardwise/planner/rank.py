@@ -8,11 +8,11 @@ from typing import Final
 
 from shardwise import metrics
 from shardwise.evidence.record import Evidence, Interval
-from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits
+from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.planner.candidates import Option
 from shardwise.planner.fullness import matrix_share
-from shardwise.planner.loading import BATCHED_TOKENS, MEMORY_UTILIZATION, Loaded
+from shardwise.planner.loading import Loaded
 from shardwise.planner.question import Question
 from shardwise.workload.workload import Workload
 
@@ -80,11 +80,10 @@ def candidates(question: Question, subject: Subject, loaded: Sequence[Loaded]) -
             model=arch.id,
             gpu=question.node.gpu.id,
             layout=x.option.layout,
-            limits=EngineLimits(
-                x.max_num_seqs, BATCHED_TOKENS, MEMORY_UTILIZATION, question.context
-            ),
+            limits=x.limits,
             dtypes=Dtypes(subject.weight_dtype, subject.kv_dtype),
             engine=question.engine,
+            engine_version=question.engine_version,
         )
         for x in loaded
     ]

@@ -73,7 +73,8 @@ def _advised(
 
 def planned(engine: str, question: Question) -> bool:
     """Whether the planner takes `question`: requests in flight, on an engine that it can start."""
-    return engine in planning.ENGINES and question.mode == "closed_loop" and question.osl > 1
+    del engine
+    return question.mode == "closed_loop" and question.osl > 1
 
 
 def _plan_question(
@@ -91,6 +92,8 @@ def _plan_question(
         slo=wanted.slo if online else Slo(),
         engine=subject.engine,
         weight_dtype=subject.setting.arch.checkpoint_dtype,
+        engine_version=subject.engine_version,
+        limits=asked.limits,
         kv_dtype=subject.kv_dtype,
         usd_per_gpu_hour=price,
     )

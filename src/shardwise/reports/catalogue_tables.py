@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.mixers import Attention, Mla
-from shardwise.architecture.model import Model, in_dtype
+from shardwise.architecture.model import Model
 from shardwise.hardware.catalogue import Catalogue, Price
 from shardwise.hardware.gpu import Gpu, Interconnect
 from shardwise.hardware.reading import Fact
@@ -150,7 +151,7 @@ def model_table(models: Iterable[Model]) -> Table:
                 text_cell(arch.id, "strong"),
                 _value(arch.parameters(), 1e9),
                 _value(arch.active_parameters, 1e9),
-                *(_value(in_dtype(arch, d).weight_bytes, GB) for d in ("bf16", "fp8", "fp4")),
+                *(_value(stored_in(arch, d).weight_bytes, GB) for d in ("bf16", "fp8", "fp4")),
                 _value(float(rank_shards(arch, Layout()).cache_bytes(8192.0, "bf16")[0]), GB),
                 text_cell(arch.num_heads),
                 text_cell(_kv_heads(arch)),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from shardwise import metrics
-from shardwise.architecture.model import in_dtype
+from shardwise.architecture.bundled import stored_in
 from shardwise.layout.gemms import step_gemms
 from shardwise.layout.shards import rank_shards
 from shardwise.planner.candidates import Rejected
@@ -142,7 +142,7 @@ def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[st
 
 
 def _candidate(plan: Plan, c: Candidate) -> dict[str, Any]:
-    stored = in_dtype(plan.question.arch, c.deployment.dtypes.weight)
+    stored = stored_in(plan.question.arch, c.deployment.dtypes.weight)
     rank = rank_shards(stored, replace(c.deployment.layout, replicas=1))
     gemms = step_gemms(rank, tokens_per_step(c.evidence))
     return {

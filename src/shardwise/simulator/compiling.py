@@ -18,7 +18,10 @@ F = TypeVar("F", bound=Callable[..., object])
 
 HAS_NUMBA: Final = importlib.util.find_spec("numba") is not None
 INSTALL: Final = "pip install 'shardwise[traffic]'"
-SOURCES: Final = ("compiling", "kernel", "memory", "queues", "routing", "state", "stepping")
+SOURCES: Final = (
+    *("compiling", "frontend", "kernel", "memory", "prefixes"),
+    *("queues", "routing", "state", "stepping"),
+)
 
 
 @cache
@@ -39,7 +42,7 @@ def compiled(function: F) -> F:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _cache_folder()  # read once, while the function is wrapped
     try:
-        wrapped: F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        wrapped: F = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
     finally:
         numba.config.CACHE_DIR = before
     return wrapped

@@ -11,7 +11,7 @@ from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.simulator.fleet import Failure, Group
 from shardwise.simulator.results import LATENCIES, PERCENTILES, Result
 from shardwise.simulator.simulate import simulate
-from shardwise.simulator.traffic import Trace
+from shardwise.simulator.trace import Trace
 from shardwise.workload.workload import Slo, Workload
 
 

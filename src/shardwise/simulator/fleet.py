@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shardwise.architecture.model import in_dtype
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load as load_architecture
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
@@ -17,8 +17,10 @@ from shardwise.perfmodel.estimate import Subject, note_on
 from shardwise.perfmodel.intervals import half_width
 from shardwise.perfmodel.memory import require_fit
 from shardwise.perfmodel.profiles import Profile, bundled_profile, calibrated
-from shardwise.simulator.state import Fleet, Floats, Ints
+from shardwise.simulator.scheduling import Scheduling, padded, scheduling_of
+from shardwise.simulator.state import Fleet
 from shardwise.simulator.steptable import StepTable, step_table
+from shardwise.simulator.trace import Floats, Ints
 
 #: In a closed loop a request comes as its predecessor ends, just too late for the step that begins
 #: then: the performance model's `wait_steps` includes that step, for which the simulation waits
@@ -41,10 +43,16 @@ class Group:
     delay_steps: float  #: the same, in steps
     half_widths: dict[str, float]  #: log half-widths of 80 % intervals by metric
     note: str = ""
+    scheduling: Scheduling = Scheduling()
 
     def slower(self, factor: float) -> Group:
         """The same group with everything `factor` times as slow."""
-        return replace(self, table=self.table.scaled(factor), delay_s=self.delay_s * factor)
+        return replace(
+            self,
+            table=self.table.scaled(factor),
+            delay_s=self.delay_s * factor,
+            scheduling=self.scheduling.slower(factor),
+        )
 
 
 def make_group(
@@ -58,7 +66,7 @@ def make_group(
     arch, gpu = load_architecture(deployment.model), known.gpu(deployment.gpu)
     siblings = {other.id: other for other in known.gpus()}
     seen = calibrated(profile or bundled_profile(), gpu, deployment.engine, siblings)
-    stored = in_dtype(arch, deployment.dtypes.weight)
+    stored = stored_in(arch, deployment.dtypes.weight)
     return group_of(Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, seen), deployment)
 
 
@@ -89,6 +97,7 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
         delay_steps=max(setting.coefficients["wait_steps"] - RESIDUAL_STEPS, 0.0),
         half_widths=widths,
         note=note_on(subject),
+        scheduling=scheduling_of(deployment.engine),
     )
 
 
@@ -125,18 +134,31 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
             out[k, : len(row)] = row
         return out
 
+    def beside(table: StepTable) -> Floats:
+        head = table.decode[1:] - table.decode[1]
+        matrices = table.prompt[1 : len(table.decode)] - table.prompt[1]
+        return np.append(head - matrices, 0.0)
+
+    rules = [g.scheduling for g in groups]
     return Fleet(
         model=whole([names.index(g.deployment.model) for g in groups]),
         table=whole(list(range(len(groups)))),
         max_seqs=whole([g.max_num_seqs for g in groups]),
         max_tokens=whole([g.max_num_batched_tokens for g in groups]),
-        kv_capacity=whole([g.kv_capacity_tokens for g in groups]),
+        kv_blocks=whole([g.kv_capacity_tokens // g.scheduling.block_tokens for g in groups]),
+        block=whole([x.block_tokens for x in rules]),
+        mixed=whole([int(x.mixed) for x in rules]),
+        caching=whole([int(x.prefix_caching) for x in rules]),
+        reserve=column([x.reserve for x in rules]),
         max_context=whole([g.max_context for g in groups]),
         delay_s=column([g.delay_s for g in groups]),
         delay_steps=column([g.delay_steps for g in groups]),
+        request_s=column([x.request_s for x in rules]),
+        token_s=column([x.token_s for x in rules]),
         pp_size=np.array([g.table.pp_size for g in groups], dtype=np.int64),
-        decode=stacked([g.table.decode for g in groups]),
-        prompt=stacked([g.table.prompt for g in groups]),
+        decode=stacked([padded(g.table.decode, g.scheduling.graph_sizes) for g in groups]),
+        prompt=stacked([padded(g.table.prompt, g.scheduling.graph_sizes) for g in groups]),
+        beside=stacked([beside(g.table) for g in groups]),
         kv_slope=np.array([g.table.kv_slope for g in groups]),
         attention_slope=np.array([g.table.attention_slope for g in groups]),
         window=np.array([g.table.window for g in groups]),

@@ -9,10 +9,9 @@ import numpy as np
 from shardwise.errors import InputError
 from shardwise.simulator.fleet import Failure, Group, make_fleet, model_names
 from shardwise.simulator.results import Result
+from shardwise.simulator.routing import POLICIES
 from shardwise.simulator.state import Sim, new_loop, new_replicas, new_requests
-from shardwise.simulator.traffic import Trace, model_indices
-
-POLICIES = ("round_robin", "least_loaded", "power_of_two", "cache_aware")
+from shardwise.simulator.trace import Trace, model_indices
 
 
 def _events(failures: Sequence[Failure], replicas: int) -> list[tuple[float, int, int]]:
@@ -31,6 +30,13 @@ def _events(failures: Sequence[Failure], replicas: int) -> list[tuple[float, int
         if np.isfinite(failure.up_s):
             events.append((failure.up_s, failure.replica, 1))
     return sorted(events)
+
+
+def _least_think_s(trace: Trace) -> float:
+    sessions = trace.sessions
+    if sessions is None or not (sessions.previous >= 0).any():
+        return 0.0
+    return float(sessions.think_s[sessions.previous >= 0].min())
 
 
 def simulate(
@@ -53,21 +59,20 @@ def simulate(
         raise InputError(f"balancer policy {policy!r}", f"allowed: {', '.join(POLICIES)}")
     if len(trace) == 0:
         raise InputError("0 requests", "needed: at least 1")
+    if concurrency and trace.sessions is not None:
+        raise InputError(
+            "sessions with a concurrency", "allowed: one of both", "sessions have their own pace"
+        )
     fleet = make_fleet(groups)
     events = _events(failures, len(fleet.model))
-    prefixes = len(trace.prefix_tokens)
-    requests = new_requests(
-        trace.arrival_s,
-        (trace.isl, trace.osl),
-        (model_indices(trace, model_names(groups)), trace.prefix, trace.prefix_tokens),
-    )
-    loop = new_loop(concurrency, len(trace), prefixes, seed)
-    loop.counts[0] = concurrency
-    sim = Sim(fleet, requests, new_replicas(fleet, prefixes), loop)
+    requests = new_requests(trace, model_indices(trace, model_names(groups)))
+    loop = new_loop(concurrency, trace, seed)
+    sim = Sim(fleet, requests, new_replicas(fleet, trace.segments), loop)
     run_loop(
         sim,
         POLICIES.index(policy),
         concurrency > 0,
+        _least_think_s(trace),
         np.array([time for time, _, _ in events], dtype=np.float64),
         np.array([replica for _, replica, _ in events], dtype=np.int64),
         np.array([up for _, _, up in events], dtype=np.int64),

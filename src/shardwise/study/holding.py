@@ -14,9 +14,9 @@ from typing import Final
 from shardwise import metrics
 from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError
 from shardwise.evidence.record import Evidence, Interval
-from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits
+from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.planner.candidates import Option, Rejected, enumerate_candidates
-from shardwise.planner.loading import BATCHED_TOKENS, MEMORY_UTILIZATION, load_candidates
+from shardwise.planner.loading import limits_of, load_candidates
 from shardwise.planner.question import Question
 from shardwise.simulator.capacity import Target, highest_rate, holds
 from shardwise.simulator.evidence import Simulated, evidence, simulate_thrice
@@ -151,14 +151,10 @@ def _deployment(q: Question, option: Option, replicas: int) -> Deployment:
         model=q.arch.id,
         gpu=q.node.gpu.id,
         layout=replace(option.layout, replicas=replicas),
-        limits=EngineLimits(
-            max_num_seqs=MAX_SEQS,
-            max_num_batched_tokens=BATCHED_TOKENS,
-            gpu_memory_utilization=MEMORY_UTILIZATION,
-            max_model_len=q.context,
-        ),
+        limits=limits_of(q, MAX_SEQS, q.context),
         dtypes=Dtypes(weight=subject.weight_dtype, kv=subject.kv_dtype),
         engine=q.engine,
+        engine_version=q.engine_version,
     )
 
 

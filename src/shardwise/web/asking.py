@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
-from shardwise.architecture.model import in_dtype
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import bundled, load
 from shardwise.errors import DoesNotFitError, InputError, UnknownNameError
 from shardwise.evidence.record import Evidence
@@ -121,7 +121,7 @@ def command(known: Explorer, state: State, question: Question) -> str:
 
 def _question(state: State, measured: Sequence[Evidence]) -> Question:
     """The batches are the usual ones, the state's own, and those measured."""
-    sizes = allowed_tp(in_dtype(load(state.model), state.dtype), min(state.gpus, MAX_TP))
+    sizes = allowed_tp(stored_in(load(state.model), state.dtype), min(state.gpus, MAX_TP))
     found = sorted({e.workload.concurrency for e in measured})[:MAX_MEASURED_BATCHES]
     batches = tuple(sorted({*BATCHES, state.batch, *found}))
     mode: Mode = "static_batch" if state.mode == "static_batch" else "closed_loop"

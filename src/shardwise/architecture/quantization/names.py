@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import combinations
 from typing import Final
 
@@ -58,6 +59,12 @@ class Names:
         else:
             self._numbered |= bool(re.search(r"\d", entry))
             self._wild.append(self._compiled(rf"(?:.*\.)?{_glob(entry)}(?:\.|$)"))
+
+    @cached_property
+    def tells_layers(self) -> bool:
+        """Whether a name may be in the set in one layer and not in another."""
+        numbers = any(part.isdecimal() for name in self._plain for part in name.split("."))
+        return bool(self._layers) or self._numbered or numbers
 
     def _compiled(self, pattern: str) -> re.Pattern[str]:
         try:

@@ -13,7 +13,10 @@ from shardwise.architecture.tensor import Part, Tensor
 _LINEAR: frozenset[Part] = frozenset({"attention", "mlp", "experts", "shared_experts"})
 #: Small matrices that engines keep in 16 or 32 bits whatever the checkpoint's default is.
 _NEVER = frozenset(
-    {"indexer.weights_proj", "compressor", "hyper_connection", "eh_proj", "shared_expert_gate"}
+    {
+        *("indexer.weights_proj", "compressor", "hyper_connection", "eh_proj"),
+        *("shared_expert_gate", "routed_expert_down_proj", "routed_expert_up_proj"),
+    }
 )
 
 
@@ -43,6 +46,11 @@ class Rules:
     rules: tuple[Rule, ...] = ()
     excluded: Names = field(default_factory=Names)
     kv_dtype: str = "bf16"
+
+    @property
+    def tells_layers(self) -> bool:
+        """Whether a tensor may have different formats in different layers."""
+        return any(names.tells_layers for names in (self.excluded, *(r.names for r in self.rules)))
 
     def format_of(self, name: str, tensor: Tensor) -> Format:
         """Format of `tensor`, whose full name in the checkpoint is `name`."""

@@ -65,19 +65,23 @@ def _groups(
     layers: tuple[Layer, ...], rules: Rules, prefix: str, first: int
 ) -> tuple[LayerGroup, ...]:
     """Layers of one shape whose tensors have the same formats, each with all its positions."""
-    found: dict[tuple[Layer, tuple[Format, ...]], list[int]] = {}
-    shapes: dict[int, tuple[Layer, tuple[Tensor, ...]]] = {}
+    found: dict[tuple[int, tuple[Format, ...]], list[int]] = {}
+    kinds: dict[Layer, int] = {}  # equal layers -> number of their kind
+    numbers: dict[int, int] = {}  # id of a layer -> number: each object is hashed only once
+    formats: dict[int, tuple[Format, ...]] = {}
+    each = rules.tells_layers
     for position, layer in enumerate(layers, first):
-        # equal layers are one object in most families: hash each only once
-        if id(layer) not in shapes:
-            shapes[id(layer)] = (layer, _tensors(layer))
-        tensors = shapes[id(layer)][1]
-        number = position if layer.number is None else layer.number
-        formats = rules.formats_of(f"{prefix}.{number}", tensors)
-        found.setdefault((layer, formats), []).append(position)
+        if id(layer) not in numbers:
+            numbers[id(layer)] = kinds.setdefault(layer, len(kinds))
+        kind = numbers[id(layer)]
+        if kind not in formats or each:
+            number = position if layer.number is None else layer.number
+            formats[kind] = rules.formats_of(f"{prefix}.{number}", _tensors(layer))
+        found.setdefault((kind, formats[kind]), []).append(position)
+    shapes = list(kinds)
     return tuple(
-        _group(layer, formats, positions, rules.plain.dtype)
-        for (layer, formats), positions in found.items()
+        _group(shapes[kind], stored, positions, rules.plain.dtype)
+        for (kind, stored), positions in found.items()
     )
 
 

@@ -78,15 +78,17 @@ def decoder(
     """
     hidden = config.size("hidden_size")
     own = norms(hidden, *PRE_NORMS) if layer_norms is None else layer_norms
-    layers = tuple(
-        Layer(mixers(i), feed_forwards(i), own(i) if callable(own) else own)
-        for i in range(num_layers(config))
-    )
+    made: dict[tuple[int, int, int], Layer] = {}  # one object for layers of the same parts
+    layers = []
+    for i in range(num_layers(config)):
+        parts = (mixers(i), feed_forwards(i), own(i) if callable(own) else own)
+        key = (id(parts[0]), id(parts[1]), id(parts[2]))
+        layers.append(made.setdefault(key, Layer(*parts)))
     return Decoder(
         hidden_size=hidden,
         vocab_size=config.size("vocab_size"),
         max_context=context or max_context(config),
-        layers=layers,
+        layers=tuple(layers),
         outer=norms(hidden, "model.norm") if final_norm is None else final_norm,
         tie_embeddings=config.flag("tie_word_embeddings", tie),
     )

@@ -5,7 +5,7 @@ Shapes of states: vLLM's MambaStateShapeCalculator; dtypes: its MambaStateDtypeC
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shardwise.architecture.cache import Cache
@@ -76,25 +76,39 @@ def gated_delta_net(config: Fields, *, split: bool, at: str = "linear_attn") -> 
     return LinearAttention("gdn", nk, nv, dk, dv, kernel, tensors, caches)
 
 
+@dataclass(frozen=True)
+class DeltaShape:
+    """Kimi Delta Attention's heads and how its gates are made.
+
+    `low_rank_f`, `low_rank_g`: the decay and the output gate go through one head's size.
+    """
+
+    heads: int
+    dim: int
+    kernel: int
+    low_rank_f: bool = True
+    low_rank_g: bool = True
+
+
 def kimi_delta_attention(
-    hidden: int, heads: int, dim: int, kernel: int, *, at: str = "self_attn"
+    hidden: int, shape: DeltaShape, *, at: str = "self_attn"
 ) -> LinearAttention:
-    """Kimi Delta Attention: decay for each channel, gates of low rank; the state is 32-bit."""
+    """Kimi Delta Attention: decay for each channel; vLLM keeps its state in 32 bits."""
+    heads, dim, kernel = shape.heads, shape.dim, shape.kernel
     inner = heads * dim
-    qkv = tuple(
+    wide = [(name, "qkv_proj") for name in ("q_proj", "k_proj", "v_proj")]
+    wide += [] if shape.low_rank_f else [("f_proj", "f_proj")]
+    wide += [] if shape.low_rank_g else [("g_proj", "g_proj")]
+    projections = tuple(
         tensor
-        for name in ("q_proj", "k_proj", "v_proj")
-        for tensor in linear(
-            f"{at}.{name}", inner, hidden, "attention", "rows", "qkv_proj", units=heads
-        )
+        for name, gemm in wide
+        for tensor in linear(f"{at}.{name}", inner, hidden, "attention", "rows", gemm, units=heads)
     )
-    convolutions = tuple(
-        Tensor(f"{at}.{name}", inner, kernel, "attention", "rows", heads)
-        for name in ("q_conv1d", "k_conv1d", "v_conv1d")
-    )
+    narrow = [("f", shape.low_rank_f), ("g", shape.low_rank_g)]
     gates = tuple(
         tensor
-        for gate in ("f", "g")
+        for gate, used in narrow
+        if used
         for tensor in (
             *linear(f"{at}.{gate}_a_proj", dim, hidden, "attention", "replicated",
                     f"{gate}_a_proj"),
@@ -103,8 +117,8 @@ def kimi_delta_attention(
         )
     )  # fmt: skip
     tensors = (
-        *qkv,
-        *convolutions,
+        *projections,
+        *(Tensor(f"{at}.{n}_conv1d", inner, kernel, "attention", "rows", heads) for n in "qkv"),
         *gates,
         *linear(f"{at}.b_proj", heads, hidden, "attention", "rows", "b_proj", units=heads),
         *vectors(at, ("A_log",), heads, heads),

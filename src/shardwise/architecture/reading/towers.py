@@ -210,9 +210,14 @@ def _moonvit(part: Fields, hidden: int) -> int:
     rows = part.size("init_pos_emb_height", default=64)
     columns = part.size("init_pos_emb_width", default=64)
     merge = 4 * width
+    output = part.size("text_hidden_size", default=hidden)
+    if part.has("qkv_hidden_size"):  # K3: attention of its own width, no biases
+        inside = part.size("qkv_hidden_size")
+        layer = 4 * width * inside + 2 * width * inner + 2 * width
+        count = depth * layer + 3 * patch**2 * width + rows * columns * width + width
+        return count + merge * merge + merge * output + output
     count = depth * _layer(width, inner) + 3 * patch**2 * width + width
     count += rows * columns * width + 2 * width
-    output = part.size("text_hidden_size", default=hidden)
     return count + 2 * width + _two_linears(merge, merge, output)
 
 

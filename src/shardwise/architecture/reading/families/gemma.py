@@ -21,7 +21,6 @@ from shardwise.architecture.reading.common import (
     SLIDING,
     decoder,
     layer_types,
-    max_context,
     num_layers,
     windows,
 )
@@ -76,7 +75,7 @@ def _sliding(config: Fields, qk_norm: QkNorm | None, slides: Callable[[int], boo
         lambda _: mlp,
         layer_norms=norms(heads.hidden, *_FOUR_NORMS),
         tie=True,
-        context=max_context(config, default=131072),
+        context=config.size("max_position_embeddings", default=131072),
     )
 
 
@@ -123,7 +122,7 @@ def gemma3n(config: Fields) -> Decoder:
         layer_norms=norms(hidden, *_FOUR_NORMS) + extra + per_layer_inputs(config, hidden, 256),
         final_norm=norms(hidden, "model.norm") + _altup_outer(config, hidden, layers),
         tie=True,
-        context=max_context(config, default=32768),
+        context=config.size("max_position_embeddings", default=32768),
     )
     return read
 
@@ -209,7 +208,7 @@ def gemma4(config: Fields) -> Decoder:
         layer_norms=extra,
         final_norm=norms(hidden, "model.norm") + per_layer_embedding(config, hidden, layers),
         tie=True,
-        context=max_context(config, default=131072),
+        context=config.size("max_position_embeddings", default=131072),
     )
 
 

@@ -1,4 +1,4 @@
-"""Hybrids with a state for each sequence: Nemotron-H, Jamba, Bamba, Granite 4, LFM2, Kimi Linear."""
+"""Hybrids with a state for each sequence: Nemotron-H, Jamba, Bamba, Granite 4, LFM2, Mamba."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ from shardwise.architecture.reading.attention import (
     QkNorm,
     gqa_attention,
     heads_of,
-    mla,
 )
 from shardwise.architecture.reading.common import (
     FULL,
-    LINEAR,
     decoder,
     layer_types,
     max_context,
     num_layers,
 )
 from shardwise.architecture.reading.decoder import PRE_NORMS, Decoder, Layer, linear, norms
-from shardwise.architecture.reading.families.deepseek import deepseek_moe
 from shardwise.architecture.reading.families.experts import granite_experts
 from shardwise.architecture.reading.mlps import (
     CORRECTED,
@@ -41,7 +38,6 @@ from shardwise.architecture.reading.mlps import (
     plain_mlp,
 )
 from shardwise.architecture.reading.states import (
-    kimi_delta_attention,
     mamba1,
     mamba2,
     short_conv,
@@ -421,36 +417,6 @@ def _lfm(config: Fields, feed_forward: Callable[[int], FeedForward]) -> Decoder:
         final_norm=norms(heads.hidden, "model.embedding_norm"),
     )
     return replace(read, tie_embeddings=tie)
-
-
-def kimi_linear(config: Fields) -> Decoder:
-    """Kimi Linear: three layers of Kimi Delta Attention, then one of MLA."""
-    hidden, layers = config.size("hidden_size"), num_layers(config)
-    options = config.object("linear_attn_config")
-    delta = kimi_delta_attention(
-        hidden,
-        options.size("num_heads", default=config.size("linear_num_heads", default=32)),
-        options.size("head_dim", default=config.size("linear_head_dim", default=128)),
-        options.size(
-            "short_conv_kernel_size", default=config.size("linear_conv_kernel_dim", default=4)
-        ),
-    )
-    if "q_lora_rank" not in config.values:
-        config = Fields({**config.values, "q_lora_rank": None}, config.where, config.read)
-    attention = mla(config, bias=config.flag("attention_bias", False))
-    full = options.items("full_attn_layers", int)
-    kinds = layer_types(config, layers, LINEAR, FULL)
-    if kinds:
-        attending = {i for i, kind in enumerate(kinds) if kind == FULL}
-    elif full:
-        attending = {number - 1 for number in full}  # counted from one in the file
-    else:
-        attending = {i for i in range(layers) if i and i % 4 == 0}
-    experts = deepseek_moe(config, correction_bias=True, dense_layers=1)
-    context = max_context(config, config.name_of("max_position_embeddings", "model_max_length"))
-    return decoder(
-        config, lambda i: attention if i in attending else delta, experts, context=context
-    )
 
 
 def decilm(config: Fields) -> Decoder:

@@ -1,0 +1,46 @@
+"""Where a kernel time comes from, so that an interval can be widened by distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Codes: TypeAlias = npt.NDArray[np.uint8]
+Places: TypeAlias = npt.NDArray[np.intp]
+#: What every operator accepts for a size: one number, or an array that broadcasts with the rest.
+Sizes: TypeAlias = float | npt.ArrayLike
+
+
+class Provenance(IntEnum):
+    """How far a time is from a measurement, nearest first."""
+
+    MEASURED = 0  #: a point of the table of this GPU, engine and dtype
+    INTERPOLATED = 1  #: between points of that table
+    EXTRAPOLATED = 2  #: outside its range, efficiency held constant
+    OTHER_ENGINE = 3  #: another engine's kernels on this GPU
+    OTHER_DTYPE = 4  #: another dtype's efficiency on this GPU
+    OTHER_GPU = 5  #: another GPU's efficiency on this GPU's datasheet rates
+    ROOFLINE = 6  #: datasheet rates times an assumed efficiency
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one call per element, and how well each is known.
+
+    Attributes:
+        seconds: Time of one call, with the broadcast shape of the sizes given.
+        provenance: A `Provenance` code per element.
+        distance: Octaves (log2) between what was asked and the nearest measured shape and work;
+            0 at a measured point. Add it to an interval's width.
+        source: The table used, e.g. "h200 vllm 0.24.0 fp8".
+    """
+
+    seconds: Array
+    provenance: Codes
+    distance: Array
+    source: str
