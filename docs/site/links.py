@@ -41,6 +41,14 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return LINK.sub(moved, FENCE.sub(_titled, markdown))
 
 
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """The page as HTML: mkdocs-click 0.9 prints the marker that Click has for "no default"."""
+    del page, config, files
+    return html.replace("<code>Sentinel.UNSET</code>", "").replace(
+        "<td><code></code></td>", "<td></td>"
+    )
+
+
 def _titled(found: re.Match[str]) -> str:
     language, word = found.groups()
     return f'```{language} title="{word}"' if "." in word else f"```{language}"
