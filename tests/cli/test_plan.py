@@ -69,7 +69,7 @@ def test_output_starts_with_the_recommendation_and_ends_with_the_command() -> No
     lines = result.stdout.strip().splitlines()
     assert lines[0].startswith("Deploy llama-3.1-70b as ")
     assert "80 % interval" in lines[0]
-    assert "vllm serve meta-llama/Llama-3.1-70B" in lines[-1]
+    assert "vllm serve RedHatAI/Meta-Llama-3.1-70B-Instruct-FP8" in lines[-1]
 
 
 def test_output_file_holds_the_document(tmp_path: Path) -> None:
@@ -110,7 +110,9 @@ def test_bounds_on_percentiles_are_searched_by_simulation(tmp_path: Path) -> Non
     assert best["evidence"]["source"]["kind"] == "simulated"
     assert best["evidence"]["metrics"]["tpot_p99_s"]["value"] <= 0.03
     assert best["request_rate_held"]["value"] >= 4
-    assert f"replicas = {best['evidence']['deployment']['replicas']}" in saved.read_text("utf-8")
+    assert f"replicas = {best['evidence']['deployment']['layout']['replicas']}" in saved.read_text(
+        "utf-8"
+    )
 
 
 @pytest.mark.parametrize(

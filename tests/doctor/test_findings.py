@@ -115,6 +115,15 @@ def test_the_gravest_comes_first() -> None:
             "NVRM: Xid (PCI:0000:41:00): 79, pid=1, GPU has fallen off the bus.",
             "GPU 0000:41:00 does not answer",
         ),
+        (
+            "NVRM: The NVIDIA GPU 0000:b3:00.0\n NVRM: (PCI ID: 10de:26b5) installed\n"
+            "NVRM: fallen off the bus and is not responding to commands.",
+            "GPU 0000:b3:00.0 does not answer",
+        ),
+        (
+            "Unable to determine the device handle for GPU0000:20:00.0: Unknown Error",
+            "GPU 0000:20:00.0 does not answer: Unknown Error",
+        ),
     ],
 )
 def test_a_driver_that_answers_for_no_gpu(line: str, said_of_it: str) -> None:

@@ -133,7 +133,7 @@ def running(pid: int) -> bool:
         return False
 
 
-def gone(pids: list[int], within_s: float = 2.0) -> bool:
+def gone(pids: list[int], within_s: float = 10.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if not any(running(pid) for pid in pids):

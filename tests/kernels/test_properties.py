@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ from shardwise.kernels import (
     reduce_scatter,
     sparse_decode,
     sparse_prefill,
+    typical_error,
 )
 
 CATALOGUE = default_catalogue()
@@ -144,6 +146,31 @@ def test_no_sizes_have_no_times() -> None:
     assert gemm(CATALOGUE.gpu("h100"), "vllm", "bf16", [], 1024, 4096).seconds.shape == (0,)
 
 
+def test_one_rank_sends_nothing() -> None:
+    h200 = CATALOGUE.gpu("h200")
+    times = all_reduce(h200, "vllm", [1, 2, 8], 65536)
+    assert times.seconds[0] == 0.0
+    assert (times.seconds[1:] > 3e-6).all()
+    assert expert_dispatch(h200, "vllm", 64, 4096, 8, 128, 1).seconds == 0.0
+
+
+def test_the_farther_a_source_the_larger_its_typical_error() -> None:
+    for name in ("gemm", "experts", "attention_decode", "all_reduce"):
+        errors = [typical_error(name, provenance) for provenance in Provenance]
+        assert errors[0] == 0.0
+        assert errors == sorted(errors)
+        assert 0.01 < errors[1] < errors[-1] < 1.0
+    with pytest.raises(UnknownNameError, match="kernel class"):
+        typical_error("gem", Provenance.MEASURED)
+
+
+def test_a_cpu_has_its_roofline() -> None:
+    cpu = replace(CATALOGUE.gpu("l40s"), id="mine", vendor="cpu", flops={"fp32": 1e12})
+    times = gemm(cpu, "torch", "bf16", 1, 4096, 4096)
+    assert times.provenance == Provenance.ROOFLINE
+    assert times.seconds > 4096 * 4096 * 2 / cpu.memory_bandwidth
+
+
 def test_provenance_names_the_nearest_source() -> None:
     h200, mi300x = CATALOGUE.gpu("h200"), CATALOGUE.gpu("mi300x")
     assert gemm(h200, "vllm", "fp8", 64, 8192, 8192).provenance == Provenance.MEASURED
@@ -203,6 +230,30 @@ def test_unknown_names_are_refused() -> None:
 def test_cached_tokens_cannot_be_negative() -> None:
     with pytest.raises(InputError, match="cached tokens -1"):
         attention_prefill(CATALOGUE.gpu("h200"), "vllm", 1, 100, 8, 1, 128, cached=-1)
+
+
+def test_a_window_that_was_not_measured_lies_between_none_and_the_measured_one() -> None:
+    h200 = CATALOGUE.gpu("h200")
+    context = [1024, 4096, 16384]
+    none, narrow, wide = (
+        attention_decode(h200, "vllm", 32, context, 64, 8, 64, window=window).seconds
+        for window in (0, 128, 4096)
+    )
+    assert wide[:2] == pytest.approx(none[:2])  # the context fits the window
+    assert narrow[2] < wide[2] < 0.5 * none[2]
+    with pytest.raises(InputError, match="attention window -1"):
+        attention_decode(h200, "vllm", 1, 10, 8, 1, 128, window=-1)
+
+
+def test_a_cached_prefix_does_not_repeat_the_projections() -> None:
+    h200 = CATALOGUE.gpu("h200")
+    for block in (mla_prefill_block, sparse_prefill):
+        fresh, cached = (
+            block(h200, "trtllm", 1, 512, 16, 7168, "fp8_block", cached=tokens)
+            for tokens in (0, 4096)
+        )
+        assert fresh.seconds < cached.seconds < 2.5 * fresh.seconds
+        assert cached.provenance >= Provenance.EXTRAPOLATED
 
 
 def test_a_cached_prefix_costs_the_pairs_it_adds() -> None:

@@ -298,3 +298,250 @@ def test_pastes_of_two_machines_are_refused() -> None:
     three = read(topo({(0, 1): "PIX", (0, 2): "SYS", (1, 2): "SYS"}, 3), "b.txt")
     with pytest.raises(InputError, match=re.escape("a.txt: 2 GPUs, b.txt: 3 GPUs")):
         merge([two, three])
+
+
+def test_columns_that_run_into_each_other_and_three_dozen_network_cards() -> None:
+    nics = [f"NIC{i}" for i in range(36)]
+    header = "        GPU0    GPU1    " + "    ".join(nics[:12]) + "NIC12" + "".join(nics[13:])
+    row = "    ".join(["NODE"] * 10) + "NODENODE" + "SYS" * 22 + "    NODEPIX"
+    found = read(
+        f"{header}    CPU Affinity    NUMA Affinity   GPU NUMA ID\n"
+        f"GPU0     X      NV18    {row}     0-55,112-167    0               N/A\n"
+        f"GPU1    NV18     X      {row}     0-55,112-167    1               N/A\n"
+    )
+    assert said(found) == {(0, 1): "NV18"}
+    assert [d.numa for d in node_of(found).devices] == [0, 1]
+    assert not found.problems
+    assert node_of(found).nic_links[1, "NIC35"].code == "PIX"
+
+
+def test_an_empty_cpu_column_between_tabs_is_no_numa_node() -> None:
+    found = read(
+        "\t\x1b[4mGPU0\tGPU1\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\x1b[0m\n"
+        "GPU0\t X \tNV18\t0-35\t0\t\tN/A\nGPU1\tNV18\t X \t\t1\t\tN/A\n"
+    )
+    assert [(d.cpus, d.numa) for d in node_of(found).devices] == [("0-35", 0), ("", 1)]
+
+
+def test_one_gpu_with_its_affinity() -> None:
+    header = "\tGPU0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\n"
+    found = read(f"{header}GPU0\t X \t0-7\t\tN/A\t\tN/A\n")
+    (device,) = node_of(found).devices
+    assert (device.cpus, device.numa, device.gpu_numa_id) == ("0-7", None, None)
+
+
+def test_sockets_between_xgmi_cliques() -> None:
+    """rocm-smi: four and four, PCIE between them."""
+    names = "       " + "".join(f"GPU{i}         " for i in range(4))
+    rows = [("0", "XGMI", "PCIE", "PCIE"), ("XGMI", "0", "PCIE", "PCIE")]
+    rows += [("PCIE", "PCIE", "0", "XGMI"), ("PCIE", "PCIE", "XGMI", "0")]
+    table = "\n".join(f"GPU{i}   " + "".join(f"{c:13}" for c in row) for i, row in enumerate(rows))
+    title, end = "==== Link Type between two GPUs ====", "==== Numa Nodes ===="
+    found = read(f"{title}\n{names}\n{table}\n{end}\n")
+    assert said(found)[0, 2] == "PCIE"
+    assert said(found)[2, 3] == "XGMI/?"
+    assert not found.problems
+
+
+def test_amd_smi_static_blocks() -> None:
+    found = read("""\
+GPU: 0
+    ASIC:
+        MARKET_NAME: AMD Instinct MI300X
+    BUS:
+        BDF: 0000:05:00.0
+        MAX_PCIE_WIDTH: 16
+    VRAM:
+        TYPE: HBM
+        SIZE: 196592 MB
+    NUMA:
+        NODE: 1
+""")
+    (device,) = node_of(found).devices
+    assert (device.name, device.bus_id) == ("AMD Instinct MI300X", "0000:05:00.0")
+    assert (device.numa, device.pcie_width) == (1, 16)
+    assert device.memory_bytes == 196592 * 2**20
+
+
+def test_a_hypervisor_behind_two_colons_and_builds_without_a_version() -> None:
+    versions = "vLLM Version: 0.6.1.post2@9ba0817ff1\nsglang: 0.5.7\n"
+    found = read(f"Hypervisor vendor:: KVM\n{versions}")
+    assert node_of(found).host.hypervisor == "KVM"
+    assert found.versions == {"vllm": "0.6.1.post2", "sglang": "0.5.7"}
+
+
+def test_the_profile_of_a_newer_vllm_and_a_negative_cache() -> None:
+    (start,) = read(
+        "DEBUG Memory profiling takes 1.21 seconds. Total non KV cache memory: 11.76GiB; torch "
+        "peak memory increase: 0.71GiB; non-torch forward increase memory: 0.21GiB; weights "
+        "memory: 10.84GiB.\nINFO [gpu_worker.py:462] Available KV cache memory: -0.19 GiB\n"
+    ).startups
+    gib = 2.0**30
+    assert start.weights_bytes == pytest.approx(10.84 * gib)
+    assert start.activation_bytes == pytest.approx(0.71 * gib)
+    assert start.non_torch_bytes == pytest.approx((0.21 * gib, 0.21 * gib))
+    assert start.kv_bytes == pytest.approx(-0.19 * gib)
+
+
+def test_sglang_s_last_lines() -> None:
+    (start,) = read("""\
+[2025-07-14 05:48:43] Load weight begin. avail mem=22.60 GB
+[2025-07-14 05:48:43] KV Cache is allocated. dtype: torch.float8_e4m3fn, #tokens: 38141
+[2025-07-14 05:48:44] Capture target verify CUDA graph begin. avail mem=0.93 GB
+[2025-07-14 05:49:02] Capture target verify CUDA graph end. Time elapsed: 18 s. mem usage=0.11 GB. \
+avail mem=0.83 GB.
+[2025-07-14 05:49:08] Capture draft decode CUDA graph end. mem usage=0.04 GB. avail mem=0.79 GB.
+[2025-07-14 05:49:02] max_total_num_tokens=38141, chunked_prefill_size=2048, context_len=8192
+""").startups
+    gib = 2.0**30
+    assert start.kv_tokens == 38141
+    assert start.graph_bytes == pytest.approx(0.15 * gib)
+    assert start.total_bytes == pytest.approx(22.6 * gib)
+    assert start.max_model_len == 8192
+
+
+def test_one_line_with_tokens_and_concurrency() -> None:
+    (start,) = read(
+        "(EngineCore pid=9) INFO [kv_cache_utils.py:1731] GPU KV cache size: 955,000 tokens, "
+        "Maximum concurrency for 9,216 tokens per request: 103.62x\n"
+    ).startups
+    assert (start.kv_tokens, start.concurrency) == (955000, 103.62)
+
+
+def test_sixteen_gpus_have_two_digits() -> None:
+    links = {
+        (a, b): "PIX" if a // 8 == b // 8 else "SYS" for a in range(16) for b in range(a + 1, 16)
+    }
+    found = read(topo(links, 16, nics=12))
+    assert said(found) == links
+    assert not found.problems
+
+
+def test_whole_copies_are_no_replicas_of_attention() -> None:
+    line = "[2026-01-21 19:39:12 {}] Load weight end. avail mem=14.5 GB, mem usage=7.2 GB.\n"
+    tags = ("DP0 TP0", "DP0 TP1", "DP1 TP0", "DP1 TP1")
+    (start,) = read("".join(line.format(tag) for tag in tags)).startups
+    assert (start.attention_dp, start.tp_at_least, start.processes) == (1, 2, 4)
+
+
+def test_pipeline_stages_with_different_caches_fail_once() -> None:
+    (start,) = read("""\
+(Worker_PP0 pid=1) INFO Available KV cache memory: 20.18 GiB
+(Worker_PP1 pid=2) INFO Available KV cache memory: 3.18 GiB
+(EngineCore_DP0 pid=3) ValueError: To serve at least one request with the models's max seq len \
+(262144), (24.0 GiB KV cache is needed, which is larger than the available KV cache memory \
+(3.18 GiB). Based on the available memory, the estimated maximum model length is 34736.
+""").startups
+    assert start.failure is not None
+    assert start.failure.max_model_len == 34736
+    assert start.kv_bytes == pytest.approx(3.18 * 2**30)
+
+
+def test_the_oldest_vllm_states_its_configuration() -> None:
+    (start,) = read(
+        "INFO 01-11 15:51:02 llm_engine.py:70] Initializing an LLM engine with config: "
+        "model='/models/alpaca-2', tokenizer='/models/alpaca-2', revision=None, max_seq_len=4096, "
+        "tensor_parallel_size=2, quantization=None, enforce_eager=False, seed=0)\n"
+        "INFO 01-11 15:51:18 llm_engine.py:275] # GPU blocks: 229, # CPU blocks: 512\n"
+        "ValueError: The model's max seq len (4096) is larger than the maximum number of tokens "
+        "that can be stored in KV cache (3664).\n"
+    ).startups
+    assert (start.model, start.tp_size, start.max_model_len) == ("/models/alpaca-2", 2, 4096)
+    assert start.kv_tokens == 229 * 16
+    assert start.failure is not None
+    assert start.failure.max_model_len == 3664
+
+
+def test_a_second_machine_in_one_paste_is_not_mixed_with_the_first() -> None:
+    first = topo({(0, 1): "PHB"}, 2)
+    found = read(first + topo({(0, 1): "NV4", (0, 2): "SYS", (1, 2): "SYS"}, 3))
+    assert said(found) == {(0, 1): "PHB"}
+    assert found.problems[0].line == 4
+    again = read(first + first)
+    assert said(again) == {(0, 1): "PHB"}
+    assert not again.problems
+
+
+def test_windows_names_its_driver_s_mode_in_the_same_cell() -> None:
+    found = read("|   0  NVIDIA GeForce RTX 4090      WDDM  |   00000000:01:00.0  On |     Off |\n")
+    assert node_of(found).devices[0].name == "NVIDIA GeForce RTX 4090"
+
+
+def test_older_sglang_says_what_is_free_before_and_after() -> None:
+    (start,) = read(
+        "[gpu=0] Load weight begin. avail mem=78.50 GB\n"
+        "[gpu=0] Load weight end. type=LlamaForCausalLM, dtype=torch.float16, avail mem=63.25 GB\n"
+    ).startups
+    assert start.weights_bytes == pytest.approx(15.25 * 2**30)
+
+
+def test_sglang_of_early_2025() -> None:
+    (start,) = read("""\
+[2025-01-23 19:35:20 TP0] Load weight end. type=LlamaForCausalLM, avail mem=63.72 GB
+[2025-01-23 19:35:20 TP0] KV Cache is allocated. K size: 27.13 GB, V size: 27.13 GB.
+[2025-01-23 19:35:20 TP0] Memory pool end. avail mem=8.34 GB
+[2025-01-23 19:35:20 TP0] Capture cuda graph begin. This can take up to several minutes.
+100%|██████████| 23/23 [00:06<00:00,  3.51it/s]
+[2025-01-23 19:35:27 TP0] Capture cuda graph end. Time elapsed: 6.57 s
+[2025-01-23 19:35:27 TP0] max_total_num_tokens=444500, max_running_requests=2049, context_len=131072
+""").startups
+    assert start.kv_bytes == pytest.approx(54.26 * 2**30)
+    assert start.kv_tokens == 444500
+    assert start.graph_bytes is None
+    assert start.left_bytes == pytest.approx(8.34 * 2**30)
+
+
+def test_colours_that_were_written_out() -> None:
+    line = "#033[1;36m(VllmWorkerProcess pid=240)#033[0;0m INFO model weights take 3.97GiB;\n"
+    (start,) = read(line + line.replace("pid=240", "pid=241").replace("#033", "^[")).startups
+    assert start.processes == 2
+    assert start.weights_bytes == pytest.approx(3.97 * 2**30)
+
+
+def test_a_matrix_made_into_a_markdown_table() -> None:
+    found = read("""\
+|      | GPU0 | GPU1 | GPU2 | CPU Affinity | NUMA Affinity |
+|------|------|------|------|--------------|---------------|
+| **GPU0** | X    | NV12 | SYS | 0-31  | 0 |
+| **GPU1** | NV12 | X    | SYS | 0-31  | 0 |
+| **GPU2** | SYS  | SYS  | X   | 32-63 | 1 |
+""")
+    node = node_of(found)
+    assert not found.problems
+    assert [link.code for link in node.links.values()] == ["NV12", "SYS", "SYS"]
+    assert [device.numa for device in node.devices] == [0, 0, 1]
+    amd = node_of(
+        read("""\
+**Weight Between Two GPUs**
+
+|          | GPU0 | GPU1 |
+| :------- | :--: | :--: |
+| **GPU0** |   0  |  15  |
+| **GPU1** |  15  |   0  |
+""")
+    )
+    assert amd.vendor == "amd"
+    assert [link.kind for link in amd.links.values()] == ["XGMI"]
+
+
+def test_nic_columns_that_run_into_each_other() -> None:
+    node = node_of(
+        read("""\
+        GPU0    GPU1    NIC0    NIC12       NIC13   NIC33       CPU Affinity    NUMA Affinity
+GPU0     X      NV18    PIX     NODENODE    NODE    0-55,112-167    0
+GPU1    NV18     X      NODE    NODENODE    PIX     0-55,112-167    0
+NIC0    PIX     NODE     X      X PIX       PIX
+""")
+    )
+    assert [(d.numa, d.cpus) for d in node.devices] == [(0, "0-55,112-167")] * 2
+
+
+def test_affinity_columns_that_are_shifted_say_nothing() -> None:
+    node = node_of(
+        read("""\
+        GPU0    GPU1    NIC0    CPU Affinity    NUMA Affinity
+GPU0     X      PHB     PIX     PIX     0-55    0
+GPU1    PHB      X      NODE    PIX     0-55    0
+""")
+    )
+    assert [(d.numa, d.cpus) for d in node.devices] == [(None, "")] * 2

@@ -121,7 +121,7 @@ FACTS: dict[str, list[dict[str, Any]]] = {
     "sglang_deepseek_r1_dp8_rocm_negative": [
         {
             "weights": 166.59, "left": 21.73, "kv_tokens": -561981, "failure": "no memory is left",
-            "total": (188.32, 0.01), "tp_at_least": 8, "dp_at_least": 8,
+            "total": (188.32, 0.01), "tp_at_least": 8, "attention_dp": 8,
         }
     ],
     "both_qwen3_235b_fp8_tp4_h100": [

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from tests.reference import FOLDER, needs_reference
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.model import Model
@@ -25,7 +26,6 @@ from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.layout.rules import require_kv_dtype
 from shardwise.perfmodel.memory import MemoryPlan, plan
 from shardwise.units import GIB
-from tests.reference import FOLDER, needs_reference
 
 CASES = FOLDER / "field_cases.csv"
 

@@ -30,13 +30,9 @@ _DTYPE_WORDS: Final = {
     "int8": "int8",
     "w8a8": "int8",
 }
-#: Publishers of the bundled models and of their quantized copies.
-_ORGS: Final = frozenset(
-    {
-        *("meta-llama", "qwen", "mistralai", "openai", "deepseek-ai", "huggingfacetb", "google"),
-        *("zai-org", "moonshotai", "minimaxai", "microsoft", "coherelabs", "allenai"),
-        *("amd", "nvidia", "neuralmagic", "redhatai", "unsloth", "hugging-quants"),
-    }
+#: Publishers of quantized copies under the models' own names, beside those of the models.
+_REPUBLISHERS: Final = frozenset(
+    {"amd", "nvidia", "neuralmagic", "redhatai", "unsloth", "hugging-quants"}
 )
 
 
@@ -68,8 +64,11 @@ def named(given: str) -> Model | None:
     model = parse(_values(found), found, found)
     if dtype_word is None or dtype_word == model.checkpoint_dtype:
         return model
-    if dtype_word in _published(found):
-        return _as_published(found, dtype_word)
+    # "…-FP8-KV": the checkpoint asks for an fp8 cache
+    words = [f"{dtype_word}-kv"] if given.lower().endswith("-kv") else []
+    for word in (*words, dtype_word):
+        if word in _published(found):
+            return _as_published(found, word)
     return in_dtype(model, dtype_word)
 
 
@@ -157,7 +156,7 @@ def _checkpoints() -> dict[str, tuple[str, str]]:
 def _spelling(name: str) -> tuple[str, str | None]:
     """`name` reduced to what tells models apart, and the dtype it names, if any."""
     org, _, last = name.lower().rpartition("/")
-    if org and org not in _ORGS:
+    if org and org not in _publishers():
         return "", None
     last = re.sub(r"[\s_:]+", "-", last)
     last = re.sub(r"\b(llama|qwen|mixtral|mistral)-?(?=\d)", _joined, last)
@@ -165,6 +164,12 @@ def _spelling(name: str) -> tuple[str, str | None]:
     dtypes = [_DTYPE_WORDS[word] for word in words if word in _DTYPE_WORDS]
     kept = [word for word in words if word not in _SAME_SHAPE and word not in _DTYPE_WORDS]
     return "-".join(kept), dtypes[0] if dtypes else None
+
+
+@cache
+def _publishers() -> frozenset[str]:
+    hub_ids = (str(_values(model_id).get("_hub_id", "")) for model_id in bundled())
+    return _REPUBLISHERS | {hub_id.partition("/")[0].lower() for hub_id in hub_ids}
 
 
 def _joined(match: re.Match[str]) -> str:

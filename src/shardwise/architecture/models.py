@@ -72,11 +72,26 @@ def _from_path(path: Path) -> Model:
 
 def _parsed(file: Path, sidecar: Path, model_id: str, where: str) -> Model:
     values = _read_object(file)
-    if "quantization_config" not in values and _exists(sidecar) and sidecar.is_file():
+    if _exists(sidecar) and sidecar.is_file():
         quant = _read_object(sidecar).get("quantization")
         if isinstance(quant, dict):
-            values["quantization_config"] = {"quant_method": "modelopt", **quant}
+            own = values.setdefault("quantization_config", {"quant_method": "modelopt", **quant})
+            _require_agreement(own, quant, where)
     return parse(values, model_id, where)
+
+
+def _require_agreement(own: Any, beside: dict[str, Any], where: str) -> None:
+    algorithms = {
+        str(quant["quant_algo"])
+        for quant in (own, beside)
+        if isinstance(quant, dict) and quant.get("quant_algo")
+    }
+    if len(algorithms) > 1:
+        raise InputError(
+            f"{where}: quant_algo is {' and '.join(sorted(algorithms))}",
+            f"allowed: the same in config.json and {_SIDECAR}",
+            "remove the one that does not belong to the weights",
+        )
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class Tensor:
 
     Attributes:
         name: Name in the checkpoint without ".weight", from the layer on: "self_attn.q_proj".
+            "*" stands for the number of each copy. A tensor that a checkpoint stores fused is
+            here once for each part that is cut in its own way, under the fused name.
         units: Pieces along the cut dimension that are never split (heads, KV heads, state
             groups). Ranks beyond that number hold copies. 0: every element may be a piece.
         copies: Equal tensors of this name; the routed experts of a layer.

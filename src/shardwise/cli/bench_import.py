@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shardwise.cli.bench_options import STORE
+from shardwise.cli.bench_options import STORE, UNKNOWN, require_names
 from shardwise.cli.options import Finite
 from shardwise.errors import InputError
 
@@ -41,6 +41,7 @@ def import_(files: tuple[Path, ...], store: Path, study: str, **said: Any) -> No
     from shardwise.evidence.measured import Measured
     from shardwise.evidence.store import open_store
 
+    require_names(said["gpu"] or UNKNOWN, said["engine"] or UNKNOWN, said["weight_dtype"] or "auto")
     about = About(**{name: value for name, value in said.items() if value})
     read = [(path, *read_file(path, about)) for path in files]
     if not any(found for _, found, _ in read):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -45,6 +45,15 @@ MAX_BYTES = 16 * 2**20  #: of one paste; a start-up is the head of a log
 @click.option("--gpu", default="", help="Name of the GPUs where the text does not say it.")
 @click.option("--model", default="", help="Model of a start-up log, to predict beside it.")
 @click.option(
+    "--tp", default=0, type=click.IntRange(0), help="TP size of a log that does not say it."
+)
+@click.option(
+    "--pp", default=0, type=click.IntRange(0), help="Pipeline stages of a log that does not say it."
+)
+@click.option(
+    "--dtype", default="auto", help="What the log's weights were loaded in; auto: the checkpoint's."
+)
+@click.option(
     "--save", type=click.Path(path_type=Path), help="Write the node to a TOML file for --node."
 )
 @click.option("--measure", is_flag=True, help="Measure memory bandwidth and all-reduce with torch.")
@@ -54,11 +63,10 @@ def doctor(
     more: tuple[str, ...],
     node_file: Path | None,
     engines: tuple[str, ...],
-    gpu: str,
-    model: str,
     save: Path | None,
     measure: bool,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Say which GPUs to take for each TP size, which all-reduce they get, and what to change.
 
@@ -66,18 +74,22 @@ def doctor(
     topo -m, rocm-smi --showtopo, amd-smi topology, lscpu, vLLM's collect_env, and start-up logs of
     vLLM and SGLang. Changes nothing.
     """
+    from shardwise.doctor.all_reduce import ENGINES
     from shardwise.doctor.diagnosis import diagnose
     from shardwise.doctor.startup_check import compare
-    from shardwise.node.all_reduce import ENGINES
     from shardwise.node.files import write
     from shardwise.node.reading.read import require_whole
 
     if more and not sources:
         raise InputError(f"unexpected argument {more[0][:80]!r}", remedy="pass --from FILE...")
-    reading = _named(_reading((*sources, *more), node_file), gpu)
+    reading = _named(_reading((*sources, *more), node_file), asked["gpu"])
     chosen = engines or ENGINES
     found = diagnose(reading, chosen)
-    compared = compare(reading.startups, model, _gpu_name(reading, gpu)) if model else ()
+    compared: tuple[Comparison, ...] = ()
+    if model := asked["model"]:
+        name = _gpu_name(reading, asked["gpu"])
+        given = {"tp_size": asked["tp"], "pp_size": asked["pp"], "weight_dtype": asked["dtype"]}
+        compared = compare(reading.startups, model, name, **given)
     if as_json:
         print_json(_document(found, chosen, compared))
     else:

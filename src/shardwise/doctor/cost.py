@@ -1,4 +1,4 @@
-"""What an all-reduce costs on a placement, from measured lines; a stand-in is named as one.
+"""What an all-reduce costs on a placement, from measured times; a stand-in is named as one.
 
 `CostFunction` is the boundary: a diagnosis takes any function of this form.
 """
@@ -8,18 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from shardwise.errors import UnknownNameError
-from shardwise.hardware.catalogue import default_catalogue
-from shardwise.hardware.gpu import Interconnect
-from shardwise.node.all_reduce import AllReduce
-from shardwise.node.generations import name_of
+from shardwise.doctor.all_reduce import AllReduce
+from shardwise.hardware.gpu import Gpu, Interconnect
+from shardwise.kernels import Provenance, all_reduce
+from shardwise.node.generations import catalogue_gpu, name_of
 from shardwise.node.links import Link
 from shardwise.node.placement import Placement
 from shardwise.perfmodel.collectives import AllReduce as Lines
@@ -40,6 +39,17 @@ _PAIRWISE_DEFAULT: Final = "a100-80gb-pairwise-nvlink"
 _NVLINK_RATE: Final = 25e9
 _NVLINK5_RATE: Final = 50e9
 _BRIDGE_RATE: Final = 14.0625e9
+#: Ranks that the tables hold, a message that they all reach, and where they keep a library.
+_RANKS: Final = (2, 4, 8)
+_PROBE: Final = 512 * 2**10
+_TABLES: Final = {"nccl": ("nccl", "nccl"), "rccl": ("rccl", "nccl")}
+_LIBRARIES: Final = {
+    "nccl": "NCCL",
+    "rccl": "RCCL",
+    "vllm": "vLLM",
+    "sglang": "SGLang",
+    "fastest": "the fastest kernels",
+}
 
 
 class _Measured(msgspec.Struct, frozen=True):
@@ -51,12 +61,9 @@ class _Measured(msgspec.Struct, frozen=True):
 class Cost:
     """The time of an all-reduce by message size, and where it comes from."""
 
-    lines: Lines
+    seconds: Callable[[float], float]  #: of a message's bytes
     source: str  #: such as "NCCL on NVIDIA L40S"
     grade: str  #: "measured" on this GPU, "stand-in" from another, "guess" from link rates
-
-    def seconds(self, message_bytes: float) -> float:
-        return float(self.lines.time(np.asarray([message_bytes]))[0])
 
 
 CostFunction = Callable[[Placement, AllReduce], tuple[Cost, ...]]
@@ -80,21 +87,21 @@ def measured_costs(placement: Placement, taken: AllReduce) -> tuple[Cost, ...]:
     # a ring of bridged groups crosses PCIe in few places: the slowest PCIe node says nothing of it
     unmeasured = _PCIE[-1:] if linked else _PCIE
     candidates = (known,) if known in _PCIE else unmeasured
-    found = [_line(gpu, taken, gpu == known) for gpu in candidates if gpu]
+    found = [_measured(gpu, taken, gpu == known) for gpu in candidates if gpu]
     return tuple(cost for cost in found if cost is not None)
 
 
 def _direct(placement: Placement, taken: AllReduce, known: str) -> tuple[Cost, ...]:
-    own = _line(known, taken, True) if known else None
+    own = _measured(known, taken, True) if known else None
     if own:
         return (own,)
     slowest = placement.slowest
     assert slowest is not None
     if slowest.kind == "XGMI":
-        stand_in = _line("mi300x", taken, False) if len(placement.node.devices) == 8 else None
+        stand_in = _measured("mi300x", taken, False) if len(placement.node.devices) == 8 else None
         return (stand_in,) if stand_in else ()
     other = _BY_NVLINKS.get(slowest.count)
-    stand_in = _line(other, taken, False) if other else None
+    stand_in = _measured(other, taken, False) if other else None
     return (stand_in,) if stand_in else (_guess(placement, slowest),)
 
 
@@ -104,21 +111,48 @@ def _pairwise(placement: Placement, known: str) -> tuple[Cost, ...]:
     line = next(line for line in _lines() if line.gpu == gpu and line.world_size == 4)
     board = "H100" if gpu.startswith("h100") else "A100 80GB"
     source = f"NCCL (of 2023) on four {board} in bridged pairs"
-    return (Cost(_of(line), source, "measured" if known and gpu.startswith(known) else "stand-in"),)
+    return (
+        Cost(
+            _along(_of(line)), source, "measured" if known and gpu.startswith(known) else "stand-in"
+        ),
+    )
 
 
-def _line(gpu: str, taken: AllReduce, own: bool) -> Cost | None:
-    """The line of what is taken on `gpu`, for the next measured number of ranks."""
+def _measured(gpu: str, taken: AllReduce, own: bool) -> Cost | None:
+    """What is taken, on `gpu` and the next measured number of ranks: a table, else a line."""
+    grade = "measured" if own else "stand-in"
+    known = catalogue_gpu(gpu)
+    ranks = next((size for size in _RANKS if size >= taken.tp_size), None)
+    # of AMD's own kernels the tables hold a few sizes of several builds; the lines hold the fastest
+    if known and ranks and (taken.library != "custom" or known.vendor == "nvidia"):
+        engine, algorithm = _TABLES.get(taken.library, (taken.engine, "graph"))
+        if _tabled(known, engine, ranks, algorithm):
+            source = f"{_LIBRARIES.get(engine, engine)} on {known.name}"
+            return Cost(partial(_looked_up, known, engine, ranks, algorithm), source, grade)
     libraries = (taken.engine, "fastest") if taken.library == "custom" else ("nccl", "fastest")
     for library in libraries:
         found = [x for x in _lines() if x.gpu == gpu and x.library == library]
         fits = [x for x in found if x.world_size >= taken.tp_size]
         if fits:
             line = min(fits, key=lambda x: x.world_size)
-            name = {"nccl": "NCCL", "fastest": "the fastest kernels"}.get(library, library)
-            source = f"{name} on {_shown(gpu)}"
-            return Cost(_of(line), source, "measured" if own else "stand-in")
+            source = f"{_LIBRARIES.get(library, library)} on {known.name if known else gpu}"
+            return Cost(_along(_of(line)), source, grade)
     return None
+
+
+def _tabled(gpu: Gpu, engine: str, ranks: int, algorithm: str) -> bool:
+    """Whether this very GPU, engine and number of ranks were measured."""
+    found = all_reduce(gpu, engine, ranks, _PROBE, algorithm)
+    nearest = Provenance(int(found.provenance.flat[0]))
+    return nearest <= Provenance.INTERPOLATED and float(found.distance.flat[0]) < 1.0
+
+
+def _looked_up(gpu: Gpu, engine: str, ranks: int, algorithm: str, message_bytes: float) -> float:
+    return float(all_reduce(gpu, engine, ranks, message_bytes, algorithm).seconds)
+
+
+def _along(lines: Lines) -> Callable[[float], float]:
+    return lambda message_bytes: float(lines.time(np.asarray([message_bytes]))[0])
 
 
 def _guess(placement: Placement, link: Link) -> Cost:
@@ -129,38 +163,20 @@ def _guess(placement: Placement, link: Link) -> Cost:
     rate = each * link.count
     made = from_topology(Interconnect("NVLink", "full_mesh", rate * peers, peers, peers + 1))
     world = min((w for w in made.by_world if w > peers), default=max(made.by_world))
-    return Cost(made.by_world[world], f"{rate / 1e9:.0f} GB/s of {link.code} a pair", "guess")
+    return Cost(
+        _along(made.by_world[world]), f"{rate / 1e9:.0f} GB/s of {link.code} a pair", "guess"
+    )
 
 
 def _catalogue_id(placement: Placement) -> str:
-    """The catalogue's id of the GPUs; also that of a GPU which only lines are known of."""
-    name = name_of(placement.node)
-    if not name:
-        return ""
-    if "RTX PRO 6000" in name:
-        return "rtx-pro-6000"
-    shortened = _catalogue_name(name)
-    try:
-        return default_catalogue().gpu(shortened).id
-    except UnknownNameError:
-        return ""
-
-
-def _catalogue_name(name: str) -> str:
-    """A driver's name as the catalogue spells it: "NVIDIA H100 80GB HBM3" is an H100 SXM."""
-    return " ".join(re.sub(r"-|NVIDIA|HBM\d\w?|SXM\d|\bOAM\b", " ", name).split())
-
-
-def _shown(gpu: str) -> str:
-    try:
-        return default_catalogue().gpu(gpu).name
-    except UnknownNameError:
-        return {"rtx-pro-6000": "RTX PRO 6000 (PCIe 5)"}.get(gpu, gpu.upper())
+    """The catalogue's id of the GPUs; empty where it does not know them."""
+    known = catalogue_gpu(name_of(placement.node))
+    return known.id if known is not None else ""
 
 
 @cache
 def _lines() -> tuple[Line, ...]:
-    """The bundled profile's lines and those of machines with bridges or PCIe only."""
+    """The bundled profile's lines and those of machines with bridged pairs."""
     data = resources.files("shardwise.doctor").joinpath("data/all_reduce.json").read_bytes()
     own = msgspec.json.decode(data, type=_Measured).lines
     return (*bundled_profile().lines, *own)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from shardwise.doctor.all_reduce import ENGINES, AllReduce, choose
 from shardwise.doctor.cost import Cost, CostFunction, measured_costs
 from shardwise.doctor.findings import Finding, findings
-from shardwise.node.all_reduce import ENGINES, AllReduce, choose
 from shardwise.node.node import Node
 from shardwise.node.placement import Placement, placements, tp_sizes
 from shardwise.node.reading.read import Reading

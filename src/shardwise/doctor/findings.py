@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from shardwise.node.all_reduce import nccl_level, transport_of
-from shardwise.node.generations import always_has_nvlink, lacks_peer_access, name_of
+from shardwise.doctor.all_reduce import nccl_level, transport_of
+from shardwise.node.generations import (
+    always_has_nvlink,
+    lacks_peer_access,
+    name_of,
+    takes_bridges,
+)
 from shardwise.node.node import Device, Node
 from shardwise.node.placement import Placement, best, placements, tp_sizes
 from shardwise.node.reading.environment import says_nothing
@@ -17,11 +21,6 @@ from shardwise.units import GIB
 
 Severity = Literal["error", "warning", "note"]
 _ORDER: Final = ("error", "warning", "note")
-#: Cards that NVLink bridges exist for, two of them each (H100 NVL, H200 NVL: two or four).
-_BRIDGEABLE: Final = re.compile(
-    r"\bNVL\b|A100[- ]?(?:80GB )?PCIe|\bA40\b|\bA30\b|RTX 3090|RTX A[456]\d00|H100 PCIe",
-    re.IGNORECASE,
-)
 #: Memory in use before anything of ours has started that is worth a word.
 _IN_USE_BYTES: Final = 1.0 * GIB
 _WHY_NO_ACCESS: Final = {
@@ -165,7 +164,7 @@ def _of_missing_nvlink(node: Node, name: str) -> Iterator[Finding]:
             "nvidia-fabricmanager is not running",
             "nvidia-smi -L tells which; on SXM: systemctl status nvidia-fabricmanager",
         )
-    elif _BRIDGEABLE.search(name):
+    elif any(map(takes_bridges, node.devices)):
         yield Finding(
             "note",
             f"{name} takes NVLink bridges, and none is fitted",

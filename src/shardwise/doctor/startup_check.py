@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from shardwise.hardware.gpu import Gpu
 from shardwise.node.reading.startup import Startup
 from shardwise.units import GIB
 
 #: How far a prediction may be off before it is called so, in percent.
 WEIGHTS_PCT: Final = 3.0
 TOKENS_PCT: Final = 10.0
-#: SGLang's --mem-fraction-static where a log does not say: its smallest default. Source:
-#: sglang/srt/server_args.py, which lowers it from 0.9 with GPU memory and TP.
-_MEM_FRACTION: Final = 0.85
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,12 @@ class Flags:
     """What a log says of how the engine was started; 0, "" or None where it does not."""
 
     engine: str = "vllm"
+    version: str = ""
     tp_size: int = 1
+    attention_dp: int = 1
     pp_size: int = 1
     utilization: float = 0.0
+    weight_dtype: str = "auto"
     kv_dtype: str = ""
     max_num_seqs: int = 0
     max_num_batched_tokens: int = 0
@@ -91,46 +92,70 @@ class Comparison:
 def predict_memory(model: str, gpu: str, flags: Flags) -> Prediction:
     """Weights, KV cache and tokens of one GPU with `flags`. UnknownNameError for model or GPU."""
     from shardwise.architecture.models import load
-    from shardwise.hardware.catalogue import default_catalogue
+    from shardwise.engines import get
+    from shardwise.engines.device import device_of
     from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
     from shardwise.perfmodel.memory import plan
 
-    arch = load(model)
-    known = default_catalogue().gpu(gpu)
-    if flags.total_bytes:
-        known = replace(known, memory_bytes=flags.total_bytes)
+    arch, known = load(model), _gpu(gpu, flags.total_bytes)
+    layout = Layout(flags.tp_size, flags.pp_size, attention_dp=flags.attention_dp)
+    usual = get(flags.engine).defaults(device_of(known), flags.version, layout.replica_gpus)
+    limits = EngineLimits(
+        flags.max_num_seqs or usual.max_num_seqs,
+        flags.max_num_batched_tokens or usual.max_num_batched_tokens,
+        flags.utilization or usual.memory_fraction,
+        flags.max_model_len,
+    )
+    kv_dtype = "fp8" if flags.kv_dtype.startswith("fp8") else "auto"
     asked = Deployment(
         arch.id,
         known.id,
-        Layout(flags.tp_size, flags.pp_size),
-        EngineLimits(
-            flags.max_num_seqs or 256,
-            flags.max_num_batched_tokens or 8192,
-            flags.utilization or 0.9,
-        ),
-        Dtypes(kv="fp8" if flags.kv_dtype.startswith("fp8") else "auto"),
-        flags.engine or "vllm",
+        layout,
+        limits,
+        Dtypes(flags.weight_dtype, kv_dtype),
+        flags.engine,
+        flags.version,
     )
     length = flags.max_model_len or arch.max_context
     found = plan(arch, known, asked, length)
     per_token = found.kv_bytes_per_sequence / length
-    kv_bytes = found.kv_budget_bytes
-    if flags.engine == "sglang":
-        # weights and cache share the fraction; activations and graphs live in what is left
-        share = flags.utilization or _MEM_FRACTION
-        kv_bytes = known.memory_bytes * share - found.weight_bytes
-    return Prediction(found.weight_bytes, kv_bytes, kv_bytes / per_token, per_token)
+    return Prediction(
+        found.weight_bytes, found.kv_budget_bytes, found.kv_budget_bytes / per_token, per_token
+    )
+
+
+def _gpu(name: str, total_bytes: float | None) -> Gpu:
+    """The catalogue's GPU, with the memory that the log says it has."""
+    from shardwise.hardware.catalogue import default_catalogue
+    from shardwise.node.generations import catalogue_gpu
+
+    known = catalogue_gpu(name) or default_catalogue().gpu(name)
+    if total_bytes is None:
+        return known
+    return replace(known, memory_bytes=total_bytes, runtime_memory_bytes=total_bytes)
 
 
 def compare(
-    starts: Sequence[Startup], model: str, gpu: str, predict: Predict = predict_memory
+    starts: Sequence[Startup],
+    model: str,
+    gpu: str,
+    predict: Predict = predict_memory,
+    *,
+    tp_size: int = 0,
+    pp_size: int = 0,
+    weight_dtype: str = "auto",
 ) -> tuple[Comparison, ...]:
-    """A comparison per start that states weights or a cache. Errors are those of `predict`."""
+    """A comparison per start that states weights or a cache. Errors are those of `predict`.
+
+    `tp_size` and `pp_size` are taken where a log does not say them; 0: not known. `weight_dtype` is
+    what the model was loaded in, where that is not its checkpoint's.
+    """
     found = []
     for start in starts:
         if start.weights_bytes is None and start.kv_bytes is None:
             continue
-        made = predict(model, gpu, flags_of(start))
+        flags = replace(flags_of(start, tp_size, pp_size), weight_dtype=weight_dtype)
+        made = predict(model, gpu, flags)
         quantities = tuple(_quantities(start, made))
         label = f"{start.engine} {start.version}".strip()
         found.append(
@@ -143,16 +168,21 @@ def compare(
     return tuple(found)
 
 
-def flags_of(start: Startup) -> Flags:
-    """The flags of a log: as given, else what its ranks and sizes prove."""
+def flags_of(start: Startup, tp_size: int = 0, pp_size: int = 0) -> Flags:
+    """The flags of a log: as it gives them, else `tp_size` and `pp_size`, else what it proves."""
     args = start.args
     seqs = args.get("max_num_seqs", args.get("max_running_requests", 0))
     batched = args.get("max_num_batched_tokens", args.get("chunked_prefill_size", 0))
     share = args.get("mem_fraction_static", start.gpu_memory_utilization or 0.0)
+    ranks = start.tp_size or tp_size or start.tp_at_least
+    # SGLang counts attention's replicas among the TP ranks
+    replicas = start.attention_dp if ranks % start.attention_dp == 0 else 1
     return Flags(
         engine=start.engine,
-        tp_size=start.tp_size or start.tp_at_least,
-        pp_size=int(args.get("pipeline_parallel_size", 1)),
+        version=start.version,
+        tp_size=ranks // replicas,
+        attention_dp=replicas,
+        pp_size=int(args.get("pipeline_parallel_size", pp_size or 1)),
         utilization=float(share),
         kv_dtype=start.kv_dtype,
         max_num_seqs=int(seqs),
@@ -169,8 +199,21 @@ def _quantities(start: Startup, made: Prediction) -> Iterator[Quantity]:
         )
     if start.kv_bytes:
         yield Quantity("KV cache", "GiB", start.kv_bytes / GIB, made.kv_bytes / GIB, TOKENS_PCT)
-    if start.kv_tokens and start.kv_tokens > 0 and start.blocks_override is None:
-        yield Quantity("KV tokens", "tokens", start.kv_tokens, made.kv_tokens, TOKENS_PCT)
+    if tokens := _tokens(start):
+        yield Quantity("KV tokens", "tokens", tokens, made.kv_tokens, TOKENS_PCT)
+
+
+def _tokens(start: Startup) -> float | None:
+    """Tokens that the cache holds in sequences of the log's length; None if it does not say.
+
+    A model that keeps states or windows holds another number than the log's token count: there the
+    concurrency tells.
+    """
+    if start.blocks_override is not None or not start.kv_tokens or start.kv_tokens < 0:
+        return None
+    if start.tokens_follow_concurrency is False and start.concurrency and start.concurrency_len:
+        return start.concurrency * start.concurrency_len
+    return float(start.kv_tokens)
 
 
 def _off(start: Startup, made: Prediction, found: Sequence[Quantity]) -> Iterator[str]:
@@ -181,8 +224,8 @@ def _off(start: Startup, made: Prediction, found: Sequence[Quantity]) -> Iterato
             f"weights by {q.predicted - q.logged:+.2f} GiB: another dtype, parts that stay in 16 "
             "bits, a drafter, or another TP size"
         )
-    if "KV tokens" in wrong and start.kv_bytes and start.kv_tokens:
-        logged = start.kv_bytes / start.kv_tokens
+    if "KV tokens" in wrong and start.kv_bytes and (tokens := _tokens(start)):
+        logged = start.kv_bytes / tokens
         if abs(made.bytes_per_token / logged - 1) > TOKENS_PCT / 100:
             yield (
                 f"bytes of cache a token: {logged / 1024:.1f} KiB logged, "

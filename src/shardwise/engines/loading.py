@@ -13,7 +13,7 @@ from shardwise.engines.registry import get
 from shardwise.engines.rules import Shard as Cut
 from shardwise.engines.rules import Weight
 from shardwise.hardware.gpu import Gpu
-from shardwise.layout.deployment import Deployment, Layout
+from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION, Deployment, Layout
 from shardwise.layout.rules import Violation, violations
 from shardwise.layout.shards import Shard, expert_ranks, rank_shards
 
@@ -68,6 +68,17 @@ def _weight(tensor: Tensor) -> Weight:
         experts=tensor.part == "experts",
         down=tensor.part == "experts" and tensor.cut == "cols",
     )
+
+
+def usual_share(engine: str, gpu: Gpu, version: str = "") -> float:
+    """Memory fraction that an engine is started with where nobody fixes one.
+
+    vLLM's is 0.9 in all versions' recipes, and written out in every command. SGLang's is of weights
+    and cache alone, so its own default for the GPU is taken: 0.9 would leave nothing to compute in.
+    """
+    if engine == "sglang":
+        return round(get(engine).defaults(device_of(gpu), version).memory_fraction, 3)
+    return GPU_MEMORY_UTILIZATION
 
 
 def require_able(deployment: Deployment, gpu: Gpu, model: Model) -> None:

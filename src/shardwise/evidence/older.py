@@ -30,7 +30,7 @@ def evidence_of(text: str | bytes) -> Evidence:
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
     """A flat deployment under the names of `layout.deployment.Deployment`."""
-    layout = {name: flat[name] for name in _LAYOUT if name in flat}
+    layout: dict[str, Any] = {name: flat[name] for name in _LAYOUT if name in flat}
     if flat.get("expert_parallel"):
         layout["ep_size"] = flat["tp_size"]
     return {

@@ -226,7 +226,8 @@ def _put_beside(path: Path, cell: Measured) -> Path | None:
                 other._put(cell)
         except InputError:
             for left in (beside, Path(f"{beside}-wal"), Path(f"{beside}-shm")):
-                left.unlink(missing_ok=True)
+                with suppress(OSError):
+                    left.unlink(missing_ok=True)
         else:
             return beside
     return None
@@ -255,10 +256,13 @@ def open_store(path: Path, *, create: bool = True, busy_s: float = _BUSY_S) -> S
         # autocommit, with BEGIN written out: a transaction is exactly what `put` says it is
         db = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
         _prepare(db, path)
+        if create:  # to be written later: say now that it cannot be
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("ROLLBACK")
     except (sqlite3.Error, UnicodeError) as error:
-        raise InputError(
-            f"cannot open {path} as a store: {error}", "allowed: a file 'shardwise bench' wrote"
-        ) from None
+        refused = isinstance(error, sqlite3.OperationalError)  # by the system, not by its form
+        allowed = "a place that can be written" if refused else "a file 'shardwise bench' wrote"
+        raise InputError(f"cannot open {path} as a store: {error}", f"allowed: {allowed}") from None
     return Store(db, path)
 
 
@@ -295,7 +299,9 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     if version not in range(1, VERSION + 1):
         db.close()
         raise InputError(
-            f"{path} is a store of version {version}", f"allowed: 1 to {VERSION}", "upgrade shardwise"
+            f"{path} is a store of version {version}",
+            f"allowed: 1 to {VERSION}",
+            "upgrade shardwise",
         )
 
 

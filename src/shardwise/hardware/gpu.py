@@ -88,6 +88,7 @@ class Gpu:
     node_gpus: int  #: GPUs in the usual node
     memory_nameplate_gb: float = 0.0  #: the marketed figure: 24, 80, 141, 192, 288
     all_reduce: Mapping[int, AllReduceLine] = field(default_factory=dict)  #: by world size
+    all_reduce_source: str = ""  #: of `all_reduce`; empty: measured on this GPU
     runtime_memory_bytes: float = 0.0  #: total that CUDA or HIP reports to a program; 0: not known
     l2_cache_bytes: float = 0.0  #: 0: not known
     compute_capability: tuple[int, int] | None = None  #: NVIDIA's, e.g. (9, 0); None: not known

@@ -16,6 +16,7 @@ from shardwise.hosting.cluster import check_cluster
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
 from shardwise.hosting.devices import check_claims, check_present, kind_of
 from shardwise.hosting.launching import Launch, launches
+from shardwise.hosting.node_check import check_node
 
 
 def check_plan(file: DeploymentFile) -> list[Launch]:
@@ -35,6 +36,8 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
     if file.node.ray:
         check_cluster(file, kind_of(file))
     check_present(made, kind_of(file))
+    to_start = {port for _, port in ports}  # a running replica holds the memory that it uses
+    check_node([launch for launch in made if launch.port in to_start])
     choose(file)
     for model in file.models:
         _check_engine(model)

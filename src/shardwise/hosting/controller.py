@@ -19,7 +19,7 @@ import msgspec
 
 from shardwise.errors import InputError
 from shardwise.hosting import state
-from shardwise.hosting.balancers.adapter import Balancer, Front
+from shardwise.hosting.balancers.adapter import Balancer, Front, keep
 from shardwise.hosting.balancers.choosing import choose
 from shardwise.hosting.deployment_file import DeploymentFile, load
 from shardwise.hosting.devices import kind_of
@@ -166,7 +166,7 @@ class Controller:
         logs = log_file(self.folder, "balancer")
         child = processes.spawn(line, self.balancer.env, logs, self.deployment)
         self._balancer_child = child
-        self._front_file.write_text(self.front.url)
+        keep(self._front_file, self.front.url)
         with self.journal.lock:
             self.journal.state.balancer = self.balancer.name
             self.journal.state.balancer_process = Process.of(child.pid)

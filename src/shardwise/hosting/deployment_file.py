@@ -14,10 +14,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from shardwise.engines.registry import managed
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 
-Engine = Literal["vllm", "sglang", "builtin", "command"]
 BalancerName = Literal["auto", "haproxy", "vllm-router", "caddy", "smg"]
 Task = Literal["generate", "embed"]
 FIRST_REPLICA_PORT: Final = 8101
@@ -30,7 +30,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     model: str  #: what the engine loads: Hugging Face id, folder or file
     name: str = ""  #: as requests name it; empty: the last part of `model`
     architecture: str = ""  #: catalogue id or config.json where `model` does not tell; for checks
-    engine: Engine = "vllm"
+    engine: str = "vllm"  #: one that Shardwise starts itself, or "command"
     task: Task = "generate"
     tp_size: int = 1
     pp_size: int = 1
@@ -49,7 +49,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     command: list[str] = []  #: engine "command": any OpenAI server; {port}, {host}, {model}
     python: str = ""  #: interpreter of the engine's own environment; empty: this one
     ready_timeout_s: float = 1800.0
-    probe_interval_s: float = 30.0  #: between the completions that show that a replica works
+    probe_interval_s: float = 15.0  #: between the completions that show that a replica works
     hang_timeout_s: float = 30.0  #: a replica that does nothing for so long is restarted
 
     @property
@@ -239,6 +239,10 @@ def _check_model(model: ModelTable, where: str) -> None:
     for key in ("probe_interval_s", "hang_timeout_s"):
         if not 0 < getattr(model, key) <= 86400:
             raise InputError(f"{where}: {key} = {getattr(model, key):g}", "allowed: up to 86400 s")
+    if model.engine not in (*managed(), "command"):
+        raise InputError(
+            f"{where}: engine {model.engine[:40]!r}", f"allowed: {', '.join(managed())}, command"
+        )
     if (model.engine == "command") != bool(model.command):
         raise InputError(
             f"{where}: engine {model.engine!r} and command {model.command}",

@@ -23,6 +23,7 @@ class Chosen:
     gpu: Gpu
     deployment: Deployment
     first_device: int = 0
+    order: Sequence[int] = ()  #: the node's GPUs in the order they are dealt; empty: as numbered
 
 
 def planned(chosen: Sequence[Chosen], gpus: int) -> DeploymentFile:
@@ -53,7 +54,7 @@ def _table(chosen: Chosen) -> ModelTable:
         model=found.path,
         name=chosen.arch.id,
         architecture=chosen.arch.id,
-        engine=d.engine,  # type: ignore[arg-type]  # one of managed()
+        engine=d.engine,
         tp_size=d.tp_size,
         pp_size=d.pp_size,
         expert_parallel=d.layout.expert_parallel,
@@ -64,6 +65,11 @@ def _table(chosen: Chosen) -> ModelTable:
         max_num_batched_tokens=d.limits.max_num_batched_tokens,
         gpu_memory_utilization=d.limits.gpu_memory_utilization,
         max_model_len=d.limits.max_model_len,
-        devices=[list(range(start, start + each)) for start in starts],
+        devices=[_devices(chosen.order, start, each) for start in starts],
         flags=list(extra_flags(d, chosen.arch, chosen.gpu, found)),
     )
+
+
+def _devices(order: Sequence[int], start: int, count: int) -> list[int]:
+    dealt = range(start, start + count)
+    return sorted(order[i] for i in dealt) if order else list(dealt)

@@ -57,7 +57,9 @@ def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> t
         if distance[entry.gpu] > nearest:
             continue
         kin = order.index(entry.variant) if entry.variant in order else len(order)
-        octaves = OTHER_VARIANT_OCTAVES * kin + OTHER_ENGINE_OCTAVES * (entry.engine != engine)
+        octaves = OTHER_VARIANT_OCTAVES * kin
+        if entry.engine != engine:  # of several, a fast one: slow kernels are an engine's own
+            octaves += OTHER_ENGINE_OCTAVES + float(np.log2(entry.slowness))
         provenance = _provenance(entry, rates, engine, variant)
         found.append(Choice(entry, provenance, octaves))
     return tuple(sorted(found, key=lambda choice: (choice.octaves, -choice.entry.points)))

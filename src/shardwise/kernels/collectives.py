@@ -9,7 +9,7 @@ import numpy as np
 
 from shardwise.errors import UnknownNameError
 from shardwise.hardware.gpu import Gpu
-from shardwise.kernels.evaluate import evaluate
+from shardwise.kernels.evaluate import between_ranks
 from shardwise.kernels.operator import Ideal, Operator
 from shardwise.kernels.provenance import Array, Sizes, Times
 from shardwise.kernels.roofline import Rates
@@ -85,7 +85,7 @@ def all_reduce(
     Args:
         gpu: A GPU of the catalogue.
         engine: Whose kernels: "vllm", "sglang", "trtllm", "aiter", "nccl" ("rccl" on AMD).
-        ranks: GPUs that take part, 2 or more.
+        ranks: GPUs that take part; 1 takes no time.
         size_bytes: Message of each rank at 16 bits per element, also for compressing algorithms.
         algorithm: A name of `ALGORITHMS`: "graph" is what the engine runs inside a CUDA graph
             (its custom kernel, and NCCL above its size limit), "eager" the same without a graph,
@@ -98,19 +98,19 @@ def all_reduce(
     """
     if algorithm not in ALGORITHMS:
         raise UnknownNameError("all-reduce algorithm", algorithm, ALGORITHMS)
-    return evaluate(ALL_REDUCE, gpu, engine, algorithm, (ranks,), (size_bytes,))
+    return between_ranks(ALL_REDUCE, gpu, engine, algorithm, ((), ranks), size_bytes)
 
 
 def all_gather(gpu: Gpu, ranks: Sizes, size_bytes: Sizes) -> Times:
     """Time of one NCCL all-gather; `size_bytes` is the gathered whole, as NCCL's tests report."""
-    return evaluate(ALL_GATHER, gpu, "nccl", "nccl", (ranks,), (size_bytes,))
+    return between_ranks(ALL_GATHER, gpu, "nccl", "nccl", ((), ranks), size_bytes)
 
 
 def reduce_scatter(gpu: Gpu, ranks: Sizes, size_bytes: Sizes) -> Times:
     """Time of one NCCL reduce-scatter; `size_bytes` is each rank's whole input."""
-    return evaluate(REDUCE_SCATTER, gpu, "nccl", "nccl", (ranks,), (size_bytes,))
+    return between_ranks(REDUCE_SCATTER, gpu, "nccl", "nccl", ((), ranks), size_bytes)
 
 
 def all_to_all(gpu: Gpu, ranks: Sizes, size_bytes: Sizes) -> Times:
     """Time of one NCCL all-to-all; `size_bytes` is each rank's whole buffer."""
-    return evaluate(ALL_TO_ALL, gpu, "nccl", "nccl", (ranks,), (size_bytes,))
+    return between_ranks(ALL_TO_ALL, gpu, "nccl", "nccl", ((), ranks), size_bytes)

@@ -75,6 +75,34 @@ def evaluate(
     return Times(seconds.reshape(extent), codes.reshape(extent), octaves.reshape(extent), source)
 
 
+def between_ranks(
+    operator: Operator,
+    gpu: Gpu,
+    engine: str,
+    variant: str,
+    sizes: tuple[Sequence[Sizes], Sizes],
+    work: Sizes,
+) -> Times:
+    """`evaluate` for a class whose last shape column is a number of ranks: one rank sends nothing.
+
+    Args:
+        sizes: The other shape columns, and the ranks.
+        work: The class's one work axis.
+    """
+    others, given = sizes
+    ranks = _sizes(operator, operator.shape[-1], given)
+    times = evaluate(operator, gpu, engine, variant, (*others, np.maximum(ranks, 2.0)), (work,))
+    alone = np.broadcast_to(ranks < 2.0, times.seconds.shape)
+    if not alone.any():
+        return times
+    return Times(
+        np.where(alone, 0.0, times.seconds),
+        np.where(alone, Provenance.MEASURED, times.provenance).astype(np.uint8),
+        np.where(alone, 0.0, times.distance),
+        times.source,
+    )
+
+
 def _sizes(operator: Operator, name: str, values: Sizes) -> Array:
     array = np.asarray(values, dtype=np.float64)
     if array.size and not (np.isfinite(array).all() and array.min() > 0):

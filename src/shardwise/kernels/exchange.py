@@ -9,7 +9,7 @@ import numpy as np
 
 from shardwise.errors import UnknownNameError
 from shardwise.hardware.gpu import Gpu
-from shardwise.kernels.evaluate import evaluate
+from shardwise.kernels.evaluate import between_ranks
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Sizes, Times
 from shardwise.kernels.roofline import Rates
@@ -84,7 +84,7 @@ def expert_dispatch(
         engine: Whose kernels: "vllm" or "trtllm", both DeepEP's.
         tokens: Tokens of each rank.
         hidden, top_k, num_experts: Of the model.
-        ep_size: Ranks, 2 or more.
+        ep_size: Ranks; 1 takes no time.
         dtype: On the wire: "bf16", "fp8" or "nvfp4".
         mode: One of `MODES`: "ll" for decode (measured to 256 tokens), "ht" for prefill.
 
@@ -92,8 +92,8 @@ def expert_dispatch(
         UnknownNameError: The dtype or mode is unknown.
         InputError: A size is not positive.
     """
-    shape = (hidden, top_k, num_experts, ep_size)
-    return evaluate(DISPATCH, gpu, engine, _variant(mode, dtype), shape, (tokens,))
+    sizes = ((hidden, top_k, num_experts), ep_size)
+    return between_ranks(DISPATCH, gpu, engine, _variant(mode, dtype), sizes, tokens)
 
 
 def expert_combine(
@@ -108,8 +108,8 @@ def expert_combine(
     mode: str = "ht",
 ) -> Times:
     """Time to bring the experts' results back; sizes and errors as in `expert_dispatch`."""
-    shape = (hidden, top_k, num_experts, ep_size)
-    return evaluate(COMBINE, gpu, engine, _variant(mode, dtype), shape, (tokens,))
+    sizes = ((hidden, top_k, num_experts), ep_size)
+    return between_ranks(COMBINE, gpu, engine, _variant(mode, dtype), sizes, tokens)
 
 
 def _variant(mode: str, dtype: str) -> str:

@@ -46,7 +46,7 @@ def _time(
 EXPERTS: Final = Operator(
     name="experts",
     shape=("hidden", "inter", "experts", "top_k", "ep_size", "matrices"),
-    weights=(1.0, 1.0, 0.5, 0.5, 1.0, 2.0),
+    weights=(1.0, 1.0, 1.5, 1.0, 1.0, 2.0),
     work=("tokens",),
     ideal=_ideal,
     bound=_bound,

@@ -180,9 +180,4 @@ def _both(
     if kind not in KINDS:
         raise UnknownNameError("linear attention", kind, KINDS)
     first, second = (evaluate(part, gpu, engine, kind, shape, work) for part in operators)
-    return Times(
-        first.seconds + second.seconds,
-        np.maximum(first.provenance, second.provenance),
-        np.maximum(first.distance, second.distance),
-        f"{first.source}, {second.source}",
-    )
+    return first.plus(second.seconds, second)

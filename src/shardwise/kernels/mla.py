@@ -22,7 +22,7 @@ from shardwise.kernels.attention import (
 from shardwise.kernels.evaluate import evaluate
 from shardwise.kernels.formats import format_of, runs_as
 from shardwise.kernels.operator import Operator
-from shardwise.kernels.provenance import Array, Sizes, Times
+from shardwise.kernels.provenance import Array, Provenance, Sizes, Times
 from shardwise.kernels.roofline import Rates, ideal, rates_of
 
 LATENT: Final = 512.0
@@ -148,9 +148,11 @@ def mla_prefill(
         UnknownNameError: A dtype is unknown.
         InputError: A size is not positive, or `cached` is negative.
     """
-    whole = same_pairs(np.asarray(isl, np.float64), check_cached(cached))
+    before = check_cached(cached)
+    whole = same_pairs(np.asarray(isl, np.float64), before)
     variant = attention_variant(dtype, kv_dtype)
-    return evaluate(MLA_PREFILL, gpu, engine, variant, (heads,), (batch, whole))
+    times = evaluate(MLA_PREFILL, gpu, engine, variant, (heads,), (batch, whole))
+    return times.at_least(Provenance.EXTRAPOLATED, before > 0)
 
 
 def mla_decode(
@@ -192,6 +194,9 @@ def mla_prefill_block(  # noqa: PLR0913, PLR0917 - one block has this many sizes
 ) -> Times:
     """Time of one layer's whole attention block in prefill: projections, kernel, output.
 
+    Tables hold prompts without a cached prefix; what one adds is the kernel's share of it. The
+    product that expands cached latents to keys and values is not in it.
+
     Args:
         hidden: Model width.
         gemm_dtype: Format of the projections, a name of `formats.FORMATS`. The other sizes are
@@ -201,9 +206,16 @@ def mla_prefill_block(  # noqa: PLR0913, PLR0917 - one block has this many sizes
         UnknownNameError: A dtype is unknown.
         InputError: A size is not positive, or `cached` is negative.
     """
-    whole = same_pairs(np.asarray(isl, np.float64), check_cached(cached))
+    before = check_cached(cached)
     variant = block_variant(gpu, dtype, kv_dtype, gemm_dtype)
-    return evaluate(MLA_PREFILL_BLOCK, gpu, engine, variant, (heads, hidden), (batch, whole))
+    block = evaluate(MLA_PREFILL_BLOCK, gpu, engine, variant, (heads, hidden), (batch, isl))
+    if not before.any():
+        return block
+    reading, fresh = (
+        mla_prefill(gpu, engine, batch, isl, heads, tokens, dtype, kv_dtype)
+        for tokens in (before, 0)
+    )
+    return block.plus(np.maximum(reading.seconds - fresh.seconds, 0.0), reading)
 
 
 def mla_decode_block(

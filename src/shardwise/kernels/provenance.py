@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -44,3 +44,20 @@ class Times:
     provenance: Codes
     distance: Array
     source: str
+
+    def plus(self, seconds: Array, other: Times) -> Times:
+        """These times and `seconds` that `other` was asked for, as little known as the worse."""
+        total = np.asarray(self.seconds + seconds)
+        codes = np.maximum(self.provenance, other.provenance)
+        return Times(
+            total,
+            np.broadcast_to(codes, total.shape).astype(np.uint8),
+            np.broadcast_to(np.maximum(self.distance, other.distance), total.shape),
+            f"{self.source}, {other.source}",
+        )
+
+    def at_least(self, provenance: Provenance, where: npt.ArrayLike = True) -> Times:
+        """The same times, no nearer than `provenance` where `where` holds."""
+        farther = np.maximum(self.provenance, np.uint8(provenance))
+        codes = np.where(where, farther, self.provenance).astype(np.uint8)
+        return replace(self, provenance=codes)

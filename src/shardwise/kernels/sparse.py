@@ -1,8 +1,8 @@
 """Sparse latent attention (DeepSeek sparse attention): an indexer picks the tokens to attend to.
 
 Tables hold whole blocks: projections, indexer, sparse kernel, output. In decode they were measured
-without a context (two tokens), so what a context adds is put on top: the latent kernel over the
-tokens picked, and the indexer's read of its own cache at the roofline.
+without a context (two tokens), and in prefill without a cached prefix. What these add is put on
+top: the latent kernel over the tokens picked, and the indexer's own work at its roofline.
 """
 
 from __future__ import annotations
@@ -104,9 +104,21 @@ def sparse_prefill(  # noqa: PLR0913, PLR0917 - one block has this many sizes
         UnknownNameError: A dtype is unknown.
         InputError: A size is not positive, or `cached` is negative.
     """
-    whole = same_pairs(np.asarray(isl, np.float64), check_cached(cached))
+    before = check_cached(cached)
     variant = mla.block_variant(gpu, dtype, kv_dtype, gemm_dtype) + ("" if indexer else "+skip")
-    return evaluate(SPARSE_PREFILL, gpu, engine, variant, (heads, hidden), (batch, whole))
+    block = evaluate(SPARSE_PREFILL, gpu, engine, variant, (heads, hidden), (batch, isl))
+    if not before.any():
+        return block
+    new, sequences = np.asarray(isl, np.float64), np.asarray(batch, np.float64)
+    most = np.sqrt(2.0 * new * INDEX_TOP_K)  # a prompt of as many pairs as are picked
+    reading, fresh = (
+        mla.mla_prefill(gpu, engine, batch, tokens, heads, 0, dtype, kv_dtype)
+        for tokens in (np.minimum(same_pairs(new, before), most), np.minimum(new, most))
+    )
+    added = np.maximum(reading.seconds - fresh.seconds, 0.0)
+    if indexer:
+        added = added + _scores(rates_of(gpu), sequences * new * before) / ASSUMED_EFFICIENCY
+    return block.plus(added, reading).at_least(Provenance.EXTRAPOLATED, before > 0)
 
 
 def sparse_decode(  # noqa: PLR0913, PLR0917 - one block has this many sizes
@@ -138,13 +150,10 @@ def sparse_decode(  # noqa: PLR0913, PLR0917 - one block has this many sizes
     picked = np.minimum(held, INDEX_TOP_K)
     near = mla.mla_decode(gpu, engine, batch, picked, heads, dtype, kv_dtype)
     none = mla.mla_decode(gpu, engine, batch, 2.0, heads, dtype, kv_dtype)
-    seconds = block.seconds + np.maximum(near.seconds - none.seconds, 0.0)
+    added = np.maximum(near.seconds - none.seconds, 0.0)
     if indexer:
         rates = rates_of(gpu)
         sequences = np.asarray(batch, np.float64)
         read = sequences * held * INDEX_BYTES / rates.memory
-        seconds = seconds + np.maximum(read, _scores(rates, sequences * held)) / ASSUMED_EFFICIENCY
-    codes = np.maximum(np.maximum(block.provenance, near.provenance), Provenance.EXTRAPOLATED)
-    octaves = np.broadcast_to(block.distance + near.distance, seconds.shape)
-    codes = np.broadcast_to(codes, seconds.shape).astype(np.uint8)
-    return Times(np.asarray(seconds), codes, octaves, f"{block.source}, {near.source}")
+        added = added + np.maximum(read, _scores(rates, sequences * held)) / ASSUMED_EFFICIENCY
+    return block.plus(added, near).at_least(Provenance.EXTRAPOLATED)

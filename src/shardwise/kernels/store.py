@@ -39,6 +39,7 @@ class Entry:
         launch_s: Its fastest times: what a call takes however small.
         memory_share: Share of the datasheet's bandwidth that its largest memory-bound calls reach.
             Smaller ones that seem faster ran from cache, which a real step does not.
+        slowness: Median ratio to the fastest engine's times at common points, 1 or more.
         error: Median relative error of a shape left out, predicted from the others.
         point_error: Median relative error of an amount of work left out.
         offset: Where its arrays start in the file of its class and GPU, counted in tables.
@@ -52,6 +53,7 @@ class Entry:
     points: int
     launch_s: float
     memory_share: float
+    slowness: float
     error: float
     point_error: float
     offset: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Final
 
 from shardwise.node.reading.read import Reading, read
 
+Command = tuple[str, ...]
 #: What is asked, in the order in which it is read; a tool that is not installed is passed over.
-COMMANDS: Final = (
+GPU_COMMANDS: Final[tuple[Command, ...]] = (
     ("nvidia-smi",),
     (
         "nvidia-smi",
@@ -21,9 +22,13 @@ COMMANDS: Final = (
         "pcie.link.width.max,power.limit,mig.mode.current,compute_cap",
         "--format=csv",
     ),
+    ("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--showbus"),
+)
+COMMANDS: Final[tuple[Command, ...]] = (
+    *GPU_COMMANDS,
     ("nvidia-smi", "topo", "-m"),
     ("nvidia-smi", "topo", "-p2p", "r"),
-    ("rocm-smi", "--showtopo", "--showproductname", "--showmeminfo", "vram", "--showbus"),
+    ("rocm-smi", "--showtopo"),
     ("amd-smi", "topology"),
     ("lscpu",),
     ("lspci", "-vvv"),
@@ -32,9 +37,9 @@ _TIMEOUT_S: Final = 20.0
 _PACKAGES: Final = ("vllm", "sglang", "torch")
 
 
-def read_here() -> Reading:
+def read_here(commands: Sequence[Command] = COMMANDS) -> Reading:
     """What the tools of this machine say, IOMMU and installed engines included."""
-    text = "\n".join(_outputs())
+    text = "\n".join(_outputs(commands))
     found = read(text, "this machine")
     versions = {**found.versions, **_installed()}
     node = found.node
@@ -44,8 +49,8 @@ def read_here() -> Reading:
     return replace(found, node=node, versions=versions)
 
 
-def _outputs() -> Iterator[str]:
-    for command in COMMANDS:
+def _outputs(commands: Sequence[Command]) -> Iterator[str]:
+    for command in commands:
         if shutil.which(command[0]) is None:
             continue
         try:

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from shardwise.architecture.model import require_context
+from shardwise.engines.loading import loaded_stage_bytes
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.layout.rules import require_length, violations
@@ -17,6 +18,7 @@ from shardwise.perfmodel.intervals import Seen, half_width
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated, Profile, calibrated
 from shardwise.perfmodel.rows import Problem, Row, parse_rows
+from shardwise.units import GIB
 
 #: column -> (metric, factor from SI)
 COLUMNS: Final[Mapping[str, tuple[str, float]]] = {
@@ -29,6 +31,8 @@ COLUMNS: Final[Mapping[str, tuple[str, float]]] = {
 NEW_COLUMNS: Final = (
     *(name for column in COLUMNS for name in (column, f"{column}_lo", f"{column}_hi")),
     "pred_kv_limited",
+    "pred_weight_gib",
+    "pred_kv_cache_tokens",
     "pred_note",
 )
 
@@ -56,6 +60,7 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
         for layout in {row.layout for row in batch.rows}
     }
     note = note_of(known, seen, batch.key.version)
+    loader = Platform(batch.gpu, batch.key.engine, batch.key.version).loader
     out: dict[int, dict[str, str]] = {}
     for i, row in enumerate(batch.rows):
         cells = {}
@@ -66,6 +71,9 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
             cells[f"{column}_lo"] = f"{value / spread:.6g}"
             cells[f"{column}_hi"] = f"{value * spread:.6g}"
         cells["pred_kv_limited"] = str(int(served.kv_limited[i]))
+        held = loaded_stage_bytes(loader, batch.arch, row.layout)
+        cells["pred_weight_gib"] = f"{max(held) / GIB:.6g}"
+        cells["pred_kv_cache_tokens"] = f"{batch.load.kv_capacity_tokens[i]:.0f}"
         limit = ""
         if served.kv_limited[i]:
             limit = f"; kv-limited: the cache holds {served.batch[i]:.0f} sequences"

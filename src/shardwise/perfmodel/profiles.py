@@ -206,7 +206,7 @@ def collectives_for(
             world: AllReduce(line.latency_s, line.bytes_per_s, float("inf"), line.bytes_per_s)
             for world, line in gpu.all_reduce.items()
         }
-        return Collectives(own, f"measured on {gpu.id}")
+        return Collectives(own, gpu.all_reduce_source or f"measured on {gpu.id}")
     library, lines = _measured(profile.lines, gpu.id, engine)
     if lines:
         return Collectives(_scaled(lines, 1.0), f"{library}, {gpu.id}")

@@ -160,13 +160,15 @@ def replicas(
     found: Checkpoint,
     first_device: int = 0,
     first_port: int = 8000,
+    order: Sequence[int] = (),
 ) -> tuple[Replica, ...]:
-    """One process a replica, each with its own contiguous devices and port."""
+    """One process a replica, each with its own port and contiguous devices, of `order` if given."""
     width = deployment.layout.replica_gpus
     variable = _VISIBLE.get(gpu.vendor, "CUDA_VISIBLE_DEVICES")
     made = []
     for i in range(deployment.replicas):
         devices = tuple(range(first_device + i * width, first_device + (i + 1) * width))
+        devices = tuple(sorted(order[d] for d in devices)) if order else devices
         port = first_port + i
         command = engine_command(deployment, model, gpu, found, port)
         visible = {} if gpu.vendor == "cpu" else {variable: ",".join(map(str, devices))}

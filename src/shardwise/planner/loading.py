@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from shardwise.engines.loading import usual_share
 from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import EngineLimits
 from shardwise.perfmodel.estimate import Subject, sweep
@@ -20,8 +21,6 @@ from shardwise.planner.candidates import Option, Rejected
 from shardwise.planner.question import Question
 from shardwise.units import GB
 
-#: What a plan starts its engines with where the user fixes nothing.
-CHOSEN: Final = EngineLimits()
 MAX_SEQS: Final = 1024
 #: Concurrencies of one replica that are searched: every one to 32, then steps of about 4 %.
 CONCURRENCIES: Final = np.unique(
@@ -67,8 +66,14 @@ def max_num_seqs(concurrency: Array, request_rate: bool) -> Array:
 
 def limits_of(question: Question, max_num_seqs: int, max_model_len: int) -> EngineLimits:
     """The limits an engine is started with: what the user fixed, else what is chosen here."""
-    chosen = replace(CHOSEN, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+    chosen = replace(_usual(question), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     return question.limits.over(chosen)
+
+
+def _usual(question: Question) -> EngineLimits:
+    """The limits that do not depend on the load."""
+    share = usual_share(question.engine, question.node.gpu, question.engine_version)
+    return question.limits.over(EngineLimits(gpu_memory_utilization=share))
 
 
 def load_candidates(
@@ -104,7 +109,7 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
     else:
         concurrency = np.repeat(CONCURRENCIES[None, :], len(options), axis=0)
         seqs = max_num_seqs(concurrency, demand.request_rate is not None)
-    fixed, shape = question.limits.over(CHOSEN), concurrency.shape
+    fixed, shape = _usual(question), concurrency.shape
     if question.limits.max_num_seqs is not None:
         seqs = np.full(shape, float(question.limits.max_num_seqs))
     one = Layouts.of(o.layout for o in options)
@@ -142,7 +147,7 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
 
 def _too_large(question: Question, option: Option, shortfall: float) -> Rejected:
     gpu = question.node.gpu
-    share = question.limits.over(CHOSEN).gpu_memory_utilization
+    share = _usual(question).gpu_memory_utilization
     usable = gpu.visible_memory_bytes * share / GB
     reason = (
         f"{shortfall / GB:.1f} GB a GPU short of the {usable:.1f} GB usable on {gpu.name} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from shardwise.doctor.all_reduce import AllReduce
 from shardwise.doctor.diagnosis import (
     ALL_REDUCES,
     MESSAGES,
@@ -12,7 +13,7 @@ from shardwise.doctor.diagnosis import (
     Diagnosis,
     Verdict,
 )
-from shardwise.node.all_reduce import AllReduce
+from shardwise.node.generations import catalogue_gpu
 from shardwise.node.node import Node
 from shardwise.node.reading.startup import Startup
 from shardwise.reports.numbers import MISSING, number
@@ -33,6 +34,7 @@ def device_table(node: Node) -> Table:
     columns = [Column("GPU", "index"), Column("name", "name", align="left")]
     optional = (
         (Column("memory", "memory_bytes", "GiB"), [_gib(d.memory_bytes) for d in node.devices]),
+        (Column("usable", "usable_bytes", "GiB"), [_usable(d.name) for d in node.devices]),
         (Column("in use", "used_bytes", "GiB"), [_gib(d.used_bytes) for d in node.devices]),
         (Column("NUMA", "numa", align="left"), [_numa(node, d.index) for d in node.devices]),
         (Column("CPUs", "cpus", align="left"), [text_cell(d.cpus) for d in node.devices]),
@@ -56,7 +58,11 @@ def device_table(node: Node) -> Table:
         for i, device in enumerate(node.devices)
     ]
     host = node.host
+    usable = any(column.name == "usable_bytes" for column, _ in shown)
     notes = [
+        "usable: what CUDA or HIP reports to a program, by the catalogue; fractions are of it"
+    ] * usable
+    notes += [
         f"{label}: {value}"
         for label, value in (
             ("CPU", host.cpu_name),
@@ -68,7 +74,7 @@ def device_table(node: Node) -> Table:
     ]
     return Table(
         "gpus",
-        f"{len(node.devices)} GPUs",
+        "1 GPU" if len(node.devices) == 1 else f"{len(node.devices)} GPUs",
         (*columns, *(c for c, _ in shown)),
         (tuple(rows),),
         tuple(notes),
@@ -235,6 +241,11 @@ def _startup_row(start: Startup) -> Row:
 
 def _gib(size: float | None, places: int = 1) -> Cell:
     return Cell(MISSING) if size is None else Cell(f"{size / GIB:,.{places}f}", size)
+
+
+def _usable(name: str) -> Cell:
+    known = catalogue_gpu(name)
+    return _gib(known.runtime_memory_bytes or None if known is not None else None)
 
 
 def _numa(node: Node, index: int) -> Cell:

@@ -10,6 +10,7 @@ from shardwise import metrics
 from shardwise.architecture.bundled import stored_in
 from shardwise.layout.gemms import step_gemms
 from shardwise.layout.shards import rank_shards
+from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.planner.candidates import Rejected
 from shardwise.planner.command import Replica
 from shardwise.planner.fullness import tokens_per_step
@@ -145,9 +146,11 @@ def _candidate(plan: Plan, c: Candidate) -> dict[str, Any]:
     stored = stored_in(plan.question.arch, c.deployment.dtypes.weight)
     rank = rank_shards(stored, replace(c.deployment.layout, replicas=1))
     gemms = step_gemms(rank, tokens_per_step(c.evidence))
+    question = plan.question
     return {
         "name": c.name,
         "evidence": c.evidence,
+        "memory": memory_plan(question.arch, question.node.gpu, c.deployment, question.context),
         "gpus_used": c.deployment.gpus,
         "gpus_paid": c.gpus_paid,
         "node_output_tok_s": c.node_output_tok_s,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shardwise.architecture.model import require_context
-from shardwise.engines.loading import require_able
+from shardwise.engines.loading import require_able, usual_share
 from shardwise.errors import DoesNotFitError, InputError
 from shardwise.evidence.record import Evidence
 from shardwise.hardware.node import Node as HardwareNode
@@ -77,7 +77,9 @@ class Study:
 
 def _deployment(subject: Subject, question: Question, tp_size: int, concurrency: int) -> Deployment:
     limits = EngineLimits(
-        max_num_seqs=max(concurrency, 1), max_model_len=question.isl + question.osl
+        max_num_seqs=max(concurrency, 1),
+        max_model_len=question.isl + question.osl,
+        gpu_memory_utilization=usual_share(subject.engine, subject.gpu, subject.engine_version),
     )
     return Deployment(
         model=subject.arch.id,

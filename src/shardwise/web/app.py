@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shardwise.architecture.models import load
+from shardwise.engines.registry import managed
 from shardwise.errors import InputError, printable
 from shardwise.hosting.deployment_file import dump
 from shardwise.hosting.planned import Chosen, planned
@@ -130,7 +131,7 @@ def _deployment(known: Explorer, state: State) -> bytes:
     if not isinstance(advice, Advice):
         raise StateError({"tpot": "nothing studied meets these bounds, so nothing to deploy"})
     chosen = advice.evidence.deployment.with_layout(replicas=advice.choice.copies)
-    if chosen.engine not in ("vllm", "sglang"):
+    if chosen.engine not in managed():
         raise StateError({"engine": f"{chosen.engine} cannot be started from a deployment file"})
     try:
         arch = load(chosen.model)

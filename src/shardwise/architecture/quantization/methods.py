@@ -28,13 +28,14 @@ _EXCLUDE: Final = ("modules_to_not_convert", "ignored_layers", "ignore", "exclud
 
 def plain_format(config: Fields) -> Format:
     """Format of the tensors that no rule quantizes, from torch_dtype."""
-    name = config.text(config.name_of("torch_dtype", "dtype"), "bfloat16")
-    if name not in _PLAIN:
+    names = [config.text(field) for field in ("torch_dtype", "dtype") if config.has(field)]
+    dtypes = {_PLAIN.get(name, name) for name in names}
+    if not dtypes <= set(_PLAIN.values()) or len(dtypes) > 1:
+        shown = " and dtype ".join(repr(name[:60]) for name in names)
         raise InputError(
-            f"{config.where}: torch_dtype is {name[:60]!r}",
-            "allowed: bfloat16, float16, float32",
+            f"{config.where}: torch_dtype is {shown}", "allowed: one of bfloat16, float16, float32"
         )
-    return FORMATS[_PLAIN[name]]
+    return FORMATS[dtypes.pop() if dtypes else "bf16"]
 
 
 def rules_of(quant: Fields, plain: Format) -> Rules:
@@ -125,5 +126,6 @@ def mxfp8(quant: Fields) -> Rules:
 
 
 def mxfp4(quant: Fields) -> Rules:
-    """gpt-oss: experts alone are quantized; engines multiply them with 16-bit activations."""
-    return whole(quant, replace(FORMATS["mxfp4"], activations="bf16"))
+    """gpt-oss: routed experts alone, as vLLM and transformers read this method; 16-bit inputs."""
+    form = replace(FORMATS["mxfp4"], activations="bf16")
+    return Rules(rules=(Rule(Names(["experts"]), form),), excluded=excluded(quant))

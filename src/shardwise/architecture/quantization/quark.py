@@ -108,7 +108,6 @@ def _kv(quant: Fields) -> str:
 
 def _kv_name(output: Fields) -> str:
     name = output.text("dtype", "fp8_e4m3")
-    found = _DTYPES.get(name, ("", 0))[0]
-    if found not in ("fp8", "int8"):
-        raise InputError(f"{output.where}: dtype is {name[:40]!r}", "allowed: fp8_e4m3, int8")
-    return found
+    if _DTYPES.get(name, ("", 0))[0] != "fp8":
+        raise InputError(f"{output.where}: dtype is {name[:40]!r}", "allowed: fp8_e4m3")
+    return "fp8"

@@ -149,7 +149,7 @@ def mla(config: Fields, *, bias: bool = False, at: str = "self_attn") -> Mla:
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     q_rank = config.size("q_lora_rank", default=0 if "q_lora_rank" in config.values else 1536, lo=0)
     rank, v = config.size("kv_lora_rank"), config.size("v_head_dim")
-    nope, rope = config.size("qk_nope_head_dim"), config.size("qk_rope_head_dim")
+    nope, rope = config.size("qk_nope_head_dim"), config.size("qk_rope_head_dim", lo=0)
     if q_rank:
         query = (
             *linear(f"{at}.q_a_proj", q_rank, hidden, "attention", "replicated",
@@ -177,8 +177,14 @@ def mla(config: Fields, *, bias: bool = False, at: str = "self_attn") -> Mla:
     return Mla(heads, q_rank, rank, nope, rope, v, tensors, (latent,))
 
 
-def with_indexer(attention: Mla, config: Fields, at: str = "self_attn.indexer") -> Mla:
-    """`attention` with DeepSeek sparse attention's indexer, which is replicated too."""
+def with_indexer(
+    attention: Mla, config: Fields, *, pool: int = 1, at: str = "self_attn.indexer"
+) -> Mla:
+    """`attention` with DeepSeek sparse attention's indexer, which is replicated too.
+
+    Args:
+        pool: Tokens that share a key of the indexer, made by a learned gate (GLM-5.3-Flash).
+    """
     hidden, rank = config.size("hidden_size"), config.size("q_lora_rank")
     heads, dim = config.size("index_n_heads"), config.size("index_head_dim")
     tensors = (
@@ -188,8 +194,14 @@ def with_indexer(attention: Mla, config: Fields, at: str = "self_attn.indexer") 
         *linear(f"{at}.weights_proj", heads, hidden, "attention", "replicated",
                 "indexer.weights_proj"),
     )  # fmt: skip
-    # vLLM and SGLang keep head_dim fp8 numbers and 4 bytes of scale for each token
-    key = Cache("indexer", float(dim + 4), dtype="fp8")
+    if pool > 1:
+        tensors += (
+            Tensor(f"{at}.index_kpool_compress_ape", pool, dim, "attention"),
+            *linear(f"{at}.index_kpool_compress_gate", dim, hidden, "attention", "replicated",
+                    "compressor"),
+        )  # fmt: skip
+    # vLLM and SGLang keep head_dim fp8 numbers and 4 bytes of scale for each key
+    key = Cache("indexer", float(dim + 4), stride=pool, dtype="fp8")
     return replace(
         attention,
         tensors=attention.tensors + tensors,

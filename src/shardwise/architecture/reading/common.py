@@ -38,6 +38,14 @@ def max_context(config: Fields, name: str = "max_position_embeddings", default: 
     return longest
 
 
+def overrides(config: Fields, layers: int) -> list[Fields]:
+    """Each layer's own values where transformers 5 writes some ("per_layer_config")."""
+    own = config.object("per_layer_config")
+    found = {int(name): own.object(name) for name in own.values if name.isdecimal()}
+    nothing = Fields({}, own.where)
+    return [found.get(i, nothing) for i in range(layers)]
+
+
 def layer_types(config: Fields, layers: int, *allowed: str) -> list[str]:
     """`layer_types`, each one of `allowed`; empty where the file has none."""
     kinds: list[str] = config.items("layer_types", str)

@@ -52,6 +52,7 @@ def gated_delta_net(config: Fields, *, split: bool, at: str = "linear_attn") -> 
     dv = config.size("linear_value_head_dim", default=128)
     kernel = config.size("linear_conv_kernel_dim", default=4)
     keys, values = nk * dk, nv * dv
+    inputs: tuple[tuple[str, int, str], ...]
     if split:
         inputs = (("in_proj_qkv", 2 * keys + values, "in_proj_qkvz"),
                   ("in_proj_z", values, "in_proj_qkvz"),

@@ -23,7 +23,10 @@ _NAMED: Final = {
     "openai/clip-vit-large-patch14-336": 304_293_888,
     "openai/clip-vit-large-patch14": 303_966_208,
 }
-_VISION: Final = ("vision_config", "vision_tower_config", "visual_config", "vit_config", "visual")
+_VISION: Final = (
+    *("vision_config", "vision_tower_config", "visual_config", "vit_config", "visual"),
+    "img_processor",
+)
 _AUDIO: Final = ("audio_config", "speech_config", "sound_config", "audio_encoder_config")
 
 
@@ -37,6 +40,7 @@ def towers(config: Fields, hidden: int, plain: Format) -> tuple[Tower, ...]:
             # a tower without a type of its own is its wrapper's
             part = Fields({"model_type": wrapper, **part.values}, part.where)
             parameters = count(part, hidden)
+            parameters += _pixel_shuffled(config, part, hidden) if name == "vision" else 0
             found.append(Tower(name, parameters, parameters * plain.bits / 8))
     named = config.values.get("mm_vision_tower")
     if isinstance(named, str) and not found:
@@ -105,6 +109,15 @@ def _plain(part: Fields) -> int:
     return depth * _layer(width, inner) + 3 * side**2 * width
 
 
+def _pixel_shuffled(config: Fields, part: Fields, hidden: int) -> int:
+    """The projector of Cohere's and Aya's vision models, behind four merged patches."""
+    inner = config.size("alignment_intermediate_size", default=0, lo=0)
+    if not inner or "hidden_size" not in part.values:
+        return 0
+    merged = 4 * part.size("hidden_size")
+    return merged * inner + inner + inner // 2 * hidden + hidden
+
+
 def _clip(part: Fields, hidden: int) -> int:
     """CLIP: a class token, norms before and after; LLaVA's two linear layers behind it."""
     width, depth, inner, patch, side = _vit(part, 1024, 24, 4096, 14, 336)
@@ -157,6 +170,63 @@ def _llama4(part: Fields, hidden: int) -> int:
     first = part.size("projector_input_dim", default=4096)
     last = part.size("projector_output_dim", default=4096)
     return count + inner * first + last * last + output * hidden
+
+
+def _mllama(part: Fields, hidden: int) -> int:
+    """Llama 3.2 Vision: local and global layers, embeddings of tiles, one projection."""
+    width, _, inner, patch, side = _vit(part, 1280, 32, 5120, 14, 448)
+    local = part.size("num_hidden_layers", default=32, hi=1_000)
+    depth = local + part.size("num_global_layers", default=8, hi=1_000)
+    tiles = part.size("max_num_tiles", default=4, hi=1_000)
+    ratios = len(part.items("supported_aspect_ratios", list)) or 8
+    positions = (side // patch) ** 2 + 1
+    layer = 4 * width**2 + 2 * width * inner + width + inner + 4 * width
+    count = depth * layer + 3 * patch**2 * width + (positions + 1) * width
+    count += (ratios + 1) * tiles * (positions + 2) * width
+    output = part.size("vision_output_dim", default=7680)
+    return count + output * hidden + hidden
+
+
+def _gemma4(part: Fields, hidden: int) -> int:
+    """Gemma 4: gated MLPs, a table of positions for each axis, one matrix behind it."""
+    width = part.size("hidden_size", default=768)
+    depth = part.size("num_hidden_layers", default=16, hi=1_000)
+    inner = part.size("intermediate_size", default=3072)
+    positions = part.size("position_embedding_size", default=10240)
+    patch = part.size("patch_size", default=16, hi=1_000)
+    count = depth * (_layer(width, inner, gated=True, bias=False) + 2 * width)
+    return count + 2 * positions * width + 3 * patch**2 * width + width * hidden
+
+
+def _gemma3n(part: Fields, hidden: int) -> int:
+    """Gemma 3n sees with MobileNet-V5, of 300 million weights by its name."""
+    return 300_000_000 + part.size("hidden_size", default=2048) * hidden
+
+
+def _perception(part: Fields, hidden: int) -> int:
+    """Step 3.7's encoder with two strided convolutions and a projection behind it."""
+    width = part.size(part.name_of("width", "hidden_size"), default=1536)
+    depth = part.size(part.name_of("layers", "num_hidden_layers"), default=47, hi=1_000)
+    patch = part.size("patch_size", default=14, hi=1_000)
+    positions = (part.size("image_size", default=728) // patch) ** 2
+    inner = round(width * part.number("mlp_ratio", 8960 / 1536))
+    count = depth * (_layer(width, inner) + 2 * width) + 3 * patch**2 * width
+    count += positions * width + 2 * width
+    return count + 9 * (2 * width * width + 8 * width * width) + 4 * width * hidden
+
+
+def _glm4v(part: Fields, hidden: int) -> int:
+    """GLM-4V: MLPs of the output's width, a strided convolution and a gated merger."""
+    width = part.size("hidden_size", default=1536)
+    depth = part.size("depth", default=24, hi=1_000)
+    output = part.size("out_hidden_size", default=hidden)
+    merger = part.size("intermediate_size", default=13696)
+    layer = _layer(width, output, gated=True, bias=False)
+    merge = part.size("spatial_merge_size", default=2) ** 2 * width
+    return (
+        depth * layer + _patches(part, width, bias=True) + merge * output
+        + output * output + 3 * output * merger
+    )  # fmt: skip
 
 
 def _qwen2_vl(part: Fields, hidden: int) -> int:
@@ -240,6 +310,15 @@ _EXACT: Final[dict[str, Callable[[Fields, int], int]]] = {
     "siglip_vision_model": _siglip,
     "pixtral": _pixtral,
     "llama4_vision_model": _llama4,
+    "gemma3n_vision": _gemma3n,
+    "gemma4_vision": _gemma4,
+    "mllama_vision_model": _mllama,
+    "perception_encoder": _perception,
+    "step3p5_vision": _perception,
+    "glm4v": _glm4v,
+    "glm4v_vision": _glm4v,
+    "glm4v_moe": _glm4v,
+    "glm4v_moe_vision": _glm4v,
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_5_omni_vision_encoder": _qwen2_5_vl,

@@ -26,14 +26,17 @@ _HARMLESS: Final = frozenset(
 
 def refuse_unread(config: Fields) -> None:
     """Raise InputError for a size of experts or latents that the family's reader did not read."""
+    if config.values.get("per_layer_config") and "per_layer_config" not in config.read:
+        raise config.bad("per_layer_config", "none for this family: its layers are equal")
     # files repeat a count that was read under another name (num_local_experts, num_experts)
-    known = {config.values.get(name) for name in config.read if _SHAPES.match(name)}
+    read = [config.values.get(name) for name in config.read if _SHAPES.match(name)]
+    known = {value for value in read if isinstance(value, int)}
     for name, value in config.values.items():
         if name in config.read or name in _HARMLESS or not _SHAPES.match(name):
             continue
-        if value in known:
-            continue
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            if value in known:
+                continue
             family = str(config.values.get("model_type"))[:60]
             raise InputError(
                 f"{config.where}: {name[:60]} is {value}, which {family!r} is not known to have",

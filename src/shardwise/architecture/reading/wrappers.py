@@ -81,7 +81,10 @@ def text_of(config: Fields) -> Text:
 
     Raises InputError for a wrapper without text.
     """
-    family = config.text("model_type", "") or _from_architectures(config)
+    named = _BY_ARCHITECTURE.get(_first_architecture(config), "")
+    family = named or config.text("model_type", "")
+    if not family:
+        family = _WITHOUT_TYPE.get(_first_architecture(config), "")
     found, where = config, config
     for _ in range(3):  # Omni models keep a thinker, and that its text
         name = next((n for n in _TEXT if isinstance(where.values.get(n), dict)), None)
@@ -226,8 +229,10 @@ def _merged(inner: Fields, outer: Fields, family: str) -> Fields:
     return Fields(values, inner.where, inner.read)
 
 
+#: Architectures whose files have the model_type of something else.
+_BY_ARCHITECTURE: Final = {"Grok1ForCausalLM": "grok-1", "Grok1ModelForCausalLM": "grok-1"}
 #: `architectures` of files that leave out model_type.
-_ARCHITECTURES: Final = {
+_WITHOUT_TYPE: Final = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
     "MixtralForCausalLM": "mixtral",
@@ -238,6 +243,6 @@ _ARCHITECTURES: Final = {
 }
 
 
-def _from_architectures(config: Fields) -> str:
+def _first_architecture(config: Fields) -> str:
     names = config.items("architectures", str)
-    return _ARCHITECTURES.get(names[0], "") if names else ""
+    return str(names[0]) if names else ""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from shardwise.hosting.balancers.adapter import Balancer
+from shardwise.hosting.balancers.adapter import Balancer, keep
 from shardwise.hosting.launching import Launch
 
 #: A request can be sent again, and its model read, only while it is whole in one buffer.
@@ -42,7 +42,7 @@ class HAProxy(Balancer):
         return {KEY_VARIABLE: self.front.key} if self.front.key else {}
 
     def argv(self, launches: Sequence[Launch]) -> list[str]:
-        self.config_file.write_text(self.config(launches), encoding="utf-8")
+        keep(self.config_file, self.config(launches))
         return [self.executable, "-W", "-f", str(self.config_file)]
 
     def apply(self, launches: Sequence[Launch], running: int) -> None:

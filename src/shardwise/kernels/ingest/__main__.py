@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     dropped = [finding for finding in built.findings if finding.dropped]
     PAGE.write_text(page(built, size / 1e6), encoding="utf-8")
     print(f"{len(built.summaries)} tables, {points} points, {size / 1e6:.2f} MB; {PAGE} written")
-    print(f"{len(dropped)} tables or parts of them were not believed")
+    print(f"{len(dropped)} tables or parts of them were dropped")
     return 0
 
 
@@ -37,6 +37,8 @@ def _folder(arguments: list[str]) -> Path:
     folder = Path(arguments[0])
     if not (folder / "kernels" / "gemm.csv.gz").is_file():
         raise InputError(f"{folder} has no kernels/gemm.csv.gz", "give the reference folder")
+    if not PAGE.parent.is_dir():
+        raise InputError(f"no folder {PAGE.parent}/ here", "run it from the repository's root")
     return folder
 
 

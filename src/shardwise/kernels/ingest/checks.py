@@ -14,7 +14,7 @@ import numpy as np
 from shardwise.kernels.formats import FORMATS
 from shardwise.kernels.ingest.rows import Rows
 from shardwise.kernels.operator import Operator
-from shardwise.kernels.provenance import Array
+from shardwise.kernels.provenance import Array, Places
 from shardwise.kernels.roofline import Rates
 from shardwise.kernels.store import Table
 
@@ -93,14 +93,9 @@ def slower_kernels(
     """
     found: list[Finding] = []
     for key, part in parts.items():
-        gpu, engine, variant = key
+        gpu, _, variant = key
         large = _large(operator, part, rates[gpu], variant)
-        ratios = [
-            _ratio(large, other)
-            for (name, whose, kind), other in parts.items()
-            if (name, kind) == (gpu, variant) and whose != engine
-        ]
-        worst = max(ratios, default=1.0)
+        worst = slowness(key, large, parts)
         if worst > SLOWER_RATIO:
             reason = f"large calls take {worst:.1f} times another engine's"
             dropped = operator.name.startswith(ATTENTION_CLASSES)
@@ -145,15 +140,32 @@ def _large(operator: Operator, rows: Rows, rates: Rates, variant: str) -> Rows:
     return rows.take(np.broadcast_to(bound > LARGE_SECONDS, rows.seconds.shape))
 
 
+def slowness(key: Key, rows: Rows, parts: Mapping[Key, Rows]) -> float:
+    """Median ratio to the fastest other engine's times at common points; 1 where that is less."""
+    gpu, engine, variant = key
+    ratios = [
+        _ratio(rows, other)
+        for (name, whose, kind), other in parts.items()
+        if (name, kind) == (gpu, variant) and whose != engine
+    ]
+    return max([1.0, *ratios])
+
+
 def _ratio(rows: Rows, other: Rows) -> float:
     """Median ratio of times at the points that both have; 1 where there are fewer than ten."""
+    left, right = common_points(rows, other)
+    if len(left) < 10:
+        return 1.0
+    return float(np.median(rows.seconds[left] / other.seconds[right]))
+
+
+def common_points(rows: Rows, other: Rows) -> tuple[Places, Places]:
+    """Places in the two of the points, equal in shape and work, that both have."""
     mine, theirs = (np.concatenate([part.shape, part.work], axis=1) for part in (rows, other))
     _, which = np.unique(np.concatenate([mine, theirs]), axis=0, return_inverse=True)
     which = which.reshape(-1)
     _, left, right = np.intersect1d(which[: len(mine)], which[len(mine) :], return_indices=True)
-    if len(left) < 10:
-        return 1.0
-    return float(np.median(rows.seconds[left] / other.seconds[right]))
+    return left, right
 
 
 def without_spike(operator: Operator, key: Key, table: Table) -> tuple[Table, list[Finding]]:

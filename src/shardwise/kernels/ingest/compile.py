@@ -21,9 +21,11 @@ from shardwise.kernels.ingest.checks import (
     memory_share,
     slower_kernels,
     slower_than_wide,
+    slowness,
     without_spike,
 )
 from shardwise.kernels.ingest.errors import moved, point_errors, shape_errors
+from shardwise.kernels.ingest.outliers import without_outliers
 from shardwise.kernels.ingest.rates import rates_of_id
 from shardwise.kernels.ingest.rows import Rows
 from shardwise.kernels.ingest.tabulate import newest, tabulate
@@ -85,12 +87,14 @@ def compile_one(operator: Operator, rows: Rows, output: Path, built: Built) -> N
         built.findings += findings
         dropped = {finding.key for finding in findings if finding.dropped}
         parts = {key: part for key, part in parts.items() if key not in dropped}
+    parts, findings = without_outliers(operator, parts, rates)
+    built.findings += findings
     known: list[tuple[Entry, Table]] = []
     for gpu, datasheet in rates.items():
         mine = {key: part for key, part in parts.items() if key[0] == gpu}
         tables = []
-        for offset, (key, part) in enumerate(mine.items()):
-            summary, table = _table(operator, key, part, datasheet, built)
+        for offset, key in enumerate(mine):
+            summary, table = _table(operator, key, mine, datasheet, built)
             summary = replace(summary, entry=replace(summary.entry, offset=offset))
             built.summaries.append(summary)
             known.append((summary.entry, table))
@@ -107,8 +111,9 @@ def _launches(
 
 
 def _table(
-    operator: Operator, key: Key, part: Rows, rates: Rates, built: Built
+    operator: Operator, key: Key, parts: Mapping[Key, Rows], rates: Rates, built: Built
 ) -> tuple[Summary, Table]:
+    part = parts[key]
     table, findings = without_spike(operator, key, tabulate(part))
     built.findings += findings
     gpu, engine, variant = key
@@ -121,6 +126,7 @@ def _table(
         points=int((~np.isnan(table.log2_seconds)).sum()),
         launch_s=_rounded(fastest(part)),
         memory_share=_rounded(memory_share(operator, table, variant, rates)),
+        slowness=_rounded(slowness(key, part, parts)),
         error=0.0,
         point_error=0.0,
         offset=0,

@@ -61,7 +61,8 @@ def page(built: Built, megabytes: float) -> str:
         "## Not believed\n",
         _findings(finding for finding in built.findings if finding.dropped),
         "## Doubtful, and used\n",
-        "Engines differ by this much where one has a better kernel, so these stay.\n",
+        "Engines differ by this much where one has a better kernel; a launch of a few tens of "
+        "microseconds may be the engine's own. These stay, and end-to-end rows correct them.\n",
         _findings(finding for finding in built.findings if not finding.dropped),
         "## Tables\n",
         _tables(built.summaries),

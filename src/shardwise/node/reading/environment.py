@@ -11,7 +11,7 @@ from shardwise.node.node import Device
 from shardwise.node.reading.text import Line
 
 _VERSIONS: Final = (
-    ("vllm", re.compile(r"^\W*vLLM Version\s*:\s*(\S+)", re.IGNORECASE)),
+    ("vllm", re.compile(r"^\W*vLLM Version\s*:\s*([^\s@]+)", re.IGNORECASE)),
     ("sglang", re.compile(r"^\W*sglang\s*(?::|==)\s*v?(\d\S*)", re.IGNORECASE)),
     ("vllm", re.compile(r"^\W*(?:\[pip3\]\s*)?vllm==(\d\S*)")),
     ("torch", re.compile(r"^\W*PyTorch(?: version)?\s*:\s*(\d\S*)")),
@@ -57,7 +57,7 @@ def read_environment(lines: Sequence[Line]) -> Environment:
 
 def says_nothing(version: str) -> bool:
     """Whether a version is a source build's placeholder, which no release can be told from."""
-    return bool(re.match(r"0\.(?:0|1)\.(?:0|1)?\.?dev", version))
+    return bool(re.match(r"0\.[01]\.(?:0\.)?dev", version))
 
 
 def _indices(text: str) -> list[int]:

@@ -10,9 +10,9 @@ from shardwise.node.node import Host
 from shardwise.node.reading.text import Line
 
 _NAMED: Final = {
-    "cpu_name": re.compile(r"^\W*Model name\s*[:：]\s*(\S.*?)\s*$"),
-    "cpu_vendor": re.compile(r"^\W*Vendor ID\s*[:：]\s*(\S+)\s*$"),
-    "hypervisor": re.compile(r"^\W*Hypervisor vendor\s*[:：]\s*(\S.*?)\s*$"),
+    "cpu_name": re.compile(r"^\W*Model name\s*[:：]+\s*(\S.*?)\s*$"),
+    "cpu_vendor": re.compile(r"^\W*Vendor ID\s*[:：]+\s*(\S+)\s*$"),
+    "hypervisor": re.compile(r"^\W*Hypervisor vendor\s*[:：]+\s*(\S.*?)\s*$"),
 }
 _SOCKETS: Final = re.compile(r"^\W*Socket\(s\)\s*[:：]\s*(\d+)\s*$")
 #: "NUMA node0 CPU(s):"; translations keep NUMA, the number, CPU and the colon

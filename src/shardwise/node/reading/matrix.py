@@ -22,9 +22,12 @@ _TAIL: Final = re.compile(r"CPU\s*Affinity|NUMA\s*Affinity|GPU\s*NUMA\s*ID", re.
 NVIDIA_CELL: Final = re.compile(r"NV\d+|NODE|PIX|PXB|PHB|SYS|SOC|OK|CNS|GNS|TNS|NS|DR|N/A|X|U")
 AMD_CELL: Final = re.compile(r"XGMI|PCIE|SELF|ENABLED|DISABLED|UNKNOWN|True|False|N/A|\d+")
 _NIC_ROW: Final = re.compile(r"^\s*(?:NIC\d+|mlx\w+)\b")
+_TAIL_ENDS: Final = ("ID", "Affinity", "NUMA ID")
 #: The affinity columns of a row, wrapped to a line of their own.
-_AFFINITY: Final = re.compile(r"^\s*\d[\d,-]*(?:\s+\d[\d,-]*)*(?:\s+N/A)?\s*$")
+_AFFINITY: Final = re.compile(r"^\s*(?=\S)(?:[\d,-]+\s*)*(?:N?/?A)?\s*$")
 _MAX_WRAPS: Final = 4  #: lines that one row may be wrapped over
+#: Columns, affinity columns and the text that they were read from.
+Header = tuple[tuple[str, ...], tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,12 @@ def _matrix_at(
     lines: Sequence[Line], at: int, title: str, is_title: re.Pattern[str]
 ) -> tuple[Matrix, int] | None:
     """The matrix that starts at `at`, and the index behind it; None if none does."""
-    header = _header(lines[at].text)
-    if header is None:
+    begun = _header_at(lines, at)
+    if begun is None:
         return _without_header(lines, at, title, is_title)
-    columns, tail, text = header
-    following = at + 1
-    while following < len(lines) and (more := _more_columns(lines[following].text, bool(tail))):
-        columns, tail = (*columns, *more[0]), (*tail, *more[1])
-        text = f"{text} {lines[following].text}"
+    (columns, tail, text), following = begun
+    while following < len(lines) and (more := _longer_header(text, lines[following].text)):
+        columns, tail, text = more
         following += 1
     start = _first_row(lines, following, columns)
     if start is None:
@@ -120,7 +121,22 @@ def _without_header(
     return Matrix(title, lines[at].number, tuple(labels), (), rows, tuple(problems)), end
 
 
-def _header(text: str) -> tuple[tuple[str, ...], tuple[str, ...], str] | None:
+def _header_at(lines: Sequence[Line], at: int) -> tuple[Header, int] | None:
+    """The header at `at` and the index behind it, put together where it was cut within a word."""
+    text = lines[at].text
+    if _DEVICE.search(text) is None or _row_start(text) is not None:
+        return None
+    for following in range(at + 1, min(at + _MAX_WRAPS, len(lines) + 1)):
+        found = _header(text)
+        if found is not None:
+            return found, following
+        if following == len(lines) or _row_start(lines[following].text) is not None:
+            return None
+        text += lines[following].text
+    return None
+
+
+def _header(text: str) -> Header | None:
     """Columns and affinity columns of a header; None for any other line."""
     first = _DEVICE.search(text)
     if first is None or _row_start(text) is not None:
@@ -138,24 +154,32 @@ def _columns(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Device and NIC columns, split where blanks were lost, and the affinity columns."""
     behind = _TAIL.search(text)
     named = text[: behind.start()] if behind else text
-    split = re.sub(rf"({GPU}|NIC\d+|{BUS_ID})(?=\S)", r"\1 ", named)
+    split = re.sub(rf"({GPU}|NIC\d+|{BUS_ID})(?=[^\s\d])", r"\1 ", named)
     tail = [re.sub(r"\s+", " ", name).lower() for name in _TAIL.findall(text)]
-    return tuple(split.split()), tuple(tail)
+    return tuple(split.replace("|", " ").split()), tuple(tail)
 
 
 def _looks_like_nic(name: str) -> bool:
     return bool(re.fullmatch(r"NIC\d+|[a-z][a-z]*\w*_?\d+", name))
 
 
-def _more_columns(text: str, tail_known: bool) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """The columns of a header's second line; None if `text` is not one."""
-    if not text.strip() or _row_start(text) is not None:
+def _longer_header(text: str, following: str) -> Header | None:
+    """The header `text` with the line below it, cut between words or within one; None if that line
+    does not belong to it."""
+    if not following.strip() or _row_start(following) is not None:
         return None
-    names, tail = _columns(text)
-    if not all(_DEVICE.fullmatch(n) or _looks_like_nic(n) for n in names):
-        # the words of an affinity column may be wrapped: "GPU NUMA" / "ID"
-        return ((), ()) if tail_known and text.strip() in ("ID", "Affinity", "NUMA ID") else None
-    return (names, tail) if names or tail else None
+    own = _header(text)
+    assert own is not None
+    read = [_header(whole) for whole in (f"{text} {following}", text + following)]
+    longest = max((found for found in read if found), key=_num_columns, default=own)
+    if _num_columns(longest) > _num_columns(own):
+        return longest
+    # the words of an affinity column may be wrapped: "GPU NUMA" / "ID"
+    return (*own[:2], f"{text} {following}") if following.strip() in _TAIL_ENDS else None
+
+
+def _num_columns(header: Header) -> int:
+    return len(header[0]) + len(header[1])
 
 
 def _row_start(text: str) -> tuple[str, str] | None:
@@ -190,13 +214,11 @@ def _cut(word: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 def _first_row(lines: Sequence[Line], at: int, columns: Sequence[str]) -> int | None:
-    """Where the first row stands: at most a few blank or ruled lines below the header."""
-    for i in range(at, min(at + 3, len(lines))):
+    """Where the first row stands: at most a few lines below the header."""
+    for i in range(at, min(at + _MAX_WRAPS, len(lines))):
         start = _row_start(lines[i].text)
         if start and start[0] in columns:
             return i
-        if re.search(r"\w", lines[i].text):
-            return None
     return None
 
 
@@ -225,13 +247,20 @@ def _rows(
             continue
         number = lines[at].number
         cells, rest, at = _row(lines, at, start[1], len(columns), pattern)
-        if not rest.strip() and tail and at < len(lines) and _AFFINITY.match(lines[at].text):
-            rest, at = lines[at].text, at + 1
+        if tail and at < len(lines) and _AFFINITY.match(lines[at].text):
+            rest, at = _whole_affinity(rest, lines[at].text, len(tail)), at + 1
         rows[start[0]] = Row(number, tuple(cells), rest)
         if len(cells) < len(columns):
             cut = f"row {start[0]} is cut off after {len(cells)} of {len(columns)} columns"
             problems.append(Problem(number, cut))
     return rows, problems, at
+
+
+def _whole_affinity(rest: str, following: str, count: int) -> str:
+    """The affinity columns of a row that was cut between or within them."""
+    apart, together = f"{rest} {following}", rest + following
+    within = not rest[-1:].isspace() and not following[:1].isspace()
+    return together if within and len(apart.split()) > count else apart
 
 
 def _row(

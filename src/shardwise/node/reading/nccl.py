@@ -11,7 +11,8 @@ from shardwise.node.reading.text import Line
 
 #: "Channel 21/0 : 6[6] -> 7[7] via P2P/CUMEM": the number behind the slash is the connection.
 _CHANNEL: Final = re.compile(
-    r"Channel\s+(\d+)(?:/\d+)?\s*:\s*(\d+)\[\w+\]\s*->\s*(\d+)\[\w+\]\s*(?:\[\w+\]\s*)?via\s+(\S+)"
+    r"Channel\s+(\d+)(?:/\d+)?\s*:\s*(\d+)\[\w+\]\s*->\s*(\d+)\[\w+\]\s*(?:\[\w+\]\s*)?"
+    r"via\s+(\S+(?: pointer)?)"
 )
 _RANKS: Final = re.compile(r"\bnranks\s+(\d+)", re.IGNORECASE)
 

@@ -33,15 +33,26 @@ _CAP: Final = re.compile(r"(\d+(?:\.\d+)?)W\s+(\d+)%\s+\d+%\s*$")
 _DRIVER: Final = re.compile(r"(?:Driver version|amdgpu version)\s*:\s*([\w.-]+)", re.IGNORECASE)
 
 
+#: `amd-smi static`: a block per "GPU: 0" with indented "NAME: value" lines.
+_BLOCK: Final = re.compile(r"^\W*GPU:\s*(\d+)\s*$")
+_BLOCK_VALUE: Final = re.compile(r"^\s+(MARKET_NAME|BDF|SIZE|NODE|MAX_PCIE_WIDTH):\s*(\S.*?)\s*$")
+
+
 def read_amd_smi(lines: Sequence[Line]) -> Smi:
-    """Devices of rocm-smi's concise table and of its `GPU[n] : what : value` lines."""
+    """Devices of rocm-smi's table, of its `GPU[n] : what : value` lines and of `amd-smi static`."""
     devices: dict[int, Device] = {}
-    driver = ""
-    for line in lines:
+    driver, block = "", -1
+    for at, line in enumerate(lines):
+        if found := _BLOCK.search(line.text):
+            block = int(found[1])
+        elif block >= 0 and (found := _BLOCK_VALUE.search(line.text)):
+            old = devices.get(block, Device(block))
+            devices[block] = _with_block_value(old, found[1], found[2])
         driver = driver or (found[1] if (found := _DRIVER.search(line.text)) else "")
         if found := _CONCISE.search(line.text):
             index = int(found[1])
-            cap = _CAP.search(line.text)
+            wrapped = lines[at + 1].text if at + 1 < len(lines) else ""
+            cap = _CAP.search(line.text) or _CAP.search(line.text + wrapped)
             devices[index] = replace(
                 devices.get(index, Device(index)),
                 name=NAMES.get(found[2].lower(), found[2].lower()),
@@ -54,6 +65,22 @@ def read_amd_smi(lines: Sequence[Line]) -> Smi:
             if made is not None:
                 devices[index] = made
     return Smi(devices, [], driver)
+
+
+def _with_block_value(device: Device, name: str, value: str) -> Device:
+    """`device` with one line of an `amd-smi static` block; N/A says nothing."""
+    number = re.match(r"\d+", value)
+    if name == "MARKET_NAME" and value != "N/A":
+        return replace(device, name=value)
+    if name == "BDF":
+        return replace(device, bus_id=value)
+    if number is None:
+        return device
+    if name == "SIZE" and value.endswith("MB"):
+        return replace(device, memory_bytes=int(number[0]) * 2.0**20)
+    if name == "MAX_PCIE_WIDTH":
+        return replace(device, pcie_width=int(number[0]))
+    return replace(device, numa=int(number[0])) if name == "NODE" else device
 
 
 def _with_value(device: Device, what: str, value: str) -> Device | None:

@@ -25,9 +25,11 @@ _POWER: Final = re.compile(r"(\d+)\s*W\s*/\s*(\d+)\s*W")
 _MIG: Final = re.compile(r"\|\s*(Enabled|Disabled|N/A)\*?\s*\|\s*$")
 _LISTED: Final = re.compile(r"\bGPU (\d+): ([^(]+?)\s*\(UUID: GPU-")
 _LOST: Final = re.compile(
-    r"Unable to determine the device handle for (?:GPU|gpu)\s*\d*:?\s*"
-    r"([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d):\s*(.+?)\s*$"
+    r"Unable to determine the device handle for (?:GPU|gpu)\s*(?:\d{1,2}:\s*)?"
+    r"([0-9A-Fa-f]{3,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d):\s*(.+?)\s*$"
 )
+#: The kernel's word for a GPU that it cannot start, over three lines.
+_FALLEN: Final = re.compile(r"NVRM: The NVIDIA GPU ([0-9A-Fa-f]{4,8}:[0-9A-Fa-f:.]+)")
 #: Xids after which a GPU is gone until a reset: off the bus, or its firmware does not answer.
 _XID: Final = re.compile(
     r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (79|119|120),(?: pid=\S*,)?(?: name=\S*,)?\s*(.+?)\s*$"
@@ -63,8 +65,12 @@ def read_smi(lines: Sequence[Line]) -> Smi:
     """What nvidia-smi's own output says in `lines`; everything else is passed over."""
     devices: dict[int, Device] = {}
     failed, driver, current = [], "", -1
-    for line in lines:
+    for at, line in enumerate(lines):
         text = line.text
+        if found := _FALLEN.search(text):
+            near = " ".join(other.text for other in lines[at : at + 4])
+            if "fallen off the bus" in near:
+                failed.append(FailedGpu(found[1], "it has fallen off the bus", line.number))
         driver = driver or (found[1] if (found := _DRIVER.search(text)) else "")
         if found := _LOST.search(text):
             failed.append(FailedGpu(found[1], found[2], line.number))
@@ -88,7 +94,8 @@ def read_smi(lines: Sequence[Line]) -> Smi:
 
 
 def _name(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()
+    """A name without the driver's mode on Windows, which stands in the same cell."""
+    return re.sub(r"\s+(?:WDDM|TCC|MCDM)$", "", re.sub(r"\s+", " ", text).strip())
 
 
 def _with_usage(device: Device, text: str) -> Device:

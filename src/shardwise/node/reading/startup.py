@@ -20,7 +20,10 @@ _SAME: Final = 0.03
 _ONCE: Final = (
     "weights", "weights_table", "kv", "tokens", "blocks", "concurrency", "non_torch", "activation",
 )  # fmt: skip
-_MEASURED: Final = frozenset(_ONCE) | {"kv_one", "kv_two", "left", "graphs", "profiled"}
+_MEASURED: Final = frozenset(_ONCE) | {
+    "kv_one", "kv_two", "kv_bare", "kv_count", "max_tokens", "left", "graphs", "profiled",
+    "avail_loaded",
+}  # fmt: skip
 _PLAIN_FAILURES: Final = {
     "fail_no_blocks": "no memory is left for the KV cache",
     "fail_memory": "no memory is left for the KV cache",
@@ -89,17 +92,25 @@ class Startup:
         return max((self.tp_size or 1, *(rank + 1 for rank in self.tp_ranks)))
 
     @property
-    def dp_at_least(self) -> int:
-        """Attention replicas that the tags prove (SGLang's "DP7 TP7")."""
+    def attention_dp(self) -> int:
+        """Attention replicas that SGLang's tags prove: "DP7 TP7". In "DP1 TP0" each replica counts
+        its own TP ranks: those are whole copies, not replicas of attention."""
         tags = {p for processes in self.by_process.values() for p in processes}
-        ranks = [int(found[1]) for tag in tags if (found := re.search(r"\bDP(\d+)", tag))]
-        return max(ranks, default=0) + 1
+        found = [match for tag in tags if (match := re.search(r"\bDP(\d+) TP(\d+)", tag))]
+        ranks = [(int(match[1]), int(match[2])) for match in found]
+        if any(dp and not tp for dp, tp in ranks):
+            return 1
+        return max((dp for dp, _ in ranks), default=0) + 1
 
     @property
     def weights_bytes(self) -> float | None:
         """Weights of one GPU: of the fullest rank, counted once."""
-        found = self._most("weights")
-        return found if found is not None else self._most("weights_table")
+        for key in ("weights", "weights_table"):
+            if (found := self._most(key)) is not None:
+                return found
+        # older versions of SGLang say what is free before and after
+        before, after = self._least("avail_begin"), self._least("avail_loaded")
+        return before - after if before is not None and after is not None else None
 
     @property
     def kv_bytes(self) -> float | None:
@@ -108,8 +119,10 @@ class Startup:
             if (found := self._least(key, 1 if key == "kv_one" else 0)) is not None:
                 return found
         two = self.by_process.get("kv_two", {}).values()
-        refused = self._least("fail_kv_needed", 2)
-        return min((k + v for _, k, v in two), default=refused)
+        if two:
+            return min(k + v for _, k, v in two)
+        bare = self.by_process.get("kv_bare", {}).values()
+        return min((k + v for k, v in bare), default=self._least("fail_kv_needed", 2))
 
     @property
     def block_tokens(self) -> int:
@@ -124,7 +137,7 @@ class Startup:
     @property
     def kv_tokens(self) -> int | None:
         """Tokens that the cache holds as the engine counts them; negative if nothing is left."""
-        for key in ("tokens", "kv_two", "kv_one", "max_tokens", "profiled"):
+        for key in ("tokens", "kv_two", "kv_one", "kv_count", "max_tokens", "profiled"):
             if (found := self._least(key)) is not None:
                 return int(found)
         blocks = self._least("blocks")
@@ -176,6 +189,9 @@ class Startup:
         """What capturing graphs took: as said, or the memory it left against before."""
         if (found := self._most("graphs", 1)) is not None:
             return found
+        captured = self.by_process.get("graph_usage", {}).values()
+        if captured:
+            return max(sum(each) for each in captured)
         before = self._least("graph_begin")
         after = self._least("graph_end") if "graph_end" in self.by_process else None
         if after is None:
@@ -304,7 +320,7 @@ def _contradicts(group: Sequence[Event], event: Event) -> bool:
     if any(e.key in ("tokens", "concurrency") for e in group):
         return True
     stated = [e.values[0] for e in group if e.key == "kv"]
-    return bool(stated) and abs(stated[0] / event.values[2] - 1) > 0.01
+    return bool(stated) and all(abs(kv / event.values[2] - 1) > 0.01 for kv in stated)
 
 
 def _startup(group: Sequence[Event]) -> Startup | None:
@@ -320,8 +336,10 @@ def _startup(group: Sequence[Event]) -> Startup | None:
     for event in group:
         if event.values or event.key.startswith("graphs_"):
             values = by_process.setdefault(event.key, {})
-            if event.key == "graph_step":
+            if event.key in ("graph_step", "graph_end"):
                 values[event.process] = event.values  # the last one counts
+            elif event.key == "graph_usage":  # the drafter's graphs too
+                values[event.process] = (*values.get(event.process, ()), *event.values)
             else:
                 values.setdefault(event.process, event.values)
         if event.text:

@@ -13,6 +13,7 @@ from shardwise.node.reading.matrix import GPU, NVIDIA_CELL, Matrix, matrices
 from shardwise.node.reading.text import Line, Problem
 
 TITLE: Final = re.compile(r"topo\s+-\w|GPU Topology:|NVIDIA Topology:|^\s*Legend:")
+_NUMBERS: Final = re.compile(r"[\d,-]+")
 _P2P: Final = {"OK": True, "CNS": False, "GNS": False, "TNS": False, "NS": False, "DR": False}
 _P2P_COMMAND: Final = re.compile(r"topo\s+(?:-p2p|--p2p_capabilities)\s+(\w+)")
 
@@ -52,6 +53,10 @@ def _is_p2p(matrix: Matrix) -> bool:
 
 
 def _add_links(made: Topology, matrix: Matrix) -> None:
+    if _is_of_another(made, matrix):
+        what = "another matrix, which differs from the first: only the first is read"
+        made.problems.append(Problem(matrix.line, what))
+        return
     made.problems.extend(matrix.problems)
     for name, column, cell in matrix.cells():
         link, a = parse_link(cell), _index(name)
@@ -69,6 +74,20 @@ def _add_links(made: Topology, matrix: Matrix) -> None:
         whole = row is not None and len(row.cells) == len(matrix.columns)
         said = _affinity(matrix, row.rest) if row is not None and whole else {}
         made.devices.setdefault(index, _device(index, said))
+
+
+def _is_of_another(made: Topology, matrix: Matrix) -> bool:
+    """Whether a matrix of links cannot be of the machine that the first was of."""
+    if not made.links:
+        return False
+    if {_index(name) for name in matrix.devices} != set(made.devices):
+        return True
+    said = [
+        (made.links.get(pair(_index(name), _index(column))), parse_link(cell))
+        for name, column, cell in matrix.cells()
+        if re.fullmatch(GPU, column) and name != column
+    ]
+    return any(old and new and old != new for old, new in said)
 
 
 def _add_peer_access(made: Topology, matrix: Matrix) -> None:
@@ -111,6 +130,7 @@ def _affinity(matrix: Matrix, rest: str) -> dict[str, str]:
     Where all are there they stand in order. Where some are empty, N/A is the GPU's own NUMA node
     and the others go by tab, or by their form: CPUs are a range as a rule.
     """
+    rest = rest.replace("|", " ")
     names, words = matrix.tail, rest.split()
     if not names or not words:
         return {}
@@ -131,4 +151,6 @@ def _affinity(matrix: Matrix, rest: str) -> dict[str, str]:
 
 
 def _without_na(said: dict[str, str]) -> dict[str, str]:
-    return {name: word for name, word in said.items() if word and word != "N/A"}
+    """What is said; nothing where a word is no list of numbers, so that the columns are shifted."""
+    words = {name: word for name, word in said.items() if word and word != "N/A"}
+    return words if all(_NUMBERS.fullmatch(word) for word in words.values()) else {}

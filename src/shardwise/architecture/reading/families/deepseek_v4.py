@@ -34,7 +34,7 @@ def deepseek_v4(config: Fields) -> Decoder:
     hashed = config.size("num_hash_layers", default=3, lo=0)
     feed_forward = cache(lambda by_hash: _moe(config, by_hash))
     beside = norms(hidden, "attn_norm", "ffn_norm")
-    beside += _hyper(config, "hc_attn") + _hyper(config, "hc_ffn")
+    beside += hyper_connection(config, "hc_attn") + hyper_connection(config, "hc_ffn")
     made = tuple(
         Layer(attention(ratios[i]), feed_forward(i < hashed), beside) for i in range(layers)
     )
@@ -122,7 +122,7 @@ def _compressor(at: str, hidden: int, wide: int, dim: int, ratio: int) -> tuple[
     )
 
 
-def _hyper(config: Fields, name: str) -> tuple[Tensor, ...]:
+def hyper_connection(config: Fields, name: str) -> tuple[Tensor, ...]:
     """Hyper-connections: `hc_mult` residual streams, mixed before and after each part."""
     n, hidden = config.size("hc_mult", default=4), config.size("hidden_size")
     mixed = (2 + n) * n

@@ -377,7 +377,7 @@ def phi(config: Fields) -> Decoder:
 
 
 def phi3small(config: Fields) -> Decoder:
-    """Every second layer is dense, the others block-sparse with the same cache; one MLP for both."""
+    """Layers alternate between dense and block-sparse attention, with the same cache."""
     heads = heads_of(config)
     projections = Projections("self_attn", *("query_key_value",) * 3, "dense", True, True)
     width = config.size("ff_intermediate_size")

@@ -22,6 +22,7 @@ from shardwise.architecture.reading.common import (
     decoder,
     layer_types,
     num_layers,
+    overrides,
     windows,
 )
 from shardwise.architecture.reading.decoder import Decoder, linear, norm, norms
@@ -115,7 +116,7 @@ def gemma3n(config: Fields) -> Decoder:
     widths = config.per_layer("intermediate_size", layers, 16384)
     mlp = cache(lambda width: gated_mlp(hidden, width))
     extra = _altup(config, hidden)
-    read = decoder(
+    return decoder(
         config,
         lambda i: attention(kinds[i], i >= first_shared > 0),
         lambda i: mlp(widths[i]),
@@ -124,7 +125,6 @@ def gemma3n(config: Fields) -> Decoder:
         tie=True,
         context=config.size("max_position_embeddings", default=32768),
     )
-    return read
 
 
 def _heads_3n(config: Fields) -> Heads:
@@ -195,11 +195,15 @@ def gemma4(config: Fields) -> Decoder:
     ]
     kinds[-1] = FULL  # transformers forces the last layer to full attention
     first_shared = layers - config.size("num_kv_shared_layers", default=0, lo=0)
-    attention = _attention_4(config)
+    full = overrides(config, layers)[kinds.index(FULL)]
+    attention = _attention_4(config, full)
     mlp = _feed_forward_4(config)
     shares = [0 < first_shared <= i for i in range(layers)]
-    extra = norms(hidden, *_FOUR_NORMS) + (Tensor("layer_scalar", 1, 1, "norm"),)
-    extra += per_layer_inputs(config, hidden, 256)
+    extra = (
+        *norms(hidden, *_FOUR_NORMS),
+        Tensor("layer_scalar", 1, 1, "norm"),
+        *per_layer_inputs(config, hidden, 256),
+    )
     mixers: Callable[[int], Mixer] = lambda i: attention(kinds[i], shares[i])  # noqa: E731
     return decoder(
         config,
@@ -212,13 +216,18 @@ def gemma4(config: Fields) -> Decoder:
     )
 
 
-def _attention_4(config: Fields) -> Callable[[str, bool], Attention]:
+def _attention_4(config: Fields, full_layer: Fields) -> Callable[[str, bool], Attention]:
+    """`full_layer`: what the file says of a full-attention layer alone."""
     own = _heads(config)
     window = config.size("sliding_window", default=512)
     k_eq_v = config.flag("attention_k_eq_v", False)
     kv = config.size("num_global_key_value_heads", default=own.kv) if k_eq_v else own.kv
     config.has("num_global_key_value_heads")
-    wide = replace(own, kv=kv, dim=config.size("global_head_dim", default=512))
+    wide = replace(
+        own,
+        kv=full_layer.size("num_key_value_heads", default=kv),
+        dim=full_layer.size("head_dim", default=config.size("global_head_dim", default=512)),
+    )
     bias = config.flag("attention_bias", False)
 
     @cache

@@ -46,7 +46,8 @@ def llama4(config: Fields) -> Decoder:
     @cache
     def attention(size: int) -> Attention:
         made = gqa_attention(heads, Projections(bias=bias, o_bias=bias), chunk=size)
-        # vLLM keeps the current chunk alone, as it does a window
+        # vLLM keeps the current chunk alone, as it does a window (all tokens where its
+        # VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE is off, the default before 2026)
         kept = tuple(replace(entry, window=size) for entry in made.caches)
         return replace(made, caches=kept)
 
@@ -99,7 +100,7 @@ def _feed_forwards(config: Fields) -> Callable[[bool], FeedForward]:
 
 def mllama(config: Fields) -> Decoder:
     """Llama 3.2 Vision: some layers attend to the image instead of the text."""
-    heads, layers = heads_of(config), num_layers(config)
+    heads = heads_of(config)
     crossing = frozenset(config.items("cross_attention_layers", int))
     own = gqa_attention(heads)
     crossed = gqa_attention(heads, Projections(at="cross_attn"), qk_norm=QkNorm())

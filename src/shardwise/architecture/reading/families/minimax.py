@@ -53,7 +53,7 @@ def minimax(config: Fields) -> Decoder:
 
 
 def _lightning(heads: Heads) -> LinearAttention:
-    """One matrix of dim x dim for each head and sequence, kept in 32 bits by vLLM."""
+    """One matrix of dim x dim for each head and sequence, in the model's dtype as in vLLM."""
     h, inner, at = heads.hidden, heads.num * heads.dim, "self_attn"
     tensors = (
         *linear(f"{at}.qkv_proj", 3 * inner, h, "attention", "rows", "qkv_proj", units=heads.num),
@@ -63,7 +63,7 @@ def _lightning(heads: Heads) -> LinearAttention:
         *linear(f"{at}.out_proj", h, inner, "attention", "cols", "out_proj", units=heads.num),
     )  # fmt: skip
     size = float(heads.num * heads.dim**2)
-    state = Cache("linear_state", size, heads.num, per_sequence=True, dtype="fp32")
+    state = Cache("linear_state", size, heads.num, per_sequence=True)
     return LinearAttention(
         "lightning", heads.num, heads.num, heads.dim, heads.dim, 0, tensors, (state,)
     )

@@ -1,13 +1,10 @@
-"""Which all-reduce an engine takes on a group of GPUs, and why: the engines' own gates.
+"""Which all-reduce an engine takes on a group of GPUs, and why.
 
-Sources, read in November 2026:
-- vLLM: vllm/distributed/device_communicators/custom_all_reduce.py (world sizes, fully connected,
-  peer access, 8 MiB), all_reduce_utils.py (limits per compute capability where symmetric memory is
-  on, as it is by default), platforms/rocm.py (gfx94x and gfx95x only).
-- SGLang: python/sglang/srt/distributed/device_communicators/custom_all_reduce.py (the same gates;
-  16 MiB on ROCm, where two GPUs need XGMI as well).
-- NCCL: src/graph/paths.cc, ncclTopoCheckP2p (peer to peer up to PXB; up to SYS with at most two
-  GPUs behind an AMD CPU; else through host memory).
+World sizes and message sizes are the engines' (`shardwise.engines`). Which links count is in vLLM's
+and SGLang's custom_all_reduce.py and in vLLM's platforms/rocm.py (gfx94x and gfx95x only; SGLang
+needs XGMI between two AMD GPUs as well). NCCL's choice is in its src/graph/paths.cc,
+ncclTopoCheckP2p: peer to peer up to PXB; up to SYS with at most two GPUs behind an AMD CPU; else
+through host memory. Read in November 2026.
 """
 
 from __future__ import annotations
@@ -16,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from shardwise.engines import get
+from shardwise.engines.device import Device as EngineDevice
+from shardwise.engines.facts import AllReduce as Facts
 from shardwise.errors import InputError
 from shardwise.node.generations import compute_capability, has_amd_kernels, lacks_peer_access
 from shardwise.node.links import KINDS
@@ -23,16 +23,6 @@ from shardwise.node.node import Node
 from shardwise.node.placement import Placement
 
 ENGINES: Final = ("vllm", "sglang")
-_MIB: Final = 2**20
-WORLD_SIZES: Final = (2, 4, 6, 8)
-MAX_BYTES: Final = 8 * _MIB
-MAX_BYTES_SGLANG_ROCM: Final = 16 * _MIB
-#: vLLM's limit of its own kernel where symmetric memory takes what is larger, by world size.
-_SYMMETRIC: Final = {
-    "9.0": {2: 64 * _MIB, 4: 32 * _MIB, 6: _MIB // 2, 8: _MIB // 4},
-    "10.0": {2: 2 * _MIB, 4: 2 * _MIB, 6: _MIB, 8: _MIB},
-    "10.3": {2: 4 * _MIB, 4: 4 * _MIB, 6: 8 * _MIB, 8: 4 * _MIB},
-}
 #: NCCL goes GPU to GPU over these by itself.
 _NCCL_P2P: Final = ("NVLINK", "XGMI", "PIX", "PXB")
 
@@ -72,10 +62,11 @@ def choose(engine: str, placement: Placement) -> AllReduce:
     amd = node.vendor == "amd"
     library: Literal["nccl", "rccl"] = "rccl" if amd else "nccl"
     transport = transport_of(placement)
-    refused = _refused(engine, placement, amd)
+    facts = _facts(engine, placement, amd)
+    refused = _refused(engine, facts, placement, amd)
     if refused:
         return AllReduce(engine, tp_size, library, refused, transport=transport)
-    limit, larger = _limit(engine, placement, amd)
+    limit, larger = _limit(facts, placement, amd)
     connected = placement.fully_connected
     certain = connected or _all_reach(node, placement.devices) is True
     if connected:
@@ -119,17 +110,18 @@ def _amd_pair(node: Node) -> bool:
     return len(node.devices) <= 2 and "AMD" in node.host.cpu_vendor
 
 
-def _refused(engine: str, placement: Placement, amd: bool) -> str:
+def _refused(engine: str, facts: Facts, placement: Placement, amd: bool) -> str:
     """Why the engine's own kernel is off; empty if it is not."""
     tp_size, node = len(placement.devices), placement.node
-    if tp_size not in WORLD_SIZES:
-        return f"its own kernel takes {', '.join(map(str, WORLD_SIZES))} GPUs, not {tp_size}"
+    if tp_size not in facts.custom_world_sizes:
+        sizes = ", ".join(map(str, facts.custom_world_sizes))
+        return f"its own kernel takes {sizes} GPUs, not {tp_size}"
     if amd and (supported := has_amd_kernels(node.device(placement.devices[0]))) is not True:
         which = "this GPU is none" if supported is False else "the GPU's name is not known"
         return f"its own kernel is for the MI300 series and later; {which}"
     if placement.fully_connected:
         return ""
-    if tp_size > 2:
+    if tp_size > facts.pcie_max_world:
         return f"more than two GPUs, and {_missing(placement)} has no direct link"
     return _pair_refused(engine, placement, amd)
 
@@ -172,14 +164,28 @@ def _reaches(node: Node, a: int, b: int) -> bool | None:
     return said
 
 
-def _limit(engine: str, placement: Placement, amd: bool) -> tuple[int, str]:
+def _limit(facts: Facts, placement: Placement, amd: bool) -> tuple[int, str]:
     """The size below which the engine's own kernel is taken, and what takes the rest."""
+    tp_size, capability = len(placement.devices), _capability(placement)
+    limit = facts.custom_limit(tp_size, capability)
     if amd:
-        return (MAX_BYTES_SGLANG_ROCM if engine == "sglang" else MAX_BYTES), "RCCL"
-    tp_size = len(placement.devices)
-    capability = compute_capability(placement.node.device(placement.devices[0]))
-    if engine == "vllm" and placement.fully_connected and capability in _SYMMETRIC:
-        return min(MAX_BYTES, _SYMMETRIC[capability][tp_size]), "symmetric memory, then NCCL"
-    if engine == "vllm" and placement.fully_connected and not capability:
-        return MAX_BYTES, "NCCL (from Hopper on, symmetric memory takes over earlier)"
-    return MAX_BYTES, "NCCL"
+        return limit, "RCCL"
+    symmetric = facts.symmetric_by_capability
+    if placement.fully_connected and capability in symmetric:
+        return limit, "symmetric memory, then NCCL"
+    if placement.fully_connected and symmetric and capability is None:
+        return limit, "NCCL (from Hopper on, symmetric memory takes over earlier)"
+    return limit, "NCCL"
+
+
+def _facts(engine: str, placement: Placement, amd: bool) -> Facts:
+    device = EngineDevice(
+        vendor="amd" if amd else "nvidia", compute_capability=_capability(placement)
+    )
+    return get(engine).scheduling(device).all_reduce
+
+
+def _capability(placement: Placement) -> tuple[int, int] | None:
+    said = compute_capability(placement.node.device(placement.devices[0]))
+    major, _, minor = said.partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None

@@ -7,8 +7,8 @@ from itertools import combinations
 
 import pytest
 
+from shardwise.doctor.all_reduce import choose, nccl_level, transport_of
 from shardwise.errors import InputError
-from shardwise.node.all_reduce import choose, nccl_level, transport_of
 from shardwise.node.links import parse_link
 from shardwise.node.node import Device, Host, Node
 from shardwise.node.placement import Placement, best
