@@ -60,6 +60,7 @@ SUBJECTS: Final = (
     Subject(("predict",), ("rows.csv", "-o", "out.csv")),
     Subject(("validate",), ("rows.csv",)),
     Subject(("calibrate",), ("rows.csv", "--name", "mine")),
+    Subject(("compare",), ("run.jsonl", "run.jsonl", "--fail-if-slower", "5%")),
     Subject(("report",), ("folder", "-o", "report.html")),
     Subject(("catalogue", "gpus")),
     Subject(("catalogue", "models")),
@@ -141,6 +142,11 @@ flops.bf16 = { value = 300, unit = "TFLOPS" }
 compute_units = { value = 100, unit = "1" }
 interconnect = { topology = "switched", bandwidth = { value = 300, unit = "GB/s" }, max_world = 8 }
 """
+_RUN: Final = (
+    '{"deployment": {"model": "m", "gpu": "h200"}, "workload": {"isl": 8, "osl": 8,'
+    ' "concurrency": 1}, "metrics": {"tpot_s": {"value": 0.01, "lo": 0.009, "hi": 0.011, "n": 9}},'
+    ' "source": {"kind": "measured", "name": "x"}}'
+)
 _DEPLOYMENT: Final = """name = "fuzz"
 [node]
 gpu = "h200"
@@ -163,6 +169,7 @@ def write_files(folder: Path) -> None:
         ("text.toml", "not toml"),
         ("deployment.toml", _DEPLOYMENT),
         ("result.json", '{"results": [1, null, {"x": 1e999}]}'),
+        ("run.jsonl", _RUN),
         ("empty", ""),
     ):
         (folder / name).write_text(text)

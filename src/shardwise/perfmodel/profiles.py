@@ -127,7 +127,7 @@ def load_profile(name: str) -> Profile:
     if name == BUNDLED:
         return bundled_profile()
     if name.endswith(".json"):
-        return _shared_profile(Path(name).expanduser())
+        return _shared_profile(Path(name))
     path = profile_folder() / f"{check_name(name)}.json"
     if not path.exists():
         known = [p.stem for p in profile_folder().glob("*.json")] if path.parent.is_dir() else []

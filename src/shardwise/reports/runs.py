@@ -47,10 +47,17 @@ def read_run(path: Path, study: str = "") -> Run:
     elif study:
         raise InputError(f"{path} with the study {study[:80]!r}", "allowed: a study of a store")
     else:
-        run = _from_file(path / "study.json" if path.is_dir() else path)
+        run = _from_file(path / "study.json" if _is_folder(path) else path)
     if not run.evidence:
         raise InputError(f"{path} holds no usable cell", "", f"{run.left_out} were left out")
     return run
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for the file system; reading it says so
+        return False
 
 
 def _stored(path: Path, study: str) -> Run:
