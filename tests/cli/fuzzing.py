@@ -86,6 +86,7 @@ SUBJECTS: Final = (
     Subject(("predict",), ("rows.csv", "-o", "out.csv")),
     Subject(("validate",), ("rows.csv",)),
     Subject(("calibrate",), ("rows.csv", "--name", "mine")),
+    Subject(("compare",), ("run.jsonl", "run.jsonl", "--fail-if-slower", "5%")),
     Subject(("report",), ("folder", "-o", "report.html")),
     Subject(("catalogue", "gpus")),
     Subject(("catalogue", "models")),
@@ -181,6 +182,12 @@ engine = "vllm"
 """
 
 
+_RUN: Final = (
+    '{"deployment": {"model": "m", "gpu": "h200"}, "workload": {"isl": 8, "osl": 8,'
+    ' "concurrency": 1}, "metrics": {"tpot_s": {"value": 0.01, "lo": 0.009, "hi": 0.011, "n": 9}},'
+    ' "source": {"kind": "measured", "name": "x"}}'
+
+
 def write_files(folder: Path) -> None:
     """What PATHS names, sound and unsound."""
     from shardwise.evidence.store import open_store
@@ -194,6 +201,7 @@ def write_files(folder: Path) -> None:
         ("text.toml", "not toml"),
         ("topology.txt", _TOPOLOGY),
         ("deployment.toml", _DEPLOYMENT),
+        ("run.jsonl", _RUN),
         ("result.json", '{"results": [1, null, {"x": 1e999}]}'),
         ("empty", ""),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,18 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         write(cells(), tmp_path / "no" / "rows.csv")
     assert set(FORMATS) == {".csv", ".json", ".parquet"}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_exported_json_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    item = cells()[0]
+    deployment = replace(item.evidence.deployment, model="/home/someone/Llama-3.1-8B")
+    conditions = {"argv": ["/opt/venv/bin/python", "-m", "shardwise", "serve"], "seed": 3}
+    local = replace(
+        item, evidence=replace(item.evidence, deployment=deployment), conditions=conditions
+    )
+    write([local], tmp_path / "cells.json")
+    text = (tmp_path / "cells.json").read_text("utf-8")
+    (found,) = json.loads(text)
+    assert found["evidence"]["deployment"]["model"] == "Llama-3.1-8B"
+    assert found["conditions"] == {"argv": ["python", "-m", "shardwise", "serve"], "seed": 3}
+    assert "/home" not in text

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -19,7 +19,9 @@ from shardwise.cli.files import (
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
+    from shardwise.perfmodel.build import Personal
     from shardwise.perfmodel.profiles import Profile
+    from shardwise.perfmodel.rows import Row
 
 #: between a measured column and its prediction, over the rows; a wrong unit is a factor of 1,000
 MOST_APART: Final = 200.0
@@ -27,6 +29,12 @@ MOST_APART: Final = 200.0
 
 @click.command()
 @click.argument("rows", type=click.Path(path_type=Path))
+@click.option(
+    "--export",
+    "export",
+    type=click.Path(path_type=Path),
+    help="Write the profile to a file to share, which --profile takes: node.json.",
+)
 @click.option("--name", help="Name of your profile, used with --profile from then on.")
 @click.option("--profile", default="reference", show_default=True, help="Profile to start from.")
 @click.option(
@@ -38,6 +46,7 @@ MOST_APART: Final = 200.0
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def calibrate(
     rows: Path,
+    export: Path | None,
     name: str | None,
     profile: str,
     collectives: Path | None,
@@ -47,17 +56,21 @@ def calibrate(
     """Fit the performance model to the measured ROWS of a CSV file.
 
     With --name, your rows move the coefficients of your own GPU and engine and leave the rest as
-    it was; the error before and after is cross-validated. With --collectives and --output, the
-    whole hierarchy is fitted to the rows marked 'calibrate': that is how the bundled profile is
-    made.
+    it was; the error before and after is cross-validated. --export writes the same as one file
+    to share, with the rows, GPUs, versions and errors in it, and needs no --name.
+
+    With --collectives and --output, the whole hierarchy is fitted to the rows marked 'calibrate':
+    that is how the bundled profile is made.
     """
     _need_scipy()
-    if name and not output and not collectives:
-        _personal(rows, name, profile, as_json)
-    elif output and collectives and not name:
+    if (name or export) and not output and not collectives:
+        _personal(rows, name, profile, export, as_json)
+    elif output and collectives and not name and not export:
         _reference(rows, collectives, output, as_json)
     else:
-        raise InputError("calibrate needs --name NAME, or --collectives FILE with --output FILE")
+        raise InputError(
+            "calibrate needs --name NAME or --export FILE, or --collectives FILE with --output FILE"
+        )
 
 
 def _need_scipy() -> None:
@@ -67,7 +80,7 @@ def _need_scipy() -> None:
         raise InputError("calibrate needs SciPy", remedy="pip install 'shardwise[calibrate]'")
 
 
-def _rows(path: Path) -> list[Any]:
+def _rows(path: Path) -> list[Row]:
     from shardwise.perfmodel.predicting import usable_rows
     from shardwise.perfmodel.rows import read_table
 
@@ -102,19 +115,24 @@ def _both(cells: Mapping[str, str], column: str) -> bool:
     return bool((cells.get(column) or "").strip() and cells[f"pred_{column}"])
 
 
-def _personal(path: Path, name: str, base: str, as_json: bool) -> None:
+def _personal(path: Path, name: str | None, base: str, export: Path | None, as_json: bool) -> None:
     from shardwise import metrics
     from shardwise.perfmodel.build import build_personal
     from shardwise.perfmodel.profiles import check_name, load_profile, save_profile
 
-    check_name(name)
-    start, used = load_profile(base), _rows(path)
+    of_file = _name_of(export) if export else ""
+    called = check_name(name or of_file)
+    if export:
+        require_writable(export)
+    start, rows = load_profile(base), _rows(path)
     _check_units(path, start)
-    made = build_personal(used, start, name, f"{path.name} on top of {base}", show_progress)
-    written = save_profile(made.profile)
+    made = build_personal(rows, start, called, f"{path.name} on top of {start.name}", show_progress)
+    if export:
+        _export(export, made, rows)
+    written = save_profile(made.profile) if name else export
     if as_json:
         errors = {"before_pct": made.before_pct, "after_pct": made.after_pct}
-        print_json({"profile": name, "path": str(written), "rows": made.rows, **errors})
+        print_json({"profile": called, "path": str(written), "rows": made.rows, **errors})
         return
     click.echo(f"{made.rows} rows; mean error, before and after (cross-validated):")
     for metric, before in made.before_pct.items():
@@ -122,7 +140,24 @@ def _personal(path: Path, name: str, base: str, as_json: bool) -> None:
         after = made.after_pct[metric]
         worse = "  worse: predict it with the profile you started from" if after > before else ""
         click.echo(f"  {label:18}  {before:6.1f} %  {after:6.1f} %{worse}")
-    click.echo(f"saved {written}; use it with --profile {name}")
+    if name:
+        click.echo(f"saved {written}; use it with --profile {name}")
+    if export:
+        click.echo(f"wrote {export}; use it anywhere with --profile {export.name}")
+
+
+def _name_of(export: Path) -> str:
+    """A profile's name from its file's. Raises InputError where the file is no .json."""
+    if export.suffix != ".json":
+        raise InputError(f"--export {export}", "allowed: a name ending in .json")
+    return export.stem.lower()
+
+
+def _export(path: Path, made: Personal, rows: Sequence[Row]) -> None:
+    from shardwise.hardware.catalogue import default_catalogue
+    from shardwise.perfmodel.sharing import save_shared, shared
+
+    save_shared(path, shared(made, rows, default_catalogue()))
 
 
 def _reference(path: Path, collectives: Path, output: Path, as_json: bool) -> None:

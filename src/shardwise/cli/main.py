@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "search": ("shardwise.cli.search", "Many simulations, on all cores or a Ray cluster."),
     "predict": ("shardwise.cli.predict", "Predict the rows of a CSV file."),
     "validate": ("shardwise.cli.validate", "Compare predictions with measured rows."),
+    "compare": ("shardwise.cli.compare", "Is run B slower than run A, and how sure is that?"),
     "calibrate": ("shardwise.cli.calibrate", "Make a profile from your own measured rows."),
     "report": ("shardwise.cli.report", "A study as one HTML file to read, print and forward."),
     "web": ("shardwise.cli.web", "The explorer: play with TP in a browser, on this machine."),
@@ -76,6 +77,8 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
+    except ModuleNotFoundError as error:
+        _fail_for_want_of(error)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; what was written is kept", 130)
     except BrokenPipeError:
@@ -95,6 +98,17 @@ def _require_utf8(words: Sequence[str]) -> None:
             word.encode()
         except UnicodeEncodeError:
             _fail(f"the argument {word[:40]!r} is not UTF-8", 2)
+
+
+def _fail_for_want_of(error: ModuleNotFoundError) -> None:
+    """Say how to install the missing library; raise `error` again where it is none of an extra."""
+    from shardwise.cli.engine_extra import install_line
+
+    command = next((word for word in sys.argv[1:] if word in COMMANDS), "")
+    line = install_line(error.name or "", command)
+    if not line:
+        raise error
+    _fail(f"{command} needs {error.name}; {line}", 2)
 
 
 def _fail(message: str, code: int) -> None:

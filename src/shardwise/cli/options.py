@@ -92,7 +92,12 @@ def subject_options(command: F, gpu_required: bool = True) -> F:
             multiple=True,
             help="TOML file with your own GPUs and prices; repeatable.",
         ),
-        click.option("--profile", default="reference", show_default=True, help="Profile name."),
+        click.option(
+            "--profile",
+            default="reference",
+            show_default=True,
+            help="Profile: a name, or a shared file in .json.",
+        ),
         click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype."),
         click.option("--dtype", default="auto", show_default=True, help="Weight dtype."),
         click.option(

@@ -41,6 +41,7 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
 @click.option("--objective", default="cost", show_default=True, help="cost, latency, throughput.")
 @click.option("--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower.")
 @click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype.")
+@click.option("--price", type=float, help="USD per GPU-hour instead of the catalogue's price.")
 @click.option(
     "--engine",
     default="vllm",
@@ -48,7 +49,12 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
     help="Engine: vllm, sglang, trtllm, atom or builtin.",
 )
 @limit_options
-@click.option("--profile", default="reference", show_default=True, help="Profile name.")
+@click.option(
+    "--profile",
+    default="reference",
+    show_default=True,
+    help="Profile: a name, or a shared file in .json.",
+)
 @click.option(
     "--catalogue",
     "catalogue_files",

@@ -37,6 +37,7 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
     from shardwise.perfmodel.profiles import load_profile
     from shardwise.perfmodel.subject import catalogue_for
     from shardwise.planner.question import Demand, Question
+    from shardwise.reports.prices import price_note
     from shardwise.workload.workload import Slo
 
     catalogue = catalogue_for(options["catalogue_files"])
@@ -44,7 +45,7 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
         node = Node(catalogue.gpu(gpu), options["gpus"])
     else:
         node = _node_of(options, catalogue.gpu(gpu) if gpu else None)
-    price = catalogue.price(node.gpu.id)
+    price = catalogue.price_used(node.gpu.id, options["price"])
     count = len(names)
     columns = [
         _each(options[key], key, count) for key in ("isl", "osl", "concurrency", "request_rate")
@@ -68,6 +69,7 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
             engine_version=options["engine_version"],
             limits=fixed_limits(options),
             usd_per_gpu_hour=price.usd_per_hour if price else None,
+            price_note=price_note(price),
         )
         for name, *demand in zip(names, *columns, strict=True)
     ]

@@ -53,6 +53,12 @@ def answer(
         raise InputError(
             f"objective {options['objective'][:40]!r} with bounds on percentiles", "allowed: cost"
         )
+    if options["price"] is not None and len(options["gpu"]) > 1:
+        raise InputError(
+            f"--price with {len(options['gpu'])} kinds of GPU",
+            "allowed: one kind",
+            "give each its price in a file with --catalogue",
+        )
     asked = targets(options)
     kinds = dict.fromkeys(options["gpu"] or ("",))
     questions = [questions_of(names, options, gpu)[0] for gpu in kinds]

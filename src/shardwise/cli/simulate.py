@@ -127,9 +127,11 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
 @click.option("--policy", type=click.Choice(POLICIES), default="least_loaded", show_default=True)
 @click.option("--fail", "fails", multiple=True, help="REPLICA:DOWN_S[:UP_S]; may be repeated.")
 @click.option(
+    "--price",
     "--usd-per-gpu-hour",
+    "usd_per_gpu_hour",
     type=Finite(0, 1e6, min_open=True),
-    help="Price; default: the catalogue's.",
+    help="USD per GPU-hour instead of the catalogue's price.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

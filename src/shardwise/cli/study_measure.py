@@ -164,12 +164,13 @@ def _machine_words(wanted: Wanted) -> str:
 
 
 def _write(found: Outcome, folder: Path) -> None:
+    from shardwise.evidence.portable import portable
     from shardwise.reports.experiment_tables import experiment_tables
     from shardwise.reports.figures import save
     from shardwise.reports.files import write_bytes, write_csv, write_json
     from shardwise.reports.html.experiment import experiment_figures, experiment_html
 
-    write_json(folder / "experiment.json", found)
+    write_json(folder / "experiment.json", portable(found))
     for table in experiment_tables(found):
         write_csv(folder / f"{table.name}.csv", table)
     charts = experiment_figures(found)

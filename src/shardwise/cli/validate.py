@@ -13,7 +13,12 @@ from shardwise.cli.files import print_json, report_problems, report_unused, show
 
 @click.command()
 @click.argument("rows", type=click.Path(path_type=Path))
-@click.option("--profile", default="reference", show_default=True, help="Calibrated profile.")
+@click.option(
+    "--profile",
+    default="reference",
+    show_default=True,
+    help="Profile: a name, or a shared file in .json.",
+)
 @click.option("--use", default="", help="Only rows whose 'use' column says this.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for files.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

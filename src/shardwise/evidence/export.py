@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import msgspec
 
 from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured
+from shardwise.evidence.portable import portable
 from shardwise.evidence.record import Evidence
 
 #: workload mode -> as the rows name it
@@ -97,7 +99,8 @@ def _csv(cells: Sequence[Measured], path: Path) -> int:
 
 
 def _json(cells: Sequence[Measured], path: Path) -> int:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(list(cells)), indent=1))
+    document = portable([replace(cell, repeats=()) for cell in cells])
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
     return len(cells)
 
 
@@ -126,7 +129,9 @@ FORMATS: Final[Mapping[str, Callable[[Sequence[Measured], Path], int]]] = {
 def write(cells: Sequence[Measured], path: Path) -> int:
     """Write `cells` in the form that `path` ends in, whole or not at all; how many were written.
 
-    CSV and Parquet hold the cells that predictions can be compared with; JSON all of them.
+    CSV and Parquet hold the cells that predictions can be compared with; JSON all of them, without
+    raw requests and without the folders of this machine. The rows of CSV and Parquet name a local
+    model by its path, since `validate` and `calibrate` have to find it.
     """
     partial = path.with_name(path.name + ".partial")
     try:

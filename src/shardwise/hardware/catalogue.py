@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -68,6 +69,17 @@ class Catalogue:
             tiers = ", ".join(sorted({price.tier for price in prices}))
             raise InputError(f"price tier {tier!r} for {gpu_id}", f"allowed: {tiers}")
         return found
+
+    def price_used(self, gpu_id: str, given_usd: float | None) -> Price | None:
+        """The price that costs rest on: the user's own where given, else the default price.
+
+        Raises InputError where the user's price is not above 0.
+        """
+        if given_usd is None:
+            return self.price(gpu_id)
+        if not 0 < given_usd < math.inf:
+            raise InputError(f"price is {given_usd:g} USD per GPU-hour", "allowed: above 0")
+        return Price(self.gpu(gpu_id).id, given_usd, "given by the user", "", "", "")
 
     def facts(self, gpu_id: str) -> tuple[Fact, ...]:
         """Each value of one GPU with unit, source, date and the figures that disagree."""

@@ -23,6 +23,8 @@ from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topolog
 from shardwise.perfmodel.hierarchy import Hierarchy, decode
 
 BUNDLED: Final = "reference"
+FORMAT: Final = "shardwise-profile"  #: marks a file that `perfmodel.sharing` wrote
+FORMAT_VERSION: Final = 1
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LIBRARY: Final = {"sglang": ("sglang", "vllm", "nccl", "fastest")}
 #: Which library's all-reduce an engine uses: the first of these that was measured.
@@ -88,6 +90,14 @@ class Profile(msgspec.Struct, frozen=True):
         return decode(self.offsets)
 
 
+class _SharedFile(msgspec.Struct, frozen=True):
+    """What is read of a shared profile; its rows and hardware are for people."""
+
+    format: str
+    version: int
+    profile: Profile
+
+
 @dataclass(frozen=True)
 class Calibrated:
     """A GPU and engine as a profile sees them."""
@@ -110,9 +120,14 @@ def bundled_profile() -> Profile:
 
 
 def load_profile(name: str) -> Profile:
-    """A profile by name. Raises UnknownNameError, or InputError for a damaged file."""
+    """A profile by name, or from a file that `calibrate --export` wrote (a name in .json).
+
+    Raises UnknownNameError, or InputError for a damaged file.
+    """
     if name == BUNDLED:
         return bundled_profile()
+    if name.endswith(".json"):
+        return _shared_profile(Path(name))
     path = profile_folder() / f"{check_name(name)}.json"
     if not path.exists():
         known = [p.stem for p in profile_folder().glob("*.json")] if path.parent.is_dir() else []
@@ -123,6 +138,23 @@ def load_profile(name: str) -> Profile:
         return msgspec.json.decode(path.read_bytes(), type=Profile)
     except (OSError, msgspec.DecodeError) as error:
         raise InputError(f"profile {path} is damaged: {error}", remedy="calibrate again") from None
+
+
+def _shared_profile(path: Path) -> Profile:
+    remedy = "give a file that 'shardwise calibrate --export' wrote"
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_SharedFile)
+    except OSError as error:
+        raise InputError(f"cannot read profile {path}: {error.strerror}", remedy=remedy) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not a shared profile: {error}", remedy=remedy) from None
+    if (found.format, found.version) != (FORMAT, FORMAT_VERSION):
+        raise InputError(
+            f"{path} is {found.format[:40]!r}, version {found.version}",
+            f"allowed: {FORMAT!r}, version {FORMAT_VERSION}",
+            remedy,
+        )
+    return found.profile
 
 
 def check_name(name: str) -> str:

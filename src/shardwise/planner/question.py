@@ -62,6 +62,7 @@ class Question:
     weight_dtype: str | None = None
     kv_dtype: str = "auto"
     usd_per_gpu_hour: float | None = None
+    price_note: str = ""  #: where that price is from, in words
 
     def __post_init__(self) -> None:
         require_context(self.arch, self.demand.isl, self.demand.osl)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import shardwise
 from shardwise import metrics
+from shardwise.evidence.portable import without_folders
 from shardwise.hardware.catalogue import Catalogue, Price
 from shardwise.hardware.reading import Fact
 from shardwise.perfmodel.estimate import Subject
@@ -36,29 +37,34 @@ class About:
     date: str
     profile: str
     facts: tuple[Fact, ...]
-    price: Price | None
+    price: Price | None  #: the one used
     errors: tuple[KnownError, ...]
     plan: str = ""  #: the command that plans the same deployment and writes its file
     provenance: str = ""  #: of the profile
 
 
-def about(subject: Subject, catalogue: Catalogue, command: str, plan: str = "") -> About:
-    """What stands behind a study of `subject` made now by `command`, deployed by `plan`."""
+def about(
+    subject: Subject, catalogue: Catalogue, price: Price | None, command: str, plan: str = ""
+) -> About:
+    """What stands behind a study of `subject` made now by `command`, deployed by `plan`.
+
+    `price` is the one used. The commands are kept without the folders of this machine.
+    """
     profile = subject.calibrated.profile
     return About(
-        command=command,
+        command=without_folders(command),
         version=shardwise.__version__,
         python=platform.python_version(),
         date=datetime.now(UTC).date().isoformat(),
         profile=profile.name,
         facts=catalogue.facts(subject.gpu.id),
-        price=catalogue.price(subject.gpu.id),
+        price=price,
         errors=tuple(
             KnownError(e.metric, e.rows, e.fitted_pct, e.held_out_pct)
             for e in profile.errors
             if (e.gpu, e.engine) == (subject.gpu.id, subject.engine)
         ),
-        plan=plan,
+        plan=without_folders(plan),
         provenance=profile.provenance,
     )
 

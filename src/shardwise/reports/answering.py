@@ -41,10 +41,8 @@ class Wanted:
 
 def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutput:
     """Predict and analyse what is wanted. Raises InputError and DoesNotFitError as `study.run`."""
-    listed = catalogue.price(subject.gpu.id)
-    price = wanted.usd_per_gpu_hour
-    if price is None and listed:
-        price = listed.usd_per_hour
+    used = catalogue.price_used(subject.gpu.id, wanted.usd_per_gpu_hour)
+    price = used.usd_per_hour if used else None
     found = run(subject, wanted.question, price)
     smallest = min(e.deployment.tp_size for e in found.evidence)
     return StudyOutput(
@@ -55,7 +53,7 @@ def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutpu
             _advised("online", subject, wanted, found, price),
             _advised("offline", subject, wanted, found, price),
         ],
-        about=about(subject, catalogue, wanted.command, plan_command(wanted)),
+        about=about(subject, catalogue, used, wanted.command, plan_command(wanted)),
     )
 
 
@@ -117,6 +115,7 @@ def plan_command(wanted: Wanted) -> str:
     for option, bound in bounds:
         words += [option, f"{bound * 1e3:g}ms"] if bound else []
     words += ["--request-rate", f"{wanted.request_rate:g}"] if wanted.request_rate else []
+    words += ["--price", f"{wanted.usd_per_gpu_hour:g}"] if wanted.usd_per_gpu_hour else []
     return shlex.join([*words, "--save", "deployment.toml"])
 
 

@@ -20,7 +20,7 @@ from shardwise.reports.numbers import (
 from shardwise.reports.table import Cell, Column, Row
 from shardwise.study.transitions import Step
 
-MARKS: Final = "▲ up ▼ down; ✓ better ✗ worse; ? the interval does not tell the direction"
+MARKS: Final = "▲ up ▼ down; ✓ better ✗ worse; ? no interval, or it includes no change"
 TP: Final = Column("TP", "tp_size")
 BATCH: Final = Column("batch", "concurrency")
 

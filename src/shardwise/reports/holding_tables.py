@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shardwise import metrics
@@ -69,8 +69,16 @@ def holding_table(found: Holding) -> Table:
         f"{q.demand.osl} out: the fewest replicas of each TP that hold, cheapest first",
         columns,
         [_row(i, f) for i, f in enumerate(found.finalists, 1)],
-        (INTERVALS, "latencies at the rate asked", *notes),
+        (INTERVALS, "latencies at the rate asked", *_prices(found), *notes),
     )
+
+
+def _prices(found: Holding) -> Iterator[str]:
+    """The price of each kind of GPU among the finalists."""
+    questions = {f.deployment.gpu: f.question for f in found.finalists}
+    for gpu, question in questions.items():
+        if question.price_note:
+            yield f"{gpu}, {question.price_note}"
 
 
 def _row(number: int, f: Finalist) -> dict[str, Value]:
@@ -103,6 +111,7 @@ def holding_document(found: Holding, commands: Sequence[Replica], note: str) -> 
         "model": q.arch.id,
         "demand": q.demand,
         "targets": found.targets,
+        "price_notes": list(_prices(found)),
         "finalists": [
             {
                 "name": _name(f),

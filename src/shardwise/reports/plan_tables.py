@@ -84,7 +84,12 @@ def plan_table(plan: Plan) -> Table:
         f"ranked by the cautious end of {q.objective}",
         columns,
         rows,
-        (INTERVALS, "left: with one GPU, and so one replica, lost", *notes),
+        (
+            INTERVALS,
+            "left: with one GPU, and so one replica, lost",
+            *filter(None, [q.price_note]),
+            *notes,
+        ),
     )
 
 
@@ -121,6 +126,8 @@ def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[st
         "model": q.arch.id,
         "gpu": q.node.gpu.id,
         "gpus": q.node.gpus,
+        "usd_per_gpu_hour": q.usd_per_gpu_hour,
+        "price_note": q.price_note,
         "demand": q.demand,
         "slo": q.slo,
         "objective": q.objective,

@@ -26,6 +26,7 @@ class Step:
     to_tp: int
     change_pct: Interval
     source: Source
+    has_interval: bool = True  #: False where a cell's value came without one
 
     @property
     def is_up(self) -> bool:
@@ -46,8 +47,8 @@ class Step:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves no doubt about the direction."""
-        return self.change_pct.lo > 0 or self.change_pct.hi < 0
+        """Whether the interval leaves no doubt about the direction; False without one."""
+        return self.has_interval and (self.change_pct.lo > 0 or self.change_pct.hi < 0)
 
 
 def transitions(
@@ -83,6 +84,10 @@ def _steps(grid: Grid, name: str, concurrency: int, rho: float) -> list[Step]:
                 ratio(cells[after].metrics[name], cells[before].metrics[name], rho)
             ),
             source=cells[after].source,
+            has_interval=all(
+                cell.metrics[name].lo < cell.metrics[name].hi
+                for cell in (cells[before], cells[after])
+            ),
         )
         for before, after in up + down
     ]
