@@ -186,6 +186,7 @@ _RUN: Final = (
     '{"deployment": {"model": "m", "gpu": "h200"}, "workload": {"isl": 8, "osl": 8,'
     ' "concurrency": 1}, "metrics": {"tpot_s": {"value": 0.01, "lo": 0.009, "hi": 0.011, "n": 9}},'
     ' "source": {"kind": "measured", "name": "x"}}'
+)
 
 
 def write_files(folder: Path) -> None:
