@@ -17,13 +17,14 @@ from shardwise.experiment import correct as correcting
 from shardwise.experiment.forecast import Forecast
 from shardwise.experiment.run import Ran, Wanted, predicted
 from shardwise.experiment.split import Machine
+from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.profiles import bundled_profile
-from shardwise.replica.command import Settings
+from shardwise.replica.command import Instance
 
 WANTED = Wanted(
     model="llama-3.1-8b",
     machine=Machine("cuda", (0, 1), "h200"),
-    settings=Settings("llama-3.1-8b", "vllm"),
+    instance=Instance(Deployment("llama-3.1-8b", "", engine="vllm")),
     weight_dtype="bf16",
     tp_sizes=(1, 2),
     concurrencies=(1, 8, 64),

@@ -24,9 +24,9 @@ from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.record import Source
 from shardwise.evidence.store import Store
-from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.replica import running
-from shardwise.replica.command import Settings
+from shardwise.replica.command import Instance
 from shardwise.workload.workload import Workload
 
 Say = Callable[[str], None]
@@ -35,9 +35,9 @@ _DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  #: 
 
 @dataclass(frozen=True)
 class Engine:
-    """What a sweep starts: `settings` of TP=1, and where it may run."""
+    """What a sweep starts: `instance` of TP=1, and where it may run."""
 
-    settings: Settings
+    instance: Instance
     weight_dtype: str
     gpu: str  #: as evidence names the hardware
     kind: str  #: cpu, cuda or rocm
@@ -45,12 +45,11 @@ class Engine:
     port: int = 8390
     ready_timeout_s: float = 600.0
 
-    def settings_of(self, tp_size: int, max_num_seqs: int) -> Settings:
-        """The settings at a TP, for as many sequences as will be in flight."""
-        flags = [*self.settings.flags, *_dtype_flags(self.settings.engine, self.weight_dtype)]
-        return replace(
-            self.settings, tp_size=tp_size, max_num_seqs=max_num_seqs, flags=tuple(flags)
-        )
+    def instance_of(self, tp_size: int, max_num_seqs: int) -> Instance:
+        """The instance at a TP, for as many sequences as will be in flight."""
+        flags = [*self.instance.flags, *_dtype_flags(self.instance.engine, self.weight_dtype)]
+        sized = self.instance.at(tp_size).for_sequences(max_num_seqs)
+        return replace(sized, flags=tuple(flags))
 
     def devices_of(self, tp_size: int) -> tuple[int, ...]:
         """GPUs: one a rank. CPU cores: all of them, whatever the TP, so that TP values are
@@ -92,7 +91,7 @@ def key_of(sweep: Sweep, engine: Engine, tp_size: int, workload: Workload) -> st
     if workload.request_rate is not None:
         offered = f"rate={workload.request_rate:g}"
     effort = sweep.effort(workload)
-    rest: tuple[Any, ...] = (engine.settings, engine.weight_dtype, engine.devices)
+    rest: tuple[Any, ...] = (engine.instance, engine.weight_dtype, engine.devices)
     rest += (effort, sweep.seed, sweep.api, sweep.exact)
     digest = hashlib.sha256(repr((rest, sweep.model, sweep.shared_prefix)).encode()).hexdigest()
     lengths = f"isl={workload.isl:g} osl={workload.osl:g}"
@@ -144,7 +143,7 @@ class Served:
     tp_size: int
     target: Target
     source: PromptSource
-    settings: Settings
+    instance: Instance
     conditions: dict[str, Any]
 
 
@@ -157,18 +156,18 @@ def serving(sweep: Sweep, engine: Engine, tp_size: int, place: Path, say: Say) -
     if left:
         say(f"stopped {left} processes of an earlier run")
     seqs = max(workload.concurrency for workload in sweep.workloads)
-    settings, devices = engine.settings_of(tp_size, seqs), engine.devices_of(tp_size)
-    log = place.with_name(f"{place.stem}.{settings.engine}-tp{tp_size}.log")
+    instance, devices = engine.instance_of(tp_size, seqs), engine.devices_of(tp_size)
+    log = place.with_name(f"{place.stem}.{instance.engine}-tp{tp_size}.log")
     log.unlink(missing_ok=True)
-    say(f"starting {settings.engine} with TP={tp_size} on {engine.kind} {_listed(devices)}")
-    started = running.start(settings, engine.kind, devices, engine.port, log, mark)
+    say(f"starting {instance.engine} with TP={tp_size} on {engine.kind} {_listed(devices)}")
+    started = running.start(instance, engine.kind, devices, engine.port, log, mark)
     try:
         ready_s = running.wait_ready(started, engine.ready_timeout_s)
-        target = parse_target(started.url, sweep.api, settings.served_name, exact=sweep.exact)
+        target = parse_target(started.url, sweep.api, instance.served_name, exact=sweep.exact)
         source = choose_source(target)
         conditions = {
             "argv": list(started.argv),
-            "versions": running.versions(settings.python or sys.executable),
+            "versions": running.versions(instance.python or sys.executable),
             "hardware": describe(),
             "devices": list(devices),
             "threads_per_rank": max(1, len(devices) // tp_size) if engine.kind == "cpu" else None,
@@ -178,7 +177,7 @@ def serving(sweep: Sweep, engine: Engine, tp_size: int, place: Path, say: Say) -
             "prompts": source.name,
             "shared_prefix": sweep.shared_prefix,
         }
-        yield Served(tp_size, target, source, settings, conditions)
+        yield Served(tp_size, target, source, instance, conditions)
     finally:
         running.stop(started)
         running.clear(mark)
@@ -187,19 +186,14 @@ def serving(sweep: Sweep, engine: Engine, tp_size: int, place: Path, say: Say) -
 def _measure_cell(
     sweep: Sweep, engine: Engine, served: Served, workload: Workload, clock: _Clock, say: Say
 ) -> Measured:
-    effort, settings = sweep.effort(workload), served.settings
+    effort, instance = sweep.effort(workload), served.instance
     deployment = Deployment(
         model=sweep.model,
         gpu=engine.gpu,
         layout=Layout(tp_size=served.tp_size),
-        limits=EngineLimits(
-            max_num_seqs=settings.max_num_seqs,
-            max_num_batched_tokens=settings.max_num_batched_tokens,
-            gpu_memory_utilization=settings.gpu_memory_utilization,
-            max_model_len=settings.max_model_len,
-        ),
-        dtypes=Dtypes(weight=engine.weight_dtype, kv=settings.kv_dtype),
-        engine=settings.engine,
+        limits=instance.limits,
+        dtypes=Dtypes(weight=engine.weight_dtype, kv=instance.kv_dtype),
+        engine=instance.engine,
     )
     today = datetime.now(UTC).date().isoformat()
     subject = Subject(
@@ -207,7 +201,7 @@ def _measure_cell(
         key_of(sweep, engine, served.tp_size, workload),
         deployment,
         workload,
-        Source("measured", f"shardwise bench, {settings.engine} on {engine.gpu}", today),
+        Source("measured", f"shardwise bench, {instance.engine} on {engine.gpu}", today),
         served.conditions,
     )
     load = (

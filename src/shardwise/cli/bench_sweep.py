@@ -94,7 +94,8 @@ def _sweep(model: str, given: dict[str, Any]) -> Sweep:
 
 def _engine(model: str, given: dict[str, Any]) -> Engine:
     from shardwise.bench.sweep import Engine
-    from shardwise.replica.command import Settings
+    from shardwise.layout.deployment import Deployment, EngineLimits
+    from shardwise.replica.command import Instance
     from shardwise.replica.devices import kind_here, present
 
     kind = "cpu" if given["gpu"] == "cpu" else kind_here()
@@ -104,17 +105,21 @@ def _engine(model: str, given: dict[str, Any]) -> Engine:
         listed = ", ".join(map(str, sorted(there)))
         raise InputError(f"--devices {given['devices']}", f"allowed on this machine: {listed}")
     path = Path(model).expanduser()
-    settings = Settings(
-        model=str(path.resolve()) if path.exists() else model,
+    deployment = Deployment(
+        str(path.resolve()) if path.exists() else model,
+        given["gpu"] or "",
+        limits=EngineLimits(max_model_len=_rounded(given["isl"] + given["osl"])),
         engine=given["engine"],
-        max_model_len=_rounded(given["isl"] + given["osl"]),
+    )
+    instance = Instance(
+        deployment,
         flags=given["flags"],
         python=given["python"],
         env=_environment(given["env"]),
     )
     dtype = given["dtype"]
     return Engine(
-        settings=settings,
+        instance=instance,
         weight_dtype="fp32" if dtype == "auto" and kind == "cpu" else dtype,
         gpu=given["gpu"] or kind,
         kind=kind,

@@ -75,10 +75,10 @@ def _wanted(given: dict[str, Any], folder: Path) -> Wanted:
     from shardwise.experiment.design import longest
     from shardwise.experiment.run import Wanted
     from shardwise.experiment.split import machine_here, splits
-    from shardwise.layout.deployment import Layout
+    from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
     from shardwise.layout.rules import require_layout
     from shardwise.perfmodel.profiles import load_profile
-    from shardwise.replica.command import Settings
+    from shardwise.replica.command import Instance
 
     asked = {**given, **{k: v for k, v in DEFAULTS.items() if _is_default(k)}}
     machine = machine_here(gpu=asked["gpu"] or "")
@@ -106,11 +106,14 @@ def _wanted(given: dict[str, Any], folder: Path) -> Wanted:
     return Wanted(
         model=model if model in bundled() else loads,
         machine=machine,
-        settings=Settings(
-            model=loads,
-            engine=engine,
-            kv_dtype=asked["kv_dtype"],
-            max_model_len=longest(asked["isl"], asked["osl"]),
+        instance=Instance(
+            Deployment(
+                loads,
+                "",
+                limits=EngineLimits(max_model_len=longest(asked["isl"], asked["osl"])),
+                dtypes=Dtypes(kv=asked["kv_dtype"]),
+                engine=engine,
+            ),
             flags=tuple(flags),
             python=asked["python"],
             env=_environment(asked["env"]),

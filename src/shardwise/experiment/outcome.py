@@ -33,7 +33,7 @@ def outcome(wanted: Wanted, ran: Ran, profile: str, hardware: str, spent: Spent)
     corrected = correct(wanted, ran, profile)
     return Outcome(
         without_folders(wanted.model),
-        wanted.settings.engine,
+        wanted.instance.engine,
         wanted.weight_dtype,
         wanted.isl,
         wanted.osl,

@@ -22,7 +22,7 @@ from shardwise.experiment.pace import pace_s, with_pace
 from shardwise.experiment.split import Machine, Split
 from shardwise.experiment.timeline import Timeline
 from shardwise.layout.deployment import Deployment
-from shardwise.replica.command import Settings
+from shardwise.replica.command import Instance
 
 STUDY: Final = "experiment"
 #: Guesses of an engine's start and stop until one was seen, and of what follows the last cell.
@@ -51,7 +51,7 @@ class Place:
     """Where cells are measured and kept."""
 
     machine: Machine
-    settings: Settings  #: what the engine is started with
+    instance: Instance  #: what the engine is started with
     folder: Path  #: for logs
     store: Store
 
@@ -102,7 +102,7 @@ class Visits:
     def _visit(self, split: Split) -> bool:
         """Start the engine and make as many runs of each cell as one start is for."""
         begun, place = self.clock.elapsed_s, self.place
-        service = serving.serving(split, place.machine, place.settings, place.folder, self.say)
+        service = serving.serving(split, place.machine, place.instance, place.folder, self.say)
         with self.clock.using(service) as served:
             self._starts.append(self.clock.elapsed_s - begun)
             for _ in range(self._costs().runs_a_start):
@@ -125,7 +125,7 @@ class Visits:
 
     def _costs(self) -> Costs:
         """As expected, at the pace of the runs so far."""
-        start_s = max(self._starts) if self._starts else START_S[self.place.settings.engine]
+        start_s = max(self._starts) if self._starts else START_S[self.place.instance.engine]
         pace = self._took_s / self._expected_s if self._expected_s else 1.0
         return Costs(
             lambda cell: WARM_UP_S + PACE_S + self.jobs[cell].run_s * pace,
@@ -160,7 +160,7 @@ class Visits:
             job.cell.workload,
             Source(
                 "measured",
-                f"shardwise study --measure, {self.place.settings.engine}",
+                f"shardwise study --measure, {self.place.instance.engine}",
                 datetime.now(UTC).date().isoformat(),
             ),
             {**served.conditions, "seed": SEED},

@@ -9,6 +9,7 @@ import json
 import re
 import tomllib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,6 +18,7 @@ import msgspec
 from shardwise.engines.registry import managed
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+from shardwise.replica.command import Instance
 
 BalancerName = Literal["auto", "haproxy", "vllm-router", "caddy", "smg"]
 Task = Literal["generate", "embed"]
@@ -59,6 +61,19 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     @property
     def devices_per_replica(self) -> int:
         return self.tp_size * self.pp_size
+
+    @property
+    def instance(self) -> Instance:
+        """What starts one replica."""
+        return Instance(
+            replace(self.deployment(""), model=self.model),
+            name=self.served_name,
+            flags=tuple(self.flags),
+            python=self.python,
+            env=self.env,
+            task=self.task,
+            command=tuple(self.command),
+        )
 
     def deployment(self, gpu: str) -> Deployment:
         """The record that predictions and simulations take."""

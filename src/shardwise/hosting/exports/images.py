@@ -40,7 +40,7 @@ def api_key_variable(launch: Launch) -> str:
 
 def command(launch: Launch) -> list[str]:
     """The flags that `up` would give, on the container's own address."""
-    line = argv(launch.model, "0.0.0.0", CONTAINER_PORT, launch.kind)
+    line = argv(launch.model.instance, "0.0.0.0", CONTAINER_PORT, launch.kind)
     return ["python3", *line[1:]]
 
 
