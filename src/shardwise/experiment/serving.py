@@ -140,7 +140,6 @@ def deployment(
     )
 
 
-
 def _last_lines(path: Path) -> Sequence[str]:
     logs = sorted((state.folder(path) / "logs").glob("*.log"), key=lambda p: p.stat().st_mtime)
     lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
