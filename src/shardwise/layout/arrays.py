@@ -44,6 +44,9 @@ class Layouts:
 
     def unique(self) -> tuple[list[Layout], NDArray[np.int64]]:
         """The distinct layouts, and for each element the position of its own, in `shape`."""
+        if np.size(self.tp_size) == 1:
+            alone = Layout(*(int(np.ravel(getattr(self, f.name))[0]) for f in fields(self)))
+            return [alone], np.zeros(self.shape, np.int64)
         columns = np.stack(
             [np.broadcast_to(getattr(self, f.name), self.shape) for f in fields(self)]
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -199,6 +200,16 @@ class MemoryPlan:
         return self.shortfall_bytes == 0.0
 
 
+def fits(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) -> bool:
+    """Whether one replica holds a sequence of `context_tokens`, without the rest of a plan."""
+    stored = stored_in(model, deployment.dtypes.weight)
+    one = Deployments.of([deployment])
+    budget = kv_budget_bytes(stored, Platform.of(gpu, deployment), one)
+    kv_dtype = kv_dtype_of(stored, deployment.dtypes)
+    sequence = sequence_bytes(stored, context_tokens, one.layouts, kv_dtype)
+    return bool(shortfall_bytes(budget, sequence)[0] <= 0)
+
+
 def plan(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) -> MemoryPlan:
     """Memory of one replica of `deployment` for sequences of `context_tokens` (isl + osl).
 
@@ -271,7 +282,7 @@ def smallest_fitting_tp(
     loader = Platform.of(gpu, deployment).loader
     for tp in allowed_tp(stored, gpu.node_gpus, expert_parallel=whole, refusal=loader):
         wider = deployment.with_layout(tp_size=tp, ep_size=tp if whole else 1)
-        if plan(model, gpu, wider, context_tokens).fits:
+        if fits(model, gpu, wider, context_tokens):
             return tp
     return None
 
@@ -325,6 +336,11 @@ def largest_models(
     ]
 
 
+@lru_cache(maxsize=1024)
+def _whole_bytes(model: Model, dtype: str) -> float:
+    return stored_in(model, dtype).weight_bytes
+
+
 def _largest_model(
     gpu: Gpu, known: list[Model], dtype: str, context_tokens: float, utilization: float
 ) -> LargestModel:
@@ -334,6 +350,7 @@ def _largest_model(
             empty, memory_bytes=gpu.visible_memory_bytes, fraction=utilization
         )
     )
+    usable = gpu.visible_memory_bytes * utilization
     per_weight = float(usual_format(dtype).bytes_of(4096, 4096)) / 4096**2
     name, parameters, weights = "", 0, 0.0
     for model in known:
@@ -343,8 +360,10 @@ def _largest_model(
             dtypes=Dtypes(weight=dtype),
             limits=EngineLimits(gpu_memory_utilization=utilization),
         )
-        found = plan(model, gpu, deployment, context_tokens)
-        if found.fits:
-            name, parameters, weights = model.id, model.parameters(), found.weight_bytes
+        # weights alone rule most models out
+        held_whole = _whole_bytes(model, dtype)
+        if held_whole <= usable and fits(model, gpu, deployment, context_tokens):
+            held = plan(model, gpu, deployment, context_tokens)
+            name, parameters, weights = model.id, model.parameters(), held.weight_bytes
             break
     return LargestModel(gpu.id, dtype, max(left, 0.0) / per_weight, name, parameters, weights)
