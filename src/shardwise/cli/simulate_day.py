@@ -11,6 +11,7 @@ from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.profiles import load_profile
 from shardwise.perfmodel.subject import catalogue_for
 from shardwise.reports.decision_tables import ranked_table
+from shardwise.reports.prices import price_note
 from shardwise.reports.table import Column, Table
 from shardwise.simulator.capacity import Target
 from shardwise.simulator.day import size_day
@@ -65,7 +66,11 @@ def day_answer(deployments: list[Deployment], options: dict[str, Any]) -> dict[s
     return {
         "deployment": group.deployment,
         "day": day,
-        "usd": [None if price is None else p.replica_hours * gpus * price for p in day.plans],
+        "usd": [
+            None if price is None else p.replica_hours * gpus * price.usd_per_hour
+            for p in day.plans
+        ],
+        "price_note": price_note(price),
     }
 
 
@@ -122,6 +127,7 @@ def day_tables(found: dict[str, Any]) -> list[Table]:
         (
             "schedule: knows the day, and starts replicas ahead of their hour",
             "autoscaler: counts each minute's arrivals; a replica that it starts is ready later",
+            *([found["price_note"]] if found["price_note"] else []),
         ),
     )
     return [hours, plans]

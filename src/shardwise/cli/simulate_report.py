@@ -10,12 +10,13 @@ from typing import Any
 from shardwise.cli.simulate_options import session_traffic, stages_of, with_caching
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
-from shardwise.hardware.catalogue import Catalogue
+from shardwise.hardware.catalogue import Catalogue, Price
 from shardwise.layout.deployment import Deployment
 from shardwise.metrics import ALL, GOOD_COST, RECOVERY, percentile_name
 from shardwise.perfmodel.profiles import load_profile
 from shardwise.perfmodel.subject import catalogue_for
 from shardwise.reports.decision_tables import ranked_table
+from shardwise.reports.prices import price_note
 from shardwise.reports.table import Column, Table
 from shardwise.simulator.capacity import highest_rate, highest_trace_rate
 from shardwise.simulator.compiling import HAS_NUMBA, INSTALL
@@ -91,13 +92,12 @@ def _trace(asked: Asked) -> Trace:
     return trace
 
 
-def price_of(groups: Sequence[Group], given: float | None, catalogue: Catalogue) -> float | None:
-    """USD per GPU-hour: as given, or the catalogue's where all GPUs are of a kind."""
-    if given is not None:
-        return given
-    price = catalogue.price(groups[0].deployment.gpu)
+def price_of(groups: Sequence[Group], given: float | None, catalogue: Catalogue) -> Price | None:
+    """The price of every GPU: as given, or the catalogue's where all are of a kind."""
     same = len({group.deployment.gpu for group in groups}) == 1
-    return price.usd_per_hour if price and same else None
+    if given is None and not same:
+        return None
+    return catalogue.price_used(groups[0].deployment.gpu, given)
 
 
 def _rate_held(groups: list[Group], asked: Asked, trace: Trace) -> float:
@@ -115,6 +115,7 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
         for deployment in deployments
     ]
     trace = _trace(asked)
+    price = price_of(groups, asked.usd_per_gpu_hour, catalogue)
     runs = simulate_thrice(
         groups,
         trace,
@@ -127,7 +128,7 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     records = evidence(
         runs,
         slo=Slo(ttft_s=asked.ttft, tpot_s=asked.tpot),
-        usd_per_gpu_hour=price_of(groups, asked.usd_per_gpu_hour, catalogue),
+        usd_per_gpu_hour=price.usd_per_hour if price else None,
         warmup_s=asked.warmup,
     )
     line = result.timeline()
@@ -150,6 +151,7 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
         "overloaded": result.overloaded,
         "compiled": HAS_NUMBA,
         "seed": asked.seed,
+        "price_note": price_note(price),
     }
     if result.overloaded:
         held = _rate_held(groups, asked, trace)
@@ -205,6 +207,7 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
             f"the p99 stands on the {beyond} slowest requests{few}",
             "in brackets: 80 % interval, of step times and from run to run",
             *_goods(record, bool(found["failures"])),
+            *([found["price_note"]] if found["price_note"] else []),
         ),
     )
 
