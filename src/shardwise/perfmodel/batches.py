@@ -18,7 +18,6 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION
-from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.rows import Problem, Row
@@ -62,10 +61,15 @@ class Batch:
         """The measured values, NaN where the source does not say."""
         return np.array([row.observed.get(metric, np.nan) for row in self.rows])
 
-    def serve(self, coefficients: Mapping[str, float], collectives: Collectives) -> Served:
+    def setting(self, coefficients: Mapping[str, float]) -> Setting:
+        key = self.key
+        return Setting(
+            self.arch, self.gpu, key.engine, key.kv_dtype, dict(coefficients), key.version
+        )
+
+    def serve(self, coefficients: Mapping[str, float]) -> Served:
         """Predict every row with these coefficients."""
-        setting = Setting(self.arch, self.gpu, self.key.kv_dtype, dict(coefficients), collectives)
-        return SERVE[self.key.mode](setting, self.load)
+        return SERVE[self.key.mode](self.setting(coefficients), self.load)
 
 
 @cache

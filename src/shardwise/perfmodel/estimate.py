@@ -49,9 +49,10 @@ class Subject:
         return Setting(
             self.arch,
             self.gpu,
+            self.engine,
             self.arch.kv_dtype if self.kv_dtype == "auto" else self.kv_dtype,
             dict(self.calibrated.coefficients),
-            self.calibrated.collectives,
+            self.engine_version,
         )
 
     @property

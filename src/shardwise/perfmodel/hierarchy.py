@@ -35,12 +35,6 @@ LEVEL_SHARE: Final = {
 }
 
 #: What is published about a vendor's or generation's kernels, as a factor on the prior median.
-#: Matrix rates: large-GEMM measurements by SemiAnalysis, "MI300X vs H100 vs H200 Benchmark",
-#: 22 Dec 2024: MI300X 620 of 1307 TFLOP/s in bf16 and 990 of 2615 in fp8; H100 720 of 989 and
-#: 1280 of 1979, which is the prior itself. Small batch: AITER's tuned int8 kernels on MI300X
-#: (github.com/ROCm/aiter, a8w8_bpreshuffle_tuned_gemm.csv; tests/perfmodel/test_hierarchy.py); an
-#: H100's fp8 kernels give 0.5 (github.com/vllm-project/vllm/pull/17126: 956 TFLOP/s at 256 tokens).
-#: Tile: vLLM's Hopper fp8 kernels change at 16 rows.
 #: Collective: on Blackwell engines fuse the all-reduce with the norm that follows, 13.5 to 8.7 us
 #: (github.com/sgl-project/sglang/pull/7621); on Hopper the fused kernel is no faster.
 #: TensorRT-LLM: its PyTorch backend schedules while the GPU computes, and leaves it waiting for
@@ -52,8 +46,6 @@ LEVEL_SHARE: Final = {
 #: The built-in server adds 0.9 ms to a prompt of one token, same day, n = 273, and a request waits
 #: for the step that began as its predecessor ended. (`handle`: beside what vLLM's is fitted to.)
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
-    "amd": {"matrix": 0.474 / 0.72, "matrix_fp8": 0.80 / 0.88, "small_batch": 3.0 / 0.60},
-    "hopper": {"tile_fp8": 15.0},
     "blackwell": {"collective": 8.7 / 13.5},
     "vllm": {"held_slots": 3e-4},
     "sglang": {"held_slots": 3e-4},
@@ -65,7 +57,7 @@ KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
         "wait_steps": 1.0 / 2.0,
         "handle": 0.9e-3 / 7.6e-3,
     },
-    "cpu": {"layer": 130e-6 / 20e-6, "eager_layer": 20e-6 / 90e-6},
+    "cpu": {"layer": 130e-6 / 12e-6, "eager_layer": 20e-6 / 90e-6},
 }
 
 

@@ -69,9 +69,6 @@ class Work:
     streams: tuple[Stream, ...]
     reads: tuple[CacheRead, ...]
     scores: tuple[Scores, ...]
-    elementwise_bytes_per_token: Array  #: one pass over what norms and activations touch
-    message_bytes_per_token: float  #: of one all-reduce
-    messages: int  #: all-reduces of a step: after each mixer and feed-forward, and the embedding
 
     def bytes_of(self, kind: Kind) -> Array:
         return _total([s.bytes for s in self.streams if s.kind == kind])
@@ -84,7 +81,6 @@ class _RankWork:
     streams: dict[tuple[Kind, Format], tuple[float, float]]
     reads: dict[float, tuple[float, float]]
     scores: dict[float, float]
-    elementwise: float
 
 
 def rank_work(model: Model, layouts: Layouts, kv_dtype: str) -> Work:
@@ -117,10 +113,6 @@ def rank_work(model: Model, layouts: Layouts, kv_dtype: str) -> Work:
             Scores(limit, column(lambda r, limit=limit: r.scores[limit]))  # type: ignore[misc]
             for limit in ranks[0].scores
         ),
-        elementwise_bytes_per_token=column(lambda r: r.elementwise),
-        message_bytes_per_token=(4.0 if model.checkpoint_dtype == "fp32" else 2.0)
-        * model.hidden_size,
-        messages=1 + sum(group.count * _messages(group) for group in model.groups),
     )
 
 
@@ -129,7 +121,6 @@ def _rank_work(model: Model, layout: Layout, kv_dtype: str) -> _RankWork:
     rank = rank_shards(model, layout)
     reads: dict[float, tuple[float, float]] = {}
     scores: dict[float, float] = {}
-    elementwise = 0.0
     for layer in rank.layers:
         for limit, per_token, per_sequence in _reads(layer, kv_dtype):
             token, sequence = reads.get(limit, (0.0, 0.0))
@@ -137,8 +128,20 @@ def _rank_work(model: Model, layout: Layout, kv_dtype: str) -> _RankWork:
             reads[limit] = (token + count * per_token, sequence + count * per_sequence)
         for limit, flops in _scores(layer.group.mixer, layout.tp_size):
             scores[limit] = scores.get(limit, 0.0) + layer.group.count * flops
-        elementwise += layer.group.count * _elementwise(model, layer, layout.tp_size)
-    return _RankWork(_streams(rank), reads, scores, elementwise)
+    return _RankWork(_streams(rank), reads, scores)
+
+
+def elementwise_bytes(model: Model, layout: Layout) -> float:
+    """Bytes of one pass over what norms and activations touch of a token, all layers."""
+    return sum(
+        layer.group.count * _elementwise(model, layer, layout.tp_size)
+        for layer in rank_shards(model, layout).layers
+    )
+
+
+def message_count(model: Model) -> int:
+    """All-reduces of a step: after each mixer and feed-forward, and the embedding."""
+    return 1 + sum(group.count * _messages(group) for group in model.groups)
 
 
 def _streams(rank: RankShards) -> dict[tuple[Kind, Format], tuple[float, float]]:
