@@ -12,7 +12,7 @@ from shardwise.errors import InputError
 
 
 @click.command()
-@click.argument("rows", type=click.Path(path_type=Path))
+@click.argument("rows", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--name", help="Name of your profile, used with --profile from then on.")
 @click.option("--profile", default="reference", show_default=True, help="Profile to start from.")
 @click.option(
@@ -23,14 +23,14 @@ from shardwise.errors import InputError
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File of a new profile.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def calibrate(
-    rows: Path,
+    rows: tuple[Path, ...],
     name: str | None,
     profile: str,
     collectives: Path | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Fit the performance model to the measured ROWS of a CSV file.
+    """Fit the performance model to the measured ROWS of CSV files.
 
     With --name, your rows move the coefficients of your own GPU and engine and leave the rest as
     it was; the error before and after is cross-validated. With --collectives and --output, the
@@ -38,12 +38,15 @@ def calibrate(
     made.
     """
     _need_scipy()
-    if name and not output and not collectives:
-        _personal(rows, name, profile, as_json)
+    if name and not output and not collectives and len(rows) == 1:
+        _personal(rows[0], name, profile, as_json)
     elif output and collectives and not name:
         _reference(rows, collectives, output, as_json)
     else:
-        raise InputError("calibrate needs --name NAME, or --collectives FILE with --output FILE")
+        raise InputError(
+            "calibrate needs one file of rows and --name NAME, or --collectives FILE with "
+            "--output FILE"
+        )
 
 
 def _need_scipy() -> None:
@@ -83,7 +86,7 @@ def _personal(path: Path, name: str, base: str, as_json: bool) -> None:
     click.echo(f"saved {written}; use it with --profile {name}")
 
 
-def _reference(path: Path, collectives: Path, output: Path, as_json: bool) -> None:
+def _reference(paths: tuple[Path, ...], collectives: Path, output: Path, as_json: bool) -> None:
     import msgspec
 
     from shardwise.perfmodel.build import build_reference
@@ -91,8 +94,10 @@ def _reference(path: Path, collectives: Path, output: Path, as_json: bool) -> No
 
     require_writable(output)
     lines = [line_of(fitted) for fitted in fit_lines(collectives)]
-    provenance = f"rows marked 'calibrate' of {path.name}, all-reduce of {collectives.name}"
-    made = build_reference(_rows(path), lines, provenance, show_progress)
+    named = " and ".join(path.name for path in paths)
+    provenance = f"rows marked 'calibrate' of {named} over kernel tables (docs/kernels.md)"
+    rows = [row for path in paths for row in _rows(path)]
+    made = build_reference(rows, lines, provenance, show_progress)
     output.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
     if as_json:
         print_json({"path": str(output), "errors": made.errors, "folds": made.folds})

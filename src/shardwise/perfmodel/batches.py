@@ -8,6 +8,7 @@ from functools import cache
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.cache import KV_BYTES
@@ -18,6 +19,7 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION
+from shardwise.perfmodel.hierarchy import model_key
 from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.rows import Problem, Row
@@ -61,6 +63,26 @@ class Batch:
         """The measured values, NaN where the source does not say."""
         return np.array([row.observed.get(metric, np.nan) for row in self.rows])
 
+    @property
+    def model_key(self) -> str:
+        """As the hierarchy knows the model in its dtype."""
+        return model_key(self.arch)
+
+    @property
+    def identity(self) -> tuple[Gpu, str, str, str]:
+        """As the hierarchy knows it: GPU, engine, version and model."""
+        return self.gpu, self.key.engine, self.key.version, self.model_key
+
+    @property
+    def weights(self) -> Array:
+        """What each row counts for in a fit."""
+        return np.array([row.weight for row in self.rows])
+
+    @property
+    def ttft_is_told(self) -> NDArray[np.bool_]:
+        """Rows whose TTFT is that of serving alone."""
+        return np.array([row.ttft_is_told for row in self.rows], dtype=np.bool_)
+
     def setting(self, coefficients: Mapping[str, float]) -> Setting:
         key = self.key
         return Setting(
@@ -73,8 +95,12 @@ class Batch:
 
 
 @cache
-def _model(name: str, weight_dtype: str) -> Model:
-    return stored_in(load_model(name), weight_dtype)
+def _model(name: str, weight_dtype: str, vendor: str) -> Model:
+    model = load_model(name)
+    four_bits = model.checkpoint_dtype in ("mxfp4", "nvfp4", "int4")
+    if weight_dtype == "fp4" and vendor == "amd" and not four_bits:
+        weight_dtype = "mxfp4"  # AMD's quantized checkpoints
+    return stored_in(model, weight_dtype)
 
 
 #: Sources whose rows leave the KV cache dtype out and ran NVIDIA's quantized checkpoints, which
@@ -92,8 +118,8 @@ def _unstated_kv_dtype(row: Row, model: Model, gpu: Gpu) -> str:
 
 
 def _key(row: Row) -> Key:
-    model = _model(row.model, row.weight_dtype)
     gpu = default_catalogue().gpu(row.gpu)
+    model = _model(row.model, row.weight_dtype, gpu.vendor)
     kv = row.kv_dtype or _unstated_kv_dtype(row, model, gpu)
     if kv not in KV_BYTES:
         raise InputError(f"kv_dtype is {kv!r}", f"allowed: {', '.join(KV_BYTES)}")
@@ -134,7 +160,7 @@ def group(rows: Iterable[Row]) -> tuple[list[Batch], list[Problem]]:
             problems.append(Problem(row.number, str(error)))
     batches = []
     for key, members in by_key.items():
-        model = _model(members[0].model, members[0].weight_dtype)
         gpu = default_catalogue().gpu(key.gpu)
+        model = _model(members[0].model, members[0].weight_dtype, gpu.vendor)
         batches.append(Batch(key, model, gpu, _load(members, model, gpu, key), tuple(members)))
     return batches, problems

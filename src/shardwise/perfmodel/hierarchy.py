@@ -1,7 +1,9 @@
-"""Coefficients shared through a hierarchy: everything, the GPU, the engine, the pair, the version.
+"""Coefficients shared through a hierarchy: everything, the GPU, the engine, the pair, the version,
+the model, and the model on the pair.
 
 log coefficient = log prior (+ what is published about the vendor or generation)
-                + shared + GPU offset + engine offset + pair offset + version offset,
+                + shared + GPU offset + engine offset + pair offset + version offset
+                + model offset + cell offset,
 
 each offset drawn around zero. A GPU or engine without rows keeps a zero offset, so what was learnt
 from the others carries over, and its interval says that it did. Who names no version gets what the
@@ -10,12 +12,13 @@ versions have in common.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
 from shardwise.perfmodel.coefficients import COEFFICIENTS
 from shardwise.perfmodel.work import Array
@@ -32,6 +35,8 @@ LEVEL_SHARE: Final = {
     "engine": (0.4, 0.8),
     "pair": (0.4, 0.3),
     "version": (0.7, 0.7),
+    "model": (0.5, 0.2),
+    "cell": (0.5, 0.3),
 }
 
 #: What is published about a vendor's or generation's kernels, as a factor on the prior median.
@@ -63,8 +68,8 @@ KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
 
 @dataclass(frozen=True)
 class Level:
-    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("pair", gpu id, engine)
-    or ("version", gpu id, engine, version)."""
+    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("pair", gpu id, engine),
+    ("version", gpu id, engine, version), ("model", key) or ("cell", gpu id, engine, key)."""
 
     key: tuple[str, ...]
 
@@ -77,10 +82,26 @@ class Level:
         return np.asarray(_SPREAD * np.where(_BY_ENGINE, host, hardware))
 
 
-def levels_of(gpu_id: str, engine: str, version: str = "") -> tuple[tuple[str, ...], ...]:
-    """Keys of the levels that a GPU and engine draw from, the widest first."""
-    every = (("shared",), ("gpu", gpu_id), ("engine", engine), ("pair", gpu_id, engine))
-    return (*every, ("version", gpu_id, engine, version)) if version else every
+def levels_of(
+    gpu_id: str, engine: str, version: str = "", model: str = ""
+) -> tuple[tuple[str, ...], ...]:
+    """Keys of the levels that a GPU, engine and model draw from, the widest first."""
+    every: tuple[tuple[str, ...], ...] = (
+        ("shared",),
+        ("gpu", gpu_id),
+        ("engine", engine),
+        ("pair", gpu_id, engine),
+    )
+    if version:
+        every += (("version", gpu_id, engine, version),)
+    if model:
+        every += (("model", model), ("cell", gpu_id, engine, model))
+    return every
+
+
+def model_key(model: Model) -> str:
+    """What rows of one model in one dtype share, whatever they ran on."""
+    return f"{model.shape}:{model.checkpoint_dtype}"
 
 
 def versions_of(measured: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], set[str]]:
@@ -105,27 +126,28 @@ class Hierarchy:
 
     offsets: Mapping[tuple[str, ...], Array]
 
-    def log_coefficients(self, gpu: Gpu, engine: str, version: str = "") -> Array:
+    def log_coefficients(
+        self, gpu: Gpu, engine: str, version: str = "", model: str = ""
+    ) -> Array:
         total = prior(gpu, engine)
-        for key in levels_of(gpu.id, engine, version):
+        for key in levels_of(gpu.id, engine, version, model):
             if key in self.offsets:
                 total = total + self.offsets[key] * Level(key).scale
         return total
 
-    def coefficients(self, gpu: Gpu, engine: str, version: str = "") -> dict[str, float]:
-        values = np.exp(self.log_coefficients(gpu, engine, version))
+    def coefficients(
+        self, gpu: Gpu, engine: str, version: str = "", model: str = ""
+    ) -> dict[str, float]:
+        values = np.exp(self.log_coefficients(gpu, engine, version, model))
         return dict(zip(NAMES, values.tolist(), strict=True))
-
-    def known_levels(self, gpu_id: str, engine: str, version: str = "") -> Iterator[str]:
-        for key in levels_of(gpu_id, engine, version):
-            if key in self.offsets:
-                yield key[0]
 
 
 def encode(hierarchy: Hierarchy) -> dict[str, dict[str, float]]:
     """Offsets as JSON: "pair/h200/vllm" -> {coefficient: offset}."""
     return {
-        "/".join(key): {n: round(float(v), 4) for n, v in zip(NAMES, vector, strict=True)}
+        "/".join(key): {
+            n: round(float(v), 3) for n, v in zip(NAMES, vector, strict=True) if abs(v) >= 0.001
+        }
         for key, vector in hierarchy.offsets.items()
     }
 

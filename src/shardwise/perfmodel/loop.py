@@ -13,7 +13,7 @@ import numpy as np
 
 from shardwise.perfmodel.loads import Load
 from shardwise.perfmodel.serving_steps import chunk, decode_step, fullest_chunk, mixed_step
-from shardwise.perfmodel.step import Setting, StepTime
+from shardwise.perfmodel.step import Steps, StepTime
 from shardwise.perfmodel.work import Array
 
 #: Times that the steps are worked out: with every slot decoding, then with those that do.
@@ -46,7 +46,7 @@ class Loop:
 
 
 def settled(
-    setting: Setting,
+    setting: Steps,
     load: Load,
     slots: Array,
     outside: Array | float = 0.0,
@@ -80,7 +80,7 @@ def decoded(load: Load) -> Array:
     return np.maximum(load.osl - 1.0, 1e-6)
 
 
-def _turn(setting: Setting, load: Load, slots: Array, share: Array) -> Turn:
+def _turn(setting: Steps, load: Load, slots: Array, share: Array) -> Turn:
     """The steps of `slots` requests that decode for `share` of their time."""
     decoding = slots * share
     arrivals = decoding / load.osl  # prompts per step

@@ -50,6 +50,9 @@ OBSERVED: Final[Mapping[str, tuple[str, float]]] = {
 ALL_QUEUED: Final = 1e6  #: requests, where a source says "max"
 #: "vLLM 0.9.1 (AMD rocm/vllm-dev:main)": a name, then a number
 _VERSION: Final = re.compile(r"\S+\s+v?(\d+(?:\.\w+)*)")
+#: Rows that may have run with drafted tokens, as their source leaves open.
+UNKNOWN_SPECULATION_WEIGHT: Final = 0.5
+SPECULATION: Final = ("", "likely", "unlikely", "unknown")
 INFERENCEX_WAVES: Final = 10  #: --num-prompts is 10 x the concurrency in InferenceMAX's README
 #: and where nobody sets it (vllm/benchmarks/datasets; TensorRT-LLM's benchmark_serving.py)
 DEFAULT_REQUESTS: Final = 1000
@@ -77,6 +80,23 @@ class Row:
     requests: float  #: in the whole run, the first `concurrency` of them at once
     observed: Mapping[str, float] = field(default_factory=dict)
     limits: FixedLimits = field(default_factory=FixedLimits)
+    speculation: str = ""  #: "likely", "unlikely", "unknown" or ""
+    requests_told: bool = True  #: whether the source says how many
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each step gave each sequence one token, as far as the source tells."""
+        return self.speculation != "likely"
+
+    @property
+    def weight(self) -> float:
+        """What a row counts for in a fit."""
+        return UNKNOWN_SPECULATION_WEIGHT if self.speculation == "unknown" else 1.0
+
+    @property
+    def ttft_is_told(self) -> bool:
+        """Whether TTFT is that of serving: ATOM's nightly runs compile on first use."""
+        return not self.source.startswith("rocm_atom_dashboard")
 
     @property
     def tp_size(self) -> int:
@@ -187,6 +207,8 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         kv_limited={"0": False, "1": True}.get(flag[:1]) if flag else None,
         observed=observed,
         limits=_limits(cells),
+        speculation=_choice(cells, "speculation", SPECULATION),
+        requests_told=inferencex or bool((cells.get("requests") or "").strip()),
     )
 
 

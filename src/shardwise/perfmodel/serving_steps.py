@@ -12,7 +12,7 @@ import numpy as np
 
 from shardwise.perfmodel.loads import Load
 from shardwise.perfmodel.operators import StepKernels
-from shardwise.perfmodel.step import Setting, StepTime, step_time
+from shardwise.perfmodel.step import Steps, StepTime, step_time
 from shardwise.perfmodel.work import Array
 
 
@@ -22,7 +22,7 @@ def mean_context(load: Load) -> Array:
 
 
 def through_stages(
-    setting: Setting,
+    setting: Steps,
     kernels: StepKernels,
     pp_size: Array | float,
     tokens: Array,
@@ -38,12 +38,12 @@ def through_stages(
     )
 
 
-def decode_step(setting: Setting, load: Load, batch: Array) -> StepTime:
+def decode_step(setting: Steps, load: Load, batch: Array) -> StepTime:
     """A decode step of `batch` sequences; PP runs pp_size micro-batches that follow each other."""
     return mixed_step(setting, load, batch, np.zeros_like(load.isl))
 
 
-def mixed_step(setting: Setting, load: Load, batch: Array, prompt_tokens: Array) -> StepTime:
+def mixed_step(setting: Steps, load: Load, batch: Array, prompt_tokens: Array) -> StepTime:
     """The same step when `prompt_tokens` are prefilled beside the decodes."""
     sequences = batch / load.pp_size
     kernels = setting.kernels(load.layouts)
@@ -53,7 +53,7 @@ def mixed_step(setting: Setting, load: Load, batch: Array, prompt_tokens: Array)
     return through_stages(setting, kernels, load.pp_size, sequences + prompt_tokens, step)
 
 
-def prefill_step(setting: Setting, load: Load, prompt_tokens: Array) -> StepTime:
+def prefill_step(setting: Steps, load: Load, prompt_tokens: Array) -> StepTime:
     """A step of `prompt_tokens` while nothing decodes."""
     return mixed_step(setting, load, np.zeros_like(load.isl), prompt_tokens)
 

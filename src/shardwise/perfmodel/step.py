@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -66,6 +66,17 @@ class StepTime:
         return StepTime(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
+class Steps(Protocol):
+    """What a step's time is made of: coefficients and kernels."""
+
+    @property
+    def coefficients(self) -> Mapping[str, Array | float]: ...
+
+    def kernels(self, layouts: Layouts) -> StepKernels:
+        """Kernel times of a step in each layout."""
+        ...
+
+
 @dataclass(frozen=True)
 class Setting:
     """What stays fixed over a sweep: model (in its dtype), GPU, engine, KV dtype, coefficients.
@@ -110,7 +121,7 @@ def smooth_maximum(a: Array, b: Array, sharpness: float) -> Array:
 
 
 def step_time(
-    setting: Setting,
+    setting: Steps,
     kernels: StepKernels,
     sequences: Array,
     context: Array,

@@ -11,7 +11,8 @@ import numpy as np
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.crossval import observed_metrics
 from shardwise.perfmodel.intervals import METRICS, half_width
-from shardwise.perfmodel.predicting import batch_calibration, seen_around
+from shardwise.perfmodel.knowledge import asked_of
+from shardwise.perfmodel.predicting import batch_calibration
 from shardwise.perfmodel.profiles import Profile
 from shardwise.perfmodel.rows import Row
 
@@ -75,16 +76,18 @@ def points_of(rows: Sequence[Row], profile: Profile) -> list[Point]:
 
 def _batch_points(batch: Batch, profile: Profile) -> list[Point]:
     known = batch_calibration(profile, batch)
-    served = batch.serve(known.coefficients, known.collectives)
-    seen = seen_around(batch, known)
+    served = batch.serve(known.coefficients_of(batch.model_key))
+    asked = asked_of(batch)
     found = []
     for metric, observed in observed_metrics(batch).items():
         predicted = getattr(served, metric)
         for i, row in enumerate(batch.rows):
-            if not np.isfinite(observed[i]) or (metric == "ttft_s" and row.kv_limited):
+            if not np.isfinite(observed[i]) or (
+                metric == "ttft_s" and (row.kv_limited or not row.ttft_is_told)
+            ):
                 continue
             value = float(predicted[i])
-            spread = float(np.exp(half_width(profile, seen, metric, row.layout)))
+            spread = float(np.exp(half_width(profile, asked, metric, row.layout)))
             found.append(
                 Point(row, metric, value, value / spread, value * spread, float(observed[i]))
             )
@@ -116,7 +119,7 @@ def kv_limited_recall(rows: Sequence[Row], profile: Profile) -> tuple[int, int]:
     found = marked = 0
     for batch in batches:
         known = batch_calibration(profile, batch)
-        served = batch.serve(known.coefficients, known.collectives)
+        served = batch.serve(known.coefficients_of(batch.model_key))
         found += int(np.sum(served.kv_limited))
         marked += len(batch.rows)
     return found, marked
