@@ -47,6 +47,7 @@ class Key:
     kv_dtype: str
     mode: str
     version: str = ""
+    all_reduce: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,13 @@ class Batch:
     def setting(self, coefficients: Mapping[str, float]) -> Setting:
         key = self.key
         return Setting(
-            self.arch, self.gpu, key.engine, key.kv_dtype, dict(coefficients), key.version
+            self.arch,
+            self.gpu,
+            key.engine,
+            key.kv_dtype,
+            dict(coefficients),
+            key.version,
+            key.all_reduce,
         )
 
     def serve(self, coefficients: Mapping[str, float]) -> Served:
@@ -123,7 +130,16 @@ def _key(row: Row) -> Key:
     kv = row.kv_dtype or _unstated_kv_dtype(row, model, gpu)
     if kv not in KV_BYTES:
         raise InputError(f"kv_dtype is {kv!r}", f"allowed: {', '.join(KV_BYTES)}")
-    return Key(model.id, gpu.id, row.engine, model.checkpoint_dtype, kv, row.mode, row.version)
+    return Key(
+        model.id,
+        gpu.id,
+        row.engine,
+        model.checkpoint_dtype,
+        kv,
+        row.mode,
+        row.version,
+        row.all_reduce,
+    )
 
 
 def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:

@@ -34,24 +34,22 @@ _ALL: Final = (
     Coefficient("attention", 1.0, 0.25, "factor", "on prompts' attention"),
     Coefficient("collective", 1.0, 0.20, "factor", "on collectives"),
     Coefficient("elementwise", 6.0, 0.40, "passes", "activation traffic of one layer"),
-    Coefficient("layer", 12e-6, 0.40, "s", "norms, caches and gaps of a layer"),
-    Coefficient("routing", 10e-6, 0.50, "s", "the same of routing a layer's tokens to experts"),
+    Coefficient("launch", 1.3e-6, 0.30, "s", "each kernel too small to be timed by itself"),
     Coefficient("eager_layer", 90e-6, 0.60, "s", "host time to launch a layer of a prefill step"),
     Coefficient("skew", 0.5e-6, 0.50, "s", "waiting for each other rank at a collective"),
-    Coefficient("step", 900e-6, 0.40, "s", "host and sampling time of a step", "engine"),
+    Coefficient("step", 500e-6, 0.40, "s", "host and sampling time of a step", "engine"),
     Coefficient("sequence", 10e-6, 0.40, "s", "host time of a sequence in a step", "engine"),
     Coefficient("request", 20e-3, 0.50, "s", "API, tokenizer and stream time", "engine"),
     Coefficient(
         "wait_steps",
         2.0,
-        0.40,
+        0.80,
         "steps",
         "steps before a request is seen, of one in a closed loop",
         "engine",
     ),
     Coefficient("handle", 1e-3, 0.40, "s", "server time of a request, serial", "engine"),
     Coefficient("stream", 20e-6, 0.40, "s", "server time of a streamed token, serial", "engine"),
-    Coefficient("held_slots", 0.5, 0.80, "slots", "batch slots a wave leaves unused", "engine"),
 )
 COEFFICIENTS: Final[Mapping[str, Coefficient]] = {c.name: c for c in _ALL}
 PRIOR: Final[Mapping[str, float]] = {c.name: c.prior for c in _ALL}

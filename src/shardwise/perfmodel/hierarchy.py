@@ -44,7 +44,7 @@ LEVEL_SHARE: Final = {
 #: (github.com/sgl-project/sglang/pull/7621); on Hopper the fused kernel is no faster.
 #: TensorRT-LLM: its PyTorch backend schedules while the GPU computes, and leaves it waiting for
 #: 580 us of a step of 64 sequences (github.com/NVIDIA/TensorRT-LLM/issues/13957, Llama 3.1 8B
-#: on B200); the priors of step and sequence come to 1,540 us there.
+#: on B200); the priors of step and sequence come to 1,140 us there.
 #: Built-in engine and CPU: what a step and a layer of a model too small to matter took, batch 1,
 #: fp32, one Zen 5 thread, 23 Nov 2026: 120 us a step, 110 to 130 us a layer, 180 us in a prefill of
 #: 64 tokens; a CPU runs each operation as it is called, so a prefill has no launches of its own.
@@ -52,17 +52,14 @@ LEVEL_SHARE: Final = {
 #: for the step that began as its predecessor ended. (`handle`: beside what vLLM's is fitted to.)
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
     "blackwell": {"collective": 8.7 / 13.5},
-    "vllm": {"held_slots": 3e-4},
-    "sglang": {"held_slots": 3e-4},
-    "trtllm": {"step": 580.0 / 1540.0, "sequence": 580.0 / 1540.0},
+    "trtllm": {"step": 580.0 / 1140.0, "sequence": 580.0 / 1140.0},
     "builtin": {
-        "held_slots": 3e-4,
-        "step": 120e-6 / 900e-6,
+        "step": 120e-6 / 500e-6,
         "request": 0.9e-3 / 20e-3,
         "wait_steps": 1.0 / 2.0,
         "handle": 0.9e-3 / 7.6e-3,
     },
-    "cpu": {"layer": 130e-6 / 12e-6, "eager_layer": 20e-6 / 90e-6},
+    "cpu": {"launch": 24e-6 / 1.3e-6, "eager_layer": 20e-6 / 90e-6},
 }
 
 

@@ -51,10 +51,9 @@ def settled(
     slots: Array,
     outside: Array | float = 0.0,
     waiting: Array | float = 0.0,
-    idle: Array | float = 1.0,
 ) -> Loop:
-    """The loop of `slots` requests whose cycle is idle x (outside + prefill + (1 + waiting) x D),
-    D the time that a request decodes for.
+    """The loop of `slots` requests whose cycle is outside + prefill + (1 + waiting) x D, D the time
+    that a request decodes for.
 
     A step holds no more prompt tokens than its budget: where the others' prompts would make a
     token take longer than such a step, they are waited for before the first token instead.
@@ -63,8 +62,8 @@ def settled(
     share = np.ones_like(slots)
     for _ in range(ROUNDS):
         turn = _turn(setting, load, slots, share)
-        fixed = idle * (outside + turn.prefill.total)
-        growing = idle * (1.0 + waiting)
+        fixed = outside + turn.prefill.total
+        growing = 1.0 + waiting
         own, others = tokens * turn.decode.total, (slots - 1.0) * turn.extra.total
         wanted = _decoding_s(own, others, fixed, growing)
         share = wanted / (fixed + growing * wanted)

@@ -8,6 +8,7 @@ library's beyond; over PCIe the custom kernel runs up to so many ranks only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,25 +27,49 @@ Array = NDArray[np.float64]
 _LIBRARY = {"atom": "aiter", "builtin": "nccl"}
 
 
-def reduce_seconds(
-    gpu: Gpu, engine: str, version: str, layouts: Sequence[Layout], sizes: Array
-) -> Array:
+@dataclass(frozen=True, eq=False)
+class Node:
+    """GPUs of one kind and the engine that runs them."""
+
+    gpu: Gpu
+    engine: str
+    version: str = ""
+    all_reduce: str = ""  #: a compressing algorithm that was switched on
+
+    def _identity(self) -> tuple[int, str, str, str]:
+        return id(self.gpu), self.engine, self.version, self.all_reduce
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __eq__(self, other: object) -> bool:
+        """The same GPU object: its mappings cannot be hashed."""
+        return isinstance(other, Node) and other._identity() == self._identity()
+
+
+def reduce_seconds(node: Node, layouts: Sequence[Layout], sizes: Array) -> Array:
     """Seconds of one all-reduce of each of `sizes` bytes in each layout: (layouts, sizes)."""
     worlds = sorted({x.tp_size for x in layouts})
-    found = {world: _all_reduce(gpu, engine, version, world, sizes) for world in worlds}
+    found = {world: _all_reduce(node, world, sizes) for world in worlds}
     return np.stack([found[x.tp_size] for x in layouts])
 
 
-def _all_reduce(gpu: Gpu, engine: str, version: str, world: int, sizes: Array) -> Array:
+def _all_reduce(node: Node, world: int, sizes: Array) -> Array:
     if world == 1:
         return np.zeros_like(sizes)
+    gpu = node.gpu
     own = own_lines(gpu)
     if own is not None:
         return own.time(np.array(float(world)), sizes)
     if gpu.vendor == "cpu" or gpu.interconnect.topology_of(world) == "network":
         return from_topology(gpu.interconnect).time(np.array(float(world)), sizes)
-    algorithm = "nccl" if _library_alone(gpu, engine, version, world) else "graph"
-    return kernels.all_reduce(gpu, _LIBRARY.get(engine, engine), world, sizes, algorithm).seconds
+    engine = _LIBRARY.get(node.engine, node.engine)
+    usual = "nccl" if _library_alone(node, world) else "graph"
+    seconds = kernels.all_reduce(gpu, engine, world, sizes, usual).seconds
+    if not node.all_reduce:
+        return seconds
+    packed = kernels.all_reduce(gpu, engine, world, sizes, node.all_reduce).seconds
+    return np.minimum(seconds, packed)  # small messages are not compressed
 
 
 def own_lines(gpu: Gpu) -> Collectives | None:
@@ -58,8 +83,9 @@ def own_lines(gpu: Gpu) -> Collectives | None:
     return Collectives(by_world, f"measured on {gpu.id}")
 
 
-def _library_alone(gpu: Gpu, engine: str, version: str, world: int) -> bool:
-    facts = get(engine).scheduling(device_of(gpu), version).all_reduce
+def _library_alone(node: Node, world: int) -> bool:
+    gpu = node.gpu
+    facts = get(node.engine).scheduling(device_of(gpu), node.version).all_reduce
     if gpu.interconnect.topology == "pcie" and world > facts.pcie_max_world:
         return True
     return world not in facts.custom_world_sizes

@@ -32,9 +32,15 @@ from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Layout
 from shardwise.layout.shards import RankShards, expert_ranks, rank_shards
 from shardwise.perfmodel.attention_operators import decode_seconds, prefill_seconds
+from shardwise.perfmodel.best_tables import best
 from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS
-from shardwise.perfmodel.messages import exchange_seconds, reduce_seconds
-from shardwise.perfmodel.work import elementwise_bytes, message_count
+from shardwise.perfmodel.messages import Node, exchange_seconds, reduce_seconds
+from shardwise.perfmodel.work import (
+    elementwise_bytes,
+    message_count,
+    norm_messages,
+    small_kernels,
+)
 
 Array = NDArray[np.float64]
 
@@ -77,8 +83,7 @@ def kernel_format(fmt: Format, gpu: Gpu) -> str:
     """The kernel tables' name of a format that weights are stored in and multiplied from.
 
     Weights that are only stored in 8 or 4 bits run as weight-only kernels, except MXFP4 on GPUs
-    that multiply fp4: engines quantize its activations to 8 bits there (NVIDIA) or take Triton's
-    16-bit kernels (AMD).
+    that multiply fp4: engines quantize its activations to 8 bits there.
     """
     dtype, wide = fmt.dtype, fmt.activations in ("bf16", "fp16")
     if dtype in ("bf16", "fp16"):
@@ -86,7 +91,7 @@ def kernel_format(fmt: Format, gpu: Gpu) -> str:
     if dtype == "fp32":
         return "fp32"
     if dtype == "mxfp4":
-        if wide and gpu.vendor == "nvidia" and "fp4" in gpu.flops:
+        if wide and "fp4" in gpu.flops:
             return "w4a8_mxfp4_mxfp8"
         return "w4a16_mxfp4" if wide else "mxfp4"
     if dtype == "nvfp4":
@@ -164,8 +169,8 @@ class StepKernels:
     head: Array  #: (subjects, TOKENS)
     decode: Array  #: (subjects, SEQUENCES, CONTEXTS)
     prefill: Array  #: (subjects, TOKENS, CONTEXTS)
-    layers: Array  #: (subjects,) layers, and of them those with routed experts
-    routed: Array
+    layers: Array  #: (subjects,)
+    small: Array  #: kernels that no table times
     messages: Array  #: all-reduces of a step
     ranks: Array  #: that take part in one
     attention_dp: Array
@@ -177,24 +182,11 @@ class StepKernels:
         return np.asarray(values[self.index])
 
 
-class _Same:
-    """A GPU that is compared by identity, since its mappings cannot be hashed."""
-
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
-
-    def __hash__(self) -> int:
-        return id(self.gpu)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.gpu is self.gpu
-
-
 @lru_cache(maxsize=256)
 def _tables(
-    model: Model, held: _Same, engine: str, version: str, kv_dtype: str, layouts: tuple[Layout, ...]
+    model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
 ) -> StepKernels:
-    gpu = held.gpu
+    gpu, engine = node.gpu, node.engine
     ranks = [rank_shards(model, layout) for layout in layouts]
     dense = np.zeros((len(layouts), len(TOKENS), 4))
     errors = _Errors(len(layouts))
@@ -206,9 +198,9 @@ def _tables(
         np.zeros(()),
     )
     hidden = model.hidden_size * (4.0 if model.checkpoint_dtype == "fp32" else 2.0)
-    dense[..., REDUCE] = message_count(model) * reduce_seconds(
-        gpu, engine, version, layouts, TOKENS * hidden
-    )
+    dense[..., REDUCE] = message_count(model) * reduce_seconds(node, layouts, TOKENS * hidden)
+    if model.checkpoint_dtype != "fp32" and (extra := norm_messages(model)):
+        dense[..., REDUCE] += extra * reduce_seconds(node, layouts, 4.0 * TOKENS)
     passes = np.array([elementwise_bytes(model, layout) for layout in layouts])
     rate = ELEMENTWISE_SHARE * gpu.memory_bandwidth
     dense[..., ELEMENTWISE] = passes[:, None] * TOKENS / rate
@@ -230,7 +222,7 @@ def _tables(
         decode=decode,
         prefill=prefill,
         layers=model.num_layers * count,
-        routed=sum(g.count for g in model.groups if isinstance(g.feed_forward, Moe)) * count,
+        small=small_kernels(model) * count,
         messages=message_count(model) * count,
         ranks=np.array([float(x.tp_size) for x in layouts]),
         attention_dp=np.array([float(x.attention_dp) for x in layouts]),
@@ -239,12 +231,10 @@ def _tables(
     )
 
 
-def step_kernels(
-    model: Model, gpu: Gpu, engine: str, version: str, kv_dtype: str, layouts: Layouts
-) -> StepKernels:
+def step_kernels(model: Model, node: Node, kv_dtype: str, layouts: Layouts) -> StepKernels:
     """The kernels of a step of `model` in each of `layouts`."""
     found, index = layouts.unique()
-    tables = _tables(model, _Same(gpu), engine, version, kv_dtype, tuple(found))
+    tables = _tables(model, node, kv_dtype, tuple(found))
     return replace(tables, index=index)
 
 
@@ -283,7 +273,10 @@ def _product_seconds(
     for form, counts in merged.items():
         places, n, k = (np.array(c) for c in zip(*counts, strict=True))
         count = np.array(list(counts.values()), np.float64)
-        times = gemm_kernel(gpu, engine, form, TOKENS, n[:, None], k[:, None])
+        times = best(
+            lambda e, f=form, n=n, k=k: gemm_kernel(gpu, e, f, TOKENS, n[:, None], k[:, None]),  # type: ignore[misc]
+            engine,
+        )
         seconds = count[:, None] * times.seconds
         made = format_of(runs_as(rates, form))
         arithmetic = 2.0 * TOKENS * (n * k)[:, None] / rates.matrix(made.rate)
@@ -316,9 +309,8 @@ def _expert_seconds(
 
         hidden, inter, number = column("hidden"), column("inter"), column("num_experts")
         top_k, ep_size = column("top_k"), column("ep_size")
-        times = experts_kernel(
-            gpu, engine, form, TOKENS, hidden, inter, number, top_k, ep_size, gated
-        )
+        sizes = (TOKENS, hidden, inter, number, top_k, ep_size, gated)
+        times = best(lambda e, f=form, s=sizes: experts_kernel(gpu, e, f, *s), engine)  # type: ignore[misc]
         seconds = column("count") * times.seconds
         made = format_of(runs_as(rates, form))
         weights = (3.0 if gated else 2.0) * hidden * inter

@@ -82,6 +82,7 @@ class Row:
     limits: FixedLimits = field(default_factory=FixedLimits)
     speculation: str = ""  #: "likely", "unlikely", "unknown" or ""
     requests_told: bool = True  #: whether the source says how many
+    all_reduce: str = ""  #: "quick_int4" where messages were compressed; "": the engine's own
 
     @property
     def is_plain(self) -> bool:
@@ -208,6 +209,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         observed=observed,
         limits=_limits(cells),
         speculation=_choice(cells, "speculation", SPECULATION),
+        all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
         requests_told=inferencex or bool((cells.get("requests") or "").strip()),
     )
 

@@ -65,15 +65,14 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     """
     c = setting.coefficients
     resident, limited = _resident(load)
-    held = c["held_slots"] / load.concurrency
     outside = c["request"] + _first_wave_s(setting, load, resident)
     # a request alone finds no step running; steps are counted in those that it decodes in
     waiting = c["wait_steps"] * (1.0 - 1.0 / resident) / decoded(load)
-    loop = settled(setting, load, resident, outside, waiting, 1.0 + held)
+    loop = settled(setting, load, resident, outside, waiting)
     decoding = loop.decoding_s
     ttft = outside + loop.turn.prefill.total + waiting * decoding + loop.backlog_s
     service = ttft + decoding
-    ttft = ttft + service * ((load.concurrency - resident) / resident + held)
+    ttft = ttft + service * (load.concurrency - resident) / resident
     # one process takes requests in and streams their tokens: where it is slower than the engine,
     # every token waits there for as long, which TTFT shows and TPOT does not
     front = (c["handle"] + c["stream"] * load.osl) * load.concurrency

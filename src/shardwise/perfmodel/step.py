@@ -27,6 +27,7 @@ from shardwise.perfmodel.operators import (
     GEMM_MATRIX,
     GEMM_WEIGHTS,
     REDUCE,
+    Node,
     StepKernels,
     step_kernels,
 )
@@ -90,15 +91,15 @@ class Setting:
     kv_dtype: str
     coefficients: Mapping[str, Array | float]
     version: str = ""
+    all_reduce: str = ""  #: a compressing algorithm that was switched on; "": the engine's own
 
     def work(self, layouts: Layouts) -> Work:
         return rank_work(self.arch, layouts, self.kv_dtype)
 
     def kernels(self, layouts: Layouts) -> StepKernels:
         """Kernel times of a step in each layout."""
-        return step_kernels(
-            self.arch, self.gpu, self.engine, self.version, self.kv_dtype, layouts
-        )
+        platform = Node(self.gpu, self.engine, self.version, self.all_reduce)
+        return step_kernels(self.arch, platform, self.kv_dtype, layouts)
 
     def compute_dtype(self, fmt: Format) -> str:
         """What weights of a format are multiplied in, as a key of rates.
@@ -171,7 +172,7 @@ def step_time(
     )
     compute = compute + np.where(prompts > 0, c["attention"] * scored, 0.0)
     layers = kernels.of(kernels.layers)
-    gaps = layers * c["layer"] + kernels.of(kernels.routed) * c["routing"]
+    gaps = kernels.of(kernels.small) * c["launch"]
     device = weights + compute + kv + communication + gaps
     # without a graph the host launches ahead of the device: the slower of the two is waited for
     launches = np.where(prompt_tokens > 0, layers * c["eager_layer"], 0.0)

@@ -139,6 +139,38 @@ def elementwise_bytes(model: Model, layout: Layout) -> float:
     )
 
 
+def small_kernels(model: Model) -> int:
+    """Kernels of a step too small to be timed by themselves: norms, rotary embeddings, cache
+    writes, activations, routing, and the quantization of each product's input."""
+    return sum(group.count * _small_kernels(group) for group in model.groups)
+
+
+def _small_kernels(group: LayerGroup) -> int:
+    norms = sum(t.part == "norm" for t in group.tensors)
+    mixer = 0 if isinstance(group.mixer, NoMixer) else 3 if isinstance(group.mixer, Mla) else 2
+    quantized = {
+        t.gemm for t in group.tensors if t.gemm and t.format.activations in ("fp8", "fp4", "int8")
+    }
+    feed_forward = 0
+    if isinstance(group.feed_forward, Moe):
+        # top-k, sorting by expert, activation, adding up; shared experts: activation, adding
+        feed_forward = 4 + 2 * bool(group.feed_forward.shared_width)
+    elif isinstance(group.feed_forward, Mlp):
+        feed_forward = 1
+    return norms + mixer + len(quantized) + feed_forward
+
+
+def norm_messages(model: Model) -> int:
+    """All-reduces of norms over all heads of a cut query or key, a number a token (MiniMax-M2:
+    vllm/model_executor/layers/mamba/linear_attn.py, MiniMaxText01RMSNormTP)."""
+    return sum(
+        group.count
+        * sum(t.part == "norm" and t.rows > group.mixer.head_dim for t in group.mixer.tensors)
+        for group in model.groups
+        if isinstance(group.mixer, Attention)
+    )
+
+
 def message_count(model: Model) -> int:
     """All-reduces of a step: after each mixer and feed-forward, and the embedding."""
     return 1 + sum(group.count * _messages(group) for group in model.groups)
