@@ -51,6 +51,8 @@ def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> t
         return ()
     order = list(operator.relatives(variant))
     distance = {gpu: gpu_distance(rates, known) for gpu, known in index.rates.items()}
+    if operator.shape == ("ranks",):  # a collective: how GPUs are joined matters most
+        distance = {gpu: d + _fabric(rates, index.rates[gpu]) for gpu, d in distance.items()}
     nearest = min(distance[entry.gpu] for entry in entries)
     found = []
     for entry in entries:
@@ -61,6 +63,12 @@ def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> t
         provenance = _provenance(entry, rates, engine, variant)
         found.append(Choice(entry, provenance, octaves))
     return tuple(sorted(found, key=lambda choice: (choice.octaves, -choice.entry.points)))
+
+
+def _fabric(asked: Rates, known: Rates) -> float:
+    """More than any other distance where one has a bus or a mesh and the other has not."""
+    same = (asked.shared_bus, bool(asked.mesh_links)) == (known.shared_bus, bool(known.mesh_links))
+    return 0.0 if same else 4.0
 
 
 def _provenance(entry: store.Entry, rates: Rates, engine: str, variant: str) -> Provenance:

@@ -22,7 +22,7 @@ from shardwise.perfmodel.stacked import Stack, stack
 from shardwise.perfmodel.work import Array
 
 #: The error of one row that is ordinary: software versions alone differ by 5 % and more.
-ROW_SPREAD: Final = 0.05
+ROW_SPREAD: Final = 0.2
 #: Weight of each metric's residual. TTFT and runs of unknown settings say less about a step.
 WEIGHTS: Final = {
     ("closed_loop", "tpot_s"): 1.0,

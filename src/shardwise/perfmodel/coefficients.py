@@ -33,7 +33,7 @@ _ALL: Final = (
     Coefficient("attention_decode", 1.0, 0.20, "factor", "on decoding attention"),
     Coefficient("attention", 1.0, 0.25, "factor", "on prompts' attention"),
     Coefficient("collective", 1.0, 0.20, "factor", "on collectives"),
-    Coefficient("elementwise", 6.0, 0.40, "passes", "activation traffic of one layer"),
+    Coefficient("elementwise", 1.0, 0.30, "factor", "on the traffic of norms and activations"),
     Coefficient("launch", 1.3e-6, 0.30, "s", "each kernel too small to be timed by itself"),
     Coefficient("eager_layer", 90e-6, 0.60, "s", "host time to launch a layer of a prefill step"),
     Coefficient("skew", 0.5e-6, 0.50, "s", "waiting for each other rank at a collective"),

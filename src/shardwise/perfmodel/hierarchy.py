@@ -35,8 +35,8 @@ LEVEL_SHARE: Final = {
     "engine": (0.4, 0.8),
     "pair": (0.4, 0.3),
     "version": (0.7, 0.7),
-    "model": (0.5, 0.2),
-    "cell": (0.5, 0.3),
+    "model": (0.5, 0.3),
+    "cell": (1.0, 0.6),
 }
 
 #: What is published about a vendor's or generation's kernels, as a factor on the prior median.

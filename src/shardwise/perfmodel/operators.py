@@ -32,7 +32,7 @@ from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Layout
 from shardwise.layout.shards import RankShards, expert_ranks, rank_shards
 from shardwise.perfmodel.attention_operators import decode_seconds, prefill_seconds
-from shardwise.perfmodel.best_tables import best
+from shardwise.perfmodel.best_tables import fastest, own_or_fastest
 from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS
 from shardwise.perfmodel.messages import Node, exchange_seconds, reduce_seconds
 from shardwise.perfmodel.work import (
@@ -273,7 +273,7 @@ def _product_seconds(
     for form, counts in merged.items():
         places, n, k = (np.array(c) for c in zip(*counts, strict=True))
         count = np.array(list(counts.values()), np.float64)
-        times = best(
+        times = fastest(
             lambda e, f=form, n=n, k=k: gemm_kernel(gpu, e, f, TOKENS, n[:, None], k[:, None]),  # type: ignore[misc]
             engine,
         )
@@ -310,7 +310,7 @@ def _expert_seconds(
         hidden, inter, number = column("hidden"), column("inter"), column("num_experts")
         top_k, ep_size = column("top_k"), column("ep_size")
         sizes = (TOKENS, hidden, inter, number, top_k, ep_size, gated)
-        times = best(lambda e, f=form, s=sizes: experts_kernel(gpu, e, f, *s), engine)  # type: ignore[misc]
+        times = own_or_fastest(lambda e, f=form, s=sizes: experts_kernel(gpu, e, f, *s), engine)  # type: ignore[misc]
         seconds = column("count") * times.seconds
         made = format_of(runs_as(rates, form))
         weights = (3.0 if gated else 2.0) * hidden * inter

@@ -244,18 +244,16 @@ def _scores(mixer: Mixer, tp_size: int) -> Iterable[tuple[float, float]]:
 
 
 def _elementwise(model: Model, layer: LayerShard, tp_size: int) -> float:
-    """Bytes of one pass over a token's activations in a layer, 16 bits each.
+    """Bytes that a token's norms and activations pass in a layer, 16 bits an element.
 
-    Every rank writes each chosen expert's whole output before they are added up.
+    Each of two norms reads the output and the residual and writes both; the mixer's vectors are
+    read and written once more for rotation, cache and quantization; an MLP's activation reads two
+    vectors and writes one. What experts do around their products is in their tables.
     """
-    copies, width = 1.0, 0.0
     feed_forward = layer.group.feed_forward
-    if isinstance(feed_forward, Moe):
-        copies += feed_forward.top_k
-        width = feed_forward.top_k * feed_forward.expert_width
-    elif isinstance(feed_forward, Mlp):
-        width = feed_forward.width
-    return 2.0 * (copies * model.hidden_size + (width + _mixer_width(layer.group.mixer)) / tp_size)
+    width = feed_forward.width if isinstance(feed_forward, Mlp) else 0.0
+    mixer = _mixer_width(layer.group.mixer)
+    return 2.0 * (8.0 * model.hidden_size + (4.0 * mixer + 3.0 * width) / tp_size)
 
 
 def _mixer_width(mixer: Mixer) -> float:
