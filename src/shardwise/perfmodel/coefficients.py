@@ -39,7 +39,7 @@ _ALL: Final = (
     Coefficient("skew", 0.5e-6, 0.50, "s", "waiting for each other rank at a collective"),
     Coefficient("step", 500e-6, 0.40, "s", "host and sampling time of a step", "engine"),
     Coefficient("sequence", 10e-6, 0.40, "s", "host time of a sequence in a step", "engine"),
-    Coefficient("request", 20e-3, 0.50, "s", "API, tokenizer and stream time", "engine"),
+    Coefficient("request", 20e-3, 0.80, "s", "API, tokenizer and stream time", "engine"),
     Coefficient(
         "wait_steps",
         2.0,
@@ -48,8 +48,8 @@ _ALL: Final = (
         "steps before a request is seen, of one in a closed loop",
         "engine",
     ),
-    Coefficient("handle", 1e-3, 0.40, "s", "server time of a request, serial", "engine"),
-    Coefficient("stream", 20e-6, 0.40, "s", "server time of a streamed token, serial", "engine"),
+    Coefficient("handle", 1e-3, 0.60, "s", "server time of a request, serial", "engine"),
+    Coefficient("stream", 20e-6, 0.60, "s", "server time of a streamed token, serial", "engine"),
 )
 COEFFICIENTS: Final[Mapping[str, Coefficient]] = {c.name: c for c in _ALL}
 PRIOR: Final[Mapping[str, float]] = {c.name: c.prior for c in _ALL}

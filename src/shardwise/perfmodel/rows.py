@@ -54,8 +54,9 @@ _VERSION: Final = re.compile(r"\S+\s+v?(\d+(?:\.\w+)*)")
 UNKNOWN_SPECULATION_WEIGHT: Final = 0.5
 SPECULATION: Final = ("", "likely", "unlikely", "unknown")
 INFERENCEX_WAVES: Final = 10  #: --num-prompts is 10 x the concurrency in InferenceMAX's README
-#: and where nobody sets it (vllm/benchmarks/datasets; TensorRT-LLM's benchmark_serving.py)
-DEFAULT_REQUESTS: Final = 1000
+#: Requests a stream where a source does not say: 1, 3, 10 or 30, each as likely, and so their
+#: geometric mean in a model of logarithms
+UNKNOWN_WAVES: Final = (1.0 * 3.0 * 10.0 * 30.0) ** 0.25
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     source = (cells.get("source_id") or "").strip()
     inferencex = "inferencex" in source
     mean = 0.9 if inferencex else 1.0  # its lengths are uniform from 0.8 to 1.0 of the nominal ones
-    usual = INFERENCEX_WAVES * concurrency if inferencex else max(DEFAULT_REQUESTS, concurrency)
+    usual = concurrency * (INFERENCEX_WAVES if inferencex else UNKNOWN_WAVES)
     observed = {}
     for column, (metric, factor) in OBSERVED.items():
         if (cells.get(column) or "").strip():
