@@ -51,9 +51,7 @@ def replica(group: Group, sequences: int, context: int) -> Sim:
     ("model", "tp_size"),
     [("llama-3.1-70b", 1), ("llama-3.1-70b", 8), ("mixtral-8x7b", 2), ("gpt-oss-120b", 2)],
 )
-def test_a_step_from_the_table_is_near_the_models_own(
-    model: str, tp_size: int
-) -> None:
+def test_a_step_from_the_table_is_near_the_models_own(model: str, tp_size: int) -> None:
     deployment = Deployment(
         model=model,
         gpu="h200",

@@ -73,9 +73,7 @@ def _decode(mixer: Mixer, tp_size: int, where: Where) -> Times | None:
     return None
 
 
-def _states(
-    mixer: LinearAttention | Mamba2, tp_size: int
-) -> tuple[int, int, int, int, str]:
+def _states(mixer: LinearAttention | Mamba2, tp_size: int) -> tuple[int, int, int, int, str]:
     """Heads of keys and values, their widths, and the kernels' name of the kind."""
     if isinstance(mixer, Mamba2):
         groups, heads = pieces(mixer.num_groups, tp_size), pieces(mixer.num_heads, tp_size)

@@ -24,10 +24,10 @@ from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.rows import Problem, Row
 from shardwise.perfmodel.serving import Served, closed_loop, max_throughput, static_batch
-from shardwise.perfmodel.step import Setting
+from shardwise.perfmodel.step import Setting, Steps
 from shardwise.perfmodel.work import Array
 
-SERVE: Final[Mapping[str, Callable[[Setting, Load], Served]]] = {
+SERVE: Final[Mapping[str, Callable[[Steps, Load], Served]]] = {
     "closed_loop": closed_loop,
     "static_batch": static_batch,
     "max_throughput": max_throughput,

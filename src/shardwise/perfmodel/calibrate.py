@@ -21,7 +21,8 @@ from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, Level, levels_of, ve
 from shardwise.perfmodel.stacked import Stack, stack
 from shardwise.perfmodel.work import Array
 
-#: The error of one row that is ordinary: software versions alone differ by 5 % and more.
+#: The error of one row that is ordinary. Rows of one run share theirs, so it is larger than the 5 %
+#: that software versions differ by.
 ROW_SPREAD: Final = 0.2
 #: Weight of each metric's residual. TTFT and runs of unknown settings say less about a step.
 WEIGHTS: Final = {
@@ -96,9 +97,7 @@ class Problem:
         rows = np.flatnonzero(usable)
         if not len(rows):
             return []
-        return [
-            Target(number, metric, rows, np.log(observed[rows]), weight * factor[rows])
-        ]
+        return [Target(number, metric, rows, np.log(observed[rows]), weight * factor[rows])]
 
     def predicted(self, log_coefficients: Array) -> list[Array]:
         """log of each target's prediction; `log_coefficients` by batch."""
@@ -157,9 +156,7 @@ def fit(
 
     def logs(z: Array) -> Array:
         moved = z * scales
-        return np.array(
-            [a + moved[m].sum(axis=0) for a, m in zip(anchors, members, strict=True)]
-        )
+        return np.array([a + moved[m].sum(axis=0) for a, m in zip(anchors, members, strict=True)])
 
     def loss(z: Array, predicted: list[Array]) -> float:
         total = hold**2 * float(np.sum(z**2)) / 2.0

@@ -94,7 +94,9 @@ def folds_of(batches: Sequence[Batch]) -> Iterator[Fold]:
 
 
 def _grouped(
-    kind: str, groups: dict[tuple[str, ...], list[tuple[str, ...]]], of: Callable[[Batch, Row], tuple[str, ...]]
+    kind: str,
+    groups: dict[tuple[str, ...], list[tuple[str, ...]]],
+    of: Callable[[Batch, Row], tuple[str, ...]],
 ) -> Iterator[Fold]:
     """Folds of one group from each of several places that hardly share rows: the first of each,
     then the second, and so on. `groups` are keyed by place, `of` gives a row's group."""

@@ -35,8 +35,8 @@ LEVEL_SHARE: Final = {
     "engine": (0.4, 0.8),
     "pair": (0.4, 0.3),
     "version": (0.7, 0.7),
-    "model": (0.5, 0.3),
-    "cell": (1.0, 0.6),
+    "model": (1.0, 0.6),
+    "cell": (2.0, 1.2),
 }
 
 #: What is published about a vendor's or generation's kernels, as a factor on the prior median.
@@ -65,8 +65,8 @@ KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
 
 @dataclass(frozen=True)
 class Level:
-    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("pair", gpu id, engine),
-    ("version", gpu id, engine, version), ("model", key) or ("cell", gpu id, engine, key)."""
+    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("pair", gpu, engine),
+    ("version", gpu, engine, version), ("model", key) or ("cell", gpu, engine, key)."""
 
     key: tuple[str, ...]
 
@@ -123,9 +123,7 @@ class Hierarchy:
 
     offsets: Mapping[tuple[str, ...], Array]
 
-    def log_coefficients(
-        self, gpu: Gpu, engine: str, version: str = "", model: str = ""
-    ) -> Array:
+    def log_coefficients(self, gpu: Gpu, engine: str, version: str = "", model: str = "") -> Array:
         total = prior(gpu, engine)
         for key in levels_of(gpu.id, engine, version, model):
             if key in self.offsets:

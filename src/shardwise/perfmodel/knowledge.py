@@ -1,8 +1,8 @@
 """What a fit has seen, and how far from it a question lies.
 
 The distance is a list of what was never seen, from the outside in: the GPU, the engine, the two
-together, the model's family, the model there, the dtype there, the version, the layout. Each names a
-way of leaving rows out (`crossval.Fold.kind`) whose errors tell what not having seen it costs.
+together, the model's family, the model there, the dtype there, the version, the layout. Each names
+a way of leaving rows out (`crossval.Fold.kind`) whose errors tell what not having seen it costs.
 """
 
 from __future__ import annotations

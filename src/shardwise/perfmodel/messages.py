@@ -91,9 +91,7 @@ def _library_alone(node: Node, world: int) -> bool:
     return world not in facts.custom_world_sizes
 
 
-def exchange_seconds(
-    gpu: Gpu, model: Model, layouts: Sequence[Layout], tokens: Array
-) -> Array:
+def exchange_seconds(gpu: Gpu, model: Model, layouts: Sequence[Layout], tokens: Array) -> Array:
     """Seconds that copies of attention take to pass `tokens` (of all copies together) to the
     ranks of the experts and back, all layers: (layouts, tokens). None without such copies.
 

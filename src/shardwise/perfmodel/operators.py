@@ -33,7 +33,7 @@ from shardwise.layout.deployment import Layout
 from shardwise.layout.shards import RankShards, expert_ranks, rank_shards
 from shardwise.perfmodel.attention_operators import decode_seconds, prefill_seconds
 from shardwise.perfmodel.best_tables import fastest, own_or_fastest
-from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS
+from shardwise.perfmodel.grids import TOKENS
 from shardwise.perfmodel.messages import Node, exchange_seconds, reduce_seconds
 from shardwise.perfmodel.work import (
     elementwise_bytes,
@@ -52,6 +52,16 @@ EXPERT_WEIGHTS, EXPERT_MATRIX, EXCHANGE = range(3)
 SHARE_POWER: Final = 4.0
 #: Share of the memory bandwidth at which norms and activations pass their operands.
 ELEMENTWISE_SHARE: Final = 0.8
+
+
+#: Formats under other names in the tables; those that are only stored in their dtype.
+_NAMED: Final = {"fp32": "fp32", "nvfp4": "nvfp4", "int8": "int8", "int4": "int4_wo"}
+_WEIGHT_ONLY: Final = {
+    "nvfp4": "w4a16_mxfp4",
+    "int4": "int4_wo",
+    "nf4": "int4_wo",
+    **dict.fromkeys(("int8", "fp8", "mxfp8", "mxfp6"), "int8_wo"),
+}
 
 
 @dataclass(frozen=True)
@@ -85,24 +95,16 @@ def kernel_format(fmt: Format, gpu: Gpu) -> str:
     Weights that are only stored in 8 or 4 bits run as weight-only kernels, except MXFP4 on GPUs
     that multiply fp4: engines quantize its activations to 8 bits there.
     """
-    dtype, wide = fmt.dtype, fmt.activations in ("bf16", "fp16")
-    if dtype in ("bf16", "fp16"):
-        return "bf16"
-    if dtype == "fp32":
-        return "fp32"
-    if dtype == "mxfp4":
-        if wide and "fp4" in gpu.flops:
-            return "w4a8_mxfp4_mxfp8"
-        return "w4a16_mxfp4" if wide else "mxfp4"
-    if dtype == "nvfp4":
-        return "w4a16_mxfp4" if wide else "nvfp4"
-    if dtype in ("int4", "nf4"):
-        return "int4_wo"
-    if wide:
-        return "int8_wo"
-    if dtype == "int8":
-        return "int8"
-    return "fp8_block" if min(fmt.block) > 1 or dtype.startswith("mx") else "fp8"
+    wide = fmt.activations in ("bf16", "fp16")
+    if fmt.dtype == "mxfp4":
+        if not wide:
+            return "mxfp4"
+        return "w4a8_mxfp4_mxfp8" if "fp4" in gpu.flops else "w4a16_mxfp4"
+    if fmt.dtype in _WEIGHT_ONLY and wide:
+        return _WEIGHT_ONLY[fmt.dtype]
+    if fmt.dtype in ("fp8", "mxfp8"):
+        return "fp8_block" if min(fmt.block) > 1 or fmt.dtype == "mxfp8" else "fp8"
+    return _NAMED.get(fmt.dtype, "bf16")
 
 
 def products(rank: RankShards, gpu: Gpu) -> list[Product]:
@@ -183,9 +185,7 @@ class StepKernels:
 
 
 @lru_cache(maxsize=256)
-def _tables(
-    model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
-) -> StepKernels:
+def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]) -> StepKernels:
     gpu, engine = node.gpu, node.engine
     ranks = [rank_shards(model, layout) for layout in layouts]
     dense = np.zeros((len(layouts), len(TOKENS), 4))
@@ -349,6 +349,3 @@ def _note(
         errors.add(
             int(place), float(s[_JUDGED]), typical_error(operator, Provenance(int(p[_JUDGED])))
         )
-
-
-__all__ = ["CONTEXTS", "SEQUENCES", "TOKENS", "StepKernels", "step_kernels"]

@@ -47,7 +47,8 @@ class FoldError(msgspec.Struct, frozen=True):
     """Errors on rows that fits were without, in percent.
 
     `fold` is what was left out (`crossval.Fold.kind`), "kernels" for no fit at all; `kind` is
-    "dense" or "moe"; `covered_pct` is judged by the other groups left out in the same way.
+    "dense" or "moe". `covered_pct`: in the intervals that are shipped; `crossed_pct`: in those that
+    the other groups left out in the same way would give, None for fewer than three.
     """
 
     fold: str
@@ -58,6 +59,7 @@ class FoldError(msgspec.Struct, frozen=True):
     mean_error_pct: float
     bias_pct: float
     covered_pct: float
+    crossed_pct: float | None = None
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -47,9 +47,7 @@ def mixed_step(setting: Steps, load: Load, batch: Array, prompt_tokens: Array) -
     """The same step when `prompt_tokens` are prefilled beside the decodes."""
     sequences = batch / load.pp_size
     kernels = setting.kernels(load.layouts)
-    step = step_time(
-        setting, kernels, sequences, mean_context(load), prompt_tokens, load.isl / 2.0
-    )
+    step = step_time(setting, kernels, sequences, mean_context(load), prompt_tokens, load.isl / 2.0)
     return through_stages(setting, kernels, load.pp_size, sequences + prompt_tokens, step)
 
 

@@ -68,7 +68,8 @@ class StepTime:
 
 
 class Steps(Protocol):
-    """What a step's time is made of: coefficients and kernels."""
+    """What a step's time is made of: coefficients, which are numbers or arrays with one element for
+    each configuration, and kernels."""
 
     @property
     def coefficients(self) -> Mapping[str, Array | float]: ...
@@ -80,16 +81,13 @@ class Steps(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """What stays fixed over a sweep: model (in its dtype), GPU, engine, KV dtype, coefficients.
-
-    `coefficients` are numbers, or arrays with one element for each configuration.
-    """
+    """What stays fixed over a sweep: model (in its dtype), GPU, engine, KV dtype, coefficients."""
 
     arch: Model
     gpu: Gpu
     engine: str
     kv_dtype: str
-    coefficients: Mapping[str, Array | float]
+    coefficients: Mapping[str, float]
     version: str = ""
     all_reduce: str = ""  #: a compressing algorithm that was switched on; "": the engine's own
 
