@@ -145,7 +145,10 @@ def fit(
     levels = levels_drawn(problem.batches)
     seen = _seen(problem, levels, kept)
     keys = sorted(key for key in seen if free(key))
-    fixed = Hierarchy({k: v for k, v in base.offsets.items() if not free(k)})
+    stays = set(base.offsets) - set(keys)
+    if kept is not None:  # a fold inherits nothing from rows that it leaves out
+        stays = {key for key in stays if not free(key)}
+    fixed = Hierarchy({key: base.offsets[key] for key in sorted(stays)})
     place = {key: i for i, key in enumerate(keys)}
     members = [[place[key] for key in levels[b.key] if key in place] for b in problem.batches]
     anchors = np.array([fixed.log_coefficients(*b.identity) for b in problem.batches])

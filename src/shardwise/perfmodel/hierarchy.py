@@ -34,7 +34,7 @@ LEVEL_SHARE: Final = {
     "gpu": (0.6, 0.1),
     "engine": (0.4, 0.8),
     "pair": (0.4, 0.3),
-    "version": (0.7, 0.7),
+    "version": (1.4, 1.0),
     "model": (1.0, 0.6),
     "cell": (2.0, 1.2),
 }
