@@ -109,6 +109,7 @@ def best_for(operator: Operator, found: tuple[Choice, ...], shape: tuple[float, 
     return min(found, key=cost)
 
 
+@cache
 def typical_error(operator: str, provenance: Provenance) -> float:
     """Median relative error of a class's times of one provenance, from tables left out.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from shardwise.layout.shards import RankShards, pieces
 from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS
 
 Array = NDArray[np.float64]
+AnyFloats = NDArray[np.floating[Any]]
 NoteError = Callable[[int, float, float], None]
 #: Where a decode step's attention is judged: a usual batch at a usual context.
 _AT: Final = (
@@ -30,11 +31,12 @@ def decode_seconds(
     ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype: str, note: NoteError
 ) -> Array:
     """Seconds of a decode step's attention, all layers: (ranks, SEQUENCES, CONTEXTS)."""
-    kv = "fp8" if kv_dtype == "fp8" else "bf16"
+    where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
     out = np.zeros((len(ranks), len(SEQUENCES), len(CONTEXTS)))
+    times = _by_mixer(ranks, lambda mixer, tp_size: _decode(mixer, tp_size, where))
     for place, rank in enumerate(ranks):
-        for layer in rank.layers:
-            found = _decode(layer.group.mixer, rank.layout.tp_size, (gpu, engine, kv))
+        for group, layer in enumerate(rank.layers):
+            found = times[group, rank.layout.tp_size]
             if found is None:
                 continue
             seconds = layer.group.count * np.broadcast_to(found.seconds, out.shape[1:])
@@ -42,6 +44,17 @@ def decode_seconds(
             code = int(np.broadcast_to(found.provenance, out.shape[1:])[_AT])
             note(place, float(seconds[_AT]), _error(layer.group.mixer, Provenance(code)))
     return out
+
+
+def _by_mixer(
+    ranks: Sequence[RankShards], kernel: Callable[[Mixer, int], Times | None]
+) -> dict[tuple[int, int], Times | None]:
+    """Times of each group of layers in each TP: pipelines and experts do not change attention."""
+    return {
+        (group, tp_size): kernel(layer.group.mixer, tp_size)
+        for group, layer in enumerate(ranks[0].layers)
+        for tp_size in sorted({rank.layout.tp_size for rank in ranks})
+    }
 
 
 def _error(mixer: Mixer, provenance: Provenance) -> float:
@@ -88,7 +101,7 @@ def _states(mixer: LinearAttention | Mamba2, tp_size: int) -> tuple[int, int, in
     )
 
 
-def _picked(indexer: Indexer | None, context: Array) -> Array:
+def _picked(indexer: Indexer | None, context: AnyFloats) -> AnyFloats:
     """Tokens that attention reads: those that the indexer picks."""
     return context if indexer is None else np.minimum(context, float(indexer.top_k))
 
@@ -108,11 +121,12 @@ def _with_indexer(
 def prefill_seconds(ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype: str) -> Array:
     """Seconds of prompts' attention, all layers: (ranks, TOKENS, CONTEXTS): so many new tokens of
     which each sees so many earlier ones on average."""
-    kv = "fp8" if kv_dtype == "fp8" else "bf16"
+    where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
     out = np.zeros((len(ranks), len(TOKENS), len(CONTEXTS)))
+    times = _by_mixer(ranks, lambda mixer, tp_size: _prefill(mixer, tp_size, where))
     for place, rank in enumerate(ranks):
-        for layer in rank.layers:
-            found = _prefill(layer.group.mixer, rank.layout.tp_size, (gpu, engine, kv))
+        for group, layer in enumerate(rank.layers):
+            found = times[group, rank.layout.tp_size]
             if found is not None:
                 out[place] += layer.group.count * np.broadcast_to(found.seconds, out.shape[1:])
     # a longer context is never cheaper, whatever the number of prompts that it is split over

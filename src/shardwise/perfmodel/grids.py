@@ -7,7 +7,7 @@ they go on in the same line: kernels take a launch and then time in proportion.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ class Place:
     share: Array
 
 
-def place(values: Array, nodes: Array, per_octave: int = PER_OCTAVE) -> Place:
+def place(values: NDArray[np.floating[Any]], nodes: Array, per_octave: int = PER_OCTAVE) -> Place:
     """Where `values` fall among `nodes`, which are a power of two to each 1 / `per_octave`."""
     held = np.maximum(values, nodes[0])
     first = np.log2(nodes[0]) * per_octave

@@ -25,6 +25,7 @@ from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
 from shardwise.kernels import experts as experts_kernel
 from shardwise.kernels import gemm as gemm_kernel
+from shardwise.kernels import typical_error
 from shardwise.kernels.formats import format_of, runs_as
 from shardwise.kernels.provenance import Provenance
 from shardwise.kernels.roofline import rates_of
@@ -250,7 +251,7 @@ class _Errors:
 
     @property
     def mean(self) -> Array:
-        return self.weighed / self.seconds
+        return np.asarray(self.weighed / self.seconds)
 
 
 def _flat(lists: Sequence[Sequence[Product]]) -> Iterator[tuple[int, Product]]:
@@ -266,27 +267,27 @@ def _product_seconds(
     memory = np.zeros((len(by_layout), len(TOKENS)))
     matrix = np.zeros_like(memory)
     rates = rates_of(gpu)
-    merged: dict[str, dict[tuple[int, int, int], int]] = {}
+    merged: dict[str, dict[tuple[int, int], dict[int, int]]] = {}
     for place, one in _flat(by_layout):
-        counts = merged.setdefault(one.format, {})
-        counts[place, one.n, one.k] = counts.get((place, one.n, one.k), 0) + one.count
-    for form, counts in merged.items():
-        places, n, k = (np.array(c) for c in zip(*counts, strict=True))
-        count = np.array(list(counts.values()), np.float64)
+        counts = merged.setdefault(one.format, {}).setdefault((one.n, one.k), {})
+        counts[place] = counts.get(place, 0) + one.count
+    for form, shapes in merged.items():
+        n, k = (np.array(c)[:, None] for c in zip(*shapes, strict=True))
         times = fastest(
-            lambda e, f=form, n=n, k=k: gemm_kernel(gpu, e, f, TOKENS, n[:, None], k[:, None]),  # type: ignore[misc]
+            lambda e, f=form, n=n, k=k: gemm_kernel(gpu, e, f, TOKENS, n, k),  # type: ignore[misc]
             engine,
         )
-        seconds = count[:, None] * times.seconds
         made = format_of(runs_as(rates, form))
-        arithmetic = 2.0 * TOKENS * (n * k)[:, None] / rates.matrix(made.rate)
-        moved = (n * k * made.weight_bytes)[:, None] + TOKENS * (
-            2.0 * n[:, None] + made.activation_bytes * k[:, None]
-        )
+        arithmetic = 2.0 * TOKENS * n * k / rates.matrix(made.rate)
+        moved = n * k * made.weight_bytes + TOKENS * (2.0 * n + made.activation_bytes * k)
         share = _share(arithmetic, moved / rates.memory)
-        np.add.at(memory, places, seconds * (1.0 - share))
-        np.add.at(matrix, places, seconds * share)
-        _note(errors, "gemm", places, seconds, times.provenance)
+        for shape, counts in enumerate(shapes.values()):
+            error = _typical("gemm", times.provenance[shape])
+            for place, count in counts.items():
+                seconds = count * times.seconds[shape]
+                memory[place] += seconds * (1.0 - share[shape])
+                matrix[place] += seconds * share[shape]
+                errors.add(place, float(seconds[_JUDGED]), error)
     return memory, matrix
 
 
@@ -323,7 +324,8 @@ def _expert_seconds(
         )
         np.add.at(memory, places, seconds * (1.0 - share))
         np.add.at(matrix, places, seconds * share)
-        _note(errors, "experts", places, seconds, times.provenance)
+        for place, taken, codes in zip(places, seconds, times.provenance, strict=True):
+            errors.add(int(place), float(taken[_JUDGED]), _typical("experts", codes))
     return memory, matrix
 
 
@@ -336,16 +338,6 @@ def _share(arithmetic: Array, memory: Array) -> Array:
 _JUDGED: Final = int(np.argmin(np.abs(TOKENS - 32.0)))
 
 
-def _note(
-    errors: _Errors,
-    operator: str,
-    places: NDArray[np.int64],
-    seconds: Array,
-    provenance: NDArray[np.uint8],
-) -> None:
-    from shardwise.kernels import typical_error
-
-    for place, s, p in zip(places, seconds, provenance, strict=True):
-        errors.add(
-            int(place), float(s[_JUDGED]), typical_error(operator, Provenance(int(p[_JUDGED])))
-        )
+def _typical(operator: str, provenance: NDArray[np.uint8]) -> float:
+    """Typical error of a kernel's times where a step is judged."""
+    return typical_error(operator, Provenance(int(provenance[_JUDGED])))

@@ -19,6 +19,7 @@ from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.arrays import Layouts
 from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS, across, along, place
+from shardwise.perfmodel.messages import Node
 from shardwise.perfmodel.operators import (
     ELEMENTWISE,
     EXCHANGE,
@@ -27,7 +28,6 @@ from shardwise.perfmodel.operators import (
     GEMM_MATRIX,
     GEMM_WEIGHTS,
     REDUCE,
-    Node,
     StepKernels,
     step_kernels,
 )

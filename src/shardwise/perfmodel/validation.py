@@ -166,9 +166,7 @@ Value = Callable[[Point], float]
 Worth = Callable[[int, dict[str, Point], Value], float]
 
 
-def _choice(
-    question: str, cells: Sequence[dict[Layout, dict[str, Point]]], worth: Worth
-) -> Choice:
+def _choice(question: str, cells: Sequence[dict[Layout, dict[str, Point]]], worth: Worth) -> Choice:
     def judged(layout: Layout, points: dict[str, Point], value: Value) -> float:
         return worth(layout.replica_gpus, points, value)
 
