@@ -66,7 +66,7 @@ layers: $(VENV)/dev.stamp
 	$(BIN)/lint-imports --no-cache
 
 profile: $(VENV)/dev.stamp  ## fit the bundled profile anew
-	$(BIN)/shardwise calibrate $(REFERENCE)/measurements.csv \
+	$(BIN)/shardwise calibrate $(REFERENCE)/measurements.csv $(REFERENCE)/serving_2026.csv \
 	  --collectives $(REFERENCE)/collectives.csv \
 	  --output src/shardwise/perfmodel/data/reference.json
 

@@ -11,7 +11,6 @@ from shardwise.architecture.models import load as load_model
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Layout
-from shardwise.perfmodel.collectives import from_topology
 from shardwise.perfmodel.hierarchy import Hierarchy
 from shardwise.perfmodel.loads import Load
 from shardwise.perfmodel.loop import _decoding_s, settled
@@ -20,7 +19,7 @@ from shardwise.perfmodel.step import Setting
 ARCH = load_model("llama-3.1-8b")
 GPU = default_catalogue().gpu("h200")
 COEFFICIENTS = Hierarchy({}).coefficients(GPU, "vllm")
-SETTING = Setting(ARCH, GPU, "bf16", COEFFICIENTS, from_topology(GPU.interconnect))
+SETTING = Setting(ARCH, GPU, "vllm", "bf16", COEFFICIENTS)
 
 
 def offered(slots: float, isl: float, osl: float, budget: float = 8192.0) -> Load:

@@ -28,7 +28,7 @@ MOST_APART: Final = 200.0
 
 
 @click.command()
-@click.argument("rows", type=click.Path(path_type=Path))
+@click.argument("rows", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--export",
     "export",
@@ -45,7 +45,7 @@ MOST_APART: Final = 200.0
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File of a new profile.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def calibrate(
-    rows: Path,
+    rows: tuple[Path, ...],
     export: Path | None,
     name: str | None,
     profile: str,
@@ -53,7 +53,7 @@ def calibrate(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Fit the performance model to the measured ROWS of a CSV file.
+    """Fit the performance model to the measured ROWS of CSV files.
 
     With --name, your rows move the coefficients of your own GPU and engine and leave the rest as
     it was; the error before and after is cross-validated. --export writes the same as one file
@@ -63,13 +63,14 @@ def calibrate(
     that is how the bundled profile is made.
     """
     _need_scipy()
-    if (name or export) and not output and not collectives:
-        _personal(rows, name, profile, export, as_json)
+    if (name or export) and not output and not collectives and len(rows) == 1:
+        _personal(rows[0], name, profile, export, as_json)
     elif output and collectives and not name and not export:
         _reference(rows, collectives, output, as_json)
     else:
         raise InputError(
-            "calibrate needs --name NAME or --export FILE, or --collectives FILE with --output FILE"
+            "calibrate needs one file of rows with --name NAME or --export FILE, or "
+            "--collectives FILE with --output FILE"
         )
 
 
@@ -160,7 +161,7 @@ def _export(path: Path, made: Personal, rows: Sequence[Row]) -> None:
     save_shared(path, shared(made, rows, default_catalogue()))
 
 
-def _reference(path: Path, collectives: Path, output: Path, as_json: bool) -> None:
+def _reference(paths: tuple[Path, ...], collectives: Path, output: Path, as_json: bool) -> None:
     import msgspec
 
     from shardwise.perfmodel.build import build_reference
@@ -168,8 +169,10 @@ def _reference(path: Path, collectives: Path, output: Path, as_json: bool) -> No
 
     require_writable(output)
     lines = [line_of(fitted) for fitted in fit_lines(collectives)]
-    provenance = f"rows marked 'calibrate' of {path.name}, all-reduce of {collectives.name}"
-    made = build_reference(_rows(path), lines, provenance, show_progress)
+    named = " and ".join(path.name for path in paths)
+    provenance = f"rows marked 'calibrate' of {named} over kernel tables (docs/kernels.md)"
+    rows = [row for path in paths for row in _rows(path)]
+    made = build_reference(rows, lines, provenance, show_progress)
     output.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
     if as_json:
         print_json({"path": str(output), "errors": made.errors, "folds": made.folds})

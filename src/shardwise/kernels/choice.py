@@ -51,6 +51,8 @@ def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> t
         return ()
     order = list(operator.relatives(variant))
     distance = {gpu: gpu_distance(rates, known) for gpu, known in index.rates.items()}
+    if operator.shape == ("ranks",):  # a collective: how GPUs are joined matters most
+        distance = {gpu: d + _fabric(rates, index.rates[gpu]) for gpu, d in distance.items()}
     nearest = min(distance[entry.gpu] for entry in entries)
     found = []
     for entry in entries:
@@ -63,6 +65,12 @@ def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> t
         provenance = _provenance(entry, rates, engine, variant)
         found.append(Choice(entry, provenance, octaves))
     return tuple(sorted(found, key=lambda choice: (choice.octaves, -choice.entry.points)))
+
+
+def _fabric(asked: Rates, known: Rates) -> float:
+    """More than any other distance where one has a bus or a mesh and the other has not."""
+    same = (asked.shared_bus, bool(asked.mesh_links)) == (known.shared_bus, bool(known.mesh_links))
+    return 0.0 if same else 4.0
 
 
 def _provenance(entry: store.Entry, rates: Rates, engine: str, variant: str) -> Provenance:
@@ -103,6 +111,7 @@ def best_for(operator: Operator, found: tuple[Choice, ...], shape: tuple[float, 
     return min(found, key=cost)
 
 
+@cache
 def typical_error(operator: str, provenance: Provenance) -> float:
     """Median relative error of a class's times of one provenance, from tables left out.
 

@@ -59,7 +59,7 @@ def evaluate(
     groups, which = _distinct(shape, shapes)
     chosen = [best_for(operator, found, group) for group in groups]
     for choice in dict.fromkeys(chosen):
-        mine = [n for n, other in enumerate(chosen) if other is choice]
+        mine = [n for n, other in enumerate(chosen) if other == choice]
         place = np.full(len(groups), -1, dtype=np.intp)
         place[mine] = np.arange(len(mine))
         take = slice(None) if len(mine) == len(groups) else np.flatnonzero(place[which] >= 0)

@@ -36,6 +36,7 @@ _WEIGHT_ONLY: Final = ("int4_wo", "w4a16_mxfp4", "int8_wo", "bf16")
 #: Block scales: fp8_block one fp32 per 128 x 128; nvfp4 one byte per 16; mxfp4 one byte per 32;
 #: int4_wo one bf16 per 128.
 FORMATS: Final[dict[str, Format]] = {
+    "fp32": Format(4.0, 4.0, "fp32", ("fp32", "bf16")),
     "bf16": Format(2.0, 2.0, "bf16", ("bf16", "fp8_block", "fp8")),
     "fp8": Format(1.0, 1.0, "fp8", _FP8),
     "fp8_block": Format(1.0, 1.0, "fp8", ("fp8_block", "fp8", "int8", "sq", "bf16")),
@@ -63,6 +64,6 @@ def runs_as(rates: Rates, name: str) -> str:
     Engines run fp8 on Ampere and fp4 on Hopper as weight-only kernels at the 16-bit rate (Marlin).
     """
     form = format_of(name)
-    if rates.has(form.rate) or form.rate == "bf16":
+    if rates.has(form.rate) or form.rate in ("bf16", "fp32"):
         return name
     return "w4a16_mxfp4" if form.weight_bytes < 0.75 else "int8_wo"

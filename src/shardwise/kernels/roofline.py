@@ -43,7 +43,7 @@ class Rates:
         """Dense FLOP/s for `dtype`; one that the GPU lacks runs as the next wider."""
         wider = {"fp4": ("fp4", "fp8", "bf16"), "fp8": ("fp8", "bf16"), "fp32": ("fp32", "bf16")}
         rates = dict(self.flops)
-        order = (*wider.get(dtype, ()), "bf16", "fp32", *rates)
+        order = (*wider.get(dtype, ()), "bf16", "fp16", "fp32", *rates)
         return next(rates[name] for name in order if name in rates)
 
     def has(self, dtype: str) -> bool:

@@ -117,7 +117,8 @@ def _isotonic(values: Array) -> Array:
 
 
 def filled(nodes: Array, log2_ideal: Array) -> Array:
-    """Fill what was not measured by holding the efficiency of the nearest measured node.
+    """Fill what was not measured: the efficiency goes in a straight line between measured nodes,
+    and is held beyond them.
 
     Args:
         nodes: (shapes, *grid) log2 seconds, nan where missing.
@@ -127,9 +128,20 @@ def filled(nodes: Array, log2_ideal: Array) -> Array:
         return nodes
     ratio = nodes - log2_ideal
     for axis in range(ratio.ndim - 1, 0, -1):
-        ratio = _forward(ratio, axis)
-        ratio = np.flip(_forward(np.flip(ratio, axis), axis), axis)
+        ratio = _bridged(ratio, axis)
     return np.asarray(ratio + log2_ideal)
+
+
+def _bridged(values: Array, axis: int) -> Array:
+    """Straight lines over what is nan between two known values along `axis`; at the ends, the
+    nearest one."""
+    steps = np.cumsum(np.ones_like(values), axis=axis)
+    known = np.where(np.isnan(values), np.nan, steps)
+    before, after = _forward(values, axis), np.flip(_forward(np.flip(values, axis), axis), axis)
+    low, high = _forward(known, axis), np.flip(_forward(np.flip(known, axis), axis), axis)
+    share = (steps - low) / np.maximum(high - low, 1.0)
+    between = before + share * (after - before)
+    return np.where(np.isnan(before), after, np.where(np.isnan(after), before, between))
 
 
 def _forward(values: Array, axis: int) -> Array:

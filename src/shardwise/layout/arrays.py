@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from shardwise.layout.deployment import Deployment, Layout
 
 Floats = NDArray[np.float64]
+MOST_RANKS = 2**15  #: of any size of a layout, so that a layout is one integer of 64 bits
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,21 @@ class Layouts:
 
     def unique(self) -> tuple[list[Layout], NDArray[np.int64]]:
         """The distinct layouts, and for each element the position of its own, in `shape`."""
-        if np.size(self.tp_size) == 1:
-            alone = Layout(*(int(np.ravel(getattr(self, f.name))[0]) for f in fields(self)))
-            return [alone], np.zeros(self.shape, np.int64)
-        columns = np.stack(
-            [np.broadcast_to(getattr(self, f.name), self.shape) for f in fields(self)]
-        )
-        rows, index = np.unique(columns.reshape(len(columns), -1), axis=1, return_inverse=True)
-        found = [Layout(*(int(value) for value in row)) for row in rows.T]
+        return self._unique
+
+    @cached_property
+    def _unique(self) -> tuple[list[Layout], NDArray[np.int64]]:
+        code = np.zeros(self.shape, np.int64)
+        for f in fields(self):
+            code = code * MOST_RANKS + np.asarray(getattr(self, f.name), np.int64)
+        codes, index = np.unique(code.reshape(-1), return_inverse=True)
+        found = []
+        for value in codes.tolist():
+            sizes = []
+            for _ in fields(self):
+                value, size = divmod(value, MOST_RANKS)  # noqa: PLW2901
+                sizes.append(size)
+            found.append(Layout(*reversed(sizes)))
         return found, index.reshape(self.shape)
 
     def gather(self, of: Callable[[Layout], float]) -> Floats:

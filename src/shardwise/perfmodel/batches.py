@@ -8,6 +8,7 @@ from functools import cache
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.cache import KV_BYTES
@@ -18,15 +19,15 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION
-from shardwise.perfmodel.collectives import Collectives
+from shardwise.perfmodel.hierarchy import model_key
 from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.rows import Problem, Row
 from shardwise.perfmodel.serving import Served, closed_loop, max_throughput, static_batch
-from shardwise.perfmodel.step import Setting
+from shardwise.perfmodel.step import Setting, Steps
 from shardwise.perfmodel.work import Array
 
-SERVE: Final[Mapping[str, Callable[[Setting, Load], Served]]] = {
+SERVE: Final[Mapping[str, Callable[[Steps, Load], Served]]] = {
     "closed_loop": closed_loop,
     "static_batch": static_batch,
     "max_throughput": max_throughput,
@@ -46,6 +47,7 @@ class Key:
     kv_dtype: str
     mode: str
     version: str = ""
+    all_reduce: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,50 @@ class Batch:
         """The measured values, NaN where the source does not say."""
         return np.array([row.observed.get(metric, np.nan) for row in self.rows])
 
-    def serve(self, coefficients: Mapping[str, float], collectives: Collectives) -> Served:
+    @property
+    def model_key(self) -> str:
+        """As the hierarchy knows the model in its dtype."""
+        return model_key(self.arch)
+
+    @property
+    def identity(self) -> tuple[Gpu, str, str, str]:
+        """As the hierarchy knows it: GPU, engine, version and model."""
+        return self.gpu, self.key.engine, self.key.version, self.model_key
+
+    @property
+    def weights(self) -> Array:
+        """What each row counts for in a fit."""
+        return np.array([row.weight for row in self.rows])
+
+    @property
+    def ttft_is_told(self) -> NDArray[np.bool_]:
+        """Rows whose TTFT is that of serving alone."""
+        return np.array([row.ttft_is_told for row in self.rows], dtype=np.bool_)
+
+    def setting(self, coefficients: Mapping[str, float]) -> Setting:
+        key = self.key
+        return Setting(
+            self.arch,
+            self.gpu,
+            key.engine,
+            key.kv_dtype,
+            dict(coefficients),
+            key.version,
+            key.all_reduce,
+        )
+
+    def serve(self, coefficients: Mapping[str, float]) -> Served:
         """Predict every row with these coefficients."""
-        setting = Setting(self.arch, self.gpu, self.key.kv_dtype, dict(coefficients), collectives)
-        return SERVE[self.key.mode](setting, self.load)
+        return SERVE[self.key.mode](self.setting(coefficients), self.load)
 
 
 @cache
-def _model(name: str, weight_dtype: str) -> Model:
-    return stored_in(load_model(name), weight_dtype)
+def _model(name: str, weight_dtype: str, vendor: str) -> Model:
+    model = load_model(name)
+    four_bits = model.checkpoint_dtype in ("mxfp4", "nvfp4", "int4")
+    if weight_dtype == "fp4" and vendor == "amd" and not four_bits:
+        weight_dtype = "mxfp4"  # AMD's quantized checkpoints
+    return stored_in(model, weight_dtype)
 
 
 #: Sources whose rows leave the KV cache dtype out and ran NVIDIA's quantized checkpoints, which
@@ -88,12 +125,21 @@ def _unstated_kv_dtype(row: Row, model: Model, gpu: Gpu) -> str:
 
 
 def _key(row: Row) -> Key:
-    model = _model(row.model, row.weight_dtype)
     gpu = default_catalogue().gpu(row.gpu)
+    model = _model(row.model, row.weight_dtype, gpu.vendor)
     kv = row.kv_dtype or _unstated_kv_dtype(row, model, gpu)
     if kv not in KV_BYTES:
         raise InputError(f"kv_dtype is {kv!r}", f"allowed: {', '.join(KV_BYTES)}")
-    return Key(model.id, gpu.id, row.engine, model.checkpoint_dtype, kv, row.mode, row.version)
+    return Key(
+        model.id,
+        gpu.id,
+        row.engine,
+        model.checkpoint_dtype,
+        kv,
+        row.mode,
+        row.version,
+        row.all_reduce,
+    )
 
 
 def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
@@ -130,7 +176,7 @@ def group(rows: Iterable[Row]) -> tuple[list[Batch], list[Problem]]:
             problems.append(Problem(row.number, str(error)))
     batches = []
     for key, members in by_key.items():
-        model = _model(members[0].model, members[0].weight_dtype)
         gpu = default_catalogue().gpu(key.gpu)
+        model = _model(members[0].model, members[0].weight_dtype, gpu.vendor)
         batches.append(Batch(key, model, gpu, _load(members, model, gpu, key), tuple(members)))
     return batches, problems

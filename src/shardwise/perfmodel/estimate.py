@@ -8,13 +8,16 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from shardwise.architecture.model import Model
+from shardwise.engines.registry import get
 from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.arrays import Deployments
-from shardwise.layout.deployment import Deployment
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.perfmodel.batches import SERVE
 from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.intervals import METRICS, Seen, half_width
+from shardwise.perfmodel.hierarchy import model_key
+from shardwise.perfmodel.intervals import METRICS, half_width
+from shardwise.perfmodel.knowledge import WORDS, Asked
 from shardwise.perfmodel.loads import Offered, make_load
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated
@@ -49,9 +52,10 @@ class Subject:
         return Setting(
             self.arch,
             self.gpu,
+            self.engine,
             self.arch.kv_dtype if self.kv_dtype == "auto" else self.kv_dtype,
-            dict(self.calibrated.coefficients),
-            self.calibrated.collectives,
+            self.calibrated.coefficients_of(model_key(self.arch)),
+            self.engine_version,
         )
 
     @property
@@ -59,9 +63,17 @@ class Subject:
         return Platform(self.gpu, self.engine, self.engine_version)
 
     @property
-    def seen(self) -> Seen:
-        levels = self.calibrated.levels
-        return Seen(self.gpu.id, self.engine, self.weight_dtype, self.arch.shape, levels)
+    def asked(self) -> Asked:
+        """The surroundings that errors depend on."""
+        return Asked(
+            self.gpu.id,
+            self.engine,
+            self.engine_version,
+            model_key(self.arch),
+            self.arch.family,
+            self.weight_dtype,
+            self.arch.moe is not None,
+        )
 
     @property
     def collectives(self) -> Collectives:
@@ -79,27 +91,27 @@ def _interval(value: float, width: float) -> Interval:
     return Interval(value, value * float(np.exp(-width)), value * float(np.exp(width)))
 
 
-def note_of(known: Calibrated, seen: Seen, version: str = "") -> str:
-    """One line on what stands behind a prediction; `version` of the engine where it was named."""
-    profile, where = known.profile, f"{seen.gpu}/{seen.engine}"
-    if seen.is_calibrated:
-        named = f" {version}" if "version" in seen.levels else ""
-        text = f"profile {profile.name}: {where}{named} calibrated"
-        if f"{where}/{seen.weight_dtype}" not in profile.dtypes:
-            text += f", {seen.weight_dtype} not"
-        elif f"{where}/{seen.shape}" not in profile.shapes:
-            text += ", with other models"
+def note_of(known: Calibrated, asked: Asked, layouts: Sequence[Layout]) -> str:
+    """One line on what stands behind predictions in `layouts`: the profile, and how far from
+    measured ground the farthest of them is."""
+    profile = known.profile
+    unseen = {u for layout in layouts for u in profile.knowledge.unseen(asked, layout)}
+    named = f" {asked.version}" if asked.version else ""
+    text = f"profile {profile.name}: {asked.pair}{named} "
+    if not unseen & {"gpu", "engine", "pair"}:
+        text += "calibrated"
     else:
-        shared = [level for level in ("gpu", "engine") if level in seen.levels]
-        text = f"profile {profile.name}: {where} not calibrated"
-        text += f", shares what is known of the {' and the '.join(shared)}" if shared else ""
-        text += "; datasheet and priors, wide interval"
-    return f"{text}; all-reduce: {known.collectives.measured or 'guessed from the topology'}"
+        text += "not calibrated: kernel tables, with what others' rows corrected"
+    missing = [words for u, words in WORDS.items() if u in unseen]
+    if missing:
+        text += f"; {', '.join(missing)}: interval as wide as such rows were off when left out"
+    remark = get(asked.engine).version_remark(asked.version) if asked.version else ""
+    return f"{text}; {remark}" if remark else text
 
 
-def note_on(subject: Subject) -> str:
+def note_on(subject: Subject, layouts: Sequence[Layout] = ()) -> str:
     """One line on what stands behind a subject's predictions."""
-    return note_of(subject.calibrated, subject.seen)
+    return note_of(subject.calibrated, subject.asked, layouts or [Layout()])
 
 
 def predict(
@@ -122,13 +134,13 @@ def predict(
         requests=column([w.requests or 10 * w.concurrency for w in workloads]),
     )
     served = sweep(subject, workloads[0].mode, Deployments.of(deployments), offered)
-    source = Source("predicted", note_on(subject))
+    source = Source("predicted", note_on(subject, [d.layout for d in deployments]))
     found = []
     for i, (deployment, workload) in enumerate(zip(deployments, workloads, strict=True)):
         metrics = {
             metric: _interval(
                 float(getattr(served, metric)[i]),
-                half_width(subject.calibrated.profile, subject.seen, metric, deployment.layout),
+                half_width(subject.calibrated.profile, subject.asked, metric, deployment.layout),
             )
             for metric in (*METRICS, "total_tok_s")
         }

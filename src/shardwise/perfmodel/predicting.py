@@ -14,7 +14,8 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.layout.rules import require_length, violations
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.estimate import note_of
-from shardwise.perfmodel.intervals import Seen, half_width
+from shardwise.perfmodel.intervals import half_width
+from shardwise.perfmodel.knowledge import asked_of
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated, Profile, calibrated
 from shardwise.perfmodel.rows import Problem, Row, parse_rows
@@ -43,24 +44,19 @@ def batch_calibration(profile: Profile, batch: Batch) -> Calibrated:
     return calibrated(profile, batch.gpu, batch.key.engine, siblings, batch.key.version)
 
 
-def seen_around(batch: Batch, known: Calibrated) -> Seen:
-    """The surroundings of a batch, as its intervals depend on them."""
-    key = batch.key
-    return Seen(batch.gpu.id, key.engine, key.weight_dtype, batch.arch.shape, known.levels)
-
-
 def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
     """Predicted cells of each row, by row number."""
     known = batch_calibration(profile, batch)
-    served = batch.serve(known.coefficients, known.collectives)
-    seen = seen_around(batch, known)
+    served = batch.serve(known.coefficients_of(batch.model_key))
+    asked = asked_of(batch)
+    layouts = {row.layout for row in batch.rows}
     widths = {
-        (metric, layout): half_width(profile, seen, metric, layout)
+        (metric, layout): half_width(profile, asked, metric, layout)
         for metric, _ in COLUMNS.values()
-        for layout in {row.layout for row in batch.rows}
+        for layout in layouts
     }
-    note = note_of(known, seen, batch.key.version)
     loader = Platform(batch.gpu, batch.key.engine, batch.key.version).loader
+    notes = {layout: note_of(known, asked, [layout]) for layout in layouts}
     out: dict[int, dict[str, str]] = {}
     for i, row in enumerate(batch.rows):
         cells = {}
@@ -77,7 +73,7 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
         limit = ""
         if served.kv_limited[i]:
             limit = f"; kv-limited: the cache holds {served.batch[i]:.0f} sequences"
-        cells["pred_note"] = note + limit
+        cells["pred_note"] = notes[row.layout] + limit
         out[row.number] = cells
     return out
 

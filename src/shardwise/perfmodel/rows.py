@@ -72,9 +72,13 @@ MOST_APART: Final = 30.0
 ALL_QUEUED: Final = 1e6  #: requests, where a source says "max"
 #: "vLLM 0.9.1 (AMD rocm/vllm-dev:main)": a name, then a number
 _VERSION: Final = re.compile(r"\S+\s+v?(\d+(?:\.\w+)*)")
+#: Rows that may have run with drafted tokens, as their source leaves open.
+UNKNOWN_SPECULATION_WEIGHT: Final = 0.5
+SPECULATION: Final = ("", "likely", "unlikely", "unknown")
 INFERENCEX_WAVES: Final = 10  #: --num-prompts is 10 x the concurrency in InferenceMAX's README
-#: and where nobody sets it (vllm/benchmarks/datasets; TensorRT-LLM's benchmark_serving.py)
-DEFAULT_REQUESTS: Final = 1000
+#: Requests a stream where a source does not say: 1, 3, 10 or 30, each as likely, and so their
+#: geometric mean in a model of logarithms
+UNKNOWN_WAVES: Final = (1.0 * 3.0 * 10.0 * 30.0) ** 0.25
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,24 @@ class Row:
     requests: float  #: in the whole run, the first `concurrency` of them at once
     observed: Mapping[str, float] = field(default_factory=dict)
     limits: FixedLimits = field(default_factory=FixedLimits)
+    speculation: str = ""  #: "likely", "unlikely", "unknown" or ""
+    requests_told: bool = True  #: whether the source says how many
+    all_reduce: str = ""  #: "quick_int4" where messages were compressed; "": the engine's own
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each step gave each sequence one token, as far as the source tells."""
+        return self.speculation != "likely"
+
+    @property
+    def weight(self) -> float:
+        """What a row counts for in a fit."""
+        return UNKNOWN_SPECULATION_WEIGHT if self.speculation == "unknown" else 1.0
+
+    @property
+    def ttft_is_told(self) -> bool:
+        """Whether TTFT is that of serving: ATOM's nightly runs compile on first use."""
+        return not self.source.startswith("rocm_atom_dashboard")
 
     @property
     def tp_size(self) -> int:
@@ -216,7 +238,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     source = (cells.get("source_id") or "").strip()
     inferencex = "inferencex" in source
     mean = 0.9 if inferencex else 1.0  # its lengths are uniform from 0.8 to 1.0 of the nominal ones
-    usual = INFERENCEX_WAVES * concurrency if inferencex else max(DEFAULT_REQUESTS, concurrency)
+    usual = concurrency * (INFERENCEX_WAVES if inferencex else UNKNOWN_WAVES)
     osl = max(mean * _positive(cells, "osl"), 1.0)
     kv_dtype = (cells.get("kv_dtype") or "").strip()
     if kv_dtype and kv_dtype not in KV_BYTES:
@@ -242,6 +264,9 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         kv_limited={"0": False, "1": True}.get(flag[:1]) if flag else None,
         observed=_observed(cells, osl),
         limits=_limits(cells),
+        speculation=_choice(cells, "speculation", SPECULATION),
+        all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
+        requests_told=inferencex or bool((cells.get("requests") or "").strip()),
     )
 
 

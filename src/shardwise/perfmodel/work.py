@@ -69,9 +69,6 @@ class Work:
     streams: tuple[Stream, ...]
     reads: tuple[CacheRead, ...]
     scores: tuple[Scores, ...]
-    elementwise_bytes_per_token: Array  #: one pass over what norms and activations touch
-    message_bytes_per_token: float  #: of one all-reduce
-    messages: int  #: all-reduces of a step: after each mixer and feed-forward, and the embedding
 
     def bytes_of(self, kind: Kind) -> Array:
         return _total([s.bytes for s in self.streams if s.kind == kind])
@@ -84,7 +81,6 @@ class _RankWork:
     streams: dict[tuple[Kind, Format], tuple[float, float]]
     reads: dict[float, tuple[float, float]]
     scores: dict[float, float]
-    elementwise: float
 
 
 def rank_work(model: Model, layouts: Layouts, kv_dtype: str) -> Work:
@@ -117,10 +113,6 @@ def rank_work(model: Model, layouts: Layouts, kv_dtype: str) -> Work:
             Scores(limit, column(lambda r, limit=limit: r.scores[limit]))  # type: ignore[misc]
             for limit in ranks[0].scores
         ),
-        elementwise_bytes_per_token=column(lambda r: r.elementwise),
-        message_bytes_per_token=(4.0 if model.checkpoint_dtype == "fp32" else 2.0)
-        * model.hidden_size,
-        messages=1 + sum(group.count * _messages(group) for group in model.groups),
     )
 
 
@@ -129,7 +121,6 @@ def _rank_work(model: Model, layout: Layout, kv_dtype: str) -> _RankWork:
     rank = rank_shards(model, layout)
     reads: dict[float, tuple[float, float]] = {}
     scores: dict[float, float] = {}
-    elementwise = 0.0
     for layer in rank.layers:
         for limit, per_token, per_sequence in _reads(layer, kv_dtype):
             token, sequence = reads.get(limit, (0.0, 0.0))
@@ -137,8 +128,52 @@ def _rank_work(model: Model, layout: Layout, kv_dtype: str) -> _RankWork:
             reads[limit] = (token + count * per_token, sequence + count * per_sequence)
         for limit, flops in _scores(layer.group.mixer, layout.tp_size):
             scores[limit] = scores.get(limit, 0.0) + layer.group.count * flops
-        elementwise += layer.group.count * _elementwise(model, layer, layout.tp_size)
-    return _RankWork(_streams(rank), reads, scores, elementwise)
+    return _RankWork(_streams(rank), reads, scores)
+
+
+def elementwise_bytes(model: Model, layout: Layout) -> float:
+    """Bytes of one pass over what norms and activations touch of a token, all layers."""
+    return sum(
+        layer.group.count * _elementwise(model, layer, layout.tp_size)
+        for layer in rank_shards(model, layout).layers
+    )
+
+
+def small_kernels(model: Model) -> int:
+    """Kernels of a step too small to be timed by themselves: norms, rotary embeddings, cache
+    writes, activations, routing, and the quantization of each product's input."""
+    return sum(group.count * _small_kernels(group) for group in model.groups)
+
+
+def _small_kernels(group: LayerGroup) -> int:
+    norms = sum(t.part == "norm" for t in group.tensors)
+    mixer = 0 if isinstance(group.mixer, NoMixer) else 3 if isinstance(group.mixer, Mla) else 2
+    quantized = {
+        t.gemm for t in group.tensors if t.gemm and t.format.activations in ("fp8", "fp4", "int8")
+    }
+    feed_forward = 0
+    if isinstance(group.feed_forward, Moe):
+        # top-k, sorting by expert, activation, adding up; shared experts: activation, adding
+        feed_forward = 4 + 2 * bool(group.feed_forward.shared_width)
+    elif isinstance(group.feed_forward, Mlp):
+        feed_forward = 1
+    return norms + mixer + len(quantized) + feed_forward
+
+
+def norm_messages(model: Model) -> int:
+    """All-reduces of norms over all heads of a cut query or key, a number a token (MiniMax-M2:
+    vllm/model_executor/layers/mamba/linear_attn.py, MiniMaxText01RMSNormTP)."""
+    return sum(
+        group.count
+        * sum(t.part == "norm" and t.rows > group.mixer.head_dim for t in group.mixer.tensors)
+        for group in model.groups
+        if isinstance(group.mixer, Attention)
+    )
+
+
+def message_count(model: Model) -> int:
+    """All-reduces of a step: after each mixer and feed-forward, and the embedding."""
+    return 1 + sum(group.count * _messages(group) for group in model.groups)
 
 
 def _streams(rank: RankShards) -> dict[tuple[Kind, Format], tuple[float, float]]:
@@ -209,18 +244,16 @@ def _scores(mixer: Mixer, tp_size: int) -> Iterable[tuple[float, float]]:
 
 
 def _elementwise(model: Model, layer: LayerShard, tp_size: int) -> float:
-    """Bytes of one pass over a token's activations in a layer, 16 bits each.
+    """Bytes that a token's norms and activations pass in a layer, 16 bits an element.
 
-    Every rank writes each chosen expert's whole output before they are added up.
+    Each of two norms reads the output and the residual and writes both; the mixer's vectors are
+    read and written once more for rotation, cache and quantization; an MLP's activation reads two
+    vectors and writes one. What experts do around their products is in their tables.
     """
-    copies, width = 1.0, 0.0
     feed_forward = layer.group.feed_forward
-    if isinstance(feed_forward, Moe):
-        copies += feed_forward.top_k
-        width = feed_forward.top_k * feed_forward.expert_width
-    elif isinstance(feed_forward, Mlp):
-        width = feed_forward.width
-    return 2.0 * (copies * model.hidden_size + (width + _mixer_width(layer.group.mixer)) / tp_size)
+    width = feed_forward.width if isinstance(feed_forward, Mlp) else 0.0
+    mixer = _mixer_width(layer.group.mixer)
+    return 2.0 * (8.0 * model.hidden_size + (4.0 * mixer + 3.0 * width) / tp_size)
 
 
 def _mixer_width(mixer: Mixer) -> float:

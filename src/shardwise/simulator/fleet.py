@@ -85,7 +85,7 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
     tokens = deployment.limits.max_num_batched_tokens
     seqs = min(deployment.limits.max_num_seqs, tokens)
     widths = {
-        metric: half_width(subject.calibrated.profile, subject.seen, metric, d.layout)
+        metric: half_width(subject.calibrated.profile, subject.asked, metric, d.layout)
         for metric in ("ttft_s", "tpot_s", "e2e_latency_s")
     }
     return Group(
@@ -98,7 +98,7 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
         delay_s=setting.coefficients["request"],
         delay_steps=max(setting.coefficients["wait_steps"] - RESIDUAL_STEPS, 0.0),
         half_widths=widths,
-        note=note_on(subject),
+        note=note_on(subject, [d.layout]),
         scheduling=scheduling_of(deployment.engine),
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 from shardwise.errors import InputError
 from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Layout
-from shardwise.perfmodel.serving_steps import hop_s, through_stages
+from shardwise.perfmodel.serving_steps import through_stages
 from shardwise.perfmodel.step import Setting, step_time
 from shardwise.perfmodel.work import Array
 
@@ -57,21 +57,20 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
     of one micro-batch through all stages.
     """
     layouts = Layouts.of([layout])
-    work = setting.work(layouts)
+    work, kernels = setting.work(layouts), setting.kernels(layouts)
     c, pp_size = setting.coefficients, layout.pp_size
     at_once = replace(setting, coefficients={**c, "eager_layer": 0.0})
 
     def seconds(sequences: Array, context: float, prompt: Array, earlier: float) -> Array:
         found = step_time(
             at_once,
-            work,
-            layouts,
+            kernels,
             sequences,
             np.array(context),
             prompt,
             np.array(earlier),
         )
-        passed = through_stages(at_once, float(pp_size), sequences + prompt, found)
+        passed = through_stages(at_once, kernels, float(pp_size), sequences + prompt, found)
         return np.asarray(passed.total, dtype=np.float64)
 
     none, one = np.zeros(1), np.ones(1)
@@ -80,8 +79,10 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
     prompt = seconds(none, 0.0, np.arange(max(max_tokens, max_num_seqs) + 2.0), 0.0)
     window = float(min((read.limit for read in work.reads), default=np.inf))
     knee = window if np.isfinite(window) else 65536.0
-    kv = [float(seconds(one, x * knee, none, 0.0)[0]) for x in (0.0, 1.0, 2.0)]
-    attention = [float(seconds(none, 0.0, one * 64, x * knee)[0]) / 64 for x in (0.0, 1.0, 2.0)]
+    # slopes of a usual batch and chunk: kernels use a GPU less well for a single sequence
+    batch, part = one * min(32, max_num_seqs), one * min(2048, max_tokens)
+    kv = [float((seconds(batch, x * knee, none, 0.0) / batch)[0]) for x in (0.0, 1.0, 2.0)]
+    attention = [float((seconds(none, 0.0, part, x * knee) / part)[0]) for x in (0.0, 1.0, 2.0)]
     return StepTable(
         decode=decode,
         prompt=prompt,
@@ -96,7 +97,7 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
             setting.arch.num_layers * c["eager_layer"],
             pp_size * c["step"],
             c["sequence"],
-            (pp_size - 1) * hop_s(setting),
+            (pp_size - 1) * float(kernels.hop_s[0]),
         ),
     )
 
