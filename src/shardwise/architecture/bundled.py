@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cache, lru_cache
-from importlib import resources
+from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from shardwise.architecture.model import Model, in_dtype
 from shardwise.architecture.reading.parse import parse
 
+_DATA: Final = Path(__file__).parent / "data"
 #: Words of a checkpoint's name that leave the shape of the model as it is.
 _SAME_SHAPE: Final = frozenset(
     {"meta", "instruct", "it", "chat", "hf", "base", "kv", "dynamic", "preview"}
@@ -118,14 +120,12 @@ def bundled_config(name: str) -> dict[str, Any]:
 
 
 def _data_names() -> list[str]:
-    folder = resources.files("shardwise.architecture") / "data"
-    return [entry.name for entry in folder.iterdir() if entry.name.endswith(".json")]
+    return [entry.name for entry in _DATA.glob("*.json")]
 
 
 @cache
 def _values(name: str) -> dict[str, Any]:
-    file = resources.files("shardwise.architecture") / "data" / f"{name}.json"
-    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    values: dict[str, Any] = msgspec.json.decode((_DATA / f"{name}.json").read_bytes())
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -59,6 +60,10 @@ class _Commands(click.Group):
             formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
 
 
+#: New objects between collections; Python's 700 collects dozens of times while a plan is made.
+GC_THRESHOLD: Final = 50_000
+
+
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="shardwise")
 def cli() -> None:
@@ -70,6 +75,7 @@ def main() -> None:
     # the arrays here are small: threads of a BLAS would cost more than they give
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    gc.set_threshold(GC_THRESHOLD)
     _require_utf8(sys.argv[1:])
     try:
         cli.main(prog_name="shardwise", standalone_mode=False)

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Final
 
-from shardwise.engines.atom import ATOM
-from shardwise.engines.builtin import BUILTIN
 from shardwise.engines.engine import Engine
-from shardwise.engines.sglang import SGLANG
-from shardwise.engines.trtllm import TRTLLM
-from shardwise.engines.vllm import VLLM
 from shardwise.errors import UnknownNameError
 
-_ENGINES: dict[str, Engine] = {
-    engine.name: engine for engine in (VLLM, SGLANG, TRTLLM, ATOM, BUILTIN)
+#: Name -> where its record is; a module is imported when its engine is asked for.
+_RECORDS: Final = {
+    "vllm": ("shardwise.engines.vllm", "VLLM"),
+    "sglang": ("shardwise.engines.sglang", "SGLANG"),
+    "trtllm": ("shardwise.engines.trtllm", "TRTLLM"),
+    "atom": ("shardwise.engines.atom", "ATOM"),
+    "builtin": ("shardwise.engines.builtin", "BUILTIN"),
 }
+_TRIED: dict[str, Engine] = {}  #: of `registered`
 
 
 def names() -> tuple[str, ...]:
     """Names of all engines, the most used first."""
-    return tuple(_ENGINES)
+    return (*_RECORDS, *_TRIED)
 
 
 def get(name: str) -> Engine:
     """The engine called `name`. Raises UnknownNameError, an InputError, with those there are."""
-    if name not in _ENGINES:
-        raise UnknownNameError("engine", name, _ENGINES)
-    return _ENGINES[name]
+    if name in _TRIED:
+        return _TRIED[name]
+    if name not in _RECORDS:
+        raise UnknownNameError("engine", name, names())
+    module, record = _RECORDS[name]
+    found: Engine = getattr(import_module(module), record)
+    return found
 
 
 def every() -> tuple[Engine, ...]:
     """All engines, in the order of `names`."""
-    return tuple(_ENGINES.values())
+    return tuple(get(name) for name in names())
 
 
 def managed() -> tuple[str, ...]:
@@ -43,9 +50,9 @@ def managed() -> tuple[str, ...]:
 @contextmanager
 def registered(engine: Engine) -> Iterator[Engine]:
     """Know `engine` as well within a `with` block: for trying a new one."""
-    assert engine.name not in _ENGINES
-    _ENGINES[engine.name] = engine
+    assert engine.name not in names()
+    _TRIED[engine.name] = engine
     try:
         yield engine
     finally:
-        del _ENGINES[engine.name]
+        del _TRIED[engine.name]

@@ -7,8 +7,9 @@ by the first of these that has it.
 
 from __future__ import annotations
 
-import json
 from typing import Final
+
+import msgspec
 
 from shardwise.engines.device import Device
 from shardwise.engines.engine import Engine
@@ -85,7 +86,7 @@ def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
     if not since(version, _HAS_MTP):
         raise InputError(f"MTP with vLLM {version}", "allowed from 0.11 on", "use a newer version")
     config = {"method": "mtp", "num_speculative_tokens": launch.speculative_tokens}
-    return ["--speculative-config", json.dumps(config)]
+    return ["--speculative-config", msgspec.json.encode(config).decode()]
 
 
 def defaults(device: Device, version: Version | None, world_size: int) -> Defaults:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import tomli
 
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import Status, Topology
@@ -117,10 +117,10 @@ def read_toml(path: Path) -> FileTable:
     """The top level of a catalogue file. InputError if unreadable or not TOML."""
     try:
         text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
+        data = tomli.loads(text)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "a readable TOML file") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomli.TOMLDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
     return decode(data, FileTable, str(path))
 

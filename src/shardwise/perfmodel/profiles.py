@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -193,7 +192,7 @@ def profile_folder() -> Path:
 
 @cache
 def bundled_profile() -> Profile:
-    data = resources.files("shardwise.perfmodel").joinpath("data/reference.json").read_bytes()
+    data = (Path(__file__).parent / "data" / "reference.json").read_bytes()
     return msgspec.json.decode(data, type=Profile)
 
 

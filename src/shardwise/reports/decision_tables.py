@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shardwise import metrics
 from shardwise.evidence.record import Interval
@@ -20,9 +20,11 @@ from shardwise.reports.cells import (
 from shardwise.reports.numbers import MISSING, number, percent, value_and_bounds
 from shardwise.reports.prices import price_note
 from shardwise.reports.table import INTERVALS, Cell, Column, Row, Table, Tone, text_cell
-from shardwise.study.audit import Finding
-from shardwise.study.claim import ClaimMatch
-from shardwise.study.cost import NodeCost, Scenario
+
+if TYPE_CHECKING:
+    from shardwise.study.audit import Finding
+    from shardwise.study.claim import ClaimMatch
+    from shardwise.study.cost import NodeCost, Scenario
 
 SCENARIO_LABELS: Final[dict[Scenario, str]] = {
     "one_copy": "one copy",

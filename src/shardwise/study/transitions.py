@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean
 from typing import Literal
 
 from shardwise import metrics
@@ -113,7 +112,9 @@ def compare(ours: Iterable[Step], reference: Iterable[Step]) -> tuple[StepPair, 
 
 def mean_absolute_error_points(pairs: Sequence[StepPair]) -> float:
     """Mean of |difference| over `pairs` in percentage points; NaN where there are none."""
-    return fmean(abs(p.difference_points) for p in pairs) if pairs else float("nan")
+    # `statistics` takes 10 ms to import
+    found = [abs(p.difference_points) for p in pairs]
+    return sum(found) / len(found) if found else float("nan")
 
 
 def _key(step: Step) -> tuple[str, int, int, int]:
