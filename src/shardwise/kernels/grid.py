@@ -52,7 +52,7 @@ def refined(axes: Sequence[Array]) -> Grid:
     return Grid(
         tuple(axes),
         tuple(fine),
-        tuple(np.isin(new, axis) for new, axis in zip(fine, axes, strict=True)),
+        tuple((new[:, None] == axis).any(axis=1) for new, axis in zip(fine, axes, strict=True)),
         tuple(_weights(axis, new) for axis, new in zip(axes, fine, strict=True)),
     )
 

@@ -23,9 +23,9 @@ from shardwise.units import GB
 
 MAX_SEQS: Final = 1024
 #: Concurrencies of one replica that are searched: every one to 32, then steps of about 4 %.
-CONCURRENCIES: Final = np.unique(
-    np.concatenate([np.arange(1, 33), np.geomspace(32, 1024, 90).round()])
-).astype(np.float64)
+CONCURRENCIES: Final = np.array(
+    sorted({*range(1, 33), *np.geomspace(32, 1024, 90).round().tolist()}), np.float64
+)
 WAVES: Final = 10.0  #: requests a slot in a closed-loop run, as in load tests
 _PLATEAU: Final = 0.99  #: throughput within 1 % of the best is not worth a longer queue
 
