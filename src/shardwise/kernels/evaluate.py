@@ -192,6 +192,7 @@ def distinct_of(
     """
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    new = np.append(True, ordered[1:] != ordered[:-1])
+    new = np.ones(len(ordered), np.bool_)
+    new[1:] = ordered[1:] != ordered[:-1]
     found = ordered[new]
     return found, order[new], np.searchsorted(found, values)

@@ -56,7 +56,9 @@ class Layouts:
         # np.unique would import numpy.ma, 8 ms of a plan
         flat = code.reshape(-1)
         codes = np.sort(flat)
-        codes = codes[np.append(True, codes[1:] != codes[:-1])]
+        new = np.ones(len(codes), np.bool_)
+        new[1:] = codes[1:] != codes[:-1]
+        codes = codes[new]
         index = np.searchsorted(codes, flat)
         found = []
         for value in codes.tolist():
