@@ -65,7 +65,7 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     """
     c = setting.coefficients
     resident, limited = _resident(load)
-    outside = c["request"] + _first_wave_s(setting, load, resident)
+    outside = c["request"] + _ahead_s(setting, load, resident)
     # a request alone finds no step running; steps are counted in those that it decodes in
     waiting = c["wait_steps"] * (1.0 - 1.0 / resident) / decoded(load)
     loop = settled(setting, load, resident, outside, waiting)
@@ -80,12 +80,20 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     return _served(load, loop, resident, limited, e2e - decoding, e2e)
 
 
-def _first_wave_s(setting: Steps, load: Load, resident: Array) -> Array:
-    """What the first requests, sent at once, add to the mean TTFT of the run."""
+def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:
+    """Mean seconds that a request waits for prompts which came before its own.
+
+    Those of the first requests, sent at once, count for the share of the run that they are. Later,
+    requests of equal length stay in step: those that began together end together, and so do the
+    ones that take their places.
+    """
     full = fullest_chunk(load, np.zeros_like(resident))
     prompt = prefill_step(setting, load, full).total * load.isl / full
-    each = (resident - 1.0) / 2.0 * (prompt + setting.coefficients["handle"])
-    return np.asarray(np.minimum(1.0, load.concurrency / load.requests) * each)
+    others = resident - 1.0
+    first = np.minimum(1.0, load.concurrency / load.requests)
+    burst = first * others / 2.0 * (prompt + setting.coefficients["handle"])
+    ahead = setting.coefficients["ahead"]
+    return np.asarray(burst + ahead * others / (others + ahead) * prompt)
 
 
 def _served(
