@@ -23,15 +23,10 @@ from shardwise.perfmodel.hierarchy import model_key
 from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.rows import Problem, Row
-from shardwise.perfmodel.serving import Served, closed_loop, max_throughput, static_batch
-from shardwise.perfmodel.step import Setting, Steps
+from shardwise.perfmodel.serving import SERVE, Served
+from shardwise.perfmodel.step import Setting
 from shardwise.perfmodel.work import Array
 
-SERVE: Final[Mapping[str, Callable[[Steps, Load], Served]]] = {
-    "closed_loop": closed_loop,
-    "static_batch": static_batch,
-    "max_throughput": max_throughput,
-}
 BATCHED_TOKENS: Final = 8192.0  #: what load tests of vLLM and TensorRT-LLM are started with
 STATIC_BATCHED_TOKENS: Final = 131072.0  #: latency runs prefill the whole batch at once
 

@@ -5,6 +5,7 @@ All arguments are float arrays of one shape (or scalars) and lengths are means.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -142,3 +143,11 @@ def max_throughput(setting: Steps, load: Load) -> Served:
     served = _served(load, loop, resident, limited, own + queue, service + queue)
     output = resident * load.osl / service
     return replace(served, output_tok_s=output, total_tok_s=output * (1 + load.isl / load.osl))
+
+
+#: By mode.
+SERVE: Final[Mapping[str, Callable[[Steps, Load], Served]]] = {
+    "closed_loop": closed_loop,
+    "static_batch": static_batch,
+    "max_throughput": max_throughput,
+}
