@@ -156,6 +156,7 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         isl=column(lambda r: r.isl),
         osl=column(lambda r: r.osl),
         requests=column(lambda r: r.requests),
+        length_cv=column(lambda r: r.length_cv),
     )
     return make_load(model, platform, key.kv_dtype, deployments, offered)
 

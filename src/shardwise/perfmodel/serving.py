@@ -86,14 +86,14 @@ def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:
 
     Those of the first requests, sent at once, count for the share of the run that they are. Later,
     requests of equal length stay in step: those that began together end together, and so do the
-    ones that take their places.
+    ones that take their places. Lengths that differ by more than a step's token end that.
     """
     full = fullest_chunk(load, np.zeros_like(resident))
     prompt = prefill_step(setting, load, full).total * load.isl / full
     others = resident - 1.0
     first = np.minimum(1.0, load.concurrency / load.requests)
     burst = first * others / 2.0 * (prompt + setting.coefficients["handle"])
-    ahead = setting.coefficients["ahead"]
+    ahead = setting.coefficients["ahead"] / (1.0 + load.length_cv * load.osl)
     return np.asarray(burst + ahead * others / (others + ahead) * prompt)
 
 
