@@ -92,6 +92,8 @@ def test_intervals_widen_with_what_is_not_known() -> None:
     assert widths == sorted(widths)
     assert widths[0] < 0.1
     assert half_width(profile, new_gpu, "tpot_s", Layout(4)) > widths[0]
+    carried = replace(new_gpu, kernel_error=0.3)
+    assert half_width(profile, carried, "tpot_s", Layout(4)) > 0.3
     for unusual in (Layout(4, pp_size=2), Layout(3)):
         assert half_width(profile, known, "tpot_s", unusual) > widths[0]
 

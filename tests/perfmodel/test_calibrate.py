@@ -133,4 +133,4 @@ def test_folds_leave_out_each_layout_gpu_engine_and_family() -> None:
 def test_offsets_survive_being_written_down() -> None:
     made = Hierarchy({("pair", "h200", "vllm"): np.linspace(-1, 1, len(NAMES))})
     again = decode(encode(made)).offsets["pair", "h200", "vllm"]
-    assert again == pytest.approx(made.offsets["pair", "h200", "vllm"], abs=1e-4)
+    assert again == pytest.approx(made.offsets["pair", "h200", "vllm"], abs=1e-3)

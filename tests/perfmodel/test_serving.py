@@ -163,3 +163,10 @@ def test_a_model_that_was_not_measured_says_so_and_is_less_sure() -> None:
     for metric in ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s"):
         one, other = known.metrics[metric], new.metrics[metric]
         assert math.log(other.hi / other.lo) > math.log(one.hi / one.lo)
+
+
+def test_lengths_that_differ_do_not_stay_in_step() -> None:
+    s, load = offered(4.0, 32.0, 1024.0, 512.0)
+    equal, spread = (closed_loop(s, replace(load, length_cv=cv)) for cv in (0.0, 0.3))
+    assert spread.ttft_s < equal.ttft_s
+    assert spread.tpot_s == pytest.approx(equal.tpot_s, rel=0.05)

@@ -23,15 +23,10 @@ from shardwise.perfmodel.hierarchy import model_key
 from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.rows import Problem, Row
-from shardwise.perfmodel.serving import Served, closed_loop, max_throughput, static_batch
-from shardwise.perfmodel.step import Setting, Steps
+from shardwise.perfmodel.serving import SERVE, Served
+from shardwise.perfmodel.step import Setting
 from shardwise.perfmodel.work import Array
 
-SERVE: Final[Mapping[str, Callable[[Steps, Load], Served]]] = {
-    "closed_loop": closed_loop,
-    "static_batch": static_batch,
-    "max_throughput": max_throughput,
-}
 BATCHED_TOKENS: Final = 8192.0  #: what load tests of vLLM and TensorRT-LLM are started with
 STATIC_BATCHED_TOKENS: Final = 131072.0  #: latency runs prefill the whole batch at once
 
@@ -161,6 +156,7 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         isl=column(lambda r: r.isl),
         osl=column(lambda r: r.osl),
         requests=column(lambda r: r.requests),
+        length_cv=column(lambda r: r.length_cv),
     )
     return make_load(model, platform, key.kv_dtype, deployments, offered)
 

@@ -27,7 +27,7 @@ ROW_SPREAD: Final = 0.2
 #: Weight of each metric's residual. TTFT and runs of unknown settings say less about a step.
 WEIGHTS: Final = {
     ("closed_loop", "tpot_s"): 1.0,
-    ("closed_loop", "ttft_s"): 0.35,
+    ("closed_loop", "ttft_s"): 0.5,
     ("static_batch", "e2e_latency_s"): 0.5,
     ("static_batch", "tpot_s"): 0.5,
     ("static_batch", "ttft_s"): 0.35,

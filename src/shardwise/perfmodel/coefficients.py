@@ -48,6 +48,7 @@ _ALL: Final = (
         "steps before a request is seen, of one in a closed loop",
         "engine",
     ),
+    Coefficient("ahead", 1.0, 1.0, "prompts", "that come in step before a request's own", "engine"),
     Coefficient("handle", 1e-3, 0.60, "s", "server time of a request, serial", "engine"),
     Coefficient("stream", 20e-6, 0.60, "s", "server time of a streamed token, serial", "engine"),
 )

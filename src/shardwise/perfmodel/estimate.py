@@ -11,9 +11,8 @@ from shardwise.architecture.model import Model
 from shardwise.engines.registry import get
 from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.hardware.gpu import Gpu
-from shardwise.layout.arrays import Deployments
+from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import Deployment, Layout
-from shardwise.perfmodel.batches import SERVE
 from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.hierarchy import model_key
 from shardwise.perfmodel.intervals import METRICS, half_width
@@ -21,7 +20,7 @@ from shardwise.perfmodel.knowledge import WORDS, Asked
 from shardwise.perfmodel.loads import Offered, make_load
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated
-from shardwise.perfmodel.serving import Served
+from shardwise.perfmodel.serving import SERVE, Served
 from shardwise.perfmodel.step import Setting, StepTime
 from shardwise.perfmodel.work import Array
 from shardwise.workload.workload import Workload
@@ -73,7 +72,16 @@ class Subject:
             self.arch.family,
             self.weight_dtype,
             self.arch.moe is not None,
+            self._kernel_error,
         )
+
+    @property
+    def _kernel_error(self) -> float:
+        """Of kernels on a GPU that no row is of; what rows corrected is in their errors."""
+        if self.gpu.id in self.calibrated.profile.knowledge.gpus:
+            return 0.0
+        kernels = self.setting.kernels(Layouts.of([Layout()]))
+        return float(np.max(kernels.kernel_error))
 
     @property
     def collectives(self) -> Collectives:
@@ -103,6 +111,8 @@ def note_of(known: Calibrated, asked: Asked, layouts: Sequence[Layout]) -> str:
     else:
         text += "not calibrated: kernel tables, with what others' rows corrected"
     missing = [words for u, words in WORDS.items() if u in unseen]
+    if "gpu" in unseen:
+        missing.append(f"kernels off by {100 * asked.kernel_error:.0f} % as a rule")
     if missing:
         text += f"; {', '.join(missing)}: interval as wide as such rows were off when left out"
     remark = get(asked.engine).version_remark(asked.version) if asked.version else ""

@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 PER_OCTAVE: Final = 2
 TOKENS: Final = 2.0 ** (np.arange(35) / PER_OCTAVE)
 SEQUENCES: Final = 2.0 ** (np.arange(27) / PER_OCTAVE)
-CONTEXTS: Final = 2.0 ** np.arange(4, 21)
+CONTEXTS: Final[Array] = 2.0 ** np.arange(4, 21, dtype=np.float64)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,10 @@ def half_width(profile: Profile, asked: Asked, metric: str, layout: Layout) -> f
     own = profile.own_widths.get(f"{asked.pair}/{_SAME_AS.get(metric, metric)}")
     if own is not None and not unseen:
         return own
-    return width_of(profile.widths, Distance(unseen, asked.moe), metric)
+    width = width_of(profile.widths, Distance(unseen, asked.moe), metric)
+    if "gpu" in unseen:  # rows of the GPUs that were left out had kernels of their own
+        return float(np.hypot(width, asked.kernel_error))
+    return width
 
 
 def width_of(widths: Mapping[str, float], distance: Distance, metric: str) -> float:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from shardwise.engines.registry import get
 from shardwise.layout.deployment import Layout
-from shardwise.perfmodel.batches import Batch
+
+if TYPE_CHECKING:
+    from shardwise.perfmodel.batches import Batch
 
 Unseen = Literal["gpu", "engine", "pair", "family", "model", "dtype", "version", "layout"]
 #: In words, for notes.
@@ -40,6 +42,7 @@ class Asked:
     family: str
     weight_dtype: str
     moe: bool
+    kernel_error: float = 0.0  #: typical, of kernels carried over from elsewhere
 
     @property
     def pair(self) -> str:

@@ -27,6 +27,7 @@ class Offered:
     isl: Array
     osl: Array
     requests: Array  #: in the whole run, the first `concurrency` of them sent at once
+    length_cv: Array | float = 0.0  #: standard deviation of lengths over their mean
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Load:
     max_num_seqs: Array
     max_num_batched_tokens: Array
     kv_capacity_tokens: Array  #: of one replica
+    length_cv: Array | float = 0.0  #: standard deviation of lengths over their mean
 
     @property
     def pp_size(self) -> Array:
@@ -70,4 +72,5 @@ def make_load(
         max_num_seqs=deployments.max_num_seqs,
         max_num_batched_tokens=deployments.max_num_batched_tokens,
         kv_capacity_tokens=np.maximum(capacity, 1.0),
+        length_cv=offered.length_cv,
     )

@@ -178,7 +178,7 @@ class StepKernels:
     ranks: Array  #: that take part in one
     attention_dp: Array
     hop_s: Array  #: seconds to pass one token to the next pipeline stage
-    octaves: Array  #: how far the kernels are from measured ones: log error, weighed by time
+    kernel_error: Array  #: typical error of a decode step's kernels, from where they were measured
 
     def of(self, values: Array) -> Array:
         """A subject's value for each element."""
@@ -228,7 +228,7 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
         ranks=np.array([float(x.tp_size) for x in layouts]),
         attention_dp=np.array([float(x.attention_dp) for x in layouts]),
         hop_s=2.0 * model.hidden_size / gpu.interconnect.peer_bandwidth(2) * count,
-        octaves=errors.mean,
+        kernel_error=errors.mean,
     )
 
 

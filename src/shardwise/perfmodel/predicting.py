@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from shardwise.layout.rules import require_length, violations
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.estimate import note_of
 from shardwise.perfmodel.intervals import half_width
-from shardwise.perfmodel.knowledge import asked_of
+from shardwise.perfmodel.knowledge import Asked, asked_of
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated, Profile, calibrated
 from shardwise.perfmodel.rows import Problem, Row, parse_rows
@@ -44,11 +45,20 @@ def batch_calibration(profile: Profile, batch: Batch) -> Calibrated:
     return calibrated(profile, batch.gpu, batch.key.engine, siblings, batch.key.version)
 
 
+def _asked(profile: Profile, batch: Batch) -> Asked:
+    """A batch's surroundings, with the error of kernels on a GPU that no row is of."""
+    asked = asked_of(batch)
+    if asked.gpu in profile.knowledge.gpus:
+        return asked
+    kernels = batch.setting({}).kernels(batch.load.layouts)
+    return replace(asked, kernel_error=float(np.max(kernels.kernel_error)))
+
+
 def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
     """Predicted cells of each row, by row number."""
     known = batch_calibration(profile, batch)
     served = batch.serve(known.coefficients_of(batch.model_key))
-    asked = asked_of(batch)
+    asked = _asked(profile, batch)
     layouts = {row.layout for row in batch.rows}
     widths = {
         (metric, layout): half_width(profile, asked, metric, layout)

@@ -2,7 +2,9 @@
 
 The columns are those of the reference set: source_id, model_id, gpu_id, engine_id, weight_dtype,
 kv_dtype, tp, pp, mode, concurrency, isl, osl, and the observed e2e_s, ttft_ms, tpot_ms,
-output_tok_s, total_tok_s; `requests` may be added: a run's mean TTFT holds the burst it began with.
+output_tok_s, total_tok_s. May be added: `ep`, `dp`, `engine_version`, `speculation`; `requests`,
+since a run's mean TTFT holds the burst it began with; `length_cv`, since equal lengths stay in
+step.
 A row that cannot be used is kept with the reason.
 
 A file is UTF-8, with or without a byte order mark; its cells are parted by commas, semicolons or
@@ -76,6 +78,9 @@ _VERSION: Final = re.compile(r"\S+\s+v?(\d+(?:\.\w+)*)")
 UNKNOWN_SPECULATION_WEIGHT: Final = 0.5
 SPECULATION: Final = ("", "likely", "unlikely", "unknown")
 INFERENCEX_WAVES: Final = 10  #: --num-prompts is 10 x the concurrency in InferenceMAX's README
+#: Lengths uniform from 0.8 to 1.0 of the nominal: 0.2 / sqrt(12) over 0.9
+INFERENCEX_CV: Final = 0.064
+MOST_SPREAD: Final = 10.0
 #: Requests a stream where a source does not say: 1, 3, 10 or 30, each as likely, and so their
 #: geometric mean in a model of logarithms
 UNKNOWN_WAVES: Final = (1.0 * 3.0 * 10.0 * 30.0) ** 0.25
@@ -105,6 +110,7 @@ class Row:
     limits: FixedLimits = field(default_factory=FixedLimits)
     speculation: str = ""  #: "likely", "unlikely", "unknown" or ""
     requests_told: bool = True  #: whether the source says how many
+    length_cv: float = 0.0  #: standard deviation of lengths over their mean; 0: all equal
     all_reduce: str = ""  #: "quick_int4" where messages were compressed; "": the engine's own
 
     @property
@@ -159,6 +165,17 @@ def _whole(cells: Mapping[str, str], column: str, default: str = "") -> int:
     if value != int(value):
         raise InputError(f"{column} is {value:g}", "allowed: a whole number")
     return int(value)
+
+
+def _share(cells: Mapping[str, str], column: str, default: float) -> float:
+    text = (cells.get(column) or "").strip()
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MOST_SPREAD:
+        raise InputError(f"{column} is {text!r}", f"allowed: 0 to {MOST_SPREAD:g}")
+    return value
 
 
 def _choice(cells: Mapping[str, str], column: str, allowed: Iterable[str]) -> str:
@@ -266,6 +283,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         limits=_limits(cells),
         speculation=_choice(cells, "speculation", SPECULATION),
         all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
+        length_cv=_share(cells, "length_cv", INFERENCEX_CV if inferencex else 0.0),
         requests_told=inferencex or bool((cells.get("requests") or "").strip()),
     )
 

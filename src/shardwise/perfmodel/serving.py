@@ -5,6 +5,7 @@ All arguments are float arrays of one shape (or scalars) and lengths are means.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -65,7 +66,7 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     """
     c = setting.coefficients
     resident, limited = _resident(load)
-    outside = c["request"] + _first_wave_s(setting, load, resident)
+    outside = c["request"] + _ahead_s(setting, load, resident)
     # a request alone finds no step running; steps are counted in those that it decodes in
     waiting = c["wait_steps"] * (1.0 - 1.0 / resident) / decoded(load)
     loop = settled(setting, load, resident, outside, waiting)
@@ -80,12 +81,20 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     return _served(load, loop, resident, limited, e2e - decoding, e2e)
 
 
-def _first_wave_s(setting: Steps, load: Load, resident: Array) -> Array:
-    """What the first requests, sent at once, add to the mean TTFT of the run."""
+def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:
+    """Mean seconds that a request waits for prompts which came before its own.
+
+    Those of the first requests, sent at once, count for the share of the run that they are. Later,
+    requests of equal length stay in step: those that began together end together, and so do the
+    ones that take their places. Lengths that differ by more than a step's token end that.
+    """
     full = fullest_chunk(load, np.zeros_like(resident))
     prompt = prefill_step(setting, load, full).total * load.isl / full
-    each = (resident - 1.0) / 2.0 * (prompt + setting.coefficients["handle"])
-    return np.asarray(np.minimum(1.0, load.concurrency / load.requests) * each)
+    others = resident - 1.0
+    first = np.minimum(1.0, load.concurrency / load.requests)
+    burst = first * others / 2.0 * (prompt + setting.coefficients["handle"])
+    ahead = setting.coefficients["ahead"] / (1.0 + load.length_cv * load.osl)
+    return np.asarray(burst + ahead * others / (others + ahead) * prompt)
 
 
 def _served(
@@ -134,3 +143,11 @@ def max_throughput(setting: Steps, load: Load) -> Served:
     served = _served(load, loop, resident, limited, own + queue, service + queue)
     output = resident * load.osl / service
     return replace(served, output_tok_s=output, total_tok_s=output * (1 + load.isl / load.osl))
+
+
+#: By mode.
+SERVE: Final[Mapping[str, Callable[[Steps, Load], Served]]] = {
+    "closed_loop": closed_loop,
+    "static_batch": static_batch,
+    "max_throughput": max_throughput,
+}

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardwise.layout.arrays import Layouts
-from shardwise.perfmodel.batches import SERVE, Batch
+from shardwise.perfmodel.batches import Batch
 from shardwise.perfmodel.loads import Load
 from shardwise.perfmodel.operators import StepKernels
-from shardwise.perfmodel.serving import Served
+from shardwise.perfmodel.serving import SERVE, Served
 from shardwise.perfmodel.work import Array
 
 Places = NDArray[np.int64]

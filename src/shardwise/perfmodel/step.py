@@ -44,10 +44,9 @@ class StepTime:
     Attributes:
         weights: Products while they wait for their weights.
         kv: Decoding attention: reading caches and states.
-        compute: Products while they wait for their arithmetic, prompts' attention, norms and
-            activations.
+        compute: Products while they wait for their arithmetic, and prompts' attention.
         communication: Collectives.
-        overhead: The engine's own time, and gaps between kernels.
+        overhead: The engine's own time, and kernels that no table times: norms, activations.
     """
 
     weights: Array
@@ -149,7 +148,7 @@ def step_time(
     prompts = np.where(copies > 1, prompts, prompt_tokens)
     dense = along(kernels.dense, subject, place(own + prompts, TOKENS))
     weights = c["gemm"] * dense[..., GEMM_WEIGHTS]
-    compute = c["matrix"] * dense[..., GEMM_MATRIX] + c["elementwise"] * dense[..., ELEMENTWISE]
+    compute = c["matrix"] * dense[..., GEMM_MATRIX]
     rows = own + np.minimum(prompt_tokens, 1.0)
     weights = weights + c["gemm"] * along(kernels.head, subject, place(rows, TOKENS))
     messages = dense[..., REDUCE]
@@ -170,7 +169,7 @@ def step_time(
     )
     compute = compute + np.where(prompts > 0, c["attention"] * scored, 0.0)
     layers = kernels.of(kernels.layers)
-    gaps = kernels.of(kernels.small) * c["launch"]
+    gaps = kernels.of(kernels.small) * c["launch"] + c["elementwise"] * dense[..., ELEMENTWISE]
     device = weights + compute + kv + communication + gaps
     # without a graph the host launches ahead of the device: the slower of the two is waited for
     launches = np.where(prompt_tokens > 0, layers * c["eager_layer"], 0.0)
