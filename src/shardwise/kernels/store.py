@@ -10,6 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -107,14 +108,17 @@ def index() -> Index:
 
 def read_index(path: Path) -> Index:
     """An index from its file."""
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    entries = tuple(Entry(**row | {"versions": tuple(row["versions"])}) for row in raw["tables"])
-    rates = {name: _rates(name, row) for name, row in raw["rates"].items()}
-    return Index(entries, rates, raw["carried"])
+    raw = msgspec.json.decode(path.read_bytes(), type=_IndexFile)
+    rates = {
+        name: msgspec.convert({"gpu_id": name, **row}, Rates) for name, row in raw.rates.items()
+    }
+    return Index(raw.tables, rates, raw.carried)
 
 
-def _rates(gpu_id: str, row: dict[str, Any]) -> Rates:
-    return Rates(gpu_id=gpu_id, **row | {"flops": tuple(map(tuple, row["flops"]))})
+class _IndexFile(msgspec.Struct):
+    tables: tuple[Entry, ...]
+    rates: dict[str, dict[str, Any]]
+    carried: dict[str, dict[str, float]]
 
 
 @cache
@@ -132,7 +136,7 @@ def read_file(path: Path) -> tuple[Table, ...]:
     """The tables of one file, in the order they were written."""
     raw = lzma.decompress(path.read_bytes())
     (size,) = np.frombuffer(raw, "<u4", 1)
-    heads = json.loads(raw[4 : 4 + size])
+    heads = msgspec.json.decode(raw[4 : 4 + size])
     tables, at = [], 4 + int(size)
     for head in heads:
         count = int(np.prod(head["dims"]))

@@ -17,6 +17,9 @@ Array = NDArray[np.float64]
 #: Requests beyond it queue and take no memory.
 PROFILED_TOKENS: Final = 8192.0
 PROFILED_SEQS: Final = 1024.0
+#: Spread of lengths where nobody says: traffic's, of which no two requests stay in step. Published
+#: traces have 0.7 to 2; load tests of one length have 0.
+TRAFFIC_CV: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Offered:
     isl: Array
     osl: Array
     requests: Array  #: in the whole run, the first `concurrency` of them sent at once
-    length_cv: Array | float = 0.0  #: standard deviation of lengths over their mean
+    length_cv: Array | float = TRAFFIC_CV  #: standard deviation of lengths over their mean
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Load:
     max_num_seqs: Array
     max_num_batched_tokens: Array
     kv_capacity_tokens: Array  #: of one replica
-    length_cv: Array | float = 0.0  #: standard deviation of lengths over their mean
+    length_cv: Array | float = TRAFFIC_CV  #: standard deviation of lengths over their mean
 
     @property
     def pp_size(self) -> Array:

@@ -26,6 +26,7 @@ from shardwise.architecture.cache import KV_BYTES
 from shardwise.engines.registry import names
 from shardwise.errors import InputError
 from shardwise.layout.deployment import FixedLimits, Layout
+from shardwise.perfmodel.loads import TRAFFIC_CV
 
 REQUIRED: Final = (
     "model_id",
@@ -255,7 +256,10 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     source = (cells.get("source_id") or "").strip()
     inferencex = "inferencex" in source
     mean = 0.9 if inferencex else 1.0  # its lengths are uniform from 0.8 to 1.0 of the nominal ones
-    usual = concurrency * (INFERENCEX_WAVES if inferencex else UNKNOWN_WAVES)
+    # a row that names no source is a question, asked as planning asks it
+    told = inferencex or not source
+    usual = concurrency * (INFERENCEX_WAVES if told else UNKNOWN_WAVES)
+    spread = INFERENCEX_CV if inferencex else 0.0 if source else TRAFFIC_CV
     osl = max(mean * _positive(cells, "osl"), 1.0)
     kv_dtype = (cells.get("kv_dtype") or "").strip()
     if kv_dtype and kv_dtype not in KV_BYTES:
@@ -283,7 +287,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         limits=_limits(cells),
         speculation=_choice(cells, "speculation", SPECULATION),
         all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
-        length_cv=_share(cells, "length_cv", INFERENCEX_CV if inferencex else 0.0),
+        length_cv=_share(cells, "length_cv", spread),
         requests_told=inferencex or bool((cells.get("requests") or "").strip()),
     )
 
