@@ -44,7 +44,7 @@ def test_every_recipe_is_there() -> None:
 @pytest.mark.parametrize(
     ("file", "names"),
     [
-        ("engines/registry.py", ["_ENGINES"]),
+        ("engines/registry.py", ["_RECORDS"]),
         ("architecture/reading/registry.py", ["READERS"]),
         ("hosting/balancers/choosing.py", ["def known("]),
         ("metrics.py", ["ALL: Final"]),

@@ -71,8 +71,9 @@ def arrange(
     """Requests of `workload`'s lengths, with different prompts; Poisson arrivals where it has a
     request rate."""
     drawn = np.random.default_rng(seed % 2**32)
-    isl = lengths(workload.isl, workload.length_spread, requests, drawn)
-    osl = lengths(workload.osl, workload.length_spread, requests, drawn)
+    spread = workload.length_spread or 0.0
+    isl = lengths(workload.isl, spread, requests, drawn)
+    osl = lengths(workload.osl, spread, requests, drawn)
     rate = workload.request_rate
     due_s = None if rate is None else poisson(rate, requests, seed % 2**32).due_s
     return Arranged(make_prompts(source, isl, seed, shared_prefix), osl, due_s)

@@ -33,7 +33,7 @@ METRICS: Final = {
 STEADY_WAVES: Final = 1000
 COLUMNS: Final = (
     *("source_id", "model_id", "gpu_id", "engine_id", "engine", "weight_dtype", "kv_dtype"),
-    *("tp", "pp", "mode", "concurrency", "isl", "osl", "requests"),
+    *("tp", "pp", "mode", "concurrency", "isl", "osl", "requests", "length_cv"),
     *METRICS,
     *("kv_limited", "measured_on", "use"),
 )
@@ -76,6 +76,7 @@ def row_of(cell: Measured) -> dict[str, Any]:
         "concurrency": int(slots) if slots.is_integer() else slots,
         "isl": f"{w.isl:g}",
         "osl": f"{w.osl:g}",
+        "length_cv": f"{w.length_cv:.4g}",
         "requests": (w.requests or STEADY_WAVES * w.concurrency) if closed else "",
         **{column: f"{values[column]:.6g}" if column in values else "" for column in METRICS},
         "kv_limited": "",

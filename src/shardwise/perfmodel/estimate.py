@@ -142,6 +142,7 @@ def predict(
         isl=column([w.isl for w in workloads]),
         osl=column([w.osl for w in workloads]),
         requests=column([w.requests or 10 * w.concurrency for w in workloads]),
+        length_cv=column([w.length_cv for w in workloads]),
     )
     served = sweep(subject, workloads[0].mode, Deployments.of(deployments), offered)
     source = Source("predicted", note_on(subject, [d.layout for d in deployments]))

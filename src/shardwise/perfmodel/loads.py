@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from shardwise.architecture.model import Model
 from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.perfmodel.memory import Platform, kv_budget_bytes, kv_capacity_tokens, sequence_bytes
+from shardwise.workload.workload import TRAFFIC_CV
 
 Array = NDArray[np.float64]
 #: What memory is profiled for at most: what engines start with where nobody says otherwise.
 #: Requests beyond it queue and take no memory.
 PROFILED_TOKENS: Final = 8192.0
 PROFILED_SEQS: Final = 1024.0
-#: Spread of lengths where nobody says: traffic's, of which no two requests stay in step. Published
-#: traces have 0.7 to 2; load tests of one length have 0.
-TRAFFIC_CV: Final = 1.0
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from shardwise.architecture.cache import KV_BYTES
 from shardwise.engines.registry import names
 from shardwise.errors import InputError
 from shardwise.layout.deployment import FixedLimits, Layout
-from shardwise.perfmodel.loads import TRAFFIC_CV
+from shardwise.workload.workload import TRAFFIC_CV
 
 REQUIRED: Final = (
     "model_id",

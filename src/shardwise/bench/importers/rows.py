@@ -39,6 +39,7 @@ def _evidence(row: Row) -> Evidence:
             row.osl,
             int(row.concurrency),
             _MODES[row.mode],
+            row.length_cv * 3.0**0.5,
             requests=0 if queued or row.mode != "closed_loop" else int(row.requests),
         ),
         {metric: exactly(value, 0) for metric, value in row.observed.items()},
