@@ -37,7 +37,7 @@ def import_(files: tuple[Path, ...], store: Path, study: str, **said: Any) -> No
     """
     from shardwise.bench.importers.about import About
     from shardwise.bench.importers.reading import read_file
-    from shardwise.cli.files import report_problems
+    from shardwise.cli.rows import report_problems
     from shardwise.evidence.measured import Measured
     from shardwise.evidence.store import open_store
 

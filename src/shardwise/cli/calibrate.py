@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from shardwise.cli.files import (
-    print_json,
-    report_problems,
-    report_unused,
-    require_writable,
-    show_progress,
-)
+from shardwise.cli.files import print_json, require_writable, show_progress
+from shardwise.cli.rows import report_problems, report_unused
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,9 +1,8 @@
-"""What commands read and write: files, rows and lines."""
+"""What commands write: files and lines."""
 
 from __future__ import annotations
 
 import csv
-import difflib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,6 @@ from typing import Any
 import click
 
 from shardwise.errors import InputError, printable
-from shardwise.perfmodel.rows import OPTIONAL, REQUIRED, Problem, unused_columns
-
-MAX_REPORTED = 20
 
 
 def require_writable(path: Path) -> None:
@@ -42,29 +38,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, str
         partial.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
-
-
-def report_problems(problems: Sequence[Problem]) -> None:
-    """Say on stderr which rows were left out, and why."""
-    for problem in problems[:MAX_REPORTED]:
-        click.echo(f"row {problem.number}: {problem.reason}", err=True)
-    if len(problems) > MAX_REPORTED:
-        click.echo(f"… and {len(problems) - MAX_REPORTED} more rows", err=True)
-
-
-def report_unused(header: Sequence[str]) -> None:
-    """Say on stderr which columns nothing reads, with the names that they may be meant for."""
-    unused = unused_columns(header)
-    if not unused:
-        return
-    named = []
-    for name in unused[:MAX_REPORTED]:
-        near = difflib.get_close_matches(name.lower(), (*REQUIRED, *OPTIONAL), n=1, cutoff=0.7)
-        shown = printable(name, 40) or "one without a name"
-        named.append(f"{shown} (did you mean {near[0]}?)" if near else shown)
-    more = len(unused) - len(named)
-    named += [f"and {more} more"] if more else []
-    click.echo(f"columns not used: {', '.join(named)}", err=True)
 
 
 def show_progress(what: str, done: int, total: int) -> None:

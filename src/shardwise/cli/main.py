@@ -61,13 +61,13 @@ class _Commands(click.Group):
 
 
 #: New objects between collections; Python's 700 collects dozens of times while a plan is made.
-GC_THRESHOLD: Final = 50_000
+GC_THRESHOLD: Final = 200_000
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="shardwise")
 def cli() -> None:
-    """Choose, prove and deploy the right tensor-parallel configuration for LLM inference."""
+    """Choose, prove and deploy the right parallel layout for LLM inference."""
 
 
 def main() -> None:

@@ -6,13 +6,8 @@ from pathlib import Path
 
 import click
 
-from shardwise.cli.files import (
-    print_json,
-    report_problems,
-    report_unused,
-    require_writable,
-    write_csv,
-)
+from shardwise.cli.files import print_json, require_writable, write_csv
+from shardwise.cli.rows import report_problems, report_unused
 from shardwise.errors import InputError
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from shardwise.cli.files import print_json, report_problems, report_unused, show_progress
+from shardwise.cli.files import print_json, show_progress
+from shardwise.cli.rows import report_problems, report_unused
 
 
 @click.command()
