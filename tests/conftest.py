@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,10 @@ from tests.skipped import summary
 # what the user keeps (GPUs that `make study` measured, profiles) is not what tests are about
 HOME = tempfile.TemporaryDirectory(prefix="shardwise-tests-")
 os.environ["SHARDWISE_HOME"] = HOME.name
+
+# a shell's background jobs start with Ctrl-C ignored, and so would every command that a test runs
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("shared machine", deadline=None)  # time is benchmarks' business
 settings.load_profile("shared machine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -96,6 +97,8 @@ def test_intervals_widen_with_what_is_not_known() -> None:
     assert half_width(profile, carried, "tpot_s", Layout(4)) > 0.3
     for unusual in (Layout(4, pp_size=2), Layout(3)):
         assert half_width(profile, known, "tpot_s", unusual) > widths[0]
+    # no row has pipeline stages; one public report has PP=2 30 % below TP=2
+    assert half_width(profile, known, "tpot_s", Layout(4, pp_size=2)) > -math.log(1 - 0.3)
 
 
 def test_an_engine_version_that_nothing_is_known_of_widens() -> None:

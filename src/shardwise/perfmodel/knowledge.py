@@ -1,14 +1,16 @@
 """What a fit has seen, and how far from it a question lies.
 
 The distance is a list of what was never seen, from the outside in: the GPU, the engine, the two
-together, the model's family, the model there, the dtype there, the version, the layout. Each names
-a way of leaving rows out (`crossval.Fold.kind`) whose errors tell what not having seen it costs.
+together, the model's family, the model there, the dtype there, the version, the layout, pipelines.
+Each but the last names a way of leaving rows out (`crossval.Fold.kind`) whose errors tell what not
+having seen it costs; no row has pipeline stages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 from shardwise.engines.registry import get
@@ -17,7 +19,9 @@ from shardwise.layout.deployment import Layout
 if TYPE_CHECKING:
     from shardwise.perfmodel.batches import Batch
 
-Unseen = Literal["gpu", "engine", "pair", "family", "model", "dtype", "version", "layout"]
+Unseen = Literal[
+    "gpu", "engine", "pair", "family", "model", "dtype", "version", "layout", "pipeline"
+]
 #: In words, for notes.
 WORDS: Final[dict[Unseen, str]] = {
     "gpu": "no row of this GPU",
@@ -28,6 +32,7 @@ WORDS: Final[dict[Unseen, str]] = {
     "dtype": "weight dtype not seen on this GPU and engine",
     "version": "engine version not seen",
     "layout": "layout not seen",
+    "pipeline": "no row has pipeline stages",
 }
 
 
@@ -104,7 +109,14 @@ class Knowledge:
                 missing.append("layout")
         elif _is_unusual(layout):
             missing.append("layout")
+        if layout.pp_size > 1 and not self.has_pipelines:
+            missing.append("pipeline")
         return tuple(missing)
+
+    @cached_property
+    def has_pipelines(self) -> bool:
+        """Whether any row has pipeline stages."""
+        return any("PP" in name for names in self.layouts.values() for name in names)
 
     def _is_new(self, asked: Asked) -> bool:
         """A version that no row has, and that the engine's facts were not read from either."""
