@@ -95,7 +95,7 @@ def test_what_would_change_the_answer_is_refused_by_name(field: dict[str, Any], 
     assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*parameters.REFUSED, *parameters.IGNORED])
+@pytest.mark.parametrize("name", [*parameters.REFUSED, *sorted(parameters.IGNORED)])
 @pytest.mark.parametrize("chat", [False, True])
 def test_null_asks_for_nothing(name: str, chat: bool) -> None:
     parse(chat, **{name: None})
