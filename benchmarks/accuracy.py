@@ -13,20 +13,24 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from shardwise import metrics
 from shardwise.hardware.catalogue import default_catalogue
+from shardwise.kernels.experts import touched
 from shardwise.perfmodel.batches import Batch, group
-from shardwise.perfmodel.build import links_of, mape
-from shardwise.perfmodel.crossval import Fold, hold_out, in_sample
-from shardwise.perfmodel.hierarchy import versions_of
-from shardwise.perfmodel.intervals import HeldOut
+from shardwise.perfmodel.build import mape, plain
+from shardwise.perfmodel.calibrate import Problem, problem_of
+from shardwise.perfmodel.crossval import Miss, folds_of, hold_out, in_sample, kernels_alone
+from shardwise.perfmodel.intervals import METRICS, Distance, kind_of, width_of
+from shardwise.perfmodel.predicting import usable_rows
 from shardwise.perfmodel.profiles import FoldError, Profile, bundled_profile
-from shardwise.perfmodel.rows import Row, parse_rows, read_table
+from shardwise.perfmodel.rows import Row, read_table
 from shardwise.perfmodel.subject import Asked, subject_of
-from shardwise.perfmodel.validation import GROUPINGS, Score, choices, points_of, scores
-from shardwise.reports.accuracy_tables import choice_table, held_out_table, score_table
+from shardwise.perfmodel.validation import GROUPINGS, Point, Score, choices, points_of, scores
+from shardwise.perfmodel.work import rank_work
+from shardwise.reports.accuracy_tables import choice_table, score_table
 from shardwise.reports.table import Column, Table, markdown, text_cell
 from shardwise.reports.tables import comparison_table
 from shardwise.study.published import load_published
@@ -38,15 +42,16 @@ REFERENCE = ROOT.parent / "shared" / "reference"
 DOCUMENT = ROOT / "docs" / "accuracy.md"
 RESULT = ROOT / "results" / "accuracy.json"
 PEER = ROOT / "results" / "aiconfigurator.json"
-VERSIONED = ("mi300x", "vllm")  #: measured in several versions of the engine
+ROWS = ("measurements.csv", "serving_2026.csv")
 
 
 def calibration_rows() -> list[Row]:
-    """Rows that may be fitted."""
-    _, table = read_table(REFERENCE / "measurements.csv")
-    rows, problems = parse_rows(table)
-    assert not problems, problems
-    return [row for row in rows if row.use == "calibrate"]
+    """Rows that may be fitted and can be predicted."""
+    found = []
+    for name in ROWS:
+        good, _ = usable_rows(read_table(REFERENCE / name)[1])
+        found += plain(good)
+    return found
 
 
 def published_pairs() -> list[StepPair]:
@@ -58,135 +63,227 @@ def published_pairs() -> list[StepPair]:
     return [p for p in pairs if p.ours.metric == metrics.E2E.name and p.ours.is_up]
 
 
-def from_one_gpu(rows: Sequence[Row], profile: Profile) -> dict[str, float]:
-    """B200 vLLM predicted from a fit to the H200 vLLM rows alone: mean error by metric."""
-    kept = [r for r in rows if (r.gpu, r.engine) in {("h200", "vllm"), ("b200", "vllm")}]
-    fold = Fold("gpu", "b200, from h200 vllm alone", lambda r: r.gpu == "b200")
-    found = hold_out(kept, fold, links_of(profile.lines))
-    return {m: mape([h for h in found if h.metric == m]) for m in sorted({h.metric for h in found})}
+def left_out(problem: Problem, profile: Profile, kinds: Sequence[str]) -> list[Miss]:
+    """Errors of the folds of some kinds, fitted anew."""
+    hierarchy = profile.hierarchy
+    folds = [f for f in folds_of(problem.batches) if f.kind in kinds]
+    return [miss for fold in folds for miss in hold_out(problem, fold, hierarchy)]
+
+
+def chosen(misses: Sequence[Miss], profile: Profile) -> list[Point]:
+    """Predictions of rows left out, as points that a layout is chosen by."""
+    found = []
+    for m in misses:
+        measured = observed_of(m)
+        width = width_of(profile.widths, Distance(m.unseen, m.moe), m.metric)
+        value = measured * float(np.exp(m.error))
+        lo, hi = value * float(np.exp(-width)), value * float(np.exp(width))
+        found.append(Point(m.row, m.metric, value, lo, hi, measured))
+    return found
+
+
+def observed_of(miss: Miss) -> float:
+    """The measured value behind an error; of a closed loop, E2E and throughput by definition."""
+    row = miss.row
+    if miss.metric in row.observed:
+        return row.observed[miss.metric]
+    e2e = row.observed["ttft_s"] + row.observed["tpot_s"] * (row.osl - 1.0)
+    return e2e if miss.metric == "e2e_latency_s" else row.concurrency * row.osl / e2e
 
 
 def _roofline(batch: Batch) -> dict[str, np.ndarray]:
     """What a datasheet alone says: bytes over bandwidth, FLOPs over the matrix rate."""
-    from shardwise.architecture.parameters import WEIGHT_BYTES
-    from shardwise.perfmodel.step import experts_touched
-    from shardwise.perfmodel.work import rank_work
-
     load, gpu, arch = batch.load, batch.gpu, batch.arch
-    work = rank_work(arch, load.tp_size, batch.key.weight_dtype, WEIGHT_BYTES[batch.key.kv_dtype])
-    touched = np.ones(1)
+    work = rank_work(arch, load.layouts, batch.key.kv_dtype)
+    share = np.ones(1)
     if arch.moe:
-        touched = experts_touched(arch.moe.num_experts, arch.moe.top_k, load.concurrency)
+        number = np.array(float(arch.moe.num_experts))
+        share = touched(number, load.concurrency * arch.moe.top_k) / number
     context = load.concurrency * (load.isl + load.osl / 2)
-    read = work.weight_bytes + work.expert_bytes * touched + work.head_bytes
-    read = read + (work.kv_bytes_per_token + work.kv_window_bytes_per_token) * context
-    flops = work.weight_flops_per_token + work.expert_flops_per_token
+    read = work.bytes_of("dense") + work.bytes_of("experts") * share + work.bytes_of("head")
+    read = read + sum(r.bytes_per_token for r in work.reads) * context
+    flops = sum(s.flops_per_token for s in work.streams if s.kind != "head")
     rate = gpu.matrix_rate("fp8" if batch.key.weight_dtype == "fp8" else "bf16")
     return {"tpot_s": read / gpu.memory_bandwidth, "ttft_s": flops * load.isl / rate}
 
 
-def against_roofline(rows: Sequence[Row], profile: Profile) -> Table:
-    """Errors of the fitted model and of a bare roofline on the same rows."""
+def against_roofline(rows: Sequence[Row], misses: Sequence[Miss]) -> Table:
+    """Median errors of a bare roofline, of kernels alone and of the fit, on closed loops."""
     batches, _ = group([r for r in rows if r.mode == "closed_loop"])
-    fitted = points_of([r for r in rows if r.mode == "closed_loop"], profile)
-    found = []
+    body = []
     for metric in ("tpot_s", "ttft_s"):
-        bare: list[HeldOut] = []
-        for batch in batches:
-            observed = batch.observed(metric)
-            use = np.isfinite(observed)
-            if metric == "ttft_s":
-                use &= ~np.array([bool(r.kv_limited) for r in batch.rows])
-            errors = np.log(_roofline(batch)[metric][use] / observed[use])
-            bare.append(HeldOut("none", batch.gpu.id, batch.key.engine, metric, errors))
-        ours = 100 * float(np.mean([abs(p.error) for p in fitted if p.metric == metric]))
-        count = sum(len(h.errors) for h in bare)
-        found.append((metrics.ALL[metric].label, str(count), f"{ours:.1f}", f"{mape(bare):.1f}"))
-    titles = (
-        ("metric", "left"),
-        ("n", "right"),
-        ("Shardwise, %", "right"),
-        ("roofline, %", "right"),
-    )
-    columns = tuple(Column(t, t, align=a) for t, a in titles)  # type: ignore[arg-type]
-    body = tuple(tuple(text_cell(x) for x in row) for row in found)
-    return Table("roofline", "Mean error beside a bare roofline", columns, (body,))
+        for kind in ("dense", "moe"):
+            bare: list[float] = []
+            for batch in batches:
+                if (batch.arch.moe is not None) == (kind == "moe"):
+                    observed = batch.observed(metric)
+                    use = np.isfinite(observed)
+                    bare += np.log(_roofline(batch)[metric][use] / observed[use]).tolist()
+            words = [metrics.ALL[metric].label, kind, str(len(bare)), _median_pct(bare)]
+            for fold in ("kernels", "none"):
+                words.append(
+                    _median_pct(
+                        [
+                            m.error
+                            for m in misses
+                            if (m.fold, m.metric, kind_of(m.moe)) == (fold, metric, kind)
+                            and m.row.mode == "closed_loop"
+                        ]
+                    )
+                )
+            body.append(tuple(text_cell(w) for w in words))
+    titles = ("metric", "models", "n", "roofline, %", "kernels alone, %", "fitted, %")
+    columns = tuple(Column(t, t, align="left" if i < 2 else "right") for i, t in enumerate(titles))
+    return Table("roofline", "Median error beside a bare roofline", columns, (tuple(body),))
 
 
-def peer_parts() -> tuple[str, ...]:
-    """What `benchmarks/peer_predictions.py` wrote down, as words and a table."""
+def _median_pct(errors: Sequence[float]) -> str:
+    return f"{100 * float(np.median(np.abs(np.expm1(errors)))):.1f}" if len(errors) else "–"
+
+
+def peer_parts(misses: Sequence[Miss]) -> tuple[str, ...]:
+    """What `benchmarks/peer_predictions.py` wrote down, beside ours of today."""
     found = json.loads(PEER.read_text("utf-8"))
     titles = (
         ("model", "left"),
         ("GPU and engine", "left"),
         ("metric", "left"),
         ("n", "right"),
-        ("Shardwise, TP left out, %", "right"),
+        ("Shardwise, layout left out, %", "right"),
         ("aiconfigurator, n", "right"),
         ("aiconfigurator, %", "right"),
     )
+    body = []
+    for c in found["cells"]:
+        ours = [
+            m
+            for m in misses
+            if (m.row.model, m.gpu, m.engine, m.metric, m.row.weight_dtype or "bf16")
+            == (c["model"], c["gpu"], c["engine"], c["metric"], _asked_dtype(c["weight_dtype"]))
+            and m.fold == "layout"
+        ]
+        words = (
+            f"{c['model']} {c['weight_dtype']}",
+            f"{c['gpu']} {c['engine']}",
+            metrics.ALL[c["metric"]].label,
+            str(len(ours)),
+            f"{mape(ours):.1f}" if ours else "–",
+            str(c["aiconfigurator_rows"]),
+            f"{c['aiconfigurator_pct']:.1f}" if c["aiconfigurator_pct"] is not None else "–",
+        )
+        body.append(tuple(text_cell(w) for w in words))
+    columns = tuple(Column(t, t, align=a) for t, a in titles)  # type: ignore[arg-type]
+    words_ = (
+        f"aiconfigurator {found['version']}, with its defaults, asked for the same mean lengths, "
+        "batch, TP and dtypes (`benchmarks/peer_predictions.py`), on the rows that it was asked "
+        "for: those of `measurements.csv`. It brings kernels measured on the same GPUs, many of "
+        "which are the ones that Shardwise's tables hold; Shardwise is judged on rows of a layout "
+        "that its fit was without. It refuses two rows of 70B at TP=1 as out of memory, and has no "
+        "AMD data."
+    )
+    return words_, markdown(
+        Table("peer", "Mean error beside aiconfigurator", columns, (tuple(body),))
+    )
+
+
+def _asked_dtype(dtype: str) -> str:
+    return "fp4" if dtype in ("mxfp4", "nvfp4") else dtype
+
+
+#: Folds in the order that they are read in, with words for them.
+FOLDS = {
+    "row": "nothing but the row",
+    "layout": "the layout (number of GPUs)",
+    "model": "the model on a GPU and engine",
+    "dtype": "the dtype on a GPU and engine",
+    "version": "the engine's version",
+    "family": "the model family",
+    "gpu": "the GPU",
+    "engine": "the engine",
+    "kernels": "everything: kernels alone",
+}
+
+
+def fold_table(folds: Iterable[FoldError], metric: str) -> Table:
+    """What each way of leaving rows out costs, dense models and mixtures of experts apart."""
+    found = {(f.fold, f.kind): f for f in folds if f.metric == metric}
+    body = []
+    for fold, words in FOLDS.items():
+        for kind in ("dense", "moe"):
+            f = found.get((fold, kind))
+            if f is None:
+                continue
+            crossed = "–" if f.crossed_pct is None else f"{f.crossed_pct:.0f}"
+            cells = (
+                words,
+                kind,
+                str(f.rows),
+                f"{f.median_error_pct:.1f}",
+                f"{f.mean_error_pct:.1f}",
+                f"{f.bias_pct:+.1f}",
+                f"{f.covered_pct:.0f}",
+                crossed,
+            )
+            body.append(tuple(text_cell(c) for c in cells))
+    names = (
+        "left out",
+        "models",
+        "n",
+        "median, %",
+        "mean, %",
+        "bias, %",
+        "in interval, %",
+        "crossed, %",
+    )
+    columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
+    title = f"{metrics.ALL[metric].label}: errors on rows left out"
+    return Table(f"folds_{metric}", title, columns, (tuple(body),))
+
+
+def worst_table(misses: Sequence[Miss], fold: str, metric: str) -> Table:
+    """Median error and bias of each model, GPU and engine in a fold."""
+    parts: dict[tuple[str, str], list[Miss]] = {}
+    for m in misses:
+        if (m.fold, m.metric) == (fold, metric):
+            parts.setdefault((m.row.model, f"{m.gpu} {m.engine}"), []).append(m)
     body = tuple(
         tuple(
-            text_cell(text)
-            for text in (
-                f"{c['model']} {c['weight_dtype']}",
-                f"{c['gpu']} {c['engine']}",
-                metrics.ALL[c["metric"]].label,
-                str(c["rows"]),
-                f"{c['shardwise_tp_left_out_pct']:.1f}",
-                str(c["aiconfigurator_rows"]),
-                f"{c['aiconfigurator_pct']:.1f}",
+            text_cell(w)
+            for w in (
+                model,
+                where,
+                str(len(some)),
+                _median_pct([m.error for m in some]),
+                f"{100 * float(np.expm1(np.median([m.error for m in some]))):+.0f}",
             )
         )
-        for c in found["cells"]
+        for (model, where), some in sorted(parts.items())
     )
-    columns = tuple(Column(t, t, align=a) for t, a in titles)  # type: ignore[arg-type]
-    words = (
-        f"aiconfigurator {found['version']}, with its defaults, asked for the same mean lengths, "
-        "batch, TP and dtypes (`benchmarks/peer_predictions.py`). It brings kernels measured on "
-        "the same GPUs; Shardwise is judged on rows of a TP that its fit was without. It refuses "
-        "two rows of 70B at TP=1 as out of memory, and has no AMD data."
+    names = ("model", "GPU and engine", "n", "median, %", "median bias, %")
+    columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
+    return Table("cells", f"{metrics.ALL[metric].label}, by model", columns, (body,))
+
+
+def _h200_70b(misses: Sequence[Miss], metric: str) -> float:
+    """Mean error over the layouts left out, H200 vLLM 70B."""
+    return mape(
+        m
+        for m in misses
+        if (m.fold, m.row.model, m.gpu, m.engine, m.metric)
+        == ("layout", "llama-3.1-70b", "h200", "vllm", metric)
     )
-    return words, markdown(Table("peer", "Mean error beside aiconfigurator", columns, (body,)))
 
 
-def fold_table(folds: Iterable[FoldError]) -> Table:
-    """Every fold with what was left out."""
-    rows = tuple(
-        (
-            text_cell(f.left_out),
-            text_cell(f"{f.gpu} {f.engine}"),
-            text_cell(metrics.ALL[f.metric].label),
-            text_cell(f.rows),
-            text_cell(f"{f.mean_error_pct:.1f}"),
-            text_cell(f"{f.bias_pct:+.1f}"),
-        )
-        for f in folds
-    )
-    names = ("left out", "judged on", "metric", "n", "mean error, %", "bias, %")
-    columns = tuple(Column(n, n, align="left" if i < 3 else "right") for i, n in enumerate(names))
-    return Table("folds", "Errors on rows left out", columns, (rows,))
-
-
-def _h200_70b(profile: Profile, metric: str) -> float:
-    """Mean error over the TPs left out, H200 vLLM 70B, weighted by rows."""
-    folds = [
-        f
-        for f in profile.folds
-        if f.left_out.startswith("llama-3.1-70b h200 vllm closed_loop") and f.metric == metric
-    ]
-    return sum(f.mean_error_pct * f.rows for f in folds) / sum(f.rows for f in folds)
-
-
-def summary(rows: Sequence[Row], profile: Profile) -> dict[str, object]:
+def summary(rows: Sequence[Row], profile: Profile, misses: Sequence[Miss]) -> dict[str, object]:
     """The figures that the regression gate and the README quote."""
     found = scores(points_of(rows, profile), GROUPINGS["gpu and engine"])
     return {
         "profile": profile.created,
         "rows": len(rows),
         "scores": [_flat(score) for score in found],
-        "h200_vllm_70b_tp_left_out_tpot_pct": round(_h200_70b(profile, "tpot_s"), 2),
-        "h200_vllm_70b_tp_left_out_ttft_pct": round(_h200_70b(profile, "ttft_s"), 2),
+        "folds": [msgspec.to_builtins(fold) for fold in profile.folds],
+        "h200_vllm_70b_tp_left_out_tpot_pct": round(_h200_70b(misses, "tpot_s"), 2),
+        "h200_vllm_70b_tp_left_out_ttft_pct": round(_h200_70b(misses, "ttft_s"), 2),
         "published_steps_mae_points": round(mean_absolute_error_points(published_pairs()), 2),
     }
 
@@ -201,84 +298,34 @@ def _flat(score: Score) -> dict[str, object]:
     }
 
 
-def _quoted(rows: Sequence[Row], profile: Profile) -> dict[str, str]:
-    """The figures that the page's closing words name."""
-
-    def pooled(fold: str) -> str:
-        found: dict[str, list[FoldError]] = {}
-        for f in profile.folds:
-            if f.fold == fold and f.metric == "tpot_s":
-                found.setdefault(f"{f.gpu} {f.engine}", []).append(f)
-        means = [
-            sum(f.mean_error_pct * f.rows for f in some) / sum(f.rows for f in some)
-            for some in found.values()
-        ]
-        return f"{min(means):.0f} to {max(means):.0f} %"
-
-    def fitted(gpu: str, engine: str) -> str:
-        errors = [
-            e for e in profile.errors if (e.gpu, e.engine, e.metric) == (gpu, engine, "ttft_s")
-        ]
-        return f"{errors[0].fitted_pct:.0f} %"
-
-    single = [
-        p.error
-        for p in points_of(rows, profile)
-        if p.row.gpu == "mi300x" and p.row.concurrency == 1 and p.metric == "e2e_latency_s"
-    ]
-    steps = {(p.ours.concurrency, p.ours.to_tp): p.difference_points for p in published_pairs()}
-    unnamed = in_sample(group(rows)[0], profile.hierarchy, links_of(profile.lines), versions=False)
-
-    def without_version(metric: str) -> str:
-        found = [h for h in unnamed if (h.gpu, h.engine, h.metric) == (*VERSIONED, metric)]
-        return f"{mape(found):.1f} %"
-
-    return {
-        "versions": str(len(versions_of((r.gpu, r.engine, r.version) for r in rows)[VERSIONED])),
-        "unnamed_e2e": without_version("e2e_latency_s"),
-        "unnamed_throughput": without_version("output_tok_s"),
-        "engine_tpot": pooled("engine"),
-        "gpu_tpot": pooled("gpu"),
-        "trtllm_ttft": fitted("h100", "trtllm"),
-        "b200_ttft": fitted("b200", "vllm"),
-        "single_bias": f"{100 * float(np.mean(single)):.0f} %",
-        "tp8_points": f"{-steps[16, 8]:.0f} points",
-    }
-
-
 def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, object]]:
-    """The page, and the summary it opens with."""
+    """The page, and the figures that others quote."""
+    problem = problem_of(group(rows)[0])
+    misses = left_out(problem, profile, ("layout", "family"))
+    misses += kernels_alone(problem) + in_sample(problem, profile.hierarchy)
     points = points_of(rows, profile)
-    figures = summary(rows, profile)
-    transfer = from_one_gpu(rows, profile)
-    figures["b200_vllm_from_h200_alone_tpot_pct"] = round(transfer["tpot_s"], 2)
-    tp_folds = [f for f in profile.folds if f.fold.startswith("tp_")]
-    other = [f for f in profile.folds if not f.fold.startswith("tp_")]
+    figures = summary(rows, profile, misses)
+    family = chosen([m for m in misses if m.fold == "family"], profile)
     parts = [
         (ROOT / "docs" / "accuracy.head.md").read_text("utf-8").strip(),
+        "## On rows that the fit did not see",
+        *(markdown(fold_table(profile.folds, metric)) for metric in METRICS),
+        "### By model, with its family left out",
+        markdown(worst_table(misses, "family", "tpot_s")),
+        "### By model, kernels alone",
+        markdown(worst_table(misses, "kernels", "tpot_s")),
+        "## Is the best layout found, with the model's family left out?",
+        markdown(choice_table(choices(family))),
+        "## The published study, never fitted",
+        markdown(comparison_table(published_pairs())),
+        "## Beside a bare roofline",
+        markdown(against_roofline(rows, misses)),
+        "## Beside aiconfigurator, on the same rows",
+        *peer_parts(misses),
         "## On the rows of the fit",
         markdown(score_table(scores(points, GROUPINGS["gpu and engine"]), "gpu and engine")),
         markdown(score_table(scores(points, GROUPINGS["model and dtype"]), "model and dtype")),
-        markdown(score_table(scores(points, GROUPINGS["TP"]), "TP")),
-        "## Is the best TP found?",
-        markdown(choice_table(choices(points))),
-        "## On rows that the fit did not see",
-        f"H200 vLLM 70B, each TP left out in turn: TPOT "
-        f"{figures['h200_vllm_70b_tp_left_out_tpot_pct']} %, TTFT "
-        f"{figures['h200_vllm_70b_tp_left_out_ttft_pct']} %. B200 vLLM FP8 from the H200 vLLM rows "
-        f"alone: TPOT {transfer['tpot_s']:.1f} %, TTFT {transfer['ttft_s']:.1f} %.",
-        markdown(held_out_table(profile.errors)),
-        "### A TP left out",
-        markdown(fold_table(tp_folds)),
-        "### A GPU, an engine, a dtype or a model left out",
-        markdown(fold_table(other)),
-        "## The published study, never fitted",
-        markdown(comparison_table(published_pairs())),
-        "## Beside a bare roofline, on the same rows",
-        markdown(against_roofline(rows, profile)),
-        "## Beside aiconfigurator, on the same rows",
-        *peer_parts(),
-        (ROOT / "docs" / "accuracy.tail.md").read_text("utf-8").format(**_quoted(rows, profile)),
+        (ROOT / "docs" / "accuracy.tail.md").read_text("utf-8"),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n", figures
 
@@ -293,7 +340,7 @@ def main() -> None:
         RESULT.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     else:
         print(text)
-    print(json.dumps({k: v for k, v in figures.items() if k != "scores"}))
+    print(json.dumps({k: v for k, v in figures.items() if k not in ("scores", "folds")}))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def profiled(folder: Path, cell: Measured, batches: list[int], emulate: bool, co
     """Rows of `shardwise profile` at the cell's TP, the mean of `copies` that run at once."""
     d, w = cell.evidence.deployment, cell.evidence.workload
     line = [sys.executable, "-m", "shardwise.cli.main", "profile", str(folder / d.model)]
-    line += ["--random-weights", "--device", "cpu", "--dtype", d.weight_dtype]
+    line += ["--random-weights", "--device", "cpu", "--dtype", d.dtypes.weight]
     line += ["--threads-per-rank", str(cell.conditions["threads_per_rank"])]
     line += ["--tp", str(d.tp_size), "--batch", ",".join(map(str, batches)), "--gpu", d.gpu]
     line += ["--isl", f"{w.isl:g}", "--osl", f"{w.osl:g}", "--repeats", str(REPEATS)]

@@ -19,11 +19,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from accuracy import ROOT, calibration_rows
+from accuracy import ROOT, calibration_rows, left_out
 from shardwise.perfmodel.batches import Batch, group
-from shardwise.perfmodel.build import links_of, mape
-from shardwise.perfmodel.crossval import folds_of, hold_out
-from shardwise.perfmodel.intervals import HeldOut
+from shardwise.perfmodel.build import mape
+from shardwise.perfmodel.calibrate import problem_of
+from shardwise.perfmodel.crossval import Miss
 from shardwise.perfmodel.profiles import bundled_profile
 
 RESULT: Final = ROOT / "results" / "aiconfigurator.json"
@@ -82,29 +82,27 @@ def peer_errors(python: str, batches: Sequence[Batch]) -> tuple[str, list[dict[s
     return reply["version"], found
 
 
-def our_errors() -> list[HeldOut]:
-    """Every TP left out in turn."""
-    rows, profile = calibration_rows(), bundled_profile()
-    links = links_of(profile.lines)
-    return [
-        h
-        for fold in folds_of(rows)
-        if fold.kind.startswith("tp_") and "closed_loop" in fold.name
-        for h in hold_out(rows, fold, links, profile.hierarchy)
-    ]
+def _mape(errors: np.ndarray) -> float | None:
+    return round(float(100 * np.mean(np.abs(np.expm1(errors)))), 1) if len(errors) else None
+
+
+def our_errors() -> list[Miss]:
+    """Every number of GPUs left out in turn."""
+    problem = problem_of(group(calibration_rows())[0])
+    return left_out(problem, bundled_profile(), ("layout",))
 
 
 def compare(python: str) -> dict[str, Any]:
     """Mean errors of both by model, GPU, engine and metric."""
-    rows = [r for r in calibration_rows() if r.mode == "closed_loop"]
+    rows = [r for r in calibration_rows() if r.mode == "closed_loop" and r.model in MODELS]
     batches, _ = group(rows)
     version, theirs = peer_errors(python, batches)
     ours, cells = our_errors(), []
     for batch, errors in zip(batches, theirs, strict=True):
-        name = f"{batch.key.model} {batch.gpu.id} {batch.key.engine} closed_loop TP="
+        here = (batch.key.model, batch.gpu.id, batch.key.engine)
         for metric in METRICS:
-            own = [h for h in ours if h.left_out.startswith(name) and h.metric == metric]
-            peer = HeldOut("none", batch.gpu.id, batch.key.engine, metric, errors[metric])
+            own = [m for m in ours if (m.row.model, m.gpu, m.engine) == here and m.metric == metric]
+            peer = errors[metric]
             cells.append(
                 {
                     "model": batch.key.model,
@@ -112,10 +110,10 @@ def compare(python: str) -> dict[str, Any]:
                     "engine": batch.key.engine,
                     "weight_dtype": batch.key.weight_dtype,
                     "metric": metric,
-                    "rows": sum(len(h.errors) for h in own),
+                    "rows": len(own),
                     "shardwise_tp_left_out_pct": round(mape(own), 1),
-                    "aiconfigurator_rows": len(peer.errors),
-                    "aiconfigurator_pct": round(mape([peer]), 1) if len(peer.errors) else None,
+                    "aiconfigurator_rows": len(peer),
+                    "aiconfigurator_pct": _mape(peer),
                     "refused": sorted(set(errors["refused"]))[:1],
                 }
             )

@@ -16,11 +16,13 @@ from typing import Final
 import numpy as np
 
 from shardwise import __version__
+from shardwise.architecture.model import in_dtype
 from shardwise.architecture.models import load
 from shardwise.hardware.catalogue import default_catalogue
+from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.perfmodel.estimate import Subject, sweep
-from shardwise.perfmodel.loads import Limits
-from shardwise.perfmodel.memory import Ranks, kv_budget_bytes, sequence_bytes
+from shardwise.perfmodel.loads import Offered
+from shardwise.perfmodel.memory import kv_budget_bytes, sequence_bytes, shortfall_bytes
 from shardwise.perfmodel.profiles import bundled_profile, calibrated
 
 COMMAND: Final = (
@@ -44,9 +46,9 @@ def plan_seconds(repeats: int = 5) -> list[float]:
 def sweep_rate() -> float:
     """Configurations a second: TP, concurrency and lengths drawn, fit checked, all predicted."""
     catalogue = default_catalogue()
-    arch, gpu = load("llama-3.1-70b"), catalogue.gpu("mi300x")
+    arch, gpu = in_dtype(load("llama-3.1-70b"), "fp8"), catalogue.gpu("mi300x")
     known = calibrated(bundled_profile(), gpu, "vllm", dict(catalogue.by_id))
-    subject = Subject(arch, gpu, "vllm", "fp8", "bf16", known)
+    subject = Subject(arch, gpu, "vllm", "bf16", known)
     rng = np.random.default_rng(0)
     tp = rng.choice(np.array([1.0, 2.0, 4.0, 8.0]), CONFIGURATIONS)
     concurrency = rng.integers(1, 513, CONFIGURATIONS).astype(np.float64)
@@ -56,12 +58,13 @@ def sweep_rate() -> float:
     for i in range(0, CONFIGURATIONS, CHUNK):
         part = slice(i, i + CHUNK)
         one = np.ones_like(tp[part])
-        ranks = Ranks("fp8", "bf16", tp[part], one, 8192, concurrency[part], 0.9)
-        budget = kv_budget_bytes(arch, gpu.memory_bytes, ranks)
-        fits = sequence_bytes(arch, isl[part] + osl[part], ranks) <= budget
-        limits = Limits(tp[part], one, concurrency[part], 8192.0 * one)
-        offered = (concurrency[part], isl[part], osl[part], 10.0 * concurrency[part])
-        served = sweep(subject, "closed_loop", limits, offered)
+        layouts = Layouts(tp[part], one, one, one)
+        deployments = Deployments(layouts, concurrency[part], 8192.0 * one, 0.9 * one)
+        budget = kv_budget_bytes(arch, subject.platform, deployments)
+        sequence = sequence_bytes(arch, isl[part] + osl[part], layouts, "bf16")
+        fits = shortfall_bytes(budget, sequence) <= 0
+        offered = Offered(concurrency[part], isl[part], osl[part], 10.0 * concurrency[part])
+        served = sweep(subject, "closed_loop", deployments, offered)
         assert fits.shape == served.e2e_latency_s.shape
     return CONFIGURATIONS / (time.perf_counter() - start)
 

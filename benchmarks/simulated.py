@@ -34,16 +34,17 @@ from shardwise.bench.client import run_load
 from shardwise.bench.load import Load
 from shardwise.bench.prompts import choose_source, make_prompts
 from shardwise.bench.target import Target, parse_target
-from shardwise.evidence.record import Deployment
 from shardwise.evidence.request import RequestRecord
 from shardwise.hosting import deployment_file, operating
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.simulator.capacity import highest_rate
 from shardwise.simulator.fleet import Group
 from shardwise.simulator.results import Result
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.steptable import StepTable, measured_table
-from shardwise.simulator.traffic import Lengths, Trace, Traffic, draw
+from shardwise.simulator.trace import Trace
+from shardwise.simulator.traffic import Lengths, Traffic, draw
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -239,7 +240,11 @@ def mixed(alone: Steps, together: Steps, busy: float) -> Steps:
 def group(tp_size: int, replicas: int, steps: Steps) -> Group:
     return Group(
         deployment=Deployment(
-            "random-51m", "cpu", tp_size, replicas=replicas, weight_dtype="fp32", engine="builtin"
+            model="random-51m",
+            gpu="cpu",
+            layout=Layout(tp_size=tp_size, replicas=replicas),
+            dtypes=Dtypes(weight="fp32"),
+            engine="builtin",
         ),
         table=steps.table,
         max_num_seqs=MAX_SEQS,

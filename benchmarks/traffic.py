@@ -2,14 +2,13 @@
 
 Twenty requests/s of 1,000 input and 500 output tokens for 3,600 s. What counts as one step for an
 engine is one entry of a quadratic here: nothing happens inside most steps, so they are summed.
-Simulated tokens per second is output tokens over wall time, compilation apart. The same hour with
-half and double the output tokens shows how cost grows.
-
-    python benchmarks/traffic.py [--vidur /path/to/venv/bin/python] [--write]
-
-With `--vidur`, the Python of an environment that has Vidur (`pip install vidur==0.0.26`), both
-simulate the first half minute of that traffic with the same step times, and their latencies stand
-beside each other. Prints one JSON line last; `--write` keeps it in results/traffic.json.
+Simulated tokens per second is output tokens over CPU time of one core, compilation apart. The same
+hour with half and double the output tokens shows how cost grows; quarters of an hour in which
+prompts share beginnings, and conversations, show it with prefix caching at work, and that it is
+linear in requests. python benchmarks/traffic.py [--vidur /path/to/venv/bin/python] [--write] With
+`--vidur`, the Python of an environment that has Vidur (`pip install vidur==0.0.26`), both simulate
+the first half minute of that traffic with the same step times, and their latencies stand beside
+each other. Prints one JSON line last; `--write` keeps it in results/traffic.json.
 """
 
 from __future__ import annotations
@@ -26,17 +25,20 @@ from typing import Any
 
 import numpy as np
 
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.perfmodel.step import HOST_KNEE
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group, make_group
+from shardwise.simulator.scheduling import PLAIN
+from shardwise.simulator.sessions import SessionTraffic, draw_sessions
 from shardwise.simulator.simulate import simulate
-from shardwise.simulator.traffic import Lengths, Trace, Traffic, draw
+from shardwise.simulator.trace import Trace
+from shardwise.simulator.traffic import Lengths, Traffic, draw
 
 RATE, HOUR_S = 20.0, 3600.0
 PAIRED_S = 30.0
 ROOT = Path(__file__).parents[1]
-EIGHT = Deployment("llama-3.1-70b", "h200", 1, replicas=8)
+EIGHT = Deployment("llama-3.1-70b", "h200", Layout(replicas=8), dtypes=Dtypes("fp8"))
 
 
 def pair(python: str, group: Group) -> dict[str, Any]:
@@ -44,19 +46,19 @@ def pair(python: str, group: Group) -> dict[str, Any]:
 
     Vidur starts a request when it arrives, so the time until a scheduler sees it is left out.
     """
-    plain = replace(group, delay_s=0.0, delay_steps=0.0)
+    plain = replace(group, delay_s=0.0, delay_steps=0.0, scheduling=PLAIN)
     trace = draw(Traffic(RATE, Lengths(1000), Lengths(500), PAIRED_S))
-    started = time.perf_counter()
+    started = time.process_time()
     ours = simulate([plain], trace, policy="round_robin")
-    wall_s = time.perf_counter() - started
+    cpu_s = time.process_time() - started
     theirs = ask_vidur(python, plain, trace)
     tokens = len(trace) * 500
     found: dict[str, Any] = {
         "version": theirs["version"],
         "requests": len(trace),
         "output_tokens": tokens,
-        "tok_per_s": {"shardwise": tokens / wall_s, "vidur": tokens / theirs["wall_s"]},
-        "speedup": theirs["wall_s"] / wall_s,
+        "tok_per_s": {"shardwise": tokens / cpu_s, "vidur": tokens / theirs["cpu_s"]},
+        "speedup": theirs["cpu_s"] / cpu_s,
     }
     for metric in ("ttft_s", "e2e_latency_s"):
         columns = {"shardwise": ours.latency(metric), "vidur": np.array(theirs[metric])}
@@ -64,6 +66,33 @@ def pair(python: str, group: Group) -> dict[str, Any]:
             tool: [float(np.percentile(values, at)) for at in (50, 99)]
             for tool, values in columns.items()
         }
+    return found
+
+
+def cached(group: Group) -> dict[str, Any]:
+    """How fast it is with prefix caching at work: shared beginnings, and conversations."""
+    found: dict[str, Any] = {}
+    for hours in (0.25, 0.5, 1.0):
+        span_s = hours * HOUR_S
+        lengths = Lengths(500), Lengths(500)
+        shared = Traffic(RATE, *lengths, span_s, prefixes=20, prefix_tokens=500)
+        talk = SessionTraffic(2.0, 5, Lengths(300, 1.0), Lengths(400, 0.5), 20.0, span_s, 5, 800)
+        for name, trace, policy in (
+            ("shared prompts", draw(shared), "least_loaded"),
+            ("sessions", draw_sessions(talk), "session_sticky"),
+        ):
+            started = time.process_time()
+            result = simulate([group], trace, policy=policy)
+            cpu_s = time.process_time() - started
+            line = {
+                "requests": len(trace),
+                "cpu_s": round(cpu_s, 4),
+                "us_per_request": round(1e6 * cpu_s / len(trace), 2),
+                "simulated_tok_per_cpu_s": round(int(trace.osl.sum()) / cpu_s),
+                "hit_rate": round(result.hit_rate(), 3),
+            }
+            found.setdefault(name, []).append(line)
+            print(f"{name}: {line}")
     return found
 
 
@@ -119,8 +148,8 @@ def main() -> None:
         cpu[osl] = time.process_time() - cpu_started
         tokens = len(trace) * osl
         print(
-            f"osl {osl:5d}: {len(trace)} requests in {seconds[osl]:.3f} s, "
-            f"{tokens / seconds[osl]:.3g} tokens/s simulated, "
+            f"osl {osl:5d}: {len(trace)} requests in {cpu[osl]:.3f} s of a core, "
+            f"{tokens / cpu[osl]:.3g} tokens/s simulated, "
             f"{int(result.loop.counts[3])} jumps, overloaded {result.overloaded}"
         )
         if osl == 500:
@@ -130,12 +159,13 @@ def main() -> None:
                 "output_tokens": tokens,
                 "wall_s": round(seconds[osl], 4),
                 "cpu_s": round(cpu[osl], 4),
-                "simulated_tok_per_s": round(tokens / seconds[osl]),
+                "simulated_tok_per_s": round(tokens / cpu[osl]),
                 "compiled": HAS_NUMBA,
                 "first_use_s": round(compile_s, 2),
                 "tpot_p50_ms": round(1e3 * result.percentiles("tpot_s").values[50.0], 3),
                 "ttft_p99_s": round(result.percentiles("ttft_s").values[99.0], 4),
             }
+    line["prefix_caching"] = cached(group)
     line["wall_s_by_osl"] = {str(osl): round(s, 4) for osl, s in seconds.items()}
     if asked.vidur:
         found = line["paired_with_vidur"] = pair(asked.vidur, group)

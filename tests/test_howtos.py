@@ -1,4 +1,4 @@
-"""Every command that a how-to shows runs as it stands."""
+"""Each command that the documentation shows exists with its options, and runs where marked so."""
 
 from __future__ import annotations
 
@@ -7,20 +7,54 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-HOWTOS = Path(__file__).resolve().parents[1] / "docs" / "howto"
-BLOCK = re.compile(r"^```(\w+) ?([\w.-]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+from shardwise.cli.main import cli
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BLOCK = re.compile(r"^```(\w*) ?([\w.-]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CONTINUED = re.compile(r"\\\n\s*")
 
 
-def pages() -> list[Path]:
-    return [p for p in sorted(HOWTOS.glob("*.md")) if "```sh run" in p.read_text("utf-8")]
+def pages(having: str) -> list[Path]:
+    return [p for p in sorted(DOCS.rglob("*.md")) if having in p.read_text("utf-8")]
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda p: p.stem)
-def test_every_command_of_a_howto_runs(page: Path, tmp_path: Path) -> None:
+def name_of(page: Path) -> str:
+    return page.relative_to(DOCS).with_suffix("").as_posix()
+
+
+def commands(text: str) -> Iterator[str]:
+    """The `shardwise` lines of a block, continued lines joined, without pipes and comments."""
+    for line in CONTINUED.sub(" ", text).splitlines():
+        found = re.search(r"(?:^|\| )shardwise (.*)", line.strip())
+        if found:
+            yield re.split(r"\s#\s|\s\|\s", found.group(1))[0]
+
+
+@pytest.mark.parametrize("page", pages("shardwise "), ids=name_of)
+def test_every_command_shown_exists_with_its_options(page: Path) -> None:
+    blocks = BLOCK.findall(page.read_text("utf-8"))
+    for line in (line for language, _, text in blocks if language in ("sh", "") for line in
+                 commands(text)):  # fmt: skip
+        words, command = shlex.split(line), cli
+        context = click.Context(cli)
+        while words and isinstance(command, click.Group):
+            name = words.pop(0)
+            found = command.get_command(context, name)
+            assert found is not None, f"{line}: no command {name}"
+            command = found  # type: ignore[assignment]
+        known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
+        given = {word.partition("=")[0] for word in words if re.fullmatch(r"--?[a-zA-Z].*", word)}
+        assert given <= known | {"-h", "--help"}, f"{line}: {sorted(given - known)}"
+
+
+@pytest.mark.parametrize("page", pages("```sh run"), ids=name_of)
+def test_every_command_marked_to_run_runs(page: Path, tmp_path: Path) -> None:
     env = {**os.environ, "SHARDWISE_HOME": str(tmp_path / "home")}
     for language, name, text in BLOCK.findall(page.read_text("utf-8")):
         if language == "sh" and name == "run":

@@ -1,3 +1,3 @@
-"""Shardwise: choose, prove and deploy the right tensor-parallel configuration for LLM inference."""
+"""Shardwise: choose, prove and deploy the right parallel layout for LLM inference."""
 
 __version__ = "0.1.0"

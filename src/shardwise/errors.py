@@ -11,7 +11,6 @@ Broken invariants of our own are `assert`, never one of these.
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Iterable
 
@@ -38,6 +37,8 @@ class UnknownNameError(InputError):
 
     def __init__(self, kind: str, given: str, known: Iterable[str], remedy: str = "") -> None:
         names = sorted(known)
+        import difflib
+
         near = difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.4)
         allowed = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names)}"
         super().__init__(f"unknown {kind} {given[:80]!r}", allowed, remedy)

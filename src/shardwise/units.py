@@ -44,8 +44,8 @@ def to_si(value: float, unit: str, measures: str, where: str) -> float:
 
     Raises InputError for an unknown unit or one of another quantity.
     """
-    allowed = ", ".join(name for name, (kind, _) in UNITS.items() if kind == measures)
     kind, factor = UNITS.get(unit, ("", 0.0))
     if kind != measures:
+        allowed = ", ".join(name for name, (kind, _) in UNITS.items() if kind == measures)
         raise InputError(f"{where}: unit {unit!r}", f"allowed: {allowed}")
     return value * factor

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from shardwise.architecture.models import bundled, load
+from shardwise.architecture.models import bundled, load, published_id
 from shardwise.errors import InputError, UnknownNameError
 
 CONFIG = {
@@ -49,16 +50,18 @@ def test_a_model_of_another_shape_is_not_taken_for_a_bundled_one(other: str) -> 
 
 
 def test_every_bundled_model_loads_under_its_id_and_its_hub_id() -> None:
-    assert len(bundled()) == 26
+    assert len(bundled()) >= 60
     for model in bundled():
         assert load(model).id == model
+        hub_id = published_id(model)
+        assert hub_id is None or load(hub_id).id == model
 
 
 def test_a_file_and_its_folder_are_the_same_model(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    assert load(str(folder)) == load(str(folder / "config.json"))
+    assert asdict(load(str(folder))) == asdict(load(str(folder / "config.json")))
     assert load(str(folder)).id == "tiny"
 
 
@@ -66,6 +69,14 @@ def test_a_modelopt_side_file_tells_the_dtype(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
     assert load(str(tmp_path)).checkpoint_dtype == "fp8"
+
+
+def test_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    quant = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": quant}))
+    (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+    with pytest.raises(InputError, match="FP8 and NVFP4"):
+        load(str(tmp_path))
 
 
 @pytest.mark.parametrize(

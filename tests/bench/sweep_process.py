@@ -8,7 +8,8 @@ from pathlib import Path
 from shardwise.bench.cell import Effort
 from shardwise.bench.sweep import Engine, Sweep, missing, run_sweep
 from shardwise.evidence.store import open_store
-from shardwise.replica.command import Settings
+from shardwise.layout.deployment import Deployment
+from shardwise.replica.command import Instance
 from shardwise.workload.workload import Workload
 
 TTFT_S, ITL_S = "0.01", "0.004"
@@ -17,8 +18,8 @@ TTFT_S, ITL_S = "0.01", "0.004"
 def engine(port: int) -> Engine:
     """The server of known delays, started as an engine would be."""
     command = (sys.executable, "-m", "shardwise.bench.known_server", "{port}", TTFT_S, ITL_S)
-    settings = Settings(model="known", engine="command", command=command)
-    return Engine(settings, "auto", "cpu", "cpu", (), port, 30.0)
+    instance = Instance(Deployment("known", "", engine="command"), command=command)
+    return Engine(instance, "auto", "cpu", "cpu", (), port, 30.0)
 
 
 def sweep() -> Sweep:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,8 @@ from shardwise.bench.prompts import choose_source
 from shardwise.bench.selftest import known_server
 from shardwise.bench.target import Target
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Source
+from shardwise.evidence.record import Source
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.workload.workload import Mode, Workload
 
 OSL = 10
@@ -23,7 +25,12 @@ def subject(concurrency: int, mode: Mode = "closed_loop") -> Subject:
     return Subject(
         "test",
         "cell",
-        Deployment("known", "cpu", 1, engine="builtin"),
+        Deployment(
+            model="known",
+            gpu="cpu",
+            layout=Layout(tp_size=1),
+            engine="builtin",
+        ),
         Workload(8, OSL, concurrency, mode),
         Source("measured", "test"),
         {"seed": 0},
@@ -44,11 +51,14 @@ def test_a_cell_reads_the_delays_of_the_server() -> None:
     with known_server(0.05, 0.01) as target:
         found = run(target, 4, min_repeats=3, max_repeats=3)
     metrics = found.evidence.metrics
-    # a busy machine delays both sides, so only that no delay is missing and few are added
-    assert 0.05 <= metrics["ttft_s"].value < 0.07
-    assert 0.0099 <= metrics["tpot_s"].value < 0.0125
-    # 0.05 + 9 x 0.01 = 0.14 s a request, 4 in flight: 4 x 10 / 0.14 = 286 tok/s
-    assert metrics["output_tok_s"].value == pytest.approx(286, rel=0.2)
+    # a busy machine delays any token, the first of an answer among them, so only that no delay is
+    # missing from what is counted from the request, and that TPOT is what lies between
+    assert 0.05 <= metrics["ttft_s"].value < 0.2
+    assert 0.05 + 9 * 0.01 <= metrics["e2e_latency_s"].value < 0.5
+    between_s = metrics["e2e_latency_s"].value - metrics["ttft_s"].value
+    assert metrics["tpot_s"].value == pytest.approx(between_s / 9, rel=0.01)
+    # 0.14 s a request or more, 4 in flight: at most 4 x 10 / 0.14 = 286 tok/s
+    assert 80 < metrics["output_tok_s"].value < 286 * 1.1
     assert metrics["ttft_s"].lo <= metrics["ttft_s"].value <= metrics["ttft_s"].hi
     assert found.conditions["completed"] == found.conditions["requests"] == 60
     assert found.conditions["failures"] == {}
@@ -93,6 +103,57 @@ def test_an_interrupted_cell_keeps_what_it_has() -> None:
     assert 0 < found.conditions["completed"] < 200
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_warm_up_ends_the_cell_at_once(number: signal.Signals) -> None:
+    # the warm-up alone takes 0.4 s, its first token 0.3 s; the signal comes between
+    with known_server(0.3, 0.02) as target:
+        about = subject(2)
+        body = Arranged(["a b c"] * 400, [OSL] * 400)
+
+        def arrangement(repeat: int) -> Arranged:
+            assert repeat == -1, "only the warm-up may begin"
+            threading.Timer(0.15, os.kill, (os.getpid(), number)).start()
+            return body
+
+        found = measure(target, about, arrangement, Effort(400))
+    assert found.conditions["interrupted"]
+    assert found.repeats == ()
+    assert found.evidence.metrics == {}
+
+
+def test_a_signal_while_prompts_are_made_ends_the_cell_too() -> None:
+    with known_server(0.01, 0.001) as target:
+
+        def arrangement(repeat: int) -> Arranged:
+            if repeat == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return Arranged(["a b c"] * 4, [OSL] * 4)
+
+        found = measure(target, subject(2), arrangement, Effort(4, 3, 3, warm_up=0))
+    assert found.conditions["interrupted"]
+    assert len(found.repeats) == 1
+
+
+def test_answers_of_their_own_length_give_the_cell_its_osl() -> None:
+    with known_server(0.01, 0.002, "short", every=1) as at:
+        body = Arranged(["a b c"] * 8, [OSL] * 8)
+        any_length = replace(at, exact=False)
+        found = measure(any_length, subject(2), lambda _: body, Effort(8, 1, 1, warm_up=0))
+    assert found.conditions["failures"] == {}
+    assert found.evidence.workload.osl == OSL - 1
+    assert found.conditions["osl_asked"] == OSL
+    assert found.conditions["tokens"]["tokens"] == 8 * (OSL - 1)
+
+
+def test_what_stands_against_the_token_times_is_said() -> None:
+    with known_server(0.01, 0.002, "two_tokens_a_chunk", every=1) as target:
+        body = Arranged(["a b c"] * 8, [OSL] * 8)
+        found = measure(target, subject(2), lambda _: body, Effort(8, 1, 1, warm_up=0))
+    assert found.conditions["remarks"] == [
+        "8 answers have several tokens a piece: ITL is between pieces"
+    ]
+
+
 def test_a_static_batch_is_timed_as_one() -> None:
     with known_server(0.03, 0.01) as target:
         about = subject(4, "static_batch")
@@ -100,7 +161,8 @@ def test_a_static_batch_is_timed_as_one() -> None:
         found = measure(target, about, lambda _: body, Effort(4, 3, 3))
     # 0.03 + 9 x 0.01 = 0.12 s for the whole batch, 40 tokens: 333 tok/s
     metrics = found.evidence.metrics
-    assert metrics["e2e_latency_s"].value == pytest.approx(0.12, rel=0.2)
+    assert 0.12 <= metrics["e2e_latency_s"].value < 0.4
     assert metrics["e2e_latency_s"].n == 3
-    assert metrics["output_tok_s"].value == pytest.approx(333, rel=0.2)
+    rate = 40 / metrics["e2e_latency_s"].value
+    assert metrics["output_tok_s"].value == pytest.approx(rate, rel=0.1)
     assert metrics_of([], "static_batch") == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import shutil
@@ -19,7 +20,7 @@ import pytest
 
 from shardwise.bench.arrivals import constant
 from shardwise.bench.client import run_load
-from shardwise.bench.http import served_model
+from shardwise.bench.http import Answer, require_answer, served_engine, served_model
 from shardwise.bench.load import Load, Run
 from shardwise.bench.priority import ahead
 from shardwise.bench.selftest import known_server
@@ -259,11 +260,27 @@ def test_tls_is_checked_against_the_certificates_given(tmp_path: Path) -> None:
         assert served_model(trusted) == "known"
         stranger = parse_target(url, model="known")
         records = run_load(stranger, _load(stranger, 2, 1)).records
+        with pytest.raises(InputError, match=r"not trusted.*--ca-file"):
+            require_answer(stranger)
+        with pytest.raises(InputError, match="is it an http:// server"):
+            require_answer(parse_target(plain.url.replace("http:", "https:")))
     assert count_failures(records) == {"refused": 2}
     assert "certificate" in records[0].detail
     lost = parse_target(url, ca_file=str(tmp_path / "none.pem"))
     with pytest.raises(InputError, match=r"none\.pem"):
         run_load(lost, _load(lost, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("owner", "engine"),
+    [("vllm", "vllm"), ("sglang", "sglang"), ("shardwise", "builtin"), ("me", "unknown")],
+)
+def test_the_engine_is_what_the_endpoint_says(
+    owner: str, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = json.dumps({"data": [{"id": "m", "owned_by": owner}]}).encode()
+    monkeypatch.setattr("shardwise.bench.http.ask", lambda *_: Answer(200, listed))
+    assert served_engine(parse_target("http://127.0.0.1:9")) == engine
 
 
 def test_nobody_there_is_refused_and_not_a_crash() -> None:

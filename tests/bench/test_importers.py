@@ -6,9 +6,14 @@ tests/bench/recorded/README.md says how each was made.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from shardwise.bench.importers.about import About
 from shardwise.bench.importers.reading import read_file
@@ -104,12 +109,14 @@ def test_sglangs_names_are_known(tmp_path: Path) -> None:
 def test_what_the_user_says_wins() -> None:
     found = read("vllm_plain.json", About("llama-3.1-8b", "h100", "vllm", 2, "bf16", 100, 20))
     d = found.deployment
-    assert (d.model, d.gpu, d.tp_size, d.weight_dtype) == ("llama-3.1-8b", "h100", 2, "bf16")
+    assert (d.model, d.gpu, d.tp_size, d.dtypes.weight) == ("llama-3.1-8b", "h100", 2, "bf16")
     assert found.workload.isl == 100
 
 
 def test_rows_come_back_as_they_were_exported(tmp_path: Path) -> None:
-    cells = [Measured("s", name, read(name)) for name in ("vllm_plain.json", "aiperf.json")]
+    about = replace(LENGTHS, engine="vllm")  # aiperf does not say
+    names = ("vllm_plain.json", "aiperf.json")
+    cells = [Measured("s", name, read(name, about)) for name in names]
     assert write(cells, tmp_path / "rows.csv") == 2
     found, problems = read_file(tmp_path / "rows.csv", About())
     assert not problems
@@ -138,3 +145,42 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, text: str, says: st
         read_file(file, About())
     with pytest.raises(InputError, match="cannot be read"):
         read_file(tmp_path / "none.json", About())
+
+
+def test_a_file_that_does_not_say_its_engine_is_of_an_unknown_one() -> None:
+    assert read("aiperf.json").deployment.engine == "unknown"
+
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1e308, float("nan"), "", "x", [], {}, [1, 2], "1e9", -5.5, 10**30),
+    *("nan", [[]], {"a": 1}),
+)
+
+
+def _places(document: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) in a document; of a list, the first five."""
+    if isinstance(document, dict):
+        keys: list[Any] = list(document)
+    elif isinstance(document, list):
+        keys = list(range(min(len(document), 5)))
+    else:
+        return []
+    inner = [place for key in keys for place in _places(document[key])]
+    return [(document, key) for key in keys] + inner
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(RECORDED.glob("*.json"))), st.data())
+def test_a_file_with_any_of_its_values_changed_is_read_or_refused(
+    tmp_path: Path, recorded: Path, data: st.DataObject
+) -> None:
+    document = json.loads(recorded.read_text())
+    for _ in range(data.draw(st.integers(1, 3))):
+        holder, key = data.draw(st.sampled_from(_places(document)))
+        with suppress(LookupError):  # it was in what was replaced
+            holder[key] = data.draw(st.sampled_from(VALUES))
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(document))
+    with suppress(InputError):
+        for found in read_file(changed, About())[0]:
+            assert all(0 < each.value < float("inf") for each in found.metrics.values())

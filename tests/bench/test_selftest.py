@@ -104,7 +104,7 @@ def test_a_server_that_fails_every_request_is_one_line() -> None:
 
 
 def test_an_unknown_fault_or_concurrency_is_refused() -> None:
-    with pytest.raises(InputError, match="allowed: http_4xx"), known_server(fault="fire"):
+    with pytest.raises(InputError, match="allowed: http_4xx"), known_server(mode="fire"):
         pass
     with pytest.raises(InputError, match="1 or more"):
         next(iter(selftest([0])))

@@ -86,12 +86,19 @@ cuts = st.lists(st.integers(0, 10_000), max_size=30)
 
 
 @settings(deadline=None)
-@given(texts, cuts, st.lists(st.integers(1, 200), min_size=1, max_size=5), st.booleans())
+@given(
+    texts,
+    cuts,
+    st.lists(st.integers(1, 200), min_size=1, max_size=5),
+    st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    st.sampled_from([b"", b"\xef\xbb\xbf"]),
+    st.sampled_from([b"", b"HTTP/1.1 100 Continue\r\n\r\n"]),
+)
 def test_any_cut_of_the_bytes_reads_the_same(
-    said: list[str], at: list[int], sizes: list[int], crlf: bool
+    said: list[str], at: list[int], sizes: list[int], end: bytes, mark: bytes, interim: bytes
 ) -> None:
     # cuts fall inside events, inside characters and between CR and LF; chunks likewise
-    data = HEAD + _chunked(_body(said, b"\r\n" if crlf else b"\n"), sizes)
+    data = interim + HEAD + _chunked(mark + _body(said, end), sizes)
     record = _read(_cut(data, at), len(said))
     assert (record.failure, record.detail) == (None, "")
     assert len(record.arrivals) == record.output_tokens == len(said)
@@ -117,6 +124,19 @@ def test_no_bytes_raise_and_random_ones_are_never_a_success(noise: bytes, at: li
     for data in (noise, HEAD + _chunked(noise or b"x", [64])):
         record = _read(_cut(data, at), 1, closes=True)
         assert record.failure is not None
+
+
+def test_a_line_without_end_is_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardwise.bench.lines.LONGEST", 1000)
+    record = _read([HEAD, *(b"3e8\r\n" + b"x" * 1000 + b"\r\n" for _ in range(3))], 1)
+    assert record.failure == "malformed"
+    assert record.detail == "a line longer than 1000 bytes"
+
+
+def test_a_switch_to_another_protocol_is_no_crash() -> None:
+    head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n\x00"
+    record = _read([head], 1)
+    assert record.failure == "http_other"
 
 
 def test_an_event_over_several_data_lines_is_one_event() -> None:

@@ -19,8 +19,9 @@ from shardwise.bench.cell import Effort
 from shardwise.bench.sweep import Engine, Sweep, key_of, run_sweep
 from shardwise.errors import InputError
 from shardwise.evidence.store import open_store
+from shardwise.layout.deployment import Deployment
 from shardwise.replica import processes, running
-from shardwise.replica.command import Settings
+from shardwise.replica.command import Instance
 from shardwise.workload.workload import Workload
 
 SCRIPT = Path(__file__).with_name("sweep_process.py")
@@ -100,7 +101,13 @@ def test_a_rerun_with_nothing_missing_starts_no_engine(tmp_path: Path) -> None:
 def test_what_changes_a_figure_changes_the_cells_name() -> None:
     script = _script()
     sweep, engine, load = script.sweep(), script.engine(8390), Workload(8, 8, 1)
-    other = Engine(Settings("known", "command", flags=("--x",)), "auto", "cpu", "cpu", ())
+    other = Engine(
+        Instance(Deployment("known", "", engine="command"), flags=("--x",)),
+        "auto",
+        "cpu",
+        "cpu",
+        (),
+    )
     assert key_of(sweep, engine, 1, load) == key_of(sweep, script.engine(9000), 1, load)
     assert key_of(sweep, engine, 1, load) != key_of(sweep, other, 1, load)
     assert key_of(sweep, engine, 1, load) != key_of(sweep, engine, 2, load)
@@ -108,9 +115,17 @@ def test_what_changes_a_figure_changes_the_cells_name() -> None:
 
 
 def test_an_engine_that_does_not_start_shows_its_own_last_lines(tmp_path: Path) -> None:
-    command = (sys.executable, "-c", "print('loading'); raise SystemExit('no such model: known')")
+    # flushed: what goes to a log by two streams lies there in the order in which it was written
+    code = "print('loading', flush=True); raise SystemExit('no such model: known')"
+    command = (sys.executable, "-c", code)
     broken = Engine(
-        Settings("known", "command", command=command), "auto", "cpu", "cpu", (), _free_port(), 20.0
+        Instance(Deployment("known", "", engine="command"), command=command),
+        "auto",
+        "cpu",
+        "cpu",
+        (),
+        _free_port(),
+        20.0,
     )
     with (
         open_store(tmp_path / "s.db") as store,
@@ -122,15 +137,15 @@ def test_an_engine_that_does_not_start_shows_its_own_last_lines(tmp_path: Path) 
 
 
 def test_cores_are_shared_evenly_and_gpus_one_a_rank() -> None:
-    settings = Settings("m", "builtin")
-    cpu = Engine(settings, "fp32", "cpu", "cpu", (0, 1, 2, 3, 4))
+    instance = Instance(Deployment("m", "", engine="builtin"))
+    cpu = Engine(instance, "fp32", "cpu", "cpu", (0, 1, 2, 3, 4))
     assert cpu.devices_of(1) == (0, 1, 2, 3, 4)
     assert cpu.devices_of(2) == (0, 1, 2, 3)  # two cores a rank
     assert cpu.devices_of(8) == (0, 1, 2, 3, 4)  # more ranks than cores: all share
-    gpus = Engine(settings, "bf16", "h200", "cuda", (0, 1))
+    gpus = Engine(instance, "bf16", "h200", "cuda", (0, 1))
     assert gpus.devices_of(1) == (0,)
     with pytest.raises(InputError, match="TP=4 on 2 GPUs"):
         gpus.devices_of(4)
-    assert cpu.settings_of(2, 8).flags == ("--dtype", "fp32")
-    vllm = Engine(Settings("m", "vllm"), "fp32", "cpu", "cpu", (0, 1))
-    assert vllm.settings_of(2, 8).flags == ("--dtype", "float32")
+    assert cpu.instance_of(2, 8).flags == ("--dtype", "fp32")
+    vllm = Engine(Instance(Deployment("m", "", engine="vllm")), "fp32", "cpu", "cpu", (0, 1))
+    assert vllm.instance_of(2, 8).flags == ("--dtype", "float32")

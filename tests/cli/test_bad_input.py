@@ -83,7 +83,7 @@ def test_an_unwritable_folder_is_found_before_work_starts(tmp_path: Path) -> Non
     ("config", "said"),
     [
         ("{", "config.json"),
-        ('{"model_type": "mamba"}', "mamba"),
+        ('{"model_type": "mamba"}', "hidden_size"),
         ('{"model_type": "llama", "hidden_size": "big"}', "hidden_size"),
     ],
 )
@@ -129,7 +129,12 @@ def test_output_is_plain_when_piped_and_json_is_one_document() -> None:
     assert done.returncode == 0
     assert "\x1b[" not in done.stdout
     found = json.loads(shardwise(*STUDY, "--json").stdout)
-    assert {e["deployment"]["tp_size"] for e in found["study"]["evidence"]} == {1, 2, 4, 8}
+    assert {e["deployment"]["layout"]["tp_size"] for e in found["study"]["evidence"]} == {
+        1,
+        2,
+        4,
+        8,
+    }
 
 
 def test_predict_and_calibrate_answer_in_json_too(tmp_path: Path) -> None:
@@ -153,6 +158,54 @@ def test_predict_and_calibrate_answer_in_json_too(tmp_path: Path) -> None:
     )
     found = json.loads(made.stdout)
     assert (found["rows"], set(found["after_pct"])) == (3, {"tpot_s"})
+
+
+ROWS = "model_id,gpu_id,engine_id,weight_dtype,tp,mode,concurrency,isl,osl,{}\n"
+ROW = "llama-3.1-70b,h200,vllm,fp8,{},serving_closed_loop,8,100,100,{}\n"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        # 10 to 15 ms a token, 1.1 to 1.6 s an answer
+        ("tpot_ms", (15000, 11000, 9000), "tpot_ms is"),
+        ("e2e_s", (1600, 1200, 1100), "needed: seconds"),
+        ("output_tok_s", (0.5, 0.7, 0.9), "needed: tokens a second"),
+    ],
+)
+def test_a_column_in_another_unit_is_not_calibrated_on(
+    tmp_path: Path, column: str, values: tuple[float, ...], said: str
+) -> None:
+    rows = "".join(ROW.format(tp, value) for tp, value in zip((2, 4, 8), values, strict=True))
+    (tmp_path / "rows.csv").write_text(ROWS.format(column) + rows)
+    line = refused(["calibrate", "rows.csv", "--name", "mine"], cwd=tmp_path)
+    assert said in line
+    assert "times what is predicted" in line
+
+
+def test_columns_that_nothing_reads_are_named_with_what_they_may_mean(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(ROWS.format("ttft_s,remark") + ROW.format(4, "0.05,x"))
+    done = shardwise("predict", "rows.csv", "-o", "out.csv", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "columns not used: ttft_s (did you mean ttft_ms?), remark" in done.stderr
+    # what was not read is written out all the same
+    assert "0.05,x" in (tmp_path / "out.csv").read_text()
+
+
+def test_a_row_that_cannot_be_predicted_has_its_number_and_ends_nothing(tmp_path: Path) -> None:
+    bad = ROW.format(4, "int8")
+    (tmp_path / "rows.csv").write_text(ROWS.format("kv_dtype") + ROW.format(4, "fp8") + bad)
+    done = shardwise("predict", "rows.csv", "-o", "out.csv", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "row 2: kv_dtype is 'int8'" in done.stderr
+    assert "1 of 2 rows predicted" in done.stderr
+
+
+def test_an_import_without_result_says_which_row_and_why(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(ROWS.format("tpot_ms") + ROW.format("x", 10) * 3)
+    line = refused(["bench", "import", "rows.csv"], cwd=tmp_path)
+    assert "rows.csv row 1: tp is 'x'" in line
+    assert "2 more rows" in line
 
 
 def test_version_and_help_answer_without_importing_numpy() -> None:

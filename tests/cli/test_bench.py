@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 pytest.importorskip("uvloop", reason="needs: pip install 'shardwise[bench]'")
 
 from shardwise.bench.selftest import known_server
+from shardwise.evidence.store import open_store
 
 
 def bench(*words: str) -> subprocess.CompletedProcess[str]:
@@ -50,6 +54,62 @@ def test_no_request_completed_is_exit_4_and_kept(tmp_path: Path) -> None:
     assert "nothing completed" in bench("show", store).stdout
 
 
+def test_a_server_that_ends_answers_early_is_measured_when_asked(tmp_path: Path) -> None:
+    words = ["--concurrency", "2", "--isl", "8", "--osl", "6", "--repeats", "1,1"]
+    store = ["--store", str(tmp_path / "s.db")]
+    with known_server(0.005, 0.001, "short", every=1) as target:
+        done = bench("run", target.url, *words, *store)
+        taken = bench("run", target.url, *words, *store, "--actual-lengths", "--json")
+    assert done.returncode == 4
+    assert "--actual-lengths" in done.stderr
+    assert taken.returncode == 0, taken.stderr
+    (cell,) = json.loads(taken.stdout)["cells"]
+    assert cell["evidence"]["workload"]["osl"] == 5
+    assert cell["evidence"]["deployment"]["engine"] == "unknown"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_warm_up_ends_the_command(tmp_path: Path, number: signal.Signals) -> None:
+    store = tmp_path / "s.db"
+    words = ["--concurrency", "2", "--isl", "8", "--osl", "6", "--store", str(store)]
+    command = [sys.executable, "-m", "shardwise.cli.main", "bench", "run"]
+    with known_server(0.5, 0.2) as target:
+        begun = time.monotonic()
+        with subprocess.Popen(
+            [*command, target.url, *words], stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            assert "known tp=1" in process.stderr.readline()
+            time.sleep(0.7)  # the warm-up takes 1.5 s, and begins at once
+            process.send_signal(number)
+            left = process.stderr.read()
+    assert process.returncode == 130, left
+    assert "Traceback" not in left
+    # ten requests in five waves of 1.5 s, three times: what it would have taken
+    assert time.monotonic() - begun < 15.0
+    assert "holds no cell" in bench("show", str(store)).stderr
+
+
+def test_a_cell_that_the_store_cannot_take_is_shown_and_kept_beside(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    open_store(path).close()
+    with sqlite3.connect(path) as db:  # as a disk that is full: no page more than there are
+        db.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON cell BEGIN"
+            " SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+    words = ["--concurrency", "2", "--isl", "8", "--osl", "6", "--repeats", "1,1"]
+    with known_server(0.005, 0.001) as target:
+        done = bench("run", target.url, *words, "--store", str(path))
+    assert done.returncode == 2
+    assert "tok/s" in done.stdout
+    assert "disk is full" in done.stderr
+    assert "1 of 1 cells are not in" in done.stderr
+    beside = bench("show", str(tmp_path / "s.unsaved-1.db"))
+    assert beside.returncode == 0, beside.stderr
+    assert "tok/s" in beside.stdout
+
+
 def _sharegpt(folder: Path) -> Path:
     said = [{"from": "human", "value": "hello there"}, {"from": "gpt", "value": "hello"}]
     file = folder / "chat.json"
@@ -64,6 +124,15 @@ def _sharegpt(folder: Path) -> Path:
         (["run", "no-url"], "allowed: http://host:port"),
         (["run", "http://127.0.0.1:1", "--concurrency", "0"], "--concurrency is '0'"),
         (["run", "http://127.0.0.1:1", "--request-rate", "-1"], "--request-rate is '-1'"),
+        (["run", "http://127.0.0.1:1", "--engine", "zzz"], "unknown engine 'zzz'"),
+        (["run", "http://127.0.0.1:1", "--dtype", "zzz"], "unknown dtype 'zzz'"),
+        (["run", "http://127.0.0.1:1", "--architecture", "llama-9"], "llama-9"),
+        (["run", "http://127.0.0.1:1", "--gpu", "h20O"], "did you mean"),
+        (["run", "http://127.0.0.1:1", "--cell-seconds", "nan"], "--cell-seconds"),
+        (["run", "http://127.0.0.1:1", "--stall-timeout", "inf"], "inf is no finite number"),
+        (["run", "http://127.0.0.1:1", "--seed", "-1"], "--seed"),
+        (["run", "http://user:key@127.0.0.1:1"], "--api-key-env"),
+        (["run", "https://127.0.0.1:1", "--ca-file", "none.pem"], "none.pem"),
         (["run", "http://127.0.0.1:1", "--api-key-env", "NOT_SET_HERE"], "a variable that is set"),
         (["sweep", "llama-3.1-8b", "--tp", "3"], "TP=3 does not divide"),
         (["sweep", "llama-3.1-8b", "--gpu", "cpu", "--devices", "999"], "allowed on this machine"),

@@ -69,7 +69,7 @@ def test_output_starts_with_the_recommendation_and_ends_with_the_command() -> No
     lines = result.stdout.strip().splitlines()
     assert lines[0].startswith("Deploy llama-3.1-70b as ")
     assert "80 % interval" in lines[0]
-    assert "vllm serve meta-llama/Llama-3.1-70B" in lines[-1]
+    assert "vllm serve RedHatAI/Meta-Llama-3.1-70B-Instruct-FP8" in lines[-1]
 
 
 def test_output_file_holds_the_document(tmp_path: Path) -> None:
@@ -110,7 +110,9 @@ def test_bounds_on_percentiles_are_searched_by_simulation(tmp_path: Path) -> Non
     assert best["evidence"]["source"]["kind"] == "simulated"
     assert best["evidence"]["metrics"]["tpot_p99_s"]["value"] <= 0.03
     assert best["request_rate_held"]["value"] >= 4
-    assert f"replicas = {best['evidence']['deployment']['replicas']}" in saved.read_text("utf-8")
+    assert f"replicas = {best['evidence']['deployment']['layout']['replicas']}" in saved.read_text(
+        "utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,3 +142,25 @@ def plan_p99(*words: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=120,
     )
+
+
+def test_a_price_of_ones_own_is_used_and_named() -> None:
+    cheap, dear = (
+        json.loads(run("plan", *BASE, "--concurrency", "64", "--price", usd, "--json").stdout)
+        for usd in ("1.5", "3")
+    )
+    name = "usd_per_million_output_tok"
+    assert dear["ranked"][0][name]["value"] == pytest.approx(2 * cheap["ranked"][0][name]["value"])
+    assert cheap["price_note"] == "price: 1.5 USD per GPU-hour (given by the user)"
+
+
+def test_the_catalogues_price_is_named_with_its_source_and_date() -> None:
+    shown = run("plan", *BASE, "--concurrency", "64").stdout
+    assert re.search(r"price: [\d.]+ USD per GPU-hour \(.+, \d{4}(-\d\d)*\)", shown)
+
+
+def test_a_price_for_several_kinds_of_gpu_is_refused() -> None:
+    done = run("plan", *BASE, "--gpu", "h200", "--request-rate", "1", "--ttft-p99", "9s",
+               "--price", "2")  # fmt: skip
+    assert done.returncode == 2
+    assert "--price with 2 kinds of GPU" in done.stderr

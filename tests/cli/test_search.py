@@ -30,7 +30,7 @@ def test_a_grid_is_simulated_once_and_read_from_the_store_again(tmp_path: Path) 
     first = search(tmp_path, *words)
     assert first.returncode == 0, first.stderr
     found = json.loads(first.stdout)
-    assert [(row["deployment"]["tp_size"], row["request_rate"]) for row in found] == [
+    assert [(row["deployment"]["layout"]["tp_size"], row["request_rate"]) for row in found] == [
         (1, 2.0), (1, 4.0), (3, 2.0), (3, 4.0),
     ]  # fmt: skip
     assert found[0]["ttft_p99_s"]["n"] == 2
@@ -45,7 +45,7 @@ def test_a_grid_is_simulated_once_and_read_from_the_store_again(tmp_path: Path) 
         (("--rate", "fast"), "--rate 'fast'; expected: requests/s"),
         (("--tp", "0"), "--tp is '0'"),
         (("--policy", "best"), "allowed: round_robin"),
-        (("--seeds", "0"), "0 simulations; allowed: 1 to"),
+        (("--seeds", "0"), "'--seeds': 0 is not in the range"),
         (("--store", "/proc/none/runs.sqlite"), "cannot hold simulations"),
     ],
 )

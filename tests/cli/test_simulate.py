@@ -49,10 +49,37 @@ def test_overload_says_the_rate_that_holds() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "no traffic; needed: exactly one of --trace, --rate, --concurrency"),
-        (("--rate", "0"), "request_rate is 0"),
+        ((), "no traffic; needed: exactly one of --trace, --rate, --stage, --concurrency, --day"),
+        (("--rate", "0"), "0.0 is not in the range x>0"),
+        (("--rate", "nan"), "nan is no finite number"),
+        (("--rate", "1", "--seed", "-1"), "'--seed': -1 is not in the range"),
+        (("--rate", "1", "--warmup", "-inf"), "--warmup is '-inf'; expected: a time, as in"),
+        (("--rate", "1", "--warmup", "10"), "a warm-up below the duration"),
+        (("--stage", "1:5s", "--stage", "2:5s", "--warmup", "10s"), "arrive for 10 s; allowed: a"),
+        (("--rate", "1", "--replicas", "10000000"), "'--replicas': 10000000"),
+        (("--rate", "1", "--usd-per-gpu-hour", "-3"), "'--usd-per-gpu-hour': -3.0"),
+        (("--rate", "1", "--usd-per-gpu-hour", "nan"), "nan is no finite number"),
+        (("--rate", "1e6", "--duration", "600"), "6e+08 requests; allowed: up to 20,000,000"),
+        (("--rate", "1", "--fail", "0:nan"), "expected: REPLICA:DOWN_S[:UP_S]"),
+        (("--rate", "1", "--stage", "1:2m"), "given: --rate, --stage"),
+        (("--stage", "8"), "--stage '8'; expected: REQUESTS_PER_S:DURATION, such as 8:10m"),
+        (("--stage", "8:0s"), "stages of 0 s in all; needed: above 0"),
+        (("--rate", "1", "--duration", "0"), "--duration is 0 s; allowed: above 0, up to 1e9 s"),
+        (("--rate", "1", "--duration", "9e9h"), "--duration is 3.24e+13 s; allowed: above 0, up"),
+        (("--rate", "1", "--duration", "long"), "--duration is 'long'; expected: a time, as in"),
+        (("--rate", "1", "--ttft", "0ms"), "--ttft is 0 s; allowed: above 0"),
+        (("--rate", "1", "--isl", "inf"), "'--isl': inf is not in the range"),
+        (("--rate", "1", "--prefix-tokens", "-1"), "'--prefix-tokens': -1 is not in the range"),
+        (("--rate", "1", "--turns", "inf"), "turns is inf; allowed: 1 to 1000; a session must end"),
+        (("--rate", "1", "--profile", "none"), "none"),
+        (("--rate", "1", "--catalogue", "absent.toml"), "absent.toml"),
+        (("--rate", "1", "--lengths", "absent.json"), "cannot read absent.json"),
+        (("--rate", "1", "--kv-dtype", "nonsense"), "nonsense"),
+        (("--rate", "1", "--engine", "nonsense"), "nonsense"),
+        (("--day", "1,2"), "--day without a bound; needed: --ttft, --tpot or both"),
+        (("--day", "1,x", "--ttft", "1s"), "--day '1,x'; expected: requests/s of each hour"),
         (("--rate", "0.01"), "0 requests; needed: at least 1"),
-        (("--concurrency", "0"), "concurrency is 0"),
+        (("--concurrency", "0"), "0 is not in the range 1<=x<=1000000"),
         (("--rate", "1", "--fail", "0"), "expected: REPLICA:DOWN_S[:UP_S]"),
         (("--trace", "absent.csv"), "cannot read absent.csv"),
     ],
@@ -64,6 +91,19 @@ def test_bad_input_is_one_line(words: tuple[str, ...], message: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_requests_that_the_model_cannot_hold_are_no_answer() -> None:
+    # the context of llama-3.1-8b is 131,072 tokens
+    done = simulate("llama-3.1-8b", *SMALL, "--rate", "4", "--isl", "1e6")
+    assert done.returncode == 2
+    assert "no request was answered: 40 rejected of 40" in done.stderr
+
+
+def test_a_warm_up_past_the_end_of_a_closed_loop_is_no_answer() -> None:
+    done = simulate("llama-3.1-8b", *SMALL, "--concurrency", "2", "--warmup", "1e6")
+    assert done.returncode == 2
+    assert "no request ended after the warm-up" in done.stderr
+
+
 def test_a_malformed_line_of_a_trace_is_named_with_what_was_expected(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("arrival_s,isl,osl\n0.0,100,20\n0.5,many,20\n")
@@ -73,6 +113,49 @@ def test_a_malformed_line_of_a_trace_is_named_with_what_was_expected(tmp_path: P
     assert "line 3: isl is 'many'; expected: a whole number of tokens, 1 to" in done.stderr
     path.write_text("arrival_s,isl,osl\n")
     assert "holds 0 requests" in simulate("llama-3.1-8b", "--trace", str(path)).stderr
+
+
+def test_hash_ids_without_a_block_size_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    line = {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}
+    path.write_text(json.dumps(line))
+    done = simulate("llama-3.1-8b", "--gpu", "h200", "--trace", str(path))
+    assert done.returncode == 2
+    assert "line 1: hash_ids without a block size; needed: --hash-block" in done.stderr
+    assert simulate("llama-3.1-8b", "--trace", str(path), "--hash-block", "512").returncode == 0
+
+
+def test_sessions_and_stages_are_simulated_and_their_cache_hits_said() -> None:
+    words = ("llama-3.1-8b", "--isl", "100", "--osl", "20", "--duration", "20s", "--json")
+    sessions = ("--rate", "2", "--turns", "4", "--think", "500ms", "--prefix-tokens", "200")
+    found = json.loads(simulate(*words, *sessions, "--policy", "session_sticky").stdout)
+    assert found["outcomes"]["done"] == found["requests"] > 100
+    assert found["cache_hit_rate"] > 0.5
+    without = json.loads(simulate(*words, *sessions, "--no-prefix-caching").stdout)
+    assert without["cache_hit_rate"] == 0
+    staged = json.loads(simulate(*words, "--stage", "2:10s", "--stage", "8:10s").stdout)
+    assert staged["requests"] == 100
+    assert staged["beyond_p99"] == 1
+
+
+def test_the_table_says_how_many_requests_its_p99_stands_on() -> None:
+    done = simulate("llama-3.1-8b", *SMALL, "--rate", "3")
+    assert done.returncode == 0, done.stderr
+    assert "the p99 stands on the 0 slowest requests; mostly chance: run longer" in done.stdout
+    assert "80 % interval, of step times and from run to run" in done.stdout
+
+
+def test_a_day_is_sized_by_the_hour() -> None:
+    done = simulate(
+        "llama-3.1-8b", "--gpu", "h200", "--isl", "500", "--osl", "50", "--day", "1,3",
+        "--ttft", "500ms", "--start-up", "2m", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [hour["request_rate"] for hour in found["day"]["hours"]] == [1.0, 3.0]
+    assert [plan["name"] for plan in found["day"]["plans"]] == [
+        "always the peak", "schedule", "autoscaler",
+    ]  # fmt: skip
 
 
 def test_a_file_without_models_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from shardwise.errors import InputError
 from shardwise.evidence.export import FORMATS, write
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.perfmodel.build import build_personal
 from shardwise.perfmodel.estimate import predict
 from shardwise.perfmodel.profiles import bundled_profile
@@ -28,7 +30,13 @@ def cells() -> list[Measured]:
     found = []
     for tp in (1, 2, 4):
         for c in (1, 8, 32):
-            d = Deployment("llama-3.1-8b", "h200", tp, weight_dtype="bf16", max_num_seqs=c)
+            d = Deployment(
+                model="llama-3.1-8b",
+                gpu="h200",
+                layout=Layout(tp_size=tp),
+                limits=EngineLimits(max_num_seqs=c),
+                dtypes=Dtypes(weight="bf16"),
+            )
             load = Workload(512, 128, c, requests=1000 * c)
             (item,) = predict(subject, [d], [load])
             slower = {
@@ -51,7 +59,8 @@ def test_an_export_is_validated_and_calibrated(tmp_path: Path) -> None:
     pytest.importorskip("scipy", reason="needs: pip install 'shardwise[calibrate]'")
     made = build_personal(rows, bundled_profile(), "node", "test", lambda *_: None)
     assert made.before_pct["tpot_s"] == pytest.approx(20, abs=0.5)
-    assert made.after_pct["tpot_s"] < 6
+    # rows of one run share their errors, so nine of them move a fit two thirds of the way
+    assert made.after_pct["tpot_s"] < 7
 
 
 def test_a_client_bound_cell_is_no_figure_of_the_servers(tmp_path: Path) -> None:
@@ -78,3 +87,18 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         write(cells(), tmp_path / "no" / "rows.csv")
     assert set(FORMATS) == {".csv", ".json", ".parquet"}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_exported_json_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    item = cells()[0]
+    deployment = replace(item.evidence.deployment, model="/home/someone/Llama-3.1-8B")
+    conditions = {"argv": ["/opt/venv/bin/python", "-m", "shardwise", "serve"], "seed": 3}
+    local = replace(
+        item, evidence=replace(item.evidence, deployment=deployment), conditions=conditions
+    )
+    write([local], tmp_path / "cells.json")
+    text = (tmp_path / "cells.json").read_text("utf-8")
+    (found,) = json.loads(text)
+    assert found["evidence"]["deployment"]["model"] == "Llama-3.1-8B"
+    assert found["conditions"] == {"argv": ["python", "-m", "shardwise", "serve"], "seed": 3}
+    assert "/home" not in text

@@ -9,15 +9,19 @@ import subprocess
 import sys
 import time
 from array import array
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured, Repeat
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.evidence.request import RequestRecord
-from shardwise.evidence.store import is_store, open_store
+from shardwise.evidence.store import UnkeptError, is_store, open_store
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.workload.workload import Workload
 
 
@@ -28,7 +32,12 @@ def cell(key: str, tpot_s: float = 0.01, requests: int = 2) -> Measured:
     )
     cut = RequestRecord(requests, 1.0, 3, failure="cut", detail="gone")
     evidence = Evidence(
-        Deployment("m", "cpu", 2, engine="builtin"),
+        Deployment(
+            model="m",
+            gpu="cpu",
+            layout=Layout(tp_size=2),
+            engine="builtin",
+        ),
         Workload(8, 3, 2),
         {"tpot_s": Interval(tpot_s, tpot_s * 0.9, tpot_s * 1.1, requests)},
         Source("measured", "test", "2026-01-01"),
@@ -127,3 +136,113 @@ def test_a_file_of_another_kind_is_one_clear_error(tmp_path: Path) -> None:
         open_store(tmp_path / "none.db", create=False)
     with pytest.raises(InputError, match="cannot open"):
         open_store(tmp_path / "no" / "folder.db")
+
+
+def test_a_cell_that_cannot_be_written_lies_in_a_store_beside(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with open_store(path, busy_s=0.1) as store:
+        store.put(cell("a"))
+        with sqlite3.connect(path, isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")  # somebody else writes, and goes on
+            with pytest.raises(UnkeptError, match="locked") as raised:
+                store.put(cell("b"))
+            with pytest.raises(UnkeptError, match=r"unsaved-2\.db"):
+                store.put(cell("c"))
+            other.execute("ROLLBACK")
+        store.put(cell("d"))
+        assert [c.key for c in store.cells()] == ["a", "d"]
+    beside = raised.value.beside
+    assert beside == tmp_path / "s.unsaved-1.db"
+    with open_store(beside, create=False) as rescued:
+        assert [c.key for c in rescued.cells()] == ["b"]
+        assert len(rescued.repeats("study", "b")[0].records) == 3
+
+
+FULL = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_store import cell
+from shardwise.evidence.store import UnkeptError, open_store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with open_store(Path(sys.argv[1])) as store:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+    for number in range(1000):
+        try:
+            store.put(cell(str(number), requests=100))
+        except UnkeptError as error:
+            print(error)
+            break
+        print(number)
+"""
+
+
+def test_a_disk_that_fills_up_keeps_the_cells_before(tmp_path: Path) -> None:
+    # no file may grow beyond 400 kB: what a small disk does to a write, without mounting one
+    path = tmp_path / "s.db"
+    command = [sys.executable, "-c", FULL, str(path), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    *kept, failure = done.stdout.splitlines()
+    assert "cannot write" in failure
+    assert "unsaved-1.db" in failure
+    with open_store(path, create=False) as store:
+        assert [c.key for c in store.cells()] == kept
+        assert len(store.repeats("study", kept[-1])[0].records) == 101
+        store.put(cell("after"))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_store_cut_short_is_one_clear_error(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "s.db"
+    with open_store(path) as store:
+        for number in range(20):
+            store.put(cell(str(number), requests=20))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+    def read() -> None:
+        with open_store(path, create=False) as store:
+            for found in store.cells():
+                store.repeats("study", found.key)
+
+    with pytest.raises(InputError):
+        read()
+
+
+def test_a_store_in_a_folder_that_cannot_be_written_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s # 1.db"  # as a URI, this would end at the hash
+    with open_store(path) as store:
+        store.put(cell("a"))
+    assert not Path(f"{path}-wal").exists()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with open_store(path, create=False) as store:
+        assert [c.key for c in store.cells()] == ["a"]
+        with pytest.raises(UnkeptError, match="readonly"):
+            store.put(cell("b"))
+    newer = tmp_path / "newer.db"
+    open_store(newer).close()
+    with sqlite3.connect(newer) as db:
+        db.execute("PRAGMA user_version = 9")
+    with pytest.raises(InputError, match="version 9"):
+        open_store(newer, create=False)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=40))))
+def test_a_damaged_store_is_one_clear_error_or_reads(
+    tmp_path: Path, damage: list[tuple[float, bytes]]
+) -> None:
+    whole, path = tmp_path / "whole.db", tmp_path / "damaged.db"
+    if not whole.exists():
+        with open_store(whole) as store:
+            for number in range(3):
+                store.put(cell(str(number), requests=3))
+    data = bytearray(whole.read_bytes())
+    for at, noise in damage:
+        place = int(at * len(data))
+        data[place : place + len(noise)] = noise[: len(data) - place]
+    path.write_bytes(data)
+    with suppress(InputError), open_store(path, create=False) as store:
+        for found in store.cells():
+            store.repeats(found.study, found.key)

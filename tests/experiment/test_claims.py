@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.experiment.claims import Claim, claims
 from shardwise.experiment.correct import Compared
 from shardwise.experiment.design import Cell
 from shardwise.experiment.split import Split
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.workload.workload import Workload
 
 ONE, TWO, COPIES = Split(1, 1, 1), Split(2, 1, 1), Split(1, 2, 1)
 
 
-def measured(split: Split, batch: int, e2e_s: float, width: float = 0.01) -> Compared:
+def measured(
+    split: Split,
+    batch: int,
+    e2e_s: float,
+    width: float = 0.01,
+    paces: tuple[float, ...] = (),
+) -> Compared:
     def about(value: float) -> Interval:
         return Interval(value, value * (1 - width), value * (1 + width), 20)
 
     load = Workload(128, 32, batch)
     rate = batch * 32 / e2e_s  # Little's law
     evidence = Evidence(
-        Deployment("m", "cpu", split.tp_size, replicas=split.replicas),
+        Deployment(
+            model="m",
+            gpu="cpu",
+            layout=Layout(tp_size=split.tp_size, replicas=split.replicas),
+        ),
         load,
         {"e2e_latency_s": about(e2e_s), "output_tok_s": about(rate)},
         Source("measured", "test"),
     )
-    return Compared(f"{split} {batch}", Cell(split, load), evidence, usable=True, judged=False)
+    return Compared(
+        f"{split} {batch}", Cell(split, load), evidence, usable=True, judged=False, paces=paces
+    )
 
 
 def found(cells: list[Compared], text: str) -> list[Claim]:
@@ -75,3 +90,34 @@ def test_a_cell_that_the_client_could_not_keep_up_with_claims_nothing() -> None:
 
     cells = [replace(measured(ONE, 4, 1.0), usable=False), measured(TWO, 4, 0.5)]
     assert claims(cells) == ()
+
+
+@pytest.mark.parametrize(
+    ("slower", "verdict"),
+    [
+        (1.0, "holds"),
+        (1.2, "holds"),
+        # the machine itself became slower by a quarter, and 1 s to 0.8 s is no more than that
+        (1.25, "not judged"),
+        (2.0, "not judged"),
+    ],
+)
+def test_a_machine_that_drifted_by_the_effect_judges_nothing(slower: float, verdict: str) -> None:
+    cells = [
+        measured(ONE, 1, 1.0, paces=(0.03, 0.03 * slower)),
+        measured(TWO, 1, 0.8, paces=(0.03, 0.03)),
+    ]
+    (claim,) = found(cells, "smallest batch")
+    assert claim.verdict == verdict
+    assert claim.drift == pytest.approx(slower - 1.0)
+
+
+def test_a_drift_between_the_two_cells_counts_too() -> None:
+    cells = [measured(ONE, 1, 1.0, paces=(0.06, 0.06)), measured(TWO, 1, 0.8, paces=(0.03, 0.03))]
+    assert {claim.verdict for claim in claims(cells)} <= {"not judged", "not resolved"}
+
+
+def test_without_a_pace_the_interval_alone_decides() -> None:
+    (claim,) = found([measured(ONE, 1, 1.0), measured(TWO, 1, 0.8)], "smallest batch")
+    assert claim.verdict == "holds"
+    assert math.isnan(claim.drift)

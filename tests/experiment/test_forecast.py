@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment, Evidence
+from shardwise.evidence.record import Evidence
 from shardwise.experiment.design import Cell
 from shardwise.experiment.forecast import FILE, forecast, kept_forecasts
 from shardwise.experiment.split import Split
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.perfmodel.profiles import load_profile
 from shardwise.workload.workload import Workload
 
@@ -20,7 +21,11 @@ def cell(replicas: int, batch: int) -> Cell:
 
 
 def made(asked: Cell) -> Evidence:
-    deployment = Deployment("llama-3.1-8b", "h200", 1, replicas=asked.split.replicas)
+    deployment = Deployment(
+        model="llama-3.1-8b",
+        gpu="h200",
+        layout=Layout(tp_size=1, replicas=asked.split.replicas),
+    )
     return forecast(asked, deployment, load_profile("reference"))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from shardwise.cli.plan import plan
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import load_catalogue
 from shardwise.hardware.user_files import own_hardware
@@ -49,11 +52,30 @@ def test_a_users_price_replaces_the_default_and_keeps_the_others(tmp_path: Path)
         ('{ value = 650, unit = "W" }', '{ value = nan, unit = "W" }', r"tdp.*nan.*above 0"),
         ('{ value = 650, unit = "W" }', '{ value = 650, unit = "GB" }', r"tdp.*GB.*allowed: W"),
         ('{ value = 650, unit = "W" }', '{ value = "x", unit = "W" }', r"tdp.value.*float"),
+        ('value = 188, unit = "TFLOPS"', 'value = 188, unit = "PFLOPS"', r"bf16.*check the units"),
         ("node_gpus = 8", "node_gpus = 9", r"node_gpus: 9.*1 to 8"),
         ("node_gpus = 8", "nodes = 8", r"gpu.mi308x.*`nodes`.*node_gpus"),
         ("flops.fp8", "flops.fp7", r"flops.*fp7.*fp8"),
         ("interconnect.links = 7", "interconnect.links = 6", r"links: 6.*one per peer"),
         ('"full_mesh"', '"ring"', r"topology.*ring"),
+        (
+            "value = 188, unit",
+            "value = 188e12, unit",
+            r"bf16: 1.88e\+14 TFLOPS.*plausible: .*TFLOPS",
+        ),
+        ("value = 188, unit", "value = 0.188, unit", r"bf16: 0.188 TFLOPS beside.*plausible: 10.6"),
+        ('5.3, unit = "TB/s"', '5300, unit = "TB/s"', r"memory_bandwidth: 5300 TB/s.*to 500 TB/s"),
+        ('448, unit = "GB/s"', '448e9, unit = "GB/s"', r"bandwidth: 4.48e\+11 GB/s.*to 50000 GB/s"),
+        ("value = 192, unit", "value = 1.92, unit", r"usable_memory: 206.142 GB of.*1.92 GB"),
+        (
+            "value = 196592",
+            "value = 96592",
+            r"usable_memory: 101.284 GB of.*192 GB; plausible: 144",
+        ),
+        ('196592, unit = "MiB"', '196592, unit = "GiB"', r"196592 GiB.*no plausible memory"),
+        ('650, unit = "W"', '650e6, unit = "W"', r"tdp: 6.5e\+08 W.*to 20000 W"),
+        ('1.10, unit = "USD/h"', '1.1e6, unit = "USD/h"', r"price 1.cost.*1.1e\+06 USD/h.*10000"),
+        ("flops.bf16", "flops.fp32", r"flops: no 16-bit rate.*flops.fp16"),
         ('"2026-05-18"', '"yesterday"', r"memory.*yesterday.*YYYY-MM-DD"),
         ('gpu = "a100-80gb"', 'gpu = "a100-80"', r"price 2.*a100-80.*a100-80gb"),
         ("[[price]]", "[[prices]]", r"prices.*gpu, price"),
@@ -74,6 +96,71 @@ def test_each_mistake_is_one_line(tmp_path: Path, old: str, new: str, says: str)
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.toml"):
         load_catalogue([tmp_path / "gone.toml"])
+
+
+ISLAND = """
+interconnect.island.gpus = {gpus}
+interconnect.island.bandwidth = {{ value = 300, unit = "GB/s" }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('compute_capability = { value = "9" }', r"compute_capability: value '9'.*\"9.0\""),
+        ("compute_capability = 9.0", r"compute_capability.*object"),
+        ('released = { value = "soon" }', r"released: value 'soon'.*YYYY"),
+        ('status = "rumoured"', r"status.*rumoured"),
+        (ISLAND.format(gpus=8), r"island.gpus: 8; allowed: 2 to 7"),
+        (ISLAND.format(gpus=2).replace("300", "-3"), r"island.bandwidth: value -3.*above 0"),
+        ("interconnect.island.size = 2", r"island.*size.*allowed keys: gpus, bandwidth"),
+    ],
+)
+def test_each_mistake_in_what_may_be_left_out_is_one_line(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(example().replace("node_gpus = 8", f"node_gpus = 8\n{line}"))
+    with pytest.raises(InputError, match=says) as caught:
+        load_catalogue([path])
+    assert "\n" not in str(caught.value)
+
+
+def test_what_may_be_left_out_is_not_known_rather_than_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN.format(id="mine"))
+    gpu = load_catalogue([path]).gpu("mine")
+    assert (gpu.kv_fp8, gpu.compute_capability, gpu.released) == (None, None, "")
+    assert (gpu.l2_cache_bytes, gpu.interconnect.island) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "can"),
+    [
+        ('compute_capability = { value = "8.6" }', False),
+        ('compute_capability = { value = "8.9" }', True),
+        ('llvm_target = { value = "gfx90a" }', False),
+        ('llvm_target = { value = "gfx942" }', True),
+        ('compute_capability = { value = "8.6" }\nkv_fp8 = true', True),
+    ],
+)
+def test_an_fp8_cache_follows_from_the_instruction_set(
+    tmp_path: Path, line: str, can: bool
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(example().replace("node_gpus = 8", f"node_gpus = 8\n{line}"))
+    assert load_catalogue([path]).gpu("mi308x").kv_fp8 is can
+
+
+def test_a_users_gpu_in_one_file_can_be_planned_for(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(example())
+    asked = ["llama-3.1-8b", "--gpu", "mi308x", "--gpus", "8", "--isl", "512", "--osl", "128"]
+    done = CliRunner().invoke(plan, [*asked, "--catalogue", str(path), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["ranked"][0]["evidence"]
+    assert found["deployment"]["gpu"] == "mi308x"
+    assert found["source"]["kind"] == "predicted"
 
 
 OWN = """

@@ -16,6 +16,7 @@ from shardwise.hosting import operating
 from shardwise.hosting.balancers.choosing import known
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, save
 from shardwise.hosting.state import read as read_state
+from shardwise.replica import processes
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 BALANCERS = ("haproxy", "caddy", "vllm-router", "smg")
@@ -71,3 +72,4 @@ def deploy(
 
     if read_state(state.folder(path)):
         operating.down(path, grace_s=2.0)
+    assert processes.marked(state.deployment_id(path)) == []

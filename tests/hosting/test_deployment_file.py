@@ -65,7 +65,7 @@ def test_ports_follow_the_model_before() -> None:
         ({"model": []}, "no \\[\\[model\\]\\]"),
         ({"model": [MODEL, MODEL]}, "2 models are served as 'llama-3.1-70b'"),
         ({"port": 8101, "model": [MODEL]}, "port 8101 is claimed 2 times"),
-        ({"model": [{**MODEL, "engine": "trt"}]}, "Invalid enum value 'trt'"),
+        ({"model": [{**MODEL, "engine": "trt"}]}, "engine 'trt'"),
         ({"model": [{**MODEL, "engine": "command"}]}, "needs a command"),
         ({"model": [{**MODEL, "replicas": 2, "devices": [[0]]}]}, "1 device lists for 2"),
         ({"model": [{**MODEL, "replicas": 0}]}, "replicas = 0; allowed: 1 or more"),

@@ -107,6 +107,10 @@ def test_systemd_accepts_its_units(tmp_path: Path) -> None:
     replica = files["shardwise-llama-3-1-70b-1.service"]
     assert "Environment=HIP_VISIBLE_DEVICES=2,3" in replica
     program = tool("systemd-analyze")
+    if not Path("/usr/sbin/haproxy").exists():
+        # it also looks whether the program is there, which is not what is tested
+        unit = folder / "shardwise-balancer.service"
+        unit.write_text(unit.read_text().replace("/usr/sbin/haproxy", sys.executable))
     units = [str(folder / name) for name in files if not name.endswith(".cfg")]
     done = subprocess.run([program, "verify", *units], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

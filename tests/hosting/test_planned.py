@@ -44,8 +44,10 @@ def test_the_saved_file_starts_the_command_that_the_plan_printed(
     for run, line in zip(runs, printed, strict=True):
         assert flags(run.argv) == flags(line)
         assert line[0] == f"HIP_VISIBLE_DEVICES={run.env['HIP_VISIBLE_DEVICES']}"
-    assert "--quantization" in flags(printed[0])
+    # a published fp8 checkpoint is what was priced
+    assert "--quantization" not in flags(printed[0])
+    assert "FP8" in printed[0][-1] or any("FP8" in word for word in printed[0])
     share = flags(printed[0]).get("--mem-fraction-static")
     assert (share is not None) == (engine == "sglang")
-    if share:  # vLLM's 0.9 holds activations and the engine's own memory too
-        assert 0.5 < float(share) < 0.9
+    if share:  # SGLang's own default: its share is of weights and cache alone
+        assert 0.5 < float(share) < 0.95

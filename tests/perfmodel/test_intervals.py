@@ -4,16 +4,51 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from shardwise.perfmodel.intervals import HeldOut, coverage_pct
+from shardwise.perfmodel.intervals import Distance, quantile, width_of
+
+WIDTHS = {
+    "row/dense/tpot_s": 0.06,
+    "layout/dense/tpot_s": 0.08,
+    "gpu/dense/tpot_s": 0.10,
+    "family/dense/tpot_s": 0.10,
+    "kernels/dense/tpot_s": 0.14,
+}
 
 
-def test_coverage_judges_each_fold_by_the_others() -> None:
-    folds = [
-        HeldOut("tp_inside", "h200", "vllm", "tpot_s", np.array(errors))
-        for errors in ([0.1, -0.2], [0.1, 0.2], [-0.1, 0.9])
-    ]
-    # without the first or second fold the 80th percentile is 0.2 + 0.4 x 0.7 = 0.48: both rows in;
-    # without the third it is 0.2: 0.1 in, 0.9 out; 5 of 6
-    assert coverage_pct(folds) == pytest.approx(100 * 5 / 6)
-    assert coverage_pct(folds[:2]) is None
+def test_the_quantile_covers_four_of_five_and_the_row_to_come() -> None:
+    # ceil(0.8 x (9 + 1)) = 8: the eighth of nine errors by size
+    assert quantile([0.1, -0.2, 0.3, -0.4, 0.5, 0.6, -0.7, 0.8, 0.9]) == pytest.approx(0.8)
+    assert quantile([0.1]) == pytest.approx(0.1)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=200))
+def test_four_fifths_of_the_errors_lie_within_their_own_quantile(errors: list[float]) -> None:
+    assert np.mean(np.abs(errors) <= quantile(errors)) >= 0.8
+
+
+def test_what_was_not_seen_widens_and_two_such_things_more_than_one() -> None:
+    near = width_of(WIDTHS, Distance((), False), "tpot_s")
+    gpu = width_of(WIDTHS, Distance(("gpu",), False), "tpot_s")
+    both = width_of(WIDTHS, Distance(("gpu", "family"), False), "tpot_s")
+    assert near == pytest.approx(0.06)
+    assert gpu == pytest.approx(0.10)
+    # errors beyond those of a known place add up as independent ones:
+    # sqrt(0.06^2 + 2 x (0.10^2 - 0.06^2)) = sqrt(0.0164) = 0.128
+    assert both == pytest.approx(0.128, abs=1e-3)
+
+
+def test_nothing_is_less_sure_than_kernels_without_any_fit() -> None:
+    everything = Distance(("gpu", "engine", "family", "layout"), False)
+    assert width_of(WIDTHS, everything, "tpot_s") <= 0.4  # the engine has no width here
+    known = {**WIDTHS, "engine/dense/tpot_s": 0.12}
+    assert width_of(known, everything, "tpot_s") == pytest.approx(0.14)
+
+
+def test_throughput_and_cost_share_a_width() -> None:
+    widths = {"row/moe/output_tok_s": 0.2}
+    here = Distance((), True)
+    assert width_of(widths, here, "total_tok_s") == width_of(widths, here, "output_tok_s")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from shardwise.architecture.models import load as load_model
 from shardwise.hardware.catalogue import default_catalogue
-from shardwise.perfmodel.collectives import from_topology
+from shardwise.layout.arrays import Layouts
+from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.hierarchy import Hierarchy
 from shardwise.perfmodel.loads import Load
 from shardwise.perfmodel.loop import _decoding_s, settled
@@ -18,12 +19,12 @@ from shardwise.perfmodel.step import Setting
 ARCH = load_model("llama-3.1-8b")
 GPU = default_catalogue().gpu("h200")
 COEFFICIENTS = Hierarchy({}).coefficients(GPU, "vllm")
-SETTING = Setting(ARCH, GPU, "bf16", "bf16", COEFFICIENTS, from_topology(GPU.interconnect))
+SETTING = Setting(ARCH, GPU, "vllm", "bf16", COEFFICIENTS)
 
 
 def offered(slots: float, isl: float, osl: float, budget: float = 8192.0) -> Load:
-    one = [np.array([float(v)]) for v in (1, 1, slots, isl, osl, 10 * slots, 1024, budget, 1e9, 1)]
-    return Load(*one)
+    one = [np.array([float(v)]) for v in (slots, isl, osl, 10 * slots, 1024, budget, 1e9)]
+    return Load(Layouts.of([Layout()]), *one)
 
 
 def test_prompts_come_once_a_cycle_so_a_longer_cycle_brings_fewer_of_them() -> None:

@@ -9,17 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardwise.architecture.bundled import stored_in
+from shardwise.architecture.model import in_dtype
 from shardwise.architecture.models import bundled, load
-from shardwise.architecture.sharding import allowed_tp
 from shardwise.errors import DoesNotFitError
-from shardwise.evidence.record import Deployment
 from shardwise.hardware.gpu import Gpu, Interconnect
+from shardwise.layout.arrays import Deployments, Layouts
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
+from shardwise.layout.rules import allowed_tp
 from shardwise.perfmodel.memory import (
-    Ranks,
-    activation_bytes,
+    Platform,
+    forward_bytes,
     kv_budget_bytes,
     kv_capacity_tokens,
-    largest_batch,
     largest_context,
     largest_models,
     plan,
@@ -34,12 +36,16 @@ H200 = Gpu(
 )
 H100 = replace(H200, id="h100", name="H100 SXM", memory_bytes=80e9)
 LLAMA_70B = load("llama-3.1-70b")
-TP1 = Deployment("llama-3.1-70b", "h200", 1)
+TP1 = Deployment(
+    model="llama-3.1-70b",
+    gpu="h200",
+    dtypes=Dtypes(weight="fp8"),
+)
 
 
 def test_llama_70b_fp8_on_one_h200() -> None:
     found = plan(LLAMA_70B, H200, TP1, 2048)
-    # 0.9 x 141 = 126.9 GB; weights 72.7; activations 2.1 and engine 1.6: about 50 GB of KV cache
+    # 0.9 x 141 = 126.9 GB; weights 72.7; a forward 1.7 and engine 1.0: about 51 GB of KV cache
     assert found.budget_bytes == pytest.approx(126.9e9)
     assert found.weight_bytes == pytest.approx(72.66e9, rel=1e-3)
     assert 45e9 < found.kv_budget_bytes < 52e9
@@ -48,38 +54,54 @@ def test_llama_70b_fp8_on_one_h200() -> None:
     assert found.largest_batch == found.kv_capacity_tokens // 2048
 
 
-def test_activations_of_llama_70b() -> None:
-    # 8192 tokens x 2 bytes x (2 x 8192 + 3 x 28672) + 256 sequences x 128256 logits x 12 bytes
-    expected = 8192 * 2 * (2 * 8192 + 3 * 28672) + 256 * 128256 * 12
-    assert activation_bytes(LLAMA_70B, Ranks()) == expected
+def test_a_forward_of_llama_70b() -> None:
+    # 8192 tokens x 2 bytes x (2 x 8192 + 3 x 28672)
+    expected = 8192 * 2 * (2 * 8192 + 3 * 28672)
+    assert forward_bytes(LLAMA_70B, Deployments.of([TP1])) == [expected]
 
 
 def test_the_admission_limit_lies_where_it_was_measured() -> None:
     # InferenceX, H200 TP=1 (lengths 0.9 x nominal): 32 of 8192+1024 ran unqueued, 64 queued;
     # only an fp8 KV cache holds those 32
-    deployment = replace(TP1, kv_dtype="fp8")
+    deployment = TP1.with_dtypes(kv="fp8")
     assert 32 <= plan(LLAMA_70B, H200, deployment, 0.9 * (8192 + 1024)).largest_batch < 64
 
 
 def test_a_sweep_of_tp_agrees_with_single_plans() -> None:
-    tp = np.array([1, 2, 4, 8])
-    ranks = Ranks("fp8", "fp8", tp)
-    budget = kv_budget_bytes(LLAMA_70B, H200.memory_bytes, ranks)
-    tokens = kv_capacity_tokens(LLAMA_70B, budget, 4096, ranks)
-    batch = largest_batch(LLAMA_70B, budget, 4096, ranks)
-    for i, size in enumerate(tp):
-        one = plan(LLAMA_70B, H200, replace(TP1, kv_dtype="fp8", tp_size=int(size)), 4096)
-        assert (one.kv_capacity_tokens, one.largest_batch) == (tokens[i], batch[i])
+    fp8 = TP1.with_dtypes(kv="fp8")
+    sizes = [(1, 1), (2, 1), (4, 1), (8, 1), (2, 3)]
+    deployments = [fp8.with_layout(tp_size=tp, pp_size=pp) for tp, pp in sizes]
+    swept = Deployments.of(deployments)
+    stored = stored_in(LLAMA_70B, "fp8")
+    budget = kv_budget_bytes(stored, Platform(H200), swept)
+    sequence = sequence_bytes(stored, 4096.0, swept.layouts, "fp8")
+    tokens = kv_capacity_tokens(budget, sequence, 4096.0, swept.layouts)
+    varied = sequence_bytes(stored, np.full(5, 4096.0), swept.layouts, "fp8")
+    np.testing.assert_array_equal(sequence, varied)
+    for i, deployment in enumerate(deployments):
+        one = plan(LLAMA_70B, H200, deployment, 4096)
+        assert one.kv_capacity_tokens == tokens[i]
+        assert one.largest_batch == one.kv_capacity_tokens // 4096
+
+
+def test_each_data_parallel_copy_of_attention_holds_its_own_sequences() -> None:
+    # MLA's latent is whole on every rank: eight copies of attention hold eight times the tokens
+    # that TP=8 does, less what their whole attention weights and their logits take
+    deepseek = load("deepseek-r1")
+    tp8 = Deployment("deepseek-r1", "h200", Layout(8))
+    dp8 = Deployment("deepseek-r1", "h200", Layout(1, ep_size=8, attention_dp=8))
+    cut, copied = (plan(deepseek, H200, d, 8192).kv_capacity_tokens for d in (tp8, dp8))
+    assert 4 * cut < copied < 8 * cut
 
 
 def test_what_does_not_fit_says_what_is_short_and_what_would_fit() -> None:
     with pytest.raises(DoesNotFitError) as caught:
-        require_fit(LLAMA_70B, H100, replace(TP1, weight_dtype="bf16"), 2048)
+        require_fit(LLAMA_70B, H100, TP1.with_dtypes(weight="bf16"), 2048)
     # bf16 weights are 141.1 GB; two halves of 70.6 leave too little of 72; fp8 is 72.7
     message = str(caught.value)
     assert "no room for the weights" in message
     assert "141.1" in message
-    assert "TP=4 in bf16 or fp4 at TP=1" in message
+    assert "TP=4 in bf16 or fp4 at TP1" in message
     assert "\n" not in message
 
 
@@ -90,7 +112,11 @@ def test_too_little_room_for_the_context_is_told_apart() -> None:
 
 def test_nothing_in_a_node_fits() -> None:
     small = replace(H100, memory_bytes=24e9)
-    deployment = Deployment("deepseek-r1", "h100", 8, weight_dtype="auto")
+    deployment = Deployment(
+        model="deepseek-r1",
+        gpu="h100",
+        layout=Layout(tp_size=8),
+    )
     assert smallest_fitting_tp(load("deepseek-r1"), small, deployment, 1024) is None
     with pytest.raises(DoesNotFitError, match="nothing in one node of 8 fits"):
         require_fit(load("deepseek-r1"), small, deployment, 1024)
@@ -104,19 +130,20 @@ def test_nothing_in_a_node_fits() -> None:
 def test_the_largest_context_is_the_largest_that_fits(
     model: str, budget: float, kv_dtype: str
 ) -> None:
-    arch, ranks = load(model), Ranks(kv_dtype=kv_dtype)
-    longest = float(largest_context(arch, budget, ranks))
+    arch, one = load(model), Layouts.of([Layout()])
+    longest = float(largest_context(arch, np.array([budget]), Layout(), kv_dtype))
     if longest:
-        assert sequence_bytes(arch, longest, ranks) <= budget * (1 + 1e-9)
+        assert sequence_bytes(arch, longest, one, kv_dtype) <= budget * (1 + 1e-9)
     if longest < arch.max_context:
-        assert sequence_bytes(arch, longest + 1, ranks) > budget * (1 - 1e-9)
+        assert sequence_bytes(arch, longest + 1, one, kv_dtype) > budget * (1 - 1e-9)
 
 
 @given(model=st.sampled_from(bundled()), dtype=st.sampled_from(["auto", "bf16", "fp8"]))
 def test_room_for_kv_never_falls_with_tp_beyond_one(model: str, dtype: str) -> None:
-    arch = load(model)
-    tp = np.array([size for size in allowed_tp(arch, 64) if size > 1])
-    budget = kv_budget_bytes(arch, 192e9, Ranks(dtype, tp_size=tp))
+    stored = in_dtype(load(model), dtype)
+    sizes = [Layout(size) for size in allowed_tp(stored, 64) if size > 1]
+    deployments = Deployments.of([Deployment(model, "h200", layout) for layout in sizes])
+    budget = kv_budget_bytes(stored, Platform(replace(H200, memory_bytes=192e9)), deployments)[0]
     assert (np.diff(budget) >= -1.0).all()
 
 
@@ -125,8 +152,8 @@ def test_largest_models_has_a_row_for_each_gpu_and_dtype() -> None:
     rows = {(row.gpu, row.dtype): row for row in largest_models([H100, H200], models)}
     assert len(rows) == 6
     # bf16: 70B is 141 GB, 32B is 66; fp8: 70B is 72.7 GB of 72 usable on H100
-    assert rows["h100", "bf16"].model == "llama-3.1-8b" or rows["h100", "bf16"].weight_bytes < 72e9
+    assert rows["h100", "bf16"].model == "qwen3-32b"
     assert rows["h100", "fp8"].model == "qwen3-32b"
     assert rows["h200", "fp8"].model == "llama-3.1-70b"
-    # (141 x 0.9 - 1.6) / 1 byte
-    assert rows["h200", "fp8"].max_parameters == pytest.approx(125.3e9)
+    # (141 x 0.9 - 1.03 of engine) / (1 byte + a scale of 4 for each 4,096 weights)
+    assert rows["h200", "fp8"].max_parameters == pytest.approx(125.7e9, rel=1e-3)

@@ -10,31 +10,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardwise.evidence.record import Deployment
+from shardwise.layout.arrays import Deployments, Layouts
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.perfmodel.estimate import predict
-from shardwise.perfmodel.loads import Limits, auto_kv_dtype, make_load
+from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.serving import closed_loop, max_throughput, static_batch
+from shardwise.perfmodel.step import Setting
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.workload.workload import Workload
 
 LLAMA, _ = subject_of(Asked("llama-3.1-70b", "h200", weight_dtype="fp8", kv_dtype="fp8"))
 
 
-def offered(tp: float, concurrency: float, isl: float, osl: float, seqs: float = 4096.0):  # type: ignore[no-untyped-def]
+def offered(
+    tp: float, concurrency: float, isl: float, osl: float, seqs: float = 4096.0
+) -> tuple[Setting, Load]:
     one = np.ones(1)
-    limits = Limits(tp * one, one, seqs * one, 8192.0 * one)
+    deployments = Deployments(Layouts.of([Layout(int(tp))]), seqs * one, 8192.0 * one, 0.9 * one)
+    asked = Offered(concurrency * one, isl * one, osl * one, 10 * concurrency * one)
     s = LLAMA.setting
-    return s, make_load(
-        LLAMA.arch,
-        LLAMA.gpu,
-        s.weight_dtype,
-        s.kv_dtype,
-        limits,
-        concurrency * one,
-        isl * one,
-        osl * one,
-        10 * concurrency * one,
-    )
+    return s, make_load(LLAMA.arch, LLAMA.platform, s.kv_dtype, deployments, asked)
 
 
 LOADS = {
@@ -82,6 +77,28 @@ def test_what_the_cache_cannot_hold_waits(tp: float, concurrency: int, isl: int,
     assert found.batch * (isl + osl / 2) <= max(load.kv_capacity_tokens[0] * 1.001, isl + osl / 2)
 
 
+@settings(max_examples=80, deadline=None)
+@given(**LOADS)
+def test_ttft_never_rises_when_load_falls(tp: float, concurrency: int, isl: int, osl: int) -> None:
+    more = closed_loop(*offered(tp, 2.0 * concurrency, isl, osl))
+    less = closed_loop(*offered(tp, concurrency, isl, osl))
+    assert less.ttft_s <= more.ttft_s * (1 + 1e-6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(**LOADS)
+def test_ttft_never_falls_when_prompts_grow(
+    tp: float, concurrency: int, isl: int, osl: int
+) -> None:
+    # where the server is slower than its engine, what is left to wait for shrinks instead
+    def ttft(tokens: float) -> float:
+        s, load = offered(tp, concurrency, tokens, osl)
+        engine = {**s.coefficients, "handle": 1e-9, "stream": 1e-9}
+        return float(closed_loop(replace(s, coefficients=engine), load).ttft_s[0])
+
+    assert ttft(1.5 * isl) >= ttft(isl) * (1 - 1e-9)
+
+
 def test_h200_holds_about_46_of_64_long_requests() -> None:
     # 143,771 MiB x 0.9 = 135.7 GB - 72.7 GB of weights - about 3 GB = 60 GB; fp8 KV of 70B:
     # 80 layers x 2 x 8 x 128 = 163,840 bytes a token; 7,373 + 922 / 2 tokens each: 1.28 GB
@@ -102,15 +119,12 @@ def test_a_queue_of_everything_gives_more_throughput_than_a_small_closed_loop() 
     assert all_queued.output_tok_s[0] > 2 * few.output_tok_s[0]
 
 
-def test_auto_kv_dtype_follows_the_checkpoint_on_nvidia_and_stays_bf16_on_amd() -> None:
-    amd, _ = subject_of(Asked("llama-3.1-70b", "mi300x"))
-    assert auto_kv_dtype("fp8", LLAMA.gpu, "vllm") == "fp8"
-    assert auto_kv_dtype("fp8", amd.gpu, "vllm") == "bf16"
-    assert auto_kv_dtype("bf16", LLAMA.gpu, "vllm") == "bf16"
-
-
 def test_a_prediction_carries_causes_that_add_up_to_its_latency() -> None:
-    deployment = Deployment("llama-3.1-70b", "h200", 4)
+    deployment = Deployment(
+        model="llama-3.1-70b",
+        gpu="h200",
+        layout=Layout(tp_size=4),
+    )
     (found,) = predict(LLAMA, [deployment], [Workload(1024, 1024, 16)])
     e2e = found.metrics["e2e_latency_s"]
     assert sum(found.breakdown.values()) == pytest.approx(e2e.value, rel=1e-6)
@@ -122,7 +136,11 @@ def test_an_uncalibrated_gpu_says_so_and_is_less_sure() -> None:
     gb200, _ = subject_of(Asked("llama-3.1-70b", "gb200", weight_dtype="fp8"))
 
     def spread(subject: object) -> float:
-        deployment = Deployment("llama-3.1-70b", "x", 4)
+        deployment = Deployment(
+            model="llama-3.1-70b",
+            gpu="x",
+            layout=Layout(tp_size=4),
+        )
         (found,) = predict(subject, [deployment], [Workload(512, 512, 4)])  # type: ignore[arg-type]
         tpot = found.metrics["tpot_s"]
         assert ("not calibrated" in found.source.note or "not calibrated" in found.source.name) == (
@@ -135,10 +153,24 @@ def test_an_uncalibrated_gpu_says_so_and_is_less_sure() -> None:
 
 def test_a_model_that_was_not_measured_says_so_and_is_less_sure() -> None:
     qwen, _ = subject_of(Asked("qwen3-32b", "h200", weight_dtype="fp8", kv_dtype="fp8"))
-    deployment, load = Deployment("x", "h200", 4), [Workload(512, 512, 4)]
+    deployment, load = (
+        Deployment(
+            model="x",
+            gpu="h200",
+            layout=Layout(tp_size=4),
+        ),
+        [Workload(512, 512, 4)],
+    )
     (known,), (new,) = predict(LLAMA, [deployment], load), predict(qwen, [deployment], load)
-    assert "other models" in new.source.name
-    assert "other models" not in known.source.name
+    assert "not seen" in new.source.name
+    assert "not seen" not in known.source.name
     for metric in ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s"):
         one, other = known.metrics[metric], new.metrics[metric]
         assert math.log(other.hi / other.lo) > math.log(one.hi / one.lo)
+
+
+def test_lengths_that_differ_do_not_stay_in_step() -> None:
+    s, load = offered(4.0, 32.0, 1024.0, 512.0)
+    equal, spread = (closed_loop(s, replace(load, length_cv=cv)) for cv in (0.0, 0.3))
+    assert spread.ttft_s < equal.ttft_s
+    assert spread.tpot_s == pytest.approx(equal.tpot_s, rel=0.05)

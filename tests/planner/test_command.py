@@ -5,7 +5,18 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from shardwise.planner.command import checkpoint, engine_argv, note, replicas
+import pytest
+
+from shardwise.errors import InputError
+from shardwise.layout.deployment import Deployment
+from shardwise.planner.command import (
+    Checkpoint,
+    checkpoint,
+    engine_command,
+    note,
+    quantizes_online,
+    replicas,
+)
 from shardwise.planner.plan import plan
 
 
@@ -13,69 +24,102 @@ def flags(argv: tuple[str, ...]) -> dict[str, str]:
     return {a: b for a, b in pairwise(argv) if a.startswith("--")}
 
 
+def argv_of(asked: Any, d: Deployment, name: str) -> tuple[str, ...]:
+    stored = checkpoint(name, asked.arch, d)
+    return engine_command(d, asked.arch, asked.node.gpu, stored).argv
+
+
 def test_vllm_flags_are_the_ones_scored(ask: Any) -> None:
     asked = ask(weight_dtype="fp8")
     d = plan(asked).best.deployment
-    found = flags(
-        engine_argv(d, asked.arch, asked.node.gpu, checkpoint("llama-3.1-70b", asked.arch))
-    )
+    found = flags(argv_of(asked, d, "llama-3.1-70b"))
     assert found["--tensor-parallel-size"] == str(d.tp_size)
-    assert found["--max-num-seqs"] == str(d.max_num_seqs)
+    assert found["--max-num-seqs"] == str(d.limits.max_num_seqs)
     assert found["--max-num-batched-tokens"] == "8192"
     assert found["--gpu-memory-utilization"] == "0.9"
-    assert found["--max-model-len"] == "1280"  # 1024 + 256
-    assert found["--quantization"] == "fp8"  # the hub's checkpoint is bf16
+    # twice 1024 + 256: requests are longer and shorter than their mean
+    assert found["--max-model-len"] == "2560"
 
 
 def test_a_checkpoint_already_in_fp8_is_not_quantized_again(ask: Any) -> None:
     name = "amd/Llama-3.1-70B-Instruct-FP8-KV"
     asked = ask(name)
-    argv = engine_argv(
-        plan(asked).best.deployment, asked.arch, asked.node.gpu, checkpoint(name, asked.arch)
-    )
+    argv = argv_of(asked, plan(asked).best.deployment, name)
     assert name in argv
     assert "--quantization" not in argv
 
 
-def test_nvfp4_needs_another_checkpoint_and_says_so(ask: Any) -> None:
-    asked = ask("llama-3.1-70b", "b200")
-    stored = checkpoint("llama-3.1-70b", asked.arch)
-    assert "quantized to nvfp4" in note(stored, "nvfp4", "vllm")
-    assert note(stored, "fp32", "builtin") == ""  # it converts while it loads
+def test_a_published_checkpoint_of_the_scored_dtype_is_what_runs(ask: Any) -> None:
+    asked = ask("qwen3-235b-a22b", "b200", weight_dtype="nvfp4")
+    argv = argv_of(asked, plan(asked).best.deployment, "qwen3-235b-a22b")
+    assert "nvidia/Qwen3-235B-A22B-NVFP4" in argv
+    assert "--quantization" not in argv
+
+
+def test_16_bits_are_quantized_to_fp8_while_they_load_where_no_checkpoint_is_published() -> None:
+    found = Checkpoint("./my-model", "bf16")
+    assert quantizes_online("vllm", found.dtype, "fp8")
+    assert not quantizes_online("vllm", found.dtype, "nvfp4")
+    assert not quantizes_online("builtin", found.dtype, "fp8")
+
+
+def test_a_dtype_that_nobody_published_is_a_placeholder_and_says_so(ask: Any) -> None:
+    asked = ask("smollm2-135m", "b200", weight_dtype="nvfp4")
+    d = next(c.deployment for c in plan(asked).ranked)
+    stored = checkpoint("smollm2-135m", asked.arch, d)
+    assert stored.placeholder
+    assert stored.path.startswith("YOUR-NVFP4-CHECKPOINT-OF-")
+    assert "put yours in place of" in note(stored)
+
+
+def test_tensorrt_llm_is_started_with_its_own_words_and_not_on_amd(ask: Any) -> None:
+    asked = ask("llama-3.1-8b", "h200", engine="trtllm")
+    d = plan(asked).best.deployment
+    assert argv_of(asked, d, "llama-3.1-8b")[0] == "trtllm-serve"
+    with pytest.raises(InputError, match="TensorRT-LLM does not run on amd"):
+        plan(ask("llama-3.1-8b", "mi300x", engine="trtllm"))
 
 
 def test_each_replica_has_its_own_devices_and_port(ask: Any) -> None:
     asked = ask()
     d = next(c.deployment for c in plan(asked).ranked if c.deployment.tp_size == 2)
-    made = replicas(d, asked.arch, asked.node.gpu, checkpoint("llama-3.1-70b", asked.arch))
+    made = replicas(d, asked.arch, asked.node.gpu, checkpoint("llama-3.1-70b", asked.arch, d))
     devices = [device for r in made for device in r.devices]
     assert devices == list(range(d.gpus))
     assert len({r.port for r in made}) == d.replicas
     assert made[0].line.startswith("HIP_VISIBLE_DEVICES=0,1")
 
 
-def test_sglang_memory_share_leaves_out_activations_and_engine(ask: Any) -> None:
+def test_sglang_is_started_with_the_memory_share_that_was_scored(ask: Any) -> None:
     asked = ask(engine="sglang")
     d = plan(asked).best.deployment
-    found = flags(
-        engine_argv(d, asked.arch, asked.node.gpu, checkpoint("llama-3.1-70b", asked.arch))
-    )
-    assert 0.5 < float(found["--mem-fraction-static"]) < d.gpu_memory_utilization
-    assert found["--max-running-requests"] == str(d.max_num_seqs)
+    found = flags(argv_of(asked, d, "llama-3.1-70b"))
+    assert float(found["--mem-fraction-static"]) == d.limits.gpu_memory_utilization
+    assert found["--max-running-requests"] == str(d.limits.max_num_seqs)
 
 
 def test_the_builtin_engine_is_planned_by_tp_alone_in_the_checkpoints_dtype(ask: Any) -> None:
     asked = ask("llama-3.1-8b", "h200", engine="builtin")
     found = plan(asked)
     assert {c.deployment.pp_size for c in found.ranked} == {1}
-    assert {c.deployment.weight_dtype for c in found.ranked} == {"bf16"}
-    assert any("shards by TP alone" in r.reason for r in found.rejected)
+    assert {c.deployment.dtypes.weight for c in found.ranked} == {"bf16"}
+    assert any("no pipeline parallelism" in r.reason for r in found.rejected)
     d = found.best.deployment
-    argv = engine_argv(d, asked.arch, asked.node.gpu, checkpoint("./m", asked.arch))
+    argv = engine_command(d, asked.arch, asked.node.gpu, Checkpoint("./m", "bf16")).argv
     said = flags(argv)
     assert argv[:3] == ("shardwise", "serve", "./m")
     assert said["--tensor-parallel-size"] == str(d.tp_size)
     assert said["--dtype"] == "bf16"
     # no more room than max_num_seqs of the longest sequences could use
-    assert int(said["--kv-cache-tokens"]) <= d.max_num_seqs * d.max_model_len
+    assert int(said["--kv-cache-tokens"]) <= d.limits.max_num_seqs * d.limits.max_model_len
     assert "--threads-per-rank" not in said  # a GPU's
+
+
+def test_a_cache_dtype_that_nobody_asked_for_is_in_no_command(ask: Any) -> None:
+    asked = ask("qwen3-235b-a22b", "b200", weight_dtype="nvfp4")  # its checkpoint asks for fp8
+    best = plan(asked).best.deployment
+    assert best.dtypes.kv == "fp8"
+    assert "--kv-cache-dtype" not in argv_of(asked, best, "qwen3-235b-a22b")
+    wanted = ask("llama-3.1-8b", "h200", kv_dtype="fp8")
+    argv = argv_of(wanted, plan(wanted).best.deployment, "llama-3.1-8b")
+    assert flags(argv)["--kv-cache-dtype"] == "fp8"

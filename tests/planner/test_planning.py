@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shardwise.architecture.model import in_dtype
 from shardwise.architecture.models import load
-from shardwise.architecture.sharding import violations
 from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError, ShardwiseError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.node import Node
+from shardwise.layout.rules import violations
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.perfmodel.profiles import bundled_profile
 from shardwise.planner.packing import pack
@@ -50,22 +51,16 @@ def test_every_ranked_candidate_fits_and_breaks_no_rule(
     for candidate in made.ranked:
         d = candidate.deployment
         assert d.gpus <= gpus
-        assert not violations(
-            asked.arch,
-            d.tp_size,
-            d.pp_size,
-            expert_parallel=d.expert_parallel,
-            weight_dtype=d.weight_dtype,
-        )
-        assert memory_plan(asked.arch, asked.node.gpu, d, d.max_model_len).fits
+        assert not violations(in_dtype(asked.arch, d.dtypes.weight), d.layout)
+        assert memory_plan(asked.arch, asked.node.gpu, d, d.limits.max_model_len).fits
     assert all(r.reason for r in made.rejected)
 
 
 def test_an_moe_model_is_also_planned_with_whole_experts_on_each_rank() -> None:
     made = explore(question("qwen3-235b-a22b", "h200", 8, Demand(1024, 256, concurrency=64)))
-    fp8 = [c.deployment for c in made.ranked if c.deployment.weight_dtype == "fp8"]
-    assert any(d.tp_size == 8 and d.expert_parallel for d in fp8)
-    assert not any(d.expert_parallel for d in fp8 if d.tp_size == 1 or d.pp_size > 1)
+    fp8 = [c.deployment for c in made.ranked if c.deployment.dtypes.weight == "fp8"]
+    assert any(d.tp_size == 8 and d.layout.expert_parallel for d in fp8)
+    assert not any(d.layout.expert_parallel for d in fp8 if d.tp_size == 1 or d.pp_size > 1)
 
 
 @settings(max_examples=25, deadline=None)

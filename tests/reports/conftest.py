@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shardwise.evidence.record import Deployment, Evidence, Interval, Kind, Source
+from shardwise.evidence.record import Evidence, Interval, Kind, Source
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.study.grid import Grid, index
 from shardwise.workload.workload import Workload
 
@@ -29,7 +30,11 @@ def make(tp_size: int, concurrency: int, e2e: float, kind: Kind, n: int) -> Evid
         "total_tok_s": concurrency * (1000 + OSL) / e2e,
     }
     return Evidence(
-        Deployment("llama-3.1-70b", "mi300x", tp_size),
+        Deployment(
+            model="llama-3.1-70b",
+            gpu="mi300x",
+            layout=Layout(tp_size=tp_size),
+        ),
         Workload(1000, OSL, concurrency),
         {name: Interval(v, v / 1.1, v * 1.1, n) for name, v in values.items()},
         Source(kind, "hand-made", "2026-01-02"),

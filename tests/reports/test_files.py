@@ -86,7 +86,7 @@ def test_written_files_can_be_read_by_others_as_the_umask_allows(tmp_path: Path)
 def test_evidence_survives_as_json(tmp_path: Path, grid: Grid) -> None:
     path = write_json(tmp_path / "evidence.json", list(grid.values()))
     first = json.loads(path.read_text())[0]
-    assert first["deployment"]["tp_size"] == 1
+    assert first["deployment"]["layout"]["tp_size"] == 1
     assert first["metrics"]["e2e_latency_s"] == {
         "value": 10.0,
         "lo": pytest.approx(10 / 1.1),

@@ -283,3 +283,15 @@ def test_a_notebook_shows_the_same_charts_without_a_network(output: StudyOutput)
         assert "mi300x" in shown["text/plain"]
     with pytest.raises(UnknownNameError, match="tp_steps"):
         output.figure("tp_step")
+
+
+def test_a_report_names_no_folder_of_the_machine_that_made_it() -> None:
+    subject, catalogue = subject_of(Asked("llama-3.1-70b", "mi300x", weight_dtype="fp8"))
+    question = Question(8, (4, 8), (16,), 2048, 2048)
+    command = "shardwise study /home/someone/llama --catalogue=/etc/ours/gpus.toml"
+    found = answer(subject, catalogue, Wanted(question, Slo(), 2.0, command))
+    shown = report_html(found, "shardwise report /home/someone/study -o /tmp/x/report.html")
+    assert "/home/someone" not in shown
+    assert "/etc/ours" not in shown
+    assert "shardwise report study -o report.html" in shown
+    assert "price: 2 USD per GPU-hour (given by the user)" in shown

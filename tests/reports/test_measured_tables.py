@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.reports.measured_tables import measured_table, state
 from shardwise.reports.table_text import plain
 from shardwise.workload.workload import Workload
@@ -15,7 +16,12 @@ def cell(concurrency: int, **conditions: object) -> Measured:
         "output_tok_s": Interval(286.0, 280.0, 292.0, 30),
     }
     evidence = Evidence(
-        Deployment("m", "cpu", 1, engine="builtin"),
+        Deployment(
+            model="m",
+            gpu="cpu",
+            layout=Layout(tp_size=1),
+            engine="builtin",
+        ),
         Workload(8, 10, concurrency),
         metrics,
         Source("measured", "test"),

@@ -62,7 +62,7 @@ def test_transitions_go_up_then_down_with_marks(grid: Grid) -> None:
 
 def test_a_step_whose_interval_spans_zero_is_marked_unclear(grid: Grid) -> None:
     item = grid[8, 16]
-    near = replace(item, deployment=replace(item.deployment, tp_size=4))
+    near = replace(item, deployment=item.deployment.with_layout(tp_size=4))
     cell = transitions_table(transitions(index([near, item]))).rows[0][2]
     assert (cell.text, cell.tone) == ("+0.0  ?", "unclear")
 

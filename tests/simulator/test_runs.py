@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Failure, Group
 from shardwise.simulator.results import Result
-from shardwise.simulator.simulate import POLICIES, simulate
+from shardwise.simulator.routing import POLICIES
+from shardwise.simulator.simulate import simulate
 from shardwise.simulator.steptable import StepTable
-from shardwise.simulator.traffic import Lengths, Trace, Traffic, draw, make_trace
+from shardwise.simulator.trace import Trace, make_trace, one_prefix
+from shardwise.simulator.traffic import Lengths, Traffic, draw
 from shardwise.workload.workload import Slo
 
 needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
@@ -40,7 +42,7 @@ def toy(
         1,
     )
     return Group(
-        Deployment("toy", "h200", 1, replicas=replicas), table, seqs, budget, capacity, 10**9,
+        Deployment("toy", "h200", Layout(replicas=replicas)), table, seqs, budget, capacity, 10**9,
         0.0, 0.0, {},
     )  # fmt: skip
 
@@ -98,8 +100,7 @@ def jobs(draw_from: st.DrawFn) -> tuple[Group, Trace, str, int]:
         trace = replace(
             trace,
             isl=trace.isl + 16,
-            prefix=rng.integers(-1, 3, n),
-            prefix_tokens=np.full(3, 16, dtype=np.int64),
+            shared=one_prefix(rng.integers(-1, 3, n), np.full(3, 16, dtype=np.int64)),
         )
     group = toy(
         draw_from(st.integers(1, 4)),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.search import Job, Store, run_job, search
 from shardwise.simulator.traffic import Lengths, Traffic
@@ -20,7 +20,11 @@ needs_ray = pytest.mark.skipif(not (HAS_RAY and HAS_NUMBA), reason="ray or numba
 
 
 def jobs(count: int, duration_s: float = 4.0) -> list[Job]:
-    deployment = Deployment("llama-3.1-8b", "h200", 1)
+    deployment = Deployment(
+        model="llama-3.1-8b",
+        gpu="h200",
+        layout=Layout(tp_size=1),
+    )
     traffic = Traffic(4.0, Lengths(200), Lengths(20), duration_s)
     return [Job(deployment, traffic, seed=seed) for seed in range(count)]
 
@@ -38,7 +42,14 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_job_that_cannot_run_is_an_outcome_with_its_reason() -> None:
-    job = Job(Deployment("llama-3.1-405b", "h200", 1), jobs(1)[0].traffic)
+    job = Job(
+        Deployment(
+            model="llama-3.1-405b",
+            gpu="h200",
+            layout=Layout(tp_size=1),
+        ),
+        jobs(1)[0].traffic,
+    )
     assert "does not fit" in run_job(job).error
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from shardwise.evidence.record import Deployment, Evidence, Interval, Kind, Source
+from shardwise.evidence.record import Evidence, Interval, Kind, Source
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.workload.workload import Workload
 
 MakeEvidence = Callable[..., Evidence]
@@ -33,7 +34,7 @@ def make(
         "total_tok_s": concurrency * (isl + osl) / e2e_latency_s,
     }
     return Evidence(
-        deployment=Deployment("llama-3.1-70b", "mi300x", tp_size),
+        deployment=Deployment(model="llama-3.1-70b", gpu="mi300x", layout=Layout(tp_size=tp_size),),
         workload=Workload(isl, osl, concurrency),
         metrics={n: Interval(v, v / (1 + spread), v * (1 + spread)) for n, v in values.items()},
         source=Source(kind, "hand-made"),

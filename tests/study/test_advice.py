@@ -58,7 +58,7 @@ def test_a_better_tp_that_was_not_asked_is_named() -> None:
     advice = planned_advice("online", asked, others)
     assert isinstance(advice, Advice)
     assert advice.choice.tp_size in others
-    assert f"TP={best} " in advice.note
+    assert f"TP{best} " in advice.note
 
 
 def test_stages_that_the_charts_do_not_show_are_said() -> None:

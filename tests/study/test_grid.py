@@ -48,7 +48,7 @@ def test_other_lengths_are_another_family(evidence: MakeEvidence) -> None:
 def test_several_replicas_in_one_result_are_refused(evidence: MakeEvidence) -> None:
     item = evidence(1, 16, 2.0)
     with pytest.raises(InputError, match="2 replicas"):
-        index([replace(item, deployment=replace(item.deployment, replicas=2))])
+        index([replace(item, deployment=item.deployment.with_layout(replicas=2))])
 
 
 @pytest.mark.parametrize(

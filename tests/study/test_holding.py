@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from shardwise.architecture.models import load
@@ -47,7 +45,7 @@ def test_finalists_have_the_fewest_replicas_that_hold_and_hold_the_rate_they_say
     assert best.rate_held.lo <= best.rate_held.value <= best.rate_held.hi
 
     def held(replicas: int, rate: float, seed: int = 0) -> bool:
-        group = make_group(replace(best.deployment, replicas=replicas))
+        group = make_group(best.deployment.with_layout(replicas=replicas))
         trace = draw(Traffic(rate, Lengths(1000), Lengths(300), 240.0), seed)
         return holds(simulate([group], trace), TARGETS, warmup_s=20.0)
 

@@ -97,3 +97,13 @@ def test_comparison_keeps_steps_found_in_both_and_averages_their_distance() -> N
 
 def test_the_error_of_nothing_is_not_a_number() -> None:
     assert math.isnan(mean_absolute_error_points(()))
+
+
+def test_a_step_between_values_without_intervals_is_not_clear(
+    evidence: MakeEvidence, replaced: Callable[..., Evidence]
+) -> None:
+    cells = [replaced(evidence(tp, 8, 2.0 / tp), e2e_latency_s=2.0 / tp) for tp in (1, 2)]
+    up, down = transitions(index(cells), ["e2e_latency_s"])
+    assert up.change_pct == Interval(-50.0, -50.0, -50.0)
+    assert not up.is_clear
+    assert not down.is_clear

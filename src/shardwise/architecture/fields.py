@@ -3,56 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shardwise.errors import InputError
 
 #: Far above any model, low enough that no product of sizes overflows a float.
 MAX_SIZE: Final = 100_000_000
+MAX_LAYERS: Final = 10_000
+MAX_EXPERTS: Final = 1_000_000
 
 
 @dataclass(frozen=True)
 class Fields:
-    """The object `values`, read from `where` (named in each error)."""
+    """The object `values`, read from `where` (named in each error).
+
+    `read` collects the names that were asked for, so that what nobody read can be noticed.
+    """
 
     values: Mapping[str, Any]
     where: str
+    read: set[str] = field(default_factory=set, compare=False)
 
     def bad(self, name: str, allowed: str) -> InputError:
-        if name not in self.values:
+        if self.values.get(name) is None:
             return InputError(
                 f"{self.where}: no {name!r}", f"allowed: {allowed}", "give the model's config.json"
             )
         shown = repr(self.values[name])[:60]
         return InputError(f"{self.where}: {name} is {shown}", f"allowed: {allowed}")
 
+    def get(self, name: str) -> Any:
+        self.read.add(name)
+        return self.values.get(name)
+
     def has(self, name: str) -> bool:
-        return self.values.get(name) is not None
+        return self.get(name) is not None
+
+    def name_of(self, *names: str) -> str:
+        """The first of `names` that is there, else the first one."""
+        return next((name for name in names if self.has(name)), names[0])
 
     def size(self, name: str, default: int | None = None, lo: int = 1, hi: int = MAX_SIZE) -> int:
         """A whole number from `lo` to `hi`; absent or null gives `default`, if there is one."""
-        value = self.values.get(name)
+        value = self.get(name)
         if value is None and default is not None:
             return default
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # some published files write 64.0
         if isinstance(value, bool) or not isinstance(value, int) or not lo <= value <= hi:
             raise self.bad(name, f"a whole number from {lo} to {hi}")
         return value
 
-    def number(self, name: str) -> float:
-        value = self.values.get(name)
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self.get(name)
+        if value is None and default is not None:
+            return default
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
             raise self.bad(name, "a number above 0 and below 1000000")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
-        value = self.values.get(name, default)
+        value = self.get(name)
+        value = default if value is None else value
         if not isinstance(value, bool):
             raise self.bad(name, "true or false")
         return value
 
     def text(self, name: str, default: str | None = None) -> str:
-        value = self.values.get(name)
+        value = self.get(name)
         if value is None and default is not None:
             return default
         if not isinstance(value, str):
@@ -61,18 +80,30 @@ class Fields:
 
     def items(self, name: str, kind: type) -> list[Any]:
         """A list of `kind`; absent or null is empty."""
-        value = self.values.get(name)
+        value = self.get(name)
         value = [] if value is None else value
         if not isinstance(value, list) or any(
-            not isinstance(item, kind) or isinstance(item, bool) for item in value
+            not isinstance(item, kind) or (isinstance(item, bool) and kind is not bool)
+            for item in value
         ):
-            raise self.bad(name, f"a list of {'texts' if kind is str else 'whole numbers'}")
+            names = {str: "texts", int: "whole numbers", dict: "objects"}
+            raise self.bad(name, f"a list of {names.get(kind, kind.__name__)}")
         return value
 
     def object(self, name: str) -> Fields:
         """A nested object; absent or null is empty."""
-        value = self.values.get(name)
+        value = self.get(name)
         value = {} if value is None else value
         if not isinstance(value, dict):
             raise self.bad(name, "an object")
-        return Fields(value, f"{self.where}: {name}")
+        return Fields(value, f"{self.where}: {name[:60]}")
+
+    def per_layer(self, name: str, layers: int, default: int | None = None) -> tuple[int, ...]:
+        """A size for each layer: a list of `layers` sizes, or one size for all."""
+        value = self.get(name)
+        if not isinstance(value, list):
+            return (self.size(name, default, lo=0),) * layers
+        sizes = self.items(name, int)
+        if len(sizes) != layers or any(not 0 <= size <= MAX_SIZE for size in sizes):
+            raise self.bad(name, f"{layers} whole numbers, one a layer")
+        return tuple(sizes)

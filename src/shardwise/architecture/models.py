@@ -1,68 +1,48 @@
-"""Models by name: bundled configs, a local file or folder, or the Hugging Face hub."""
+"""Models by name: bundled ones, a local file or folder, or the Hugging Face hub."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
-from functools import cache
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from shardwise.architecture.config import parse
-from shardwise.architecture.model import Architecture
+from shardwise.architecture.bundled import (
+    bundled,
+    bundled_config,
+    named,
+    published_checkpoint,
+    published_id,
+)
+from shardwise.architecture.model import Model
+from shardwise.architecture.reading.parse import parse
 from shardwise.errors import InputError, UnknownNameError
 
-#: Words of a checkpoint's name that leave the shape of the model as it is.
-_SAME_SHAPE: Final = frozenset({"meta", "instruct", "it", "chat", "hf", "base", "kv", "dynamic"})
-#: Words that say the weights are quantized, and to what.
-_DTYPE_WORDS: Final = {
-    "bf16": "bf16",
-    "fp8": "fp8",
-    "nvfp4": "nvfp4",
-    "fp4": "nvfp4",
-    "mxfp4": "mxfp4",
-    "int4": "int4",
-    "awq": "int4",
-    "gptq": "int4",
-    "w4a16": "int4",
-    "int8": "int8",
-    "w8a8": "int8",
-}
-#: Weights per scale where a name tells the dtype and no config the block (see WEIGHT_BYTES).
-_USUAL_BLOCK: Final = {"int4": 128, "mxfp4": 32, "nvfp4": 16}
-#: Publishers of the bundled models and of their quantized copies.
-_ORGS: Final = frozenset(
-    {
-        *("meta-llama", "qwen", "mistralai", "openai", "deepseek-ai", "huggingfacetb"),
-        *("amd", "nvidia", "neuralmagic", "redhatai", "unsloth"),
-    }
-)
+__all__ = ["bundled", "bundled_config", "load", "published_checkpoint", "published_id"]
+
 _MAX_CONFIG_BYTES: Final = 10_000_000
 _HUB_ID: Final = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+#: Beside config.json; modelopt checkpoints of 2024 name their dtype in it alone.
+_SIDECAR: Final = "hf_quant_config.json"
+#: What a checkpoint's name says where it may have such a file.
+_QUANTIZED_NAME: Final = re.compile(r"fp8|fp4|int4|int8|awq", re.IGNORECASE)
 
 
-@cache
-def bundled() -> tuple[str, ...]:
-    """Ids of the bundled models, sorted."""
-    return tuple(sorted(name.removesuffix(".json") for name in _data_names()))
+def load(name_or_path: str) -> Model:
+    """The Model of a bundled name, a local config.json or its folder, or a hub id.
 
-
-def load(name_or_path: str) -> Architecture:
-    """The Architecture of a bundled model, a local config.json or its folder, or a hub id.
-
-    A bundled id is recognised in its common spellings (`meta-llama/Llama-3.1-70B-Instruct`); one
-    that names a dtype (`…-fp8-kv`) gives an Architecture whose checkpoint has that dtype.
+    A bundled model is recognised in its common spellings (`meta-llama/Llama-3.1-70B-Instruct`);
+    one that names a dtype (`…-FP8`) gives a Model stored as that published checkpoint is.
     Raises InputError for what is not found, cannot be read or is not understood.
     """
     given = name_or_path.strip()
     if not given or "\0" in given or len(given) > 4096:
-        raise InputError("the model's name is empty or no name", _remedy())
+        raise InputError("model name is empty or invalid", _remedy())
     path = Path(given).expanduser()
     is_path = "/" in given and _exists(path)
-    if not is_path and (known := _bundled_architecture(given)):
+    if not is_path and (known := named(given)):
         return known
     if is_path or _exists(path):
         return _from_path(path)
@@ -84,75 +64,34 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _data_names() -> list[str]:
-    folder = resources.files("shardwise.architecture") / "data"
-    return [entry.name for entry in folder.iterdir() if entry.name.endswith(".json")]
-
-
-def _bundled_values(model_id: str) -> dict[str, Any]:
-    file = resources.files("shardwise.architecture") / "data" / f"{model_id}.json"
-    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return values
-
-
-def _spelling(name: str) -> tuple[str, str | None]:
-    """`name` reduced to what tells models apart, and the dtype it names, if any."""
-    org, _, last = name.lower().rpartition("/")
-    if org and org not in _ORGS:
-        return "", None
-    last = re.sub(r"[\s_:]+", "-", last)
-    last = re.sub(r"\b(llama|qwen|mixtral|mistral)-?(?=\d)", _joined, last)
-    words = last.split("-")
-    dtypes = [_DTYPE_WORDS[word] for word in words if word in _DTYPE_WORDS]
-    kept = [word for word in words if word not in _SAME_SHAPE and word not in _DTYPE_WORDS]
-    return "-".join(kept), dtypes[0] if dtypes else None
-
-
-def _joined(match: re.Match[str]) -> str:
-    """Qwen writes its version without a hyphen (`qwen3-8b`), the others with one."""
-    family = match.group(1)
-    return family if family == "qwen" else f"{family}-"
-
-
-@cache
-def _spellings() -> dict[str, str]:
-    """Every known spelling, reduced -> bundled id."""
-    known = {}
-    for model_id in bundled():
-        values = _bundled_values(model_id)
-        names = (model_id, values.get("_hub_id", model_id), *values.get("_aliases", ()))
-        for name in names:
-            known[_spelling(name)[0]] = model_id
-    return known
-
-
-def _bundled_architecture(given: str) -> Architecture | None:
-    if given in bundled():
-        return parse(_bundled_values(given), given, given)
-    spelling, dtype = _spelling(given)
-    model_id = _spellings().get(spelling)
-    if not spelling or model_id is None:
-        return None
-    arch = parse(_bundled_values(model_id), model_id, model_id)
-    if dtype is None or dtype == arch.checkpoint_dtype:
-        return arch
-    block = _USUAL_BLOCK.get(dtype, 0)
-    if dtype == "fp8" and arch.family.startswith("qwen3") and given.lower().startswith("qwen"):
-        block = 128  # Qwen's own FP8 checkpoints have weight_block_size [128, 128]
-    return replace(arch, checkpoint_dtype=dtype, quantization_block=block)
-
-
-def _from_path(path: Path) -> Architecture:
+def _from_path(path: Path) -> Model:
     file = path / "config.json" if path.is_dir() else path
     model_id = file.parent.resolve().name if file.name == "config.json" else file.stem
+    return _parsed(file, file.parent / _SIDECAR, model_id, str(file))
+
+
+def _parsed(file: Path, sidecar: Path, model_id: str, where: str) -> Model:
     values = _read_object(file)
-    sidecar = file.parent / "hf_quant_config.json"
-    # modelopt checkpoints of 2024 name their dtype in this file only
-    if "quantization_config" not in values and sidecar.is_file():
+    if _exists(sidecar) and sidecar.is_file():
         quant = _read_object(sidecar).get("quantization")
         if isinstance(quant, dict):
-            values["quantization_config"] = {"quant_method": "modelopt", **quant}
-    return parse(values, model_id, str(file))
+            own = values.setdefault("quantization_config", {"quant_method": "modelopt", **quant})
+            _require_agreement(own, quant, where)
+    return parse(values, model_id, where)
+
+
+def _require_agreement(own: Any, beside: dict[str, Any], where: str) -> None:
+    algorithms = {
+        str(quant["quant_algo"])
+        for quant in (own, beside)
+        if isinstance(quant, dict) and quant.get("quant_algo")
+    }
+    if len(algorithms) > 1:
+        raise InputError(
+            f"{where}: quant_algo is {' and '.join(sorted(algorithms))}",
+            f"allowed: the same in config.json and {_SIDECAR}",
+            "remove the one that does not belong to the weights",
+        )
 
 
 def _read_object(file: Path) -> dict[str, Any]:
@@ -171,7 +110,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     return values
 
 
-def _from_hub(hub_id: str) -> Architecture:
+def _from_hub(hub_id: str) -> Model:
     remedy = "download its config.json and give that file"
     try:
         hub = import_module("huggingface_hub")
@@ -183,7 +122,7 @@ def _from_hub(hub_id: str) -> Architecture:
             f"or {remedy}",
         ) from error
     try:
-        file = _fetch(hub, hub_id)
+        file = Path(_fetch(hub, hub_id, "config.json"))
     # its own errors are OSError (HTTP, offline) or ValueError (a malformed id)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
@@ -192,29 +131,29 @@ def _from_hub(hub_id: str) -> Architecture:
             "check the id, the network and, for gated models, HF_TOKEN",
             f"or {remedy}",
         ) from error
-    return parse(_read_object(Path(file)), hub_id.rpartition("/")[2].lower(), hub_id)
+    sidecar = file.parent / _SIDECAR
+    if _QUANTIZED_NAME.search(hub_id) and "quantization_config" not in _read_object(file):
+        sidecar = _fetched_sidecar(hub, hub_id, sidecar)
+    return _parsed(file, sidecar, hub_id.rpartition("/")[2].lower(), hub_id)
 
 
-def _fetch(hub: ModuleType, hub_id: str) -> str:
-    """Path of the hub's config.json of `hub_id` in its local cache, downloaded if not there."""
+def _fetched_sidecar(hub: ModuleType, hub_id: str, otherwise: Path) -> Path:
+    try:
+        return Path(_fetch(hub, hub_id, _SIDECAR))
+    except (OSError, ValueError):  # most checkpoints have none
+        return otherwise
+
+
+def _fetch(hub: ModuleType, hub_id: str, name: str) -> str:
+    """Path of a file of `hub_id` in the hub's local cache, downloaded if not there."""
     import socket
     from urllib.parse import urlsplit
     from urllib.request import getproxies
 
-    cached = hub.try_to_load_from_cache(hub_id, "config.json")
+    cached = hub.try_to_load_from_cache(hub_id, name)
     if isinstance(cached, str):
         return cached
     if not getproxies():
         # the client would retry for 20 s, with a warning each, where there is no network
         socket.getaddrinfo(urlsplit(hub.constants.ENDPOINT).hostname, 443)
-    return str(hub.hf_hub_download(hub_id, "config.json"))
-
-
-def published_id(name: str) -> str | None:
-    """The Hugging Face id of the bundled model of id `name`; None for a model that has none."""
-    return _bundled_values(name).get("_hub_id") if name in bundled() else None
-
-
-def bundled_config(name: str) -> dict[str, Any]:
-    """What a config.json of the bundled model of id `name` holds."""
-    return {k: v for k, v in _bundled_values(name).items() if not k.startswith("_")}
+    return str(hub.hf_hub_download(hub_id, name))

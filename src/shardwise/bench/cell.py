@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -16,18 +16,19 @@ from shardwise.bench.arrivals import poisson
 from shardwise.bench.load import Load, Run
 from shardwise.bench.prompts import Prompt, PromptSource, make_prompts
 from shardwise.bench.selfcheck import ClientCheck, keeping_up
-from shardwise.bench.shards import run_sharded
+from shardwise.bench.shards import run_sharded, terminable
 from shardwise.bench.statistics import mean_interval, narrow_enough, over_runs, percentiles
 from shardwise.bench.target import Target
 from shardwise.bench.window import inside, steady_window, token_times
 from shardwise.evidence.measured import Measured, Repeat
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.evidence.request import (
     RequestRecord,
     check_tokens,
     count_failures,
     sample_failures,
 )
+from shardwise.layout.deployment import Deployment
 from shardwise.workload.workload import Mode, Workload
 
 Values = NDArray[np.float64]
@@ -51,6 +52,8 @@ class Effort:
     budget_s: float = float("inf")  #: no further repeat begins after this
     warm_up: int = 1  #: waves before the first run whose requests are not kept
     stall_timeout_s: float = 120.0
+    first_token_timeout_s: float = math.inf
+    request_timeout_s: float = 3600.0
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,9 @@ def arrange(
     """Requests of `workload`'s lengths, with different prompts; Poisson arrivals where it has a
     request rate."""
     drawn = np.random.default_rng(seed % 2**32)
-    isl = lengths(workload.isl, workload.length_spread, requests, drawn)
-    osl = lengths(workload.osl, workload.length_spread, requests, drawn)
+    spread = workload.length_spread or 0.0
+    isl = lengths(workload.isl, spread, requests, drawn)
+    osl = lengths(workload.osl, spread, requests, drawn)
     rate = workload.request_rate
     due_s = None if rate is None else poisson(rate, requests, seed % 2**32).due_s
     return Arranged(make_prompts(source, isl, seed, shared_prefix), osl, due_s)
@@ -107,28 +111,39 @@ def measure(
 ) -> Measured:
     """Warm up, then run until the deciding metrics are narrow enough or the effort is spent.
 
-    `arrangement(repeat)` gives each run other prompts. Interrupted, it keeps the run it was in.
+    `arrangement(repeat)` gives each run other prompts. Interrupted, it keeps the run it was in;
+    interrupted while it warms up, it has no run.
     Runs of the same cell that were made `earlier` count as its first ones.
     """
+    concurrency, mode = subject.workload.concurrency, subject.workload.mode
     begun = time.monotonic()
-    concurrency = subject.workload.concurrency
-    if effort.warm_up:
-        first = arrangement(-1)
-        count = min(concurrency * effort.warm_up, len(first.prompts))
-        warm = Arranged(first.prompts[:count], [min(n, 8) for n in first.osl[:count]])
-        run_sharded(target, _load(target, warm, concurrency, effort))
     repeats = list(earlier)
-    for number in range(len(earlier), effort.max_repeats):
-        load = _load(target, arrangement(number), concurrency, effort)
-        run = run_sharded(target, load, partial(on_progress, number))
-        repeats.append(_repeat(run, load, keeping_up(run, load), subject.workload.mode))
-        spent = time.monotonic() - begun
-        enough = number + 1 >= effort.min_repeats and narrow_enough(
-            metrics_of(repeats, subject.workload.mode), DECIDING, effort.precision
-        )
-        if run.interrupted or enough or spent >= effort.budget_s or not _any_ok(repeats[-1]):
-            break
-    return _measured(subject, repeats, interrupted=run.interrupted)
+    interrupted = False
+    with terminable():
+        try:
+            if effort.warm_up:
+                interrupted = _warm_up(target, arrangement(-1), concurrency, effort)
+            for number in range(len(earlier), 0 if interrupted else effort.max_repeats):
+                load = _load(target, arrangement(number), concurrency, effort)
+                run = run_sharded(target, load, partial(on_progress, number))
+                repeats.append(_repeat(run, load, keeping_up(run, load), mode))
+                interrupted = run.interrupted
+                spent = time.monotonic() - begun
+                enough = number + 1 >= effort.min_repeats and narrow_enough(
+                    metrics_of(repeats, mode), DECIDING, effort.precision
+                )
+                if interrupted or enough or spent >= effort.budget_s or not _any_ok(repeats[-1]):
+                    break
+        except KeyboardInterrupt:  # between two runs, or before one began
+            interrupted = True
+    return _measured(subject, repeats, interrupted=interrupted, exact=target.exact)
+
+
+def _warm_up(target: Target, first: Arranged, concurrency: int, effort: Effort) -> bool:
+    """Send a wave or two of short answers that are not kept; True where it was interrupted."""
+    count = min(concurrency * effort.warm_up, len(first.prompts))
+    short = Arranged(first.prompts[:count], [min(n, 8) for n in first.osl[:count]])
+    return run_sharded(target, _load(target, short, concurrency, effort)).interrupted
 
 
 def _load(target: Target, arranged: Arranged, concurrency: int, effort: Effort) -> Load:
@@ -138,6 +153,9 @@ def _load(target: Target, arranged: Arranged, concurrency: int, effort: Effort) 
         concurrency,
         arranged.due_s,
         effort.stall_timeout_s,
+        first_token_timeout_s=effort.first_token_timeout_s,
+        request_timeout_s=effort.request_timeout_s,
+        exact=target.exact,
     )
 
 
@@ -230,10 +248,13 @@ def _measured(
     repeats: Sequence[Repeat],
     *,
     interrupted: bool,
+    exact: bool,
 ) -> Measured:
     records = [record for repeat in repeats for record in repeat.records]
     metrics = metrics_of(repeats, subject.workload.mode)
-    evidence = Evidence(subject.deployment, subject.workload, metrics, subject.source)
+    workload = subject.workload if exact else _as_answered(subject.workload, records)
+    evidence = Evidence(subject.deployment, workload, metrics, subject.source)
+    tokens = check_tokens(records)
     reasons = list(dict.fromkeys(reason for r in repeats for reason in r.client["reasons"]))
     conditions = {
         **subject.conditions,
@@ -241,7 +262,9 @@ def _measured(
         "completed": sum(record.ok for record in records),
         "failures": count_failures(records),
         "failure_samples": sample_failures(records),
-        "tokens": asdict(check_tokens(records)),
+        "tokens": asdict(tokens),
+        "remarks": list(tokens.remarks),
+        **({} if exact else {"osl_asked": subject.workload.osl}),
         "percentiles": _percentiles(repeats, subject.workload.mode),
         "repeats": len(repeats),
         "interrupted": interrupted,
@@ -251,8 +274,16 @@ def _measured(
     return Measured(subject.study, subject.key, evidence, conditions, tuple(repeats))
 
 
+def _as_answered(workload: Workload, records: Sequence[RequestRecord]) -> Workload:
+    """`workload` with the mean length of the answers that came, where any did."""
+    lengths_ = [record.output_tokens for record in records if record.ok]
+    return replace(workload, osl=sum(lengths_) / len(lengths_)) if lengths_ else workload
+
+
 def _percentiles(repeats: Sequence[Repeat], mode: Mode) -> dict[str, dict[str, float]]:
-    found = {}
+    found: dict[str, dict[str, float]] = {}
+    if not repeats:
+        return found
     for metric in LATENCIES:
         values = np.concatenate([series(repeat, metric, mode) for repeat in repeats])
         if len(values):

@@ -13,6 +13,7 @@ import resource
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic, process_time
 
 from shardwise.bench.lag import LagProbe
@@ -22,7 +23,7 @@ from shardwise.bench.stream import Stream
 from shardwise.bench.target import Target, tls_context
 from shardwise.bench.timer import Alarm
 from shardwise.errors import InputError
-from shardwise.evidence.request import RequestRecord
+from shardwise.evidence.request import FailureKind, RequestRecord
 
 _PAUSE_S = 0.05  #: after a refused connection, lest a server that is down uses up every request
 _CONNECT_S = 10.0
@@ -189,7 +190,10 @@ class _Client:
         try:
             async with asyncio.timeout(_CONNECT_S):
                 _, stream = await loop.create_connection(
-                    Stream, target.host, target.port, ssl=self._tls
+                    partial(Stream, exact=self._load.exact),
+                    target.host,
+                    target.port,
+                    ssl=self._tls,
                 )
         except (OSError, TimeoutError) as error:
             return f"{target.host}:{target.port}: {error or 'no answer'}"
@@ -197,13 +201,32 @@ class _Client:
         return stream
 
     async def _watch_stalls(self) -> None:
-        limit_s = self._load.stall_timeout_s
+        load = self._load
+        least_s = min(load.stall_timeout_s, load.first_token_timeout_s, load.request_timeout_s)
         while True:
-            await asyncio.sleep(min(limit_s / 4, 1.0))
-            now = monotonic()
+            await asyncio.sleep(min(least_s / 4, 1.0))
             for stream in list(self._streams):
-                if stream.record is not None and now - stream.last_receive_s > limit_s:
-                    stream.fail("stall", f"no bytes for {now - stream.last_receive_s:.1f} s")
+                failure = _overdue(stream, load)
+                if failure is not None:
+                    stream.fail(*failure)
+
+
+def _overdue(stream: Stream, load: Load) -> tuple[FailureKind, str] | None:
+    """Which limit the request in flight has passed; None for none."""
+    record = stream.record
+    if record is None:
+        return None
+    now = monotonic()
+    silent_s, whole_s = now - stream.last_event_s, now - record.sent_s
+    if silent_s > load.stall_timeout_s:
+        comments = stream.last_receive_s > stream.last_event_s
+        what = "no event, though bytes came," if comments else "no bytes"
+        return "stall", f"{what} for {silent_s:.1f} s"
+    if whole_s > load.first_token_timeout_s and not record.arrivals:
+        return "timeout", f"no token in {whole_s:.1f} s"
+    if whole_s > load.request_timeout_s:
+        return "timeout", f"{len(record.arrivals)} pieces in {whole_s:.1f} s, and no end"
+    return None
 
 
 @contextmanager

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from shardwise.bench.target import Target, tls_context
 from shardwise.errors import InputError
+
+REDIRECTS: Final = (301, 302, 303, 307, 308)
+#: a SETTINGS frame after its three bytes of length: type 4, no flags, stream 0 (RFC 9113, 6.5)
+_SETTINGS: Final = b"\x04\x00\x00\x00\x00\x00"
+HTTP2_ONLY: Final = "the server speaks HTTP/2 only, and this client speaks HTTP/1.1"
+#: `/v1/models` entry's owned_by -> engine: vLLM's, SGLang's and TensorRT-LLM's OpenAI protocol
+_OWNERS: Final = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "tensorrt_llm": "trtllm",
+    "shardwise": "builtin",
+}
 
 
 @dataclass(frozen=True)
 class Answer:
     status: int  #: 0: nobody answered
     body: bytes
+    location: str = ""  #: of a redirect
 
     def json(self) -> Any:
         """The body as JSON, None where it is not."""
@@ -24,8 +38,21 @@ class Answer:
             return None
 
 
+class _Response(http.client.HTTPResponse):
+    """Skips every interim answer; the library skips 100 alone."""
+
+    def begin(self) -> None:
+        super().begin()
+        while 100 < self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
+            self.headers = None  # type: ignore[assignment]
+            super().begin()
+
+
 def ask(target: Target, path: str, body: Any = None, timeout_s: float = 60.0) -> Answer:
-    """GET `path`, or POST `body` to it as JSON. Nobody there is status 0, not an exception."""
+    """GET `path`, or POST `body` to it as JSON. Nobody there is status 0, not an exception.
+
+    Raises InputError where TLS fails, which says what to do about it.
+    """
     headers = {"Content-Type": "application/json"}
     if target.api_key:
         headers["Authorization"] = f"Bearer {target.api_key}"
@@ -36,15 +63,48 @@ def ask(target: Target, path: str, body: Any = None, timeout_s: float = 60.0) ->
         )
     else:
         connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
+    connection.response_class = _Response
     try:
         data = None if body is None else json.dumps(body)
-        connection.request("GET" if data is None else "POST", target.path + path, data, headers)
+        connection.request("GET" if data is None else "POST", target.uri(path), data, headers)
         response = connection.getresponse()
-        return Answer(response.status, response.read())
+        location = response.getheader("Location") or ""
+        return Answer(response.status, response.read(), location)
+    except ssl.SSLError as error:
+        raise _tls_error(target, error) from None
+    except http.client.BadStatusLine as error:
+        first = str(error.args[0]).encode("latin-1", errors="replace")
+        return Answer(0, HTTP2_ONLY.encode() if is_http2(first) else str(error).encode())
     except (OSError, http.client.HTTPException) as error:
         return Answer(0, str(error).encode())
     finally:
         connection.close()
+
+
+def is_http2(data: bytes) -> bool:
+    """Whether the first bytes of a connection are an HTTP/2 server's preface."""
+    return data[3:9] == _SETTINGS
+
+
+def _tls_error(target: Target, error: ssl.SSLError) -> InputError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return InputError(
+            f"the certificate of {target.url} is not trusted: {error.verify_message}",
+            remedy="name its CA's certificate: --ca-file FILE (PEM)",
+        )
+    reason = error.reason or str(error)
+    if reason == "TLSV1_ALERT_NO_APPLICATION_PROTOCOL":
+        return InputError(f"{target.url}: {HTTP2_ONLY}")
+    return InputError(f"TLS with {target.url} fails: {reason}", remedy="is it an http:// server?")
+
+
+def refuse_redirect(target: Target, path: str, answer: Answer) -> None:
+    """Raise InputError naming where `answer` redirects to: a benchmark follows no redirect."""
+    if answer.status in REDIRECTS:
+        raise InputError(
+            f"{target.url}{path} redirects ({answer.status}) to {answer.location or 'nowhere'}",
+            remedy="measure the URL it redirects to",
+        )
 
 
 def require_answer(target: Target) -> None:
@@ -52,6 +112,8 @@ def require_answer(target: Target) -> None:
     answer = ask(target, "/health", timeout_s=10.0)
     if not answer.status:
         why = answer.body.decode(errors="replace") or "no answer"
+        if why == HTTP2_ONLY:
+            raise InputError(f"{target.url}: {HTTP2_ONLY}", remedy="put a proxy before it")
         raise InputError(
             f"nobody answers at {target.url}: {why[:120]}",
             remedy="check that a server listens there",
@@ -61,6 +123,7 @@ def require_answer(target: Target) -> None:
 def served_model(target: Target) -> str:
     """The name of the one model `target` serves. Raises InputError if there is not exactly one."""
     answer = ask(target, "/v1/models")
+    refuse_redirect(target, "/v1/models", answer)
     listed = answer.json()
     try:
         names = [str(entry["id"]) for entry in listed["data"]]
@@ -75,3 +138,13 @@ def served_model(target: Target) -> str:
             f"{target.url} serves {len(names)} models", f"one of {', '.join(names)}", "name it"
         )
     return names[0]
+
+
+def served_engine(target: Target) -> str:
+    """The engine that `target` says its model is owned by; "unknown" where it does not say."""
+    listed = ask(target, "/v1/models").json()
+    try:
+        owners = {str(entry["owned_by"]) for entry in listed["data"]}
+    except (TypeError, KeyError):
+        return "unknown"
+    return _OWNERS.get(owners.pop(), "unknown") if len(owners) == 1 else "unknown"

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
-Fault = Literal[
-    "http_4xx",
-    "http_5xx",
-    "cut",
-    "malformed",
-    "error_event",
-    "missing_finish",
-    "missing_done",
-    "short",
-    "stall",
-]
-FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
+from shardwise.bench.known_modes import (
+    BEFORE,
+    HEADERS,
+    PAGE,
+    TRAILER,
+    UNCHUNKED,
+    Fault,
+    Manner,
+    dressed,
+)
 
-_EVENTS: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-_CHUNKED: Final = b"Transfer-Encoding: chunked\r\n\r\n"
+_CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 _WORD: Final = " x"  #: every token's text
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """`fault` strikes every `every`-th request, the first being number 1; "" for none."""
+    """`mode` strikes every `every`-th request, the first being number 1; "" for none."""
 
     ttft_s: float = 0.05
     itl_s: float = 0.01
-    fault: Fault | Literal[""] = ""
+    mode: Fault | Manner | Literal[""] = ""
     every: int = 4
     keep_alive: bool = True
+    query: str = ""  #: answer 404 to a request whose URL has another
 
 
 class Answer:
@@ -43,37 +42,57 @@ class Answer:
     """
 
     def __init__(self, behaviour: Behaviour, body: dict[str, Any], number: int) -> None:
-        struck = behaviour.fault != "" and number % behaviour.every == 0
-        self.fault = behaviour.fault if struck else ""
+        struck = behaviour.mode != "" and number % behaviour.every == 0
+        self.mode = behaviour.mode if struck else ""
         self.keep_alive = behaviour.keep_alive
         self.sent = 0
         self.ended = False  #: nothing more will be said
         self.hang_up = False  #: and the connection is to be closed
         self._chat = "messages" in body
         self._tokens = int(body.get("max_tokens") or 16)
-        if self.fault == "short":
+        if self.mode == "short":
             self._tokens = max(self._tokens - 1, 1)
+        self._at_once = 2 if self.mode == "two_tokens_a_chunk" else 1
         self._strikes_at = self._tokens // 2
         self._prompt_tokens = prompt_tokens(body)
-        self._piece = _chunk(self._event(None))
+        self._piece = self._framed(self._event(None))
 
     def head(self) -> bytes:
-        return _EVENTS + (b"" if self.keep_alive else b"Connection: close\r\n") + _CHUNKED
+        version = b"1.0" if self.mode == "http10" else b"1.1"
+        kind = b"text/html" if self.mode == "html" else b"text/event-stream"
+        head = BEFORE.get(self.mode, b"") + b"HTTP/" + version + b" 200 OK\r\n"
+        head += b"Content-Type: " + kind + b"\r\n" + HEADERS.get(self.mode, b"")
+        head += b"" if self.keep_alive else b"Connection: close\r\n"
+        head += b"" if self.mode in UNCHUNKED else _CHUNKED
+        mark = _chunk(b"\xef\xbb\xbf") if self.mode == "byte_order_mark" else b""
+        return head + b"\r\n" + mark
 
     def step(self) -> bytes:
         """The bytes of the next token; with the last one, what ends the stream."""
-        if self.fault and self.sent == self._strikes_at:
-            struck = self._strike()
-            if struck is not None:
-                return struck
-        self.sent += 1
+        said = self._strike()
+        if said is not None:
+            return said
+        self.sent += self._at_once
         if self.sent < self._tokens:
-            return self._piece
-        self.ended, self.hang_up = True, not self.keep_alive
-        reason = None if self.fault == "missing_finish" else "length"
-        done = b"" if self.fault == "missing_done" else b"data: [DONE]\n\n"
-        usage = {"choices": [], "usage": self.usage()}
-        return _chunk(self._event(reason) + _data(usage) + done) + b"0\r\n\r\n"
+            if self.mode == "buffered":
+                return b""
+            return self._piece if self.mode != "usage_in_each" else self._framed(self._event(None))
+        return self._last()
+
+    def _last(self) -> bytes:
+        """The last token and what ends the stream."""
+        self.ended = True
+        self.hang_up = not self.keep_alive or self.mode in UNCHUNKED
+        reason = None if self.mode == "missing_finish" else "length"
+        done = b"" if self.mode == "missing_done" else b"data: [DONE]\n\n"
+        alone = self.mode not in {"usage_with_finish", "no_usage"}
+        usage = _data({"choices": [], "usage": self.usage()}) if alone else b""
+        said = self._framed(self._event(reason) + usage + done)
+        if self.mode == "buffered":
+            said = self._piece * (self._tokens - 1) + said
+        if self.mode in UNCHUNKED:
+            return said
+        return said + b"0\r\n" + (TRAILER if self.mode == "trailers" else b"") + b"\r\n"
 
     def whole(self) -> bytes:
         """The answer to a request that does not stream, as JSON; it comes without delay."""
@@ -84,30 +103,58 @@ class Answer:
         return json.dumps({"model": "known", "choices": choices, "usage": self.usage()}).encode()
 
     def usage(self) -> dict[str, int]:
+        sent = min(self.sent, self._tokens)
+        said = {"usage_too_low": sent // 2, "usage_too_high": 2 * sent}.get(self.mode, sent)
         return {
             "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": self.sent,
-            "total_tokens": self._prompt_tokens + self.sent,
+            "completion_tokens": said,
+            "total_tokens": self._prompt_tokens + said,
         }
 
     def _strike(self) -> bytes | None:
-        """What is said where the fault strikes; None where the stream goes on as if nothing was."""
+        """What is said in place of the next token; None where the stream goes on as if nothing
+        was."""
+        if self.mode == "only_comments":
+            return _chunk(b": keep-alive\n\n")
+        if self.mode == "endless":
+            return _chunk(_data({"choices": []}))
+        if self.mode == "html":
+            self.ended = True
+            return _chunk(PAGE) + b"0\r\n\r\n"
+        if self.sent != self._strikes_at:
+            return None
         said = {
             "cut": b"",
             "stall": b"",
             "malformed": _chunk(b'data: {"choices": [{"te\n\n'),
             "error_event": _chunk(_data({"error": {"message": "out of memory"}})),
-        }.get(self.fault)
+        }.get(self.mode)
         if said is not None:
-            self.ended, self.hang_up = True, self.fault != "stall"
+            self.ended, self.hang_up = True, self.mode != "stall"
         return said
 
+    def _framed(self, events: bytes) -> bytes:
+        """Events in the form of the mode, as a chunk where the body has chunks."""
+        said = dressed(self.mode, events)
+        if self.mode == "gzip":
+            said = gzip.compress(said)
+        return said if self.mode in UNCHUNKED else _chunk(said)
+
     def _event(self, reason: str | None) -> bytes:
-        said: dict[str, Any] = {"delta": {"content": _WORD}} if self._chat else {"text": _WORD}
+        said = {"delta": self._delta()} if self._chat else {"text": _WORD * self._at_once}
         choice = {"index": 0, "logprobs": None, "finish_reason": reason} | said
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         event = {"id": "cmpl-0", "object": kind, "created": 0, "model": "known"}
-        return _data(event | {"choices": [choice]})
+        with_usage = self.mode == "usage_in_each" or (reason and self.mode == "usage_with_finish")
+        usage = {"usage": self.usage()} if with_usage else {}
+        return _data(event | {"choices": [choice]} | usage)
+
+    def _delta(self) -> dict[str, Any]:
+        if self.mode == "reasoning":
+            return {"content": None, "reasoning_content": _WORD}
+        if self.mode == "tool_call":
+            return {"tool_calls": [{"index": 0, "function": {"arguments": _WORD}}]}
+        return {"content": _WORD * self._at_once}
 
 
 def prompt_tokens(body: dict[str, Any]) -> int:

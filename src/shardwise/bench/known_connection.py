@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import httptools
 
 from shardwise.bench.known_answer import Answer, Behaviour
+from shardwise.bench.known_modes import HTTP2_PREFACE, REFUSALS
 
 
 class Scheduler(Protocol):
@@ -82,6 +83,10 @@ class Connection:
             if not data:
                 self.close()
                 return
+            if self._server.behaviour.mode == "http2":
+                self.write(HTTP2_PREFACE)
+                self.close()
+                return
             self._parser.feed_data(data)
         except BlockingIOError:
             return
@@ -98,6 +103,10 @@ class Connection:
 
     def on_message_complete(self) -> None:
         received_s = monotonic()
+        query = self._server.behaviour.query.encode()
+        if query and self._path.partition(b"?")[2] != query:
+            self._reply(b"404 Not Found", {"error": {"message": "the query is not as it was"}})
+            return
         if self._parser.get_method() != b"POST":
             self._answer_get()
             return
@@ -109,10 +118,9 @@ class Connection:
         except (ValueError, TypeError, AttributeError) as error:
             self._reply(b"400 Bad Request", {"error": {"message": str(error)}})
             return
-        if answer.fault == "http_4xx":
-            self._reply(b"429 Too Many Requests", {"error": {"message": "busy"}})
-        elif answer.fault == "http_5xx":
-            self._reply(b"500 Internal Server Error", {"error": {"message": "broken"}})
+        if answer.mode in REFUSALS:
+            status, headers = REFUSALS[answer.mode]
+            self._reply(status, {"error": {"message": "not now"}}, headers)
         elif not streamed:
             self._reply(b"200 OK", answer.whole())
         else:
@@ -129,7 +137,7 @@ class Connection:
         else:
             self._reply(b"404 Not Found", {"error": {"message": "no such path"}})
 
-    def _reply(self, status: bytes, body: dict[str, Any] | bytes) -> None:
+    def _reply(self, status: bytes, body: dict[str, Any] | bytes, headers: bytes = b"") -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        self.write(head % (status, len(data)) + data)
+        head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n"
+        self.write(head % (status, headers, len(data)) + data)

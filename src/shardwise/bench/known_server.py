@@ -147,10 +147,13 @@ class KnownServer:
 
 
 def main(arguments: list[str]) -> None:
-    """`python -m shardwise.bench.known_server PORT TTFT_S ITL_S [FAULT EVERY]`: prints its port."""
+    """`python -m shardwise.bench.known_server PORT TTFT_S ITL_S [MODE EVERY [QUERY]]`: prints its
+    port."""
     port, ttft_s, itl_s = int(arguments[0]), float(arguments[1]), float(arguments[2])
-    fault: Any = arguments[3] if len(arguments) > 3 else ""
-    server = KnownServer(Behaviour(ttft_s, itl_s, fault, int(arguments[4]) if fault else 4))
+    mode: Any = arguments[3] if len(arguments) > 3 else ""
+    every = int(arguments[4]) if len(arguments) > 4 else 4
+    query = arguments[5] if len(arguments) > 5 else ""
+    server = KnownServer(Behaviour(ttft_s, itl_s, mode, every, query=query))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each stream
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -19,9 +19,12 @@ class Load:
     asked: Sequence[int]
     concurrency: int  #: kept in flight; in an open loop, connections opened beforehand
     due_s: Sequence[float] | None = None  #: seconds from the start, ascending; None: closed loop
-    stall_timeout_s: float = 120.0
+    stall_timeout_s: float = 120.0  #: without an event
     duration_s: float = math.inf  #: no request is sent after this
     ramp_s: float = 0.0  #: over which the slots of a closed loop start, evenly
+    first_token_timeout_s: float = math.inf
+    request_timeout_s: float = 3600.0
+    exact: bool = True  #: an answer of fewer tokens than `asked` is a failure
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or not self.requests:
@@ -34,6 +37,12 @@ class Load:
                 f"stall timeout {self.stall_timeout_s:g} s, duration {self.duration_s:g} s, "
                 f"ramp {self.ramp_s:g} s",
                 "allowed: the first two above 0, the ramp 0 or more",
+            )
+        if not (self.first_token_timeout_s > 0 and self.request_timeout_s > 0):
+            raise InputError(
+                f"first-token timeout {self.first_token_timeout_s:g} s, "
+                f"request timeout {self.request_timeout_s:g} s",
+                "allowed: above 0",
             )
         sizes = {len(self.requests), len(self.asked), len(self.due_s or self.requests)}
         assert len(sizes) == 1, "a request, its tokens and its due time each"

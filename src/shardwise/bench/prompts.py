@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shardwise.bench.http import ask
+from shardwise.bench.http import ask, refuse_redirect
 from shardwise.bench.target import Target
 from shardwise.bench.tokenizer import Tokenizer
 from shardwise.bench.words import Words, measure, vocabulary
@@ -107,13 +107,18 @@ def _tried(target: Target, source: PromptSource) -> PromptSource:
 
 
 def prompt_tokens(target: Target, prompt: Prompt) -> int:
-    """What the server's `usage` counts for `prompt`; 0 where it does not take it."""
+    """What the server's `usage` counts for `prompt`; 0 where it does not take it.
+
+    Raises InputError where it redirects.
+    """
     body: dict[str, Any] = {"model": target.model, "max_tokens": 1, "temperature": 0}
     if target.api == "chat":
-        messages = [{"role": "user", "content": prompt}]
-        answer = ask(target, "/v1/chat/completions", body | {"messages": messages})
+        path, said = "/v1/chat/completions", [{"role": "user", "content": prompt}]
+        answer = ask(target, path, body | {"messages": said})
     else:
-        answer = ask(target, "/v1/completions", body | {"prompt": prompt})
+        path = "/v1/completions"
+        answer = ask(target, path, body | {"prompt": prompt})
+    refuse_redirect(target, path, answer)
     found = answer.json()
     if answer.status != 200 or not isinstance(found, dict):
         return 0

@@ -16,8 +16,10 @@ class Reply:
     events are kept aside, and count once `usage` shows that every event was one token.
     """
 
-    def __init__(self, record: RequestRecord) -> None:
+    def __init__(self, record: RequestRecord, *, exact: bool = True) -> None:
         self.saw_done = False
+        self.took_any = False  #: event
+        self._exact = exact  #: fewer tokens than asked for are a failure
         self._record = record
         self._finish_s = math.nan
         self._textless: array[float] = array("d")  #: events of no text
@@ -25,6 +27,7 @@ class Reply:
 
     def take(self, event: dict[str, Any], at_s: float) -> bool:
         """Note what came at `at_s`; False where `event` has another form than the API's."""
+        self.took_any = True
         try:
             for choice in event.get("choices") or ():
                 self._take_choice(choice, at_s)
@@ -39,10 +42,7 @@ class Reply:
 
     def _take_choice(self, choice: dict[str, Any], at_s: float) -> None:
         delta = choice.get("delta")
-        if delta is None:
-            text = choice.get("text")
-        else:
-            text = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
+        text = choice.get("text") if delta is None else _said(delta)
         finish = choice.get("finish_reason")
         if text:
             self._record.arrivals.append(at_s)
@@ -70,9 +70,12 @@ class Reply:
             return "missing_done", "no [DONE] at the end of the stream"
         if not pieces:
             return "short", f"no text, though usage counts {record.output_tokens} tokens"
-        if record.output_tokens < record.output_asked:
+        if self._exact and record.output_tokens < record.output_asked:
             counted = "tokens" if record.usage_reported else "pieces of text (no usage was sent)"
-            return "short", f"{record.output_tokens} {counted} of {record.output_asked}"
+            against = f", but {pieces} pieces of text came" if pieces > record.output_tokens else ""
+            return "short", f"{record.output_tokens} {counted} of {record.output_asked}{against}"
+        if not record.output_tokens:
+            return "short", f"usage counts no token, but {pieces} pieces of text came"
         return None
 
     def _count_textless(self) -> None:
@@ -84,3 +87,16 @@ class Reply:
             textless.append(self._finish_s)
         if textless and missing == len(textless):
             record.arrivals = array("d", sorted([*record.arrivals, *textless]))
+
+
+def _said(delta: dict[str, Any]) -> Any:
+    """What a chat's delta adds: text, reasoning, or a piece of a tool call; falsy for nothing."""
+    found = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
+    if found:
+        return found
+    for call in delta.get("tool_calls") or ():
+        function = call.get("function") or {}
+        found = function.get("arguments") or function.get("name")
+        if found:
+            return found
+    return delta.get("refusal")

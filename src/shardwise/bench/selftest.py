@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from shardwise.bench.http import ask
-from shardwise.bench.known_answer import FAULTS
+from shardwise.bench.known_modes import EXPECTED
 from shardwise.bench.load import Load, Run
 from shardwise.bench.selfcheck import ClientCheck, keeping_up
 from shardwise.bench.shards import run_sharded
@@ -109,15 +109,20 @@ def _or_none(value: float) -> float | None:
 def known_server(
     ttft_s: float = TTFT_S,
     itl_s: float = ITL_S,
-    fault: str = "",
+    mode: str = "",
     every: int = 4,
     prefix: Sequence[str] = (),
+    query: str = "",
 ) -> Iterator[Target]:
-    """The bundled server in a process of its own; `prefix` stands before its command line."""
-    if fault and fault not in FAULTS:
-        raise InputError(f"fault {fault!r}", f"allowed: {', '.join(FAULTS)}")
+    """The bundled server in a process of its own; `prefix` stands before its command line.
+
+    `mode` strikes every `every`-th request; the server answers only requests with `query`, where
+    given.
+    """
+    if mode and mode not in EXPECTED:
+        raise InputError(f"mode {mode!r}", f"allowed: {', '.join(EXPECTED)}")
     command = [*prefix, sys.executable, "-m", "shardwise.bench.known_server", "0"]
-    command += [str(ttft_s), str(itl_s), *([fault, str(every)] if fault else [])]
+    command += [str(ttft_s), str(itl_s), mode, str(every), query]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, start_new_session=True
     ) as process:
@@ -126,7 +131,7 @@ def known_server(
             line = process.stdout.readline().strip()
             if not line:
                 raise InputError("the server of known delays did not start")
-            yield parse_target(f"http://127.0.0.1:{line}", model="known")
+            yield parse_target(f"http://127.0.0.1:{line}?{query}", model="known")
         finally:
             process.terminate()
 

@@ -173,8 +173,9 @@ def _without_ctrl_c() -> Iterator[None]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt too; not in a thread, to which no signal comes."""
+def terminable() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as SIGINT does; not in a thread, to which no signal
+    comes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -191,7 +192,7 @@ def _gather(shards: list[_Shard], on_progress: OnProgress) -> Run:
     interrupted = False
     waiting = list(shards)
     unready = set(range(len(shards)))
-    with _terminable():
+    with terminable():
         while waiting:
             try:
                 readable = wait([shard.pipe for shard in waiting])

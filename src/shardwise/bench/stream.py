@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import httptools
 import orjson
 
+from shardwise.bench.http import HTTP2_ONLY, REDIRECTS, is_http2
+from shardwise.bench.lines import LineReader
 from shardwise.bench.reply import Reply
 from shardwise.evidence.request import FailureKind, RequestRecord
 
-_DETAIL_BYTES = 300  #: of an error's body that are kept
+_DETAIL_BYTES: Final = 300  #: of an error's body that are kept
+_NOTED: Final = (b"content-encoding", b"location", b"retry-after")  #: headers that are read
 
 
 class Stream(asyncio.Protocol):
-    """Sends one request at a time and stamps what comes back."""
+    """Sends one request at a time and stamps what comes back.
 
-    def __init__(self) -> None:
+    `exact`: an answer of fewer tokens than asked for is a failure.
+    """
+
+    def __init__(self, *, exact: bool = True) -> None:
         self.transport: asyncio.Transport | None = None
         self.record: RequestRecord | None = None  #: in flight
         self.last_receive_s = 0.0
+        self.last_event_s = 0.0  #: of the request in flight; comments are no events
+        self._exact = exact
         self._waiter: asyncio.Future[None] | None = None
         self._parser: httptools.HttpResponseParser | None = None
 
@@ -40,13 +48,15 @@ class Stream(asyncio.Protocol):
         self.record = record
         self._waiter = asyncio.get_running_loop().create_future()
         self._status = 0
+        self._headers: dict[bytes, str] = {}
         self._body = b""
-        self._rest = b""  #: of a line
+        self._lines = LineReader()
+        self._strange = b""  #: the first line that is no field of an event
         self._open_data = b""  #: of an event
         self._error_next = False
-        self._reply = Reply(record)
+        self._reply = Reply(record, exact=self._exact)
         self._parser = httptools.HttpResponseParser(self)
-        self.last_receive_s = record.sent_s = monotonic()
+        self.last_receive_s = self.last_event_s = record.sent_s = monotonic()
         self.transport.write(request)
         return self._waiter
 
@@ -82,8 +92,11 @@ class Stream(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.fail("http_other", f"{self._status}: the server switches to another protocol")
         except httptools.HttpParserError as error:
-            self.fail("malformed", f"not HTTP: {error}")
+            http2 = not self._status and is_http2(data)
+            self.fail("malformed", HTTP2_ONLY if http2 else f"not HTTP: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -97,9 +110,21 @@ class Stream(asyncio.Protocol):
 
     # --- httptools
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in _NOTED and not self._status:  # not a trailer
+            self._headers[name] = value.decode("latin-1")
+
     def on_headers_complete(self) -> None:
         assert self._parser is not None
-        self._status = self._parser.get_status_code()
+        status = self._parser.get_status_code()
+        if status < 200 and status != 101:  # interim: the answer itself follows
+            self._headers.clear()
+            return
+        self._status = status
+        coding = self._headers.get(b"content-encoding", "identity").strip().lower()
+        if status == 200 and coding != "identity":
+            self.fail("malformed", f"the body is compressed ({coding}), and identity was asked for")
 
     def on_body(self, body: bytes) -> None:
         if self.record is None:
@@ -107,31 +132,37 @@ class Stream(asyncio.Protocol):
         if self._status != 200:
             self._body = (self._body + body)[:_DETAIL_BYTES]
             return
-        lines = (self._rest + body if self._rest else body).split(b"\n")
-        self._rest = lines.pop()
+        try:
+            lines = self._lines.feed(body)
+        except ValueError as error:
+            self.fail("malformed", str(error))
+            return
         for line in lines:
             self._line(line)
             if self.record is None:
                 return
 
     def on_message_complete(self) -> None:
+        if not self._status:  # an interim answer
+            return
         if self.record is not None:
             self._complete()
         if self._parser is not None and not self._parser.should_keep_alive():
             self.close()
 
-    # --- server-sent events: lines that end in LF or CRLF, an empty one after each event
+    # --- server-sent events: an empty line after each; fields that nobody knows are skipped
 
     def _line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
             self._data(line[5:])
-        elif line in {b"", b"\r"}:
+        elif not line:
+            self._error_next = False
             if self._open_data:
                 self.fail("malformed", f"not JSON: {self._open_data[:80]!r}")
         elif line.startswith(b"event:"):
             self._error_next = line[6:].strip() == b"error"
-        elif not line.startswith((b":", b"id:", b"retry:")):
-            self.fail("malformed", f"not a server-sent event: {line[:80]!r}")
+        elif not self._strange and not line.startswith((b":", b"id:", b"retry:")):
+            self._strange = line[:80]
 
     def _data(self, data: bytes) -> None:
         """Read an event at its first line, or, where that is not yet JSON, with those after it."""
@@ -146,6 +177,7 @@ class Stream(asyncio.Protocol):
                 self._open_data = data
             return
         self._open_data = b""
+        self.last_event_s = self.last_receive_s
         if not isinstance(event, dict):
             self.fail("malformed", f"an event that is no object: {data[:80]!r}")
         elif self._error_next or event.get("error") or event.get("object") == "error":
@@ -156,9 +188,8 @@ class Stream(asyncio.Protocol):
     # --- the end of a request
 
     def _complete(self) -> None:
-        if self._rest and self._status == 200:  # the last line may lack its end
-            rest, self._rest = self._rest, b""
-            self._line(rest)
+        if self._status == 200:
+            self._line(self._lines.last())  # the last line may lack its end
         record = self.record
         if record is None:  # that line was a failure
             return
@@ -169,12 +200,24 @@ class Stream(asyncio.Protocol):
             hundreds = self._status // 100
             kinds: dict[int, FailureKind] = {4: "http_4xx", 5: "http_5xx"}
             record.failure = kinds.get(hundreds, "http_other")
-            record.detail = f"{self._status} {self._body.decode(errors='replace')}"
+            record.detail = self._refusal()[:_DETAIL_BYTES]
+        elif self._strange and not self._reply.took_any:
+            record.failure = "malformed"
+            record.detail = f"not a server-sent event: {self._strange!r}"
         else:
             failure = self._reply.judge()
             if failure is not None:
                 record.failure, record.detail = failure
         self._end()
+
+    def _refusal(self) -> str:
+        """Status and body of an answer that is not 200, with where it redirects to and when to
+        come again."""
+        said = f"{self._status} {self._body.decode(errors='replace')}"
+        if self._status in REDIRECTS and b"location" in self._headers:
+            said = f"{self._status} redirects to {self._headers[b'location']}"
+        again = self._headers.get(b"retry-after")
+        return f"Retry-After: {again}; {said}" if again else said
 
     def _end(self) -> None:
         assert self.record is not None

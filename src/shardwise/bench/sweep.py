@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from shardwise.bench.cell import Effort, Subject, arrange, measure
+from shardwise.bench.keeping import keep
 from shardwise.bench.machine import describe
 from shardwise.bench.prompts import PromptSource, choose_source
 from shardwise.bench.target import Api, Target, parse_target
 from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Source
+from shardwise.evidence.record import Source
 from shardwise.evidence.store import Store
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.replica import running
-from shardwise.replica.command import Settings
+from shardwise.replica.command import Instance
 from shardwise.workload.workload import Workload
 
 Say = Callable[[str], None]
@@ -33,9 +35,9 @@ _DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  #: 
 
 @dataclass(frozen=True)
 class Engine:
-    """What a sweep starts: `settings` of TP=1, and where it may run."""
+    """What a sweep starts: `instance` of TP=1, and where it may run."""
 
-    settings: Settings
+    instance: Instance
     weight_dtype: str
     gpu: str  #: as evidence names the hardware
     kind: str  #: cpu, cuda or rocm
@@ -43,12 +45,11 @@ class Engine:
     port: int = 8390
     ready_timeout_s: float = 600.0
 
-    def settings_of(self, tp_size: int, max_num_seqs: int) -> Settings:
-        """The settings at a TP, for as many sequences as will be in flight."""
-        flags = [*self.settings.flags, *_dtype_flags(self.settings.engine, self.weight_dtype)]
-        return replace(
-            self.settings, tp_size=tp_size, max_num_seqs=max_num_seqs, flags=tuple(flags)
-        )
+    def instance_of(self, tp_size: int, max_num_seqs: int) -> Instance:
+        """The instance at a TP, for as many sequences as will be in flight."""
+        flags = [*self.instance.flags, *_dtype_flags(self.instance.engine, self.weight_dtype)]
+        sized = self.instance.at(tp_size).for_sequences(max_num_seqs)
+        return replace(sized, flags=tuple(flags))
 
     def devices_of(self, tp_size: int) -> tuple[int, ...]:
         """GPUs: one a rank. CPU cores: all of them, whatever the TP, so that TP values are
@@ -81,6 +82,7 @@ class Sweep:
     seed: int = 0
     shared_prefix: int = 0
     api: Api = "completions"
+    exact: bool = True  #: False: take answers of any length
 
 
 def key_of(sweep: Sweep, engine: Engine, tp_size: int, workload: Workload) -> str:
@@ -89,7 +91,8 @@ def key_of(sweep: Sweep, engine: Engine, tp_size: int, workload: Workload) -> st
     if workload.request_rate is not None:
         offered = f"rate={workload.request_rate:g}"
     effort = sweep.effort(workload)
-    rest = (engine.settings, engine.weight_dtype, engine.devices, effort, sweep.seed, sweep.api)
+    rest: tuple[Any, ...] = (engine.instance, engine.weight_dtype, engine.devices)
+    rest += (effort, sweep.seed, sweep.api, sweep.exact)
     digest = hashlib.sha256(repr((rest, sweep.model, sweep.shared_prefix)).encode()).hexdigest()
     lengths = f"isl={workload.isl:g} osl={workload.osl:g}"
     return f"tp={tp_size} {workload.mode} {offered} {lengths} {digest[:8]}"
@@ -112,7 +115,8 @@ def missing(sweep: Sweep, engine: Engine, store: Store) -> list[tuple[int, Workl
 
 def run_sweep(sweep: Sweep, engine: Engine, store: Store, say: Say) -> list[Measured]:
     """Measure what is missing; the cells measured now. Interrupted, it stops after the run it is
-    in, which is kept as interrupted. Raises EngineError where an engine does not start."""
+    in, which is kept as interrupted. A cell that `store` cannot take lies beside it, and `say` is
+    told. Raises EngineError where an engine does not start."""
     todo = missing(sweep, engine, store)
     total = len(sweep.tp_sizes) * len(sweep.workloads)
     if todo and len(todo) < total:
@@ -124,7 +128,7 @@ def run_sweep(sweep: Sweep, engine: Engine, store: Store, say: Say) -> list[Meas
         with serving(sweep, engine, tp_size, store.path, say) as served:
             for workload in workloads:
                 cell = _measure_cell(sweep, engine, served, workload, clock, say)
-                store.put(cell)
+                keep(store, cell, say)
                 measured.append(cell)
                 clock.done()
                 if cell.conditions["interrupted"]:
@@ -139,7 +143,7 @@ class Served:
     tp_size: int
     target: Target
     source: PromptSource
-    settings: Settings
+    instance: Instance
     conditions: dict[str, Any]
 
 
@@ -152,18 +156,18 @@ def serving(sweep: Sweep, engine: Engine, tp_size: int, place: Path, say: Say) -
     if left:
         say(f"stopped {left} processes of an earlier run")
     seqs = max(workload.concurrency for workload in sweep.workloads)
-    settings, devices = engine.settings_of(tp_size, seqs), engine.devices_of(tp_size)
-    log = place.with_name(f"{place.stem}.{settings.engine}-tp{tp_size}.log")
+    instance, devices = engine.instance_of(tp_size, seqs), engine.devices_of(tp_size)
+    log = place.with_name(f"{place.stem}.{instance.engine}-tp{tp_size}.log")
     log.unlink(missing_ok=True)
-    say(f"starting {settings.engine} with TP={tp_size} on {engine.kind} {_listed(devices)}")
-    started = running.start(settings, engine.kind, devices, engine.port, log, mark)
+    say(f"starting {instance.engine} with TP={tp_size} on {engine.kind} {_listed(devices)}")
+    started = running.start(instance, engine.kind, devices, engine.port, log, mark)
     try:
         ready_s = running.wait_ready(started, engine.ready_timeout_s)
-        target = parse_target(started.url, sweep.api, settings.served_name)
+        target = parse_target(started.url, sweep.api, instance.served_name, exact=sweep.exact)
         source = choose_source(target)
         conditions = {
             "argv": list(started.argv),
-            "versions": running.versions(settings.python or sys.executable),
+            "versions": running.versions(instance.python or sys.executable),
             "hardware": describe(),
             "devices": list(devices),
             "threads_per_rank": max(1, len(devices) // tp_size) if engine.kind == "cpu" else None,
@@ -173,7 +177,7 @@ def serving(sweep: Sweep, engine: Engine, tp_size: int, place: Path, say: Say) -
             "prompts": source.name,
             "shared_prefix": sweep.shared_prefix,
         }
-        yield Served(tp_size, target, source, settings, conditions)
+        yield Served(tp_size, target, source, instance, conditions)
     finally:
         running.stop(started)
         running.clear(mark)
@@ -182,18 +186,14 @@ def serving(sweep: Sweep, engine: Engine, tp_size: int, place: Path, say: Say) -
 def _measure_cell(
     sweep: Sweep, engine: Engine, served: Served, workload: Workload, clock: _Clock, say: Say
 ) -> Measured:
-    effort, settings = sweep.effort(workload), served.settings
+    effort, instance = sweep.effort(workload), served.instance
     deployment = Deployment(
         model=sweep.model,
         gpu=engine.gpu,
-        tp_size=served.tp_size,
-        weight_dtype=engine.weight_dtype,
-        kv_dtype=settings.kv_dtype,
-        engine=settings.engine,
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        gpu_memory_utilization=settings.gpu_memory_utilization,
-        max_model_len=settings.max_model_len,
+        layout=Layout(tp_size=served.tp_size),
+        limits=instance.limits,
+        dtypes=Dtypes(weight=engine.weight_dtype, kv=instance.kv_dtype),
+        engine=instance.engine,
     )
     today = datetime.now(UTC).date().isoformat()
     subject = Subject(
@@ -201,7 +201,7 @@ def _measure_cell(
         key_of(sweep, engine, served.tp_size, workload),
         deployment,
         workload,
-        Source("measured", f"shardwise bench, {settings.engine} on {engine.gpu}", today),
+        Source("measured", f"shardwise bench, {instance.engine} on {engine.gpu}", today),
         served.conditions,
     )
     load = (

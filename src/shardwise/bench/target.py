@@ -25,6 +25,8 @@ class Target:
     model: str = ""
     api_key: str = ""
     ca_file: str = ""  #: PEM file of certificates to trust; "": the system's
+    query: str = ""  #: of the URL, sent with every request; not shown, since it may hold a key
+    exact: bool = True  #: ask for exactly so many tokens; False: for at most so many
 
     @property
     def address(self) -> str:
@@ -34,19 +36,24 @@ class Target:
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.address}{self.path}"
 
+    def uri(self, path: str) -> str:
+        """What a request line names for `path`."""
+        return f"{self.path}{path}" + (f"?{self.query}" if self.query else "")
+
     def named(self, model: str) -> Target:
         return replace(self, model=model)
 
     def request(self, prompt: str | list[int], osl: int) -> bytes:
-        """Head and body of a streaming request for exactly `osl` tokens, greedy.
+        """Head and body of a streaming request for `osl` tokens, greedy.
 
-        `ignore_eos` is an extension that vLLM, SGLang and TensorRT-LLM share.
+        `ignore_eos` is an extension that vLLM, SGLang and TensorRT-LLM share; where the target is
+        not `exact`, it is left out, since a server that lacks it may refuse it.
         """
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": osl,
             "temperature": 0,
-            "ignore_eos": True,
+            **({"ignore_eos": True} if self.exact else {}),
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -59,15 +66,21 @@ class Target:
         data = json.dumps(body, separators=(",", ":")).encode()
         key = f"Authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
         head = (
-            f"POST {self.path}{path} HTTP/1.1\r\nHost: {self.address}\r\n"
-            f"Content-Type: application/json\r\nAccept: text/event-stream\r\n{key}"
-            f"Content-Length: {len(data)}\r\n\r\n"
+            f"POST {self.uri(path)} HTTP/1.1\r\nHost: {self.address}\r\n"
+            f"Content-Type: application/json\r\nAccept: text/event-stream\r\n"
+            f"Accept-Encoding: identity\r\n{key}Content-Length: {len(data)}\r\n\r\n"
         )
         return head.encode("ascii") + data
 
 
 def parse_target(
-    url: str, api: Api = "completions", model: str = "", api_key: str = "", ca_file: str = ""
+    url: str,
+    api: Api = "completions",
+    model: str = "",
+    api_key: str = "",
+    ca_file: str = "",
+    *,
+    exact: bool = True,
 ) -> Target:
     """The target at `url`, with or without its /v1. Raises InputError for what is no HTTP URL."""
     try:
@@ -77,12 +90,20 @@ def parse_target(
         raise InputError(f"URL {url!r}: {error}", "allowed: http://host:port") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"URL {url!r}", "allowed: http://host:port or https://host:port")
-    if not all(32 < ord(c) < 127 for c in api_key + parts.hostname + parts.path):
+    if parts.username is not None:
+        raise InputError(
+            f"the URL of {parts.hostname} holds a user name",
+            "allowed: http://host:port",
+            "name a variable that holds the key: --api-key-env",
+        )
+    if not all(32 < ord(c) < 127 for c in api_key + parts.hostname + parts.path + parts.query):
         raise InputError(f"URL {url!r} or its key holds characters that HTTP does not allow")
     path = parts.path.rstrip("/").removesuffix("/v1")
     tls = parts.scheme == "https"
-    port = port or (443 if tls else 80)
-    return Target(parts.hostname, port, path, tls, api, model, api_key, ca_file)
+    port = (443 if tls else 80) if port is None else port
+    if not port:
+        raise InputError(f"URL {url!r}", "allowed: a port from 1 to 65535")
+    return Target(parts.hostname, port, path, tls, api, model, api_key, ca_file, parts.query, exact)
 
 
 def tls_context(target: Target) -> ssl.SSLContext | None:
@@ -90,8 +111,10 @@ def tls_context(target: Target) -> ssl.SSLContext | None:
     if not target.tls:
         return None
     try:
-        return ssl.create_default_context(cafile=target.ca_file or None)
+        context = ssl.create_default_context(cafile=target.ca_file or None)
     except (OSError, ssl.SSLError) as error:
         raise InputError(
             f"cannot use the certificates {target.ca_file}: {error}", "allowed: a PEM file"
         ) from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context

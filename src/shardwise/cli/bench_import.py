@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from shardwise.cli.bench_options import STORE
+from shardwise.cli.bench_options import STORE, UNKNOWN, require_names
+from shardwise.cli.options import Finite
 from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwise.evidence.record import Evidence
+    from shardwise.perfmodel.rows import Problem
+
+_TOKENS = Finite(1, 10_000_000)
 
 
 @click.command(name="import")
@@ -16,12 +23,12 @@ from shardwise.errors import InputError
 @click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True)
 @click.option("--study", default="imported", show_default=True, help="Name in the store.")
 @click.option("--model", default="", help="Where the file does not say, or says it otherwise.")
-@click.option("--gpu", default="", help="Likewise.")
-@click.option("--engine", default="", help="Likewise.")
-@click.option("--tp", "tp_size", type=click.IntRange(1, 64), default=None, help="Likewise.")
-@click.option("--dtype", "weight_dtype", default="", help="Likewise.")
-@click.option("--isl", type=click.FloatRange(1), default=None, help="Mean input tokens, likewise.")
-@click.option("--osl", type=click.FloatRange(1), default=None, help="Mean output tokens.")
+@click.option("--gpu", default="", help="GPU id, where the file does not say.")
+@click.option("--engine", default="", help="Engine, where the file does not say.")
+@click.option("--tp", "tp_size", type=click.IntRange(1, 64), default=None, help="TP, likewise.")
+@click.option("--dtype", "weight_dtype", default="", help="Weight dtype, likewise.")
+@click.option("--isl", type=_TOKENS, default=None, help="Mean input tokens, likewise.")
+@click.option("--osl", type=_TOKENS, default=None, help="Mean output tokens.")
 def import_(files: tuple[Path, ...], store: Path, study: str, **said: Any) -> None:
     """Bring FILES of vLLM's, SGLang's, aiperf's, guidellm's or InferenceX's into the store.
 
@@ -30,14 +37,15 @@ def import_(files: tuple[Path, ...], store: Path, study: str, **said: Any) -> No
     """
     from shardwise.bench.importers.about import About
     from shardwise.bench.importers.reading import read_file
-    from shardwise.cli.files import report_problems
+    from shardwise.cli.rows import report_problems
     from shardwise.evidence.measured import Measured
     from shardwise.evidence.store import open_store
 
+    require_names(said["gpu"] or UNKNOWN, said["engine"] or UNKNOWN, said["weight_dtype"] or "auto")
     about = About(**{name: value for name, value in said.items() if value})
     read = [(path, *read_file(path, about)) for path in files]
     if not any(found for _, found, _ in read):
-        raise InputError(f"no result in {', '.join(map(str, files))}")
+        raise InputError(f"no result in {', '.join(map(str, files))}", "; ".join(_reasons(read)))
     with open_store(store) as opened:
         for path, found, problems in read:
             for number, item in enumerate(found, start=1):
@@ -53,3 +61,16 @@ def import_(files: tuple[Path, ...], store: Path, study: str, **said: Any) -> No
             click.echo(f"{path}: {len(found)} results", err=True)
     for note in dict.fromkeys(e.source.note for _, found, _ in read for e in found):
         click.echo(f"note: {note}", err=True)
+
+
+def _reasons(read: list[tuple[Path, list[Evidence], list[Problem]]]) -> list[str]:
+    """Why each file gave nothing: its first bad row, and how many there are."""
+    found = []
+    for path, _, problems in read:
+        if not problems:
+            found.append(f"{path.name}: its rows hold no measured value")
+            continue
+        first, more = problems[0], len(problems) - 1
+        rest = f" (and {more} more rows)" if more else ""
+        found.append(f"{path.name} row {first.number}: {first.reason}{rest}")
+    return found

@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from shardwise.cli.options import sizes
-from shardwise.errors import InputError
+from shardwise.cli.options import ABOVE_0, SEED, Finite, sizes
+from shardwise.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from shardwise.bench.cell import Effort
     from shardwise.evidence.measured import Measured
+    from shardwise.evidence.store import Store
     from shardwise.workload.workload import Workload
 
 F = TypeVar("F", bound=Callable[..., Any])
 STORE: Final = Path("shardwise.db")
+UNKNOWN, OTHER = "unknown", "other"
+MAX_TOKENS: Final = 10_000_000  #: of a prompt or an answer
+MAX_REQUESTS: Final = 1_000_000  #: of a run; all its prompts are built beforehand
 
 
 def load_options(command: F) -> F:
@@ -35,13 +39,54 @@ def load_options(command: F) -> F:
             show_default=True,
             help="File that keeps what was measured.",
         ),
-        click.option("--seed", default=0, show_default=True, help="Of prompts and arrivals."),
-        click.option("--stall-timeout", default=120.0, help="Seconds without a byte: a failure."),
-        click.option("--cell-seconds", type=float, help="Begin no further repeat after these."),
-        click.option("--precision", default=5.0, show_default=True, help="Half-width wanted, %."),
+        click.option(
+            "--seed", type=SEED, default=0, show_default=True, help="Of prompts and arrivals."
+        ),
+        click.option(
+            "--actual-lengths",
+            is_flag=True,
+            help="Take answers of any length up to --osl: for servers that ignore ignore_eos.",
+        ),
+        click.option(
+            "--request-timeout",
+            type=ABOVE_0,
+            default=3600.0,
+            show_default=True,
+            help="Seconds that a whole request may take.",
+        ),
+        click.option(
+            "--first-token-timeout",
+            type=ABOVE_0,
+            help="Seconds that the first token may take; default: --stall-timeout.",
+        ),
+        click.option(
+            "--stall-timeout",
+            type=ABOVE_0,
+            default=120.0,
+            show_default=True,
+            help="Seconds without an event, keep-alive comments being none: a failure.",
+        ),
+        click.option("--cell-seconds", type=ABOVE_0, help="Begin no further repeat after these."),
+        click.option(
+            "--precision",
+            type=Finite(0, 100, min_open=True),
+            default=5.0,
+            show_default=True,
+            help="Half-width wanted, %.",
+        ),
         click.option("--repeats", default="3,5", show_default=True, help="Least and most."),
-        click.option("--requests", default=0, help="Of a run; 0: ten a slot, 64 at a rate."),
-        click.option("--shared-prefix", default=0, help="Tokens that all prompts begin with."),
+        click.option(
+            "--requests",
+            type=click.IntRange(0, MAX_REQUESTS),
+            default=0,
+            help="Of a run; 0: ten a slot, 64 at a rate.",
+        ),
+        click.option(
+            "--shared-prefix",
+            type=click.IntRange(0),
+            default=0,
+            help="Tokens that all prompts begin with.",
+        ),
         click.option("--api", type=click.Choice(["completions", "chat"]), default="completions"),
         click.option(
             "--mode",
@@ -52,8 +97,20 @@ def load_options(command: F) -> F:
         ),
         click.option("--request-rate", help="Requests/s instead, arriving as Poisson: 1,2,4."),
         click.option("--concurrency", default="1,4,16", show_default=True, help="In flight."),
-        click.option("--osl", default=128, show_default=True, help="Output tokens a request."),
-        click.option("--isl", default=512, show_default=True, help="Input tokens a request."),
+        click.option(
+            "--osl",
+            type=click.IntRange(1, MAX_TOKENS),
+            default=128,
+            show_default=True,
+            help="Output tokens a request.",
+        ),
+        click.option(
+            "--isl",
+            type=click.IntRange(1, MAX_TOKENS),
+            default=512,
+            show_default=True,
+            help="Input tokens a request.",
+        ),
     ):
         command = option(command)
     return command
@@ -89,11 +146,6 @@ def effort_of(given: dict[str, Any]) -> Callable[[Workload], Effort]:
     from shardwise.bench.cell import Effort
 
     repeats = sizes(given["repeats"], "--repeats")
-    if given["requests"] < 0 or not 0 < given["precision"] <= 100:
-        raise InputError(
-            f"--requests {given['requests']}, --precision {given['precision']:g}",
-            "allowed: 0 or more requests, and a precision above 0 and up to 100 (%)",
-        )
 
     def effort(workload: Workload) -> Effort:
         slots = workload.concurrency
@@ -108,9 +160,35 @@ def effort_of(given: dict[str, Any]) -> Callable[[Workload], Effort]:
             precision=given["precision"] / 100.0,
             budget_s=given["cell_seconds"] or math.inf,
             stall_timeout_s=given["stall_timeout"],
+            first_token_timeout_s=given["first_token_timeout"] or math.inf,
+            request_timeout_s=given["request_timeout"],
         )
 
     return effort
+
+
+def require_names(gpu: str, engine: str, dtype: str) -> None:
+    """Raise UnknownNameError for what results cannot be compared by: a name is a mistake unless it
+    is known, or says that it is not."""
+    from shardwise.architecture.formats import DTYPES
+    from shardwise.engines.registry import names
+    from shardwise.hardware.catalogue import default_catalogue
+
+    if engine not in (*names(), OTHER, UNKNOWN):
+        raise UnknownNameError("engine", engine, (*names(), OTHER, UNKNOWN))
+    dtypes = ("auto", *DTYPES, "fp4")
+    if dtype not in dtypes:
+        raise UnknownNameError("dtype", dtype, dtypes)
+    if gpu not in ("cpu", UNKNOWN):
+        default_catalogue().gpu(gpu)
+
+
+def report_unkept(cells: Sequence[Measured], store: Store) -> None:
+    """Exit code 2 where a cell was measured and is not in its store; where it went instead was
+    said when it went there."""
+    unkept = [cell for cell in cells if cell.repeats and not store.has(cell.study, cell.key)]
+    if unkept:
+        raise InputError(f"{len(unkept)} of {len(cells)} cells are not in {store.path}")
 
 
 def show_cells(cells: Sequence[Measured], as_json: bool) -> None:
@@ -147,5 +225,8 @@ def exit_if_nothing(cells: Sequence[Measured]) -> None:
     if cells and not any(cell.conditions.get("completed") for cell in cells):
         failures = {k: v for c in cells for k, v in (c.conditions.get("failures") or {}).items()}
         listed = ", ".join(f"{count} {kind}" for kind, count in failures.items())
-        click.echo(f"shardwise: no request completed: {listed}", err=True)
+        hint = (
+            "; --actual-lengths takes answers that end early" if set(failures) == {"short"} else ""
+        )
+        click.echo(f"shardwise: no request completed: {listed}{hint}", err=True)
         sys.exit(4)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shardwise.cli.bench_options import (
+    UNKNOWN,
     effort_of,
     exit_if_nothing,
     load_options,
+    report_unkept,
+    require_names,
     show_cells,
     workloads,
 )
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from shardwise.bench.cell import Arranged, Effort, Subject
     from shardwise.bench.target import Target
+    from shardwise.evidence.measured import Measured
     from shardwise.workload.workload import Workload
 
 
@@ -31,9 +35,10 @@ if TYPE_CHECKING:
 @click.option("--model", default="", help="As the endpoint names it; default: the one it serves.")
 @click.option("--architecture", default="", help="Model as predictions know it, for comparing.")
 @click.option("--gpu", default="unknown", show_default=True, help="GPU id, for comparing.")
-@click.option("--engine", default="vllm", show_default=True, help="What serves it, for comparing.")
+@click.option("--engine", default="", help="What serves it; default: what the endpoint says.")
 @click.option("--tp", "tp_size", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--dtype", default="auto", show_default=True, help="Weight dtype, for comparing.")
+@click.option("--ca-file", default="", help="PEM file of certificates to trust, for https.")
 @click.option("--api-key-env", default="", help="Environment variable that holds the API key.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json, or its folder.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Arrivals (and lengths) of a file.")
@@ -41,30 +46,55 @@ if TYPE_CHECKING:
 @load_options
 def run(url: str, **given: Any) -> None:
     """Measure the OpenAI-compatible endpoint at URL under each load."""
-    from shardwise.bench.cell import measure
-    from shardwise.bench.http import require_answer, served_model
+    from shardwise.architecture.models import load
+    from shardwise.bench.http import require_answer, served_engine, served_model
+    from shardwise.bench.shards import terminable
     from shardwise.bench.target import parse_target
-    from shardwise.evidence.store import open_store
 
     effort = effort_of(given)
     loads = workloads(given)
-    target = parse_target(url, given["api"], given["model"], _key(given["api_key_env"]))
-    require_answer(target)
-    if not target.model:
-        target = target.named(served_model(target))
-    cells = []
+    require_names(given["gpu"], given["engine"] or UNKNOWN, given["dtype"])
+    if given["architecture"]:
+        load(given["architecture"])
+    target = parse_target(
+        url,
+        given["api"],
+        given["model"],
+        _key(given["api_key_env"]),
+        given["ca_file"],
+        exact=not given["actual_lengths"],
+    )
+    with terminable():
+        require_answer(target)
+        if not target.model:
+            target = target.named(served_model(target))
+        if not given["engine"]:
+            given["engine"] = served_engine(target)
+        _measure(target, [(load, effort(load)) for load in loads], given)
+
+
+def _measure(target: Target, loads: list[tuple[Workload, Effort]], given: dict[str, Any]) -> None:
+    """Measure each load, keep it, and show what there is, come what may."""
+    from shardwise.bench.cell import measure
+    from shardwise.bench.keeping import keep
+    from shardwise.evidence.store import open_store
+
+    cells: list[Measured] = []
     with open_store(given["store"]) as store:
-        for load in loads:
-            asked = effort(load)
-            subject = _subject(target, load, given)
-            click.echo(subject.key, err=True)
-            cell = measure(target, subject, _arrangement(target, load, asked, given), asked)
-            store.put(cell)
-            cells.append(cell)
-            if cell.conditions["interrupted"]:
-                break
-    show_cells(cells, given["as_json"])
-    exit_if_nothing(cells)
+        try:
+            for load, asked in loads:
+                subject = _subject(target, load, given)
+                click.echo(subject.key, err=True)
+                cell = measure(target, subject, _arrangement(target, load, asked, given), asked)
+                cells.append(cell)
+                keep(store, cell, lambda line: click.echo(line, err=True))
+                if cell.conditions["interrupted"]:
+                    break
+        finally:
+            if cells:
+                show_cells(cells, given["as_json"])
+        exit_if_nothing(cells)
+        report_unkept(cells, store)
 
 
 def _key(variable: str) -> str:
@@ -76,7 +106,8 @@ def _key(variable: str) -> str:
 def _subject(target: Target, load: Workload, given: dict[str, Any]) -> Subject:
     from shardwise.bench.cell import Subject
     from shardwise.bench.machine import describe
-    from shardwise.evidence.record import Deployment, Source
+    from shardwise.evidence.record import Source
+    from shardwise.layout.deployment import Deployment, Dtypes, Layout
 
     offered = f"c={load.concurrency}"
     if given["trace"]:
@@ -92,8 +123,8 @@ def _subject(target: Target, load: Workload, given: dict[str, Any]) -> Subject:
         Deployment(
             model=given["architecture"] or target.model,
             gpu=given["gpu"],
-            tp_size=given["tp_size"],
-            weight_dtype=given["dtype"],
+            layout=Layout(tp_size=given["tp_size"]),
+            dtypes=Dtypes(weight=given["dtype"]),
             engine=given["engine"],
         ),
         load,

@@ -11,10 +11,11 @@ from shardwise.cli.bench_options import (
     effort_of,
     exit_if_nothing,
     load_options,
+    report_unkept,
     show_cells,
     workloads,
 )
-from shardwise.cli.options import sizes
+from shardwise.cli.options import ABOVE_0, sizes
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,14 +32,17 @@ if TYPE_CHECKING:
 @click.option("--python", default="", help="Interpreter of the engine's own environment.")
 @click.option("--flag", "flags", multiple=True, help="Added to the engine's command line.")
 @click.option("--env", multiple=True, help="NAME=VALUE for the engine; repeatable.")
-@click.option("--port", default=8390, show_default=True)
-@click.option("--ready-timeout", default=600.0, show_default=True, help="Seconds to start in.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8390, show_default=True)
+@click.option(
+    "--ready-timeout", type=ABOVE_0, default=600.0, show_default=True, help="Seconds to start in."
+)
 @load_options
 def sweep(model: str, **given: Any) -> None:
     """Measure MODEL (a folder, file or Hugging Face id) at each TP under each load.
 
     A rerun does only the cells that are missing, so a sweep that was killed goes on.
     """
+    from shardwise.bench.shards import terminable
     from shardwise.bench.sweep import missing, run_sweep
     from shardwise.evidence.store import open_store
     from shardwise.replica.running import EngineError
@@ -46,7 +50,7 @@ def sweep(model: str, **given: Any) -> None:
     asked, engine = _sweep(model, given), _engine(model, given)
     for tp in asked.tp_sizes:
         engine.devices_of(tp)
-    with open_store(given["store"]) as store:
+    with open_store(given["store"]) as store, terminable():
         try:
             measured = run_sweep(asked, engine, store, lambda line: click.echo(line, err=True))
         except EngineError as error:
@@ -54,23 +58,27 @@ def sweep(model: str, **given: Any) -> None:
                 click.echo(f"  | {line}", err=True)
             raise
         cells = store.cells(asked.study)
+        there = {cell.key for cell in cells}
+        cells += [cell for cell in measured if cell.repeats and cell.key not in there]
         left = len(missing(asked, engine, store))
-    if cells:
-        show_cells(cells, given["as_json"])
-    exit_if_nothing(measured)
+        if cells:
+            show_cells(cells, given["as_json"])
+        exit_if_nothing(measured)
+        report_unkept(measured, store)
     if left:
         click.echo(f"shardwise: {left} cells had no request that completed", err=True)
 
 
 def _sweep(model: str, given: dict[str, Any]) -> Sweep:
     from shardwise.architecture.models import load
-    from shardwise.architecture.sharding import require_shardable
     from shardwise.bench.sweep import Sweep
+    from shardwise.layout.deployment import Layout
+    from shardwise.layout.rules import require_layout
 
     tp_sizes = sizes(given["tp"], "--tp")
     architecture = load(model)
     for tp in tp_sizes:
-        require_shardable(architecture, tp)
+        require_layout(architecture, Layout(tp))
     return Sweep(
         study=given["study"],
         model=model,
@@ -80,12 +88,14 @@ def _sweep(model: str, given: dict[str, Any]) -> Sweep:
         seed=given["seed"],
         shared_prefix=given["shared_prefix"],
         api=given["api"],
+        exact=not given["actual_lengths"],
     )
 
 
 def _engine(model: str, given: dict[str, Any]) -> Engine:
     from shardwise.bench.sweep import Engine
-    from shardwise.replica.command import Settings
+    from shardwise.layout.deployment import Deployment, EngineLimits
+    from shardwise.replica.command import Instance
     from shardwise.replica.devices import kind_here, present
 
     kind = "cpu" if given["gpu"] == "cpu" else kind_here()
@@ -95,17 +105,21 @@ def _engine(model: str, given: dict[str, Any]) -> Engine:
         listed = ", ".join(map(str, sorted(there)))
         raise InputError(f"--devices {given['devices']}", f"allowed on this machine: {listed}")
     path = Path(model).expanduser()
-    settings = Settings(
-        model=str(path.resolve()) if path.exists() else model,
+    deployment = Deployment(
+        str(path.resolve()) if path.exists() else model,
+        given["gpu"] or "",
+        limits=EngineLimits(max_model_len=_rounded(given["isl"] + given["osl"])),
         engine=given["engine"],
-        max_model_len=_rounded(given["isl"] + given["osl"]),
+    )
+    instance = Instance(
+        deployment,
         flags=given["flags"],
         python=given["python"],
         env=_environment(given["env"]),
     )
     dtype = given["dtype"]
     return Engine(
-        settings=settings,
+        instance=instance,
         weight_dtype="fp32" if dtype == "auto" and kind == "cpu" else dtype,
         gpu=given["gpu"] or kind,
         kind=kind,

@@ -4,9 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Final
 
 from shardwise.errors import InputError
 
+#: extra that brings a library, where the command does not say which
+EXTRAS: Final = {
+    "scipy": "calibrate",
+    "huggingface_hub": "hub",
+    "torch": "engine",
+    "safetensors": "engine",
+    "gguf": "engine",
+    "starlette": "web",
+    "uvicorn": "web",
+    "uvloop": "bench",
+    "httptools": "bench",
+    "orjson": "bench",
+    "tokenizers": "bench",
+    "psutil": "host",
+    "yaml": "host",
+    "prometheus_client": "host",
+    "numba": "traffic",
+    "pyarrow": "parquet",
+    "ray": "ray",
+}
+#: command -> the extra that brings all its libraries
+EXTRA_OF_COMMAND: Final = {
+    "bench": "bench",
+    "study": "measure",
+    "serve": "engine",
+    "web": "web",
+    **dict.fromkeys(("up", "status", "logs", "down", "export"), "host"),
+}
 NEEDED = (
     "torch",
     "safetensors",
@@ -18,6 +47,17 @@ NEEDED = (
     "uvloop",
     "prometheus_client",
 )
+
+
+def install_line(module: str, command: str) -> str:
+    """The line that installs `module` for `command`; "" where it belongs to no extra."""
+    name = module.partition(".")[0]
+    if name not in EXTRAS:
+        return ""
+    extra = EXTRAS[name]
+    if extra in ("bench", "host", "engine", "web"):
+        extra = EXTRA_OF_COMMAND.get(command, extra)
+    return f"pip install 'shardwise[{extra}]'"
 
 
 def require_engine_extra() -> None:

@@ -1,4 +1,4 @@
-"""What commands read and write: files, rows and lines."""
+"""What commands write: files and lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from typing import Any
 import click
 
 from shardwise.errors import InputError, printable
-from shardwise.perfmodel.rows import Problem
-
-MAX_REPORTED = 20
 
 
 def require_writable(path: Path) -> None:
@@ -41,14 +38,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, str
         partial.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
-
-
-def report_problems(problems: Sequence[Problem]) -> None:
-    """Say on stderr which rows were left out, and why."""
-    for problem in problems[:MAX_REPORTED]:
-        click.echo(f"row {problem.number}: {problem.reason}", err=True)
-    if len(problems) > MAX_REPORTED:
-        click.echo(f"… and {len(problems) - MAX_REPORTED} more rows", err=True)
 
 
 def show_progress(what: str, done: int, total: int) -> None:

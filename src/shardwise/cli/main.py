@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -20,11 +22,13 @@ COMMANDS: Final = {
     "search": ("shardwise.cli.search", "Many simulations, on all cores or a Ray cluster."),
     "predict": ("shardwise.cli.predict", "Predict the rows of a CSV file."),
     "validate": ("shardwise.cli.validate", "Compare predictions with measured rows."),
+    "compare": ("shardwise.cli.compare", "Is run B slower than run A, and how sure is that?"),
     "calibrate": ("shardwise.cli.calibrate", "Make a profile from your own measured rows."),
     "report": ("shardwise.cli.report", "A study as one HTML file to read, print and forward."),
     "web": ("shardwise.cli.web", "The explorer: play with TP in a browser, on this machine."),
     "catalogue": ("shardwise.cli.catalogue", "GPUs, prices and models, with their sources."),
     "hardware": ("shardwise.cli.hardware", "Measure this machine as a GPU of the catalogue."),
+    "doctor": ("shardwise.cli.doctor", "Read a node or a paste of it: links, TP, what to change."),
     "explain": ("shardwise.cli.explain", "One layer's way through TP, with real numbers."),
     "serve": ("shardwise.cli.serve", "The built-in engine on the OpenAI API."),
     "profile": ("shardwise.cli.profile", "Where a rank's time goes: attention, MLP, all-reduce."),
@@ -56,10 +60,14 @@ class _Commands(click.Group):
             formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
 
 
+#: New objects between collections; Python's 700 collects dozens of times while a plan is made.
+GC_THRESHOLD: Final = 200_000
+
+
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="shardwise")
 def cli() -> None:
-    """Choose, prove and deploy the right tensor-parallel configuration for LLM inference."""
+    """Choose, prove and deploy the right parallel layout for LLM inference."""
 
 
 def main() -> None:
@@ -67,18 +75,46 @@ def main() -> None:
     # the arrays here are small: threads of a BLAS would cost more than they give
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    gc.set_threshold(GC_THRESHOLD)
+    _require_utf8(sys.argv[1:])
     try:
         cli.main(prog_name="shardwise", standalone_mode=False)
     except ShardwiseError as error:
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
+    except ModuleNotFoundError as error:
+        _fail_for_want_of(error)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; what was written is kept", 130)
     except BrokenPipeError:
         # the reader (head, less) has gone: nothing is left to say, not even at shutdown
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        # a path that was given, or a disk: the commands name what they expect, this is the rest
+        where = f"{error.filename!r}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 2)
+
+
+def _require_utf8(words: Sequence[str]) -> None:
+    """Exit 2 for an argument whose bytes are no UTF-8, which no file that is written could hold."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            _fail(f"the argument {word[:40]!r} is not UTF-8", 2)
+
+
+def _fail_for_want_of(error: ModuleNotFoundError) -> None:
+    """Say how to install the missing library; raise `error` again where it is none of an extra."""
+    from shardwise.cli.engine_extra import install_line
+
+    command = next((word for word in sys.argv[1:] if word in COMMANDS), "")
+    line = install_line(error.name or "", command)
+    if not line:
+        raise error
+    _fail(f"{command} needs {error.name}; {line}", 2)
 
 
 def _fail(message: str, code: int) -> None:

@@ -2,26 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
+from shardwise.engines import get, names
 from shardwise.errors import InputError
+from shardwise.layout.deployment import FixedLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_ITEMS: Final = 64
+MAX_DIGITS: Final = 9
+
+
+class Finite(click.FloatRange):
+    """A range of numbers that holds neither NaN nor infinity."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return found
+
+
+SEED: Final = click.IntRange(0, 2**63 - 1)
+ABOVE_0: Final = Finite(0, min_open=True)
 
 
 def sizes(text: str, what: str) -> tuple[int, ...]:
     """Whole numbers above 0 from "1,2,4". Raises InputError naming what was given."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and part.isascii() and part.strip("0") for part in parts):
         raise InputError(f"{what} is {text!r}", "allowed: whole numbers above 0, as in 1,2,4")
+    if max(map(len, parts)) > MAX_DIGITS:
+        raise InputError(f"{what} is {text[:40]!r}", f"allowed: at most {MAX_DIGITS} digits each")
     if len(parts) > MAX_ITEMS:
         raise InputError(f"{what} has {len(parts)} values", f"allowed: at most {MAX_ITEMS}")
     return tuple(sorted({int(part) for part in parts}))
+
+
+_ENGINES: Final = f"{', '.join(names())}."
+
+
+def _engine(context: click.Context, option: click.Parameter, given: str) -> str:
+    """`given`, where it names an engine. Raises InputError otherwise."""
+    del context, option
+    return get(given).name
+
+
+def limit_options(command: F) -> F:
+    """--engine-version and the engine's limits, each as its own flag is called."""
+    for option in (
+        click.option("--max-model-len", type=int, help="Longest request in tokens; fixed."),
+        click.option("--max-num-batched-tokens", type=int, help="Most tokens in a step; fixed."),
+        click.option("--max-num-seqs", type=int, help="Most sequences in a step; fixed."),
+        click.option(
+            "--gpu-memory-utilization",
+            type=float,
+            help="Share of GPU memory the engine may use, e.g. 0.9; fixed.",
+        ),
+        click.option("--engine-version", default="", help="Version of the engine, e.g. 0.11.0."),
+    ):
+        command = option(command)
+    return command
+
+
+def fixed_limits(options: Mapping[str, Any]) -> FixedLimits:
+    """The limits that a command's options fix. Raises InputError for an impossible one."""
+    return FixedLimits(
+        max_num_seqs=options["max_num_seqs"],
+        max_num_batched_tokens=options["max_num_batched_tokens"],
+        gpu_memory_utilization=options["gpu_memory_utilization"],
+        max_model_len=options["max_model_len"],
+    )
 
 
 def subject_options(command: F, gpu_required: bool = True) -> F:
@@ -34,10 +92,17 @@ def subject_options(command: F, gpu_required: bool = True) -> F:
             multiple=True,
             help="TOML file with your own GPUs and prices; repeatable.",
         ),
-        click.option("--profile", default="reference", show_default=True, help="Profile name."),
+        click.option(
+            "--profile",
+            default="reference",
+            show_default=True,
+            help="Profile: a name, or a shared file in .json.",
+        ),
         click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype."),
         click.option("--dtype", default="auto", show_default=True, help="Weight dtype."),
-        click.option("--engine", default="vllm", show_default=True, help="vllm, sglang, …"),
+        click.option(
+            "--engine", default="vllm", show_default=True, callback=_engine, help=_ENGINES
+        ),
         click.option("--gpu", required=gpu_required, help="GPU id, for example mi300x."),
         click.argument("model"),
     ):

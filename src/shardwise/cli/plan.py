@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from shardwise.cli.options import limit_options
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,8 +21,13 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
 @click.command()
 @click.argument("model")
 @click.option("--model", "more", multiple=True, help="Another model on the node; repeatable.")
-@click.option("--gpu", multiple=True, required=True, help="GPU id; several to compare at p99.")
+@click.option("--gpu", multiple=True, help="GPU id; several to compare at p99.")
 @click.option("--gpus", type=int, default=8, show_default=True, help="GPUs in the node.")
+@click.option(
+    "--node",
+    type=click.Path(path_type=Path),
+    help="Node file of 'shardwise doctor --save': GPUs, their number, links and devices.",
+)
 @click.option("--isl", type=int, multiple=True, required=True, help="Input tokens a request.")
 @click.option("--osl", type=int, multiple=True, required=True, help="Output tokens a request.")
 @click.option("--concurrency", type=int, multiple=True, help="Requests in flight on the node.")
@@ -35,8 +41,20 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
 @click.option("--objective", default="cost", show_default=True, help="cost, latency, throughput.")
 @click.option("--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower.")
 @click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype.")
-@click.option("--engine", default="vllm", show_default=True, help="vllm, sglang or builtin.")
-@click.option("--profile", default="reference", show_default=True, help="Profile name.")
+@click.option("--price", type=float, help="USD per GPU-hour instead of the catalogue's price.")
+@click.option(
+    "--engine",
+    default="vllm",
+    show_default=True,
+    help="Engine: vllm, sglang, trtllm, atom or builtin.",
+)
+@limit_options
+@click.option(
+    "--profile",
+    default="reference",
+    show_default=True,
+    help="Profile: a name, or a shared file in .json.",
+)
 @click.option(
     "--catalogue",
     "catalogue_files",
@@ -62,7 +80,7 @@ def plan(
     the highest rate that it holds.
     """
     from shardwise.cli.files import require_writable
-    from shardwise.cli.plan_question import questions_of
+    from shardwise.cli.plan_question import order_of, questions_of
     from shardwise.planner.packing import Packed, pack
     from shardwise.planner.plan import plan as plan_one
 
@@ -70,6 +88,8 @@ def plan(
     if len(names) > MAX_MODELS:
         raise InputError(f"{len(names)} models", f"allowed: at most {MAX_MODELS}")
 
+    if not options["gpu"] and options["node"] is None:
+        raise InputError("no --gpu is given", "allowed: a GPU id, or a node file with --node")
     if output is not None:
         require_writable(output)
     if save is not None:
@@ -84,15 +104,20 @@ def plan(
             f"{len(options['gpu'])} kinds of GPU",
             "allowed: one, or several with --ttft-p99, --tpot-p99 or --e2e-p99",
         )
-    questions = questions_of(names, options, options["gpu"][0])
+    questions = questions_of(names, options, options["gpu"][0] if options["gpu"] else "")
     packed = pack(questions) if more else (Packed(plan_one(questions[0]), 0),)
-    _deliver(names, packed, output, options["as_json"])
+    order = order_of(options["node"], max(p.plan.best.deployment.tp_size for p in packed))
+    _deliver(names, packed, order, output, options["as_json"])
     if save is not None:
-        _save(names, packed, save)
+        _save(names, packed, order, save)
 
 
 def _deliver(
-    names: tuple[str, ...], packed: tuple[Packed, ...], output: Path | None, as_json: bool
+    names: tuple[str, ...],
+    packed: tuple[Packed, ...],
+    order: tuple[int, ...],
+    output: Path | None,
+    as_json: bool,
 ) -> None:
     from shardwise.cli.files import say, write_document
     from shardwise.planner.command import checkpoint, note, replicas
@@ -107,12 +132,12 @@ def _deliver(
     port = 8000
     for name, item in zip(names, packed, strict=True):
         q, best = item.plan.question, item.plan.best
-        found = checkpoint(name, q.arch)
+        found = checkpoint(name, q.arch, best.deployment)
         commands = replicas(
-            best.deployment, q.arch, q.node.gpu, found, item.first_device, first_port=port
+            best.deployment, q.arch, q.node.gpu, found, item.first_device, port, order
         )
         port += len(commands)
-        remark = note(found, best.deployment.weight_dtype, best.deployment.engine)
+        remark = note(found)
         if as_json or output is not None:
             documents.append(plan_document(item.plan, commands, remark))
         if as_json:
@@ -126,6 +151,8 @@ def _deliver(
         say(f"\nRun{f' ({remark})' if remark else ''}:")
         for command in commands:
             say(command.line)
+        for file in commands[0].files:
+            say(f"\n{file.name}:\n{file.text}")
         click.echo("")
     if documents:
         write_document(
@@ -133,7 +160,9 @@ def _deliver(
         )
 
 
-def _save(names: tuple[str, ...], packed: tuple[Packed, ...], path: Path) -> None:
+def _save(
+    names: tuple[str, ...], packed: tuple[Packed, ...], order: tuple[int, ...], path: Path
+) -> None:
     from shardwise.hosting import deployment_file
     from shardwise.hosting.planned import Chosen, planned
 
@@ -144,6 +173,7 @@ def _save(names: tuple[str, ...], packed: tuple[Packed, ...], path: Path) -> Non
             item.plan.question.node.gpu,
             item.plan.best.deployment,
             item.first_device,
+            order,
         )
         for name, item in zip(names, packed, strict=True)
     ]

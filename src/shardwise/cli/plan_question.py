@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from shardwise.cli.options import fixed_limits
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
+    from shardwise.hardware.gpu import Gpu
+    from shardwise.hardware.node import Node
     from shardwise.planner.question import Question
 
 _TIME: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|s|)\s*")
@@ -26,18 +30,22 @@ def seconds(given: str | None, name: str) -> float | None:
 
 
 def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> list[Question]:
-    """What is asked of each model, on one kind of GPU."""
+    """What is asked of each model, on one kind of GPU; `gpu` may be empty with a node file."""
     from shardwise.architecture.models import load
     from shardwise.hardware.catalogue import default_catalogue
     from shardwise.hardware.node import Node
     from shardwise.perfmodel.profiles import load_profile
     from shardwise.perfmodel.subject import catalogue_for
     from shardwise.planner.question import Demand, Question
+    from shardwise.reports.prices import price_note
     from shardwise.workload.workload import Slo
 
     catalogue = catalogue_for(options["catalogue_files"])
-    node = Node(catalogue.gpu(gpu), options["gpus"])
-    price = catalogue.price(node.gpu.id)
+    if options["node"] is None:
+        node = Node(catalogue.gpu(gpu), options["gpus"])
+    else:
+        node = _node_of(options, catalogue.gpu(gpu) if gpu else None)
+    price = catalogue.price_used(node.gpu.id, options["price"])
     count = len(names)
     columns = [
         _each(options[key], key, count) for key in ("isl", "osl", "concurrency", "request_rate")
@@ -58,7 +66,10 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
             engine=options["engine"],
             weight_dtype=dtype,
             kv_dtype=options["kv_dtype"],
+            engine_version=options["engine_version"],
+            limits=fixed_limits(options),
             usd_per_gpu_hour=price.usd_per_hour if price else None,
+            price_note=price_note(price),
         )
         for name, *demand in zip(names, *columns, strict=True)
     ]
@@ -74,3 +85,24 @@ def _each(values: tuple[Any, ...], key: str, count: int) -> list[Any]:
             f"allowed: once, or {count} times",
         )
     return list(values) * (count if len(values) == 1 else 1)
+
+
+def order_of(node: Path | None, tp_size: int) -> tuple[int, ...]:
+    """The GPUs of a node file in the order in which replicas of `tp_size` take them; empty without
+    a file: as they are numbered."""
+    if node is None:
+        return ()
+    from shardwise.doctor.planning import device_order
+    from shardwise.node.files import read
+
+    return device_order(read(node), tp_size)
+
+
+def _node_of(options: dict[str, Any], gpu: Gpu | None) -> Node:
+    """The node of a file: as many GPUs as it has, with the all-reduces that its links allow."""
+    from shardwise.doctor.planning import gpu_on
+    from shardwise.hardware.node import Node
+    from shardwise.node.files import read
+
+    found = read(options["node"])
+    return Node(gpu_on(found, gpu, options["engine"]), len(found.devices))

@@ -36,7 +36,7 @@ def answer(
 ) -> None:
     """Search, print, and write what was asked for."""
     from shardwise.cli.files import show_progress, write_document
-    from shardwise.cli.plan_question import questions_of
+    from shardwise.cli.plan_question import order_of, questions_of
     from shardwise.reports.holding_tables import (
         holding_document,
         holding_table,
@@ -53,14 +53,22 @@ def answer(
         raise InputError(
             f"objective {options['objective'][:40]!r} with bounds on percentiles", "allowed: cost"
         )
+    if options["price"] is not None and len(options["gpu"]) > 1:
+        raise InputError(
+            f"--price with {len(options['gpu'])} kinds of GPU",
+            "allowed: one kind",
+            "give each its price in a file with --catalogue",
+        )
     asked = targets(options)
-    questions = [questions_of(names, options, gpu)[0] for gpu in dict.fromkeys(options["gpu"])]
+    kinds = dict.fromkeys(options["gpu"] or ("",))
+    questions = [questions_of(names, options, gpu)[0] for gpu in kinds]
     if not HAS_NUMBA:
         click.echo(f"not compiled, so a hundred times slower: {INSTALL}", err=True)
     elif compiles_first():
         click.echo("compiling the simulation, once: half a minute", err=True)
     found = hold(questions, asked, progress=show_progress)
-    commands, remark = _commands(names[0], found)
+    order = order_of(options["node"], found.best.deployment.tp_size)
+    commands, remark = _commands(names[0], found, order)
     document = holding_document(found, commands, remark)
     if not options["as_json"]:
         click.echo(recommendation(found) + "\n")
@@ -72,23 +80,23 @@ def answer(
             click.echo(command.line)
     write_document(document, output, options["as_json"])
     if save is not None:
-        _save(names[0], found, save)
+        _save(names[0], found, order, save)
 
 
-def _commands(name: str, found: Holding) -> tuple[Any, str]:
+def _commands(name: str, found: Holding, order: tuple[int, ...]) -> tuple[Any, str]:
     from shardwise.planner.command import checkpoint, note, replicas
 
     q, best = found.best.question, found.best.deployment
-    stored = checkpoint(name, q.arch)
-    return replicas(best, q.arch, q.node.gpu, stored), note(stored, best.weight_dtype, best.engine)
+    stored = checkpoint(name, q.arch, best)
+    return replicas(best, q.arch, q.node.gpu, stored, order=order), note(stored)
 
 
-def _save(name: str, found: Holding, path: Path) -> None:
+def _save(name: str, found: Holding, order: tuple[int, ...], path: Path) -> None:
     from shardwise.hosting import deployment_file
     from shardwise.hosting.planned import Chosen, planned
 
     best = found.best
     q = best.question
-    chosen = Chosen(name, q.arch, q.node.gpu, best.deployment)
+    chosen = Chosen(name, q.arch, q.node.gpu, best.deployment, order=order)
     deployment_file.save(planned([chosen], best.deployment.gpus), path)
     click.echo(f"wrote {path}: start it with 'shardwise up {path}'", err=True)

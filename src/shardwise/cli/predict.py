@@ -6,14 +6,20 @@ from pathlib import Path
 
 import click
 
-from shardwise.cli.files import print_json, report_problems, require_writable, write_csv
+from shardwise.cli.files import print_json, require_writable, write_csv
+from shardwise.cli.rows import report_problems, report_unused
 from shardwise.errors import InputError
 
 
 @click.command()
 @click.argument("rows", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file.")
-@click.option("--profile", default="reference", show_default=True, help="Calibrated profile.")
+@click.option(
+    "--profile",
+    default="reference",
+    show_default=True,
+    help="Profile: a name, or a shared file in .json.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def predict(rows: Path, output: Path, profile: str, as_json: bool) -> None:
     """Predict each row of ROWS, a CSV file with the columns of measured rows.
@@ -29,6 +35,7 @@ def predict(rows: Path, output: Path, profile: str, as_json: bool) -> None:
     require_writable(output)
     loaded = load_profile(profile)
     header, table = read_table(rows)
+    report_unused(header)
     predicted, problems = predict_table(table, loaded)
     report_problems(problems)
     left_out = len({p.number for p in problems})

@@ -55,7 +55,7 @@ def _of_study(cell: Evidence, path: Path) -> list[Evidence]:
         d, w = cell.deployment, cell.workload
         raise InputError(
             f"none of the {len(cells)} results in {path} is of this study",
-            f"wanted: {d.model} {d.weight_dtype} on {d.gpu} with {d.engine}, "
+            f"wanted: {d.model} {d.dtypes.weight} on {d.gpu} with {d.engine}, "
             f"{w.isl:g} in / {w.osl:g} out, {w.mode}",
         )
     return found

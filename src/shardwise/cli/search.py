@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.simulate import ARRIVALS, POLICIES
+from shardwise.cli.simulate_options import (
+    MAX_REPLICAS,
+    POLICIES,
+    deployment_options,
+    load_options,
+    require_window,
+    session_traffic,
+)
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +30,8 @@ def _rates(text: str) -> tuple[float, ...]:
         rates = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--rate {text[:40]!r}", "expected: requests/s, as in 5,10,20") from None
+    if not all(0 < rate < 1e9 for rate in rates):
+        raise InputError(f"--rate {text[:40]!r}", "allowed: requests/s above 0, as in 5,10,20")
     return rates
 
 
@@ -37,12 +46,16 @@ def _policies(text: str) -> tuple[str, ...]:
 def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     """Every combination, seeds innermost. InputError for none or for too many."""
     from shardwise.cli.options import sizes
-    from shardwise.evidence.record import Deployment
-    from shardwise.simulator.search import Job
+    from shardwise.layout.deployment import Deployment, Dtypes, Layout
+    from shardwise.simulator.search import Job, digest_of
     from shardwise.simulator.traffic import Lengths, Traffic
     from shardwise.workload.workload import Slo
 
     shapes = [*product(sizes(options["tp"], "--tp"), sizes(options["replicas"], "--replicas"))]
+    if max(replicas for _, replicas in shapes) > MAX_REPLICAS:
+        raise InputError(f"--replicas {options['replicas']}", f"allowed: up to {MAX_REPLICAS:,}")
+    if options["turns"] is None:  # sessions go on after the duration
+        require_window(options["duration"], options["warmup"])
     rates, policies = _rates(options["rate"]), _policies(options["policy"])
     seeds = options["seeds"]
     count = len(shapes) * len(rates) * len(policies) * seeds
@@ -50,21 +63,35 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
         raise InputError(f"{count} simulations", f"allowed: 1 to {MAX_JOBS:,}")
     cv = options["length_cv"]
     lengths = Lengths(options["isl"], cv), Lengths(options["osl"], cv)
+    own = {
+        "prefix_caching": not options["no_prefix_caching"],
+        "profile": options["profile"],
+        "catalogue_files": tuple(str(path.resolve()) for path in options["catalogue_files"]),
+        "catalogue_digest": digest_of(options["catalogue_files"]),
+    }
     return [
         Job(
             Deployment(
-                model,
-                options["gpu"],
-                tp_size,
-                replicas=replicas,
-                weight_dtype=options["weight_dtype"],
+                model=model,
+                gpu=options["gpu"],
+                layout=Layout(tp_size=tp_size, replicas=replicas),
+                dtypes=Dtypes(weight=options["weight_dtype"], kv=options["kv_dtype"]),
                 engine=options["engine"],
             ),
-            Traffic(rate, *lengths, options["duration"], options["arrivals"]),
+            Traffic(
+                rate,
+                *lengths,
+                options["duration"],
+                options["arrivals"],
+                prefixes=options["prefixes"],
+                prefix_tokens=options["prefix_tokens"],
+            ),
             Slo(ttft_s=options["ttft"], tpot_s=options["tpot"]),
             policy,
             options["warmup"],
             seed,
+            session_traffic(options, rate) if options["turns"] is not None else None,
+            **own,
         )
         for (tp_size, replicas), policy, rate in product(shapes, policies, rates)
         for seed in range(seeds)
@@ -73,22 +100,15 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
 
 @click.command()
 @click.argument("model")
-@click.option("--gpu", default="h200", show_default=True)
+@deployment_options
 @click.option("--tp", default="1", show_default=True, help="TP sizes, as in 1,2,4,8.")
 @click.option("--replicas", default="1", show_default=True, help="Their numbers, as in 1,2,4.")
-@click.option("--rate", required=True, help="Requests/s, as in 5,10,20.")
+@click.option("--rate", required=True, help="Requests/s (sessions/s with --turns), as in 5,10,20.")
 @click.option("--policy", default="least_loaded", show_default=True, help="One or more.")
-@click.option("--seeds", type=int, default=1, show_default=True, help="Runs of each.")
-@click.option("--engine", default="vllm", show_default=True)
-@click.option("--weight-dtype", default="auto", show_default=True)
-@click.option("--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True)
-@click.option("--isl", type=float, default=1000.0, show_default=True, help="Mean input tokens.")
-@click.option("--osl", type=float, default=500.0, show_default=True, help="Mean output tokens.")
-@click.option("--length-cv", type=float, default=0.0, show_default=True, help="Their variation.")
-@click.option("--duration", type=float, default=600.0, show_default=True, help="Seconds.")
-@click.option("--warmup", type=float, default=0.0, show_default=True, help="Seconds left out.")
-@click.option("--ttft", type=float, help="Bound in seconds a request must meet to be good.")
-@click.option("--tpot", type=float, help="The same for TPOT.")
+@click.option(
+    "--seeds", type=click.IntRange(1, MAX_JOBS), default=1, show_default=True, help="Runs of each."
+)
+@load_options
 @click.option(
     "--store",
     type=click.Path(path_type=Path),

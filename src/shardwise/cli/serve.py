@@ -24,6 +24,14 @@ MODEL = click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--max-num-batched-tokens", default=1024, show_default=True, help="Tokens a step.")
 @click.option("--kv-cache-tokens", default=32768, show_default=True, help="Room in the KV cache.")
 @click.option("--max-queue", default=256, show_default=True, help="Waiting requests before 429.")
+@click.option(
+    "--step-timeout",
+    "step_timeout_s",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 86400),
+    help="Seconds of one step after which /health fails; after twice as long the replica ends.",
+)
 @click.option("--threads-per-rank", default=0, help="CPU threads of a rank; 0: its share of cores.")
 @click.option(
     "--all-reduce",
@@ -33,7 +41,13 @@ MODEL = click.argument("model", type=click.Path(exists=True, path_type=Path))
 )
 @click.option("--random-weights", is_flag=True, help="From config.json alone, for timing.")
 def serve(
-    model: Path, host: str, port: int, model_name: str, max_queue: int, **engine: Any
+    model: Path,
+    host: str,
+    port: int,
+    model_name: str,
+    max_queue: int,
+    step_timeout_s: float,
+    **engine: Any,
 ) -> None:
     """Serve MODEL, a Hugging Face directory or a .gguf file, on the OpenAI API.
 
@@ -47,5 +61,5 @@ def serve(
     from shardwise.engine.server import ServerOptions
     from shardwise.engine.server import serve as run_server
 
-    options = ServerOptions(host, port, model_name, max_queue)
+    options = ServerOptions(host, port, model_name, max_queue, step_timeout_s)
     sys.exit(run_server(model, EngineOptions(**engine), options))

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from shardwise.cli.options import ABOVE_0, SEED, Finite
+from shardwise.cli.simulate_options import (
+    MAX_REPLICAS,
+    POLICIES,
+    Time,
+    deployment_options,
+    load_options,
+    require_window,
+    stages_of,
+)
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
-    from shardwise.evidence.record import Deployment
+    from shardwise.layout.deployment import Deployment
     from shardwise.simulator.fleet import Failure
 
-POLICIES = ("round_robin", "least_loaded", "power_of_two", "cache_aware")
-ARRIVALS = ("poisson", "bursty", "constant")
+TRAFFIC: Final = ("trace", "rate", "stage", "concurrency", "day")
+LONG: Final = 50_000  #: requests; a second or two for each ten thousand where not compiled
 
 
 def _failure(text: str) -> Failure:
@@ -23,6 +35,8 @@ def _failure(text: str) -> Failure:
     try:
         parts = [float(part) for part in text.split(":")]
         replica, down, *up = parts
+        if not all(math.isfinite(part) for part in parts):
+            raise ValueError
         return Failure(int(replica), down, *up)
     except (TypeError, ValueError):
         raise InputError(
@@ -30,67 +44,144 @@ def _failure(text: str) -> Failure:
         ) from None
 
 
+def _require_window(options: dict[str, Any]) -> None:
+    """Raise InputError where the warm-up leaves nothing; sessions go on after the duration."""
+    if options["stage"]:
+        offered_s = sum(stage.duration_s for stage in stages_of(options["stage"]))
+        if offered_s > 0:  # another message otherwise
+            require_window(offered_s, options["warmup"])
+    elif options["rate"] is not None and options["turns"] is None:
+        require_window(options["duration"], options["warmup"])
+
+
+def _say_if_long(options: dict[str, Any]) -> None:
+    """Say on stderr how much there is to do where that takes longer than one waits in silence."""
+    from shardwise.cli.simulate_day import HOUR_S, rates_of
+    from shardwise.cli.simulate_report import WAVES
+    from shardwise.simulator.trace import MAX_REQUESTS
+
+    slots, rate = options["concurrency"] or 0, options["rate"] or 0.0
+    requests = slots * WAVES + rate * options["duration"] * (options["turns"] or 1.0)
+    requests += sum(s.request_rate * s.duration_s for s in stages_of(options["stage"]))
+    if options["day"] is not None:
+        requests += HOUR_S * sum(rates_of(options["day"]))
+    if LONG < requests <= MAX_REQUESTS:
+        click.echo(f"{requests:,.0f} requests, simulated three times: this takes a while", err=True)
+
+
 def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     """What to simulate: a model's name with options, or a deployment file."""
-    from shardwise.evidence.record import Deployment
+    from shardwise.layout.deployment import Deployment, Dtypes, Layout
 
     if subject.endswith(".toml"):
         from shardwise.hosting.deployment_file import load
 
         return load(Path(subject)).deployments()
-    return [Deployment(model=subject, **options)]
+    layout = Layout(tp_size=options["tp_size"], replicas=options["replicas"])
+    return [
+        Deployment(
+            subject,
+            options["gpu"],
+            layout,
+            dtypes=Dtypes(weight=options["weight_dtype"], kv=options["kv_dtype"]),
+            engine=options["engine"],
+        )
+    ]
 
 
 @click.command()
 @click.argument("deployment")
-@click.option("--gpu", default="h200", show_default=True, help="GPU; not with a file.")
-@click.option("--tp", "tp_size", type=int, default=1, show_default=True, help="TP of a replica.")
-@click.option("--replicas", type=int, default=1, show_default=True)
-@click.option("--engine", default="vllm", show_default=True)
-@click.option("--weight-dtype", default="auto", show_default=True)
+@deployment_options
 @click.option(
-    "--trace", type=click.Path(path_type=Path), help="CSV: Azure's, or arrival_s,isl,osl."
+    "--tp",
+    "tp_size",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="TP of a replica.",
 )
-@click.option("--rate", type=float, help="Requests/s, instead of a trace.")
-@click.option("--concurrency", type=int, help="Requests kept in flight, instead of a rate.")
-@click.option("--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True)
-@click.option("--isl", type=float, default=1000.0, show_default=True, help="Mean input tokens.")
-@click.option("--osl", type=float, default=500.0, show_default=True, help="Mean output tokens.")
-@click.option("--length-cv", type=float, default=0.0, show_default=True, help="Their variation.")
-@click.option("--duration", type=float, default=600.0, show_default=True, help="Seconds.")
-@click.option("--warmup", type=float, default=0.0, show_default=True, help="Seconds left out.")
+@click.option("--replicas", type=click.IntRange(1, MAX_REPLICAS), default=1, show_default=True)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    help="CSV of Azure, of BurstGPT or arrival_s,isl,osl; .jsonl of Mooncake.",
+)
+@click.option("--hash-block", type=int, help="Tokens of one of a trace's hash_ids.")
+@click.option("--rate", type=ABOVE_0, help="Requests/s (sessions/s with --turns).")
+@click.option("--stage", multiple=True, help="REQUESTS_PER_S:DURATION; repeat for the next stage.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1_000_000),
+    help="Requests kept in flight, instead of a rate.",
+)
+@click.option("--day", help="Requests/s of each hour, as in 2,1,1,4: sizes each hour.")
+@click.option(
+    "--start-up", type=Time(), default="3m", show_default=True, help="--day: until one is ready."
+)
+@load_options
+@click.option(
+    "--lengths",
+    type=click.Path(path_type=Path),
+    help="Draw lengths from a ShareGPT .json or a trace.",
+)
 @click.option("--policy", type=click.Choice(POLICIES), default="least_loaded", show_default=True)
 @click.option("--fail", "fails", multiple=True, help="REPLICA:DOWN_S[:UP_S]; may be repeated.")
-@click.option("--ttft", type=float, help="Bound in seconds a request must meet to be good.")
-@click.option("--tpot", type=float, help="The same for TPOT.")
-@click.option("--usd-per-gpu-hour", type=float, help="Price; default: the catalogue's.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--price",
+    "--usd-per-gpu-hour",
+    "usd_per_gpu_hour",
+    type=Finite(0, 1e6, min_open=True),
+    help="USD per GPU-hour instead of the catalogue's price.",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def simulate(deployment: str, as_json: bool, **options: Any) -> None:
-    """Simulate DEPLOYMENT, a model's name or a .toml file, under a trace, a rate or a concurrency.
+    """Simulate DEPLOYMENT, a model's name or a .toml file, under traffic: exactly one of --trace,
+    --rate, --stage, --concurrency and --day.
 
-    Prints percentiles of TTFT, TPOT and E2E latency with their number of requests and an 80 %
-    interval, goodput, occupancy and cost. Exit code 3 if the deployment is overloaded; the rate
-    that it holds is said.
+    Prints percentiles of TTFT, TPOT and E2E latency with an 80 % interval and the number of
+    requests they stand on, goodput, occupancy and cost. Exit code 3 if the deployment is
+    overloaded; the rate that it holds is said.
     """
     from shardwise.cli.files import print_json
-    from shardwise.cli.simulate_report import Asked, answer, render
+    from shardwise.reports.table_text import show
 
-    given = [name for name in ("trace", "rate", "concurrency") if options[name] is not None]
+    given = [name for name in TRAFFIC if options[name] not in (None, ())]
     if len(given) != 1:
         raise InputError(
             f"given: {', '.join('--' + name for name in given) or 'no traffic'}",
-            "needed: exactly one of --trace, --rate, --concurrency",
+            f"needed: exactly one of {', '.join('--' + name for name in TRAFFIC)}",
         )
+    _require_window(options)
     named = {
-        name: options.pop(name) for name in ("gpu", "tp_size", "replicas", "engine", "weight_dtype")
+        name: options.pop(name)
+        for name in ("gpu", "tp_size", "replicas", "engine", "weight_dtype", "kv_dtype")
     }
+    _say_if_long(options)
+    deployments = read_deployments(deployment, named)
+    if options["day"] is not None:
+        from shardwise.cli.simulate_day import day_answer, day_tables
+
+        day = day_answer(deployments, options)
+        if as_json:
+            print_json(day)
+            return
+        for table in day_tables(day):
+            show(table, sys.stdout)
+        return
+    from shardwise.cli.simulate_report import Asked, answer, render, require_answers, tables
+
     failures = tuple(_failure(text) for text in options.pop("fails"))
-    found = answer(read_deployments(deployment, named), Asked(**options, failures=failures))
+    for unused in ("day", "start_up"):
+        options.pop(unused)
+    found = answer(deployments, Asked(**options, failures=failures))
     if as_json:
         print_json(found)
     else:
+        for table in tables(found):
+            show(table, sys.stdout)
         click.echo(render(found))
+    require_answers(found)
     if found["overloaded"]:
         click.echo(f"shardwise: {found['overload']}", err=True)
         raise SystemExit(3)

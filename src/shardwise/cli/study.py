@@ -11,12 +11,13 @@ from typing import Any
 import click
 
 from shardwise.cli.files import print_json, say, show_progress
-from shardwise.cli.options import sizes, subject_options
+from shardwise.cli.options import fixed_limits, limit_options, sizes, subject_options
 from shardwise.errors import InputError
 
 
 @click.command()
 @partial(subject_options, gpu_required=False)
+@limit_options
 @click.option("--gpus", default=8, show_default=True, help="GPUs in the node.")
 @click.option("--tp", default="1,2,4,8", show_default=True, help="TP sizes to compare.")
 @click.option(
@@ -91,6 +92,7 @@ def _run(given: dict[str, Any]) -> Any:
         given["kv_dtype"],
         given["profile"],
         given["catalogue_files"],
+        given["engine_version"],
     )
     subject, catalogue = subject_of(asked)
     question = Question(
@@ -101,6 +103,7 @@ def _run(given: dict[str, Any]) -> Any:
         given["osl"],
         given["mode"],
         given["requests"],
+        fixed_limits(given),
     )
     slo = Slo(ttft_s=given["ttft"] / 1e3, tpot_s=given["tpot"] / 1e3)
     command = shlex.join(["shardwise", *sys.argv[1:]])

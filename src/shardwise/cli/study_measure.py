@@ -12,6 +12,7 @@ import click
 
 from shardwise.cli.files import print_json, show_progress
 from shardwise.cli.options import sizes
+from shardwise.engines import managed
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,12 +72,13 @@ def _prepare(folder: Path) -> None:
 
 def _wanted(given: dict[str, Any], folder: Path) -> Wanted:
     from shardwise.architecture.models import bundled, load
-    from shardwise.architecture.sharding import require_shardable
     from shardwise.experiment.design import longest
     from shardwise.experiment.run import Wanted
     from shardwise.experiment.split import machine_here, splits
+    from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+    from shardwise.layout.rules import require_layout
     from shardwise.perfmodel.profiles import load_profile
-    from shardwise.replica.command import Settings
+    from shardwise.replica.command import Instance
 
     asked = {**given, **{k: v for k, v in DEFAULTS.items() if _is_default(k)}}
     machine = machine_here(gpu=asked["gpu"] or "")
@@ -86,13 +88,13 @@ def _wanted(given: dict[str, Any], folder: Path) -> Wanted:
     model = asked["model"]
     architecture = load(model)
     for tp in tp_sizes:
-        require_shardable(architecture, tp)
+        require_layout(architecture, Layout(tp))
     dtype = asked["dtype"]
     if dtype == "auto":
         dtype = "fp32" if machine.kind == "cpu" else "bf16"
     engine = asked["engine"]
-    if engine not in ("builtin", "vllm", "sglang"):
-        raise InputError(f"--engine {engine}", "allowed with --measure: builtin, vllm, sglang")
+    if engine not in managed():
+        raise InputError(f"--engine {engine}", f"allowed with --measure: {', '.join(managed())}")
     flags = [*asked["flags"], "--dtype", _dtype_of(engine, dtype)]
     path = Path(model).expanduser()
     loads = str(path.resolve()) if path.exists() else model
@@ -104,11 +106,14 @@ def _wanted(given: dict[str, Any], folder: Path) -> Wanted:
     return Wanted(
         model=model if model in bundled() else loads,
         machine=machine,
-        settings=Settings(
-            model=loads,
-            engine=engine,
-            kv_dtype=asked["kv_dtype"],
-            max_model_len=longest(asked["isl"], asked["osl"]),
+        instance=Instance(
+            Deployment(
+                loads,
+                "",
+                limits=EngineLimits(max_model_len=longest(asked["isl"], asked["osl"])),
+                dtypes=Dtypes(kv=asked["kv_dtype"]),
+                engine=engine,
+            ),
             flags=tuple(flags),
             python=asked["python"],
             env=_environment(asked["env"]),
@@ -162,12 +167,13 @@ def _machine_words(wanted: Wanted) -> str:
 
 
 def _write(found: Outcome, folder: Path) -> None:
+    from shardwise.evidence.portable import portable
     from shardwise.reports.experiment_tables import experiment_tables
     from shardwise.reports.figures import save
     from shardwise.reports.files import write_bytes, write_csv, write_json
     from shardwise.reports.html.experiment import experiment_figures, experiment_html
 
-    write_json(folder / "experiment.json", found)
+    write_json(folder / "experiment.json", portable(found))
     for table in experiment_tables(found):
         write_csv(folder / f"{table.name}.csv", table)
     charts = experiment_figures(found)

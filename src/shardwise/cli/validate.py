@@ -8,12 +8,18 @@ from typing import Any
 
 import click
 
-from shardwise.cli.files import print_json, report_problems, show_progress
+from shardwise.cli.files import print_json, show_progress
+from shardwise.cli.rows import report_problems, report_unused
 
 
 @click.command()
 @click.argument("rows", type=click.Path(path_type=Path))
-@click.option("--profile", default="reference", show_default=True, help="Calibrated profile.")
+@click.option(
+    "--profile",
+    default="reference",
+    show_default=True,
+    help="Profile: a name, or a shared file in .json.",
+)
 @click.option("--use", default="", help="Only rows whose 'use' column says this.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for files.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -71,7 +77,8 @@ def _measured(path: Path, use: str) -> list[Any]:
     from shardwise.perfmodel.predicting import usable_rows
     from shardwise.perfmodel.rows import read_table
 
-    _, table = read_table(path)
+    header, table = read_table(path)
+    report_unused(header)
     good, problems = usable_rows(table)
     report_problems(problems)
     wanted = [row for row in good if not use or row.use == use]

@@ -23,7 +23,12 @@ HOST: Final = "127.0.0.1"
 @click.option(
     "--model", "models", multiple=True, help="Your own config.json or folder; repeatable."
 )
-@click.option("--profile", default="reference", show_default=True, help="Calibrated profile.")
+@click.option(
+    "--profile",
+    default="reference",
+    show_default=True,
+    help="Profile: a name, or a shared file in .json.",
+)
 @click.option(
     "--catalogue",
     "catalogue_files",

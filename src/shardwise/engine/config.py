@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shardwise.architecture.config import parse
-from shardwise.architecture.model import Architecture
+from shardwise.architecture.feed_forward import Moe
+from shardwise.architecture.mixers import Attention
+from shardwise.architecture.model import Model
+from shardwise.architecture.reading.parse import parse
 from shardwise.errors import InputError
 
 FAMILIES: Final = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
@@ -98,28 +100,29 @@ def _from_values(values: Mapping[str, Any], where: str) -> ModelConfig:
             f"{where}: model_type is {values.get('model_type')!r}", f"the engine runs {FAMILIES}"
         )
     arch = parse(values, "", where)
-    _require_runnable(arch, where)
+    attention, width = _require_runnable(arch, where)
     rope, theta = _rope(values, where)
     eos = values.get("eos_token_id")
     moe = arch.moe
+    names = {tensor.name for tensor in attention.tensors}
     return ModelConfig(
         family=arch.family,
         hidden_size=arch.hidden_size,
         num_layers=arch.num_layers,
-        num_heads=arch.num_heads,
-        num_kv_heads=arch.num_kv_heads,
-        head_dim=arch.head_dim,
-        intermediate_size=moe.expert_intermediate_size if moe else arch.intermediate_size,
+        num_heads=attention.num_heads,
+        num_kv_heads=attention.num_kv_heads,
+        head_dim=attention.head_dim,
+        intermediate_size=width,
         vocab_size=arch.vocab_size,
-        max_context=min(arch.max_context, arch.sliding_window or arch.max_context),
-        sliding_window=arch.sliding_window,
+        max_context=min(arch.max_context, attention.window or arch.max_context),
+        sliding_window=attention.window,
         norm_eps=_positive(values.get("rms_norm_eps", 1e-6), "rms_norm_eps", where),
         rope_theta=theta,
         rope_scaling=rope,
         tie_embeddings=arch.tie_embeddings,
-        attention_bias=arch.attention_bias,
-        output_bias=arch.output_bias,
-        qk_norm=arch.qk_norm,
+        attention_bias="self_attn.q_proj.bias" in names,
+        output_bias="self_attn.o_proj.bias" in names,
+        qk_norm="self_attn.q_norm" in names,
         num_experts=moe.num_experts if moe else 0,
         top_k=moe.top_k if moe else 0,
         norm_topk=arch.family == "mixtral" or bool(values.get("norm_topk_prob", False)),
@@ -128,15 +131,24 @@ def _from_values(values: Mapping[str, Any], where: str) -> ModelConfig:
     )
 
 
-def _require_runnable(arch: Architecture, where: str) -> None:
+def _require_runnable(arch: Model, where: str) -> tuple[Attention, int]:
+    """The attention and the feed-forward width that all layers have. Raises InputError."""
     if arch.checkpoint_dtype not in DTYPES:
         raise InputError(
             f"{where}: the checkpoint is {arch.checkpoint_dtype}",
             f"the engine runs {', '.join(DTYPES)}",
             "take the unquantized checkpoint",
         )
-    if arch.num_moe_layers not in (0, arch.num_layers):
-        raise InputError(f"{where}: some layers are dense", "allowed: experts in every layer")
+    widths = {
+        part.expert_width if isinstance(part, Moe) else getattr(part, "width", 0)
+        for part in (group.feed_forward for group in arch.groups)
+    }
+    mixers = {type(group.mixer) for group in arch.groups}
+    if len(arch.groups) > 1 or len(widths) > 1 or mixers != {Attention}:
+        raise InputError(f"{where}: its layers differ", "allowed: layers that are all alike")
+    attention = arch.groups[0].mixer
+    assert isinstance(attention, Attention)
+    return attention, widths.pop()
 
 
 def _rope(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], float]:

@@ -59,9 +59,10 @@ def detect(
             group.close()
     slowest = {key: min(rank[key] for rank in found) for key in found[0]}
     gpu = torch.cuda.get_device_properties(0) if spec.device == "cuda" else None
+    rocm = torch.version.hip is not None
     return Measured(
         name=gpu.name if gpu else _cpu_name(),
-        vendor=("amd" if torch.version.hip else "nvidia") if gpu else "cpu",
+        vendor=("amd" if rocm else "nvidia") if gpu else "cpu",
         device=spec.device,
         num_ranks=spec.tp_size,
         threads_per_rank=0 if gpu else spec.threads_per_rank,
@@ -74,6 +75,8 @@ def detect(
         date=datetime.date.today().isoformat(),
         seconds=time.perf_counter() - start,
         load_before=load_before,
+        compute_capability=f"{gpu.major}.{gpu.minor}" if gpu and not rocm else "",
+        llvm_target=gpu.gcnArchName.split(":")[0] if gpu and rocm else "",
     )
 
 

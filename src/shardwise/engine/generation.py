@@ -13,17 +13,26 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from shardwise.engine import protocol
+from shardwise.engine.engine_process import EngineInfo
 from shardwise.engine.server_metrics import ServerMetrics
-from shardwise.engine.service import EngineClient, EngineDownError, EngineInfo
+from shardwise.engine.service import EngineClient, EngineDownError
 from shardwise.engine.tokenizer import AnyTokenizer
-from shardwise.errors import ShardwiseError
+from shardwise.errors import InputError, ShardwiseError
 
 T = TypeVar("T")
 Piece = tuple[str, str | None]  #: text that may be shown, and the finish reason
 
 
+#: bodies up to this size are read and tokenized on the event loop, in less than a millisecond
+INLINE_BODY_BYTES = 16 << 10
+
+
 class ClientGoneError(Exception):
     """The client closed its connection before the answer."""
+
+
+class UnknownModelError(InputError):
+    """The request names a model that is not the one served. Answered 404."""
 
 
 class Host(Protocol):
@@ -37,10 +46,9 @@ class Host(Protocol):
 
 
 class Generation:
-    """One request on its way through the engine."""
+    """One request on its way through the engine. Raises InputError for a value out of range."""
 
-    def __init__(self, server: Host, request: protocol.AnyRequest) -> None:
-        prompt = request.tokens(server.tokenizer)
+    def __init__(self, server: Host, request: protocol.AnyRequest, prompt: list[int]) -> None:
         params = request.sampling(request.limit(len(prompt), server.info.max_model_len))
         self._request, self._num_prompt, self._num_output = request, len(prompt), 0
         self._client = server.client
@@ -100,7 +108,7 @@ class Generation:
 
     @property
     def wants_stream(self) -> bool:
-        return self._request.stream
+        return bool(self._request.stream)
 
     def _usage(self) -> dict[str, int]:
         return protocol.usage(self._num_prompt, self._num_output)
@@ -115,6 +123,30 @@ class Generation:
             self._outcome = "finished"
         self._client.release(self._id, finished=not in_engine)
         self._timer.ended(self._outcome)
+
+
+async def understand(
+    server: Host, body: bytes, chat: bool
+) -> tuple[protocol.AnyRequest, list[int]]:
+    """The request in `body` and its prompt's tokens. Raises InputError.
+
+    A large one is worked on by a thread, so that /health and the other streams do not wait.
+    """
+    if len(body) <= INLINE_BODY_BYTES:
+        return _understand(server, body, chat)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, _understand, server, body, chat)
+
+
+def _understand(server: Host, body: bytes, chat: bool) -> tuple[protocol.AnyRequest, list[int]]:
+    request = protocol.parse(body, chat)
+    if request.model and request.model != server.model_name:
+        raise UnknownModelError(
+            f"no model {request.model[:80]!r} is served here", f"allowed: {server.model_name}"
+        )
+    prompt = request.tokens(server.tokenizer)
+    protocol.check_length(len(prompt), server.info.max_model_len)
+    return request, prompt
 
 
 class EventStream:
@@ -156,5 +188,7 @@ def event(value: object) -> bytes:
 
 
 def error_body(status: int, message: str) -> dict[str, object]:
-    kind = {400: "invalid_request_error", 429: "rate_limit_error"}.get(status, "server_error")
+    kind = "server_error"
+    if 400 <= status < 500:
+        kind = "rate_limit_error" if status == 429 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "code": status}}

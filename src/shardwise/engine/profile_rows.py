@@ -18,9 +18,10 @@ from shardwise.architecture import models
 from shardwise.engine.microscope import RankProfile
 from shardwise.engine.profiling import Profile, Question
 from shardwise.errors import InputError, ShardwiseError, UnknownNameError
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.perfmodel.coefficients import COEFFICIENTS
 from shardwise.perfmodel.profiles import Calibrated, bundled_profile, calibrated
 from shardwise.workload.workload import Workload
@@ -93,12 +94,12 @@ def evidence(profile: Profile, question: Question, named: Named) -> Evidence:
         deployment=Deployment(
             model=named.model,
             gpu=gpu.id if gpu else named.gpu,
-            tp_size=profile.tp_size,
-            weight_dtype=profile.dtype,
-            kv_dtype=profile.dtype,
+            layout=Layout(tp_size=profile.tp_size),
+            limits=EngineLimits(
+                max_num_seqs=profile.batch, max_num_batched_tokens=profile.batch * question.isl
+            ),
+            dtypes=Dtypes(weight=profile.dtype, kv=profile.dtype),
             engine="builtin",
-            max_num_seqs=profile.batch,
-            max_num_batched_tokens=profile.batch * question.isl,
         ),
         workload=Workload(question.isl, question.osl, profile.batch, mode="static_batch"),
         metrics={"ttft_s": ttft, "tpot_s": tpot, "e2e_latency_s": e2e},
@@ -191,8 +192,8 @@ def csv_row(result: Evidence) -> Mapping[str, str]:
         "gpu_id": at.gpu,
         "engine_id": at.engine,
         "engine": f"shardwise engine, torch {torch.__version__}",
-        "weight_dtype": at.weight_dtype,
-        "kv_dtype": at.kv_dtype,
+        "weight_dtype": at.dtypes.weight,
+        "kv_dtype": at.dtypes.kv,
         "tp": str(at.tp_size),
         "pp": "1",
         "mode": "static_batch",

@@ -7,21 +7,28 @@ from typing import Any
 
 import msgspec
 
+from shardwise.engine import parameters
 from shardwise.engine.scheduler import SamplingParams
 from shardwise.engine.tokenizer import AnyTokenizer
 from shardwise.errors import InputError
 
 MAX_SEED = 2**62
+MAX_TOP_K = 2**31 - 1
+MAX_TOKENS = 2**31 - 1
 
 
-class StreamOptions(msgspec.Struct):
-    include_usage: bool = False
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    include_usage: bool | None = False
+    include_obfuscation: bool | None = None  #: ignored: padding against eavesdroppers
 
 
 class Request(msgspec.Struct, kw_only=True):
-    """Fields that completions and chat share. Fields not named here are ignored, as vLLM does."""
+    """Fields that completions and chat share, each of which may be null as in OpenAI's API.
 
-    model: str = ""
+    `parameters` says what becomes of the fields that are not named here.
+    """
+
+    model: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -29,10 +36,9 @@ class Request(msgspec.Struct, kw_only=True):
     seed: int | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
-    ignore_eos: bool = False
-    stream: bool = False
+    ignore_eos: bool | None = None
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = 1
 
     def sampling(self, max_tokens: int) -> SamplingParams:
         """Raises InputError for a value that means nothing."""
@@ -44,15 +50,21 @@ class Request(msgspec.Struct, kw_only=True):
             raise InputError(f"top_p is {top_p:g}", "allowed: above 0, to 1")
         if self.seed is not None and abs(self.seed) > MAX_SEED:
             raise InputError(f"seed is {self.seed}", f"allowed: {-MAX_SEED} to {MAX_SEED}")
-        if self.n not in (None, 1):
-            raise InputError(f"n is {self.n}", "allowed: 1", "send the request again instead")
+        if self.top_k is not None and not -1 <= self.top_k <= MAX_TOP_K:
+            raise InputError(
+                f"top_k is {_shown(self.top_k)}", f"allowed: -1 or 0 (all) to {MAX_TOP_K}"
+            )
+        if max_tokens < 1 or max_tokens > MAX_TOKENS:
+            raise InputError(f"max_tokens is {_shown(max_tokens)}", "allowed: 1 or more")
+        if self.stream_options and not self.stream:
+            raise InputError("stream_options without stream", remedy="leave it out")
         return SamplingParams(
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
-            top_k=max(self.top_k or 0, 0),  # -1 also means all
+            top_k=max(self.top_k or 0, 0),
             seed=self.seed,
-            ignore_eos=self.ignore_eos,
+            ignore_eos=bool(self.ignore_eos),
             stop_token_ids=tuple(self.stop_token_ids or ()),
         )
 
@@ -62,16 +74,17 @@ class Request(msgspec.Struct, kw_only=True):
         return [s for s in stop if s]
 
 
+def _shown(value: int) -> str:
+    """A number of any length; Python refuses to write one of more than 4,300 digits."""
+    return str(value) if abs(value) < 10**18 else "too large"
+
+
 class CompletionRequest(Request, kw_only=True):
     """POST /v1/completions. `prompt` is text or token ids, one prompt."""
 
     prompt: str | list[Any]
-    logprobs: int | None = None
-    echo: bool = False
 
     def tokens(self, tokenizer: AnyTokenizer) -> list[int]:
-        if self.logprobs is not None or self.echo:
-            raise InputError("logprobs and echo are not supported", remedy="leave them out")
         prompt: Any = self.prompt
         if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)):
             prompt = prompt[0]
@@ -92,16 +105,14 @@ class ChatRequest(Request, kw_only=True):
 
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
-    logprobs: bool | None = None
 
     def tokens(self, tokenizer: AnyTokenizer) -> list[int]:
-        if self.logprobs:
-            raise InputError("logprobs are not supported", remedy="leave them out")
         return tokenizer.encode_chat([m | {"content": _text(m)} for m in self.messages])
 
     def limit(self, num_prompt: int, max_model_len: int) -> int:
         """Tokens to generate; by default as many as fit."""
-        given = self.max_completion_tokens or self.max_tokens
+        given = self.max_completion_tokens
+        given = self.max_tokens if given is None else given
         return max(max_model_len - num_prompt, 1) if given is None else given
 
 
@@ -123,9 +134,22 @@ def parse(body: bytes, chat: bool) -> AnyRequest:
     """The request in `body`. Raises InputError naming the field that is wrong."""
     kind: type[AnyRequest] = ChatRequest if chat else CompletionRequest
     try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        parameters.check(fields, kind.__struct_fields__)
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except RecursionError:
+        raise InputError("the request is not valid: it is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeError) as e:
         raise InputError(f"the request is not valid: {e}") from None
+
+
+def check_length(num_prompt: int, max_model_len: int) -> None:
+    """Raises InputError for a prompt that no output fits behind, before the engine gets it."""
+    if num_prompt >= max_model_len:
+        raise InputError(
+            f"a prompt of {num_prompt} tokens",
+            f"allowed: prompt and output together at most {max_model_len} tokens",
+        )
 
 
 class StopWatcher:

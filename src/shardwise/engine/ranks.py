@@ -6,6 +6,7 @@ a spawned rank is gone, rank 0 is told at once, so nobody waits for a sum that n
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ from shardwise.engine.rank import GroupSpec, Rank
 from shardwise.errors import ShardwiseError
 
 PARENT_POLL_S = 0.2
+PR_SET_PDEATHSIG = 1  #: linux/prctl.h
 T = TypeVar("T")
 
 
@@ -195,7 +197,14 @@ def _rank_main(seat: _Seat, commands: Connection) -> None:
 
 
 def end_with_parent(parent_pid: int) -> None:
-    """Ends this process soon after `parent_pid` is no longer its parent, however that died."""
+    """Ends this process soon after `parent_pid` is no longer its parent, however that died.
+
+    On Linux the kernel does it, which also reaches a process that is stopped. The parent here is
+    the thread that started the process: it must live as long as its children shall.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
         while os.getppid() == parent_pid:

@@ -11,28 +11,38 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shardwise.engine import protocol
 from shardwise.engine import tokenizer as tokenizers
+from shardwise.engine.connections import (
+    BodyTooLargeError,
+    TimedProtocol,
+    body_limit,
+    read_body,
+)
+from shardwise.engine.engine_process import EngineInfo
 from shardwise.engine.generation import (
     ClientGoneError,
     EventStream,
     Generation,
+    UnknownModelError,
     error_body,
+    understand,
     unless_gone,
 )
 from shardwise.engine.options import EngineOptions
 from shardwise.engine.server_metrics import ServerMetrics
-from shardwise.engine.service import EngineClient, EngineDownError, EngineInfo
+from shardwise.engine.service import EngineClient, EngineDownError
 from shardwise.errors import InputError
 
 SHUTDOWN_TIMEOUT_S = 30
@@ -50,6 +60,7 @@ class ServerOptions:
     port: int = 8000
     model_name: str = ""  #: as clients name it; empty: the path's last part
     max_queue: int = 256  #: requests beyond max_num_seqs; more get 429
+    step_timeout_s: float = 30.0  #: /health fails after it; the replica ends after twice as long
 
 
 class Server:
@@ -74,12 +85,15 @@ class Server:
                 Route("/health", self.health),
                 Route("/metrics", self.show_metrics),
                 Route("/v1/models", self.models),
+                Route("/v1/models/{model:path}", self.one_model),
                 Route("/v1/completions", self.completions, methods=["POST"]),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
-            ]
+            ],
+            exception_handlers={HTTPException: _http_error, ClientDisconnect: _client_left},
         )
         config = uvicorn.Config(
             app,
+            http=TimedProtocol,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
@@ -96,9 +110,11 @@ class Server:
             self.info.pids,
         )
         self.started = True
+        watch = asyncio.create_task(self._watch_steps())
         try:
             await self._uvicorn.serve(sockets=[listener])
         finally:
+            watch.cancel()
             self.client.stop()
         return self.exit_code
 
@@ -112,21 +128,53 @@ class Server:
     def _leave(self) -> None:
         self._uvicorn.force_exit = True  # some client does not read its answer
 
+    async def _watch_steps(self) -> None:
+        """Gives up an engine that has work and does not end a step."""
+        late = False
+        while not self.client.down:
+            await asyncio.sleep(min(1.0, self._options.step_timeout_s / 4))
+            if self._stalled and not late:
+                log.error("/health fails: %s", self._stalled)
+            late = bool(self._stalled)
+            if self.client.stalled_s > 2 * self._options.step_timeout_s:
+                self.client.fail(f"the engine hangs: {self._stalled}")
+
+    @property
+    def _stalled(self) -> str:
+        """What is wrong with an engine that is late with its step; empty where nothing is."""
+        seconds = self.client.stalled_s
+        if seconds <= self._options.step_timeout_s:
+            return ""
+        return (
+            f"{self.client.in_flight} requests are in flight and no step ended for {seconds:.1f} s"
+        )
+
     async def health(self, _: HttpRequest) -> Response:
-        return Response(status_code=503 if self.client.down else 200)
+        why = self.client.down or self._stalled
+        return _error(503, why) if why else Response()
 
     async def show_metrics(self, _: HttpRequest) -> Response:
         return Response(self.metrics.render(), media_type="text/plain; version=0.0.4")
 
     async def models(self, _: HttpRequest) -> Response:
-        model = {
+        return _json({"object": "list", "data": [self._model()]})
+
+    async def one_model(self, http: HttpRequest) -> Response:
+        asked = http.path_params["model"]
+        if asked != self.model_name:
+            return _error(
+                404, f"no model {asked[:80]!r} is served here; allowed: {self.model_name}"
+            )
+        return _json(self._model())
+
+    def _model(self) -> dict[str, object]:
+        return {
             "id": self.model_name,
             "object": "model",
             "created": 0,
             "owned_by": "shardwise",
             "max_model_len": self.info.max_model_len,
         }
-        return _json({"object": "list", "data": [model]})
 
     async def completions(self, http: HttpRequest) -> Answer:
         return await self._answer(http, chat=False)
@@ -135,13 +183,13 @@ class Server:
         return await self._answer(http, chat=True)
 
     async def _answer(self, http: HttpRequest, chat: bool) -> Answer:
-        body = await http.body()
         if self.client.in_flight >= self.capacity:
             self.metrics.refused()
             return _error(429, f"{self.capacity} requests are in flight, none more is queued")
         generation = None
         try:
-            generation = Generation(self, protocol.parse(body, chat))
+            body = await read_body(http, body_limit(self.info.max_model_len))
+            generation = Generation(self, *await understand(self, body, chat))
             # the first token is awaited here, so that a refused request gets a status, not a stream
             first = await unless_gone(http, generation.next())
             if generation.wants_stream:
@@ -149,15 +197,22 @@ class Server:
                 generation = None  # the stream releases it
                 return response
             return _json(await unless_gone(http, generation.whole(first)))
-        except InputError as e:
-            return _error(400, str(e))
-        except EngineDownError as e:
-            return _error(503, str(e))
+        except (InputError, EngineDownError) as e:
+            return _error(next(code for kind, code in _STATUSES if isinstance(e, kind)), str(e))
         except ClientGoneError:
             return Response(status_code=499)  # nginx's code; nobody is there to read it
         finally:
             if generation:
                 generation.release()
+
+
+#: the first that fits
+_STATUSES: Final = (
+    (BodyTooLargeError, 413),
+    (UnknownModelError, 404),
+    (InputError, 400),
+    (EngineDownError, 503),
+)
 
 
 def _json(value: object, status: int = 200) -> Response:
@@ -169,6 +224,17 @@ def _error(status: int, message: str) -> Response:
     if status == 429:
         response.headers["Retry-After"] = "1"
     return response
+
+
+async def _http_error(_: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = _error(error.status_code, error.detail)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _client_left(_: HttpRequest, __: Exception) -> Response:
+    return Response(status_code=499)  # nginx's code; nobody is there to read it
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from shardwise.engine.service import EngineClient
 
@@ -25,6 +28,7 @@ class ServerMetrics:
             ("kv_blocks", "KV cache blocks in all", lambda: self.kv_blocks),
         ):
             Gauge(f"shardwise_{name}", text, registry=registry).set_function(read)
+        registry.register(_Steps(client))
         self._requests = Counter(
             "shardwise_requests", "Requests by how they ended", ["outcome"], registry=registry
         )
@@ -63,6 +67,20 @@ class ServerMetrics:
 
     def generated(self) -> None:
         self._output_tokens.inc()
+
+
+class _Steps(Collector):
+    """The engine's steps, counted where its replies are read."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+
+    def describe(self) -> Iterable[Metric]:
+        return self.collect()
+
+    def collect(self) -> Iterable[Metric]:
+        steps = float(self._client.steps)
+        yield CounterMetricFamily("shardwise_engine_steps", "Steps ended", value=steps)
 
 
 class RequestTimer:

@@ -1,4 +1,4 @@
-"""The engine in its own process, so that HTTP never holds up a step, and the server's end of it."""
+"""The server's end of the engine process: requests in, tokens out."""
 
 from __future__ import annotations
 
@@ -6,140 +6,73 @@ import asyncio
 import multiprocessing
 import os
 import queue
-import signal
-import sys
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from shardwise.engine.engine import Engine, Output
+from shardwise.engine.engine import Output
+from shardwise.engine.engine_process import EngineInfo, Load, Refused, engine_main
 from shardwise.engine.options import EngineOptions
-from shardwise.engine.ranks import RankDiedError, end_with_parent
 from shardwise.engine.scheduler import SamplingParams
 from shardwise.errors import InputError, ShardwiseError
 
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """What a loaded engine says of itself."""
-
-    max_model_len: int
-    vocab_size: int
-    dtype: str
-    device: str
-    kv_blocks: int
-    pids: list[int]  #: of the ranks, 0 first
-
-
-@dataclass(frozen=True)
-class Load:
-    """How busy the engine is after a step."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_blocks_used: int = 0
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Why the engine could not take a request."""
-
-    request_id: str
-    message: str
-
-
-def engine_main(path: Path, options: EngineOptions, pipe: Connection, parent_pid: int) -> None:
-    """Rank 0's process: serve what comes down `pipe` until it closes or says stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping is the server's to decide
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end_with_parent(parent_pid)
-    try:
-        engine = Engine(path, options, on_death=_die)
-    except ShardwiseError as e:
-        pipe.send(e)
-        return
-    scheduler = engine.scheduler
-    blocks = scheduler.allocator.num_blocks
-    device = engine.options.device
-    pids = [os.getpid(), *engine.group.pids]
-    pipe.send(
-        EngineInfo(
-            engine.max_model_len, engine.config.vocab_size, engine.dtype, device, blocks, pids
-        )
-    )
-    try:
-        while _take_commands(engine, pipe):
-            outputs = engine.step()
-            used = blocks - scheduler.allocator.num_free
-            pipe.send((outputs, Load(len(scheduler.running), len(scheduler.waiting), used)))
-    except (EOFError, BrokenPipeError):
-        pass  # the server is gone
-    except RankDiedError as e:
-        _die(str(e))
-    finally:
-        engine.close()
-
-
-def _die(message: str) -> None:
-    """The main thread may be waiting for a dead peer: leave without it."""
-    sys.stderr.write(f"shardwise engine: {message}; the replica is going down\n")
-    sys.stderr.flush()
-    os._exit(1)
-
-
-def _take_commands(engine: Engine, pipe: Connection) -> bool:
-    """Runs the commands that wait, or waits for one while idle; False: stop."""
-    while not engine.has_work or pipe.poll():
-        command, *args = pipe.recv()
-        if command == "stop":
-            return False
-        if command == "cancel":
-            engine.cancel(args[0])
-            if not engine.has_work:
-                return True  # report the freed blocks
-            continue
-        try:
-            engine.add(*args)
-        except InputError as e:
-            pipe.send(Refused(args[0], str(e)))
-    return True
+STOP_TIMEOUT_S = 5
 
 
 class EngineDownError(ShardwiseError):
-    """The engine's process is gone."""
+    """The engine's process is gone, or does not go on."""
 
     exit_code = 1
 
 
 class EngineClient:
-    """The server's end: requests in, tokens out to one queue each, on the running event loop."""
+    """Requests to the engine process, and its tokens to one queue each, on the running event loop.
+
+    Commands and replies go through a one-way pipe each, with a thread that writes the one and a
+    thread that reads the other, both with blocking calls: a message of any size goes through whole,
+    and neither direction waits for the other. Whatever ends a thread takes the replica down.
+    """
 
     def __init__(self, on_down: Callable[[str], None]) -> None:
         self.load = Load()
+        self.steps = 0  #: that the engine has ended
         self.down = ""  #: why the engine is gone; empty while it runs
         self._on_down = on_down
+        self._stopping = False
         self._streams: dict[str, asyncio.Queue[Output | ShardwiseError]] = {}
+        self._unfinished: set[str] = set()  #: requests that the engine has still to end
+        self._cancelled: set[str] = set()  #: of them, those that its next reply ends
+        self._last_sign_s = 0.0  #: when the engine last ended a step, or got work while idle
         self._outbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
 
     @property
     def in_flight(self) -> int:
         return len(self._streams)
 
+    @property
+    def stalled_s(self) -> float:
+        """Seconds for which the engine has had work and has not ended a step; 0 while idle."""
+        return time.monotonic() - self._last_sign_s if self._unfinished else 0.0
+
     async def start(self, path: Path, options: EngineOptions) -> EngineInfo:
         """Spawns the engine and waits until it is loaded. Raises what made it fail."""
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
+        their_commands, self._commands = context.Pipe(duplex=False)
+        self._replies, their_replies = context.Pipe(duplex=False)
         self._process = context.Process(
-            target=engine_main, args=(path, options, theirs, os.getpid()), name="shardwise-engine"
+            target=engine_main,
+            args=(path, options, their_commands, their_replies, os.getpid()),
+            name="shardwise-engine",
         )
         self._process.start()
-        theirs.close()
-        loop = asyncio.get_running_loop()
+        their_commands.close()
+        their_replies.close()
+        self._loop = asyncio.get_running_loop()
         try:
-            first = await loop.run_in_executor(None, self._pipe.recv)
+            first = await self._loop.run_in_executor(None, self._replies.recv)
         except EOFError:
             self._process.join()
             code = self._process.exitcode
@@ -147,8 +80,8 @@ class EngineClient:
         if isinstance(first, ShardwiseError):
             raise first
         assert isinstance(first, EngineInfo)
-        loop.add_reader(self._pipe.fileno(), self._receive)
-        threading.Thread(target=self._send, daemon=True).start()
+        for work in (self._send_all, self._receive_all):
+            threading.Thread(target=self._run, args=(work,), daemon=True).start()
         return first
 
     def submit(
@@ -159,55 +92,86 @@ class EngineClient:
         self._streams[request_id] = stream
         if self.down:
             stream.put_nowait(EngineDownError(self.down))
+            return stream
+        if not self._unfinished:
+            self._last_sign_s = time.monotonic()
+        self._unfinished.add(request_id)
         self._outbox.put(("add", request_id, prompt, params))
         return stream
 
     def release(self, request_id: str, finished: bool) -> None:
         """The client has all it wanted, or has left."""
         self._streams.pop(request_id, None)
-        if not finished:
+        if not finished and request_id in self._unfinished:
+            self._cancelled.add(request_id)
             self._outbox.put(("cancel", request_id))
 
+    def fail(self, why: str) -> None:
+        """Gives the engine up: every stream ends with an error, and the server is told."""
+        if self.down or self._stopping:
+            return
+        self.down = why
+        self._unfinished.clear()
+        for stream in self._streams.values():
+            stream.put_nowait(EngineDownError(why))
+        self._on_down(why)
+
     def stop(self) -> None:
-        """Ends the engine's process and waits for it."""
-        if not self.down:
-            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+        """Ends the engine's process and waits for it; its ranks end with it."""
+        self._stopping = True
         self._outbox.put(("stop",))
         self._outbox.put(None)
-        self._process.join(timeout=5)
+        self._process.join(timeout=0 if self.down else STOP_TIMEOUT_S)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
 
-    def _send(self) -> None:
-        # a long prompt fills the pipe until the engine's step ends; the event loop must not wait
-        while (message := self._outbox.get()) is not None:
-            try:
-                self._pipe.send(message)
-            except OSError:
-                return
-
-    def _receive(self) -> None:
+    def _run(self, work: Callable[[], None]) -> None:
+        """A thread's life; its end, unless asked for, is the replica's."""
         try:
-            message = self._pipe.recv()
-        except (EOFError, OSError):
-            self._lost()
+            work()
             return
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join(timeout=1)
+            why = f"the engine process died, exit code {self._process.exitcode}"
+        except Exception as e:  # noqa: BLE001 - nobody else would hear of it
+            why = f"the engine cannot be spoken to: {type(e).__name__}: {e}"
+        self._on_loop(self.fail, why)
+
+    def _send_all(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            self._commands.send(message)
+
+    def _receive_all(self) -> None:
+        while True:
+            message = self._replies.recv()
+            self._last_sign_s = time.monotonic()
+            self._on_loop(self._take, message)
+
+    def _on_loop(self, call: Callable[[Any], None], argument: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the server has ended
+            self._loop.call_soon_threadsafe(call, argument)
+
+    def _take(self, message: Any) -> None:
+        try:
+            self._hand_out(message)
+        except Exception as e:  # noqa: BLE001 - the loop would log it and leave the clients waiting
+            self.fail(f"the engine's reply cannot be used: {type(e).__name__}: {e}")
+
+    def _hand_out(self, message: Any) -> None:
         if isinstance(message, Refused):
+            self._unfinished.discard(message.request_id)
             self._deliver(message.request_id, InputError(message.message))
             return
         outputs, self.load = message
+        self.steps += 1
+        self._unfinished -= self._cancelled
+        self._cancelled.clear()
         for output in outputs:
+            if output.finish_reason:
+                self._unfinished.discard(output.request_id)
             self._deliver(output.request_id, output)
 
     def _deliver(self, request_id: str, item: Output | ShardwiseError) -> None:
         if stream := self._streams.get(request_id):
             stream.put_nowait(item)
-
-    def _lost(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._pipe.fileno())
-        self._process.join(timeout=1)
-        self.down = f"the engine process died, exit code {self._process.exitcode}"
-        for stream in self._streams.values():
-            stream.put_nowait(EngineDownError(self.down))
-        self._on_down(self.down)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import msgspec
 
 from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured
+from shardwise.evidence.portable import portable
 from shardwise.evidence.record import Evidence
 
 #: workload mode -> as the rows name it
@@ -31,7 +33,7 @@ METRICS: Final = {
 STEADY_WAVES: Final = 1000
 COLUMNS: Final = (
     *("source_id", "model_id", "gpu_id", "engine_id", "engine", "weight_dtype", "kv_dtype"),
-    *("tp", "pp", "mode", "concurrency", "isl", "osl", "requests"),
+    *("tp", "pp", "mode", "concurrency", "isl", "osl", "requests", "length_cv"),
     *METRICS,
     *("kv_limited", "measured_on", "use"),
 )
@@ -66,14 +68,15 @@ def row_of(cell: Measured) -> dict[str, Any]:
         "gpu_id": d.gpu,
         "engine_id": d.engine,
         "engine": f"{d.engine} {version}".strip(),
-        "weight_dtype": "" if d.weight_dtype == "auto" else d.weight_dtype,
-        "kv_dtype": "" if d.kv_dtype == "auto" else d.kv_dtype,
+        "weight_dtype": "" if d.dtypes.weight == "auto" else d.dtypes.weight,
+        "kv_dtype": "" if d.dtypes.kv == "auto" else d.dtypes.kv,
         "tp": d.tp_size,
         "pp": d.pp_size,
         "mode": MODES[w.mode],
         "concurrency": int(slots) if slots.is_integer() else slots,
         "isl": f"{w.isl:g}",
         "osl": f"{w.osl:g}",
+        "length_cv": f"{w.length_cv:.4g}",
         "requests": (w.requests or STEADY_WAVES * w.concurrency) if closed else "",
         **{column: f"{values[column]:.6g}" if column in values else "" for column in METRICS},
         "kv_limited": "",
@@ -97,7 +100,8 @@ def _csv(cells: Sequence[Measured], path: Path) -> int:
 
 
 def _json(cells: Sequence[Measured], path: Path) -> int:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(list(cells)), indent=1))
+    document = portable([replace(cell, repeats=()) for cell in cells])
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
     return len(cells)
 
 
@@ -126,7 +130,9 @@ FORMATS: Final[Mapping[str, Callable[[Sequence[Measured], Path], int]]] = {
 def write(cells: Sequence[Measured], path: Path) -> int:
     """Write `cells` in the form that `path` ends in, whole or not at all; how many were written.
 
-    CSV and Parquet hold the cells that predictions can be compared with; JSON all of them.
+    CSV and Parquet hold the cells that predictions can be compared with; JSON all of them, without
+    raw requests and without the folders of this machine. The rows of CSV and Parquet name a local
+    model by its path, since `validate` and `calibrate` have to find it.
     """
     partial = path.with_name(path.name + ".partial")
     try:

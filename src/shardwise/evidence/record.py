@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from shardwise.layout.deployment import Deployment
 from shardwise.workload.workload import Workload
 
 Kind = Literal["predicted", "simulated", "measured", "published"]
@@ -22,29 +23,6 @@ class Interval:
     lo: float
     hi: float
     n: int = 0
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """What runs: `replicas` copies of a model, each sharded over tp_size x pp_size GPUs."""
-
-    model: str
-    gpu: str
-    tp_size: int
-    pp_size: int = 1
-    replicas: int = 1
-    weight_dtype: str = "fp8"
-    kv_dtype: str = "auto"
-    engine: str = "vllm"
-    expert_parallel: bool = False
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 8192
-    gpu_memory_utilization: float = 0.9
-    max_model_len: int = 0  #: tokens; 0: the model's own
-
-    @property
-    def gpus(self) -> int:
-        return self.tp_size * self.pp_size * self.replicas
 
 
 @dataclass(frozen=True)

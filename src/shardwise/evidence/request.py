@@ -21,6 +21,7 @@ FailureKind = Literal[
     "missing_done",
     "short",
     "stall",
+    "timeout",
 ]
 
 #: kind -> what it means; a request with any of these is no success and gives no metric
@@ -30,12 +31,13 @@ FAILURES: Final[dict[FailureKind, str]] = {
     "http_5xx": "the server answered 5xx",
     "http_other": "the server answered a status that is neither 200, 4xx nor 5xx",
     "cut": "the connection closed before the stream ended",
-    "malformed": "bytes that are not HTTP, not server-sent events, or not JSON",
+    "malformed": "bytes that are not HTTP/1.1, not server-sent events, compressed, or not JSON",
     "error_event": "an error inside a stream that began with status 200",
     "missing_finish": "the stream ended without a finish_reason",
     "missing_done": "the stream ended without [DONE]",
     "short": "fewer tokens than asked for, or no text at all",
-    "stall": "no bytes for longer than the stall timeout",
+    "stall": "no event for longer than the stall timeout; a keep-alive comment is none",
+    "timeout": "no first token, or no end, within the time allowed",
 }
 
 
@@ -116,6 +118,20 @@ class TokenCheck:
     without_usage: int  #: requests whose tokens are counted by pieces
     more_pieces: int  #: requests with more pieces than tokens: one of the two is wrong
     fewer_pieces: int  #: requests where a piece held several tokens, so ITL is by piece
+    more_than_asked: int = 0  #: requests with more tokens, by `usage`, than were asked for
+    at_once: int = 0  #: requests whose pieces, four or more, all came in one receive
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What stands against reading the tokens' times or numbers as they are."""
+        found = (
+            (self.at_once, "came whole: a proxy that buffers gives no TTFT and no ITL"),
+            (self.more_pieces, "have more pieces of text than tokens by usage"),
+            (self.more_than_asked, "have more tokens by usage than were asked for"),
+            (self.fewer_pieces, "have several tokens a piece: ITL is between pieces"),
+            (self.without_usage, "send no usage: tokens are counted by pieces"),
+        )
+        return tuple(f"{count} answers {what}" for count, what in found if count)
 
     @property
     def agrees(self) -> bool:
@@ -132,4 +148,10 @@ def check_tokens(records: list[RequestRecord]) -> TokenCheck:
         without_usage=sum(not record.usage_reported for record in done),
         more_pieces=sum(more > 0 for more in surplus),
         fewer_pieces=sum(more < 0 for more in surplus),
+        more_than_asked=sum(r.output_tokens > r.output_asked for r in done),
+        at_once=sum(_at_once(r.arrivals) for r in done),
     )
+
+
+def _at_once(arrivals: array[float]) -> bool:
+    return len(arrivals) >= 4 and arrivals[0] == arrivals[-1]

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import os
 import sqlite3
+import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import msgspec
 
 from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured, Repeat
-from shardwise.evidence.record import Evidence
+from shardwise.evidence.older import evidence_of
 from shardwise.evidence.request import RequestRecord
 
-VERSION: Final = 1
+VERSION: Final = 2  #: 1 wrote deployments flat; `older` reads them
 _APPLICATION: Final = 0x53484457  #: "SHDW", so that another program's file is told apart
 _MAGIC: Final = b"SQLite format 3\x00"
 _SCHEMA: Final = """
@@ -59,6 +62,19 @@ _COLUMNS: Final = tuple(
 )
 
 
+_BUSY_S: Final = 30.0  #: that another process may hold the store
+
+
+class UnkeptError(InputError):
+    """A cell could not be written to its store. `beside` is the store of its own that it was
+    written to instead, None where that failed too."""
+
+    def __init__(self, reason: str, beside: Path | None) -> None:
+        where = f"the cell is in {beside}" if beside else "the cell could not be kept elsewhere"
+        super().__init__(reason, where)
+        self.beside = beside
+
+
 class Store:
     """Cells by (study, key). Open it with `open_store`; close it, or use it in a `with`."""
 
@@ -81,7 +97,16 @@ class Store:
         self._db.close()
 
     def put(self, cell: Measured) -> None:
-        """Keep `cell`, all of it or nothing; one of the same study and key is replaced."""
+        """Keep `cell`, all of it or nothing; one of the same study and key is replaced.
+
+        Raises UnkeptError where it cannot be written, once it lies in a store beside this one.
+        """
+        try:
+            self._put(cell)
+        except InputError as error:
+            raise UnkeptError(str(error), _put_beside(self.path, cell)) from None
+
+    def _put(self, cell: Measured) -> None:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         row = (cell.study, cell.key, now, _json(cell.evidence), _json(cell.conditions))
         with self._writing():
@@ -111,49 +136,48 @@ class Store:
         )
 
     def has(self, study: str, key: str) -> bool:
-        found = self._db.execute(
-            "SELECT 1 FROM cell WHERE study = ? AND key = ?", (study, key)
-        ).fetchone()
-        return found is not None
+        return bool(self._read("SELECT 1 FROM cell WHERE study = ? AND key = ?", (study, key)))
 
     def studies(self) -> list[str]:
         """Names of the studies, the oldest first."""
-        rows = self._db.execute("SELECT study FROM cell GROUP BY study ORDER BY min(id)")
+        rows = self._read("SELECT study FROM cell GROUP BY study ORDER BY min(id)")
         return [name for (name,) in rows]
 
     def cells(self, study: str | None = None) -> list[Measured]:
         """The cells of a study (None: all) in the order they were put, without raw requests."""
         chosen = "" if study is None else "WHERE study = ?"
-        rows = self._db.execute(
+        rows = self._read(
             f"SELECT study, key, evidence, conditions FROM cell {chosen} ORDER BY id",
             () if study is None else (study,),
         )
-        return [
-            Measured(name, key, self._decoded(evidence, Evidence), self._decoded(other, dict))
-            for name, key, evidence, other in rows
-        ]
+        with _sound(self.path):
+            return [
+                Measured(name, key, evidence_of(evidence), _decoded(other, dict))
+                for name, key, evidence, other in rows
+            ]
 
     def repeats(self, study: str, key: str) -> list[Repeat]:
         """The runs of one cell with their raw requests."""
-        rows = self._db.execute(
+        rows = self._read(
             "SELECT repeat.id, started_s, ended_s, window_from_s, window_to_s, client FROM repeat"
             " JOIN cell ON cell.id = repeat.cell WHERE study = ? AND key = ? ORDER BY repeat.id",
             (study, key),
-        ).fetchall()
-        return [
-            Repeat(
-                _number(started),
-                _number(ended),
-                (_number(begin), _number(end)),
-                tuple(self._records(number)),
-                self._decoded(client, dict),
-            )
-            for number, started, ended, begin, end, client in rows
-        ]
+        )
+        with _sound(self.path):
+            return [
+                Repeat(
+                    _number(started),
+                    _number(ended),
+                    (_number(begin), _number(end)),
+                    tuple(self._records(number)),
+                    _decoded(client, dict),
+                )
+                for number, started, ended, begin, end, client in rows
+            ]
 
     def _records(self, repeat: int) -> Iterator[RequestRecord]:
         names = ", ".join(_COLUMNS)
-        for index, *values, arrivals in self._db.execute(
+        for index, *values, arrivals in self._read(
             f"SELECT number, {names}, arrivals FROM request WHERE repeat = ? ORDER BY number",
             (repeat,),
         ):
@@ -166,11 +190,10 @@ class Store:
             times.frombytes(arrivals)
             yield RequestRecord(index=index, arrivals=times, **cells)
 
-    def _decoded(self, text: str, kind: type[Any]) -> Any:
-        try:
-            return msgspec.json.decode(text, type=kind)
-        except msgspec.DecodeError as error:
-            raise InputError(f"{self.path} holds a cell of another form: {error}") from None
+    def _read(self, query: str, given: tuple[object, ...] = ()) -> list[Any]:
+        """Every row of a query. Raises InputError where the file is damaged."""
+        with _sound(self.path):
+            return self._db.execute(query, given).fetchall()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -178,7 +201,7 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             self._roll_back()
             raise InputError(f"cannot write {self.path}: {error}") from None
         except BaseException:
@@ -187,7 +210,27 @@ class Store:
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # what failed may have rolled back by itself
+                self._db.execute("ROLLBACK")
+
+
+def _put_beside(path: Path, cell: Measured) -> Path | None:
+    """The store beside `path`, else among temporary files, that now holds `cell` alone."""
+    for folder in (path.parent, Path(tempfile.gettempdir())):
+        free = (folder / f"{path.stem}.unsaved-{n}{path.suffix}" for n in range(1, 1000))
+        beside = next((each for each in free if not each.exists()), None)
+        if beside is None:
+            continue
+        try:
+            with open_store(beside) as other:
+                other._put(cell)
+        except InputError:
+            for left in (beside, Path(f"{beside}-wal"), Path(f"{beside}-shm")):
+                with suppress(OSError):
+                    left.unlink(missing_ok=True)
+        else:
+            return beside
+    return None
 
 
 def is_store(path: Path) -> bool:
@@ -199,22 +242,39 @@ def is_store(path: Path) -> bool:
         return False
 
 
-def open_store(path: Path, *, create: bool = True) -> Store:
+def open_store(path: Path, *, create: bool = True, busy_s: float = _BUSY_S) -> Store:
     """The store at `path`; made where it is not there and `create` says so.
 
-    Raises InputError where it cannot be opened, or is something else.
+    One that is not to be made, and cannot be written, is opened to be read. `busy_s` is how long
+    another process may hold it. Raises InputError where it cannot be opened, or is something else.
     """
     if not create and not path.is_file():
         raise InputError(f"no store at {path}", "give a file that 'shardwise bench' wrote")
     try:
+        if not create and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            return Store(_read_only(path), path)
         # autocommit, with BEGIN written out: a transaction is exactly what `put` says it is
-        db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+        db = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
         _prepare(db, path)
-    except sqlite3.Error as error:
-        raise InputError(
-            f"cannot open {path} as a store: {error}", "allowed: a file 'shardwise bench' wrote"
-        ) from None
+        if create:  # to be written later: say now that it cannot be
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("ROLLBACK")
+    except (sqlite3.Error, UnicodeError) as error:
+        refused = isinstance(error, sqlite3.OperationalError)  # by the system, not by its form
+        allowed = "a place that can be written" if refused else "a file 'shardwise bench' wrote"
+        raise InputError(f"cannot open {path} as a store: {error}", f"allowed: {allowed}") from None
     return Store(db, path)
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing. Without a log beside it a store is whole by itself, and
+    SQLite is told so, since it could not make the log's index where nothing may be written."""
+    log = Path(f"{path}-wal")
+    whole = "" if log.exists() and log.stat().st_size else "&immutable=1"
+    uri = f"file:{quote(str(path.resolve()))}?mode=ro{whole}"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None)
+    _check(db, path)
+    return db
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
@@ -226,16 +286,38 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id = {_APPLICATION};"
             f"PRAGMA user_version = {VERSION};COMMIT;"
         )
+    _check(db, path)
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    """Raise InputError unless `db` is a store of this version."""
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
         db.close()
         raise InputError(f"{path} is another program's database", "", "give another file")
-    if version != VERSION:
+    if version not in range(1, VERSION + 1):
         db.close()
         raise InputError(
-            f"{path} is a store of version {version}", f"allowed: {VERSION}", "upgrade shardwise"
+            f"{path} is a store of version {version}",
+            f"allowed: 1 to {VERSION}",
+            "upgrade shardwise",
         )
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """What reading `path` raises where bytes of it are not what was written, as InputError."""
+    try:
+        yield
+    except (sqlite3.Error, UnicodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        raise InputError(f"{path} holds a cell of another form: {error}") from None
+
+
+def _decoded(text: str, kind: type[Any]) -> Any:
+    return msgspec.json.decode(text, type=kind)
 
 
 def _json(value: object) -> str:

@@ -2,6 +2,9 @@
 
 Splits are compared at equal total threads on a CPU, and at equal GPUs where replicas fill the
 machine; a step from one GPU (or one share of the cores) to two is the study's own sense of a step.
+
+A machine whose own pace changed by as much as the effect, over the runs that are compared, judges
+nothing; nor does a cell that the load client could not keep up with.
 """
 
 from __future__ import annotations
@@ -11,14 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shardwise.evidence.record import Evidence, Interval
+from shardwise.evidence.record import Interval
 from shardwise.experiment.correct import Compared
+from shardwise.experiment.pace import drift
 from shardwise.experiment.split import Split
 from shardwise.study.breakeven import first_crossing
 from shardwise.study.intervals import ratio, reciprocal
 
-Verdict = Literal["holds", "does not hold", "not resolved"]
-Cells = Mapping[tuple[Split, int], Evidence]
+Verdict = Literal["holds", "does not hold", "not resolved", "not judged"]
+Cells = Mapping[tuple[Split, int], Compared]
+At = tuple[Split, int]
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,13 @@ class Claim:
     value: Interval
     unit: str
     verdict: Verdict
+    drift: float = math.nan  #: of the machine's pace over the runs compared; NaN: not measured
 
 
 def claims(compared: Sequence[Compared]) -> tuple[Claim, ...]:
     """Every claim that the closed-loop cells can speak to, in the study's order."""
     cells = {
-        (c.cell.split, c.cell.workload.concurrency): c.measured
+        (c.cell.split, c.cell.workload.concurrency): c
         for c in compared
         if c.cell.workload.mode == "closed_loop" and c.usable
     }
@@ -55,6 +61,26 @@ def _verdict(value: Interval, bound: float, above: bool) -> Verdict:
     if value.hi < bound:
         return "does not hold" if above else "holds"
     return "not resolved"
+
+
+def _of_ratio(
+    text: str, where: str, batch: int, value: Interval, bound: float, above: bool, drifted: float
+) -> Claim:
+    """A claim that a ratio is above (or below) `bound`; the effect is how far it is from it."""
+    effect = abs(math.log(value.value / bound))
+    verdict = _if_steady(_verdict(value, bound, above), effect, drifted)
+    return Claim(text, where, batch, value, "x", verdict, drifted)
+
+
+def _if_steady(verdict: Verdict, effect: float, drifted: float) -> Verdict:
+    """`verdict`, unless the machine drifted by as much as the effect (a difference of logs)."""
+    if verdict != "not resolved" and math.log1p(drifted) >= effect:
+        return "not judged"
+    return verdict
+
+
+def _drift(cells: Cells, *at: At) -> float:
+    return drift(pace for each in at for pace in cells[each].paces)
 
 
 def _steps(cells: Cells) -> Iterator[tuple[Split, Split]]:
@@ -77,10 +103,8 @@ def _batches(cells: Cells, *splits: Split) -> list[int]:
     return sorted(set.intersection(*known))
 
 
-def _ratio(
-    cells: Cells, metric: str, after: tuple[Split, int], before: tuple[Split, int]
-) -> Interval:
-    return ratio(cells[after].metrics[metric], cells[before].metrics[metric])
+def _ratio(cells: Cells, metric: str, after: At, before: At) -> Interval:
+    return ratio(cells[after].measured.metrics[metric], cells[before].measured.metrics[metric])
 
 
 def _where(a: Split, b: Split) -> str:
@@ -92,14 +116,16 @@ def _more_throughput_than_latency(cells: Cells) -> Iterator[Claim]:
         for batch in _batches(cells, a, b):
             latency = _ratio(cells, "e2e_latency_s", (b, batch), (a, batch))
             rate = _ratio(cells, "output_tok_s", (b, batch), (a, batch))
-            points = _sum(rate, latency)
+            points, drifted = _sum(rate, latency), _drift(cells, (a, batch), (b, batch))
+            verdict = _verdict(points, 0.0, above=True)
             yield Claim(
                 "throughput gained - latency cut",
                 _where(a, b),
                 batch,
                 points,
                 "points",
-                _verdict(points, 0.0, above=True),
+                _if_steady(verdict, abs(points.value) / 100.0, drifted),
+                drifted,
             )
 
 
@@ -116,13 +142,14 @@ def _small_batches_gain(cells: Cells) -> Iterator[Claim]:
         batch = min(_batches(cells, a, b), default=0)
         if batch:
             latency = _ratio(cells, "e2e_latency_s", (b, batch), (a, batch))
-            yield Claim(
+            yield _of_ratio(
                 "smallest batch: E2E latency falls",
                 _where(a, b),
                 batch,
                 latency,
-                "x",
-                _verdict(latency, 1.0, above=False),
+                bound=1.0,
+                above=False,
+                drifted=_drift(cells, (a, batch), (b, batch)),
             )
 
 
@@ -132,22 +159,25 @@ def _halving_keeps_latency(cells: Cells) -> Iterator[Claim]:
         for batch in _batches(cells, high):
             share = _kept_share(cells, low, high, batch)
             if share:
-                yield Claim(
+                yield _of_ratio(
                     "batch that keeps the latency: half or less",
                     _where(high, low),
                     batch,
                     share,
-                    "x",
-                    _verdict(share, low.tp_size / high.tp_size, above=False),
+                    bound=low.tp_size / high.tp_size,
+                    above=False,
+                    drifted=_drift(
+                        cells, (high, batch), *((low, each) for each in _batches(cells, low))
+                    ),
                 )
 
 
 def _kept_share(cells: Cells, low: Split, high: Split, batch: int) -> Interval | None:
     """None where even the smallest batch measured is slower. A bound that lies outside the batches
     measured is the nearest of them."""
-    latency = cells[high, batch].metrics["e2e_latency_s"]
+    latency = cells[high, batch].measured.metrics["e2e_latency_s"]
     batches = _batches(cells, low)
-    curve = [(c, cells[low, c].metrics["e2e_latency_s"]) for c in batches]
+    curve = [(c, cells[low, c].measured.metrics["e2e_latency_s"]) for c in batches]
     kept, _ = first_crossing([(c, e.value) for c, e in curve], latency.value)
     if kept is None:
         return None
@@ -176,8 +206,9 @@ def _copies(cells: Cells, many: Split, one: Split, batch: int) -> list[Claim]:
     rate = _ratio(cells, "output_tok_s", (many, batch), (one, batch))
     latency = _ratio(cells, "e2e_latency_s", (many, batch), (one, batch))
     where = f"{one.label} → {many.label}"
+    drifted = _drift(cells, (many, batch), (one, batch))
     return [
-        Claim(text, where, batch, value, "x", _verdict(value, 1.0, above))
+        _of_ratio(text, where, batch, value, bound=1.0, above=above, drifted=drifted)
         for text, value, above in (
             ("copies: throughput is higher", rate, True),
             ("copies: E2E latency is longer", latency, True),

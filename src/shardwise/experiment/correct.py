@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Final
 
+import msgspec
+
 from shardwise import metrics
 from shardwise.evidence.export import row_of
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.record import Evidence
 from shardwise.experiment.design import Cell
+from shardwise.experiment.pace import paces_of
 from shardwise.experiment.run import Ran, Wanted, predicted
+from shardwise.experiment.shrink import Trust, shrunk, trust
 from shardwise.perfmodel.batches import group
-from shardwise.perfmodel.build import MIN_ROWS, adapted, build_personal
+from shardwise.perfmodel.build import FOLDS, MIN_ROWS, adapted, build_personal
 from shardwise.perfmodel.hierarchy import encode
 from shardwise.perfmodel.profiles import Profile
 from shardwise.perfmodel.rows import Row, parse_rows
@@ -43,6 +48,7 @@ class Compared:
     made: str = ""  #: when `before` was
     before: Evidence | None = None
     after: Evidence | None = None
+    paces: tuple[float, ...] = ()  #: seconds of fixed work before and after each run
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Score:
     after_pct: float
     before_inside: int  #: measured values in the 80 % interval
     after_inside: int
+    share: float  #: of the correction, that cells left out support
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ def is_judged(cell: Cell, cells: Sequence[Cell]) -> bool:
 def correct(wanted: Wanted, ran: Ran, name: str) -> Corrected:
     """Calibrate on half of what was measured, judge the other half, then learn from all of it.
 
-    `name` is the new profile's.
+    Each metric is corrected by as much as the first half supports. `name` is the new profile's.
     """
     every = wanted.cells()
     compared = [_compared(key, every, ran) for key in ran.measured]
@@ -100,9 +107,9 @@ def correct(wanted: Wanted, ran: Ran, name: str) -> Corrected:
     if len(own) < MIN_ROWS or not judged:
         return Corrected(tuple(compared), (), (), None)
     rows = _rows(ran.measured)
-    half = _profile([rows[c.key] for c in own], wanted.profile, name)
-    known = {c.key: predicted(wanted, c.cell, half) for c in fit_for}
-    compared = [replace(c, after=known.get(c.key)) for c in compared]
+    trusts = _trusts(wanted, own, rows)
+    half = _quick([rows[c.key] for c in own], wanted.profile)
+    compared = [_with_after(c, wanted, half, trusts) for c in compared]
     everything = build_personal(
         [rows[c.key] for c in fit_for],
         wanted.profile,
@@ -112,10 +119,39 @@ def correct(wanted: Wanted, ran: Ran, name: str) -> Corrected:
     )
     return Corrected(
         tuple(compared),
-        _scores([c for c in compared if c.judged and c.after]),
-        tuple(_curve(wanted, own, judged, rows)),
+        _scores([c for c in compared if c.judged and c.after], trusts),
+        tuple(_curve(wanted, own, judged, rows, trusts)),
         everything.profile,
     )
+
+
+def _with_after(
+    c: Compared, wanted: Wanted, half: Profile, trusts: Mapping[str, Trust]
+) -> Compared:
+    """`c` with the corrected prediction beside that from before, where it can have one."""
+    if not (c.usable and c.before):
+        return c
+    return replace(c, after=shrunk(c.before, predicted(wanted, c.cell, half), trusts))
+
+
+def _trusts(wanted: Wanted, own: Sequence[Compared], rows: Mapping[str, Row]) -> dict[str, Trust]:
+    """How much of the correction `own` supports: each cell is predicted by a fit without it."""
+    before: dict[str, list[float]] = {}
+    after: dict[str, list[float]] = {}
+    folds = min(FOLDS, len(own))
+    for k in range(folds):
+        profile = _quick([rows[c.key] for i, c in enumerate(own) if i % folds != k], wanted.profile)
+        for c in own[k::folds]:
+            made = predicted(wanted, c.cell, profile)
+            for metric in c.measured.metrics:
+                if c.before and metric in made.metrics:
+                    before.setdefault(metric, []).append(_log_error(c.before, c, metric))
+                    after.setdefault(metric, []).append(_log_error(made, c, metric))
+    return {metric: trust(before[metric], after[metric]) for metric in before}
+
+
+def _log_error(made: Evidence, c: Compared, metric: str) -> float:
+    return math.log(made.metrics[metric].value / c.measured.metrics[metric].value)
 
 
 def _compared(key: str, every: Mapping[str, Cell], ran: Ran) -> Compared:
@@ -129,6 +165,7 @@ def _compared(key: str, every: Mapping[str, Cell], ran: Ran) -> Compared:
         is_judged(every[key], list(every.values())),
         made.made if made else "",
         made.evidence if made else None,
+        paces=paces_of(found.conditions),
     )
 
 
@@ -140,22 +177,13 @@ def _rows(measured: Mapping[str, Measured]) -> dict[str, Row]:
     return {keys[row.number - 1]: row for row in rows}
 
 
-def _profile(rows: Sequence[Row], base: Profile, name: str) -> Profile:
-    """A profile for one comparison: `build_personal` without the errors it would have to learn."""
-    if len(rows) >= MIN_ROWS:
-        return build_personal(rows, base, name, "", lambda *_: None).profile
-    return _quick(rows, base)
-
-
 def _quick(rows: Sequence[Row], base: Profile) -> Profile:
     """`base` moved by a few rows; its intervals stay as they are."""
     batches, _ = group(rows)
-    import msgspec
-
     return msgspec.structs.replace(base, offsets=encode(adapted(batches, base)))
 
 
-def _scores(judged: Sequence[Compared]) -> tuple[Score, ...]:
+def _scores(judged: Sequence[Compared], trusts: Mapping[str, Trust]) -> tuple[Score, ...]:
     found = []
     for metric in JUDGED:
         some = [c for c in judged if metric in c.measured.metrics and c.before and c.after]
@@ -171,6 +199,7 @@ def _scores(judged: Sequence[Compared]) -> tuple[Score, ...]:
                 fmean(map(abs, after)),
                 sum(_inside(c.before, c.measured, metric) for c in some if c.before),
                 sum(_inside(c.after, c.measured, metric) for c in some if c.after),
+                trusts[metric].share if metric in trusts else 0.0,
             )
         )
     return tuple(found)
@@ -190,8 +219,10 @@ def _curve(
     own: Sequence[Compared],
     judged: Sequence[Compared],
     rows: Mapping[str, Row],
+    trusts: Mapping[str, Trust],
 ) -> list[CurvePoint]:
-    """The error on the judged cells by how many of the others were measured."""
+    """The error on the judged cells by how many of the others were measured; each correction is
+    applied by the share that all of the others support."""
     sizes = [n for n in CURVE_ROWS if n < len(own)] + [len(own)]
     found = []
     for size in sizes:
@@ -201,7 +232,7 @@ def _curve(
             chosen = random.Random(f"{size} {draw}").sample(list(own), size)
             used = [rows[c.key] for c in chosen]
             profile = _quick(used, wanted.profile) if used else wanted.profile
-            for metric, error in _mean_errors(wanted, judged, profile).items():
+            for metric, error in _mean_errors(wanted, judged, profile, trusts).items():
                 errors.setdefault(metric, []).append(error)
         found += [
             CurvePoint(metric, size, draws, median(e), min(e), max(e))
@@ -210,10 +241,14 @@ def _curve(
     return found
 
 
-def _mean_errors(wanted: Wanted, judged: Sequence[Compared], profile: Profile) -> dict[str, float]:
+def _mean_errors(
+    wanted: Wanted, judged: Sequence[Compared], profile: Profile, trusts: Mapping[str, Trust]
+) -> dict[str, float]:
     errors: dict[str, list[float]] = {}
     for c in judged:
-        made = predicted(wanted, c.cell, profile)
+        made = _with_after(c, wanted, profile, trusts).after
+        if made is None:
+            continue
         for metric in JUDGED:
             if metric in c.measured.metrics:
                 errors.setdefault(metric, []).append(abs(_error_pct(made, c.measured, metric)))

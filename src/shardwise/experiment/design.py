@@ -54,7 +54,7 @@ class Cell:
         busy = min(self.split.replicas, w.concurrency)
         slots = math.ceil(w.concurrency / busy)
         requests = STEADY_WAVES * slots if w.mode == "closed_loop" else slots
-        return Workload(w.isl, w.osl, slots, w.mode, requests=requests)
+        return Workload(w.isl, w.osl, slots, w.mode, w.length_spread, requests=requests)
 
 
 def cells(splits: Sequence[Split], concurrencies: Sequence[int], isl: int, osl: int) -> list[Cell]:

@@ -10,11 +10,13 @@ from typing import Final
 
 import msgspec
 
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment, Evidence, Interval
+from shardwise.evidence.record import Evidence, Interval
 from shardwise.experiment.design import Cell
 from shardwise.hardware.catalogue import default_catalogue
+from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.profiles import Profile, calibrated
 
@@ -39,15 +41,9 @@ def forecast(cell: Cell, deployment: Deployment, profile: Profile) -> Evidence:
     known = calibrated(
         profile, gpu, deployment.engine, {g.id: g for g in default_catalogue().gpus()}
     )
-    subject = Subject(
-        load(deployment.model),
-        gpu,
-        deployment.engine,
-        deployment.weight_dtype,
-        deployment.kv_dtype,
-        known,
-    )
-    one = predict(subject, [replace(deployment, replicas=1)], [cell.per_replica])[0]
+    stored = stored_in(load(deployment.model), deployment.dtypes.weight)
+    subject = Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, known)
+    one = predict(subject, [deployment.with_layout(replicas=1)], [cell.per_replica])[0]
     busy = min(deployment.replicas, cell.workload.concurrency)
     metrics = {m: _times(v, busy if m in _OF_ALL else 1) for m, v in one.metrics.items()}
     return replace(one, deployment=deployment, workload=cell.workload, metrics=metrics)

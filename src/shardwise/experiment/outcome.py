@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shardwise.evidence.portable import without_folders
 from shardwise.experiment.claims import Claim, claims
 from shardwise.experiment.correct import Corrected, correct
 from shardwise.experiment.run import Ran, Wanted
@@ -31,8 +32,8 @@ def outcome(wanted: Wanted, ran: Ran, profile: str, hardware: str, spent: Spent)
     """Correct the predictions by the measurements and judge the claims."""
     corrected = correct(wanted, ran, profile)
     return Outcome(
-        wanted.model,
-        wanted.settings.engine,
+        without_folders(wanted.model),
+        wanted.instance.engine,
         wanted.weight_dtype,
         wanted.isl,
         wanted.osl,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Evidence
+from shardwise.evidence.record import Evidence
 from shardwise.evidence.store import open_store
 from shardwise.experiment import machine_files, serving
 from shardwise.experiment.design import Cell, cells, key_of
@@ -16,8 +16,9 @@ from shardwise.experiment.forecast import Forecast, forecast, kept_forecasts
 from shardwise.experiment.split import Machine, is_oversubscribed, splits
 from shardwise.experiment.timeline import Timeline
 from shardwise.experiment.visits import STUDY, Job, Place, Visits
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.perfmodel.profiles import Profile
-from shardwise.replica.command import Settings
+from shardwise.replica.command import Instance
 
 STORE: Final = "measured.db"
 UNKNOWN_S: Final = 10.0  #: a run of a cell without a prediction
@@ -27,11 +28,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an experiment is about. `model` is as the predictions name it; `settings` starts it."""
+    """What an experiment is about. `model` is as the predictions name it; `instance` starts it."""
 
     model: str
     machine: Machine
-    settings: Settings
+    instance: Instance
     weight_dtype: str
     tp_sizes: tuple[int, ...]
     concurrencies: tuple[int, ...]
@@ -47,26 +48,22 @@ class Wanted:
         seqs = max(self.concurrencies)
         found = cells(ways, self.concurrencies, self.isl, self.osl)
         # by the model's name: a bundled one lies in the folder, which may move
-        started = replace(self.settings, model=self.model, max_num_seqs=seqs)
-        settings = (self.model, started, self.weight_dtype)
-        return {key_of(cell, self.machine, settings): cell for cell in found}
+        named = replace(self.instance.deployment, model=self.model)
+        started = replace(self.instance, deployment=named).for_sequences(seqs)
+        instance = (self.model, started, self.weight_dtype)
+        return {key_of(cell, self.machine, instance): cell for cell in found}
 
     def deployment(self, cell: Cell) -> Deployment:
-        s = self.settings
+        s = self.instance
         return Deployment(
             model=self.model,
             gpu=machine_files.gpu_id(
                 cell.split, cell.workload.concurrency, self.machine, self.hardware_name
             ),
-            tp_size=cell.split.tp_size,
-            replicas=cell.split.replicas,
-            weight_dtype=self.weight_dtype,
-            kv_dtype=s.kv_dtype,
+            layout=Layout(tp_size=cell.split.tp_size, replicas=cell.split.replicas),
+            limits=replace(s.limits, max_num_seqs=max(self.concurrencies)),
+            dtypes=Dtypes(weight=self.weight_dtype, kv=s.kv_dtype),
             engine=s.engine,
-            max_num_seqs=max(self.concurrencies),
-            max_num_batched_tokens=s.max_num_batched_tokens,
-            gpu_memory_utilization=s.gpu_memory_utilization,
-            max_model_len=s.max_model_len,
         )
 
 
@@ -93,10 +90,10 @@ def run(wanted: Wanted, folder: Path, clock: Timeline, say: Say) -> Ran:
         Job(key, cell, wanted.deployment(cell), _run_s(cell, forecasts.get(key)))
         for key, cell in every.items()
     ]
-    settings = replace(wanted.settings, max_num_seqs=max(wanted.concurrencies))
+    instance = wanted.instance.for_sequences(max(wanted.concurrencies))
     with open_store(folder / STORE) as store:
         visits = Visits(
-            jobs, Place(wanted.machine, settings, folder, store), wanted.budget_s, clock, say
+            jobs, Place(wanted.machine, instance, folder, store), wanted.budget_s, clock, say
         )
         interrupted = visits.make()
         there = {cell.key: cell for cell in store.cells(STUDY) if cell.conditions.get("completed")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from shardwise.hosting.balancers.choosing import choose
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, NodeTable
 from shardwise.hosting.operating import HostingError
 from shardwise.replica import probing, running
-from shardwise.replica.command import Settings
+from shardwise.replica.command import Instance
 from shardwise.replica.running import EngineError
 
 FIRST_PORT, LAST_PORT = 8390, 8990
@@ -38,22 +38,22 @@ class Served:
 
 @contextmanager
 def serving(
-    split: Split, machine: Machine, settings: Settings, folder: Path, say: Say
+    split: Split, machine: Machine, instance: Instance, folder: Path, say: Say
 ) -> Iterator[Served]:
-    """`settings` on `split`, started, and stopped at the end. What an earlier run left is stopped
+    """`instance` on `split`, started, and stopped at the end. What an earlier run left is stopped
     first; logs lie in `folder`. EngineError or HostingError where it does not come up."""
-    say(f"starting {settings.engine}: {split.label}")
+    say(f"starting {instance.engine}: {split.label}")
     start = _one if split.replicas == 1 else _several
-    settings = replace(settings, tp_size=split.tp_size)
-    with start(split, machine, settings, folder) as (url, how):
-        target = parse_target(url, model=settings.served_name)
+    instance = instance.at(split.tp_size)
+    with start(split, machine, instance, folder) as (url, how):
+        target = parse_target(url, model=instance.served_name)
         source = choose_source(target)
         yield Served(
             target,
             source,
             {
                 **how,
-                "versions": running.versions(settings.python or sys.executable),
+                "versions": running.versions(instance.python or sys.executable),
                 "hardware": describe(),
                 "devices": [list(each) for each in devices_of(split, machine)],
                 "threads_per_rank": split.threads or None,
@@ -77,12 +77,12 @@ def _mark(folder: Path) -> str:
 
 @contextmanager
 def _one(
-    split: Split, machine: Machine, settings: Settings, folder: Path
+    split: Split, machine: Machine, instance: Instance, folder: Path
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    log = folder / f"{settings.engine}-{split.slug}.log"
+    log = folder / f"{instance.engine}-{split.slug}.log"
     log.unlink(missing_ok=True)
     devices = devices_of(split, machine)[0]
-    started = running.start(settings, machine.kind, devices, free_ports(1), log, _mark(folder))
+    started = running.start(instance, machine.kind, devices, free_ports(1), log, _mark(folder))
     try:
         ready_s = running.wait_ready(started, READY_TIMEOUT_S)
         yield started.url, {"argv": list(started.argv), "ready_s": round(ready_s, 1)}
@@ -93,9 +93,9 @@ def _one(
 
 @contextmanager
 def _several(
-    split: Split, machine: Machine, settings: Settings, folder: Path
+    split: Split, machine: Machine, instance: Instance, folder: Path
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    file = deployment(split, machine, settings, free_ports(split.replicas + 1))
+    file = deployment(split, machine, instance, free_ports(split.replicas + 1))
     path = folder / f"{split.slug}.deployment.toml"
     deployment_file.save(file, path)
     try:
@@ -111,7 +111,7 @@ def _several(
 
 
 def deployment(
-    split: Split, machine: Machine, settings: Settings, first_port: int
+    split: Split, machine: Machine, instance: Instance, first_port: int
 ) -> DeploymentFile:
     """The deployment file of a split; its balancer at `first_port`, the replicas behind it."""
     return DeploymentFile(
@@ -120,30 +120,24 @@ def deployment(
         node=NodeTable(gpu="cpu" if machine.kind == "cpu" else machine.gpu),
         models=[
             ModelTable(
-                model=settings.model,
-                engine=_engine(settings.engine),
+                model=instance.model,
+                engine=instance.engine,
                 tp_size=split.tp_size,
                 replicas=split.replicas,
-                kv_dtype=settings.kv_dtype,
-                max_num_seqs=settings.max_num_seqs,
-                max_num_batched_tokens=settings.max_num_batched_tokens,
-                gpu_memory_utilization=settings.gpu_memory_utilization,
-                max_model_len=settings.max_model_len,
+                kv_dtype=instance.kv_dtype,
+                max_num_seqs=instance.limits.max_num_seqs,
+                max_num_batched_tokens=instance.limits.max_num_batched_tokens,
+                gpu_memory_utilization=instance.limits.gpu_memory_utilization,
+                max_model_len=instance.limits.max_model_len,
                 devices=[list(each) for each in devices_of(split, machine)],
                 first_port=first_port + 1,
-                flags=list(settings.flags),
-                env=dict(settings.env),
-                python=settings.python,
+                flags=list(instance.flags),
+                env=dict(instance.env),
+                python=instance.python,
                 ready_timeout_s=READY_TIMEOUT_S,
             )
         ],
     )
-
-
-def _engine(name: str) -> deployment_file.Engine:
-    if name == "vllm":
-        return "vllm"
-    return "sglang" if name == "sglang" else "builtin"
 
 
 def _last_lines(path: Path) -> Sequence[str]:

@@ -14,19 +14,22 @@ from typing import Final
 
 from shardwise.bench.cell import Subject, arrange, measure
 from shardwise.evidence.measured import Measured
-from shardwise.evidence.record import Deployment, Source
+from shardwise.evidence.record import Source
 from shardwise.evidence.store import Store
 from shardwise.experiment import serving
 from shardwise.experiment.design import RUNS, Cell, Costs, within
+from shardwise.experiment.pace import pace_s, with_pace
 from shardwise.experiment.split import Machine, Split
 from shardwise.experiment.timeline import Timeline
-from shardwise.replica.command import Settings
+from shardwise.layout.deployment import Deployment
+from shardwise.replica.command import Instance
 
 STUDY: Final = "experiment"
 #: Guesses of an engine's start and stop until one was seen, and of what follows the last cell.
 START_S: Final = {"builtin": 6.0, "vllm": 60.0, "sglang": 60.0}
 ANALYSIS_S: Final = 15.0
 WARM_UP_S: Final = 1.0  #: before each run
+PACE_S: Final = 0.3  #: to see the machine's pace before and after it
 QUICK_START_S: Final = 10.0  #: an engine that starts as quickly is started for every run
 SEED: Final = 0
 
@@ -48,7 +51,7 @@ class Place:
     """Where cells are measured and kept."""
 
     machine: Machine
-    settings: Settings  #: what the engine is started with
+    instance: Instance  #: what the engine is started with
     folder: Path  #: for logs
     store: Store
 
@@ -99,7 +102,7 @@ class Visits:
     def _visit(self, split: Split) -> bool:
         """Start the engine and make as many runs of each cell as one start is for."""
         begun, place = self.clock.elapsed_s, self.place
-        service = serving.serving(split, place.machine, place.settings, place.folder, self.say)
+        service = serving.serving(split, place.machine, place.instance, place.folder, self.say)
         with self.clock.using(service) as served:
             self._starts.append(self.clock.elapsed_s - begun)
             for _ in range(self._costs().runs_a_start):
@@ -122,10 +125,10 @@ class Visits:
 
     def _costs(self) -> Costs:
         """As expected, at the pace of the runs so far."""
-        start_s = max(self._starts) if self._starts else START_S[self.place.settings.engine]
+        start_s = max(self._starts) if self._starts else START_S[self.place.instance.engine]
         pace = self._took_s / self._expected_s if self._expected_s else 1.0
         return Costs(
-            lambda cell: WARM_UP_S + self.jobs[cell].run_s * pace,
+            lambda cell: WARM_UP_S + PACE_S + self.jobs[cell].run_s * pace,
             start_s,
             1 if start_s <= QUICK_START_S else RUNS,
         )
@@ -137,11 +140,12 @@ class Visits:
         self.say(f"{job.cell.label}, run {made + 1} of {RUNS} (about {rest_s:.0f} s left)")
         begun = self.clock.elapsed_s
         with self.clock.doing("measuring"):
-            found = self._measured(job, made, served)
+            before_s = pace_s()
+            found = with_pace(self._measured(job, made, served), before_s, pace_s())
         if found.conditions["interrupted"]:
             return True
         self.place.store.put(found)
-        self._took_s += max(0.0, self.clock.elapsed_s - begun - WARM_UP_S)
+        self._took_s += max(0.0, self.clock.elapsed_s - begun - WARM_UP_S - PACE_S)
         self._expected_s += job.run_s
         self.left[job.cell] -= 1
         if not self.left[job.cell] or not found.conditions["completed"]:
@@ -156,7 +160,7 @@ class Visits:
             job.cell.workload,
             Source(
                 "measured",
-                f"shardwise study --measure, {self.place.settings.engine}",
+                f"shardwise study --measure, {self.place.instance.engine}",
                 datetime.now(UTC).date().isoformat(),
             ),
             {**served.conditions, "seed": SEED},

@@ -6,7 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Topology = Literal["full_mesh", "switched", "pcie"]
+Topology = Literal["full_mesh", "switched", "pcie", "network"]
+Status = Literal["released", "announced"]
+
+#: What a matrix unit runs a dtype as where it lacks it: the next wider one.
+#: Datasheets give fp32 without matrix units: where nobody measured it, it is not told apart.
+_WIDER = {
+    "fp4": ("fp4", "fp8", "bf16", "fp16"),
+    "fp8": ("fp8", "bf16", "fp16"),
+    "int8": ("int8", "bf16", "fp16"),
+    "fp16": ("fp16", "bf16"),
+    "fp32": ("fp32", "bf16", "fp16"),
+}
+
+
+@dataclass(frozen=True)
+class Island:
+    """GPUs of one node with faster links among themselves than to the rest of the node."""
+
+    technology: str  #: "NVLink 4 bridge", …
+    gpus: int
+    bandwidth_bytes_per_s: float  #: of one GPU to all its peers in the island, one direction
+    fitted: bool  #: whether a node usually has these links; bridges are often bought apart
 
 
 @dataclass(frozen=True)
@@ -18,16 +39,28 @@ class Interconnect:
     bandwidth_bytes_per_s: float  #: of all links of one GPU together
     links: int  #: on a full mesh, one per peer
     max_world: int  #: GPUs that can talk at this rate
+    island: Island | None = None
 
     def peer_bandwidth(self, tp_size: int) -> float:
         """Bytes/s one GPU can send to the `tp_size - 1` peers it shards with.
 
         A full mesh has one link per pair, so TP=2 uses one link, TP=4 three, TP=8 seven. A switch
-        gives any pair the full rate; PCIe has one port whatever the number of peers.
+        gives any pair the full rate; PCIe has one port whatever the number of peers. Within a
+        fitted island each pair has the same share of the island's links.
         """
+        peers = max(tp_size - 1, 1)
+        if self._within_island(tp_size) and self.island:
+            return self.island.bandwidth_bytes_per_s * peers / (self.island.gpus - 1)
         if self.topology == "full_mesh":
-            return self.bandwidth_bytes_per_s / self.links * min(max(tp_size - 1, 1), self.links)
+            return self.bandwidth_bytes_per_s / self.links * min(peers, self.links)
         return self.bandwidth_bytes_per_s
+
+    def topology_of(self, tp_size: int) -> Topology:
+        """How `tp_size` GPUs reach each other: a full mesh within a fitted island."""
+        return "full_mesh" if self._within_island(tp_size) else self.topology
+
+    def _within_island(self, tp_size: int) -> bool:
+        return self.island is not None and self.island.fitted and tp_size <= self.island.gpus
 
 
 @dataclass(frozen=True)
@@ -48,23 +81,43 @@ class Gpu:
     generation: str  #: "hopper", "cdna3", … : GPUs of one generation share priors
     memory_bytes: float  #: what software can allocate: the driver's figure where known
     memory_bandwidth: float  #: bytes/s
-    flops: Mapping[str, float]  #: dense FLOP/s by dtype: "bf16", "fp8", "fp4", "fp32"
+    flops: Mapping[str, float]  #: dense FLOP/s by native dtype: "bf16", "fp16", "fp8", …
     tdp_w: float  #: 0: not known
-    num_compute_units: int  #: SMs or CUs; threads of a CPU's rank
+    num_compute_units: int  #: SMs, CUs or Xe cores; threads of a CPU's rank; 0: not known
     interconnect: Interconnect
     node_gpus: int  #: GPUs in the usual node
-    nominal_memory_gb: float = 0.0  #: the marketed figure
+    memory_nameplate_gb: float = 0.0  #: the marketed figure: 24, 80, 141, 192, 288
     all_reduce: Mapping[int, AllReduceLine] = field(default_factory=dict)  #: by world size
+    all_reduce_source: str = ""  #: of `all_reduce`; empty: measured on this GPU
+    runtime_memory_bytes: float = 0.0  #: total that CUDA or HIP reports to a program; 0: not known
+    l2_cache_bytes: float = 0.0  #: 0: not known
+    compute_capability: tuple[int, int] | None = None  #: NVIDIA's, e.g. (9, 0); None: not known
+    llvm_target: str = ""  #: AMD's, e.g. "gfx942"
+    kv_fp8: bool | None = None  #: whether kernels can read an fp8 KV cache; None: not known
+    status: Status = "released"
+    released: str = ""  #: "2023-12" or "2024"; empty: not known
+
+    @property
+    def visible_memory_bytes(self) -> float:
+        """What an engine multiplies with its memory utilization: the runtime's total, else the
+        driver's. CUDA reports 0.4 to 1 GiB less than nvidia-smi does."""
+        return self.runtime_memory_bytes or self.memory_bytes
+
+    @property
+    def fp4_formats(self) -> tuple[str, ...]:
+        """Four-bit formats that the matrix units multiply; empty: weights are widened first."""
+        if "fp4" not in self.flops:
+            return ()
+        return ("mxfp4", "nvfp4") if self.vendor == "nvidia" else ("mxfp4",)
+
+    @property
+    def has_fp8_cache(self) -> bool:
+        """Whether attention kernels read an fp8 cache; where nobody says, if it multiplies fp8."""
+        return "fp8" in self.flops if self.kv_fp8 is None else self.kv_fp8
 
     def matrix_rate(self, dtype: str) -> float:
         """Dense FLOP/s for `dtype`; one that the GPU lacks runs as the next wider."""
-        # datasheets give fp32 without matrix units: where nobody measured it, it is not told apart
-        wider = {
-            "fp4": ("fp4", "fp8", "bf16"),
-            "fp8": ("fp8", "bf16"),
-            "fp32": ("fp32", "bf16"),
-        }
-        for name in wider.get(dtype, ("bf16",)):
+        for name in _WIDER.get(dtype, ("bf16", "fp16")):
             if name in self.flops:
                 return self.flops[name]
-        raise AssertionError(f"{self.id} has no bf16 rate")
+        raise AssertionError(f"{self.id} has no 16-bit rate")

@@ -34,6 +34,8 @@ class Measured:
     date: str
     seconds: float  #: that measuring took
     load_before: float  #: processes that wanted a core in the minute before
+    compute_capability: str = ""  #: NVIDIA's, e.g. "9.0"
+    llvm_target: str = ""  #: AMD's, e.g. "gfx942"
 
     @property
     def was_busy(self) -> bool:
@@ -93,6 +95,14 @@ def _lines(gpu_id: str, found: Measured) -> Iterator[str]:
     yield f"name = {json.dumps(label, ensure_ascii=False)}"
     yield f'vendor = "{found.vendor}"'
     yield f"node_gpus = {found.num_ranks}"
+    instruction_set = {
+        "compute_capability": found.compute_capability,
+        "llvm_target": found.llvm_target,
+    }
+    for key, value in instruction_set.items():
+        how = '"measured: as torch reports it"'
+        if value:
+            yield f'{key} = {{ value = "{value}", source = {how}, date = "{found.date}" }}'
     yield f"memory = {fact(found.memory_bytes / 1e9, 'GB', 'what there is, shared out')}"
     how = "best of a copy (read and written) and a sum (read)"
     yield f"memory_bandwidth = {fact(found.memory_bandwidth / 1e9, 'GB/s', how)}"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import tomli
 
 from shardwise.errors import InputError
-from shardwise.hardware.gpu import Topology
-from shardwise.units import to_si
+from shardwise.hardware.gpu import Status, Topology
+from shardwise.hardware.plausible import in_si
 
 T = TypeVar("T")
 
@@ -28,8 +27,20 @@ class Value(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     why: str = ""
 
 
+class Text(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One fact that is not a number."""
+
+    value: str
+    source: str = ""
+    date: str = ""
+    alternatives: list[str] = []
+    why: str = ""
+
+
 class FlopsTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    bf16: Value
+    bf16: Value | None = None
+    fp16: Value | None = None
+    int8: Value | None = None
     fp8: Value | None = None
     fp4: Value | None = None
     fp32: Value | None = None
@@ -43,23 +54,40 @@ class AllReduceTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     bandwidth: Value
 
 
+class IslandTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """GPUs with faster links among themselves; `fitted`: a node usually has them."""
+
+    gpus: int
+    bandwidth: Value
+    technology: str = ""
+    fitted: bool = True
+
+
 class LinkTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     topology: Topology
     bandwidth: Value
     max_world: int
     technology: str = ""
     links: int = 1
+    island: IslandTable | None = None
 
 
 class GpuTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     memory: Value
     memory_bandwidth: Value
     flops: FlopsTable
-    compute_units: Value
     interconnect: LinkTable
+    compute_units: Value | None = None
+    l2_cache: Value | None = None
     tdp: Value | None = None
     all_reduce: list[AllReduceTable] = []
     usable_memory: Value | None = None
+    runtime_memory: Value | None = None
+    compute_capability: Text | None = None
+    llvm_target: Text | None = None
+    released: Text | None = None
+    kv_fp8: bool | None = None
+    status: Status = "released"
     name: str = ""
     vendor: str = "other"
     generation: str = ""
@@ -80,14 +108,19 @@ class FileTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     price: list[Any] = []
 
 
+_FORMS = {"flops": FlopsTable, "interconnect": LinkTable, "island": IslandTable} | dict.fromkeys(
+    ("compute_capability", "llvm_target", "released"), Text
+)
+
+
 def read_toml(path: Path) -> FileTable:
     """The top level of a catalogue file. InputError if unreadable or not TOML."""
     try:
         text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
+        data = tomli.loads(text)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "a readable TOML file") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomli.TOMLDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
     return decode(data, FileTable, str(path))
 
@@ -100,17 +133,13 @@ def decode(data: object, form: type[T], where: str) -> T:
         text = str(error)
         path = re.search(r" - at `\$\.?([^`]*)`", text)
         key = path[1] if path else ""
-        keys: Any = {"": form, "flops": FlopsTable, "interconnect": LinkTable}.get(
-            key.rsplit(".", 1)[-1], Value
-        )
+        keys: Any = _FORMS.get(key.rsplit(".", 1)[-1], Value) if key else form
         fields = ", ".join(field.name for field in msgspec.structs.fields(keys))
         allowed = f"allowed keys: {fields}" if " field " in text else ""
         what = f"{where} {key}".strip()
         raise InputError(f"{what}: {text.split(' - at', maxsplit=1)[0]}", allowed) from error
 
 
-def number(fact: Value, measures: str, where: str) -> float:
-    """A fact in SI. InputError unless it is finite, positive and in a unit of `measures`."""
-    if not (math.isfinite(fact.value) and fact.value > 0):
-        raise InputError(f"{where}: value {fact.value:g}", "allowed: a number above 0")
-    return to_si(fact.value, fact.unit, measures, where)
+def number(fact: Value, quantity: str, where: str) -> float:
+    """A fact in SI. InputError unless it is plausible for `quantity` (see `plausible`)."""
+    return in_si(fact.value, fact.unit, quantity, where)

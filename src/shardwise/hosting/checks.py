@@ -9,19 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from shardwise.engines import get
 from shardwise.errors import DoesNotFitError, InputError
 from shardwise.hosting.balancers.choosing import choose
 from shardwise.hosting.cluster import check_cluster
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
 from shardwise.hosting.devices import check_claims, check_present, kind_of
 from shardwise.hosting.launching import Launch, launches
-
-_MODULES = {"vllm": "vllm", "sglang": "sglang", "builtin": "torch"}
-_INSTALL = {
-    "vllm": "pip install vllm",
-    "sglang": "pip install 'sglang[all]'",
-    "builtin": "pip install 'shardwise[engine]'",
-}
+from shardwise.hosting.node_check import check_node
 
 
 def check_plan(file: DeploymentFile) -> list[Launch]:
@@ -41,6 +36,8 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
     if file.node.ray:
         check_cluster(file, kind_of(file))
     check_present(made, kind_of(file))
+    to_start = {port for _, port in ports}  # a running replica holds the memory that it uses
+    check_node([launch for launch in made if launch.port in to_start])
     choose(file)
     for model in file.models:
         _check_engine(model)
@@ -59,7 +56,7 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
 def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
     """The planner's rules, where the architecture is known without asking the network."""
     from shardwise.architecture.models import bundled, load
-    from shardwise.architecture.sharding import require_shardable
+    from shardwise.layout.rules import require_layout
 
     given = model.architecture or model.model
     path = Path(given).expanduser()
@@ -73,7 +70,7 @@ def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
             return
     else:
         arch = load(given)
-    require_shardable(arch, model.tp_size, model.pp_size, expert_parallel=model.expert_parallel)
+    require_layout(arch, model.deployment(file.node.gpu).layout)
     if file.node.gpu == "cpu":
         return
     from shardwise.hardware.catalogue import default_catalogue
@@ -98,11 +95,12 @@ def _check_engine(model: ModelTable) -> None:
     python = model.python or sys.executable
     if not shutil.which(python):
         raise InputError(f"{model.served_name}: python {python!r} does not exist")
-    module = _MODULES[model.engine]
+    packaging = get(model.engine).packaging
+    module = packaging.module
     code = f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is None)"
     if subprocess.run([python, "-c", code], check=False, timeout=60).returncode:
         raise InputError(
             f"{model.served_name}: engine {model.engine!r} is not installed in {python}",
-            _INSTALL[model.engine],
+            packaging.install,
             "or name the interpreter that has it: python = …",
         )

@@ -19,7 +19,7 @@ import msgspec
 
 from shardwise.errors import InputError
 from shardwise.hosting import state
-from shardwise.hosting.balancers.adapter import Balancer, Front
+from shardwise.hosting.balancers.adapter import Balancer, Front, keep
 from shardwise.hosting.balancers.choosing import choose
 from shardwise.hosting.deployment_file import DeploymentFile, load
 from shardwise.hosting.devices import kind_of
@@ -60,6 +60,8 @@ class Controller:
     def run(self) -> None:
         """Until SIGTERM, which leaves everything else running."""
         self.journal.write()
+        if self.journal.unwritten:
+            raise InputError(f"cannot write {self.folder}: {self.journal.unwritten}")
         wanted = launches(self.file, kind_of(self.file))
         changed = self._adopt_or_start(wanted)
         removed = [r for name, r in self.before.items() if name not in self.keepers]
@@ -164,7 +166,7 @@ class Controller:
         logs = log_file(self.folder, "balancer")
         child = processes.spawn(line, self.balancer.env, logs, self.deployment)
         self._balancer_child = child
-        self._front_file.write_text(self.front.url)
+        keep(self._front_file, self.front.url)
         with self.journal.lock:
             self.journal.state.balancer = self.balancer.name
             self.journal.state.balancer_process = Process.of(child.pid)
@@ -177,6 +179,7 @@ class Controller:
     def _watch_balancer(self, wanted: Sequence[Launch]) -> None:
         failures, started = 0, time.monotonic()
         while not self.leaving.wait(0.5):
+            self.journal.retry()
             child, kept = self._balancer_child, self.journal.state.balancer_process
             alive = child.poll() is None if child else bool(kept and kept.alive)
             if alive:
@@ -185,11 +188,16 @@ class Controller:
                 continue
             failures += 1
             log.error("balancer %s ended; restart", self.balancer.name)
+            if kept:
+                processes.kill_all(processes.session(kept))  # workers whose master was killed
             if self.leaving.wait(backoff_s(failures) - 1):
                 return
             self.journal.state.balancer_restarts += 1
             started = time.monotonic()
-            self._start_balancer(wanted)
+            try:
+                self._start_balancer(wanted)
+            except (InputError, OSError) as error:  # a full disk may pass
+                log.error("balancer %s: %s", self.balancer.name, error)
 
 
 def main(path: Path) -> None:
@@ -203,7 +211,7 @@ def main(path: Path) -> None:
         controller = Controller(path, folder)
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         controller.run()
-    except InputError as error:
+    except (InputError, OSError) as error:
         log.error("%s", error)
         if controller:
             controller.journal.state.error = str(error)

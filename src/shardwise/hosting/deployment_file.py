@@ -9,15 +9,17 @@ import json
 import re
 import tomllib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
+from shardwise.engines.registry import managed
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+from shardwise.replica.command import Instance
 
-Engine = Literal["vllm", "sglang", "builtin", "command"]
 BalancerName = Literal["auto", "haproxy", "vllm-router", "caddy", "smg"]
 Task = Literal["generate", "embed"]
 FIRST_REPLICA_PORT: Final = 8101
@@ -30,7 +32,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     model: str  #: what the engine loads: Hugging Face id, folder or file
     name: str = ""  #: as requests name it; empty: the last part of `model`
     architecture: str = ""  #: catalogue id or config.json where `model` does not tell; for checks
-    engine: Engine = "vllm"
+    engine: str = "vllm"  #: one that Shardwise starts itself, or "command"
     task: Task = "generate"
     tp_size: int = 1
     pp_size: int = 1
@@ -49,6 +51,8 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     command: list[str] = []  #: engine "command": any OpenAI server; {port}, {host}, {model}
     python: str = ""  #: interpreter of the engine's own environment; empty: this one
     ready_timeout_s: float = 1800.0
+    probe_interval_s: float = 15.0  #: between the completions that show that a replica works
+    hang_timeout_s: float = 30.0  #: a replica that does nothing for so long is restarted
 
     @property
     def served_name(self) -> str:
@@ -58,22 +62,38 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     def devices_per_replica(self) -> int:
         return self.tp_size * self.pp_size
 
+    @property
+    def instance(self) -> Instance:
+        """What starts one replica."""
+        return Instance(
+            replace(self.deployment(""), model=self.model),
+            name=self.served_name,
+            flags=tuple(self.flags),
+            python=self.python,
+            env=self.env,
+            task=self.task,
+            command=tuple(self.command),
+        )
+
     def deployment(self, gpu: str) -> Deployment:
         """The record that predictions and simulations take."""
         return Deployment(
             model=self.architecture or self.model,
             gpu=gpu,
-            tp_size=self.tp_size,
-            pp_size=self.pp_size,
-            replicas=self.replicas,
-            weight_dtype=self.weight_dtype,
-            kv_dtype=self.kv_dtype,
+            layout=Layout(
+                tp_size=self.tp_size,
+                pp_size=self.pp_size,
+                ep_size=self.tp_size if self.expert_parallel else 1,
+                replicas=self.replicas,
+            ),
+            limits=EngineLimits(
+                max_num_seqs=self.max_num_seqs,
+                max_num_batched_tokens=self.max_num_batched_tokens,
+                gpu_memory_utilization=self.gpu_memory_utilization,
+                max_model_len=self.max_model_len,
+            ),
+            dtypes=Dtypes(weight=self.weight_dtype, kv=self.kv_dtype),
             engine=self.engine,
-            expert_parallel=self.expert_parallel,
-            max_num_seqs=self.max_num_seqs,
-            max_num_batched_tokens=self.max_num_batched_tokens,
-            gpu_memory_utilization=self.gpu_memory_utilization,
-            max_model_len=self.max_model_len,
         )
 
 
@@ -231,6 +251,13 @@ def _check_model(model: ModelTable, where: str) -> None:
         raise InputError(f"{where}: gpu_memory_utilization", "allowed: above 0, up to 1")
     if model.max_model_len < 0 or not model.ready_timeout_s > 0:
         raise InputError(f"{where}: max_model_len or ready_timeout_s is negative")
+    for key in ("probe_interval_s", "hang_timeout_s"):
+        if not 0 < getattr(model, key) <= 86400:
+            raise InputError(f"{where}: {key} = {getattr(model, key):g}", "allowed: up to 86400 s")
+    if model.engine not in (*managed(), "command"):
+        raise InputError(
+            f"{where}: engine {model.engine[:40]!r}", f"allowed: {', '.join(managed())}, command"
+        )
     if (model.engine == "command") != bool(model.command):
         raise InputError(
             f"{where}: engine {model.engine!r} and command {model.command}",

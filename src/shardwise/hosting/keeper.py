@@ -12,6 +12,7 @@ from typing import Final
 
 from shardwise.errors import InputError
 from shardwise.hosting.launching import Launch
+from shardwise.hosting.liveness import HEALTH_EVERY_S, Liveness
 from shardwise.hosting.state import Journal, ReplicaState, Status
 from shardwise.replica import probing, processes
 from shardwise.replica.processes import Process
@@ -21,7 +22,6 @@ MAX_START_FAILURES: Final = 2  #: where it never was ready: a wrong flag does no
 STABLE_S: Final = 60.0
 MAX_BACKOFF_S: Final = 60.0
 POLL_S: Final = 0.2
-UNHEALTHY_S: Final = 60.0  #: a process that lives and does not answer this long is restarted
 log = logging.getLogger("shardwise.up")
 
 
@@ -36,9 +36,17 @@ class Surroundings:
     stop_grace_s: float = 30.0
 
 
+@dataclass(frozen=True)
+class Ended:
+    """Why a replica is not served any more."""
+
+    problem: str
+    heals: bool = False  #: a taken port, a full disk: not the replica's fault, and may pass
+
+
 def backoff_s(failures: int) -> float:
     """1, 2, 4 … 60 s after the first, second, third … failure in a row."""
-    return float(min(MAX_BACKOFF_S, 2.0 ** (failures - 1)))
+    return float(min(MAX_BACKOFF_S, 2.0 ** min(failures - 1, 30)))
 
 
 def log_file(folder: Path, replica: str) -> Path:
@@ -58,24 +66,34 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         while not self._let_go.is_set():
-            problem = self._serve()
+            ended = self._attempt()
             if self._let_go.is_set():
                 return
-            self._clean_up()
             self._failures += 1
             allowed = MAX_FAILURES if self.settled.is_set() else MAX_START_FAILURES
-            if self._failures >= allowed:
-                note = f"{self._failures} failures in a row, the last: {problem}"
+            if self._failures >= allowed and not (ended.heals and self.settled.is_set()):
+                note = f"{self._failures} failures in a row, the last: {ended.problem}"
                 log.error("%s: gave up after %s", self.launch.replica, note)
                 self._mark("gave up", note)
                 self.settled.set()
                 return
             delay = backoff_s(self._failures)
-            log.warning("%s: %s; restart in %.0f s", self.launch.replica, problem, delay)
-            self._mark("waiting", f"{problem}; restart in {delay:.0f} s")
+            log.warning("%s: %s; restart in %.0f s", self.launch.replica, ended.problem, delay)
+            self._mark("waiting", f"{ended.problem}; restart in {delay:.0f} s")
             if self._let_go.wait(delay):
                 return
             self.state.restarts += 1
+
+    def _attempt(self) -> Ended:
+        """One life of the replica, and what it left cleared away. Nothing ends the keeper."""
+        try:
+            ended = self._serve()
+            if not self._let_go.is_set():
+                self._clean_up()
+            return ended
+        except Exception as error:
+            log.exception("%s", self.launch.replica)
+            return Ended(f"{type(error).__name__}: {error}", heals=True)
 
     def let_go(self) -> None:
         """Stop watching; the process stays."""
@@ -91,15 +109,15 @@ class Keeper(threading.Thread):
         self._clean_up(self.around.stop_grace_s)
         self._mark("stopped")
 
-    def _serve(self) -> str:
+    def _serve(self) -> Ended:
         """From start (or adoption) to the end of the process; what ended it."""
         try:
             if not self._alive():
                 self._start()
         except InputError as error:
-            return str(error)
+            return Ended(str(error), heals=True)
         problem = self._wait_ready()
-        return problem or self._watch()
+        return Ended(problem or self._watch())
 
     def _start(self) -> None:
         self._clean_up()  # ranks of the one before may hold the devices still
@@ -154,24 +172,22 @@ class Keeper(threading.Thread):
         return ""
 
     def _watch(self) -> str:
-        ready_at = well_at = time.monotonic()
-        next_probe = ready_at
+        ready_at = time.monotonic()
+        next_look = ready_at
+        liveness = Liveness(self.launch, self.around.key)
         while not self._let_go.wait(POLL_S):
             if not self._alive():
                 return self._ending()
             now = time.monotonic()
             if now - ready_at > STABLE_S:
                 self._failures = 0
-            if now < next_probe:
+            if now < next_look:
                 continue
-            next_probe = now + 2.0
-            if probing.healthy(self.launch.url):
-                well_at = now
-                self._mark("ready")
-            else:
-                self._mark("unready", "does not answer /health")
-                if now - well_at > UNHEALTHY_S:
-                    return f"did not answer for {UNHEALTHY_S:.0f} s"
+            next_look = now + HEALTH_EVERY_S
+            verdict = liveness.look()
+            if verdict.hangs and self._alive():
+                return verdict.trouble
+            self._mark("unready" if verdict.trouble else "ready", verdict.trouble)
         return ""
 
     def _drain(self) -> None:

@@ -61,8 +61,8 @@ def launches(file: DeploymentFile, kind: str, host: str = "127.0.0.1") -> list[L
                     port,
                     devices,
                     kind,
-                    tuple(argv(model, host, port, kind)),
-                    {**device_env(model, devices, kind), **model.env},
+                    tuple(argv(model.instance, host, port, kind)),
+                    {**device_env(model.instance, devices, kind), **model.env},
                 )
             )
     return made
@@ -70,7 +70,7 @@ def launches(file: DeploymentFile, kind: str, host: str = "127.0.0.1") -> list[L
 
 def _on_ray(address: str, name: str, model: ModelTable, port: int, kind: str) -> Launch:
     """A local process that stands for a replica somewhere on the cluster."""
-    engine = argv(model, NODE_HOST, NODE_PORT, kind)
+    engine = argv(model.instance, NODE_HOST, NODE_PORT, kind)
     env = sorted({*model.env, "VLLM_API_KEY"})
     line = replica_argv(address, port, need_of(model, kind), env, engine)
     return Launch(name, model, "127.0.0.1", port, (), "ray", tuple(line), dict(model.env))

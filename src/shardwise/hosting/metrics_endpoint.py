@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
+from shardwise.engines import every, get
 from shardwise.hosting.deployment_file import DeploymentFile
 from shardwise.hosting.state import Journal, ReplicaState
 from shardwise.replica.probing import request
@@ -14,47 +15,10 @@ from shardwise.replica.probing import request
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-#: our name -> (the same quantity as each engine names it)
-NAMES: Final = {
-    "shardwise_ttft_seconds": (
-        "shardwise_ttft_seconds",
-        "vllm:time_to_first_token_seconds",
-        "sglang:time_to_first_token_seconds",
-    ),
-    # every gap between two tokens; the mean over a request is TPOT
-    "shardwise_itl_seconds": (
-        "shardwise_itl_seconds",
-        "vllm:inter_token_latency_seconds",
-        "sglang:inter_token_latency_seconds",
-    ),
-    # vLLM's name for (e2e - ttft)/(osl - 1) of a request
-    "shardwise_tpot_seconds": (
-        "shardwise_tpot_seconds",
-        "vllm:request_time_per_output_token_seconds",
-    ),
-    "shardwise_e2e_latency_seconds": (
-        "shardwise_e2e_latency_seconds",
-        "vllm:e2e_request_latency_seconds",
-        "sglang:e2e_request_latency_seconds",
-    ),
-    "shardwise_requests": ("shardwise_requests", "vllm:request_success", "sglang:num_requests"),
-    "shardwise_requests_running": (
-        "shardwise_requests_running",
-        "vllm:num_requests_running",
-        "sglang:num_running_reqs",
-    ),
-    "shardwise_requests_waiting": (
-        "shardwise_requests_waiting",
-        "vllm:num_requests_waiting",
-        "sglang:num_queue_reqs",
-    ),
-    "shardwise_output_tokens": (
-        "shardwise_output_tokens",
-        "vllm:generation_tokens",
-        "sglang:generation_tokens",
-    ),
-}
-_OURS: Final = {theirs: ours for ours, names in NAMES.items() for theirs in names}
+#: quantities that replicas report, as they are named here
+NAMES: Final = (*get("builtin").metrics.names, "shardwise_tpot_seconds")
+#: each engine's name of a quantity -> ours
+_OURS: Final = {theirs: ours for engine in every() for ours, theirs in engine.metrics.names.items()}
 
 
 def serve_metrics(file: DeploymentFile, journal: Journal) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,13 @@ import msgspec
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.hosting import state
 from shardwise.hosting.checks import check_here, check_plan
-from shardwise.hosting.deployment_file import load, save
+from shardwise.hosting.deployment_file import DeploymentFile, load, save
+from shardwise.hosting.lock import alone, busy
 from shardwise.hosting.state import ReplicaState, State
 from shardwise.replica import probing, processes
 from shardwise.replica.processes import Process
 
+log = logging.getLogger("shardwise.up")
 Progress = Callable[[State], None]
 
 
@@ -43,25 +46,53 @@ def up(path: Path, progress: Progress, on: str = "") -> State:
     if on:
         file = msgspec.structs.replace(file, node=msgspec.structs.replace(file.node, ray=on))
     folder = state.folder(path)
-    before = state.read(folder)
+    with ExitStack() as held:
+        first = not folder.is_dir()
+        if not first:
+            held.enter_context(alone(folder))
+        before = state.read(folder)
+        _check(file, before)
+        _make(folder)
+        if first:  # there was nothing to lock before, and another may have come first
+            held.enter_context(alone(folder))
+            if state.read(folder):
+                raise busy(folder)
+        child, logged = _start_controller(file, path, folder, before)
+        key = os.environ.get(file.api_key_env, "") if file.api_key_env else ""
+        return _follow(child, folder, logged, progress, key)
+
+
+def _check(file: DeploymentFile, before: State | None) -> None:
+    """InputError for what cannot run here, before anything is started or written."""
     held = _held_ports(before)
     wanted = [("127.0.0.1", launch.port) for launch in check_plan(file)]
     wanted.append((file.host, file.port))
     if file.metrics_port and not (before and before.controller and before.controller.alive):
         wanted.append((file.host, file.metrics_port))
     check_here(file, [(host, port) for host, port in wanted if port not in held])
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make {folder}: {error.strerror}",
+            remedy="set XDG_STATE_HOME to a folder that can be written",
+        ) from None
+
+
+def _start_controller(
+    file: DeploymentFile, path: Path, folder: Path, before: State | None
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The new controller, and where in the log its lines begin."""
     if before and before.controller:
         _end_controller(before.controller)
     save(file, folder / "deployment.toml")
-    child = processes.spawn(
-        [sys.executable, "-m", "shardwise.hosting.controller", str(path.resolve())],
-        {},
-        folder / "logs" / "controller.log",
-        state.deployment_id(path),
-    )
-    key = os.environ.get(file.api_key_env, "") if file.api_key_env else ""
-    return _follow(child, folder, progress, key)
+    log = folder / "logs" / "controller.log"
+    logged = log.stat().st_size if log.exists() else 0
+    line = [sys.executable, "-m", "shardwise.hosting.controller", str(path.resolve())]
+    return processes.spawn(line, {}, log, state.deployment_id(path)), logged
 
 
 def _held_ports(before: State | None) -> set[int]:
@@ -79,15 +110,16 @@ def _port(url: str) -> int:
 
 
 def _end_controller(controller: Process) -> None:
-    if controller.alive:
-        os.kill(controller.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 5.0
-        while controller.alive and time.monotonic() < deadline:
-            time.sleep(0.05)
-        processes.kill_all([controller])
+    processes.tell(controller, signal.SIGTERM)
+    deadline = time.monotonic() + 5.0
+    while controller.alive and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes.kill_all([controller])
 
 
-def _follow(child: subprocess.Popen[bytes], folder: Path, progress: Progress, key: str) -> State:
+def _follow(
+    child: subprocess.Popen[bytes], folder: Path, logged: int, progress: Progress, key: str
+) -> State:
     while True:
         now = state.read(folder)
         if now and now.controller and now.controller.pid == child.pid:
@@ -104,9 +136,17 @@ def _follow(child: subprocess.Popen[bytes], folder: Path, progress: Progress, ke
                 _wait_front(now.url, folder, key)
                 return now
         if child.poll() is not None:
-            tail = (folder / "logs" / "controller.log").read_text(errors="replace")
-            raise HostingError(f"the controller ended: {tail.strip().splitlines()[-1][-300:]}")
+            raise HostingError(_how_it_ended(child.returncode, folder, logged))
         time.sleep(0.1)
+
+
+def _how_it_ended(code: int, folder: Path, logged: int) -> str:
+    """Of a controller: its own last line, where it wrote one that says why."""
+    if code <= 0:  # it leaves with 0 on SIGTERM, and else stays
+        return "the controller was stopped before every replica was ready, as `shardwise down` does"
+    text = (folder / "logs" / "controller.log").read_bytes()[logged:].decode(errors="replace")
+    last = text.strip().splitlines()[-1:] or [f"exit code {code}"]
+    return f"the controller ended: {last[0][-300:]}"
 
 
 def _wait_front(url: str, folder: Path, key: str, timeout_s: float = 15.0) -> None:
@@ -152,35 +192,49 @@ def look(path: Path) -> tuple[State, list[Seen]]:
 def _require(path: Path) -> State:
     found = state.read(state.folder(path))
     if found is None:
-        raise InputError(f"nothing was started from {path}", remedy=f"shardwise up {path}")
+        raise _nothing_started(path)
     return found
+
+
+def _nothing_started(path: Path) -> InputError:
+    return InputError(f"nothing was started from {path}", remedy=f"shardwise up {path}")
 
 
 def down(path: Path, grace_s: float = 30.0) -> int:
     """Stop everything of the deployment; how many processes there were. Leaves none.
 
-    InputError if nothing was started from `path`.
+    Also what was started without its state being written. InputError if nothing was started from
+    `path`.
     """
     folder = state.folder(path)
-    now = _require(path)
-    if now.controller:
+    now = _state_left(folder)
+    if now and now.controller:
         _end_controller(now.controller)
-    now = _require(path)  # it may have started one more
-    leaders = [r.process for r in now.replicas if r.process]
-    if now.balancer_process:
-        leaders.append(now.balancer_process)
-    leaders += processes.recorded((folder / "logs").glob("*.log"))
+        now = _state_left(folder)  # it may have started one more
+    leaders = processes.recorded((folder / "logs").glob("*.log"))
+    if now:
+        leaders += [r.process for r in now.replicas if r.process]
+        leaders += [now.balancer_process] if now.balancer_process else []
     found = {*processes.marked(state.deployment_id(path))}
+    if not found and not leaders and not (folder / "state.json").exists():
+        raise _nothing_started(path)
     for leader in leaders:
         found.update([leader, *processes.session(leader)])
     alive = [process for process in found if process.alive]
-    for process in leaders:
-        if process.alive:
-            os.kill(process.pid, signal.SIGTERM)
+    for process in leaders if now else found:
+        processes.tell(process, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while any(process.alive for process in found) and time.monotonic() < deadline:
         time.sleep(0.05)
     processes.kill_all([*found, *processes.marked(state.deployment_id(path))])
     (folder / "state.json").unlink(missing_ok=True)
-    logging.getLogger("shardwise.down").debug("stopped %d processes", len(alive))
     return len(alive)
+
+
+def _state_left(folder: Path) -> State | None:
+    """The state, if there is one that can be read; the processes are found without it too."""
+    try:
+        return state.read(folder)
+    except InputError as error:
+        log.warning("%s", error)
+        return None

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardwise.architecture.model import Architecture
-from shardwise.evidence.record import Deployment
+from shardwise.architecture.model import Model
+from shardwise.engines.registry import get, managed
+from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
-from shardwise.hosting.deployment_file import DeploymentFile, Engine, ModelTable, NodeTable
-from shardwise.planner.command import checkpoint, extra_flags
+from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, NodeTable
+from shardwise.layout.deployment import Deployment
+from shardwise.planner.command import as_started, checkpoint, extra_flags, note
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,11 @@ class Chosen:
     """One model's deployment and the devices its replicas take."""
 
     given: str  #: as the user named the model
-    arch: Architecture
+    arch: Model
     gpu: Gpu
     deployment: Deployment
     first_device: int = 0
+    order: Sequence[int] = ()  #: the node's GPUs in the order they are dealt; empty: as numbered
 
 
 def planned(chosen: Sequence[Chosen], gpus: int) -> DeploymentFile:
@@ -32,26 +35,41 @@ def planned(chosen: Sequence[Chosen], gpus: int) -> DeploymentFile:
 
 
 def _table(chosen: Chosen) -> ModelTable:
-    d, found = chosen.deployment, checkpoint(chosen.given, chosen.arch)
-    each = d.tp_size * d.pp_size
+    d = chosen.deployment
+    found, each = checkpoint(chosen.given, chosen.arch, d), d.layout.replica_gpus
     starts = (chosen.first_device + replica * each for replica in range(d.replicas))
-    known: dict[str, Engine] = {"sglang": "sglang", "builtin": "builtin"}
-    engine = known.get(d.engine, "vllm")
+    if not get(d.engine).managed:
+        raise InputError(
+            f"a deployment file for {get(d.engine).title}",
+            f"allowed: {', '.join(managed())}",
+            "start it with the command that plan prints",
+        )
+    if d.layout.attention_dp > 1:
+        raise InputError(
+            f"a deployment file for {d.layout.name}", "allowed: layouts of TP, PP and EP"
+        )
+    if found.placeholder:
+        raise InputError(note(found), remedy="give the checkpoint's folder or hub id as MODEL")
     return ModelTable(
         model=found.path,
         name=chosen.arch.id,
         architecture=chosen.arch.id,
-        engine=engine,
+        engine=d.engine,
         tp_size=d.tp_size,
         pp_size=d.pp_size,
-        expert_parallel=d.expert_parallel,
+        expert_parallel=d.layout.expert_parallel,
         replicas=d.replicas,
-        weight_dtype=d.weight_dtype,
-        kv_dtype=d.kv_dtype,
-        max_num_seqs=d.max_num_seqs,
-        max_num_batched_tokens=d.max_num_batched_tokens,
-        gpu_memory_utilization=d.gpu_memory_utilization,
-        max_model_len=d.max_model_len,
-        devices=[list(range(start, start + each)) for start in starts],
+        weight_dtype=d.dtypes.weight,
+        kv_dtype=as_started(d, chosen.arch).dtypes.kv,
+        max_num_seqs=d.limits.max_num_seqs,
+        max_num_batched_tokens=d.limits.max_num_batched_tokens,
+        gpu_memory_utilization=d.limits.gpu_memory_utilization,
+        max_model_len=d.limits.max_model_len,
+        devices=[_devices(chosen.order, start, each) for start in starts],
         flags=list(extra_flags(d, chosen.arch, chosen.gpu, found)),
     )
+
+
+def _devices(order: Sequence[int], start: int, count: int) -> list[int]:
+    dealt = range(start, start + count)
+    return sorted(order[i] for i in dealt) if order else list(dealt)

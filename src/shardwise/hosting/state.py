@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ import msgspec
 from shardwise.errors import InputError
 from shardwise.replica.processes import Process
 
+log = logging.getLogger("shardwise.up")
 Status = Literal["starting", "ready", "unready", "waiting", "draining", "gave up", "stopped"]
 
 
@@ -69,24 +71,46 @@ def read(where: Path) -> State | None:
     path = where / "state.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=State)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(f"{path}: {error}", remedy="stop its processes and remove it") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except msgspec.MsgspecError as error:
+        raise InputError(
+            f"{path}: {error}", remedy="`shardwise down` stops what it finds and removes it"
+        ) from error
 
 
 class Journal:
-    """The state in memory and on disk; each change is written whole before anything follows."""
+    """The state in memory and on disk; each change is written whole before anything follows.
+
+    A disk that takes no more ends nothing: it is logged, and the next change or `retry` writes.
+    """
 
     def __init__(self, where: Path, state: State) -> None:
         self.where, self.state = where, state
         self.lock = threading.RLock()
+        self.unwritten = ""  #: why the state on disk is older than this one
 
     def write(self) -> None:
         with self.lock:
             partial = self.where / "state.json.partial"
-            partial.write_bytes(msgspec.json.format(msgspec.json.encode(self.state)))
-            partial.replace(self.where / "state.json")
+            try:
+                partial.write_bytes(msgspec.json.format(msgspec.json.encode(self.state)))
+                partial.replace(self.where / "state.json")
+            except OSError as error:
+                if not self.unwritten:
+                    log.error("cannot write %s: %s; trying again", self.where, error.strerror)
+                self.unwritten = error.strerror or str(error)
+            else:
+                if self.unwritten:
+                    log.info("the state is written again")
+                self.unwritten = ""
+
+    def retry(self) -> None:
+        """Write what could not be written before."""
+        if self.unwritten:
+            self.write()
 
     def mark(self, replica: ReplicaState, status: Status, note: str = "") -> None:
         with self.lock:

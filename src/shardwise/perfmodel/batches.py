@@ -8,25 +8,25 @@ from functools import cache
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.models import load as load_architecture
-from shardwise.architecture.parameters import WEIGHT_BYTES, stored_dtype
+from shardwise.architecture.bundled import stored_in
+from shardwise.architecture.cache import KV_BYTES
+from shardwise.architecture.model import Model
+from shardwise.architecture.models import load as load_model
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
-from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.loads import Limits, Load, auto_kv_dtype, make_load
+from shardwise.layout.arrays import Deployments, Layouts
+from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION
+from shardwise.perfmodel.hierarchy import model_key
+from shardwise.perfmodel.loads import Load, Offered, make_load
+from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.rows import Problem, Row
-from shardwise.perfmodel.serving import Served, closed_loop, max_throughput, static_batch
+from shardwise.perfmodel.serving import SERVE, Served
 from shardwise.perfmodel.step import Setting
 from shardwise.perfmodel.work import Array
 
-SERVE: Final[Mapping[str, Callable[[Setting, Load], Served]]] = {
-    "closed_loop": closed_loop,
-    "static_batch": static_batch,
-    "max_throughput": max_throughput,
-}
 BATCHED_TOKENS: Final = 8192.0  #: what load tests of vLLM and TensorRT-LLM are started with
 STATIC_BATCHED_TOKENS: Final = 131072.0  #: latency runs prefill the whole batch at once
 
@@ -42,6 +42,7 @@ class Key:
     kv_dtype: str
     mode: str
     version: str = ""
+    all_reduce: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Batch:
     """Rows that are predicted together; arrays follow the order of `rows`."""
 
     key: Key
-    arch: Architecture
+    arch: Model  #: in the dtype that it was served in
     gpu: Gpu
     load: Load
     rows: tuple[Row, ...]
@@ -58,52 +59,106 @@ class Batch:
         """The measured values, NaN where the source does not say."""
         return np.array([row.observed.get(metric, np.nan) for row in self.rows])
 
-    def serve(self, coefficients: Mapping[str, float], collectives: Collectives) -> Served:
-        """Predict every row with these coefficients."""
-        setting = Setting(
+    @property
+    def model_key(self) -> str:
+        """As the hierarchy knows the model in its dtype."""
+        return model_key(self.arch)
+
+    @property
+    def identity(self) -> tuple[Gpu, str, str, str]:
+        """As the hierarchy knows it: GPU, engine, version and model."""
+        return self.gpu, self.key.engine, self.key.version, self.model_key
+
+    @property
+    def weights(self) -> Array:
+        """What each row counts for in a fit."""
+        return np.array([row.weight for row in self.rows])
+
+    @property
+    def ttft_is_told(self) -> NDArray[np.bool_]:
+        """Rows whose TTFT is that of serving alone."""
+        return np.array([row.ttft_is_told for row in self.rows], dtype=np.bool_)
+
+    def setting(self, coefficients: Mapping[str, float]) -> Setting:
+        key = self.key
+        return Setting(
             self.arch,
             self.gpu,
-            self.key.weight_dtype,
-            self.key.kv_dtype,
+            key.engine,
+            key.kv_dtype,
             dict(coefficients),
-            collectives,
+            key.version,
+            key.all_reduce,
         )
-        return SERVE[self.key.mode](setting, self.load)
+
+    def serve(self, coefficients: Mapping[str, float]) -> Served:
+        """Predict every row with these coefficients."""
+        return SERVE[self.key.mode](self.setting(coefficients), self.load)
 
 
 @cache
-def _architecture(model: str) -> Architecture:
-    return load_architecture(model)
+def _model(name: str, weight_dtype: str, vendor: str) -> Model:
+    model = load_model(name)
+    four_bits = model.checkpoint_dtype in ("mxfp4", "nvfp4", "int4")
+    if weight_dtype == "fp4" and vendor == "amd" and not four_bits:
+        weight_dtype = "mxfp4"  # AMD's quantized checkpoints
+    return stored_in(model, weight_dtype)
+
+
+#: Sources whose rows leave the KV cache dtype out and ran NVIDIA's quantized checkpoints, which
+#: ask for an fp8 cache (`kv_cache_quant_algo`); an H200 holds the 32 sequences of 8192 + 1024
+#: tokens that ran unqueued in one of them only so.
+_NVIDIA_CHECKPOINTS: Final = ("aic_silicon", "trtllm_perf")
+
+
+def _unstated_kv_dtype(row: Row, model: Model, gpu: Gpu) -> str:
+    """What the checkpoint asks for; in published rows, what their checkpoints asked for."""
+    published = row.source.startswith(_NVIDIA_CHECKPOINTS) and gpu.vendor == "nvidia"
+    if published and model.checkpoint_dtype in ("fp8", "nvfp4"):
+        return "fp8"
+    return model.kv_dtype
 
 
 def _key(row: Row) -> Key:
-    arch = _architecture(row.model)
     gpu = default_catalogue().gpu(row.gpu)
-    weight = stored_dtype(arch, row.weight_dtype)
-    kv = row.kv_dtype or auto_kv_dtype(weight, gpu, row.engine)
-    for name, dtype in (("weight_dtype", weight), ("kv_dtype", kv)):
-        if dtype not in WEIGHT_BYTES:
-            raise InputError(f"{name} is {dtype!r}", f"allowed: {', '.join(WEIGHT_BYTES)}")
-    return Key(arch.id, gpu.id, row.engine, weight, kv, row.mode, row.version)
+    model = _model(row.model, row.weight_dtype, gpu.vendor)
+    kv = row.kv_dtype or _unstated_kv_dtype(row, model, gpu)
+    if kv not in KV_BYTES:
+        raise InputError(f"kv_dtype is {kv!r}", f"allowed: {', '.join(KV_BYTES)}")
+    return Key(
+        model.id,
+        gpu.id,
+        row.engine,
+        model.checkpoint_dtype,
+        kv,
+        row.mode,
+        row.version,
+        row.all_reduce,
+    )
 
 
-def _load(rows: list[Row], arch: Architecture, gpu: Gpu, key: Key) -> Load:
+def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
     def column(read: Callable[[Row], float]) -> Array:
         return np.array([read(row) for row in rows], dtype=np.float64)
 
+    platform = Platform(gpu, key.engine, key.version)
     budget = STATIC_BATCHED_TOKENS if key.mode == "static_batch" else BATCHED_TOKENS
-    concurrency = column(lambda r: r.concurrency)
-    limits = Limits(
-        tp_size=column(lambda r: r.tp_size),
-        pp_size=column(lambda r: r.pp_size),
+    deployments = Deployments(
+        Layouts.of(row.layout for row in rows),
         max_num_seqs=column(lambda r: r.max_num_seqs),
-        max_num_batched_tokens=np.full(len(rows), budget),
+        max_num_batched_tokens=column(lambda r: r.limits.max_num_batched_tokens or budget),
+        gpu_memory_utilization=column(
+            lambda r: r.limits.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
+        ),
     )
-    isl, osl = column(lambda r: r.isl), column(lambda r: r.osl)
-    requests = column(lambda r: r.requests)
-    return make_load(
-        arch, gpu, key.weight_dtype, key.kv_dtype, limits, concurrency, isl, osl, requests
+    offered = Offered(
+        concurrency=column(lambda r: r.concurrency),
+        isl=column(lambda r: r.isl),
+        osl=column(lambda r: r.osl),
+        requests=column(lambda r: r.requests),
+        length_cv=column(lambda r: r.length_cv),
     )
+    return make_load(model, platform, key.kv_dtype, deployments, offered)
 
 
 def group(rows: Iterable[Row]) -> tuple[list[Batch], list[Problem]]:
@@ -117,6 +172,7 @@ def group(rows: Iterable[Row]) -> tuple[list[Batch], list[Problem]]:
             problems.append(Problem(row.number, str(error)))
     batches = []
     for key, members in by_key.items():
-        arch, gpu = _architecture(members[0].model), default_catalogue().gpu(key.gpu)
-        batches.append(Batch(key, arch, gpu, _load(members, arch, gpu, key), tuple(members)))
+        gpu = default_catalogue().gpu(key.gpu)
+        model = _model(members[0].model, members[0].weight_dtype, gpu.vendor)
+        batches.append(Batch(key, model, gpu, _load(members, model, gpu, key), tuple(members)))
     return batches, problems

@@ -3,65 +3,98 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from shardwise.errors import InputError
-from shardwise.hardware.catalogue import default_catalogue
 from shardwise.perfmodel.batches import Batch, group
-from shardwise.perfmodel.calibrate import fit
-from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.crossval import folds_of, hold_out, in_sample, row_folds
+from shardwise.perfmodel.calibrate import fit, problem_of
+from shardwise.perfmodel.crossval import Miss, folds_of, hold_out, in_sample, kernels_alone
 from shardwise.perfmodel.hierarchy import Hierarchy, encode
-from shardwise.perfmodel.intervals import HeldOut, coverage_pct, widths_from
-from shardwise.perfmodel.profiles import Error, FoldError, Line, Profile, collectives_for
+from shardwise.perfmodel.intervals import Distance, kind_of, quantile, width_of, widths_from
+from shardwise.perfmodel.knowledge import knowledge_of
+from shardwise.perfmodel.profiles import STRUCTURE, Error, FoldError, Line, Profile, Seen
 from shardwise.perfmodel.rows import Row
 
 Progress = Callable[[str, int, int], None]
 FOLDS: Final = 5
-#: Own rows are of one machine and one version, so they may move a coefficient further than a
-#: public row of anybody's would. Chosen on two runs of the built-in engine and one of vLLM on two
-#: cores: TPOT of the cells left out fell from 8 to 14 % at 1.0 to 7 to 9 %, E2E stayed or fell.
-OWN_HOLD: Final = 0.5
+#: Own rows are of one machine and one version, so they may move a coefficient further than as many
+#: public rows of anybody's, which share their errors.
+OWN_HOLD: Final = 0.125
+LEAST_GROUPS: Final = 3  #: that judge each other's coverage
 MIN_ROWS: Final = 3  #: fewer say nothing about the error that is left
 
 
-def links_of(lines: list[Line]) -> Callable[[Batch], Collectives]:
-    """How a fit finds the collectives of a batch."""
-    shell = Profile("lines", "", "", {}, lines)
-    siblings = {gpu.id: gpu for gpu in default_catalogue().gpus()}
-    return lambda batch: collectives_for(shell, batch.gpu, batch.key.engine, siblings)
-
-
-def mape(errors: Iterable[HeldOut]) -> float:
+def mape(misses: Iterable[Miss]) -> float:
     """Mean |predicted / measured - 1| in percent; NaN without rows."""
-    parts = [h.errors for h in errors]
-    return float(100 * np.mean(np.abs(np.expm1(np.concatenate(parts))))) if parts else float("nan")
+    errors = np.array([m.error for m in misses])
+    return float(100 * np.mean(np.abs(np.expm1(errors)))) if len(errors) else float("nan")
 
 
-def error_table(
-    fitted: Sequence[HeldOut], held_out: Sequence[HeldOut], by_row: Sequence[HeldOut] = ()
-) -> list[Error]:
-    """Errors by GPU, engine and metric: on the fit's own rows, and on rows left out. `by_row`, rows
-    left out of a TP that the fit keeps, tell the coverage where no TP could be left out."""
-    cells = sorted({(h.gpu, h.engine, h.metric) for h in fitted})
+def error_table(fitted: Sequence[Miss], held_out: Sequence[Miss]) -> list[Error]:
+    """Errors by GPU, engine and metric: on the fit's own rows, and on rows left out."""
+    cells = sorted({(m.gpu, m.engine, m.metric) for m in fitted})
 
-    def of(cell: tuple[str, str, str], errors: Sequence[HeldOut]) -> list[HeldOut]:
-        return [h for h in errors if (h.gpu, h.engine, h.metric) == cell]
+    def of(cell: tuple[str, str, str], misses: Sequence[Miss]) -> list[Miss]:
+        return [m for m in misses if (m.gpu, m.engine, m.metric) == cell]
 
     return [
         Error(
             *cell,
-            rows=sum(len(h.errors) for h in of(cell, fitted)),
+            rows=len(of(cell, fitted)),
             fitted_pct=round(mape(of(cell, fitted)), 2),
             held_out_pct=round(mape(left), 2) if (left := of(cell, held_out)) else None,
-            covered_pct=coverage_pct(left or of(cell, by_row)),
         )
         for cell in cells
     ]
+
+
+def fold_errors(misses: Sequence[Miss], widths: Mapping[str, float]) -> list[FoldError]:
+    """Errors by kind of fold, kind of model and metric."""
+    parts: dict[tuple[str, str, str], list[Miss]] = {}
+    for m in misses:
+        parts.setdefault((m.fold, kind_of(m.moe), m.metric), []).append(m)
+    return [
+        FoldError(
+            *key,
+            len(some),
+            round(100 * float(np.median([abs(np.expm1(m.error)) for m in some])), 2),
+            round(mape(some), 2),
+            round(100 * float(np.mean([np.expm1(m.error) for m in some])), 2),
+            round(covered_pct(some, widths), 1),
+            crossed_pct(some),
+        )
+        for key, some in sorted(parts.items())
+    ]
+
+
+def covered_pct(misses: Sequence[Miss], widths: Mapping[str, float]) -> float:
+    """Percent of rows left out that fall in the interval which their distance gets."""
+    inside = [abs(m.error) <= width_of(widths, Distance(m.unseen, m.moe), m.metric) for m in misses]
+    return 100.0 * float(np.mean(inside))
+
+
+def crossed_pct(misses: Sequence[Miss]) -> float | None:
+    """Percent of rows left out within the quantile of the other groups' errors: no row has a part
+    in the width that judges it. None for fewer than three groups."""
+    groups: dict[str, list[float]] = {}
+    for m in misses:
+        groups.setdefault(m.name, []).append(m.error)
+    if len(groups) < LEAST_GROUPS:
+        return None
+    inside = 0
+    for name, errors in groups.items():
+        others = [e for n, some in groups.items() if n != name for e in some]
+        inside += int(np.sum(np.abs(errors) <= quantile(others)))
+    return round(100.0 * inside / len(misses), 1)
+
+
+def plain(rows: Iterable[Row]) -> list[Row]:
+    """Rows that a fit may see: marked `calibrate`, and without drafted tokens."""
+    return [row for row in rows if row.use == "calibrate" and row.is_plain]
 
 
 def build_reference(
@@ -71,73 +104,44 @@ def build_reference(
 
     Raises InputError if no row can be used.
     """
-    usable = [row for row in rows if row.use == "calibrate"]
-    batches, problems = group(usable)
+    batches, problems = group(plain(rows))
     if not batches:
         reason = f" ({problems[0].reason})" if problems else ""
         raise InputError(f"no row marked 'calibrate' can be used{reason}")
-    links = links_of(lines)
-    folds = [*folds_of(usable), *row_folds(usable)]
+    problem = problem_of(batches)
+    folds = list(folds_of(batches))
     progress("fit", 0, len(folds))
-    hierarchy = fit(batches, links)
-    held_out: list[HeldOut] = []
+    hierarchy = fit(problem)
+    misses = kernels_alone(problem)
     for done, fold in enumerate(folds, start=1):
-        progress(f"without {fold.kind} {fold.name}", done, len(folds))
-        held_out += hold_out(usable, fold, links, hierarchy)
-    fitted = in_sample(batches, hierarchy, links)
-    by_tp = [h for h in held_out if h.fold.startswith("tp_")]
-    # left-out errors speak for a pair that keeps three TPs or more; with fewer, leaving one out
-    # says how bad extrapolation is, and the pair's own rows say how it fits
-    whole = {(h.gpu, h.engine) for h in by_tp if h.fold == "tp_inside"}
-    own = [h for h in by_tp if (h.gpu, h.engine) in whole]
-    own += [
-        h
-        for h in in_sample(batches, hierarchy, links, versions=False)
-        if (h.gpu, h.engine) not in whole
-    ]
+        progress(f"without {fold.kind}", done, len(folds))
+        misses += hold_out(problem, fold, hierarchy)
+    widths = widths_from(misses)
     return Profile(
         name="reference",
         created=dt.date.today().isoformat(),
         provenance=provenance,
         offsets=encode(hierarchy),
         lines=lines,
-        widths=widths_from(held_out, own),
-        errors=error_table(fitted, by_tp, [h for h in held_out if h.fold == "row"]),
-        folds=[_fold_error(h) for h in held_out if h.fold != "row"],
-        dtypes=_dtypes(batches),
-        shapes=_shapes(batches),
-        tp_sizes=_tp_sizes(batches),
+        widths=widths,
+        errors=error_table(
+            in_sample(problem, hierarchy), [m for m in misses if m.fold == "layout"]
+        ),
+        folds=fold_errors(misses, widths),
+        seen=seen_in(batches),
+        structure=STRUCTURE,
     )
 
 
-def _fold_error(h: HeldOut) -> FoldError:
-    relative = 100 * np.expm1(h.errors)
-    return FoldError(
-        h.fold,
-        h.left_out,
-        h.gpu,
-        h.engine,
-        h.metric,
-        len(h.errors),
-        round(float(np.mean(np.abs(relative))), 2),
-        round(float(np.mean(relative)), 2),
+def seen_in(batches: Sequence[Batch]) -> Seen:
+    """What the rows of batches have, as a profile keeps it."""
+    known = knowledge_of((b, [r.layout for r in b.rows]) for b in batches)
+    return Seen(
+        {pair: sorted(some) for pair, some in sorted(known.versions.items())},
+        sorted(known.families),
+        sorted(known.dtypes),
+        {cell: sorted(some) for cell, some in sorted(known.layouts.items())},
     )
-
-
-def _dtypes(batches: Iterable[Batch]) -> list[str]:
-    return sorted({f"{b.gpu.id}/{b.key.engine}/{b.key.weight_dtype}" for b in batches})
-
-
-def _shapes(batches: Iterable[Batch]) -> list[str]:
-    return sorted({f"{b.gpu.id}/{b.key.engine}/{b.arch.shape}" for b in batches})
-
-
-def _tp_sizes(batches: Iterable[Batch]) -> dict[str, list[int]]:
-    sizes: dict[str, set[int]] = {}
-    for batch in batches:
-        known = sizes.setdefault(f"{batch.gpu.id}/{batch.key.engine}", set())
-        known.update(row.tp_size for row in batch.rows)
-    return {pair: sorted(found) for pair, found in sorted(sizes.items())}
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ def adapted(batches: Sequence[Batch], base: Profile) -> Hierarchy:
     def free(key: tuple[str, ...]) -> bool:
         return key[0] == "pair" or (key[0] in ("gpu", "engine") and key not in start.offsets)
 
-    return fit(batches, links_of(base.lines), start, free, hold=OWN_HOLD)
+    return fit(batches, start, free, hold=OWN_HOLD)
 
 
 def build_personal(
@@ -176,15 +180,14 @@ def build_personal(
         raise InputError(
             f"{len(used)} usable rows{reason}", f"allowed: {MIN_ROWS} or more measured rows"
         )
-    links = links_of(base.lines)
-    before = in_sample(batches, base.hierarchy, links)
-    after: list[HeldOut] = []
+    before = in_sample(problem_of(batches), base.hierarchy)
+    after: list[Miss] = []
     folds = min(FOLDS, len(used))
     for k in range(folds):
         progress("cross-validate", k + 1, folds)
         kept, _ = group([row for i, row in enumerate(used) if i % folds != k])
         judged, _ = group([row for i, row in enumerate(used) if i % folds == k])
-        after += in_sample(judged, adapted(kept, base), links)
+        after += in_sample(problem_of(judged), adapted(kept, base))
     hierarchy = adapted(batches, base)
     metrics = sorted({h.metric for h in before})
     profile = Profile(
@@ -193,11 +196,11 @@ def build_personal(
         provenance=provenance,
         offsets=encode(hierarchy),
         lines=base.lines,
-        widths={**base.widths, **widths_from((), after)},
-        errors=error_table(in_sample(batches, hierarchy, links), after),
-        dtypes=sorted({*base.dtypes, *_dtypes(batches)}),
-        shapes=sorted({*base.shapes, *_shapes(batches)}),
-        tp_sizes={**base.tp_sizes, **_tp_sizes(batches)},
+        widths=base.widths,
+        own_widths={**base.own_widths, **_own_widths(after)},
+        errors=error_table(in_sample(problem_of(batches), hierarchy), after),
+        seen=base.seen.with_more(seen_in(batches)),
+        structure=STRUCTURE,
     )
     return Personal(
         profile,
@@ -205,3 +208,11 @@ def build_personal(
         {m: mape([h for h in before if h.metric == m]) for m in metrics},
         {m: mape([h for h in after if h.metric == m]) for m in metrics},
     )
+
+
+def _own_widths(misses: Sequence[Miss]) -> dict[str, float]:
+    """Widths of the user's own pairs, from their cross-validated errors."""
+    parts: dict[str, list[float]] = {}
+    for m in misses:
+        parts.setdefault(f"{m.gpu}/{m.engine}/{m.metric}", []).append(m.error)
+    return {key: round(quantile(errors), 4) for key, errors in parts.items()}

@@ -1,138 +1,49 @@
 """Fit the hierarchy's offsets to measured rows: a maximum a posteriori estimate.
 
-Residuals are logs of predicted over measured, so a 10 % error weighs the same at 5 ms and at 5 s;
-a soft-L1 loss keeps a few odd rows from pulling the rest; each offset is held to zero by its
-prior. The Jacobian is taken per batch over the coefficients and spread over the levels, which are
-sums, so a fit costs seconds.
+Residuals are logs of predicted over measured, so a 10 % error weighs the same at 5 ms and at 5 s; a
+soft-L1 loss keeps a few odd rows from pulling the rest; each offset is held to zero by its prior.
+Slopes are taken over the coefficients, of all rows at once, and spread over the levels, which are
+sums: Gauss-Newton steps cost a second whatever the number of levels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardwise.perfmodel.batches import Batch, Key
-from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, Level, levels_of, versions_of
+from shardwise.perfmodel.stacked import Stack, stack
 from shardwise.perfmodel.work import Array
 
-#: The error of one row that is ordinary: software versions alone differ by 5 % and more.
-ROW_SPREAD: Final = 0.05
+#: The error of one row that is ordinary. Rows of one run share theirs, so it is larger than the 5 %
+#: that software versions differ by.
+ROW_SPREAD: Final = 0.2
 #: Weight of each metric's residual. TTFT and runs of unknown settings say less about a step.
 WEIGHTS: Final = {
     ("closed_loop", "tpot_s"): 1.0,
-    ("closed_loop", "ttft_s"): 0.35,
+    ("closed_loop", "ttft_s"): 0.5,
     ("static_batch", "e2e_latency_s"): 0.5,
     ("static_batch", "tpot_s"): 0.5,
     ("static_batch", "ttft_s"): 0.35,
     ("max_throughput", "output_tok_s"): 0.6,
 }
 _STEP: Final = 1e-4
+#: Gauss-Newton rounds of a fit, and of one that starts from a fit of nearly the same rows.
+ROUNDS: Final = 14
+WARM_ROUNDS: Final = 3
+#: A round ends the fit where it lowers the loss by less than this share.
+ENOUGH: Final = 1e-4
+MOST_MOVED: Final = 3.0  #: of an offset in one round, in units of its scale
+MOST_GRADIENTS: Final = 400  #: of one Gauss-Newton step
+CLOSE: Final = 1e-8  #: of the first squared residual, where they end
 
-
-@dataclass(frozen=True)
-class _Target:
-    """A batch with the rows and metrics it is fitted to."""
-
-    batch: Batch
-    collectives: Collectives
-    metric: str
-    rows: NDArray[np.int64]
-    log_observed: Array
-    weight: float
-
-
-def _targets(
-    batches: Sequence[Batch], collectives: Callable[[Batch], Collectives]
-) -> list[_Target]:
-    targets = []
-    for batch in batches:
-        for (mode, metric), weight in WEIGHTS.items():
-            observed = batch.observed(metric)
-            usable = np.isfinite(observed)
-            if metric == "ttft_s":
-                # queueing for memory is admission, not service: it would bend the step times
-                room = batch.load.concurrency * (batch.load.isl + batch.load.osl)
-                usable &= batch.load.kv_capacity_tokens > room
-            if mode != batch.key.mode or not usable.any():
-                continue
-            rows = np.flatnonzero(usable).astype(np.int64)
-            link = collectives(batch)
-            targets.append(_Target(batch, link, metric, rows, np.log(observed[rows]), weight))
-    return targets
-
-
-def _log_predicted(target: _Target, log_coefficients: Array) -> Array:
-    values = dict(zip(NAMES, np.exp(log_coefficients).tolist(), strict=True))
-    served = target.batch.serve(values, target.collectives)
-    return np.asarray(np.log(getattr(served, target.metric)[target.rows]))
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """A fit as SciPy sees it: one long vector of offsets, level after level."""
-
-    targets: list[_Target]
-    keys: list[tuple[str, ...]]  #: levels that are free
-    anchors: list[Array]  #: log coefficients of each target with the free levels at zero
-    members: list[list[int]]  #: which free levels each target draws from
-    scales: list[Array]
-    hold: float  #: how strongly each offset is held to zero; 1: as its spread says
-
-    def slice(self, level: int) -> slice:
-        return slice(level * len(NAMES), (level + 1) * len(NAMES))
-
-    def log_coefficients(self, z: Array, target: int) -> Array:
-        total = self.anchors[target]
-        for level in self.members[target]:
-            total = total + z[self.slice(level)] * self.scales[level]
-        return np.asarray(total)
-
-    def errors(self, z: Array, target: int) -> Array:
-        """log(predicted / measured) in units of an ordinary row's error."""
-        t = self.targets[target]
-        found = _log_predicted(t, self.log_coefficients(z, target)) - t.log_observed
-        return np.asarray(found * t.weight / ROW_SPREAD)
-
-    def residuals(self, z: Array) -> Array:
-        """Square roots of the soft-L1 loss, and the offsets themselves: their prior."""
-        errors = np.concatenate([self.errors(z, i) for i in range(len(self.targets))])
-        return np.concatenate([np.sign(errors) * _soft(errors), self.hold * z])
-
-    def jacobian(self, z: Array) -> Array:
-        blocks = [self._block(z, i) for i in range(len(self.targets))]
-        return np.vstack([*blocks, self.hold * np.eye(len(z))])
-
-    def _block(self, z: Array, target: int) -> Array:
-        """Rows of one target: differences over its coefficients, spread over its levels."""
-        t, here = self.targets[target], self.log_coefficients(z, target)
-        value = _log_predicted(t, here)
-        slope = np.empty((len(t.rows), len(NAMES)))
-        for c in range(len(NAMES)):
-            moved = here.copy()
-            moved[c] += _STEP
-            slope[:, c] = (_log_predicted(t, moved) - value) / _STEP
-        errors = (value - t.log_observed) * t.weight / ROW_SPREAD
-        slope *= (_soft_slope(errors) * t.weight / ROW_SPREAD)[:, None]
-        block = np.zeros((len(t.rows), len(z)))
-        for level in self.members[target]:
-            block[:, self.slice(level)] = slope * self.scales[level]
-        return block
-
-
-def _soft(errors: Array) -> Array:
-    """Square root of twice the soft-L1 loss sqrt(1 + e^2) - 1."""
-    return np.asarray(np.sqrt(2.0 * (np.sqrt(1.0 + errors**2) - 1.0)))
-
-
-def _soft_slope(errors: Array) -> Array:
-    """Its derivative, 1 at zero."""
-    size = np.maximum(np.abs(errors), 1e-4)
-    return np.asarray(size / (np.sqrt(1.0 + size**2) * _soft(size)))
+Mask = NDArray[np.bool_]
 
 
 def levels_drawn(batches: Sequence[Batch]) -> dict[Key, tuple[tuple[str, ...], ...]]:
@@ -142,45 +53,243 @@ def levels_drawn(batches: Sequence[Batch]) -> dict[Key, tuple[tuple[str, ...], .
     found = {}
     for b in batches:
         pair = (b.gpu.id, b.key.engine)
-        found[b.key] = levels_of(*pair, b.key.version if len(named[pair]) > 1 else "")
+        version = b.key.version if len(named[pair]) > 1 else ""
+        found[b.key] = levels_of(*pair, version, b.model_key)
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Rows that a fit looks at, ready to be predicted all at once.
+
+    Attributes:
+        batches: Rows in groups.
+        weights: Factor on each row's weight, by batch.
+    """
+
+    batches: tuple[Batch, ...]
+    weights: tuple[Array, ...]
+
+    @cached_property
+    def stacks(self) -> list[Stack]:
+        return stack(self.batches)
+
+    @cached_property
+    def targets(self) -> list[Target]:
+        return [
+            target
+            for number, found in enumerate(self.stacks)
+            for (mode, metric), weight in WEIGHTS.items()
+            if mode == found.mode
+            for target in self._target(number, found, metric, weight)
+        ]
+
+    def _target(self, number: int, found: Stack, metric: str, weight: float) -> list[Target]:
+        some = [self.batches[i] for i in found.batches]
+        observed = np.concatenate([b.observed(metric) for b in some])
+        factor = np.concatenate([self.weights[i] for i in found.batches])
+        usable = np.isfinite(observed) & (factor > 0)
+        if metric == "ttft_s":
+            # queueing for memory is admission, not service: it would bend the step times
+            room = found.load.concurrency * (found.load.isl + found.load.osl)
+            usable &= found.load.kv_capacity_tokens > room
+            usable &= np.concatenate([b.ttft_is_told for b in some])
+        rows = np.flatnonzero(usable)
+        if not len(rows):
+            return []
+        return [Target(number, metric, rows, np.log(observed[rows]), weight * factor[rows])]
+
+    def predicted(self, log_coefficients: Array) -> list[Array]:
+        """log of each target's prediction; `log_coefficients` by batch."""
+        values = np.exp(log_coefficients)
+        named = {name: values[:, k] for k, name in enumerate(NAMES)}
+        served = [found.serve(named) for found in self.stacks]
+        return [np.log(getattr(served[t.stack], t.metric)[t.rows]) for t in self.targets]
+
+    def batch_of(self, target: Target) -> NDArray[np.int64]:
+        return self.stacks[target.stack].batch_of[target.rows]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Rows of a stack with one metric."""
+
+    stack: int
+    metric: str
+    rows: NDArray[np.int64]
+    log_observed: Array
+    weight: Array
+
+
+def problem_of(batches: Sequence[Batch]) -> Problem:
+    """All rows of `batches`, each with its own weight."""
+    return Problem(tuple(batches), tuple(b.weights for b in batches))
+
+
 def fit(
-    batches: Sequence[Batch],
-    collectives: Callable[[Batch], Collectives],
+    batches: Sequence[Batch] | Problem,
     start: Hierarchy | None = None,
     free: Callable[[tuple[str, ...]], bool] = lambda _key: True,
-    max_rounds: int = 30,
+    rounds: int = ROUNDS,
     hold: float = 1.0,
+    kept: Sequence[Mask] | None = None,
 ) -> Hierarchy:
     """The hierarchy that explains `batches` best.
 
     `start` gives offsets to begin from and to keep where `free` (called with a level's key) says
     no: a user's own rows move only their own pair. `hold` is how strongly an offset is held to
-    zero, 1 as its spread says. Needs SciPy (`pip install 'shardwise[calibrate]'`).
+    zero, 1 as its spread says. `kept` has a mask for each batch: rows that the fit may see.
     """
-    from scipy.optimize import least_squares
-
+    problem = batches if isinstance(batches, Problem) else problem_of(batches)
     base = start or Hierarchy({})
-    targets = _targets(batches, collectives)
-    levels = levels_drawn(batches)
-    keys = sorted(key for key in set().union(*levels.values()) if free(key))
-    kept = Hierarchy({k: v for k, v in base.offsets.items() if k not in keys})
-    problem = _Problem(
-        targets,
-        keys,
-        [
-            kept.log_coefficients(t.batch.gpu, t.batch.key.engine, t.batch.key.version)
-            for t in targets
-        ],
-        [[i for i, key in enumerate(keys) if key in levels[t.batch.key]] for t in targets],
-        [Level(key).scale for key in keys],
-        hold,
-    )
-    begin = np.concatenate([base.offsets.get(key, np.zeros(len(NAMES))) for key in keys])
-    solution = least_squares(
-        problem.residuals, begin, jac=problem.jacobian, method="trf", max_nfev=max_rounds
-    )
-    fitted = {key: solution.x[problem.slice(i)] for i, key in enumerate(keys)}
-    return Hierarchy({**kept.offsets, **fitted})
+    levels = levels_drawn(problem.batches)
+    seen = _seen(problem, levels, kept)
+    keys = sorted(key for key in seen if free(key))
+    stays = set(base.offsets) - set(keys)
+    if kept is not None:  # a fold inherits nothing from rows that it leaves out
+        stays = {key for key in stays if not free(key)}
+    fixed = Hierarchy({key: base.offsets[key] for key in sorted(stays)})
+    place = {key: i for i, key in enumerate(keys)}
+    members = [[place[key] for key in levels[b.key] if key in place] for b in problem.batches]
+    anchors = np.array([fixed.log_coefficients(*b.identity) for b in problem.batches])
+    scales = np.array([Level(key).scale for key in keys]).reshape(len(keys), len(NAMES))
+    z = np.array([base.offsets.get(key, np.zeros(len(NAMES))) for key in keys])
+    z = z.reshape(len(keys), len(NAMES))
+    masks = _masks(problem, kept)
+
+    def logs(z: Array) -> Array:
+        moved = z * scales
+        return np.array([a + moved[m].sum(axis=0) for a, m in zip(anchors, members, strict=True)])
+
+    def loss(z: Array, predicted: list[Array]) -> float:
+        total = hold**2 * float(np.sum(z**2)) / 2.0
+        for t, mask, found in zip(problem.targets, masks, predicted, strict=True):
+            e = ((found - t.log_observed) * t.weight / ROW_SPREAD)[mask]
+            total += float(np.sum(np.sqrt(1.0 + e**2) - 1.0))
+        return total
+
+    joined = _joined(members, len(keys))
+    damping = 1e-3
+    here = problem.predicted(logs(z))
+    now = loss(z, here)
+    for _ in range(rounds):
+        blocks, slopes = _normal(problem, masks, logs(z), here)
+        improved = False
+        for _attempt in range(6):
+            step = _step(blocks, slopes, joined, scales, (hold, damping), z)
+            step *= min(1.0, MOST_MOVED / max(float(np.max(np.abs(step))), 1e-9))
+            there = problem.predicted(logs(z + step))
+            then = loss(z + step, there)
+            if then < now:
+                improved = True
+                break
+            damping = max(damping * 10.0, 1e-3)
+        if not improved:
+            break
+        gain, z, here, now = now - then, z + step, there, then
+        damping /= 5.0
+        if gain < ENOUGH * now:
+            break
+    return Hierarchy({**fixed.offsets, **{key: z[i] for key, i in place.items()}})
+
+
+def _seen(
+    problem: Problem,
+    levels: dict[Key, tuple[tuple[str, ...], ...]],
+    kept: Sequence[Mask] | None,
+) -> set[tuple[str, ...]]:
+    """Levels that kept rows draw from."""
+    found: set[tuple[str, ...]] = set()
+    for number, b in enumerate(problem.batches):
+        if kept is None or kept[number].any():
+            found |= set(levels[b.key])
+    return found
+
+
+def _masks(problem: Problem, kept: Sequence[Mask] | None) -> list[Mask]:
+    """Which rows of each target the fit may see."""
+    if kept is None:
+        return [np.ones(len(t.rows), bool) for t in problem.targets]
+    by_stack = [np.concatenate([kept[i] for i in found.batches]) for found in problem.stacks]
+    return [by_stack[t.stack][t.rows] for t in problem.targets]
+
+
+def _normal(
+    problem: Problem, masks: Sequence[Mask], logs: Array, here: Sequence[Array]
+) -> tuple[Array, Array]:
+    """For each batch the normal matrix and the gradient over the coefficients, with each residual
+    weighed as the soft-L1 loss does at its size."""
+    count, size = len(problem.batches), len(NAMES)
+    blocks, slopes = np.zeros((count, size, size)), np.zeros((count, size))
+    columns = [np.empty((len(t.rows), size)) for t in problem.targets]
+    for k in range(size):
+        moved = logs.copy()
+        moved[:, k] += _STEP
+        for column, there, found in zip(columns, problem.predicted(moved), here, strict=True):
+            column[:, k] = (there - found) / _STEP
+    for t, mask, column, found in zip(problem.targets, masks, columns, here, strict=True):
+        e = (found - t.log_observed) * t.weight / ROW_SPREAD
+        w = np.where(mask, 1.0 / np.sqrt(1.0 + e**2), 0.0)
+        j = column * (t.weight / ROW_SPREAD)[:, None]
+        of = problem.batch_of(t)
+        for b in np.unique(of):
+            mine = of == b
+            part = j[mine] * w[mine][:, None]
+            blocks[b] += part.T @ j[mine]
+            slopes[b] += part.T @ e[mine]
+    return blocks, slopes
+
+
+def _joined(members: Sequence[Sequence[int]], levels: int) -> NDArray[np.int64]:
+    """Levels of each batch in a table, filled up with one level that is none."""
+    width = max((len(m) for m in members), default=0)
+    table = np.full((len(members), width), levels, dtype=np.int64)
+    for row, mine in zip(table, members, strict=True):
+        row[: len(mine)] = mine
+    return table
+
+
+def _step(
+    blocks: Array,
+    slopes: Array,
+    joined: NDArray[np.int64],
+    scales: Array,
+    firmness: tuple[float, float],
+    z: Array,
+) -> Array:
+    """The Gauss-Newton step: conjugate gradients on the normal equations, whose matrix is never
+    written out. `firmness` is the hold and the damping (Hestenes and Stiefel 1952)."""
+    hold, damping = firmness
+    padded = np.vstack([scales, np.zeros((1, scales.shape[1]))])
+    diagonal = np.zeros_like(padded)
+    own = np.einsum("bkk->bk", blocks)
+    for column in joined.T:
+        np.add.at(diagonal, column, own)
+    diagonal = diagonal[:-1] * scales**2 + hold**2
+
+    def spread(by_batch: Array) -> Array:
+        out = np.zeros_like(padded)
+        for column in joined.T:
+            np.add.at(out, column, by_batch)
+        return np.asarray(out[:-1] * scales)
+
+    def times(v: Array) -> Array:
+        moved = np.vstack([v * scales, np.zeros((1, v.shape[1]))])[joined].sum(axis=1)
+        curved = spread(np.einsum("bkl,bl->bk", blocks, moved))
+        return np.asarray(curved + hold**2 * v + damping * diagonal * v)
+
+    x = np.zeros_like(z)
+    r = -(spread(slopes) + hold**2 * z)
+    y = r / diagonal
+    p, rho = y, float(np.sum(r * y))
+    first = rho
+    for _ in range(MOST_GRADIENTS):
+        if rho <= CLOSE * first:
+            break
+        q = times(p)
+        alpha = rho / float(np.sum(p * q))
+        x, r = x + alpha * p, r - alpha * q
+        y = r / diagonal
+        rho, before = float(np.sum(r * y)), rho
+        p = y + rho / before * p
+    return x

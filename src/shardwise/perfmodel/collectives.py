@@ -69,7 +69,7 @@ def from_topology(link: Interconnect) -> Collectives:
     by_world = {}
     for world in WORLD_SIZES:
         peers, rate = world - 1, link.peer_bandwidth(world)
-        pcie = link.topology == "pcie"
+        pcie = link.topology_of(world) in ("pcie", "network")
         reach = 0.35 if pcie else 0.7  # share of the link rate that measured libraries reach
         if pcie:  # ranks share the host bridge, so the traffic of all of them adds up
             rate = rate / peers

@@ -1,4 +1,6 @@
-"""Errors on rows that a fit did not see: leave out a TP, a GPU, an engine, a dtype, a model."""
+"""Errors on rows that a fit did not see: leave out a layout, a model family, a GPU, an engine, a
+version, a dtype, a model on a GPU, or single rows; and kernels alone, without any fit.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +8,45 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from shardwise.perfmodel.batches import Batch, group
-from shardwise.perfmodel.calibrate import fit, levels_drawn
-from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.hierarchy import Hierarchy, versions_of
-from shardwise.perfmodel.intervals import METRICS, HeldOut
+from shardwise.perfmodel.batches import Batch
+from shardwise.perfmodel.calibrate import WARM_ROUNDS, Problem, fit
+from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, versions_of
+from shardwise.perfmodel.intervals import METRICS
+from shardwise.perfmodel.knowledge import Unseen, asked_of, knowledge_of
 from shardwise.perfmodel.rows import Row
 from shardwise.perfmodel.serving import Served
 from shardwise.perfmodel.work import Array
 
 ROW_FOLDS = 4
-Links = Callable[[Batch], Collectives]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Fold:
-    """A set of rows to leave out, and why."""
+    """Rows to leave out, and why. Names of independent groups that are left out at once are joined
+    by " + ": that costs fits, and hides more from them."""
 
-    kind: str  #: "tp_inside", "tp_edge", "gpu", "engine", "dtype", "model", "row"
+    kind: str  #: an `Unseen`, "row" or "kernels"
     name: str
-    leaves_out: Callable[[Row], bool]
+    leaves_out: Callable[[Batch, Row], bool]
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Error of one row that a fit did not see: log(predicted / measured)."""
+
+    fold: str
+    name: str
+    gpu: str
+    engine: str
+    model: str
+    moe: bool
+    metric: str
+    unseen: tuple[Unseen, ...]
+    error: float
+    row: Row
 
 
 def observed_metrics(batch: Batch) -> dict[str, Array]:
@@ -43,120 +63,185 @@ def observed_metrics(batch: Batch) -> dict[str, Array]:
     return found
 
 
-def log_errors(batch: Batch, served: Served, chosen: Array) -> dict[str, Array]:
-    """log(predicted / measured) of the chosen rows, by metric, where measured."""
+def log_errors(batch: Batch, served: Served, chosen: Mask) -> dict[str, Array]:
+    """log(predicted / measured) by metric, NaN where not chosen or not measured."""
     errors = {}
     for metric, observed in observed_metrics(batch).items():
         use = chosen & np.isfinite(observed)
         if metric == "ttft_s":
-            use &= ~np.array([bool(row.kv_limited) for row in batch.rows])
+            use &= ~np.array([bool(row.kv_limited) for row in batch.rows]) & batch.ttft_is_told
         if use.any():
-            errors[metric] = np.log(getattr(served, metric)[use] / observed[use])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                every = np.log(getattr(served, metric) / observed)
+            errors[metric] = np.where(use, every, np.nan)
     return errors
 
 
-def folds_of(rows: Sequence[Row]) -> Iterator[Fold]:
-    """One fold for each TP of each (model, GPU, engine, mode) with several, each GPU, each engine,
-    each dtype of a GPU with several, and each model of a GPU and engine with several."""
-    cells = sorted({(r.model, r.gpu, r.engine, r.mode) for r in rows})
-    for cell in cells:
-        sizes = sorted({r.tp_size for r in rows if _cell(r) == cell})
-        for tp in sizes if len(sizes) > 1 else ():
-            kind = "tp_inside" if sizes[0] < tp < sizes[-1] else "tp_edge"
-            yield Fold(kind, f"{' '.join(cell)} TP={tp}", _leave_tp(cell, tp))
-    for gpu in sorted({r.gpu for r in rows}):
-        yield Fold("gpu", gpu, _leave_gpu(gpu))
-    for engine in sorted({r.engine for r in rows}):
-        yield Fold("engine", engine, _leave_engine(engine))
-    for gpu, dtype in sorted({(r.gpu, r.weight_dtype) for r in rows}):
-        if {r.weight_dtype for r in rows if r.gpu == gpu} - {dtype}:
-            yield Fold("dtype", f"{gpu} {dtype}", _leave_dtype(gpu, dtype))
-    for subject in sorted({_subject(r) for r in rows}):
-        if {r.model for r in rows if _subject(r)[:2] == subject[:2]} - {subject[2]}:
-            yield Fold("model", " ".join(subject), _leave_subject(subject))
+def folds_of(batches: Sequence[Batch]) -> Iterator[Fold]:
+    """Every fold, except kernels alone."""
+    rows = [(b, r) for b in batches for r in b.rows]
+    yield from _by_layout(rows)
+    for family in sorted({b.arch.family for b in batches}):
+        yield Fold("family", family, lambda b, _r, f=family: b.arch.family == f)  # type: ignore[misc]
+    for gpu in sorted({b.gpu.id for b in batches}):
+        yield Fold("gpu", gpu, lambda b, _r, g=gpu: b.gpu.id == g)  # type: ignore[misc]
+    for engine in sorted({b.key.engine for b in batches}):
+        yield Fold("engine", engine, lambda b, _r, e=engine: b.key.engine == e)  # type: ignore[misc]
+    yield from _by_version(batches)
+    yield from _by_dtype(batches)
+    yield from _by_model(batches)
+    yield from _by_row(rows)
 
 
-def row_folds(rows: Sequence[Row]) -> list[Fold]:
-    """Every fourth row of the pairs that were measured in several versions: what is left to miss
-    where the version is known."""
-    named = versions_of((r.gpu, r.engine, r.version) for r in rows)
-    chosen = [r for r in rows if len(named[r.gpu, r.engine]) > 1]
-    return [
-        Fold("row", f"rows {k} of {ROW_FOLDS}", _leave_rows(chosen[k::ROW_FOLDS]))
-        for k in range(ROW_FOLDS if chosen else 0)
-    ]
+def _grouped(
+    kind: str,
+    groups: dict[tuple[str, ...], list[tuple[str, ...]]],
+    of: Callable[[Batch, Row], tuple[str, ...]],
+) -> Iterator[Fold]:
+    """Folds of one group from each of several places that hardly share rows: the first of each,
+    then the second, and so on. `groups` are keyed by place, `of` gives a row's group."""
+    for turn in range(max((len(g) for g in groups.values()), default=0)):
+        chosen = {g[turn] for g in groups.values() if turn < len(g)}
+        name = " + ".join(sorted(" ".join(c) for c in chosen))
+        yield Fold(kind, name, lambda b, r, c=frozenset(chosen): of(b, r) in c)  # type: ignore[misc]
 
 
-def _leave_rows(rows: Sequence[Row]) -> Callable[[Row], bool]:
-    numbers = {r.number for r in rows}
-    return lambda r: r.number in numbers
+def _by_layout(rows: Sequence[tuple[Batch, Row]]) -> Iterator[Fold]:
+    """Each number of GPUs of each model, GPU, engine and mode that has several."""
+
+    def of(b: Batch, r: Row) -> tuple[str, ...]:
+        return (b.gpu.id, b.key.engine, b.model_key, r.mode, f"{r.layout.stage_gpus} GPUs")
+
+    sizes: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for b, r in rows:
+        group = of(b, r)
+        sizes.setdefault(group[:-1], set()).add(group)
+    places: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for cell, found in sizes.items():
+        if len(found) > 1:
+            places.setdefault(cell[:2], []).extend(sorted(found))
+    yield from _grouped("layout", places, of)
 
 
-def _cell(row: Row) -> tuple[str, str, str, str]:
-    return row.model, row.gpu, row.engine, row.mode
+def _by_version(batches: Sequence[Batch]) -> Iterator[Fold]:
+    def of(b: Batch, _r: Row) -> tuple[str, ...]:
+        return (b.gpu.id, b.key.engine, b.key.version)
+
+    named = versions_of(of(b, b.rows[0]) for b in batches)  # type: ignore[misc]
+    places = {
+        pair: [(*pair, v) for v in sorted(versions)]
+        for pair, versions in named.items()
+        if len(versions) > 1
+    }
+    yield from _grouped("version", places, of)  # type: ignore[arg-type]
 
 
-def _subject(row: Row) -> tuple[str, str, str]:
-    return row.gpu, row.engine, row.model
+def _by_dtype(batches: Sequence[Batch]) -> Iterator[Fold]:
+    def of(b: Batch, _r: Row) -> tuple[str, ...]:
+        return (b.gpu.id, b.key.engine, b.key.weight_dtype)
+
+    places: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for group in sorted({of(b, b.rows[0]) for b in batches}):
+        places.setdefault(group[:2], []).append(group)
+    yield from _grouped("dtype", {k: v for k, v in places.items() if len(v) > 1}, of)
 
 
-def _leave_tp(cell: tuple[str, str, str, str], tp: int) -> Callable[[Row], bool]:
-    return lambda r: _cell(r) == cell and r.tp_size == tp
+def _by_model(batches: Sequence[Batch]) -> Iterator[Fold]:
+    def of(b: Batch, _r: Row) -> tuple[str, ...]:
+        return (b.gpu.id, b.key.engine, b.model_key)
+
+    places: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for group in sorted({of(b, b.rows[0]) for b in batches}):
+        places.setdefault(group[:2], []).append(group)
+    yield from _grouped("model", {k: v for k, v in places.items() if len(v) > 1}, of)
 
 
-def _leave_gpu(gpu: str) -> Callable[[Row], bool]:
-    return lambda r: r.gpu == gpu
+def _by_row(rows: Sequence[tuple[Batch, Row]]) -> Iterator[Fold]:
+    """Every fourth row: what is left to miss where everything about it is known."""
+    for k in range(ROW_FOLDS):
+        chosen = {id(r) for _, r in rows[k::ROW_FOLDS]}
+        yield Fold("row", f"rows {k} of {ROW_FOLDS}", lambda _b, r, c=chosen: id(r) in c)  # type: ignore[misc]
 
 
-def _leave_engine(engine: str) -> Callable[[Row], bool]:
-    return lambda r: r.engine == engine
-
-
-def _leave_dtype(gpu: str, dtype: str) -> Callable[[Row], bool]:
-    return lambda r: r.gpu == gpu and r.weight_dtype == dtype
-
-
-def _leave_subject(subject: tuple[str, str, str]) -> Callable[[Row], bool]:
-    return lambda r: _subject(r) == subject
-
-
-def hold_out(
-    rows: Sequence[Row], fold: Fold, links: Links, start: Hierarchy | None = None
-) -> list[HeldOut]:
+def hold_out(problem: Problem, fold: Fold, start: Hierarchy) -> list[Miss]:
     """Fit without a fold's rows and return the errors on them.
 
     `start` only saves rounds: offsets of levels without a kept row are dropped, not inherited.
     """
-    kept, _ = group([r for r in rows if not fold.leaves_out(r)])
-    known = set().union(*levels_drawn(kept).values())
-    begin = {k: v for k, v in start.offsets.items() if k in known} if start else {}
-    hierarchy = fit(kept, links, Hierarchy(begin))
-    everything, _ = group([r for r in rows if fold.leaves_out(r)])
-    return errors_of(everything, hierarchy, links, fold.kind, fold.name)
+    left = [np.array([fold.leaves_out(b, r) for r in b.rows]) for b in problem.batches]
+    kept = [~mask for mask in left]
+    hierarchy = fit(problem, start, rounds=WARM_ROUNDS, kept=kept)
+    known = knowledge_of(
+        (b, [r.layout for r, k in zip(b.rows, mask, strict=True) if k])
+        for b, mask in zip(problem.batches, kept, strict=True)
+    )
+    found = []
+    for batch, mask, errors in _all_errors(problem, hierarchy, left):
+        asked = asked_of(batch)
+        for metric, values in errors.items():
+            for row, use, error in zip(batch.rows, mask & np.isfinite(values), values, strict=True):
+                if use:
+                    unseen = known.unseen(asked, row.layout)
+                    found.append(_miss(fold, batch, row, metric, unseen, float(error)))
+    return found
 
 
-def in_sample(
-    batches: Sequence[Batch], hierarchy: Hierarchy, links: Links, versions: bool = True
-) -> list[HeldOut]:
-    """Errors on the rows of the fit itself, as fold "none"; without `versions`, as if none of the
-    rows named its engine's version."""
-    return errors_of(batches, hierarchy, links, "none", "", versions)
+def kernels_alone(problem: Problem) -> list[Miss]:
+    """Errors without any fit: the tables and the priors."""
+    fold = Fold("kernels", "", lambda _b, _r: True)
+    every = [np.ones(len(b.rows), bool) for b in problem.batches]
+    return [
+        _miss(fold, batch, row, metric, ("gpu", "engine", "family"), float(error))
+        for batch, _, errors in _all_errors(problem, Hierarchy({}), every)
+        for metric, values in errors.items()
+        for row, error in zip(batch.rows, values, strict=True)
+        if np.isfinite(error)
+    ]
 
 
-def errors_of(
-    batches: Sequence[Batch],
-    hierarchy: Hierarchy,
-    links: Links,
-    kind: str,
-    name: str = "",
-    versions: bool = True,
-) -> list[HeldOut]:
-    """Errors of `hierarchy` on the rows of `batches`."""
-    found: dict[tuple[str, str, str], list[Array]] = {}
-    for batch in batches:
-        version = batch.key.version if versions else ""
-        known = hierarchy.coefficients(batch.gpu, batch.key.engine, version)
-        served = batch.serve(known, links(batch))
-        for metric, errors in log_errors(batch, served, np.ones(len(batch.rows), bool)).items():
-            found.setdefault((batch.gpu.id, batch.key.engine, metric), []).append(errors)
-    return [HeldOut(kind, *judged, np.concatenate(e), name) for judged, e in found.items()]
+def in_sample(problem: Problem, hierarchy: Hierarchy) -> list[Miss]:
+    """Errors on the rows of the fit itself, as fold "none"."""
+    fold = Fold("none", "", lambda _b, _r: True)
+    every = [np.ones(len(b.rows), bool) for b in problem.batches]
+    return [
+        _miss(fold, batch, row, metric, (), float(error))
+        for batch, _, errors in _all_errors(problem, hierarchy, every)
+        for metric, values in errors.items()
+        for row, error in zip(batch.rows, values, strict=True)
+        if np.isfinite(error)
+    ]
+
+
+def _miss(
+    fold: Fold, batch: Batch, row: Row, metric: str, unseen: tuple[Unseen, ...], error: float
+) -> Miss:
+    asked = asked_of(batch)
+    return Miss(
+        fold.kind,
+        fold.name,
+        asked.gpu,
+        asked.engine,
+        row.model,
+        asked.moe,
+        metric,
+        unseen,
+        error,
+        row,
+    )
+
+
+def _all_errors(
+    problem: Problem, hierarchy: Hierarchy, chosen: Sequence[Mask]
+) -> Iterator[tuple[Batch, Mask, dict[str, Array]]]:
+    """Errors of the chosen rows, batch by batch."""
+    logs = np.array([hierarchy.log_coefficients(*b.identity) for b in problem.batches])
+    named = {name: np.exp(logs[:, k]) for k, name in enumerate(NAMES)}
+    for found in problem.stacks:
+        served = found.serve(named)
+        start = 0
+        for number in found.batches:
+            batch, mask = problem.batches[number], chosen[number]
+            part = slice(start, start + len(batch.rows))
+            start += len(batch.rows)
+            if mask.any():
+                yield batch, mask, log_errors(batch, served.part(part), mask)

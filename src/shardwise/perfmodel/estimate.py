@@ -7,16 +7,20 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.parameters import stored_dtype
-from shardwise.evidence.record import Deployment, Evidence, Interval, Source
+from shardwise.architecture.model import Model
+from shardwise.engines.registry import get
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.hardware.gpu import Gpu
-from shardwise.perfmodel.batches import SERVE
+from shardwise.layout.arrays import Deployments, Layouts
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.perfmodel.collectives import Collectives
-from shardwise.perfmodel.intervals import METRICS, Seen, half_width
-from shardwise.perfmodel.loads import Limits, auto_kv_dtype, make_load
+from shardwise.perfmodel.hierarchy import model_key
+from shardwise.perfmodel.intervals import METRICS, half_width
+from shardwise.perfmodel.knowledge import WORDS, Asked
+from shardwise.perfmodel.loads import Offered, make_load
+from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated
-from shardwise.perfmodel.serving import Served
+from shardwise.perfmodel.serving import SERVE, Served
 from shardwise.perfmodel.step import Setting, StepTime
 from shardwise.perfmodel.work import Array
 from shardwise.workload.workload import Workload
@@ -24,55 +28,70 @@ from shardwise.workload.workload import Workload
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on a GPU with an engine and dtypes, seen through a profile."""
+    """A model on a GPU with an engine and dtypes, seen through a profile.
 
-    arch: Architecture
+    Attributes:
+        arch: The model in the dtype that it is served in.
+        kv_dtype: KV cache dtype; "auto" is what the checkpoint asks for.
+    """
+
+    arch: Model
     gpu: Gpu
     engine: str
-    weight_dtype: str
     kv_dtype: str
     calibrated: Calibrated
+    engine_version: str = ""
+
+    @property
+    def weight_dtype(self) -> str:
+        return self.arch.checkpoint_dtype
 
     @property
     def setting(self) -> Setting:
-        weight = stored_dtype(self.arch, self.weight_dtype)
-        kv = self.kv_dtype
-        if kv == "auto":
-            kv = auto_kv_dtype(weight, self.gpu, self.engine)
         return Setting(
             self.arch,
             self.gpu,
-            weight,
-            kv,
-            dict(self.calibrated.coefficients),
-            self.calibrated.collectives,
+            self.engine,
+            self.arch.kv_dtype if self.kv_dtype == "auto" else self.kv_dtype,
+            self.calibrated.coefficients_of(model_key(self.arch)),
+            self.engine_version,
         )
 
     @property
-    def seen(self) -> Seen:
-        weight, levels = self.setting.weight_dtype, self.calibrated.levels
-        return Seen(self.gpu.id, self.engine, weight, self.arch.shape, levels)
+    def platform(self) -> Platform:
+        return Platform(self.gpu, self.engine, self.engine_version)
+
+    @property
+    def asked(self) -> Asked:
+        """The surroundings that errors depend on."""
+        return Asked(
+            self.gpu.id,
+            self.engine,
+            self.engine_version,
+            model_key(self.arch),
+            self.arch.family,
+            self.weight_dtype,
+            self.arch.moe is not None,
+            self._kernel_error,
+        )
+
+    @property
+    def _kernel_error(self) -> float:
+        """Of kernels on a GPU that no row is of; what rows corrected is in their errors."""
+        if self.gpu.id in self.calibrated.profile.knowledge.gpus:
+            return 0.0
+        kernels = self.setting.kernels(Layouts.of([Layout()]))
+        return float(np.max(kernels.kernel_error))
 
     @property
     def collectives(self) -> Collectives:
         return self.calibrated.collectives
 
 
-def sweep(subject: Subject, mode: str, limits: Limits, offered: Sequence[Array]) -> Served:
-    """Predict arrays of configurations. `offered`: concurrency, isl, osl, requests."""
+def sweep(subject: Subject, mode: str, deployments: Deployments, offered: Offered) -> Served:
+    """Predict arrays of configurations."""
     setting = subject.setting
-    concurrency, isl, osl, requests = offered
-    load = make_load(
-        subject.arch,
-        subject.gpu,
-        setting.weight_dtype,
-        setting.kv_dtype,
-        limits,
-        concurrency,
-        isl,
-        osl,
-        requests,
-    )
+    load = make_load(subject.arch, subject.platform, setting.kv_dtype, deployments, offered)
     return SERVE[mode](setting, load)
 
 
@@ -80,27 +99,29 @@ def _interval(value: float, width: float) -> Interval:
     return Interval(value, value * float(np.exp(-width)), value * float(np.exp(width)))
 
 
-def note_of(known: Calibrated, seen: Seen, version: str = "") -> str:
-    """One line on what stands behind a prediction; `version` of the engine where it was named."""
-    profile, where = known.profile, f"{seen.gpu}/{seen.engine}"
-    if seen.is_calibrated:
-        named = f" {version}" if "version" in seen.levels else ""
-        text = f"profile {profile.name}: {where}{named} calibrated"
-        if f"{where}/{seen.weight_dtype}" not in profile.dtypes:
-            text += f", {seen.weight_dtype} not"
-        elif f"{where}/{seen.shape}" not in profile.shapes:
-            text += ", with other models"
+def note_of(known: Calibrated, asked: Asked, layouts: Sequence[Layout]) -> str:
+    """One line on what stands behind predictions in `layouts`: the profile, and how far from
+    measured ground the farthest of them is."""
+    profile = known.profile
+    unseen = {u for layout in layouts for u in profile.knowledge.unseen(asked, layout)}
+    named = f" {asked.version}" if asked.version else ""
+    text = f"profile {profile.name}: {asked.pair}{named} "
+    if not unseen & {"gpu", "engine", "pair"}:
+        text += "calibrated"
     else:
-        shared = [level for level in ("gpu", "engine") if level in seen.levels]
-        text = f"profile {profile.name}: {where} not calibrated"
-        text += f", shares what is known of the {' and the '.join(shared)}" if shared else ""
-        text += "; datasheet and priors, wide interval"
-    return f"{text}; all-reduce: {known.collectives.measured or 'guessed from the topology'}"
+        text += "not calibrated: kernel tables, with what others' rows corrected"
+    missing = [words for u, words in WORDS.items() if u in unseen]
+    if "gpu" in unseen:
+        missing.append(f"kernels off by {100 * asked.kernel_error:.0f} % as a rule")
+    if missing:
+        text += f"; {', '.join(missing)}: interval as wide as such rows were off when left out"
+    remark = get(asked.engine).version_remark(asked.version) if asked.version else ""
+    return f"{text}; {remark}" if remark else text
 
 
-def note_on(subject: Subject) -> str:
+def note_on(subject: Subject, layouts: Sequence[Layout] = ()) -> str:
     """One line on what stands behind a subject's predictions."""
-    return note_of(subject.calibrated, subject.seen)
+    return note_of(subject.calibrated, subject.asked, layouts or [Layout()])
 
 
 def predict(
@@ -116,37 +137,21 @@ def predict(
     def column(values: Sequence[float]) -> Array:
         return np.array(values, dtype=np.float64)
 
-    limits = Limits(
-        tp_size=column([d.tp_size for d in deployments]),
-        pp_size=column([d.pp_size for d in deployments]),
-        max_num_seqs=column([d.max_num_seqs for d in deployments]),
-        max_num_batched_tokens=column([d.max_num_batched_tokens for d in deployments]),
-        gpu_memory_utilization=deployments[0].gpu_memory_utilization,
-        expert_parallel=np.array([d.expert_parallel for d in deployments]),
+    offered = Offered(
+        concurrency=column([w.concurrency for w in workloads]),
+        isl=column([w.isl for w in workloads]),
+        osl=column([w.osl for w in workloads]),
+        requests=column([w.requests or 10 * w.concurrency for w in workloads]),
+        length_cv=column([w.length_cv for w in workloads]),
     )
-    concurrency = column([w.concurrency for w in workloads])
-    requests = column([w.requests or 10 * w.concurrency for w in workloads])
-    offered = (
-        concurrency,
-        column([w.isl for w in workloads]),
-        column([w.osl for w in workloads]),
-        requests,
-    )
-    served = sweep(subject, workloads[0].mode, limits, offered)
-    source = Source("predicted", note_on(subject))
+    served = sweep(subject, workloads[0].mode, Deployments.of(deployments), offered)
+    source = Source("predicted", note_on(subject, [d.layout for d in deployments]))
     found = []
     for i, (deployment, workload) in enumerate(zip(deployments, workloads, strict=True)):
         metrics = {
             metric: _interval(
                 float(getattr(served, metric)[i]),
-                half_width(
-                    subject.calibrated.profile,
-                    subject.seen,
-                    metric,
-                    deployment.tp_size,
-                    deployment.pp_size,
-                    deployment.expert_parallel,
-                ),
+                half_width(subject.calibrated.profile, subject.asked, metric, deployment.layout),
             )
             for metric in (*METRICS, "total_tok_s")
         }

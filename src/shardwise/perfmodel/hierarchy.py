@@ -1,7 +1,9 @@
-"""Coefficients shared through a hierarchy: everything, the GPU, the engine, the pair, the version.
+"""Coefficients shared through a hierarchy: everything, the GPU, the engine, the pair, the version,
+the model, and the model on the pair.
 
 log coefficient = log prior (+ what is published about the vendor or generation)
-                + shared + GPU offset + engine offset + pair offset + version offset,
+                + shared + GPU offset + engine offset + pair offset + version offset
+                + model offset + cell offset,
 
 each offset drawn around zero. A GPU or engine without rows keeps a zero offset, so what was learnt
 from the others carries over, and its interval says that it did. Who names no version gets what the
@@ -10,12 +12,13 @@ versions have in common.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
 from shardwise.perfmodel.coefficients import COEFFICIENTS
 from shardwise.perfmodel.work import Array
@@ -31,48 +34,39 @@ LEVEL_SHARE: Final = {
     "gpu": (0.6, 0.1),
     "engine": (0.4, 0.8),
     "pair": (0.4, 0.3),
-    "version": (0.7, 0.7),
+    "version": (1.4, 1.0),
+    "model": (1.0, 0.6),
+    "cell": (2.0, 1.2),
 }
 
 #: What is published about a vendor's or generation's kernels, as a factor on the prior median.
-#: Matrix rates: large-GEMM measurements by SemiAnalysis, "MI300X vs H100 vs H200 Benchmark",
-#: 22 Dec 2024: MI300X 620 of 1307 TFLOP/s in bf16 and 990 of 2615 in fp8; H100 720 of 989 and
-#: 1280 of 1979, which is the prior itself. Small batch: AITER's tuned int8 kernels on MI300X
-#: (github.com/ROCm/aiter, a8w8_bpreshuffle_tuned_gemm.csv; tests/perfmodel/test_hierarchy.py); an
-#: H100's fp8 kernels give 0.5 (github.com/vllm-project/vllm/pull/17126: 956 TFLOP/s at 256 tokens).
-#: Tile: vLLM's Hopper fp8 kernels change at 16 rows.
 #: Collective: on Blackwell engines fuse the all-reduce with the norm that follows, 13.5 to 8.7 us
 #: (github.com/sgl-project/sglang/pull/7621); on Hopper the fused kernel is no faster.
 #: TensorRT-LLM: its PyTorch backend schedules while the GPU computes, and leaves it waiting for
 #: 580 us of a step of 64 sequences (github.com/NVIDIA/TensorRT-LLM/issues/13957, Llama 3.1 8B
-#: on B200); the priors of step and sequence come to 1,540 us there.
+#: on B200); the priors of step and sequence come to 1,140 us there.
 #: Built-in engine and CPU: what a step and a layer of a model too small to matter took, batch 1,
 #: fp32, one Zen 5 thread, 23 Nov 2026: 120 us a step, 110 to 130 us a layer, 180 us in a prefill of
 #: 64 tokens; a CPU runs each operation as it is called, so a prefill has no launches of its own.
 #: The built-in server adds 0.9 ms to a prompt of one token, same day, n = 273, and a request waits
 #: for the step that began as its predecessor ended. (`handle`: beside what vLLM's is fitted to.)
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
-    "amd": {"matrix": 0.474 / 0.72, "matrix_fp8": 0.80 / 0.88, "small_batch": 3.0 / 0.60},
-    "hopper": {"tile_fp8": 15.0},
     "blackwell": {"collective": 8.7 / 13.5},
-    "vllm": {"held_slots": 3e-4},
-    "sglang": {"held_slots": 3e-4},
-    "trtllm": {"step": 580.0 / 1540.0, "sequence": 580.0 / 1540.0},
+    "trtllm": {"step": 580.0 / 1140.0, "sequence": 580.0 / 1140.0},
     "builtin": {
-        "held_slots": 3e-4,
-        "step": 120e-6 / 900e-6,
+        "step": 120e-6 / 500e-6,
         "request": 0.9e-3 / 20e-3,
         "wait_steps": 1.0 / 2.0,
         "handle": 0.9e-3 / 7.6e-3,
     },
-    "cpu": {"layer": 130e-6 / 20e-6, "eager_layer": 20e-6 / 90e-6},
+    "cpu": {"launch": 24e-6 / 1.3e-6, "eager_layer": 20e-6 / 90e-6},
 }
 
 
 @dataclass(frozen=True)
 class Level:
-    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("pair", gpu id, engine)
-    or ("version", gpu id, engine, version)."""
+    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("pair", gpu, engine),
+    ("version", gpu, engine, version), ("model", key) or ("cell", gpu, engine, key)."""
 
     key: tuple[str, ...]
 
@@ -85,10 +79,26 @@ class Level:
         return np.asarray(_SPREAD * np.where(_BY_ENGINE, host, hardware))
 
 
-def levels_of(gpu_id: str, engine: str, version: str = "") -> tuple[tuple[str, ...], ...]:
-    """Keys of the levels that a GPU and engine draw from, the widest first."""
-    every = (("shared",), ("gpu", gpu_id), ("engine", engine), ("pair", gpu_id, engine))
-    return (*every, ("version", gpu_id, engine, version)) if version else every
+def levels_of(
+    gpu_id: str, engine: str, version: str = "", model: str = ""
+) -> tuple[tuple[str, ...], ...]:
+    """Keys of the levels that a GPU, engine and model draw from, the widest first."""
+    every: tuple[tuple[str, ...], ...] = (
+        ("shared",),
+        ("gpu", gpu_id),
+        ("engine", engine),
+        ("pair", gpu_id, engine),
+    )
+    if version:
+        every += (("version", gpu_id, engine, version),)
+    if model:
+        every += (("model", model), ("cell", gpu_id, engine, model))
+    return every
+
+
+def model_key(model: Model) -> str:
+    """What rows of one model in one dtype share, whatever they ran on."""
+    return f"{model.shape}:{model.checkpoint_dtype}"
 
 
 def versions_of(measured: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], set[str]]:
@@ -113,27 +123,26 @@ class Hierarchy:
 
     offsets: Mapping[tuple[str, ...], Array]
 
-    def log_coefficients(self, gpu: Gpu, engine: str, version: str = "") -> Array:
+    def log_coefficients(self, gpu: Gpu, engine: str, version: str = "", model: str = "") -> Array:
         total = prior(gpu, engine)
-        for key in levels_of(gpu.id, engine, version):
+        for key in levels_of(gpu.id, engine, version, model):
             if key in self.offsets:
                 total = total + self.offsets[key] * Level(key).scale
         return total
 
-    def coefficients(self, gpu: Gpu, engine: str, version: str = "") -> dict[str, float]:
-        values = np.exp(self.log_coefficients(gpu, engine, version))
+    def coefficients(
+        self, gpu: Gpu, engine: str, version: str = "", model: str = ""
+    ) -> dict[str, float]:
+        values = np.exp(self.log_coefficients(gpu, engine, version, model))
         return dict(zip(NAMES, values.tolist(), strict=True))
-
-    def known_levels(self, gpu_id: str, engine: str, version: str = "") -> Iterator[str]:
-        for key in levels_of(gpu_id, engine, version):
-            if key in self.offsets:
-                yield key[0]
 
 
 def encode(hierarchy: Hierarchy) -> dict[str, dict[str, float]]:
     """Offsets as JSON: "pair/h200/vllm" -> {coefficient: offset}."""
     return {
-        "/".join(key): {n: round(float(v), 4) for n, v in zip(NAMES, vector, strict=True)}
+        "/".join(key): {
+            n: round(float(v), 3) for n, v in zip(NAMES, vector, strict=True) if abs(v) >= 0.001
+        }
         for key, vector in hierarchy.offsets.items()
     }
 

@@ -1,21 +1,26 @@
 """How far a prediction may be off: half-widths of 80 % intervals, from held-out errors.
 
 A half-width is in logs, so an interval is value x exp(-w) to value x exp(+w). What the profile has
-seen decides which errors count: the same GPU and engine with a TP left out, or in the same version
-with rows left out; a GPU or engine that was never fitted; a weight dtype or a model that was never
-fitted there.
+not seen decides which errors count (`knowledge`): those of rows that were left out in the same way.
+Each width is the quantile of such rows' errors that covers 80 % of them, by construction (split
+conformal prediction, Vovk et al. 2005), for dense models and mixtures of experts apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from shardwise.perfmodel.profiles import Profile
+from shardwise.layout.deployment import Layout
+from shardwise.perfmodel.knowledge import Asked, Unseen
 from shardwise.perfmodel.work import Array
+
+if TYPE_CHECKING:
+    from shardwise.perfmodel.crossval import Miss
+    from shardwise.perfmodel.profiles import Profile
 
 LEVEL: Final = 0.80  #: share of unseen rows that should fall in the interval
 #: Where nothing was held out at all: a factor of two either way for TTFT, 1.5 for the rest.
@@ -24,113 +29,75 @@ _BLIND_OTHER: Final = 0.4
 METRICS: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
 #: Metrics that share another's width.
 _SAME_AS: Final = {"total_tok_s": "output_tok_s", "usd_per_million_output_tok": "output_tok_s"}
+#: Rows that a width takes at least; fewer share with the other kind of model.
+_ENOUGH: Final = 40
+NEAR: Final = "row"  #: the fold of rows about which everything is known
+
+
+def kind_of(moe: bool) -> str:
+    return "moe" if moe else "dense"
+
+
+def quantile(errors: Sequence[float] | Array) -> float:
+    """The 80th percentile of |error|, with the finite-sample correction of conformal sets."""
+    sizes = np.sort(np.abs(np.asarray(errors)))
+    place = int(np.ceil(LEVEL * (len(sizes) + 1))) - 1
+    return float(sizes[min(place, len(sizes) - 1)])
+
+
+def widths_from(misses: Iterable[Miss]) -> dict[str, float]:
+    """Widths by "fold/kind of model/metric", pooled over kinds where one has few rows."""
+    apart: dict[tuple[str, str, str], list[float]] = {}
+    for m in misses:
+        apart.setdefault((m.fold, kind_of(m.moe), m.metric), []).append(m.error)
+    found = {}
+    for (fold, kind, metric), errors in sorted(apart.items()):
+        pooled = errors
+        if len(errors) < _ENOUGH:
+            pooled = apart.get((fold, "dense", metric), []) + apart.get((fold, "moe", metric), [])
+        found[f"{fold}/{kind}/{metric}"] = round(quantile(pooled), 4)
+    return found
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Errors of rows that a fit did not see: log(predicted / measured)."""
+class Distance:
+    """What of a question was never seen, and the kind of its model."""
 
-    fold: str  #: as `crossval.Fold.kind`; "none": the fit's own rows
-    gpu: str
-    engine: str
-    metric: str
-    errors: Array
-    left_out: str = ""  #: the fold's name
+    unseen: tuple[Unseen, ...]
+    moe: bool
 
 
-def widths_from(held_out: Iterable[HeldOut], own: Iterable[HeldOut] = ()) -> dict[str, float]:
-    """The 80th percentile of |error|: of each kind of fold and metric, and of `own`, the errors
-    that speak for a GPU and engine themselves."""
-    pooled: dict[str, list[Array]] = {}
-    for h in held_out:
-        if h.fold == "row":  # of a pair with several versions, each of them known
-            pooled.setdefault(f"version/{h.gpu}/{h.engine}/{h.metric}", []).append(h.errors)
-            continue
-        pooled.setdefault(f"{h.fold}/{h.metric}", []).append(h.errors)
-        if h.fold == "tp_inside":
-            pooled.setdefault(f"{h.fold}/{h.engine}/{h.metric}", []).append(h.errors)
-    for h in own:
-        pooled.setdefault(f"pair/{h.gpu}/{h.engine}/{h.metric}", []).append(h.errors)
-    return {
-        key: round(float(np.quantile(np.abs(np.concatenate(parts)), LEVEL)), 4)
-        for key, parts in sorted(pooled.items())
-    }
+def half_width(profile: Profile, asked: Asked, metric: str, layout: Layout) -> float:
+    """Half-width (log) of the 80 % interval of `metric` for a question, in a layout."""
+    unseen = profile.knowledge.unseen(asked, layout)
+    own = profile.own_widths.get(f"{asked.pair}/{_SAME_AS.get(metric, metric)}")
+    if own is not None and not unseen:
+        return own
+    width = width_of(profile.widths, Distance(unseen, asked.moe), metric)
+    if "gpu" in unseen:  # rows of the GPUs that were left out had kernels of their own
+        return float(np.hypot(width, asked.kernel_error))
+    return width
 
 
-def coverage_pct(held_out: Sequence[HeldOut]) -> float | None:
-    """Percent of left-out rows within the 80th percentile of the other folds' errors: no row has a
-    part in the width that judges it. None for fewer than three folds."""
-    parts = [np.abs(h.errors) for h in held_out]
-    if len(parts) < 3:
-        return None
-    inside = 0
-    for i, part in enumerate(parts):
-        width = np.quantile(np.concatenate(parts[:i] + parts[i + 1 :]), LEVEL)
-        inside += int(np.sum(part <= width))
-    return 100.0 * inside / sum(len(part) for part in parts)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a profile knows about a configuration's surroundings."""
-
-    gpu: str
-    engine: str
-    weight_dtype: str
-    shape: str  #: of the model, as `Architecture.shape`
-    levels: tuple[str, ...]
-
-    @property
-    def is_calibrated(self) -> bool:
-        return "pair" in self.levels
-
-
-def half_width(
-    profile: Profile,
-    seen: Seen,
-    metric: str,
-    tp_size: int,
-    pp_size: int = 1,
-    expert_parallel: bool = False,
-) -> float:
-    """Half-width (log) of the 80 % interval of `metric` for what was `seen`, at TP x PP.
-
-    No row with PP or expert parallelism was ever fitted, so each adds the error of an outer TP
-    left out.
-    """
+def width_of(widths: Mapping[str, float], distance: Distance, metric: str) -> float:
+    """The width of a distance: that of what was not seen; of several such things, their errors are
+    taken as independent, and as no more than kernels without any fit miss by."""
     name = _SAME_AS.get(metric, metric)
     blind = _BLIND.get(name, _BLIND_OTHER)
-    widths: Mapping[str, float] = profile.widths
-    if seen.is_calibrated:
-        own = widths.get(f"pair/{seen.gpu}/{seen.engine}/{name}")
-        if "version" in seen.levels:
-            own = widths.get(f"version/{seen.gpu}/{seen.engine}/{name}", own)
-        base = own if own is not None else widths.get(f"tp_edge/{name}", blind)
-    else:
-        folds = [fold for fold in ("gpu", "engine") if fold not in seen.levels]
-        folds = folds or ["gpu"]  # both known, never together
-        parts = [widths.get(f"{fold}/{name}", blind) for fold in folds]
-        base = float(np.hypot.reduce(parts))
-    if seen.is_calibrated:
-        pair = f"{seen.gpu}/{seen.engine}"
-        if f"{pair}/{seen.weight_dtype}" not in profile.dtypes:
-            base = float(np.hypot(base, widths.get(f"dtype/{name}", blind / 2)))
-        elif f"{pair}/{seen.shape}" not in profile.shapes:
-            base = max(base, widths.get(f"model/{name}", base))
-        base = _beyond_tps(profile, pair, name, base, tp_size)
-    for _ in range((pp_size > 1) + expert_parallel):
-        base = float(np.hypot(base, widths.get(f"tp_edge/{name}", blind / 2)))
-    return base
+
+    def learnt(fold: str) -> float | None:
+        kinds = (kind_of(distance.moe), kind_of(not distance.moe))
+        return next((w for k in kinds if (w := widths.get(f"{fold}/{k}/{name}"))), None)
+
+    near = learnt(NEAR) or blind / 4.0
+    if not distance.unseen:
+        return near
+    parts = [max(learnt(_AS.get(u, u)) or blind, near) for u in distance.unseen]
+    beyond = sum(max(p**2 - near**2, 0.0) for p in parts)
+    whole = float(np.sqrt(near**2 + beyond))
+    most = learnt("kernels")
+    return whole if most is None else min(whole, max(most, *parts))
 
 
-def _beyond_tps(profile: Profile, pair: str, metric: str, base: float, tp_size: int) -> float:
-    """A TP between those fitted is as uncertain as such TPs were when left out; one beyond them
-    adds what was missed there."""
-    known = profile.tp_sizes.get(pair, [])
-    if tp_size in known or not known:
-        return base
-    widths, engine = profile.widths, pair.split("/")[1]
-    if known[0] < tp_size < known[-1]:
-        pooled = widths.get(f"tp_inside/{metric}", base)
-        return max(base, widths.get(f"tp_inside/{engine}/{metric}", pooled))
-    return float(np.hypot(base, widths.get(f"tp_edge/{metric}", base)))
+#: What has no fold of its own, and the one that stands for it.
+_AS: Final[Mapping[str, str]] = {"pair": "gpu"}

@@ -3,87 +3,75 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwise.architecture.model import Architecture
-from shardwise.hardware.gpu import Gpu
-from shardwise.perfmodel.memory import Ranks, kv_budget_bytes, kv_capacity_tokens
-from shardwise.perfmodel.work import Array
+from shardwise.architecture.model import Model
+from shardwise.layout.arrays import Deployments, Layouts
+from shardwise.perfmodel.memory import Platform, kv_budget_bytes, kv_capacity_tokens, sequence_bytes
+from shardwise.workload.workload import TRAFFIC_CV
+
+Array = NDArray[np.float64]
+#: What memory is profiled for at most: what engines start with where nobody says otherwise.
+#: Requests beyond it queue and take no memory.
+PROFILED_TOKENS: Final = 8192.0
+PROFILED_SEQS: Final = 1024.0
+
+
+@dataclass(frozen=True)
+class Offered:
+    """Requests offered to one replica; arrays of one shape. Lengths are means, in tokens."""
+
+    concurrency: Array
+    isl: Array
+    osl: Array
+    requests: Array  #: in the whole run, the first `concurrency` of them sent at once
+    length_cv: Array | float = TRAFFIC_CV  #: standard deviation of lengths over their mean
 
 
 @dataclass(frozen=True)
 class Load:
     """What is offered and what the engine allows, one element a configuration."""
 
-    tp_size: Array
-    pp_size: Array
+    layouts: Layouts
     concurrency: Array
     isl: Array
     osl: Array
-    requests: Array  #: in the whole run, the first `concurrency` of them sent at once
+    requests: Array
     max_num_seqs: Array
     max_num_batched_tokens: Array
     kv_capacity_tokens: Array  #: of one replica
-    expert_ranks: Array  #: that whole experts are spread over; 1 where TP cuts them
+    length_cv: Array | float = TRAFFIC_CV  #: standard deviation of lengths over their mean
 
-
-@dataclass(frozen=True)
-class Limits:
-    """Sharding and engine flags of each configuration; arrays of one shape."""
-
-    tp_size: Array
-    pp_size: Array
-    max_num_seqs: Array
-    max_num_batched_tokens: Array
-    gpu_memory_utilization: float = 0.9
-    expert_parallel: NDArray[np.bool_] | bool = False
+    @property
+    def pp_size(self) -> Array:
+        return self.layouts.pp_size
 
 
 def make_load(
-    arch: Architecture,
-    gpu: Gpu,
-    weight_dtype: str,
-    kv_dtype: str,
-    limits: Limits,
-    concurrency: Array,
-    isl: Array,
-    osl: Array,
-    requests: Array,
+    model: Model, platform: Platform, kv_dtype: str, deployments: Deployments, offered: Offered
 ) -> Load:
-    """The load with its KV capacity. What memory is profiled for is capped at what engines
-    start with: 8,192 tokens a step and 1,024 sequences."""
-    ranks = Ranks(
-        weight_dtype=weight_dtype,
-        kv_dtype=kv_dtype,
-        tp_size=limits.tp_size,
-        pp_size=limits.pp_size,
-        max_num_batched_tokens=np.minimum(limits.max_num_batched_tokens, 8192.0),
-        max_num_seqs=np.minimum(limits.max_num_seqs, 1024.0),
-        gpu_memory_utilization=limits.gpu_memory_utilization,
+    """The load with its KV capacity; `model` in the dtype that it is served in."""
+    profiled = Deployments(
+        deployments.layouts,
+        np.minimum(deployments.max_num_seqs, PROFILED_SEQS),
+        np.minimum(deployments.max_num_batched_tokens, PROFILED_TOKENS),
+        deployments.gpu_memory_utilization,
     )
-    budget = kv_budget_bytes(arch, gpu.memory_bytes, ranks)
-    capacity = kv_capacity_tokens(arch, budget, isl + osl / 2.0, ranks)
+    context = offered.isl + offered.osl / 2.0
+    budget = kv_budget_bytes(model, platform, profiled)
+    sequence = sequence_bytes(model, context, deployments.layouts, kv_dtype)
+    capacity = kv_capacity_tokens(budget, sequence, context, deployments.layouts)
     return Load(
-        tp_size=limits.tp_size,
-        pp_size=limits.pp_size,
-        concurrency=concurrency,
-        isl=isl,
-        osl=osl,
-        requests=requests,
-        max_num_seqs=limits.max_num_seqs,
-        max_num_batched_tokens=limits.max_num_batched_tokens,
+        layouts=deployments.layouts,
+        concurrency=offered.concurrency,
+        isl=offered.isl,
+        osl=offered.osl,
+        requests=offered.requests,
+        max_num_seqs=deployments.max_num_seqs,
+        max_num_batched_tokens=deployments.max_num_batched_tokens,
         kv_capacity_tokens=np.maximum(capacity, 1.0),
-        expert_ranks=np.where(limits.expert_parallel, limits.tp_size, 1.0),
+        length_cv=offered.length_cv,
     )
-
-
-def auto_kv_dtype(weight_dtype: str, gpu: Gpu, engine: str) -> str:
-    """What `--kv-cache-dtype auto` gives. NVIDIA's fp8 and nvfp4 checkpoints ask for an fp8
-    cache themselves, and TensorRT-LLM follows the weights; elsewhere it stays bf16. The built-in
-    engine keeps it in the dtype it computes in."""
-    if engine == "builtin" and weight_dtype == "fp32":
-        return "fp32"
-    quantized = weight_dtype in {"fp8", "nvfp4", "fp4"}
-    return "fp8" if quantized and (gpu.vendor == "nvidia" or engine == "trtllm") else "bf16"

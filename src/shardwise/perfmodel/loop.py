@@ -13,7 +13,7 @@ import numpy as np
 
 from shardwise.perfmodel.loads import Load
 from shardwise.perfmodel.serving_steps import chunk, decode_step, fullest_chunk, mixed_step
-from shardwise.perfmodel.step import Setting, StepTime
+from shardwise.perfmodel.step import Steps, StepTime
 from shardwise.perfmodel.work import Array
 
 #: Times that the steps are worked out: with every slot decoding, then with those that do.
@@ -46,15 +46,14 @@ class Loop:
 
 
 def settled(
-    setting: Setting,
+    setting: Steps,
     load: Load,
     slots: Array,
     outside: Array | float = 0.0,
     waiting: Array | float = 0.0,
-    idle: Array | float = 1.0,
 ) -> Loop:
-    """The loop of `slots` requests whose cycle is idle x (outside + prefill + (1 + waiting) x D),
-    D the time that a request decodes for.
+    """The loop of `slots` requests whose cycle is outside + prefill + (1 + waiting) x D, D the time
+    that a request decodes for.
 
     A step holds no more prompt tokens than its budget: where the others' prompts would make a
     token take longer than such a step, they are waited for before the first token instead.
@@ -63,8 +62,8 @@ def settled(
     share = np.ones_like(slots)
     for _ in range(ROUNDS):
         turn = _turn(setting, load, slots, share)
-        fixed = idle * (outside + turn.prefill.total)
-        growing = idle * (1.0 + waiting)
+        fixed = outside + turn.prefill.total
+        growing = 1.0 + waiting
         own, others = tokens * turn.decode.total, (slots - 1.0) * turn.extra.total
         wanted = _decoding_s(own, others, fixed, growing)
         share = wanted / (fixed + growing * wanted)
@@ -80,7 +79,7 @@ def decoded(load: Load) -> Array:
     return np.maximum(load.osl - 1.0, 1e-6)
 
 
-def _turn(setting: Setting, load: Load, slots: Array, share: Array) -> Turn:
+def _turn(setting: Steps, load: Load, slots: Array, share: Array) -> Turn:
     """The steps of `slots` requests that decode for `share` of their time."""
     decoding = slots * share
     arrivals = decoding / load.osl  # prompts per step

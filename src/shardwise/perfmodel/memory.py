@@ -1,222 +1,306 @@
-"""What fits: weights, KV cache, activations and the engine's own memory on one rank.
+"""What fits: weights, caches, activations and the engine's own memory on each rank.
 
-Functions broadcast over arrays of tp_size, so a sweep costs one call. "GB" is 1e9 bytes.
+Functions run over arrays of deployments, so a sweep costs one call. "GB" is 1e9 bytes. Pipeline
+stages differ in layers, embedding and head: what a replica holds is what its tightest stage does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwise.architecture.kv import kv_bytes
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.parameters import WEIGHT_BYTES, count
-from shardwise.architecture.rank import padded_vocab, rank_weight_bytes
-from shardwise.architecture.sharding import allowed_tp
+from shardwise.architecture.bundled import stored_in
+from shardwise.architecture.feed_forward import Mlp, Moe
+from shardwise.architecture.formats import usual_format
+from shardwise.architecture.model import Model
+from shardwise.engines.device import device_of
+from shardwise.engines.loading import Loader, loaded_stage_bytes
+from shardwise.engines.registry import get
+from shardwise.engines.startup import Load, StartupMemory
 from shardwise.errors import DoesNotFitError
-from shardwise.evidence.record import Deployment
 from shardwise.hardware.gpu import Gpu
+from shardwise.layout.arrays import Deployments, Layouts
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+from shardwise.layout.rules import allowed_tp
+from shardwise.layout.shards import padded, rank_shards
 from shardwise.units import GB
 
 Floats = NDArray[np.float64]
-Numbers = float | NDArray[np.int64] | NDArray[np.float64]
 
-#: Estimates, each good to about half: vLLM's start-up log names them "non-torch memory" (driver
-#: context; with TP also NCCL or RCCL channels and the custom all-reduce buffers) and "graph
-#: capturing took … GiB". They vary with version and driver.
-CONTEXT_BYTES: Final = 0.6 * GB
-COLLECTIVE_BYTES: Final = 0.8 * GB
-GRAPH_BYTES: Final = 1.0 * GB
-#: Sampling keeps the logits, their softmax and a sorted copy, each in 32 bits.
-_SAMPLER_BYTES_PER_LOGIT: Final = 12.0
 #: Dtypes looked through, widest first, when one that fits is sought.
 _NARROWER: Final = ("bf16", "fp8", "fp4")
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """The settings of a deployment that decide its memory: each a number, or an array to sweep."""
+def kv_dtype_of(model: Model, dtypes: Dtypes) -> str:
+    """KV cache dtype of a deployment: the one named, else what the checkpoint asks for."""
+    return model.kv_dtype if dtypes.kv == "auto" else dtypes.kv
 
-    weight_dtype: str = "auto"
-    kv_dtype: str = "auto"
-    tp_size: Numbers = 1
-    pp_size: Numbers = 1
-    max_num_batched_tokens: Numbers = 8192
-    max_num_seqs: Numbers = 256
-    gpu_memory_utilization: Numbers = 0.9
+
+@dataclass(frozen=True)
+class Platform:
+    """What a model is loaded on: a GPU and an engine, of a version or none."""
+
+    gpu: Gpu
+    engine: str = "vllm"
+    engine_version: str = ""
 
     @classmethod
-    def of(cls, deployment: Deployment) -> Ranks:
-        return cls(**{field.name: getattr(deployment, field.name) for field in fields(cls)})
+    def of(cls, gpu: Gpu, deployment: Deployment) -> Platform:
+        return cls(gpu, deployment.engine, deployment.engine_version)
+
+    @property
+    def loader(self) -> Loader:
+        return Loader(self.engine, device_of(self.gpu), self.engine_version)
+
+    @property
+    def startup(self) -> StartupMemory:
+        return get(self.engine).startup(device_of(self.gpu), self.engine_version)
 
 
-def activation_bytes(arch: Architecture, ranks: Ranks) -> Floats:
-    """Peak of one rank's activations in a full step, in 16 bits.
+def forward_bytes(model: Model, deployments: Deployments) -> Floats:
+    """Peak of one rank's activations in a forward of `max_num_batched_tokens`, in 16 bits.
 
-    The widest moment of a layer: residual and its normed copy (2 x hidden), and the MLP's gate, up
-    and product (3 x width/tp; for experts, top_k of them and their top_k outputs). Then
-    the sampler's logits for `max_num_seqs`. This is what vLLM's profiling run measures.
+    The widest moment of a layer: residual and its normed copy (2 x hidden), and the feed-forward's
+    gate, up and product; for experts, `top_k` of them and their `top_k` outputs.
     """
-    tp = np.asarray(ranks.tp_size, np.float64)
-    width = 3.0 * arch.intermediate_size / tp
-    if arch.moe:
-        moe = arch.moe
-        routed = moe.top_k * (3.0 * moe.expert_intermediate_size / tp + arch.hidden_size)
-        width = np.maximum(width, routed + 3.0 * moe.shared_intermediate_size / tp)
-    tokens = np.asarray(ranks.max_num_batched_tokens, np.float64)
-    logits = np.asarray(ranks.max_num_seqs, np.float64) * padded_vocab(arch, ranks.tp_size)
-    layer = 2.0 * tokens * (2.0 * arch.hidden_size + width)
-    return np.asarray(layer + _SAMPLER_BYTES_PER_LOGIT * logits)
+    width = deployments.layouts.gather(lambda layout: _widest(model, layout))
+    return np.asarray(2.0 * deployments.max_num_batched_tokens * (2.0 * model.hidden_size + width))
 
 
-def engine_bytes(ranks: Ranks) -> Floats:
-    """Bytes the engine and the driver keep on each GPU."""
-    several = np.asarray(ranks.tp_size) * np.asarray(ranks.pp_size) > 1
-    return np.asarray(CONTEXT_BYTES + GRAPH_BYTES + COLLECTIVE_BYTES * several)
+def logits(model: Model, deployments: Deployments) -> Floats:
+    """Numbers in the logits of `max_num_seqs` sequences, gathered whole on every rank."""
+    vocab = deployments.layouts.gather(
+        lambda layout: padded(model.vocab_size, layout.tp_size) if model.generates else 0.0
+    )
+    return np.asarray(deployments.max_num_seqs * vocab)
 
 
-def kv_budget_bytes(arch: Architecture, memory_bytes: Numbers, ranks: Ranks) -> Floats:
-    """Bytes left on the fullest rank for KV cache; negative by what is short."""
-    usable = np.asarray(memory_bytes, np.float64) * np.asarray(ranks.gpu_memory_utilization)
-    weights = rank_weight_bytes(arch, ranks.weight_dtype, ranks.tp_size, ranks.pp_size)
-    return np.asarray(usable - weights - activation_bytes(arch, ranks) - engine_bytes(ranks))
+def _widest(model: Model, layout: Layout) -> float:
+    """Elements a token takes in the widest feed-forward of a rank."""
+    widths = [0.0]
+    for group in model.groups:
+        part = group.feed_forward
+        if isinstance(part, Moe):
+            expert = (2 + part.gated) * part.expert_width
+            routed = part.top_k * (expert / layout.stage_gpus + part.expert_input)
+            widths.append(routed + 3.0 * part.shared_width / layout.tp_size)
+        elif isinstance(part, Mlp):
+            widths.append((2 + part.gated) * part.width / layout.tp_size)
+    return max(widths)
 
 
-def sequence_bytes(arch: Architecture, context_tokens: Numbers, ranks: Ranks) -> Floats:
-    """Bytes of KV cache of one sequence on the fullest rank."""
-    return kv_bytes(arch, context_tokens, ranks.kv_dtype, ranks.tp_size, ranks.pp_size)
+def by_stage(layouts: Layouts, of: Callable[[Layout], Floats | tuple[float, ...]]) -> Floats:
+    """`of` a layout, a number for each stage: shape (most stages, *layouts.shape), zero beyond a
+    layout's own stages."""
+    found, index = layouts.unique()
+    table = np.zeros((max(layout.pp_size for layout in found), len(found)))
+    for i, layout in enumerate(found):
+        table[: layout.pp_size, i] = of(layout)
+    return np.asarray(table[:, index])
 
 
-def largest_batch(
-    arch: Architecture, kv_budget: Numbers, context_tokens: Numbers, ranks: Ranks
+def kv_budget_bytes(model: Model, platform: Platform, deployments: Deployments) -> Floats:
+    """Bytes left on a rank of each stage for caches: shape (stages, *shape); negative by what is
+    short. `model` in the dtype that it is served in."""
+    layouts, loader = deployments.layouts, platform.loader
+    weights = by_stage(layouts, lambda layout: loaded_stage_bytes(loader, model, layout))
+    load = Load(
+        weight_bytes=weights,
+        forward_bytes=forward_bytes(model, deployments),
+        logits=logits(model, deployments),
+        ranks=layouts.stage_gpus * layouts.pp_size,
+    )
+    return platform.startup.kv_budget_bytes(
+        load,
+        memory_bytes=platform.gpu.visible_memory_bytes,
+        fraction=deployments.gpu_memory_utilization,
+        peer_access=platform.gpu.interconnect.topology != "pcie",
+    )
+
+
+def sequence_bytes(
+    model: Model, context_tokens: float | Floats, layouts: Layouts, kv_dtype: str
 ) -> Floats:
-    """Whole sequences of `context_tokens` that `kv_budget` bytes hold at once."""
-    held = np.maximum(np.asarray(kv_budget), 0.0) / sequence_bytes(arch, context_tokens, ranks)
-    return np.asarray(np.floor(held))
+    """Bytes of cache of one sequence on a rank of each stage: shape (stages, *shape)."""
+    if np.ndim(context_tokens) == 0:
+        return by_stage(
+            layouts, lambda layout: rank_shards(model, layout).cache_bytes(context_tokens, kv_dtype)
+        )
+    found, index = layouts.unique()
+    context = np.broadcast_to(np.asarray(context_tokens, np.float64), layouts.shape)
+    out = np.zeros((max(layout.pp_size for layout in found), *layouts.shape))
+    for i, layout in enumerate(found):
+        own = index == i
+        out[: layout.pp_size, own] = rank_shards(model, layout).cache_bytes(context[own], kv_dtype)
+    return out
+
+
+def shortfall_bytes(budget: Floats, sequence: Floats) -> Floats:
+    """Bytes that a GPU of the tightest stage lacks to hold one sequence; at most 0 if it fits."""
+    return np.asarray((sequence - budget).max(axis=0))
+
+
+def sequences_held(budget: Floats, sequence: Floats) -> Floats:
+    """Sequences (not rounded) that the tightest stage holds at once."""
+    held = np.divide(
+        np.maximum(budget, 0.0), sequence, out=np.full(budget.shape, np.inf), where=sequence > 0
+    )
+    return np.asarray(held.min(axis=0))
 
 
 def kv_capacity_tokens(
-    arch: Architecture, kv_budget: Numbers, context_tokens: Numbers, ranks: Ranks
+    budget: Floats, sequence: Floats, context_tokens: float | Floats, layouts: Layouts
 ) -> Floats:
-    """Tokens that `kv_budget` bytes hold, kept in sequences of `context_tokens` each.
+    """Tokens that a replica holds, kept in sequences of `context_tokens` each.
 
-    The length matters to sliding-window models alone, which forget what the window has left.
+    The length matters where a layer keeps a window or a state. Each data-parallel copy of
+    attention holds its own sequences.
     """
-    each = sequence_bytes(arch, context_tokens, ranks) / np.asarray(context_tokens)
-    return np.asarray(np.floor(np.maximum(np.asarray(kv_budget), 0.0) / each))
+    held = sequences_held(budget, sequence) * np.asarray(context_tokens)
+    return np.asarray(np.floor(held * layouts.attention_dp))
 
 
-def largest_context(arch: Architecture, kv_budget: Numbers, ranks: Ranks) -> Floats:
-    """Longest single sequence that fits, in tokens; at most the model's own context."""
-    # one token in every layer, before any window forgets
-    token = sequence_bytes(arch, 1, ranks) / arch.num_layers
-    held = np.maximum(np.asarray(kv_budget), 0.0) / token  # tokens, summed over the layers
-    longest = held / arch.num_layers
-    if arch.num_sliding_layers:
-        full = arch.num_layers - arch.num_sliding_layers
-        windows = arch.num_sliding_layers * arch.sliding_window
-        beyond = (held - windows) / full if full else np.full(held.shape, np.inf)
-        longest = np.where(longest <= arch.sliding_window, longest, beyond)
-    return np.asarray(np.floor(np.minimum(longest, arch.max_context)))
+def largest_context(model: Model, budget: Floats, layout: Layout, kv_dtype: str) -> int:
+    """Longest single sequence that `budget` (bytes by stage) holds, in tokens; at most the
+    model's own context."""
+    rank = rank_shards(model, layout)
+    low, high = 0, model.max_context
+    if np.all(rank.cache_bytes(float(high), kv_dtype) <= budget):
+        return high
+    while high - low > 1:  # what caches hold grows with the context: bisect
+        middle = (low + high) // 2
+        fits = bool(np.all(rank.cache_bytes(float(middle), kv_dtype) <= budget))
+        low, high = (middle, high) if fits else (low, middle)
+    return low
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How the fullest rank's memory is used, in bytes, and what that admits."""
+    """How the memory of the tightest stage's rank is used, in bytes, and what that admits."""
 
-    memory_bytes: float
+    memory_bytes: float  #: that a program sees
     budget_bytes: float  #: memory x gpu_memory_utilization
-    weight_bytes: float
-    activation_bytes: float
-    engine_bytes: float
+    weight_bytes: float  #: of the fullest rank, as loaded
+    activation_bytes: float  #: what the engine's profiling run takes
+    engine_bytes: float  #: what else the engine counts: context, communication, graphs
     kv_budget_bytes: float  #: negative if not even the rest fits
     kv_bytes_per_sequence: float
-    kv_capacity_tokens: int
-    largest_batch: int  #: sequences of the context asked
+    kv_capacity_tokens: int  #: of the replica
+    largest_batch: int  #: sequences of the context asked, of the replica
     largest_context: int  #: of a single sequence
-
-    @property
-    def shortfall_bytes(self) -> float:
-        """What is missing to hold one sequence; 0 if it fits."""
-        return max(self.kv_bytes_per_sequence - self.kv_budget_bytes, 0.0)
+    shortfall_bytes: float  #: what a GPU lacks to hold one sequence; 0 if it fits
 
     @property
     def fits(self) -> bool:
         return self.shortfall_bytes == 0.0
 
 
-def plan(arch: Architecture, gpu: Gpu, deployment: Deployment, context_tokens: float) -> MemoryPlan:
-    """Memory of one rank of `deployment` for sequences of `context_tokens` (isl + osl)."""
-    ranks = Ranks.of(deployment)
-    budget = kv_budget_bytes(arch, gpu.memory_bytes, ranks)
-    weights = rank_weight_bytes(arch, ranks.weight_dtype, ranks.tp_size, ranks.pp_size)
+def fits(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) -> bool:
+    """Whether one replica holds a sequence of `context_tokens`, without the rest of a plan."""
+    stored = stored_in(model, deployment.dtypes.weight)
+    one = Deployments.of([deployment])
+    budget = kv_budget_bytes(stored, Platform.of(gpu, deployment), one)
+    kv_dtype = kv_dtype_of(stored, deployment.dtypes)
+    sequence = sequence_bytes(stored, context_tokens, one.layouts, kv_dtype)
+    return bool(shortfall_bytes(budget, sequence)[0] <= 0)
+
+
+def plan(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) -> MemoryPlan:
+    """Memory of one replica of `deployment` for sequences of `context_tokens` (isl + osl).
+
+    `model` may be in another dtype: the deployment's dtypes decide.
+    """
+    stored = stored_in(model, deployment.dtypes.weight)
+    kv_dtype = kv_dtype_of(stored, deployment.dtypes)
+    platform, one = Platform.of(gpu, deployment), Deployments.of([deployment])
+    budget = kv_budget_bytes(stored, platform, one)
+    sequence = sequence_bytes(stored, context_tokens, one.layouts, kv_dtype)
+    tightest = int((sequence - budget)[:, 0].argmax())
+    held = sequences_held(budget, sequence) * deployment.layout.attention_dp
+    weights = loaded_stage_bytes(platform.loader, stored, _one(deployment.layout))
+    usable = gpu.visible_memory_bytes * deployment.limits.gpu_memory_utilization
+    startup = platform.startup
+    profiled = 0.0
+    if startup.share != "free_before_load":
+        sampler = startup.sampler_bytes_per_logit.value * logits(stored, one)[0]
+        profiled = float(max(forward_bytes(stored, one)[0], sampler))
+    left = float(budget[tightest, 0])
     return MemoryPlan(
-        memory_bytes=gpu.memory_bytes,
-        budget_bytes=gpu.memory_bytes * deployment.gpu_memory_utilization,
-        weight_bytes=float(weights),
-        activation_bytes=float(activation_bytes(arch, ranks)),
-        engine_bytes=float(engine_bytes(ranks)),
-        kv_budget_bytes=float(budget),
-        kv_bytes_per_sequence=float(sequence_bytes(arch, context_tokens, ranks)),
-        kv_capacity_tokens=int(kv_capacity_tokens(arch, budget, context_tokens, ranks)),
-        largest_batch=int(largest_batch(arch, budget, context_tokens, ranks)),
-        largest_context=int(largest_context(arch, budget, ranks)),
+        memory_bytes=gpu.visible_memory_bytes,
+        budget_bytes=usable,
+        weight_bytes=max(weights),
+        activation_bytes=profiled,
+        engine_bytes=max(usable - left - weights[tightest] - profiled, 0.0),
+        kv_budget_bytes=left,
+        kv_bytes_per_sequence=float(sequence[tightest, 0]),
+        kv_capacity_tokens=int(
+            kv_capacity_tokens(budget, sequence, context_tokens, one.layouts)[0]
+        ),
+        largest_batch=int(held[0]),
+        largest_context=largest_context(stored, budget[:, 0], deployment.layout, kv_dtype),
+        shortfall_bytes=max(float(shortfall_bytes(budget, sequence)[0]), 0.0),
     )
 
 
+def _one(layout: Layout) -> Layout:
+    return replace(layout, replicas=1)
+
+
 def require_fit(
-    arch: Architecture, gpu: Gpu, deployment: Deployment, context_tokens: float
+    model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float
 ) -> MemoryPlan:
     """The plan of a deployment that holds at least one sequence.
 
     Raises DoesNotFitError: what is short, by how many GB, and the smallest TP or dtype that fits.
     """
-    found = plan(arch, gpu, deployment, context_tokens)
+    found = plan(model, gpu, deployment, context_tokens)
     if found.fits:
         return found
-    d, p = deployment, found
+    p, dtype = found, stored_in(model, deployment.dtypes.weight).checkpoint_dtype
     what = "weights" if p.kv_budget_bytes < 0 else f"KV cache for {context_tokens:,.0f} tokens"
     engine_gb = (p.activation_bytes + p.engine_bytes) / GB
     raise DoesNotFitError(
-        f"{arch.id} in {d.weight_dtype} at TP={d.tp_size} x PP={d.pp_size} does not fit "
+        f"{model.id} in {dtype} at {deployment.layout.name} does not fit "
         f"{gpu.name}: no room for the {what}, {p.shortfall_bytes / GB:.1f} GB a GPU short of the "
         f"{p.budget_bytes / GB:.1f} GB usable (weights {p.weight_bytes / GB:.1f}, activations and "
         f"engine {engine_gb:.1f}, KV cache {p.kv_bytes_per_sequence / GB:.1f}); "
-        f"{_what_fits(arch, gpu, d, context_tokens)}"
+        f"{_what_fits(model, gpu, deployment, context_tokens)}"
     )
 
 
 def smallest_fitting_tp(
-    arch: Architecture, gpu: Gpu, deployment: Deployment, context_tokens: float
+    model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float
 ) -> int | None:
     """The smallest TP within a node that the model allows and that holds one sequence."""
-    sizes = allowed_tp(
-        arch,
-        gpu.node_gpus,
-        expert_parallel=deployment.expert_parallel,
-        weight_dtype=deployment.weight_dtype,
-    )
-    for tp in sizes:
-        if plan(arch, gpu, replace(deployment, tp_size=tp), context_tokens).fits:
+    stored = stored_in(model, deployment.dtypes.weight)
+    whole = deployment.layout.expert_parallel
+    loader = Platform.of(gpu, deployment).loader
+    for tp in allowed_tp(stored, gpu.node_gpus, expert_parallel=whole, refusal=loader):
+        wider = deployment.with_layout(tp_size=tp, ep_size=tp if whole else 1)
+        if fits(model, gpu, wider, context_tokens):
             return tp
     return None
 
 
-def _what_fits(arch: Architecture, gpu: Gpu, deployment: Deployment, context_tokens: float) -> str:
+def _what_fits(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) -> str:
     options = []
-    tp = smallest_fitting_tp(arch, gpu, deployment, context_tokens)
+    dtype = stored_in(model, deployment.dtypes.weight).checkpoint_dtype
+    tp = smallest_fitting_tp(model, gpu, deployment, context_tokens)
     if tp is not None:
-        options.append(f"TP={tp} in {deployment.weight_dtype}")
-    if plan(arch, gpu, replace(deployment, kv_dtype="fp8"), context_tokens).fits:
+        options.append(f"TP={tp} in {dtype}")
+    if (
+        gpu.has_fp8_cache
+        and plan(model, gpu, deployment.with_dtypes(kv="fp8"), context_tokens).fits
+    ):
         options.append("an fp8 KV cache")
-    for dtype in _NARROWER:
-        narrower = replace(deployment, weight_dtype=dtype)
-        if plan(arch, gpu, narrower, context_tokens).fits:
-            options.append(f"{dtype} at TP={deployment.tp_size}")
+    for narrower in _NARROWER:
+        if plan(model, gpu, deployment.with_dtypes(weight=narrower), context_tokens).fits:
+            options.append(f"{narrower} at {deployment.layout.name}")
             break
     if options:
         return f"what fits: {' or '.join(options)}"
@@ -237,13 +321,13 @@ class LargestModel:
 
 def largest_models(
     gpus: Iterable[Gpu],
-    models: Iterable[Architecture],
+    models: Iterable[Model],
     dtypes: Iterable[str] = ("bf16", "fp8", "fp4"),
     context_tokens: float = 8192,
     gpu_memory_utilization: float = 0.9,
 ) -> list[LargestModel]:
     """A row for each GPU and dtype: the largest of `models` that one such GPU holds."""
-    known = sorted(models, key=lambda arch: count(arch).total, reverse=True)
+    known = sorted(models, key=lambda model: model.parameters(), reverse=True)
     wanted = tuple(dtypes)
     return [
         _largest_model(gpu, known, dtype, context_tokens, gpu_memory_utilization)
@@ -252,18 +336,34 @@ def largest_models(
     ]
 
 
+@lru_cache(maxsize=1024)
+def _whole_bytes(model: Model, dtype: str) -> float:
+    return stored_in(model, dtype).weight_bytes
+
+
 def _largest_model(
-    gpu: Gpu, known: list[Architecture], dtype: str, context_tokens: float, utilization: float
+    gpu: Gpu, known: list[Model], dtype: str, context_tokens: float, utilization: float
 ) -> LargestModel:
-    left = gpu.memory_bytes * utilization - float(engine_bytes(Ranks()))
-    per_weight = WEIGHT_BYTES["nvfp4" if dtype == "fp4" else dtype]
-    name, parameters, weights = "", 0, 0.0
-    for arch in known:
-        deployment = Deployment(
-            arch.id, gpu.id, 1, weight_dtype=dtype, gpu_memory_utilization=utilization
+    empty = Load(0.0, 0.0, 0.0)
+    left = float(
+        Platform(gpu).startup.kv_budget_bytes(
+            empty, memory_bytes=gpu.visible_memory_bytes, fraction=utilization
         )
-        found = plan(arch, gpu, deployment, context_tokens)
-        if found.fits:
-            name, parameters, weights = arch.id, count(arch).total, found.weight_bytes
+    )
+    usable = gpu.visible_memory_bytes * utilization
+    per_weight = float(usual_format(dtype).bytes_of(4096, 4096)) / 4096**2
+    name, parameters, weights = "", 0, 0.0
+    for model in known:
+        deployment = Deployment(
+            model.id,
+            gpu.id,
+            dtypes=Dtypes(weight=dtype),
+            limits=EngineLimits(gpu_memory_utilization=utilization),
+        )
+        # weights alone rule most models out
+        held_whole = _whole_bytes(model, dtype)
+        if held_whole <= usable and fits(model, gpu, deployment, context_tokens):
+            held = plan(model, gpu, deployment, context_tokens)
+            name, parameters, weights = model.id, model.parameters(), held.weight_bytes
             break
     return LargestModel(gpu.id, dtype, max(left, 0.0) / per_weight, name, parameters, weights)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from shardwise.architecture.model import require_context
+from shardwise.engines.loading import loaded_stage_bytes
+from shardwise.errors import InputError
 from shardwise.hardware.catalogue import default_catalogue
+from shardwise.layout.rules import require_length, violations
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.estimate import note_of
-from shardwise.perfmodel.intervals import Seen, half_width
+from shardwise.perfmodel.intervals import half_width
+from shardwise.perfmodel.knowledge import Asked, asked_of
+from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated, Profile, calibrated
 from shardwise.perfmodel.rows import Problem, Row, parse_rows
+from shardwise.units import GIB
 
 #: column -> (metric, factor from SI)
 COLUMNS: Final[Mapping[str, tuple[str, float]]] = {
@@ -25,6 +33,8 @@ COLUMNS: Final[Mapping[str, tuple[str, float]]] = {
 NEW_COLUMNS: Final = (
     *(name for column in COLUMNS for name in (column, f"{column}_lo", f"{column}_hi")),
     "pred_kv_limited",
+    "pred_weight_gib",
+    "pred_kv_cache_tokens",
     "pred_note",
 )
 
@@ -35,52 +45,67 @@ def batch_calibration(profile: Profile, batch: Batch) -> Calibrated:
     return calibrated(profile, batch.gpu, batch.key.engine, siblings, batch.key.version)
 
 
-def seen_around(batch: Batch, known: Calibrated) -> Seen:
-    """The surroundings of a batch, as its intervals depend on them."""
-    key = batch.key
-    return Seen(batch.gpu.id, key.engine, key.weight_dtype, batch.arch.shape, known.levels)
+def _asked(profile: Profile, batch: Batch) -> Asked:
+    """A batch's surroundings, with the error of kernels on a GPU that no row is of."""
+    asked = asked_of(batch)
+    if asked.gpu in profile.knowledge.gpus:
+        return asked
+    kernels = batch.setting({}).kernels(batch.load.layouts)
+    return replace(asked, kernel_error=float(np.max(kernels.kernel_error)))
 
 
 def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
     """Predicted cells of each row, by row number."""
     known = batch_calibration(profile, batch)
-    served = batch.serve(known.coefficients, known.collectives)
-    seen = seen_around(batch, known)
+    served = batch.serve(known.coefficients_of(batch.model_key))
+    asked = _asked(profile, batch)
+    layouts = {row.layout for row in batch.rows}
     widths = {
-        (metric, tp, pp): half_width(profile, seen, metric, tp, pp)
+        (metric, layout): half_width(profile, asked, metric, layout)
         for metric, _ in COLUMNS.values()
-        for tp, pp in {(row.tp_size, row.pp_size) for row in batch.rows}
+        for layout in layouts
     }
-    note = note_of(known, seen, batch.key.version)
+    loader = Platform(batch.gpu, batch.key.engine, batch.key.version).loader
+    notes = {layout: note_of(known, asked, [layout]) for layout in layouts}
     out: dict[int, dict[str, str]] = {}
     for i, row in enumerate(batch.rows):
         cells = {}
         for column, (metric, factor) in COLUMNS.items():
             value = float(getattr(served, metric)[i]) * factor
-            spread = float(np.exp(widths[metric, row.tp_size, row.pp_size]))
+            spread = float(np.exp(widths[metric, row.layout]))
             cells[column] = f"{value:.6g}"
             cells[f"{column}_lo"] = f"{value / spread:.6g}"
             cells[f"{column}_hi"] = f"{value * spread:.6g}"
         cells["pred_kv_limited"] = str(int(served.kv_limited[i]))
+        held = loaded_stage_bytes(loader, batch.arch, row.layout)
+        cells["pred_weight_gib"] = f"{max(held) / GIB:.6g}"
+        cells["pred_kv_cache_tokens"] = f"{batch.load.kv_capacity_tokens[i]:.0f}"
         limit = ""
         if served.kv_limited[i]:
             limit = f"; kv-limited: the cache holds {served.batch[i]:.0f} sequences"
-        cells["pred_note"] = note + limit
+        cells["pred_note"] = notes[row.layout] + limit
         out[row.number] = cells
     return out
 
 
 def cannot_run(batch: Batch) -> list[Problem]:
-    """Rows whose weights leave no room for a single sequence, or whose TP breaks a rule."""
-    from shardwise.architecture.sharding import violations
-
+    """Rows longer than the model, that no rule or engine allows, or that memory does not hold."""
+    loader = Platform(batch.gpu, batch.key.engine, batch.key.version).loader
     problems = []
     for i, row in enumerate(batch.rows):
-        broken = violations(batch.arch, row.tp_size, row.pp_size)
+        try:
+            require_context(batch.arch, row.isl, row.osl)
+            require_length(row.limits, row.isl + row.osl, batch.arch)
+        except InputError as error:
+            problems.append(Problem(row.number, str(error)))
+            continue
+        broken = violations(batch.arch, row.layout, loader)
         if broken:
             problems.append(Problem(row.number, broken[0].message))
         elif batch.load.kv_capacity_tokens[i] < row.isl:
-            problems.append(Problem(row.number, f"does not fit {batch.gpu.id} at TP={row.tp_size}"))
+            problems.append(
+                Problem(row.number, f"does not fit {batch.gpu.id} at {row.layout.name}")
+            )
     return problems
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +19,13 @@ from shardwise.errors import InputError, UnknownNameError
 from shardwise.hardware.gpu import Gpu
 from shardwise.hardware.user_files import home
 from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
-from shardwise.perfmodel.hierarchy import Hierarchy, decode
+from shardwise.perfmodel.hierarchy import Hierarchy, decode, levels_of
+from shardwise.perfmodel.knowledge import Knowledge
 
 BUNDLED: Final = "reference"
+FORMAT: Final = "shardwise-profile"  #: marks a file that `perfmodel.sharing` wrote
+FORMAT_VERSION: Final = 1
+STRUCTURE: Final = 2  #: coefficients are factors on measured kernels
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LIBRARY: Final = {"sglang": ("sglang", "vllm", "nccl", "fastest")}
 #: Which library's all-reduce an engine uses: the first of these that was measured.
@@ -42,16 +45,22 @@ class Error(msgspec.Struct, frozen=True):
 
 
 class FoldError(msgspec.Struct, frozen=True):
-    """Error on rows that a fit was without: what was left out, and mean |error| and bias, %."""
+    """Errors on rows that fits were without, in percent.
+
+    `fold` is what was left out (`crossval.Fold.kind`), "kernels" for no fit at all; `kind` is
+    "dense" or "moe". `covered_pct`: in the intervals that are shipped; `crossed_pct`: in those that
+    the other groups left out in the same way would give, None for fewer than three.
+    """
 
     fold: str
-    left_out: str
-    gpu: str
-    engine: str
+    kind: str
     metric: str
     rows: int
+    median_error_pct: float
     mean_error_pct: float
     bias_pct: float
+    covered_pct: float
+    crossed_pct: float | None = None
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -68,6 +77,39 @@ class Line(msgspec.Struct, frozen=True):
     mean_error_pct: float
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """What the rows of a fit had; see `knowledge.Knowledge`."""
+
+    versions: dict[str, list[str]] = {}
+    families: list[str] = []
+    dtypes: list[str] = []
+    layouts: dict[str, list[str]] = {}
+
+    @property
+    def knowledge(self) -> Knowledge:
+        return Knowledge(
+            frozenset(pair.split("/")[0] for pair in self.versions),
+            frozenset(pair.split("/")[1] for pair in self.versions),
+            {k: frozenset(v) for k, v in self.versions.items()},
+            frozenset(self.families),
+            frozenset(self.dtypes),
+            {k: frozenset(v) for k, v in self.layouts.items()},
+        )
+
+    def with_more(self, other: Seen) -> Seen:
+        """Both together."""
+
+        def joined(a: dict[str, list[str]], b: dict[str, list[str]]) -> dict[str, list[str]]:
+            return {k: sorted({*a.get(k, []), *b.get(k, [])}) for k in {**a, **b}}
+
+        return Seen(
+            joined(self.versions, other.versions),
+            sorted({*self.families, *other.families}),
+            sorted({*self.dtypes, *other.dtypes}),
+            joined(self.layouts, other.layouts),
+        )
+
+
 class Profile(msgspec.Struct, frozen=True):
     """What a calibration leaves behind."""
 
@@ -77,15 +119,45 @@ class Profile(msgspec.Struct, frozen=True):
     offsets: dict[str, dict[str, float]]
     lines: list[Line] = []
     widths: dict[str, float] = {}  #: log half-widths of 80 % intervals, see `intervals`
+    own_widths: dict[str, float] = {}  #: of a user's own pairs: "gpu/engine/metric"
     errors: list[Error] = []
     folds: list[FoldError] = []
-    dtypes: list[str] = []  #: "gpu/engine/weight_dtype" that had rows
-    shapes: list[str] = []  #: "gpu/engine/shape" of the models that had rows
-    tp_sizes: dict[str, list[int]] = {}  #: "gpu/engine" -> TP sizes that had rows
+    seen: Seen = Seen()
+    structure: int = 1  #: of the model that the offsets belong to
 
     @property
     def hierarchy(self) -> Hierarchy:
         return decode(self.offsets)
+
+    @property
+    def knowledge(self) -> Knowledge:
+        return _knowledge_of(_Held(self.seen))
+
+
+@lru_cache(maxsize=64)
+def _knowledge_of(held: _Held) -> Knowledge:
+    return held.seen.knowledge
+
+
+class _Held:
+    """What was seen, compared by identity, so that it is unpacked once."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
+
+    def __hash__(self) -> int:
+        return id(self.seen)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held) and other.seen is self.seen
+
+
+class _SharedFile(msgspec.Struct, frozen=True):
+    """What is read of a shared profile; its rows and hardware are for people."""
+
+    format: str
+    version: int
+    profile: Profile
 
 
 @dataclass(frozen=True)
@@ -93,9 +165,24 @@ class Calibrated:
     """A GPU and engine as a profile sees them."""
 
     profile: Profile
-    coefficients: Mapping[str, float]
+    gpu: Gpu
+    engine: str
+    version: str
     collectives: Collectives
-    levels: tuple[str, ...] = field(default=())  #: of the hierarchy, that had rows
+
+    def coefficients_of(self, model: str) -> dict[str, float]:
+        """Coefficients for a model, by its key (`hierarchy.model_key`); "" for any."""
+        return self._hierarchy(model).coefficients(self.gpu, self.engine, self.version, model)
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """Coefficients for a model that nothing is known of."""
+        return self.coefficients_of("")
+
+    def _hierarchy(self, model: str) -> Hierarchy:
+        keys = ["/".join(k) for k in levels_of(self.gpu.id, self.engine, self.version, model)]
+        offsets = self.profile.offsets
+        return decode({key: offsets[key] for key in keys if key in offsets})
 
 
 def profile_folder() -> Path:
@@ -105,14 +192,19 @@ def profile_folder() -> Path:
 
 @cache
 def bundled_profile() -> Profile:
-    data = resources.files("shardwise.perfmodel").joinpath("data/reference.json").read_bytes()
+    data = (Path(__file__).parent / "data" / "reference.json").read_bytes()
     return msgspec.json.decode(data, type=Profile)
 
 
 def load_profile(name: str) -> Profile:
-    """A profile by name. Raises UnknownNameError, or InputError for a damaged file."""
+    """A profile by name, or from a file that `calibrate --export` wrote (a name in .json).
+
+    Raises UnknownNameError, or InputError for a damaged file.
+    """
     if name == BUNDLED:
         return bundled_profile()
+    if name.endswith(".json"):
+        return _shared_profile(Path(name))
     path = profile_folder() / f"{check_name(name)}.json"
     if not path.exists():
         known = [p.stem for p in profile_folder().glob("*.json")] if path.parent.is_dir() else []
@@ -120,9 +212,38 @@ def load_profile(name: str) -> Profile:
             "profile", name, [*known, BUNDLED], "make one with 'shardwise calibrate'"
         )
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Profile)
+        found = msgspec.json.decode(path.read_bytes(), type=Profile)
     except (OSError, msgspec.DecodeError) as error:
         raise InputError(f"profile {path} is damaged: {error}", remedy="calibrate again") from None
+    _check_structure(found, path)
+    return found
+
+
+def _shared_profile(path: Path) -> Profile:
+    remedy = "give a file that 'shardwise calibrate --export' wrote"
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_SharedFile)
+    except OSError as error:
+        raise InputError(f"cannot read profile {path}: {error.strerror}", remedy=remedy) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not a shared profile: {error}", remedy=remedy) from None
+    if (found.format, found.version) != (FORMAT, FORMAT_VERSION):
+        raise InputError(
+            f"{path} is {found.format[:40]!r}, version {found.version}",
+            f"allowed: {FORMAT!r}, version {FORMAT_VERSION}",
+            remedy,
+        )
+    _check_structure(found.profile, path)
+    return found.profile
+
+
+def _check_structure(profile: Profile, path: Path) -> None:
+    if profile.structure != STRUCTURE:
+        raise InputError(
+            f"profile {path} is of an older performance model",
+            f"needed: structure {STRUCTURE}, not {profile.structure}",
+            "calibrate again from your rows",
+        )
 
 
 def check_name(name: str) -> str:
@@ -174,7 +295,7 @@ def collectives_for(
             world: AllReduce(line.latency_s, line.bytes_per_s, float("inf"), line.bytes_per_s)
             for world, line in gpu.all_reduce.items()
         }
-        return Collectives(own, f"measured on {gpu.id}")
+        return Collectives(own, gpu.all_reduce_source or f"measured on {gpu.id}")
     library, lines = _measured(profile.lines, gpu.id, engine)
     if lines:
         return Collectives(_scaled(lines, 1.0), f"{library}, {gpu.id}")
@@ -196,10 +317,6 @@ def calibrated(
     profile: Profile, gpu: Gpu, engine: str, siblings: Mapping[str, Gpu], version: str = ""
 ) -> Calibrated:
     """What `profile` knows of a GPU and engine; `siblings` are the GPUs links may be taken from."""
-    hierarchy = profile.hierarchy
     return Calibrated(
-        profile,
-        hierarchy.coefficients(gpu, engine, version),
-        collectives_for(profile, gpu, engine, siblings),
-        tuple(hierarchy.known_levels(gpu.id, engine, version)),
+        profile, gpu, engine, version, collectives_for(profile, gpu, engine, siblings)
     )

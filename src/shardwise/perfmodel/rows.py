@@ -2,20 +2,31 @@
 
 The columns are those of the reference set: source_id, model_id, gpu_id, engine_id, weight_dtype,
 kv_dtype, tp, pp, mode, concurrency, isl, osl, and the observed e2e_s, ttft_ms, tpot_ms,
-output_tok_s, total_tok_s; `requests` may be added: a run's mean TTFT holds the burst it began with.
+output_tok_s, total_tok_s. May be added: `ep`, `dp`, `engine_version`, `speculation`; `requests`,
+since a run's mean TTFT holds the burst it began with; `length_cv`, since equal lengths stay in
+step.
 A row that cannot be used is kept with the reason.
+
+A file is UTF-8, with or without a byte order mark; its cells are parted by commas, semicolons or
+tabs.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from shardwise.architecture.cache import KV_BYTES
+from shardwise.engines.registry import names
 from shardwise.errors import InputError
+from shardwise.layout.deployment import FixedLimits, Layout
+from shardwise.workload.workload import TRAFFIC_CV
 
 REQUIRED: Final = (
     "model_id",
@@ -37,7 +48,6 @@ MODES: Final[Mapping[str, str]] = {
     "serving_closed_loop": "closed_loop",
     "closed_loop": "closed_loop",
 }
-ENGINES: Final = ("vllm", "trtllm", "sglang", "builtin")
 #: column -> (metric, factor to SI)
 OBSERVED: Final[Mapping[str, tuple[str, float]]] = {
     "ttft_ms": ("ttft_s", 1e-3),
@@ -46,12 +56,35 @@ OBSERVED: Final[Mapping[str, tuple[str, float]]] = {
     "output_tok_s": ("output_tok_s", 1.0),
     "total_tok_s": ("total_tok_s", 1.0),
 }
+_TIMES: Final = ("ttft_s", "tpot_s", "e2e_latency_s")
+#: the columns that are read besides
+OPTIONAL: Final = (
+    *("source_id", "engine", "engine_version", "kv_dtype", "pp", "ep", "dp", "gpus"),
+    *("requests", "kv_limited", "use", "measured_on", "speculation"),
+    *("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len"),
+    *OBSERVED,
+)
+#: key of the cells that a line has beyond its header
+EXTRA: Final = "\0extra"
+#: Times that no engine gives, in seconds: what lies outside has another unit than its column says.
+#: The reference set's rows are at 2.7 ms a token and more, its slowest answers at 51 minutes.
+PLAUSIBLE_S: Final = (5e-5, 1e5)
+#: An answer's time over the sum of its parts, which are means of the same requests: beyond it a
+#: factor of a thousand, seconds for milliseconds, is the likelier reason.
+MOST_APART: Final = 30.0
 ALL_QUEUED: Final = 1e6  #: requests, where a source says "max"
 #: "vLLM 0.9.1 (AMD rocm/vllm-dev:main)": a name, then a number
 _VERSION: Final = re.compile(r"\S+\s+v?(\d+(?:\.\w+)*)")
+#: Rows that may have run with drafted tokens, as their source leaves open.
+UNKNOWN_SPECULATION_WEIGHT: Final = 0.5
+SPECULATION: Final = ("", "likely", "unlikely", "unknown")
 INFERENCEX_WAVES: Final = 10  #: --num-prompts is 10 x the concurrency in InferenceMAX's README
-#: and where nobody sets it (vllm/benchmarks/datasets; TensorRT-LLM's benchmark_serving.py)
-DEFAULT_REQUESTS: Final = 1000
+#: Lengths uniform from 0.8 to 1.0 of the nominal: 0.2 / sqrt(12) over 0.9
+INFERENCEX_CV: Final = 0.064
+MOST_SPREAD: Final = 10.0
+#: Requests a stream where a source does not say: 1, 3, 10 or 30, each as likely, and so their
+#: geometric mean in a model of logarithms
+UNKNOWN_WAVES: Final = (1.0 * 3.0 * 10.0 * 30.0) ** 0.25
 
 
 @dataclass(frozen=True)
@@ -64,8 +97,7 @@ class Row:
     engine: str
     weight_dtype: str
     kv_dtype: str  #: "" where the source does not say
-    tp_size: int
-    pp_size: int
+    layout: Layout  #: of one replica
     mode: str
     concurrency: float
     isl: float
@@ -76,11 +108,37 @@ class Row:
     kv_limited: bool | None
     requests: float  #: in the whole run, the first `concurrency` of them at once
     observed: Mapping[str, float] = field(default_factory=dict)
+    limits: FixedLimits = field(default_factory=FixedLimits)
+    speculation: str = ""  #: "likely", "unlikely", "unknown" or ""
+    requests_told: bool = True  #: whether the source says how many
+    length_cv: float = 0.0  #: standard deviation of lengths over their mean; 0: all equal
+    all_reduce: str = ""  #: "quick_int4" where messages were compressed; "": the engine's own
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each step gave each sequence one token, as far as the source tells."""
+        return self.speculation != "likely"
+
+    @property
+    def weight(self) -> float:
+        """What a row counts for in a fit."""
+        return UNKNOWN_SPECULATION_WEIGHT if self.speculation == "unknown" else 1.0
+
+    @property
+    def ttft_is_told(self) -> bool:
+        """Whether TTFT is that of serving: ATOM's nightly runs compile on first use."""
+        return not self.source.startswith("rocm_atom_dashboard")
+
+    @property
+    def tp_size(self) -> int:
+        return self.layout.tp_size
 
     @property
     def max_num_seqs(self) -> float:
         """Load tests start the engine for the concurrency they offer; TensorRT-LLM's own
         throughput runs use its default of 2,048."""
+        if self.limits.max_num_seqs is not None:
+            return float(self.limits.max_num_seqs)
         return 2048.0 if self.concurrency >= ALL_QUEUED else self.concurrency
 
 
@@ -110,6 +168,17 @@ def _whole(cells: Mapping[str, str], column: str, default: str = "") -> int:
     return int(value)
 
 
+def _share(cells: Mapping[str, str], column: str, default: float) -> float:
+    text = (cells.get(column) or "").strip()
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MOST_SPREAD:
+        raise InputError(f"{column} is {text!r}", f"allowed: 0 to {MOST_SPREAD:g}")
+    return value
+
+
 def _choice(cells: Mapping[str, str], column: str, allowed: Iterable[str]) -> str:
     value = (cells.get(column) or "").strip().lower()
     if value not in allowed:
@@ -123,8 +192,62 @@ def version_of(engine: str) -> str:
     return found[1] if found else ""
 
 
+def _layout(cells: Mapping[str, str]) -> Layout:
+    """tp, pp, ep (ranks that hold whole experts) and dp (data-parallel attention)."""
+    tp, dp = _whole(cells, "tp"), _whole(cells, "dp", "1")
+    return Layout(tp, _whole(cells, "pp", "1"), _whole(cells, "ep", "1"), dp)
+
+
+def _limits(cells: Mapping[str, str]) -> FixedLimits:
+    """The engine's limits, each optional, under the names of its flags."""
+
+    def whole(column: str) -> int | None:
+        return _whole(cells, column) if (cells.get(column) or "").strip() else None
+
+    share = (cells.get("gpu_memory_utilization") or "").strip()
+    return FixedLimits(
+        max_num_seqs=whole("max_num_seqs"),
+        max_num_batched_tokens=whole("max_num_batched_tokens"),
+        gpu_memory_utilization=_positive(cells, "gpu_memory_utilization") if share else None,
+        max_model_len=whole("max_model_len"),
+    )
+
+
+def _observed(cells: Mapping[str, str], osl: float) -> dict[str, float]:
+    """The measured values in SI. Raises InputError for a time in another unit than its column's."""
+    found = {}
+    for column, (metric, factor) in OBSERVED.items():
+        if not (cells.get(column) or "").strip():
+            continue
+        value = found[metric] = _positive(cells, column) * factor
+        low, high = PLAUSIBLE_S
+        if metric in _TIMES and not low <= value <= high:
+            unit = "ms" if factor < 1.0 else "s"
+            raise InputError(
+                f"{column} is {value / factor:g}",
+                f"allowed: {low / factor:g} to {high / factor:g}, in {unit}",
+            )
+    _check_sum(found, osl)
+    return found
+
+
+def _check_sum(observed: Mapping[str, float], osl: float) -> None:
+    """Raise InputError where an answer's time and its parts cannot be in the units they claim."""
+    if not all(metric in observed for metric in _TIMES):
+        return
+    parts_s = observed["ttft_s"] + observed["tpot_s"] * (osl - 1.0)
+    apart = observed["e2e_latency_s"] / parts_s
+    if not 1.0 / MOST_APART < apart < MOST_APART:
+        raise InputError(
+            f"e2e_s is {apart:.3g} times ttft_ms + tpot_ms x (osl - 1)",
+            "needed: e2e_s in seconds, ttft_ms and tpot_ms in milliseconds",
+        )
+
+
 def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     """One row from its cells. Raises InputError naming the cell."""
+    if cells.get(EXTRA):
+        raise InputError("more cells than the header has columns", "quote a cell with a comma")
     mode = MODES[_choice(cells, "mode", MODES)]
     text = (cells.get("concurrency") or "").strip()
     concurrency = ALL_QUEUED if text == "max" else _positive(cells, "concurrency")
@@ -133,49 +256,107 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     source = (cells.get("source_id") or "").strip()
     inferencex = "inferencex" in source
     mean = 0.9 if inferencex else 1.0  # its lengths are uniform from 0.8 to 1.0 of the nominal ones
-    usual = INFERENCEX_WAVES * concurrency if inferencex else max(DEFAULT_REQUESTS, concurrency)
-    observed = {}
-    for column, (metric, factor) in OBSERVED.items():
-        if (cells.get(column) or "").strip():
-            observed[metric] = _positive(cells, column) * factor
+    # a row that names no source is a question, asked as planning asks it
+    told = inferencex or not source
+    usual = concurrency * (INFERENCEX_WAVES if told else UNKNOWN_WAVES)
+    spread = INFERENCEX_CV if inferencex else 0.0 if source else TRAFFIC_CV
+    osl = max(mean * _positive(cells, "osl"), 1.0)
+    kv_dtype = (cells.get("kv_dtype") or "").strip()
+    if kv_dtype and kv_dtype not in KV_BYTES:
+        raise InputError(f"kv_dtype is {kv_dtype[:40]!r}", f"allowed: {', '.join(KV_BYTES)}")
     flag = (cells.get("kv_limited") or "").strip()
     return Row(
         number=number,
         model=(cells.get("model_id") or "").strip(),
         gpu=(cells.get("gpu_id") or "").strip(),
-        engine=_choice(cells, "engine_id", ENGINES),
+        engine=_choice(cells, "engine_id", names()),
         weight_dtype=(cells.get("weight_dtype") or "bf16").strip(),
-        kv_dtype=(cells.get("kv_dtype") or "").strip(),
-        tp_size=_whole(cells, "tp"),
-        pp_size=_whole(cells, "pp", "1"),
+        kv_dtype=kv_dtype,
+        layout=_layout(cells),
         mode=mode,
         concurrency=concurrency,
         isl=mean * _positive(cells, "isl"),
-        osl=max(mean * _positive(cells, "osl"), 1.0),
+        osl=osl,
         source=source,
-        version=version_of(cells.get("engine") or ""),
+        version=(cells.get("engine_version") or "").strip()
+        or version_of(cells.get("engine") or ""),
         use=(cells.get("use") or "").strip(),
         requests=_positive(cells, "requests", str(usual)),
         kv_limited={"0": False, "1": True}.get(flag[:1]) if flag else None,
-        observed=observed,
+        observed=_observed(cells, osl),
+        limits=_limits(cells),
+        speculation=_choice(cells, "speculation", SPECULATION),
+        all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
+        length_cv=_share(cells, "length_cv", spread),
+        requests_told=inferencex or bool((cells.get("requests") or "").strip()),
     )
 
 
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and cells of a CSV file. Raises InputError if it cannot be read or lacks columns."""
+    """Header and cells of a CSV file. Raises InputError if it cannot be read or lacks columns.
+
+    What a line has beyond the header lies under EXTRA.
+    """
+    text = _text(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            header = list(reader.fieldnames or [])
-            table = [{k: v or "" for k, v in cells.items() if k} for cells in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # strict: a quote that is never closed would take in the rest of the file without a word
+        reader = csv.DictReader(
+            io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True, restkey=EXTRA
+        )
+        header = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = header
+        table = [_cells(cells) for cells in reader]
+    except csv.Error as error:
         raise InputError(f"cannot read {path}: {error}", remedy="give a CSV file") from None
+    twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
+    if twice:
+        raise InputError(f"{path} has the column {twice[0]} twice", remedy="remove one of them")
     missing = [name for name in REQUIRED if name not in header]
     if missing:
-        raise InputError(f"{path} lacks the columns {', '.join(missing)}", f"needed: {REQUIRED}")
+        needed = ", ".join(REQUIRED)
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}", f"needed: {needed}")
     if not table:
         raise InputError(f"{path} has no rows")
     return header, table
+
+
+def _text(path: Path) -> str:
+    """The file's text. Raises InputError where it is no UTF-8."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", remedy="give a file") from None
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:1000]:
+        raise InputError(
+            f"{path} is UTF-16 or no text", "allowed: CSV in UTF-8", "save it as UTF-8"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path} is not UTF-8 at line {line}", "allowed: CSV in UTF-8", "save it as UTF-8"
+        ) from None
+
+
+def _delimiter(text: str) -> str:
+    """What parts the cells of the header: a comma, unless it has more semicolons or tabs."""
+    header = text.partition("\n")[0]
+    return max((",", ";", "\t"), key=header.count)
+
+
+def _cells(cells: Mapping[str, str | list[str] | None]) -> dict[str, str]:
+    return {
+        name: " ".join(value) if isinstance(value, list) else value or ""
+        for name, value in cells.items()
+        if name
+    }
+
+
+def unused_columns(header: Iterable[str]) -> list[str]:
+    """Columns that nothing reads: not of a row, and not what `predict` adds."""
+    known = {*REQUIRED, *OPTIONAL}
+    return [name for name in header if name not in known and not name.startswith("pred_")]
 
 
 def parse_rows(table: Iterable[Mapping[str, str]]) -> tuple[list[Row], list[Problem]]:

@@ -5,7 +5,8 @@ All arguments are float arrays of one shape (or scalars) and lengths are means.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from shardwise.perfmodel.serving_steps import (
     mean_context,
     prefill_step,
 )
-from shardwise.perfmodel.step import Setting, StepTime, smooth_maximum
+from shardwise.perfmodel.step import Steps, StepTime, smooth_maximum
 from shardwise.perfmodel.work import Array
 
 FRONT_KNEE: Final = 8.0  #: how sharply the server takes over from the engine as what limits
@@ -39,6 +40,12 @@ class Served:
     kv_limited: NDArray[np.bool_]  #: memory admits fewer than were asked
     breakdown: StepTime  #: seconds of E2E latency by cause; queueing is the rest
 
+    def part(self, chosen: slice) -> Served:
+        """Some of the configurations."""
+        cut = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "breakdown"}
+        causes = StepTime(*(getattr(self.breakdown, f.name)[chosen] for f in fields(StepTime)))
+        return Served(**{name: values[chosen] for name, values in cut.items()}, breakdown=causes)
+
 
 def _resident(load: Load) -> tuple[Array, NDArray[np.bool_]]:
     """Sequences resident together, and whether the KV cache is what limits them."""
@@ -47,7 +54,7 @@ def _resident(load: Load) -> tuple[Array, NDArray[np.bool_]]:
     return np.minimum(wanted, fit), fit < wanted
 
 
-def closed_loop(setting: Setting, load: Load) -> Served:
+def closed_loop(setting: Steps, load: Load) -> Served:
     """`concurrency` requests kept in flight.
 
     A replacement comes as its predecessor ends, finds the next step begun and waits for it, then
@@ -59,15 +66,14 @@ def closed_loop(setting: Setting, load: Load) -> Served:
     """
     c = setting.coefficients
     resident, limited = _resident(load)
-    held = c["held_slots"] / load.concurrency
-    outside = c["request"] + _first_wave_s(setting, load, resident)
+    outside = c["request"] + _ahead_s(setting, load, resident)
     # a request alone finds no step running; steps are counted in those that it decodes in
     waiting = c["wait_steps"] * (1.0 - 1.0 / resident) / decoded(load)
-    loop = settled(setting, load, resident, outside, waiting, 1.0 + held)
+    loop = settled(setting, load, resident, outside, waiting)
     decoding = loop.decoding_s
     ttft = outside + loop.turn.prefill.total + waiting * decoding + loop.backlog_s
     service = ttft + decoding
-    ttft = ttft + service * ((load.concurrency - resident) / resident + held)
+    ttft = ttft + service * (load.concurrency - resident) / resident
     # one process takes requests in and streams their tokens: where it is slower than the engine,
     # every token waits there for as long, which TTFT shows and TPOT does not
     front = (c["handle"] + c["stream"] * load.osl) * load.concurrency
@@ -75,12 +81,20 @@ def closed_loop(setting: Setting, load: Load) -> Served:
     return _served(load, loop, resident, limited, e2e - decoding, e2e)
 
 
-def _first_wave_s(setting: Setting, load: Load, resident: Array) -> Array:
-    """What the first requests, sent at once, add to the mean TTFT of the run."""
+def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:
+    """Mean seconds that a request waits for prompts which came before its own.
+
+    Those of the first requests, sent at once, count for the share of the run that they are. Later,
+    requests of equal length stay in step: those that began together end together, and so do the
+    ones that take their places. Lengths that differ by more than a step's token end that.
+    """
     full = fullest_chunk(load, np.zeros_like(resident))
     prompt = prefill_step(setting, load, full).total * load.isl / full
-    each = (resident - 1.0) / 2.0 * (prompt + setting.coefficients["handle"])
-    return np.asarray(np.minimum(1.0, load.concurrency / load.requests) * each)
+    others = resident - 1.0
+    first = np.minimum(1.0, load.concurrency / load.requests)
+    burst = first * others / 2.0 * (prompt + setting.coefficients["handle"])
+    ahead = setting.coefficients["ahead"] / (1.0 + load.length_cv * load.osl)
+    return np.asarray(burst + ahead * others / (others + ahead) * prompt)
 
 
 def _served(
@@ -100,7 +114,7 @@ def _served(
     )
 
 
-def static_batch(setting: Setting, load: Load) -> Served:
+def static_batch(setting: Steps, load: Load) -> Served:
     """`concurrency` equal requests start together; E2E is until the last token of the last one."""
     resident, limited = _resident(load)
     waves = load.concurrency / resident
@@ -118,7 +132,7 @@ def static_batch(setting: Setting, load: Load) -> Served:
     )
 
 
-def max_throughput(setting: Setting, load: Load) -> Served:
+def max_throughput(setting: Steps, load: Load) -> Served:
     """All requests queued at once: the steady batch is what memory and max_num_seqs admit. A
     request waits for half of those that are served before it, on average."""
     resident, limited = _resident(load)
@@ -129,3 +143,11 @@ def max_throughput(setting: Setting, load: Load) -> Served:
     served = _served(load, loop, resident, limited, own + queue, service + queue)
     output = resident * load.osl / service
     return replace(served, output_tok_s=output, total_tok_s=output * (1 + load.isl / load.osl))
+
+
+#: By mode.
+SERVE: Final[Mapping[str, Callable[[Steps, Load], Served]]] = {
+    "closed_loop": closed_loop,
+    "static_batch": static_batch,
+    "max_throughput": max_throughput,
+}

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from shardwise.perfmodel.loads import Load
-from shardwise.perfmodel.step import Setting, StepTime, step_time
+from shardwise.perfmodel.operators import StepKernels
+from shardwise.perfmodel.step import Steps, StepTime, step_time
 from shardwise.perfmodel.work import Array
 
 
@@ -21,7 +22,11 @@ def mean_context(load: Load) -> Array:
 
 
 def through_stages(
-    setting: Setting, pp_size: Array | float, tokens: Array, step: StepTime
+    setting: Steps,
+    kernels: StepKernels,
+    pp_size: Array | float,
+    tokens: Array,
+    step: StepTime,
 ) -> StepTime:
     """A step that passes pp_size stages: each further stage has its own host time, and receives
     the hidden vectors of `tokens` tokens over one link."""
@@ -29,37 +34,24 @@ def through_stages(
     return replace(
         step,
         overhead=step.overhead + more * setting.coefficients["step"],
-        communication=step.communication + more * tokens * hop_s(setting),
+        communication=step.communication + more * tokens * kernels.of(kernels.hop_s),
     )
 
 
-def hop_s(setting: Setting) -> float:
-    """Seconds to send one token's hidden vector, 16 bits an element, over one link."""
-    return 2.0 * setting.arch.hidden_size / setting.gpu.interconnect.peer_bandwidth(2)
-
-
-def decode_step(setting: Setting, load: Load, batch: Array) -> StepTime:
+def decode_step(setting: Steps, load: Load, batch: Array) -> StepTime:
     """A decode step of `batch` sequences; PP runs pp_size micro-batches that follow each other."""
     return mixed_step(setting, load, batch, np.zeros_like(load.isl))
 
 
-def mixed_step(setting: Setting, load: Load, batch: Array, prompt_tokens: Array) -> StepTime:
+def mixed_step(setting: Steps, load: Load, batch: Array, prompt_tokens: Array) -> StepTime:
     """The same step when `prompt_tokens` are prefilled beside the decodes."""
     sequences = batch / load.pp_size
-    step = step_time(
-        setting,
-        setting.work(load.tp_size),
-        load.tp_size,
-        sequences,
-        mean_context(load),
-        prompt_tokens,
-        load.isl / 2.0,
-        load.expert_ranks,
-    )
-    return through_stages(setting, load.pp_size, sequences + prompt_tokens, step)
+    kernels = setting.kernels(load.layouts)
+    step = step_time(setting, kernels, sequences, mean_context(load), prompt_tokens, load.isl / 2.0)
+    return through_stages(setting, kernels, load.pp_size, sequences + prompt_tokens, step)
 
 
-def prefill_step(setting: Setting, load: Load, prompt_tokens: Array) -> StepTime:
+def prefill_step(setting: Steps, load: Load, prompt_tokens: Array) -> StepTime:
     """A step of `prompt_tokens` while nothing decodes."""
     return mixed_step(setting, load, np.zeros_like(load.isl), prompt_tokens)
 

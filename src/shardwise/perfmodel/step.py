@@ -1,45 +1,53 @@
 """Time of one engine step: some sequences decode, some prompt tokens are prefilled.
 
-Units are seconds and tokens. Every argument broadcasts. The parts are returned apart, since what
-binds a step is the answer most users are after.
+Units are seconds and tokens. Every argument broadcasts. A step is the sum of its operators' kernel
+times (`operators`), each class times a fitted factor that is 1 where the tables are right, and the
+engine's own time. The parts are returned apart, since what binds a step is the answer most users
+are after.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.parameters import WEIGHT_BYTES
+from shardwise.architecture.formats import Format
+from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
-from shardwise.perfmodel.collectives import Collectives
+from shardwise.layout.arrays import Layouts
+from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS, across, along, place
+from shardwise.perfmodel.messages import Node
+from shardwise.perfmodel.operators import (
+    ELEMENTWISE,
+    EXCHANGE,
+    EXPERT_MATRIX,
+    EXPERT_WEIGHTS,
+    GEMM_MATRIX,
+    GEMM_WEIGHTS,
+    REDUCE,
+    StepKernels,
+    step_kernels,
+)
 from shardwise.perfmodel.work import Array, Work, rank_work
 
-#: Sharpness of the roofline's knee: (a^p + b^p)^(1/p) instead of max(a, b).
-KNEE: Final = 2.0
-CPU_KNEE: Final = 1.0  #: the same core loads a weight and multiplies it, one after the other
-HOST_KNEE: Final = 4.0  #: the same, of launching a step's kernels and computing them
-#: Largest message of an engine's own all-reduce, fused or not; NCCL or RCCL takes larger ones
-#: (vLLM's custom_all_reduce.py, max_size; InferenceX sets FlashInfer's fusion to it at TP=8).
-OWN_REDUCE_BYTES: Final = 8.0 * 2**20
-#: Tokens at which half of what few tokens cost extra in matrix kernels is gone.
-FULL_TILES: Final = 512.0
-SMALL_TILE: Final = 16.5  #: tokens; batches of 16 still take the small tile
-_RATE_CLASS: Final = {
-    "mxfp4": "fp4",
-    "nvfp4": "fp4",
-    "fp4": "fp4",
-    "int4": "fp4",
-    "int8": "fp8",
-    "fp8": "fp8",
-}
+#: Sharpness of the hand-over between launching a step's kernels and computing them.
+HOST_KNEE: Final = 4.0
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one step by cause; arrays of one shape."""
+    """Seconds of one step by cause; arrays of one shape.
+
+    Attributes:
+        weights: Products while they wait for their weights.
+        kv: Decoding attention: reading caches and states.
+        compute: Products while they wait for their arithmetic, and prompts' attention.
+        communication: Collectives.
+        overhead: The engine's own time, and kernels that no table times: norms, activations.
+    """
 
     weights: Array
     kv: Array
@@ -58,73 +66,48 @@ class StepTime:
         return StepTime(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
+class Steps(Protocol):
+    """What a step's time is made of: coefficients, which are numbers or arrays with one element for
+    each configuration, and kernels."""
+
+    @property
+    def coefficients(self) -> Mapping[str, Array | float]: ...
+
+    def kernels(self, layouts: Layouts) -> StepKernels:
+        """Kernel times of a step in each layout."""
+        ...
+
+
 @dataclass(frozen=True)
 class Setting:
-    """What stays fixed over a sweep: model, GPU, dtypes, coefficients, collectives."""
+    """What stays fixed over a sweep: model (in its dtype), GPU, engine, KV dtype, coefficients."""
 
-    arch: Architecture
+    arch: Model
     gpu: Gpu
-    weight_dtype: str
+    engine: str
     kv_dtype: str
-    coefficients: dict[str, float]
-    collectives: Collectives
+    coefficients: Mapping[str, float]
+    version: str = ""
+    all_reduce: str = ""  #: a compressing algorithm that was switched on; "": the engine's own
 
-    @property
-    def kv_element_bytes(self) -> float:
-        return WEIGHT_BYTES[self.kv_dtype]
+    def work(self, layouts: Layouts) -> Work:
+        return rank_work(self.arch, layouts, self.kv_dtype)
 
-    def work(self, tp_size: Array) -> Work:
-        return rank_work(self.arch, tp_size, self.weight_dtype, self.kv_element_bytes)
+    def kernels(self, layouts: Layouts) -> StepKernels:
+        """Kernel times of a step in each layout."""
+        platform = Node(self.gpu, self.engine, self.version, self.all_reduce)
+        return step_kernels(self.arch, platform, self.kv_dtype, layouts)
 
-    @property
-    def rate_class(self) -> str:
-        return _RATE_CLASS.get(self.weight_dtype, "bf16")
+    def compute_dtype(self, fmt: Format) -> str:
+        """What weights of a format are multiplied in, as a key of rates.
 
-    @property
-    def compute_dtype(self) -> str:
-        """What is multiplied: 4-bit weights without activations of 4 bits are widened to bf16.
-
-        mxfp4 and int4 kernels keep bf16 activations on GPUs before Blackwell and CDNA 4.
+        Weight-only formats are widened to 16 bits; so are formats whose activations the GPU
+        cannot multiply.
         """
-        if self.rate_class == "fp4":
-            native = "fp4" in self.gpu.flops and self.weight_dtype in {"fp4", "nvfp4", "mxfp4"}
-            return "fp4" if native else "bf16"
-        if self.rate_class == "fp8":
-            return "fp8" if "fp8" in self.gpu.flops else "bf16"
-        return self.plain_dtype
-
-    @property
-    def plain_dtype(self) -> str:
-        """What the matrices that are never quantized are multiplied in: lm_head, attention."""
-        return "fp32" if self.weight_dtype == "fp32" else "bf16"
-
-    @property
-    def knee(self) -> float:
-        """How sharply memory takes over from arithmetic as what a matrix waits for."""
-        return CPU_KNEE if self.gpu.vendor == "cpu" else KNEE
-
-    def stream_rate(self, rate_class: str) -> float:
-        """Bytes/s at which weights of "bf16", "fp8" or "fp4" are read."""
-        relative = 1.0 if rate_class == "bf16" else self.coefficients[f"bandwidth_{rate_class}"]
-        return self.coefficients["bandwidth"] * relative * self.gpu.memory_bandwidth
-
-    @property
-    def cache_share(self) -> float:
-        """Share of the memory bandwidth at which the KV cache is read."""
-        c = self.coefficients
-        return c["bandwidth_kv"] * (c["bandwidth_kv_fp8"] if self.kv_element_bytes < 2.0 else 1.0)
-
-    def matrix_rate(self, dtype: str) -> float:
-        """FLOP/s reached by large matrices multiplied in `dtype`."""
-        relative = 1.0 if dtype in ("bf16", "fp32") else self.coefficients[f"matrix_{dtype}"]
-        return self.coefficients["matrix"] * relative * self.gpu.matrix_rate(dtype)
-
-
-def _knee(a: Array, b: Array, sharpness: float) -> tuple[Array, Array]:
-    """A smooth maximum of two times, shared between them by what each would take alone."""
-    total = smooth_maximum(a, b, sharpness)
-    share = a**sharpness / np.maximum(a**sharpness + b**sharpness, 1e-300)
-    return total * share, total * (1.0 - share)
+        wanted = "fp8" if fmt.activations == "int8" else fmt.activations
+        if wanted in ("fp4", "fp8"):
+            return wanted if wanted in self.gpu.flops else "bf16"
+        return "fp32" if wanted == "fp32" else "bf16"
 
 
 def smooth_maximum(a: Array, b: Array, sharpness: float) -> Array:
@@ -135,122 +118,62 @@ def smooth_maximum(a: Array, b: Array, sharpness: float) -> Array:
     )
 
 
-def _all_reduces(setting: Setting, tp_size: Array, message: Array) -> Array:
-    """Seconds of a step's all-reduces of `message` bytes: two a layer (after attention and after
-    the MLP) and one for the embedding; none at TP=1."""
-    c = setting.coefficients
-    each = np.where(message > OWN_REDUCE_BYTES, c["bulk"], c["collective"])
-    each = each * setting.collectives.time(tp_size, message) + c["skew"] * (tp_size - 1)
-    return np.where(tp_size > 1, (2 * setting.arch.num_layers + 1) * each, 0.0)
-
-
-def experts_touched(num_experts: int, top_k: int, tokens: Array) -> Array:
-    """Expected share of the experts that `tokens` tokens route to, if routing is uniform:
-    1 - (1 - k/E)^tokens."""
-    return np.asarray(1.0 - (1.0 - top_k / num_experts) ** tokens)
-
-
-def busiest(mean: Array, spread: Array, ranks: Array) -> Array:
-    """The largest of `ranks` normal draws: mean + sqrt(2 ln ranks) standard deviations, the
-    asymptote of extreme values (Cramer 1946, section 28.6); `mean` for one rank."""
-    return np.asarray(mean + np.sqrt(2.0 * np.log(ranks)) * spread)
-
-
-def _experts(
-    setting: Setting, work: Work, tokens: Array, expert_ranks: Array
-) -> tuple[Array, Array]:
-    """Seconds that the routed experts' weights and matrices take.
-
-    Cut by TP (`expert_ranks` 1), every rank does the same. Kept whole on `expert_ranks` ranks, all
-    wait for the rank that more of the tokens, and more of the experts, fall to: each token goes
-    there with its share k/ranks of the choices, each expert is touched or not.
-    """
-    c, moe = setting.coefficients, setting.arch.moe
-    assert moe is not None
-    touched = experts_touched(moe.num_experts, moe.top_k, tokens)
-    own = moe.num_experts / expert_ranks
-    distinct = np.minimum(
-        busiest(own * touched, np.sqrt(own * touched * (1.0 - touched)), expert_ranks), own
-    )
-    choices = tokens * moe.top_k / expert_ranks
-    routed = np.minimum(
-        busiest(choices, np.sqrt(choices * (1.0 - 1.0 / expert_ranks)), expert_ranks),
-        tokens * moe.top_k,
-    )
-    read = work.expert_bytes * distinct / own
-    flops = work.expert_flops_per_token * tokens * routed / np.maximum(choices, 1e-30)
-    stream = c["bandwidth_experts"] * setting.stream_rate(setting.rate_class)
-    rate = c["matrix_experts"] * setting.matrix_rate(setting.compute_dtype)
-    return _knee(read / stream, flops / rate, setting.knee)
-
-
-def _visible(arch: Architecture, context: Array) -> Array:
-    """Mean number of earlier tokens a layer attends to, sliding windows counted."""
-    if not arch.sliding_window:
-        return context
-    share = arch.num_sliding_layers / arch.num_layers
-    return np.asarray((1 - share) * context + share * np.minimum(context, arch.sliding_window))
-
-
 def step_time(
-    setting: Setting,
-    work: Work,
-    tp_size: Array,
+    setting: Steps,
+    kernels: StepKernels,
     sequences: Array,
     context: Array,
     prompt_tokens: Array,
     prompt_context: Array,
-    expert_ranks: Array | float = 1.0,
 ) -> StepTime:
     """One step: `sequences` decode at a mean `context`, and `prompt_tokens` are prefilled, each
-    attending to `prompt_context` earlier tokens on average. `expert_ranks`: ranks that whole
-    experts are spread over; 1 where TP cuts them."""
-    c, gpu, arch = setting.coefficients, setting.gpu, setting.arch
-    bandwidth, rate_class = gpu.memory_bandwidth, setting.rate_class
-    tokens = sequences + prompt_tokens
+    attending to `prompt_context` earlier tokens on average.
 
-    dense_dtype = "bf16" if setting.weight_dtype == "mxfp4" else setting.compute_dtype
-    dense_class = "bf16" if setting.weight_dtype == "mxfp4" else rate_class
-    dense_rate = setting.matrix_rate(dense_dtype)
-    # fp8 kernels switch to a taller tile above 16 rows, which streams weights more slowly
-    tile = 1.0 + c["tile_fp8"] * (tokens > SMALL_TILE) if dense_class == "fp8" else 1.0
-    thin = 1.0 + c["small_batch"] / (1.0 + tokens / FULL_TILES)
-    weights, compute = _knee(
-        work.weight_bytes * tile / setting.stream_rate(dense_class),
-        work.weight_flops_per_token * tokens * thin / dense_rate,
-        setting.knee,
+    With data-parallel attention, sequences are spread over its copies evenly; so are prompt
+    tokens, but one prompt stays in one copy, and the others wait for it.
+    """
+    c, copies = setting.coefficients, kernels.of(kernels.attention_dp)
+    shape = np.broadcast_shapes(
+        np.shape(kernels.index), np.shape(sequences), np.shape(context), np.shape(prompt_tokens)
     )
-    head_w, head_c = _knee(
-        work.head_bytes / setting.stream_rate("bf16"),
-        work.head_flops_per_token
-        * (sequences + np.minimum(prompt_tokens, 1.0))
-        / setting.matrix_rate(setting.plain_dtype),
-        setting.knee,
+    subject = np.broadcast_to(kernels.index, shape)
+    sequences, context, prompt_tokens, prompt_context = (
+        np.broadcast_to(np.asarray(x, np.float64), shape)
+        for x in (sequences, context, prompt_tokens, prompt_context)
     )
-    weights, compute = weights + head_w, compute + head_c
-    if arch.moe:
-        expert_w, expert_c = _experts(setting, work, tokens, np.asarray(expert_ranks))
-        weights, compute = weights + expert_w, compute + expert_c
-    visible = _visible(arch, prompt_context)
-    compute = compute + work.attention_flops_per_token_pair * prompt_tokens * visible / (
-        c["attention"] * gpu.matrix_rate(setting.plain_dtype)
+    own = sequences / copies
+    prompts = np.maximum(
+        prompt_tokens / copies, np.minimum(prompt_tokens, 2.0 * np.maximum(prompt_context, 1.0))
     )
-    compute = compute + c["elementwise"] * work.elementwise_bytes_per_token * tokens / (
-        0.8 * bandwidth
+    prompts = np.where(copies > 1, prompts, prompt_tokens)
+    dense = along(kernels.dense, subject, place(own + prompts, TOKENS))
+    weights = c["gemm"] * dense[..., GEMM_WEIGHTS]
+    compute = c["matrix"] * dense[..., GEMM_MATRIX]
+    rows = own + np.minimum(prompt_tokens, 1.0)
+    weights = weights + c["gemm"] * along(kernels.head, subject, place(rows, TOKENS))
+    messages = dense[..., REDUCE]
+    if kernels.experts is not None:
+        routed = along(kernels.experts, subject, place(sequences + prompt_tokens, TOKENS))
+        weights = weights + c["experts"] * routed[..., EXPERT_WEIGHTS]
+        compute = compute + c["matrix_experts"] * routed[..., EXPERT_MATRIX]
+        messages = messages + routed[..., EXCHANGE]
+    ranks = kernels.of(kernels.ranks)
+    communication = c["collective"] * messages + c["skew"] * (ranks - 1.0) * kernels.of(
+        kernels.messages
     )
-    window = np.minimum(context, arch.sliding_window) if arch.sliding_window else context
-    kv = (
-        sequences
-        * (work.kv_bytes_per_token * context + work.kv_window_bytes_per_token * window)
-        / (setting.cache_share * bandwidth)
+    seen = place(context, CONTEXTS, 1)
+    read = across(kernels.decode, subject, place(own, SEQUENCES), seen)
+    kv = np.where(own > 0, c["attention_decode"] * np.minimum(own, 1.0) * read, 0.0)
+    scored = across(
+        kernels.prefill, subject, place(prompts, TOKENS), place(prompt_context, CONTEXTS, 1)
     )
-    communication = _all_reduces(setting, tp_size, tokens * work.message_bytes_per_token)
-    graph_gaps = arch.num_layers * c["layer"]
-    launches = np.where(prompt_tokens > 0, arch.num_layers * c["eager_layer"], 0.0)
-    device = weights + compute + kv + communication + graph_gaps
+    compute = compute + np.where(prompts > 0, c["attention"] * scored, 0.0)
+    layers = kernels.of(kernels.layers)
+    gaps = kernels.of(kernels.small) * c["launch"] + c["elementwise"] * dense[..., ELEMENTWISE]
+    device = weights + compute + kv + communication + gaps
     # without a graph the host launches ahead of the device: the slower of the two is waited for
+    launches = np.where(prompt_tokens > 0, layers * c["eager_layer"], 0.0)
     waiting = smooth_maximum(device, launches, HOST_KNEE) - device
-    overhead = c["step"] + c["sequence"] * sequences + graph_gaps + waiting
-    shape = np.broadcast_shapes(np.shape(weights), np.shape(tokens), np.shape(kv))
+    overhead = c["step"] + c["sequence"] * sequences + gaps + waiting
     parts = (weights, kv, compute, communication, overhead)
     return StepTime(*(np.broadcast_to(np.asarray(x, dtype=np.float64), shape) for x in parts))

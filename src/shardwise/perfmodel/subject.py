@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load
-from shardwise.errors import UnknownNameError
+from shardwise.engines.registry import get
 from shardwise.hardware.catalogue import Catalogue, default_catalogue, load_catalogue
 from shardwise.hardware.user_files import own_hardware
+from shardwise.layout.rules import require_kv_dtype
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.profiles import calibrated, load_profile
-from shardwise.perfmodel.rows import ENGINES
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Asked:
     kv_dtype: str = "auto"
     profile: str = "reference"
     catalogue_files: Sequence[Path] = ()
+    engine_version: str = ""  #: empty: not known
 
 
 def catalogue_for(files: Sequence[Path]) -> Catalogue:
@@ -35,11 +37,16 @@ def catalogue_for(files: Sequence[Path]) -> Catalogue:
 
 def subject_of(asked: Asked) -> tuple[Subject, Catalogue]:
     """The subject and the catalogue it was found in. Raises InputError for unknown names."""
-    if asked.engine not in ENGINES:
-        raise UnknownNameError("engine", asked.engine, ENGINES)
+    get(asked.engine)
     catalogue = catalogue_for(asked.catalogue_files)
     arch, gpu = load(asked.model), catalogue.gpu(asked.gpu)
     siblings = {g.id: g for g in default_catalogue().gpus()}
-    known = calibrated(load_profile(asked.profile), gpu, asked.engine, siblings)
-    weight = arch.checkpoint_dtype if asked.weight_dtype == "auto" else asked.weight_dtype
-    return Subject(arch, gpu, asked.engine, weight, asked.kv_dtype, known), catalogue
+    known = calibrated(
+        load_profile(asked.profile), gpu, asked.engine, siblings, asked.engine_version
+    )
+    stored = stored_in(arch, asked.weight_dtype)
+    if asked.kv_dtype != "auto":
+        require_kv_dtype(asked.kv_dtype, gpu)
+    return Subject(
+        stored, gpu, asked.engine, asked.kv_dtype, known, asked.engine_version
+    ), catalogue

@@ -8,10 +8,12 @@ from typing import Final
 
 import numpy as np
 
+from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.crossval import observed_metrics
 from shardwise.perfmodel.intervals import METRICS, half_width
-from shardwise.perfmodel.predicting import batch_calibration, seen_around
+from shardwise.perfmodel.knowledge import asked_of
+from shardwise.perfmodel.predicting import batch_calibration
 from shardwise.perfmodel.profiles import Profile
 from shardwise.perfmodel.rows import Row
 
@@ -55,12 +57,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Choice:
-    """How often the predicted best TP is the measured best one."""
+    """How often the predicted best layout is the measured best one."""
 
     question: str
     cases: int
     agree: int
-    regret_pct: float  #: how much worse the chosen TP measured than the best, on average
+    regret_pct: float  #: how much worse the chosen layout measured than the best, on average
 
 
 def points_of(rows: Sequence[Row], profile: Profile) -> list[Point]:
@@ -75,16 +77,18 @@ def points_of(rows: Sequence[Row], profile: Profile) -> list[Point]:
 
 def _batch_points(batch: Batch, profile: Profile) -> list[Point]:
     known = batch_calibration(profile, batch)
-    served = batch.serve(known.coefficients, known.collectives)
-    seen = seen_around(batch, known)
+    served = batch.serve(known.coefficients_of(batch.model_key))
+    asked = asked_of(batch)
     found = []
     for metric, observed in observed_metrics(batch).items():
         predicted = getattr(served, metric)
         for i, row in enumerate(batch.rows):
-            if not np.isfinite(observed[i]) or (metric == "ttft_s" and row.kv_limited):
+            if not np.isfinite(observed[i]) or (
+                metric == "ttft_s" and (row.kv_limited or not row.ttft_is_told)
+            ):
                 continue
             value = float(predicted[i])
-            spread = float(np.exp(half_width(profile, seen, metric, row.tp_size, row.pp_size)))
+            spread = float(np.exp(half_width(profile, asked, metric, row.layout)))
             found.append(
                 Point(row, metric, value, value / spread, value * spread, float(observed[i]))
             )
@@ -116,42 +120,42 @@ def kv_limited_recall(rows: Sequence[Row], profile: Profile) -> tuple[int, int]:
     found = marked = 0
     for batch in batches:
         known = batch_calibration(profile, batch)
-        served = batch.serve(known.coefficients, known.collectives)
+        served = batch.serve(known.coefficients_of(batch.model_key))
         found += int(np.sum(served.kv_limited))
         marked += len(batch.rows)
     return found, marked
 
 
 def choices(points: Sequence[Point]) -> list[Choice]:
-    """Whether the best TP is found, at the same offered load: the lowest E2E latency, the most
+    """Whether the best layout is found, at the same offered load: the lowest E2E latency, the most
     tokens per GPU, and the most tokens per GPU that keep a TPOT."""
-    cells: dict[tuple[object, ...], dict[int, dict[str, Point]]] = {}
+    cells: dict[tuple[object, ...], dict[Layout, dict[str, Point]]] = {}
     for p in points:
         r = p.row
         cell = (r.model, r.gpu, r.engine, r.weight_dtype, r.mode, r.concurrency, r.isl, r.osl)
-        cells.setdefault(cell, {}).setdefault(r.tp_size, {})[p.metric] = p
+        cells.setdefault(cell, {}).setdefault(r.layout, {})[p.metric] = p
     whole = [
-        by_tp
-        for by_tp in cells.values()
-        if len(by_tp) > 1
-        and all({"e2e_latency_s", "output_tok_s", "tpot_s"} <= set(m) for m in by_tp.values())
+        by_layout
+        for by_layout in cells.values()
+        if len(by_layout) > 1
+        and all({"e2e_latency_s", "output_tok_s", "tpot_s"} <= set(m) for m in by_layout.values())
     ]
     found = [
-        _choice("lowest E2E latency", whole, lambda _tp, m, v: -v(m["e2e_latency_s"])),
-        _choice("most output tok/s per GPU", whole, lambda tp, m, v: v(m["output_tok_s"]) / tp),
+        _choice("lowest E2E latency", whole, lambda _gpus, m, v: -v(m["e2e_latency_s"])),
+        _choice("most output tok/s per GPU", whole, lambda gpus, m, v: v(m["output_tok_s"]) / gpus),
     ]
     for slo in TPOT_SLOS:
         within = [
-            by_tp
-            for by_tp in whole
-            if any(m["tpot_s"].measured <= slo for m in by_tp.values())
-            and not all(m["tpot_s"].measured <= slo for m in by_tp.values())
+            by_layout
+            for by_layout in whole
+            if any(m["tpot_s"].measured <= slo for m in by_layout.values())
+            and not all(m["tpot_s"].measured <= slo for m in by_layout.values())
         ]
 
         def kept(
-            tp: int, m: dict[str, Point], v: Callable[[Point], float], slo: float = slo
+            gpus: int, m: dict[str, Point], v: Callable[[Point], float], slo: float = slo
         ) -> float:
-            rate = v(m["output_tok_s"]) / tp
+            rate = v(m["output_tok_s"]) / gpus
             return rate if v(m["tpot_s"]) <= slo else -v(m["tpot_s"])
 
         found.append(_choice(f"the same, TPOT <= {slo * 1e3:g} ms", within, kept))
@@ -162,14 +166,17 @@ Value = Callable[[Point], float]
 Worth = Callable[[int, dict[str, Point], Value], float]
 
 
-def _choice(question: str, cells: Sequence[dict[int, dict[str, Point]]], worth: Worth) -> Choice:
+def _choice(question: str, cells: Sequence[dict[Layout, dict[str, Point]]], worth: Worth) -> Choice:
+    def judged(layout: Layout, points: dict[str, Point], value: Value) -> float:
+        return worth(layout.replica_gpus, points, value)
+
     agree, regrets = 0, []
-    for by_tp in cells:
-        chosen = max(by_tp, key=lambda tp: worth(tp, by_tp[tp], lambda p: p.predicted))
-        best = max(by_tp, key=lambda tp: worth(tp, by_tp[tp], lambda p: p.measured))
+    for by_layout in cells:
+        chosen = max(by_layout, key=lambda x: judged(x, by_layout[x], lambda p: p.predicted))
+        best = max(by_layout, key=lambda x: judged(x, by_layout[x], lambda p: p.measured))
         agree += chosen == best
-        got = worth(chosen, by_tp[chosen], lambda p: p.measured)
-        most = worth(best, by_tp[best], lambda p: p.measured)
+        got = judged(chosen, by_layout[chosen], lambda p: p.measured)
+        most = judged(best, by_layout[best], lambda p: p.measured)
         regrets.append(abs(got / most - 1.0) if most > 0 > got or most * got > 0 else 1.0)
     mean = 100 * float(np.mean(regrets)) if regrets else 0.0
     return Choice(question, len(cells), agree, mean)

@@ -1,78 +1,278 @@
-"""The work one rank does: bytes it streams and FLOPs it executes, before any efficiency.
+"""The work of one rank in a step, before any efficiency: bytes it streams, FLOPs it executes.
 
-Everything is an array over tp_size (or a scalar where TP does not matter), so that a sweep over
-thousands of deployments is one NumPy expression.
+Everything comes from the rank's shards (`shardwise.layout.shards`), so speed and memory see the
+same tensors. Arrays run over layouts: a sweep over thousands of them is one NumPy expression.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.parameters import count, part_bytes
+from shardwise.architecture.cache import KV_BYTES
+from shardwise.architecture.feed_forward import Mlp, Moe
+from shardwise.architecture.formats import Format
+from shardwise.architecture.mixers import Attention, LinearAttention, Mamba2, Mixer, Mla, NoMixer
+from shardwise.architecture.model import LayerGroup, Model
+from shardwise.layout.arrays import Layouts
+from shardwise.layout.deployment import Layout
+from shardwise.layout.shards import LayerShard, RankShards, Shard, pieces, rank_shards
 
 Array = NDArray[np.float64]
+Kind = Literal["dense", "experts", "head"]
+#: Tokens of a chunk in which linear attention and state spaces compute a prompt
+#: (flash-linear-attention and Mamba-2 kernels).
+STATE_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Matrices of one kind and format: read once a step, multiplied with every token.
+
+    Attributes:
+        bytes: Of weights on one rank, scales included.
+        flops_per_token: 2 x the weights a token is multiplied with.
+    """
+
+    kind: Kind
+    format: Format
+    bytes: Array
+    flops_per_token: Array
+
+
+@dataclass(frozen=True)
+class CacheRead:
+    """Cache that a decoding sequence reads in a step: of at most `limit` of its tokens."""
+
+    limit: float  #: tokens; infinite for full attention
+    bytes_per_token: Array
+    bytes_per_sequence: Array  #: states, read and written back
+
+
+@dataclass(frozen=True)
+class Scores:
+    """FLOPs of prefill attention for each (query, key) pair of tokens, keys up to `limit`."""
+
+    limit: float
+    flops_per_pair: Array
 
 
 @dataclass(frozen=True)
 class Work:
-    """Per-rank work of a whole model. Arrays have the shape of the tp_size given."""
+    """Per-rank work of a whole model, all stages added up. Arrays have the shape of the layouts."""
 
-    weight_bytes: Array  #: dense matrices of all layers, streamed once a step
-    weight_flops_per_token: Array  #: 2 x their parameters
-    expert_bytes: Array  #: all routed experts of all layers
-    expert_flops_per_token: Array  #: 2 x the parameters a token touches
-    head_bytes: Array  #: lm_head, 16 bits or the checkpoint's 32
-    head_flops_per_token: Array
-    attention_flops_per_token_pair: Array  #: prefill: per (query, key) token pair, all layers
-    kv_bytes_per_token: Array  #: read per cached token and step, full-attention layers
-    kv_window_bytes_per_token: Array  #: the same for the sliding-window layers
-    elementwise_bytes_per_token: Array  #: one pass over what norms and activations touch
-    message_bytes_per_token: float  #: of one all-reduce
+    streams: tuple[Stream, ...]
+    reads: tuple[CacheRead, ...]
+    scores: tuple[Scores, ...]
+
+    def bytes_of(self, kind: Kind) -> Array:
+        return _total([s.bytes for s in self.streams if s.kind == kind])
 
 
-def kv_replication(arch: Architecture, tp_size: Array) -> Array:
-    """Copies of each KV head across the ranks: above 1 where TP exceeds the KV heads."""
-    return np.maximum(1.0, tp_size / arch.num_kv_heads)
+@dataclass(frozen=True)
+class _RankWork:
+    """The same for one layout, in plain numbers."""
+
+    streams: dict[tuple[Kind, Format], tuple[float, float]]
+    reads: dict[float, tuple[float, float]]
+    scores: dict[float, float]
 
 
-def rank_work(
-    arch: Architecture, tp_size: Array, weight_dtype: str, kv_element_bytes: float
-) -> Work:
-    """The work of one rank of `arch` at each `tp_size` (float array), for weights of a dtype."""
-    p, tp = count(arch), np.asarray(tp_size, dtype=np.float64)
-    dense = {"attention": p.attention, "mlp": p.mlp, "shared_experts": p.shared_experts}
-    dense["router"] = p.router
-    head_params = arch.vocab_size * arch.hidden_size
-    full_layers = arch.num_layers - arch.num_sliding_layers
-    if arch.mla:
-        # the latent vector is not sharded: every rank caches and reads all of it
-        kv_token = (arch.mla.kv_lora_rank + arch.mla.qk_rope_head_dim) * kv_element_bytes
-        kv_share = np.ones_like(tp)
-        pair_width = arch.mla.qk_nope_head_dim + arch.mla.qk_rope_head_dim + arch.mla.v_head_dim
-    else:
-        kv_token = 2 * arch.num_kv_heads * arch.head_dim * kv_element_bytes
-        kv_share = kv_replication(arch, tp) / tp
-        pair_width = 2 * arch.head_dim
-    moe = arch.moe
-    active_width = moe.top_k * moe.expert_intermediate_size if moe else arch.intermediate_size
-    # every rank writes each chosen expert's whole output before they are added up
-    copies = 1.0 + (moe.top_k if moe else 0)
+def rank_work(model: Model, layouts: Layouts, kv_dtype: str) -> Work:
+    """The work of one rank of `model` in each of `layouts`."""
+    found, index = layouts.unique()
+    ranks = [_rank_work(model, layout, kv_dtype) for layout in found]
+
+    def column(read: Callable[[_RankWork], float]) -> Array:
+        return np.array([read(rank) for rank in ranks], np.float64)[index]
+
     return Work(
-        weight_bytes=sum(n * part_bytes(weight_dtype, part) for part, n in dense.items()) / tp,
-        weight_flops_per_token=2.0 * sum(dense.values()) / tp,
-        expert_bytes=p.experts * part_bytes(weight_dtype, "experts") / tp,
-        expert_flops_per_token=2.0 * p.active_experts / tp,
-        head_bytes=head_params * part_bytes(weight_dtype, "lm_head") / tp,
-        head_flops_per_token=2.0 * head_params / tp,
-        attention_flops_per_token_pair=2.0 * arch.num_heads * pair_width * arch.num_layers / tp,
-        kv_bytes_per_token=kv_token * full_layers * kv_share,
-        kv_window_bytes_per_token=kv_token * arch.num_sliding_layers * kv_share,
-        elementwise_bytes_per_token=2.0
-        * arch.num_layers
-        * (copies * arch.hidden_size + (active_width + arch.num_heads * arch.head_dim) / tp),
-        message_bytes_per_token=(4.0 if weight_dtype == "fp32" else 2.0) * arch.hidden_size,
+        streams=tuple(
+            Stream(
+                key[0],
+                key[1],
+                column(lambda r, key=key: r.streams[key][0]),  # type: ignore[misc]
+                column(lambda r, key=key: r.streams[key][1]),  # type: ignore[misc]
+            )
+            for key in ranks[0].streams
+        ),
+        reads=tuple(
+            CacheRead(
+                limit,
+                column(lambda r, limit=limit: r.reads[limit][0]),  # type: ignore[misc]
+                column(lambda r, limit=limit: r.reads[limit][1]),  # type: ignore[misc]
+            )
+            for limit in ranks[0].reads
+        ),
+        scores=tuple(
+            Scores(limit, column(lambda r, limit=limit: r.scores[limit]))  # type: ignore[misc]
+            for limit in ranks[0].scores
+        ),
     )
+
+
+@lru_cache(maxsize=4096)
+def _rank_work(model: Model, layout: Layout, kv_dtype: str) -> _RankWork:
+    rank = rank_shards(model, layout)
+    reads: dict[float, tuple[float, float]] = {}
+    scores: dict[float, float] = {}
+    for layer in rank.layers:
+        for limit, per_token, per_sequence in _reads(layer, kv_dtype):
+            token, sequence = reads.get(limit, (0.0, 0.0))
+            count = layer.group.count
+            reads[limit] = (token + count * per_token, sequence + count * per_sequence)
+        for limit, flops in _scores(layer.group.mixer, layout.tp_size):
+            scores[limit] = scores.get(limit, 0.0) + layer.group.count * flops
+    return _RankWork(_streams(rank), reads, scores)
+
+
+def elementwise_bytes(model: Model, layout: Layout) -> float:
+    """Bytes of one pass over what norms and activations touch of a token, all layers."""
+    return sum(
+        layer.group.count * _elementwise(model, layer, layout.tp_size)
+        for layer in rank_shards(model, layout).layers
+    )
+
+
+def small_kernels(model: Model) -> int:
+    """Kernels of a step too small to be timed by themselves: norms, rotary embeddings, cache
+    writes, activations, routing, and the quantization of each product's input."""
+    return sum(group.count * _small_kernels(group) for group in model.groups)
+
+
+def _small_kernels(group: LayerGroup) -> int:
+    norms = sum(t.part == "norm" for t in group.tensors)
+    mixer = 0 if isinstance(group.mixer, NoMixer) else 3 if isinstance(group.mixer, Mla) else 2
+    quantized = {
+        t.gemm for t in group.tensors if t.gemm and t.format.activations in ("fp8", "fp4", "int8")
+    }
+    feed_forward = 0
+    if isinstance(group.feed_forward, Moe):
+        # top-k, sorting by expert, activation, adding up; shared experts: activation, adding
+        feed_forward = 4 + 2 * bool(group.feed_forward.shared_width)
+    elif isinstance(group.feed_forward, Mlp):
+        feed_forward = 1
+    return norms + mixer + len(quantized) + feed_forward
+
+
+def norm_messages(model: Model) -> int:
+    """All-reduces of norms over all heads of a cut query or key, a number a token (MiniMax-M2:
+    vllm/model_executor/layers/mamba/linear_attn.py, MiniMaxText01RMSNormTP)."""
+    return sum(
+        group.count
+        * sum(t.part == "norm" and t.rows > group.mixer.head_dim for t in group.mixer.tensors)
+        for group in model.groups
+        if isinstance(group.mixer, Attention)
+    )
+
+
+def message_count(model: Model) -> int:
+    """All-reduces of a step: after each mixer and feed-forward, and the embedding."""
+    return 1 + sum(group.count * _messages(group) for group in model.groups)
+
+
+def _streams(rank: RankShards) -> dict[tuple[Kind, Format], tuple[float, float]]:
+    found: dict[tuple[Kind, Format], tuple[float, float]] = {}
+
+    def add(kind: Kind, shard: Shard, count: int, used: float) -> None:
+        key = (kind, shard.tensor.format)
+        read, flops = found.get(key, (0.0, 0.0))
+        found[key] = (read + count * shard.bytes, flops + count * 2.0 * shard.parameters * used)
+
+    for layer in rank.layers:
+        feed_forward = layer.group.feed_forward
+        for shard in layer.shards:
+            if not shard.tensor.gemm:
+                continue
+            if shard.tensor.part == "experts" and isinstance(feed_forward, Moe):
+                add("experts", shard, layer.group.count, feed_forward.top_k / shard.tensor.copies)
+            else:
+                add("dense", shard, layer.group.count, 1.0)
+    head = rank.model.head
+    for shard in rank.outer:
+        if shard.tensor is head:
+            add("head", shard, 1, 1.0)
+    return found
+
+
+def _reads(layer: LayerShard, kv_dtype: str) -> Iterable[tuple[float, float, float]]:
+    """(limit in tokens, bytes per token up to it, bytes per sequence) of each cache."""
+    indexer = getattr(layer.group.mixer, "indexer", None)
+    for shard in layer.caches:
+        cache = shard.cache
+        each = shard.elements * KV_BYTES[cache.dtype or kv_dtype]
+        if cache.per_sequence:
+            yield float("inf"), 0.0, 2.0 * each
+            continue
+        limit = float(cache.window or "inf")
+        if indexer is not None and cache.name != "indexer":
+            limit = min(limit, float(indexer.top_k) * cache.stride)
+        yield limit, each / cache.stride, 0.0
+
+
+def _scores(mixer: Mixer, tp_size: int) -> Iterable[tuple[float, float]]:
+    """(limit in tokens, FLOPs of a query and key pair) of a layer's prefill attention."""
+    if isinstance(mixer, NoMixer):
+        return
+    if isinstance(mixer, LinearAttention):
+        # within a chunk as attention, plus the state's update and read-out spread over the chunk
+        heads = pieces(mixer.num_v_heads, tp_size)
+        state = 4.0 * mixer.head_k_dim * mixer.head_v_dim / STATE_CHUNK
+        yield STATE_CHUNK, heads * (2.0 * (mixer.head_k_dim + mixer.head_v_dim) + state)
+        return
+    if isinstance(mixer, Mamba2):
+        heads = pieces(mixer.num_heads, tp_size)
+        state = 4.0 * mixer.state_size * mixer.head_dim / STATE_CHUNK
+        yield STATE_CHUNK, heads * (2.0 * (mixer.state_size + mixer.head_dim) + state)
+        return
+    heads = pieces(mixer.num_heads, tp_size)
+    limit = float("inf")
+    if isinstance(mixer, Attention):
+        limit = float(mixer.window or mixer.chunk or "inf")
+        width = mixer.head_dim + mixer.value_dim
+    else:
+        width = mixer.qk_nope_head_dim + mixer.qk_rope_head_dim + mixer.v_head_dim
+    if mixer.indexer is not None:
+        yield float("inf"), 2.0 * mixer.indexer.num_heads * mixer.indexer.head_dim
+        limit = min(limit, float(mixer.indexer.top_k))
+    yield limit, 2.0 * heads * width
+
+
+def _elementwise(model: Model, layer: LayerShard, tp_size: int) -> float:
+    """Bytes that a token's norms and activations pass in a layer, 16 bits an element.
+
+    Each of two norms reads the output and the residual and writes both; the mixer's vectors are
+    read and written once more for rotation, cache and quantization; an MLP's activation reads two
+    vectors and writes one. What experts do around their products is in their tables.
+    """
+    feed_forward = layer.group.feed_forward
+    width = feed_forward.width if isinstance(feed_forward, Mlp) else 0.0
+    mixer = _mixer_width(layer.group.mixer)
+    return 2.0 * (8.0 * model.hidden_size + (4.0 * mixer + 3.0 * width) / tp_size)
+
+
+def _mixer_width(mixer: Mixer) -> float:
+    if isinstance(mixer, Attention):
+        return mixer.num_heads * mixer.head_dim
+    if isinstance(mixer, Mla):
+        return mixer.num_heads * (mixer.qk_nope_head_dim + mixer.qk_rope_head_dim)
+    if isinstance(mixer, LinearAttention):
+        return mixer.num_v_heads * mixer.head_v_dim
+    if isinstance(mixer, Mamba2):
+        return mixer.num_heads * mixer.head_dim
+    return 0.0
+
+
+def _messages(group: LayerGroup) -> int:
+    """All-reduces of one layer: one after what each part's last matrix adds up."""
+    parts = (group.mixer.tensors, group.feed_forward.tensors)
+    return sum(any(t.cut == "cols" for t in tensors) for tensors in parts)
+
+
+def _total(arrays: Sequence[Array]) -> Array:
+    return np.asarray(sum(arrays, np.zeros(())))

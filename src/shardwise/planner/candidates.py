@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from shardwise.architecture.sharding import violations
+from shardwise.architecture.bundled import stored_in
+from shardwise.engines.checks import problems
+from shardwise.engines.device import device_of
+from shardwise.engines.loading import Loader, refusals
+from shardwise.engines.registry import get
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.planner.question import Question
 
 PP_SIZES: Final = (1, 2, 4, 8)
@@ -13,31 +18,22 @@ Cause = Literal["sharding rule", "memory", "overload", "SLO"]
 
 
 @dataclass(frozen=True)
-class Sharding:
-    """`replicas` copies, each of tp_size x pp_size GPUs, in one weight dtype; whole experts on
-    each rank where `expert_parallel`."""
+class Option:
+    """A layout in one weight dtype."""
 
-    tp_size: int
-    pp_size: int
-    replicas: int
+    layout: Layout
     weight_dtype: str
-    expert_parallel: bool = False
-
-    @property
-    def gpus(self) -> int:
-        return self.tp_size * self.pp_size * self.replicas
 
     def __str__(self) -> str:
-        pp = f" x PP{self.pp_size}" if self.pp_size > 1 else ""
-        ep = " x EP" if self.expert_parallel else ""
-        return f"{self.replicas} x TP{self.tp_size}{pp}{ep} {self.weight_dtype}"
+        one = self.layout.name
+        return f"{self.layout.replicas} x {f'({one})' if ' ' in one else one} {self.weight_dtype}"
 
 
 @dataclass(frozen=True)
 class Rejected:
     """A candidate that cannot run or cannot carry the load, and why, in one sentence."""
 
-    sharding: Sharding
+    option: Option
     cause: Cause
     reason: str
     shortfall_bytes: float = 0.0  #: a GPU, for cause "memory"
@@ -49,10 +45,10 @@ def tp_sizes(gpus: int) -> tuple[int, ...]:
     return tuple(tp for tp in range(1, gpus + 1) if tp & (tp - 1) == 0 or gpus % tp == 0)
 
 
-def enumerate_candidates(question: Question) -> tuple[list[Sharding], list[Rejected]]:
-    """Shardings that break no rule, and those that do. Copies fill the node."""
+def enumerate_candidates(question: Question) -> tuple[list[Option], list[Rejected]]:
+    """Layouts that break no rule, and those that do. Copies fill the node."""
     gpus = question.node.gpus
-    possible: list[Sharding] = []
+    possible: list[Option] = []
     rejected: list[Rejected] = []
     for dtype in question.dtypes():
         for tp in tp_sizes(gpus):
@@ -60,24 +56,31 @@ def enumerate_candidates(question: Question) -> tuple[list[Sharding], list[Rejec
                 if tp * pp > gpus:
                     continue
                 for ep in (False, True) if question.arch.moe and tp > 1 and pp == 1 else (False,):
-                    sharding = Sharding(tp, pp, gpus // (tp * pp), dtype, ep)
-                    reason = _broken(question, sharding)
+                    layout = Layout(tp, pp, tp if ep else 1, replicas=gpus // (tp * pp))
+                    option = Option(layout, dtype)
+                    reason = _broken(question, option)
                     if reason:
-                        rejected.append(Rejected(sharding, "sharding rule", reason))
+                        rejected.append(Rejected(option, "sharding rule", reason))
                     else:
-                        possible.append(sharding)
+                        possible.append(option)
     return possible, rejected
 
 
-def _broken(question: Question, sharding: Sharding) -> str:
+def _broken(question: Question, option: Option) -> str:
     """The rules that it breaks, "" for none."""
-    if question.engine == "builtin" and (sharding.pp_size > 1 or sharding.expert_parallel):
-        return "the built-in engine shards by TP alone"
-    broken = violations(
-        question.arch,
-        sharding.tp_size,
-        sharding.pp_size,
-        expert_parallel=sharding.expert_parallel,
-        weight_dtype=sharding.weight_dtype,
+    layout = option.layout
+    stored = stored_in(question.arch, option.weight_dtype)
+    deployment = Deployment(
+        stored.id,
+        question.node.gpu.id,
+        layout,
+        dtypes=Dtypes(option.weight_dtype),
+        engine=question.engine,
+        engine_version=question.engine_version,
     )
-    return "; ".join(v.message for v in broken)
+    device = device_of(question.node.gpu)
+    num_experts = stored.moe.num_experts if stored.moe else 0
+    unable = problems(get(question.engine), deployment, device, num_experts)
+    loader = Loader(question.engine, device, question.engine_version)
+    found = [*map(str, unable), *(v.message for v in refusals(loader, stored, layout))]
+    return "; ".join(dict.fromkeys(found))

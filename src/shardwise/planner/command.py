@@ -1,48 +1,47 @@
 """The exact command that starts a replica: its flags are the ones that were scored.
 
-`replica.command` knows the flags, so what is shown here is what `shardwise up` runs.
+`shardwise.engines` knows the flags, so what is shown here is what `shardwise up` runs.
 """
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.models import published_id
-from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
+from shardwise.architecture.bundled import bundled, published_checkpoint, published_id, stored_in
+from shardwise.architecture.formats import UNQUANTIZED
+from shardwise.architecture.model import Model
+from shardwise.engines.device import device_of
+from shardwise.engines.facts import Command, ConfigFile, Launch
+from shardwise.engines.registry import get
 from shardwise.hardware.gpu import Gpu
+from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.memory import plan as memory_plan
-from shardwise.replica.command import MEMORY_SHARE, Settings, engine_flags
-
-#: how a person starts each engine; the model follows
-_STARTS: Final = {
-    "vllm": ("vllm", "serve"),
-    "sglang": ("python", "-m", "sglang.launch_server", "--model-path"),
-    "builtin": ("shardwise", "serve"),
-}
-_UNQUANTIZED = frozenset({"bf16", "fp16", "fp32"})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What the engine loads: a hub id or folder, and the dtype it is stored in."""
+    """What the engine loads: a hub id or folder, and the dtype it is stored in.
+
+    `placeholder`: no checkpoint in the scored dtype is known, so the user must put one there.
+    """
 
     path: str
     dtype: str
+    placeholder: bool = False
 
 
 @dataclass(frozen=True)
 class Replica:
-    """One engine process: its devices, environment and arguments."""
+    """One engine process: its devices, environment, arguments and the files that they name."""
 
     devices: tuple[int, ...]
     port: int
     environment: dict[str, str]
     argv: tuple[str, ...]
+    files: tuple[ConfigFile, ...] = ()
 
     @property
     def line(self) -> str:
@@ -51,98 +50,144 @@ class Replica:
         return f"{settings} {shlex.join(self.argv)}".strip()
 
 
-def checkpoint(given: str, arch: Architecture) -> Checkpoint:
-    """The checkpoint that the model name `given` means. A bundled id means its hub repository."""
-    path = Path(given).expanduser()
+def checkpoint(given: str, model: Model, deployment: Deployment) -> Checkpoint:
+    """The checkpoint that runs as `deployment` was scored, for a model named `given`.
+
+    A file or folder is itself. For a bundled model it is the published checkpoint in the weight
+    dtype; the 16-bit one where the engine quantizes to that dtype while it loads; otherwise a
+    placeholder.
+    """
+    path, wanted = Path(given).expanduser(), deployment.dtypes.weight
+    own = model.checkpoint_dtype
     if path.exists() and ("/" in given or path.is_file()):
-        return Checkpoint(str(path.parent if path.is_file() else path), arch.checkpoint_dtype)
-    if "/" not in given and (hub := published_id(arch.id)):
-        from shardwise.architecture.models import load
+        return _found(str(path.parent if path.is_file() else path), own, deployment)
+    if model.id not in bundled():
+        return _found(given, own, deployment)
+    if "/" in given and wanted in ("auto", own):
+        return Checkpoint(given, own)
+    if published := published_checkpoint(model.id, wanted):
+        return Checkpoint(published, own if wanted == "auto" else wanted)
+    base = published_id(model.id)
+    return _found(base or given, published_dtype(model), deployment)
 
-        return Checkpoint(hub, load(arch.id).checkpoint_dtype)
-    return Checkpoint(given, arch.checkpoint_dtype)
+
+def published_dtype(model: Model) -> str:
+    """Dtype of the checkpoint that a bundled model's own id names."""
+    from shardwise.architecture.models import load
+
+    return load(model.id).checkpoint_dtype
 
 
-def note(found: Checkpoint, weight_dtype: str, engine: str) -> str:
+def _found(path: str, dtype: str, deployment: Deployment) -> Checkpoint:
+    wanted = deployment.dtypes.weight
+    if wanted in ("auto", dtype) or quantizes_online(deployment.engine, dtype, wanted):
+        return Checkpoint(path, dtype)
+    if deployment.engine == "builtin":  # its --dtype converts while it loads
+        return Checkpoint(path, dtype)
+    name = path.rstrip("/").rpartition("/")[2]
+    return Checkpoint(f"YOUR-{wanted.upper()}-CHECKPOINT-OF-{name}", wanted, placeholder=True)
+
+
+def quantizes_online(engine: str, stored: str, wanted: str) -> bool:
+    """Whether the engine quantizes 16-bit weights to `wanted` while it loads them."""
+    return get(engine).capabilities.online_fp8 and wanted == "fp8" and stored in UNQUANTIZED
+
+
+def note(found: Checkpoint) -> str:
     """What the user must supply for the command to run as scored, or ""."""
-    if weight_dtype == found.dtype or quantizes_online(found, weight_dtype):
+    if not found.placeholder:
         return ""
-    if engine == "builtin":  # its --dtype converts while it loads
-        return ""
-    return (
-        f"{found.path} is stored in {found.dtype}: give a checkpoint quantized to "
-        f"{weight_dtype} in its place"
-    )
+    return f"no published checkpoint in {found.dtype} is known: put yours in place of {found.path}"
 
 
-def engine_argv(
-    deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint, port: int = 8000
-) -> tuple[str, ...]:
-    """Arguments that start one replica of `deployment`. InputError for an unknown engine."""
-    if deployment.engine not in _STARTS:
-        raise InputError(f"engine {deployment.engine!r}", f"allowed: {', '.join(_STARTS)}")
-    extra = extra_flags(deployment, arch, gpu, found)
-    settings = Settings(
+def as_started(deployment: Deployment, model: Model) -> Deployment:
+    """`deployment` without a KV cache dtype that the checkpoint asks for itself.
+
+    Engines follow the checkpoint where no flag says otherwise, so nothing that the user did not
+    ask for is put into a command.
+    """
+    stored = stored_in(model, deployment.dtypes.weight)
+    if deployment.dtypes.kv == stored.kv_dtype:
+        return deployment.with_dtypes(kv="auto")
+    return deployment
+
+
+def launch_of(
+    deployment: Deployment, model: Model, gpu: Gpu, found: Checkpoint, port: int = 8000
+) -> Launch:
+    """What starting a replica needs beyond its deployment."""
+    launch = Launch(
         model=found.path,
-        engine=deployment.engine,
-        tp_size=deployment.tp_size,
-        pp_size=deployment.pp_size,
-        kv_dtype=deployment.kv_dtype,
-        expert_parallel=deployment.expert_parallel,
-        max_num_seqs=deployment.max_num_seqs,
-        max_num_batched_tokens=deployment.max_num_batched_tokens,
-        gpu_memory_utilization=deployment.gpu_memory_utilization,
-        max_model_len=deployment.max_model_len,
-        flags=extra,
+        port=port,
+        checkpoint_dtype=found.dtype,
+        checkpoint_kv="" if model.kv_dtype == "bf16" else model.kv_dtype,
+        embeds=not model.generates,
     )
-    flags = (*engine_flags(settings, "cpu" if gpu.vendor == "cpu" else "cuda"), *extra)
-    address = ("--host", "127.0.0.1", "--port", str(port))
-    return (*_STARTS[deployment.engine], found.path, *flags, *address)
+    if deployment.engine != "builtin":
+        return launch
+    longest = deployment.limits.max_model_len or model.max_context
+    room = memory_plan(model, gpu, deployment, longest).kv_capacity_tokens
+    # a batch of the longest sequences is all it can use
+    room = min(room, deployment.limits.max_num_seqs * longest)
+    threads = gpu.num_compute_units if gpu.vendor == "cpu" else 0
+    return replace(launch, kv_cache_tokens=room, threads_per_rank=threads)
+
+
+def engine_command(
+    deployment: Deployment, model: Model, gpu: Gpu, found: Checkpoint, port: int = 8000
+) -> Command:
+    """What a person types to start one replica. InputError for what the engine cannot express."""
+    launch = launch_of(deployment, model, gpu, found, port)
+    started = as_started(deployment, model)
+    return get(deployment.engine).command(started, launch, device_of(gpu))
 
 
 def extra_flags(
-    deployment: Deployment, arch: Architecture, gpu: Gpu, found: Checkpoint
+    deployment: Deployment, model: Model, gpu: Gpu, found: Checkpoint
 ) -> tuple[str, ...]:
-    """Flags that only the model and GPU tell: quantization while loading; SGLang's share of
-    memory, which is of weights and KV cache alone where vLLM's holds activations as well; the
-    built-in engine's room for KV cache, its dtype, and on CPU the threads that were measured."""
-    flags = ["--quantization", "fp8"] if quantizes_online(found, deployment.weight_dtype) else []
-    if deployment.engine == "sglang":
-        memory = memory_plan(arch, gpu, deployment, deployment.max_model_len or arch.max_context)
-        static = (memory.weight_bytes + memory.kv_budget_bytes) / memory.memory_bytes
-        flags += [MEMORY_SHARE, f"{static:.3f}"]
-    if deployment.engine == "builtin":
-        longest = deployment.max_model_len or arch.max_context
-        room = memory_plan(arch, gpu, deployment, longest).kv_capacity_tokens
-        # a batch of the longest sequences is all it can use
-        flags += ["--kv-cache-tokens", str(min(room, deployment.max_num_seqs * longest))]
-        flags += ["--dtype", deployment.weight_dtype]
-        if gpu.vendor == "cpu":
-            flags += ["--threads-per-rank", str(gpu.num_compute_units)]
-    return tuple(flags)
+    """Flags that only the model, its checkpoint and the GPU tell: those that a deployment file's
+    own settings do not give."""
+    engine, device = get(deployment.engine), device_of(gpu)
+    deployment = as_started(deployment, model)
+    whole = engine.arguments(deployment, launch_of(deployment, model, gpu, found), device)
+    settings = deployment.with_dtypes(weight="auto")
+    plain = engine.arguments(settings, Launch(found.path, embeds=not model.generates), device)
+    known = _groups(plain)
+    return tuple(word for group in _groups(whole) if group not in known for word in group)
+
+
+def _groups(words: Sequence[str]) -> list[tuple[str, ...]]:
+    """Each flag with its values."""
+    groups: list[tuple[str, ...]] = []
+    for word in words:
+        if word.startswith("--") or not groups:
+            groups.append((word,))
+        else:
+            groups[-1] = (*groups[-1], word)
+    return groups
 
 
 def replicas(
     deployment: Deployment,
-    arch: Architecture,
+    model: Model,
     gpu: Gpu,
     found: Checkpoint,
     first_device: int = 0,
     first_port: int = 8000,
+    order: Sequence[int] = (),
 ) -> tuple[Replica, ...]:
-    """One process a replica, each with its own contiguous devices and port."""
-    width = deployment.tp_size * deployment.pp_size
-    variable = "HIP_VISIBLE_DEVICES" if gpu.vendor == "amd" else "CUDA_VISIBLE_DEVICES"
+    """One process a replica, each with its own port and contiguous devices, of `order` if given."""
+    width = deployment.layout.replica_gpus
+    variable = _VISIBLE.get(gpu.vendor, "CUDA_VISIBLE_DEVICES")
     made = []
     for i in range(deployment.replicas):
         devices = tuple(range(first_device + i * width, first_device + (i + 1) * width))
+        devices = tuple(sorted(order[d] for d in devices)) if order else devices
         port = first_port + i
-        argv = engine_argv(deployment, arch, gpu, found, port)
+        command = engine_command(deployment, model, gpu, found, port)
         visible = {} if gpu.vendor == "cpu" else {variable: ",".join(map(str, devices))}
-        made.append(Replica(devices, port, visible, argv))
+        made.append(Replica(devices, port, visible, command.argv, command.files))
     return tuple(made)
 
 
-def quantizes_online(found: Checkpoint, weight_dtype: str) -> bool:
-    """Engines quantize 16-bit weights to fp8 while they load; to nothing else."""
-    return weight_dtype == "fp8" and found.dtype in _UNQUANTIZED
+_VISIBLE = {"amd": "HIP_VISIBLE_DEVICES", "intel": "ZE_AFFINITY_MASK"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shardwise.architecture.gemm import gemm_shapes
 from shardwise.evidence.record import Evidence
+from shardwise.layout.arrays import Layouts
 from shardwise.perfmodel.estimate import Subject
 
 
@@ -21,7 +21,14 @@ def matrix_share(subject: Subject, evidence: Evidence) -> float:
     """
     deployment = evidence.deployment
     step_s = evidence.metrics["tpot_s"].value
-    gemms = gemm_shapes(subject.arch, deployment.tp_size, tokens_per_step(evidence))
-    flops = sum(2.0 * g.m * g.n * g.k * g.count for g in gemms)
-    rate = subject.gpu.matrix_rate(subject.setting.compute_dtype)
-    return flops / (step_s * rate * deployment.pp_size)
+    setting = subject.setting
+    work = setting.work(Layouts.of([deployment.layout]))
+    tokens = tokens_per_step(evidence)
+    # what each format takes at the GPU's full rate
+    full_s = sum(
+        float(s.flops_per_token[0])
+        * tokens
+        / setting.gpu.matrix_rate(setting.compute_dtype(s.format))
+        for s in work.streams
+    )
+    return full_s / (step_s * deployment.layout.pp_size)

@@ -1,41 +1,42 @@
-"""What each sharding gives under the demand: one array over shardings x concurrencies a dtype."""
+"""What each layout gives under the demand: one array over layouts x concurrencies a dtype."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shardwise.engines.loading import usual_share
+from shardwise.layout.arrays import Deployments, Layouts
+from shardwise.layout.deployment import EngineLimits
 from shardwise.perfmodel.estimate import Subject, sweep
-from shardwise.perfmodel.loads import Limits
-from shardwise.perfmodel.memory import Ranks, kv_budget_bytes, sequence_bytes
+from shardwise.perfmodel.loads import Offered
+from shardwise.perfmodel.memory import kv_budget_bytes, sequence_bytes, shortfall_bytes
 from shardwise.perfmodel.serving import Served
 from shardwise.perfmodel.work import Array
-from shardwise.planner.candidates import Rejected, Sharding
+from shardwise.planner.candidates import Option, Rejected
 from shardwise.planner.question import Question
 from shardwise.units import GB
 
-BATCHED_TOKENS: Final = 8192
-MEMORY_UTILIZATION: Final = 0.9
 MAX_SEQS: Final = 1024
 #: Concurrencies of one replica that are searched: every one to 32, then steps of about 4 %.
-CONCURRENCIES: Final = np.unique(
-    np.concatenate([np.arange(1, 33), np.geomspace(32, 1024, 90).round()])
-).astype(np.float64)
+CONCURRENCIES: Final = np.array(
+    sorted({*range(1, 33), *np.geomspace(32, 1024, 90).round().tolist()}), np.float64
+)
 WAVES: Final = 10.0  #: requests a slot in a closed-loop run, as in load tests
 _PLATEAU: Final = 0.99  #: throughput within 1 % of the best is not worth a longer queue
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sharding at the concurrency it is scored at."""
+    """A layout at the concurrency it is scored at."""
 
-    sharding: Sharding
+    option: Option
     concurrency: int  #: of the fullest replica
-    max_num_seqs: int
+    limits: EngineLimits
     node_output_tok_s: float
     capacity_tok_s: float  #: the most the node was seen to give; node_output_tok_s if not searched
     kv_limited: bool
@@ -43,12 +44,13 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Sweep:
-    """Arrays of shape (shardings, concurrencies); replicas has shape (shardings, 1)."""
+    """Arrays of shape (layouts, concurrencies); replicas has shape (layouts, 1)."""
 
     replicas: Array
     concurrency: Array
     max_num_seqs: Array
-    shortfall: Array  #: bytes a GPU; <= 0 fits
+    max_model_len: Array  #: the longest of `Question.longest` that memory holds
+    shortfall: Array  #: bytes a GPU for one sequence of the context; <= 0 fits
     served: Served
 
 
@@ -62,21 +64,33 @@ def max_num_seqs(concurrency: Array, request_rate: bool) -> Array:
     return np.asarray(np.minimum(np.ceil((concurrency + spread) / 8.0) * 8.0, MAX_SEQS))
 
 
+def limits_of(question: Question, max_num_seqs: int, max_model_len: int) -> EngineLimits:
+    """The limits an engine is started with: what the user fixed, else what is chosen here."""
+    chosen = replace(_usual(question), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+    return question.limits.over(chosen)
+
+
+def _usual(question: Question) -> EngineLimits:
+    """The limits that do not depend on the load."""
+    share = usual_share(question.engine, question.node.gpu, question.engine_version)
+    return question.limits.over(EngineLimits(gpu_memory_utilization=share))
+
+
 def load_candidates(
-    question: Question, shardings: Sequence[Sharding]
+    question: Question, options: Sequence[Option]
 ) -> tuple[list[Loaded], list[Rejected]]:
-    """Shardings of one dtype under the demand, and those without the memory or the speed."""
-    if not shardings:
+    """Options of one dtype under the demand, and those without the memory or the speed."""
+    if not options:
         return [], []
-    swept = _sweep(question, question.subject(shardings[0].weight_dtype), shardings)
+    swept = _sweep(question, question.subject(options[0].weight_dtype), options)
     fits = swept.shortfall <= 0
     loaded: list[Loaded] = []
     rejected: list[Rejected] = []
-    for i, sharding in enumerate(shardings):
+    for i, option in enumerate(options):
         if not fits[i].any() or (question.demand.concurrency and not fits[i].all()):
-            rejected.append(_too_large(question, sharding, float(swept.shortfall[i].min())))
+            rejected.append(_too_large(question, option, float(swept.shortfall[i].min())))
         else:
-            found = _choose(question, swept, i, sharding, fits[i])
+            found = _choose(question, swept, i, option, fits[i])
             if isinstance(found, Loaded):
                 loaded.append(found)
             else:
@@ -84,56 +98,75 @@ def load_candidates(
     return loaded, rejected
 
 
-def _sweep(question: Question, subject: Subject, shardings: Sequence[Sharding]) -> _Sweep:
+def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _Sweep:
     demand = question.demand
-    tp, pp, replicas = (
-        np.array([getattr(s, name) for s in shardings], np.float64)[:, None]
-        for name in ("tp_size", "pp_size", "replicas")
-    )
+    replicas = np.array([o.layout.replicas for o in options], np.float64)[:, None]
     if demand.concurrency is not None:
         each = demand.concurrency / replicas
         concurrency = np.concatenate([np.ceil(each), np.maximum(np.floor(each), 1.0)], axis=1)
         # one set of flags for all replicas: the fullest one's
         seqs = np.repeat(max_num_seqs(concurrency[:, :1], request_rate=False), 2, axis=1)
     else:
-        concurrency = np.repeat(CONCURRENCIES[None, :], len(shardings), axis=0)
+        concurrency = np.repeat(CONCURRENCIES[None, :], len(options), axis=0)
         seqs = max_num_seqs(concurrency, demand.request_rate is not None)
-    shape = concurrency.shape
-    tp, pp = np.broadcast_to(tp, shape), np.broadcast_to(pp, shape)
-    ranks = Ranks(
-        subject.weight_dtype, subject.kv_dtype, tp, pp, BATCHED_TOKENS, seqs, MEMORY_UTILIZATION
+    fixed, shape = _usual(question), concurrency.shape
+    if question.limits.max_num_seqs is not None:
+        seqs = np.full(shape, float(question.limits.max_num_seqs))
+    one = Layouts.of(o.layout for o in options)
+    layouts = Layouts(
+        *(
+            np.broadcast_to(each[:, None], shape)
+            for each in (one.tp_size, one.pp_size, one.ep_size, one.attention_dp)
+        )
     )
-    budget = kv_budget_bytes(question.arch, question.node.gpu.memory_bytes, ranks)
-    shortfall = sequence_bytes(question.arch, question.context, ranks) - budget
-    whole_experts = np.array([s.expert_parallel for s in shardings])[:, None]
-    tokens = np.full(shape, float(BATCHED_TOKENS))
-    limits = Limits(tp, pp, seqs, tokens, MEMORY_UTILIZATION, whole_experts)
-    lengths = (np.full(shape, float(demand.isl)), np.full(shape, float(demand.osl)))
-    served = sweep(subject, "closed_loop", limits, (concurrency, *lengths, WAVES * concurrency))
-    return _Sweep(replicas, concurrency, seqs, shortfall, served)
+    deployments = Deployments(
+        layouts,
+        max_num_seqs=seqs,
+        max_num_batched_tokens=np.full(shape, float(fixed.max_num_batched_tokens)),
+        gpu_memory_utilization=np.full(shape, fixed.gpu_memory_utilization),
+    )
+    arch, kv_dtype = subject.arch, subject.setting.kv_dtype
+    budget = kv_budget_bytes(arch, subject.platform, deployments)
+
+    def short(tokens: int) -> Array:
+        return shortfall_bytes(budget, sequence_bytes(arch, float(tokens), layouts, kv_dtype))
+
+    longest = np.full(shape, float(min(question.longest)))
+    for tokens in reversed(question.longest):
+        longest = np.where(short(tokens) <= 0, float(tokens), longest)
+    shortfall = short(max(question.context, question.limits.max_model_len or 0))
+    offered = Offered(
+        concurrency,
+        np.full(shape, float(demand.isl)),
+        np.full(shape, float(demand.osl)),
+        WAVES * concurrency,
+    )
+    served = sweep(subject, "closed_loop", deployments, offered)
+    return _Sweep(replicas, concurrency, seqs, longest, shortfall, served)
 
 
-def _too_large(question: Question, sharding: Sharding, shortfall: float) -> Rejected:
+def _too_large(question: Question, option: Option, shortfall: float) -> Rejected:
     gpu = question.node.gpu
-    usable = gpu.memory_bytes * MEMORY_UTILIZATION / GB
+    share = _usual(question).gpu_memory_utilization
+    usable = gpu.visible_memory_bytes * share / GB
     reason = (
         f"{shortfall / GB:.1f} GB a GPU short of the {usable:.1f} GB usable on {gpu.name} "
         f"(weights, one sequence of {question.context:,} tokens, activations, engine)"
     )
-    return Rejected(sharding, "memory", reason, shortfall_bytes=shortfall)
+    return Rejected(option, "memory", reason, shortfall_bytes=shortfall)
 
 
 def _choose(
-    question: Question, swept: _Sweep, i: int, sharding: Sharding, fits: NDArray[np.bool_]
+    question: Question, swept: _Sweep, i: int, option: Option, fits: NDArray[np.bool_]
 ) -> Loaded | Rejected:
-    """The concurrency that sharding `i` is scored at."""
-    demand = question.demand
+    """The concurrency that option `i` is scored at."""
+    demand, replicas = question.demand, option.layout.replicas
     each = np.where(fits, swept.served.output_tok_s[i], 0.0)
-    capacity = sharding.replicas * float(each.max())
+    capacity = replicas * float(each.max())
     if demand.concurrency is not None:
-        least, fuller = divmod(demand.concurrency, sharding.replicas)
+        least, fuller = divmod(demand.concurrency, replicas)
         # `fuller` replicas have one request more than the others
-        node = fuller * each[0] + (sharding.replicas - fuller) * (each[1] if least else 0.0)
+        node = fuller * each[0] + (replicas - fuller) * (each[1] if least else 0.0)
         k, capacity = 0, float(node)
     elif demand.request_rate is not None:
         wanted = demand.request_rate * demand.osl
@@ -142,15 +175,15 @@ def _choose(
             reason = (
                 f"carries {holds:.3g} requests/s on the node, {demand.request_rate:g} are asked"
             )
-            return Rejected(sharding, "overload", reason, request_rate=holds)
-        k, node = int(np.argmax(each * sharding.replicas >= wanted)), wanted
+            return Rejected(option, "overload", reason, request_rate=holds)
+        k, node = int(np.argmax(each * replicas >= wanted)), wanted
     else:
         k = _best(question, swept.served, i, fits)
-        node = sharding.replicas * float(each[k])
+        node = replicas * float(each[k])
     return Loaded(
-        sharding,
+        option,
         int(swept.concurrency[i, k]),
-        int(swept.max_num_seqs[i, k]),
+        limits_of(question, int(swept.max_num_seqs[i, k]), int(swept.max_model_len[i, k])),
         float(node),
         capacity,
         bool(swept.served.kv_limited[i, k]),

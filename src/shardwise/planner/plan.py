@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from shardwise import metrics
 from shardwise.errors import DoesNotFitError, NothingMeetsError
-from shardwise.evidence.record import Deployment
+from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.perfmodel.memory import require_fit
 from shardwise.planner.candidates import Rejected, enumerate_candidates
-from shardwise.planner.loading import load_candidates
+from shardwise.planner.loading import limits_of, load_candidates
 from shardwise.planner.question import Question
 from shardwise.planner.rank import Candidate, candidates, missed, rank
 
@@ -36,7 +36,7 @@ def explore(question: Question) -> Plan:
     found: list[Candidate] = []
     for dtype in question.dtypes():
         loaded, too_much = load_candidates(
-            question, [s for s in possible if s.weight_dtype == dtype]
+            question, [o for o in possible if o.weight_dtype == dtype]
         )
         rejected += too_much
         found += candidates(question, question.subject(dtype), loaded)
@@ -69,7 +69,7 @@ def plan(question: Question) -> Plan:
     most = max(made.rejected, key=lambda r: r.request_rate)
     raise NothingMeetsError(
         f"no deployment of {question.arch.id} on {question.node.gpus} x {question.node.gpu.id} "
-        f"carries {question.demand.request_rate:g} requests/s; nearest: {most.sharding} "
+        f"carries {question.demand.request_rate:g} requests/s; nearest: {most.option} "
         f"{most.reason}; lower --request-rate to {most.request_rate:.3g} or add GPUs"
     )
 
@@ -77,15 +77,15 @@ def plan(question: Question) -> Plan:
 def _explain_misfit(question: Question, rejected: list[Rejected]) -> None:
     short = [r for r in rejected if r.cause == "memory"]
     nearest = min(short, key=lambda r: r.shortfall_bytes)  # TP=1 breaks no rule, so there is one
-    s = nearest.sharding
+    option = nearest.option
     deployment = Deployment(
-        question.arch.id,
-        question.node.gpu.id,
-        s.tp_size,
-        s.pp_size,
-        weight_dtype=s.weight_dtype,
-        kv_dtype=question.subject(s.weight_dtype).kv_dtype,
-        max_num_seqs=8,
+        model=question.arch.id,
+        gpu=question.node.gpu.id,
+        layout=option.layout,
+        limits=limits_of(question, 8, question.context),
+        dtypes=Dtypes(option.weight_dtype, question.subject(option.weight_dtype).kv_dtype),
+        engine=question.engine,
+        engine_version=question.engine_version,
     )
     try:
         require_fit(question.arch, question.node.gpu, deployment, question.context)
@@ -93,6 +93,6 @@ def _explain_misfit(question: Question, rejected: list[Rejected]) -> None:
         raise DoesNotFitError(f"{error}; nearest of {len(short)} candidates") from None
     # it fits with fewer sequences in flight than are asked
     raise DoesNotFitError(
-        f"{question.arch.id} on {question.node.gpus} x {question.node.gpu.id}: {s} is "
+        f"{question.arch.id} on {question.node.gpus} x {question.node.gpu.id}: {option} is "
         f"{nearest.reason}; lower --concurrency"
     )

@@ -6,23 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
 
-from shardwise.architecture.kv import kv_dtype_bytes, require_context
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.parameters import stored_dtype
+from shardwise.architecture.bundled import stored_in
+from shardwise.architecture.formats import UNQUANTIZED
+from shardwise.architecture.model import Model, require_context
+from shardwise.engines.loading import require_able
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
 from shardwise.hardware.node import Node
+from shardwise.layout.deployment import Deployment, Dtypes, FixedLimits
+from shardwise.layout.rules import require_kv_dtype, require_length
 from shardwise.perfmodel.estimate import Subject
-from shardwise.perfmodel.loads import auto_kv_dtype
 from shardwise.perfmodel.profiles import Profile, calibrated
 from shardwise.workload.workload import Slo, Workload
 
 Objective = Literal["cost", "latency", "throughput"]
 OBJECTIVES: Final = get_args(Objective)
-#: Engines whose command `planner.command` can write.
-ENGINES: Final = ("vllm", "sglang", "builtin")
 _LONGEST_S: Final = 1e6
-_UNQUANTIZED: Final = frozenset({"bf16", "fp16", "fp32"})
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Demand:
 class Question:
     """One model on one node. `weight_dtype` None: the checkpoint's own and narrower ones."""
 
-    arch: Architecture
+    arch: Model
     node: Node
     demand: Demand
     profile: Profile
@@ -58,19 +57,25 @@ class Question:
     slo: Slo = field(default_factory=Slo)
     objective: Objective = "cost"
     engine: str = "vllm"
+    engine_version: str = ""  #: empty: what holds for every known version
+    limits: FixedLimits = field(default_factory=FixedLimits)
     weight_dtype: str | None = None
     kv_dtype: str = "auto"
     usd_per_gpu_hour: float | None = None
+    price_note: str = ""  #: where that price is from, in words
 
     def __post_init__(self) -> None:
         require_context(self.arch, self.demand.isl, self.demand.osl)
-        kv_dtype_bytes(self.kv_dtype)
-        if self.engine not in ENGINES:
-            raise InputError(f"engine {self.engine[:40]!r}", f"allowed: {', '.join(ENGINES)}")
+        require_length(self.limits, self.demand.isl + self.demand.osl, self.arch)
+        if self.kv_dtype != "auto":
+            require_kv_dtype(self.kv_dtype, self.node.gpu)
+        dtypes = Dtypes(self.weight_dtype or "auto", self.kv_dtype)
+        asked = Deployment(self.arch.id, self.node.gpu.id, dtypes=dtypes, engine=self.engine)
+        require_able(asked, self.node.gpu, self.arch)
         if self.objective not in OBJECTIVES:
             raise InputError(f"objective {self.objective!r}", f"allowed: {', '.join(OBJECTIVES)}")
         if self.weight_dtype is not None:
-            stored_dtype(self.arch, self.weight_dtype)
+            stored_in(self.arch, self.weight_dtype)
         for name, bound in self.slo.bounds().items():
             if not 0 < bound <= _LONGEST_S:
                 raise InputError(
@@ -81,33 +86,44 @@ class Question:
 
     @property
     def context(self) -> int:
-        """`max_model_len`: isl + osl rounded up to 256 tokens, within the model's context."""
-        asked = self.demand.isl + self.demand.osl
+        """Tokens that one sequence must have room for: isl + osl, rounded up to 256."""
+        return self._rounded(1.0)
+
+    @property
+    def longest(self) -> tuple[int, ...]:
+        """Values of `max_model_len` to try, the largest first. A mean leaves out the longer
+        requests, so twice the context is wanted; the engine must hold one such sequence."""
+        if self.limits.max_model_len is not None:
+            return (self.limits.max_model_len,)
+        return tuple(dict.fromkeys(self._rounded(room) for room in (2.0, 1.5, 1.0)))
+
+    def _rounded(self, room: float) -> int:
+        """isl + osl times `room`, rounded up to 256 tokens, within the model's context."""
+        asked = int(room * (self.demand.isl + self.demand.osl))
         return min(-(-asked // 256) * 256, self.arch.max_context)
 
     def dtypes(self) -> tuple[str, ...]:
         """Weight dtypes to consider: the one asked, or the checkpoint's own, then fp8 for a
         16-bit checkpoint and nvfp4 where the GPU multiplies 4-bit floats."""
         if self.weight_dtype is not None:
-            return (stored_dtype(self.arch, self.weight_dtype),)
+            return (stored_in(self.arch, self.weight_dtype).checkpoint_dtype,)
         own = self.arch.checkpoint_dtype
         found = [own]
         if self.engine == "builtin":  # it runs what is in the checkpoint
             return (own,)
-        if own in _UNQUANTIZED:
+        if own in UNQUANTIZED:
             found.append("fp8")
-        if own in _UNQUANTIZED | {"fp8"} and self.node.gpu.vendor == "nvidia":
+        if own in UNQUANTIZED | {"fp8"} and self.node.gpu.vendor == "nvidia":
             found += ["nvfp4"] if "fp4" in self.node.gpu.flops else []
         return tuple(found)
 
     def subject(self, weight_dtype: str) -> Subject:
         """The model in `weight_dtype` as the performance model takes it, KV dtype resolved."""
         gpu = self.node.gpu
-        kv = self.kv_dtype
-        if kv == "auto":
-            kv = auto_kv_dtype(weight_dtype, gpu, self.engine)
-        known = calibrated(self.profile, gpu, self.engine, self.siblings)
-        return Subject(self.arch, gpu, self.engine, weight_dtype, kv, known)
+        stored = stored_in(self.arch, weight_dtype)
+        known = calibrated(self.profile, gpu, self.engine, self.siblings, self.engine_version)
+        kv = stored.kv_dtype if self.kv_dtype == "auto" else self.kv_dtype
+        return Subject(stored, gpu, self.engine, kv, known, self.engine_version)
 
     def on(self, gpus: int) -> Question:
         """The same question for `gpus` GPUs of the same kind."""

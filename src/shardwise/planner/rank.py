@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from shardwise import metrics
-from shardwise.evidence.record import Deployment, Evidence, Interval
+from shardwise.evidence.record import Evidence, Interval
+from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.perfmodel.estimate import Subject, predict
+from shardwise.planner.candidates import Option
 from shardwise.planner.fullness import matrix_share
-from shardwise.planner.loading import BATCHED_TOKENS, MEMORY_UTILIZATION, Loaded
+from shardwise.planner.loading import Loaded
 from shardwise.planner.question import Question
 from shardwise.workload.workload import Workload
 
@@ -60,9 +62,7 @@ class Candidate:
     @property
     def name(self) -> str:
         d = self.deployment
-        pp = f" x PP={d.pp_size}" if d.pp_size > 1 else ""
-        ep = " x EP" if d.expert_parallel else ""
-        return f"{d.replicas} x TP={d.tp_size}{pp}{ep} in {d.weight_dtype}"
+        return f"{Option(d.layout, f'in {d.dtypes.weight}')}"
 
     def objective(self, name: str) -> float:
         """What `name` minimises, at the cautious end of its interval: a candidate that nothing
@@ -79,17 +79,11 @@ def candidates(question: Question, subject: Subject, loaded: Sequence[Loaded]) -
         Deployment(
             model=arch.id,
             gpu=question.node.gpu.id,
-            tp_size=x.sharding.tp_size,
-            pp_size=x.sharding.pp_size,
-            replicas=x.sharding.replicas,
-            weight_dtype=subject.weight_dtype,
-            kv_dtype=subject.kv_dtype,
+            layout=x.option.layout,
+            limits=x.limits,
+            dtypes=Dtypes(subject.weight_dtype, subject.kv_dtype),
             engine=question.engine,
-            expert_parallel=x.sharding.expert_parallel,
-            max_num_seqs=x.max_num_seqs,
-            max_num_batched_tokens=BATCHED_TOKENS,
-            gpu_memory_utilization=MEMORY_UTILIZATION,
-            max_model_len=question.context,
+            engine_version=question.engine_version,
         )
         for x in loaded
     ]
@@ -122,7 +116,7 @@ def _candidate(
         binding=max(evidence.breakdown, key=lambda part: evidence.breakdown[part]),
         matrix_share=matrix_share(subject, evidence),
         kv_limited=loaded.kv_limited,
-        capacity_left=(loaded.sharding.replicas - 1) / loaded.sharding.replicas,
+        capacity_left=(loaded.option.layout.replicas - 1) / loaded.option.layout.replicas,
     )
 
 

@@ -16,6 +16,16 @@ IN_FLIGHT: Final = {
     "sglang": ("sglang:num_running_reqs", "sglang:num_queue_reqs"),
 }
 
+#: Counters that grow while an engine works. vLLM counts steps as observations of a histogram.
+PROGRESS: Final = (
+    "shardwise_engine_steps_total",
+    "vllm:iteration_tokens_total_count",
+    "vllm:prompt_tokens_total",
+    "vllm:generation_tokens_total",
+    "sglang:prompt_tokens_total",
+    "sglang:generation_tokens_total",
+)
+
 
 def request(
     url: str,
@@ -46,7 +56,9 @@ def healthy(url: str) -> bool:
     return request(url, "/health")[0] == 200
 
 
-def complete(url: str, name: str, task: str = "generate", key: str = "") -> str:
+def complete(
+    url: str, name: str, task: str = "generate", key: str = "", timeout_s: float = 60.0
+) -> str:
     """Ask for one real completion (or embedding); "" if it came, else what came instead."""
     body: dict[str, Any]
     if task == "embed":
@@ -55,7 +67,7 @@ def complete(url: str, name: str, task: str = "generate", key: str = "") -> str:
         # token ids: a model without a tokenizer answers them too
         path, found = "/v1/completions", "choices"
         body = {"model": name, "prompt": [1, 2, 3], "max_tokens": 1, "temperature": 0}
-    status, answer = request(url, path, body, key=key, timeout_s=60.0)
+    status, answer = request(url, path, body, key=key, timeout_s=timeout_s)
     try:
         good = status == 200 and bool(json.loads(answer)[found])
     except (ValueError, KeyError, TypeError):
@@ -66,8 +78,17 @@ def complete(url: str, name: str, task: str = "generate", key: str = "") -> str:
 def in_flight(url: str, engine: str) -> int | None:
     """Requests accepted and not answered, from the engine's metrics; None if it has none."""
     names = IN_FLIGHT.get(engine)
-    if not names:
-        return None
+    total = _sum(url, names) if names else None
+    return None if total is None else int(total)
+
+
+def progress(url: str) -> float | None:
+    """A number that grows while the engine works, from its metrics; None if it has none."""
+    return _sum(url, PROGRESS)
+
+
+def _sum(url: str, names: tuple[str, ...]) -> float | None:
+    """The sum of these samples on /metrics; None if there is none of them."""
     status, text = request(url, "/metrics")
     if status != 200:
         return None
@@ -76,7 +97,7 @@ def in_flight(url: str, engine: str) -> int | None:
         match = re.match(r"([\w:]+)(?:\{.*\})? ([\d.eE+-]+)$", line)
         if match and match[1] in names:
             total, found = total + float(match[2]), True
-    return int(total) if found else None
+    return total if found else None
 
 
 def port_in_use(host: str, port: int) -> bool:

@@ -20,26 +20,40 @@ from shardwise.errors import InputError
 #: The variable that marks every process started for a deployment or a sweep, so that all of them
 #: are found again.
 MARK: Final = "SHARDWISE_DEPLOYMENT"
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Process(msgspec.Struct, frozen=True):
-    """A process by number and start time, so that a number used again is not mistaken for it."""
+    """A process by number and start time, so that a number used again is not mistaken for it.
+
+    `started` is in seconds since the machine's boot, as Linux keeps it: the wall clock may jump.
+    """
 
     pid: int
     started: float
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        return cls(pid, psutil.Process(pid).create_time())
+        """Raises OSError where there is none."""
+        return _read_stat(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace"))
 
     @property
     def alive(self) -> bool:
         try:
-            found = psutil.Process(self.pid)
-            same = abs(found.create_time() - self.started) < 1.0
-            return same and found.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            text = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
             return False
+        return _read_stat(text) == self and _fields(text)[0] != "Z"
+
+
+def _fields(stat: str) -> list[str]:
+    """What follows the program's name, which may hold spaces and brackets: state first."""
+    return stat.rpartition(")")[2].split()
+
+
+def _read_stat(stat: str) -> Process:
+    """A line of /proc/PID/stat (proc(5)): the first field is the pid, the 22nd the start time."""
+    return Process(int(stat.split(maxsplit=1)[0]), int(_fields(stat)[19]) / _TICKS_PER_S)
 
 
 def spawn(
@@ -51,17 +65,23 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start `argv` in a session of its own, its output added to `log`, on `cores` if any.
 
-    The child itself writes its number beside `log` before it becomes the program: whoever is killed
-    between starting it and writing that down leaves a trace. The mark in the environment is not
-    enough, since programs that give themselves a title (vllm-router, vLLM) write over it.
+    The child itself writes its /proc/PID/stat beside `log` before it becomes the program: whoever
+    is killed between starting it and writing that down leaves a trace. The mark in the environment
+    is not enough, since programs that give themselves a title (vllm-router, vLLM) write over it.
+    A disk too full for that does not keep the program from starting.
     InputError where the program cannot be started.
     """
     if shutil.which(argv[0]) is None:
         raise InputError(f"cannot start {argv[0]}: no such program")
-    noted = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(pid_file(log)), *argv]
+    note = '{ read -r stat < /proc/$$/stat; echo "$stat" > "$0"; } 2>/dev/null; exec "$@"'
+    noted = ["/bin/sh", "-c", note, str(pid_file(log)), *argv]
     before = os.sched_getaffinity(0)
     wanted = set(cores)
-    with log.open("ab") as out:
+    try:
+        out = log.open("ab")
+    except OSError as error:
+        raise InputError(f"cannot start {argv[0]}: {log}: {error.strerror}") from None
+    with out:
         try:
             if wanted:
                 os.sched_setaffinity(0, wanted)  # of this thread; the child inherits it
@@ -81,7 +101,7 @@ def spawn(
 
 
 def pid_file(log: Path) -> Path:
-    """Where the process that writes `log` has its number."""
+    """Where the process that writes `log` has its line of /proc/PID/stat."""
     return log.with_suffix(".pid")
 
 
@@ -89,11 +109,9 @@ def recorded(logs: Iterable[Path]) -> list[Process]:
     """The processes that write these logs and are alive."""
     found = []
     for log in logs:
-        file = pid_file(log)
-        with contextlib.suppress(OSError, ValueError, psutil.Error):
-            process = Process.of(int(file.read_text(encoding="ascii")))
-            # a number used again belongs to a process begun after the file was written
-            if process.started <= file.stat().st_mtime + 1.0:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            process = _read_stat(pid_file(log).read_text(encoding="utf-8", errors="replace"))
+            if process.alive:
                 found.append(process)
     return found
 
@@ -104,7 +122,7 @@ def marked(deployment: str) -> list[Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(MARK) == deployment and process.pid != os.getpid():
-                found.append(Process(process.pid, process.create_time()))
+                found.append(Process.of(process.pid))
     return found
 
 
@@ -117,14 +135,14 @@ def session(leader: Process) -> list[Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             same = os.getsid(process.pid) == leader.pid and process.pid != os.getpid()
-            if same and process.create_time() >= leader.started - 1.0:
-                found.append(Process(process.pid, process.create_time()))
+            if same and (member := Process.of(process.pid)).started >= leader.started:
+                found.append(member)
     return found
 
 
 def stop(leader: Process, grace_s: float) -> None:
     """SIGTERM to `leader`, SIGKILL to what is left of its session after `grace_s`."""
-    _signal(leader, signal.SIGTERM)
+    tell(leader, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while leader.alive and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -135,13 +153,14 @@ def kill_all(processes: Iterable[Process], wait_s: float = 5.0) -> None:
     """SIGKILL, and wait until they are gone."""
     left = [process for process in processes if process.alive]
     for process in left:
-        _signal(process, signal.SIGKILL)
+        tell(process, signal.SIGKILL)
     deadline = time.monotonic() + wait_s
     while any(process.alive for process in left) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def _signal(process: Process, number: signal.Signals) -> None:
+def tell(process: Process, number: signal.Signals) -> None:
+    """Send a signal; no-op where the process is gone."""
     if process.alive:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, number)

@@ -13,7 +13,7 @@ from typing import Final
 
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.replica import probing, processes
-from shardwise.replica.command import Settings, argv, device_env
+from shardwise.replica.command import Instance, argv, device_env
 from shardwise.replica.processes import Process
 
 POLL_S: Final = 0.1
@@ -35,7 +35,7 @@ class EngineError(ShardwiseError):
 class Running:
     """A started engine. `process` leads the session that all its ranks belong to."""
 
-    settings: Settings
+    instance: Instance
     host: str
     port: int
     log: Path
@@ -49,9 +49,9 @@ class Running:
 
 
 def start(
-    settings: Settings, kind: str, devices: Sequence[int], port: int, log: Path, mark: str
+    instance: Instance, kind: str, devices: Sequence[int], port: int, log: Path, mark: str
 ) -> Running:
-    """Start `settings` on `devices` (CPU cores where `kind` is "cpu"), its output in `log`.
+    """Start `instance` on `devices` (CPU cores where `kind` is "cpu"), its output in `log`.
 
     `mark` is what `leftovers` finds its processes by. InputError for a port in use, or a program
     that cannot be started.
@@ -59,15 +59,15 @@ def start(
     host = "127.0.0.1"
     if probing.port_in_use(host, port):
         raise InputError(f"port {port} is in use", remedy="give another port")
-    line = argv(settings, host, port, kind)
+    line = argv(instance, host, port, kind)
     child = processes.spawn(
         line,
-        {**device_env(settings, tuple(devices), kind), **settings.env},
+        {**device_env(instance, tuple(devices), kind), **instance.env},
         log,
         mark,
         devices if kind == "cpu" else (),
     )
-    return Running(settings, host, port, log, Process.of(child.pid), tuple(line), child)
+    return Running(instance, host, port, log, Process.of(child.pid), tuple(line), child)
 
 
 def wait_ready(
@@ -80,7 +80,7 @@ def wait_ready(
         if running.child.poll() is not None:
             raise _failed(running, f"exit code {running.child.returncode}")
         if probing.healthy(running.url):
-            answer = probing.complete(running.url, running.settings.served_name)
+            answer = probing.complete(running.url, running.instance.served_name)
             if not answer:
                 return time.monotonic() - begun
         on_wait(waited)
@@ -89,7 +89,7 @@ def wait_ready(
 
 
 def _failed(running: Running, why: str) -> EngineError:
-    s, lines = running.settings, []
+    s, lines = running.instance, []
     with contextlib.suppress(OSError):
         lines = running.log.read_text("utf-8", errors="replace").splitlines()[-LOG_LINES:]
     return EngineError(

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 
 import shardwise
 from shardwise import metrics
-from shardwise.hardware.catalogue import Catalogue, Fact, Price
+from shardwise.evidence.portable import without_folders
+from shardwise.hardware.catalogue import Catalogue, Price
+from shardwise.hardware.reading import Fact
 from shardwise.perfmodel.estimate import Subject
 from shardwise.reports.numbers import MISSING, number, percent
 from shardwise.reports.table import Cell, Column, Table, text_cell
@@ -35,29 +37,34 @@ class About:
     date: str
     profile: str
     facts: tuple[Fact, ...]
-    price: Price | None
+    price: Price | None  #: the one used
     errors: tuple[KnownError, ...]
     plan: str = ""  #: the command that plans the same deployment and writes its file
     provenance: str = ""  #: of the profile
 
 
-def about(subject: Subject, catalogue: Catalogue, command: str, plan: str = "") -> About:
-    """What stands behind a study of `subject` made now by `command`, deployed by `plan`."""
+def about(
+    subject: Subject, catalogue: Catalogue, price: Price | None, command: str, plan: str = ""
+) -> About:
+    """What stands behind a study of `subject` made now by `command`, deployed by `plan`.
+
+    `price` is the one used. The commands are kept without the folders of this machine.
+    """
     profile = subject.calibrated.profile
     return About(
-        command=command,
+        command=without_folders(command),
         version=shardwise.__version__,
         python=platform.python_version(),
         date=datetime.now(UTC).date().isoformat(),
         profile=profile.name,
         facts=catalogue.facts(subject.gpu.id),
-        price=catalogue.price(subject.gpu.id),
+        price=price,
         errors=tuple(
             KnownError(e.metric, e.rows, e.fitted_pct, e.held_out_pct)
             for e in profile.errors
             if (e.gpu, e.engine) == (subject.gpu.id, subject.engine)
         ),
-        plan=plan,
+        plan=without_folders(plan),
         provenance=profile.provenance,
     )
 
@@ -67,7 +74,7 @@ def hardware_table(facts: Sequence[Fact], gpu: str) -> Table:
     rows = tuple(
         (
             text_cell(fact.field.replace("_", " ")),
-            Cell(f"{number(fact.value)} {fact.unit}".removesuffix(" 1"), fact.value),
+            _figure(fact),
             text_cell(", ".join(part for part in (fact.source, fact.date) if part)),
             text_cell("; ".join(part for part in (*fact.alternatives, fact.why) if part)),
         )
@@ -84,6 +91,12 @@ def hardware_table(facts: Sequence[Fact], gpu: str) -> Table:
         ),
         sections=(rows,),
     )
+
+
+def _figure(fact: Fact) -> Cell:
+    if isinstance(fact.value, str):
+        return text_cell(fact.value)
+    return Cell(f"{number(fact.value)} {fact.unit}".removesuffix(" 1"), fact.value)
 
 
 def known_errors_table(about: About, gpu: str, engine: str) -> Table:

@@ -51,7 +51,7 @@ def score_table(scores: Sequence[Score], grouped_by: str) -> Table:
 
 
 def choice_table(choices: Sequence[Choice]) -> Table:
-    """How often the best TP was found."""
+    """How often the best layout was found."""
     rows = tuple(
         (
             text_cell(c.question),
@@ -64,7 +64,7 @@ def choice_table(choices: Sequence[Choice]) -> Table:
     )
     return Table(
         name="choice_of_tp",
-        title="Is the best TP found?",
+        title="Is the best layout found?",
         columns=(
             Column("best by", "question", align="left"),
             Column("n", "cases"),
@@ -73,7 +73,9 @@ def choice_table(choices: Sequence[Choice]) -> Table:
             Column("regret", "regret_pct", _PERCENT),
         ),
         sections=(rows,),
-        notes=("regret: how much worse the TP chosen by prediction measured than the best one",),
+        notes=(
+            "regret: how much worse the layout chosen by prediction measured than the best one",
+        ),
     )
 
 
@@ -107,8 +109,8 @@ def held_out_table(errors: Sequence[Error]) -> Table:
         sections=tuple(tuple(rows) for rows in sections.values()),
         notes=(
             "–: measured at one TP or two, or without TTFT and TPOT",
-            "in interval: rows left out, within 80 % of the errors of the other TPs left out (MI300X: of "
-            "other rows left out); should be 80 %",
+            "in interval: rows left out, within 80 % of the errors of the other TPs left out "
+            "(MI300X: of other rows left out); should be 80 %",
         ),
     )
 

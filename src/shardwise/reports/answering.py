@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 
 from shardwise.errors import DoesNotFitError
-from shardwise.evidence.record import Deployment
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
 from shardwise.hardware.node import Node
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.memory import plan
 from shardwise.perfmodel.subject import Asked
@@ -41,10 +41,8 @@ class Wanted:
 
 def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutput:
     """Predict and analyse what is wanted. Raises InputError and DoesNotFitError as `study.run`."""
-    listed = catalogue.price(subject.gpu.id)
-    price = wanted.usd_per_gpu_hour
-    if price is None and listed:
-        price = listed.usd_per_hour
+    used = catalogue.price_used(subject.gpu.id, wanted.usd_per_gpu_hour)
+    price = used.usd_per_hour if used else None
     found = run(subject, wanted.question, price)
     smallest = min(e.deployment.tp_size for e in found.evidence)
     return StudyOutput(
@@ -55,7 +53,7 @@ def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutpu
             _advised("online", subject, wanted, found, price),
             _advised("offline", subject, wanted, found, price),
         ],
-        about=about(subject, catalogue, wanted.command, plan_command(wanted)),
+        about=about(subject, catalogue, used, wanted.command, plan_command(wanted)),
     )
 
 
@@ -75,7 +73,8 @@ def _advised(
 
 def planned(engine: str, question: Question) -> bool:
     """Whether the planner takes `question`: requests in flight, on an engine that it can start."""
-    return engine in planning.ENGINES and question.mode == "closed_loop" and question.osl > 1
+    del engine
+    return question.mode == "closed_loop" and question.osl > 1
 
 
 def _plan_question(
@@ -92,7 +91,9 @@ def _plan_question(
         siblings={gpu.id: gpu for gpu in default_catalogue().gpus()},
         slo=wanted.slo if online else Slo(),
         engine=subject.engine,
-        weight_dtype=subject.setting.weight_dtype,
+        weight_dtype=subject.setting.arch.checkpoint_dtype,
+        engine_version=subject.engine_version,
+        limits=asked.limits,
         kv_dtype=subject.kv_dtype,
         usd_per_gpu_hour=price,
     )
@@ -114,6 +115,7 @@ def plan_command(wanted: Wanted) -> str:
     for option, bound in bounds:
         words += [option, f"{bound * 1e3:g}ms"] if bound else []
     words += ["--request-rate", f"{wanted.request_rate:g}"] if wanted.request_rate else []
+    words += ["--price", f"{wanted.usd_per_gpu_hour:g}"] if wanted.usd_per_gpu_hour else []
     return shlex.join([*words, "--save", "deployment.toml"])
 
 
@@ -121,9 +123,17 @@ def memory_of_each_gpu(
     subject: Subject, catalogue: Catalogue, question: Question, tp_size: int = 1
 ) -> list[MemoryUse]:
     """One rank of the model on each kind of GPU, for one sequence of the question's length."""
-    dtype, uses = subject.setting.weight_dtype, []
-    for gpu in sorted(catalogue.gpus(), key=lambda g: (g.memory_bytes, g.id)):
-        deployment = Deployment(subject.arch.id, gpu.id, tp_size, weight_dtype=dtype)
+    dtype, uses = subject.weight_dtype, []
+    sold = [g for g in catalogue.gpus() if g.status == "released" or g.id == subject.gpu.id]
+    for gpu in sorted(sold, key=lambda g: (g.memory_bytes, g.id)):
+        deployment = Deployment(
+            subject.arch.id,
+            gpu.id,
+            Layout(tp_size),
+            dtypes=Dtypes(weight=dtype),
+            engine=subject.engine,
+            engine_version=subject.engine_version,
+        )
         found = plan(subject.arch, gpu, deployment, question.isl + question.osl)
         parts = {
             "weights": found.weight_bytes,
@@ -139,5 +149,5 @@ def _published_of(subject: Subject) -> PublishedStudy | None:
     """The published study, where it is about this model, GPU and dtype."""
     published = load_published()
     theirs = (published.model, published.gpu, published.weight_dtype)
-    ours = (subject.arch.id, subject.gpu.id, subject.setting.weight_dtype)
+    ours = (subject.arch.id, subject.gpu.id, subject.setting.arch.checkpoint_dtype)
     return published if theirs == ours else None

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from shardwise.architecture.kv import kv_bytes
-from shardwise.architecture.model import Architecture
-from shardwise.architecture.parameters import count, weight_bytes
-from shardwise.hardware.catalogue import Catalogue, Fact, Price
-from shardwise.hardware.gpu import Gpu
+from shardwise.architecture.bundled import stored_in
+from shardwise.architecture.mixers import Attention, Mla
+from shardwise.architecture.model import Model
+from shardwise.hardware.catalogue import Catalogue, Price
+from shardwise.hardware.gpu import Gpu, Interconnect
+from shardwise.hardware.reading import Fact
+from shardwise.layout.deployment import Layout
+from shardwise.layout.shards import rank_shards
 from shardwise.perfmodel.memory import LargestModel
 from shardwise.reports.numbers import number
 from shardwise.reports.table import Cell, Column, Table, text_cell
-from shardwise.units import GB
+from shardwise.units import GB, GIB
 
-_TOPOLOGY = {"full_mesh": "mesh, a link per pair", "switched": "switch", "pcie": "PCIe"}
+_TOPOLOGY = {
+    "full_mesh": "mesh, a link per pair",
+    "switched": "switch",
+    "pcie": "PCIe",
+    "network": "network",
+}
 
 
 def _value(value: float, scale: float = 1.0) -> Cell:
@@ -30,16 +38,19 @@ def gpu_table(catalogue: Catalogue) -> Table:
         rows.append(
             (
                 text_cell(gpu.id, "strong"),
-                _value(gpu.memory_bytes, GB),
+                _value(gpu.memory_nameplate_gb),
+                _value(gpu.memory_bytes, GIB),
                 _value(gpu.memory_bandwidth, 1e12),
+                _value(gpu.matrix_rate("bf16"), 1e12),
                 *(
                     _value(gpu.flops[d], 1e12) if d in gpu.flops else text_cell("–")
-                    for d in ("bf16", "fp8", "fp4")
+                    for d in ("fp8", "fp4")
                 ),
                 _value(link.bandwidth_bytes_per_s, 1e9),
-                text_cell(_TOPOLOGY[link.topology]),
+                text_cell(_links(link)),
                 text_cell(gpu.node_gpus),
                 _value(price.usd_per_hour) if price else text_cell("–"),
+                text_cell("announced" if gpu.status == "announced" else gpu.released or "–"),
             )
         )
     return Table(
@@ -47,23 +58,34 @@ def gpu_table(catalogue: Catalogue) -> Table:
         title="GPUs",
         columns=(
             Column("GPU", "gpu", align="left"),
-            Column("memory", "memory_bytes", "GB"),
+            Column("memory", "memory_nameplate_gb", "GB"),
+            Column("driver", "memory_bytes", "GiB"),
             Column("bandwidth", "memory_bandwidth_bytes_per_s", "TB/s"),
-            Column("bf16", "bf16_flops", "TFLOP/s"),
+            Column("16 bit", "bf16_flops", "TFLOP/s"),
             Column("fp8", "fp8_flops", "TFLOP/s"),
             Column("fp4", "fp4_flops", "TFLOP/s"),
             Column("links", "link_bytes_per_s", "GB/s"),
             Column("topology", "topology", align="left"),
             Column("in a node", "node_gpus"),
             Column("price", "usd_per_hour", "USD/h"),
+            Column("released", "released", align="left"),
         ),
         sections=(tuple(rows),),
         notes=(
-            "memory: what software can allocate; rates: dense, from the datasheet; links: all of "
-            "one GPU, one direction",
+            "memory: as sold; driver: what nvidia-smi or amd-smi reports, which memory fits use; "
+            "rates: dense, of the dtypes that the matrix units have; links: all of one GPU, one "
+            "direction",
             "sources, dates and figures that disagree: shardwise catalogue facts GPU",
         ),
     )
+
+
+def _links(link: Interconnect) -> str:
+    island = link.island
+    if island is None:
+        return _TOPOLOGY[link.topology]
+    among = f"{island.technology} among {island.gpus}"
+    return f"{_TOPOLOGY[link.topology]}, {'' if island.fitted else 'optional '}{among}"
 
 
 def fact_table(gpu: Gpu, facts: Sequence[Fact]) -> Table:
@@ -71,7 +93,7 @@ def fact_table(gpu: Gpu, facts: Sequence[Fact]) -> Table:
     rows = tuple(
         (
             text_cell(f.field),
-            _value(f.value),
+            text_cell(f.value) if isinstance(f.value, str) else _value(f.value),
             text_cell(f.unit),
             text_cell(f.source),
             text_cell(f.date),
@@ -110,20 +132,29 @@ def price_table(gpu: Gpu, prices: Sequence[Price]) -> Table:
     return Table("prices", f"Prices of a {gpu.id}", columns, (rows,), notes)
 
 
-def model_table(models: Iterable[Architecture]) -> Table:
+def _kv_heads(model: Model) -> str:
+    """KV heads of the attention layers, "MLA", or "–" for a model without attention."""
+    heads = {
+        "MLA" if isinstance(g.mixer, Mla) else str(g.mixer.num_kv_heads)
+        for g in model.groups
+        if isinstance(g.mixer, Attention | Mla)
+    }
+    return "/".join(sorted(heads)) or "–"
+
+
+def model_table(models: Iterable[Model]) -> Table:
     """Every bundled model with its size."""
     rows = []
     for arch in models:
-        parameters = count(arch)
         rows.append(
             (
                 text_cell(arch.id, "strong"),
-                _value(parameters.total, 1e9),
-                _value(parameters.active, 1e9),
-                *(_value(weight_bytes(arch, d), GB) for d in ("bf16", "fp8", "fp4")),
-                _value(float(kv_bytes(arch, 8192.0, "bf16")), GB),
+                _value(arch.parameters(), 1e9),
+                _value(arch.active_parameters, 1e9),
+                *(_value(stored_in(arch, d).weight_bytes, GB) for d in ("bf16", "fp8", "fp4")),
+                _value(float(rank_shards(arch, Layout()).cache_bytes(8192.0, "bf16")[0]), GB),
                 text_cell(arch.num_heads),
-                text_cell("MLA" if arch.mla else arch.num_kv_heads),
+                text_cell(_kv_heads(arch)),
                 text_cell(arch.checkpoint_dtype),
             )
         )

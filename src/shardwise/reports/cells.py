@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from shardwise import metrics
 from shardwise.errors import InputError
@@ -18,9 +18,11 @@ from shardwise.reports.numbers import (
     value_and_bounds,
 )
 from shardwise.reports.table import Cell, Column, Row
-from shardwise.study.transitions import Step
 
-MARKS: Final = "▲ up ▼ down; ✓ better ✗ worse; ? the interval does not tell the direction"
+if TYPE_CHECKING:
+    from shardwise.study.transitions import Step
+
+MARKS: Final = "▲ up ▼ down; ✓ better ✗ worse; ? no interval, or it includes no change"
 TP: Final = Column("TP", "tp_size")
 BATCH: Final = Column("batch", "concurrency")
 

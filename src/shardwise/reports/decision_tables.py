@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shardwise import metrics
 from shardwise.evidence.record import Interval
+from shardwise.hardware.catalogue import Price
 from shardwise.reports.cells import (
     BATCH,
     TP,
@@ -17,10 +18,13 @@ from shardwise.reports.cells import (
     source_notes,
 )
 from shardwise.reports.numbers import MISSING, number, percent, value_and_bounds
+from shardwise.reports.prices import price_note
 from shardwise.reports.table import INTERVALS, Cell, Column, Row, Table, Tone, text_cell
-from shardwise.study.audit import Finding
-from shardwise.study.claim import ClaimMatch
-from shardwise.study.cost import NodeCost, Scenario
+
+if TYPE_CHECKING:
+    from shardwise.study.audit import Finding
+    from shardwise.study.claim import ClaimMatch
+    from shardwise.study.cost import NodeCost, Scenario
 
 SCENARIO_LABELS: Final[dict[Scenario, str]] = {
     "one_copy": "one copy",
@@ -34,8 +38,11 @@ CHECKED: Final = (
 Value = Interval | float | str | None
 
 
-def cost_table(costs: Sequence[NodeCost]) -> Table:
-    """Cost per million output tokens by scenario, batch and TP, relative to the largest TP."""
+def cost_table(costs: Sequence[NodeCost], price: Price | None = None) -> Table:
+    """Cost per million output tokens by scenario, batch and TP, relative to the largest TP.
+
+    `price` is named in a note.
+    """
     costs = at_least_one(costs, "costs")
     metric = metrics.ALL[costs[0].cost_metric]
     cost, cost_cells = metric_column(metric, [c.cost for c in costs])
@@ -79,6 +86,7 @@ def cost_table(costs: Sequence[NodeCost]) -> Table:
             "one copy: the other GPUs idle; full node: as many copies as fit, each at that batch; "
             "same load: those copies share that batch",
             *([f"{MISSING}: TP{largest} has no result at that batch"] if incomplete else []),
+            *([price_note(price)] if price else []),
         ),
     )
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from shardwise import metrics
 from shardwise.evidence.record import Evidence, Interval
 from shardwise.experiment.correct import Compared
 from shardwise.experiment.outcome import Outcome
+from shardwise.experiment.pace import drift
 from shardwise.reports.cells import BATCH, sections
 from shardwise.reports.numbers import MISSING, number, percent, scale_for, value_and_bounds
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone, text_cell
 
 SHOWN = (metrics.E2E, metrics.TTFT, metrics.TPOT, metrics.OUTPUT_THROUGHPUT)
+SHOWN_DRIFT = 0.1  #: of a machine's pace; less is what a quiet one shows
 SPLIT = Column("split", "split", align="left")
 
 
@@ -99,7 +102,9 @@ def _remarks(c: Compared) -> str:
         return "client-bound"
     if c.before is None:
         return "more ranks than cores"
-    return "*" if c.judged else ""
+    moved = drift(c.paces)
+    drifted = f" pace drifted {100 * moved:.0f} %" if moved > SHOWN_DRIFT else ""
+    return ("*" if c.judged else "") + drifted
 
 
 def scores_table(found: Outcome) -> Table:
@@ -112,6 +117,7 @@ def scores_table(found: Outcome) -> Table:
             Cell(percent(s.after_pct, signed=False), s.after_pct, "strong"),
             text_cell(f"{s.before_inside} of {s.n}"),
             text_cell(f"{s.after_inside} of {s.n}"),
+            text_cell(f"{100 * s.share:.0f}"),
         )
         for s in found.corrected.scores
     )
@@ -126,10 +132,12 @@ def scores_table(found: Outcome) -> Table:
             Column("after", "after_pct", "%"),
             Column("in interval", "before_inside", "before"),
             Column("in interval", "after_inside", "after"),
+            Column("applied", "share_pct", "%"),
         ),
         sections=(rows,),
         notes=(
             "mean of |predicted / measured - 1|; which cells are judged was set before they ran",
+            "applied: share of the correction that those others support, each left out of its fit",
         ),
     )
 
@@ -144,6 +152,7 @@ def claims_table(found: Outcome) -> Table:
             text_cell(c.batch),
             _claimed_cell(c.value),
             text_cell(c.unit),
+            text_cell(MISSING if math.isnan(c.drift) else f"{100 * c.drift:.0f}"),
             text_cell(c.verdict, tones.get(c.verdict, "unclear")),
         )
         for c in found.claims
@@ -157,12 +166,15 @@ def claims_table(found: Outcome) -> Table:
             BATCH,
             Column("measured", "value"),
             Column("", "unit", align="left"),
+            Column("drift", "pace_drift_pct", "%"),
             Column("verdict", "verdict", align="left"),
         ),
         sections=sections(rows),
         notes=(
             INTERVALS,
             "not resolved: the interval does not tell; points: percent gained less percent cut",
+            "drift: of the machine's own pace, over the runs compared; not judged: drift as large "
+            "as the effect",
             "→: after / before, at the same number of requests in flight on the whole machine",
         ),
     )

@@ -118,7 +118,7 @@ def tp_colour(tp_sizes: Iterable[int]) -> Any:
 def caption(items: Sequence[Evidence], *, drawn: bool = False) -> tuple[str, ...]:
     """Model, GPU, lengths; each source, with `drawn` how it is drawn; what the intervals are."""
     d, load = items[0].deployment, items[0].workload
-    what = f"{d.model} {d.weight_dtype} on {d.gpu}, {load.isl:g} in / {load.osl:g} out"
+    what = f"{d.model} {d.dtypes.weight} on {d.gpu}, {load.isl:g} in / {load.osl:g} out"
     found = [item.source for item in items]
     return (what, *sources(found, drawn=drawn), f"80 % intervals{_samples(items)}")
 

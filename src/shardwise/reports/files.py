@@ -18,6 +18,7 @@ import msgspec
 
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
+from shardwise.layout.deployment import Deployment
 from shardwise.reports.table import Cell, Table
 
 
@@ -104,10 +105,17 @@ def evidence_csv(evidence: Iterable[Evidence]) -> str:
 
 
 def _flat(item: Evidence) -> dict[str, Any]:
-    parts = {"source": item.source, "": item.deployment, "workload": item.workload}
-    built = {name: msgspec.to_builtins(part) for name, part in parts.items()}
-    source = {f"source_{key}": value for key, value in built["source"].items()}
-    return {**source, **built[""], **built["workload"]}
+    source = {f"source_{k}": v for k, v in msgspec.to_builtins(item.source).items()}
+    workload: dict[str, Any] = msgspec.to_builtins(item.workload)
+    return {**source, **_flat_deployment(item.deployment), **workload}
+
+
+def _flat_deployment(deployment: Deployment) -> dict[str, Any]:
+    """A deployment's parts beside each other; dtypes under the names of rows."""
+    built = msgspec.to_builtins(deployment)
+    layout, limits, dtypes = (built.pop(part) for part in ("layout", "limits", "dtypes"))
+    named = {f"{key}_dtype": value for key, value in dtypes.items()}
+    return {**built, **layout, **limits, **named}
 
 
 def _names(name: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shardwise import metrics
@@ -15,8 +15,8 @@ from shardwise.study.holding import Finalist, Holding, label
 
 def _name(f: Finalist) -> str:
     d = f.deployment
-    ep = " x EP" if d.expert_parallel else ""
-    return f"{d.replicas} x TP={d.tp_size}{ep} {d.weight_dtype} on {d.gpu}"
+    ep = " x EP" if d.layout.expert_parallel else ""
+    return f"{d.replicas} x TP={d.tp_size}{ep} {d.dtypes.weight} on {d.gpu}"
 
 
 def _cost(f: Finalist) -> str:
@@ -69,8 +69,16 @@ def holding_table(found: Holding) -> Table:
         f"{q.demand.osl} out: the fewest replicas of each TP that hold, cheapest first",
         columns,
         [_row(i, f) for i, f in enumerate(found.finalists, 1)],
-        (INTERVALS, "latencies at the rate asked", *notes),
+        (INTERVALS, "latencies at the rate asked", *_prices(found), *notes),
     )
+
+
+def _prices(found: Holding) -> Iterator[str]:
+    """The price of each kind of GPU among the finalists."""
+    questions = {f.deployment.gpu: f.question for f in found.finalists}
+    for gpu, question in questions.items():
+        if question.price_note:
+            yield f"{gpu}, {question.price_note}"
 
 
 def _row(number: int, f: Finalist) -> dict[str, Value]:
@@ -91,7 +99,7 @@ def rejected_lines(found: Holding) -> list[str]:
     """Rejected candidates, those of one cause and reason together."""
     groups: dict[tuple[str, str], list[str]] = {}
     for gpu, r in found.rejected:
-        groups.setdefault((r.cause, r.reason), []).append(f"{r.sharding} on {gpu}")
+        groups.setdefault((r.cause, r.reason), []).append(f"{r.option} on {gpu}")
     return [f"{cause}: {', '.join(who)}: {why}" for (cause, why), who in groups.items()]
 
 
@@ -103,6 +111,7 @@ def holding_document(found: Holding, commands: Sequence[Replica], note: str) -> 
         "model": q.arch.id,
         "demand": q.demand,
         "targets": found.targets,
+        "price_notes": list(_prices(found)),
         "finalists": [
             {
                 "name": _name(f),

@@ -83,4 +83,6 @@ def state(cell: Measured) -> str:
 
 def _reasons(cells: Sequence[Measured]) -> tuple[str, ...]:
     reasons = [str(r) for c in cells for r in c.conditions.get("client_reasons") or ()]
-    return tuple(f"client-bound: {reason}" for reason in dict.fromkeys(reasons))
+    remarks = [str(r) for c in cells for r in c.conditions.get("remarks") or ()]
+    bound = [f"client-bound: {reason}" for reason in reasons]
+    return tuple(dict.fromkeys([*bound, *remarks]))

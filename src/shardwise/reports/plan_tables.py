@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from shardwise import metrics
-from shardwise.architecture.gemm import gemm_shapes
+from shardwise.architecture.bundled import stored_in
+from shardwise.layout.gemms import step_gemms
+from shardwise.layout.shards import rank_shards
+from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.planner.candidates import Rejected
 from shardwise.planner.command import Replica
 from shardwise.planner.fullness import tokens_per_step
@@ -34,7 +38,7 @@ def recommendation(plan: Plan) -> str:
     left = f"{d.replicas - 1}/{d.replicas}"
     lines = [
         f"Deploy {q.arch.id} as {best.name} on {q.node.gpus} x {q.node.gpu.id} "
-        f"({d.engine}, KV cache {d.kv_dtype}): predicted "
+        f"({d.engine}, KV cache {d.dtypes.kv}): predicted "
         f"TTFT {quantity(m['ttft_s'], 's')}, TPOT {quantity(m['tpot_s'], 's')}, "
         f"E2E latency {quantity(m['e2e_latency_s'], 's')} at "
         f"{best.evidence.workload.concurrency} in flight a replica; the node gives "
@@ -80,7 +84,12 @@ def plan_table(plan: Plan) -> Table:
         f"ranked by the cautious end of {q.objective}",
         columns,
         rows,
-        (INTERVALS, "left: with one GPU, and so one replica, lost", *notes),
+        (
+            INTERVALS,
+            "left: with one GPU, and so one replica, lost",
+            *filter(None, [q.price_note]),
+            *notes,
+        ),
     )
 
 
@@ -105,7 +114,7 @@ def rejected_lines(rejected: Sequence[Rejected]) -> list[str]:
     """Rejected candidates, those of one cause and reason together."""
     groups: dict[tuple[str, str], list[str]] = {}
     for r in rejected:
-        groups.setdefault((r.cause, r.reason), []).append(str(r.sharding))
+        groups.setdefault((r.cause, r.reason), []).append(str(r.option))
     return [f"{cause}: {', '.join(who)}: {why}" for (cause, why), who in groups.items()]
 
 
@@ -117,6 +126,8 @@ def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[st
         "model": q.arch.id,
         "gpu": q.node.gpu.id,
         "gpus": q.node.gpus,
+        "usd_per_gpu_hour": q.usd_per_gpu_hour,
+        "price_note": q.price_note,
         "demand": q.demand,
         "slo": q.slo,
         "objective": q.objective,
@@ -132,10 +143,14 @@ def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[st
 
 
 def _candidate(plan: Plan, c: Candidate) -> dict[str, Any]:
-    gemms = gemm_shapes(plan.question.arch, c.deployment.tp_size, tokens_per_step(c.evidence))
+    stored = stored_in(plan.question.arch, c.deployment.dtypes.weight)
+    rank = rank_shards(stored, replace(c.deployment.layout, replicas=1))
+    gemms = step_gemms(rank, tokens_per_step(c.evidence))
+    question = plan.question
     return {
         "name": c.name,
         "evidence": c.evidence,
+        "memory": memory_plan(question.arch, question.node.gpu, c.deployment, question.context),
         "gpus_used": c.deployment.gpus,
         "gpus_paid": c.gpus_paid,
         "node_output_tok_s": c.node_output_tok_s,

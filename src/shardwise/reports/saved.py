@@ -120,4 +120,4 @@ def _content(path: Path) -> bytes:
 def _published_of(item: Evidence) -> PublishedStudy | None:
     published, d = load_published(), item.deployment
     same = (published.model, published.gpu, published.weight_dtype)
-    return published if same == (d.model, d.gpu, d.weight_dtype) else None
+    return published if same == (d.model, d.gpu, d.dtypes.weight) else None

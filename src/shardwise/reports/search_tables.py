@@ -20,6 +20,8 @@ def search_table(found: Sequence[Summary]) -> Table:
         Column("goodput", "goodput", "requests/s"),
         Column("TTFT p99", "ttft_p99_s", "s"),
         Column("TPOT p99", "tpot_p99_s", "s"),
+        Column("cached", "hit_rate"),
+        Column("busiest", "imbalance", "x mean"),
         Column("outcome", "error", align="left"),
     )
     return ranked_table(
@@ -27,14 +29,18 @@ def search_table(found: Sequence[Summary]) -> Table:
         f"{sum(s.runs for s in found)} simulations",
         columns,
         [_row(s) for s in found],
-        ("medians over the seeds; in brackets: the range that 80 % of the runs fall in",),
+        (
+            "medians over the seeds; in brackets: the range that 80 % of the runs fall in",
+            "cached: share of prompt tokens found in a prefix cache; busiest: requests of the "
+            "replica that took most",
+        ),
     )
 
 
 def _row(s: Summary) -> dict[str, Value]:
     d = s.deployment
     return {
-        "deployment": f"{d.replicas} x TP={d.tp_size} {d.weight_dtype} on {d.gpu}",
+        "deployment": f"{d.replicas} x TP={d.tp_size} {d.dtypes.weight} on {d.gpu}",
         "policy": s.policy,
         "request_rate": s.request_rate,
         "runs": str(s.runs),
@@ -42,5 +48,7 @@ def _row(s: Summary) -> dict[str, Value]:
         "goodput": s.goodput,
         "ttft_p99_s": s.ttft_p99_s,
         "tpot_p99_s": s.tpot_p99_s,
+        "hit_rate": s.hit_rate,
+        "imbalance": s.imbalance,
         "error": s.error or "simulated",
     }

@@ -95,7 +95,8 @@ def study_tables(output: StudyOutput) -> list[Table]:
     items = [e for e in study.evidence if e.workload.concurrency in output.shown_batches]
     if any(item.breakdown for item in items):
         found.append(time_table(items))
-    found.append(decision_tables.cost_table(shown))
+    price = output.about.price if output.about else None
+    found.append(decision_tables.cost_table(shown, price))
     if output.memory:
         found.append(memory_table(output.memory, output.memory_title))
     found.append(decision_tables.audit_table(study.findings))

@@ -52,8 +52,8 @@ def study_table(grid: Grid) -> Table:
     d, load = items[0].deployment, items[0].workload
     return Table(
         name="study",
-        title=f"{d.model} {d.weight_dtype} on {d.gpu}, one copy, {load.isl:g} in / {load.osl:g} out"
-        f" ({items[0].source.kind})",
+        title=f"{d.model} {d.dtypes.weight} on {d.gpu}, one copy, "
+        f"{load.isl:g} in / {load.osl:g} out ({items[0].source.kind})",
         columns=(
             TP,
             BATCH,

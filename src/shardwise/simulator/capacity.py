@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from shardwise.simulator.fleet import Group
 from shardwise.simulator.results import Result
 from shardwise.simulator.simulate import simulate
-from shardwise.simulator.traffic import Trace, Traffic, draw
+from shardwise.simulator.trace import Trace
+from shardwise.simulator.traffic import Traffic, draw
 
 PRECISION = 0.02  #: of the rate found
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardwise import metrics
 from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.simulator.fleet import Failure, Group
 from shardwise.simulator.results import LATENCIES, PERCENTILES, Result
 from shardwise.simulator.simulate import simulate
-from shardwise.simulator.traffic import Trace
+from shardwise.simulator.spread import run_spread, widened
+from shardwise.simulator.trace import Trace
 from shardwise.workload.workload import Slo, Workload
 
 
@@ -66,7 +67,8 @@ def evidence(
     usd_per_gpu_hour: float | None = None,
     warmup_s: float = 0.0,
 ) -> list[Evidence]:
-    """One record a group: latencies are medians, with p90 and p99 under their own names.
+    """One record a group: latencies are medians, with p90 and p99 under their own names. Their
+    intervals hold the step times' uncertainty and the spread from run to run.
 
     What the run does not have is left out: TPOT for osl 1, a cost without a price or with nothing
     good, a recovery that did not come within the run.
@@ -94,14 +96,20 @@ def evidence(
 
 
 def _latencies(runs: Simulated, warmup_s: float) -> Mapping[str, Interval | None]:
+    """Percentiles with intervals for what is not known of the steps and of the run."""
     out = {}
     for name in LATENCIES:
-        n = runs.expected.percentiles(name, warmup_s).n
+        values = runs.expected.ordered(name, warmup_s)
         for at in PERCENTILES:
-            out[metrics.percentile_name(name, at)] = runs.interval(
+            of_steps = runs.interval(
                 lambda r, name=name, at=at: r.percentiles(name, warmup_s, [at]).values[at],  # type: ignore[misc]
-                n,
+                len(values),
             )
+            if of_steps is not None:
+                value, lo, hi = of_steps.value, of_steps.lo, of_steps.hi
+                lo, hi = widened(value, lo, hi, run_spread(values, at))
+                of_steps = replace(of_steps, lo=lo, hi=hi)
+            out[metrics.percentile_name(name, at)] = of_steps
     return out
 
 

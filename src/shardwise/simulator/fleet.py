@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load as load_architecture
-from shardwise.architecture.sharding import violations
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
+from shardwise.layout.deployment import Deployment, Dtypes
+from shardwise.layout.rules import require_kv_dtype, violations
 from shardwise.perfmodel.estimate import Subject, note_on
 from shardwise.perfmodel.intervals import half_width
 from shardwise.perfmodel.memory import require_fit
 from shardwise.perfmodel.profiles import Profile, bundled_profile, calibrated
-from shardwise.simulator.state import Fleet, Floats, Ints
+from shardwise.simulator.scheduling import PLAIN, Scheduling, padded, scheduling_of
+from shardwise.simulator.state import Fleet
 from shardwise.simulator.steptable import StepTable, step_table
+from shardwise.simulator.trace import Floats, Ints
 
 #: In a closed loop a request comes as its predecessor ends, just too late for the step that begins
 #: then: the performance model's `wait_steps` includes that step, for which the simulation waits
@@ -40,10 +43,16 @@ class Group:
     delay_steps: float  #: the same, in steps
     half_widths: dict[str, float]  #: log half-widths of 80 % intervals by metric
     note: str = ""
+    scheduling: Scheduling = PLAIN
 
     def slower(self, factor: float) -> Group:
         """The same group with everything `factor` times as slow."""
-        return replace(self, table=self.table.scaled(factor), delay_s=self.delay_s * factor)
+        return replace(
+            self,
+            table=self.table.scaled(factor),
+            delay_s=self.delay_s * factor,
+            scheduling=self.scheduling.slower(factor),
+        )
 
 
 def make_group(
@@ -57,10 +66,10 @@ def make_group(
     arch, gpu = load_architecture(deployment.model), known.gpu(deployment.gpu)
     siblings = {other.id: other for other in known.gpus()}
     seen = calibrated(profile or bundled_profile(), gpu, deployment.engine, siblings)
-    return group_of(
-        Subject(arch, gpu, deployment.engine, deployment.weight_dtype, deployment.kv_dtype, seen),
-        deployment,
-    )
+    stored = stored_in(arch, deployment.dtypes.weight)
+    if deployment.dtypes.kv != "auto":
+        require_kv_dtype(deployment.dtypes.kv, gpu)
+    return group_of(Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, seen), deployment)
 
 
 def group_of(subject: Subject, deployment: Deployment) -> Group:
@@ -68,41 +77,29 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
     if deployment.replicas < 1:
         raise InputError(f"replicas is {deployment.replicas}", "allowed: 1 or more")
     arch, setting, d = subject.arch, subject.setting, deployment
-    broken = violations(
-        arch,
-        d.tp_size,
-        d.pp_size,
-        expert_parallel=d.expert_parallel,
-        weight_dtype=setting.weight_dtype,
-    )
+    broken = violations(arch, d.layout)
     if broken:
         raise InputError(broken[0].message)
-    stored = replace(deployment, weight_dtype=setting.weight_dtype, kv_dtype=setting.kv_dtype)
+    stored = replace(d, dtypes=Dtypes(arch.checkpoint_dtype, setting.kv_dtype))
     memory = require_fit(arch, subject.gpu, stored, REFERENCE_CONTEXT)
-    tokens = deployment.max_num_batched_tokens
-    seqs = min(deployment.max_num_seqs, tokens)
+    tokens = deployment.limits.max_num_batched_tokens
+    seqs = min(deployment.limits.max_num_seqs, tokens)
     widths = {
-        metric: half_width(
-            subject.calibrated.profile,
-            subject.seen,
-            metric,
-            d.tp_size,
-            d.pp_size,
-            d.expert_parallel,
-        )
+        metric: half_width(subject.calibrated.profile, subject.asked, metric, d.layout)
         for metric in ("ttft_s", "tpot_s", "e2e_latency_s")
     }
     return Group(
         deployment=stored,
-        table=step_table(setting, d.tp_size, d.pp_size, seqs, tokens, d.expert_parallel),
+        table=step_table(setting, d.layout, seqs, tokens),
         max_num_seqs=seqs,
         max_num_batched_tokens=tokens,
         kv_capacity_tokens=memory.kv_capacity_tokens,
-        max_context=deployment.max_model_len or arch.max_context,
+        max_context=deployment.limits.max_model_len or arch.max_context,
         delay_s=setting.coefficients["request"],
         delay_steps=max(setting.coefficients["wait_steps"] - RESIDUAL_STEPS, 0.0),
         half_widths=widths,
-        note=note_on(subject),
+        note=note_on(subject, [d.layout]),
+        scheduling=scheduling_of(deployment.engine),
     )
 
 
@@ -139,18 +136,32 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
             out[k, : len(row)] = row
         return out
 
+    def beside(table: StepTable) -> Floats:
+        head = table.decode[1:] - table.decode[1]
+        matrices = table.prompt[1 : len(table.decode)] - table.prompt[1]
+        return np.append(head - matrices, 0.0)
+
+    rules = [g.scheduling for g in groups]
     return Fleet(
         model=whole([names.index(g.deployment.model) for g in groups]),
         table=whole(list(range(len(groups)))),
         max_seqs=whole([g.max_num_seqs for g in groups]),
         max_tokens=whole([g.max_num_batched_tokens for g in groups]),
-        kv_capacity=whole([g.kv_capacity_tokens for g in groups]),
+        kv_blocks=whole([g.kv_capacity_tokens // g.scheduling.block_tokens for g in groups]),
+        block=whole([x.block_tokens for x in rules]),
+        mixed=whole([int(x.mixed) for x in rules]),
+        caching=whole([int(x.prefix_caching) for x in rules]),
+        reserve=column([x.reserve for x in rules]),
         max_context=whole([g.max_context for g in groups]),
         delay_s=column([g.delay_s for g in groups]),
         delay_steps=column([g.delay_steps for g in groups]),
+        request_s=column([x.request_s for x in rules]),
+        token_s=column([x.token_s for x in rules]),
+        least_step_s=column([float(g.table.decode[1:].min()) for g in groups]),
         pp_size=np.array([g.table.pp_size for g in groups], dtype=np.int64),
-        decode=stacked([g.table.decode for g in groups]),
-        prompt=stacked([g.table.prompt for g in groups]),
+        decode=stacked([padded(g.table.decode, g.scheduling.graph_sizes) for g in groups]),
+        prompt=stacked([padded(g.table.prompt, g.scheduling.graph_sizes) for g in groups]),
+        beside=stacked([beside(g.table) for g in groups]),
         kv_slope=np.array([g.table.kv_slope for g in groups]),
         attention_slope=np.array([g.table.attention_slope for g in groups]),
         window=np.array([g.table.window for g in groups]),

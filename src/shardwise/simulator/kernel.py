@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import math
 
-from shardwise.simulator.compiling import compiled
-from shardwise.simulator.queues import take_slot
+from shardwise.simulator.compiling import compiled, entry
+from shardwise.simulator.queues import pop_turn, take_slot
 from shardwise.simulator.routing import dispatch, fail, recover
-from shardwise.simulator.state import ISSUED, SLOTS, Floats, Ints, Sim
+from shardwise.simulator.state import (
+    DOWN,
+    DRAINING,
+    ISSUED,
+    LEAST_OSL,
+    PENDING_TURNS,
+    SLOTS,
+    TURNS_LEFT,
+    UP,
+    Sim,
+)
 from shardwise.simulator.stepping import advance, base_and_slope
+from shardwise.simulator.trace import Floats, Ints
 
 JUST: float = 1e-9  #: seconds; a horizon just past now lets a replica make one step
 
@@ -18,11 +29,16 @@ def horizon(sim: Sim, r: int) -> float:
     """A time before which no request of replica `r` can end."""
     requests, replicas = sim.requests, sim.replicas
     n, head, now = replicas.running[r], replicas.head[r], replicas.now[r]
+    step_s = sim.fleet.least_step_s[r]
     soonest = math.inf
     if head >= 0:
-        soonest = max(requests.ready[head], now) + JUST
+        # preempted requests, which have tokens already, are first in the queue
+        steps = sim.loop.counts[LEAST_OSL] - 1 if requests.generated[head] == 0 else 0
+        soonest = max(requests.ready[head], now) + steps * step_s + JUST
     if replicas.partial[r] >= 0:
-        soonest = now + JUST
+        i = replicas.partial[r]
+        steps = requests.osl[i] - requests.generated[i] - 1
+        soonest = min(soonest, now + steps * step_s + JUST)
     if n > 0:
         base, slope = base_and_slope(sim, r)
         k = replicas.heap_step[r, 0] - replicas.steps[r]
@@ -33,43 +49,78 @@ def horizon(sim: Sim, r: int) -> float:
 @compiled
 def next_arrival(sim: Sim, closed: bool) -> float:
     """When the next request is sent, as far as is known; infinite if none is due."""
-    issued = sim.loop.counts[ISSUED]
-    if issued == len(sim.requests.arrival):
-        return math.inf
-    if not closed:
-        return sim.requests.arrival[issued]  # type: ignore[no-any-return,unused-ignore]
-    return sim.loop.slots[0] if sim.loop.counts[SLOTS] > 0 else math.inf  # type: ignore[no-any-return,unused-ignore]
+    loop = sim.loop
+    issued = loop.counts[ISSUED]
+    due = math.inf
+    if issued < len(loop.first_turns):
+        if not closed:
+            due = sim.requests.arrival[loop.first_turns[issued]]
+        elif loop.counts[SLOTS] > 0:
+            due = loop.slots[0]
+    if loop.counts[PENDING_TURNS] > 0:
+        due = min(due, loop.turn_time[0])
+    return due
 
 
 @compiled
+def take_next(sim: Sim, closed: bool, time: float) -> int:
+    """The request that is sent at `time`."""
+    requests, loop = sim.requests, sim.loop
+    if loop.counts[PENDING_TURNS] > 0 and loop.turn_time[0] <= time:
+        i = pop_turn(loop)
+        loop.counts[TURNS_LEFT] -= 1
+        requests.arrival[i] = time
+        return i
+    i = loop.first_turns[loop.counts[ISSUED]]
+    if closed:
+        requests.arrival[i] = take_slot(loop)
+    loop.counts[ISSUED] += 1
+    return i  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
+def safe_time(sim: Sim, closed: bool, least_think_s: float) -> float:
+    """A time before which no answer makes a client send a request that is not known yet."""
+    loop = sim.loop
+    waits = closed and loop.counts[ISSUED] < len(loop.first_turns)
+    if not waits and loop.counts[TURNS_LEFT] == loop.counts[PENDING_TURNS]:
+        return math.inf
+    soonest = math.inf
+    for r in range(len(sim.fleet.model)):
+        soonest = min(soonest, horizon(sim, r))
+    return soonest if closed else soonest + least_think_s
+
+
+@entry
 def run_loop(
-    sim: Sim, policy: int, closed: bool, event_time: Floats, event_replica: Ints, event_up: Ints
+    sim: Sim,
+    policy: int,
+    closed: bool,
+    least_think_s: float,
+    event_time: Floats,
+    event_replica: Ints,
+    event_up: Ints,
 ) -> None:
     """Serve all requests. In a closed loop a request is sent when one of the clients is free."""
-    requests, replicas, loop = sim.requests, sim.replicas, sim.loop
-    total, count, event = len(requests.arrival), len(sim.fleet.model), 0
+    replicas = sim.replicas
+    count, event = len(sim.fleet.model), 0
     while True:
-        issued = loop.counts[ISSUED]
         due = next_arrival(sim, closed)
-        time = due
-        if closed and issued < total:
-            for r in range(count):
-                time = min(time, horizon(sim, r))
+        time = min(due, safe_time(sim, closed, least_think_s))
         if event < len(event_time):
             time = min(time, event_time[event])
         for r in range(count):
-            if replicas.up[r] == 1:
+            if replicas.up[r] != DOWN:
                 advance(sim, r, time)
         if math.isinf(time):
             return
         if event < len(event_time) and event_time[event] <= time:
-            if event_up[event] == 1:
+            if event_up[event] == UP:
                 recover(sim, event_replica[event], time)
+            elif event_up[event] == DRAINING:
+                replicas.up[event_replica[event]] = DRAINING
             else:
                 fail(sim, event_replica[event], time, policy)
             event += 1
         elif due <= time:
-            if closed:
-                requests.arrival[issued] = take_slot(loop)
-            loop.counts[ISSUED] += 1
-            dispatch(sim, issued, time, policy)
+            dispatch(sim, take_next(sim, closed, due), due, policy)

@@ -1,91 +1,76 @@
-"""KV cache of a replica, in tokens: admission, shared prefixes, eviction, preemption."""
+"""KV cache of a replica, in blocks: admission, growth, preemption."""
 
 from __future__ import annotations
 
 from shardwise.simulator.compiling import compiled
+from shardwise.simulator.prefixes import evict, found, hold_segments, leave
 from shardwise.simulator.queues import heap_remove, prepend
-from shardwise.simulator.state import PREEMPTED, Replicas, Requests, Sim
+from shardwise.simulator.state import PREEMPTED, Sim
 
 
 @compiled
-def shared_tokens(requests: Requests, i: int) -> int:
-    """Prompt tokens of `i` kept once for all who share them; the last token is always its own."""
-    if requests.prefix[i] < 0:
-        return 0
-    return min(requests.prefix_size[requests.prefix[i]], requests.isl[i] - 1)  # type: ignore[no-any-return,unused-ignore]
-
-
-@compiled
-def admit_kv(sim: Sim, r: int, i: int, really: bool) -> bool:
-    """Whether the whole prompt of `i` fits beside the coming step's tokens; if `really`, take it.
-
-    A prefix that is cached already is neither stored nor computed again.
-    """
-    requests, replicas = sim.requests, sim.replicas
+def fits(sim: Sim, r: int, i: int, growth: int) -> bool:
+    """Whether the whole prompt of `i` fits beside `growth` blocks, cached ones being evicted."""
+    fleet, requests, replicas = sim.fleet, sim.requests, sim.replicas
+    block = fleet.block[r]
     prompt = requests.isl[i] + requests.generated[i]
-    shared, p = shared_tokens(requests, i), requests.prefix[i]
-    hit = p >= 0 and replicas.prefix_used[r, p] >= 0.0
-    need = prompt - shared
-    evictable = replicas.evictable[r]
-    if p >= 0:
-        size = requests.prefix_size[p]
-        if not hit:
-            need += size
-        elif replicas.prefix_refs[r, p] == 0:
-            evictable -= size
-    growth = 0 if really else replicas.running[r]
-    free = sim.fleet.kv_capacity[r] - replicas.kv_used[r] - growth
-    if not really:
-        return free + evictable >= need  # type: ignore[no-any-return,unused-ignore]
-    if p >= 0:
-        if hit and replicas.prefix_refs[r, p] == 0:
-            replicas.evictable[r] -= requests.prefix_size[p]
-        replicas.prefix_refs[r, p] += 1
-        replicas.prefix_used[r, p] = replicas.now[r]
-    requests.cached[i] = shared if hit else 0
-    replicas.kv_used[r] += need
+    hits, idle = found(sim, r, i, prompt)
+    free = fleet.kv_blocks[r] - replicas.kv_used[r] + replicas.evictable[r] - idle - growth
+    need = (prompt + block - 1) // block - hits
+    if fleet.reserve[r] > 0.0 and replicas.running[r] > 0:
+        left = replicas.heap_sum[r] - replicas.running[r] * replicas.steps[r]
+        left += requests.osl[i] - requests.generated[i]
+        need += int(fleet.reserve[r] * left) // block
+    return free >= need  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
+def admit(sim: Sim, r: int, i: int) -> int:
+    """Take the blocks of the whole prompt of `i`. Gives the prompt tokens that are cached."""
+    requests, replicas, block = sim.requests, sim.replicas, sim.fleet.block[r]
+    prompt = requests.isl[i] + requests.generated[i]
+    cached = found(sim, r, i, prompt)[0] * block
+    stored = hold_segments(sim, r, i, prompt)
+    replicas.kv_used[r] += stored + (prompt + block - 1) // block - requests.shared[i]
     evict(sim, r, 0)
-    return True
+    if requests.cached[i] < 0:
+        requests.cached[i] = cached
+    replicas.queued[r] -= requests.queued[i]
+    requests.queued[i] = 0
+    return cached  # type: ignore[no-any-return,unused-ignore]
 
 
 @compiled
-def release_prefix(requests: Requests, replicas: Replicas, r: int, i: int) -> int:
-    """`i` leaves: its prefix may go when nobody else uses it. Gives the tokens it shared."""
-    p = requests.prefix[i]
-    if p < 0:
-        return 0
-    replicas.prefix_refs[r, p] -= 1
-    if replicas.prefix_refs[r, p] == 0:
-        replicas.evictable[r] += requests.prefix_size[p]
-    return shared_tokens(requests, i)
+def growth_of(sim: Sim, r: int, steps: int) -> int:
+    """Blocks that the running sequences of replica `r` begin in the next `steps` steps."""
+    replicas, block = sim.replicas, sim.fleet.block[r]
+    whole, rest = steps // block, steps % block
+    blocks = whole * replicas.running[r]
+    for step in range(rest):
+        blocks += replicas.phase[r, (-(replicas.steps[r] + step)) % block]
+    return blocks  # type: ignore[no-any-return,unused-ignore]
 
 
 @compiled
-def evict(sim: Sim, r: int, growth: int) -> bool:
-    """Drop unused prefixes, least recently used first, until `growth` tokens fit. False: cannot."""
+def steps_within(sim: Sim, r: int, room: int) -> int:
+    """Steps that the running sequences can make with `room` more blocks; at least one."""
+    replicas, block = sim.replicas, sim.fleet.block[r]
+    cycles = max(room, 0) // replicas.running[r]
+    left = room - cycles * replicas.running[r]
+    steps = cycles * block
+    for step in range(block):
+        left -= replicas.phase[r, (-(replicas.steps[r] + step)) % block]
+        if left < 0:
+            break
+        steps += 1
+    return max(steps, 1)  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
+def preempt(sim: Sim, r: int, i: int, tokens: int) -> None:
+    """`i` gives back what it stored for `tokens` tokens and starts again with all it has so far."""
     requests, replicas = sim.requests, sim.replicas
-    while replicas.kv_used[r] + growth > sim.fleet.kv_capacity[r]:
-        if replicas.evictable[r] == 0:
-            return False
-        oldest = -1
-        for p in range(len(requests.prefix_size)):
-            if (
-                replicas.prefix_used[r, p] >= 0.0
-                and replicas.prefix_refs[r, p] == 0
-                and (oldest < 0 or replicas.prefix_used[r, p] < replicas.prefix_used[r, oldest])
-            ):
-                oldest = p
-        replicas.prefix_used[r, oldest] = -1.0
-        replicas.evictable[r] -= requests.prefix_size[oldest]
-        replicas.kv_used[r] -= requests.prefix_size[oldest]
-    return True
-
-
-@compiled
-def preempt(sim: Sim, r: int, i: int, held: int) -> None:
-    """`i` gives back the `held` tokens it stored and starts again with all it has so far."""
-    requests, replicas = sim.requests, sim.replicas
-    replicas.kv_used[r] -= held - release_prefix(requests, replicas, r, i)
+    leave(sim, r, i, tokens)
     requests.preemptions[i] += 1
     sim.loop.counts[PREEMPTED] += 1
     requests.ready[i] = 0.0
@@ -110,19 +95,27 @@ def preempt_last(sim: Sim, r: int) -> None:
     left = key[last] - replicas.steps[r]
     requests.generated[i] = requests.osl[i] - left
     context = requests.isl[i] + requests.generated[i] - 1
-    heap_remove(key, value, last, replicas.running[r])
-    replicas.running[r] -= 1
-    replicas.context[r] -= context
+    stop_decoding(sim, r, last, context)
     preempt(sim, r, i, context)
 
 
 @compiled
-def make_room(sim: Sim, r: int, growth: int) -> bool:
-    """Make `growth` tokens fit (one for each running sequence); True if someone was preempted."""
+def stop_decoding(sim: Sim, r: int, at: int, context: int) -> None:
+    """Take the sequence at `at` of replica `r`'s heap, with `context` tokens, out of the batch."""
+    replicas = sim.replicas
+    key, value = replicas.heap_step[r], replicas.heap_id[r]
+    replicas.heap_sum[r] -= key[at]
+    heap_remove(key, value, at, replicas.running[r])
+    replicas.running[r] -= 1
+    replicas.context[r] -= context
+    replicas.phase[r, (context - replicas.steps[r]) % sim.fleet.block[r]] -= 1
+
+
+@compiled
+def make_room(sim: Sim, r: int) -> bool:
+    """Make the next step's blocks fit; True if a request was preempted for that."""
     preempted = False
-    while not evict(sim, r, growth):
+    while not evict(sim, r, growth_of(sim, r, 1)):
         preempt_last(sim, r)
         preempted = True
-        if growth > 0:
-            growth = sim.replicas.running[r]
     return preempted

@@ -6,15 +6,15 @@ from shardwise.simulator.compiling import compiled
 from shardwise.simulator.state import (
     BINS,
     KV_USED,
+    PENDING_TURNS,
     RUNNING,
     SLOTS,
     WAITING,
-    Floats,
-    Ints,
     Loop,
     Replicas,
     Requests,
 )
+from shardwise.simulator.trace import Floats, Ints
 
 
 @compiled
@@ -102,6 +102,51 @@ def free_slot(loop: Loop, time: float) -> None:
 
 
 @compiled
+def push_turn(loop: Loop, i: int, time: float) -> None:
+    """Request `i`, a further turn of a session, will be sent at `time`."""
+    times, ids = loop.turn_time, loop.turn_id
+    at = loop.counts[PENDING_TURNS]
+    times[at], ids[at] = time, i
+    loop.counts[PENDING_TURNS] += 1
+    while at > 0 and times[(at - 1) // 2] > times[at]:
+        parent = (at - 1) // 2
+        times[parent], times[at] = times[at], times[parent]
+        ids[parent], ids[at] = ids[at], ids[parent]
+        at = parent
+
+
+@compiled
+def pop_turn(loop: Loop) -> int:
+    """The further turn that is sent first, taken out."""
+    times, ids = loop.turn_time, loop.turn_id
+    i = ids[0]
+    size = loop.counts[PENDING_TURNS] - 1
+    loop.counts[PENDING_TURNS] = size
+    times[0], ids[0] = times[size], ids[size]
+    at = 0
+    while 2 * at + 1 < size:
+        child = 2 * at + 1
+        if child + 1 < size and times[child + 1] < times[child]:
+            child += 1
+        if times[at] <= times[child]:
+            break
+        times[at], times[child] = times[child], times[at]
+        ids[at], ids[child] = ids[child], ids[at]
+        at = child
+    return i  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
+def answered(requests: Requests, loop: Loop, i: int, time: float) -> None:
+    """The client of request `i` knows its fate at `time`: it sends the next when it is due."""
+    requests.finish[i] = time
+    free_slot(loop, time)
+    following = requests.next_turn[i]
+    if following >= 0:
+        push_turn(loop, following, time + requests.think_s[following])
+
+
+@compiled
 def take_slot(loop: Loop) -> float:
     slots: Floats = loop.slots
     time = slots[0]
@@ -141,6 +186,6 @@ def record(loop: Loop, replicas: Replicas, r: int, busy: int, start: float, end:
         upto = min(end, (b + 1) * width)
         loop.timeline[b, RUNNING] += busy * (upto - at)
         loop.timeline[b, WAITING] += replicas.waiting[r] * (upto - at)
-        loop.timeline[b, KV_USED] += replicas.kv_used[r] * (upto - at)
+        loop.timeline[b, KV_USED] += (replicas.kv_used[r] - replicas.evictable[r]) * (upto - at)
         at = upto
         b += 1

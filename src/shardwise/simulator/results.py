@@ -18,11 +18,11 @@ from shardwise.simulator.state import (
     RUNNING,
     STATUSES,
     WAITING,
-    Floats,
     Loop,
     Replicas,
     Requests,
 )
+from shardwise.simulator.trace import Floats
 from shardwise.workload.workload import Slo
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_latency_s")
@@ -77,6 +77,13 @@ class Result:
         several = (q.osl >= 2) & (q.status == DONE)
         return np.where(several, (q.finish - q.first) / np.maximum(q.osl - 1, 1), np.nan)
 
+    def ordered(self, name: str, warmup_s: float = 0.0) -> Floats:
+        """The defined values of a latency, in order of arrival."""
+        counted = self.counted(warmup_s)
+        order = np.argsort(self.requests.arrival[counted], kind="stable")
+        values = self.latency(name)[counted][order]
+        return np.asarray(values[~np.isnan(values)])
+
     def percentiles(
         self, name: str, warmup_s: float = 0.0, at: Sequence[float] = PERCENTILES
     ) -> Percentiles:
@@ -96,7 +103,8 @@ class Result:
         first = sum(counts[:number])
         q = self.requests
         own = (q.replica >= first) & (q.replica < first + counts[number])
-        kept = {name: getattr(q, name)[own] for name in q._fields if name != "prefix_size"}
+        whole = {"segment_at", "segment", "segment_end"}
+        kept = {name: getattr(q, name)[own] for name in q._fields if name not in whole}
         return replace(self, groups=(self.groups[number],), requests=q._replace(**kept))
 
     def outcomes(self) -> dict[str, int]:
@@ -114,7 +122,7 @@ class Result:
     @property
     def span_s(self) -> float:
         """Seconds over which work was offered: until the last arrival, in a closed loop the end."""
-        last = float(self.requests.arrival[-1])
+        last = float(self.requests.arrival.max())
         return self.end_s if self.concurrency or last <= 0 else last
 
     def window_s(self, warmup_s: float = 0.0) -> float:
@@ -123,6 +131,20 @@ class Result:
         if not counted.any():
             return 0.0
         return float(self.requests.finish[counted].max()) - warmup_s
+
+    def hit_rate(self, warmup_s: float = 0.0) -> float:
+        """Prompt tokens found in a prefix cache, as a share of all prompt tokens."""
+        counted = self.counted(warmup_s)
+        prompts = int(self.requests.isl[counted].sum())
+        return float(self.requests.cached[counted].sum()) / prompts if prompts else 0.0
+
+    def imbalance(self) -> float:
+        """Requests of the replica that took most, over the mean of all replicas."""
+        taken = self.requests.replica[self.requests.replica >= 0]
+        if not len(taken):
+            return 1.0
+        counts = np.bincount(taken, minlength=len(self.replicas.now))
+        return float(counts.max() / counts.mean())
 
     def output_tok_s(self, warmup_s: float = 0.0) -> float:
         window = self.window_s(warmup_s)

@@ -5,14 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 from shardwise.simulator.compiling import compiled
-from shardwise.simulator.queues import append, free_slot
-from shardwise.simulator.state import FAILED, PENDING, REJECTED, TURN, Sim
+from shardwise.simulator.frontend import receive
+from shardwise.simulator.prefixes import forget, found
+from shardwise.simulator.queues import answered, append
+from shardwise.simulator.state import DOWN, DRAINING, FAILED, PENDING, REJECTED, TURN, UP, Sim
 
 ROUND_ROBIN: Final = 0
 LEAST_LOADED: Final = 1
 POWER_OF_TWO: Final = 2
 CACHE_AWARE: Final = 3
-POLICIES: Final = ("round_robin", "least_loaded", "power_of_two", "cache_aware")
+PREFIX_AWARE: Final = 4
+SESSION_STICKY: Final = 5
+POLICIES: Final = (
+    *("round_robin", "least_loaded", "power_of_two"),
+    *("cache_aware", "prefix_aware", "session_sticky"),
+)
 
 #: Cache-aware gives up a cached prefix when its replica has so many requests more than the
 #: least loaded one, and so many times more.
@@ -30,7 +37,7 @@ def load_of(sim: Sim, r: int, time: float) -> int:
 
 @compiled
 def serves(sim: Sim, r: int, i: int) -> bool:
-    return bool(sim.replicas.up[r] == 1 and sim.fleet.model[r] == sim.requests.model[i])
+    return bool(sim.replicas.up[r] == UP and sim.fleet.model[r] == sim.requests.model[i])
 
 
 @compiled
@@ -77,28 +84,86 @@ def power_of_two(sim: Sim, i: int, time: float) -> int:
 
 
 @compiled
+def round_robin(sim: Sim, i: int) -> int:
+    count = len(sim.fleet.model)
+    for _ in range(count):
+        r = sim.loop.counts[TURN] % count
+        sim.loop.counts[TURN] += 1
+        if serves(sim, r, i):
+            return r  # type: ignore[no-any-return,unused-ignore]
+    return -1
+
+
+@compiled
+def cache_aware(sim: Sim, i: int, time: float) -> int:
+    """Where the longest beginning of `i` that was sent before went last, unless that replica has
+    too much to do; the balancer remembers what it sent, and knows nothing of evictions."""
+    requests, loop = sim.requests, sim.loop
+    best = least_loaded(sim, i, time)
+    first, end = requests.segment_at[i], requests.segment_at[i + 1]
+    if best < 0 or first == end:
+        return best
+    home = -1
+    for at in range(end - 1, first - 1, -1):
+        home = loop.home[requests.segment[at]]
+        if home >= 0:
+            break
+    if home >= 0 and serves(sim, home, i):
+        load, fewest = load_of(sim, home, time), load_of(sim, best, time)
+        if load - fewest <= IMBALANCE or load <= IMBALANCE_RATIO * fewest:
+            best = home
+    for at in range(first, end):
+        loop.home[requests.segment[at]] = best
+    return best
+
+
+@compiled
+def prefix_aware(sim: Sim, i: int) -> int:
+    """The replica where the prompt tokens left to compute, those that wait there included, and
+    the cache in use add up to the fewest blocks: what NVIDIA Dynamo's router weighs, both alike.
+    It knows what each replica has cached. Ties go round."""
+    requests, replicas, fleet = sim.requests, sim.replicas, sim.fleet
+    count = len(fleet.model)
+    sim.loop.counts[TURN] += 1
+    best, lowest = -1, 0
+    for k in range(count):
+        r = (sim.loop.counts[TURN] + k) % count
+        if serves(sim, r, i):
+            hits = found(sim, r, i, requests.isl[i])[0] * fleet.block[r]
+            used = (replicas.kv_used[r] - replicas.evictable[r]) * fleet.block[r]
+            cost = requests.isl[i] - hits + replicas.queued[r] + used
+            if best < 0 or cost < lowest:
+                best, lowest = r, cost
+    return best
+
+
+@compiled
+def session_sticky(sim: Sim, i: int, time: float) -> int:
+    """The replica of the session's earlier turns while it is up; else the least loaded."""
+    session = sim.requests.session[i]
+    if session < 0:
+        return least_loaded(sim, i, time)
+    home = sim.loop.session_home[session]
+    if home < 0 or not serves(sim, home, i):
+        home = least_loaded(sim, i, time)
+        sim.loop.session_home[session] = home
+    return home  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
 def pick(sim: Sim, i: int, time: float, policy: int) -> int:
     """The replica for request `i`; -1 if none is up."""
-    count = len(sim.fleet.model)
     if policy == ROUND_ROBIN:
-        for _ in range(count):
-            r = sim.loop.counts[TURN] % count
-            sim.loop.counts[TURN] += 1
-            if serves(sim, r, i):
-                return r  # type: ignore[no-any-return,unused-ignore]
-        return -1
+        return round_robin(sim, i)
     if policy == POWER_OF_TWO:
         return power_of_two(sim, i, time)
-    best = least_loaded(sim, i, time)
-    p = sim.requests.prefix[i]
-    if policy == CACHE_AWARE and p >= 0 and best >= 0:
-        home = sim.loop.home[p]
-        if home >= 0 and serves(sim, home, i):
-            load, fewest = load_of(sim, home, time), load_of(sim, best, time)
-            if load - fewest <= IMBALANCE or load <= IMBALANCE_RATIO * fewest:
-                return home  # type: ignore[no-any-return,unused-ignore]
-        sim.loop.home[p] = best
-    return best
+    if policy == CACHE_AWARE:
+        return cache_aware(sim, i, time)
+    if policy == PREFIX_AWARE:
+        return prefix_aware(sim, i)
+    if policy == SESSION_STICKY:
+        return session_sticky(sim, i, time)
+    return least_loaded(sim, i, time)
 
 
 @compiled
@@ -107,44 +172,54 @@ def dispatch(sim: Sim, i: int, time: float, policy: int) -> None:
     fleet, requests, replicas = sim.fleet, sim.requests, sim.replicas
     r = pick(sim, i, time, policy)
     tokens = requests.isl[i] + requests.osl[i]
-    if r < 0 or tokens - 1 > fleet.kv_capacity[r] or tokens > fleet.max_context[r]:
+    if r < 0 or too_long(sim, r, tokens):
         requests.status[i] = FAILED if r < 0 else REJECTED
-        requests.finish[i] = time
-        free_slot(sim.loop, time)
+        answered(requests, sim.loop, i, time)
         return
     requests.replica[i] = r
     pp = fleet.pp_size[fleet.table[r]]
     step = fleet.decode[fleet.table[r], (replicas.running[r] + pp - 1) // pp]
-    delay = fleet.delay_s[r] + fleet.delay_steps[r] * step
-    ready = max(time + delay, replicas.last_ready[r])
+    ready = receive(sim, r, time) + fleet.delay_steps[r] * step
+    ready = max(ready, replicas.last_ready[r])
     requests.ready[i] = ready
     replicas.last_ready[r] = ready
     replicas.outstanding[r] += 1
+    if policy == PREFIX_AWARE:
+        requests.queued[i] = requests.isl[i] - found(sim, r, i, requests.isl[i])[0] * fleet.block[r]
+        replicas.queued[r] += requests.queued[i]
     if replicas.running[r] == 0 and replicas.waiting[r] == 0 and replicas.partial[r] < 0:
         replicas.now[r] = max(replicas.now[r], time)
     append(requests, replicas, r, i)
 
 
 @compiled
+def too_long(sim: Sim, r: int, tokens: int) -> bool:
+    """Whether a request of `tokens` in all can never be served by replica `r`."""
+    block = sim.fleet.block[r]
+    blocks = (tokens - 1 + block - 1) // block
+    return bool(blocks > sim.fleet.kv_blocks[r] or tokens > sim.fleet.max_context[r])
+
+
+@compiled
 def cut(sim: Sim, i: int, time: float) -> None:
     """Request `i` was being answered and is lost."""
     sim.requests.status[i] = FAILED
-    sim.requests.finish[i] = time
-    free_slot(sim.loop, time)
+    answered(sim.requests, sim.loop, i, time)
 
 
 @compiled
 def fail(sim: Sim, r: int, time: float, policy: int) -> None:
     """Replica `r` stops: streams that had begun are cut, the others go to another replica."""
     requests, replicas = sim.requests, sim.replicas
-    replicas.up[r] = 0
+    replicas.up[r] = DOWN
     for k in range(replicas.running[r]):
         cut(sim, replicas.heap_id[r, k], time)
     again = replicas.partial[r]
-    replicas.running[r], replicas.context[r], replicas.kv_used[r] = 0, 0, 0
-    replicas.evictable[r], replicas.partial[r], replicas.outstanding[r] = 0, -1, 0
-    replicas.prefix_used[r, :] = -1.0
-    replicas.prefix_refs[r, :] = 0
+    replicas.running[r], replicas.context[r], replicas.heap_sum[r] = 0, 0, 0
+    replicas.partial[r], replicas.outstanding[r], replicas.queued[r] = -1, 0, 0
+    replicas.phase[r, :] = 0
+    replicas.front[r], replicas.front_before[r] = time, time
+    forget(sim, r)
     first, waiting = replicas.head[r], replicas.waiting[r]
     if again >= 0:
         requests.next[again] = first
@@ -158,15 +233,20 @@ def fail(sim: Sim, r: int, time: float, policy: int) -> None:
             cut(sim, i, time)
         else:
             assert requests.status[i] == PENDING
+            requests.kept[i], requests.queued[i] = 0, 0
             dispatch(sim, i, time, policy)
         i = following
 
 
 @compiled
 def recover(sim: Sim, r: int, time: float) -> None:
-    """Replica `r` is back, empty."""
+    """Replica `r` is back, empty; one that is still draining goes on with what it has."""
     replicas = sim.replicas
-    replicas.up[r] = 1
+    draining = replicas.up[r] == DRAINING
+    replicas.up[r] = UP
+    if draining and replicas.outstanding[r] > 0:
+        return
+    forget(sim, r)
     replicas.now[r] = max(time, replicas.now[r])
     replicas.last_ready[r] = replicas.now[r]
     replicas.last_done[r] = 0

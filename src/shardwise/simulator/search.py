@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +21,12 @@ from typing import Any, Final
 import msgspec
 
 from shardwise.errors import InputError, ShardwiseError
-from shardwise.evidence.record import Deployment
-from shardwise.simulator.fleet import make_group
+from shardwise.layout.deployment import Deployment
+from shardwise.perfmodel.profiles import load_profile
+from shardwise.perfmodel.subject import catalogue_for
+from shardwise.simulator.fleet import Group, make_group
 from shardwise.simulator.results import LATENCIES
+from shardwise.simulator.sessions import SessionTraffic, draw_sessions
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.traffic import Traffic, draw
 from shardwise.workload.workload import Slo
@@ -41,6 +45,11 @@ class Job(msgspec.Struct, frozen=True):
     policy: str = "least_loaded"
     warmup_s: float = 0.0
     seed: int = 0
+    sessions: SessionTraffic | None = None  #: instead of `traffic`, which names their rate
+    prefix_caching: bool = True
+    profile: str = "reference"
+    catalogue_files: tuple[str, ...] = ()
+    catalogue_digest: str = ""  #: of those files, so that a changed file is a new job
 
     @property
     def key(self) -> str:
@@ -59,14 +68,18 @@ class Outcome(msgspec.Struct, frozen=True):
     done: int = 0
     requests: int = 0
     overloaded: bool = False
+    hit_rate: float = 0.0  #: share of prompt tokens found in a prefix cache
+    imbalance: float = 1.0  #: requests of the busiest replica over the mean
     error: str = ""  #: why it could not be simulated
 
 
 def run_job(job: Job) -> Outcome:
     """Simulate one job; what cannot be simulated is an outcome with its reason."""
     try:
-        trace = draw(job.traffic, job.seed)
-        result = simulate([make_group(job.deployment)], trace, policy=job.policy, seed=job.seed)
+        trace = (
+            draw_sessions(job.sessions, job.seed) if job.sessions else draw(job.traffic, job.seed)
+        )
+        result = simulate([_group(job)], trace, policy=job.policy, seed=job.seed)
     except ShardwiseError as error:
         return Outcome(job.key, error=str(error))
     found = {name: result.percentiles(name, job.warmup_s) for name in LATENCIES}
@@ -81,7 +94,26 @@ def run_job(job: Job) -> Outcome:
         done=result.outcomes()["done"],
         requests=len(trace),
         overloaded=result.overloaded,
+        hit_rate=result.hit_rate(job.warmup_s),
+        imbalance=result.imbalance(),
     )
+
+
+def _group(job: Job) -> Group:
+    catalogue = catalogue_for([Path(name) for name in job.catalogue_files])
+    group = make_group(job.deployment, load_profile(job.profile), catalogue)
+    return replace(group, scheduling=replace(group.scheduling, prefix_caching=job.prefix_caching))
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """What tells the contents of catalogue files apart. InputError for one that cannot be read."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            digest.update(path.read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return digest.hexdigest()[:16] if files else ""
 
 
 def run_chunk(encoded: bytes) -> bytes:

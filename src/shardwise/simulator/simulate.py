@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from shardwise.errors import InputError
 from shardwise.simulator.fleet import Failure, Group, make_fleet, model_names
 from shardwise.simulator.results import Result
-from shardwise.simulator.state import Sim, new_loop, new_replicas, new_requests
-from shardwise.simulator.traffic import Trace, model_indices
+from shardwise.simulator.routing import POLICIES
+from shardwise.simulator.state import (
+    DOWN,
+    DRAINING,
+    UP,
+    Sim,
+    new_loop,
+    new_replicas,
+    new_requests,
+)
+from shardwise.simulator.trace import Trace, model_indices
 
-POLICIES = ("round_robin", "least_loaded", "power_of_two", "cache_aware")
+
+@dataclass(frozen=True)
+class Change:
+    """Replica number `replica` takes requests from `at_s` on, or only ends what it has."""
+
+    replica: int
+    at_s: float
+    up: bool
 
 
-def _events(failures: Sequence[Failure], replicas: int) -> list[tuple[float, int, int]]:
-    events = []
+def _events(
+    failures: Sequence[Failure], changes: Sequence[Change], replicas: int
+) -> list[tuple[float, int, int]]:
+    events = [(c.at_s, c.replica, UP if c.up else DRAINING) for c in changes]
     for failure in failures:
         if not 0 <= failure.replica < replicas:
             raise InputError(
@@ -27,10 +46,17 @@ def _events(failures: Sequence[Failure], replicas: int) -> list[tuple[float, int
                 f"failure from {failure.down_s:g} to {failure.up_s:g} s",
                 "needed: a start of at least 0, before its end",
             )
-        events.append((failure.down_s, failure.replica, 0))
+        events.append((failure.down_s, failure.replica, DOWN))
         if np.isfinite(failure.up_s):
-            events.append((failure.up_s, failure.replica, 1))
-    return sorted(events)
+            events.append((failure.up_s, failure.replica, UP))
+    return sorted(events, key=lambda event: event[0])
+
+
+def _least_think_s(trace: Trace) -> float:
+    sessions = trace.sessions
+    if sessions is None or not (sessions.previous >= 0).any():
+        return 0.0
+    return float(sessions.think_s[sessions.previous >= 0].min())
 
 
 def simulate(
@@ -40,11 +66,13 @@ def simulate(
     policy: str = "least_loaded",
     concurrency: int = 0,
     failures: Sequence[Failure] = (),
+    changes: Sequence[Change] = (),
     seed: int = 0,
 ) -> Result:
     """Serve `trace` with `groups` of replicas behind a balancer; the same seed, the same result.
 
     `concurrency` above 0: a closed loop of so many clients, who ignore the trace's times.
+    `changes`: replicas that start and stop without losing a request.
     Raises InputError for an unknown policy, an absent model or an impossible failure.
     """
     from shardwise.simulator.kernel import run_loop
@@ -53,21 +81,20 @@ def simulate(
         raise InputError(f"balancer policy {policy!r}", f"allowed: {', '.join(POLICIES)}")
     if len(trace) == 0:
         raise InputError("0 requests", "needed: at least 1")
+    if concurrency and trace.sessions is not None:
+        raise InputError(
+            "sessions with a concurrency", "allowed: one of both", "sessions have their own pace"
+        )
     fleet = make_fleet(groups)
-    events = _events(failures, len(fleet.model))
-    prefixes = len(trace.prefix_tokens)
-    requests = new_requests(
-        trace.arrival_s,
-        (trace.isl, trace.osl),
-        (model_indices(trace, model_names(groups)), trace.prefix, trace.prefix_tokens),
-    )
-    loop = new_loop(concurrency, len(trace), prefixes, seed)
-    loop.counts[0] = concurrency
-    sim = Sim(fleet, requests, new_replicas(fleet, prefixes), loop)
+    events = _events(failures, changes, len(fleet.model))
+    requests = new_requests(trace, model_indices(trace, model_names(groups)))
+    loop = new_loop(concurrency, trace, seed)
+    sim = Sim(fleet, requests, new_replicas(fleet, trace.segments), loop)
     run_loop(
         sim,
         POLICIES.index(policy),
         concurrency > 0,
+        _least_think_s(trace),
         np.array([time for time, _, _ in events], dtype=np.float64),
         np.array([replica for _, replica, _ in events], dtype=np.int64),
         np.array([up for _, _, up in events], dtype=np.int64),

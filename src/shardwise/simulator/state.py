@@ -1,4 +1,7 @@
-"""The arrays the inner loop works on. R replicas, N requests, P shared prefixes, K step tables."""
+"""The arrays the inner loop works on.
+
+R replicas, N requests, S shared prompt segments, K step tables. KV cache is counted in blocks.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from shardwise.simulator.trace import Floats, Ints, Trace
 
 #: What became of a request.
 PENDING: Final = 0
@@ -16,6 +18,11 @@ DONE: Final = 1
 REJECTED: Final = 2  #: can never fit the KV cache or the context
 FAILED: Final = 3  #: cut in mid-stream by a failure, or no replica was up
 STATUSES: Final = ("pending", "done", "rejected", "failed")
+
+#: What a replica does.
+DOWN: Final = 0
+UP: Final = 1
+DRAINING: Final = 2  #: ends what it has, and takes nothing more
 
 #: Columns of the timeline: replica-seconds in each state, integrated per bin.
 RUNNING: Final = 0
@@ -30,6 +37,10 @@ ADMITTED: Final = 2
 JUMPS: Final = 3
 PREEMPTED: Final = 4
 TURN: Final = 5  #: of the round robin
+PENDING_TURNS: Final = 6  #: further turns of sessions whose time of arrival is known
+TURNS_LEFT: Final = 7  #: further turns of sessions that have not been sent
+LEAST_OSL: Final = 8  #: of all requests
+COUNTS: Final = 9
 
 
 class Fleet(NamedTuple):
@@ -39,13 +50,21 @@ class Fleet(NamedTuple):
     table: Ints  #: [R] which step table
     max_seqs: Ints  #: [R]
     max_tokens: Ints  #: [R] token budget of a step
-    kv_capacity: Ints  #: [R] tokens
+    kv_blocks: Ints  #: [R]
+    block: Ints  #: [R] tokens of a block
+    mixed: Ints  #: [R] 1: prompts run beside decodes; 0: before them, in steps of their own
+    caching: Ints  #: [R] 1: blocks of finished requests are kept for others with the same prefix
+    reserve: Floats  #: [R] share of the tokens still to come that admission keeps free
     max_context: Ints  #: [R] tokens of one request
-    delay_s: Floats  #: [R] from arrival until the scheduler sees the request
+    delay_s: Floats  #: [R] from arrival until the scheduler sees the request, on an idle server
     delay_steps: Floats  #: [R] the same, in decode steps of the batch then running
+    request_s: Floats  #: [R] of `delay_s`: time of the API server that other work waits for
+    token_s: Floats  #: [R] the API server's time for each output token
+    least_step_s: Floats  #: [R] no step is shorter
     pp_size: Ints  #: [K]
     decode: Floats  #: [K, max_seqs + 2] step of so many sequences with an empty context
     prompt: Floats  #: [K, max_tokens + 2] step of so many prompt tokens and no sequence
+    beside: Floats  #: [K, max_seqs + 2] what so many sequences add beside their tokens
     kv_slope: Floats  #: [K, 2] per cached token read, below and above the window
     attention_slope: Floats  #: [K, 2] per prompt token and earlier token
     window: Floats  #: [K] tokens; infinite where no layer slides
@@ -53,14 +72,18 @@ class Fleet(NamedTuple):
 
 
 class Requests(NamedTuple):
-    """What is asked and what became of it; all [N] but `prefix_size` [P]."""
+    """What is asked and what became of it; all [N] unless said otherwise."""
 
     arrival: Floats
     isl: Ints
     osl: Ints
     model: Ints
-    prefix: Ints  #: -1: none
-    prefix_size: Ints
+    segment_at: Ints  #: [N + 1] where a request's segments begin in `segment`
+    segment: Ints  #: ids of shared segments, from the start of each prompt on
+    segment_end: Ints  #: [S] tokens from the prompt's start to a segment's end
+    session: Ints  #: -1: none
+    next_turn: Ints  #: request that follows in the session, -1: none
+    think_s: Floats  #: from the answer to the previous turn until this one
     ready: Floats
     first: Floats
     finish: Floats
@@ -68,13 +91,18 @@ class Requests(NamedTuple):
     replica: Ints
     generated: Ints
     preemptions: Ints
-    cached: Ints  #: prompt tokens found in the prefix cache
+    cached: Ints  #: prompt tokens found in the prefix cache, at the first admission
+    queued: Ints  #: prompt tokens that the balancer counts as waiting
+    shared: Ints  #: blocks held that belong to segments
+    kept: Ints  #: blocks of its own left in the cache after it ended
+    before: Ints  #: neighbours of those in the order of eviction
+    after: Ints
     order: Ints  #: of admission
     next: Ints  #: the queue, as linked lists
 
 
 class Replicas(NamedTuple):
-    """What changes at each replica."""
+    """What changes at each replica, [R] unless said otherwise."""
 
     up: Ints
     now: Floats  #: end of the step in flight
@@ -85,28 +113,41 @@ class Replicas(NamedTuple):
     running: Ints  #: sequences decoding
     heap_step: Ints  #: [R, max_seqs] step at which each running sequence ends, a heap
     heap_id: Ints
+    heap_sum: Ints  #: of `heap_step` over the running sequences
     context: Ints  #: sum over the running sequences
-    kv_used: Ints  #: tokens, cached prefixes among them
-    evictable: Ints  #: tokens of cached prefixes nobody uses
+    phase: Ints  #: [R, block] running sequences by (context - steps) modulo the block size
+    kv_used: Ints  #: blocks, cached ones among them
+    evictable: Ints  #: cached blocks that nobody uses
     partial: Ints  #: request whose prompt is half done, -1: none
     partial_left: Ints
     outstanding: Ints
+    queued: Ints  #: prompt tokens that wait, less those found cached on arrival
     last_done: Ints  #: requests that end with the step in flight
     last_ready: Floats
-    prefix_used: Floats  #: [R, P] time of last use; negative: not cached
-    prefix_refs: Ints  #: [R, P]
+    front: Floats  #: when the API server has nothing left to do
+    front_before: Floats  #: the same without the tokens of the step in flight
+    kept: NDArray[np.int32]  #: [R, S] blocks of each segment in the cache
+    refs: NDArray[np.int32]  #: [R, S] requests that use them
+    before: NDArray[np.int32]  #: [R, S] neighbours in the order of eviction
+    after: NDArray[np.int32]
+    oldest: Ints  #: the entry evicted first, -1: none; S + i is what request i left
+    newest: Ints
     kv_peak: Ints
 
 
 class Loop(NamedTuple):
-    """The rest: closed-loop slots, counters, the timeline and random numbers."""
+    """The rest: closed-loop slots, sessions, counters, the timeline and random numbers."""
 
     slots: Floats
+    first_turns: Ints  #: requests that no other precedes in a session, in order of arrival
+    turn_time: Floats  #: heap of further turns by time of arrival
+    turn_id: Ints
     counts: Ints
     timeline: Floats  #: [BINS, 3]
     bin_s: Floats  #: [1] width, doubled when time runs over
     coins: Floats  #: [N, 2] uniform
-    home: Ints  #: [P] replica a prefix was last sent to
+    home: Ints  #: [S] replica a segment was last sent to
+    session_home: Ints  #: the same of sessions
 
 
 class Sim(NamedTuple):
@@ -118,22 +159,29 @@ class Sim(NamedTuple):
     loop: Loop
 
 
-def new_requests(
-    arrival: Floats, lengths: tuple[Ints, Ints], labels: tuple[Ints, Ints, Ints]
-) -> Requests:
-    """`lengths`: isl, osl; `labels`: model, prefix, and the tokens of each prefix."""
-    n = len(arrival)
+def new_requests(trace: Trace, model: Ints) -> Requests:
+    """The requests of `trace`, none of them sent yet; `model`: of each, as the fleet counts."""
+    n = len(trace)
 
     def whole(value: int) -> Ints:
         return np.full(n, value, dtype=np.int64)
 
+    shared, sessions = trace.shared, trace.sessions
+    next_turn = whole(-1)
+    if sessions is not None:
+        later = np.flatnonzero(sessions.previous >= 0)
+        next_turn[sessions.previous[later]] = later
     return Requests(
-        arrival=arrival.astype(np.float64).copy(),
-        isl=lengths[0].astype(np.int64),
-        osl=lengths[1].astype(np.int64),
-        model=labels[0].astype(np.int64),
-        prefix=labels[1].astype(np.int64),
-        prefix_size=labels[2].astype(np.int64),
+        arrival=trace.arrival_s.astype(np.float64).copy(),
+        isl=trace.isl.astype(np.int64),
+        osl=trace.osl.astype(np.int64),
+        model=model.astype(np.int64),
+        segment_at=np.zeros(n + 1, dtype=np.int64) if shared is None else shared.at,
+        segment=np.zeros(0, dtype=np.int64) if shared is None else shared.segment,
+        segment_end=np.zeros(0, dtype=np.int64) if shared is None else shared.end,
+        session=whole(-1) if sessions is None else sessions.session,
+        next_turn=next_turn,
+        think_s=np.zeros(n) if sessions is None else sessions.think_s,
         ready=np.zeros(n),
         first=np.full(n, np.nan),
         finish=np.full(n, np.nan),
@@ -141,17 +189,25 @@ def new_requests(
         replica=whole(-1),
         generated=whole(0),
         preemptions=whole(0),
-        cached=whole(0),
+        cached=whole(-1),
+        queued=whole(0),
+        shared=whole(0),
+        kept=whole(0),
+        before=whole(-1),
+        after=whole(-1),
         order=whole(0),
         next=whole(-1),
     )
 
 
-def new_replicas(fleet: Fleet, num_prefixes: int) -> Replicas:
+def new_replicas(fleet: Fleet, segments: int) -> Replicas:
     count, seqs = len(fleet.model), int(fleet.max_seqs.max())
 
     def whole(value: int, *shape: int) -> Any:
         return np.full(shape or count, value, dtype=np.int64)
+
+    def small(value: int) -> Any:  # a large trace has millions of segments
+        return np.full((count, segments), value, dtype=np.int32)
 
     return Replicas(
         up=whole(1),
@@ -163,26 +219,45 @@ def new_replicas(fleet: Fleet, num_prefixes: int) -> Replicas:
         running=whole(0),
         heap_step=whole(0, count, seqs + 1),
         heap_id=whole(0, count, seqs + 1),
+        heap_sum=whole(0),
         context=whole(0),
+        phase=whole(0, count, int(fleet.block.max())),
         kv_used=whole(0),
         evictable=whole(0),
         partial=whole(-1),
         partial_left=whole(0),
         outstanding=whole(0),
+        queued=whole(0),
         last_done=whole(0),
         last_ready=np.zeros(count),
-        prefix_used=np.full((count, max(num_prefixes, 1)), -1.0),
-        prefix_refs=whole(0, count, max(num_prefixes, 1)),
+        front=np.zeros(count),
+        front_before=np.zeros(count),
+        kept=small(0),
+        refs=small(0),
+        before=small(-1),
+        after=small(-1),
+        oldest=whole(-1),
+        newest=whole(-1),
         kv_peak=whole(0),
     )
 
 
-def new_loop(slots: int, requests: int, prefixes: int, seed: int) -> Loop:
+def new_loop(slots: int, trace: Trace, seed: int) -> Loop:
+    sessions = trace.sessions
+    n = len(trace)
+    first = np.arange(n) if sessions is None else np.flatnonzero(sessions.previous < 0)
+    counts = np.zeros(COUNTS, dtype=np.int64)
+    counts[SLOTS], counts[TURNS_LEFT] = slots, n - len(first)
+    counts[LEAST_OSL] = trace.osl.min()
     return Loop(
         slots=np.zeros(slots + 1),
-        counts=np.zeros(6, dtype=np.int64),
+        first_turns=first.astype(np.int64),
+        turn_time=np.zeros(n - len(first) + 1),
+        turn_id=np.zeros(n - len(first) + 1, dtype=np.int64),
+        counts=counts,
         timeline=np.zeros((BINS, 3)),
         bin_s=np.array([1.0 / 16]),
-        coins=np.random.default_rng([seed, 7]).random((requests, 2)),
-        home=np.full(max(prefixes, 1), -1, dtype=np.int64),
+        coins=np.random.default_rng([seed, 7]).random((n, 2)),
+        home=np.full(trace.segments, -1, dtype=np.int64),
+        session_home=np.full(sessions.count if sessions else 0, -1, dtype=np.int64),
     )

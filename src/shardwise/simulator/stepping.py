@@ -1,9 +1,10 @@
 """One replica moving on: continuous batching with chunked prefill, many steps at once.
 
 Decodes go first, prompts fill the rest of the step's token budget, first come first served, as
-long as memory and `max_num_seqs` admit them. When the cache runs out the request admitted last is
-preempted and computed again (vLLM's recompute policy). While nobody joins or leaves, the time of
-k steps is a quadratic in k, since every sequence reads one more token each step.
+long as memory and `max_num_seqs` admit them; an engine that does not mix computes prompts first, in
+steps without decodes. When the cache runs out the request admitted last is preempted and computed
+again (vLLM's recompute policy). While nobody joins or leaves, the time of k steps is a quadratic in
+k, since every sequence reads one more token each step.
 """
 
 from __future__ import annotations
@@ -11,13 +12,22 @@ from __future__ import annotations
 import math
 
 from shardwise.perfmodel.step import HOST_KNEE
-from shardwise.simulator.compiling import compiled
-from shardwise.simulator.memory import admit_kv, make_room, release_prefix
-from shardwise.simulator.queues import free_slot, heap_remove, heap_up, pop, record
+from shardwise.simulator.compiling import compiled, entry
+from shardwise.simulator.frontend import deliver
+from shardwise.simulator.memory import (
+    admit,
+    fits,
+    growth_of,
+    make_room,
+    steps_within,
+    stop_decoding,
+)
+from shardwise.simulator.prefixes import evict, leave
+from shardwise.simulator.queues import answered, heap_up, pop, record
 from shardwise.simulator.state import ADMITTED, DONE, JUMPS, Sim
 
 
-@compiled
+@entry
 def base_and_slope(sim: Sim, r: int) -> tuple[float, float]:
     """Seconds of replica `r`'s next decode step, and what each further step adds."""
     fleet, n = sim.fleet, sim.replicas.running[r]
@@ -31,25 +41,21 @@ def base_and_slope(sim: Sim, r: int) -> tuple[float, float]:
     return base + n * (below - above) * window + above * context, above * n
 
 
-@compiled
-def mixed_step_s(sim: Sim, r: int, tokens: int, attention_s: float) -> float:
-    """Seconds of a step that prefills `tokens` beside replica `r`'s decodes.
+@entry
+def mixed_step_s(sim: Sim, r: int, n: int, tokens: int, attention_s: float) -> float:
+    """Seconds of a step of replica `r` that prefills `tokens` beside `n` decodes: all that run,
+    or none.
 
-    Only two tables are needed, D of sequences and G of prompt tokens: what a step of n sequences
-    and p tokens takes is G(n + p) + D(n + 1) - D(1) - (G(n + 1) - G(1)), since weights, compute
-    and communication depend on n + p alone, and the output head on n + 1.
+    Tables of prompt tokens, and of what sequences add beside their tokens, are enough: weights,
+    compute and communication depend on n + p alone, and the output head on n + 1.
     """
-    fleet, n = sim.fleet, sim.replicas.running[r]
+    fleet = sim.fleet
     k = fleet.table[r]
     pp = fleet.pp_size[k]
     s = (n + pp - 1) // pp
-    prompt, decode = fleet.prompt, fleet.decode
     alone = base_and_slope(sim, r)[0] if n > 0 else 0.0
-    both = prompt[k, s + tokens]
-    if s > 0:
-        both += decode[k, s + 1] - decode[k, 1] - (prompt[k, s + 1] - prompt[k, 1])
-    read = alone - decode[k, s] if n > 0 else 0.0
-    whole = both + read + attention_s
+    read = alone - fleet.decode[k, s] if n > 0 else 0.0
+    whole = fleet.prompt[k, s + tokens] + fleet.beside[k, s] + read + attention_s
     whole += launch_wait_s(sim, k, s, tokens, whole)
     return alone + (whole - alone) / pp  # type: ignore[no-any-return,unused-ignore]
 
@@ -66,7 +72,7 @@ def launch_wait_s(sim: Sim, k: int, sequences: int, tokens: int, step_s: float) 
     return float((device**HOST_KNEE + launch[0] ** HOST_KNEE) ** (1.0 / HOST_KNEE) - device)
 
 
-@compiled
+@entry
 def attention_of(sim: Sim, r: int, tokens: int, start: int) -> float:
     """Seconds of attention of a chunk of `tokens` after `start` earlier ones of the same prompt."""
     fleet, k = sim.fleet, sim.fleet.table[r]
@@ -78,21 +84,19 @@ def attention_of(sim: Sim, r: int, tokens: int, start: int) -> float:
 
 @compiled
 def finish(sim: Sim, r: int, i: int, time: float) -> None:
-    """Request `i` has its last token."""
+    """Request `i` has its last token, which its client sees at `time`."""
     requests, replicas = sim.requests, sim.replicas
-    context = requests.isl[i] + requests.osl[i] - 1
-    replicas.kv_used[r] -= context - release_prefix(requests, replicas, r, i)
+    leave(sim, r, i, requests.isl[i] + requests.osl[i] - 1)
     replicas.outstanding[r] -= 1
     replicas.last_done[r] += 1
-    requests.finish[i] = time
     requests.generated[i] = requests.osl[i]
     requests.status[i] = DONE
-    free_slot(sim.loop, time)
+    answered(requests, sim.loop, i, time)
 
 
 @compiled
 def start_decoding(sim: Sim, r: int, i: int, time: float) -> None:
-    """The prompt of `i` is computed: it has a token, and decodes the rest."""
+    """The prompt of `i` is computed: it has a token, seen at `time`, and decodes the rest."""
     requests, replicas = sim.requests, sim.replicas
     if math.isnan(requests.first[i]):
         requests.first[i] = time
@@ -103,55 +107,58 @@ def start_decoding(sim: Sim, r: int, i: int, time: float) -> None:
         finish(sim, r, i, time)
         return
     n = replicas.running[r]
-    replicas.heap_step[r, n] = replicas.steps[r] + left
+    ends = replicas.steps[r] + left
+    replicas.heap_step[r, n] = ends
     replicas.heap_id[r, n] = i
     heap_up(replicas.heap_step[r], replicas.heap_id[r], n)
+    replicas.heap_sum[r] += ends
     replicas.running[r] = n + 1
     replicas.context[r] += context
+    replicas.phase[r, (context - replicas.steps[r]) % sim.fleet.block[r]] += 1
 
 
 @compiled
 def end_steps(sim: Sim, r: int, steps: int, time: float) -> None:
-    """`steps` decode steps are over at `time`; who has all tokens leaves."""
+    """`steps` decode steps are over, the last one's tokens seen at `time`; requests that have all
+    tokens leave."""
     requests, replicas = sim.requests, sim.replicas
     replicas.steps[r] += steps
     replicas.context[r] += steps * replicas.running[r]
     key, value = replicas.heap_step[r], replicas.heap_id[r]
     while replicas.running[r] > 0 and key[0] == replicas.steps[r]:
         i = value[0]
-        heap_remove(key, value, 0, replicas.running[r])
-        replicas.running[r] -= 1
-        replicas.context[r] -= requests.isl[i] + requests.osl[i] - 1
+        stop_decoding(sim, r, 0, requests.isl[i] + requests.osl[i] - 1)
         finish(sim, r, i, time)
 
 
 @compiled
-def can_admit(sim: Sim, r: int, seqs: int, budget: int) -> bool:
-    """Whether the head of the queue may start now."""
+def can_admit(sim: Sim, r: int, seqs: int, budget: int, growth: int) -> bool:
+    """Whether the head of the queue may start now, beside `growth` blocks."""
     replicas, head = sim.replicas, sim.replicas.head[r]
     if head < 0 or budget <= 0 or seqs >= sim.fleet.max_seqs[r]:
         return False
-    return sim.requests.ready[head] <= replicas.now[r] and admit_kv(sim, r, head, False)
+    return sim.requests.ready[head] <= replicas.now[r] and fits(sim, r, head, growth)
 
 
 @compiled
-def mixed_step(sim: Sim, r: int) -> None:
-    """One step of decodes and prompts."""
+def prompt_step(sim: Sim, r: int) -> None:
+    """One step of prompts, beside all decodes or, where the engine does not mix, without them."""
     requests, replicas, loop = sim.requests, sim.replicas, sim.loop
-    n, start = replicas.running[r], replicas.now[r]
-    replicas.kv_used[r] += n
+    start, running = replicas.now[r], replicas.running[r]
+    n = running if sim.fleet.mixed[r] == 1 else 0
+    if n > 0:
+        replicas.kv_used[r] += growth_of(sim, r, 1)
     budget = sim.fleet.max_tokens[r] - n
     tokens, attention_s, fresh, newest = 0, 0.0, -1, -1
-    seqs = n
+    seqs, begun = running, 0
     while budget > 0:
         if replicas.partial[r] >= 0:
             i, left = replicas.partial[r], replicas.partial_left[r]
-        elif can_admit(sim, r, seqs, budget):
+        elif can_admit(sim, r, seqs, budget, 0):
             i = pop(requests, replicas, r)
-            admit_kv(sim, r, i, True)
             requests.order[i] = loop.counts[ADMITTED]
             loop.counts[ADMITTED] += 1
-            left = requests.isl[i] + requests.generated[i] - requests.cached[i]
+            left = requests.isl[i] + requests.generated[i] - admit(sim, r, i)
         else:
             break
         seqs += 1
@@ -164,20 +171,23 @@ def mixed_step(sim: Sim, r: int) -> None:
         if chunk < left:
             replicas.partial[r], replicas.partial_left[r] = i, left - chunk
             break
+        begun += 1
         requests.next[i] = -1
         if fresh < 0:
             fresh = i
         else:
             requests.next[newest] = i
         newest = i
-    end = start + mixed_step_s(sim, r, tokens, attention_s)
+    end = start + mixed_step_s(sim, r, n, tokens, attention_s)
     replicas.kv_peak[r] = max(replicas.kv_peak[r], replicas.kv_used[r])
     record(loop, replicas, r, seqs, start, end)
     replicas.now[r] = end
-    end_steps(sim, r, 1, end)
+    seen = deliver(sim, r, n + begun, 1, end, end)
+    if n > 0:
+        end_steps(sim, r, 1, seen)
     while fresh >= 0:
         following = requests.next[fresh]
-        start_decoding(sim, r, fresh, end)
+        start_decoding(sim, r, fresh, seen)
         fresh = following
 
 
@@ -200,20 +210,21 @@ def decode_jump(sim: Sim, r: int, until: float) -> None:
     n, start = replicas.running[r], replicas.now[r]
     base, slope = base_and_slope(sim, r)
     steps = replicas.heap_step[r, 0] - replicas.steps[r]
-    room = fleet.kv_capacity[r] - replicas.kv_used[r] + replicas.evictable[r]
-    steps = min(steps, max(room // n, 1))
+    room = fleet.kv_blocks[r] - replicas.kv_used[r] + replicas.evictable[r]
+    steps = min(steps, steps_within(sim, r, room))
     window = fleet.window[fleet.table[r]]
     if replicas.context[r] < n * window and window < 1e15:
         steps = min(steps, max(1, math.ceil(window - replicas.context[r] / n)))
     if until < 1e300:
         steps = min(steps, steps_until(base, slope, until - start))
-    replicas.kv_used[r] += n * steps
-    make_room(sim, r, 0)
+    replicas.kv_used[r] += growth_of(sim, r, steps)
+    evict(sim, r, 0)
     replicas.kv_peak[r] = max(replicas.kv_peak[r], replicas.kv_used[r])
     end = start + base * steps + slope * (steps * (steps - 1) / 2.0)
     record(sim.loop, replicas, r, n, start, end)
     replicas.now[r] = end
-    end_steps(sim, r, steps, end)
+    seen = deliver(sim, r, n, steps, start + base, end)
+    end_steps(sim, r, steps, seen)
 
 
 @compiled
@@ -232,11 +243,13 @@ def advance(sim: Sim, r: int, until: float) -> None:
                 replicas.now[r] = requests.ready[head]
         sim.loop.counts[JUMPS] += 1
         replicas.last_done[r] = 0
-        preempted = make_room(sim, r, n)
+        preempted = make_room(sim, r)
         n, head = replicas.running[r], replicas.head[r]
-        admits = not preempted and can_admit(sim, r, n, sim.fleet.max_tokens[r] - n)
-        if replicas.partial[r] >= 0 or admits:
-            mixed_step(sim, r)
+        budget = sim.fleet.max_tokens[r] - n * sim.fleet.mixed[r]
+        if replicas.partial[r] >= 0 or (
+            not preempted and can_admit(sim, r, n, budget, growth_of(sim, r, 1))
+        ):
+            prompt_step(sim, r)
         elif n > 0:
             bound = until
             if head >= 0 and requests.ready[head] > replicas.now[r]:

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shardwise.errors import InputError
-from shardwise.perfmodel.serving_steps import hop_s, through_stages
+from shardwise.layout.arrays import Layouts
+from shardwise.layout.deployment import Layout
+from shardwise.perfmodel.serving_steps import through_stages
 from shardwise.perfmodel.step import Setting, step_time
 from shardwise.perfmodel.work import Array
 
@@ -48,46 +50,39 @@ class StepTable:
         )
 
 
-def step_table(
-    setting: Setting,
-    tp_size: int,
-    pp_size: int,
-    max_num_seqs: int,
-    max_tokens: int,
-    expert_parallel: bool = False,
-) -> StepTable:
-    """The table of a replica of `tp_size` x `pp_size` GPUs for up to so many sequences and tokens.
+def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: int) -> StepTable:
+    """The table of a replica in `layout` for up to so many sequences and tokens.
 
     With PP a step's sequences run as pp_size micro-batches that follow each other, and a step is
     of one micro-batch through all stages.
     """
-    tp = np.array(float(tp_size))
-    work = setting.work(tp)
-    c = setting.coefficients
+    layouts = Layouts.of([layout])
+    work, kernels = setting.work(layouts), setting.kernels(layouts)
+    c, pp_size = setting.coefficients, layout.pp_size
     at_once = replace(setting, coefficients={**c, "eager_layer": 0.0})
 
     def seconds(sequences: Array, context: float, prompt: Array, earlier: float) -> Array:
         found = step_time(
             at_once,
-            work,
-            tp,
+            kernels,
             sequences,
             np.array(context),
             prompt,
             np.array(earlier),
-            float(tp_size) if expert_parallel else 1.0,
         )
-        passed = through_stages(at_once, float(pp_size), sequences + prompt, found)
+        passed = through_stages(at_once, kernels, float(pp_size), sequences + prompt, found)
         return np.asarray(passed.total, dtype=np.float64)
 
-    none, one = np.array(0.0), np.array(1.0)
+    none, one = np.zeros(1), np.ones(1)
     # one above the largest index, since a mixed step looks at s + 1
     decode = seconds(np.arange(max_num_seqs + 2.0), 0.0, none, 0.0)
     prompt = seconds(none, 0.0, np.arange(max(max_tokens, max_num_seqs) + 2.0), 0.0)
-    window = float(setting.arch.sliding_window or np.inf)
+    window = float(min((read.limit for read in work.reads), default=np.inf))
     knee = window if np.isfinite(window) else 65536.0
-    kv = [float(seconds(one, x * knee, none, 0.0)) for x in (0.0, 1.0, 2.0)]
-    attention = [float(seconds(none, 0.0, one * 64, x * knee)) / 64 for x in (0.0, 1.0, 2.0)]
+    # slopes of a usual batch and chunk: kernels use a GPU less well for a single sequence
+    batch, part = one * min(32, max_num_seqs), one * min(2048, max_tokens)
+    kv = [float((seconds(batch, x * knee, none, 0.0) / batch)[0]) for x in (0.0, 1.0, 2.0)]
+    attention = [float((seconds(none, 0.0, part, x * knee) / part)[0]) for x in (0.0, 1.0, 2.0)]
     return StepTable(
         decode=decode,
         prompt=prompt,
@@ -102,7 +97,7 @@ def step_table(
             setting.arch.num_layers * c["eager_layer"],
             pp_size * c["step"],
             c["sequence"],
-            (pp_size - 1) * hop_s(setting),
+            (pp_size - 1) * float(kernels.hop_s[0]),
         ),
     )
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwise.evidence.record import Deployment, Interval
+from shardwise.evidence.record import Interval
+from shardwise.layout.deployment import Deployment
 from shardwise.simulator.search import Job, Outcome
 
 
@@ -28,6 +29,8 @@ class Summary:
     goodput: Interval | None
     ttft_p99_s: Interval | None
     tpot_p99_s: Interval | None
+    hit_rate: Interval | None  #: share of prompt tokens found in a prefix cache
+    imbalance: Interval | None  #: requests of the busiest replica over the mean
 
 
 def _over(values: Sequence[float | None]) -> Interval | None:
@@ -58,6 +61,8 @@ def summaries(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Summary]
                 goodput=_over([run.goodput for run in done]),
                 ttft_p99_s=_over([run.percentiles["ttft_s"]["p99"] for run in done]),
                 tpot_p99_s=_over([run.percentiles["tpot_s"]["p99"] for run in done]),
+                hit_rate=_over([run.hit_rate for run in done]),
+                imbalance=_over([run.imbalance for run in done]),
             )
         )
     return found

@@ -1,26 +1,27 @@
-"""Traces from files: the Azure LLM inference trace's CSV, and a CSV of our own.
+"""Traces from files: Azure's and BurstGPT's CSV, Mooncake's JSON lines, and a CSV of our own.
 
-Azure: TIMESTAMP,ContextTokens,GeneratedTokens with "2023-11-16 18:17:03.9799600" (7 digits).
-Own: arrival_s,isl,osl and optionally model, prefix (a name), prefix_tokens (part of isl).
+Lines need no order, and may lie hours apart. `trace_rows` says what each format holds.
 """
 
 from __future__ import annotations
 
 import csv
-import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from shardwise.bench.sharegpt import read_sharegpt
 from shardwise.errors import InputError
-from shardwise.simulator.traffic import MAX_REQUESTS, NO_PREFIX, Trace
+from shardwise.simulator.chains import Chains
+from shardwise.simulator.trace import MAX_REQUESTS, Ints, Sessions, Trace
+from shardwise.simulator.trace_rows import FORMATS, Row, csv_row, json_row
 
-AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-OWN = ("arrival_s", "isl", "osl")
-FRACTION = re.compile(r"(\.\d{6})\d+")
-MAX_TOKENS = 10_000_000
+#: Of English text, for lengths without a tokenizer. Assumed; tokenizers of 100,000 words and more
+#: reach 4 to 4.5. Twice as many would halve all lengths.
+CHARACTERS_PER_TOKEN = 4.0
+MAX_BLOCK = 1_000_000
 
 
 class _Labels:
@@ -33,89 +34,140 @@ class _Labels:
         return self.of.setdefault(name, len(self.of))
 
 
-def _seconds(text: str, azure: bool) -> float:
-    if not azure:
-        value = float(text)
-    else:
-        moment = datetime.fromisoformat(FRACTION.sub(r"\1", text.strip()))
-        value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not np.isfinite(value):
-        raise ValueError(text)
-    return value
+def read_trace(path: Path, hash_block: int | None = None) -> Trace:
+    """The trace of a file, sorted by arrival, its first request at 0 s.
 
-
-def _field(cells: Mapping[str, str | None], name: str, where: str, azure: bool = False) -> float:
-    text = (cells.get(name) or "").strip()
-    is_time = name in {"TIMESTAMP", "arrival_s"}
-    expected = "a date and time" if azure and is_time else "seconds" if is_time else ""
-    expected = expected or f"a whole number of tokens, 1 to {MAX_TOKENS}"
-    try:
-        value = _seconds(text, azure) if is_time else float(int(text))
-    except ValueError:
-        raise InputError(f"{where}: {name} is {text[:40]!r}", f"expected: {expected}") from None
-    if not is_time and not 1 <= value <= MAX_TOKENS:
-        raise InputError(f"{where}: {name} is {text[:40]}", f"expected: {expected}")
-    return value
-
-
-def read_trace(path: Path) -> Trace:
-    """The trace of a CSV file, sorted by arrival, its first request at 0 s.
-
-    InputError names the line and what was expected.
+    `hash_block`: tokens that one of a Mooncake trace's hash_ids stands for. InputError names the
+    line and what was expected.
     """
+    if hash_block is not None and not 1 <= hash_block <= MAX_BLOCK:
+        raise InputError(f"hash block is {hash_block} tokens", f"allowed: 1 to {MAX_BLOCK}")
+    rows = list(_rows(path))
+    if not 1 <= len(rows) <= MAX_REQUESTS:
+        raise InputError(f"{path} holds {len(rows)} requests", f"allowed: 1 to {MAX_REQUESTS:,}")
+    return _trace(path, rows, hash_block)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Each request with the place where it stands."""
     try:
+        if path.suffix in {".jsonl", ".json"}:
+            with path.open("rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    where = f"{path}, line {number}"
+                    if line.strip():
+                        yield where, json_row(line, where)
+            return
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
-            header = reader.fieldnames or []
-            azure = all(name in header for name in AZURE)
-            if not azure and not all(name in header for name in OWN):
-                raise InputError(
-                    f"{path}, line 1: columns {', '.join(header)[:120] or 'none'}",
-                    f"expected: {','.join(AZURE)} or {','.join(OWN)}",
-                )
-            rows = [(reader.line_num, row) for row in reader]
+            names = _format_of(path, reader.fieldnames or [])
+            for cells in reader:
+                where = f"{path}, line {reader.line_num}"
+                row = csv_row(cells, names, where)
+                if row is not None:
+                    yield where, row
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file: {error}") from None
-    if not 1 <= len(rows) <= MAX_REQUESTS:
-        raise InputError(f"{path} holds {len(rows)} requests", f"allowed: 1 to {MAX_REQUESTS:,}")
-    return _trace(path, rows, azure)
 
 
-def _trace(path: Path, rows: list[tuple[int, dict[str, str | None]]], azure: bool) -> Trace:
-    names = AZURE if azure else OWN
-    numbers = np.zeros((len(rows), 3))
-    models, prefixes = _Labels(), _Labels()
-    model = np.zeros(len(rows), dtype=np.int64)
-    prefix = np.full(len(rows), NO_PREFIX, dtype=np.int64)
-    sizes: list[int] = []
-    for i, (line, cells) in enumerate(rows):
-        where = f"{path}, line {line}"
-        numbers[i] = [_field(cells, name, where, azure) for name in names]
-        model[i] = models[(cells.get("model") or "").strip()]
-        shared = (cells.get("prefix") or "").strip()
-        if shared:
-            size = int(_field(cells, "prefix_tokens", where))
-            prefix[i] = prefixes[shared]
-            if prefix[i] == len(sizes):
-                sizes.append(size)
-            if size >= numbers[i, 1] or size != sizes[prefix[i]]:
-                raise InputError(
-                    f"{where}: prefix_tokens is {size}",
-                    f"expected: below isl {numbers[i, 1]:g} and the same wherever prefix "
-                    f"{shared[:40]!r} stands ({sizes[prefix[i]]})",
-                )
+def _format_of(path: Path, header: Sequence[str]) -> tuple[str, ...]:
+    for names in FORMATS:
+        if all(name in header for name in names):
+            return names
+    raise InputError(
+        f"{path}, line 1: columns {', '.join(header)[:120] or 'none'}",
+        f"expected: {' or '.join(','.join(names) for names in FORMATS)}, or a .jsonl file",
+    )
+
+
+def _trace(path: Path, rows: list[tuple[str, Row]], hash_block: int | None) -> Trace:
+    rows.sort(key=lambda pair: pair[1].arrival_s)
+    models = _Labels()
+    model = np.array([models[row.model] for _, row in rows], dtype=np.int64)
     if len(models.of) > 1 and "" in models.of:
         raise InputError(f"{path}: some requests name a model, others none", "needed: all or none")
-    order = np.argsort(numbers[:, 0], kind="stable")
-    arrival = numbers[order, 0]
+    chains = Chains()
+    sizes: dict[str, int] = {}
+    turns: dict[str, list[tuple[str, int]]] = {}
+    for i, (where, row) in enumerate(rows):
+        labels, ends = _chain(where, row, hash_block, sizes)
+        if row.session:
+            said = turns.setdefault(row.session, [])
+            said[:] = [turn for turn in said if turn[1] <= row.isl]  # a shortened history
+            said.append((f"{i}", row.isl + row.osl))
+            labels += [f"turn {name}" for name, _ in said]
+            ends += [end for _, end in said]
+        chains.add(labels, ends)
+    arrival = np.array([row.arrival_s for _, row in rows])
     return Trace(
         arrival - arrival[0],
-        numbers[order, 1].astype(np.int64),
-        numbers[order, 2].astype(np.int64),
-        model[order],
-        prefix[order],
-        np.array(sizes, dtype=np.int64),
+        np.array([row.isl for _, row in rows], dtype=np.int64),
+        np.array([row.osl for _, row in rows], dtype=np.int64),
+        model,
         tuple(models.of),
+        chains.shared(range(len(rows))),
+        _sessions([row for _, row in rows]),
     )
+
+
+def _chain(
+    where: str, row: Row, hash_block: int | None, sizes: dict[str, int]
+) -> tuple[list[object], list[int]]:
+    """Labels and ends of what the prompt begins with; `sizes`: of the prefixes so far."""
+    if row.hash_ids:
+        if hash_block is None:
+            raise InputError(
+                f"{where}: hash_ids without a block size",
+                "needed: --hash-block, the tokens of one; 512 in Mooncake's own traces",
+            )
+        whole = -(-row.isl // hash_block)
+        ids = row.hash_ids[:whole]
+        return list(ids), [min((k + 1) * hash_block, row.isl) for k in range(len(ids))]
+    if not row.prefix:
+        return [], []
+    known = sizes.setdefault(row.prefix, row.prefix_tokens)
+    if known != row.prefix_tokens:
+        raise InputError(
+            f"{where}: prefix_tokens is {row.prefix_tokens}",
+            f"expected: the same wherever prefix {row.prefix[:40]!r} stands ({known})",
+        )
+    return [f"prefix {row.prefix}"], [row.prefix_tokens]
+
+
+def _sessions(rows: Sequence[Row]) -> Sessions | None:
+    """Turns in order of arrival; one with a think time waits for the answer to the one before."""
+    if not any(row.session for row in rows):
+        return None
+    names, last = _Labels(), dict[str, int]()
+    session, previous = np.full((2, len(rows)), -1, dtype=np.int64)
+    for i, row in enumerate(rows):
+        if row.session:
+            session[i] = names[row.session]
+            if row.think_s > 0:
+                previous[i] = last.get(row.session, -1)
+            last[row.session] = i
+    return Sessions(session, previous, np.array([row.think_s for row in rows]))
+
+
+def read_lengths(path: Path) -> tuple[Ints, Ints]:
+    """Input and output tokens of each request of a trace, or of each conversation of a ShareGPT
+    file (.json), whose texts are counted at four characters a token."""
+    if path.suffix == ".json":
+        turns = [turn for turn in read_sharegpt(path) if turn.reply]
+        if not turns:
+            raise InputError(f"{path} holds no answered turn")
+        return _estimated([t.prompt for t in turns]), _estimated([t.reply for t in turns])
+    trace = read_trace(path, MAX_BLOCK)
+    return trace.isl, trace.osl
+
+
+def _estimated(texts: Sequence[str]) -> Ints:
+    return np.array([max(1, round(len(text) / CHARACTERS_PER_TOKEN)) for text in texts])
+
+
+def with_lengths(trace: Trace, lengths: tuple[Ints, Ints], seed: int) -> Trace:
+    """`trace` with pairs of lengths drawn from `lengths` in place of its own."""
+    chosen = np.random.default_rng([seed, 50]).integers(0, len(lengths[0]), len(trace))
+    return replace(trace, isl=lengths[0][chosen], osl=lengths[1][chosen])

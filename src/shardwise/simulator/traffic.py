@@ -1,62 +1,27 @@
-"""What is asked, when: arrivals and lengths, drawn from a seed or read from a trace."""
+"""Traffic to draw from a seed: a rate or stages of rates, lengths, shared beginnings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from shardwise.errors import InputError
-from shardwise.simulator.state import Floats, Ints
+from shardwise.simulator.trace import (
+    MAX_REQUESTS,
+    Floats,
+    Ints,
+    Trace,
+    make_trace,
+    one_prefix,
+)
 
 Arrivals = Literal["poisson", "bursty", "constant"]
 ARRIVALS: tuple[Arrivals, ...] = ("poisson", "bursty", "constant")
-MAX_REQUESTS = 20_000_000
-NO_PREFIX = -1
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Requests in order of arrival, arrays of one length N. Times in seconds from the start."""
-
-    arrival_s: Floats
-    isl: Ints
-    osl: Ints
-    model: Ints  #: index into `models`
-    prefix: Ints  #: index into `prefix_tokens`, -1: shares nothing
-    prefix_tokens: Ints  #: [P]
-    models: tuple[str, ...] = ("",)  #: "": the only model deployed
-
-    def __len__(self) -> int:
-        return len(self.arrival_s)
-
-    @property
-    def request_rate(self) -> float:
-        """Mean requests/s; 0 if all arrive at once."""
-        span = float(self.arrival_s[-1] - self.arrival_s[0]) if len(self) > 1 else 0.0
-        return (len(self) - 1) / span if span > 0 else 0.0
-
-    def faster(self, factor: float) -> Trace:
-        """The same requests, `factor` times as often."""
-        return replace(self, arrival_s=self.arrival_s / factor)
-
-
-def make_trace(arrival_s: Floats, isl: Ints, osl: Ints) -> Trace:
-    """A trace of one model whose requests share nothing."""
-    n = len(arrival_s)
-    if n == 0:
-        raise InputError("0 requests", "needed: at least 1", "raise the rate or the duration")
-    return Trace(
-        np.asarray(arrival_s, dtype=np.float64),
-        np.asarray(isl, dtype=np.int64),
-        np.asarray(osl, dtype=np.int64),
-        np.zeros(n, dtype=np.int64),
-        np.full(n, NO_PREFIX, dtype=np.int64),
-        np.zeros(0, dtype=np.int64),
-    )
+MAX_STAGES = 10_000
 
 
 @dataclass(frozen=True)
@@ -75,9 +40,21 @@ class Lengths:
     def draw(self, rng: np.random.Generator, n: int) -> Ints:
         if self.cv == 0:
             return np.full(n, round(self.mean), dtype=np.int64)
-        sigma = math.sqrt(math.log1p(self.cv**2))
-        drawn = rng.lognormal(math.log(self.mean) - sigma**2 / 2, sigma, n)
-        return np.maximum(1, np.rint(drawn)).astype(np.int64)
+        return np.maximum(1, np.rint(log_normal(rng, self.mean, self.cv, n))).astype(np.int64)
+
+
+def log_normal(rng: np.random.Generator, mean: float, cv: float, n: int) -> Floats:
+    """`n` draws with a mean and a coefficient of variation."""
+    sigma = math.sqrt(math.log1p(cv**2))
+    return rng.lognormal(math.log(mean) - sigma**2 / 2, sigma, n)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of time at one rate."""
+
+    request_rate: float
+    duration_s: float
 
 
 @dataclass(frozen=True)
@@ -85,7 +62,8 @@ class Traffic:
     """Open-loop traffic to draw: a rate, how it varies, lengths, and shared prefixes.
 
     `bursty`: gamma gaps with coefficient of variation `burstiness`. `prefixes` prompts' beginnings
-    of `prefix_tokens` each, chosen evenly, are prepended to isl.
+    of `prefix_tokens` each, chosen evenly, are prepended to isl. With `stages` the rate changes
+    from one to the next; their mean is scaled to `request_rate` (see `in_stages`).
     """
 
     request_rate: float
@@ -97,18 +75,23 @@ class Traffic:
     prefixes: int = 0
     prefix_tokens: int = 0
     models: tuple[str, ...] = field(default=("",))  #: asked evenly
+    stages: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.request_rate < 1e9:
-            raise InputError(
-                f"request_rate is {self.request_rate:g}", "allowed: above 0 requests/s"
-            )
-        if not 0 < self.duration_s < 1e9:
-            raise InputError(f"duration is {self.duration_s:g} s", "allowed: above 0")
+        for rate, duration_s in (
+            (self.request_rate, self.duration_s),
+            *((stage.request_rate, stage.duration_s) for stage in self.stages),
+        ):
+            if not 0 < rate < 1e9:
+                raise InputError(f"request_rate is {rate:g}", "allowed: above 0 requests/s")
+            if not 0 < duration_s < 1e9:
+                raise InputError(f"duration is {duration_s:g} s", "allowed: above 0")
         if self.arrivals not in ARRIVALS:
             raise InputError(f"arrivals {self.arrivals!r}", f"allowed: {', '.join(ARRIVALS)}")
         if not 0 < self.burstiness <= 100:
             raise InputError(f"burstiness is {self.burstiness:g}", "allowed: above 0, up to 100")
+        if len(self.stages) > MAX_STAGES:
+            raise InputError(f"{len(self.stages)} stages", f"allowed: up to {MAX_STAGES}")
         if self.request_rate * self.duration_s > MAX_REQUESTS:
             raise InputError(
                 f"{self.request_rate * self.duration_s:.3g} requests",
@@ -117,27 +100,28 @@ class Traffic:
             )
 
 
+def in_stages(stages: Sequence[Stage], isl: Lengths, osl: Lengths, **more: Any) -> Traffic:
+    """Traffic whose rate is that of each stage in turn."""
+    if not stages:
+        raise InputError("0 stages", "needed: at least 1")
+    duration_s = sum(stage.duration_s for stage in stages)
+    if not duration_s > 0:
+        raise InputError(f"stages of {duration_s:g} s in all", "needed: above 0")
+    rate = sum(stage.request_rate * stage.duration_s for stage in stages) / duration_s
+    return Traffic(rate, isl, osl, duration_s, stages=tuple(stages), **more)
+
+
 def draw(traffic: Traffic, seed: int = 0) -> Trace:
     """A trace of the traffic; the same seed gives the same trace.
 
     At another rate the same seed gives the same requests, closer together or further apart.
     """
-    n = round(traffic.request_rate * traffic.duration_s)
     gaps_rng, isl_rng, osl_rng, label_rng = (
         np.random.default_rng([seed, stream]) for stream in range(4)
     )
-    if traffic.arrivals == "constant":
-        gaps = np.ones(n)
-    elif traffic.arrivals == "poisson":
-        gaps = gaps_rng.exponential(1.0, n)
-    else:
-        shape = 1.0 / traffic.burstiness**2
-        gaps = gaps_rng.gamma(shape, 1.0 / shape, n)
-    trace = make_trace(
-        np.cumsum(gaps) / traffic.request_rate,
-        traffic.isl.draw(isl_rng, n),
-        traffic.osl.draw(osl_rng, n),
-    )
+    arrival_s = draw_arrivals(traffic, gaps_rng)
+    n = len(arrival_s)
+    trace = make_trace(arrival_s, traffic.isl.draw(isl_rng, n), traffic.osl.draw(osl_rng, n))
     if len(traffic.models) > 1:
         models = label_rng.integers(0, len(traffic.models), n)
         trace = replace(trace, model=models, models=traffic.models)
@@ -145,17 +129,33 @@ def draw(traffic: Traffic, seed: int = 0) -> Trace:
         trace = replace(
             trace,
             isl=trace.isl + traffic.prefix_tokens,
-            prefix=label_rng.integers(0, traffic.prefixes, n),
-            prefix_tokens=np.full(traffic.prefixes, traffic.prefix_tokens, dtype=np.int64),
+            shared=one_prefix(
+                label_rng.integers(0, traffic.prefixes, n),
+                np.full(traffic.prefixes, traffic.prefix_tokens, dtype=np.int64),
+            ),
         )
     return trace
 
 
-def model_indices(trace: Trace, models: Sequence[str]) -> Ints:
-    """The trace's model of each request as an index into `models`. InputError if one is absent."""
-    if trace.models == ("",):
-        return np.zeros(len(trace), dtype=np.int64)
-    for name in trace.models:
-        if name not in models:
-            raise InputError(f"the trace asks for model {name!r}", f"deployed: {', '.join(models)}")
-    return np.array([models.index(name) for name in trace.models], dtype=np.int64)[trace.model]
+def draw_arrivals(traffic: Traffic, rng: np.random.Generator) -> Floats:
+    """Times of arrival in order, each stage behind the one before."""
+    stages = traffic.stages or (Stage(traffic.request_rate, traffic.duration_s),)
+    offered = sum(stage.request_rate * stage.duration_s for stage in stages)
+    scale = traffic.request_rate * traffic.duration_s / offered
+    times, start = [], 0.0
+    for stage in stages:
+        rate = stage.request_rate * scale
+        gaps = draw_gaps(traffic, rng, round(rate * stage.duration_s))
+        times.append(start + np.cumsum(gaps) / rate)
+        start += stage.duration_s
+    return np.sort(np.concatenate(times))
+
+
+def draw_gaps(traffic: Traffic, rng: np.random.Generator, n: int) -> Floats:
+    """`n` gaps between arrivals with a mean of 1."""
+    if traffic.arrivals == "constant":
+        return np.ones(n)
+    if traffic.arrivals == "poisson":
+        return rng.exponential(1.0, n)
+    shape = 1.0 / traffic.burstiness**2
+    return rng.gamma(shape, 1.0 / shape, n)

@@ -62,7 +62,9 @@ def planned_advice(use: Use, question: Question, tp_sizes: Sequence[int]) -> Adv
     if ranked:
         return _planned(use, question, made.ranked[0], ranked[0])
     missing = [c for c in made.missing if c.deployment.tp_size in tp_sizes]
-    slow = [r for r in made.rejected if r.cause == "overload" and r.sharding.tp_size in tp_sizes]
+    slow = [
+        r for r in made.rejected if r.cause == "overload" and r.option.layout.tp_size in tp_sizes
+    ]
     if not missing and not slow:
         raise DoesNotFitError(f"no TP of {', '.join(map(str, tp_sizes))} fits as planned")
     return NoAdvice(use, question.slo, _nearest(missing, slow))
@@ -95,7 +97,7 @@ def _nearest(missing: Sequence[Candidate], slow: Sequence[Rejected]) -> str:
     if missing:
         return f"{missing[0].name} {missed(missing[0])}"
     most = max(slow, key=lambda r: r.request_rate)
-    return f"{most.sharding} {most.reason}"
+    return f"{most.option} {most.reason}"
 
 
 def advise(use: Use, slo: Slo, costs: Iterable[NodeCost], grid: Grid) -> Advice | NoAdvice:

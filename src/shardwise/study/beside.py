@@ -57,7 +57,7 @@ def alike(cell: Evidence, measured: Iterable[Evidence]) -> list[Evidence]:
 
 def _family(item: Evidence) -> tuple[object, ...]:
     d, w = item.deployment, item.workload
-    return (d.model, d.gpu, d.engine, d.weight_dtype, round(w.isl), round(w.osl), w.mode)
+    return (d.model, d.gpu, d.engine, d.dtypes.weight, round(w.isl), round(w.osl), w.mode)
 
 
 def mean_absolute_error_pct(pairs: Iterable[CellPair]) -> float:
@@ -69,6 +69,6 @@ def mean_absolute_error_pct(pairs: Iterable[CellPair]) -> float:
 def _cell(item: Evidence) -> tuple[object, ...]:
     d, w = item.deployment, item.workload
     return (
-        *(d.model, d.gpu, d.weight_dtype, d.engine, d.tp_size, d.pp_size, d.replicas),
+        *(d.model, d.gpu, d.dtypes.weight, d.engine, d.tp_size, d.pp_size, d.replicas),
         *(round(w.isl), round(w.osl), w.concurrency, w.mode),
     )

@@ -78,7 +78,7 @@ def _family(item: Evidence) -> tuple[object, ...]:
     return (
         d.model,
         d.gpu,
-        d.weight_dtype,
+        d.dtypes.weight,
         d.engine,
         d.pp_size,
         w.isl,

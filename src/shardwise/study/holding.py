@@ -13,9 +13,10 @@ from typing import Final
 
 from shardwise import metrics
 from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError
-from shardwise.evidence.record import Deployment, Evidence, Interval
-from shardwise.planner.candidates import Rejected, Sharding, enumerate_candidates
-from shardwise.planner.loading import BATCHED_TOKENS, MEMORY_UTILIZATION, load_candidates
+from shardwise.evidence.record import Evidence, Interval
+from shardwise.layout.deployment import Deployment, Dtypes
+from shardwise.planner.candidates import Option, Rejected, enumerate_candidates
+from shardwise.planner.loading import limits_of, load_candidates
 from shardwise.planner.question import Question
 from shardwise.simulator.capacity import Target, highest_rate, holds
 from shardwise.simulator.evidence import Simulated, evidence, simulate_thrice
@@ -68,7 +69,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class _Held:
-    """A sharding on a GPU with the fewest replicas that hold."""
+    """A layout on a GPU with the fewest replicas that hold."""
 
     question: Question
     group: Group
@@ -93,11 +94,11 @@ def hold(
     NothingMeetsError naming the nearest, DoesNotFitError, or InputError.
     """
     _check(questions)
-    possible: list[tuple[Question, Sharding]] = []
+    possible: list[tuple[Question, Option]] = []
     rejected: list[tuple[str, Rejected]] = []
     for q in questions:
         fitting, against = _worth_simulating(q)
-        possible += [(q, sharding) for sharding in fitting]
+        possible += [(q, option) for option in fitting]
         rejected += [(q.node.gpu.id, r) for r in against]
     found: list[_Held] = []
     # the compiled loop holds no lock, so threads run on as many cores
@@ -131,34 +132,29 @@ def _check(questions: Sequence[Question]) -> None:
             )
 
 
-def _worth_simulating(q: Question) -> tuple[list[Sharding], list[Rejected]]:
+def _worth_simulating(q: Question) -> tuple[list[Option], list[Rejected]]:
     """Without PP, those that fit and that the closed form does not already know to be too slow."""
     possible, rejected = enumerate_candidates(q)
-    possible = [s for s in possible if s.pp_size == 1]
-    rejected = [r for r in rejected if r.sharding.pp_size == 1]
-    fitting: list[Sharding] = []
+    possible = [s for s in possible if s.layout.pp_size == 1]
+    rejected = [r for r in rejected if r.option.layout.pp_size == 1]
+    fitting: list[Option] = []
     for dtype in q.dtypes():
         loaded, against = load_candidates(q, [s for s in possible if s.weight_dtype == dtype])
-        fitting += [x.sharding for x in loaded]
+        fitting += [x.option for x in loaded]
         rejected += against
     return fitting, rejected
 
 
-def _deployment(q: Question, sharding: Sharding, replicas: int) -> Deployment:
-    subject = q.subject(sharding.weight_dtype)
+def _deployment(q: Question, option: Option, replicas: int) -> Deployment:
+    subject = q.subject(option.weight_dtype)
     return Deployment(
         model=q.arch.id,
         gpu=q.node.gpu.id,
-        tp_size=sharding.tp_size,
-        replicas=replicas,
-        weight_dtype=subject.weight_dtype,
-        kv_dtype=subject.kv_dtype,
+        layout=replace(option.layout, replicas=replicas),
+        limits=limits_of(q, MAX_SEQS, q.context),
+        dtypes=Dtypes(weight=subject.weight_dtype, kv=subject.kv_dtype),
         engine=q.engine,
-        expert_parallel=sharding.expert_parallel,
-        max_num_seqs=MAX_SEQS,
-        max_num_batched_tokens=BATCHED_TOKENS,
-        gpu_memory_utilization=MEMORY_UTILIZATION,
-        max_model_len=q.context,
+        engine_version=q.engine_version,
     )
 
 
@@ -177,18 +173,18 @@ def _traffic(q: Question, group: Group) -> tuple[Traffic, float]:
 
 
 def _with_replicas(group: Group, replicas: int) -> Group:
-    return replace(group, deployment=replace(group.deployment, replicas=replicas))
+    return replace(group, deployment=group.deployment.with_layout(replicas=replicas))
 
 
 def _fewest_replicas(
-    q: Question, sharding: Sharding, targets: Sequence[Target], seed: int
+    q: Question, option: Option, targets: Sequence[Target], seed: int
 ) -> _Held | Rejected:
     """By bisection: what holds with some replicas holds with more."""
-    most = q.node.gpus // sharding.tp_size
+    most = q.node.gpus // option.layout.replica_gpus
     try:
-        group = group_of(q.subject(sharding.weight_dtype), _deployment(q, sharding, most))
+        group = group_of(q.subject(option.weight_dtype), _deployment(q, option, most))
     except DoesNotFitError as error:
-        return Rejected(sharding, "memory", str(error))
+        return Rejected(option, "memory", str(error))
     traffic, warmup_s = _traffic(q, group)
     trace = draw(traffic, seed)
     full = simulate([group], trace, seed=seed)
@@ -204,7 +200,7 @@ def _fewest_replicas(
                 for t, value in values
                 if not value <= t.bound_s
             )
-        return Rejected(sharding, "SLO", f"at {traffic.request_rate:g} requests/s: {reason}")
+        return Rejected(option, "SLO", f"at {traffic.request_rate:g} requests/s: {reason}")
     low, high = 0, most
     while high - low > 1:
         middle = (low + high) // 2
@@ -247,8 +243,7 @@ def label(target: Target) -> str:
 
 
 def _name(d: Deployment) -> str:
-    ep = " x EP" if d.expert_parallel else ""
-    return f"{d.replicas} x TP={d.tp_size}{ep} in {d.weight_dtype} on {d.gpu}"
+    return f"{Option(d.layout, f'in {d.dtypes.weight}')} on {d.gpu}"
 
 
 def _explain(questions: Sequence[Question], rejected: Sequence[tuple[str, Rejected]]) -> None:
@@ -260,15 +255,15 @@ def _explain(questions: Sequence[Question], rejected: Sequence[tuple[str, Reject
     if missing:
         gpu, near = missing[-1]
         raise NothingMeetsError(
-            f"{what} within the SLO; nearest: {near.sharding} on {gpu}, {near.reason}; lower "
+            f"{what} within the SLO; nearest: {near.option} on {gpu}, {near.reason}; lower "
             "--request-rate or add GPUs"
         )
     slow = [(gpu, r) for gpu, r in rejected if r.cause == "overload"]
     if slow:
         gpu, most = max(slow, key=lambda pair: pair[1].request_rate)
         raise NothingMeetsError(
-            f"{what}; nearest: {most.sharding} on {gpu} {most.reason}; lower --request-rate to "
+            f"{what}; nearest: {most.option} on {gpu} {most.reason}; lower --request-rate to "
             f"{most.request_rate:.3g} or add GPUs"
         )
     short = min((r for _, r in rejected if r.cause == "memory"), key=lambda r: r.shortfall_bytes)
-    raise DoesNotFitError(f"{q.arch.id} on {where}: {short.sharding} is {short.reason}")
+    raise DoesNotFitError(f"{q.arch.id} on {where}: {short.option} is {short.reason}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from shardwise.architecture.kv import require_context
-from shardwise.architecture.sharding import require_shardable
+from shardwise.architecture.model import require_context
+from shardwise.engines.loading import require_able, usual_share
 from shardwise.errors import DoesNotFitError, InputError
-from shardwise.evidence.record import Deployment, Evidence
+from shardwise.evidence.record import Evidence
 from shardwise.hardware.node import Node as HardwareNode
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, FixedLimits, Layout
+from shardwise.layout.rules import require_layout, require_length
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.perfmodel.memory import require_fit
@@ -44,6 +46,7 @@ class Question:
     osl: int
     mode: Mode = "closed_loop"
     requests: int = 0  #: in each run; 0: ten per slot
+    limits: FixedLimits = field(default_factory=FixedLimits)
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,19 @@ class Study:
 
 
 def _deployment(subject: Subject, question: Question, tp_size: int, concurrency: int) -> Deployment:
+    limits = EngineLimits(
+        max_num_seqs=max(concurrency, 1),
+        max_model_len=question.isl + question.osl,
+        gpu_memory_utilization=usual_share(subject.engine, subject.gpu, subject.engine_version),
+    )
     return Deployment(
         model=subject.arch.id,
         gpu=subject.gpu.id,
-        tp_size=tp_size,
-        weight_dtype=subject.setting.weight_dtype,
-        kv_dtype=subject.setting.kv_dtype,
+        layout=Layout(tp_size),
+        limits=question.limits.over(limits),
+        dtypes=Dtypes(subject.weight_dtype, subject.setting.kv_dtype),
         engine=subject.engine,
-        max_num_seqs=max(concurrency, 1),
-        max_model_len=question.isl + question.osl,
+        engine_version=subject.engine_version,
     )
 
 
@@ -94,7 +101,7 @@ def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Ski
     fitting, skipped = [], []
     context = question.isl + question.osl
     for tp in question.tp_sizes:
-        require_shardable(subject.arch, tp, weight_dtype=subject.setting.weight_dtype)
+        require_layout(subject.arch, Layout(tp), subject.platform.loader)
         if tp > question.gpus:
             raise InputError(f"TP={tp} on {question.gpus} GPUs", f"allowed: 1 to {question.gpus}")
         deployment = _deployment(subject, question, tp, 1)
@@ -114,6 +121,8 @@ def predict_grid(subject: Subject, question: Question) -> tuple[list[Evidence], 
     """Predicted evidence for every TP that fits at every batch."""
     HardwareNode(subject.gpu, question.gpus)
     require_context(subject.arch, question.isl, question.osl)
+    require_length(question.limits, question.isl + question.osl, subject.arch)
+    require_able(_deployment(subject, question, 1, 1), subject.gpu, subject.arch)
     sizes, skipped = _runnable(subject, question)
     cells = [(tp, c) for tp in sizes for c in question.concurrencies]
     workloads = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean
 from typing import Literal
 
 from shardwise import metrics
@@ -26,6 +25,7 @@ class Step:
     to_tp: int
     change_pct: Interval
     source: Source
+    has_interval: bool = True  #: False where a cell's value came without one
 
     @property
     def is_up(self) -> bool:
@@ -46,8 +46,8 @@ class Step:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves no doubt about the direction."""
-        return self.change_pct.lo > 0 or self.change_pct.hi < 0
+        """Whether the interval leaves no doubt about the direction; False without one."""
+        return self.has_interval and (self.change_pct.lo > 0 or self.change_pct.hi < 0)
 
 
 def transitions(
@@ -83,6 +83,10 @@ def _steps(grid: Grid, name: str, concurrency: int, rho: float) -> list[Step]:
                 ratio(cells[after].metrics[name], cells[before].metrics[name], rho)
             ),
             source=cells[after].source,
+            has_interval=all(
+                cell.metrics[name].lo < cell.metrics[name].hi
+                for cell in (cells[before], cells[after])
+            ),
         )
         for before, after in up + down
     ]
@@ -108,7 +112,9 @@ def compare(ours: Iterable[Step], reference: Iterable[Step]) -> tuple[StepPair, 
 
 def mean_absolute_error_points(pairs: Sequence[StepPair]) -> float:
     """Mean of |difference| over `pairs` in percentage points; NaN where there are none."""
-    return fmean(abs(p.difference_points) for p in pairs) if pairs else float("nan")
+    # `statistics` takes 10 ms to import
+    found = [abs(p.difference_points) for p in pairs]
+    return sum(found) / len(found) if found else float("nan")
 
 
 def _key(step: Step) -> tuple[str, int, int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -19,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shardwise.architecture.models import load
+from shardwise.engines.registry import managed
 from shardwise.errors import InputError, printable
 from shardwise.hosting.deployment_file import dump
 from shardwise.hosting.planned import Chosen, planned
@@ -130,8 +130,8 @@ def _deployment(known: Explorer, state: State) -> bytes:
     advice = found.advice[0]
     if not isinstance(advice, Advice):
         raise StateError({"tpot": "nothing studied meets these bounds, so nothing to deploy"})
-    chosen = replace(advice.evidence.deployment, replicas=advice.choice.copies)
-    if chosen.engine not in ("vllm", "sglang"):
+    chosen = advice.evidence.deployment.with_layout(replicas=advice.choice.copies)
+    if chosen.engine not in managed():
         raise StateError({"engine": f"{chosen.engine} cannot be started from a deployment file"})
     try:
         arch = load(chosen.model)
@@ -174,8 +174,8 @@ def _choices(known: Explorer) -> dict[str, Any]:
                     "model": evidence[0].deployment.model,
                     "gpu": evidence[0].deployment.gpu,
                     "engine": evidence[0].deployment.engine,
-                    "dtype": evidence[0].deployment.weight_dtype,
-                    "kv_dtype": evidence[0].deployment.kv_dtype,
+                    "dtype": evidence[0].deployment.dtypes.weight,
+                    "kv_dtype": evidence[0].deployment.dtypes.kv,
                     "mode": evidence[0].workload.mode,
                     "isl": round(evidence[0].workload.isl),
                     "osl": round(evidence[0].workload.osl),

@@ -9,11 +9,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
+from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import bundled, load
-from shardwise.architecture.sharding import allowed_tp
 from shardwise.errors import DoesNotFitError, InputError, UnknownNameError
 from shardwise.evidence.record import Evidence
 from shardwise.hardware.catalogue import Catalogue
+from shardwise.layout.rules import allowed_tp
 from shardwise.perfmodel.subject import Asked, catalogue_for, subject_of
 from shardwise.reports.answering import Wanted, answer
 from shardwise.reports.study_output import StudyOutput
@@ -120,9 +121,7 @@ def command(known: Explorer, state: State, question: Question) -> str:
 
 def _question(state: State, measured: Sequence[Evidence]) -> Question:
     """The batches are the usual ones, the state's own, and those measured."""
-    arch = load(state.model)
-    dtype = arch.checkpoint_dtype if state.dtype == "auto" else state.dtype
-    sizes = allowed_tp(arch, min(state.gpus, MAX_TP), weight_dtype=dtype)
+    sizes = allowed_tp(stored_in(load(state.model), state.dtype), min(state.gpus, MAX_TP))
     found = sorted({e.workload.concurrency for e in measured})[:MAX_MEASURED_BATCHES]
     batches = tuple(sorted({*BATCHES, state.batch, *found}))
     mode: Mode = "static_batch" if state.mode == "static_batch" else "closed_loop"

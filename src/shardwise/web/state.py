@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from shardwise.architecture.parameters import WEIGHT_BYTES
+from shardwise.architecture.formats import DTYPES as WEIGHT_DTYPES
+from shardwise.engines.registry import names
 from shardwise.errors import InputError
 
 MAX_SHOWN: Final = 80  #: characters of a bad value that a message repeats
-DTYPES: Final = ("auto", *WEIGHT_BYTES)
+DTYPES: Final = ("auto", "fp4", *WEIGHT_DTYPES)
 KV_DTYPES: Final = ("auto", "bf16", "fp8")
-ENGINES: Final = ("vllm", "sglang", "trtllm")
+ENGINES: Final = tuple(name for name in names() if name != "builtin")
 MODES: Final = ("closed_loop", "static_batch")
 LATENCIES: Final = ("e2e_latency_s", "tpot_s", "ttft_s")
 

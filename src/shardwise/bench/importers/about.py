@@ -9,7 +9,8 @@ from typing import Any
 
 from shardwise.bench.statistics import t90
 from shardwise.errors import InputError
-from shardwise.evidence.record import Deployment, Evidence, Interval, Kind, Source
+from shardwise.evidence.record import Evidence, Interval, Kind, Source
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.workload.workload import Mode, Workload
 
 
@@ -53,13 +54,14 @@ def evidence(found: Found, about: About) -> Evidence:
     isl, osl = about.isl or found.isl, about.osl or found.osl
     if not (isl > 0 and osl > 0):
         raise InputError(f"{found.tool} file without lengths", remedy="give --isl and --osl")
+    _require_finite(found)
     return Evidence(
         Deployment(
             model=about.model or found.model or "unknown",
             gpu=about.gpu or found.gpu or "unknown",
-            tp_size=about.tp_size or found.tp_size or 1,
-            weight_dtype=about.weight_dtype or found.weight_dtype or "auto",
-            engine=about.engine or found.engine or "vllm",
+            layout=Layout(tp_size=about.tp_size or found.tp_size or 1),
+            dtypes=Dtypes(weight=about.weight_dtype or found.weight_dtype or "auto"),
+            engine=about.engine or found.engine or "unknown",
         ),
         Workload(
             isl,
@@ -72,6 +74,13 @@ def evidence(found: Found, about: About) -> Evidence:
         dict(found.metrics),
         Source(found.kind, found.tool, found.date, "; ".join(found.notes)),
     )
+
+
+def _require_finite(found: Found) -> None:
+    """Raise InputError naming a metric that is no number above 0."""
+    for name, interval in found.metrics.items():
+        if not all(0.0 < bound < math.inf for bound in (interval.value, interval.lo, interval.hi)):
+            raise InputError(f"{name} is {interval.value:g}", "allowed: a number above 0")
 
 
 def from_moments(mean: float, deviation: float, n: int) -> Interval:

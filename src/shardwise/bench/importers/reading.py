@@ -22,6 +22,11 @@ FORMS: Final = (
     "profile_export_aiperf.json, guidellm's JSON, InferenceX agg_*.json, or a CSV of rows"
 )
 MAX_BYTES: Final = 500_000_000
+#: what reading fields of other types than a tool writes raises
+_OF_ANOTHER_FORM: Final = (
+    *(TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError),
+    RecursionError,
+)
 
 
 def read_file(path: Path, about: About) -> tuple[list[Evidence], list[Problem]]:
@@ -33,6 +38,8 @@ def read_file(path: Path, about: About) -> tuple[list[Evidence], list[Problem]]:
         return [evidence(f, about) for document in _documents(path) for f in _read(document)], []
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except _OF_ANOTHER_FORM as error:
+        raise InputError(f"{path}: a value of another form: {error}"[:300]) from None
 
 
 def _documents(path: Path) -> list[Mapping[str, Any]]:
@@ -47,10 +54,10 @@ def _documents(path: Path) -> list[Mapping[str, Any]]:
         raise InputError("is no text", f"allowed: {FORMS}") from None
     try:
         found = [json.loads(text)]
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             found = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"is no JSON: {error}", f"allowed: {FORMS}") from None
     if not found or not all(isinstance(document, dict) for document in found):
         raise InputError("is of no known form", f"allowed: {FORMS}")

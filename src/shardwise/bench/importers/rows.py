@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from shardwise.bench.importers.about import exactly
-from shardwise.evidence.record import Deployment, Evidence, Source
+from shardwise.evidence.record import Evidence, Source
+from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.perfmodel.rows import ALL_QUEUED, Problem, Row, parse_rows, read_table
 from shardwise.workload.workload import Mode, Workload
 
@@ -27,12 +28,10 @@ def _evidence(row: Row) -> Evidence:
     queued = row.concurrency >= ALL_QUEUED
     return Evidence(
         Deployment(
-            row.model,
-            row.gpu,
-            row.tp_size,
-            row.pp_size,
-            weight_dtype=row.weight_dtype,
-            kv_dtype=row.kv_dtype or "auto",
+            model=row.model,
+            gpu=row.gpu,
+            layout=row.layout,
+            dtypes=Dtypes(weight=row.weight_dtype, kv=row.kv_dtype or "auto"),
             engine=row.engine,
         ),
         Workload(
@@ -40,6 +39,7 @@ def _evidence(row: Row) -> Evidence:
             row.osl,
             int(row.concurrency),
             _MODES[row.mode],
+            row.length_cv * 3.0**0.5,
             requests=0 if queued or row.mode != "closed_loop" else int(row.requests),
         ),
         {metric: exactly(value, 0) for metric, value in row.observed.items()},

@@ -31,6 +31,12 @@ class Front:
         return f"http://{host}:{self.port}"
 
 
+def keep(path: Path, text: str) -> None:
+    """Write `text` where it is not there yet, so that a restart on a full disk needs no room."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
 class Balancer(ABC):
     """One program. Its files and logs are in `folder`."""
 

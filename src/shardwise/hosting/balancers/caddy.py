@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from shardwise.errors import InputError
-from shardwise.hosting.balancers.adapter import Balancer
+from shardwise.hosting.balancers.adapter import Balancer, keep
 from shardwise.hosting.launching import Launch
 
 KEY_VARIABLE = "SHARDWISE_API_KEY"
@@ -48,7 +48,7 @@ class Caddy(Balancer):
             raise InputError(f"caddy reload: {done.stderr.decode(errors='replace')[-300:]}")
 
     def _write(self, launches: Sequence[Launch]) -> None:
-        self.config_file.write_text(json.dumps(self.config(launches), indent=2), encoding="utf-8")
+        keep(self.config_file, json.dumps(self.config(launches), indent=2))
 
     def config(self, launches: Sequence[Launch]) -> dict[str, Any]:
         """https://caddyserver.com/docs/json/apps/http/servers/routes/handle/reverse_proxy/"""

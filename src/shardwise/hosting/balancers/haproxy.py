@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from shardwise.hosting.balancers.adapter import Balancer
+from shardwise.hosting.balancers.adapter import Balancer, keep
 from shardwise.hosting.launching import Launch
 
 #: A request can be sent again, and its model read, only while it is whole in one buffer.
@@ -42,7 +42,7 @@ class HAProxy(Balancer):
         return {KEY_VARIABLE: self.front.key} if self.front.key else {}
 
     def argv(self, launches: Sequence[Launch]) -> list[str]:
-        self.config_file.write_text(self.config(launches), encoding="utf-8")
+        keep(self.config_file, self.config(launches))
         return [self.executable, "-W", "-f", str(self.config_file)]
 
     def apply(self, launches: Sequence[Launch], running: int) -> None:
@@ -85,7 +85,13 @@ class HAProxy(Balancer):
                 return
 
     def config(self, launches: Sequence[Launch]) -> str:
-        """https://docs.haproxy.org/2.6/configuration.html"""
+        """https://docs.haproxy.org/2.6/configuration.html
+
+        Without `on-marked-down shutdown-sessions`: when a replica dies it also ends the requests
+        that no replica has begun to answer, which are sent to another one otherwise (10 of 640 in
+        tests/hosting/test_builtin.py). A replica that hangs is killed by its keeper instead, which
+        cuts the streams it had begun and sends on the others.
+        """
         models = list(dict.fromkeys(launch.model.served_name for launch in launches))
         lines = [
             "global",

@@ -14,7 +14,13 @@ from typing import Any
 from shardwise.hosting.balancers.adapter import Front
 from shardwise.hosting.balancers.haproxy import KEY_VARIABLE, HAProxy
 from shardwise.hosting.deployment_file import DeploymentFile
-from shardwise.hosting.exports.images import CONTAINER_PORT, command, dump, image
+from shardwise.hosting.exports.images import (
+    CONTAINER_PORT,
+    api_key_variable,
+    command,
+    dump,
+    image,
+)
 from shardwise.hosting.launching import Launch
 
 
@@ -61,8 +67,8 @@ def _service(file: DeploymentFile, launch: Launch) -> dict[str, Any]:
         },
         "restart": "unless-stopped",
     }
-    if file.api_key_env and launch.model.engine == "vllm":
-        service["environment"]["VLLM_API_KEY"] = f"${{{file.api_key_env}}}"
+    if file.api_key_env and (variable := api_key_variable(launch)):
+        service["environment"][variable] = f"${{{file.api_key_env}}}"
     if launch.kind == "rocm":
         # https://rocm.docs.amd.com: the two device files, and which of their GPUs is ours
         service["devices"] = ["/dev/kfd", "/dev/dri"]

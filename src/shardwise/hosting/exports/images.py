@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from shardwise.engines import every, get
 from shardwise.errors import InputError
 from shardwise.hosting.launching import Launch
 from shardwise.replica.command import argv
 
 #: (engine, kind of device) -> image, as its project publishes it
 IMAGES = {
-    ("vllm", "cuda"): "vllm/vllm-openai:latest",
-    ("vllm", "rocm"): "rocm/vllm:latest",
-    ("sglang", "cuda"): "lmsysorg/sglang:latest",
-    ("sglang", "rocm"): "lmsysorg/sglang:latest",
+    (engine.name, kind): image
+    for engine in every()
+    for kind, image in engine.packaging.images.items()
 }
 CONTAINER_PORT = 8000
 
@@ -31,9 +31,16 @@ def image(launch: Launch) -> str:
     return found
 
 
+def api_key_variable(launch: Launch) -> str:
+    """The environment variable that its engine reads an API key from; "" where it reads none."""
+    if launch.model.engine == "command":
+        return ""
+    return get(launch.model.engine).packaging.api_key_variable
+
+
 def command(launch: Launch) -> list[str]:
     """The flags that `up` would give, on the container's own address."""
-    line = argv(launch.model, "0.0.0.0", CONTAINER_PORT, launch.kind)
+    line = argv(launch.model.instance, "0.0.0.0", CONTAINER_PORT, launch.kind)
     return ["python3", *line[1:]]
 
 

@@ -10,7 +10,13 @@ from typing import Any
 
 from shardwise.errors import InputError
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
-from shardwise.hosting.exports.images import CONTAINER_PORT, command, dump, image
+from shardwise.hosting.exports.images import (
+    CONTAINER_PORT,
+    api_key_variable,
+    command,
+    dump,
+    image,
+)
 from shardwise.hosting.launching import Launch
 
 RESOURCES = {"cuda": "nvidia.com/gpu", "rocm": "amd.com/gpu"}
@@ -57,9 +63,9 @@ def _container(file: DeploymentFile, launch: Launch, gpus: int) -> dict[str, Any
     env: list[dict[str, Any]] = [
         {"name": key, "value": value} for key, value in launch.model.env.items()
     ]
-    if file.api_key_env and launch.model.engine == "vllm":
+    if file.api_key_env and (variable := api_key_variable(launch)):
         secret = {"name": f"{file.name}-api-key", "key": "key"}
-        env.append({"name": "VLLM_API_KEY", "valueFrom": {"secretKeyRef": secret}})
+        env.append({"name": variable, "valueFrom": {"secretKeyRef": secret}})
     probe = {"httpGet": {"path": "/health", "port": "http"}}
     line = command(launch)
     wait = int(launch.model.ready_timeout_s)

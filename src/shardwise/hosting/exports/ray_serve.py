@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from shardwise.engines import get
 from shardwise.errors import InputError
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
 from shardwise.hosting.exports.images import dump
 from shardwise.hosting.launching import Launch
-from shardwise.replica.command import KV_DTYPE_FLAGS
 
 
 def write(file: DeploymentFile, made: Sequence[Launch]) -> dict[str, str]:
@@ -46,8 +46,9 @@ def _llm(file: DeploymentFile, model: ModelTable, kind: str) -> dict[str, Any]:
     }
     if kind != "cpu":
         engine["gpu_memory_utilization"] = model.gpu_memory_utilization
+    spelled = get("vllm").capabilities.kv_dtypes
     if model.kv_dtype != "auto":
-        engine["kv_cache_dtype"] = KV_DTYPE_FLAGS.get(model.kv_dtype, model.kv_dtype)
+        engine["kv_cache_dtype"] = spelled.get(model.kv_dtype, model.kv_dtype)
     if model.max_model_len:
         engine["max_model_len"] = model.max_model_len
     engine.update(_fields(model))

@@ -12,6 +12,7 @@ from shardwise.hosting.balancers.adapter import Front
 from shardwise.hosting.balancers.haproxy import KEY_VARIABLE, HAProxy
 from shardwise.hosting.deployment_file import DeploymentFile
 from shardwise.hosting.exports.compose import service_name
+from shardwise.hosting.exports.images import api_key_variable
 from shardwise.hosting.launching import Launch
 
 
@@ -46,7 +47,8 @@ def _replica(file: DeploymentFile, launch: Launch) -> str:
     env = [f"Environment={_quoted(f'{key}={value}')}" for key, value in sorted(launch.env.items())]
     pinned = launch.kind == "cpu" and launch.devices
     cores = " ".join(map(str, launch.devices))
-    key = _key(file, "VLLM_API_KEY") if launch.model.engine == "vllm" else []
+    variable = api_key_variable(launch)
+    key = _key(file, variable) if variable else []
     lines = [
         *env,
         *key,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shardwise.evidence.portable import without_folders
 from shardwise.experiment.outcome import Outcome
 from shardwise.reports import experiment_tables as tables
 from shardwise.reports import figure_experiment as figures
@@ -20,7 +21,7 @@ def experiment_html(found: Outcome, command: str) -> str:
         sections=_sections(found),
         drawings={name: draw(name.replace("_", "-"), chart) for name, chart in charts.items()},
         lines=[*_method(found), *tables.time_lines(found)],
-        command=command,
+        command=without_folders(command),
     )
 
 

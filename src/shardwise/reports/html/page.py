@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shardwise import metrics
+from shardwise.evidence.portable import without_folders
 from shardwise.reports.advice_words import advice_lines, copies_and_tp, how_sure, trust_lines
 from shardwise.reports.html.drawing import draw
 from shardwise.reports.html.sections import sections, sources
@@ -47,7 +48,7 @@ def _commands(output: StudyOutput, command: str) -> list[tuple[str, str]]:
     about = output.about
     found = [
         ("The study again", about.command if about else ""),
-        ("This report", command),
+        ("This report", without_folders(command)),
         ("The deployment for users who wait, as a file", about.plan if about else ""),
         ("Start it", "shardwise up deployment.toml" if about and about.plan else ""),
     ]

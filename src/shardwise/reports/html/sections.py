@@ -9,6 +9,7 @@ from shardwise.reports import decision_tables, tables
 from shardwise.reports.about import hardware_table, known_errors_table
 from shardwise.reports.memory import memory_table
 from shardwise.reports.node_tables import beside_table, redundancy_table
+from shardwise.reports.prices import price_note
 from shardwise.reports.study_output import StudyOutput
 from shardwise.reports.table import Table
 from shardwise.reports.time_table import time_table
@@ -102,18 +103,11 @@ def _memory(output: StudyOutput) -> list[Section]:
 
 def _cost(output: StudyOutput) -> Section:
     shown = [c for c in output.study.costs if c.concurrency in output.shown_batches]
-    about = output.about
-    price = ""
-    if about and about.price:
-        p = about.price
-        price = (
-            f" The catalogue's price is {p.usd_per_hour:g} USD per GPU-hour "
-            f"({', '.join(part for part in (p.provider, p.tier, p.source, p.date) if part)})."
-        )
+    price = price_note(output.about.price if output.about else None)
     return Section(
         "cost",
         "Cost of output tokens",
-        f"All GPUs of the node are paid for, used or not.{price}",
+        f"All GPUs of the node are paid for, used or not. {price}".strip(),
         ("cost",),
         (decision_tables.cost_table(shown),) if shown else (),
     )

@@ -1,0 +1,141 @@
+"""What was tried against Shardwise, and what held? Writes docs/reliability.md from a run.
+
+    python benchmarks/reliability.py              write the page from the last run's results
+    python benchmarks/reliability.py --run serve  run the faults of a section first (or: all)
+
+The matrix, reliability.toml, names for each fault the tests that cause it with real processes. They
+are run here, and how they ended goes to results/reliability.json with what they saw. What was not
+run, because a balancer is not installed for instance, is said to be so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[1]
+MATRIX = Path(__file__).with_suffix(".toml")
+RESULT = ROOT / "results" / "reliability.json"
+DOCUMENT = ROOT / "docs" / "reliability.md"
+
+INTRODUCTION = """\
+# Reliability
+
+What was tried, what has to hold, and whether it did. `make reliability` writes this page. Behind
+each line are tests that cause the fault with real processes; `benchmarks/reliability.toml` names
+them, and the number in brackets is how many cases passed.
+"""
+
+Ending = Literal["passed", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """How one test ended: `seen` is what it recorded, `why` what kept it from running."""
+
+    test: str
+    ending: Ending
+    seen: str = ""
+    why: str = ""
+
+
+def run_tests(tests: Sequence[str]) -> list[Case]:
+    """Runs them one after the other; a parametrized test is a case for each of its parameters."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        line = [sys.executable, "-m", "pytest", "-n", "0", f"--junit-xml={report}"]
+        line += ["-o", "junit_family=xunit1", *tests]  # the one that keeps what tests record
+        subprocess.run(line, cwd=ROOT, check=False)
+        return [_case(element) for element in ElementTree.parse(report).iter("testcase")]
+
+
+def _case(element: ElementTree.Element) -> Case:
+    name = f"{element.get('classname')}.{element.get('name')}"
+    seen = "; ".join(
+        str(found.get("value")) for found in element.iter("property") if found.get("name") == "seen"
+    )
+    if (skipped := element.find("skipped")) is not None:
+        return Case(name, "skipped", seen, str(skipped.get("message")).removeprefix("Skipped: "))
+    failed = element.find("failure") is not None or element.find("error") is not None
+    return Case(name, "failed" if failed else "passed", seen)
+
+
+def belongs(case: Case, test: str) -> bool:
+    """Whether `case` is `test`, a node id, or one of its parameters."""
+    path, _, function = test.partition("::")
+    module = path.removesuffix(".py").replace("/", ".")
+    name = case.test.removeprefix(f"{module}.")
+    return name != case.test and name.partition("[")[0] == function
+
+
+def run_section(section: dict[str, Any]) -> dict[str, Any]:
+    """The section's result: for each fault the cases that tried it."""
+    cases = run_tests([test for fault in section["fault"] for test in fault["tests"]])
+    faults = []
+    for fault in section["fault"]:
+        mine = [case for test in fault["tests"] for case in cases if belongs(case, test)]
+        faults.append({"tried": fault["tried"], "cases": [asdict(case) for case in mine]})
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        "faults": faults,
+    }
+
+
+def verdict(cases: Sequence[dict[str, str]]) -> str:
+    """yes, **no** with what failed, or what was not run; with figures where a test gave some."""
+    failed = [case["test"].rpartition(".")[2] for case in cases if case["ending"] == "failed"]
+    if failed or not cases:
+        return f"**no**: {', '.join(failed)}" if failed else "not run"
+    whys = sorted({case["why"].split(":")[0] for case in cases if case["ending"] == "skipped"})
+    ran = [case for case in cases if case["ending"] == "passed"]
+    parts = [f"yes ({len(ran)})" if ran else "not run"]
+    parts += [case["seen"] for case in ran if case["seen"]]
+    return "; ".join(parts + [f"not run where {why}" for why in whys])
+
+
+def page(matrix: dict[str, Any], results: dict[str, Any]) -> str:
+    """The document. A section of the matrix that was never run says so."""
+    lines = INTRODUCTION.splitlines()
+    for name, section in matrix.items():
+        result = results.get(name, {"faults": [], "date": "never", "machine": "nowhere"})
+        found = {fault["tried"]: fault["cases"] for fault in result["faults"]}
+        lines += ["", f"## {section['title']}", "", section["about"]]
+        lines += [f"Run {result['date']} on {result['machine']}.", ""]
+        lines += ["| tried | has to hold | held |", "|---|---|---|"]
+        for fault in section["fault"]:
+            held = verdict(found.get(fault["tried"], []))
+            lines.append(f"| {fault['tried']} | {fault['holds']} | {held} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="what was tried, and what held")
+    matrix = tomllib.loads(MATRIX.read_text("utf-8"))
+    parser.add_argument("--run", choices=[*matrix, "all"], help="the section to run first")
+    options = parser.parse_args()
+    results = json.loads(RESULT.read_text("utf-8")) if RESULT.exists() else {}
+    for name, section in matrix.items():
+        if options.run in (name, "all"):
+            results[name] = run_section(section)
+            RESULT.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    DOCUMENT.write_text(page(matrix, results), "utf-8")
+    cases = [c for result in results.values() for f in result["faults"] for c in f["cases"]]
+    failed = [case["test"] for case in cases if case["ending"] == "failed"]
+    print(json.dumps({"cases": len(cases), "failed": failed}))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Start-up logs beside predictions made with their own flags, as Markdown on stdout.
+
+Run: python benchmarks/startup_logs.py > docs/startup-logs.md
+Needs ../shared/samples and ../shared/configs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from shardwise.doctor.startup_check import Comparison, Quantity, compare
+from shardwise.node.reading.read import read
+
+SHARED: Final = Path(__file__).resolve().parents[2] / "shared"
+LOGS: Final = SHARED / "samples" / "startup"
+CONFIGS: Final = SHARED / "configs"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A log, and what it leaves unsaid of its start."""
+
+    log: str
+    model: str = ""  #: a bundled model, or a configuration; empty: not predicted
+    gpu: str = ""
+    tp_size: int = 0
+    pp_size: int = 0
+    dtype: str = "auto"
+    why: str = ""  #: why it is not predicted, or what a gap comes from
+
+
+CASES: Final = (
+    Case("vllm06_llama3_8b_tp2_memory_table", "llama-3-8b", "h100"),
+    Case("vllm085_qwen3moe_tp4_compose_prefix_oom", "qwen3-30b-a3b", "h100"),
+    Case(
+        "vllm08_phi4_bnb_v0",
+        "phi3/phi-4.json",
+        "h100",
+        dtype="int4",
+        why="bitsandbytes, taken as 4 bits throughout the linear layers",
+    ),
+    Case(
+        "both_qwen3_235b_fp8_tp4_h100",
+        "qwen3-235b-a22b-fp8",
+        "h100",
+        why="the log names no version; vLLM took over 6 GiB more than predicted for profiling",
+    ),
+    Case(
+        "sglang_kimi_k25_tp8_rocm_capture_crash",
+        "kimi_k25/Kimi-K2.5.json",
+        "mi355x",
+        why="the memory fraction is not in the log",
+    ),
+    Case(
+        "vllm020fork_glm51_nvfp4_tp8_rtxpro6000",
+        "glm_moe_dsa/GLM-5-NVFP4",
+        "rtx-pro-6000",
+        why="a fork, and GLM-5.1 with its MTP layer beside the configuration of GLM-5",
+    ),
+    Case(
+        "vllm021_dsv4flash_tp2_2nodes_gb10",
+        "deepseek_v4/DeepSeek-V4-Flash.json",
+        "gb10",
+        why="MTP is in the logged weights, and the logged tokens are concurrency x length, "
+        "not a capacity",
+    ),
+    Case(
+        "vllm_v0_deepseek_r1_tp8pp2_ray_h20",
+        "deepseek-r1",
+        "h20-141gb",
+        8,
+        2,
+        why="the log shows one pipeline stage, the prediction is of the fuller one",
+    ),
+    Case(
+        "sglang_deepseek_r1_dp8_rocm_negative",
+        "deepseek-r1",
+        "mi300x",
+        dtype="bf16",
+        why="loaded in 16 bits, which the log shows by its size alone",
+    ),
+    Case(
+        "vllm020_qwen36_35b_a3b_nvfp4_tp1_doubletime",
+        "qwen3_5_moe/Qwen3.6-35B-A3B.json",
+        "rtx-5090",
+        dtype="nvfp4",
+        why="the 16-bit configuration taken as NVFP4: which parts stayed in 16 bits is not known",
+    ),
+    Case("vllm0251_qwen27b_fp8_tp2_rtx3090_p2p", why="no configuration of the checkpoint"),
+    Case("sglang_gemma3_tp0_2025_03", why="no configuration of the checkpoint (4B)"),
+    Case("vllm09_qwen25vl7b_awq_negative_kv", why="another process held the memory"),
+    Case("sglang_qwen3omni30b_tp4", why="no configuration of the checkpoint"),
+    Case("vllm_gguf_qwen35_blocks_override_0", why="the log names no model"),
+    Case("vllm_v100x4_tp4_journald_russian", why="the log names no model"),
+    Case("vllm_omni_process_scoped", why="the log names no model"),
+    Case("vllm063_tp4_max_len_error", why="the log names no model"),
+    Case("vllm_fp8kv_kv_needed", why="the log names no model"),
+)
+
+
+def main() -> None:
+    print("\n".join(_page()))
+
+
+def _page() -> Iterator[str]:
+    yield "# Start-up logs beside predictions"
+    yield ""
+    yield "Logs that people posted, and what Shardwise predicts with the flags that stand in them."
+    yield "Made by `python benchmarks/startup_logs.py`; `shardwise doctor --from LOG --model MODEL`"
+    yield "does the same for yours. Sizes are of one GPU. The aim is 3 % for weights and 10 % for"
+    yield "KV tokens; a value outside is in bold."
+    yield ""
+    yield "| log | weights, GiB | | KV cache, GiB | | KV tokens | | remark |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---|"
+    for case in CASES:
+        if case.model:
+            yield from _rows(case)
+    yield ""
+    yield "Read, but not predicted:"
+    yield ""
+    for case in CASES:
+        if not case.model:
+            yield f"- `{case.log}`: {case.why}"
+
+
+def _rows(case: Case) -> Iterator[str]:
+    path = CONFIGS / case.model
+    model = str(path) if path.exists() else case.model
+    found = compare(
+        read((LOGS / f"{case.log}.txt").read_text("utf-8")).startups,
+        model,
+        case.gpu,
+        tp_size=case.tp_size,
+        pp_size=case.pp_size,
+        weight_dtype=case.dtype,
+    )
+    for comparison in found:
+        yield _row(case, comparison)
+
+
+def _row(case: Case, found: Comparison) -> str:
+    by_name = {q.name: q for q in found.quantities}
+    cells = [
+        part for name in ("weights", "KV cache", "KV tokens") for part in _cells(by_name, name)
+    ]
+    off = not all(q.holds for q in found.quantities)
+    engine = found.start.split(",", maxsplit=1)[0]
+    remark = case.why if off or case.dtype != "auto" else ""
+    return f"| `{case.log}` ({engine}) | {' | '.join(cells)} | {remark} |"
+
+
+def _cells(by_name: dict[str, Quantity], name: str) -> tuple[str, str]:
+    """Logged and predicted, and the error."""
+    if name not in by_name:
+        return "–", ""
+    q = by_name[name]
+    places = 0 if q.unit == "tokens" else 2
+    error = f"{q.error_pct:+.1f} %"
+    return (
+        f"{q.logged:,.{places}f} / {q.predicted:,.{places}f}",
+        error if q.holds else f"**{error}**",
+    )
+
+
+if __name__ == "__main__":
+    main()

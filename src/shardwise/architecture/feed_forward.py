@@ -1,0 +1,47 @@
+"""Feed-forward parts of a layer. Each knows its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shardwise.architecture.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Dense MLP: gated (gate, up, down) or plain (up, down)."""
+
+    width: int
+    gated: bool = True
+    tensors: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Moe:
+    """Mixture of experts: a router picks `top_k` of `num_experts` for each token.
+
+    Attributes:
+        expert_width: Intermediate size of one routed expert.
+        shared_width: Intermediate size of all shared experts together; 0: none.
+        expert_input: Features that a routed expert takes in and gives out: the hidden size, or
+            less where experts work in a latent space (Nemotron 3).
+        gated: Experts have a gate matrix.
+    """
+
+    num_experts: int
+    top_k: int
+    expert_width: int
+    expert_input: int
+    shared_width: int = 0
+    gated: bool = True
+    tensors: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class NoFeedForward:
+    """A block with a mixer alone."""
+
+    tensors: tuple[Tensor, ...] = ()
+
+
+FeedForward = Mlp | Moe | NoFeedForward

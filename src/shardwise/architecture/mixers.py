@@ -1,0 +1,105 @@
+"""Token mixers: what a layer does between its tokens. Each knows its tensors and its cache.
+
+Names of tensors are those of the checkpoints, since exclusion lists of quantized checkpoints
+name them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shardwise.architecture.cache import Cache
+from shardwise.architecture.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class Indexer:
+    """Selects the `top_k` cached tokens that sparse attention reads (DeepSeek-V3.2,
+    arXiv:2512.02556): its own small heads score every cached token.
+
+    Its tensors ("indexer.wk") and its cache ("indexer") are among those of the attention.
+    """
+
+    num_heads: int
+    head_dim: int
+    top_k: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Softmax attention with `num_kv_heads` keys and values (MHA, GQA, MQA).
+
+    `window`: a token sees the last `window` ones (0: all); `chunk`: it sees its own chunk.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int = 0  #: 0: head_dim
+    window: int = 0
+    chunk: int = 0
+    tensors: tuple[Tensor, ...] = ()
+    caches: tuple[Cache, ...] = ()
+    indexer: Indexer | None = None
+
+    @property
+    def value_dim(self) -> int:
+        return self.v_head_dim or self.head_dim
+
+
+@dataclass(frozen=True)
+class Mla:
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): one compressed entry a token,
+    shared by all heads, so that tensor parallelism does not divide the cache."""
+
+    num_heads: int
+    q_lora_rank: int  #: 0: the query projection is not compressed
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    tensors: tuple[Tensor, ...] = ()
+    caches: tuple[Cache, ...] = ()
+    indexer: Indexer | None = None
+
+
+@dataclass(frozen=True)
+class LinearAttention:
+    """Gated delta rule: a matrix state for each value head and sequence instead of a cache.
+
+    `kind`: "gdn" (Gated DeltaNet, arXiv:2412.06464) or "kda" (Kimi Delta Attention,
+    arXiv:2510.26692), "lightning" (MiniMax-01).
+    """
+
+    kind: str
+    num_k_heads: int
+    num_v_heads: int
+    head_k_dim: int
+    head_v_dim: int
+    conv_kernel: int
+    tensors: tuple[Tensor, ...] = ()
+    caches: tuple[Cache, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mamba2:
+    """State space layer (Mamba-2, arXiv:2405.21060)."""
+
+    num_heads: int
+    head_dim: int
+    state_size: int
+    num_groups: int
+    conv_kernel: int
+    tensors: tuple[Tensor, ...] = ()
+    caches: tuple[Cache, ...] = ()
+
+
+@dataclass(frozen=True)
+class NoMixer:
+    """A block with a feed-forward alone, as in hybrids that alternate blocks (Nemotron-H)."""
+
+    tensors: tuple[Tensor, ...] = ()
+    caches: tuple[Cache, ...] = ()
+
+
+Mixer = Attention | Mla | LinearAttention | Mamba2 | NoMixer

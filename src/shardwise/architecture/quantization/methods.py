@@ -1,0 +1,131 @@
+"""From a quantization_config to `Rules`: which method, then that method's own reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from shardwise.architecture.fields import Fields
+from shardwise.architecture.formats import FORMATS, Format
+from shardwise.architecture.quantization.names import Names, everything
+from shardwise.architecture.quantization.rules import Rule, Rules
+from shardwise.errors import InputError
+
+_PLAIN: Final = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "float32": "fp32",
+    "torch.bfloat16": "bf16",
+    "torch.float16": "fp16",
+    "torch.float32": "fp32",
+    "float": "fp32",
+    "half": "fp16",
+}
+_MAX_BLOCK: Final = 65536
+_EXCLUDE: Final = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
+
+
+def plain_format(config: Fields) -> Format:
+    """Format of the tensors that no rule quantizes, from torch_dtype."""
+    names = [config.text(field) for field in ("torch_dtype", "dtype") if config.has(field)]
+    dtypes = {_PLAIN.get(name, name) for name in names}
+    if not dtypes <= set(_PLAIN.values()) or len(dtypes) > 1:
+        shown = " and dtype ".join(repr(name[:60]) for name in names)
+        raise InputError(
+            f"{config.where}: torch_dtype is {shown}", "allowed: one of bfloat16, float16, float32"
+        )
+    return FORMATS[dtypes.pop() if dtypes else "bf16"]
+
+
+def rules_of(quant: Fields, plain: Format) -> Rules:
+    """Rules of a quantization_config. Raises InputError for what is not understood."""
+    from shardwise.architecture.quantization import (
+        bits,
+        compressed_tensors,
+        modelopt,
+        quark,
+    )
+
+    methods: dict[str, Callable[[Fields], Rules]] = {
+        "fp8": fp8,
+        "fbgemm_fp8": fbgemm_fp8,
+        "mxfp4": mxfp4,
+        "mxfp8": mxfp8,
+        "w4afp8": w4afp8,
+        "compressed-tensors": compressed_tensors.rules,
+        "modelopt": modelopt.rules,
+        "modelopt_fp4": modelopt.rules,
+        "modelopt_mixed": modelopt.rules,
+        "quark": quark.rules,
+        "awq": bits.groups,
+        "gptq": bits.groups,
+        "awq_marlin": bits.groups,
+        "gptq_marlin": bits.groups,
+        "auto-round": bits.groups,
+        "auto_round": bits.groups,
+        "intel/auto-round": bits.groups,
+        "bitsandbytes": bits.bitsandbytes,
+        "torchao": bits.torchao,
+    }
+    method = quant.text("quant_method", _unnamed(quant))
+    read = methods.get(method.lower())
+    if read is None:
+        raise quant.bad("quant_method", f"one of {', '.join(methods)}")
+    return replace(read(quant), plain=plain)
+
+
+def _unnamed(quant: Fields) -> str:
+    """Method of a config that does not name it: ModelOpt names an algorithm instead."""
+    if quant.has("quant_algo") or quant.has("quantization"):
+        return "modelopt"
+    return "compressed-tensors" if quant.has("config_groups") else ""
+
+
+def excluded(quant: Fields) -> Names:
+    """Names that stay as they are, under any of the fields that say so."""
+    entries = [entry for name in _EXCLUDE for entry in quant.items(name, str)]
+    return Names(entries, quant.where)
+
+
+def whole(quant: Fields, form: Format) -> Rules:
+    """Rules that store all linear layers but the excluded ones in `form`."""
+    return Rules(rules=(Rule(everything(), form),), excluded=excluded(quant))
+
+
+def fp8(quant: Fields) -> Rules:
+    """fp8 with one scale a tensor, or one for each block of weight_block_size."""
+    blocks = quant.items("weight_block_size", int)
+    if blocks and (len(blocks) != 2 or any(not 0 < block <= _MAX_BLOCK for block in blocks)):
+        raise quant.bad("weight_block_size", f"two whole numbers from 1 to {_MAX_BLOCK}")
+    block = (blocks[0], blocks[1]) if blocks else (0, 0)
+    form = FORMATS["mxfp8"] if block == (1, 32) else Format("fp8", 8, block, 4.0, "fp8")
+    rules = whole(quant, form)
+    if quant.text("expert_dtype", "fp8") != "fp4":
+        return rules
+    # DeepSeek-V4: routed experts in microscaled 4 bits, multiplied with fp8 activations
+    experts = Rule(Names(["experts"]), replace(FORMATS["mxfp4"], activations="fp8"))
+    return replace(rules, rules=(experts, *rules.rules))
+
+
+def w4afp8(quant: Fields) -> Rules:
+    """Routed experts in int4 by groups with fp8 activations, the rest in fp8."""
+    group = quant.size("group_size", default=128, hi=_MAX_BLOCK)
+    experts = Rule(Names(["experts"]), Format("int4", 4, (1, group), 2.0, "fp8"))
+    rules = fp8(quant)
+    return replace(rules, rules=(experts, *rules.rules))
+
+
+def fbgemm_fp8(quant: Fields) -> Rules:
+    """fp8 with one 32-bit scale for each output."""
+    return whole(quant, FORMATS["fp8"])
+
+
+def mxfp8(quant: Fields) -> Rules:
+    return whole(quant, FORMATS["mxfp8"])
+
+
+def mxfp4(quant: Fields) -> Rules:
+    """gpt-oss: routed experts alone, as vLLM and transformers read this method; 16-bit inputs."""
+    form = replace(FORMATS["mxfp4"], activations="bf16")
+    return Rules(rules=(Rule(Names(["experts"]), form),), excluded=excluded(quant))

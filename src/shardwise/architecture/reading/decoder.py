@@ -1,0 +1,96 @@
+"""What a family function returns, and the small tensors that every family has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from shardwise.architecture.feed_forward import FeedForward
+from shardwise.architecture.mixers import Mixer
+from shardwise.architecture.tensor import Cut, Part, Tensor
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer. `norms`: what it holds beside its mixer and its feed-forward.
+
+    `number`: of the layer in the checkpoint's names, where it is not the position among all
+    layers (two mixers in one layer are two layers here).
+    """
+
+    mixer: Mixer
+    feed_forward: FeedForward
+    norms: tuple[Tensor, ...] = ()
+    number: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder as a family function reads it, before formats are given to its tensors.
+
+    Attributes:
+        layers: In order. Equal layers may be one object.
+        drafts: Layers of multi-token prediction heads, in order.
+        outer: Tensors outside the layers beside embedding and lm_head: the final norm.
+        lm_head_bias: The head has a bias.
+        head: Name of the LM head in the checkpoint.
+        prefix: Name of the layers in the checkpoint: "model.layers".
+        draft_prefix: Name of the drafts; empty: they follow the layers.
+        extra_embedding_rows: Rows of the embedding beyond those of the head.
+    """
+
+    hidden_size: int
+    vocab_size: int
+    max_context: int
+    layers: tuple[Layer, ...]
+    outer: tuple[Tensor, ...]
+    tie_embeddings: bool = False
+    lm_head_bias: bool = False
+    drafts: tuple[Layer, ...] = ()
+    head: str = "lm_head"
+    prefix: str = "model.layers"
+    draft_prefix: str = ""
+    embedding: str = "model.embed_tokens"
+    extra_embedding_rows: int = 0
+
+
+def linear(
+    name: str,
+    rows: int,
+    cols: int,
+    part: Part,
+    cut: Cut,
+    gemm: str,
+    *,
+    units: int = 0,
+    copies: int = 1,
+    bias: bool = False,
+) -> tuple[Tensor, ...]:
+    """A multiplied matrix, and its bias if it has one (whole where the inputs are cut)."""
+    matrix = Tensor(name, rows, cols, part, cut, units, copies, gemm)
+    if not bias:
+        return (matrix,)
+    bias_cut: Cut = "replicated" if cut == "cols" else cut
+    kept = 0 if cut == "cols" else units
+    return (matrix, Tensor(f"{name}.bias", rows, 1, part, bias_cut, kept, copies))
+
+
+def norm(
+    name: str, size: int, *, bias: bool = False, cut: Cut = "replicated"
+) -> tuple[Tensor, ...]:
+    """A normalization's weight, and its bias if it has one."""
+    weight = Tensor(name, size, 1, "norm", cut)
+    return (weight, Tensor(f"{name}.bias", size, 1, "norm", cut)) if bias else (weight,)
+
+
+def norms(size: int, *names: str, bias: bool = False) -> tuple[Tensor, ...]:
+    """Norms of one size."""
+    return joined(norm(name, size, bias=bias) for name in names)
+
+
+def joined(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(tensor for part in parts for tensor in part)
+
+
+#: Norms before the mixer and before the feed-forward, under Llama's names.
+PRE_NORMS = ("input_layernorm", "post_attention_layernorm")

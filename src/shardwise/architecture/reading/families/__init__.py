@@ -1,0 +1,1 @@
+"""Model families. Each function takes the fields of a config.json and gives a `Decoder`."""

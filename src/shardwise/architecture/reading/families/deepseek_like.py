@@ -1,0 +1,233 @@
+"""Routed and shared experts as in DeepSeek: Ling, ERNIE, EXAONE, LongCat and others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+from shardwise.architecture.feed_forward import FeedForward
+from shardwise.architecture.fields import MAX_EXPERTS, Fields
+from shardwise.architecture.mixers import Attention
+from shardwise.architecture.reading.attention import (
+    Projections,
+    QkNorm,
+    fused,
+    gqa_attention,
+    heads_of,
+    mla,
+)
+from shardwise.architecture.reading.common import decoder, num_layers, windows
+from shardwise.architecture.reading.decoder import PRE_NORMS, Decoder, Layer, linear, norms
+from shardwise.architecture.reading.families.deepseek import (
+    deepseek_moe,
+    sparse_layers,
+    with_mtp,
+)
+from shardwise.architecture.reading.mlps import (
+    CORRECTED,
+    Experts,
+    Router,
+    Shared,
+    experts_of,
+    gated_mlp,
+    gated_tensors,
+    moe,
+)
+from shardwise.architecture.tensor import Tensor
+
+
+def dots1(config: Fields) -> Decoder:
+    heads, bias = heads_of(config), config.flag("attention_bias", False)
+    used = config.flag("use_sliding_window", False)
+    full = config.size("max_window_layers", default=num_layers(config), lo=0)
+    slides = windows(config, num_layers(config), lambda i: used and i >= full)
+    projections = Projections(bias=bias, o_bias=bias)
+    attention = cache(
+        lambda window: gqa_attention(heads, projections, qk_norm=QkNorm(), window=window)
+    )
+    experts = deepseek_moe(config, correction_bias=True)
+    return decoder(config, lambda i: attention(slides[i] if used else 0), experts)
+
+
+def solar_open(config: Fields) -> Decoder:
+    heads, bias = heads_of(config, dim_default=128), config.flag("attention_bias", False)
+    qk_norm = QkNorm() if config.flag("use_qk_norm", False) else None
+    attention = gqa_attention(heads, Projections(bias=bias), qk_norm=qk_norm)
+    return decoder(config, lambda _: attention, deepseek_moe(config, correction_bias=True))
+
+
+def hy_v3(config: Fields) -> Decoder:
+    """Hunyuan 3: DeepSeek's experts behind attention with normed queries and keys."""
+    heads, bias = heads_of(config, dim_default=128), config.flag("attention_bias", False)
+    attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias), qk_norm=QkNorm())
+    experts = deepseek_moe(config, correction_bias=True, dense_layers=1)
+    return with_mtp(config, decoder(config, lambda _: attention, experts))
+
+
+def exaone_moe(config: Fields) -> Decoder:
+    heads, layers = heads_of(config), num_layers(config)
+    pattern = config.get("sliding_window_pattern")
+    if isinstance(pattern, str) and pattern:
+        local = [pattern[i % len(pattern)] == "L" for i in range(layers)]
+    else:
+        step = config.size("sliding_window_pattern", default=4, lo=0)
+        local = [bool(step) and (i + 1) % step != 0 for i in range(layers)]
+    slides = windows(config, layers, lambda i: local[i])
+    attention = cache(lambda window: gqa_attention(heads, qk_norm=QkNorm(), window=window))
+    experts = deepseek_moe(config, correction_bias=True, dense_layers=1)
+    return with_mtp(config, decoder(config, lambda i: attention(slides[i]), experts))
+
+
+def ernie4_5_moe(config: Fields) -> Decoder:
+    heads, bias = heads_of(config), config.flag("use_bias", False)
+    attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
+    layers = num_layers(config)
+    first = config.size("moe_layer_start_index", default=1, lo=0)
+    last = config.size("moe_layer_end_index", default=layers - 1, lo=-1)
+    last = layers - 1 if last < 0 else last
+    step = config.size("moe_layer_interval", default=1)
+    count, top_k = experts_of(config, "moe_num_experts", "moe_k")
+    width = config.size("moe_intermediate_size")
+    shared = config.size("moe_num_shared_experts", default=0, lo=0, hi=MAX_EXPERTS)
+    used = config.flag("moe_use_aux_free", True)
+    sparse = moe(
+        heads.hidden,
+        Experts(count, top_k, width, bias=bias),
+        router=Router(correction="moe_statics.e_score_correction_bias" if used else ""),
+        shared=Shared(shared * width),
+    )
+    dense = gated_mlp(heads.hidden, config.size("intermediate_size"), bias=bias)
+    routed = [first <= i <= last and (i + 1) % step == 0 for i in range(layers)]
+    read = decoder(config, lambda _: attention, lambda i: sparse if routed[i] else dense, tie=True)
+    return with_mtp(config, read)
+
+
+def bailing_moe(config: Fields) -> Decoder:
+    """Ling and Ring: DeepSeek's experts, fused projections."""
+    heads = heads_of(config)
+    used = config.flag("use_qk_norm", False)
+    projections = replace(
+        fused("query_key_value", "dense", at="attention", bias=config.flag("use_bias", False)),
+        bias=config.flag("use_qkv_bias", False),
+    )
+    qk_norm = QkNorm(q="query_layernorm", k="key_layernorm") if used else None
+    attention = gqa_attention(heads, projections, qk_norm=qk_norm)
+    read = decoder(config, lambda _: attention, _bailing_experts(config))
+    return with_mtp(config, replace(read, embedding="model.word_embeddings"))
+
+
+def _bailing_experts(config: Fields) -> Callable[[int], FeedForward]:
+    shared_width = config.size("moe_shared_expert_intermediate_size", default=0, lo=0)
+    config.has("moe_router_enable_expert_bias")
+    corrected = config.flag("moe_router_enable_expert_bias", False)
+    experts = deepseek_moe(config, correction_bias=corrected)
+    width = config.size("moe_intermediate_size")
+    if shared_width and shared_width != width:
+        raise config.bad("moe_shared_expert_intermediate_size", f"moe_intermediate_size {width}")
+    return experts
+
+
+def longcat_flash(config: Fields) -> Decoder:
+    """Two attentions and two MLPs in a layer, with experts beside the first pair.
+
+    Each pair is a layer here, so that there are twice as many. Experts that only pass their input
+    on have no weights; the router sees them.
+    """
+    hidden = config.size("hidden_size")
+    count, top_k = experts_of(config, "n_routed_experts", "moe_topk")
+    idle = config.size("zero_expert_num", default=0, lo=0, hi=MAX_EXPERTS)
+    width = config.size("expert_ffn_hidden_size")
+    dense = config.size("ffn_hidden_size")
+    bias = config.flag("router_bias", False)
+    routed = moe(hidden, Experts(count, top_k, width), router=Router("router.classifier"))
+    experts = tuple(t for t in routed.tensors if t.part == "experts")
+    router = (
+        *linear("mlp.router.classifier", count + idle, hidden, "router", "replicated", "router",
+                bias=bias),
+        Tensor("mlp.router.e_score_correction_bias", count + idle, 1, "router"),
+    )  # fmt: skip
+    beside = gated_tensors(hidden, dense, "mlps.0", "shared_experts", "shared_experts.")
+    first = replace(routed, shared_width=dense, tensors=router + experts + beside)
+    second = gated_mlp(hidden, dense, at="mlps.1")
+    parts: tuple[FeedForward, ...] = (first, second)
+    made = []
+    for number in range(num_layers(config, config.name_of("num_layers", "num_hidden_layers"))):
+        for n, part in enumerate(parts):
+            own = norms(hidden, f"input_layernorm.{n}", f"post_attention_layernorm.{n}")
+            attention = mla(config, at=f"self_attn.{n}")
+            made.append(Layer(attention, part, own, number))
+    return Decoder(
+        hidden_size=hidden,
+        vocab_size=config.size("vocab_size"),
+        max_context=config.size("max_position_embeddings"),
+        layers=tuple(made),
+        outer=norms(hidden, "model.norm"),
+        tie_embeddings=config.flag("tie_word_embeddings", False),
+    )
+
+
+def afmoe(config: Fields) -> Decoder:
+    """Arcee Trinity: gated attention that slides in three layers of four, four norms."""
+    heads, layers = heads_of(config, dim_default=128), num_layers(config)
+    every = config.size("global_attn_every_n_layers", default=4)
+    slides = windows(config, layers, lambda i: (i + 1) % every != 0)
+    gate = linear("self_attn.gate_proj", heads.num * heads.dim, heads.hidden, "attention",
+                  "rows", "qkv_proj", units=heads.num)  # fmt: skip
+
+    @cache
+    def attention(window: int) -> Attention:
+        made = gqa_attention(heads, qk_norm=QkNorm(), window=window)
+        return replace(made, tensors=made.tensors + gate)
+
+    count, top_k = experts_of(config, "num_experts")
+    width = config.size("moe_intermediate_size")
+    shared = config.size("num_shared_experts", default=0, lo=0, hi=MAX_EXPERTS)
+    sparse = moe(
+        heads.hidden,
+        Experts(count, top_k, width),
+        router=Router("router.gate", correction="expert_bias"),
+        shared=Shared(shared * width),
+    )
+    dense = gated_mlp(heads.hidden, config.size("intermediate_size"))
+    first = config.size("num_dense_layers", default=1, lo=0)
+    beside = norms(heads.hidden, *PRE_NORMS, "pre_mlp_layernorm", "post_mlp_layernorm")
+    return decoder(
+        config,
+        lambda i: attention(slides[i]),
+        lambda i: sparse if i >= first else dense,
+        layer_norms=beside,
+    )
+
+
+def laguna(config: Fields) -> Decoder:
+    """Poolside Laguna: a gate for each head, one shared expert."""
+    heads = heads_of(config, dim_default=128)
+    slides = windows(config, num_layers(config), lambda _: False)
+    gate = linear("self_attn.g_proj", heads.num, heads.hidden, "attention", "rows", "g_proj",
+                  units=heads.num)  # fmt: skip
+    gated = config.flag("gating", True)
+
+    @cache
+    def attention(window: int) -> Attention:
+        made = gqa_attention(heads, qk_norm=QkNorm(), window=window)
+        return replace(made, tensors=made.tensors + gate) if gated else made
+
+    count, top_k = experts_of(config, "num_experts")
+    sparse = moe(
+        heads.hidden,
+        Experts(count, top_k, config.size("moe_intermediate_size")),
+        router=CORRECTED,
+        shared=Shared(config.size("shared_expert_intermediate_size", default=0, lo=0)),
+    )
+    dense = gated_mlp(heads.hidden, config.size("intermediate_size"))
+    routed = sparse_layers(config, num_layers(config), 1)
+    return decoder(config, lambda i: attention(slides[i]), lambda i: sparse if routed[i] else dense)
+
+
+def axk1(config: Fields) -> Decoder:
+    """A.X-K1: DeepSeek-V3 with one more norm behind the MLP."""
+    attention = mla(config, bias=config.flag("attention_bias", False))
+    beside = norms(config.size("hidden_size"), *PRE_NORMS, "mlp.post_mlp_layernorm")
+    experts = deepseek_moe(config, correction_bias=True, dense_layers=1)
+    return decoder(config, lambda _: attention, experts, layer_norms=beside)

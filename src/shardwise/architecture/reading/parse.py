@@ -1,0 +1,72 @@
+"""A config.json object to a `Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from shardwise.architecture.fields import Fields
+from shardwise.architecture.formats import Format
+from shardwise.architecture.model import Model
+from shardwise.architecture.quantization.methods import plain_format, rules_of
+from shardwise.architecture.quantization.rules import Rules
+from shardwise.architecture.reading.assemble import assemble
+from shardwise.architecture.reading.registry import reader
+from shardwise.architecture.reading.towers import towers
+from shardwise.architecture.reading.unread import refuse_unread
+from shardwise.architecture.reading.wrappers import text_of
+from shardwise.errors import InputError
+
+#: Endings of `architectures` without a language model's head.
+_NO_HEAD: Final = (
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForRewardModel",
+    "ForSequenceClassificationReward",
+    "RewardModel",
+    "ForEmbedding",
+)
+
+
+def parse(values: Mapping[str, Any], model_id: str, where: str = "config.json") -> Model:
+    """The Model that the config.json object `values` describes.
+
+    `where` names the input in errors. Raises InputError for anything not understood.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{where} holds a {type(values).__name__}", "allowed: a JSON object")
+    text = text_of(Fields(values, where))
+    config = text.config
+    decoder = reader(text.family, where)(config)
+    refuse_unread(config)
+    plain = plain_format(config)
+    return assemble(
+        decoder,
+        _rules(config, plain),
+        model_id=model_id,
+        family=text.family,
+        towers=towers(text.whole, decoder.hidden_size, plain),
+        generates=generates(config),
+    )
+
+
+def _rules(config: Fields, plain: Format) -> Rules:
+    name = config.name_of("quantization_config", "compression_config")
+    if not config.has(name):
+        return Rules(plain)
+    quant = config.object(name)
+    # DeepSeek-V4 names the dtype of its experts beside the quantization_config
+    extra = {"expert_dtype": config.get("expert_dtype")}
+    return rules_of(Fields({**extra, **quant.values}, quant.where), plain)
+
+
+#: Ends in Model and yet has a head.
+_HEADS: Final = ("LMHeadModel", "ChatGLMModel")
+
+
+def generates(config: Fields) -> bool:
+    """Whether the checkpoint has a head that gives tokens, from `architectures`."""
+    names = config.items("architectures", str)
+    if not names or names[0].endswith(_HEADS):
+        return True
+    return not names[0].endswith((*_NO_HEAD, "Model"))

@@ -1,0 +1,330 @@
+"""Vision and audio towers: how many weights they have, projectors included.
+
+Engines keep towers in the checkpoint's plain dtype, and vLLM and SGLang load them with the text
+model. Sizes come from vision_config and audio_config. Towers of the types in `_EXACT` are counted
+as transformers builds them; others are taken for a plain transformer of their sizes, which leaves
+out positions, projectors and other small parts (a few percent of the tower).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from shardwise.architecture.fields import Fields
+from shardwise.architecture.formats import Format
+from shardwise.architecture.model import Tower
+from shardwise.errors import InputError
+
+#: Towers that a file names instead of describing. Counts: the models of those names on the hub.
+_NAMED: Final = {
+    "siglip_so400m_patch14_384": 428_225_600,
+    "siglip_large_patch16_384": 316_283_904,
+    "openai/clip-vit-large-patch14-336": 304_293_888,
+    "openai/clip-vit-large-patch14": 303_966_208,
+}
+_VISION: Final = (
+    *("vision_config", "vision_tower_config", "visual_config", "vit_config", "visual"),
+    "img_processor",
+)
+_AUDIO: Final = ("audio_config", "speech_config", "sound_config", "audio_encoder_config")
+
+
+def towers(config: Fields, hidden: int, plain: Format) -> tuple[Tower, ...]:
+    """Towers that the whole file `config` describes, beside a text model of `hidden` features."""
+    found = []
+    wrapper = config.text("model_type", "")
+    for name, fields, count in (("vision", _VISION, _vision), ("audio", _AUDIO, _audio)):
+        part = _part(config, fields)
+        if part is not None and part.values:
+            # a tower without a type of its own is its wrapper's
+            part = Fields({"model_type": wrapper, **part.values}, part.where)
+            parameters = count(part, hidden)
+            parameters += _pixel_shuffled(config, part, hidden) if name == "vision" else 0
+            found.append(Tower(name, parameters, parameters * plain.bits / 8))
+    named = config.values.get("mm_vision_tower")
+    if isinstance(named, str) and not found:
+        parameters = _by_name(config, named) + _two_linears(1024, hidden, hidden)
+        found.append(Tower("vision", parameters, parameters * plain.bits / 8))
+    return tuple(found)
+
+
+def _part(config: Fields, names: tuple[str, ...]) -> Fields | None:
+    """The tower's fields, in the file or one object below (Omni models keep a thinker)."""
+    for where in (config, *(config.object(n) for n in ("thinker_config",) if config.has(n))):
+        for name in names:
+            if isinstance(where.values.get(name), dict):
+                return where.object(name)
+    return None
+
+
+def _vision(part: Fields, hidden: int) -> int:
+    kind = part.text("model_type", "")
+    exact = _EXACT.get(kind)
+    if exact:
+        return exact(part, hidden)
+    if "vt_num_hidden_layers" in part.values:
+        return _moonvit(part, hidden)
+    name = part.values.get("model_name") or part.object("params").values.get("model_name")
+    if isinstance(name, str):
+        return _by_name(part, name)
+    return _plain(part)
+
+
+def _by_name(part: Fields, name: str) -> int:
+    if name not in _NAMED:
+        raise InputError(
+            f"{part.where}: the vision tower {name[:60]!r} is not known",
+            f"known by name: {', '.join(_NAMED)}",
+        )
+    return _NAMED[name]
+
+
+def _layer(width: int, inner: int, *, gated: bool = False, bias: bool = True) -> int:
+    """Attention and MLP of a tower's layer, with two norms."""
+    matrices = 3 if gated else 2
+    count = 4 * width**2 + matrices * width * inner + 2 * width
+    if bias:
+        count += 4 * width + (matrices - 1) * inner + width + 2 * width
+    return count
+
+
+def _two_linears(first: int, inner: int, last: int) -> int:
+    return first * inner + inner + inner * last + last
+
+
+def _plain(part: Fields) -> int:
+    """A transformer of the sizes that are there, under any of their usual names."""
+    width = part.size(part.name_of("hidden_size", "width", "embed_dim", "d_model", "dim"))
+    depth = part.size(
+        part.name_of("num_hidden_layers", "depth", "layers", "encoder_layers", "num_layers",
+                     "n_layers"),
+        hi=1_000,
+    )  # fmt: skip
+    field = part.name_of("intermediate_size", "mlp_dim", "encoder_ffn_dim", "ffn_dim")
+    ratio = part.number("mlp_ratio", 4.0)
+    inner = part.size(field, default=round(width * ratio))
+    patch = part.get("patch_size")
+    side = patch if isinstance(patch, int) and 0 < patch < 1000 else 14
+    return depth * _layer(width, inner) + 3 * side**2 * width
+
+
+def _pixel_shuffled(config: Fields, part: Fields, hidden: int) -> int:
+    """The projector of Cohere's and Aya's vision models, behind four merged patches."""
+    inner = config.size("alignment_intermediate_size", default=0, lo=0)
+    if not inner or "hidden_size" not in part.values:
+        return 0
+    merged = 4 * part.size("hidden_size")
+    return merged * inner + inner + inner // 2 * hidden + hidden
+
+
+def _clip(part: Fields, hidden: int) -> int:
+    """CLIP: a class token, norms before and after; LLaVA's two linear layers behind it."""
+    width, depth, inner, patch, side = _vit(part, 1024, 24, 4096, 14, 336)
+    positions = (side // patch) ** 2 + 1
+    return (
+        depth * _layer(width, inner)
+        + 3 * patch**2 * width
+        + (positions + 1) * width
+        + 4 * width
+        + _two_linears(width, hidden, hidden)
+    )
+
+
+def _vit(
+    part: Fields, width: int, depth: int, inner: int, patch: int, side: int
+) -> tuple[int, int, int, int, int]:
+    """(width, layers, MLP width, patch, image side), with the class's defaults."""
+    return (
+        part.size("hidden_size", default=width),
+        part.size("num_hidden_layers", default=depth, hi=1_000),
+        part.size("intermediate_size", default=inner),
+        part.size("patch_size", default=patch, hi=1_000),
+        part.size("image_size", default=side),
+    )
+
+
+def _siglip(part: Fields, hidden: int) -> int:
+    """SigLIP as in Gemma 3: one matrix and a norm behind it."""
+    width, depth, inner, patch, side = _vit(part, 768, 12, 3072, 16, 224)
+    positions = (side // patch) ** 2
+    count = depth * _layer(width, inner) + 3 * patch**2 * width + width
+    count += positions * width + 2 * width
+    return count + width * hidden + width
+
+
+def _pixtral(part: Fields, hidden: int) -> int:
+    """Pixtral: gated, without biases; Mistral 3's patch merger and two linear layers."""
+    width, depth, inner, patch, _ = _vit(part, 1024, 24, 4096, 16, 1024)
+    count = depth * _layer(width, inner, gated=True, bias=False)
+    count += 3 * patch**2 * width + width
+    return count + width + 4 * width * width + width * hidden + hidden * hidden
+
+
+def _llama4(part: Fields, hidden: int) -> int:
+    width, depth, inner, patch, side = _vit(part, 768, 34, 5632, 14, 448)
+    output = part.size("vision_output_dim", default=4096)
+    positions = (side // patch) ** 2 + 1
+    count = depth * _layer(width, inner) + 3 * patch**2 * width
+    count += (positions + 1) * width + 4 * width
+    first = part.size("projector_input_dim", default=4096)
+    last = part.size("projector_output_dim", default=4096)
+    return count + inner * first + last * last + output * hidden
+
+
+def _mllama(part: Fields, hidden: int) -> int:
+    """Llama 3.2 Vision: local and global layers, embeddings of tiles, one projection."""
+    width, _, inner, patch, side = _vit(part, 1280, 32, 5120, 14, 448)
+    local = part.size("num_hidden_layers", default=32, hi=1_000)
+    depth = local + part.size("num_global_layers", default=8, hi=1_000)
+    tiles = part.size("max_num_tiles", default=4, hi=1_000)
+    ratios = len(part.items("supported_aspect_ratios", list)) or 8
+    positions = (side // patch) ** 2 + 1
+    layer = 4 * width**2 + 2 * width * inner + width + inner + 4 * width
+    count = depth * layer + 3 * patch**2 * width + (positions + 1) * width
+    count += (ratios + 1) * tiles * (positions + 2) * width
+    output = part.size("vision_output_dim", default=7680)
+    return count + output * hidden + hidden
+
+
+def _gemma4(part: Fields, hidden: int) -> int:
+    """Gemma 4: gated MLPs, a table of positions for each axis, one matrix behind it."""
+    width = part.size("hidden_size", default=768)
+    depth = part.size("num_hidden_layers", default=16, hi=1_000)
+    inner = part.size("intermediate_size", default=3072)
+    positions = part.size("position_embedding_size", default=10240)
+    patch = part.size("patch_size", default=16, hi=1_000)
+    count = depth * (_layer(width, inner, gated=True, bias=False) + 2 * width)
+    return count + 2 * positions * width + 3 * patch**2 * width + width * hidden
+
+
+def _gemma3n(part: Fields, hidden: int) -> int:
+    """Gemma 3n sees with MobileNet-V5, of 300 million weights by its name."""
+    return 300_000_000 + part.size("hidden_size", default=2048) * hidden
+
+
+def _perception(part: Fields, hidden: int) -> int:
+    """Step 3.7's encoder with two strided convolutions and a projection behind it."""
+    width = part.size(part.name_of("width", "hidden_size"), default=1536)
+    depth = part.size(part.name_of("layers", "num_hidden_layers"), default=47, hi=1_000)
+    patch = part.size("patch_size", default=14, hi=1_000)
+    positions = (part.size("image_size", default=728) // patch) ** 2
+    inner = round(width * part.number("mlp_ratio", 8960 / 1536))
+    count = depth * (_layer(width, inner) + 2 * width) + 3 * patch**2 * width
+    count += positions * width + 2 * width
+    return count + 9 * (2 * width * width + 8 * width * width) + 4 * width * hidden
+
+
+def _glm4v(part: Fields, hidden: int) -> int:
+    """GLM-4V: MLPs of the output's width, a strided convolution and a gated merger."""
+    width = part.size("hidden_size", default=1536)
+    depth = part.size("depth", default=24, hi=1_000)
+    output = part.size("out_hidden_size", default=hidden)
+    merger = part.size("intermediate_size", default=13696)
+    layer = _layer(width, output, gated=True, bias=False)
+    merge = part.size("spatial_merge_size", default=2) ** 2 * width
+    return (
+        depth * layer + _patches(part, width, bias=True) + merge * output
+        + output * output + 3 * output * merger
+    )  # fmt: skip
+
+
+def _qwen2_vl(part: Fields, hidden: int) -> int:
+    width, depth = part.size("embed_dim", default=1280), part.size("depth", default=32, hi=1_000)
+    inner = round(width * part.number("mlp_ratio", 4.0))
+    merge = part.size("spatial_merge_size", default=2) ** 2 * width
+    output = part.size("hidden_size", default=hidden)
+    count = depth * _layer(width, inner) + _patches(part, width, bias=False)
+    return count + 2 * width + _two_linears(merge, merge, output)
+
+
+def _qwen2_5_vl(part: Fields, hidden: int) -> int:
+    width = part.size("hidden_size", default=1280)
+    depth = part.size("depth", default=32, hi=1_000)
+    inner = part.size("intermediate_size", default=3420)
+    merge = part.size("spatial_merge_size", default=2) ** 2 * width
+    output = part.size("out_hidden_size", default=hidden)
+    # biases on all matrices, norms without
+    layer = _layer(width, inner, gated=True) - 2 * width
+    count = depth * layer + _patches(part, width, bias=False)
+    return count + width + _two_linears(merge, merge, output)
+
+
+def _qwen3_vl(part: Fields, hidden: int) -> int:
+    width = part.size("hidden_size", default=1152)
+    depth = part.size("depth", default=27, hi=1_000)
+    inner = part.size("intermediate_size", default=4304)
+    merge = part.size("spatial_merge_size", default=2) ** 2 * width
+    output = part.size("out_hidden_size", default=hidden)
+    positions = part.size("num_position_embeddings", default=2304)
+    listed = part.get("deepstack_visual_indexes")
+    # transformers' default where the file has none: three layers feed the text model directly
+    deep = 3 if listed is None and part.text("model_type", "").startswith("qwen3_vl") else 0
+    deep = len(listed) if isinstance(listed, list) else deep
+    mergers = _two_linears(merge, merge, output)
+    count = depth * _layer(width, inner) + _patches(part, width, bias=True) + positions * width
+    return count + 2 * width + mergers + deep * (2 * merge + mergers)
+
+
+def _patches(part: Fields, width: int, *, bias: bool) -> int:
+    patch = part.size(part.name_of("patch_size", "spatial_patch_size"), default=14, hi=1_000)
+    frames = part.size("temporal_patch_size", default=2, hi=1_000)
+    channels = part.size(part.name_of("in_channels", "in_chans"), default=3, hi=1_000)
+    return channels * frames * patch**2 * width + (width if bias else 0)
+
+
+def _moonvit(part: Fields, hidden: int) -> int:
+    """Kimi's MoonViT under its own field names, with its projector."""
+    width, depth = part.size("vt_hidden_size"), part.size("vt_num_hidden_layers", hi=1_000)
+    inner, patch = part.size("vt_intermediate_size"), part.size("patch_size", default=14, hi=1_000)
+    rows = part.size("init_pos_emb_height", default=64)
+    columns = part.size("init_pos_emb_width", default=64)
+    merge = 4 * width
+    output = part.size("text_hidden_size", default=hidden)
+    if part.has("qkv_hidden_size"):  # K3: attention of its own width, no biases
+        inside = part.size("qkv_hidden_size")
+        layer = 4 * width * inside + 2 * width * inner + 2 * width
+        count = depth * layer + 3 * patch**2 * width + rows * columns * width + width
+        return count + merge * merge + merge * output + output
+    count = depth * _layer(width, inner) + 3 * patch**2 * width + width
+    count += rows * columns * width + 2 * width
+    return count + 2 * width + _two_linears(merge, merge, output)
+
+
+def _audio(part: Fields, hidden: int) -> int:
+    """Encoders like Whisper's by their sizes; conformers have a second MLP and a convolution."""
+    width = part.size(part.name_of("hidden_size", "d_model", "encoder_dim"))
+    names = ("num_hidden_layers", "encoder_layers", "conf_num_hidden_layers", "num_blocks",
+             "num_layers")  # fmt: skip
+    depth = part.size(part.name_of(*names), default=12, hi=1_000)
+    inner = part.size(part.name_of("encoder_ffn_dim", "intermediate_size"), default=4 * width)
+    conformer = part.has("conf_num_hidden_layers") or part.has("conv_kernel_size")
+    layer = _layer(width, inner)
+    if conformer:
+        layer += 2 * width * inner + 3 * width**2
+    return depth * layer + width * hidden
+
+
+_EXACT: Final[dict[str, Callable[[Fields, int], int]]] = {
+    "clip_vision_model": _clip,
+    "siglip_vision_model": _siglip,
+    "pixtral": _pixtral,
+    "llama4_vision_model": _llama4,
+    "gemma3n_vision": _gemma3n,
+    "gemma4_vision": _gemma4,
+    "mllama_vision_model": _mllama,
+    "perception_encoder": _perception,
+    "step3p5_vision": _perception,
+    "glm4v": _glm4v,
+    "glm4v_vision": _glm4v,
+    "glm4v_moe": _glm4v,
+    "glm4v_moe_vision": _glm4v,
+    "qwen2_vl": _qwen2_vl,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen2_5_omni_vision_encoder": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_moe": _qwen3_vl,
+    "qwen3_omni_moe_vision_encoder": _qwen3_vl,
+    "qwen3_5": _qwen3_vl,
+    "qwen3_5_moe": _qwen3_vl,
+}

@@ -1,0 +1,145 @@
+"""Ways in which servers and proxies differ, or go wrong, that the server of known delays can show.
+
+A fault is a request that must not count as a success. A manner is an answer of another form that is
+whole all the same, and must be counted as any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+Fault = Literal[
+    "http_4xx",
+    "http_5xx",
+    "cut",
+    "malformed",
+    "error_event",
+    "missing_finish",
+    "missing_done",
+    "short",
+    "stall",
+    "only_comments",
+    "endless",
+    "gzip",
+    "redirect",
+    "retry_after",
+    "http2",
+    "html",
+    "usage_too_low",
+]
+Manner = Literal[
+    "continue_100",
+    "early_hints",
+    "unknown_field",
+    "crlf",
+    "cr",
+    "byte_order_mark",
+    "comments",
+    "event_ids",
+    "no_space",
+    "trailers",
+    "usage_with_finish",
+    "usage_in_each",
+    "no_usage",
+    "usage_too_high",
+    "two_tokens_a_chunk",
+    "buffered",
+    "reasoning",
+    "tool_call",
+    "closes",
+    "http10",
+]
+FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
+MANNERS: Final[tuple[Manner, ...]] = get_args(Manner)
+QUERY: Final = "key=known"  #: what `needs_query` asks for
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a mode does, in words, and how the client must count a request that meets it."""
+
+    does: str
+    failure: str = ""  #: kind; "": a success
+    remark: str = ""  #: field of TokenCheck that counts it
+
+
+EXPECTED: Final[dict[str, Expected]] = {
+    "http_4xx": Expected("answers 429", "http_4xx"),
+    "http_5xx": Expected("answers 500", "http_5xx"),
+    "cut": Expected("closes the connection half-way", "cut"),
+    "malformed": Expected("sends half a JSON object as an event", "malformed"),
+    "error_event": Expected("sends an error inside a stream of status 200", "error_event"),
+    "missing_finish": Expected("sends no finish_reason", "missing_finish"),
+    "missing_done": Expected("ends without [DONE]", "missing_done"),
+    "short": Expected("sends one token fewer than asked for", "short"),
+    "stall": Expected("falls silent half-way, the connection open", "stall"),
+    "only_comments": Expected("sends keep-alive comments and nothing else", "stall"),
+    "endless": Expected("sends events without a token for ever", "timeout"),
+    "gzip": Expected("compresses the body though identity was asked for", "malformed"),
+    "redirect": Expected("answers 307 with a Location", "http_other"),
+    "retry_after": Expected("answers 503 with Retry-After", "http_5xx"),
+    "http2": Expected("speaks HTTP/2 only", "malformed"),
+    "html": Expected("answers 200 with a page of HTML", "malformed"),
+    "usage_too_low": Expected("counts half the tokens in its usage", "short"),
+    "continue_100": Expected("sends 100 Continue before the answer"),
+    "early_hints": Expected("sends 103 Early Hints before the answer"),
+    "unknown_field": Expected("sends fields that the event-stream format does not know"),
+    "crlf": Expected("ends lines with CRLF"),
+    "cr": Expected("ends lines with CR alone"),
+    "byte_order_mark": Expected("begins the stream with a byte order mark"),
+    "comments": Expected("sends a comment before each event"),
+    "event_ids": Expected("gives each event an id, a name and a retry time"),
+    "no_space": Expected("leaves out the space after `data:`"),
+    "trailers": Expected("ends the chunked body with trailers"),
+    "usage_with_finish": Expected("sends usage with the finish, not by itself"),
+    "usage_in_each": Expected("sends usage in each event"),
+    "no_usage": Expected("sends no usage", remark="without_usage"),
+    "usage_too_high": Expected("counts twice the tokens in its usage", remark="more_than_asked"),
+    "two_tokens_a_chunk": Expected("sends two tokens in each event", remark="fewer_pieces"),
+    "buffered": Expected("holds everything back until the end", remark="at_once"),
+    "reasoning": Expected("sends reasoning before it answers (chat)"),
+    "tool_call": Expected("calls a tool instead of answering (chat)"),
+    "closes": Expected("gives no length and ends by closing the connection"),
+    "http10": Expected("answers as HTTP/1.0"),
+}
+
+#: what stands before the answer
+BEFORE: Final[dict[str, bytes]] = {
+    "continue_100": b"HTTP/1.1 100 Continue\r\n\r\n",
+    "early_hints": b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n",
+}
+HEADERS: Final[dict[str, bytes]] = {
+    "gzip": b"Content-Encoding: gzip\r\n",
+    "trailers": b"Trailer: X-Checksum\r\n",
+    "closes": b"Connection: close\r\n",
+    "http10": b"Connection: close\r\n",
+}
+#: in place of 200 and an event stream: status line's end, further headers
+REFUSALS: Final[dict[str, tuple[bytes, bytes]]] = {
+    "http_4xx": (b"429 Too Many Requests", b""),
+    "http_5xx": (b"500 Internal Server Error", b""),
+    "redirect": (b"307 Temporary Redirect", b"Location: http://elsewhere.invalid/v1\r\n"),
+    "retry_after": (b"503 Service Unavailable", b"Retry-After: 7\r\n"),
+}
+UNCHUNKED: Final = ("closes", "http10")
+#: a SETTINGS frame without settings, all that an HTTP/2 server says to HTTP/1.1 (RFC 9113, 3.4)
+HTTP2_PREFACE: Final = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+PAGE: Final = b"<!DOCTYPE html>\n<title>Sign in</title>\n"
+TRAILER: Final = b"X-Checksum: 0\r\nContent-Encoding: gzip\r\n"
+
+
+def dressed(mode: str, events: bytes) -> bytes:
+    """`events`, each ended by an empty line, in the form that `mode` gives them."""
+    if mode == "crlf":
+        return events.replace(b"\n", b"\r\n")
+    if mode == "cr":
+        return events.replace(b"\n", b"\r")
+    if mode == "no_space":
+        return events.replace(b"data: ", b"data:")
+    before = {
+        "unknown_field": b"foo: bar\nlonely\n",
+        "comments": b": keep-alive\n\n",
+        "event_ids": b"id: 1\nevent: token\nretry: 100\n",
+    }.get(mode)
+    return events if before is None else events.replace(b"data: ", before + b"data: ")

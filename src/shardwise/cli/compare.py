@@ -1,0 +1,100 @@
+"""`shardwise compare`: is run B slower than run A?"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwise.study.comparison import Comparison
+
+SLOWER: Final = 1  #: exit code with --fail-if-slower
+_PERCENT: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*")
+
+
+@click.command()
+@click.argument("run_a", type=click.Path(path_type=Path))
+@click.argument("run_b", type=click.Path(path_type=Path))
+@click.option("--study-a", default="", help="Study of the store RUN_A; default: all its cells.")
+@click.option("--study-b", default="", help="Study of the store RUN_B; default: all its cells.")
+@click.option(
+    "--fail-if-slower",
+    metavar="PERCENT",
+    help="Exit with code 1 where B is slower by this much or more, for example 5%.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
+def compare(
+    run_a: Path,
+    run_b: Path,
+    study_a: str,
+    study_b: str,
+    fail_if_slower: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare RUN_B with the earlier RUN_A, overall and for each cell that both have.
+
+    A run is a store that 'shardwise bench' wrote, the folder of 'shardwise study -o', or a JSON
+    file of evidence. A verdict needs intervals on both sides, so measure with repeats.
+
+    Exit codes: 0 otherwise, 1 with --fail-if-slower where B is slower, 2 for bad input.
+
+    Example: shardwise compare before.db after.db --fail-if-slower 5%
+    """
+    from shardwise.cli.files import require_writable, write_document
+    from shardwise.reports.comparison_tables import comparison_document
+    from shardwise.reports.runs import read_run
+    from shardwise.study.comparison import compare_runs
+
+    limit = None if fail_if_slower is None else _percent(fail_if_slower)
+    if output is not None:
+        require_writable(output)
+    a, b = read_run(run_a, study_a), read_run(run_b, study_b)
+    found = compare_runs(a.evidence, b.evidence)
+    if as_json or output is not None:
+        write_document(comparison_document(found, a, b), output, as_json)
+    if not as_json:
+        from shardwise.reports.comparison_tables import cell_tables, overall_table
+        from shardwise.reports.table_text import show
+
+        for table in (overall_table(found, a, b), *cell_tables(found)):
+            show(table, sys.stdout)
+            click.echo()
+    if limit is not None:
+        _gate(found, limit)
+
+
+def _gate(found: Comparison, limit_pct: float) -> None:
+    """Say on stderr what is slower by the limit, and exit with 1; or what could not be seen."""
+    from shardwise import metrics
+    from shardwise.reports.comparison_tables import change_line
+    from shardwise.study.comparison import blind_at, slower_by
+
+    slower = slower_by(found, limit_pct)
+    for change in slower:
+        click.echo(change_line(change), err=True)
+    if slower:
+        sys.exit(SLOWER)
+    blind = ", ".join(metrics.ALL[c.metric].label for c in blind_at(found, limit_pct))
+    if blind:
+        click.echo(
+            f"a slowdown of {limit_pct:g} % could have gone unseen in {blind}: "
+            "measure more repeats",
+            err=True,
+        )
+
+
+def _percent(text: str) -> float:
+    match = _PERCENT.fullmatch(text)
+    if match is None or float(match.group(1)) == 0:
+        raise InputError(
+            f"--fail-if-slower is {text[:40]!r}", "allowed: a percentage above 0, as in 5%"
+        )
+    return float(match.group(1))

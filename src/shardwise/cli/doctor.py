@@ -1,0 +1,234 @@
+"""`shardwise doctor`: a node read, from its own tools or from pasted text, and what it means."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shardwise.cli.files import print_json, say
+from shardwise.errors import InputError, ShardwiseError, printable
+
+if TYPE_CHECKING:
+    from shardwise.doctor.diagnosis import Diagnosis
+    from shardwise.doctor.startup_check import Comparison
+    from shardwise.node.reading.read import Reading
+
+MAX_BYTES = 16 * 2**20  #: of one paste; a start-up is the head of a log
+
+
+@click.command()
+@click.option(
+    "--from",
+    "sources",
+    type=click.Path(allow_dash=True),
+    multiple=True,
+    help="Read pasted text from FILE instead of this machine; - is stdin; repeatable.",
+)
+@click.argument("more", nargs=-1, type=click.Path(allow_dash=True))
+@click.option(
+    "--node",
+    "node_file",
+    type=click.Path(path_type=Path),
+    help="Read a node file that --save wrote instead.",
+)
+@click.option(
+    "--engine",
+    "engines",
+    type=click.Choice(["vllm", "sglang"]),
+    multiple=True,
+    help="Engine whose all-reduce is looked at; both by default.",
+)
+@click.option("--gpu", default="", help="Name of the GPUs where the text does not say it.")
+@click.option("--model", default="", help="Model of a start-up log, to predict beside it.")
+@click.option(
+    "--tp", default=0, type=click.IntRange(0), help="TP size of a log that does not say it."
+)
+@click.option(
+    "--pp", default=0, type=click.IntRange(0), help="Pipeline stages of a log that does not say it."
+)
+@click.option(
+    "--dtype", default="auto", help="What the log's weights were loaded in; auto: the checkpoint's."
+)
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="Write the node to a TOML file for --node."
+)
+@click.option("--measure", is_flag=True, help="Measure memory bandwidth and all-reduce with torch.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def doctor(
+    sources: tuple[str, ...],
+    more: tuple[str, ...],
+    node_file: Path | None,
+    engines: tuple[str, ...],
+    save: Path | None,
+    measure: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Say which GPUs to take for each TP size, which all-reduce they get, and what to change.
+
+    Reads this machine's tools, or with --from FILE... what was pasted: nvidia-smi, nvidia-smi
+    topo -m, rocm-smi --showtopo, amd-smi topology, lscpu, vLLM's collect_env, and start-up logs of
+    vLLM and SGLang. Changes nothing.
+    """
+    from shardwise.doctor.all_reduce import ENGINES
+    from shardwise.doctor.diagnosis import diagnose
+    from shardwise.doctor.startup_check import compare
+    from shardwise.node.files import write
+    from shardwise.node.reading.read import require_whole
+
+    if more and not sources:
+        raise InputError(f"unexpected argument {more[0][:80]!r}", remedy="pass --from FILE...")
+    reading = _named(_reading((*sources, *more), node_file), asked["gpu"])
+    chosen = engines or ENGINES
+    found = diagnose(reading, chosen)
+    compared: tuple[Comparison, ...] = ()
+    if model := asked["model"]:
+        name = _gpu_name(reading, asked["gpu"])
+        given = {"tp_size": asked["tp"], "pp_size": asked["pp"], "weight_dtype": asked["dtype"]}
+        compared = compare(reading.startups, model, name, **given)
+    if as_json:
+        print_json(_document(found, chosen, compared))
+    else:
+        _show(found, chosen, compared)
+    if save is not None:
+        if reading.node is None or not reading.node.devices:
+            raise InputError("there is no GPU to save", remedy="read a node that has some")
+        write(save, reading.node)
+        click.echo(f"wrote {save}; use it with --node {save}", err=True)
+    if measure:
+        _measure()
+    require_whole(reading)
+
+
+def _reading(sources: tuple[str, ...], node_file: Path | None) -> Reading:
+    from shardwise.node.files import read as read_node
+    from shardwise.node.here import read_here
+    from shardwise.node.reading.read import Reading, merge, read, require_something
+
+    if node_file is not None:
+        if sources:
+            raise InputError("--node and --from are both given", "allowed: one of them")
+        return Reading(str(node_file), read_node(node_file))
+    if not sources:
+        return read_here()
+    return merge([require_something(read(_text(s), "stdin" if s == "-" else s)) for s in sources])
+
+
+def _text(source: str) -> str:
+    try:
+        if source == "-":
+            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with Path(source).open("rb") as handle:
+                data = handle.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {source}: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{source} is larger than 16 MiB", remedy="cut out the start of the log")
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    return data.decode(encoding, errors="replace")
+
+
+def _named(reading: Reading, gpu: str) -> Reading:
+    """`reading` with `gpu` as the name of GPUs that have none."""
+    node = reading.node
+    if not gpu or node is None:
+        return reading
+    devices = tuple(replace(d, name=d.name or gpu) for d in node.devices)
+    return replace(reading, node=replace(node, devices=devices))
+
+
+def _gpu_name(reading: Reading, gpu: str) -> str:
+    from shardwise.node.generations import name_of
+
+    return gpu or (name_of(reading.node) if reading.node is not None else "")
+
+
+def _show(found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison, ...]) -> None:
+    from shardwise.reports.doctor_tables import (
+        device_table,
+        link_table,
+        startup_table,
+        verdict_table,
+    )
+    from shardwise.reports.table_text import show
+
+    reading = found.reading
+    node = reading.node
+    if reading.versions:
+        say(", ".join(f"{name} {version}" for name, version in sorted(reading.versions.items())))
+    if node is not None and node.devices:
+        show(device_table(node), sys.stdout)
+        if node.links:
+            show(link_table(node), sys.stdout)
+            show(verdict_table(found, engines), sys.stdout)
+    elif reading.source == "this machine":
+        say(f"no GPU on this machine ({_about(reading)}); read another's with --from FILE")
+    elif not reading.startups:
+        say(f"no GPUs and links in {reading.source} ({_about(reading)})")
+    if reading.nccl is not None:
+        used = ", ".join(f"{k} {n}x" for k, n in sorted(reading.nccl.transports.items()))
+        say(f"NCCL: {reading.nccl.ranks} ranks, {used}")
+    if reading.startups:
+        show(startup_table(reading.startups), sys.stdout)
+    for line in (line for comparison in compared for line in comparison.lines()):
+        say(line)
+    for finding in found.findings:
+        say(f"{finding.severity}: {finding.what}")
+        say(f"  why: {finding.why}")
+        if finding.remedy:
+            say(f"  do: {finding.remedy}")
+    for problem in reading.problems:
+        click.echo(printable(f"note: {problem}"), err=True)
+
+
+def _about(reading: Reading) -> str:
+    """What is known of a machine whose tools name no GPU."""
+    from shardwise.node.node import Host
+
+    host = reading.node.host if reading.node is not None else Host()
+    known = [
+        host.cpu_name,
+        f"{host.sockets} socket{'s' if host.sockets != 1 else ''}" if host.sockets else "",
+        f"{len(host.numa_cpus)} NUMA node{'s' if len(host.numa_cpus) != 1 else ''}"
+        if host.numa_cpus
+        else "",
+        f"virtual machine ({host.hypervisor})" if host.hypervisor else "",
+    ]
+    unknown = (
+        "no tool to read it with"
+        if reading.source == "this machine"
+        else "nor anything of the host"
+    )
+    return ", ".join(part for part in known if part) or unknown
+
+
+def _document(
+    found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison, ...]
+) -> dict[str, object]:
+    from shardwise.doctor.documents import diagnosis_document
+
+    return diagnosis_document(found, engines, compared)
+
+
+def _measure() -> None:
+    """Memory bandwidth and all-reduce of this machine, as `hardware detect` measures them."""
+    from shardwise.cli.engine_extra import require_engine_extra
+
+    require_engine_extra()
+    from shardwise.engine.detect import detect
+
+    try:
+        seen = detect("auto", 0, True, lambda what: click.echo(f"measuring {what} …", err=True))
+    except RuntimeError as error:
+        raise ShardwiseError(f"torch cannot measure here: {error}") from None
+    click.echo(f"measured ({seen.what}): {seen.memory_bandwidth / 1e9:.0f} GB/s of memory a rank")
+    for world, line in sorted(seen.all_reduce.items()):
+        click.echo(
+            f"  torch.distributed all-reduce of {world}: {line.latency_s * 1e6:.1f} us + "
+            f"message / {line.bytes_per_s / 1e9:.1f} GB/s"
+        )

@@ -1,0 +1,86 @@
+"""Limits on what a client may send: bytes of a body, and seconds of a request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from starlette.requests import Request as HttpRequest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from shardwise.errors import InputError
+
+REQUEST_TIMEOUT_S: Final = 30.0  #: from a request's first byte to its last; HAProxy's is the same
+#: a token is 4 to 5 characters of text, and JSON writes one as at most 12 bytes (a surrogate pair)
+BODY_BYTES_PER_TOKEN: Final = 64
+LEAST_BODY_LIMIT: Final = 1 << 20
+_TIMED_OUT: Final = (
+    b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
+class BodyTooLargeError(InputError):
+    """More bytes than any request that fits the context has. Answered 413."""
+
+
+def body_limit(max_model_len: int) -> int:
+    """Bytes of the largest body that is read, by the tokens that a request can have."""
+    return max(LEAST_BODY_LIMIT, BODY_BYTES_PER_TOKEN * max_model_len)
+
+
+async def read_body(http: HttpRequest, limit: int) -> bytes:
+    """The body. Raises BodyTooLargeError as soon as it is known to be over `limit` bytes."""
+    declared = http.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    async for chunk in http.stream():
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(limit)
+    return bytes(body)
+
+
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError("the request's body is too large", f"allowed: {limit} bytes")
+
+
+class TimedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP, with a deadline for each request to arrive whole; without one, clients that
+    send half a request hold their connection and what they sent for ever."""
+
+    timeout_s = REQUEST_TIMEOUT_S
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._arm()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._disarm()
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._deadline = self.loop.call_later(self.timeout_s, self._late)
+
+    def _disarm(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        if self.pipeline:  # reading is paused until the answer before is complete
+            self._arm()
+            return
+        if self.cycle is None or not self.cycle.response_started:
+            self.transport.write(_TIMED_OUT)
+        self.transport.close()

@@ -1,0 +1,111 @@
+"""The engine in a process of its own, so that HTTP never holds up a step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from shardwise.engine.engine import Engine
+from shardwise.engine.options import EngineOptions
+from shardwise.engine.ranks import RankDiedError, end_with_parent
+from shardwise.errors import InputError, ShardwiseError
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a loaded engine says of itself."""
+
+    max_model_len: int
+    vocab_size: int
+    dtype: str
+    device: str
+    kv_blocks: int
+    pids: list[int]  #: of the ranks, 0 first
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy the engine is after a step."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_blocks_used: int = 0
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why the engine could not take a request."""
+
+    request_id: str
+    message: str
+
+
+def engine_main(
+    path: Path, options: EngineOptions, commands: Connection, replies: Connection, parent_pid: int
+) -> None:
+    """Rank 0's process: serve what comes down `commands` until it closes or says stop.
+
+    Each direction has a pipe of its own, read and written whole by blocking calls.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when to stop
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent(parent_pid)
+    try:
+        engine = Engine(path, options, on_death=_die)
+    except ShardwiseError as e:
+        replies.send(e)
+        return
+    blocks = engine.scheduler.allocator.num_blocks
+    pids = [os.getpid(), *engine.group.pids]
+    device = engine.options.device
+    vocab_size = engine.config.vocab_size
+    replies.send(EngineInfo(engine.max_model_len, vocab_size, engine.dtype, device, blocks, pids))
+    try:
+        _step_until_stopped(engine, commands, replies)
+    except (EOFError, BrokenPipeError):
+        pass  # the server is gone
+    except RankDiedError as e:
+        _die(str(e))
+    except Exception as e:  # noqa: BLE001 - out of memory, a bug: either way nobody can go on
+        traceback.print_exc()
+        _die(f"a step failed: {type(e).__name__}: {e}")
+    finally:
+        engine.close()
+
+
+def _step_until_stopped(engine: Engine, commands: Connection, replies: Connection) -> None:
+    scheduler = engine.scheduler
+    while _take_commands(engine, commands, replies):
+        outputs = engine.step()
+        used = scheduler.allocator.num_blocks - scheduler.allocator.num_free
+        replies.send((outputs, Load(len(scheduler.running), len(scheduler.waiting), used)))
+
+
+def _die(message: str) -> None:
+    """Leave at once: the main thread may be waiting for a dead peer."""
+    sys.stderr.write(f"shardwise engine: {message}; the replica is going down\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _take_commands(engine: Engine, commands: Connection, replies: Connection) -> bool:
+    """Runs the commands that wait, or waits for one while idle; False: stop."""
+    while not engine.has_work or commands.poll():
+        command, *args = commands.recv()
+        if command == "stop":
+            return False
+        if command == "cancel":
+            engine.cancel(args[0])
+            if not engine.has_work:
+                return True  # report the freed blocks
+            continue
+        try:
+            engine.add(*args)
+        except InputError as e:
+            replies.send(Refused(args[0], str(e)))
+    return True

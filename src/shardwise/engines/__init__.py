@@ -1,0 +1,22 @@
+"""Inference engines: their flags, defaults, limits and rules. One module each; `get` finds them."""
+
+from shardwise.engines.device import Device
+from shardwise.engines.engine import Engine
+from shardwise.engines.facts import Command, Launch
+from shardwise.engines.registry import every, get, managed, names, registered
+from shardwise.engines.rules import Shard, Weight, cut_heads
+
+__all__ = [
+    "Command",
+    "Device",
+    "Engine",
+    "Launch",
+    "Shard",
+    "Weight",
+    "cut_heads",
+    "every",
+    "get",
+    "managed",
+    "names",
+    "registered",
+]

@@ -1,0 +1,111 @@
+"""What an engine cannot do, as the InputErrors that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shardwise.engines.device import Device
+from shardwise.engines.engine import FP8_KV, Engine
+from shardwise.errors import InputError
+from shardwise.layout.deployment import Deployment, Layout
+
+
+def problems(
+    engine: Engine, deployment: Deployment, device: Device, num_experts: int | None
+) -> Iterator[InputError]:
+    """Each thing that `engine` cannot do of `deployment` on `device`, most basic first."""
+    yield from _vendor(engine, device)
+    yield from _layout(engine, deployment.layout, num_experts)
+    yield from _dtypes(engine, deployment, device)
+
+
+def _vendor(engine: Engine, device: Device) -> Iterator[InputError]:
+    vendors = engine.capabilities.vendors
+    if device.vendor not in vendors:
+        yield InputError(
+            f"{engine.title} does not run on {device.vendor}",
+            f"allowed with {engine.name}: {', '.join(vendors)}",
+            "choose another engine or GPU",
+        )
+
+
+def _layout(engine: Engine, layout: Layout, num_experts: int | None) -> Iterator[InputError]:
+    can = engine.capabilities
+    if layout.tp_size > can.max_tp:
+        yield InputError(f"TP={layout.tp_size} with {engine.title}", f"allowed: 1 to {can.max_tp}")
+    if layout.pp_size > 1 and not can.pipeline:
+        yield InputError(
+            f"PP={layout.pp_size} with {engine.title}", "allowed: 1, it has no pipeline parallelism"
+        )
+    yield from _attention_dp(engine, layout, num_experts)
+    yield from _experts(engine, layout, num_experts)
+
+
+def _attention_dp(engine: Engine, layout: Layout, num_experts: int | None) -> Iterator[InputError]:
+    can = engine.capabilities
+    if layout.attention_dp == 1:
+        return
+    if not can.attention_dp:
+        yield InputError(
+            f"attention DP={layout.attention_dp} with {engine.title}",
+            "allowed: 1, it has no data-parallel attention",
+        )
+    elif layout.tp_size > 1 and not can.attention_dp_with_tp:
+        yield InputError(
+            f"attention DP={layout.attention_dp} with TP={layout.tp_size} in {engine.title}",
+            "allowed: TP=1, each copy of attention has one GPU",
+        )
+    elif num_experts == 0:
+        yield InputError(
+            f"attention DP={layout.attention_dp} for a model without experts",
+            "allowed: 1",
+            f"use {layout.attention_dp} replicas",
+        )
+
+
+def _experts(engine: Engine, layout: Layout, num_experts: int | None) -> Iterator[InputError]:
+    if layout.ep_size == 1:
+        return
+    ranks, given = layout.stage_gpus, f"EP={layout.ep_size} with {engine.title}"
+    kind = engine.capabilities.experts
+    if kind == "none":
+        yield InputError(given, "allowed: 1, it has no expert parallelism")
+    elif num_experts == 0:
+        yield InputError(given, "allowed: 1, the model has no experts")
+    elif kind == "whole" and layout.ep_size != ranks:
+        yield InputError(given, f"allowed: 1 or {ranks}, all GPUs of a stage")
+    elif ranks % layout.ep_size:
+        yield InputError(given, f"allowed: a divisor of {ranks}, the GPUs of a stage")
+
+
+def _dtypes(engine: Engine, deployment: Deployment, device: Device) -> Iterator[InputError]:
+    weight, kv = deployment.dtypes.weight, deployment.dtypes.kv
+    can = engine.capabilities
+    if weight != "auto" and weight not in can.weight_dtypes:
+        yield InputError(
+            f"weight dtype {weight[:40]!r} with {engine.title}",
+            f"allowed: auto, {', '.join(can.weight_dtypes)}",
+        )
+    elif weight in can.native_only and not _multiplies(weight, device):
+        yield InputError(
+            f"weight dtype {weight} on {_called(device)} with {engine.title}",
+            "allowed: dtypes that its matrix units multiply",
+        )
+    if kv != "auto" and kv not in can.kv_dtypes:
+        yield InputError(
+            f"KV cache dtype {kv[:40]!r} with {engine.title}",
+            f"allowed: auto, {', '.join(can.kv_dtypes)}",
+        )
+    if kv in FP8_KV and not engine.caches_fp8(device):
+        yield InputError(
+            f"KV cache dtype {kv} on {_called(device)} with {engine.title}",
+            "allowed: auto or bf16, its kernels do not read fp8 caches there",
+        )
+
+
+def _multiplies(weight: str, device: Device) -> bool:
+    return device.multiplies_fp8 if weight == "fp8" else device.multiplies_fp4
+
+
+def _called(device: Device) -> str:
+    return device.name or device.generation or device.vendor

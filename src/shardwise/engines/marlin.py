@@ -1,0 +1,57 @@
+"""Marlin, the weight-only GEMM that vLLM and SGLang use where a GPU lacks the weights' dtype."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from shardwise.engines.rules import Shard, Weight, even, padded
+
+#: vllm/model_executor/layers/quantization/utils/marlin_utils.py: GPTQ_MARLIN_MIN_THREAD_N and _K
+MIN_THREAD_N: Final = 64
+MIN_THREAD_K: Final = 128
+
+
+def marlin(weight: Weight, tp_size: int, pads: bool) -> Shard:
+    """The rank's part for Marlin.
+
+    Args:
+        weight: A linear layer of a dense model or of attention.
+        tp_size: Ranks it is cut over.
+        pads: Whether odd sizes are padded with zeros (vLLM from 0.24 on) or refused.
+    """
+    shard = weight.sharded(tp_size)
+    if reason := even(weight, tp_size):
+        return replace(shard, refused=reason)
+    group = weight.block[1]
+    if 0 < group < weight.inputs and shard.inputs % group:
+        return replace(
+            shard,
+            refused=(
+                f"TP={tp_size} cuts {weight.name} {weight.inputs} into {shard.inputs}, which "
+                f"groups of {group} do not divide"
+            ),
+        )
+    if pads:
+        return _padded(shard)
+    if shard.outputs % MIN_THREAD_N:
+        return _refused(shard, weight, shard.outputs, "min_thread_n", MIN_THREAD_N)
+    if shard.inputs % MIN_THREAD_K:
+        return _refused(shard, weight, shard.inputs, "min_thread_k", MIN_THREAD_K)
+    return shard
+
+
+def _padded(shard: Shard) -> Shard:
+    """The smaller of the two tiles that Marlin takes: 64 x 128 or 128 x 64."""
+    tiles = [
+        padded(shard, MIN_THREAD_N, MIN_THREAD_K),
+        padded(shard, MIN_THREAD_K, MIN_THREAD_N),
+    ]
+    return min(tiles, key=lambda tile: tile.outputs * tile.inputs)
+
+
+def _refused(shard: Shard, weight: Weight, size: int, name: str, least: int) -> Shard:
+    return replace(
+        shard,
+        refused=f"{weight.name} has {size} a rank, which is no multiple of Marlin's {name} {least}",
+    )

@@ -1,0 +1,58 @@
+"""The engines by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Final
+
+from shardwise.engines.engine import Engine
+from shardwise.errors import UnknownNameError
+
+#: Name -> where its record is; a module is imported when its engine is asked for.
+_RECORDS: Final = {
+    "vllm": ("shardwise.engines.vllm", "VLLM"),
+    "sglang": ("shardwise.engines.sglang", "SGLANG"),
+    "trtllm": ("shardwise.engines.trtllm", "TRTLLM"),
+    "atom": ("shardwise.engines.atom", "ATOM"),
+    "builtin": ("shardwise.engines.builtin", "BUILTIN"),
+}
+_TRIED: dict[str, Engine] = {}  #: of `registered`
+
+
+def names() -> tuple[str, ...]:
+    """Names of all engines, the most used first."""
+    return (*_RECORDS, *_TRIED)
+
+
+def get(name: str) -> Engine:
+    """The engine called `name`. Raises UnknownNameError, an InputError, with those there are."""
+    if name in _TRIED:
+        return _TRIED[name]
+    if name not in _RECORDS:
+        raise UnknownNameError("engine", name, names())
+    module, record = _RECORDS[name]
+    found: Engine = getattr(import_module(module), record)
+    return found
+
+
+def every() -> tuple[Engine, ...]:
+    """All engines, in the order of `names`."""
+    return tuple(get(name) for name in names())
+
+
+def managed() -> tuple[str, ...]:
+    """Names of the engines that Shardwise starts itself."""
+    return tuple(engine.name for engine in every() if engine.managed)
+
+
+@contextmanager
+def registered(engine: Engine) -> Iterator[Engine]:
+    """Know `engine` as well within a `with` block: for trying a new one."""
+    assert engine.name not in names()
+    _TRIED[engine.name] = engine
+    try:
+        yield engine
+    finally:
+        del _TRIED[engine.name]

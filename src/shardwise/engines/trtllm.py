@@ -1,0 +1,226 @@
+"""TensorRT-LLM, through `trtllm-serve` and its PyTorch backend.
+
+Flags: tensorrt_llm/commands/serve.py; the YAML file's keys: tensorrt_llm/llmapi/llm_args.py. Read
+on GitHub's main between 1.0 and 1.4. What only the file can say goes there: attention data
+parallelism, chunked prefill, the KV cache's dtype, MTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from shardwise.engines.device import Device
+from shardwise.engines.engine import Engine
+from shardwise.engines.facts import (
+    AllReduce,
+    Capabilities,
+    ConfigFile,
+    Defaults,
+    Launch,
+    Metrics,
+    Packaging,
+    Scheduling,
+)
+from shardwise.engines.rules import UNQUANTIZED, Shard, Weight, even, padded, whole_blocks
+from shardwise.engines.startup import Quantity, StartupMemory
+from shardwise.engines.versions import Known, Version, parse, since
+from shardwise.errors import InputError
+from shardwise.layout.deployment import Deployment
+from shardwise.units import GIB
+
+MIB: Final = 2**20
+#: Key for the tokens that MTP drafts: num_nextn_predict_layers in the guides of 1.0 to 1.2,
+#: max_draft_len in the examples of 1.4.
+_MTP_KEY: Final = (("0", "num_nextn_predict_layers"), ("1.3", "max_draft_len"))
+
+
+def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
+    """https://nvidia.github.io/TensorRT-LLM/commands/trtllm-serve/trtllm-serve.html
+
+    TP counts all GPUs of a stage, whether attention is cut over them or copied. The memory fraction
+    is of what is free once the model is loaded.
+    """
+    del device
+    layout, limits = deployment.layout, deployment.limits
+    line = ["--tp_size", str(layout.stage_gpus)]
+    if layout.pp_size > 1:
+        line += ["--pp_size", str(layout.pp_size)]
+    if layout.ep_size > 1:
+        line += ["--ep_size", str(layout.ep_size)]
+    line += ["--max_batch_size", str(limits.max_num_seqs)]
+    line += ["--max_num_tokens", str(limits.max_num_batched_tokens)]
+    if limits.max_model_len:
+        line += ["--max_seq_len", str(limits.max_model_len)]
+    line += ["--kv_cache_free_gpu_memory_fraction", f"{limits.gpu_memory_utilization:g}"]
+    if files := config_files(deployment, launch):
+        line += ["--extra_llm_api_options", files[0].name]
+    return line
+
+
+def config_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ...]:
+    """The YAML file that --extra_llm_api_options names; none where flags say it all."""
+    lines = []
+    if deployment.layout.attention_dp > 1:
+        lines += ["enable_attention_dp: true"]
+    if _needs_chunks(deployment):
+        lines += ["enable_chunked_prefill: true"]
+    if dtype := _kv_dtype(deployment, launch):
+        # the block replaces the flag's, so the fraction stands here as well
+        share = deployment.limits.gpu_memory_utilization
+        lines += ["kv_cache_config:", f"  dtype: {dtype}", f"  free_gpu_memory_fraction: {share:g}"]
+    if launch.speculative_tokens:
+        key = since(parse(deployment.engine_version), _MTP_KEY)
+        lines += ["speculative_config:", "  decoding_type: MTP"]
+        lines += [f"  {key}: {launch.speculative_tokens}"]
+    if not lines:
+        return ()
+    return (ConfigFile(f"trtllm-{launch.port}.yaml", "\n".join(lines) + "\n"),)
+
+
+def _needs_chunks(deployment: Deployment) -> bool:
+    """Whether a prompt may be longer than a step: it is refused without chunked prefill
+    (NVIDIA/TensorRT-LLM#4947). Early versions have no flag for it, all take the file."""
+    limits = deployment.limits
+    return not 0 < limits.max_model_len <= limits.max_num_batched_tokens
+
+
+def _kv_dtype(deployment: Deployment, launch: Launch) -> str:
+    """For the file; "" where the default is meant. `dtype` takes auto and fp8, not 16 bits."""
+    kv = deployment.dtypes.kv
+    if kv == "bf16" and launch.checkpoint_kv not in ("", "bf16"):
+        raise InputError(
+            f"KV cache dtype bf16 with TensorRT-LLM for a checkpoint that asks for "
+            f"{launch.checkpoint_kv}",
+            "allowed: auto, fp8",
+        )
+    return "" if kv in ("auto", "bf16") else CAPABILITIES.kv_dtypes[kv]
+
+
+def defaults(device: Device, version: Version | None, world_size: int) -> Defaults:
+    """tensorrt_llm/llmapi/llm_args.py: the same on every GPU."""
+    del device, version, world_size
+    return Defaults(
+        max_num_seqs=2048,
+        max_num_batched_tokens=8192,
+        memory_fraction=0.9,
+        block_size=32,
+        source="tensorrt_llm/llmapi/llm_args.py: max_batch_size, max_num_tokens, KvCacheConfig",
+    )
+
+
+def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -> Shard:
+    """Blocks stay whole, which is vLLM's rule and assumed here: refusing costs a layout at most.
+
+    MXFP4 experts are padded to 128, the input of gate and up to 512 on Blackwell
+    (tensorrt_llm/_torch/modules/fused_moe/quantization.py, MXFP4WeightTRTLLMGenFusedMoEMethod).
+    """
+    del version
+    if weight.dtype == "mxfp4" and weight.experts:
+        hidden = 512 if device.is_sm100 and not weight.down else 128
+        return padded(weight.sharded(tp_size), 128, hidden)
+    if weight.dtype in UNQUANTIZED:
+        return replace(weight.sharded(tp_size), refused=even(weight, tp_size))
+    return whole_blocks(weight, tp_size)
+
+
+def startup(device: Device, version: Version | None) -> StartupMemory:
+    """tensorrt_llm/_torch/pyexecutor/_util.py: a dry run, then a fraction of what is free.
+
+    The KV cache gets (total - weights - context - collectives - activations) x fraction; CUDA
+    graphs come out of the rest.
+    """
+    del device, version
+    return StartupMemory(
+        share="free_after_load",
+        context_bytes=Quantity(
+            1.0 * GIB, 0.5 * GIB, 2.0 * GIB, "assumed; 1 GiB more takes 0.9 GiB of KV cache"
+        ),
+        context_counted=True,
+        collective_bytes=Quantity(1.0 * GIB, 0.3 * GIB, 2.6 * GIB, "assumed, between vLLM's"),
+        collective_bytes_without_peers=Quantity(
+            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "as vLLM's: vllm#13061, #14452"
+        ),
+        collective_counted=True,
+        graph_bytes=Quantity(0.8 * GIB, 0.13 * GIB, 4.8 * GIB, "assumed, as vLLM's"),
+        graph_counted=False,
+        sampler_bytes_per_logit=Quantity(
+            12.0, 8.0, 40.0, "assumed: 32-bit logits, softmax and a copy"
+        ),
+        activation="one forward of max_num_tokens tokens",
+    )
+
+
+#: tensorrt_llm/llmapi/llm_args.py: without padding, and with its largest default of 128
+_GRAPHS: Final = (*range(1, 33), 64, 128)
+
+
+def scheduling(device: Device, version: Version | None) -> Scheduling:
+    """tensorrt_llm/_torch/pyexecutor/py_executor.py. Chunked prefill is off unless asked for."""
+    del device, version
+    return Scheduling(
+        chunked_prefill=False,
+        mixed_batches=True,
+        overlapped=True,  # disable_overlap_scheduler is off
+        prefix_caching=True,  # enable_block_reuse
+        graph_batch_sizes=_GRAPHS,
+        all_reduce=AllReduce(
+            custom_world_sizes=(2, 4, 8),
+            custom_max_bytes=8 * MIB,
+            fused_by_capability={
+                capability: {2: 8 * MIB, 4: 8 * MIB, 8: 8 * MIB}
+                for capability in ((9, 0), (10, 0), (10, 3))
+            },
+            source="tensorrt_llm/_torch/distributed/ops.py: AllReduceStrategy AUTO; sizes assumed "
+            "after vLLM's, since its workspace differs by GPU and world size",
+        ),
+        source="tensorrt_llm/llmapi/llm_args.py",
+    )
+
+
+CAPABILITIES: Final = Capabilities(
+    vendors=("nvidia",),
+    pipeline=True,
+    experts="divisor",
+    attention_dp=True,
+    attention_dp_with_tp=False,
+    decode_context_parallel=False,
+    speculation=("mtp",),
+    online_fp8=False,
+    weight_dtypes=("bf16", "fp16", "fp32", "fp8", "int8", "int4", "mxfp8", "mxfp4", "nvfp4", "fp4"),
+    # https://nvidia.github.io/TensorRT-LLM/reference/support-matrix.html
+    native_only=("fp8", "nvfp4", "fp4"),
+    kv_dtypes={"bf16": "auto", "fp8": "fp8", "fp8_e4m3": "fp8"},
+    source="tensorrt_llm/commands/serve.py, tensorrt_llm/llmapi/llm_args.py",
+)
+
+TRTLLM: Final = Engine(
+    name="trtllm",
+    title="TensorRT-LLM",
+    program=("trtllm-serve",),
+    module=("tensorrt_llm.commands.serve", "serve"),
+    packaging=Packaging(
+        module="tensorrt_llm",
+        install="pip install tensorrt-llm --extra-index-url https://pypi.nvidia.com",
+        images={"cuda": "nvcr.io/nvidia/tensorrt-llm/release:latest"},
+    ),
+    capabilities=CAPABILITIES,
+    known=Known("0.20", "1.4"),
+    metrics=Metrics(
+        path="/prometheus/metrics",
+        in_flight=(),
+        names={
+            "shardwise_ttft_seconds": "trtllm_time_to_first_token_seconds",
+            "shardwise_tpot_seconds": "trtllm_time_per_output_token_seconds",
+            "shardwise_e2e_latency_seconds": "trtllm_e2e_request_latency_seconds",
+            "shardwise_requests": "trtllm_request_success",
+        },
+    ),
+    write_flags=flags,
+    write_files=config_files,
+    served_name_flag="",
+    defaults_at=defaults,
+    cut_at=cut,
+    startup_at=startup,
+    scheduling_at=scheduling,
+)

@@ -1,0 +1,70 @@
+"""Versions of engines: parsing, ordering, and values that change from one version on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+_NUMBERS: Final = re.compile(r"(?:^|[^\d.])v?(\d+(?:\.\d+)+)")
+
+
+@dataclass(frozen=True, order=True)
+class Version:
+    """A release number: 0.11.0 is (0, 11, 0). Suffixes such as rc1, .post1 and +git are dropped."""
+
+    numbers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return ".".join(map(str, self.numbers))
+
+
+def parse(text: str) -> Version | None:
+    """The first release number in `text`; None where there is none.
+
+    "vllm 0.11.0", "v0.8.5.post1", "vLLM 0.9.1 (AMD rocm/vllm-dev:main)" and "1.2.0rc4" have one.
+    Trailing zeros do not count: 0.11 is 0.11.0.
+    """
+    found = _NUMBERS.search(text)
+    return release(found[1]) if found else None
+
+
+def release(numbers: str) -> Version:
+    """The version written "0.11" or "0"."""
+    parts = [int(part) for part in numbers.split(".")]
+    while len(parts) > 1 and parts[-1] == 0:
+        parts.pop()
+    return Version(tuple(parts))
+
+
+@dataclass(frozen=True)
+class Known:
+    """The versions that an engine's facts were read from: the oldest and the newest."""
+
+    oldest: str
+    newest: str
+
+    def holds(self, version: Version | None) -> bool:
+        """Whether `version` lies between the oldest and the newest. False for None."""
+        if version is None:
+            return False
+        return release(self.oldest) <= version and version.numbers[:2] <= _pair(self.newest)
+
+
+def _pair(numbers: str) -> tuple[int, ...]:
+    return release(numbers).numbers[:2]
+
+
+def since(version: Version | None, changes: tuple[tuple[str, T], ...]) -> T:
+    """The value that holds at `version`, from (first version, value) in ascending order.
+
+    None, a version that is not known, gets the newest value. A version before the first entry gets
+    the oldest.
+    """
+    value = changes[0][1]
+    for start, then in changes:
+        if version is None or version >= release(start):
+            value = then
+    return value

@@ -1,0 +1,300 @@
+"""vLLM.
+
+Flags: vllm/engine/arg_utils.py. Facts were read in the sources of the releases 0.7.3, 0.8.5, 0.9.2,
+0.10.1, 0.11.0, 0.13.0, 0.15.1, 0.19.0, 0.20.0, 0.21.0, 0.24.0, 0.28.0 and 0.32.0; a change is dated
+by the first of these that has it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from shardwise.engines.device import Device
+from shardwise.engines.engine import Engine
+from shardwise.engines.facts import (
+    AllReduce,
+    Capabilities,
+    Defaults,
+    Launch,
+    Metrics,
+    Packaging,
+    Scheduling,
+)
+from shardwise.engines.rules import UNQUANTIZED
+from shardwise.engines.startup import Quantity, StartupMemory
+from shardwise.engines.versions import Known, Version, parse, since
+from shardwise.engines.vllm_rules import cut
+from shardwise.errors import InputError
+from shardwise.layout.deployment import Deployment
+from shardwise.units import GIB
+
+MIB: Final = 2**20
+#: --kv-cache-dtype has "bfloat16" from here on (config/cache.py, CacheDType)
+_NAMES_BF16_CACHE: Final = (("0", False), ("0.11", True))
+#: --speculative-config, in place of single flags, and MTP by the name "mtp" for every model
+_HAS_MTP: Final = (("0", False), ("0.11", True))
+
+
+def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
+    """https://docs.vllm.ai/en/latest/cli/serve.html
+
+    `--max-num-seqs` and `--max-num-batched-tokens` hold for each copy of attention.
+    """
+    layout, limits = deployment.layout, deployment.limits
+    line = ["--tensor-parallel-size", str(layout.tp_size)]
+    if layout.pp_size > 1:
+        line += ["--pipeline-parallel-size", str(layout.pp_size)]
+    if layout.attention_dp > 1:
+        line += ["--data-parallel-size", str(layout.attention_dp)]
+    if layout.ep_size > 1:
+        line += ["--enable-expert-parallel"]
+    line += _dtype_flags(deployment, launch)
+    if limits.max_model_len:
+        line += ["--max-model-len", str(limits.max_model_len)]
+    line += ["--max-num-seqs", str(limits.max_num_seqs)]
+    if not launch.embeds:
+        line += ["--max-num-batched-tokens", str(limits.max_num_batched_tokens)]
+    if device.vendor != "cpu":
+        line += ["--gpu-memory-utilization", f"{limits.gpu_memory_utilization:g}"]
+    return line + _speculation(deployment, launch)
+
+
+def _dtype_flags(deployment: Deployment, launch: Launch) -> list[str]:
+    line = []
+    weight, kv = deployment.dtypes.weight, deployment.dtypes.kv
+    if weight == "fp8" and launch.checkpoint_dtype in UNQUANTIZED:
+        line += ["--quantization", "fp8"]
+    version = parse(deployment.engine_version)
+    if kv == "bf16" and not since(version, _NAMES_BF16_CACHE):
+        if launch.checkpoint_kv in ("", "bf16"):
+            return line  # what "auto" is there
+        raise InputError(
+            f"KV cache dtype bf16 with vLLM {version} for a checkpoint that asks for "
+            f"{launch.checkpoint_kv}",
+            "allowed before 0.11: auto, fp8, fp8_e4m3, fp8_e5m2",
+        )
+    return line if kv == "auto" else [*line, "--kv-cache-dtype", CAPABILITIES.kv_dtypes[kv]]
+
+
+def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
+    """vllm/config/speculative.py: the model's own MTP heads draft."""
+    if not launch.speculative_tokens:
+        return []
+    version = parse(deployment.engine_version)
+    if not since(version, _HAS_MTP):
+        raise InputError(f"MTP with vLLM {version}", "allowed from 0.11 on", "use a newer version")
+    config = {"method": "mtp", "num_speculative_tokens": launch.speculative_tokens}
+    return ["--speculative-config", msgspec.json.encode(config).decode()]
+
+
+def defaults(device: Device, version: Version | None, world_size: int) -> Defaults:
+    """Of `vllm serve`: vllm/engine/arg_utils.py, get_batch_defaults for OPENAI_API_SERVER."""
+    big = device.memory_bytes >= 70 * GIB
+    if version is not None and version < Version((0, 8)):
+        # V0: without chunked prefill a step takes max_model_len; 2048 is the least
+        seqs, tokens = 256, 2048
+    elif device.vendor == "cpu":
+        seqs, tokens = 128 * world_size, 2048 * world_size
+    elif device.memory_bytes >= 160 * GIB:
+        # read in 0.28.0, absent in 0.24.0
+        seqs, tokens = 1024, since(version, (("0", 8192), ("0.28", 16384)))
+    elif big and ("a100" not in device.name.lower() or not _spares_a100(version)):
+        seqs, tokens = 1024, 8192
+    else:
+        seqs, tokens = 256, 2048
+    return Defaults(
+        max_num_seqs=seqs,
+        max_num_batched_tokens=tokens,
+        memory_fraction=since(version, (("0", 0.9), ("0.20", 0.92))),
+        block_size=16,
+        source="vllm/engine/arg_utils.py and vllm/config/cache.py",
+    )
+
+
+def _spares_a100(version: Version | None) -> bool:
+    """A100 keeps the small defaults: github.com/vllm-project/vllm/pull/17885."""
+    return since(version, (("0", False), ("0.9", True)))
+
+
+#: The sampler's dummy run, per row and vocabulary entry. PyTorch sorts: 40 bytes
+#: (pull/32558: 1.25 GiB for 256 rows of 131,072), as start-up logs have it: 38 from gpt-oss-120b on
+#: H100 (vllm#23278: 71.27 GiB usable, 65.97 loaded, -2.14 left, 1,024 rows of 201,088; vllm#27508
+#: the same with 1,024 instead of 8,192 tokens a step, so layers do not add), 41 from Llama-3-8B
+#: (pull/10511: 1.26 GiB for 256 rows of 128,256), 45 from Phi-4 (1.16 GiB for 256 of 100,352).
+_SORTED: Final = Quantity(
+    40.0, 38.0, 45.0, "pull/32558; start-up logs of vllm#23278, vllm#27508, pull/10511"
+)
+#: The Triton kernel does not sort: 12 bytes by the same table (384 MiB), and the 16-bit logits.
+_UNSORTED: Final = Quantity(14.0, 12.0, 20.0, "pull/32558, merged as pull/33538")
+
+
+def startup(device: Device, version: Version | None) -> StartupMemory:
+    """vllm/v1/worker/gpu_worker.py, determine_available_memory.
+
+    The budget is what profiling added: since 0.11 the snapshot that it compares with is taken after
+    the process groups exist, and since 0.20 an estimate of the CUDA graphs is subtracted.
+    """
+    del device
+    if version is not None and version < Version((0, 7)):
+        context = Quantity(
+            0.6 * GIB,
+            0.4 * GIB,
+            1.8 * GIB,
+            "vllm#10517: 0.5 GiB on an RTX 3090 beside a forward of 20,000 tokens, 0.6.4; "
+            "pull/10511: 1.79 GiB on an H100, 0.6.5",
+        )
+    else:
+        context = Quantity(
+            0.16 * GIB, 0.05 * GIB, 0.33 * GIB, "pull/12126, vllm#14452: non_torch_memory 0.16-0.33"
+        )
+    return StartupMemory(
+        share="total",
+        context_bytes=context,
+        context_counted=True,
+        collective_bytes=Quantity(
+            1.8 * GIB,
+            1.0 * GIB,
+            2.6 * GIB,
+            "pull/10511: 1.79 GiB more at TP=2 on H100; vllm#13074: 2.55 at TP=8 x PP=2 on H20",
+        ),
+        collective_bytes_without_peers=Quantity(
+            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "vllm#13061, #14452: RTX 4090 and 5090 over PCIe"
+        ),
+        collective_counted=since(version, (("0", True), ("0.11", False))),
+        graph_bytes=Quantity(
+            0.8 * GIB,
+            0.13 * GIB,
+            4.8 * GIB,
+            "logs of 0.19 to 0.21: took 0.34, 0.73, 1.22; estimated 0.36, 0.55, 1.62, 4.77 GiB",
+        ),
+        graph_counted=since(version, (("0", False), ("0.20", True))),
+        sampler_bytes_per_logit=since(version, (("0", _SORTED), ("0.19", _UNSORTED))),
+        activation=(
+            "one forward of max_num_batched_tokens tokens, then the sampler on max_num_seqs rows "
+            "of the whole vocabulary on every rank: the larger of the two counts, not their sum"
+        ),
+    )
+
+
+#: vllm/distributed/device_communicators/all_reduce_utils.py (0.11.0 to 0.32.0), in MiB
+_CUSTOM: Final = {
+    (9, 0): {2: 64 * MIB, 4: 32 * MIB, 6: MIB // 2, 8: MIB // 4},
+    (10, 0): {2: 2 * MIB, 4: 2 * MIB, 6: MIB, 8: MIB},
+    (10, 3): {2: 4 * MIB, 4: 4 * MIB, 6: 8 * MIB, 8: 4 * MIB},
+}
+_SYMMETRIC: Final = {
+    (9, 0): {2: 64 * MIB, 4: 32 * MIB, 6: 64 * MIB, 8: 64 * MIB},
+    (10, 0): {2: 8 * MIB, 4: 32 * MIB, 6: 128 * MIB, 8: 128 * MIB},
+    (10, 3): {2: 4 * MIB, 4: 32 * MIB, 6: 32 * MIB, 8: 64 * MIB},
+}
+#: vllm/compilation/passes/fusion/allreduce_rms_fusion.py (0.32.0)
+_FUSED: Final = {
+    (9, 0): {2: 64 * MIB, 4: 2 * MIB, 8: MIB // 2},
+    (10, 0): {2: 64 * MIB, 4: 32 * MIB, 8: MIB},
+    (10, 3): {2: 64 * MIB, 4: 64 * MIB, 8: 4 * MIB},
+}
+ALL_REDUCE: Final = AllReduce(
+    custom_world_sizes=(2, 4, 6, 8),
+    custom_max_bytes=8 * MIB,
+    by_capability=_CUSTOM,
+    symmetric_by_capability=_SYMMETRIC,
+    fused_by_capability=_FUSED,
+    pcie_max_world=2,
+    quick_reduce_world_sizes=(2, 4, 8),
+    source=(
+        "vllm/distributed/device_communicators/{custom_all_reduce,all_reduce_utils,"
+        "quick_all_reduce}.py; quick reduce needs VLLM_ROCM_QUICK_REDUCE_QUANTIZATION"
+    ),
+)
+
+
+def graph_batch_sizes(
+    device: Device, version: Version | None, max_num_seqs: int = 256
+) -> tuple[int, ...]:
+    """vllm/config/vllm.py, _set_cudagraph_sizes."""
+    largest = since(version, (("0", 512), ("0.28", 1024 if device.is_sm100 else 512)))
+    if since(version, (("0", False), ("0.13", True))):
+        largest = min(2 * max_num_seqs, largest)
+        sizes = [1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)]
+    else:
+        sizes = [1, 2, 4, *range(8, largest + 1, 8)]
+    return tuple(size for size in sizes if size <= largest)
+
+
+def scheduling(device: Device, version: Version | None) -> Scheduling:
+    """vllm/config/scheduler.py, vllm/config/vllm.py."""
+    v1 = since(version, (("0", False), ("0.8", True)))
+    return Scheduling(
+        chunked_prefill=v1,
+        mixed_batches=v1,
+        overlapped=since(version, (("0", False), ("0.14", True))),
+        prefix_caching=v1,
+        graph_batch_sizes=graph_batch_sizes(device, version),
+        all_reduce=ALL_REDUCE,
+        source="vllm/config/vllm.py: async scheduling off in 0.13.0, on in 0.15.1; V1 from 0.8 on",
+    )
+
+
+CAPABILITIES: Final = Capabilities(
+    vendors=("nvidia", "amd", "intel", "cpu"),
+    pipeline=True,
+    experts="whole",
+    attention_dp=True,
+    attention_dp_with_tp=True,
+    decode_context_parallel=True,
+    speculation=("mtp",),
+    online_fp8=True,
+    weight_dtypes=(
+        *("bf16", "fp16", "fp32", "fp8", "int8", "int4", "mxfp8", "mxfp6", "mxfp4", "nvfp4"),
+        "fp4",
+    ),
+    kv_dtypes={
+        "bf16": "bfloat16",
+        "fp8": "fp8",
+        "fp8_e4m3": "fp8_e4m3",
+        "fp8_e5m2": "fp8_e5m2",
+    },
+    source="vllm/engine/arg_utils.py, vllm/config/{parallel,cache,speculative}.py of 0.32.0",
+)
+
+VLLM: Final = Engine(
+    name="vllm",
+    title="vLLM",
+    program=("vllm", "serve"),
+    module=("vllm.entrypoints.openai.api_server", "--model"),
+    packaging=Packaging(
+        module="vllm",
+        install="pip install vllm",
+        images={"cuda": "vllm/vllm-openai:latest", "rocm": "rocm/vllm:latest"},
+        api_key_variable="VLLM_API_KEY",
+    ),
+    capabilities=CAPABILITIES,
+    known=Known("0.6", "0.32"),
+    metrics=Metrics(
+        path="/metrics",
+        in_flight=("vllm:num_requests_running", "vllm:num_requests_waiting"),
+        progress=(
+            "vllm:iteration_tokens_total_count",
+            "vllm:prompt_tokens_total",
+            "vllm:generation_tokens_total",
+        ),
+        names={
+            "shardwise_ttft_seconds": "vllm:time_to_first_token_seconds",
+            "shardwise_itl_seconds": "vllm:inter_token_latency_seconds",
+            "shardwise_tpot_seconds": "vllm:request_time_per_output_token_seconds",
+            "shardwise_e2e_latency_seconds": "vllm:e2e_request_latency_seconds",
+            "shardwise_requests": "vllm:request_success",
+            "shardwise_requests_running": "vllm:num_requests_running",
+            "shardwise_requests_waiting": "vllm:num_requests_waiting",
+            "shardwise_output_tokens": "vllm:generation_tokens",
+        },
+    ),
+    managed=True,
+    write_flags=flags,
+    defaults_at=defaults,
+    cut_at=cut,
+    startup_at=startup,
+    scheduling_at=scheduling,
+)

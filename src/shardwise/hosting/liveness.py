@@ -1,0 +1,94 @@
+"""Whether a replica that runs also works: /health answers, and real completions come back.
+
+A hang, unlike a crash, leaves the socket open. A completion is asked for now and then; one that
+does not come is no hang yet where the engine's counters show that it works on others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from shardwise.hosting.launching import Launch
+from shardwise.replica import probing
+
+HEALTH_EVERY_S: Final = 2.0
+HEALTH_TIMEOUT_S: Final = 5.0
+RETRY_S: Final = 2.0  #: after a completion that failed
+#: an engine without counters may be busy for all that is known; it is given this long
+BLIND_TIMEOUT_S: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a look at a replica found."""
+
+    trouble: str = ""  #: empty: none
+    hangs: bool = False  #: for so long that it is to be restarted
+
+
+class Liveness:
+    """Looks at one replica that was ready; `look` is called every HEALTH_EVERY_S or so."""
+
+    def __init__(self, launch: Launch, key: str = "") -> None:
+        self._launch, self._key = launch, key
+        now = time.monotonic()
+        self._well_s = now  #: when /health last answered
+        self._next_ask_s = now + launch.model.probe_interval_s
+        self._asked_s: float | None = None  #: when the completion that is still missing was asked
+        self._moved_s = now  #: when the engine's counters last moved
+        self._counter: float | None = None
+        self._thread: threading.Thread | None = None
+        self._answer = ""
+
+    def look(self) -> Verdict:
+        """Asks /health, and for a completion if it is time."""
+        limit_s = self._launch.model.hang_timeout_s
+        patience_s = min(HEALTH_TIMEOUT_S, limit_s)
+        if probing.request(self._launch.url, "/health", timeout_s=patience_s)[0] != 200:
+            silent_s = time.monotonic() - self._well_s
+            if silent_s > limit_s:
+                return Verdict(f"did not answer /health for {silent_s:.0f} s", hangs=True)
+            return Verdict("does not answer /health")
+        self._well_s = time.monotonic()
+        self._follow_completion()
+        return self._verdict_of_completion(limit_s)
+
+    def _follow_completion(self) -> None:
+        now = time.monotonic()
+        if self._thread and not self._thread.is_alive():
+            self._thread = None
+            if self._answer:
+                self._next_ask_s = now + RETRY_S
+            else:
+                self._asked_s, self._next_ask_s = None, now + self._launch.model.probe_interval_s
+        if self._thread is None and now >= self._next_ask_s:
+            if self._asked_s is None:
+                self._asked_s = self._moved_s = now
+            self._thread = threading.Thread(target=self._ask, daemon=True)
+            self._thread.start()
+
+    def _ask(self) -> None:
+        model = self._launch.model
+        self._answer = "no answer"
+        self._answer = probing.complete(
+            self._launch.url, model.served_name, model.task, self._key, BLIND_TIMEOUT_S
+        )
+
+    def _verdict_of_completion(self, limit_s: float) -> Verdict:
+        if self._asked_s is None:
+            return Verdict()
+        counter, now = probing.progress(self._launch.url), time.monotonic()
+        if counter != self._counter:
+            self._counter, self._moved_s = counter, now
+        if counter is None:
+            limit_s = max(limit_s, BLIND_TIMEOUT_S)
+        still_s = now - max(self._asked_s, self._moved_s)
+        if still_s > limit_s:
+            text = f"answers /health, but no completion for {now - self._asked_s:.0f} s"
+            return Verdict(f"{text}: {self._answer}" if self._answer else text, hangs=True)
+        if still_s > limit_s / 2:
+            return Verdict("answers /health, but no completion")
+        return Verdict()

@@ -1,0 +1,20 @@
+"""Whether the GPUs of this machine are ready for the replicas that are about to start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shardwise.doctor.preflight import require_ready
+from shardwise.hosting.launching import Launch
+from shardwise.node.here import GPU_COMMANDS, read_here
+
+
+def check_node(starting: Sequence[Launch]) -> None:
+    """InputError for a GPU that does not answer, is split or is in use. CPU and Ray: no-op."""
+    on_gpus = [launch for launch in starting if launch.kind in ("cuda", "rocm")]
+    if not on_gpus:
+        return
+    reading = read_here(GPU_COMMANDS)
+    for launch in on_gpus:
+        share = launch.model.gpu_memory_utilization
+        require_ready(reading, launch.replica, launch.devices, share, launch.model.engine)

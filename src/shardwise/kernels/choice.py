@@ -1,0 +1,143 @@
+"""Which table answers: this GPU's and engine's own, or the nearest relative's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Final
+
+import numpy as np
+
+from shardwise.errors import UnknownNameError
+from shardwise.kernels import store
+from shardwise.kernels.operator import Operator
+from shardwise.kernels.provenance import Array, Provenance
+from shardwise.kernels.roofline import Rates
+
+#: Octaves of shape that the engine's own table may be farther away than another engine's before
+#: the other is taken. Assumed: engines differ by 10 to 30 % at one shape, as shapes half an octave
+#: apart do in the leave-one-shape-out errors.
+OTHER_ENGINE_OCTAVES: Final = 0.5
+#: The same for each step down a variant's list of relatives. Assumed: twice another engine's.
+OTHER_VARIANT_OCTAVES: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A table, and how far it is from what was asked.
+
+    Attributes:
+        entry: The table.
+        provenance: MEASURED where GPU, engine and variant are the asked ones; else what differs
+            most.
+        octaves: What the difference in engine and variant counts for, in octaves of shape.
+    """
+
+    entry: store.Entry
+    provenance: Provenance
+    octaves: float = 0.0
+
+
+@cache
+def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> tuple[Choice, ...]:
+    """All tables of the nearest GPU that has one, the best first.
+
+    Empty where the class has no table at all, and for a CPU: its kernels resemble no GPU's.
+    """
+    index = store.index()
+    entries = [entry for entry in index.entries if entry.operator == operator.name]
+    if not entries or rates.vendor == "cpu":
+        return ()
+    order = list(operator.relatives(variant))
+    distance = {gpu: gpu_distance(rates, known) for gpu, known in index.rates.items()}
+    if operator.shape == ("ranks",):  # a collective: how GPUs are joined matters most
+        distance = {gpu: d + _fabric(rates, index.rates[gpu]) for gpu, d in distance.items()}
+    nearest = min(distance[entry.gpu] for entry in entries)
+    found = []
+    for entry in entries:
+        if distance[entry.gpu] > nearest:
+            continue
+        kin = order.index(entry.variant) if entry.variant in order else len(order)
+        octaves = OTHER_VARIANT_OCTAVES * kin
+        if entry.engine != engine:  # of several, a fast one: slow kernels are an engine's own
+            octaves += OTHER_ENGINE_OCTAVES + float(np.log2(entry.slowness))
+        provenance = _provenance(entry, rates, engine, variant)
+        found.append(Choice(entry, provenance, octaves))
+    return tuple(sorted(found, key=lambda choice: (choice.octaves, -choice.entry.points)))
+
+
+def _fabric(asked: Rates, known: Rates) -> float:
+    """More than any other distance where one has a bus or a mesh and the other has not."""
+    same = (asked.shared_bus, bool(asked.mesh_links)) == (known.shared_bus, bool(known.mesh_links))
+    return 0.0 if same else 4.0
+
+
+def _provenance(entry: store.Entry, rates: Rates, engine: str, variant: str) -> Provenance:
+    if entry.gpu != rates.gpu_id:
+        return Provenance.OTHER_GPU
+    if entry.variant != variant:
+        return Provenance.OTHER_DTYPE
+    return Provenance.MEASURED if entry.engine == engine else Provenance.OTHER_ENGINE
+
+
+def gpu_distance(asked: Rates, known: Rates) -> float:
+    """0 for the same GPU, below 1 within a generation, below 2 within a vendor, else more."""
+    if asked.gpu_id == known.gpu_id:
+        return 0.0
+    octaves = abs(np.log2(asked.memory / known.memory))
+    octaves += abs(np.log2(asked.matrix("bf16") / known.matrix("bf16")))
+    near = float(octaves / (1.0 + octaves))
+    if asked.generation == known.generation:
+        return 0.01 + 0.9 * near
+    return (1.0 if asked.vendor == known.vendor else 2.0) + near
+
+
+def shape_octaves(operator: Operator, shapes: Array, shape: Sequence[float]) -> Array:
+    """Distance of each row of `shapes` from `shape`, in weighted octaves."""
+    weights = np.asarray(operator.weights)
+    steps = weights * (np.log2(shapes) - np.log2(np.asarray(shape)))
+    return np.asarray(np.sqrt(np.sum(steps**2, axis=-1)))
+
+
+@lru_cache(maxsize=4096)
+def best_for(operator: Operator, found: tuple[Choice, ...], shape: tuple[float, ...]) -> Choice:
+    """The candidate whose engine, variant and measured shapes come nearest together."""
+
+    def cost(choice: Choice) -> float:
+        shapes = store.table(choice.entry).shapes
+        return choice.octaves + float(np.min(shape_octaves(operator, shapes, shape)))
+
+    return min(found, key=cost)
+
+
+@cache
+def typical_error(operator: str, provenance: Provenance) -> float:
+    """Median relative error of a class's times of one provenance, from tables left out.
+
+    Args:
+        operator: Name of the class, e.g. "gemm": the file names of the tables.
+        provenance: 0 for MEASURED; the work or shape left out for INTERPOLATED and EXTRAPOLATED;
+            the nearest relative's for the others; the largest known for ROOFLINE.
+
+    Raises:
+        UnknownNameError: No class has this name.
+    """
+    index = store.index()
+    if operator not in index.carried:
+        raise UnknownNameError("kernel class", operator, index.carried)
+    entries = [entry for entry in index.entries if entry.operator == operator]
+    between = max(_median([e.error for e in entries]), _median([e.point_error for e in entries]))
+    known = {Provenance.MEASURED: 0.0, Provenance.INTERPOLATED: between}
+    farther = [between]
+    for kind in Provenance:
+        if kind > Provenance.INTERPOLATED:
+            farther.append(index.carried[operator].get(kind.name.lower(), farther[-1]))
+            known[kind] = max(farther)
+    return known[provenance]
+
+
+def _median(values: list[float]) -> float:
+    # np.median imports numpy.ma, which takes a plan's start 7 ms
+    ranked, middle = sorted(values), len(values) // 2
+    return (ranked[middle] + ranked[~middle]) / 2.0

@@ -1,0 +1,4 @@
+"""Build the kernel tables from raw timings: read, check, compress, describe.
+
+Run `make kernels`, or `python -m shardwise.kernels.ingest REFERENCE_FOLDER`.
+"""

@@ -1,0 +1,46 @@
+"""python -m shardwise.kernels.ingest REFERENCE_FOLDER: write the tables and docs/kernels.md."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from shardwise.errors import InputError, ShardwiseError
+from shardwise.kernels import store
+from shardwise.kernels.ingest.compile import compile_all
+from shardwise.kernels.ingest.page import page
+from shardwise.kernels.ingest.sources import READERS
+
+PAGE = Path("docs/kernels.md")
+
+
+def main(arguments: list[str]) -> int:
+    """Build from the folder named; 2 where it cannot be read."""
+    try:
+        folder = _folder(arguments)
+    except ShardwiseError as error:
+        print(f"kernels.ingest: {error}", file=sys.stderr)
+        return error.exit_code
+    built = compile_all((read(folder) for read in READERS), store.DATA)
+    size = sum(path.stat().st_size for path in store.DATA.iterdir())
+    points = sum(summary.entry.points for summary in built.summaries)
+    dropped = [finding for finding in built.findings if finding.dropped]
+    PAGE.write_text(page(built, size / 1e6), encoding="utf-8")
+    print(f"{len(built.summaries)} tables, {points} points, {size / 1e6:.2f} MB; {PAGE} written")
+    print(f"{len(dropped)} tables or parts of them were dropped")
+    return 0
+
+
+def _folder(arguments: list[str]) -> Path:
+    if len(arguments) != 1:
+        raise InputError("give one argument", "the folder of reference figures")
+    folder = Path(arguments[0])
+    if not (folder / "kernels" / "gemm.csv.gz").is_file():
+        raise InputError(f"{folder} has no kernels/gemm.csv.gz", "give the reference folder")
+    if not PAGE.parent.is_dir():
+        raise InputError(f"no folder {PAGE.parent}/ here", "run it from the repository's root")
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""AITER's tuned expert tables: what their dtype column leaves out, and copied times."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from shardwise.kernels.experts import EXPERTS
+from shardwise.kernels.ingest.checks import Finding
+from shardwise.kernels.ingest.rates import rates_of_id
+from shardwise.kernels.ingest.rows import Names, Rows
+from shardwise.kernels.operator import Operator
+
+#: A shape faster than this share of its 16-bit roofline holds 4-bit weights, not 8-bit ones.
+_FOUR_BITS: Final = 0.47
+#: Formats by bits, narrowest first, with the share of the 16-bit roofline each may reach.
+_SHARES: Final = (("mxfp4", _FOUR_BITS), ("fp8", 0.95))
+
+
+def corrected(operator: Operator, rows: Rows) -> tuple[Rows, list[Finding]]:
+    """Rows without copied times, and under the format that their memory traffic allows.
+
+    The tables name the activations' dtype. Rows of "bf16" that would read 16-bit weights faster
+    than memory can hold narrower ones.
+    """
+    if operator is not EXPERTS:
+        return rows, []
+    rows, findings = _without_copies(rows)
+    wide = (rows.engine == "aiter") & (rows.variant == "bf16")
+    variant = rows.variant.astype("U20")
+    for gpu in np.unique(rows.gpu[wide]).tolist():
+        mine = np.flatnonzero(wide & (rows.gpu == gpu))
+        named = _formats(rows.take(mine), gpu)
+        variant[mine] = named
+        for name in np.unique(named[named != "bf16"]).tolist():
+            count = int((named == name).sum())
+            reason = f"faster than memory can read 16-bit weights: taken as {name}"
+            findings.append(Finding("experts", (gpu, "aiter", "bf16"), count, reason, False))
+    return replace(rows, variant=variant), findings
+
+
+def _formats(rows: Rows, gpu: str) -> Names:
+    least = EXPERTS.ideal(rates_of_id(gpu), "bf16", list(rows.shape.T), list(rows.work.T))
+    share = rows.seconds / least
+    _, which = np.unique(rows.shape, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    fastest = np.full(which.max() + 1, np.inf)
+    np.minimum.at(fastest, which, share)
+    named = np.full(len(rows), "bf16", dtype="U20")
+    for name, below in reversed(_SHARES):
+        named[fastest[which] < below] = name
+    return named
+
+
+def _without_copies(rows: Rows) -> tuple[Rows, list[Finding]]:
+    """Drop a time that a shape already has, to the digit, for fewer tokens."""
+    tuned = np.flatnonzero(rows.engine == "aiter")
+    if not len(tuned):
+        return rows, []
+    part = rows.take(tuned)
+    order = np.lexsort((part.work[:, 0], part.seconds))
+    keys = np.column_stack([part.shape, part.seconds])[order]
+    names = np.char.add(part.gpu, part.variant)[order]
+    _, named = np.unique(names, return_inverse=True)
+    _, first = np.unique(np.column_stack([keys, named]), axis=0, return_index=True)
+    kept = np.zeros(len(part), dtype=np.bool_)
+    kept[order[first]] = True
+    keep = np.ones(len(rows), dtype=np.bool_)
+    keep[tuned] = kept
+    findings = [
+        Finding("experts", (gpu, "aiter", "all"), count, "copied from fewer tokens of the shape")
+        for gpu in np.unique(part.gpu).tolist()
+        if (count := int((~kept & (part.gpu == gpu)).sum()))
+    ]
+    return rows.take(keep), findings

@@ -1,0 +1,63 @@
+"""Single points that no sibling GPU confirms: a run that was disturbed, or a kernel not tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from shardwise.kernels.choice import gpu_distance
+from shardwise.kernels.ingest.checks import Finding, Key, common_points
+from shardwise.kernels.ingest.rows import Rows
+from shardwise.kernels.operator import Operator
+from shardwise.kernels.provenance import Array
+from shardwise.kernels.roofline import Rates
+
+#: GPUs this near have the same cores: H100 and H200; B200, B300, GB200 and GB300.
+SIBLING: Final = 0.35
+#: A point is dropped where it is this much slower, against its roofline, than on every sibling.
+#: Nine in ten points of siblings agree within 1.3.
+OUTLIER_RATIO: Final = 1.6
+
+
+def without_outliers(
+    operator: Operator, parts: Mapping[Key, Rows], rates: Mapping[str, Rates]
+) -> tuple[dict[Key, Rows], list[Finding]]:
+    """Each table without such points, and how many each lost.
+
+    Collectives stay as they are: GPUs with the same cores reach their peers in other ways (eight
+    GB300 are two nodes).
+    """
+    if "ranks" in operator.shape or operator.name.startswith("expert_"):
+        return dict(parts), []
+    efforts = {
+        key: part.seconds
+        / operator.ideal(rates[key[0]], key[2], list(part.shape.T), list(part.work.T))
+        for key, part in parts.items()
+    }
+    kept: dict[Key, Rows] = {}
+    findings = []
+    for key, part in parts.items():
+        least = np.full(len(part), np.inf)
+        for other, theirs in parts.items():
+            if _siblings(key, other, rates):
+                here, there = common_points(part, theirs)
+                ratio = efforts[key][here] / efforts[other][there]
+                if len(ratio):
+                    least[here] = np.minimum(least[here], ratio / np.median(ratio))
+        bad = np.isfinite(least) & (least > OUTLIER_RATIO)
+        kept[key] = part.take(~bad)
+        if bad.any():
+            findings.append(Finding(operator.name, key, int(bad.sum()), _reason(least[bad])))
+    return kept, findings
+
+
+def _reason(ratios: Array) -> str:
+    return f"points {np.median(ratios):.1f} times slower than on every GPU of the same cores"
+
+
+def _siblings(key: Key, other: Key, rates: Mapping[str, Rates]) -> bool:
+    if key[0] == other[0] or key[1:] != other[1:]:
+        return False
+    return gpu_distance(rates[key[0]], rates[other[0]]) < SIBLING

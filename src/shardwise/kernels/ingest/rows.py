@@ -1,0 +1,85 @@
+"""Raw timings of one operator class as columns."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from shardwise.kernels.provenance import Array
+
+Names = npt.NDArray[np.str_]
+Columns = dict[str, Names]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Timings, one per element.
+
+    Attributes:
+        gpu, engine, version, variant: Names; `variant` as the operator class names it.
+        shape: (rows, shape columns). work: (rows, work axes).
+        seconds: Time of one call.
+    """
+
+    gpu: Names
+    engine: Names
+    version: Names
+    variant: Names
+    shape: Array
+    work: Array
+    seconds: Array
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def take(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Rows:
+        """The rows that `chosen` names."""
+        return Rows(
+            self.gpu[chosen],
+            self.engine[chosen],
+            self.version[chosen],
+            self.variant[chosen],
+            self.shape[chosen],
+            self.work[chosen],
+            self.seconds[chosen],
+        )
+
+    def tables(self) -> Iterator[tuple[tuple[str, str, str], Rows]]:
+        """The rows of each (gpu, engine, variant), in order of name."""
+        keys = np.char.add(np.char.add(self.gpu, "|"), np.char.add(self.engine, "|"))
+        names, which = np.unique(np.char.add(keys, self.variant), return_inverse=True)
+        for n, name in enumerate(names):
+            gpu, engine, variant = str(name).split("|")
+            yield (gpu, engine, variant), self.take(which == n)
+
+
+def read_columns(path: Path) -> Columns:
+    """A CSV file, gzipped or not, as one array of text per column."""
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+    reader = csv.reader(io.StringIO(text))
+    head = next(reader)
+    columns = list(zip(*reader, strict=True))
+    return {name: np.array(column) for name, column in zip(head, columns, strict=True)}
+
+
+def numbers(column: Names, empty: float = 0.0) -> Array:
+    """A column as numbers; `empty` where there is no text."""
+    return np.where(column == "", str(empty), column).astype(np.float64)
+
+
+def concatenate(parts: list[Rows]) -> Rows:
+    """Rows of several sources after one another."""
+    return Rows(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("gpu", "engine", "version", "variant", "shape", "work", "seconds")
+        )
+    )

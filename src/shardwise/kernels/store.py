@@ -1,0 +1,195 @@
+"""The shipped tables: an index of all, and one compressed file per operator class and GPU."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from shardwise.kernels.grid import Grid, refined
+from shardwise.kernels.provenance import Array
+from shardwise.kernels.roofline import Rates
+
+DATA: Final = Path(__file__).parent / "data"
+#: Codes per octave of latency: a stored time is within 0.07 % of the one measured.
+STEPS_PER_OCTAVE: Final = 512
+MISSING: Final = -32768
+
+Codes16 = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One table of the index.
+
+    Attributes:
+        operator: Operator class.
+        gpu: GPU it was measured on.
+        engine: Whose kernels.
+        variant: Dtype or kernel, as the operator class names it.
+        versions: Engine versions of its rows.
+        points: Measurements it holds.
+        launch_s: Its fastest times: what a call takes however small.
+        memory_share: Share of the datasheet's bandwidth that its largest memory-bound calls reach.
+            Smaller ones that seem faster ran from cache, which a real step does not.
+        slowness: Median ratio to the fastest engine's times at common points, 1 or more.
+        error: Median relative error of a shape left out, predicted from the others.
+        point_error: Median relative error of an amount of work left out.
+        offset: Where its arrays start in the file of its class and GPU, counted in tables.
+    """
+
+    operator: str
+    gpu: str
+    engine: str
+    variant: str
+    versions: tuple[str, ...]
+    points: int
+    launch_s: float
+    memory_share: float
+    slowness: float
+    error: float
+    point_error: float
+    offset: int
+
+    @property
+    def label(self) -> str:
+        return " ".join((self.gpu, self.engine, "/".join(self.versions), self.variant))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Measured times of one entry.
+
+    Attributes:
+        shapes: One row per measured shape; columns as the operator class names them.
+        axes: Grid of each work axis, ascending.
+        log2_seconds: (shapes, *grid); nan where nothing was measured.
+    """
+
+    shapes: Array
+    axes: tuple[Array, ...]
+    log2_seconds: Array
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The axes, refined."""
+        return refined(self.axes)
+
+
+@dataclass(frozen=True)
+class Index:
+    """All tables.
+
+    Attributes:
+        entries: One per table.
+        rates: Datasheet rates of the GPUs they were measured on.
+        carried: By class and lower-case `Provenance` name, the median relative error of a time
+            carried over from that kind of relative.
+    """
+
+    entries: tuple[Entry, ...]
+    rates: Mapping[str, Rates]
+    carried: Mapping[str, Mapping[str, float]]
+
+
+@cache
+def index() -> Index:
+    """The shipped index."""
+    return read_index(DATA / "index.json")
+
+
+def read_index(path: Path) -> Index:
+    """An index from its file."""
+    raw = msgspec.json.decode(path.read_bytes(), type=_IndexFile)
+    rates = {
+        name: msgspec.convert({"gpu_id": name, **row}, Rates) for name, row in raw.rates.items()
+    }
+    return Index(raw.tables, rates, raw.carried)
+
+
+class _IndexFile(msgspec.Struct):
+    tables: tuple[Entry, ...]
+    rates: dict[str, dict[str, Any]]
+    carried: dict[str, dict[str, float]]
+
+
+@cache
+def table(entry: Entry) -> Table:
+    """The measurements of one entry of the shipped index."""
+    return _file(entry.operator, entry.gpu)[entry.offset]
+
+
+@cache
+def _file(operator: str, gpu: str) -> tuple[Table, ...]:
+    return read_file(DATA / f"{operator}.{gpu}.xz")
+
+
+def read_file(path: Path) -> tuple[Table, ...]:
+    """The tables of one file, in the order they were written."""
+    raw = lzma.decompress(path.read_bytes())
+    (size,) = np.frombuffer(raw, "<u4", 1)
+    heads = msgspec.json.decode(raw[4 : 4 + size])
+    tables, at = [], 4 + int(size)
+    for head in heads:
+        count = int(np.prod(head["dims"]))
+        codes = unpack(raw[at : at + 2 * count], tuple(head["dims"]))
+        at += 2 * count
+        tables.append(
+            Table(
+                np.asarray(head["shapes"], dtype=np.float64),
+                tuple(np.asarray(axis, dtype=np.float64) for axis in head["axes"]),
+                decode(codes),
+            )
+        )
+    return tuple(tables)
+
+
+def write_file(path: Path, tables: list[Table]) -> None:
+    """Write the tables of one operator class and GPU."""
+    heads = [
+        {
+            "dims": table.log2_seconds.shape,
+            "shapes": table.shapes.tolist(),
+            "axes": [axis.tolist() for axis in table.axes],
+        }
+        for table in tables
+    ]
+    head = json.dumps(heads, separators=(",", ":")).encode()
+    body = b"".join(pack(encode(table.log2_seconds)) for table in tables)
+    path.write_bytes(
+        lzma.compress(np.uint32(len(head)).tobytes() + head + body, preset=9 | lzma.PRESET_EXTREME)
+    )
+
+
+def encode(log2_seconds: Array) -> Codes16:
+    """Quantise log2 seconds; nan becomes `MISSING`."""
+    steps = np.round((log2_seconds + 20.0) * STEPS_PER_OCTAVE)
+    assert np.nanmax(np.abs(steps)) < 32767
+    return np.where(np.isnan(steps), MISSING, steps).astype(np.int16)
+
+
+def decode(codes: Codes16) -> Array:
+    """Undo `encode`."""
+    values = codes.astype(np.float64) / STEPS_PER_OCTAVE - 20.0
+    return np.where(codes == MISSING, np.nan, values)
+
+
+def pack(codes: Codes16) -> bytes:
+    """Differences along the last axis, high bytes apart from low ones: small after compression."""
+    differences = np.diff(codes, axis=-1, prepend=np.int16(0)).astype("<i2")
+    return differences.reshape(-1).view(np.uint8).reshape(-1, 2).T.tobytes()
+
+
+def unpack(raw: bytes, dims: tuple[int, ...]) -> Codes16:
+    """Undo `pack`."""
+    planes = np.frombuffer(raw, np.uint8).reshape(2, -1).T
+    differences = np.ascontiguousarray(planes).view("<i2").reshape(dims)
+    return np.cumsum(differences, axis=-1, dtype=np.int16)

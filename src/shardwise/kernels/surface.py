@@ -1,0 +1,152 @@
+"""A surface: log2 seconds of one shape over the grid of work, and its interpolation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shardwise.kernels.grid import Grid
+from shardwise.kernels.provenance import Array, Provenance
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Times of one shape.
+
+    Attributes:
+        log2_seconds: Over the grid; rises along every axis.
+        known: Where the refined grid lies among measured points.
+        nearest: The provenance of a known point.
+        between: The provenance of what is interpolated.
+        distance: Octaves to the nearest measured shape.
+        source: The table's label.
+    """
+
+    log2_seconds: Array
+    known: npt.NDArray[np.bool_]
+    nearest: Provenance
+    between: Provenance
+    distance: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Interpolated:
+    """Log2 seconds at clamped work, the clamped work, and where it falls on known points."""
+
+    log2_seconds: Array
+    clamped: tuple[Array, ...]
+    on_point: npt.NDArray[np.bool_]
+    all_known: npt.NDArray[np.bool_]
+
+
+def interpolate(
+    grid: Grid,
+    nodes: Array,
+    known: npt.NDArray[np.bool_],
+    which: npt.NDArray[np.intp] | int,
+    work: Sequence[Array],
+) -> Interpolated:
+    """Multilinear interpolation in log work of log time.
+
+    Args:
+        grid: The table's refined grid.
+        nodes: (surfaces, *grid) log2 seconds.
+        known: (surfaces, *grid) whether a node lies among measured ones.
+        which: Surface of each element.
+        work: Work of each element, one array per axis; clamped to the grid.
+    """
+    axes = grid.axes
+    lower, share, clamped = [], [], []
+    for axis, values in zip(axes, work, strict=True):
+        held = np.clip(values, axis[0], axis[-1])
+        cell = np.clip(np.searchsorted(axis, held, side="right") - 1, 0, max(len(axis) - 2, 0))
+        logs = np.log2(axis)
+        width = np.diff(logs) if len(axis) > 1 else np.ones(1)
+        lower.append(cell)
+        share.append((np.log2(held) - logs[cell]) / width[cell])
+        clamped.append(held)
+    shape = np.broadcast_shapes(*(values.shape for values in work))
+    total = np.zeros(shape)
+    all_known = np.ones(shape, dtype=np.bool_)
+    for corner in itertools.product((0, 1), repeat=len(axes)):
+        weight = np.ones(shape)
+        at: list[npt.NDArray[np.intp]] = []
+        for axis, side, cell, part in zip(axes, corner, lower, share, strict=True):
+            weight = weight * (part if side else 1.0 - part)
+            at.append(np.minimum(cell + side, len(axis) - 1))
+        total += weight * nodes[(which, *at)]
+        all_known &= known[(which, *at)] | (weight < 1e-9)
+    whole = [
+        np.isin(held, axis[own])
+        for held, axis, own in zip(clamped, axes, grid.is_measured, strict=True)
+    ]
+    on_point = np.broadcast_to(np.logical_and.reduce(np.broadcast_arrays(*whole)), shape)
+    return Interpolated(total, tuple(clamped), on_point & all_known, all_known)
+
+
+def rising(nodes: Array) -> Array:
+    """The nearest times that rise along every axis (isotonic least squares, axis by axis).
+
+    Isotonic regression keeps the order of its inputs, so an axis done earlier stays sorted.
+    """
+    for axis in range(nodes.ndim):
+        nodes = np.moveaxis(_isotonic(np.moveaxis(nodes, axis, -1)), -1, axis)
+    return nodes
+
+
+def _isotonic(values: Array) -> Array:
+    """Isotonic regression along the last axis: max over starts of min over ends of the means.
+
+    Source: the min-max formula of Robertson, Wright and Dykstra (1988).
+    """
+    size = values.shape[-1]
+    if (np.diff(values, axis=-1) >= 0).all():
+        return values
+    sums = np.concatenate([np.zeros((*values.shape[:-1], 1)), np.cumsum(values, axis=-1)], axis=-1)
+    start, end = np.arange(size)[:, None], np.arange(size)[None, :]
+    length = np.maximum(end - start + 1, 1)
+    means = (sums[..., None, 1:] - sums[..., :-1, None]) / length
+    means = np.where(end >= start, means, np.inf)
+    least = np.flip(np.minimum.accumulate(np.flip(means, -1), axis=-1), -1)
+    return np.asarray(np.where(end >= start, least, -np.inf).max(axis=-2))
+
+
+def filled(nodes: Array, log2_ideal: Array) -> Array:
+    """Fill what was not measured: the efficiency goes in a straight line between measured nodes,
+    and is held beyond them.
+
+    Args:
+        nodes: (shapes, *grid) log2 seconds, nan where missing.
+        log2_ideal: Roofline of the same nodes.
+    """
+    if not np.isnan(nodes).any():
+        return nodes
+    ratio = nodes - log2_ideal
+    for axis in range(ratio.ndim - 1, 0, -1):
+        ratio = _bridged(ratio, axis)
+    return np.asarray(ratio + log2_ideal)
+
+
+def _bridged(values: Array, axis: int) -> Array:
+    """Straight lines over what is nan between two known values along `axis`; at the ends, the
+    nearest one."""
+    steps = np.cumsum(np.ones_like(values), axis=axis)
+    known = np.where(np.isnan(values), np.nan, steps)
+    before, after = _forward(values, axis), np.flip(_forward(np.flip(values, axis), axis), axis)
+    low, high = _forward(known, axis), np.flip(_forward(np.flip(known, axis), axis), axis)
+    share = (steps - low) / np.maximum(high - low, 1.0)
+    between = before + share * (after - before)
+    return np.where(np.isnan(before), after, np.where(np.isnan(after), before, between))
+
+
+def _forward(values: Array, axis: int) -> Array:
+    """Carry the last value that is not nan along `axis`."""
+    moved = np.moveaxis(values, axis, -1)
+    last = np.where(np.isnan(moved), 0, np.arange(moved.shape[-1]))
+    last = np.maximum.accumulate(last, axis=-1)
+    return np.moveaxis(np.take_along_axis(moved, last, axis=-1), -1, axis)

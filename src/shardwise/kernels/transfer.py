@@ -1,0 +1,117 @@
+"""Carry measured times to a shape, dtype or GPU that was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from shardwise.kernels import store
+from shardwise.kernels.choice import Choice, shape_octaves
+from shardwise.kernels.grid import FOLLOWED, columns_on
+from shardwise.kernels.operator import Operator
+from shardwise.kernels.provenance import Array, Places, Provenance
+from shardwise.kernels.roofline import Rates
+from shardwise.kernels.surface import Surface, filled, rising
+
+#: Nearest measured shapes that are averaged, and the power of distance that weighs them.
+NEIGHBOURS: Final = 6
+POWER: Final = 4.0
+
+
+def surface_of(
+    operator: Operator,
+    choice: Choice,
+    table: store.Table,
+    target: tuple[Rates, str],
+    shape: Sequence[float],
+    measured_on: Mapping[str, Rates],
+) -> Surface:
+    """The surface of `shape` on the target's GPU and variant; `measured_on` has donors' rates.
+
+    Of a measured time, what exceeds the launch is scaled by the ratio of the two rooflines; the
+    neighbours' results are averaged in the log, nearer ones weighing more.
+    """
+    octaves = shape_octaves(operator, table.shapes, shape)
+    nearest = np.argsort(octaves, kind="stable")[:NEIGHBOURS]
+    nearest = nearest[:1] if octaves[nearest[0]] < 1e-6 else nearest
+    own = choice.provenance in (Provenance.MEASURED, Provenance.OTHER_ENGINE)
+    exact = bool(octaves[nearest[0]] < 1e-6)
+    donor = (target[0], choice.entry.variant)
+    if choice.provenance is Provenance.OTHER_GPU:
+        donor = (measured_on[choice.entry.gpu], choice.entry.variant)
+    measured = table.log2_seconds[nearest]
+    log2_seconds = _carried(
+        operator,
+        table,
+        nearest,
+        (donor, target if not own else donor),
+        shape,
+        choice.entry.launch_s,
+    )
+    weights = 1.0 / np.maximum(octaves[nearest], 1e-6) ** POWER
+    nodes = np.asarray(np.einsum("s,s...->...", weights / weights.sum(), log2_seconds))
+    fine = _refined(operator, table, nodes, target, (shape, choice.entry.launch_s))
+    reached = replace(target[0], memory=target[0].memory * choice.entry.memory_share)
+    bound = np.log2(operator.bound(reached, target[1], *_on(shape, table.grid.axes)))
+    missing = np.asarray(np.isnan(measured).all(axis=0), dtype=np.float64)
+    between = max(choice.provenance, Provenance.INTERPOLATED)
+    return Surface(
+        log2_seconds=np.maximum(rising(np.maximum(fine, bound)), bound),
+        known=np.asarray(table.grid.refine(missing) == 0.0),
+        nearest=choice.provenance if exact else between,
+        between=between,
+        distance=float(octaves[nearest[0]]),
+        source=choice.entry.label,
+    )
+
+
+def followed(
+    operator: Operator,
+    target: tuple[Rates, str],
+    columns: tuple[Sequence[Array], Sequence[Array]],
+    launch_s: float,
+) -> Array:
+    """Log2 seconds of the curve that times follow between measured points."""
+    return np.asarray(np.log2(launch_s + operator.ideal(*target, *columns) / FOLLOWED))
+
+
+def _refined(
+    operator: Operator,
+    table: store.Table,
+    nodes: Array,
+    target: tuple[Rates, str],
+    shape_and_launch: tuple[Sequence[float], float],
+) -> Array:
+    shape, launch_s = shape_and_launch
+    grid = table.grid
+    coarse = followed(operator, target, _on(shape, grid.measured), launch_s)
+    fine = followed(operator, target, _on(shape, grid.axes), launch_s)
+    return np.asarray(grid.refine(nodes - coarse) + fine)
+
+
+def _carried(
+    operator: Operator,
+    table: store.Table,
+    rows: Places,
+    rates: tuple[tuple[Rates, str], tuple[Rates, str]],
+    shape: Sequence[float],
+    launch_s: float,
+) -> Array:
+    """Log2 seconds of each row carried to `shape`, over the grid."""
+    donor, target = rates
+    columns = table.shapes[rows].T.reshape(-1, len(rows), *[1] * len(table.axes))
+    _, grid = _on(shape, table.axes)
+    theirs = operator.ideal(*donor, list(columns), grid)
+    ours = operator.ideal(*target, *_on(shape, table.axes))
+    logs = np.broadcast_to(np.log2(theirs), table.log2_seconds[rows].shape)
+    seconds = np.exp2(filled(table.log2_seconds[rows], logs))
+    launch = np.minimum(launch_s, seconds)
+    return np.log2(launch + (seconds - launch) * (ours / theirs))
+
+
+def _on(shape: Sequence[float], axes: Sequence[Array]) -> tuple[Sequence[Array], Sequence[Array]]:
+    """Shape and work columns that broadcast to the grid."""
+    return [np.asarray(value) for value in shape], columns_on(axes)

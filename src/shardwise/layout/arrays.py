@@ -1,0 +1,100 @@
+"""Many deployments at once, as arrays: what a sweep of the performance model runs over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwise.layout.deployment import Deployment, Layout
+
+Floats = NDArray[np.float64]
+MOST_RANKS = 2**15  #: of any size of a layout, so that a layout is one integer of 64 bits
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """Layouts of one replica each, one element a configuration; arrays of one shape.
+
+    The fields are those of `Layout`; `replicas` is not among them, since copies do not change
+    what one of them does.
+    """
+
+    tp_size: Floats
+    pp_size: Floats
+    ep_size: Floats
+    attention_dp: Floats
+
+    @classmethod
+    def of(cls, layouts: Iterable[Layout]) -> Self:
+        found = list(layouts)
+        return cls(
+            *(np.array([getattr(x, f.name) for x in found], np.float64) for f in fields(cls))
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.shape(self.tp_size)
+
+    @property
+    def stage_gpus(self) -> Floats:
+        return self.tp_size * self.attention_dp
+
+    def unique(self) -> tuple[list[Layout], NDArray[np.int64]]:
+        """The distinct layouts, and for each element the position of its own, in `shape`."""
+        return self._unique
+
+    @cached_property
+    def _unique(self) -> tuple[list[Layout], NDArray[np.int64]]:
+        code = np.zeros(self.shape, np.int64)
+        for f in fields(self):
+            code = code * MOST_RANKS + np.asarray(getattr(self, f.name), np.int64)
+        # np.unique would import numpy.ma, 8 ms of a plan
+        flat = code.reshape(-1)
+        codes = np.sort(flat)
+        new = np.ones(len(codes), np.bool_)
+        new[1:] = codes[1:] != codes[:-1]
+        codes = codes[new]
+        index = np.searchsorted(codes, flat)
+        found = []
+        for value in codes.tolist():
+            sizes = []
+            for _ in fields(self):
+                value, size = divmod(value, MOST_RANKS)  # noqa: PLW2901
+                sizes.append(size)
+            found.append(Layout(*reversed(sizes)))
+        return found, index.reshape(self.shape)
+
+    def gather(self, of: Callable[[Layout], float]) -> Floats:
+        """`of` each element's layout, worked out once for each distinct one."""
+        found, index = self.unique()
+        return np.array([of(layout) for layout in found], np.float64)[index]
+
+
+@dataclass(frozen=True)
+class Deployments:
+    """Deployments of one model, GPU, engine and dtypes: `Deployment`'s layout and limits as
+    arrays of one shape, one element a configuration."""
+
+    layouts: Layouts
+    max_num_seqs: Floats
+    max_num_batched_tokens: Floats
+    gpu_memory_utilization: Floats
+
+    @classmethod
+    def of(cls, deployments: Sequence[Deployment]) -> Self:
+        limits = [d.limits for d in deployments]
+        return cls(
+            Layouts.of(d.layout for d in deployments),
+            np.array([x.max_num_seqs for x in limits], np.float64),
+            np.array([x.max_num_batched_tokens for x in limits], np.float64),
+            np.array([x.gpu_memory_utilization for x in limits], np.float64),
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.layouts.shape

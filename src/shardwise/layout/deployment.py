@@ -1,0 +1,144 @@
+"""A deployment: which model on which GPUs, in which layout, within which limits.
+
+The one type for it, from the command line to exports. Fields are plain numbers; the performance
+model takes many deployments at once as `shardwise.layout.arrays.Layouts`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from shardwise.errors import InputError
+
+#: Defaults of vLLM's load tests and of most recipes; `engines` knows each engine's own.
+MAX_NUM_SEQS = 256
+MAX_NUM_BATCHED_TOKENS = 8192
+GPU_MEMORY_UTILIZATION = 0.9
+MOST = 10_000_000  #: of any limit in tokens or sequences
+
+
+@dataclass(frozen=True, order=True)
+class Layout:
+    """How a model is spread over GPUs.
+
+    Attributes:
+        tp_size: Ranks that each tensor of attention and dense MLPs is cut over.
+        pp_size: Pipeline stages.
+        ep_size: Ranks that whole experts are spread over; 1: experts are cut like dense MLPs.
+        attention_dp: Data-parallel copies of attention inside one replica; its experts are spread
+            over all `tp_size * attention_dp` ranks.
+        replicas: Copies of the whole.
+    """
+
+    tp_size: int = 1
+    pp_size: int = 1
+    ep_size: int = 1
+    attention_dp: int = 1
+    replicas: int = 1
+
+    @property
+    def stage_gpus(self) -> int:
+        """GPUs of one pipeline stage of one replica."""
+        return self.tp_size * self.attention_dp
+
+    @property
+    def replica_gpus(self) -> int:
+        return self.stage_gpus * self.pp_size
+
+    @property
+    def gpus(self) -> int:
+        return self.replica_gpus * self.replicas
+
+    @property
+    def expert_parallel(self) -> bool:
+        return self.ep_size > 1
+
+    @property
+    def name(self) -> str:
+        """ "TP4", "TP2 x PP2", "TP8 x EP8", "DP8 x EP8": one replica in words."""
+        words = [f"TP{self.tp_size}"] if self.tp_size > 1 or self.attention_dp == 1 else []
+        words += [f"DP{self.attention_dp}"] if self.attention_dp > 1 else []
+        words += [f"EP{self.ep_size}"] if self.ep_size > 1 else []
+        words += [f"PP{self.pp_size}"] if self.pp_size > 1 else []
+        return " x ".join(words)
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What bounds an engine's batch and memory, in its own flags."""
+
+    max_num_seqs: int = MAX_NUM_SEQS
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
+    gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION
+    max_model_len: int = 0  #: tokens; 0: the model's own
+
+
+@dataclass(frozen=True)
+class FixedLimits:
+    """Limits that a user has fixed; None leaves the choice to who asks (planner, study, row)."""
+
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    gpu_memory_utilization: float | None = None
+    max_model_len: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= MOST:
+                raise InputError(f"{name} is {value}", f"allowed: 1 to {MOST:,}")
+        share = self.gpu_memory_utilization
+        if share is not None and not 0 < share <= 1:
+            raise InputError(f"gpu_memory_utilization is {share:g}", "allowed: above 0, up to 1")
+
+    def over(self, chosen: EngineLimits) -> EngineLimits:
+        """`chosen` with what was fixed in its place."""
+        fixed = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(chosen, **fixed)
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """Dtypes of weights and KV cache. "auto" is what the checkpoint has and asks for."""
+
+    weight: str = "auto"
+    kv: str = "auto"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """`layout.replicas` copies of a model on GPUs of one kind, run by one engine."""
+
+    model: str
+    gpu: str
+    layout: Layout = field(default_factory=Layout)
+    limits: EngineLimits = field(default_factory=EngineLimits)
+    dtypes: Dtypes = field(default_factory=Dtypes)
+    engine: str = "vllm"
+    engine_version: str = ""  #: empty: not known
+
+    def with_layout(self, **changes: int) -> Deployment:
+        return replace(self, layout=replace(self.layout, **changes))
+
+    def with_limits(self, **changes: Any) -> Deployment:
+        return replace(self, limits=replace(self.limits, **changes))
+
+    def with_dtypes(self, **changes: str) -> Deployment:
+        return replace(self, dtypes=replace(self.dtypes, **changes))
+
+    @property
+    def gpus(self) -> int:
+        return self.layout.gpus
+
+    @property
+    def tp_size(self) -> int:
+        return self.layout.tp_size
+
+    @property
+    def pp_size(self) -> int:
+        return self.layout.pp_size
+
+    @property
+    def replicas(self) -> int:
+        return self.layout.replicas

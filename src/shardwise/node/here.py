@@ -1,0 +1,89 @@
+"""This machine, read through its own tools and /proc. Nothing is changed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from shardwise.node.reading.read import Reading, read
+
+Command = tuple[str, ...]
+#: What is asked, in the order in which it is read; a tool that is not installed is passed over.
+GPU_COMMANDS: Final[tuple[Command, ...]] = (
+    ("nvidia-smi",),
+    (
+        "nvidia-smi",
+        "--query-gpu=index,name,pci.bus_id,memory.total,memory.used,pcie.link.gen.max,"
+        "pcie.link.width.max,power.limit,mig.mode.current,compute_cap",
+        "--format=csv",
+    ),
+    ("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--showbus"),
+)
+COMMANDS: Final[tuple[Command, ...]] = (
+    *GPU_COMMANDS,
+    ("nvidia-smi", "topo", "-m"),
+    ("nvidia-smi", "topo", "-p2p", "r"),
+    ("rocm-smi", "--showtopo"),
+    ("amd-smi", "topology"),
+    ("lscpu",),
+    ("lspci", "-vvv"),
+)
+_TIMEOUT_S: Final = 20.0
+_PACKAGES: Final = ("vllm", "sglang", "torch")
+
+
+def read_here(commands: Sequence[Command] = COMMANDS) -> Reading:
+    """What the tools of this machine say, IOMMU and installed engines included."""
+    text = "\n".join(_outputs(commands))
+    found = read(text, "this machine")
+    versions = {**found.versions, **_installed()}
+    node = found.node
+    iommu = _iommu_translates()
+    if node is not None and iommu is not None:
+        node = replace(node, host=replace(node.host, iommu=iommu))
+    return replace(found, node=node, versions=versions)
+
+
+def _outputs(commands: Sequence[Command]) -> Iterator[str]:
+    for command in commands:
+        if shutil.which(command[0]) is None:
+            continue
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_TIMEOUT_S,
+                errors="replace",
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        # the command stands above its output, as in a paste: tables are told apart by it
+        yield f"$ {' '.join(command)}\n{done.stdout}\n{done.stderr}\n"
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _iommu_translates() -> bool | None:
+    """Whether some IOMMU group translates addresses; None where the kernel has no groups."""
+    types = set()
+    for path in Path("/sys/kernel/iommu_groups").glob("*/type"):
+        try:
+            types.add(path.read_text(encoding="ascii").strip())
+        except (OSError, UnicodeDecodeError):
+            continue
+    return any(kind.startswith("DMA") for kind in types) if types else None

@@ -1,0 +1,116 @@
+"""A node as it is: its GPUs, the link of each pair, peer access, and the host they sit in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from shardwise.errors import InputError
+from shardwise.node.links import Link
+
+Pair = tuple[int, int]  #: two device indices, the smaller first
+
+
+def pair(a: int, b: int) -> Pair:
+    return (a, b) if a < b else (b, a)
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU as the tools number it. What was not said is None or empty."""
+
+    index: int
+    name: str = ""
+    bus_id: str = ""
+    memory_bytes: float | None = None  #: total, as the driver reports it
+    used_bytes: float | None = None
+    numa: int | None = None  #: the NUMA node, where it is a single one
+    numa_affinity: str = ""  #: as printed: "0", "0-3", "0,3-9"
+    cpus: str = ""  #: as printed: "0-31,64-95"
+    gpu_numa_id: int | None = None  #: GPU memory that is a NUMA node of its own (GB200)
+    pcie_gen: int | None = None  #: highest of slot and GPU
+    pcie_width: int | None = None
+    power_cap_w: float | None = None
+    partition: str = ""  #: "NPS1, SPX" on AMD
+    mig: bool = False
+    compute_capability: str = ""
+
+    @property
+    def island(self) -> str:
+        """What GPUs on one CPU socket share; empty if nothing says."""
+        return f"numa {self.numa}" if self.numa is not None else self.cpus
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine around the GPUs; None where nothing says."""
+
+    cpu_name: str = ""
+    cpu_vendor: str = ""  #: "AuthenticAMD", "GenuineIntel", …
+    sockets: int | None = None
+    numa_cpus: Mapping[int, str] = field(default_factory=dict)  #: NUMA node -> its CPUs
+    hypervisor: str = ""
+    iommu: bool | None = None
+    acs_redirect: bool | None = None  #: some PCIe bridge sends peer traffic to the root
+
+
+@dataclass(frozen=True)
+class Node:
+    """GPUs and what connects them. Pairs that nothing was said of are absent from `links`."""
+
+    devices: tuple[Device, ...]
+    links: Mapping[Pair, Link]
+    peer_access: Mapping[Pair, bool] = field(default_factory=dict)
+    nic_links: Mapping[tuple[int, str], Link] = field(default_factory=dict)
+    host: Host = field(default_factory=Host)
+
+    def __post_init__(self) -> None:
+        known = {device.index for device in self.devices}
+        if len(known) != len(self.devices):
+            raise InputError("node: two GPUs have one index", "allowed: each index once")
+        for a, b in (*self.links, *self.peer_access):
+            if a >= b or not {a, b} <= known:
+                raise InputError(f"node: link {a}-{b}", f"allowed: pairs of {sorted(known)}")
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        return tuple(sorted(device.index for device in self.devices))
+
+    def device(self, index: int) -> Device:
+        return next(device for device in self.devices if device.index == index)
+
+    def link(self, a: int, b: int) -> Link | None:
+        return self.links.get(pair(a, b))
+
+    def reaches(self, a: int, b: int) -> bool | None:
+        """Whether one GPU can read the other's memory; None if nothing says.
+
+        Direct links always can.
+        """
+        found = self.link(a, b)
+        if found and found.direct:
+            return True
+        return self.peer_access.get(pair(a, b))
+
+    def pairs(self, group: Iterable[int] | None = None) -> tuple[Pair, ...]:
+        return tuple(itertools.combinations(sorted(self.indices if group is None else group), 2))
+
+    def unknown_pairs(self, group: Iterable[int] | None = None) -> tuple[Pair, ...]:
+        return tuple(p for p in self.pairs(group) if p not in self.links)
+
+    def fully_connected(self, group: Iterable[int]) -> bool:
+        """Whether every pair of `group` has a direct link: what engines call fully connected."""
+        return all((link := self.links.get(p)) and link.direct for p in self.pairs(group))
+
+    @property
+    def vendor(self) -> str:
+        """ "amd", "nvidia" or "", from the links and names."""
+        names = " ".join(device.name for device in self.devices).lower()
+        kinds = {link.kind for link in self.links.values()}
+        if kinds & {"XGMI", "PCIE"} or any(
+            w in names for w in ("amd", "instinct", "radeon", "mi3")
+        ):
+            return "amd"
+        nvidia = kinds & {"NVLINK", "PIX", "PXB", "PHB", "NODE", "SYS"}
+        return "nvidia" if nvidia or names else ""

@@ -1,0 +1,64 @@
+"""Software versions and GPU names as `collect_env`, `sglang.check_env` and pip print them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from shardwise.node.node import Device
+from shardwise.node.reading.text import Line
+
+_VERSIONS: Final = (
+    ("vllm", re.compile(r"^\W*vLLM Version\s*:\s*([^\s@]+)", re.IGNORECASE)),
+    ("sglang", re.compile(r"^\W*sglang\s*(?::|==)\s*v?(\d\S*)", re.IGNORECASE)),
+    ("vllm", re.compile(r"^\W*(?:\[pip3\]\s*)?vllm==(\d\S*)")),
+    ("torch", re.compile(r"^\W*PyTorch(?: version)?\s*:\s*(\d\S*)")),
+    ("cuda", re.compile(r"^\W*CUDA runtime version\s*:\s*(\d\S*)")),
+    ("rocm", re.compile(r"^\W*(?:ROCM Version|HIP runtime version)\s*:\s*(\d\S*)")),
+    ("driver", re.compile(r"^\W*(?:Nvidia driver version|CUDA Driver Version)\s*:\s*(\d\S*)")),
+    ("nccl", re.compile(r"vLLM is using nccl==(\d\S*)|NCCL version (\d[\w.]*)")),
+)
+_GPUS: Final = re.compile(
+    r"^\W*GPU (\d+(?:\s*,\s*\d+)*)\s*:\s*"
+    r"((?:NVIDIA|AMD|Tesla|GeForce|Quadro|RTX|TITAN|GRID|Instinct|Radeon)\b[^(]*?)\s*(?:\(UUID.*)?$"
+)
+_CAPABILITY: Final = re.compile(r"^\W*GPU (\d+(?:\s*,\s*\d+)*) Compute Capability\s*:\s*(\d+\.\d+)")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Versions by name (vllm, sglang, torch, cuda, rocm, driver, nccl), and GPUs by index."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+    devices: dict[int, Device] = field(default_factory=dict)
+
+
+def read_environment(lines: Sequence[Line]) -> Environment:
+    """Versions and GPU names of `lines`; "Could not collect" is no version."""
+    versions: dict[str, str] = {}
+    names: dict[int, str] = {}
+    capabilities: dict[int, str] = {}
+    for line in lines:
+        for name, pattern in _VERSIONS:
+            if name not in versions and (found := pattern.search(line.text)):
+                versions[name] = next(g for g in found.groups() if g)
+        if found := _CAPABILITY.search(line.text):
+            capabilities |= dict.fromkeys(_indices(found[1]), found[2])
+        elif found := _GPUS.search(line.text):
+            names |= dict.fromkeys(_indices(found[1]), found[2])
+    devices = {
+        i: Device(i, name=names.get(i, ""), compute_capability=capabilities.get(i, ""))
+        for i in sorted({*names, *capabilities})
+    }
+    return Environment(versions, devices)
+
+
+def says_nothing(version: str) -> bool:
+    """Whether a version is a source build's placeholder, which no release can be told from."""
+    return bool(re.match(r"0\.[01]\.(?:0\.)?dev", version))
+
+
+def _indices(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]

@@ -1,0 +1,99 @@
+"""`rocm-smi` and `amd-smi`: device ids, memory, power caps and partitions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from shardwise.node.node import Device
+from shardwise.node.reading.smi_nvidia import Smi
+from shardwise.node.reading.text import Line
+
+#: PCI device ids of AMD's accelerators. Source: the PCI ID repository, vendor 1002.
+NAMES: Final = {
+    "0x738c": "AMD Instinct MI100",
+    "0x740c": "AMD Instinct MI250X",
+    "0x7408": "AMD Instinct MI250X",
+    "0x740f": "AMD Instinct MI210",
+    "0x74a0": "AMD Instinct MI300A",
+    "0x74a1": "AMD Instinct MI300X",
+    "0x74b5": "AMD Instinct MI300X",
+    "0x74a2": "AMD Instinct MI308X",
+    "0x74a5": "AMD Instinct MI325X",
+    "0x75a0": "AMD Instinct MI350X",
+    "0x75a3": "AMD Instinct MI355X",
+}
+_VALUE: Final = re.compile(r"GPU\s*\[(\d+)\]\s*:\s*([^:]+?)\s*:\s*(.+?)\s*$")
+_CONCISE: Final = re.compile(
+    r"^\s*(\d+)\s+\d+\s+(0x[0-9a-f]{4}),?\s+\d+\s+\S+\s+\S+\s+(NPS\d),\s*(\w+),", re.IGNORECASE
+)
+_CAP: Final = re.compile(r"(\d+(?:\.\d+)?)W\s+(\d+)%\s+\d+%\s*$")
+_DRIVER: Final = re.compile(r"(?:Driver version|amdgpu version)\s*:\s*([\w.-]+)", re.IGNORECASE)
+
+
+#: `amd-smi static`: a block per "GPU: 0" with indented "NAME: value" lines.
+_BLOCK: Final = re.compile(r"^\W*GPU:\s*(\d+)\s*$")
+_BLOCK_VALUE: Final = re.compile(r"^\s+(MARKET_NAME|BDF|SIZE|NODE|MAX_PCIE_WIDTH):\s*(\S.*?)\s*$")
+
+
+def read_amd_smi(lines: Sequence[Line]) -> Smi:
+    """Devices of rocm-smi's table, of its `GPU[n] : what : value` lines and of `amd-smi static`."""
+    devices: dict[int, Device] = {}
+    driver, block = "", -1
+    for at, line in enumerate(lines):
+        if found := _BLOCK.search(line.text):
+            block = int(found[1])
+        elif block >= 0 and (found := _BLOCK_VALUE.search(line.text)):
+            old = devices.get(block, Device(block))
+            devices[block] = _with_block_value(old, found[1], found[2])
+        driver = driver or (found[1] if (found := _DRIVER.search(line.text)) else "")
+        if found := _CONCISE.search(line.text):
+            index = int(found[1])
+            wrapped = lines[at + 1].text if at + 1 < len(lines) else ""
+            cap = _CAP.search(line.text) or _CAP.search(line.text + wrapped)
+            devices[index] = replace(
+                devices.get(index, Device(index)),
+                name=NAMES.get(found[2].lower(), found[2].lower()),
+                partition=f"{found[3]}, {found[4]}",
+                power_cap_w=float(cap[1]) if cap else None,
+            )
+        elif found := _VALUE.search(line.text):
+            index = int(found[1])
+            made = _with_value(devices.get(index, Device(index)), found[2], found[3])
+            if made is not None:
+                devices[index] = made
+    return Smi(devices, [], driver)
+
+
+def _with_block_value(device: Device, name: str, value: str) -> Device:
+    """`device` with one line of an `amd-smi static` block; N/A says nothing."""
+    number = re.match(r"\d+", value)
+    if name == "MARKET_NAME" and value != "N/A":
+        return replace(device, name=value)
+    if name == "BDF":
+        return replace(device, bus_id=value)
+    if number is None:
+        return device
+    if name == "SIZE" and value.endswith("MB"):
+        return replace(device, memory_bytes=int(number[0]) * 2.0**20)
+    if name == "MAX_PCIE_WIDTH":
+        return replace(device, pcie_width=int(number[0]))
+    return replace(device, numa=int(number[0])) if name == "NODE" else device
+
+
+def _with_value(device: Device, what: str, value: str) -> Device | None:
+    """`device` with one named value; None for a name that nothing is made of."""
+    name = what.lower()
+    if name == "vram total memory (b)" and value.isdigit():
+        return replace(device, memory_bytes=float(value))
+    if name == "vram total used memory (b)" and value.isdigit():
+        return replace(device, used_bytes=float(value))
+    if name in ("card series", "device name", "market name") and "N/A" not in value:
+        return replace(device, name=value)
+    if name == "device id" and value.lower() in NAMES and not device.name:
+        return replace(device, name=NAMES[value.lower()])
+    if name == "pci bus":
+        return replace(device, bus_id=value)
+    return None

@@ -1,0 +1,154 @@
+"""`nvidia-smi` as a table, as a list (-L) and as CSV (--query-gpu), and its error lines."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from shardwise.node.node import Device
+from shardwise.node.reading.text import Line
+
+_MIB: Final = 2.0**20
+_DRIVER: Final = re.compile(r"Driver Version:\s*([\d.]+)", re.IGNORECASE)
+_ROW: Final = re.compile(
+    r"\|\s*(\d+)\s+(\S.*?)\s+(?:On|Off|N/A)\s*\|\s*([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d)\b"
+)
+#: Drivers from 560 on may leave the persistence column out of the name's cell.
+_ROW_SHORT: Final = re.compile(
+    r"\|\s*(\d+)\s+(\S[^|]*?)\s*\|\s*([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d)\b"
+)
+_MEMORY: Final = re.compile(r"(\d+)\s*MiB\s*/\s*(\d+)\s*MiB")
+_POWER: Final = re.compile(r"(\d+)\s*W\s*/\s*(\d+)\s*W")
+_MIG: Final = re.compile(r"\|\s*(Enabled|Disabled|N/A)\*?\s*\|\s*$")
+_LISTED: Final = re.compile(r"\bGPU (\d+): ([^(]+?)\s*\(UUID: GPU-")
+_LOST: Final = re.compile(
+    r"Unable to determine the device handle for (?:GPU|gpu)\s*(?:\d{1,2}:\s*)?"
+    r"([0-9A-Fa-f]{3,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d):\s*(.+?)\s*$"
+)
+#: The kernel's word for a GPU that it cannot start, over three lines.
+_FALLEN: Final = re.compile(r"NVRM: The NVIDIA GPU ([0-9A-Fa-f]{4,8}:[0-9A-Fa-f:.]+)")
+#: Xids after which a GPU is gone until a reset: off the bus, or its firmware does not answer.
+_XID: Final = re.compile(
+    r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (79|119|120),(?: pid=\S*,)?(?: name=\S*,)?\s*(.+?)\s*$"
+)
+#: What nvidia-smi prints where it reaches no GPU at all.
+_NO_DRIVER: Final = re.compile(
+    r"NVIDIA-SMI has failed because .+|Failed to initialize NVML: .+|No devices were found"
+)
+_CSV_HEAD: Final = re.compile(
+    r"^\s*(?:index|name|pci\.bus_id|uuid)\b.*,.*\[MiB\]|^\s*index,\s*name\b"
+)
+
+
+@dataclass(frozen=True)
+class FailedGpu:
+    """A GPU that the driver cannot talk to; without a bus id, all of them."""
+
+    bus_id: str
+    what: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Smi:
+    """Devices by index, the driver, and GPUs in error."""
+
+    devices: dict[int, Device] = field(default_factory=dict)
+    failed: list[FailedGpu] = field(default_factory=list)
+    driver: str = ""
+
+
+def read_smi(lines: Sequence[Line]) -> Smi:
+    """What nvidia-smi's own output says in `lines`; everything else is passed over."""
+    devices: dict[int, Device] = {}
+    failed, driver, current = [], "", -1
+    for at, line in enumerate(lines):
+        text = line.text
+        if found := _FALLEN.search(text):
+            near = " ".join(other.text for other in lines[at : at + 4])
+            if "fallen off the bus" in near:
+                failed.append(FailedGpu(found[1], "it has fallen off the bus", line.number))
+        driver = driver or (found[1] if (found := _DRIVER.search(text)) else "")
+        if found := _LOST.search(text):
+            failed.append(FailedGpu(found[1], found[2], line.number))
+        elif found := _XID.search(text):
+            failed.append(FailedGpu(found[1], f"Xid {found[2]}: {found[3]}", line.number))
+        elif found := _NO_DRIVER.search(text):
+            failed.append(FailedGpu("", found[0].strip(), line.number))
+        if found := _LISTED.search(text):
+            index = int(found[1])
+            devices.setdefault(index, Device(index, name=found[2]))
+        row = _ROW.search(text) or _ROW_SHORT.search(text)
+        if row:
+            current = int(row[1])
+            devices.setdefault(current, Device(current, name=_name(row[2]), bus_id=row[3]))
+            if "ERR!" in text:
+                failed.append(FailedGpu(row[3], "ERR! in nvidia-smi", line.number))
+        elif current in devices:
+            devices[current] = _with_usage(devices[current], text)
+    devices |= _from_csv(lines)
+    return Smi(devices, failed, driver)
+
+
+def _name(text: str) -> str:
+    """A name without the driver's mode on Windows, which stands in the same cell."""
+    return re.sub(r"\s+(?:WDDM|TCC|MCDM)$", "", re.sub(r"\s+", " ", text).strip())
+
+
+def _with_usage(device: Device, text: str) -> Device:
+    """The second and third line of a GPU: power, memory and MIG."""
+    if device.memory_bytes is None and (memory := _MEMORY.search(text)):
+        power = _POWER.search(text)
+        return replace(
+            device,
+            used_bytes=int(memory[1]) * _MIB,
+            memory_bytes=int(memory[2]) * _MIB,
+            power_cap_w=float(power[2]) if power else None,
+        )
+    if (mig := _MIG.search(text)) and mig[1] == "Enabled":
+        return replace(device, mig=True)
+    return device
+
+
+def _from_csv(lines: Sequence[Line]) -> dict[int, Device]:
+    """Rows of `--query-gpu=... --format=csv`, by the names in their header."""
+    devices: dict[int, Device] = {}
+    header: list[str] = []
+    for line in lines:
+        if _CSV_HEAD.search(line.text):
+            header = [re.sub(r"\s*\[.*\]", "", part).strip() for part in line.text.split(",")]
+            continue
+        if not header:
+            continue
+        parts = [part.strip() for part in next(csv.reader([line.text]), [])]
+        if len(parts) != len(header):
+            header = header if not line.text.strip() else []
+            continue
+        row = dict(zip(header, parts, strict=True))
+        index = int(row["index"]) if row.get("index", "").isdigit() else len(devices)
+        devices[index] = _csv_device(index, row)
+    return devices
+
+
+def _csv_device(index: int, row: Mapping[str, str]) -> Device:
+    def number(key: str) -> float | None:
+        found = re.match(r"[\d.]+", row.get(key, ""))
+        return float(found[0]) if found else None
+
+    total, used = number("memory.total"), number("memory.used")
+    gen, width = number("pcie.link.gen.max"), number("pcie.link.width.max")
+    return Device(
+        index,
+        name=row.get("name", ""),
+        bus_id=row.get("pci.bus_id", ""),
+        memory_bytes=total * _MIB if total is not None else None,
+        used_bytes=used * _MIB if used is not None else None,
+        pcie_gen=int(gen) if gen else None,
+        pcie_width=int(width) if width else None,
+        power_cap_w=number("power.limit"),
+        mig=row.get("mig.mode.current") == "Enabled",
+        compute_capability=row.get("compute_cap", "").replace("[N/A]", ""),
+    )

@@ -1,0 +1,392 @@
+"""Start-up logs as facts: one `Startup` for each time an engine was started in the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+
+from shardwise.node.reading.startup_args import Value
+from shardwise.node.reading.startup_events import Event, events
+from shardwise.node.reading.text import Line
+
+V0_BLOCK_TOKENS: Final = 16  #: vLLM's default block size before V1
+#: Tokens and concurrency x length further apart than this do not say the same: the model keeps a
+#: state per sequence, or windows, besides a cache per token.
+_SAME: Final = 0.03
+#: Facts that a process states once in a start; a second time is the next start.
+_ONCE: Final = (
+    "weights", "weights_table", "kv", "tokens", "blocks", "concurrency", "non_torch", "activation",
+)  # fmt: skip
+_MEASURED: Final = frozenset(_ONCE) | {
+    "kv_one", "kv_two", "kv_bare", "kv_count", "max_tokens", "left", "graphs", "profiled",
+    "avail_loaded",
+}  # fmt: skip
+_PLAIN_FAILURES: Final = {
+    "fail_no_blocks": "no memory is left for the KV cache",
+    "fail_memory": "no memory is left for the KV cache",
+    "fail_start": "other processes hold memory of the GPU",
+    "fail_oom": "out of memory",
+}
+_OPENING: Final = ("command", "args", "config")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a start failed, with what the message says would fit."""
+
+    what: str
+    line: int
+    needed_bytes: float | None = None
+    max_model_len: int | None = None  #: longest that the message says fits
+
+
+@dataclass(frozen=True)
+class Startup:
+    """One start of an engine. `by_process`: what each worker said, key -> process -> values."""
+
+    engine: str
+    first_line: int
+    last_line: int
+    by_process: Mapping[str, Mapping[str, tuple[float, ...]]]
+    said: Mapping[str, str]
+    args: Mapping[str, Value]
+    tp_ranks: tuple[int, ...]
+    failure: Failure | None = None
+    draft_kv_bytes: float | None = None  #: SGLang: the drafter's own cache
+    all_reduce: tuple[str, ...] = field(default=())  #: backends in order, where vLLM lists them
+
+    def _all(self, key: str, at: int = 0) -> list[float]:
+        return [values[at] for values in self.by_process.get(key, {}).values()]
+
+    def _most(self, key: str, at: int = 0) -> float | None:
+        return max(self._all(key, at), default=None)
+
+    def _least(self, key: str, at: int = 0) -> float | None:
+        return min(self._all(key, at), default=None)
+
+    @property
+    def version(self) -> str:
+        return self.said.get("version", "")
+
+    @property
+    def model(self) -> str:
+        return str(self.args.get("model", ""))
+
+    @property
+    def processes(self) -> int:
+        """Workers that reported their weights."""
+        return len(self.by_process.get("weights", self.by_process.get("weights_table", {})))
+
+    @property
+    def tp_size(self) -> int | None:
+        """The TP size that arguments state; None if they do not, whatever ranks are seen."""
+        given = self.args.get("tensor_parallel_size")
+        return int(given) if given is not None else None
+
+    @property
+    def tp_at_least(self) -> int:
+        """TP size that the ranks seen prove."""
+        return max((self.tp_size or 1, *(rank + 1 for rank in self.tp_ranks)))
+
+    @property
+    def attention_dp(self) -> int:
+        """Attention replicas that SGLang's tags prove: "DP7 TP7". In "DP1 TP0" each replica counts
+        its own TP ranks: those are whole copies, not replicas of attention."""
+        tags = {p for processes in self.by_process.values() for p in processes}
+        found = [match for tag in tags if (match := re.search(r"\bDP(\d+) TP(\d+)", tag))]
+        ranks = [(int(match[1]), int(match[2])) for match in found]
+        if any(dp and not tp for dp, tp in ranks):
+            return 1
+        return max((dp for dp, _ in ranks), default=0) + 1
+
+    @property
+    def weights_bytes(self) -> float | None:
+        """Weights of one GPU: of the fullest rank, counted once."""
+        for key in ("weights", "weights_table"):
+            if (found := self._most(key)) is not None:
+                return found
+        # older versions of SGLang say what is free before and after
+        before, after = self._least("avail_begin"), self._least("avail_loaded")
+        return before - after if before is not None and after is not None else None
+
+    @property
+    def kv_bytes(self) -> float | None:
+        """KV cache of one GPU: what the rank with the least has."""
+        for key in ("kv", "kv_one"):
+            if (found := self._least(key, 1 if key == "kv_one" else 0)) is not None:
+                return found
+        two = self.by_process.get("kv_two", {}).values()
+        if two:
+            return min(k + v for _, k, v in two)
+        bare = self.by_process.get("kv_bare", {}).values()
+        return min((k + v for k, v in bare), default=self._least("fail_kv_needed", 2))
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of one block: as given, else from the concurrency, else V0's default."""
+        if "block_size" in self.args:
+            return int(self.args["block_size"])
+        blocks = self._least("blocks")
+        if blocks and self.concurrency and self.concurrency_len:
+            return round(self.concurrency * self.concurrency_len / blocks) or V0_BLOCK_TOKENS
+        return V0_BLOCK_TOKENS
+
+    @property
+    def kv_tokens(self) -> int | None:
+        """Tokens that the cache holds as the engine counts them; negative if nothing is left."""
+        for key in ("tokens", "kv_two", "kv_one", "kv_count", "max_tokens", "profiled"):
+            if (found := self._least(key)) is not None:
+                return int(found)
+        blocks = self._least("blocks")
+        if blocks is not None:
+            return int(blocks) * self.block_tokens
+        full = self.by_process.get("fail_max_len", {}).values()
+        return min((int(held) for _, held in full), default=None)
+
+    @property
+    def concurrency(self) -> float | None:
+        return self._least("concurrency", 1)
+
+    @property
+    def concurrency_len(self) -> int | None:
+        found = self._most("concurrency")
+        return int(found) if found is not None else None
+
+    @property
+    def max_model_len(self) -> int | None:
+        """As given or as the engine said it first; the drafter's comes later."""
+        given = self.args.get("max_model_len")
+        if given is not None:
+            return int(given)
+        for key in ("max_len", "fail_kv_needed", "fail_max_len", "context_len", "concurrency"):
+            for values in self.by_process.get(key, {}).values():
+                return int(values[0])
+        return None
+
+    @property
+    def tokens_follow_concurrency(self) -> bool | None:
+        """Whether tokens = concurrency x length; False for models that keep more than a cache per
+        token (windows, states). None where the log lacks one of them."""
+        if not (self.kv_tokens and self.concurrency and self.concurrency_len):
+            return None
+        return abs(self.concurrency * self.concurrency_len / self.kv_tokens - 1) <= _SAME
+
+    @property
+    def activation_bytes(self) -> float | None:
+        return self._most("activation")
+
+    @property
+    def non_torch_bytes(self) -> tuple[float, float] | None:
+        """Least and most over the ranks; negative where another process freed memory meanwhile."""
+        found = self._all("non_torch")
+        return (min(found), max(found)) if found else None
+
+    @property
+    def graph_bytes(self) -> float | None:
+        """What capturing graphs took: as said, or the memory it left against before."""
+        if (found := self._most("graphs", 1)) is not None:
+            return found
+        captured = self.by_process.get("graph_usage", {}).values()
+        if captured:
+            return max(sum(each) for each in captured)
+        before = self._least("graph_begin")
+        after = self._least("graph_end") if "graph_end" in self.by_process else None
+        if after is None:
+            after = self._least("graph_step")
+        return before - after if before is not None and after is not None else None
+
+    @property
+    def graph_avail_bytes(self) -> tuple[float, float] | None:
+        """SGLang: memory free before and after graphs were captured."""
+        before, after = self._least("graph_begin"), self._least("graph_end")
+        after = self._least("graph_step") if after is None else after
+        return (before, after) if before is not None and after is not None else None
+
+    @property
+    def graph_estimate_bytes(self) -> float | None:
+        return self._most("graphs_estimate")
+
+    @property
+    def graph_estimate_deducted(self) -> bool | None:
+        """Whether the estimate was taken from the KV cache; None where the log does not say."""
+        if "graphs_deducted" in self.by_process:
+            return True
+        return False if "graphs_not_deducted" in self.by_process else None
+
+    @property
+    def gpu_memory_utilization(self) -> float | None:
+        given = self.args.get("gpu_memory_utilization")
+        found = self._most("utilization")
+        found = self._most("equivalent") if found is None else found
+        return float(given) if given is not None else found
+
+    @property
+    def total_bytes(self) -> float | None:
+        """Memory of the GPU: as said, or what weights took and left, or from the two utilizations
+        that vLLM calls equivalent (they differ by the graph estimate)."""
+        if (found := self._most("total")) is not None:
+            return found
+        if (found := self._most("avail_begin")) is not None:
+            return found
+        if (found := self._most("capacity")) is not None:
+            return found
+        loaded, left = self.by_process.get("weights", {}), self.by_process.get("avail_loaded", {})
+        if loaded and left:
+            return max(loaded[p][0] + left[p][0] for p in loaded if p in left)
+        pairs = self.by_process.get("equivalent", {}).values()
+        estimate = self.graph_estimate_bytes
+        gap = max((abs(a - b) for a, b in pairs), default=0.0)
+        return estimate / gap if estimate and gap else None
+
+    @property
+    def usable_bytes(self) -> float | None:
+        return self._most("usable")
+
+    @property
+    def left_bytes(self) -> float | None:
+        """SGLang: memory free after the pools were made, or after loading where it ended there."""
+        found = self._least("left")
+        return found if found is not None else self._least("avail_loaded")
+
+    @property
+    def kv_dtype(self) -> str:
+        return str(self.args.get("kv_cache_dtype") or self.said.get("kv_dtype", ""))
+
+    @property
+    def nodes(self) -> int:
+        """Machines that the ranks are spread over."""
+        given = self.args.get("nnodes")
+        if given is not None:
+            return int(given)
+        world = next(iter(self.by_process.get("world", {}).values()), None)
+        return max(round(world[0] / world[1]), 1) if world else 1
+
+    @property
+    def blocks_override(self) -> int | None:
+        """Blocks that replaced the profiled number (0 for models without one)."""
+        found = self._most("override", 1)
+        return int(found) if found is not None else None
+
+    @cached_property
+    def custom_all_reduce(self) -> bool | None:
+        """Whether the engine's own all-reduce kernel is on; None where the log does not say."""
+        if self.all_reduce:
+            return "CUSTOM" in self.all_reduce
+        if "custom_off" in self.said or self.args.get("disable_custom_all_reduce") is True:
+            return False
+        return True if "custom_on" in self.said else None
+
+
+def read_startups(lines: Sequence[Line]) -> tuple[Startup, ...]:
+    """Every start of vLLM or SGLang that `lines` tell of, in order."""
+    found = [_startup(group) for group in _groups(events(lines))]
+    return tuple(start for start in found if start is not None)
+
+
+def _groups(found: Sequence[Event]) -> Iterator[list[Event]]:
+    """Events of one start each."""
+    group: list[Event] = []
+    for event in found:
+        if group and _opens_another(group, event):
+            yield group
+            group = []
+        group.append(event)
+    if group:
+        yield group
+
+
+def _opens_another(group: Sequence[Event], event: Event) -> bool:
+    engines = {e.engine for e in group} - {""}
+    if event.engine and engines and event.engine not in engines:
+        return True
+    measured = [e for e in group if e.key in _MEASURED]
+    if event.key in _OPENING:
+        same = any(e.key == event.key and e.process == event.process for e in group)
+        return bool(measured) and (event.key != "config" or same)
+    if event.key == "fail_kv_needed":
+        return _contradicts(group, event)
+    if event.engine == "sglang":
+        # a drafter loads and allocates after the target in the same start
+        return event.key == "weights" and any(e.key.startswith("fail_") for e in group)
+    again = [e for e in group if e.key == event.key and e.process == event.process]
+    return event.key in _ONCE and bool(again)
+
+
+def _contradicts(group: Sequence[Event], event: Event) -> bool:
+    """Whether a refusal tells of another start than the one that `group` saw come up."""
+    if any(e.key in ("tokens", "concurrency") for e in group):
+        return True
+    stated = [e.values[0] for e in group if e.key == "kv"]
+    return bool(stated) and all(abs(kv / event.values[2] - 1) > 0.01 for kv in stated)
+
+
+def _startup(group: Sequence[Event]) -> Startup | None:
+    """The facts of one group; None where it holds nothing but a command or a stray word."""
+    engines = [e.engine for e in group if e.engine]
+    failure = _failure(group)
+    telling = {*_MEASURED, *_OPENING, "custom_off", "backends"}
+    if failure is None and not any(e.key in telling for e in group):
+        return None
+    by_process: dict[str, dict[str, tuple[float, ...]]] = {}
+    said: dict[str, str] = {}
+    args: dict[str, Value] = {}
+    for event in group:
+        if event.values or event.key.startswith("graphs_"):
+            values = by_process.setdefault(event.key, {})
+            if event.key in ("graph_step", "graph_end"):
+                values[event.process] = event.values  # the last one counts
+            elif event.key == "graph_usage":  # the drafter's graphs too
+                values[event.process] = (*values.get(event.process, ()), *event.values)
+            else:
+                values.setdefault(event.process, event.values)
+        if event.text:
+            said.setdefault(event.key, event.text)
+        args = {**event.args, **args}
+    ranks = {e.tp_rank for e in group if e.tp_rank is not None and e.key in _MEASURED}
+    kv_again = [
+        e for e in group if e.key in ("kv_two", "kv_one") and e.process == _first(group, e.key)
+    ]
+    return Startup(
+        engine=engines[0] if engines else "vllm",
+        first_line=min(e.line for e in group),
+        last_line=max(e.line for e in group),
+        by_process=by_process,
+        said=said,
+        args=args,
+        tp_ranks=tuple(sorted(ranks)),
+        failure=failure,
+        draft_kv_bytes=sum(kv_again[1].values[1:]) if len(kv_again) > 1 else None,
+        all_reduce=tuple(part.strip(" '\"") for part in said["backends"].strip("[]").split(","))
+        if said.get("backends")
+        else (),
+    )
+
+
+def _first(group: Sequence[Event], key: str) -> str:
+    return next(e.process for e in group if e.key == key)
+
+
+def _failure(group: Sequence[Event]) -> Failure | None:
+    """The first failure of a start."""
+    for event in group:
+        values = event.values
+        if event.key in _PLAIN_FAILURES:
+            return Failure(_PLAIN_FAILURES[event.key], event.line)
+        if event.key == "fail_max_len":
+            what = f"max_model_len {values[0]:.0f} is above the {values[1]:.0f} tokens of the cache"
+            return Failure(what, event.line, max_model_len=int(values[1]))
+        if event.key == "fail_kv_needed":
+            fits = int(values[3]) if len(values) > 3 else None
+            what = f"a sequence of {values[0]:.0f} tokens needs more KV cache than there is"
+            return Failure(what, event.line, values[1], fits)
+        if event.key == "profiled" and values[0] <= 0:
+            return Failure(_PLAIN_FAILURES["fail_no_blocks"], event.line)
+        if event.key == "fail_scheduler":
+            keys = {e.key for e in group}
+            capturing = "graph_begin" in keys and "graph_end" not in keys
+            where = " while graphs were captured" if capturing else ""
+            return Failure(f"the scheduler stopped on an exception{where}", event.line)
+    return None

@@ -1,0 +1,125 @@
+"""How an engine was started: a command line, vLLM's argument dictionary, a printed configuration.
+
+Only the arguments below are kept: keys, tokens and addresses in a pasted log are dropped.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Final
+
+Value = str | int | float | bool
+Args = Mapping[str, Value]
+
+#: Argument as kept -> how vLLM and SGLang write it, as a flag, a field or a key.
+_NAMES: Final = {
+    "model": ("model", "model_path", "model_tag"),
+    "tensor_parallel_size": ("tensor_parallel_size", "tp", "tp_size"),
+    "pipeline_parallel_size": ("pipeline_parallel_size", "pp", "pp_size"),
+    "data_parallel_size": ("data_parallel_size", "dp", "dp_size"),
+    "max_model_len": ("max_model_len", "max_seq_len", "context_length"),
+    "gpu_memory_utilization": ("gpu_memory_utilization",),
+    "mem_fraction_static": ("mem_fraction_static",),
+    "kv_cache_dtype": ("kv_cache_dtype",),
+    "quantization": ("quantization",),
+    "dtype": ("dtype",),
+    "max_num_batched_tokens": ("max_num_batched_tokens",),
+    "chunked_prefill_size": ("chunked_prefill_size",),
+    "max_num_seqs": ("max_num_seqs",),
+    "max_running_requests": ("max_running_requests",),
+    "max_total_tokens": ("max_total_tokens",),
+    "block_size": ("block_size",),
+    "page_size": ("page_size",),
+    "nnodes": ("nnodes",),
+    "max_cudagraph_capture_size": ("max_cudagraph_capture_size",),
+    "enforce_eager": ("enforce_eager", "disable_cuda_graph"),
+    "disable_custom_all_reduce": ("disable_custom_all_reduce",),
+    "enable_expert_parallel": ("enable_expert_parallel",),
+    "enable_dp_attention": ("enable_dp_attention",),
+}
+_KEPT: Final = {spelling: name for name, spellings in _NAMES.items() for spelling in spellings}
+_FIELD: Final = re.compile(
+    r"['\"]?\b(?P<key>[a-z_]+)['\"]?\s*[:=]\s*(?P<value>'[^']*'|\"[^\"]*\"|-?[\w./-]+)"
+)
+_DICTIONARY: Final = re.compile(r"non-default args:\s*(\{.*\})")
+_COMMAND: Final = re.compile(
+    r"(?:^|[\s$#'\"`/])(?:(vllm)\s+serve\b|\S*(vllm)\.entrypoints\.\S+|(sglang)\s+serve\b"
+    r"|\S*(sglang)\.launch_server\b)(.*)$"
+)
+
+
+def from_dictionary(text: str) -> Args:
+    """The kept arguments of a `non-default args: {...}` line; empty if it holds none."""
+    found = _DICTIONARY.search(text)
+    if found is None:
+        return from_fields(text.split("non-default args:", 1)[-1])
+    try:
+        given = ast.literal_eval(found[1])
+    except (ValueError, SyntaxError):  # an object's repr, or a line cut in the middle
+        return from_fields(found[1])
+    if not isinstance(given, dict):
+        return {}
+    return {
+        _KEPT[key]: value
+        for key, value in given.items()
+        if key in _KEPT and isinstance(value, (str, int, float, bool))
+    }
+
+
+def from_fields(text: str) -> Args:
+    """The kept arguments of `name=value, name='value'`, as configurations are printed."""
+    kept: dict[str, Value] = {}
+    for found in _FIELD.finditer(text):
+        name = _KEPT.get(found["key"])
+        value = found["value"].strip("'\"")
+        if name and value not in ("None", "auto", "null", ""):
+            kept.setdefault(name, _typed(value))
+    return kept
+
+
+def from_command(text: str) -> tuple[str, Args] | None:
+    """Engine and kept arguments of a shell line that starts one; None for any other text."""
+    found = _COMMAND.search(text)
+    if found is None:
+        return None
+    engine = next(g for g in found.groups()[:4] if g)
+    try:
+        words = shlex.split(found[5])
+    except ValueError:  # an open quote in a cut line
+        words = found[5].split()
+    return engine, _from_words(words)
+
+
+def _from_words(words: list[str]) -> Args:
+    kept: dict[str, Value] = {}
+    at = 0
+    while at < len(words):
+        word = words[at]
+        at += 1
+        if not word.startswith("-"):
+            if at == 1:
+                kept["model"] = word
+            continue
+        flag, has_value, value = word.partition("=")
+        name = _KEPT.get(flag.lstrip("-").replace("-", "_"))
+        if not has_value and at < len(words) and not words[at].startswith("-"):
+            value, at = words[at], at + 1
+        if name:
+            kept.setdefault(name, _typed(value) if value else True)
+    return kept
+
+
+def _typed(text: str) -> Value:
+    if text in ("True", "False", "true", "false"):
+        return text.lower() == "true"
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text

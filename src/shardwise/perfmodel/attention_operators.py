@@ -1,0 +1,166 @@
+"""Seconds of a step's attention on one rank, by mixer: decoding over a cache, and prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwise import kernels
+from shardwise.architecture.mixers import Attention, Indexer, LinearAttention, Mamba2, Mixer, Mla
+from shardwise.hardware.gpu import Gpu
+from shardwise.kernels.provenance import Provenance, Times
+from shardwise.kernels.roofline import ASSUMED_EFFICIENCY, ASSUMED_LAUNCH_S
+from shardwise.layout.shards import RankShards, pieces
+from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS
+
+Array = NDArray[np.float64]
+AnyFloats = NDArray[np.floating[Any]]
+NoteError = Callable[[int, float, float], None]
+#: Where a decode step's attention is judged: a usual batch at a usual context.
+_AT: Final = (
+    int(np.argmin(np.abs(SEQUENCES - 32.0))),
+    int(np.argmin(np.abs(CONTEXTS - 2048.0))),
+)
+_INDEX_BYTES: Final = 1.03125  #: of one element of the indexer's cache: fp8 with scales
+
+
+def decode_seconds(
+    ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype: str, note: NoteError
+) -> Array:
+    """Seconds of a decode step's attention, all layers: (ranks, SEQUENCES, CONTEXTS)."""
+    where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
+    out = np.zeros((len(ranks), len(SEQUENCES), len(CONTEXTS)))
+    times = _by_mixer(ranks, lambda mixer, tp_size: _decode(mixer, tp_size, where))
+    for place, rank in enumerate(ranks):
+        for group, layer in enumerate(rank.layers):
+            found = times[group, rank.layout.tp_size]
+            if found is None:
+                continue
+            seconds = layer.group.count * np.broadcast_to(found.seconds, out.shape[1:])
+            out[place] += seconds
+            code = int(np.broadcast_to(found.provenance, out.shape[1:])[_AT])
+            note(place, float(seconds[_AT]), _error(layer.group.mixer, Provenance(code)))
+    return out
+
+
+def _by_mixer(
+    ranks: Sequence[RankShards], kernel: Callable[[Mixer, int], Times | None]
+) -> dict[tuple[int, int], Times | None]:
+    """Times of each group of layers in each TP: pipelines and experts do not change attention."""
+    return {
+        (group, tp_size): kernel(layer.group.mixer, tp_size)
+        for group, layer in enumerate(ranks[0].layers)
+        for tp_size in sorted({rank.layout.tp_size for rank in ranks})
+    }
+
+
+def _error(mixer: Mixer, provenance: Provenance) -> float:
+    name = {Attention: "attention_decode", Mla: "mla_decode"}.get(type(mixer), "linear_scan_decode")
+    return kernels.typical_error(name, provenance)
+
+
+Where = tuple[Gpu, str, str]
+
+
+def _decode(mixer: Mixer, tp_size: int, where: Where) -> Times | None:
+    gpu, engine, kv = where
+    batch, context = SEQUENCES[:, None], CONTEXTS[None, :]
+    if isinstance(mixer, Attention):
+        heads, kv_heads = pieces(mixer.num_heads, tp_size), pieces(mixer.num_kv_heads, tp_size)
+        window = float(mixer.window or mixer.chunk)
+        seen = _picked(mixer.indexer, context)
+        times = kernels.attention_decode(
+            gpu, engine, batch, seen, heads, kv_heads, mixer.head_dim, window, "bf16", kv
+        )
+        return _with_indexer(times, mixer.indexer, gpu, batch * context, batch * context)
+    if isinstance(mixer, Mla):
+        heads = pieces(mixer.num_heads, tp_size)
+        seen = _picked(mixer.indexer, context)
+        times = kernels.mla_decode(gpu, engine, batch, seen, heads, "bf16", kv)
+        return _with_indexer(times, mixer.indexer, gpu, batch * context, batch * context)
+    if isinstance(mixer, LinearAttention | Mamba2):
+        return kernels.linear_decode(gpu, engine, batch, *_states(mixer, tp_size))
+    return None
+
+
+def _states(mixer: LinearAttention | Mamba2, tp_size: int) -> tuple[int, int, int, int, str]:
+    """Heads of keys and values, their widths, and the kernels' name of the kind."""
+    if isinstance(mixer, Mamba2):
+        groups, heads = pieces(mixer.num_groups, tp_size), pieces(mixer.num_heads, tp_size)
+        return groups, heads, mixer.state_size, mixer.head_dim, "mamba2"
+    kind = mixer.kind if mixer.kind in ("gdn", "kda") else "gdn"
+    return (
+        pieces(mixer.num_k_heads, tp_size),
+        pieces(mixer.num_v_heads, tp_size),
+        mixer.head_k_dim,
+        mixer.head_v_dim,
+        kind,
+    )
+
+
+def _picked(indexer: Indexer | None, context: AnyFloats) -> AnyFloats:
+    """Tokens that attention reads: those that the indexer picks."""
+    return context if indexer is None else np.minimum(context, float(indexer.top_k))
+
+
+def _with_indexer(
+    times: Times, indexer: Indexer | None, gpu: Gpu, pairs: Array, read: Array
+) -> Times:
+    """Attention with the scoring of `pairs` of tokens, of which `read` keys come from memory."""
+    if indexer is None:
+        return times
+    flops = 2.0 * indexer.num_heads * indexer.head_dim * pairs / gpu.matrix_rate("fp8")
+    moved = read * indexer.head_dim * _INDEX_BYTES / gpu.memory_bandwidth
+    scoring = ASSUMED_LAUNCH_S + np.maximum(flops, moved) / ASSUMED_EFFICIENCY
+    return Times(times.seconds + scoring, times.provenance, times.distance, times.source)
+
+
+def prefill_seconds(ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype: str) -> Array:
+    """Seconds of prompts' attention, all layers: (ranks, TOKENS, CONTEXTS): so many new tokens of
+    which each sees so many earlier ones on average."""
+    where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
+    out = np.zeros((len(ranks), len(TOKENS), len(CONTEXTS)))
+    times = _by_mixer(ranks, lambda mixer, tp_size: _prefill(mixer, tp_size, where))
+    for place, rank in enumerate(ranks):
+        for group, layer in enumerate(rank.layers):
+            found = times[group, rank.layout.tp_size]
+            if found is not None:
+                out[place] += layer.group.count * np.broadcast_to(found.seconds, out.shape[1:])
+    # a longer context is never cheaper, whatever the number of prompts that it is split over
+    return np.maximum.accumulate(out, axis=2)
+
+
+def _prefill(mixer: Mixer, tp_size: int, where: Where) -> Times | None:
+    """Prompts of twice the mean context; fewer tokens are a chunk of one such prompt, whose
+    earlier tokens are in the cache."""
+    gpu, engine, kv = where
+    tokens, seen = TOKENS[:, None], CONTEXTS[None, :]
+    prompts = np.maximum(tokens / (2.0 * seen), 1.0)
+    new = tokens / prompts
+    cached = np.maximum(seen - new / 2.0, 0.0)
+    if isinstance(mixer, LinearAttention | Mamba2):
+        return kernels.linear_prefill(gpu, engine, prompts, new, *_states(mixer, tp_size))
+    if isinstance(mixer, Attention):
+        heads, kv_heads = pieces(mixer.num_heads, tp_size), pieces(mixer.num_kv_heads, tp_size)
+        window = float(mixer.window or mixer.chunk)
+        kept = _kept(mixer.indexer, cached, new)
+        times = kernels.attention_prefill(
+            gpu, engine, prompts, new, heads, kv_heads, mixer.head_dim, kept, window, "bf16", kv
+        )
+        return _with_indexer(times, mixer.indexer, gpu, tokens * seen, prompts * (new + cached))
+    if isinstance(mixer, Mla):
+        heads = pieces(mixer.num_heads, tp_size)
+        kept = _kept(mixer.indexer, cached, new)
+        times = kernels.mla_prefill(gpu, engine, prompts, new, heads, kept, "bf16", kv)
+        return _with_indexer(times, mixer.indexer, gpu, tokens * seen, prompts * (new + cached))
+    return None
+
+
+def _kept(indexer: Indexer | None, cached: Array, new: Array) -> Array:
+    """Cached tokens that attention sees, so that no query sees more than the indexer picks."""
+    if indexer is None:
+        return cached
+    return np.minimum(cached, np.maximum(indexer.top_k - new / 2.0, 0.0))

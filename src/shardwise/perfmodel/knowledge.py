@@ -1,0 +1,156 @@
+"""What a fit has seen, and how far from it a question lies.
+
+The distance is a list of what was never seen, from the outside in: the GPU, the engine, the two
+together, the model's family, the model there, the dtype there, the version, the layout, pipelines.
+Each but the last names a way of leaving rows out (`crossval.Fold.kind`) whose errors tell what not
+having seen it costs; no row has pipeline stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal
+
+from shardwise.engines.registry import get
+from shardwise.layout.deployment import Layout
+
+if TYPE_CHECKING:
+    from shardwise.perfmodel.batches import Batch
+
+Unseen = Literal[
+    "gpu", "engine", "pair", "family", "model", "dtype", "version", "layout", "pipeline"
+]
+#: In words, for notes.
+WORDS: Final[dict[Unseen, str]] = {
+    "gpu": "no row of this GPU",
+    "engine": "no row of this engine",
+    "pair": "GPU and engine never seen together",
+    "family": "no row of this model family",
+    "model": "model not seen on this GPU and engine",
+    "dtype": "weight dtype not seen on this GPU and engine",
+    "version": "engine version not seen",
+    "layout": "layout not seen",
+    "pipeline": "no row has pipeline stages",
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question's surroundings, as far as errors depend on them."""
+
+    gpu: str
+    engine: str
+    version: str  #: of the engine; "" where none was named
+    model: str  #: as `models.key_of`
+    family: str
+    weight_dtype: str
+    moe: bool
+    kernel_error: float = 0.0  #: typical, of kernels carried over from elsewhere
+
+    @property
+    def pair(self) -> str:
+        return f"{self.gpu}/{self.engine}"
+
+
+def asked_of(batch: Batch) -> Asked:
+    """The surroundings of a batch's rows."""
+    key, arch = batch.key, batch.arch
+    return Asked(
+        batch.gpu.id,
+        key.engine,
+        key.version,
+        batch.model_key,
+        arch.family,
+        key.weight_dtype,
+        arch.moe is not None,
+    )
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a fit's rows had.
+
+    Attributes:
+        versions: By "gpu/engine", the versions that rows name.
+        dtypes: "gpu/engine/weight_dtype".
+        layouts: By "gpu/engine/model", names of layouts.
+    """
+
+    gpus: frozenset[str]
+    engines: frozenset[str]
+    versions: dict[str, frozenset[str]]
+    families: frozenset[str]
+    dtypes: frozenset[str]
+    layouts: dict[str, frozenset[str]]
+
+    def unseen(self, asked: Asked, layout: Layout) -> tuple[Unseen, ...]:
+        """What of a question was never seen; what follows from something named is not named."""
+        missing: list[Unseen] = []
+        if asked.gpu not in self.gpus:
+            missing.append("gpu")
+        if asked.engine not in self.engines:
+            missing.append("engine")
+        known_pair = asked.pair in self.versions
+        if not missing and not known_pair:
+            missing.append("pair")
+        cell = f"{asked.pair}/{asked.model}"
+        if asked.family not in self.families:
+            missing.append("family")
+        elif known_pair and cell not in self.layouts:
+            missing.append("model")
+        if known_pair and f"{asked.pair}/{asked.weight_dtype}" not in self.dtypes:
+            missing.append("dtype")
+        if known_pair and self._is_new(asked):
+            missing.append("version")
+        if cell in self.layouts:
+            if layout.name not in self.layouts[cell]:
+                missing.append("layout")
+        elif _is_unusual(layout):
+            missing.append("layout")
+        if layout.pp_size > 1 and not self.has_pipelines:
+            missing.append("pipeline")
+        return tuple(missing)
+
+    @cached_property
+    def has_pipelines(self) -> bool:
+        """Whether any row has pipeline stages."""
+        return any("PP" in name for names in self.layouts.values() for name in names)
+
+    def _is_new(self, asked: Asked) -> bool:
+        """A version that no row has, and that the engine's facts were not read from either."""
+        seen = self.versions[asked.pair]
+        if not asked.version or asked.version in seen:
+            return False
+        return bool(seen - {""}) or not get(asked.engine).is_known(asked.version)
+
+
+def _is_unusual(layout: Layout) -> bool:
+    """Pipelines and data-parallel attention: hardly any row has them."""
+    return layout.pp_size > 1 or layout.attention_dp > 1
+
+
+def knowledge_of(parts: Iterable[tuple[Batch, Sequence[Layout]]]) -> Knowledge:
+    """What batches have, each with the layouts of the rows that count."""
+    versions: dict[str, set[str]] = {}
+    layouts: dict[str, set[str]] = {}
+    gpus, engines, families, dtypes = set(), set(), set(), set()
+    for batch, some in parts:
+        if not some:
+            continue
+        asked = asked_of(batch)
+        gpus.add(asked.gpu)
+        engines.add(asked.engine)
+        families.add(asked.family)
+        versions.setdefault(asked.pair, set()).add(asked.version)
+        dtypes.add(f"{asked.pair}/{asked.weight_dtype}")
+        layouts.setdefault(f"{asked.pair}/{asked.model}", set()).update(x.name for x in some)
+    return Knowledge(
+        frozenset(gpus),
+        frozenset(engines),
+        {k: frozenset(v) for k, v in versions.items()},
+        frozenset(families),
+        frozenset(dtypes),
+        {k: frozenset(v) for k, v in layouts.items()},
+    )

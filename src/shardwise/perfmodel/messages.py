@@ -1,0 +1,108 @@
+"""Seconds of a step's collectives: all-reduces after cut matrices, and the exchange of tokens
+between copies of attention and the ranks that hold the experts.
+
+Which all-reduce an engine takes is its own affair (`engines`): its custom kernel up to a size, the
+library's beyond; over PCIe the custom kernel runs up to so many ranks only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwise import kernels
+from shardwise.architecture.feed_forward import Moe
+from shardwise.architecture.model import Model
+from shardwise.engines.device import device_of
+from shardwise.engines.registry import get
+from shardwise.hardware.gpu import Gpu
+from shardwise.layout.deployment import Layout
+from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
+
+Array = NDArray[np.float64]
+#: Whose all-reduce an engine runs, where it has no table of its own.
+_LIBRARY = {"atom": "aiter", "builtin": "nccl"}
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """GPUs of one kind and the engine that runs them."""
+
+    gpu: Gpu
+    engine: str
+    version: str = ""
+    all_reduce: str = ""  #: a compressing algorithm that was switched on
+
+    def _identity(self) -> tuple[int, str, str, str]:
+        return id(self.gpu), self.engine, self.version, self.all_reduce
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __eq__(self, other: object) -> bool:
+        """The same GPU object: its mappings cannot be hashed."""
+        return isinstance(other, Node) and other._identity() == self._identity()
+
+
+def reduce_seconds(node: Node, layouts: Sequence[Layout], sizes: Array) -> Array:
+    """Seconds of one all-reduce of each of `sizes` bytes in each layout: (layouts, sizes)."""
+    worlds = sorted({x.tp_size for x in layouts})
+    found = {world: _all_reduce(node, world, sizes) for world in worlds}
+    return np.stack([found[x.tp_size] for x in layouts])
+
+
+def _all_reduce(node: Node, world: int, sizes: Array) -> Array:
+    if world == 1:
+        return np.zeros_like(sizes)
+    gpu = node.gpu
+    own = own_lines(gpu)
+    if own is not None:
+        return own.time(np.array(float(world)), sizes)
+    if gpu.vendor == "cpu" or gpu.interconnect.topology_of(world) == "network":
+        return from_topology(gpu.interconnect).time(np.array(float(world)), sizes)
+    engine = _LIBRARY.get(node.engine, node.engine)
+    usual = "nccl" if _library_alone(node, world) else "graph"
+    seconds = kernels.all_reduce(gpu, engine, world, sizes, usual).seconds
+    if not node.all_reduce:
+        return seconds
+    packed = kernels.all_reduce(gpu, engine, world, sizes, node.all_reduce).seconds
+    return np.minimum(seconds, packed)  # small messages are not compressed
+
+
+def own_lines(gpu: Gpu) -> Collectives | None:
+    """All-reduces that somebody measured on this very node, as lines."""
+    if not gpu.all_reduce:
+        return None
+    by_world = {
+        world: AllReduce(line.latency_s, line.bytes_per_s, float("inf"), line.bytes_per_s)
+        for world, line in gpu.all_reduce.items()
+    }
+    return Collectives(by_world, f"measured on {gpu.id}")
+
+
+def _library_alone(node: Node, world: int) -> bool:
+    gpu = node.gpu
+    facts = get(node.engine).scheduling(device_of(gpu), node.version).all_reduce
+    if gpu.interconnect.topology == "pcie" and world > facts.pcie_max_world:
+        return True
+    return world not in facts.custom_world_sizes
+
+
+def exchange_seconds(gpu: Gpu, model: Model, layouts: Sequence[Layout], tokens: Array) -> Array:
+    """Seconds that copies of attention take to pass `tokens` (of all copies together) to the
+    ranks of the experts and back, all layers: (layouts, tokens). None without such copies.
+
+    vLLM's and SGLang's default: an all-gather before, a reduce-scatter after.
+    """
+    layers = sum(g.count for g in model.groups if isinstance(g.feed_forward, Moe))
+    out = np.zeros((len(layouts), len(tokens)))
+    for place, layout in enumerate(layouts):
+        if layout.attention_dp > 1 and layout.stage_gpus > 1:
+            size = 2.0 * tokens * model.hidden_size
+            gathered = kernels.all_gather(gpu, layout.stage_gpus, size).seconds
+            scattered = kernels.reduce_scatter(gpu, layout.stage_gpus, size).seconds
+            out[place] = layers * (gathered + scattered)
+    return out

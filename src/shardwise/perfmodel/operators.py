@@ -1,0 +1,343 @@
+"""The operators of a step on one rank, and the seconds that their kernels take.
+
+A step of a model in a layout is a list of operators with the shapes of one rank: fused matrix
+products, routed experts, attention over a cache or a prompt, collectives. What their kernels take
+depends on no fitted coefficient, so it is worked out once for each model, GPU, engine, KV dtype and
+layout, over a grid of tokens, sequences and contexts; a step is then read off by interpolation.
+
+Times are kept by what they wait for: a product's time counts as waiting for its weights or for its
+arithmetic in the proportion in which the datasheet's rates would make it wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwise.architecture.feed_forward import Moe
+from shardwise.architecture.formats import Format
+from shardwise.architecture.model import Model
+from shardwise.hardware.gpu import Gpu
+from shardwise.kernels import experts as experts_kernel
+from shardwise.kernels import gemm as gemm_kernel
+from shardwise.kernels import typical_error
+from shardwise.kernels.formats import format_of, runs_as
+from shardwise.kernels.provenance import Provenance
+from shardwise.kernels.roofline import rates_of
+from shardwise.layout.arrays import Layouts
+from shardwise.layout.deployment import Layout
+from shardwise.layout.shards import RankShards, expert_ranks, rank_shards
+from shardwise.perfmodel.attention_operators import decode_seconds, prefill_seconds
+from shardwise.perfmodel.best_tables import fastest, own_or_fastest
+from shardwise.perfmodel.grids import TOKENS
+from shardwise.perfmodel.messages import Node, exchange_seconds, reduce_seconds
+from shardwise.perfmodel.work import (
+    elementwise_bytes,
+    message_count,
+    norm_messages,
+    small_kernels,
+)
+
+Array = NDArray[np.float64]
+
+#: Columns of the table over a rank's tokens.
+GEMM_WEIGHTS, GEMM_MATRIX, REDUCE, ELEMENTWISE = range(4)
+#: Columns of the table over a stage's tokens, all copies of attention together.
+EXPERT_WEIGHTS, EXPERT_MATRIX, EXCHANGE = range(3)
+#: Sharpness with which a product's time is told apart into waiting for memory and for arithmetic.
+SHARE_POWER: Final = 4.0
+#: Share of the memory bandwidth at which norms and activations pass their operands.
+ELEMENTWISE_SHARE: Final = 0.8
+
+
+#: Formats under other names in the tables; those that are only stored in their dtype.
+_NAMED: Final = {"fp32": "fp32", "nvfp4": "nvfp4", "int8": "int8", "int4": "int4_wo"}
+_WEIGHT_ONLY: Final = {
+    "nvfp4": "w4a16_mxfp4",
+    "int4": "int4_wo",
+    "nf4": "int4_wo",
+    **dict.fromkeys(("int8", "fp8", "mxfp8", "mxfp6"), "int8_wo"),
+}
+
+
+@dataclass(frozen=True)
+class Product:
+    """`count` products of (tokens x k) by (k x n) in a step of one rank."""
+
+    name: str
+    format: str  #: of the kernel tables
+    n: int
+    k: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Routed experts of `count` layers: grouped products."""
+
+    format: str
+    hidden: int
+    inter: int
+    num_experts: int
+    top_k: int
+    ep_size: int
+    gated: bool
+    count: int
+
+
+def kernel_format(fmt: Format, gpu: Gpu) -> str:
+    """The kernel tables' name of a format that weights are stored in and multiplied from.
+
+    Weights that are only stored in 8 or 4 bits run as weight-only kernels, except MXFP4 on GPUs
+    that multiply fp4: engines quantize its activations to 8 bits there.
+    """
+    wide = fmt.activations in ("bf16", "fp16")
+    if fmt.dtype == "mxfp4":
+        if not wide:
+            return "mxfp4"
+        return "w4a8_mxfp4_mxfp8" if "fp4" in gpu.flops else "w4a16_mxfp4"
+    if fmt.dtype in _WEIGHT_ONLY and wide:
+        return _WEIGHT_ONLY[fmt.dtype]
+    if fmt.dtype in ("fp8", "mxfp8"):
+        return "fp8_block" if min(fmt.block) > 1 or fmt.dtype == "mxfp8" else "fp8"
+    return _NAMED.get(fmt.dtype, "bf16")
+
+
+def products(rank: RankShards, gpu: Gpu) -> list[Product]:
+    """Dense products of a step, all stages added up, without the output head."""
+    return [
+        Product(
+            gemm.name,
+            kernel_format(gemm.parts[0].tensor.format, gpu),
+            gemm.n,
+            gemm.k,
+            layer.group.count,
+        )
+        for layer in rank.layers
+        for gemm in layer.gemms
+        if gemm.part != "experts"
+    ]
+
+
+def head_products(rank: RankShards, gpu: Gpu) -> list[Product]:
+    """The output head: one product over the tokens whose logits are wanted."""
+    head = rank.model.head
+    return [
+        Product("lm_head", kernel_format(s.tensor.format, gpu), s.rows, s.cols, 1)
+        for s in rank.outer
+        if s.tensor is head
+    ]
+
+
+def expert_operators(rank: RankShards, gpu: Gpu) -> list[Experts]:
+    """Routed experts of each group of layers that has some."""
+    layout = rank.layout
+    found = []
+    for layer in rank.layers:
+        moe = layer.group.feed_forward
+        if not isinstance(moe, Moe):
+            continue
+        tensor = next(t for t in moe.tensors if t.part == "experts")
+        found.append(
+            Experts(
+                kernel_format(tensor.format, gpu),
+                moe.expert_input,
+                max(1, -(-moe.expert_width // expert_ranks(layout))),
+                moe.num_experts,
+                moe.top_k,
+                layout.ep_size,
+                moe.gated,
+                layer.group.count,
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class StepKernels:
+    """Seconds of a step's kernels over the grids, and what else of a model a step's time needs.
+
+    The first axis of every table is one of the distinct subjects (layouts, or models and layouts);
+    `index` says which one each element of a sweep has.
+    """
+
+    index: NDArray[np.int64]
+    dense: Array  #: (subjects, TOKENS, GEMM_WEIGHTS .. ELEMENTWISE)
+    experts: Array | None  #: (subjects, TOKENS, EXPERT_WEIGHTS .. EXCHANGE)
+    head: Array  #: (subjects, TOKENS)
+    decode: Array  #: (subjects, SEQUENCES, CONTEXTS)
+    prefill: Array  #: (subjects, TOKENS, CONTEXTS)
+    layers: Array  #: (subjects,)
+    small: Array  #: kernels that no table times
+    messages: Array  #: all-reduces of a step
+    ranks: Array  #: that take part in one
+    attention_dp: Array
+    hop_s: Array  #: seconds to pass one token to the next pipeline stage
+    kernel_error: Array  #: typical error of a decode step's kernels, from where they were measured
+
+    def of(self, values: Array) -> Array:
+        """A subject's value for each element."""
+        return np.asarray(values[self.index])
+
+
+@lru_cache(maxsize=256)
+def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]) -> StepKernels:
+    gpu, engine = node.gpu, node.engine
+    ranks = [rank_shards(model, layout) for layout in layouts]
+    dense = np.zeros((len(layouts), len(TOKENS), 4))
+    errors = _Errors(len(layouts))
+    dense[..., GEMM_WEIGHTS], dense[..., GEMM_MATRIX] = _product_seconds(
+        gpu, engine, [products(rank, gpu) for rank in ranks], errors
+    )
+    head = sum(
+        _product_seconds(gpu, engine, [head_products(rank, gpu) for rank in ranks], errors),
+        np.zeros(()),
+    )
+    hidden = model.hidden_size * (4.0 if model.checkpoint_dtype == "fp32" else 2.0)
+    dense[..., REDUCE] = message_count(model) * reduce_seconds(node, layouts, TOKENS * hidden)
+    if model.checkpoint_dtype != "fp32" and (extra := norm_messages(model)):
+        dense[..., REDUCE] += extra * reduce_seconds(node, layouts, 4.0 * TOKENS)
+    passes = np.array([elementwise_bytes(model, layout) for layout in layouts])
+    rate = ELEMENTWISE_SHARE * gpu.memory_bandwidth
+    dense[..., ELEMENTWISE] = passes[:, None] * TOKENS / rate
+    experts = None
+    if model.moe is not None:
+        experts = np.zeros((len(layouts), len(TOKENS), 3))
+        experts[..., EXPERT_WEIGHTS], experts[..., EXPERT_MATRIX] = _expert_seconds(
+            gpu, engine, [expert_operators(rank, gpu) for rank in ranks], errors
+        )
+        experts[..., EXCHANGE] = exchange_seconds(gpu, model, layouts, TOKENS)
+    decode = decode_seconds(ranks, gpu, engine, kv_dtype, errors.add)
+    prefill = prefill_seconds(ranks, gpu, engine, kv_dtype)
+    count = np.ones(len(layouts))
+    return StepKernels(
+        index=np.arange(len(layouts)),
+        dense=dense,
+        experts=experts,
+        head=np.asarray(head),
+        decode=decode,
+        prefill=prefill,
+        layers=model.num_layers * count,
+        small=small_kernels(model) * count,
+        messages=message_count(model) * count,
+        ranks=np.array([float(x.tp_size) for x in layouts]),
+        attention_dp=np.array([float(x.attention_dp) for x in layouts]),
+        hop_s=2.0 * model.hidden_size / gpu.interconnect.peer_bandwidth(2) * count,
+        kernel_error=errors.mean,
+    )
+
+
+def step_kernels(model: Model, node: Node, kv_dtype: str, layouts: Layouts) -> StepKernels:
+    """The kernels of a step of `model` in each of `layouts`."""
+    found, index = layouts.unique()
+    tables = _tables(model, node, kv_dtype, tuple(found))
+    return replace(tables, index=index)
+
+
+class _Errors:
+    """Typical error of a decode step's kernels, weighed by the time that they take."""
+
+    def __init__(self, layouts: int) -> None:
+        self.seconds, self.weighed = np.full(layouts, 1e-12), np.zeros(layouts)
+
+    def add(self, layout: int, seconds: float, error: float) -> None:
+        self.seconds[layout] += seconds
+        self.weighed[layout] += seconds * error
+
+    @property
+    def mean(self) -> Array:
+        return np.asarray(self.weighed / self.seconds)
+
+
+def _flat(lists: Sequence[Sequence[Product]]) -> Iterator[tuple[int, Product]]:
+    for place, some in enumerate(lists):
+        for one in some:
+            yield place, one
+
+
+def _product_seconds(
+    gpu: Gpu, engine: str, by_layout: Sequence[Sequence[Product]], errors: _Errors
+) -> tuple[Array, Array]:
+    """Seconds of all products of each layout by tokens, waiting for weights and for arithmetic."""
+    memory = np.zeros((len(by_layout), len(TOKENS)))
+    matrix = np.zeros_like(memory)
+    rates = rates_of(gpu)
+    merged: dict[str, dict[tuple[int, int], dict[int, int]]] = {}
+    for place, one in _flat(by_layout):
+        counts = merged.setdefault(one.format, {}).setdefault((one.n, one.k), {})
+        counts[place] = counts.get(place, 0) + one.count
+    for form, shapes in merged.items():
+        n, k = (np.array(c)[:, None] for c in zip(*shapes, strict=True))
+        times = fastest(
+            lambda e, f=form, n=n, k=k: gemm_kernel(gpu, e, f, TOKENS, n, k),  # type: ignore[misc]
+            engine,
+        )
+        made = format_of(runs_as(rates, form))
+        arithmetic = 2.0 * TOKENS * n * k / rates.matrix(made.rate)
+        moved = n * k * made.weight_bytes + TOKENS * (2.0 * n + made.activation_bytes * k)
+        share = _share(arithmetic, moved / rates.memory)
+        for shape, counts in enumerate(shapes.values()):
+            error = _typical("gemm", times.provenance[shape])
+            for place, count in counts.items():
+                seconds = count * times.seconds[shape]
+                memory[place] += seconds * (1.0 - share[shape])
+                matrix[place] += seconds * share[shape]
+                errors.add(place, float(seconds[_JUDGED]), error)
+    return memory, matrix
+
+
+def _expert_seconds(
+    gpu: Gpu, engine: str, by_layout: Sequence[Sequence[Experts]], errors: _Errors
+) -> tuple[Array, Array]:
+    """The same of the routed experts, by tokens of the whole stage."""
+    memory = np.zeros((len(by_layout), len(TOKENS)))
+    matrix = np.zeros_like(memory)
+    rates = rates_of(gpu)
+    kinds: dict[tuple[str, bool], list[tuple[int, Experts]]] = {}
+    for place, some in enumerate(by_layout):
+        for one in some:
+            kinds.setdefault((one.format, one.gated), []).append((place, one))
+    for (form, gated), found in kinds.items():
+        places = np.array([place for place, _ in found])
+
+        def column(name: str, found: list[tuple[int, Experts]] = found) -> Array:
+            return np.array([[float(getattr(one, name))] for _, one in found])
+
+        hidden, inter, number = column("hidden"), column("inter"), column("num_experts")
+        top_k, ep_size = column("top_k"), column("ep_size")
+        sizes = (TOKENS, hidden, inter, number, top_k, ep_size, gated)
+        times = own_or_fastest(lambda e, f=form, s=sizes: experts_kernel(gpu, e, f, *s), engine)  # type: ignore[misc]
+        seconds = column("count") * times.seconds
+        made = format_of(runs_as(rates, form))
+        weights = (3.0 if gated else 2.0) * hidden * inter
+        rows = TOKENS * top_k / ep_size
+        own = np.maximum(number / ep_size, 1.0)
+        reached = own * (1.0 - (1.0 - 1.0 / own) ** rows)
+        share = _share(
+            2.0 * rows * weights / rates.matrix(made.rate),
+            reached * weights * made.weight_bytes / rates.memory,
+        )
+        np.add.at(memory, places, seconds * (1.0 - share))
+        np.add.at(matrix, places, seconds * share)
+        for place, taken, codes in zip(places, seconds, times.provenance, strict=True):
+            errors.add(int(place), float(taken[_JUDGED]), _typical("experts", codes))
+    return memory, matrix
+
+
+def _share(arithmetic: Array, memory: Array) -> Array:
+    """Share of a product's time that waits for its arithmetic."""
+    return np.asarray(1.0 / (1.0 + (memory / arithmetic) ** SHARE_POWER))
+
+
+#: Tokens at which a step's kernels are judged: a decode step of a usual batch.
+_JUDGED: Final = int(np.argmin(np.abs(TOKENS - 32.0)))
+
+
+def _typical(operator: str, provenance: NDArray[np.uint8]) -> float:
+    """Typical error of a kernel's times where a step is judged."""
+    return typical_error(operator, Provenance(int(provenance[_JUDGED])))

@@ -1,0 +1,71 @@
+"""A profile as one file to share: what was measured, on what, with which error.
+
+The file holds the profile, the GPUs and versions that it was measured on, and the measured rows,
+so that the receiver can judge it and calibrate again. It holds no host name and no path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import shardwise
+from shardwise.errors import InputError
+from shardwise.evidence.portable import portable
+from shardwise.hardware.catalogue import Catalogue
+from shardwise.perfmodel.build import Personal
+from shardwise.perfmodel.profiles import FORMAT, FORMAT_VERSION
+from shardwise.perfmodel.rows import Row
+
+
+def shared(made: Personal, rows: Sequence[Row], catalogue: Catalogue) -> dict[str, Any]:
+    """The document of a shared profile, as plain data.
+
+    `rows` are those it was calibrated on. The GPUs are written out, since one that was measured or
+    added by the user is in nobody else's catalogue.
+    """
+    used = [row for row in rows if row.observed]
+    versions = {f"{row.engine} {row.version}".strip() for row in used}
+    document = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "shardwise": shardwise.__version__,
+        "engines": sorted(versions),
+        "hardware": [catalogue.gpu(gpu) for gpu in sorted({row.gpu for row in used})],
+        "error_pct": {"before": made.before_pct, "after_cross_validated": made.after_pct},
+        "rows": [_row(row) for row in used],
+        "profile": made.profile,
+    }
+    found: dict[str, Any] = portable(document)
+    return found
+
+
+def _row(row: Row) -> Mapping[str, Any]:
+    return {
+        "model": row.model,
+        "gpu": row.gpu,
+        "engine": row.engine,
+        "engine_version": row.version,
+        "weight_dtype": row.weight_dtype,
+        "kv_dtype": row.kv_dtype,
+        "layout": row.layout,
+        "mode": row.mode,
+        "concurrency": row.concurrency,
+        "isl": row.isl,
+        "osl": row.osl,
+        "requests": row.requests,
+        "observed": row.observed,
+    }
+
+
+def save_shared(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a shared profile whole or not at all. Raises InputError where it cannot."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,103 @@
+"""Rows of many models, GPUs and engines as one array computation, one for each mode.
+
+A fit asks for all rows again and again with other coefficients; the kernel times stay. So the
+tables of all batches are put together once, and coefficients are arrays with one element a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwise.layout.arrays import Layouts
+from shardwise.perfmodel.batches import Batch
+from shardwise.perfmodel.loads import Load
+from shardwise.perfmodel.operators import StepKernels
+from shardwise.perfmodel.serving import SERVE, Served
+from shardwise.perfmodel.work import Array
+
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Rows of one mode.
+
+    Attributes:
+        batches: Positions of the batches among all.
+        batch_of: For each row, the position of its batch among all.
+    """
+
+    mode: str
+    batches: tuple[int, ...]
+    batch_of: Places
+    load: Load
+    tables: StepKernels
+
+    def serve(self, coefficients: Mapping[str, Array]) -> Served:
+        """Predict every row; `coefficients` have an element for each of all batches."""
+        mine = {name: values[self.batch_of] for name, values in coefficients.items()}
+        return SERVE[self.mode](_Stacked(mine, self.tables), self.load)
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    coefficients: Mapping[str, Array | float]
+    tables: StepKernels
+
+    def kernels(self, layouts: Layouts) -> StepKernels:
+        del layouts  # those of the load that the tables were put together for
+        return self.tables
+
+
+def stack(batches: Sequence[Batch]) -> list[Stack]:
+    """All batches' rows, by mode, in the order of the batches."""
+    found = []
+    for mode in dict.fromkeys(b.key.mode for b in batches):
+        places = [i for i, b in enumerate(batches) if b.key.mode == mode]
+        some = [batches[i] for i in places]
+        sizes = [len(b.rows) for b in some]
+        kernels = [b.setting({}).kernels(b.load.layouts) for b in some]
+        found.append(
+            Stack(
+                mode,
+                tuple(places),
+                np.repeat(np.array(places), sizes),
+                _joined_loads([b.load for b in some]),
+                _joined_tables(kernels),
+            )
+        )
+    return found
+
+
+def _joined_loads(loads: Sequence[Load]) -> Load:
+    layouts = Layouts(
+        *(np.concatenate([getattr(x.layouts, f.name) for x in loads]) for f in fields(Layouts))
+    )
+    rest = {
+        f.name: np.concatenate(
+            [np.broadcast_to(getattr(x, f.name), x.layouts.shape) for x in loads]
+        )
+        for f in fields(Load)
+        if f.name != "layouts"
+    }
+    return Load(layouts=layouts, **rest)
+
+
+def _joined_tables(kernels: Sequence[StepKernels]) -> StepKernels:
+    starts = np.cumsum([0, *(len(k.layers) for k in kernels)])[:-1]
+    index = np.concatenate([k.index + start for k, start in zip(kernels, starts, strict=True)])
+    none = np.zeros_like(kernels[0].dense[:1, :, :3])
+    experts = [
+        k.experts if k.experts is not None else np.repeat(none, len(k.layers), axis=0)
+        for k in kernels
+    ]
+    rest = {
+        f.name: np.concatenate([getattr(k, f.name) for k in kernels])
+        for f in fields(StepKernels)
+        if f.name not in ("index", "experts")
+    }
+    return StepKernels(index=index, experts=np.concatenate(experts), **rest)

@@ -1,0 +1,98 @@
+"""A run to compare: evidence from a store, a saved study or a JSON file, and what produced it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shardwise.errors import InputError, UnknownNameError
+from shardwise.evidence.measured import Measured
+from shardwise.evidence.record import Evidence
+from shardwise.evidence.store import is_store, open_store
+from shardwise.reports.saved import read_evidence
+
+
+@dataclass(frozen=True)
+class Run:
+    """`left_out` counts cells without a figure of the server's: client-bound, or none completed."""
+
+    name: str
+    evidence: tuple[Evidence, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """A cell as `bench export` writes it, without its raw requests."""
+
+    study: str
+    key: str
+    evidence: Evidence
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+
+def read_run(path: Path, study: str = "") -> Run:
+    """The run at `path`: a store (`study` names one of its studies), the folder of a saved study,
+    or a JSON file of evidence, of exported cells or of a study.
+
+    Raises InputError where there is none, or it holds no result.
+    """
+    if is_store(path):
+        run = _stored(path, study)
+    elif study:
+        raise InputError(f"{path} with the study {study[:80]!r}", "allowed: a study of a store")
+    else:
+        run = _from_file(path / "study.json" if _is_folder(path) else path)
+    if not run.evidence:
+        raise InputError(f"{path} holds no usable cell", "", f"{run.left_out} were left out")
+    return run
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for the file system; reading it says so
+        return False
+
+
+def _stored(path: Path, study: str) -> Run:
+    with open_store(path, create=False) as store:
+        if study and study not in store.studies():
+            raise UnknownNameError("study", study, store.studies())
+        return _of_cells(study or path.name, store.cells(study or None))
+
+
+def _from_file(path: Path) -> Run:
+    cells = _exported(path)
+    name = path.parent.name if path.name == "study.json" else path.name
+    return Run(name, tuple(read_evidence(path))) if cells is None else _of_cells(name, cells)
+
+
+def _exported(path: Path) -> list[Measured] | None:
+    """The cells of a file that `bench export` wrote, or None for another one."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=list[_Exported])
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return None
+    return [Measured(cell.study, cell.key, cell.evidence, cell.conditions) for cell in found]
+
+
+def _of_cells(name: str, cells: Iterable[Measured]) -> Run:
+    every = list(cells)
+    usable = [cell for cell in every if cell.usable]
+    versions: dict[str, set[str]] = {}
+    for cell in usable:
+        known: Mapping[str, Any] = cell.conditions.get("versions") or {}
+        for library, version in known.items():
+            versions.setdefault(library, set()).add(str(version))
+    return Run(
+        name,
+        tuple(cell.evidence for cell in usable),
+        {library: ", ".join(sorted(found)) for library, found in versions.items()},
+        len(every) - len(usable),
+    )

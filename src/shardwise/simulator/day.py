@@ -1,0 +1,215 @@
+"""Replicas by the hour: what a day's traffic needs, and what an autoscaler would make of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwise.errors import InputError, NothingMeetsError
+from shardwise.simulator.capacity import Target, holds
+from shardwise.simulator.fleet import Group
+from shardwise.simulator.results import Result
+from shardwise.simulator.simulate import Change, simulate
+from shardwise.simulator.trace import Trace
+from shardwise.simulator.traffic import Lengths, Stage, draw, in_stages
+from shardwise.workload.workload import Slo
+
+MAX_REPLICAS = 1024
+PROBE_REQUESTS = 2000  #: of the run that decides whether a number of replicas holds
+PROBE_S = 120.0  #: and the least time it covers
+#: How often the autoscaler looks, and how long it keeps a replica that it no longer needs: the
+#: defaults of Kubernetes' horizontal autoscaler are 15 s and 300 s; looked at once a minute here.
+LOOK_S = 60.0
+KEEP_S = 300.0
+
+
+@dataclass(frozen=True)
+class Hour:
+    """One stage of the day."""
+
+    request_rate: float
+    needed: int  #: fewest replicas that hold
+    autoscaled: float  #: mean replicas that the autoscaler pays for
+    good_scheduled: float  #: share of requests within the SLO with `needed`, started ahead
+    good_autoscaled: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A way to run the day. `replica_hours` are paid for from the start of start-up."""
+
+    name: str
+    replica_hours: float
+    missed: int  #: requests outside the SLO
+    requests: int
+
+
+@dataclass(frozen=True)
+class Day:
+    """Hours, and three ways to serve them."""
+
+    hours: tuple[Hour, ...]
+    plans: tuple[Plan, ...]  #: always the peak; the schedule; the autoscaler
+    start_up_s: float
+
+
+def size_day(
+    group: Group,
+    rates: Sequence[float],
+    lengths: tuple[Lengths, Lengths],
+    targets: Sequence[Target],
+    *,
+    start_up_s: float,
+    stage_s: float = 3600.0,
+    seed: int = 0,
+) -> Day:
+    """Size each stage of a day for its rate, and simulate the day whole three times.
+
+    `rates`: requests/s of each stage of `stage_s`. The schedule knows the day and starts replicas
+    `start_up_s` before their stage; the autoscaler sees each minute's arrivals, and what it starts
+    takes requests `start_up_s` later. Raises InputError, or NothingMeetsError where no number of
+    replicas holds.
+    """
+    if not 0 <= start_up_s < 86400:
+        raise InputError(f"start-up is {start_up_s:g} s", "allowed: 0 to 86400 s")
+    traffic = in_stages([Stage(rate, stage_s) for rate in rates], *lengths)
+    trace = draw(traffic, seed)
+    needed = _needed(group, rates, lengths, targets, seed)
+    peak = max(needed)
+    each = min(rate / n for rate, n in zip(rates, needed, strict=True) if n == peak)
+    scheduled = _scheduled(needed, stage_s, start_up_s)
+    reactive = _reactive(trace, each, needed[0], peak, start_up_s)
+    slo = Slo(**{target.metric: target.bound_s for target in targets})
+    stage = np.minimum((trace.arrival_s // stage_s).astype(np.int64), len(rates) - 1)
+    end_s = stage_s * len(rates)
+    plans, good = [], {}
+    for name, steps in (
+        ("always the peak", [(0.0, peak)]),
+        ("schedule", scheduled),
+        ("autoscaler", reactive),
+    ):
+        result = _run(group, trace, steps, peak, start_up_s, seed)
+        good[name] = result.good(slo)
+        paid = _paid(steps, end_s) / 3600.0
+        plans.append(Plan(name, paid, int((~good[name]).sum()), len(trace)))
+    hours = [
+        Hour(
+            rate,
+            needed[k],
+            _paid([(at - k * stage_s, n) for at, n in reactive], stage_s) / stage_s,
+            _share(good["schedule"], stage == k),
+            _share(good["autoscaler"], stage == k),
+        )
+        for k, rate in enumerate(rates)
+    ]
+    return Day(tuple(hours), tuple(plans), start_up_s)
+
+
+def _share(good: NDArray[np.bool_], of: NDArray[np.bool_]) -> float:
+    return float(good[of].mean()) if of.any() else 1.0
+
+
+def _needed(
+    group: Group,
+    rates: Sequence[float],
+    lengths: tuple[Lengths, Lengths],
+    targets: Sequence[Target],
+    seed: int,
+) -> list[int]:
+    """Fewest replicas for each rate; a higher rate never needs fewer."""
+    found: dict[float, int] = {}
+    least = 1
+    for rate in sorted(set(rates)):
+        span = max(PROBE_REQUESTS / rate, PROBE_S)
+        trace = draw(in_stages([Stage(rate, span)], *lengths), seed)
+        least = found[rate] = _fewest(group, trace, targets, least, seed)
+    return [found[rate] for rate in rates]
+
+
+def _fewest(group: Group, trace: Trace, targets: Sequence[Target], least: int, seed: int) -> int:
+    """By doubling, then bisection, from `least` on."""
+
+    def held(n: int) -> bool:
+        sized = replace(group, deployment=group.deployment.with_layout(replicas=n))
+        return holds(simulate([sized], trace, seed=seed), targets)
+
+    high = least
+    while not held(high):
+        if high >= MAX_REPLICAS:
+            raise NothingMeetsError(
+                f"{trace.request_rate:.3g} requests/s do not hold within the bounds on "
+                f"{MAX_REPLICAS} replicas; loosen the bounds, or give each replica more GPUs"
+            )
+        least, high = high + 1, min(2 * high, MAX_REPLICAS)
+    while least < high:
+        middle = (least + high) // 2
+        least, high = (least, middle) if held(middle) else (middle + 1, high)
+    return high
+
+
+Steps = list[tuple[float, int]]  #: from a time on, so many replicas are paid for
+
+
+def _scheduled(needed: Sequence[int], stage_s: float, start_up_s: float) -> Steps:
+    """Replicas for each stage; those of a busier stage are started before it begins."""
+    steps: Steps = [(0.0, needed[0])]
+    for k in range(1, len(needed)):
+        ahead = start_up_s if needed[k] > needed[k - 1] else 0.0
+        steps.append((max(k * stage_s - ahead, 0.0), needed[k]))
+    return steps
+
+
+def _reactive(trace: Trace, each: float, first: int, most: int, start_up_s: float) -> Steps:
+    """Replicas for the last minute's arrivals at `each` requests/s a replica, up at once, down when
+    none of the last minutes wanted more."""
+    minutes = np.bincount((trace.arrival_s // LOOK_S).astype(np.int64))
+    wanted = np.clip(np.ceil(minutes / LOOK_S / each), 1, most).astype(np.int64)
+    look_back = max(1, math.ceil((KEEP_S + start_up_s) / LOOK_S))
+    steps: Steps = [(0.0, first)]
+    for k in range(len(wanted)):
+        recent = wanted[max(0, k + 1 - look_back) : k + 1].max()
+        if k + 1 < look_back:  # the first replicas are kept as well
+            recent = max(recent, first)
+        if recent != steps[-1][1]:
+            steps.append(((k + 1) * LOOK_S, int(recent)))
+    return steps
+
+
+def _paid(steps: Steps, end_s: float) -> float:
+    """Replica-seconds between 0 and `end_s`."""
+    times = [min(max(at, 0.0), end_s) for at, _ in steps] + [end_s]
+    return sum(
+        (later - at) * n for at, later, (_, n) in zip(times[:-1], times[1:], steps, strict=True)
+    )
+
+
+def _run(
+    group: Group, trace: Trace, steps: Steps, most: int, start_up_s: float, seed: int
+) -> Result:
+    """The trace on as many replicas as `steps` say, each taking requests `start_up_s` after it was
+    started and ending what it has when it goes."""
+    changes = [Change(r, 0.0, up=False) for r in range(steps[0][1], most)]
+    for (_, before), (at, now) in pairwise(steps):
+        changes += [Change(r, at + start_up_s, up=True) for r in range(before, now)]
+        changes += [Change(r, at, up=False) for r in range(now, before)]
+    sized = replace(group, deployment=group.deployment.with_layout(replicas=most))
+    return simulate([sized], trace, changes=_without_reversals(changes), seed=seed)
+
+
+def _without_reversals(changes: Sequence[Change]) -> list[Change]:
+    """A replica given up before it was ready never takes a request."""
+    kept: list[Change] = []
+    for change in changes:  # in order of decision
+        if not change.up:
+            kept = [
+                c
+                for c in kept
+                if not (c.up and c.replica == change.replica and c.at_s > change.at_s)
+            ]
+        kept.append(change)
+    return kept

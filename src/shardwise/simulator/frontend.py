@@ -1,0 +1,52 @@
+"""The API server beside a replica's engine: one process, with a queue of its own.
+
+It parses and tokenizes requests, and turns each output token into text and an event of a stream.
+Tokens come in bunches, a step's together; requests and tokens wait for each other.
+"""
+
+from __future__ import annotations
+
+from shardwise.simulator.compiling import compiled
+from shardwise.simulator.state import Sim
+
+
+@compiled
+def receive(sim: Sim, r: int, time: float) -> float:
+    """When a request that arrives at `time` has been handed to replica `r`'s engine.
+
+    The step in flight may end after `time`: its tokens are behind this request.
+    """
+    fleet, replicas = sim.fleet, sim.replicas
+    work = fleet.request_s[r]
+    if work == 0.0 and fleet.token_s[r] == 0.0:
+        return time + fleet.delay_s[r]  # type: ignore[no-any-return,unused-ignore]
+    free = replicas.front_before[r] if replicas.now[r] > time else replicas.front[r]
+    done = max(free, time) + work
+    if replicas.now[r] > time:
+        replicas.front_before[r] = done
+        replicas.front[r] += work
+    else:
+        replicas.front[r], replicas.front_before[r] = done, done
+    return done + max(fleet.delay_s[r] - work, 0.0)  # type: ignore[no-any-return,unused-ignore]
+
+
+@compiled
+def deliver(sim: Sim, r: int, tokens: int, steps: int, first_end: float, end: float) -> float:
+    """When clients have the tokens of the last of `steps` steps of replica `r`, `tokens` a step.
+
+    The first step ends at `first_end`, the last at `end`. Steps grow longer from one to the next,
+    so the server falls behind from the start, or only at the end, or not at all. A token is seen
+    in the middle of its bunch.
+    """
+    fleet, replicas = sim.fleet, sim.replicas
+    work = fleet.token_s[r] * tokens
+    if work == 0.0:
+        return end
+    behind = replicas.front[r]
+    if steps > 1:
+        before = end - (end - first_end) / (steps - 1)
+        behind = max(behind, first_end) + (steps - 1) * work
+        behind = max(behind, before + work)
+    replicas.front_before[r] = behind
+    replicas.front[r] = max(behind, end) + work
+    return replicas.front[r] - (work - fleet.token_s[r]) / 2.0  # type: ignore[no-any-return,unused-ignore]

@@ -1,0 +1,73 @@
+"""How an engine forms its steps: block size, order of prompts and decodes, graphs, API server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from shardwise.simulator.trace import Floats
+
+#: vLLM's default capture sizes: 1, 2, 4, every 8 to 256, every 16 to 512 (vllm/config, 0.15).
+VLLM_GRAPHS = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+#: SGLang's with padding: 1, 2, 4, 8, every 8 to 160 (cuda_graph_runner.py, 0.5).
+SGLANG_GRAPHS = (1, 2, 4, *range(8, 161, 8))
+#: Seconds of one API server process per request (HTTP, chat template, tokenizer) and per output
+#: token (detokenizer, one event of the stream). Assumed: 33,000 tokens/s a process. vLLM's pull
+#: request 17546 measured 15,000 tokens/s through one process early in 2025, its client included.
+#: Twice as much halves the rate at which the server, not the engine, bounds throughput, and adds
+#: n x 15 us to the TTFT beside n streams.
+REQUEST_S = 0.5e-3
+TOKEN_S = 30e-6
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """One engine's rules. The default has no rounding and no server beside the engine."""
+
+    block_tokens: int = 1
+    mixed: bool = True  #: prompts run beside decodes; else before them, in steps of their own
+    prefix_caching: bool = True
+    #: share of the tokens that running requests may still ask for, kept free by admission
+    reserve: float = 0.0
+    graph_sizes: tuple[int, ...] = ()  #: tokens that a step is padded to; above: as it is
+    request_s: float = 0.0
+    token_s: float = 0.0
+
+    def slower(self, factor: float) -> Scheduling:
+        return replace(self, request_s=self.request_s * factor, token_s=self.token_s * factor)
+
+
+PLAIN = Scheduling()
+#: By engine. vLLM V1: blocks of 16 tokens, decodes and chunks of prompts in one step. SGLang:
+#: pages of one token, prompts first, and room for 0.098 of what may still come
+#: (SGLANG_INIT_NEW_TOKEN_RATIO 0.7 decayed by SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR 0.14).
+#: TensorRT-LLM: blocks of 32 tokens (KvCacheConfig.tokens_per_block).
+BY_ENGINE = {
+    "vllm": Scheduling(16, graph_sizes=VLLM_GRAPHS, request_s=REQUEST_S, token_s=TOKEN_S),
+    "sglang": Scheduling(
+        1,
+        mixed=False,
+        reserve=0.098,
+        graph_sizes=SGLANG_GRAPHS,
+        request_s=REQUEST_S,
+        token_s=TOKEN_S,
+    ),
+    "trtllm": Scheduling(32, request_s=REQUEST_S, token_s=TOKEN_S),
+}
+
+
+def scheduling_of(engine: str) -> Scheduling:
+    """The rules of `engine`; of an engine not known here, the plain ones."""
+    return BY_ENGINE.get(engine, PLAIN)
+
+
+def padded(seconds: Floats, sizes: tuple[int, ...]) -> Floats:
+    """`seconds` by number of tokens, each read at the next of `sizes` (at itself above them)."""
+    at = np.arange(len(seconds))
+    if not sizes:
+        return seconds
+    known = np.array(sizes)
+    upto = np.minimum(np.searchsorted(known, at), len(known) - 1)
+    use = np.where((at > 0) & (at <= known[-1]), known[upto], at)
+    return np.asarray(seconds[np.minimum(use, len(seconds) - 1)])

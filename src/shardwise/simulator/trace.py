@@ -1,0 +1,115 @@
+"""Requests to serve: when they come, how long they are, which beginnings they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwise.errors import InputError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MAX_REQUESTS = 20_000_000
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Beginnings that prompts have in common, as chains of segments.
+
+    Request i's prompt begins with the segments `segment[at[i]:at[i + 1]]`. One id always stands
+    behind the same earlier ids, so it names everything up to its end. A chain may go on beyond
+    the prompt: over the answer, for the next turn of a session to find.
+    """
+
+    at: Ints  #: [N + 1]
+    segment: Ints
+    end: Ints  #: [S] tokens from the prompt's start to the segment's end
+
+    def of(self, kept: Ints) -> Shared:
+        """The same for the requests `kept`, in their order."""
+        count = np.diff(self.at)[kept]
+        at = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+        where = np.repeat(self.at[:-1][kept] - at[:-1], count) + np.arange(at[-1])
+        return replace(self, at=at, segment=self.segment[where])
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Requests that follow each other: each is sent `think_s` after the answer to the previous."""
+
+    session: Ints  #: [N] -1: none
+    previous: Ints  #: [N] the request before in the session, -1: none
+    think_s: Floats  #: [N]
+
+    @property
+    def count(self) -> int:
+        return int(self.session.max(initial=-1)) + 1
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Requests in order of arrival, arrays of one length N. Times in seconds from the start.
+
+    Further turns of sessions stand where they would come if answers took no time.
+    """
+
+    arrival_s: Floats
+    isl: Ints
+    osl: Ints
+    model: Ints  #: index into `models`
+    models: tuple[str, ...] = ("",)  #: "": the only model deployed
+    shared: Shared | None = None
+    sessions: Sessions | None = None
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def segments(self) -> int:
+        return 0 if self.shared is None else len(self.shared.end)
+
+    @property
+    def request_rate(self) -> float:
+        """Mean requests/s; 0 if all arrive at once."""
+        span = float(self.arrival_s[-1] - self.arrival_s[0]) if len(self) > 1 else 0.0
+        return (len(self) - 1) / span if span > 0 else 0.0
+
+    def faster(self, factor: float) -> Trace:
+        """The same requests, `factor` times as often; nobody thinks faster."""
+        return replace(self, arrival_s=self.arrival_s / factor)
+
+
+def make_trace(arrival_s: Floats, isl: Ints, osl: Ints, shared: Shared | None = None) -> Trace:
+    """A trace of one model. InputError for no request."""
+    n = len(arrival_s)
+    if n == 0:
+        raise InputError("0 requests", "needed: at least 1", "raise the rate or the duration")
+    return Trace(
+        np.asarray(arrival_s, dtype=np.float64),
+        np.asarray(isl, dtype=np.int64),
+        np.asarray(osl, dtype=np.int64),
+        np.zeros(n, dtype=np.int64),
+        shared=shared,
+    )
+
+
+def one_prefix(prefix: Ints, tokens: Ints) -> Shared:
+    """Prompts that begin with one of several texts: `prefix` [N] is an index into `tokens`, -1:
+    none."""
+    has = (prefix >= 0).astype(np.int64)
+    at = np.concatenate([[0], np.cumsum(has)]).astype(np.int64)
+    return Shared(at, prefix[prefix >= 0].astype(np.int64), tokens.astype(np.int64))
+
+
+def model_indices(trace: Trace, models: Sequence[str]) -> Ints:
+    """The trace's model of each request as an index into `models`. InputError if one is absent."""
+    if trace.models == ("",):
+        return np.zeros(len(trace), dtype=np.int64)
+    for name in trace.models:
+        if name not in models:
+            raise InputError(f"the trace asks for model {name!r}", f"deployed: {', '.join(models)}")
+    return np.array([models.index(name) for name in trace.models], dtype=np.int64)[trace.model]

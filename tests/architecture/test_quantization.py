@@ -1,0 +1,298 @@
+"""Quantization configs of all methods: which tensors are stored how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shardwise.architecture.formats import Format
+from shardwise.architecture.model import Model
+from shardwise.architecture.quantization.names import Names
+from shardwise.architecture.reading.parse import parse
+from shardwise.errors import InputError
+
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 1000,
+    "max_position_embeddings": 256,
+}
+MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+
+
+def quantized(quant: dict[str, Any], values: dict[str, Any] = LLAMA) -> Model:
+    return parse({**values, "quantization_config": quant}, "tiny")
+
+
+def stored(model: Model, name: str, layer: int = 0) -> Format:
+    if layer < 0:
+        return next(t.format for t in model.outer if t.name == name)
+    group = next(g for g in model.groups if layer in g.layers)
+    return next(t.format for t in group.tensors if t.name == name)
+
+
+@pytest.mark.parametrize(
+    ("entry", "name", "is_in"),
+    [
+        ("lm_head", "lm_head", True),
+        ("gate", "model.layers.3.mlp.gate", True),
+        ("gate", "model.layers.3.mlp.gate_proj", False),
+        ("model.layers.3.self_attn", "model.layers.3.self_attn.q_proj", True),
+        ("model.layers.3.self_attn", "model.layers.30.self_attn.q_proj", False),
+        ("model.layers.*.self_attn", "model.layers.30.self_attn.q_proj", True),
+        ("model.layers.3.self_attn*", "model.layers.3.self_attn.q_proj", True),
+        ("language_model.model.layers.3.self_attn*", "model.layers.3.self_attn.q_proj", True),
+        ("model.language_model.layers.3.mlp", "model.layers.3.mlp.up_proj", True),
+        ("*shared_expert*", "model.layers.3.mlp.shared_experts.up_proj", True),
+        ("re:.*self_attn.*", "model.layers.3.self_attn.q_proj", True),
+        ("re:self_attn", "model.layers.3.self_attn.q_proj", False),
+        (r"re:.*mlp\.(gate|up)_proj$", "model.layers.3.mlp.down_proj", False),
+        (r"re:.*layers\.[0-2]\..*", "model.layers.3.mlp.up_proj", False),
+        (r"re:.*layers\.[0-3]\..*", "model.layers.3.mlp.up_proj", True),
+        ("experts", "model.layers.3.mlp.experts.*.up_proj", True),
+    ],
+)
+def test_names_are_matched_as_their_writers_mean_them(entry: str, name: str, is_in: bool) -> None:
+    assert (name in Names([entry])) == is_in
+
+
+def test_what_is_excluded_in_one_layer_is_not_in_the_next() -> None:
+    names = Names(["model.layers.0.mlp*", "lm_head"])
+    assert "model.layers.0.mlp.up_proj" in names
+    assert "model.layers.1.mlp.up_proj" not in names
+
+
+def test_fp8_by_block_and_by_tensor() -> None:
+    by_block = quantized({"quant_method": "fp8", "weight_block_size": [128, 128]})
+    assert stored(by_block, "mlp.up_proj") == Format("fp8", 8, (128, 128), 4.0, "fp8")
+    by_tensor = quantized({"quant_method": "fp8", "weight_block_size": None})
+    assert stored(by_tensor, "mlp.up_proj").block == (0, 0)
+    assert stored(by_tensor, "lm_head", -1).dtype == "bf16"
+    assert stored(by_tensor, "input_layernorm").dtype == "bf16"
+
+
+def test_several_groups_each_with_its_targets() -> None:
+    eight = {"num_bits": 8, "type": "float", "strategy": "channel"}
+    four = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
+    model = quantized(
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {
+                "group_0": {"targets": ["re:.*self_attn.*"], "weights": eight},
+                "group_1": {"targets": ["Linear"], "weights": four, "input_activations": four},
+            },
+            "ignore": ["lm_head", "re:.*down_proj"],
+        }
+    )
+    assert stored(model, "self_attn.q_proj") == Format("fp8", 8, (1, 0), 4.0, "bf16")
+    assert stored(model, "mlp.up_proj") == Format("nvfp4", 4, (1, 16), 1.0, "fp4")
+    assert stored(model, "mlp.down_proj").dtype == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("weights", "inputs", "form"),
+    [
+        (
+            {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128},
+            {"num_bits": 8, "type": "float"},
+            Format("int4", 4, (1, 128), 2.0, "fp8"),
+        ),
+        (
+            {"num_bits": 8, "type": "int", "strategy": "channel"},
+            {"num_bits": 8, "type": "int"},
+            Format("int8", 8, (1, 0), 2.0, "int8"),
+        ),
+        (
+            {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32},
+            {"num_bits": 8, "type": "float"},
+            Format("mxfp8", 8, (1, 32), 1.0, "fp8"),
+        ),
+        (
+            {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]},
+            {"num_bits": 8, "type": "float"},
+            Format("fp8", 8, (128, 128), 4.0, "fp8"),
+        ),
+        (
+            {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32},
+            {},
+            Format("mxfp4", 4, (1, 32), 1.0, "bf16"),
+        ),
+    ],
+)
+def test_compressed_tensors_schemes(
+    weights: dict[str, Any], inputs: dict[str, Any], form: Format
+) -> None:
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": inputs}
+    model = quantized({"quant_method": "compressed-tensors", "config_groups": {"group_0": group}})
+    assert stored(model, "mlp.up_proj") == form
+
+
+def test_mixed_precision_names_the_algorithm_of_each_layer() -> None:
+    layers = {
+        "model.layers.0.self_attn.q_proj": {"quant_algo": "FP8"},
+        "model.layers.0.mlp.up_proj": {"quant_algo": "NVFP4", "group_size": 16},
+        "lm_head": {"quant_algo": "FP8"},
+    }
+    model = quantized(
+        {
+            "quant_method": "modelopt",
+            "quant_algo": "MIXED_PRECISION",
+            "kv_cache_quant_algo": "FP8",
+            "quantized_layers": layers,
+        }
+    )
+    assert stored(model, "self_attn.q_proj").dtype == "fp8"
+    assert stored(model, "mlp.up_proj").dtype == "nvfp4"
+    assert stored(model, "mlp.down_proj").dtype == "bf16"
+    assert stored(model, "mlp.up_proj", layer=1).dtype == "bf16"
+    assert stored(model, "lm_head", -1).dtype == "fp8"
+    assert model.kv_dtype == "fp8"
+
+
+def test_quark_has_a_global_scheme_and_others_by_layer() -> None:
+    four = {"dtype": "fp4", "qscheme": "per_group", "group_size": 32}
+    eight = {"dtype": "fp8_e4m3", "qscheme": "per_channel"}
+    model = quantized(
+        {
+            "quant_method": "quark",
+            "global_quant_config": {"weight": four, "input_tensors": four},
+            "layer_quant_config": {"*self_attn*": {"weight": eight, "input_tensors": eight}},
+            "exclude": ["lm_head", "model.layers.1.mlp.down_proj"],
+            "kv_cache_quant_config": {"*k_proj": {"output_tensors": {"dtype": "fp8_e4m3"}}},
+        }
+    )
+    assert stored(model, "mlp.up_proj") == Format("mxfp4", 4, (1, 32), 1.0, "fp4")
+    assert stored(model, "self_attn.q_proj") == Format("fp8", 8, (1, 0), 4.0, "fp8")
+    assert stored(model, "mlp.down_proj", layer=1).dtype == "bf16"
+    assert stored(model, "lm_head", -1).dtype == "bf16"
+    assert model.kv_dtype == "fp8"
+
+
+def test_mxfp4_of_gpt_oss_is_of_experts_alone() -> None:
+    model = quantized({"quant_method": "mxfp4"}, MIXTRAL)
+    assert stored(model, "block_sparse_moe.experts.*.w1").dtype == "mxfp4"
+    assert stored(model, "self_attn.q_proj").dtype == "bf16"
+
+
+def test_a_router_is_never_quantized() -> None:
+    model = quantized({"quant_method": "fp8"}, MIXTRAL)
+    assert stored(model, "block_sparse_moe.gate").dtype == "bf16"
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "auto-round"])
+def test_integers_by_group(method: str) -> None:
+    model = quantized({"quant_method": method, "bits": 4, "group_size": 64, "sym": True})
+    assert stored(model, "mlp.up_proj") == Format("int4", 4, (1, 64), 2.0, "bf16")
+
+
+def test_gptq_may_have_rules_by_layer_and_a_quantized_head() -> None:
+    model = quantized(
+        {
+            "quant_method": "gptq",
+            "bits": 4,
+            "group_size": 128,
+            "lm_head": True,
+            "dynamic": {r"-:.*down_proj": {}, r"+:.*self_attn.*": {"bits": 8}},
+        }
+    )
+    assert stored(model, "mlp.down_proj").dtype == "bf16"
+    assert stored(model, "self_attn.q_proj").bits == 8
+    assert stored(model, "mlp.up_proj").bits == 4
+    assert stored(model, "lm_head", -1).bits == 4
+
+
+def test_bitsandbytes_nf4_has_a_scale_for_each_64() -> None:
+    plain = quantized({"quant_method": "bitsandbytes", "load_in_4bit": True})
+    nested = quantized(
+        {
+            "quant_method": "bitsandbytes",
+            "load_in_4bit": True,
+            "bnb_4bit_use_double_quant": True,
+            "llm_int8_skip_modules": ["lm_head", "down_proj"],
+        }
+    )
+    assert stored(plain, "mlp.up_proj").scale_bytes == 4.0
+    assert stored(nested, "mlp.up_proj").scale_bytes < 1.1
+    assert stored(nested, "mlp.down_proj").dtype == "bf16"
+    eight = quantized({"quant_method": "bitsandbytes", "load_in_8bit": True})
+    assert stored(eight, "mlp.up_proj").dtype == "int8"
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("int4_weight_only", "int4"),
+        ({"default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}}, "int4"),
+        ({"default": {"_type": "Float8DynamicActivationFloat8WeightConfig", "_data": {}}}, "fp8"),
+        ("int8_weight_only", "int8"),
+    ],
+)
+def test_torchao_names_a_config_class(kind: object, dtype: str) -> None:
+    model = quantized({"quant_method": "torchao", "quant_type": kind})
+    assert stored(model, "mlp.up_proj").dtype == dtype
+    assert stored(model, "lm_head", -1).dtype == "bf16"
+
+
+def test_fbgemm_fp8_has_a_scale_for_each_output() -> None:
+    quant = {"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["model.layers.0.mlp"]}
+    model = quantized(quant)
+    assert stored(model, "mlp.up_proj").dtype == "bf16"
+    up = stored(model, "mlp.up_proj", layer=1)
+    assert float(up.bytes_of(512, 256)) == 512 * 256 + 4 * 512
+
+
+def test_w4afp8_has_integer_experts_and_fp8_for_the_rest() -> None:
+    quant = {"quant_method": "w4afp8", "weight_block_size": [128, 128], "group_size": 128}
+    model = quantized(quant, MIXTRAL)
+    experts = stored(model, "block_sparse_moe.experts.*.w1")
+    assert (experts.dtype, experts.activations) == ("int4", "fp8")
+    assert stored(model, "self_attn.q_proj").dtype == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("fields", "kv"),
+    [
+        ({}, "bf16"),
+        ({"kv_cache_scheme": None}, "bf16"),
+        ({"kv_cache_scheme": {"num_bits": 8, "type": "float"}}, "fp8"),
+        ({"kv_cache_quant_algo": "FP8"}, "fp8"),
+        ({"kv_cache_quant_algo": None}, "bf16"),
+        ({"kv_cache_scheme": "FP8"}, "fp8"),
+    ],
+)
+def test_the_cache_has_the_dtype_that_the_checkpoint_asks_for(
+    fields: dict[str, Any], kv: str
+) -> None:
+    quant = {"quant_method": "modelopt", "quant_algo": "NVFP4", **fields}
+    assert quantized(quant).kv_dtype == kv
+
+
+@pytest.mark.parametrize(
+    ("quant", "field"),
+    [
+        ({"quant_method": "aqlm"}, "quant_method"),
+        ({}, "quant_method"),
+        ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size"),
+        ({"quant_method": "fp8", "weight_block_size": [0, 128]}, "weight_block_size"),
+        ({"quant_method": "fp8", "ignored_layers": "lm_head"}, "ignored_layers"),
+        ({"quant_method": "gptq", "bits": 5}, "bits"),
+        ({"quant_method": "compressed-tensors"}, "config_groups"),
+        ({"quant_method": "modelopt", "quant_algo": "FP2"}, "quant_algo"),
+        ({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}, "quantized_layers"),
+        ({"quant_method": "quark"}, "global_quant_config"),
+        ({"quant_method": "torchao", "quant_type": "int3"}, "quant_type"),
+        ({"quant_method": "bitsandbytes"}, "load_in_4bit"),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["re:("]}, "regular expression"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "X"}, "kv_cache"),
+    ],
+)
+def test_a_quantization_that_is_not_understood_names_its_field(
+    quant: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InputError, match=field) as caught:
+        quantized(quant)
+    assert "\n" not in str(caught.value)

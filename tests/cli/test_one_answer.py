@@ -1,0 +1,104 @@
+"""One question, one answer: weights and cache from every command, page and function."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from shardwise.architecture.bundled import stored_in
+from shardwise.architecture.models import load
+from shardwise.cli.main import cli
+from shardwise.hardware.catalogue import default_catalogue
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+from shardwise.layout.shards import rank_shards
+from shardwise.perfmodel.memory import MemoryPlan, plan
+from shardwise.perfmodel.subject import Asked, subject_of
+from shardwise.reports.answering import memory_of_each_gpu
+from shardwise.simulator.fleet import REFERENCE_CONTEXT, make_group
+from shardwise.study.run import Question
+from shardwise.units import GIB
+
+#: (model, GPU, TP, weight dtype): dense, latent attention, experts in mxfp4.
+QUESTIONS = [
+    ("llama-3.1-70b", "h200", 2, "fp8"),
+    ("deepseek-r1", "b200", 8, "fp8"),
+    ("gpt-oss-120b", "h200", 1, "mxfp4"),
+]
+ISL, OSL, CONCURRENCY = 1000, 280, 64
+
+
+def memory(model: str, gpu: str, tp: int, dtype: str) -> tuple[Deployment, MemoryPlan]:
+    deployment = Deployment(
+        model, gpu, Layout(tp), EngineLimits(max_num_seqs=CONCURRENCY), Dtypes(dtype)
+    )
+    context = 1280  # isl + osl, a multiple of 256
+    return deployment, plan(load(model), default_catalogue().gpu(gpu), deployment, context)
+
+
+def run(*words: str) -> str:
+    found = CliRunner().invoke(cli, list(words), catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    return found.stdout
+
+
+@pytest.mark.parametrize(("model", "gpu", "tp", "dtype"), QUESTIONS)
+def test_plan_gives_the_memory_models_numbers(model: str, gpu: str, tp: int, dtype: str) -> None:
+    _, expected = memory(model, gpu, tp, dtype)
+    document: dict[str, Any] = json.loads(
+        run(
+            *("plan", model, "--gpu", gpu, "--gpus", str(tp), "--isl", str(ISL)),
+            *("--osl", str(OSL), "--concurrency", str(CONCURRENCY), "--dtype", dtype, "--json"),
+        )
+    )
+    one = next(
+        c for c in document["ranked"]
+        if c["evidence"]["deployment"]["layout"]["tp_size"] == tp
+        and c["evidence"]["deployment"]["layout"]["ep_size"] == 1
+    )  # fmt: skip
+    assert one["memory"]["weight_bytes"] == pytest.approx(expected.weight_bytes)
+    assert one["memory"]["kv_capacity_tokens"] == expected.kv_capacity_tokens
+
+
+@pytest.mark.parametrize(("model", "gpu", "tp", "dtype"), QUESTIONS)
+def test_predict_gives_the_same(model: str, gpu: str, tp: int, dtype: str, tmp_path: Path) -> None:
+    deployment, expected = memory(model, gpu, tp, dtype)
+    table = tmp_path / "rows.csv"
+    table.write_text(
+        "model_id,gpu_id,engine_id,weight_dtype,tp,mode,concurrency,isl,osl\n"
+        f"{model},{gpu},vllm,{dtype},{tp},closed_loop,{CONCURRENCY},{ISL},{OSL}\n"
+    )
+    run("predict", str(table), "-o", str(tmp_path / "out.csv"))
+    (row,) = csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8"))
+    assert float(row["pred_weight_gib"]) == pytest.approx(expected.weight_bytes / GIB, rel=1e-5)
+    # capacity is in sequences of the mean length in flight: only windows make a difference
+    mean = plan(load(model), default_catalogue().gpu(gpu), deployment, ISL + OSL / 2)
+    assert int(row["pred_kv_cache_tokens"]) == mean.kv_capacity_tokens
+
+
+@pytest.mark.parametrize(("model", "gpu", "tp", "dtype"), QUESTIONS)
+def test_simulate_and_study_give_the_same(model: str, gpu: str, tp: int, dtype: str) -> None:
+    deployment, expected = memory(model, gpu, tp, dtype)
+    group = make_group(deployment)
+    held = plan(load(model), default_catalogue().gpu(gpu), deployment, REFERENCE_CONTEXT)
+    assert group.kv_capacity_tokens == held.kv_capacity_tokens
+    subject, catalogue = subject_of(Asked(model, gpu, weight_dtype=dtype))
+    question = Question(tp, (tp,), (CONCURRENCY,), ISL, OSL)
+    use = next(u for u in memory_of_each_gpu(subject, catalogue, question, tp) if u.gpu == gpu)
+    assert use.parts["weights"] == pytest.approx(expected.weight_bytes)
+    assert use.parts["kv_cache"] == pytest.approx(expected.kv_bytes_per_sequence)
+
+
+@pytest.mark.parametrize(("model", "gpu", "tp", "dtype"), QUESTIONS)
+def test_the_catalogue_gives_the_model_that_the_ranks_hold(
+    model: str, gpu: str, tp: int, dtype: str
+) -> None:
+    del gpu, tp
+    stored = stored_in(load(model), dtype)
+    rank = rank_shards(stored, Layout())
+    # one rank holds the model and the padding of its vocabulary
+    assert rank.weight_bytes - rank.tower_bytes == pytest.approx(stored.weight_bytes, rel=1e-3)

@@ -1,0 +1,201 @@
+"""The commands that start replicas, flag for flag.
+
+Flags were compared with the argument parsers of the engines' releases; see the module docstrings
+in `shardwise.engines`.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardwise.engines import Command, Device, Launch, every, get
+from shardwise.errors import InputError
+from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+
+WIDE = Layout(tp_size=4, pp_size=2, ep_size=8, attention_dp=2)
+
+
+def deployment(layout: Layout = Layout(), kv: str = "auto", version: str = "") -> Deployment:  # noqa: B008
+    limits = EngineLimits(128, 4096, 0.85, 20000)
+    return Deployment("m", "h100", layout, limits, Dtypes(kv=kv), engine_version=version)
+
+
+def started(engine: str, given: Deployment, launch: Launch | None = None) -> Command:
+    return get(engine).command(given, launch or Launch("org/m", "m", port=8001))
+
+
+def values(command: Command) -> dict[str, str]:
+    return {a: b for a, b in pairwise(command.argv) if a.startswith("--")}
+
+
+def test_vllm_writes_layout_and_limits() -> None:
+    line = started("vllm", deployment(WIDE))
+    assert line.argv[:3] == ("vllm", "serve", "org/m")
+    found = values(line)
+    assert found["--tensor-parallel-size"] == "4"
+    assert found["--pipeline-parallel-size"] == "2"
+    assert found["--data-parallel-size"] == "2"
+    assert "--enable-expert-parallel" in line.argv
+    assert found["--max-num-seqs"] == "128"
+    assert found["--max-num-batched-tokens"] == "4096"
+    assert found["--gpu-memory-utilization"] == "0.85"
+    assert found["--max-model-len"] == "20000"
+    assert found["--port"] == "8001"
+    assert found["--served-model-name"] == "m"
+
+
+def test_one_gpu_needs_no_flags_of_other_layouts() -> None:
+    for engine in ("vllm", "sglang", "trtllm", "atom"):
+        for flag in started(engine, deployment()).argv:
+            assert flag not in ("--data-parallel-size", "--enable-dp-attention", "--ep-size")
+            assert flag not in ("--pp-size", "--pp_size", "--enable-expert-parallel")
+
+
+def test_sglang_counts_tp_requests_and_chunk_over_all_copies_of_attention() -> None:
+    found = values(started("sglang", deployment(WIDE)))
+    assert found["--tp-size"] == "8"  # 4 x 2 copies
+    assert found["--dp-size"] == "2"
+    assert found["--ep-size"] == "8"
+    assert found["--max-running-requests"] == "256"  # 128 a copy
+    assert found["--chunked-prefill-size"] == "8192"  # 4096 a copy
+    assert found["--mem-fraction-static"] == "0.85"
+
+
+def test_sglang_has_a_flag_of_its_own_for_attention_dp_since_0_5_23() -> None:
+    old, new = (
+        started("sglang", deployment(WIDE, version=version)).argv for version in ("0.5.9", "0.5.23")
+    )
+    assert "--enable-dp-attention" in old
+    assert "--attn-dp-size" not in old
+    assert "--attn-dp-size" in new
+    assert "--enable-dp-attention" not in new
+
+
+def test_sglangs_memory_share_may_be_of_weights_and_cache_alone() -> None:
+    launch = Launch("org/m", static_share=0.7894)
+    assert values(started("sglang", deployment(), launch))["--mem-fraction-static"] == "0.789"
+
+
+def test_trtllm_writes_what_only_its_file_can_say() -> None:
+    asked = deployment(Layout(ep_size=8, attention_dp=8), kv="fp8", version="1.1.0")
+    launch = Launch("org/m", port=8002, speculative_tokens=3)
+    line = started("trtllm", asked, launch)
+    assert values(line)["--tp_size"] == "8"
+    assert values(line)["--ep_size"] == "8"
+    assert values(line)["--extra_llm_api_options"] == "trtllm-8002.yaml"
+    assert line.files[0].name == "trtllm-8002.yaml"
+    assert line.files[0].text == (
+        "enable_attention_dp: true\n"
+        "enable_chunked_prefill: true\n"  # 20,000 tokens in steps of 4,096
+        "kv_cache_config:\n  dtype: fp8\n  free_gpu_memory_fraction: 0.85\n"
+        "speculative_config:\n  decoding_type: MTP\n  num_nextn_predict_layers: 3\n"
+    )
+
+
+def test_trtllm_needs_no_file_for_a_plain_layout() -> None:
+    asked = deployment(Layout(tp_size=4)).with_limits(max_model_len=4096)
+    line = started("trtllm", asked)
+    assert line.files == ()
+    assert "--extra_llm_api_options" not in line.argv
+
+
+def test_atom_turns_all_of_tp_into_copies_of_attention() -> None:
+    line = started("atom", deployment(Layout(attention_dp=8, ep_size=8), kv="fp8"))
+    assert values(line)["--tensor-parallel-size"] == "8"
+    assert "--enable-dp-attention" in line.argv
+    assert values(line)["--kv_cache_dtype"] == "fp8"
+    assert values(line)["--server-port"] == "8001"
+
+
+def test_the_built_in_engine_takes_its_dtype_and_cache_size() -> None:
+    launch = Launch("folder", kv_cache_tokens=4096, threads_per_rank=2)
+    asked = Deployment("m", "cpu", dtypes=Dtypes("fp32", "fp32"), engine="builtin")
+    line = get("builtin").command(asked, launch, Device("cpu"))
+    assert line.argv[:3] == ("shardwise", "serve", "folder")
+    assert values(line)["--dtype"] == "fp32"
+    assert values(line)["--kv-cache-tokens"] == "4096"
+    assert values(line)["--threads-per-rank"] == "2"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm", "atom", "builtin"])
+def test_a_kv_cache_nobody_asked_for_is_never_written(engine: str) -> None:
+    launch = Launch("org/m", checkpoint_dtype="fp8", checkpoint_kv="fp8")
+    words = " ".join(started(engine, deployment(), launch).argv)
+    assert "kv-cache-dtype" not in words
+    assert "kv_cache_dtype" not in words
+
+
+def test_16_bit_weights_become_fp8_only_where_they_are_asked_to() -> None:
+    asked = Deployment("m", "h100", dtypes=Dtypes("fp8"))
+    online = Launch("org/m", checkpoint_dtype="bf16")
+    stored = Launch("org/m", checkpoint_dtype="fp8")
+    for engine in ("vllm", "sglang"):
+        assert values(started(engine, asked, online))["--quantization"] == "fp8"
+        assert "--quantization" not in started(engine, asked, stored).argv
+
+
+def test_mtp_is_written_as_each_engine_has_it() -> None:
+    launch = Launch("org/m", speculative_tokens=2)
+    found = values(started("vllm", deployment(), launch))["--speculative-config"]
+    assert json.loads(found) == {"method": "mtp", "num_speculative_tokens": 2}
+    found_sglang = values(started("sglang", deployment(), launch))
+    assert found_sglang["--speculative-algorithm"] == "EAGLE"
+    assert found_sglang["--speculative-num-steps"] == "2"
+    assert found_sglang["--speculative-num-draft-tokens"] == "3"  # 2 drafted and 1 verified
+
+
+def test_versions_without_a_flag_refuse_what_it_says() -> None:
+    bf16_for_fp8 = Launch("org/m", checkpoint_kv="fp8")
+    for engine, version in (("vllm", "0.10.1"), ("sglang", "0.5.3"), ("trtllm", "1.0")):
+        with pytest.raises(InputError, match="allowed"):
+            started(engine, deployment(kv="bf16", version=version), bf16_for_fp8)
+        # for a checkpoint that asks for nothing, 16 bits are what "auto" gives
+        assert "bfloat16" not in started(engine, deployment(kv="bf16", version=version)).argv
+    with pytest.raises(InputError, match="MTP"):
+        started("vllm", deployment(version="0.9.2"), Launch("m", speculative_tokens=1))
+
+
+def test_an_unknown_kv_dtype_is_refused_with_those_allowed() -> None:
+    for engine in every():
+        with pytest.raises(InputError, match="allowed: auto"):
+            engine.command(deployment(kv="fp3"), Launch("m"))
+
+
+def test_an_interpreter_of_its_own_runs_the_engines_module() -> None:
+    line = get("vllm").module_command("/venv/bin/python", deployment(), Launch("org/m"))
+    assert line.argv[:5] == (
+        *("/venv/bin/python", "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", "org/m"),
+    )
+
+
+def test_vllm_on_cpu_has_no_memory_fraction_and_an_embedding_model_no_token_budget() -> None:
+    on_cpu = get("vllm").command(deployment(), Launch("m", embeds=True), Device("cpu"))
+    assert "--gpu-memory-utilization" not in on_cpu.argv
+    assert "--max-num-batched-tokens" not in on_cpu.argv
+
+
+@given(
+    st.sampled_from([engine.name for engine in every()]),
+    st.builds(
+        Layout,
+        tp_size=st.integers(1, 16),
+        pp_size=st.integers(1, 4),
+        ep_size=st.integers(1, 16),
+        attention_dp=st.integers(1, 8),
+    ),
+    st.sampled_from(["", "0.8.5", "0.11.0", "0.32.0", "nonsense"]),
+)
+def test_every_argument_is_a_word_and_every_number_positive(
+    engine: str, layout: Layout, version: str
+) -> None:
+    line = started(engine, deployment(layout, version=version))
+    assert all(word and word.strip() == word for word in line.argv)
+    for flag, value in values(line).items():
+        if value.lstrip("-").isdigit():
+            assert int(value) > 0, flag
