@@ -125,7 +125,7 @@ def test_elements_of_a_rank_by_hand() -> None:
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
         ({"hidden_size": "big"}, "hidden_size is 'big'"),
-        ({"num_hidden_layers": None}, "num_hidden_layers is None"),
+        ({"num_hidden_layers": None}, "no 'num_hidden_layers'"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor is None"),
         ({"rope_theta": "big"}, "rope_theta is 'big'"),

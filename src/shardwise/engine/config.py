@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,12 +143,13 @@ def _require_runnable(arch: Model, where: str) -> tuple[Attention, int]:
         part.expert_width if isinstance(part, Moe) else getattr(part, "width", 0)
         for part in (group.feed_forward for group in arch.groups)
     }
-    mixers = {type(group.mixer) for group in arch.groups}
-    if len(arch.groups) > 1 or len(widths) > 1 or mixers != {Attention}:
+    mixers = [group.mixer for group in arch.groups if isinstance(group.mixer, Attention)]
+    # within a window a layer that slides does what one that does not would do
+    window = min((mixer.window for mixer in mixers if mixer.window), default=0)
+    alike = {replace(mixer, window=window, caches=()) for mixer in mixers}
+    if len(mixers) < len(arch.groups) or len(alike) > 1 or len(widths) > 1:
         raise InputError(f"{where}: its layers differ", "allowed: layers that are all alike")
-    attention = arch.groups[0].mixer
-    assert isinstance(attention, Attention)
-    return attention, widths.pop()
+    return alike.pop(), widths.pop()
 
 
 def _rope(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], float]:

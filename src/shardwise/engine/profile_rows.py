@@ -53,8 +53,7 @@ def model_id(path: Path) -> str:
         known, given = models.load(path.name), models.load(str(path.resolve()))
     except ShardwiseError:
         return str(path.resolve())
-    keys = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "vocab_size")
-    same = all(getattr(known, key) == getattr(given, key) for key in keys)
+    same = known.groups == given.groups and known.vocab_size == given.vocab_size
     return known.id if same else str(path.resolve())
 
 
