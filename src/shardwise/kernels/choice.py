@@ -104,11 +104,15 @@ def shape_octaves(operator: Operator, shapes: Array, shape: Sequence[float]) -> 
 def best_for(operator: Operator, found: tuple[Choice, ...], shape: tuple[float, ...]) -> Choice:
     """The candidate whose engine, variant and measured shapes come nearest together."""
 
-    def cost(choice: Choice) -> float:
+    best, least = found[0], np.inf
+    for choice in found:
+        if choice.octaves >= least:  # its shapes can only add to that
+            continue
         shapes = store.table(choice.entry).shapes
-        return choice.octaves + float(np.min(shape_octaves(operator, shapes, shape)))
-
-    return min(found, key=cost)
+        cost = choice.octaves + float(np.min(shape_octaves(operator, shapes, shape)))
+        if cost < least:
+            best, least = choice, cost
+    return best
 
 
 @cache

@@ -82,11 +82,17 @@ def interpolate(
         total += weight * nodes[(which, *at)]
         all_known &= known[(which, *at)] | (weight < 1e-9)
     whole = [
-        np.isin(held, axis[own])
+        _is_among(held, axis[own])
         for held, axis, own in zip(clamped, axes, grid.is_measured, strict=True)
     ]
     on_point = np.broadcast_to(np.logical_and.reduce(np.broadcast_arrays(*whole)), shape)
     return Interpolated(total, tuple(clamped), on_point & all_known, all_known)
+
+
+def _is_among(values: Array, ascending: Array) -> npt.NDArray[np.bool_]:
+    # np.isin imports numpy.ma, 8 ms of a plan
+    place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return np.asarray(ascending[place] == values)
 
 
 def rising(nodes: Array) -> Array:

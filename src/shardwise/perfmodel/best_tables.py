@@ -38,4 +38,5 @@ def own_or_fastest(kernel: Kernel, engine: str) -> Times:
 
 
 def _kind(times: Times) -> int:
-    return int(np.median(times.provenance))
+    ranked = np.sort(times.provenance, axis=None)
+    return int(ranked[(len(ranked) - 1) // 2])
