@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,8 @@ def test_a_file_with_any_of_its_values_changed_is_read_or_refused(
     for _ in range(data.draw(st.integers(1, 3))):
         holder, key = data.draw(st.sampled_from(_places(document)))
         with suppress(LookupError):  # it was in what was replaced
-            holder[key] = data.draw(st.sampled_from(VALUES))
+            # a copy: what was put in once may be put into itself next
+            holder[key] = deepcopy(data.draw(st.sampled_from(VALUES)))
     changed = tmp_path / "changed.json"
     changed.write_text(json.dumps(document))
     with suppress(InputError):

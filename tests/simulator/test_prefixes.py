@@ -137,8 +137,8 @@ def jobs(draw_from: st.DrawFn) -> tuple[Group, Trace, str]:
     return group, trace, draw_from(st.sampled_from(POLICIES))
 
 
-# derandomized: a job whose simulation never ends turned up once among random ones, and compiled code
-# cannot be interrupted; see limitations.md
+# derandomized: a job whose simulation never ends turned up once among random ones, and compiled
+# code cannot be interrupted; see limitations.md
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(jobs())
 def test_hits_never_exceed_what_memory_holds_and_every_block_is_accounted_for(
