@@ -14,9 +14,9 @@ def fits(sim: Sim, r: int, i: int, growth: int) -> bool:
     fleet, requests, replicas = sim.fleet, sim.requests, sim.replicas
     block = fleet.block[r]
     prompt = requests.isl[i] + requests.generated[i]
-    hits, idle = found(sim, r, i, prompt)
+    _, held, idle = found(sim, r, i, prompt)
     free = fleet.kv_blocks[r] - replicas.kv_used[r] + replicas.evictable[r] - idle - growth
-    need = (prompt + block - 1) // block - hits
+    need = (prompt + block - 1) // block - held
     if fleet.reserve[r] > 0.0 and replicas.running[r] > 0:
         left = replicas.heap_sum[r] - replicas.running[r] * replicas.steps[r]
         left += requests.osl[i] - requests.generated[i]

@@ -21,23 +21,25 @@ def own_blocks(requests: Requests, at: int, tokens: int, start: int, block: int)
 
 
 @compiled
-def found(sim: Sim, r: int, i: int, tokens: int) -> tuple[int, int]:
-    """Blocks of a prompt of `tokens` that replica `r` has cached, and how many of those it would
-    otherwise count as evictable. The last token is always computed."""
+def found(sim: Sim, r: int, i: int, tokens: int) -> tuple[int, int, int]:
+    """Blocks of a prompt of `tokens` that replica `r` has cached and can use, those that it holds
+    whether it can use them or not, and how many of these it would otherwise count as evictable.
+    The last token is always computed."""
     requests, replicas, block = sim.requests, sim.replicas, sim.fleet.block[r]
-    blocks, hits, idle, unbroken = 0, 0, 0, True
+    blocks, hits, held, idle, unbroken = 0, 0, 0, 0, True
     if sim.fleet.caching[r] == 0:
-        return 0, 0
+        return 0, 0, 0
     for at in range(requests.segment_at[i], requests.segment_at[i + 1]):
         s = requests.segment[at]
         full = own_blocks(requests, at, tokens, blocks, block)
         if unbroken:
             hits = blocks + min(replicas.kept[r, s], full)
             unbroken = replicas.kept[r, s] >= full
+        held += min(replicas.kept[r, s], full)
         if replicas.refs[r, s] == 0:
             idle += min(replicas.kept[r, s], full)
         blocks += full
-    return min(hits, (tokens - 1) // block), idle
+    return min(hits, (tokens - 1) // block), held, idle
 
 
 @compiled
