@@ -29,12 +29,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from shardwise.bench.client import run_load
 from shardwise.bench.known_answer import Behaviour
 from shardwise.bench.known_modes import EXPECTED, FAULTS
-from shardwise.bench.known_server import KnownServer
+from shardwise.bench.known_server import serving
 from shardwise.bench.load import Load
 from shardwise.bench.selftest import known_server
 from shardwise.bench.target import Api, parse_target
@@ -61,20 +60,6 @@ class Tried:
     held: bool
 
 
-@contextmanager
-def serving(mode: Any, every: int) -> Iterator[str]:
-    """The URL of the server of known delays, in a thread."""
-    server = KnownServer(Behaviour(0.005, 0.001, mode, every))
-    port = server.listen()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.stop()
-        thread.join(10)
-
-
 def answered(mode: str) -> Tried:
     """A mode in both APIs."""
     fault = mode in FAULTS
@@ -96,9 +81,9 @@ def answered(mode: str) -> Tried:
     return Tried(kind, f"`{mode}`: the server {expected.does}", want, _same(told), held)
 
 
-def _loaded(mode: str, every: int, api: Api) -> tuple[dict[str, int], int]:
+def _loaded(mode: Any, every: int, api: Api) -> tuple[dict[str, int], int]:
     """Failures by kind, and how many requests the mode's remark counts."""
-    with serving(mode, every) as url:
+    with serving(Behaviour(0.005, 0.001, mode, every)) as url:
         target = parse_target(url, api, "known")
         body = target.request("one two three", OSL)
         load = Load(

@@ -14,6 +14,7 @@ MS: Final = 1e-3
 KB: Final = 1e3
 MB: Final = 1e6
 GB: Final = 1e9
+MIB: Final = 2**20
 GIB: Final = 2.0**30
 HOUR_S: Final = 3600.0
 

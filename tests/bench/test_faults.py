@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from shardwise.bench.client import run_load
 from shardwise.bench.http import ask, require_answer, served_model
 from shardwise.bench.known_answer import Behaviour
 from shardwise.bench.known_modes import EXPECTED, FAULTS, MANNERS
-from shardwise.bench.known_server import KnownServer
+from shardwise.bench.known_server import KnownServer, serving
 from shardwise.bench.load import Load
 from shardwise.bench.prompts import choose_source
 from shardwise.bench.selftest import known_server
@@ -49,18 +49,8 @@ def _load(target: Target, concurrency: int = 4, mode: str = "") -> Load:
     )
 
 
-@contextmanager
-def _served(mode: Any, every: int = 4) -> Iterator[str]:
-    """The URL of the known server, in a thread: a process each would take most of the time."""
-    server = KnownServer(Behaviour(0.005, 0.001, mode, every))
-    port = server.listen()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.stop()
-        thread.join(10)
+def _served(mode: Any, every: int = 4) -> AbstractContextManager[str]:
+    return serving(Behaviour(0.005, 0.001, mode, every))
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])

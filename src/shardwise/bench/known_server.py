@@ -15,6 +15,9 @@ import selectors
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
 from time import monotonic
@@ -48,6 +51,20 @@ class Lateness:
             self.last_tokens += 1
             self.last_sum_s += late_s
         self.worst_s = max(self.worst_s, late_s)
+
+
+@contextmanager
+def serving(behaviour: Behaviour) -> Iterator[str]:
+    """The URL of a server in a thread; a process of its own would take longer to start."""
+    server = KnownServer(behaviour)
+    port = server.listen()
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()
+        thread.join(10)
 
 
 class KnownServer:

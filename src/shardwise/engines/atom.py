@@ -24,9 +24,7 @@ from shardwise.engines.rules import UNQUANTIZED, Shard, Weight, even, padded, wh
 from shardwise.engines.startup import Quantity, StartupMemory
 from shardwise.engines.versions import Known, Version
 from shardwise.layout.deployment import Deployment
-from shardwise.units import GIB
-
-MIB: Final = 2**20
+from shardwise.units import GIB, MIB
 
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:

@@ -26,9 +26,8 @@ from shardwise.engines.startup import Quantity, StartupMemory
 from shardwise.engines.versions import Known, Version, parse, since
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
-from shardwise.units import GIB
+from shardwise.units import GIB, MIB
 
-MIB: Final = 2**20
 _ATTENTION_DP_FLAG: Final = (("0", ""), ("0.5.23", "--attn-dp-size"))
 #: --kv-cache-dtype has "bfloat16" from here on
 _NAMES_BF16_CACHE: Final = (("0", False), ("0.5.9", True))

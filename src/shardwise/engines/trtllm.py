@@ -27,9 +27,8 @@ from shardwise.engines.startup import Quantity, StartupMemory
 from shardwise.engines.versions import Known, Version, parse, since
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
-from shardwise.units import GIB
+from shardwise.units import GIB, MIB
 
-MIB: Final = 2**20
 #: Key for the tokens that MTP drafts: num_nextn_predict_layers in the guides of 1.0 to 1.2,
 #: max_draft_len in the examples of 1.4.
 _MTP_KEY: Final = (("0", "num_nextn_predict_layers"), ("1.3", "max_draft_len"))

@@ -28,9 +28,8 @@ from shardwise.engines.versions import Known, Version, parse, since
 from shardwise.engines.vllm_rules import cut
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
-from shardwise.units import GIB
+from shardwise.units import GIB, MIB
 
-MIB: Final = 2**20
 #: --kv-cache-dtype has "bfloat16" from here on (config/cache.py, CacheDType)
 _NAMES_BF16_CACHE: Final = (("0", False), ("0.11", True))
 #: --speculative-config, in place of single flags, and MTP by the name "mtp" for every model
