@@ -25,10 +25,18 @@ _TOKENS = Finite(1, 10_000_000)
 @click.option("--model", default="", help="Where the file does not say, or says it otherwise.")
 @click.option("--gpu", default="", help="GPU id, where the file does not say.")
 @click.option("--engine", default="", help="Engine, where the file does not say.")
-@click.option("--tp", "tp_size", type=click.IntRange(1, 64), default=None, help="TP, likewise.")
-@click.option("--dtype", "weight_dtype", default="", help="Weight dtype, likewise.")
-@click.option("--isl", type=_TOKENS, default=None, help="Mean input tokens, likewise.")
-@click.option("--osl", type=_TOKENS, default=None, help="Mean output tokens.")
+@click.option(
+    "--tp",
+    "tp_size",
+    type=click.IntRange(1, 64),
+    default=None,
+    help="TP size, where the file does not say.",
+)
+@click.option(
+    "--dtype", "weight_dtype", default="", help="Weight dtype, where the file does not say."
+)
+@click.option("--isl", type=_TOKENS, default=None, help="Mean input tokens of a request.")
+@click.option("--osl", type=_TOKENS, default=None, help="Mean output tokens of a request.")
 def import_(files: tuple[Path, ...], store: Path, study: str, **said: Any) -> None:
     """Bring FILES of vLLM's, SGLang's, aiperf's, guidellm's or InferenceX's into the store.
 

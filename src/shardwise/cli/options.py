@@ -55,6 +55,27 @@ def _engine(context: click.Context, option: click.Parameter, given: str) -> str:
     return get(given).name
 
 
+CATALOGUE: Final = click.option(
+    "--catalogue",
+    "catalogue_files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="TOML file with your own GPUs and prices; repeatable.",
+)
+PROFILE: Final = click.option(
+    "--profile",
+    default="reference",
+    show_default=True,
+    help="Profile: a name, or a shared file in .json.",
+)
+KV_DTYPE: Final = click.option(
+    "--kv-dtype", default="auto", show_default=True, help="KV cache dtype."
+)
+ENGINE: Final = click.option(
+    "--engine", default="vllm", show_default=True, callback=_engine, help=_ENGINES
+)
+
+
 def limit_options(command: F) -> F:
     """--engine-version and the engine's limits, each as its own flag is called."""
     for option in (
@@ -85,24 +106,11 @@ def fixed_limits(options: Mapping[str, Any]) -> FixedLimits:
 def subject_options(command: F, gpu_required: bool = True) -> F:
     """MODEL, --gpu, --engine, --dtype, --kv-dtype, --profile, --catalogue."""
     for option in (
-        click.option(
-            "--catalogue",
-            "catalogue_files",
-            type=click.Path(path_type=Path),
-            multiple=True,
-            help="TOML file with your own GPUs and prices; repeatable.",
-        ),
-        click.option(
-            "--profile",
-            default="reference",
-            show_default=True,
-            help="Profile: a name, or a shared file in .json.",
-        ),
-        click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype."),
+        CATALOGUE,
+        PROFILE,
+        KV_DTYPE,
         click.option("--dtype", default="auto", show_default=True, help="Weight dtype."),
-        click.option(
-            "--engine", default="vllm", show_default=True, callback=_engine, help=_ENGINES
-        ),
+        ENGINE,
         click.option("--gpu", required=gpu_required, help="GPU id, for example mi300x."),
         click.argument("model"),
     ):

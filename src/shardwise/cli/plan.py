@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.options import limit_options
+from shardwise.cli.options import CATALOGUE, PROFILE, limit_options
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
 @click.option("--concurrency", type=int, multiple=True, help="Requests in flight on the node.")
 @click.option("--request-rate", type=float, multiple=True, help="Requests/s on the node.")
 @click.option("--ttft", help="Longest TTFT: 200ms, 2s, or a number of ms.")
-@click.option("--tpot", help="Longest TPOT, likewise.")
-@click.option("--e2e", help="Longest E2E latency, likewise.")
+@click.option("--tpot", help="Longest TPOT, e.g. 30ms.")
+@click.option("--e2e", help="Longest E2E latency, e.g. 20s.")
 @click.option("--ttft-p99", help="Bound on the 99th percentile at --request-rate, by simulation.")
 @click.option("--tpot-p99", help="The same for TPOT.")
 @click.option("--e2e-p99", help="The same for E2E latency.")
@@ -49,19 +49,8 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
     help="Engine: vllm, sglang, trtllm, atom or builtin.",
 )
 @limit_options
-@click.option(
-    "--profile",
-    default="reference",
-    show_default=True,
-    help="Profile: a name, or a shared file in .json.",
-)
-@click.option(
-    "--catalogue",
-    "catalogue_files",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="TOML file with your own GPUs and prices; repeatable.",
-)
+@PROFILE
+@CATALOGUE
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
 @click.option(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from shardwise.cli.files import print_json, require_writable, write_csv
+from shardwise.cli.options import PROFILE
 from shardwise.cli.rows import report_problems, report_unused
 from shardwise.errors import InputError
 
@@ -14,12 +15,7 @@ from shardwise.errors import InputError
 @click.command()
 @click.argument("rows", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file.")
-@click.option(
-    "--profile",
-    default="reference",
-    show_default=True,
-    help="Profile: a name, or a shared file in .json.",
-)
+@PROFILE
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def predict(rows: Path, output: Path, profile: str, as_json: bool) -> None:
     """Predict each row of ROWS, a CSV file with the columns of measured rows.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from shardwise.cli.options import Finite
+from shardwise.cli.options import CATALOGUE, ENGINE, KV_DTYPE, PROFILE, Finite
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def deployment_options(command: F) -> F:
     """--gpu, --engine, --dtype, --kv-dtype, --profile, --catalogue, --no-prefix-caching."""
     for option in (
         click.option("--gpu", default="h200", show_default=True, help="GPU id, e.g. h200."),
-        click.option("--engine", default="vllm", show_default=True, help="vllm, sglang, trtllm."),
+        ENGINE,
         click.option(
             "--dtype",
             "--weight-dtype",
@@ -97,15 +96,9 @@ def deployment_options(command: F) -> F:
             show_default=True,
             help="Weight dtype.",
         ),
-        click.option("--kv-dtype", default="auto", show_default=True, help="KV cache dtype."),
-        click.option("--profile", default="reference", show_default=True, help="Profile name."),
-        click.option(
-            "--catalogue",
-            "catalogue_files",
-            type=click.Path(path_type=Path),
-            multiple=True,
-            help="TOML file with your own GPUs and prices; repeatable.",
-        ),
+        KV_DTYPE,
+        PROFILE,
+        CATALOGUE,
         click.option(
             "--no-prefix-caching", is_flag=True, help="The engine keeps no finished blocks."
         ),

@@ -9,17 +9,13 @@ from typing import Any
 import click
 
 from shardwise.cli.files import print_json, show_progress
+from shardwise.cli.options import PROFILE
 from shardwise.cli.rows import report_problems, report_unused
 
 
 @click.command()
 @click.argument("rows", type=click.Path(path_type=Path))
-@click.option(
-    "--profile",
-    default="reference",
-    show_default=True,
-    help="Profile: a name, or a shared file in .json.",
-)
+@PROFILE
 @click.option("--use", default="", help="Only rows whose 'use' column says this.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for files.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

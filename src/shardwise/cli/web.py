@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from shardwise.cli.options import CATALOGUE, PROFILE
 from shardwise.errors import InputError
 
 HOST: Final = "127.0.0.1"
@@ -23,19 +24,8 @@ HOST: Final = "127.0.0.1"
 @click.option(
     "--model", "models", multiple=True, help="Your own config.json or folder; repeatable."
 )
-@click.option(
-    "--profile",
-    default="reference",
-    show_default=True,
-    help="Profile: a name, or a shared file in .json.",
-)
-@click.option(
-    "--catalogue",
-    "catalogue_files",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="TOML file with your own GPUs and prices; repeatable.",
-)
+@PROFILE
+@CATALOGUE
 def web(
     port: int,
     store: Path | None,
