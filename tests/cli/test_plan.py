@@ -164,3 +164,22 @@ def test_a_price_for_several_kinds_of_gpu_is_refused() -> None:
                "--price", "2")  # fmt: skip
     assert done.returncode == 2
     assert "--price with 2 kinds of GPU" in done.stderr
+
+
+def test_the_kv_tokens_of_a_start_up_log_are_those_of_the_plan(tmp_path: Path) -> None:
+    """The candidate with the log's layout and flags holds as many tokens as the log says."""
+    log = tmp_path / "vllm.log"
+    log.write_text(
+        "$ vllm serve some/llama --tensor-parallel-size 4 --max-num-seqs 16 "
+        "--max-num-batched-tokens 8192 --gpu-memory-utilization 0.9\n"
+        "INFO [gpu_model_runner.py:1] Model loading took 32.90 GiB memory and 4.5 seconds\n"
+        "INFO [kv_cache_utils.py:3] GPU KV cache size: 400,000 tokens\n"
+    )
+    asked = ("llama-3.1-70b", "--gpu", "h100", "--isl", "2000", "--osl", "500", "--dtype", "bf16")
+    limits = ("--max-num-seqs", "16", "--max-num-batched-tokens", "8192", "--concurrency", "32")
+    done = run("plan", *asked, *limits, "--startup-log", str(log), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    tokens = {c["name"]: c["memory"]["kv_capacity_tokens"] for c in found["ranked"]}
+    assert tokens["2 x TP4 in bf16"] == pytest.approx(400_000, rel=1e-5)
+    assert found["memory_note"].startswith("KV cache from a start-up log: 30.52 GiB a GPU at TP=4")

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from shardwise.doctor.startup_check import Comparison
     from shardwise.node.reading.read import Reading
 
-MAX_BYTES = 16 * 2**20  #: of one paste; a start-up is the head of a log
-
 
 @click.command()
 @click.option(
@@ -105,6 +103,7 @@ def doctor(
 
 
 def _reading(sources: tuple[str, ...], node_file: Path | None) -> Reading:
+    from shardwise.cli.pasted import pasted
     from shardwise.node.files import read as read_node
     from shardwise.node.here import read_here
     from shardwise.node.reading.read import Reading, merge, read, require_something
@@ -115,22 +114,7 @@ def _reading(sources: tuple[str, ...], node_file: Path | None) -> Reading:
         return Reading(str(node_file), read_node(node_file))
     if not sources:
         return read_here()
-    return merge([require_something(read(_text(s), "stdin" if s == "-" else s)) for s in sources])
-
-
-def _text(source: str) -> str:
-    try:
-        if source == "-":
-            data = sys.stdin.buffer.read(MAX_BYTES + 1)
-        else:
-            with Path(source).open("rb") as handle:
-                data = handle.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {source}: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{source} is larger than 16 MiB", remedy="cut out the start of the log")
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-    return data.decode(encoding, errors="replace")
+    return merge([require_something(read(pasted(s), "stdin" if s == "-" else s)) for s in sources])
 
 
 def _named(reading: Reading, gpu: str) -> Reading:

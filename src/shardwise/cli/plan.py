@@ -28,6 +28,11 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
     type=click.Path(path_type=Path),
     help="Node file of 'shardwise doctor --save': GPUs, their number, links and devices.",
 )
+@click.option(
+    "--startup-log",
+    type=click.Path(allow_dash=True),
+    help="Start-up log of the engine on this GPU; what its KV cache holds is taken as a fact.",
+)
 @click.option("--isl", type=int, multiple=True, required=True, help="Input tokens a request.")
 @click.option("--osl", type=int, multiple=True, required=True, help="Output tokens a request.")
 @click.option("--concurrency", type=int, multiple=True, help="Requests in flight on the node.")

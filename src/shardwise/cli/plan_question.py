@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,6 +46,7 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
         node = Node(catalogue.gpu(gpu), options["gpus"])
     else:
         node = _node_of(options, catalogue.gpu(gpu) if gpu else None)
+    node, memory_note = _with_log(names, node, options)
     price = catalogue.price_used(node.gpu.id, options["price"])
     count = len(names)
     columns = [
@@ -70,9 +72,34 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
             limits=fixed_limits(options),
             usd_per_gpu_hour=price.usd_per_hour if price else None,
             price_note=price_note(price),
+            memory_note=memory_note,
         )
         for name, *demand in zip(names, *columns, strict=True)
     ]
+
+
+def _with_log(names: tuple[str, ...], node: Node, options: dict[str, Any]) -> tuple[Node, str]:
+    """`node` with the KV cache that --startup-log states, and a note of what was taken from it."""
+    if options["startup_log"] is None:
+        return node, ""
+    from shardwise.architecture.models import load
+    from shardwise.cli.pasted import pasted
+    from shardwise.doctor.logged_cache import logged_cache
+    from shardwise.node.reading.read import read
+
+    if len(names) > 1 or len(options["gpu"]) > 1:
+        raise InputError(
+            "--startup-log with several models or kinds of GPU", "allowed: one of each"
+        )
+    found = logged_cache(
+        read(pasted(options["startup_log"])).startups,
+        load(names[0]),
+        node.gpu,
+        options["engine"],
+        options["dtype"] or "auto",
+    )
+    gpu = replace(node.gpu, cache_shortfall_bytes=found.shortfall_bytes)
+    return replace(node, gpu=gpu), found.note
 
 
 def _each(values: tuple[Any, ...], key: str, count: int) -> list[Any]:

@@ -1,6 +1,6 @@
 """A start-up log beside a prediction: weights, KV cache and tokens, and which assumption is off.
 
-`predict_memory` is the only function here that knows the memory model.
+`memory_of` is the only function here that knows the memory model.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
 from shardwise.node.reading.startup import Startup
 from shardwise.units import GIB
@@ -92,12 +93,17 @@ class Comparison:
 def predict_memory(model: str, gpu: str, flags: Flags) -> Prediction:
     """Weights, KV cache and tokens of one GPU with `flags`. UnknownNameError for model or GPU."""
     from shardwise.architecture.models import load
+
+    return memory_of(load(model), _gpu(gpu, flags.total_bytes), flags)
+
+
+def memory_of(arch: Model, known: Gpu, flags: Flags) -> Prediction:
+    """The same of a model and a GPU as they are given."""
     from shardwise.engines import get
     from shardwise.engines.device import device_of
     from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
     from shardwise.perfmodel.memory import plan
 
-    arch, known = load(model), _gpu(gpu, flags.total_bytes)
     layout = Layout(flags.tp_size, flags.pp_size, attention_dp=flags.attention_dp)
     usual = get(flags.engine).defaults(device_of(known), flags.version, layout.replica_gpus)
     limits = EngineLimits(
@@ -154,7 +160,7 @@ def compare(
     for start in starts:
         if start.weights_bytes is None and start.kv_bytes is None:
             continue
-        flags = replace(flags_of(start, tp_size, pp_size), weight_dtype=weight_dtype)
+        flags = flags_of(start, tp_size, pp_size, weight_dtype)
         made = predict(model, gpu, flags)
         quantities = tuple(_quantities(start, made))
         label = f"{start.engine} {start.version}".strip()
@@ -168,8 +174,13 @@ def compare(
     return tuple(found)
 
 
-def flags_of(start: Startup, tp_size: int = 0, pp_size: int = 0) -> Flags:
-    """The flags of a log: as it gives them, else `tp_size` and `pp_size`, else what it proves."""
+def flags_of(
+    start: Startup, tp_size: int = 0, pp_size: int = 0, weight_dtype: str = "auto"
+) -> Flags:
+    """The flags of a log: as it gives them, else `tp_size` and `pp_size`, else what it proves.
+
+    `weight_dtype` is not in a log: what the model was loaded in.
+    """
     args = start.args
     seqs = args.get("max_num_seqs", args.get("max_running_requests", 0))
     batched = args.get("max_num_batched_tokens", args.get("chunked_prefill_size", 0))
@@ -184,6 +195,7 @@ def flags_of(start: Startup, tp_size: int = 0, pp_size: int = 0) -> Flags:
         attention_dp=replicas,
         pp_size=int(args.get("pipeline_parallel_size", pp_size or 1)),
         utilization=float(share),
+        weight_dtype=weight_dtype,
         kv_dtype=start.kv_dtype,
         max_num_seqs=int(seqs),
         max_num_batched_tokens=int(batched),
@@ -199,11 +211,11 @@ def _quantities(start: Startup, made: Prediction) -> Iterator[Quantity]:
         )
     if start.kv_bytes:
         yield Quantity("KV cache", "GiB", start.kv_bytes / GIB, made.kv_bytes / GIB, TOKENS_PCT)
-    if tokens := _tokens(start):
+    if tokens := tokens_held(start):
         yield Quantity("KV tokens", "tokens", tokens, made.kv_tokens, TOKENS_PCT)
 
 
-def _tokens(start: Startup) -> float | None:
+def tokens_held(start: Startup) -> float | None:
     """Tokens that the cache holds in sequences of the log's length; None if it does not say.
 
     A model that keeps states or windows holds another number than the log's token count: there the
@@ -224,7 +236,7 @@ def _off(start: Startup, made: Prediction, found: Sequence[Quantity]) -> Iterato
             f"weights by {q.predicted - q.logged:+.2f} GiB: another dtype, parts that stay in 16 "
             "bits, a drafter, or another TP size"
         )
-    if "KV tokens" in wrong and start.kv_bytes and (tokens := _tokens(start)):
+    if "KV tokens" in wrong and start.kv_bytes and (tokens := tokens_held(start)):
         logged = start.kv_bytes / tokens
         if abs(made.bytes_per_token / logged - 1) > TOKENS_PCT / 100:
             yield (

@@ -93,6 +93,8 @@ class Gpu:
     l2_cache_bytes: float = 0.0  #: 0: not known
     compute_capability: tuple[int, int] | None = None  #: NVIDIA's, e.g. (9, 0); None: not known
     llvm_target: str = ""  #: AMD's, e.g. "gfx942"
+    #: what the KV cache of a start-up log lacks of the one predicted; below 0: it is larger
+    cache_shortfall_bytes: float = 0.0
     kv_fp8: bool | None = None  #: whether kernels can read an fp8 KV cache; None: not known
     status: Status = "released"
     released: str = ""  #: "2023-12" or "2024"; empty: not known

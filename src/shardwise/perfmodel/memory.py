@@ -115,12 +115,13 @@ def kv_budget_bytes(model: Model, platform: Platform, deployments: Deployments) 
         logits=logits(model, deployments),
         ranks=layouts.stage_gpus * layouts.pp_size,
     )
-    return platform.startup.kv_budget_bytes(
+    left = platform.startup.kv_budget_bytes(
         load,
         memory_bytes=platform.gpu.visible_memory_bytes,
         fraction=deployments.gpu_memory_utilization,
         peer_access=platform.gpu.interconnect.topology != "pcie",
     )
+    return left - platform.gpu.cache_shortfall_bytes
 
 
 def sequence_bytes(

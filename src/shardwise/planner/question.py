@@ -63,6 +63,7 @@ class Question:
     kv_dtype: str = "auto"
     usd_per_gpu_hour: float | None = None
     price_note: str = ""  #: where that price is from, in words
+    memory_note: str = ""  #: what a start-up log says of the KV cache, in words
 
     def __post_init__(self) -> None:
         require_context(self.arch, self.demand.isl, self.demand.osl)

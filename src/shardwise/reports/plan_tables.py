@@ -87,7 +87,7 @@ def plan_table(plan: Plan) -> Table:
         (
             INTERVALS,
             "left: with one GPU, and so one replica, lost",
-            *filter(None, [q.price_note]),
+            *filter(None, [q.price_note, q.memory_note]),
             *notes,
         ),
     )
@@ -128,6 +128,7 @@ def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[st
         "gpus": q.node.gpus,
         "usd_per_gpu_hour": q.usd_per_gpu_hour,
         "price_note": q.price_note,
+        "memory_note": q.memory_note,
         "demand": q.demand,
         "slo": q.slo,
         "objective": q.objective,
