@@ -47,6 +47,15 @@ def replica(group: Group, sequences: int, context: int) -> Sim:
     return Sim(fleet, new_requests(trace, trace.model), replicas, new_loop(0, trace, 0))
 
 
+def test_the_engine_version_counts_as_it_does_in_a_prediction() -> None:
+    named = Deployment("gpt-oss-120b", "h200", Layout(tp_size=2), engine_version="0.18.0")
+    unnamed = replace(named, engine_version="")
+    seen = replace(subject(named), engine_version="0.18.0")
+    seen = replace(seen, calibrated=replace(seen.calibrated, version="0.18.0"))
+    assert make_group(named).delay_s == seen.setting.coefficients["request"]
+    assert make_group(named).delay_s != make_group(unnamed).delay_s
+
+
 @pytest.mark.parametrize(
     ("model", "tp_size"),
     [("llama-3.1-70b", 1), ("llama-3.1-70b", 8), ("mixtral-8x7b", 2), ("gpt-oss-120b", 2)],

@@ -65,11 +65,13 @@ def make_group(
     known = catalogue or default_catalogue()
     arch, gpu = load_architecture(deployment.model), known.gpu(deployment.gpu)
     siblings = {other.id: other for other in known.gpus()}
-    seen = calibrated(profile or bundled_profile(), gpu, deployment.engine, siblings)
+    engine, version = deployment.engine, deployment.engine_version
+    seen = calibrated(profile or bundled_profile(), gpu, engine, siblings, version)
     stored = stored_in(arch, deployment.dtypes.weight)
     if deployment.dtypes.kv != "auto":
         require_kv_dtype(deployment.dtypes.kv, gpu)
-    return group_of(Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, seen), deployment)
+    subject = Subject(stored, gpu, engine, deployment.dtypes.kv, seen, version)
+    return group_of(subject, deployment)
 
 
 def group_of(subject: Subject, deployment: Deployment) -> Group:
