@@ -47,7 +47,28 @@ def test_the_saved_file_starts_the_command_that_the_plan_printed(
     # a published fp8 checkpoint is what was priced
     assert "--quantization" not in flags(printed[0])
     assert "FP8" in printed[0][-1] or any("FP8" in word for word in printed[0])
+    assert "--data-parallel-size" not in flags(printed[0])
     share = flags(printed[0]).get("--mem-fraction-static")
     assert (share is not None) == (engine == "sglang")
     if share:  # SGLang's own default: its share is of weights and cache alone
         assert 0.5 < float(share) < 0.95
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_copies_of_attention_are_saved_and_started_as_planned(tmp_path: Path, engine: str) -> None:
+    saved = tmp_path / "deployment.toml"
+    asked = "plan deepseek-r1 --gpu h200 --gpus 8 --isl 4000 --osl 1000 --concurrency 512".split()
+    done = subprocess.run(
+        [sys.executable, "-m", "shardwise.cli.main", *asked, "--engine", engine]
+        + ["--save", str(saved)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = [x for x in done.stdout.splitlines() if x.startswith("CUDA_VISIBLE_DEVICES=")]
+    file = load(saved)
+    (run,) = launches(file, "cuda")
+    assert file.models[0].attention_dp > 1
+    assert file.models[0].expert_parallel
+    assert run.devices == tuple(range(8))
+    assert flags(run.argv) == flags(shlex.split(line))

@@ -13,7 +13,7 @@ from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.hierarchy import Hierarchy
 from shardwise.perfmodel.loads import Load
-from shardwise.perfmodel.loop import _decoding_s, settled
+from shardwise.perfmodel.loop import _bubbles, _decoding_s, settled
 from shardwise.perfmodel.step import Setting
 
 ARCH = load_model("llama-3.1-8b")
@@ -61,3 +61,22 @@ def test_no_prompt_is_lost_however_they_share_the_steps(slots: int, isl: int, os
     assert cycle >= (slots - 1) * found.turn.extra.total * (1 - 1e-9)
     assert np.all(found.decoding_s >= 0)
     assert np.all(found.backlog_s >= 0)
+
+
+def test_a_lone_chunk_holds_up_every_micro_batch_and_chunks_in_all_hold_up_none() -> None:
+    stages = np.array([1.0, 4.0, 4.0, 4.0])
+    found = _bubbles(np.array([0.1, 1e-6, 1.0, 0.5]), stages)
+    # one stage has no bubble; of four, a lone chunk costs all; (1 - 0.5^4) / 0.5
+    assert found == pytest.approx([1.0, 4.0, 1.0, 1.875], rel=1e-4)
+
+
+def test_prompts_among_decodes_cost_a_pipeline_more_than_their_own_stage_time() -> None:
+    def lost(osl: float) -> float:
+        load = offered(64, 4000, osl)
+        staged = Load(Layouts.of([Layout(1, 4)]), *list(vars(load).values())[1:])
+        found = settled(SETTING, staged, np.array([64.0]))
+        # seconds that a prompt takes from the decodes, over its stages' own
+        return float(found.turn.extra.total[0] / found.turn.mixed.total[0])
+
+    # long answers: prompts come seldom, and every one stops the pipeline
+    assert lost(4000.0) > 2.0 * lost(16.0)

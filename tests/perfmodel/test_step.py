@@ -148,6 +148,20 @@ def test_copies_of_attention_share_the_sequences_and_exchange_their_tokens() -> 
     assert found.communication[1] > 0
 
 
+def test_with_fewer_sequences_than_copies_of_attention_the_busy_ones_set_the_step() -> None:
+    s = setting("deepseek-r1", "h200", "auto")
+    kernels = s.kernels(Layouts.of([Layout(1, ep_size=8, attention_dp=8)]))
+
+    def attention(sequences: float) -> float:
+        at = [np.array(x) for x in (sequences, 8192.0, 0.0, 0.0)]
+        return float(step_time(s, kernels, *at).kv[0])
+
+    # one sequence of its own in each of one, four or eight copies: the same attention
+    assert attention(1.0) == pytest.approx(attention(8.0))
+    assert attention(4.0) == pytest.approx(attention(8.0))
+    assert attention(64.0) > attention(8.0)
+
+
 def test_launches_hide_behind_the_device_until_they_take_longer() -> None:
     def prefill(tokens: float, eager_layer: float) -> float:
         return total(

@@ -60,7 +60,7 @@ def test_an_moe_model_is_also_planned_with_whole_experts_on_each_rank() -> None:
     made = explore(question("qwen3-235b-a22b", "h200", 8, Demand(1024, 256, concurrency=64)))
     fp8 = [c.deployment for c in made.ranked if c.deployment.dtypes.weight == "fp8"]
     assert any(d.tp_size == 8 and d.layout.expert_parallel for d in fp8)
-    assert not any(d.layout.expert_parallel for d in fp8 if d.tp_size == 1 or d.pp_size > 1)
+    assert not any(d.layout.expert_parallel for d in fp8 if d.pp_size > 1)
 
 
 @settings(max_examples=25, deadline=None)

@@ -39,8 +39,9 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     replicas: int = 1
     weight_dtype: str = "auto"
     kv_dtype: str = "auto"
-    expert_parallel: bool = False
-    max_num_seqs: int = 256
+    expert_parallel: bool = False  #: experts whole, spread over all GPUs of a stage
+    attention_dp: int = 1  #: data-parallel copies of attention within a replica
+    max_num_seqs: int = 256  #: of each copy of attention, as the tokens of a step
     max_num_batched_tokens: int = 8192
     gpu_memory_utilization: float = 0.9
     max_model_len: int = 0  #: tokens; 0: the model's own
@@ -60,7 +61,18 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
 
     @property
     def devices_per_replica(self) -> int:
-        return self.tp_size * self.pp_size
+        return self.layout.replica_gpus
+
+    @property
+    def layout(self) -> Layout:
+        ranks = self.tp_size * self.attention_dp
+        return Layout(
+            tp_size=self.tp_size,
+            pp_size=self.pp_size,
+            ep_size=ranks if self.expert_parallel else 1,
+            attention_dp=self.attention_dp,
+            replicas=self.replicas,
+        )
 
     @property
     def instance(self) -> Instance:
@@ -80,12 +92,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
         return Deployment(
             model=self.architecture or self.model,
             gpu=gpu,
-            layout=Layout(
-                tp_size=self.tp_size,
-                pp_size=self.pp_size,
-                ep_size=self.tp_size if self.expert_parallel else 1,
-                replicas=self.replicas,
-            ),
+            layout=self.layout,
             limits=EngineLimits(
                 max_num_seqs=self.max_num_seqs,
                 max_num_batched_tokens=self.max_num_batched_tokens,
@@ -242,10 +249,11 @@ def first_ports(file: DeploymentFile) -> list[int]:
 def _check_model(model: ModelTable, where: str) -> None:
     if not _NAME.fullmatch(model.served_name):
         raise InputError(f"{where}: cannot be a name", "allowed: letters, digits, . _ / : -")
-    for key in ("tp_size", "pp_size", "replicas", "max_num_seqs", "max_num_batched_tokens"):
+    sizes = ("tp_size", "pp_size", "attention_dp", "replicas")
+    for key in (*sizes, "max_num_seqs", "max_num_batched_tokens"):
         if not 1 <= getattr(model, key) <= 1_000_000:
             raise InputError(f"{where}: {key} = {getattr(model, key)}", "allowed: 1 or more")
-    if model.replicas > 1024 or model.tp_size > 1024:
+    if model.replicas > 1024 or model.devices_per_replica > 1024:
         raise InputError(f"{where}: more than 1024 replicas or ranks")
     if not 0 < model.gpu_memory_utilization <= 1:
         raise InputError(f"{where}: gpu_memory_utilization", "allowed: above 0, up to 1")

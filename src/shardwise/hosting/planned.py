@@ -44,10 +44,6 @@ def _table(chosen: Chosen) -> ModelTable:
             f"allowed: {', '.join(managed())}",
             "start it with the command that plan prints",
         )
-    if d.layout.attention_dp > 1:
-        raise InputError(
-            f"a deployment file for {d.layout.name}", "allowed: layouts of TP, PP and EP"
-        )
     if found.placeholder:
         raise InputError(note(found), remedy="give the checkpoint's folder or hub id as MODEL")
     return ModelTable(
@@ -58,6 +54,7 @@ def _table(chosen: Chosen) -> ModelTable:
         tp_size=d.tp_size,
         pp_size=d.pp_size,
         expert_parallel=d.layout.expert_parallel,
+        attention_dp=d.layout.attention_dp,
         replicas=d.replicas,
         weight_dtype=d.dtypes.weight,
         kv_dtype=as_started(d, chosen.arch).dtypes.kv,

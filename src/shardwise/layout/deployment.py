@@ -66,7 +66,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """What bounds an engine's batch and memory, in its own flags."""
+    """What bounds an engine's batch and memory, in its own flags.
+
+    With data-parallel attention, sequences and tokens are those of each copy.
+    """
 
     max_num_seqs: int = MAX_NUM_SEQS
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS

@@ -70,8 +70,11 @@ def make_load(
         isl=offered.isl,
         osl=offered.osl,
         requests=offered.requests,
-        max_num_seqs=deployments.max_num_seqs,
-        max_num_batched_tokens=deployments.max_num_batched_tokens,
+        # an engine's limits hold for each copy of attention
+        max_num_seqs=deployments.max_num_seqs * deployments.layouts.attention_dp,
+        max_num_batched_tokens=(
+            deployments.max_num_batched_tokens * deployments.layouts.attention_dp
+        ),
         kv_capacity_tokens=np.maximum(capacity, 1.0),
         length_cv=offered.length_cv,
     )

@@ -82,14 +82,31 @@ def decoded(load: Load) -> Array:
 def _turn(setting: Steps, load: Load, slots: Array, share: Array) -> Turn:
     """The steps of `slots` requests that decode for `share` of their time."""
     decoding = slots * share
-    arrivals = decoding / load.osl  # prompts per step
+    arrivals = decoding / load.osl / load.pp_size  # prompts per step of a micro-batch
     together = arrivals / -np.expm1(-arrivals)  # mean of a Poisson number given at least one
     tokens = chunk(load, slots, together)
     steps_per_prompt = load.isl / tokens
     decode = decode_step(setting, load, decoding)
     mixed = mixed_step(setting, load, decoding, tokens)
-    extra = mixed.plus(decode.scaled(-1.0)).scaled(steps_per_prompt / load.pp_size)
+    bubbles = _bubbles(arrivals * steps_per_prompt, load.pp_size)
+    extra = mixed.plus(decode.scaled(-1.0)).scaled(steps_per_prompt / load.pp_size * bubbles)
     return Turn(decode, mixed, extra, np.maximum(1.0, steps_per_prompt))
+
+
+def _bubbles(chunks: Array, pp_size: Array) -> Array:
+    """Time that a chunk of a prompt takes from a pipeline, over its own share of the stages' time.
+
+    Args:
+        chunks: Chunks per step of a micro-batch.
+        pp_size: Stages, and micro-batches that follow each other through them.
+
+    Returns:
+        From 1, where every micro-batch has a chunk, to `pp_size`, where one alone has: the others
+        cannot overtake it, so a round of all takes as long as the longest step needs to pass all
+        stages (pipeline bubbles in Agrawal et al., "Sarathi-Serve", arXiv:2403.02310).
+    """
+    share = np.clip(chunks, 1e-9, 1.0 - 1e-9)
+    return np.asarray(-np.expm1(pp_size * np.log1p(-share)) / share)
 
 
 def _decoding_s(own: Array, others: Array, fixed: Array, growing: Array | float) -> Array:

@@ -81,14 +81,20 @@ def logits(model: Model, deployments: Deployments) -> Floats:
 
 
 def _widest(model: Model, layout: Layout) -> float:
-    """Elements a token takes in the widest feed-forward of a rank."""
+    """Elements a token takes in the widest feed-forward of a rank.
+
+    Copies of attention pass their tokens to all ranks of the stage: each holds those of every copy
+    before its experts and after them, and computes its share.
+    """
     widths = [0.0]
+    copies = layout.attention_dp
     for group in model.groups:
         part = group.feed_forward
         if isinstance(part, Moe):
-            expert = (2 + part.gated) * part.expert_width
-            routed = part.top_k * (expert / layout.stage_gpus + part.expert_input)
-            widths.append(routed + 3.0 * part.shared_width / layout.tp_size)
+            expert = (2 + part.gated) * part.expert_width * copies / layout.stage_gpus
+            routed = part.top_k * (expert + part.expert_input)
+            gathered = 2.0 * part.expert_input * copies if copies > 1 else 0.0
+            widths.append(routed + gathered + 3.0 * part.shared_width / layout.tp_size)
         elif isinstance(part, Mlp):
             widths.append((2 + part.gated) * part.width / layout.tp_size)
     return max(widths)

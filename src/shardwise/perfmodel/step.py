@@ -141,7 +141,8 @@ def step_time(
         np.broadcast_to(np.asarray(x, np.float64), shape)
         for x in (sequences, context, prompt_tokens, prompt_context)
     )
-    own = sequences / copies
+    # a step is as long as the fullest copy's: with fewer sequences than copies, some have none
+    own = np.maximum(sequences / copies, np.minimum(sequences, 1.0))
     prompts = np.maximum(
         prompt_tokens / copies, np.minimum(prompt_tokens, 2.0 * np.maximum(prompt_context, 1.0))
     )

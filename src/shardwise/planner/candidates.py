@@ -1,19 +1,20 @@
-"""Every TP x PP x replicas x dtype on a node; what a rule forbids is kept with its reason."""
+"""Every layout and dtype on a node; what a rule forbids is kept with its reason."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.engines.checks import problems
 from shardwise.engines.device import device_of
+from shardwise.engines.facts import Capabilities
 from shardwise.engines.loading import Loader, refusals
 from shardwise.engines.registry import get
 from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.planner.question import Question
 
-PP_SIZES: Final = (1, 2, 4, 8)
 Cause = Literal["sharding rule", "memory", "overload", "SLO"]
 
 
@@ -40,29 +41,47 @@ class Rejected:
     request_rate: float = 0.0  #: requests/s the node carries, for cause "overload"
 
 
-def tp_sizes(gpus: int) -> tuple[int, ...]:
-    """Powers of two up to `gpus`, and the divisors of `gpus`."""
-    return tuple(tp for tp in range(1, gpus + 1) if tp & (tp - 1) == 0 or gpus % tp == 0)
+def sizes(gpus: int) -> tuple[int, ...]:
+    """Sizes of TP, PP and attention DP: powers of two up to `gpus`, and the divisors of `gpus`."""
+    return tuple(size for size in range(1, gpus + 1) if size & (size - 1) == 0 or gpus % size == 0)
+
+
+def layouts(gpus: int, experts: bool, capabilities: Capabilities) -> Iterator[Layout]:
+    """Layouts of one replica times as many as `gpus` hold.
+
+    Args:
+        gpus: In the node.
+        experts: Whether the model has some: then they are also kept whole, and attention is also
+            copied rather than cut, within one pipeline stage.
+        capabilities: Of the engine; what it has no flag for is left out.
+    """
+    for tp in sizes(gpus):
+        for pp in sizes(gpus // tp):
+            yield Layout(tp, pp, replicas=gpus // (tp * pp))
+        if not experts:
+            continue
+        if tp > 1:
+            yield Layout(tp, ep_size=tp, replicas=gpus // tp)
+        for copies in sizes(gpus // tp) if capabilities.attention_dp else ():
+            if copies > 1 and (tp == 1 or capabilities.attention_dp_with_tp):
+                ranks = tp * copies
+                yield Layout(tp, 1, ranks, copies, replicas=gpus // ranks)
 
 
 def enumerate_candidates(question: Question) -> tuple[list[Option], list[Rejected]]:
     """Layouts that break no rule, and those that do. Copies fill the node."""
-    gpus = question.node.gpus
     possible: list[Option] = []
     rejected: list[Rejected] = []
+    can = get(question.engine).capabilities
+    enumerated = list(layouts(question.node.gpus, question.arch.moe is not None, can))
     for dtype in question.dtypes():
-        for tp in tp_sizes(gpus):
-            for pp in PP_SIZES:
-                if tp * pp > gpus:
-                    continue
-                for ep in (False, True) if question.arch.moe and tp > 1 and pp == 1 else (False,):
-                    layout = Layout(tp, pp, tp if ep else 1, replicas=gpus // (tp * pp))
-                    option = Option(layout, dtype)
-                    reason = _broken(question, option)
-                    if reason:
-                        rejected.append(Rejected(option, "sharding rule", reason))
-                    else:
-                        possible.append(option)
+        for layout in enumerated:
+            option = Option(layout, dtype)
+            reason = _broken(question, option)
+            if reason:
+                rejected.append(Rejected(option, "sharding rule", reason))
+            else:
+                possible.append(option)
     return possible, rejected
 
 

@@ -21,10 +21,18 @@ from shardwise.planner.candidates import Option, Rejected
 from shardwise.planner.question import Question
 from shardwise.units import GB
 
-MAX_SEQS: Final = 1024
-#: Concurrencies of one replica that are searched: every one to 32, then steps of about 4 %.
+MAX_SEQS: Final = 1024  #: of a copy of attention
+#: Concurrencies of one replica that are searched: every one to 32, then steps of about 4 %, and
+#: beyond what one copy of attention takes, of about 12 %.
 CONCURRENCIES: Final = np.array(
-    sorted({*range(1, 33), *np.geomspace(32, 1024, 90).round().tolist()}), np.float64
+    sorted(
+        {
+            *range(1, 33),
+            *np.geomspace(32, MAX_SEQS, 90).round().tolist(),
+            *np.geomspace(MAX_SEQS, 4 * MAX_SEQS, 13).round().tolist(),
+        }
+    ),
+    np.float64,
 )
 WAVES: Final = 10.0  #: requests a slot in a closed-loop run, as in load tests
 _PLATEAU: Final = 0.99  #: throughput within 1 % of the best is not worth a longer queue
@@ -55,7 +63,8 @@ class _Sweep:
 
 
 def max_num_seqs(concurrency: Array, request_rate: bool) -> Array:
-    """`concurrency` rounded up to a multiple of 8, where engines capture graphs, at most 1,024.
+    """`concurrency` of a copy of attention, rounded up to a multiple of 8, where engines capture
+    graphs, at most 1,024.
 
     At a request rate the number in flight varies as a Poisson number does: three standard
     deviations are added.
@@ -83,7 +92,10 @@ def load_candidates(
     if not options:
         return [], []
     swept = _sweep(question, question.subject(options[0].weight_dtype), options)
-    fits = swept.shortfall <= 0
+    copies = np.array([[float(o.layout.attention_dp)] for o in options])
+    fits = (swept.shortfall <= 0) & (
+        (question.demand.concurrency is not None) | (swept.concurrency <= MAX_SEQS * copies)
+    )
     loaded: list[Loaded] = []
     rejected: list[Rejected] = []
     for i, option in enumerate(options):
@@ -101,14 +113,16 @@ def load_candidates(
 def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _Sweep:
     demand = question.demand
     replicas = np.array([o.layout.replicas for o in options], np.float64)[:, None]
+    copies = np.array([o.layout.attention_dp for o in options], np.float64)[:, None]
     if demand.concurrency is not None:
         each = demand.concurrency / replicas
         concurrency = np.concatenate([np.ceil(each), np.maximum(np.floor(each), 1.0)], axis=1)
         # one set of flags for all replicas: the fullest one's
-        seqs = np.repeat(max_num_seqs(concurrency[:, :1], request_rate=False), 2, axis=1)
+        fullest = np.ceil(concurrency[:, :1] / copies)
+        seqs = np.repeat(max_num_seqs(fullest, request_rate=False), 2, axis=1)
     else:
         concurrency = np.repeat(CONCURRENCIES[None, :], len(options), axis=0)
-        seqs = max_num_seqs(concurrency, demand.request_rate is not None)
+        seqs = max_num_seqs(np.ceil(concurrency / copies), demand.request_rate is not None)
     fixed, shape = _usual(question), concurrency.shape
     if question.limits.max_num_seqs is not None:
         seqs = np.full(shape, float(question.limits.max_num_seqs))

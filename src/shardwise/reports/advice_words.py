@@ -22,12 +22,11 @@ def _bounds(names: dict[str, float]) -> str:
 
 
 def copies_and_tp(advice: Advice) -> str:
-    """`2 copies at TP=4, batch 64 each`: the deployment in a few words."""
-    choice, pp = advice.choice, advice.evidence.deployment.pp_size
+    """`2 copies at TP4, batch 64 each`: the deployment in a few words."""
+    choice = advice.choice
     copies = f"{choice.copies} {'copy' if choice.copies == 1 else 'copies'}"
-    sharded = f"TP={choice.tp_size}{f' x PP={pp}' if pp > 1 else ''}"
     return (
-        f"{copies} at {sharded}, batch {choice.concurrency}{' each' if choice.copies > 1 else ''}"
+        f"{copies} at {advice.evidence.deployment.layout.name}, batch {choice.concurrency}{' each' if choice.copies > 1 else ''}"
     )
 
 

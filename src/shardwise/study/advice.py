@@ -73,8 +73,8 @@ def planned_advice(use: Use, question: Question, tp_sizes: Sequence[int]) -> Adv
 def _planned(use: Use, question: Question, best: Candidate, chosen: Candidate) -> Advice:
     found, deployment = chosen.evidence, chosen.deployment
     notes = []
-    if deployment.pp_size > 1:
-        notes.append(f"Each copy has PP={deployment.pp_size}; the charts vary TP alone.")
+    if deployment.layout.name != f"TP{deployment.tp_size}":
+        notes.append(f"Each copy is {deployment.layout.name}; the charts vary TP alone.")
     if best is not chosen:
         notes.append(f"With every TP allowed, {best.name} is better.")
     choice = NodeCost(

@@ -51,10 +51,11 @@ def _nodes(file: DeploymentFile, model: ModelTable) -> int:
     per_node = file.node.gpus
     if not per_node or model.devices_per_replica <= per_node:
         return 1
-    if model.tp_size > per_node or model.pp_size % -(-model.devices_per_replica // per_node):
+    stage = model.layout.stage_gpus
+    if stage > per_node or model.pp_size % -(-model.devices_per_replica // per_node):
         raise InputError(
-            f"{model.served_name}: TP={model.tp_size} x PP={model.pp_size} on nodes of {per_node}",
-            "allowed: TP within a node, PP a multiple of the nodes",
+            f"{model.served_name}: {model.layout.name} on nodes of {per_node}",
+            "allowed: a pipeline stage within a node, PP a multiple of the nodes",
         )
     return -(-model.devices_per_replica // per_node)
 

@@ -37,6 +37,12 @@ def _llm(file: DeploymentFile, model: ModelTable, kind: str) -> dict[str, Any]:
         raise InputError(
             f"{model.served_name}: engine {model.engine!r} on Ray Serve", "allowed: vllm"
         )
+    if model.attention_dp > 1:
+        raise InputError(
+            f"{model.served_name}: {model.layout.name} on Ray Serve",
+            "allowed: layouts of TP, PP and EP",
+            "Ray builds one application for each model with attention DP; export to kubernetes",
+        )
     engine: dict[str, Any] = {
         "tensor_parallel_size": model.tp_size,
         "pipeline_parallel_size": model.pp_size,
