@@ -68,9 +68,7 @@ def test_limits_are_those_of_each_copy_of_attention(ask: Any) -> None:
 
 
 def test_many_requests_of_a_latent_cache_move_attention_from_tp_to_copies(ask: Any) -> None:
-    few, many = (
-        plan(ask("deepseek-r1", "h200", 8, Demand(4000, 1000, c))).best for c in (8, 512)
-    )
+    few, many = (plan(ask("deepseek-r1", "h200", 8, Demand(4000, 1000, c))).best for c in (8, 512))
     assert few.deployment.layout.attention_dp == 1
     # the latent cache is whole on every rank of TP: 512 sequences do not fit
     assert many.deployment.layout.attention_dp > 1

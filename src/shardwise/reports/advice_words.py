@@ -25,9 +25,8 @@ def copies_and_tp(advice: Advice) -> str:
     """`2 copies at TP4, batch 64 each`: the deployment in a few words."""
     choice = advice.choice
     copies = f"{choice.copies} {'copy' if choice.copies == 1 else 'copies'}"
-    return (
-        f"{copies} at {advice.evidence.deployment.layout.name}, batch {choice.concurrency}{' each' if choice.copies > 1 else ''}"
-    )
+    layout = advice.evidence.deployment.layout.name
+    return f"{copies} at {layout}, batch {choice.concurrency}{' each' if choice.copies > 1 else ''}"
 
 
 def how_sure(advice: Advice) -> str:
