@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+import accuracy_layouts
 from shardwise import metrics
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.kernels.experts import touched
@@ -316,6 +317,7 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
         markdown(worst_table(misses, "kernels", "tpot_s")),
         "## Is the best layout found, with the model's family left out?",
         markdown(choice_table(choices(family))),
+        accuracy_layouts.section(misses),
         "## The published study, never fitted",
         markdown(comparison_table(published_pairs())),
         "## Beside a bare roofline",

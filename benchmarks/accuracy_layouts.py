@@ -8,7 +8,7 @@ attention DP) on the same number of GPUs. Needs the reference rows and SciPy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,30 +16,27 @@ import numpy as np
 
 from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.crossval import Miss
-from shardwise.reports.table import Column, Table, markdown, text_cell
+from shardwise.reports.table import Column, Row, Table, markdown, text_cell
 
 Cell = tuple[object, ...]
-#: Metrics that a layout is chosen by, and whether less is better.
-CHOSEN_BY: Final[Mapping[str, tuple[str, bool]]] = {
-    "e2e_latency_s": ("lowest E2E latency", True),
-    "tpot_s": ("lowest TPOT", True),
-}
+#: Measured values within this share of the best count as the best: where one layout was measured
+#: several times, the runs differ by as much.
+NOISE: Final = 0.02
+QUESTIONS: Final = {"e2e_latency_s": "lowest E2E latency", "tpot_s": "lowest TPOT"}
+#: `speculation` of rows that say, or let infer, that no tokens were drafted.
+PLAIN: Final = ("", "unlikely")
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The layout that predictions choose for one load, and what it measured beside the best.
-
-    `worse` is how much worse the chosen layout measured than the best one, as a share; `noise` is
-    the largest spread of one layout measured twice in this cell, where any was.
-    """
+    """The layout that predictions choose for one load, and what it measured beside the best."""
 
     model: str
     where: str
     layouts: tuple[str, ...]
-    agree: bool
-    worse: float
-    spread: float  #: worst measured layout over the best one, less 1
+    plain: bool  #: whether all rows are known to have run without drafted tokens
+    worse: float  #: the chosen layout's value over the best one's, less 1
+    spread: float  #: the worst layout's value over the best one's, less 1
 
 
 def cells(misses: Iterable[Miss], metric: str) -> dict[Cell, dict[Layout, list[Miss]]]:
@@ -49,36 +46,29 @@ def cells(misses: Iterable[Miss], metric: str) -> dict[Cell, dict[Layout, list[M
         r = miss.row
         if miss.metric != metric or r.mode != "closed_loop":
             continue
-        cell = (r.model, r.gpu, r.engine, r.weight_dtype, r.layout.replica_gpus)
-        cell = (*cell, r.concurrency, r.isl, r.osl)
+        gpus = r.layout.replica_gpus
+        cell = (r.model, r.gpu, r.engine, r.weight_dtype, gpus, r.concurrency, r.isl, r.osl)
         found.setdefault(cell, {}).setdefault(r.layout, []).append(miss)
     return {cell: by_layout for cell, by_layout in found.items() if len(by_layout) > 1}
 
 
-def choices(misses: Sequence[Miss], metric: str, less: bool) -> list[Chosen]:
-    """What is chosen in each cell. A layout measured several times counts with its mean, in logs.
-
-    The predicted value of a row is its measured one times exp(error).
-    """
-    sign = 1.0 if less else -1.0
+def choices(misses: Sequence[Miss], metric: str) -> list[Chosen]:
+    """What is chosen in each cell by a metric of which less is better. A layout measured several
+    times counts with its mean, in logs; a row's prediction is its measured value x exp(error)."""
     found = []
     for cell, by_layout in cells(misses, metric).items():
         measured = {x: _log_measured(some, metric) for x, some in by_layout.items()}
-        predicted = {
-            x: measured[x] + float(np.mean([m.error for m in some]))
-            for x, some in by_layout.items()
-        }
-        chosen = min(predicted, key=lambda x: sign * predicted[x])
-        ordered = sorted(sign * value for value in measured.values())
-        worse = float(np.expm1(sign * measured[chosen] - ordered[0]))
+        errors = {x: float(np.mean([m.error for m in some])) for x, some in by_layout.items()}
+        chosen = min(measured, key=lambda x: measured[x] + errors[x])
+        best, worst = min(measured.values()), max(measured.values())
         found.append(
             Chosen(
                 str(cell[0]),
                 f"{cell[1]} {cell[2]}",
                 tuple(sorted(x.name for x in by_layout)),
-                worse == 0.0,
-                worse,
-                float(np.expm1(ordered[-1] - ordered[0])),
+                all(m.row.speculation in PLAIN for some in by_layout.values() for m in some),
+                float(np.expm1(measured[chosen] - best)),
+                float(np.expm1(worst - best)),
             )
         )
     return found
@@ -96,37 +86,53 @@ def _log_measured(misses: Sequence[Miss], metric: str) -> float:
 
 
 def layout_table(misses: Sequence[Miss]) -> Table:
-    """Best layout found and mean regret, by model and GPU, and over all."""
-    body = []
-    for metric, (question, less) in CHOSEN_BY.items():
-        every = choices(misses, metric, less)
-        groups: dict[tuple[str, str, tuple[str, ...]], list[Chosen]] = {}
-        for one in every:
-            groups.setdefault((one.model, one.where, one.layouts), []).append(one)
-        for (model, where, layouts), some in sorted(groups.items()):
-            body.append(_row(question, model, where, ", ".join(layouts), some))
+    """Best layout found and mean regret, by model and GPU, and over all loads."""
+    body: list[Row] = []
+    for metric, question in QUESTIONS.items():
+        every = choices(misses, metric)
+        for plain, which in ((True, "all, no tokens drafted"), (False, "all, not told")):
+            some = [c for c in every if c.plain == plain]
+            for (model, where, layouts), group in _grouped(some).items():
+                body.append(_row(question, model, where, ", ".join(layouts), group))
+            if some:
+                body.append(_row(question, which, "", "", some))
         body.append(_row(question, "all", "", "", every))
-    titles = ("best by", "model", "GPU and engine", "layouts", "loads", "found, %", "regret, %")
-    titles = (*titles, "worst over best, %")
-    columns = tuple(Column(t, t, align="left" if i < 4 else "right") for i, t in enumerate(titles))
+    left = ("best by", "model", "GPU and engine", "layouts")
+    right = ("loads", "found, %", "regret, %", "worst over best, %")
+    columns = [Column(t, t, align="left") for t in left] + [Column(t, t) for t in right]
     return Table(
         "layouts",
         "TP, EP and attention DP on as many GPUs at the same load",
-        columns,
+        tuple(columns),
         (tuple(body),),
         notes=(
-            "regret: how much worse the layout chosen by prediction measured than the best one",
-            "worst over best: what a choice of layout can cost there, on average",
+            f"found: the layout chosen by prediction measured within {100 * NOISE:g} % of the best "
+            "one, as far as one layout measured twice differs",
+            "regret: how much worse the layout chosen measured than the best one, on average",
+            "worst over best: what the choice of a layout can cost there, on average",
+            "not told: some of the rows may have run with drafted tokens and others without, so "
+            "that they compare more than layouts",
         ),
     )
 
 
-def _row(question: str, model: str, where: str, layouts: str, some: Sequence[Chosen]) -> tuple:  # type: ignore[type-arg]
-    def mean(values: Iterable[float]) -> str:
-        return f"{100 * float(np.mean(list(values))):.1f}"
+def _grouped(some: Sequence[Chosen]) -> dict[tuple[str, str, tuple[str, ...]], list[Chosen]]:
+    groups: dict[tuple[str, str, tuple[str, ...]], list[Chosen]] = {}
+    for one in sorted(some, key=lambda c: (c.model, c.where, c.layouts)):
+        groups.setdefault((one.model, one.where, one.layouts), []).append(one)
+    return groups
 
-    words = (question, model, where, layouts, str(len(some)), mean(c.agree for c in some))
-    words = (*words, mean(c.worse for c in some), mean(c.spread for c in some))
+
+def _row(question: str, model: str, where: str, layouts: str, some: Sequence[Chosen]) -> Row:
+    found, regret, spread = (
+        f"{100 * float(np.mean(values)):.1f}"
+        for values in (
+            [c.worse <= NOISE for c in some],
+            [c.worse for c in some],
+            [c.spread for c in some],
+        )
+    )
+    words = (question, model, where, layouts, str(len(some)), found, regret, spread)
     return tuple(text_cell(w) for w in words)
 
 
@@ -139,7 +145,6 @@ def section(misses: Sequence[Miss]) -> str:
 
 def main() -> None:
     from accuracy import calibration_rows, left_out
-
     from shardwise.perfmodel.batches import group
     from shardwise.perfmodel.calibrate import problem_of
     from shardwise.perfmodel.profiles import bundled_profile

@@ -57,10 +57,10 @@ def test_the_saved_file_starts_the_command_that_the_plan_printed(
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_copies_of_attention_are_saved_and_started_as_planned(tmp_path: Path, engine: str) -> None:
     saved = tmp_path / "deployment.toml"
-    asked = "plan deepseek-r1 --gpu h200 --gpus 8 --isl 4000 --osl 1000 --concurrency 512".split()
+    question = "plan deepseek-r1 --gpu h200 --gpus 8 --isl 4000 --osl 1000 --concurrency 512"
+    asked = [*question.split(), "--engine", engine, "--save", str(saved)]
     done = subprocess.run(
-        [sys.executable, "-m", "shardwise.cli.main", *asked, "--engine", engine]
-        + ["--save", str(saved)],
+        [sys.executable, "-m", "shardwise.cli.main", *asked],
         capture_output=True,
         text=True,
         check=True,
