@@ -49,7 +49,7 @@ def test_an_upgrade_that_halves_the_speed_ends_with_exit_code_1(tmp_path: Path) 
         store, store, "--study-a", "before", "--study-b", "after", "--fail-if-slower", "5%"
     )
     assert done.returncode == 1, done.stderr
-    assert "TPOT, all cells: slower by 100.0 %" in done.stderr
+    assert "TPOT, all cells: slower by 100 %" in done.stderr
     assert "vllm: 0.9.1 in A, 0.10.0 in B" in done.stdout
 
 

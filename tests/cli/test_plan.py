@@ -155,7 +155,7 @@ def test_a_price_of_ones_own_is_used_and_named() -> None:
 
 
 def test_the_catalogues_price_is_named_with_its_source_and_date() -> None:
-    shown = run("plan", *BASE, "--concurrency", "64").stdout
+    shown = " ".join(run("plan", *BASE, "--concurrency", "64").stdout.split())
     assert re.search(r"price: [\d.]+ USD per GPU-hour \(.+, \d{4}(-\d\d)*\)", shown)
 
 

@@ -142,7 +142,7 @@ def test_the_table_says_how_many_requests_its_p99_stands_on() -> None:
     done = simulate("llama-3.1-8b", *SMALL, "--rate", "3")
     assert done.returncode == 0, done.stderr
     assert "the p99 stands on the 0 slowest requests; mostly chance: run longer" in done.stdout
-    assert "80 % interval, of step times and from run to run" in done.stdout
+    assert "intervals: 80 %, of step times and from run to run" in done.stdout
 
 
 def test_a_day_is_sized_by_the_hour() -> None:

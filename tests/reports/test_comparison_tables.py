@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from io import StringIO
 
 import pytest
-from rich.console import Console
 
 from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.layout.deployment import Deployment, Layout
 from shardwise.reports.comparison_tables import cell_name, cell_tables, overall_table
 from shardwise.reports.runs import Run
-from shardwise.reports.table_text import drawn, plain
+from shardwise.reports.table_text import render
 from shardwise.study.comparison import compare_runs
 from shardwise.workload.workload import Workload
 
@@ -39,10 +37,7 @@ B = [cell(c, slower) for c, slower in ((1, 1.0), (16, 1.1), (256, 2.0))]
 def test_tables_fit_the_width_and_cut_no_number(width: int) -> None:
     found = compare_runs(A, B)
     for table in cell_tables(found):
-        text = StringIO()
-        console = Console(file=text, width=width, force_terminal=True, color_system=None)
-        console.print(drawn(table, console))
-        lines = text.getvalue().splitlines()
+        lines = render(table, width).splitlines()
         assert max(map(len, lines)) <= width
         for row in table.rows:
             shown = [c.text for c in row[1:4]]
@@ -53,7 +48,7 @@ def test_what_differs_between_the_runs_is_in_the_notes() -> None:
     d = A[0].deployment
     b = [replace(item, deployment=replace(d, engine="sglang")) for item in B[:2]]
     before, after = Run("before", tuple(A), {"vllm": "0.9.1"}), Run("after", tuple(b), {}, 3)
-    text = plain(overall_table(compare_runs(A, b), before, after))
+    text = render(overall_table(compare_runs(A, b), before, after))
     assert "engine: vllm in A, sglang in B" in text
     assert "vllm: 0.9.1 in A, – in B" in text
     assert "only in A, not compared: 1 cells, e.g. 2 x TP4, 256 in flight, 2048/1024" in text

@@ -10,7 +10,7 @@ from shardwise.reports.decision_tables import (
 )
 from shardwise.reports.memory import MemoryUse, memory_table
 from shardwise.reports.table import Column, Table
-from shardwise.reports.table_text import plain
+from shardwise.reports.table_text import render
 from shardwise.study.audit import audit_grid, audit_steps
 from shardwise.study.claim import match_claim
 from shardwise.study.cost import Node, node_costs
@@ -61,7 +61,7 @@ def test_the_audit_table_shows_the_published_flaw() -> None:
 
 
 def test_an_audit_without_findings_says_what_was_checked(grid: Grid) -> None:
-    text = plain(audit_table(audit_grid(grid)))
+    text = render(audit_table(audit_grid(grid)))
     assert text.startswith("Audit: no findings\n  checked: Little's law")
 
 

@@ -6,7 +6,7 @@ from shardwise.evidence.measured import Measured
 from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.layout.deployment import Deployment, Layout
 from shardwise.reports.measured_tables import measured_table, state
-from shardwise.reports.table_text import plain
+from shardwise.reports.table_text import render
 from shardwise.workload.workload import Workload
 
 
@@ -31,14 +31,14 @@ def cell(concurrency: int, **conditions: object) -> Measured:
 
 def test_a_client_bound_cell_shows_no_figure_and_the_reason() -> None:
     bound = cell(4, client_bound=True, client_reasons=["receive lag of 9 ms"])
-    text = plain(measured_table([cell(1), bound]))
+    text = render(measured_table([cell(1), bound]))
     assert "50.0" in text
     assert text.count("286") == 1
     assert "client-bound: receive lag of 9 ms" in text
 
 
 def test_cells_without_remarks_are_a_table_too() -> None:
-    assert "30" in plain(measured_table([cell(1), cell(2)]))
+    assert "30" in render(measured_table([cell(1), cell(2)]))
 
 
 def test_failures_are_named_with_their_number() -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from shardwise.cli.options import ABOVE_0, SEED, Finite, sizes
+from shardwise.cli.files import show_table
+from shardwise.cli.options import ABOVE_0, JSON, SEED, Finite, sizes
 from shardwise.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ MAX_REQUESTS: Final = 1_000_000  #: of a run; all its prompts are built beforeha
 def load_options(command: F) -> F:
     """--isl, --osl, --concurrency, --request-rate, --mode, effort, seed, --store."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+        JSON,
         click.option("--study", default="bench", show_default=True, help="Name in the store."),
         click.option(
             "--store",
@@ -201,20 +202,18 @@ def show_cells(cells: Sequence[Measured], as_json: bool) -> None:
         return
     from shardwise import metrics
     from shardwise.reports.measured_tables import measured_table
-    from shardwise.reports.table_text import show
     from shardwise.reports.tables import transitions_table
     from shardwise.study.grid import index
     from shardwise.study.transitions import transitions
 
-    show(measured_table(cells), sys.stdout)
+    show_table(measured_table(cells))
     usable = [c.evidence for c in cells if c.usable]
     closed = [e for e in usable if e.workload.request_rate is None]
     if len({e.deployment.tp_size for e in closed}) > 1:
         names = (metrics.E2E, metrics.TTFT, metrics.TPOT, metrics.OUTPUT_THROUGHPUT)
         steps = transitions(index(closed), [metric.name for metric in names])
         if steps:
-            click.echo()
-            show(transitions_table(steps), sys.stdout)
+            show_table(transitions_table(steps))
 
 
 def exit_if_nothing(cells: Sequence[Measured]) -> None:

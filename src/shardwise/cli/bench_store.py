@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shardwise.cli.options import JSON, WIDE
 from shardwise.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def _cells(store: Store, study: str) -> list[Measured]:
 @click.command()
 @STORE
 @STUDY
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@WIDE
+@JSON
 def show(store: Path, study: str, as_json: bool) -> None:
     """The cells of STORE by study, with what each TP step changes."""
     from shardwise.cli.bench_options import show_cells

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from shardwise.cli.files import print_json, require_writable, show_progress
+from shardwise.cli.options import JSON
 from shardwise.cli.rows import report_problems, report_unused
 from shardwise.errors import InputError
 
@@ -38,7 +39,7 @@ MOST_APART: Final = 200.0
     help="All-reduce latencies; with --output, fits everything anew instead of your pair alone.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File of a new profile.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def calibrate(
     rows: tuple[Path, ...],
     export: Path | None,

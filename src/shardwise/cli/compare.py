@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from shardwise.cli.files import show_table
+from shardwise.cli.options import JSON, WIDE
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ _PERCENT: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*")
     help="Exit with code 1 where B is slower by this much or more, for example 5%.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
+@WIDE
+@JSON
 def compare(
     run_a: Path,
     run_b: Path,
@@ -62,11 +65,9 @@ def compare(
         write_document(comparison_document(found, a, b), output, as_json)
     if not as_json:
         from shardwise.reports.comparison_tables import cell_tables, overall_table
-        from shardwise.reports.table_text import show
 
         for table in (overall_table(found, a, b), *cell_tables(found)):
-            show(table, sys.stdout)
-            click.echo()
+            show_table(table)
     if limit is not None:
         _gate(found, limit)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shardwise.cli.files import print_json, say
+from shardwise.cli.files import print_json, say, show_table
+from shardwise.cli.options import JSON, WIDE
 from shardwise.errors import InputError, ShardwiseError, printable
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ if TYPE_CHECKING:
     "--save", type=click.Path(path_type=Path), help="Write the node to a TOML file for --node."
 )
 @click.option("--measure", is_flag=True, help="Measure memory bandwidth and all-reduce with torch.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@WIDE
+@JSON
 def doctor(
     sources: tuple[str, ...],
     more: tuple[str, ...],
@@ -139,17 +141,16 @@ def _show(found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison
         startup_table,
         verdict_table,
     )
-    from shardwise.reports.table_text import show
 
     reading = found.reading
     node = reading.node
     if reading.versions:
         say(", ".join(f"{name} {version}" for name, version in sorted(reading.versions.items())))
     if node is not None and node.devices:
-        show(device_table(node), sys.stdout)
+        show_table(device_table(node))
         if node.links:
-            show(link_table(node), sys.stdout)
-            show(verdict_table(found, engines), sys.stdout)
+            show_table(link_table(node))
+            show_table(verdict_table(found, engines))
     elif reading.source == "this machine":
         say(f"no GPU on this machine ({_about(reading)}); read another's with --from FILE")
     elif not reading.startups:
@@ -158,7 +159,7 @@ def _show(found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison
         used = ", ".join(f"{k} {n}x" for k, n in sorted(reading.nccl.transports.items()))
         say(f"NCCL: {reading.nccl.ranks} ranks, {used}")
     if reading.startups:
-        show(startup_table(reading.startups), sys.stdout)
+        show_table(startup_table(reading.startups))
     for line in (line for comparison in compared for line in comparison.lines()):
         say(line)
     for finding in found.findings:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardwise.cli.engine_extra import require_engine_extra
+from shardwise.cli.options import JSON
 
 if TYPE_CHECKING:
     from shardwise.engine.teaching import Cut, Explanation, Sum
@@ -27,7 +28,7 @@ WHY = {
 @click.option("--layer", default=0, show_default=True, help="Which layer.")
 @click.option("--prompt", default="", help='Text, or "17 4 291" for a model without tokenizer.')
 @click.option("--random-weights", is_flag=True, help="From config.json alone.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@JSON
 def explain(
     model: Path, tp: int, layer: int, prompt: str, random_weights: bool, as_json: bool
 ) -> None:

@@ -6,11 +6,16 @@ import csv
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from shardwise.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from shardwise.reports.table import Table
+
+WIDE_KEY: Final = "shardwise.wide"  #: whether the running command was given --wide
 
 
 def require_writable(path: Path) -> None:
@@ -51,6 +56,29 @@ def say(text: str) -> None:
     """Lines on stdout, with nothing in them that a terminal would obey."""
     for line in text.split("\n"):
         click.echo(printable(line))
+
+
+def say_prose(text: str) -> None:
+    """Sentences on stdout, broken between words where a terminal would break within them."""
+    from shardwise.reports.table_text import paragraph, terminal_width
+
+    width = terminal_width() if sys.stdout.isatty() else None
+    for line in text.split("\n"):
+        say("\n".join(paragraph(line, width)))
+
+
+def show_table(table: Table) -> None:
+    """`table` and a blank line on stdout, in full with --wide, else as wide as the terminal."""
+    sys.stdout.write(rendered(table) + "\n")
+
+
+def rendered(table: Table) -> str:
+    """`table` as `show_table` writes it."""
+    from shardwise.reports.table_text import is_coloured, render, terminal_width
+
+    context = click.get_current_context(silent=True)
+    wide = context is not None and context.meta.get(WIDE_KEY, False)
+    return render(table, None if wide else terminal_width(), colour=is_coloured(sys.stdout))
 
 
 def print_json(document: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from shardwise.cli.engine_extra import require_engine_extra
+from shardwise.cli.options import JSON
 
 
 @click.group()
@@ -37,7 +38,7 @@ def hardware() -> None:
     type=click.Path(path_type=Path),
     help="File to write instead of the one every command reads.",
 )
-@click.option("--json", "as_json", is_flag=True, help="What was measured, as JSON.")
+@JSON
 def detect(name: str, output: Path | None, as_json: bool, **asked: Any) -> None:
     """Measure memory bandwidth, matrix rates and all-reduce, and write a hardware file.
 

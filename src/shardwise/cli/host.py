@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shardwise.cli.files import show_table
+from shardwise.cli.options import JSON, WIDE
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ def up(file: Path, on: str) -> None:
 @click.command()
 @FILE
 @click.option("--watch", is_flag=True, help="Show it again every second.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@WIDE
+@JSON
 def status(file: Path, watch: bool, as_json: bool) -> None:
     """Each replica's state, devices, memory, requests in flight and restarts."""
     from shardwise.hosting.operating import look
@@ -52,12 +55,11 @@ def status(file: Path, watch: bool, as_json: bool) -> None:
         return
     from shardwise.cli.host_status import status_table
     from shardwise.cli.host_status import watch as keep_looking
-    from shardwise.reports.table_text import show
 
     if watch:
         keep_looking(file)
     now, seen = look(file)
-    show(status_table(now, seen), sys.stdout)
+    show_table(status_table(now, seen))
     if not (now.controller and now.controller.alive):
         text = "the controller does not run: nothing is restarted until `shardwise up`"
         click.echo(text, err=True)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from shardwise.cli.files import rendered
 from shardwise.reports.bars import sparkline
 from shardwise.reports.numbers import MISSING
 from shardwise.reports.table import Cell, Column, Table, Tone, text_cell
-from shardwise.reports.table_text import drawn, plain
 from shardwise.units import GIB
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def status_table(
         columns=(
             Column("replica", "replica", align="left"),
             Column("state", "state", align="left"),
-            Column("devices", "devices", align="left"),
+            Column("devices", "devices", align="left", optional=1),
             Column("memory", "memory_bytes", "GiB"),
             Column("in flight", "in_flight"),
             *([] if history is None else [Column(f"last {LOOKS} looks", "", align="left")]),
-            Column("restarts", "restarts"),
+            Column("restarts", "restarts", optional=2),
             Column("note", "note", align="left"),
         ),
         sections=(tuple(rows),),
@@ -72,28 +72,18 @@ def status_table(
 
 def watch(file: Path) -> None:
     """Look every second until interrupted: in place in a terminal, table after table when piped."""
-    from rich.console import Console
-    from rich.live import Live
-
     from shardwise.hosting.operating import look
 
     history: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LOOKS))
-
-    def table() -> Table:
+    drawn = 0  # lines to go up before the next table
+    while True:
         now, seen = look(file)
         for one in seen:
             history[one.state.replica].append(
                 math.nan if one.in_flight is None else float(one.in_flight)
             )
-        return status_table(now, seen, history)
-
-    console = Console()
-    if not console.is_terminal:
-        while True:
-            sys.stdout.write(plain(table()) + "\n")
-            sys.stdout.flush()
-            time.sleep(1.0)
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            live.update(drawn(table(), console), refresh=True)
-            time.sleep(1.0)
+        text = rendered(status_table(now, seen, history))
+        sys.stdout.write(f"\x1b[{drawn}A\x1b[J{text}" if drawn else text)
+        sys.stdout.flush()
+        drawn = text.count("\n") if sys.stdout.isatty() else 0
+        time.sleep(1.0)

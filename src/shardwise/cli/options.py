@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from shardwise.cli.files import WIDE_KEY
 from shardwise.engines import get, names
 from shardwise.errors import InputError
 from shardwise.layout.deployment import FixedLimits
@@ -55,6 +56,21 @@ def _engine(context: click.Context, option: click.Parameter, given: str) -> str:
     return get(given).name
 
 
+def _keep_wide(context: click.Context, option: click.Parameter, given: bool) -> None:
+    del option
+    context.meta[WIDE_KEY] = given
+
+
+WIDE: Final = click.option(
+    "--wide",
+    is_flag=True,
+    expose_value=False,
+    callback=_keep_wide,
+    help="Show every column and interval bound, one row per line.",
+)
+JSON: Final = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else."
+)
 CATALOGUE: Final = click.option(
     "--catalogue",
     "catalogue_files",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.options import CATALOGUE, PROFILE, limit_options
+from shardwise.cli.files import say_prose, show_table
+from shardwise.cli.options import CATALOGUE, JSON, PROFILE, WIDE, limit_options
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
 @limit_options
 @PROFILE
 @CATALOGUE
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
+@WIDE
+@JSON
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
 @click.option(
     "--save", type=click.Path(path_type=Path), help="Write a deployment file for 'shardwise up'."
@@ -136,12 +137,11 @@ def _deliver(
             documents.append(plan_document(item.plan, commands, remark))
         if as_json:
             continue
-        from shardwise.reports.table_text import show
 
-        say(recommendation(item.plan) + "\n")
-        show(plan_table(item.plan), sys.stdout)
+        say_prose(recommendation(item.plan) + "\n")
+        show_table(plan_table(item.plan))
         for line in rejected_lines(item.plan.rejected):
-            say(f"rejected, {line}")
+            say_prose(f"rejected, {line}")
         say(f"\nRun{f' ({remark})' if remark else ''}:")
         for command in commands:
             say(command.line)

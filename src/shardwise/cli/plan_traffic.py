@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from shardwise.cli.files import say_prose, show_table
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ def answer(
         recommendation,
         rejected_lines,
     )
-    from shardwise.reports.table_text import show
     from shardwise.simulator.compiling import HAS_NUMBA, INSTALL, compiles_first
     from shardwise.study.holding import hold
 
@@ -71,10 +70,10 @@ def answer(
     commands, remark = _commands(names[0], found, order)
     document = holding_document(found, commands, remark)
     if not options["as_json"]:
-        click.echo(recommendation(found) + "\n")
-        show(holding_table(found), sys.stdout)
+        say_prose(recommendation(found) + "\n")
+        show_table(holding_table(found))
         for line in rejected_lines(found):
-            click.echo(f"rejected, {line}")
+            say_prose(f"rejected, {line}")
         click.echo(f"\nRun{f' ({remark})' if remark else ''}:")
         for command in commands:
             click.echo(command.line)

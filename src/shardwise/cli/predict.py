@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from shardwise.cli.files import print_json, require_writable, write_csv
-from shardwise.cli.options import PROFILE
+from shardwise.cli.options import JSON, PROFILE
 from shardwise.cli.rows import report_problems, report_unused
 from shardwise.errors import InputError
 
@@ -16,7 +16,7 @@ from shardwise.errors import InputError
 @click.argument("rows", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file.")
 @PROFILE
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def predict(rows: Path, output: Path, profile: str, as_json: bool) -> None:
     """Predict each row of ROWS, a CSV file with the columns of measured rows.
 

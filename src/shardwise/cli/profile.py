@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shardwise import metrics
 from shardwise.cli.engine_extra import require_engine_extra
-from shardwise.cli.files import require_writable, write_csv
-from shardwise.cli.options import sizes
+from shardwise.cli.files import require_writable, say, show_table, write_csv
+from shardwise.cli.options import JSON, WIDE, sizes
 from shardwise.errors import InputError
+from shardwise.reports.numbers import quantity
 
 if TYPE_CHECKING:
     from shardwise.engine.profiling import Profile
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
     help="This hardware in the rows; one of the catalogue lets --emulate add its all-reduce.",
 )
 @click.option("--model-id", default="", help="The model in the rows; default: its path.")
-@click.option("--json", "as_json", is_flag=True, help="Everything measured, as JSON.")
+@WIDE
+@JSON
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="CSV rows for `shardwise calibrate`."
 )
@@ -108,48 +111,13 @@ def _progress(what: str) -> None:
 
 
 def _print(result: Profile, row: Evidence) -> None:
-    """Tables of one profile: parts by rank, products and messages of rank 0; then its evidence."""
-    from rich.console import Console
-    from rich.table import Table
+    """Tables of one profile, then its evidence."""
+    from shardwise.reports.profile_tables import profile_tables
 
-    console = Console()
-    kind = "one rank's shard, no peers" if result.emulated else "all ranks"
-    limit = result.ceilings[0]
-    console.print(
-        f"\n[bold]TP={result.tp_size}, batch {result.batch}[/bold] ({kind}, {result.dtype}, "
-        f"{result.device}); ceilings of a rank: copy {limit.copy_bytes_per_s / 1e9:.1f} GB/s, "
-        f"matrix {limit.matrix_flops / 1e9:.0f} GFLOP/s"
-    )
-    parts = ("attention", "mlp", "all_reduce", "other", "total")
-    table = Table("step", "rank", *(f"{part} ms" for part in parts))
-    details = Table("step", "product", "x", "W", "calls", "us", "GFLOP/s", "%", "GB/s", "%")
-    messages = Table("step", "all-reduce bytes", "calls", "us")
-    for step, ranks in (("prefill", result.prefill), ("decode", result.decode)):
-        for rank in ranks:
-            cells = [f"{rank.seconds[part] * 1e3:.3f}" for part in parts]
-            table.add_row(step, str(rank.tp_rank), *cells)
-        for p in ranks[0].products:
-            details.add_row(
-                step,
-                p.name,
-                f"{p.rows}x{p.inputs}",
-                f"{p.outputs}x{p.inputs}",
-                str(p.calls),
-                f"{p.seconds * 1e6:.0f}",
-                f"{p.flops_per_s / 1e9:.1f}",
-                f"{100 * p.flops_per_s / limit.matrix_flops:.0f}",
-                f"{p.bytes_per_s / 1e9:.1f}",
-                f"{100 * p.bytes_per_s / limit.copy_bytes_per_s:.0f}",
-            )
-        for message in ranks[0].messages:
-            shown = (
-                "-" if result.tp_size == 1 or result.emulated else f"{message.seconds * 1e6:.0f}"
-            )
-            messages.add_row(step, str(message.bytes), str(message.calls), shown)
-    for each in (table, details, messages):
-        console.print(each)
+    for table in profile_tables(result):
+        show_table(table)
     shown = ", ".join(
-        f"{label} {found.value * 1e3:.2f} ms ({found.lo * 1e3:.2f}–{found.hi * 1e3:.2f})"
-        for label, found in (("TTFT", row.metrics["ttft_s"]), ("TPOT", row.metrics["tpot_s"]))
+        f"{metrics.ALL[name].label} {quantity(row.metrics[name], 's')}"
+        for name in ("ttft_s", "tpot_s")
     )
-    console.print(f"{row.source.kind}, n={row.metrics['tpot_s'].n}: {shown}; {row.source.note}")
+    say(f"{row.source.kind}: {shown}; {row.source.note}\n")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from shardwise.cli.files import show_table
+from shardwise.cli.options import JSON, WIDE
 from shardwise.cli.simulate_options import (
     MAX_REPLICAS,
     POLICIES,
@@ -117,7 +118,8 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     help="Holds each result as it comes; a search goes on from what is there.",
 )
 @click.option("--on", default="", help="Ray cluster, ray://host:port or auto; default: all cores.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@WIDE
+@JSON
 def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> None:
     """Simulate MODEL at every TP x replicas x policy x rate, --seeds times each.
 
@@ -140,6 +142,5 @@ def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> N
         print_json(found)
         return
     from shardwise.reports.search_tables import search_table
-    from shardwise.reports.table_text import show
 
-    show(search_table(found), sys.stdout)
+    show_table(search_table(found))

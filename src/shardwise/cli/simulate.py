@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.options import ABOVE_0, SEED, Finite
+from shardwise.cli.files import show_table
+from shardwise.cli.options import ABOVE_0, JSON, SEED, WIDE, Finite
 from shardwise.cli.simulate_options import (
     MAX_REPLICAS,
     POLICIES,
@@ -134,7 +134,8 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     help="USD per GPU-hour instead of the catalogue's price.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@WIDE
+@JSON
 def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     """Simulate DEPLOYMENT, a model's name or a .toml file, under traffic: exactly one of --trace,
     --rate, --stage, --concurrency and --day.
@@ -144,7 +145,6 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     overloaded; the rate that it holds is said.
     """
     from shardwise.cli.files import print_json
-    from shardwise.reports.table_text import show
 
     given = [name for name in TRAFFIC if options[name] not in (None, ())]
     if len(given) != 1:
@@ -167,7 +167,7 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
             print_json(day)
             return
         for table in day_tables(day):
-            show(table, sys.stdout)
+            show_table(table)
         return
     from shardwise.cli.simulate_report import Asked, answer, render, require_answers, tables
 
@@ -179,7 +179,7 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
         print_json(found)
     else:
         for table in tables(found):
-            show(table, sys.stdout)
+            show_table(table)
         click.echo(render(found))
     require_answers(found)
     if found["overloaded"]:

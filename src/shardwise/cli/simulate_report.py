@@ -205,7 +205,7 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
         (
             f"simulated, {n} requests; {record.source.name}",
             f"the p99 stands on the {beyond} slowest requests{few}",
-            "in brackets: 80 % interval, of step times and from run to run",
+            "intervals: 80 %, of step times and from run to run",
             *_goods(record, bool(found["failures"])),
             *([found["price_note"]] if found["price_note"] else []),
         ),

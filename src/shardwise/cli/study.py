@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from shardwise.cli.files import print_json, say, show_progress
-from shardwise.cli.options import fixed_limits, limit_options, sizes, subject_options
+from shardwise.cli.files import print_json, say, say_prose, show_progress, show_table
+from shardwise.cli.options import JSON, WIDE, fixed_limits, limit_options, sizes, subject_options
 from shardwise.errors import InputError
 
 
@@ -46,7 +46,8 @@ from shardwise.errors import InputError
 @click.option("--flag", "flags", multiple=True, help="--measure: added to the engine's command.")
 @click.option("--env", multiple=True, help="--measure: NAME=VALUE for the engine; repeatable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for files.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@WIDE
+@JSON
 def study(**given: Any) -> None:
     """What the TP size does to latency, throughput and cost of MODEL on one node.
 
@@ -113,12 +114,11 @@ def _run(given: dict[str, Any]) -> Any:
 def _print_tables(output: Any) -> None:
     from shardwise.reports.advice_words import advice_lines
     from shardwise.reports.study_output import study_tables
-    from shardwise.reports.table_text import show
 
-    for table in study_tables(output):
-        show(table, sys.stdout)
-        click.echo()
-    for skipped in output.study.skipped:
-        say(f"left out TP={skipped.tp_size}: {skipped.reason}")
     for line in advice_lines(output.advice):
-        say(line)
+        say_prose(line)
+    for skipped in output.study.skipped:
+        say_prose(f"left out TP={skipped.tp_size}: {skipped.reason}")
+    say("")
+    for table in study_tables(output):
+        show_table(table)

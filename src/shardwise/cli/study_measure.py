@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.files import print_json, show_progress
+from shardwise.cli.files import print_json, show_progress, show_table
 from shardwise.cli.options import sizes
 from shardwise.engines import managed
 from shardwise.errors import InputError
@@ -186,11 +186,9 @@ def _write(found: Outcome, folder: Path) -> None:
 
 def _print(found: Outcome, folder: Path) -> None:
     from shardwise.reports.experiment_tables import experiment_tables, time_lines
-    from shardwise.reports.table_text import show
 
     for table in experiment_tables(found):
-        show(table, sys.stdout)
-        click.echo()
+        show_table(table)
     for line in time_lines(found):
         click.echo(line)
     if found.corrected.profile:

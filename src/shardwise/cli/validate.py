@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from shardwise.cli.files import print_json, show_progress
-from shardwise.cli.options import PROFILE
+from shardwise.cli.files import print_json, show_progress, show_table
+from shardwise.cli.options import JSON, PROFILE, WIDE
 from shardwise.cli.rows import report_problems, report_unused
 
 
@@ -18,7 +17,8 @@ from shardwise.cli.rows import report_problems, report_unused
 @PROFILE
 @click.option("--use", default="", help="Only rows whose 'use' column says this.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for files.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@WIDE
+@JSON
 def validate(rows: Path, profile: str, use: str, output: Path | None, as_json: bool) -> None:
     """Compare predictions with the measured ROWS of a CSV file.
 
@@ -29,7 +29,6 @@ def validate(rows: Path, profile: str, use: str, output: Path | None, as_json: b
     from shardwise.perfmodel.validation import GROUPINGS, choices, points_of, scores
     from shardwise.reports.accuracy_tables import choice_table, score_table
     from shardwise.reports.files import prepare_folder, write_csv, write_json
-    from shardwise.reports.table_text import show
 
     if output:
         prepare_folder(output)
@@ -52,8 +51,7 @@ def validate(rows: Path, profile: str, use: str, output: Path | None, as_json: b
     tables += [choice_table(chosen)] if chosen else []
     if not as_json:
         for table in tables:
-            show(table, sys.stdout)
-            click.echo()
+            show_table(table)
         if limited["marked"]:
             click.echo(f"KV-limited rows recognised: {limited['found']} of {limited['marked']}")
     if output:

@@ -59,16 +59,16 @@ def gpu_table(catalogue: Catalogue) -> Table:
         columns=(
             Column("GPU", "gpu", align="left"),
             Column("memory", "memory_nameplate_gb", "GB"),
-            Column("driver", "memory_bytes", "GiB"),
+            Column("driver", "memory_bytes", "GiB", optional=3),
             Column("bandwidth", "memory_bandwidth_bytes_per_s", "TB/s"),
             Column("16 bit", "bf16_flops", "TFLOP/s"),
             Column("fp8", "fp8_flops", "TFLOP/s"),
-            Column("fp4", "fp4_flops", "TFLOP/s"),
+            Column("fp4", "fp4_flops", "TFLOP/s", optional=1),
             Column("links", "link_bytes_per_s", "GB/s"),
-            Column("topology", "topology", align="left"),
-            Column("in a node", "node_gpus"),
+            Column("topology", "topology", align="left", optional=5),
+            Column("in a node", "node_gpus", optional=4),
             Column("price", "usd_per_hour", "USD/h"),
-            Column("released", "released", align="left"),
+            Column("released", "released", align="left", optional=6),
         ),
         sections=(tuple(rows),),
         notes=(
@@ -103,8 +103,15 @@ def fact_table(gpu: Gpu, facts: Sequence[Fact]) -> Table:
         for f in facts
     )
     titles = ("value of", "value", "unit", "source", "date", "others say", "why this one")
+    optional = {"date": 1, "others say": 2, "why this one": 3}
     columns = tuple(
-        Column(t, t.replace(" ", "_"), align="right" if t == "value" else "left") for t in titles
+        Column(
+            title,
+            title.replace(" ", "_"),
+            align="right" if title == "value" else "left",
+            optional=optional.get(title, 0),
+        )
+        for title in titles
     )
     return Table("facts", gpu.name, columns, (rows,))
 
@@ -166,11 +173,11 @@ def model_table(models: Iterable[Model]) -> Table:
             Column("parameters", "parameters", "billion"),
             Column("active", "active_parameters", "billion"),
             Column("bf16", "bf16_bytes", "GB"),
-            Column("fp8", "fp8_bytes", "GB"),
-            Column("fp4", "fp4_bytes", "GB"),
-            Column("KV at 8k", "kv_bytes_8192", "GB"),
-            Column("heads", "num_heads"),
-            Column("KV heads", "num_kv_heads"),
+            Column("fp8", "fp8_bytes", "GB", optional=1),
+            Column("fp4", "fp4_bytes", "GB", optional=1),
+            Column("KV at 8k", "kv_bytes_8192", "GB", optional=2),
+            Column("heads", "num_heads", optional=3),
+            Column("KV heads", "num_kv_heads", optional=3),
             Column("checkpoint", "checkpoint_dtype", align="left"),
         ),
         sections=(tuple(rows),),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -11,13 +12,16 @@ from shardwise.errors import InputError
 from shardwise.evidence.record import Interval, Source
 from shardwise.reports.numbers import (
     MISSING,
+    Scale,
     number,
     percent,
     percent_interval,
+    point_spread,
     scale_for,
+    spread,
     value_and_bounds,
 )
-from shardwise.reports.table import Cell, Column, Row
+from shardwise.reports.table import Cell, Column, Row, Tone
 
 if TYPE_CHECKING:
     from shardwise.study.transitions import Step
@@ -53,12 +57,17 @@ def scaled_column(
     cells = []
     for value in values:
         if isinstance(value, Interval):
-            text, bounds = value_and_bounds(value, scale)
-            cells.append(Cell(text, value, detail=bounds))
+            cells.append(interval_cell(value, scale))
         else:
             shown = MISSING if value is None else number(value / scale.factor)
             cells.append(Cell(shown, value))
-    return Column(column.title, column.name, scale.unit, column.align), tuple(cells)
+    return replace(column, unit=scale.unit), tuple(cells)
+
+
+def interval_cell(value: Interval | None, scale: Scale | None = None, tone: Tone = "plain") -> Cell:
+    """A value with its bounds, or with their distance as a share of it; a dash for none."""
+    text, bounds = value_and_bounds(value, scale)
+    return Cell(text, value, tone, bounds, spread(value))
 
 
 def step_label(from_tp: int, to_tp: int) -> str:
@@ -76,12 +85,17 @@ def step_cell(step: Step | None) -> Cell:
     arrow = "▲" if change.value > 0 else "▼" if change.value < 0 else " "
     mark = {"better": "✓", "worse": "✗", "same": " "}[step.verdict] if step.is_clear else "?"
     clear = step.is_clear and step.verdict != "same"
-    return Cell(
-        f"{percent(change.value)} {arrow}{mark}",
-        change,
-        tone=("better" if step.verdict == "better" else "worse") if clear else "unclear",
-        detail="" if step.source.kind == "published" else percent_interval(change),
-    )
+    text = f"{percent(change.value)} {arrow}{mark}"
+    tone: Tone = ("better" if step.verdict == "better" else "worse") if clear else "unclear"
+    if step.source.kind == "published":
+        return Cell(text, change, tone)
+    return change_cell(change, text, tone)
+
+
+def change_cell(change_pct: Interval, text: str = "", tone: Tone = "plain") -> Cell:
+    """A change in percent with its bounds, or with their distance in points."""
+    shown = text or percent(change_pct.value)
+    return Cell(shown, change_pct, tone, percent_interval(change_pct), point_spread(change_pct))
 
 
 def source_notes(sources: Iterable[Source]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from shardwise import metrics
-from shardwise.reports.cells import scaled_column
+from shardwise.reports.cells import change_cell, scaled_column
 from shardwise.reports.numbers import MISSING, percent, percent_interval
 from shardwise.reports.runs import Run
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone, text_cell
@@ -120,11 +120,7 @@ def _result(change: Change) -> tuple[Cell, Cell, Cell]:
     verdict = change.verdict
     seen = change.smallest_seen_pct
     return (
-        Cell(
-            percent(change.change_pct.value),
-            change.change_pct,
-            detail=percent_interval(change.change_pct),
-        ),
+        change_cell(change.change_pct),
         Cell(MISSING if seen is None else percent(seen, signed=False), seen),
         text_cell(verdict, TONES.get(verdict, "unclear")),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from shardwise import metrics
@@ -12,12 +13,13 @@ from shardwise.reports.cells import (
     BATCH,
     TP,
     at_least_one,
+    interval_cell,
     metric_column,
     scaled_column,
     sections,
     source_notes,
 )
-from shardwise.reports.numbers import MISSING, number, percent, value_and_bounds
+from shardwise.reports.numbers import MISSING, number, percent
 from shardwise.reports.prices import price_note
 from shardwise.reports.table import INTERVALS, Cell, Column, Row, Table, Tone, text_cell
 
@@ -72,13 +74,13 @@ def cost_table(costs: Sequence[NodeCost], price: Price | None = None) -> Table:
             Column("use", "scenario", align="left"),
             BATCH,
             TP,
-            Column("copies", "copies"),
+            Column("copies", "copies", optional=2),
             cost,
             Column("node", throughput.name, throughput.unit),
-            latency,
+            replace(latency, optional=1),
             Column("cost", "relative_cost", f"x TP{largest}"),
-            Column("tok/s", "relative_throughput", f"x TP{largest}"),
-            Column("latency", "relative_latency", f"x TP{largest}"),
+            Column("tok/s", "relative_throughput", f"x TP{largest}", optional=3),
+            Column("latency", "relative_latency", f"x TP{largest}", optional=3),
         ),
         sections=sections(rows),
         notes=(
@@ -100,8 +102,7 @@ def _relative_cells(cost: NodeCost) -> tuple[Cell, Cell, Cell]:
 
 
 def _ratio_cell(value: Interval, tone: Tone = "plain") -> Cell:
-    text, bounds = value_and_bounds(value)
-    return Cell(text, value, tone, bounds)
+    return interval_cell(value, tone=tone)
 
 
 def claim_table(matches: Sequence[ClaimMatch]) -> Table:
@@ -214,4 +215,4 @@ def _text_or_dash(value: Value) -> Cell:
 
 
 def _strong(cell: Cell) -> Cell:
-    return Cell(cell.text, cell.value, "strong", cell.detail)
+    return replace(cell, tone="strong")

@@ -10,8 +10,8 @@ from shardwise.evidence.record import Evidence, Interval
 from shardwise.experiment.correct import Compared
 from shardwise.experiment.outcome import Outcome
 from shardwise.experiment.pace import drift
-from shardwise.reports.cells import BATCH, sections
-from shardwise.reports.numbers import MISSING, number, percent, scale_for, value_and_bounds
+from shardwise.reports.cells import BATCH, interval_cell, sections
+from shardwise.reports.numbers import MISSING, number, percent, point_spread, scale_for
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone, text_cell
 
 SHOWN = (metrics.E2E, metrics.TTFT, metrics.TPOT, metrics.OUTPUT_THROUGHPUT)
@@ -36,13 +36,14 @@ def comparison_table(found: Outcome) -> Table:
     for metric in SHOWN:
         values = [c.measured.metrics.get(metric.name) if c.usable else None for c in items]
         scale = scale_for(values, metric.unit)
+        follows = metric in (metrics.E2E, metrics.OUTPUT_THROUGHPUT)  # from TTFT and TPOT
         columns += [
-            Column(metric.label, metric.name, scale.unit),
-            Column("before", f"{metric.name}_before_pct", "%"),
-            Column("after", f"{metric.name}_after_pct", "%"),
+            Column(metric.label, metric.name, scale.unit, optional=2 * follows),
+            Column("before", f"{metric.name}_before_pct", "%", optional=3),
+            Column("after", f"{metric.name}_after_pct", "%", optional=2 * follows),
         ]
         bodies += [
-            [_measured_cell(value, scale) for value in values],
+            [interval_cell(value, scale, "reference") for value in values],
             [_error_cell(c, c.before, metric.name) for c in items],
             [_error_cell(c, c.after, metric.name) for c in items],
         ]
@@ -63,7 +64,7 @@ def comparison_table(found: Outcome) -> Table:
         f"{found.osl} out: measured here, and the errors of its predictions",
         columns=(
             SPLIT,
-            Column("threads", "threads_per_rank", "a rank"),
+            Column("threads", "threads_per_rank", "a rank", optional=4),
             Column("mode", "mode", align="left"),
             BATCH,
             *columns,
@@ -71,7 +72,7 @@ def comparison_table(found: Outcome) -> Table:
         ),
         sections=sections(rows),
         notes=(
-            f"measured, {INTERVALS}, from repeats; before: error of the prediction made before "
+            "measured: 80 % interval from repeats; before: error of the prediction made before "
             "the run; after: calibrated on the cells without *",
             "* judged: not calibrated on; ! outside the predicted 80 % interval",
             "closed loop: lengths from half to one and a half times these; static batch: all equal",
@@ -80,11 +81,6 @@ def comparison_table(found: Outcome) -> Table:
 
 
 _REMARKS = Column("", "remarks", align="left")
-
-
-def _measured_cell(value: Interval | None, scale: object) -> Cell:
-    text, bounds = value_and_bounds(value, scale)  # type: ignore[arg-type]
-    return Cell(text, value, "reference", bounds)
 
 
 def _error_cell(c: Compared, made: Evidence | None, metric: str) -> Cell:
@@ -182,7 +178,7 @@ def claims_table(found: Outcome) -> Table:
 
 def _claimed_cell(value: Interval) -> Cell:
     bounds = f"({number(value.lo, 2)}…{number(value.hi, 2)})"
-    return Cell(number(value.value, 2), value, detail=bounds)
+    return Cell(number(value.value, 2), value, detail=bounds, spread=point_spread(value, 2))
 
 
 def time_lines(found: Outcome) -> Sequence[str]:

@@ -52,14 +52,14 @@ def holding_table(found: Holding) -> Table:
         Column("#", "rank"),
         Column("deployment", "deployment", align="left"),
         Column("GPUs", "gpus"),
-        *((Column("price", "usd_per_hour", "USD/h"),) if has_price else ()),
+        *((Column("price", "usd_per_hour", "USD/h", optional=2),) if has_price else ()),
         Column("rate held", metrics.REQUEST_RATE.name, "requests/s"),
-        Column("TTFT", "ttft_s", "s"),
+        Column("TTFT", "ttft_s", "s", optional=3),
         Column("TTFT p99", "ttft_p99_s", "s"),
-        Column("TPOT", "tpot_s", "s"),
+        Column("TPOT", "tpot_s", "s", optional=3),
         Column("TPOT p99", "tpot_p99_s", "s"),
-        *((Column("good tokens", cost.name, cost.unit),) if has_price else ()),
-        Column("at the slow end", "certain", align="left"),
+        *((Column("good tokens", cost.name, cost.unit, optional=2),) if has_price else ()),
+        Column("at the slow end", "certain", align="left", optional=1),
     )
     q = found.best.question
     notes = dict.fromkeys(f"simulated: {f.evidence.source.name}" for f in found.finalists)

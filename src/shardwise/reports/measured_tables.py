@@ -45,7 +45,7 @@ def measured_table(cells: Sequence[Measured]) -> Table:
             TP,
             Column("rate", "request_rate", "requests/s") if rates else BATCH,
             *(column for column, _ in columns),
-            Column("n", "n"),
+            Column("n", "n", optional=1),
             Column("remarks", "state", align="left"),
         ),
         sections=sections(rows),

@@ -33,7 +33,12 @@ def memory_table(uses: Sequence[MemoryUse], title: str) -> Table:
     parts = list(dict.fromkeys(part for use in uses for part in use.parts))
     columns = [
         scaled_column(
-            Column(part.replace("_", " "), f"{part}_bytes", "bytes"),
+            Column(
+                part.replace("_", " ").replace("kv", "KV"),
+                f"{part}_bytes",
+                "bytes",
+                optional=int(part not in ("weights", "kv_cache")),
+            ),
             [use.parts.get(part) for use in uses],
         )
         for part in parts

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shardwise import metrics
-from shardwise.reports.cells import BATCH, TP, at_least_one, sections
-from shardwise.reports.numbers import number, percent, scale_for, value_and_bounds
+from shardwise.reports.cells import BATCH, TP, at_least_one, interval_cell, sections
+from shardwise.reports.numbers import number, percent, scale_for
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, text_cell
 from shardwise.study.beside import CellPair, mean_absolute_error_pct
 from shardwise.study.cost import NodeCost
@@ -21,13 +21,12 @@ def redundancy_table(costs: Sequence[NodeCost]) -> Table:
             text_cell(c.tp_size, "strong"),
             text_cell(c.copies),
             text_cell(c.gpus - c.copies * c.tp_size),
-            Cell(node, c.output_tok_s, detail=bounds),
+            interval_cell(c.output_tok_s),
             Cell(number(c.output_tok_s.value * share), c.output_tok_s.value * share),
             Cell(percent(100 * share, 0, signed=False), share),
         )
         for c in full
         for share in [(c.copies - 1) / c.copies]
-        for node, bounds in [value_and_bounds(c.output_tok_s)]
     ]
     return Table(
         name="redundancy",
@@ -53,15 +52,14 @@ def beside_table(pairs: Sequence[CellPair]) -> Table:
     for p in sorted(pairs, key=lambda p: (p.metric, p.tp_size, p.concurrency)):
         unit = metrics.ALL[p.metric].unit
         scale = scale_for([p.measured, p.predicted], unit)
-        ours, theirs = value_and_bounds(p.predicted, scale), value_and_bounds(p.measured, scale)
         rows.append(
             (
                 text_cell(metrics.ALL[p.metric].label),
                 text_cell(p.tp_size, "strong"),
                 text_cell(p.concurrency),
                 text_cell(scale.unit),
-                Cell(ours[0], p.predicted, detail=ours[1]),
-                Cell(theirs[0], p.measured, "reference", theirs[1]),
+                interval_cell(p.predicted, scale),
+                interval_cell(p.measured, scale, "reference"),
                 text_cell(p.measured.n),
                 Cell(percent(p.error_pct), p.error_pct),
                 text_cell("✓ inside" if p.is_covered else "✗ outside"),

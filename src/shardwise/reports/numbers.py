@@ -66,6 +66,23 @@ def value_and_bounds(interval: Interval | None, scale: Scale | None = None) -> t
     return number(value, places), bounds
 
 
+def spread(interval: Interval | None) -> str:
+    """`±13%`: the wider side of an interval as a share of its value; "" where it is exact."""
+    if interval is None or interval.lo == interval.hi or not interval.value:
+        return ""
+    wider = max(interval.hi - interval.value, interval.value - interval.lo)
+    share = 100 * wider / abs(interval.value)
+    return f"±{share:.{0 if share >= 1 else 1}f}%" if math.isfinite(share) else ""
+
+
+def point_spread(interval: Interval, places: int = 1) -> str:
+    """`±2.5`: the wider side of an interval in the unit of its value; "" where it is exact."""
+    if interval.lo == interval.hi:
+        return ""
+    wider = max(interval.hi - interval.value, interval.value - interval.lo)
+    return f"±{number(wider, 0 if abs(interval.value) >= 100 else places)}"
+
+
 def quantity(interval: Interval, unit: str) -> str:
     """`12.3 s (80 % interval 11.0–13.9 s, n=40)`: a number that stands alone in a sentence."""
     scale = scale_for([interval], unit)
@@ -78,10 +95,14 @@ def quantity(interval: Interval, unit: str) -> str:
 
 
 def percent(value: float | None, places: int = 1, *, signed: bool = True) -> str:
-    """`-33.5` (signed) or `31.0`: percent or points, the unit being in the heading."""
+    """`-33.5` (signed) or `31.0`: percent or points, the unit being in the heading.
+
+    From 100 up without decimals.
+    """
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
+    places = 0 if abs(value) >= 100 else places
+    return f"{value:{'+' if signed else ''},.{places}f}"
 
 
 def percent_interval(interval: Interval) -> str:

@@ -64,15 +64,21 @@ def plan_table(plan: Plan) -> Table:
     columns = (
         Column("#", "rank"),
         Column("deployment", "deployment", align="left"),
-        Column("in flight", "concurrency", "a replica"),
+        Column("in flight", "concurrency", "a replica", optional=2),
         Column("TTFT", "ttft_s", "s"),
         Column("TPOT", "tpot_s", "s"),
-        Column("E2E", "e2e_latency_s", "s"),
-        Column("node", "node_output_tok_s", "tok/s"),
+        Column("E2E", "e2e_latency_s", "s", optional=3),
+        Column("node", "node_output_tok_s", "tok/s", optional=1),
         Column(cost.label, cost.name, cost.unit),
-        Column("matrix rate", "matrix_share_pct", "% used"),
-        Column("left", "capacity_left_pct", "% of capacity"),
-        Column("binds", "binding", align="left"),
+        Column("matrix rate", "matrix_share_pct", "% used", optional=6),
+        Column(
+            "left",
+            "capacity_left_pct",
+            "% of capacity",
+            optional=5,
+            note="left: with one GPU, and so one replica, lost",
+        ),
+        Column("binds", "binding", align="left", optional=4),
         Column("against the one above", "behind", align="left"),
     )
     rows = [_row(i, c, c in plan.ranked) for i, c in enumerate(everything, 1)]
@@ -86,7 +92,6 @@ def plan_table(plan: Plan) -> Table:
         rows,
         (
             INTERVALS,
-            "left: with one GPU, and so one replica, lost",
             *filter(None, [q.price_note, q.memory_note]),
             *notes,
         ),

@@ -15,14 +15,14 @@ def search_table(found: Sequence[Summary]) -> Table:
         Column("deployment", "deployment", align="left"),
         Column("policy", "policy", align="left"),
         Column("rate", "request_rate", "requests/s"),
-        Column("runs", "runs"),
-        Column("overloaded", "overloaded", "runs"),
+        Column("runs", "runs", optional=2),
+        Column("overloaded", "overloaded", "runs", optional=2),
         Column("goodput", "goodput", "requests/s"),
         Column("TTFT p99", "ttft_p99_s", "s"),
         Column("TPOT p99", "tpot_p99_s", "s"),
-        Column("cached", "hit_rate"),
-        Column("busiest", "imbalance", "x mean"),
-        Column("outcome", "error", align="left"),
+        Column("cached", "hit_rate", optional=3),
+        Column("busiest", "imbalance", "x mean", optional=3),
+        Column("outcome", "error", align="left", optional=1),
     )
     return ranked_table(
         "search",
@@ -30,7 +30,7 @@ def search_table(found: Sequence[Summary]) -> Table:
         columns,
         [_row(s) for s in found],
         (
-            "medians over the seeds; in brackets: the range that 80 % of the runs fall in",
+            "medians over the seeds; intervals: the range that 80 % of the runs fall in",
             "cached: share of prompt tokens found in a prefix cache; busiest: requests of the "
             "replica that took most",
         ),

@@ -14,12 +14,18 @@ INTERVALS: Final = "in brackets: 80 % interval"  #: the note that explains `Cell
 
 @dataclass(frozen=True)
 class Column:
-    """A heading with its unit as shown, and `name`, the heading in a CSV file (unit in it, SI)."""
+    """A heading with its unit as shown, and `name`, the heading in a CSV file (unit in it, SI).
+
+    `optional` 0 is always shown; where the width is short, the largest are left out first. `note`
+    explains the column below the table.
+    """
 
     title: str
     name: str
     unit: str = ""
     align: Literal["left", "right"] = "right"
+    optional: int = 0
+    note: str = ""
 
     @property
     def heading(self) -> str:
@@ -30,14 +36,15 @@ class Column:
 class Cell:
     """What is shown, and `value`, what a CSV file gets.
 
-    `detail` (an interval, as a rule) stands after the text, or below it where the terminal is
-    narrow, or nowhere where it is narrower still.
+    `detail` stands after the text: an interval's bounds, as a rule. `spread` is the interval as
+    `±13%` or, of a change, `±2.5`; it stands in for `detail` where width is short.
     """
 
     text: str
     value: Interval | float | str | None = None
     tone: Tone = "plain"
     detail: str = ""
+    spread: str = ""
 
 
 Row = tuple[Cell, ...]
@@ -62,6 +69,11 @@ class Table:
             assert len(row) == len(self.columns), f"{self.name}: a row of {len(row)} cells"
 
     @property
+    def all_notes(self) -> tuple[str, ...]:
+        """The table's notes, then its columns'."""
+        return (*self.notes, *(column.note for column in self.columns if column.note))
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         return tuple(row for section in self.sections for row in section)
 
@@ -81,7 +93,7 @@ def markdown(table: Table) -> str:
         _markdown_row(["---" if c.align == "left" else "---:" for c in columns]),
         *(_markdown_row([f"{c.text} {c.detail}".strip() for c in row]) for row in table.rows),
     ]
-    return "\n".join([*lines, "", *(f"{note}  " for note in table.notes), ""])
+    return "\n".join([*lines, "", *(f"{note}  " for note in table.all_notes), ""])
 
 
 def _markdown_row(texts: Sequence[str]) -> str:

@@ -1,113 +1,332 @@
-"""A table as text: coloured in a terminal as it has the width for, plain when piped."""
+"""A table as text that fits a width: coloured in a terminal, plain when piped.
+
+Numbers are never cut or wrapped. Where a table is too wide, text columns wrap by words, columns
+marked `Column.optional` are left out, then intervals. `width=None` shows all, a row a line.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from io import StringIO
-from typing import IO, TYPE_CHECKING, Final, Literal
+import os
+import shutil
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import IO, Final, Literal
 
 from shardwise.errors import printable
 from shardwise.evidence.record import Interval
 from shardwise.reports.bars import bars
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone
 
-if TYPE_CHECKING:
-    from rich.console import Console, Group
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-#: a tone is never the only sign: the text carries a mark as well
+#: SGR codes; a tone is never the only sign: the text carries a mark as well
 STYLES: Final[dict[Tone, str]] = {
     "plain": "",
-    "better": "green",
-    "worse": "red",
-    "unclear": "dim",
-    "reference": "italic cyan",
-    "strong": "bold",
+    "better": "32",
+    "worse": "31",
+    "unclear": "2",
+    "reference": "3;36",
+    "strong": "1",
 }
+DIM: Final = "2"
 LONGEST: Final = 400  #: characters of any text in a terminal; names come from strangers' files
 BAR_WIDTH: Final = 24
-PLAIN_WIDTH: Final = 10_000  #: a piped table is as wide as its content
+LEAST_BAR: Final = 8  #: shorter ones tell little
+PIPED_WIDTH: Final = 100  #: where neither a terminal nor COLUMNS says
+GAP: Final = "  "  #: between columns
+EASY_TEXT: Final = 24  #: a text column is wrapped to this before an optional column is left out
+LEAST_TEXT: Final = 12
+SPREAD: Final = "±: 80 % interval, its wider side"
+
+#: How intervals are written: `12.3 (11.0–13.9)`, `12.3 ±13%`, or not at all.
+Form = Literal["bounds", "spread", "bare"]
 
 
-Details = Literal["beside", "below", "left out"]
+@dataclass(frozen=True)
+class Fitted:
+    """A table as it is shown: its columns, their widths in characters, and what was left out."""
+
+    table: Table
+    form: Form
+    widths: tuple[int, ...]
+    left_out: tuple[str, ...] = ()
 
 
-def show(table: Table, stream: IO[str]) -> None:
-    """Write `table` to `stream`, coloured in a terminal (NO_COLOR is respected), else plain."""
-    from rich.console import Console
-
-    console = Console(file=stream)
-    if not console.is_terminal:
-        stream.write(plain(table) + "\n")
-        return
-    console.print(drawn(table, console))
-    console.print()
+def terminal_width() -> int:
+    """Columns of the terminal, or of COLUMNS where set; `PIPED_WIDTH` where neither is known."""
+    return shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
 
 
-def drawn(table: Table, console: Console) -> Group:
-    """`table` as Rich draws it on `console`: as much of it as the width holds."""
-    from rich.console import Group
-    from rich.text import Text
-
-    table = _safe(table)
-    details = _details_that_fit(table, console)
-    barred = _with_bars(table)
-    if _needs(barred, details, one_line=True) <= console.width:
-        table = barred
-    parts: list[RichTable | Text] = [Text(table.title, style="bold")]
-    if table.rows:
-        parts.append(_rich(table, details, width=console.width))
-    for note in table.notes:
-        left_out = note == INTERVALS and details == "left out"
-        note_shown = "left out for want of width: 80 % intervals" if left_out else note
-        parts.append(Text(f"  {note_shown}", style="dim"))
-    return Group(*parts)
+def is_coloured(stream: IO[str]) -> bool:
+    """Whether `stream` is a terminal that takes colour; NO_COLOR and FORCE_COLOR are respected."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def plain(table: Table) -> str:
-    """`table` as aligned text without colour, control characters or trailing spaces."""
-    from rich.console import Console
+def render(table: Table, width: int | None = None, *, colour: bool = False) -> str:
+    """`table` under its title, notes below, without trailing spaces; ends in a newline.
 
-    table = _with_bars(_safe(table))
-    text = StringIO()
-    console = Console(file=text, width=PLAIN_WIDTH, color_system=None, force_terminal=False)
-    if table.rows:
-        console.print(_rich(table, "beside"))
-    body = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
-    while body and not body[0]:
-        del body[0]
-    return "\n".join([table.title, *body, *(f"  {note}" for note in table.notes), ""])
+    Args:
+        table: What to show.
+        width: Characters a line may have; None shows every column and interval, a row a line.
+        colour: Whether to use terminal colours.
+    """
+    fitted = fit(_safe(table), width)
+    lines = [_styled(line, "1", colour) for line in paragraph(fitted.table.title, width)]
+    if fitted.table.rows:
+        lines += _heading(fitted, colour)
+        lines += _body(fitted, colour)
+        lines += [""] if _notes(fitted) else []
+    for note in _notes(fitted):
+        lines += [_styled(line, DIM, colour) for line in paragraph(note, width, "  ")]
+    return "\n".join([*lines, ""])
+
+
+def fit(table: Table, width: int | None) -> Fitted:
+    """As much of `table` as `width` holds."""
+    if width is None:
+        table = _with_bars(table)
+        return Fitted(table, "bounds", _widths(table, "bounds", None))
+    levels = sorted({c.optional for c in table.columns} | {0}, reverse=True)
+    forms: tuple[Form, ...] = ("spread", "bare")
+    for form in forms:
+        for level in levels:
+            shown, left_out = _without(table, level)
+            if _least(shown, form, EASY_TEXT if level else LEAST_TEXT) > width:
+                continue
+            spare = width - sum(_widths(shown, form, None)) - _gaps(shown) - len(GAP)
+            if spare >= LEAST_BAR:
+                shown = _with_bars(shown, min(spare, BAR_WIDTH))
+            return Fitted(shown, form, _widths(shown, form, width), left_out)
+    shown, left_out = _without(table, 0)
+    return Fitted(shown, "bare", _widths(shown, "bare", width), left_out)
+
+
+def _without(table: Table, level: int) -> tuple[Table, tuple[str, ...]]:
+    """`table` without columns whose `optional` is above `level`, and the titles of those."""
+    kept = [i for i, column in enumerate(table.columns) if column.optional <= level]
+    if len(kept) == len(table.columns):
+        return table, ()
+    shown = replace(
+        table,
+        columns=tuple(table.columns[i] for i in kept),
+        sections=tuple(tuple(tuple(row[i] for i in kept) for row in s) for s in table.sections),
+    )
+    return shown, tuple(c.title for c in table.columns if c.optional > level)
+
+
+def _gaps(table: Table) -> int:
+    return len(GAP) * (len(table.columns) - 1)
+
+
+def _is_text(column: Column) -> bool:
+    return column.align == "left"
+
+
+def _texts(table: Table, i: int, form: Form) -> list[str]:
+    """The cells of a column as written, values aligned where a spread follows."""
+    cells = [row[i] for row in table.rows]
+    parts = [_parts(cell, form) for cell in cells]
+    after = max((_length(more) for _, more in parts), default=0)
+    if not after:
+        return [text for text, _ in parts]
+    if _is_text(table.columns[i]):
+        return [f"{text} {more}".rstrip() for text, more in parts]
+    return [f"{text} {_padded(more, after, 'left')}" for text, more in parts]
+
+
+def _parts(cell: Cell, form: Form) -> tuple[str, str]:
+    """A cell's text and what stands after it."""
+    if form == "bounds" or not cell.spread:
+        return cell.text, "" if form == "bare" else cell.detail
+    return cell.text, cell.spread if form == "spread" else ""
+
+
+def _column_least(table: Table, i: int, form: Form, least_text: int) -> int:
+    """Width below which a number or a heading's word would be cut."""
+    column, texts = table.columns[i], _texts(table, i, form)
+    words = [*column.title.split(), column.unit]
+    if not _is_text(column):
+        return max(map(_length, [*words, *texts]))
+    natural = max(map(_length, texts), default=0)
+    longest = max((_length(word) for text in texts for word in text.split()), default=0)
+    return max(*map(_length, words), min(natural, max(longest, least_text)))
+
+
+def _least(table: Table, form: Form, least_text: int) -> int:
+    columns = range(len(table.columns))
+    return sum(_column_least(table, i, form, least_text) for i in columns) + _gaps(table)
+
+
+def _widths(table: Table, form: Form, width: int | None) -> tuple[int, ...]:
+    """Width of each column: what it needs, narrowed to what a line of `width` leaves for it."""
+    columns = range(len(table.columns))
+    natural = [
+        max(map(_length, [c.title, c.unit, *_texts(table, i, form)]))
+        for i, c in enumerate(table.columns)
+    ]
+    if width is None or sum(natural) + _gaps(table) <= width:
+        return tuple(natural)
+    found = [_column_least(table, i, form, LEAST_TEXT) for i in columns]
+    spare = width - sum(found) - _gaps(table)
+    # text first, the narrowest first: a wrapped sentence costs lines, a wrapped heading one
+    order = sorted(columns, key=lambda i: (not _is_text(table.columns[i]), natural[i]))
+    for i in order:
+        more = max(min(natural[i] - found[i], spare), 0)
+        found[i] += more
+        spare -= more
+    while spare < 0 and (widest := max(columns, key=lambda i: found[i])) is not None:
+        if found[widest] <= LEAST_TEXT or not _is_text(table.columns[widest]):
+            break  # narrower than its numbers: lines run over
+        found[widest] -= 1
+        spare += 1
+    return tuple(found)
+
+
+def _heading(fitted: Fitted, colour: bool) -> list[str]:
+    columns, widths = fitted.table.columns, fitted.widths
+    wrapped = [
+        [*_wrapped(column.title, width), *([column.unit] if column.unit else [])]
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    height = max(map(len, wrapped))
+    padded = [[*([""] * (height - len(lines))), *lines] for lines in wrapped]
+    aligns = [column.align for column in columns]
+    lines = [
+        GAP.join(map(_padded, parts, widths, aligns)).rstrip()
+        for parts in zip(*padded, strict=True)
+    ]
+    rule = "─" * (sum(widths) + _gaps(fitted.table))
+    return [*(_styled(line, "1", colour) for line in lines), rule]
+
+
+def _body(fitted: Fitted, colour: bool) -> list[str]:
+    table, form = fitted.table, fitted.form
+    columns = range(len(table.columns))
+    texts = [_texts(table, i, form) for i in columns]
+    apart = any(len(section) > 1 for section in table.sections)
+    lines: list[str] = []
+    at = 0
+    for section in table.sections:
+        lines += [""] if apart and lines else []
+        for row in section:
+            lines += _row(fitted, row, [texts[i][at] for i in columns], colour)
+            at += 1
+    return lines
+
+
+def _row(fitted: Fitted, row: Sequence[Cell], texts: Sequence[str], colour: bool) -> list[str]:
+    columns, widths = fitted.table.columns, fitted.widths
+    wrapped = [
+        _wrapped(text, width) if _is_text(column) else [text]
+        for column, text, width in zip(columns, texts, widths, strict=True)
+    ]
+    lines = []
+    for k in range(max(map(len, wrapped))):
+        cells = []
+        for i, column in enumerate(columns):
+            text = wrapped[i][k] if k < len(wrapped[i]) else ""
+            padded = _padded(text, widths[i], column.align)
+            cells.append(_coloured(padded, row[i], fitted.form) if colour else padded)
+        lines.append(GAP.join(cells).rstrip())
+    return lines
+
+
+def _coloured(text: str, cell: Cell, form: Form) -> str:
+    """A padded cell in its tone, what stands after its value dimmed."""
+    value, after = _parts(cell, form)
+    start = text.find(value) + len(value)
+    if not after or value not in text:
+        return _styled(text, STYLES[cell.tone], True)
+    return _styled(text[:start], STYLES[cell.tone], True) + _styled(text[start:], DIM, True)
+
+
+def _styled(text: str, codes: str, colour: bool) -> str:
+    """`text` in a style, the spaces around it left alone."""
+    shown = text.strip()
+    if not (colour and codes and shown):
+        return text
+    return text.replace(shown, f"\x1b[{codes}m{shown}\x1b[0m", 1)
+
+
+def _notes(fitted: Fitted) -> list[str]:
+    """The table's notes and those of the columns shown, for this form of its intervals."""
+    notes = [note for note in fitted.table.all_notes if note != INTERVALS]
+    spread = any(cell.spread for row in fitted.table.rows for cell in row)
+    bounded = spread or INTERVALS in fitted.table.notes
+    hidden = list(fitted.left_out)
+    if bounded and fitted.form == "bounds":
+        notes.insert(0, INTERVALS)
+    elif spread and fitted.form == "spread":
+        notes.insert(0, SPREAD)
+    elif spread:
+        hidden.append("80 % intervals")
+    if hidden:
+        notes.append(f"left out at this width: {', '.join(hidden)}; --wide shows them")
+    return notes
+
+
+def paragraph(text: str, width: int | None, indent: str = "") -> list[str]:
+    """`text` as lines of at most `width` characters."""
+    if width is None or len(indent) + _length(text) <= width:
+        return [indent + text]
+    inner = max(width - len(indent), LEAST_TEXT)
+    return [
+        indent + line
+        for line in textwrap.wrap(text, inner, break_long_words=True, break_on_hyphens=False)
+    ]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    if _length(text) <= width:
+        return [text]
+    return textwrap.wrap(text, max(width, 1), break_on_hyphens=False) or [""]
+
+
+def _padded(text: str, width: int, align: Literal["left", "right"]) -> str:
+    space = " " * max(width - _length(text), 0)
+    return text + space if align == "left" else space + text
+
+
+def _length(text: str) -> int:
+    """Columns that `text` takes in a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
 
 
 def _safe(table: Table) -> Table:
     """`table` with nothing in it that a terminal would obey."""
 
     def shown(text: str) -> str:
-        return printable(text, LONGEST)
+        safe = len(text) <= LONGEST and text.isascii() and text.isprintable()
+        return text if safe else printable(text, LONGEST)
+
+    def cell(c: Cell) -> Cell:
+        return replace(c, text=shown(c.text), detail=shown(c.detail), spread=shown(c.spread))
 
     return replace(
         table,
         title=shown(table.title),
         notes=tuple(map(shown, table.notes)),
         columns=tuple(replace(c, title=shown(c.title)) for c in table.columns),
-        sections=tuple(
-            tuple(
-                tuple(replace(c, text=shown(c.text), detail=shown(c.detail)) for c in row)
-                for row in section
-            )
-            for section in table.sections
-        ),
+        sections=tuple(tuple(tuple(map(cell, row)) for row in s) for s in table.sections),
     )
 
 
-def _with_bars(table: Table) -> Table:
+def _with_bars(table: Table, width: int = BAR_WIDTH) -> Table:
     """`table` with a last column of bars, where it names the column to draw."""
     at = next((i for i, c in enumerate(table.columns) if c.name == table.bar), None)
     if at is None:
         return table
-    drawn = iter(bars([_size(row[at].value) for row in table.rows], BAR_WIDTH))
+    drawn = iter(bars([_size(row[at].value) for row in table.rows], width))
     return replace(
         table,
         columns=(*table.columns, Column("", "", align="left")),
@@ -121,76 +340,3 @@ def _size(value: Interval | float | str | None) -> float:
     if isinstance(value, Interval):
         return value.value
     return float(value) if isinstance(value, (int, float)) else math.nan
-
-
-def _details_that_fit(table: Table, console: Console) -> Details:
-    choices: tuple[Details, ...] = ("beside", "below")
-    for details in choices:
-        if _needs(table, details) <= console.width:
-            return details
-    return "left out" if any(cell.detail for row in table.rows for cell in row) else "beside"
-
-
-def _needs(table: Table, details: Details, *, one_line: bool = False) -> int:
-    """The least width in which numbers, words and, where shown, details stay whole.
-
-    With `one_line`, that in which nothing at all is wrapped.
-    """
-    columns = range(len(table.columns))
-    return sum(_least_width(table, i, details, one_line=one_line) + 2 for i in columns) + 1
-
-
-def _rich(table: Table, details: Details, width: int = PLAIN_WIDTH) -> RichTable:
-    """`table` for `width` columns: in one line a heading where that fits, else by words.
-
-    Narrower than even that, Rich breaks wherever it must.
-    """
-    from rich import box
-    from rich.table import Table as RichTable
-
-    made = RichTable(
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    by_words = _needs(table, details) <= width < _needs(table, details, one_line=True)
-    for i, column in enumerate(table.columns):
-        numeric = column.align == "right"
-        made.add_column(
-            column.heading,
-            justify=column.align,
-            overflow="fold",
-            width=_least_width(table, i, details) if by_words and numeric else None,
-        )
-    for section in table.sections:
-        for row in section:
-            made.add_row(*(_rich_cell(cell, details) for cell in row))
-        made.add_section()
-    return made
-
-
-def _least_width(table: Table, i: int, details: Details, *, one_line: bool = False) -> int:
-    column, cells = table.columns[i], [row[i] for row in table.rows]
-    shown = [text for cell in cells for text in _lines(cell, details)]
-    if one_line:
-        return max(map(len, column.heading.splitlines() + shown), default=0)
-    words = [word for text in shown for word in text.split()]
-    return max(
-        map(len, column.heading.split() + (shown if column.align == "right" else words)), default=0
-    )
-
-
-def _lines(cell: Cell, details: Details) -> list[str]:
-    if not cell.detail or details == "left out":
-        return [cell.text]
-    return [f"{cell.text} {cell.detail}"] if details == "beside" else [cell.text, cell.detail]
-
-
-def _rich_cell(cell: Cell, details: Details) -> Text:
-    from rich.text import Text
-
-    text = Text("\n".join(_lines(cell, details)), style=STYLES[cell.tone])
-    if len(text) > len(cell.text):
-        text.stylize("dim", len(cell.text))
-    return text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from shardwise import metrics
 from shardwise.reports.cells import (
@@ -16,7 +18,7 @@ from shardwise.reports.cells import (
     step_cell,
     step_label,
 )
-from shardwise.reports.numbers import MISSING, number, percent
+from shardwise.reports.numbers import MISSING, percent
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, text_cell
 from shardwise.study.breakeven import BreakEven, KeptLatency, communication_share
 from shardwise.study.grid import Grid
@@ -57,13 +59,21 @@ def study_table(grid: Grid) -> Table:
         columns=(
             TP,
             BATCH,
-            *(column for column, _ in measured),
-            Column("comm. share", "communication_share", "%"),
+            *(
+                replace(column, optional=2 * (column.name == metrics.TOTAL_THROUGHPUT.name))
+                for column, _ in measured
+            ),
+            Column(
+                "comm. share",
+                "communication_share",
+                "%",
+                optional=1,
+                note="comm. share: of the time of a request, spent communicating between GPUs",
+            ),
         ),
         sections=sections(rows),
         notes=(
             INTERVALS,
-            "comm. share: of the time of a request, spent communicating between GPUs",
             *source_notes(item.source for item in items),
         ),
     )
@@ -93,7 +103,10 @@ def transitions_table(steps: Sequence[Step]) -> Table:
         columns=(
             Column("metric", "metric", align="left"),
             BATCH,
-            *(Column(step_label(a, b), f"tp{a}_to_tp{b}_pct") for a, b in ordered),
+            *(
+                Column(step_label(a, b), f"tp{a}_to_tp{b}_pct", optional=int(a > b))
+                for a, b in ordered
+            ),
         ),
         sections=sections(rows),
         notes=(
@@ -177,7 +190,8 @@ def kept_latency_table(kept: Sequence[KeptLatency]) -> Table:
 def _kept_batch(kept: KeptLatency) -> str:
     if kept.batch is None:
         return "none"
-    return f"≥ {kept.batch:g}" if kept.bound == "at least" else number(kept.batch)
+    least = "≥ " if kept.bound == "at least" else ""
+    return f"{least}{math.floor(kept.batch)}"
 
 
 def breakeven_table(breakevens: Sequence[BreakEven]) -> Table:

@@ -1,0 +1,344 @@
+"""Every table that a command prints, made from real answers, fits 80, 100 and 120 columns."""
+
+from __future__ import annotations
+
+import ast
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import pytest
+from tests.planner.conftest import make_question
+
+import shardwise
+from shardwise.architecture.models import bundled, load
+from shardwise.cli import bench_selftest, host_status, simulate_day, simulate_report
+from shardwise.doctor.diagnosis import diagnose
+from shardwise.evidence.measured import Measured
+from shardwise.evidence.record import Evidence, Interval, Source
+from shardwise.experiment.claims import Claim
+from shardwise.experiment.correct import Compared, Corrected, Score
+from shardwise.experiment.design import Cell as ExperimentCell
+from shardwise.experiment.outcome import Outcome, Spent
+from shardwise.experiment.split import Split
+from shardwise.hardware.catalogue import default_catalogue
+from shardwise.hosting.operating import Seen
+from shardwise.hosting.state import ReplicaState, State
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
+from shardwise.node.reading.read import read
+from shardwise.perfmodel.memory import largest_models
+from shardwise.perfmodel.profiles import bundled_profile
+from shardwise.perfmodel.subject import Asked, subject_of
+from shardwise.perfmodel.validation import Choice
+from shardwise.perfmodel.validation import Score as ValidationScore
+from shardwise.planner.plan import explore
+from shardwise.planner.question import Demand
+from shardwise.reports import (
+    about,
+    accuracy_tables,
+    catalogue_tables,
+    comparison_tables,
+    doctor_tables,
+    experiment_tables,
+    holding_tables,
+    measured_tables,
+    node_tables,
+    plan_tables,
+    profile_tables,
+    search_tables,
+    study_output,
+)
+from shardwise.reports.answering import Wanted, answer
+from shardwise.reports.runs import Run
+from shardwise.reports.table import Table
+from shardwise.reports.table_text import render
+from shardwise.simulator.day import Day, Hour, Plan
+from shardwise.simulator.summary import Summary
+from shardwise.study.beside import beside
+from shardwise.study.comparison import compare_runs
+from shardwise.study.holding import Finalist, Holding
+from shardwise.study.run import Question
+from shardwise.workload.workload import Slo, Workload
+
+WIDTHS: Final = (80, 100, 120)
+PACKAGE: Final = Path(shardwise.__file__).parent
+LONG_MODEL: Final = "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B-Instruct"
+PASTE: Final = """\
+GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)
+GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)
+GPU 2: NVIDIA H100 80GB HBM3 (UUID: GPU-3)
+GPU 3: NVIDIA H100 80GB HBM3 (UUID: GPU-4)
+        GPU0    GPU1    GPU2    GPU3    CPU Affinity    NUMA Affinity
+GPU0     X      NV12    SYS     SYS     0-31,64-95    0
+GPU1    NV12     X      SYS     SYS     0-31,64-95    0
+GPU2    SYS     SYS      X      NV12    32-63,96-127   1
+GPU3    SYS     SYS     NV12     X      32-63,96-127   1
+"""
+FAILED: Final = (
+    "ValueError: The model's max seq len (131072) is larger than the maximum number of tokens "
+    "that can be stored in KV cache (86432).\n"
+)
+
+
+@cache
+def study() -> study_output.StudyOutput:
+    subject, catalogue = subject_of(Asked("llama-3.1-70b", "mi300x", weight_dtype="fp8"))
+    question = Question(8, (1, 2, 4, 8), (1, 16, 128), 2048, 2048, requests=256)
+    return answer(subject, catalogue, Wanted(question, Slo(tpot_s=0.05)))
+
+
+def measured(scale: float = 1.1) -> tuple[Evidence, ...]:
+    """The study's cells as if measured, all values `scale` times the predicted ones."""
+    return tuple(
+        replace(
+            item,
+            metrics={
+                name: Interval(v.value * scale, v.value * scale * 0.97, v.value * scale * 1.04, 200)
+                for name, v in item.metrics.items()
+            },
+            source=Source("measured", "test", "2026-11-25"),
+        )
+        for item in study().study.evidence
+    )
+
+
+def plans() -> list[Table]:
+    bounds = Slo(ttft_s=0.3, tpot_s=0.03)
+    asked = [
+        make_question(gpu="h100", demand=Demand(1000, 200, 64), slo=bounds, usd_per_gpu_hour=1.3),
+        make_question("gpt-oss-120b", "h200", demand=Demand(8000, 1000, 8)),
+        make_question("deepseek-r1", "b200", demand=Demand(4000, 1000, request_rate=2.0)),
+    ]
+    return [plan_tables.plan_table(explore(question)) for question in asked]
+
+
+def holding() -> list[Table]:
+    question = make_question(gpu="h100", demand=Demand(1000, 200, request_rate=30.0))
+    values = ("ttft_s", "ttft_p99_s", "tpot_s", "tpot_p99_s", "usd_per_million_good_tokens")
+    evidence = Evidence(
+        Deployment("llama-3.1-70b", "rtx-6000-ada", Layout(4, replicas=16), dtypes=Dtypes("nvfp4")),
+        Workload(1000, 200, 64),
+        {name: Interval(0.0123, 0.0100, 0.0157, 1000) for name in values},
+        Source("simulated", "seed 0"),
+    )
+    finalists = tuple(
+        Finalist(question, evidence, 123.4, Interval(31.4, 29.9, 33.0), certain)
+        for certain in (True, False)
+    )
+    return [holding_tables.holding_table(Holding((), finalists, ()))]
+
+
+def catalogue() -> list[Table]:
+    known = default_catalogue()
+    models = [load(name) for name in bundled()]
+    found = [
+        catalogue_tables.gpu_table(known),
+        catalogue_tables.model_table(models),
+        catalogue_tables.fit_table(largest_models(known.gpus(), models)),
+    ]
+    for gpu in known.gpus():
+        found.append(catalogue_tables.fact_table(gpu, known.facts(gpu.id)))
+        found.append(catalogue_tables.price_table(gpu, known.prices(gpu.id)))
+    return found
+
+
+def doctor() -> list[Table]:
+    engines = ("vllm", "sglang")
+    node = read(PASTE).node
+    assert node is not None
+    return [
+        doctor_tables.device_table(node),
+        doctor_tables.link_table(node),
+        doctor_tables.verdict_table(diagnose(read(PASTE), engines), engines),
+        doctor_tables.startup_table(read(FAILED).startups),
+    ]
+
+
+def experiment() -> Outcome:
+    made = study().study.evidence[:4]
+    compared = tuple(
+        Compared(
+            str(i), ExperimentCell(Split(2, 4, 2), item.workload), real, True, i % 2 == 0, "now",
+            item, item, (1.0, 1.2),
+        )
+        for i, (item, real) in enumerate(zip(made, measured(), strict=False))
+    )  # fmt: skip
+    claim = Claim(
+        "TP gains more throughput than it costs latency", "TP1 x 2 → TP2", 128,
+        Interval(0.11, 0.06, 0.67), "points", "not judged", 0.2,
+    )  # fmt: skip
+    scores = (Score("tpot_s", 12, 1234.5, 5.4, 3, 9, 0.8),)
+    return Outcome(
+        LONG_MODEL, "vllm", "bf16", 2048, 256, "2 x Intel(R) Xeon(R) CPU, 2 ranks", "this-machine",
+        Corrected(compared, scores, (), None), (claim,), (), Spent(60.0, {"measuring": 50.0}),
+    )  # fmt: skip
+
+
+def comparisons() -> list[Table]:
+    found = compare_runs(measured(), measured(1.3))
+    a, b = Run("before", measured(), {"vllm": "0.9.1"}), Run("after", measured(1.3), {})
+    return [comparison_tables.overall_table(found, a, b), *comparison_tables.cell_tables(found)]
+
+
+def accuracy() -> list[Table]:
+    group = "llama-3.1-405b on mi300x with sglang"
+    return [
+        accuracy_tables.score_table(
+            [ValidationScore(group, "output_tok_s", 1234, 12.3, -4.5, 81.0)], "GPU and engine"
+        ),
+        accuracy_tables.choice_table([Choice("output throughput per GPU", 123, 100, 1.2)]),
+        accuracy_tables.held_out_table(bundled_profile().errors),
+    ]
+
+
+def search() -> list[Table]:
+    d, seen = Deployment("m", "h100", Layout(4, replicas=2)), Interval(12.345, 11.2, 14.0, 5)
+    summary = Summary(d, "prefix_affinity", 12.5, 16, 3, "", seen, seen, seen, seen, seen)
+    broken = replace(summary, error="llama-3.1-70b in bf16 at TP1 does not fit NVIDIA H100 SXM")
+    return [search_tables.search_table([summary, broken])]
+
+
+def simulated() -> list[Table]:
+    from shardwise.metrics import percentile_name
+    from shardwise.simulator.results import LATENCIES, PERCENTILES
+
+    values = {
+        percentile_name(name, at): Interval(123.4, 100.1, 160.2, 1000)
+        for name in (*LATENCIES, "output_tok_s", "goodput")
+        for at in PERCENTILES
+    }
+    item = replace(study().study.evidence[0], metrics=values)
+    day = Day(
+        (Hour(123.4, 12, 12.34, 0.99, 0.98),),
+        (Plan("always the peak", 240.0, 1234, 1_000_000),),
+        180.0,
+    )
+    answered = {"evidence": [item], "failures": 0, "price_note": "price"}
+    document = {"deployment": item.deployment, "day": day, "usd": [1234.5], "price_note": "price"}
+    return [*simulate_report.tables(answered), *simulate_day.day_tables(document)]
+
+
+def status() -> list[Table]:
+    replica = ReplicaState(
+        "llama-3.1-70b/0", "m", "http://127.0.0.1:8000", list(range(8)), "", "gave up", None, 3,
+        "exit 1: CUDA out of memory. Tried to allocate 20.00 GiB",
+    )  # fmt: skip
+    seen, now = [Seen(replica, "gave up", 2**36, 128)], State("d", "d.toml", "http://127.0.0.1:80")
+    looks = {replica.replica: deque([1.0, 2.0] * 15)}
+    return [host_status.status_table(now, seen), host_status.status_table(now, seen, looks)]
+
+
+def profiles() -> list[Table]:
+    product = SimpleNamespace(
+        name="gate_up_proj", rows=2048, inputs=8192, outputs=57344, calls=80, seconds=1.234,
+        flops_per_s=1.23e15, bytes_per_s=3.2e12,
+    )  # fmt: skip
+    message = SimpleNamespace(bytes=123_456_789, calls=160, seconds=0.0123)
+    rank = SimpleNamespace(
+        tp_rank=0, seconds=dict.fromkeys(profile_tables.PARTS, 1.23456), products=[product],
+        messages=[message],
+    )  # fmt: skip
+    limit = SimpleNamespace(matrix_flops=1e15, copy_bytes_per_s=3.3e12)
+    found: Any = SimpleNamespace(
+        tp_size=8, batch=128, dtype="bf16", device="cuda", emulated=False, ceilings=[limit],
+        prefill=[rank], decode=[rank],
+    )  # fmt: skip
+    return profile_tables.profile_tables(found)
+
+
+def selftest() -> list[Table]:
+    readings = [
+        SimpleNamespace(metric=name, error=-0.1234, within=False, measured_s=12.345)
+        for name in ("ttft_s", "itl_s", "e2e_latency_s")
+    ]
+    found: Any = SimpleNamespace(
+        concurrency=512, readings=readings, cpu_s_per_1000_tokens=0.1234, completed=5000,
+        requests=5120, client=SimpleNamespace(lag_p99_s=0.0123), within=False,
+    )  # fmt: skip
+    return [bench_selftest.selftest_table([found])]
+
+
+def studies() -> list[Table]:
+    costs = study().study.costs
+    about_it = study().about
+    assert about_it is not None
+    return [
+        *study_output.study_tables(study()),
+        node_tables.redundancy_table(costs),
+        node_tables.beside_table(beside(study().study.evidence, measured())),
+        about.hardware_table(about_it.facts, "mi300x"),
+        about.known_errors_table(about_it, "mi300x", "vllm"),
+    ]
+
+
+def measurements() -> list[Table]:
+    conditions = {"failures": {"http_5xx": 12}, "interrupted": True}
+    return [
+        measured_tables.measured_table([Measured("s", str(i), item, conditions)])
+        for i, item in enumerate(measured()[:2])
+    ]
+
+
+MAKERS: Final[dict[str, Callable[[], list[Table]]]] = {
+    "plan": plans,
+    "plan with percentiles": holding,
+    "catalogue": catalogue,
+    "doctor": doctor,
+    "study": studies,
+    "study --measure": lambda: experiment_tables.experiment_tables(experiment()),
+    "compare": comparisons,
+    "validate": accuracy,
+    "search": search,
+    "simulate": simulated,
+    "status": status,
+    "profile": profiles,
+    "bench selftest": selftest,
+    "bench show": measurements,
+}
+
+
+@cache
+def tables(command: str) -> tuple[Table, ...]:
+    return tuple(MAKERS[command]())
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("command", MAKERS)
+def test_no_table_is_wider_than_the_terminal_and_no_number_is_cut(command: str, width: int) -> None:
+    for table in tables(command):
+        lines = render(table, width).splitlines()
+        widest = max(lines, key=len)
+        assert len(widest) <= width, f"{table.name}: {widest}"
+        body = "\n".join(lines)
+        always = [i for i, c in enumerate(table.columns) if not c.optional and c.align == "right"]
+        for row in table.rows:
+            assert all(row[i].text in body for i in always), f"{table.name}: {row}"
+
+
+@pytest.mark.parametrize("command", MAKERS)
+def test_the_full_table_has_every_column_and_bound_in_a_line_for_each_row(command: str) -> None:
+    for table in tables(command):
+        lines = render(table).splitlines()
+        for row in table.rows:
+            whole = [f"{cell.text} {cell.detail}".strip() for cell in row]
+            found = any(all(text in line for text in whole) for line in lines)
+            assert found, f"{table.name}: {row}"
+
+
+def test_every_function_that_makes_a_table_is_tried_here() -> None:
+    made = {table.name for command in MAKERS for table in tables(command)}
+    sources = [*(PACKAGE / "reports").glob("*.py"), *(PACKAGE / "cli").glob("*.py")]
+    named = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Table":
+                first = next((k.value for k in node.keywords if k.arg == "name"), None)
+                name = first or node.args[0]
+                if isinstance(name, ast.Constant):
+                    named.add(str(name.value))
+    assert len(named) > 25
+    assert named <= made, f"not rendered in this test: {sorted(named - made)}"
