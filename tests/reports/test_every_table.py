@@ -23,8 +23,9 @@ from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.experiment.claims import Claim
 from shardwise.experiment.correct import Compared, Corrected, Score
 from shardwise.experiment.design import Cell as ExperimentCell
-from shardwise.experiment.outcome import Outcome, Spent
+from shardwise.experiment.outcome import Outcome
 from shardwise.experiment.split import Split
+from shardwise.experiment.timeline import Spent
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hosting.operating import Seen
 from shardwise.hosting.state import ReplicaState, State
