@@ -7,6 +7,7 @@ in `shardwise.engines`.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from shardwise.engines import Command, Device, Launch, every, get
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+from shardwise.layout.speculation import Speculation
 
 WIDE = Layout(tp_size=4, pp_size=2, ep_size=8, attention_dp=2)
 
@@ -83,7 +85,8 @@ def test_sglangs_memory_share_may_be_of_weights_and_cache_alone() -> None:
 
 def test_trtllm_writes_what_only_its_file_can_say() -> None:
     asked = deployment(Layout(ep_size=8, attention_dp=8), kv="fp8", version="1.1.0")
-    launch = Launch("org/m", port=8002, speculative_tokens=3)
+    asked = replace(asked, speculation=Speculation.parse("mtp:3"))
+    launch = Launch("org/m", port=8002)
     line = started("trtllm", asked, launch)
     assert values(line)["--tp_size"] == "8"
     assert values(line)["--ep_size"] == "8"
@@ -140,10 +143,10 @@ def test_16_bit_weights_become_fp8_only_where_they_are_asked_to() -> None:
 
 
 def test_mtp_is_written_as_each_engine_has_it() -> None:
-    launch = Launch("org/m", speculative_tokens=2)
-    found = values(started("vllm", deployment(), launch))["--speculative-config"]
+    asked = replace(deployment(), speculation=Speculation.parse("mtp:2"))
+    found = values(started("vllm", asked))["--speculative-config"]
     assert json.loads(found) == {"method": "mtp", "num_speculative_tokens": 2}
-    found_sglang = values(started("sglang", deployment(), launch))
+    found_sglang = values(started("sglang", asked))
     assert found_sglang["--speculative-algorithm"] == "EAGLE"
     assert found_sglang["--speculative-num-steps"] == "2"
     assert found_sglang["--speculative-num-draft-tokens"] == "3"  # 2 drafted and 1 verified
@@ -156,8 +159,41 @@ def test_versions_without_a_flag_refuse_what_it_says() -> None:
             started(engine, deployment(kv="bf16", version=version), bf16_for_fp8)
         # for a checkpoint that asks for nothing, 16 bits are what "auto" gives
         assert "bfloat16" not in started(engine, deployment(kv="bf16", version=version)).argv
-    with pytest.raises(InputError, match="MTP"):
-        started("vllm", deployment(version="0.9.2"), Launch("m", speculative_tokens=1))
+    for draft, version, first in (("mtp:1", "0.9.2", "0.11"), ("org/small:4", "0.13.0", "0.15")):
+        asked = replace(deployment(version=version), speculation=Speculation.parse(draft))
+        with pytest.raises(InputError, match=f"{draft} with vLLM .* from {first} on"):
+            started("vllm", asked)
+
+
+def test_a_draft_model_is_written_as_each_engine_has_it() -> None:
+    asked = replace(deployment(), speculation=Speculation.parse("small:4"))
+    launch = Launch("org/m", draft="org/small")
+    found = values(started("vllm", asked, launch))["--speculative-config"]
+    assert json.loads(found) == {
+        **{"method": "draft_model", "model": "org/small"},
+        "num_speculative_tokens": 4,
+    }
+    found_sglang = values(started("sglang", asked, launch))
+    assert found_sglang["--speculative-algorithm"] == "STANDALONE"
+    assert found_sglang["--speculative-draft-model-path"] == "org/small"
+    assert found_sglang["--speculative-num-draft-tokens"] == "5"
+    assert (
+        "speculative_config:\n  decoding_type: Draft_Target\n  max_draft_len: 4\n"
+        "  speculative_model_dir: org/small\n"
+    ) in started("trtllm", asked, launch).files[0].text
+
+
+def test_what_an_engine_cannot_draft_is_refused_with_what_it_can() -> None:
+    for engine, draft, allowed in (
+        ("builtin", "mtp:1", "allowed: none"),
+        ("atom", "org/small:4", "allowed: none, mtp:3"),
+    ):
+        asked = replace(deployment(), speculation=Speculation.parse(draft))
+        with pytest.raises(InputError, match=allowed):
+            get(engine).require(replace(asked, layout=Layout()), Device(vendor="amd"), 0)
+    piped = replace(deployment(Layout(pp_size=2)), speculation=Speculation.parse("mtp:1"))
+    with pytest.raises(InputError, match="mtp:1 with PP=2"):
+        get("vllm").require(piped, Device(), 0)
 
 
 def test_an_unknown_kv_dtype_is_refused_with_those_allowed() -> None:

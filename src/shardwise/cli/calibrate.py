@@ -79,13 +79,14 @@ def _need_scipy() -> None:
 
 def _rows(path: Path) -> list[Row]:
     from shardwise.perfmodel.predicting import usable_rows
-    from shardwise.perfmodel.rows import read_table
+    from shardwise.perfmodel.rows import Problem, read_table
 
     header, table = read_table(path)
     report_unused(header)
     good, problems = usable_rows(table)
-    report_problems(problems)
-    return good
+    drafted = [Problem(r.number, "left out: its steps verify drafts") for r in good if r.drafted]
+    report_problems([*problems, *drafted])
+    return [row for row in good if row.drafted is None]
 
 
 def _check_units(path: Path, base: Profile) -> None:

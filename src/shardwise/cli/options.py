@@ -13,6 +13,7 @@ from shardwise.cli.files import WIDE_KEY
 from shardwise.engines import get, names
 from shardwise.errors import InputError
 from shardwise.layout.deployment import FixedLimits
+from shardwise.layout.speculation import Speculation
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_ITEMS: Final = 64
@@ -90,6 +91,30 @@ KV_DTYPE: Final = click.option(
 ENGINE: Final = click.option(
     "--engine", default="vllm", show_default=True, callback=_engine, help=_ENGINES
 )
+
+
+def speculation_options(command: F) -> F:
+    """--speculation and --acceptance."""
+    for option in (
+        click.option(
+            "--acceptance",
+            type=click.FloatRange(0, 1),
+            help="Share of drafted tokens that is accepted; default: assumed, with a range.",
+        ),
+        click.option(
+            "--speculation",
+            default="none",
+            show_default=True,
+            help="Drafted tokens a step: mtp:3 by the model's own heads, or DRAFT-MODEL:4.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def speculation_of(options: Mapping[str, Any]) -> Speculation | None:
+    """What --speculation and --acceptance mean. Raises InputError for what cannot be meant."""
+    return Speculation.parse(options["speculation"], options["acceptance"])
 
 
 def limit_options(command: F) -> F:

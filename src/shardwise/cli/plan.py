@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from shardwise.cli.files import say_prose, show_table
-from shardwise.cli.options import CATALOGUE, JSON, PROFILE, WIDE, limit_options
+from shardwise.cli.options import (
+    CATALOGUE,
+    JSON,
+    PROFILE,
+    WIDE,
+    limit_options,
+    speculation_options,
+)
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,6 +61,7 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
     help="Engine: vllm, sglang, trtllm, atom or builtin.",
 )
 @limit_options
+@speculation_options
 @PROFILE
 @CATALOGUE
 @WIDE
@@ -116,11 +124,17 @@ def _deliver(
 ) -> None:
     from shardwise.cli.files import say, write_document
     from shardwise.planner.command import checkpoint, note, replicas
+    from shardwise.planner.speculating import drafted
     from shardwise.reports.plan_tables import (
         plan_document,
         plan_table,
         recommendation,
         rejected_lines,
+    )
+    from shardwise.reports.speculation_tables import (
+        speculation_document,
+        speculation_lines,
+        speculation_table,
     )
 
     documents = []
@@ -133,8 +147,11 @@ def _deliver(
         )
         port += len(commands)
         remark = note(found)
+        verdict = drafted(item.plan)
         if as_json or output is not None:
-            documents.append(plan_document(item.plan, commands, remark))
+            document = plan_document(item.plan, commands, remark)
+            document["speculation"] = speculation_document(verdict) if verdict else None
+            documents.append(document)
         if as_json:
             continue
 
@@ -142,6 +159,12 @@ def _deliver(
         show_table(plan_table(item.plan))
         for line in rejected_lines(item.plan.rejected):
             say_prose(f"rejected, {line}")
+        if verdict:
+            say("")
+            for line in speculation_lines(verdict):
+                say_prose(line)
+            if verdict.asked:
+                show_table(speculation_table(verdict))
         say(f"\nRun{f' ({remark})' if remark else ''}:")
         for command in commands:
             say(command.line)

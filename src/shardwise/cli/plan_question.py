@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from shardwise.cli.options import fixed_limits
+from shardwise.cli.options import fixed_limits, speculation_of
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
             engine=options["engine"],
             weight_dtype=dtype,
             kv_dtype=options["kv_dtype"],
+            speculation=speculation_of(options),
             engine_version=options["engine_version"],
             limits=fixed_limits(options),
             usd_per_gpu_hour=price.usd_per_hour if price else None,

@@ -11,13 +11,23 @@ from typing import Any
 import click
 
 from shardwise.cli.files import print_json, say, say_prose, show_progress, show_table
-from shardwise.cli.options import JSON, WIDE, fixed_limits, limit_options, sizes, subject_options
+from shardwise.cli.options import (
+    JSON,
+    WIDE,
+    fixed_limits,
+    limit_options,
+    sizes,
+    speculation_of,
+    speculation_options,
+    subject_options,
+)
 from shardwise.errors import InputError
 
 
 @click.command()
 @partial(subject_options, gpu_required=False)
 @limit_options
+@speculation_options
 @click.option("--gpus", default=8, show_default=True, help="GPUs in the node.")
 @click.option("--tp", default="1,2,4,8", show_default=True, help="TP sizes to compare.")
 @click.option(
@@ -53,6 +63,12 @@ def study(**given: Any) -> None:
 
     MODEL is a bundled id (llama-3.1-70b), a folder or config.json, or a Hugging Face id.
     """
+    if given["measure"] and given["speculation"] != "none":
+        raise InputError(
+            f"--speculation {given['speculation'][:40]} with --measure",
+            "allowed: none",
+            "pass the engine's own flags with --flag",
+        )
     if given["measure"]:
         from shardwise.cli.study_measure import measure
 
@@ -94,6 +110,7 @@ def _run(given: dict[str, Any]) -> Any:
         given["profile"],
         given["catalogue_files"],
         given["engine_version"],
+        speculation_of(given),
     )
     subject, catalogue = subject_of(asked)
     question = Question(

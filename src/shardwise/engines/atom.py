@@ -29,7 +29,7 @@ from shardwise.units import GIB, MIB
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
     """With --enable-dp-attention, ATOM turns all of TP into copies of attention."""
-    del device
+    del device, launch
     layout, limits = deployment.layout, deployment.limits
     line = ["--tensor-parallel-size", str(layout.stage_gpus)]
     if layout.attention_dp > 1:
@@ -44,8 +44,9 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
     line += ["--max-num-seqs", str(limits.max_num_seqs)]
     line += ["--max-num-batched-tokens", str(limits.max_num_batched_tokens)]
     line += ["--gpu-memory-utilization", f"{limits.gpu_memory_utilization:g}"]
-    if launch.speculative_tokens:
-        line += ["--method", "mtp", "--num-speculative-tokens", str(launch.speculative_tokens)]
+    if deployment.speculation is not None:
+        drafted = deployment.speculation.tokens
+        line += ["--method", "mtp", "--num-speculative-tokens", str(drafted)]
     return line
 
 

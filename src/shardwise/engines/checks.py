@@ -17,6 +17,7 @@ def problems(
     yield from _vendor(engine, device)
     yield from _layout(engine, deployment.layout, num_experts)
     yield from _dtypes(engine, deployment, device)
+    yield from _speculation(engine, deployment)
 
 
 def _vendor(engine: Engine, device: Device) -> Iterator[InputError]:
@@ -100,6 +101,23 @@ def _dtypes(engine: Engine, deployment: Deployment, device: Device) -> Iterator[
         yield InputError(
             f"KV cache dtype {kv} on {_called(device)} with {engine.title}",
             "allowed: auto or bf16, its kernels do not read fp8 caches there",
+        )
+
+
+def _speculation(engine: Engine, deployment: Deployment) -> Iterator[InputError]:
+    drafted, can = deployment.speculation, engine.capabilities.speculation
+    if drafted is None:
+        return
+    if ("mtp" if drafted.own_heads else "draft_model") not in can:
+        allowed = {"mtp": "mtp:3", "draft_model": "a draft model"}
+        yield InputError(
+            f"speculation {drafted.name[:60]} with {engine.title}",
+            f"allowed: {', '.join(['none', *(allowed[kind] for kind in can)])}",
+        )
+    if deployment.layout.pp_size > 1:
+        yield InputError(
+            f"speculation {drafted.name[:60]} with PP={deployment.layout.pp_size}",
+            "allowed: PP=1, engines draft on one pipeline stage",
         )
 
 

@@ -21,7 +21,7 @@ class Capabilities:
     #: whether attention data parallelism leaves room for attention TP within a copy
     attention_dp_with_tp: bool
     decode_context_parallel: bool
-    speculation: tuple[str, ...]  #: methods it has flags for here: "mtp"
+    speculation: tuple[str, ...]  #: who may draft: "mtp", "draft_model"
     online_fp8: bool  #: quantizes 16-bit weights to fp8 while it loads them
     weight_dtypes: tuple[str, ...]  #: of checkpoints it loads
     kv_dtypes: Mapping[str, str]  #: our name -> how its flag spells it; "auto" means no flag
@@ -129,7 +129,7 @@ class Launch:
         port: TCP port on `host`.
         checkpoint_dtype: Dtype that the weights are stored in; "" if not known.
         checkpoint_kv: Dtype of the KV cache that the checkpoint asks for; "" for none.
-        speculative_tokens: Tokens drafted a step by the model's own MTP heads; 0: none.
+        draft: What the engine loads as draft model: hub id, folder or file; "" for none.
         static_share: SGLang's --mem-fraction-static, of weights and KV cache alone; 0 takes the
             deployment's gpu_memory_utilization.
         kv_cache_tokens: The built-in engine's room for KV cache; 0 leaves its default.
@@ -143,7 +143,7 @@ class Launch:
     port: int = 8000
     checkpoint_dtype: str = ""
     checkpoint_kv: str = ""
-    speculative_tokens: int = 0
+    draft: str = ""
     static_share: float = 0.0
     kv_cache_tokens: int = 0
     threads_per_rank: int = 0

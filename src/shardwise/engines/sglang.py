@@ -53,7 +53,7 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
     line += ["--chunked-prefill-size", str(limits.max_num_batched_tokens * copies)]
     share = launch.static_share or limits.gpu_memory_utilization
     line += ["--mem-fraction-static", f"{share:.3f}".rstrip("0")]
-    line += _speculation(launch)
+    line += _speculation(deployment, launch)
     line += ["--enable-metrics"]
     return [*line, "--device", "cpu"] if device.vendor == "cpu" else line
 
@@ -86,14 +86,19 @@ def _dtype_flags(deployment: Deployment, launch: Launch) -> list[str]:
     return line if kv == "auto" else [*line, "--kv-cache-dtype", CAPABILITIES.kv_dtypes[kv]]
 
 
-def _speculation(launch: Launch) -> list[str]:
-    """The model's own MTP heads as a chain: steps, one candidate each, and the verified token."""
-    steps = launch.speculative_tokens
-    if not steps:
+def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
+    """A chain: steps, one candidate each, and the verified token. The model's own MTP heads draft
+    (EAGLE), or a draft model (STANDALONE): docs.sglang.io, advanced_features/speculative_decoding.
+    """
+    drafted = deployment.speculation
+    if drafted is None:
         return []
-    line = ["--speculative-algorithm", "EAGLE", "--speculative-num-steps", str(steps)]
-    line += ["--speculative-eagle-topk", "1"]
-    return [*line, "--speculative-num-draft-tokens", str(steps + 1)]
+    line = ["--speculative-algorithm", "EAGLE"]
+    if not drafted.own_heads:
+        line = ["--speculative-algorithm", "STANDALONE"]
+        line += ["--speculative-draft-model-path", launch.draft or drafted.draft]
+    line += ["--speculative-num-steps", str(drafted.tokens), "--speculative-eagle-topk", "1"]
+    return [*line, "--speculative-num-draft-tokens", str(drafted.tokens + 1)]
 
 
 def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -> Shard:
@@ -246,7 +251,7 @@ CAPABILITIES: Final = Capabilities(
     attention_dp=True,
     attention_dp_with_tp=True,
     decode_context_parallel=True,
-    speculation=("mtp",),
+    speculation=("mtp", "draft_model"),
     online_fp8=True,
     weight_dtypes=(
         *("bf16", "fp16", "fp32", "fp8", "int8", "int4", "mxfp8", "mxfp4", "nvfp4"),

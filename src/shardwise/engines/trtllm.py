@@ -68,13 +68,23 @@ def config_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ..
         # the block replaces the flag's, so the fraction stands here as well
         share = deployment.limits.gpu_memory_utilization
         lines += ["kv_cache_config:", f"  dtype: {dtype}", f"  free_gpu_memory_fraction: {share:g}"]
-    if launch.speculative_tokens:
-        key = since(parse(deployment.engine_version), _MTP_KEY)
-        lines += ["speculative_config:", "  decoding_type: MTP"]
-        lines += [f"  {key}: {launch.speculative_tokens}"]
+    lines += _speculation(deployment, launch)
     if not lines:
         return ()
     return (ConfigFile(f"trtllm-{launch.port}.yaml", "\n".join(lines) + "\n"),)
+
+
+def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
+    """MTPDecodingConfig and DraftTargetDecodingConfig of tensorrt_llm/llmapi/llm_args.py."""
+    drafted = deployment.speculation
+    if drafted is None:
+        return []
+    lines = ["speculative_config:"]
+    if drafted.own_heads:
+        key = since(parse(deployment.engine_version), _MTP_KEY)
+        return [*lines, "  decoding_type: MTP", f"  {key}: {drafted.tokens}"]
+    lines += ["  decoding_type: Draft_Target", f"  max_draft_len: {drafted.tokens}"]
+    return [*lines, f"  speculative_model_dir: {launch.draft or drafted.draft}"]
 
 
 def _needs_chunks(deployment: Deployment) -> bool:
@@ -184,7 +194,7 @@ CAPABILITIES: Final = Capabilities(
     attention_dp=True,
     attention_dp_with_tp=False,
     decode_context_parallel=False,
-    speculation=("mtp",),
+    speculation=("mtp", "draft_model"),
     online_fp8=False,
     weight_dtypes=("bf16", "fp16", "fp32", "fp8", "int8", "int4", "mxfp8", "mxfp4", "nvfp4", "fp4"),
     # https://nvidia.github.io/TensorRT-LLM/reference/support-matrix.html

@@ -34,6 +34,8 @@ from shardwise.units import GIB, MIB
 _NAMES_BF16_CACHE: Final = (("0", False), ("0.11", True))
 #: --speculative-config, in place of single flags, and MTP by the name "mtp" for every model
 _HAS_MTP: Final = (("0", False), ("0.11", True))
+#: V1's "draft_model": refused in 0.13 (issues/31883)
+_HAS_DRAFT_MODELS: Final = (("0", False), ("0.15", True))
 
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
@@ -78,13 +80,24 @@ def _dtype_flags(deployment: Deployment, launch: Launch) -> list[str]:
 
 
 def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
-    """vllm/config/speculative.py: the model's own MTP heads draft."""
-    if not launch.speculative_tokens:
+    """vllm/config/speculative.py: the model's own MTP heads draft, or a draft model, which has the
+    model's vocabulary and TP (github.com/vllm-project/vllm/pull/24322).
+    """
+    drafted = deployment.speculation
+    if drafted is None:
         return []
     version = parse(deployment.engine_version)
-    if not since(version, _HAS_MTP):
-        raise InputError(f"MTP with vLLM {version}", "allowed from 0.11 on", "use a newer version")
-    config = {"method": "mtp", "num_speculative_tokens": launch.speculative_tokens}
+    first = _HAS_MTP if drafted.own_heads else _HAS_DRAFT_MODELS
+    if not since(version, first):
+        raise InputError(
+            f"speculation {drafted.name} with vLLM {version}",
+            f"allowed from {first[-1][0]} on",
+            "use a newer version",
+        )
+    config: dict[str, str | int] = {"method": "mtp"}
+    if not drafted.own_heads:
+        config = {"method": "draft_model", "model": launch.draft or drafted.draft}
+    config["num_speculative_tokens"] = drafted.tokens
     return ["--speculative-config", msgspec.json.encode(config).decode()]
 
 
@@ -243,7 +256,7 @@ CAPABILITIES: Final = Capabilities(
     attention_dp=True,
     attention_dp_with_tp=True,
     decode_context_parallel=True,
-    speculation=("mtp",),
+    speculation=("mtp", "draft_model"),
     online_fp8=True,
     weight_dtypes=(
         *("bf16", "fp16", "fp32", "fp8", "int8", "int4", "mxfp8", "mxfp6", "mxfp4", "nvfp4"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shardwise.errors import InputError
+from shardwise.layout.speculation import Speculation
 
 #: Defaults of vLLM's load tests and of most recipes; `engines` knows each engine's own.
 MAX_NUM_SEQS = 256
@@ -120,6 +121,7 @@ class Deployment:
     dtypes: Dtypes = field(default_factory=Dtypes)
     engine: str = "vllm"
     engine_version: str = ""  #: empty: not known
+    speculation: Speculation | None = None  #: None: a decode step gives a sequence one token
 
     def with_layout(self, **changes: int) -> Deployment:
         return replace(self, layout=replace(self.layout, **changes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,12 +29,20 @@ _INDEX_BYTES: Final = 1.03125  #: of one element of the indexer's cache: fp8 wit
 
 
 def decode_seconds(
-    ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype: str, note: NoteError
+    ranks: Sequence[RankShards],
+    gpu: Gpu,
+    engine: str,
+    kv_dtype: str,
+    note: NoteError,
+    query_tokens: int = 1,
 ) -> Array:
-    """Seconds of a decode step's attention, all layers: (ranks, SEQUENCES, CONTEXTS)."""
+    """Seconds of a decode step's attention, all layers: (ranks, SEQUENCES, CONTEXTS).
+
+    Each sequence has `query_tokens` tokens in the step, more than one where drafts are verified.
+    """
     where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
     out = np.zeros((len(ranks), len(SEQUENCES), len(CONTEXTS)))
-    times = _by_mixer(ranks, lambda mixer, tp_size: _decode(mixer, tp_size, where))
+    times = _by_mixer(ranks, lambda mixer, tp_size: _decode(mixer, tp_size, where, query_tokens))
     for place, rank in enumerate(ranks):
         for group, layer in enumerate(rank.layers):
             found = times[group, rank.layout.tp_size]
@@ -65,25 +74,33 @@ def _error(mixer: Mixer, provenance: Provenance) -> float:
 Where = tuple[Gpu, str, str]
 
 
-def _decode(mixer: Mixer, tp_size: int, where: Where) -> Times | None:
+def _decode(mixer: Mixer, tp_size: int, where: Where, query_tokens: int) -> Times | None:
     gpu, engine, kv = where
     batch, context = SEQUENCES[:, None], CONTEXTS[None, :]
+    queries, pairs = float(query_tokens), batch * context
     if isinstance(mixer, Attention):
         heads, kv_heads = pieces(mixer.num_heads, tp_size), pieces(mixer.num_kv_heads, tp_size)
         window = float(mixer.window or mixer.chunk)
         seen = _picked(mixer.indexer, context)
         times = kernels.attention_decode(
-            gpu, engine, batch, seen, heads, kv_heads, mixer.head_dim, window, "bf16", kv
+            gpu, engine, batch, seen, heads, kv_heads, mixer.head_dim, window, "bf16", kv, queries
         )
-        return _with_indexer(times, mixer.indexer, gpu, batch * context, batch * context)
+        return _with_indexer(times, mixer.indexer, gpu, queries * pairs, pairs)
     if isinstance(mixer, Mla):
         heads = pieces(mixer.num_heads, tp_size)
         seen = _picked(mixer.indexer, context)
-        times = kernels.mla_decode(gpu, engine, batch, seen, heads, "bf16", kv)
-        return _with_indexer(times, mixer.indexer, gpu, batch * context, batch * context)
+        times = kernels.mla_decode(gpu, engine, batch, seen, heads, "bf16", kv, queries)
+        return _with_indexer(times, mixer.indexer, gpu, queries * pairs, pairs)
     if isinstance(mixer, LinearAttention | Mamba2):
-        return kernels.linear_decode(gpu, engine, batch, *_states(mixer, tp_size))
+        times = kernels.linear_decode(gpu, engine, batch, *_states(mixer, tp_size))
+        return replace(times, seconds=times.seconds * _state_passes(query_tokens))
     return None
+
+
+def _state_passes(query_tokens: int) -> float:
+    """A state's reads and writes over those of one token: it is read once and kept after each
+    token, so that what was rejected can be taken back (vLLM, fused_recurrent_gated_delta_rule)."""
+    return (1.0 + query_tokens) / 2.0
 
 
 def _states(mixer: LinearAttention | Mamba2, tp_size: int) -> tuple[int, int, int, int, str]:

@@ -19,6 +19,9 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION
+from shardwise.layout.speculation import Speculation
+from shardwise.perfmodel.drafting import speculating
+from shardwise.perfmodel.drafts import draft_held, require_draft
 from shardwise.perfmodel.hierarchy import model_key
 from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.memory import Platform
@@ -43,6 +46,7 @@ class Key:
     mode: str
     version: str = ""
     all_reduce: str = ""
+    speculation: Speculation | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Batch:
 
     def setting(self, coefficients: Mapping[str, float]) -> Setting:
         key = self.key
-        return Setting(
+        plain = Setting(
             self.arch,
             self.gpu,
             key.engine,
@@ -90,6 +94,7 @@ class Batch:
             key.version,
             key.all_reduce,
         )
+        return speculating(plain, key.speculation)
 
     def serve(self, coefficients: Mapping[str, float]) -> Served:
         """Predict every row with these coefficients."""
@@ -122,6 +127,8 @@ def _unstated_kv_dtype(row: Row, model: Model, gpu: Gpu) -> str:
 def _key(row: Row) -> Key:
     gpu = default_catalogue().gpu(row.gpu)
     model = _model(row.model, row.weight_dtype, gpu.vendor)
+    if row.drafted is not None:
+        require_draft(model, row.drafted)
     kv = row.kv_dtype or _unstated_kv_dtype(row, model, gpu)
     if kv not in KV_BYTES:
         raise InputError(f"kv_dtype is {kv!r}", f"allowed: {', '.join(KV_BYTES)}")
@@ -134,6 +141,7 @@ def _key(row: Row) -> Key:
         row.mode,
         row.version,
         row.all_reduce,
+        row.drafted,
     )
 
 
@@ -158,7 +166,8 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         requests=column(lambda r: r.requests),
         length_cv=column(lambda r: r.length_cv),
     )
-    return make_load(model, platform, key.kv_dtype, deployments, offered)
+    draft = draft_held(model, key.speculation) if key.speculation else None
+    return make_load(model, platform, key.kv_dtype, deployments, offered, draft)
 
 
 def group(rows: Iterable[Row]) -> tuple[list[Batch], list[Problem]]:

@@ -13,9 +13,12 @@ from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import Deployment, Layout
+from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.collectives import Collectives
+from shardwise.perfmodel.drafting import speculating
+from shardwise.perfmodel.drafts import draft_held
 from shardwise.perfmodel.hierarchy import model_key
-from shardwise.perfmodel.intervals import METRICS, half_width
+from shardwise.perfmodel.intervals import METRICS, half_width, with_speculation
 from shardwise.perfmodel.knowledge import WORDS, Asked
 from shardwise.perfmodel.loads import Offered, make_load
 from shardwise.perfmodel.memory import Platform
@@ -33,6 +36,7 @@ class Subject:
     Attributes:
         arch: The model in the dtype that it is served in.
         kv_dtype: KV cache dtype; "auto" is what the checkpoint asks for.
+        speculation: Tokens that are drafted and verified in each decode step.
     """
 
     arch: Model
@@ -41,6 +45,7 @@ class Subject:
     kv_dtype: str
     calibrated: Calibrated
     engine_version: str = ""
+    speculation: Speculation | None = None
 
     @property
     def weight_dtype(self) -> str:
@@ -48,7 +53,7 @@ class Subject:
 
     @property
     def setting(self) -> Setting:
-        return Setting(
+        plain = Setting(
             self.arch,
             self.gpu,
             self.engine,
@@ -56,6 +61,12 @@ class Subject:
             self.calibrated.coefficients_of(model_key(self.arch)),
             self.engine_version,
         )
+        return speculating(plain, self.speculation)
+
+    @property
+    def draft(self) -> Model | None:
+        """What is loaded beside the model to draft for it."""
+        return draft_held(self.arch, self.speculation) if self.speculation else None
 
     @property
     def platform(self) -> Platform:
@@ -91,7 +102,9 @@ class Subject:
 def sweep(subject: Subject, mode: str, deployments: Deployments, offered: Offered) -> Served:
     """Predict arrays of configurations."""
     setting = subject.setting
-    load = make_load(subject.arch, subject.platform, setting.kv_dtype, deployments, offered)
+    load = make_load(
+        subject.arch, subject.platform, setting.kv_dtype, deployments, offered, subject.draft
+    )
     return SERVE[mode](setting, load)
 
 
@@ -121,7 +134,8 @@ def note_of(known: Calibrated, asked: Asked, layouts: Sequence[Layout]) -> str:
 
 def note_on(subject: Subject, layouts: Sequence[Layout] = ()) -> str:
     """One line on what stands behind a subject's predictions."""
-    return note_of(subject.calibrated, subject.asked, layouts or [Layout()])
+    note = note_of(subject.calibrated, subject.asked, layouts or [Layout()])
+    return f"{note}; {subject.speculation.words}" if subject.speculation else note
 
 
 def predict(
@@ -151,7 +165,13 @@ def predict(
         metrics = {
             metric: _interval(
                 float(getattr(served, metric)[i]),
-                half_width(subject.calibrated.profile, subject.asked, metric, deployment.layout),
+                with_speculation(
+                    half_width(
+                        subject.calibrated.profile, subject.asked, metric, deployment.layout
+                    ),
+                    subject.speculation,
+                    metric,
+                ),
             )
             for metric in (*METRICS, "total_tok_s")
         }

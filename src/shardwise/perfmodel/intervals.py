@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from shardwise.layout.deployment import Layout
+from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.knowledge import Asked, Unseen
 from shardwise.perfmodel.work import Array
 
@@ -97,6 +98,23 @@ def width_of(widths: Mapping[str, float], distance: Distance, metric: str) -> fl
     whole = float(np.sqrt(near**2 + beyond))
     most = learnt("kernels")
     return whole if most is None else min(whole, max(most, *parts))
+
+
+#: Error (log) of the ratio of TPOT without speculation to that with it, where the acceptance is
+#: known from other runs of the engine: 80th percentile over the twins of serving_2026.csv.
+SPECULATION_WIDTH: Final = 0.12
+
+
+def with_speculation(width: float, speculation: Speculation | None, metric: str) -> float:
+    """`width` with what drafted tokens add: the model's error, and the acceptance's range.
+
+    The errors are taken as independent. A first token is not drafted.
+    """
+    if speculation is None or metric == "ttft_s":
+        return width
+    share = speculation.acceptance
+    least, most = (speculation.tokens_per_step(end) for end in (share.lo, share.hi))
+    return float(np.hypot(np.hypot(width, SPECULATION_WIDTH), np.log(most / least) / 2.0))
 
 
 #: What has no fold of its own, and the one that stands for it.

@@ -51,9 +51,15 @@ class Load:
 
 
 def make_load(
-    model: Model, platform: Platform, kv_dtype: str, deployments: Deployments, offered: Offered
+    model: Model,
+    platform: Platform,
+    kv_dtype: str,
+    deployments: Deployments,
+    offered: Offered,
+    draft: Model | None = None,
 ) -> Load:
-    """The load with its KV capacity; `model` in the dtype that it is served in."""
+    """The load with its KV capacity; `model` in the dtype that it is served in, `draft` what is
+    loaded beside it to draft tokens."""
     profiled = Deployments(
         deployments.layouts,
         np.minimum(deployments.max_num_seqs, PROFILED_SEQS),
@@ -61,8 +67,8 @@ def make_load(
         deployments.gpu_memory_utilization,
     )
     context = offered.isl + offered.osl / 2.0
-    budget = kv_budget_bytes(model, platform, profiled)
-    sequence = sequence_bytes(model, context, deployments.layouts, kv_dtype)
+    budget = kv_budget_bytes(model, platform, profiled, draft)
+    sequence = sequence_bytes(model, context, deployments.layouts, kv_dtype, draft)
     capacity = kv_capacity_tokens(budget, sequence, context, deployments.layouts)
     return Load(
         layouts=deployments.layouts,

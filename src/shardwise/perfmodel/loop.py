@@ -12,7 +12,14 @@ from typing import Final
 import numpy as np
 
 from shardwise.perfmodel.loads import Load
-from shardwise.perfmodel.serving_steps import chunk, decode_step, fullest_chunk, mixed_step
+from shardwise.perfmodel.serving_steps import (
+    chunk,
+    decode_step,
+    fullest_chunk,
+    mixed_step,
+    tokens_per_step,
+    verified,
+)
 from shardwise.perfmodel.step import Steps, StepTime
 from shardwise.perfmodel.work import Array
 
@@ -58,19 +65,21 @@ def settled(
     A step holds no more prompt tokens than its budget: where the others' prompts would make a
     token take longer than such a step, they are waited for before the first token instead.
     """
-    tokens = decoded(load)
+    steps = decode_steps(setting, load)
     share = np.ones_like(slots)
     for _ in range(ROUNDS):
         turn = _turn(setting, load, slots, share)
         fixed = outside + turn.prefill.total
         growing = 1.0 + waiting
-        own, others = tokens * turn.decode.total, (slots - 1.0) * turn.extra.total
+        own, others = steps * turn.decode.total, (slots - 1.0) * turn.extra.total
         wanted = _decoding_s(own, others, fixed, growing)
         share = wanted / (fixed + growing * wanted)
-    fullest = mixed_step(setting, load, slots, fullest_chunk(load, slots)).total
-    decoding = np.minimum(wanted, tokens * fullest)
-    prompts = (decoding / tokens - turn.decode.total) / np.maximum(turn.extra.total, 1e-12)
-    token = turn.decode.plus(turn.extra.scaled(prompts))
+    full = fullest_chunk(load, slots * verified(setting))
+    fullest = mixed_step(setting, load, slots, full).total
+    decoding = np.minimum(wanted, steps * fullest)
+    prompts = (decoding / steps - turn.decode.total) / np.maximum(turn.extra.total, 1e-12)
+    step = turn.decode.plus(turn.extra.scaled(prompts))
+    token = step.scaled(1.0 / tokens_per_step(setting))
     return Loop(turn, token, decoding, wanted - decoding)
 
 
@@ -79,12 +88,18 @@ def decoded(load: Load) -> Array:
     return np.maximum(load.osl - 1.0, 1e-6)
 
 
+def decode_steps(setting: Steps, load: Load) -> Array:
+    """Steps that a request decodes in."""
+    return decoded(load) / tokens_per_step(setting)
+
+
 def _turn(setting: Steps, load: Load, slots: Array, share: Array) -> Turn:
     """The steps of `slots` requests that decode for `share` of their time."""
     decoding = slots * share
-    arrivals = decoding / load.osl / load.pp_size  # prompts per step of a micro-batch
+    finished = decoding * tokens_per_step(setting) / load.osl
+    arrivals = finished / load.pp_size  # prompts per step of a micro-batch
     together = arrivals / -np.expm1(-arrivals)  # mean of a Poisson number given at least one
-    tokens = chunk(load, slots, together)
+    tokens = chunk(load, slots * verified(setting), together)
     steps_per_prompt = load.isl / tokens
     decode = decode_step(setting, load, decoding)
     mixed = mixed_step(setting, load, decoding, tokens)

@@ -28,6 +28,7 @@ from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.layout.rules import allowed_tp
 from shardwise.layout.shards import padded, rank_shards
+from shardwise.perfmodel.drafts import draft_held
 from shardwise.units import GB
 
 Floats = NDArray[np.float64]
@@ -39,6 +40,11 @@ _NARROWER: Final = ("bf16", "fp8", "fp4")
 def kv_dtype_of(model: Model, dtypes: Dtypes) -> str:
     """KV cache dtype of a deployment: the one named, else what the checkpoint asks for."""
     return model.kv_dtype if dtypes.kv == "auto" else dtypes.kv
+
+
+def draft_of(model: Model, deployment: Deployment) -> Model | None:
+    """What is loaded beside `model` to draft for it; None without speculation."""
+    return draft_held(model, deployment.speculation) if deployment.speculation else None
 
 
 @dataclass(frozen=True)
@@ -110,11 +116,26 @@ def by_stage(layouts: Layouts, of: Callable[[Layout], Floats | tuple[float, ...]
     return np.asarray(table[:, index])
 
 
-def kv_budget_bytes(model: Model, platform: Platform, deployments: Deployments) -> Floats:
+def on_last_stage(layouts: Layouts, of: Callable[[Layout], float]) -> Floats:
+    """`of` a layout's one stage, on its last stage: shape (most stages, *layouts.shape)."""
+
+    def stages(layout: Layout) -> tuple[float, ...]:
+        return (*(0.0,) * (layout.pp_size - 1), of(replace(layout, pp_size=1)))
+
+    return by_stage(layouts, stages)
+
+
+def kv_budget_bytes(
+    model: Model, platform: Platform, deployments: Deployments, draft: Model | None = None
+) -> Floats:
     """Bytes left on a rank of each stage for caches: shape (stages, *shape); negative by what is
-    short. `model` in the dtype that it is served in."""
+    short. `model` in the dtype that it is served in; `draft` is loaded on the last stage."""
     layouts, loader = deployments.layouts, platform.loader
     weights = by_stage(layouts, lambda layout: loaded_stage_bytes(loader, model, layout))
+    if draft is not None:
+        weights = weights + on_last_stage(
+            layouts, lambda layout: loaded_stage_bytes(loader, draft, layout)[0]
+        )
     load = Load(
         weight_bytes=weights,
         forward_bytes=forward_bytes(model, deployments),
@@ -131,9 +152,20 @@ def kv_budget_bytes(model: Model, platform: Platform, deployments: Deployments) 
 
 
 def sequence_bytes(
-    model: Model, context_tokens: float | Floats, layouts: Layouts, kv_dtype: str
+    model: Model,
+    context_tokens: float | Floats,
+    layouts: Layouts,
+    kv_dtype: str,
+    draft: Model | None = None,
 ) -> Floats:
-    """Bytes of cache of one sequence on a rank of each stage: shape (stages, *shape)."""
+    """Bytes of cache of one sequence on a rank of each stage: shape (stages, *shape). A `draft`
+    has its caches on the last stage."""
+    if draft is not None:
+        own = sequence_bytes(model, context_tokens, layouts, kv_dtype)
+        flat = replace(layouts, pp_size=np.ones(layouts.shape))
+        drafts = sequence_bytes(draft, context_tokens, flat, kv_dtype)[0]
+        last = np.arange(len(own)).reshape(-1, *(1,) * len(layouts.shape)) == layouts.pp_size - 1
+        return own + np.where(last, drafts, 0.0)
     if np.ndim(context_tokens) == 0:
         return by_stage(
             layouts, lambda layout: rank_shards(model, layout).cache_bytes(context_tokens, kv_dtype)
@@ -211,9 +243,10 @@ def fits(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) 
     """Whether one replica holds a sequence of `context_tokens`, without the rest of a plan."""
     stored = stored_in(model, deployment.dtypes.weight)
     one = Deployments.of([deployment])
-    budget = kv_budget_bytes(stored, Platform.of(gpu, deployment), one)
+    draft = draft_of(stored, deployment)
+    budget = kv_budget_bytes(stored, Platform.of(gpu, deployment), one, draft)
     kv_dtype = kv_dtype_of(stored, deployment.dtypes)
-    sequence = sequence_bytes(stored, context_tokens, one.layouts, kv_dtype)
+    sequence = sequence_bytes(stored, context_tokens, one.layouts, kv_dtype, draft)
     return bool(shortfall_bytes(budget, sequence)[0] <= 0)
 
 
@@ -225,11 +258,15 @@ def plan(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) 
     stored = stored_in(model, deployment.dtypes.weight)
     kv_dtype = kv_dtype_of(stored, deployment.dtypes)
     platform, one = Platform.of(gpu, deployment), Deployments.of([deployment])
-    budget = kv_budget_bytes(stored, platform, one)
-    sequence = sequence_bytes(stored, context_tokens, one.layouts, kv_dtype)
+    draft = draft_of(stored, deployment)
+    budget = kv_budget_bytes(stored, platform, one, draft)
+    sequence = sequence_bytes(stored, context_tokens, one.layouts, kv_dtype, draft)
     tightest = int((sequence - budget)[:, 0].argmax())
     held = sequences_held(budget, sequence) * deployment.layout.attention_dp
-    weights = loaded_stage_bytes(platform.loader, stored, _one(deployment.layout))
+    weights = list(loaded_stage_bytes(platform.loader, stored, _one(deployment.layout)))
+    if draft is not None:
+        flat = replace(deployment.layout, pp_size=1, replicas=1)
+        weights[-1] += loaded_stage_bytes(platform.loader, draft, flat)[0]
     usable = gpu.visible_memory_bytes * deployment.limits.gpu_memory_utilization
     startup = platform.startup
     profiled = 0.0

@@ -172,7 +172,8 @@ class StepKernels:
     head: Array  #: (subjects, TOKENS)
     decode: Array  #: (subjects, SEQUENCES, CONTEXTS)
     prefill: Array  #: (subjects, TOKENS, CONTEXTS)
-    layers: Array  #: (subjects,)
+    query_tokens: Array  #: (subjects,), of each sequence that decodes: over 1 to verify drafts
+    layers: Array
     small: Array  #: kernels that no table times
     messages: Array  #: all-reduces of a step
     ranks: Array  #: that take part in one
@@ -222,6 +223,7 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
         head=np.asarray(head),
         decode=decode,
         prefill=prefill,
+        query_tokens=count,
         layers=model.num_layers * count,
         small=small_kernels(model) * count,
         messages=message_count(model) * count,
@@ -232,11 +234,32 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
     )
 
 
-def step_kernels(model: Model, node: Node, kv_dtype: str, layouts: Layouts) -> StepKernels:
-    """The kernels of a step of `model` in each of `layouts`."""
+def step_kernels(
+    model: Model, node: Node, kv_dtype: str, layouts: Layouts, query_tokens: int = 1
+) -> StepKernels:
+    """The kernels of a step of `model` in each of `layouts`, in which each sequence that decodes
+    has `query_tokens` tokens."""
     found, index = layouts.unique()
     tables = _tables(model, node, kv_dtype, tuple(found))
+    if query_tokens > 1:
+        tables = _verifying(model, node, kv_dtype, tuple(found), query_tokens)
     return replace(tables, index=index)
+
+
+@lru_cache(maxsize=64)
+def _verifying(
+    model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...], query_tokens: int
+) -> StepKernels:
+    """The tables of steps in which each sequence verifies `query_tokens` tokens."""
+    tables = _tables(model, node, kv_dtype, layouts)
+    ranks = [rank_shards(model, layout) for layout in layouts]
+    unused = _Errors(len(layouts))
+    decode = decode_seconds(ranks, node.gpu, node.engine, kv_dtype, unused.add, query_tokens)
+    return replace(
+        tables,
+        decode=np.maximum(tables.decode, decode),  # tables of more heads may be of better kernels
+        query_tokens=query_tokens * np.ones(len(layouts)),
+    )
 
 
 class _Errors:

@@ -15,7 +15,7 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.layout.rules import require_length, violations
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.estimate import note_of
-from shardwise.perfmodel.intervals import half_width
+from shardwise.perfmodel.intervals import half_width, with_speculation
 from shardwise.perfmodel.knowledge import Asked, asked_of
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated, Profile, calibrated
@@ -61,12 +61,15 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
     asked = _asked(profile, batch)
     layouts = {row.layout for row in batch.rows}
     widths = {
-        (metric, layout): half_width(profile, asked, metric, layout)
+        (metric, layout): with_speculation(
+            half_width(profile, asked, metric, layout), batch.key.speculation, metric
+        )
         for metric, _ in COLUMNS.values()
         for layout in layouts
     }
     loader = Platform(batch.gpu, batch.key.engine, batch.key.version).loader
-    notes = {layout: note_of(known, asked, [layout]) for layout in layouts}
+    drafted = f"; {batch.key.speculation.words}" if batch.key.speculation else ""
+    notes = {layout: note_of(known, asked, [layout]) + drafted for layout in layouts}
     out: dict[int, dict[str, str]] = {}
     for i, row in enumerate(batch.rows):
         cells = {}

@@ -2,9 +2,9 @@
 
 The columns are those of the reference set: source_id, model_id, gpu_id, engine_id, weight_dtype,
 kv_dtype, tp, pp, mode, concurrency, isl, osl, and the observed e2e_s, ttft_ms, tpot_ms,
-output_tok_s, total_tok_s. May be added: `ep`, `dp`, `engine_version`, `speculation`; `requests`,
-since a run's mean TTFT holds the burst it began with; `length_cv`, since equal lengths stay in
-step.
+output_tok_s, total_tok_s. May be added: `ep`, `dp`, `engine_version`; `speculation` (as in mtp:3,
+or whether a measured run may have had any) with `acceptance`; `requests`, since a run's mean TTFT
+holds the burst it began with; `length_cv`, since equal lengths stay in step.
 A row that cannot be used is kept with the reason.
 
 A file is UTF-8, with or without a byte order mark; its cells are parted by commas, semicolons or
@@ -26,6 +26,7 @@ from shardwise.architecture.cache import KV_BYTES
 from shardwise.engines.registry import names
 from shardwise.errors import InputError
 from shardwise.layout.deployment import FixedLimits, Layout
+from shardwise.layout.speculation import Speculation
 from shardwise.workload.workload import TRAFFIC_CV
 
 REQUIRED: Final = (
@@ -60,7 +61,7 @@ _TIMES: Final = ("ttft_s", "tpot_s", "e2e_latency_s")
 #: the columns that are read besides
 OPTIONAL: Final = (
     *("source_id", "engine", "engine_version", "kv_dtype", "pp", "ep", "dp", "gpus"),
-    *("requests", "kv_limited", "use", "measured_on", "speculation"),
+    *("requests", "kv_limited", "use", "measured_on", "speculation", "acceptance"),
     *("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len"),
     *OBSERVED,
 )
@@ -113,11 +114,12 @@ class Row:
     requests_told: bool = True  #: whether the source says how many
     length_cv: float = 0.0  #: standard deviation of lengths over their mean; 0: all equal
     all_reduce: str = ""  #: "quick_int4" where messages were compressed; "": the engine's own
+    drafted: Speculation | None = None  #: what each step verified, where the row says so
 
     @property
     def is_plain(self) -> bool:
         """Whether each step gave each sequence one token, as far as the source tells."""
-        return self.speculation != "likely"
+        return self.speculation != "likely" and self.drafted is None
 
     @property
     def weight(self) -> float:
@@ -168,15 +170,28 @@ def _whole(cells: Mapping[str, str], column: str, default: str = "") -> int:
     return int(value)
 
 
-def _share(cells: Mapping[str, str], column: str, default: float) -> float:
+def _share(
+    cells: Mapping[str, str], column: str, default: float, most: float = MOST_SPREAD
+) -> float:
     text = (cells.get(column) or "").strip()
     try:
         value = float(text) if text else default
     except ValueError:
         value = -1.0
-    if not 0 <= value <= MOST_SPREAD:
-        raise InputError(f"{column} is {text!r}", f"allowed: 0 to {MOST_SPREAD:g}")
+    if not 0 <= value <= most:
+        raise InputError(f"{column} is {text!r}", f"allowed: 0 to {most:g}")
     return value
+
+
+def _drafted(cells: Mapping[str, str]) -> Speculation | None:
+    """What each step verifies; None where the row has no number of drafted tokens."""
+    text = (cells.get("speculation") or "").strip()
+    acceptance = None
+    if (cells.get("acceptance") or "").strip():
+        acceptance = _share(cells, "acceptance", 0.0, 1.0)
+    if text.lower() in SPECULATION:
+        return Speculation.parse("", acceptance)
+    return Speculation.parse(text, acceptance)
 
 
 def _choice(cells: Mapping[str, str], column: str, allowed: Iterable[str]) -> str:
@@ -265,6 +280,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     if kv_dtype and kv_dtype not in KV_BYTES:
         raise InputError(f"kv_dtype is {kv_dtype[:40]!r}", f"allowed: {', '.join(KV_BYTES)}")
     flag = (cells.get("kv_limited") or "").strip()
+    drafted = _drafted(cells)
     return Row(
         number=number,
         model=(cells.get("model_id") or "").strip(),
@@ -285,7 +301,8 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         kv_limited={"0": False, "1": True}.get(flag[:1]) if flag else None,
         observed=_observed(cells, osl),
         limits=_limits(cells),
-        speculation=_choice(cells, "speculation", SPECULATION),
+        speculation="" if drafted else (cells.get("speculation") or "").strip().lower(),
+        drafted=drafted,
         all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
         length_cv=_share(cells, "length_cv", spread),
         requests_told=inferencex or bool((cells.get("requests") or "").strip()),

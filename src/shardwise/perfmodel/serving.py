@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardwise.perfmodel.loads import Load
-from shardwise.perfmodel.loop import Loop, decoded, settled
+from shardwise.perfmodel.loop import Loop, decode_steps, settled
 from shardwise.perfmodel.serving_steps import (
     chunk,
     decode_step,
     fullest_chunk,
     mean_context,
     prefill_step,
+    tokens_per_step,
 )
 from shardwise.perfmodel.step import Steps, StepTime, smooth_maximum
 from shardwise.perfmodel.work import Array
@@ -68,7 +69,7 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     resident, limited = _resident(load)
     outside = c["request"] + _ahead_s(setting, load, resident)
     # a request alone finds no step running; steps are counted in those that it decodes in
-    waiting = c["wait_steps"] * (1.0 - 1.0 / resident) / decoded(load)
+    waiting = c["wait_steps"] * (1.0 - 1.0 / resident) / decode_steps(setting, load)
     loop = settled(setting, load, resident, outside, waiting)
     decoding = loop.decoding_s
     ttft = outside + loop.turn.prefill.total + waiting * decoding + loop.backlog_s
@@ -122,7 +123,8 @@ def static_batch(setting: Steps, load: Load) -> Served:
     tokens = chunk(load, np.zeros_like(resident), resident)
     prefill_steps = load.concurrency * load.isl / tokens
     prefill = prefill_step(setting, load, tokens).scaled(prefill_steps)
-    causes = prefill.plus(decode.scaled((load.osl - 1.0) * waves))
+    steps = (load.osl - 1.0) / tokens_per_step(setting)
+    causes = prefill.plus(decode.scaled(steps * waves))
     ttft = prefill.total
     e2e = causes.total
     tpot = (e2e - ttft) / np.maximum(load.osl - 1.0, 1.0)

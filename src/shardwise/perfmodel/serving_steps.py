@@ -12,7 +12,7 @@ import numpy as np
 
 from shardwise.perfmodel.loads import Load
 from shardwise.perfmodel.operators import StepKernels
-from shardwise.perfmodel.step import Steps, StepTime, step_time
+from shardwise.perfmodel.step import Drafting, Steps, StepTime, step_time
 from shardwise.perfmodel.work import Array
 
 
@@ -48,7 +48,35 @@ def mixed_step(setting: Steps, load: Load, batch: Array, prompt_tokens: Array) -
     sequences = batch / load.pp_size
     kernels = setting.kernels(load.layouts)
     step = step_time(setting, kernels, sequences, mean_context(load), prompt_tokens, load.isl / 2.0)
-    return through_stages(setting, kernels, load.pp_size, sequences + prompt_tokens, step)
+    tokens = sequences * kernels.of(kernels.query_tokens) + prompt_tokens
+    whole = through_stages(setting, kernels, load.pp_size, tokens, step)
+    if setting.drafting is None:
+        return whole
+    return whole.plus(_drafts(setting.drafting, load, sequences, prompt_tokens))
+
+
+def _drafts(drafting: Drafting, load: Load, sequences: Array, prompt_tokens: Array) -> StepTime:
+    """The passes that draft the next step's tokens: the first also takes in the prompts."""
+
+    def one(setting: Steps, prompts: Array) -> StepTime:
+        kernels = setting.kernels(load.layouts)
+        return step_time(setting, kernels, sequences, mean_context(load), prompts, load.isl / 2.0)
+
+    first = one(drafting.first, prompt_tokens)
+    if drafting.passes == 1:
+        return first
+    further = one(drafting.further, np.zeros_like(prompt_tokens))
+    return first.plus(further.scaled(drafting.passes - 1.0))
+
+
+def tokens_per_step(setting: Steps) -> float:
+    """Mean tokens that a decode step gives a sequence."""
+    return 1.0 if setting.drafting is None else setting.drafting.tokens_per_step
+
+
+def verified(setting: Steps) -> float:
+    """Tokens of a decoding sequence in a step: one, and those drafted."""
+    return 1.0 if setting.drafting is None else setting.drafting.passes + 1.0
 
 
 def prefill_step(setting: Steps, load: Load, prompt_tokens: Array) -> StepTime:
@@ -57,7 +85,7 @@ def prefill_step(setting: Steps, load: Load, prompt_tokens: Array) -> StepTime:
 
 
 def chunk(load: Load, batch: Array, together: Array) -> Array:
-    """Prompt tokens of one step when `together` prompts are waiting beside `batch` decodes."""
+    """Prompt tokens of one step when `together` prompts wait beside `batch` decoded tokens."""
     room = np.maximum(load.max_num_batched_tokens - batch, 256.0)
     return np.minimum(load.isl * together, room)
 

@@ -47,6 +47,7 @@ class Stack:
 class _Stacked:
     coefficients: Mapping[str, Array | float]
     tables: StepKernels
+    drafting: None = None  # rows that are fitted have no drafts
 
     def kernels(self, layouts: Layouts) -> StepKernels:
         del layouts  # those of the load that the tables were put together for

@@ -73,9 +73,31 @@ class Steps(Protocol):
     @property
     def coefficients(self) -> Mapping[str, Array | float]: ...
 
+    @property
+    def drafting(self) -> Drafting | None:
+        """What drafts tokens that a decode step verifies; None: nothing."""
+        ...
+
     def kernels(self, layouts: Layouts) -> StepKernels:
         """Kernel times of a step in each layout."""
         ...
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """What drafts tokens, and how many of them stay.
+
+    Attributes:
+        passes: Of the draft in a step: one for each drafted token.
+        tokens_per_step: Mean tokens that a verifying step gives a sequence, 1 to passes + 1.
+        first: The first pass's steps: it takes in what the last verification accepted.
+        further: The other passes' steps, of one token a sequence.
+    """
+
+    passes: int
+    tokens_per_step: float
+    first: Setting
+    further: Setting
 
 
 @dataclass(frozen=True)
@@ -89,6 +111,8 @@ class Setting:
     coefficients: Mapping[str, float]
     version: str = ""
     all_reduce: str = ""  #: a compressing algorithm that was switched on; "": the engine's own
+    drafting: Drafting | None = None  #: None: each step gives a sequence one token
+    query_tokens: int = 1  #: of each sequence in a decode step
 
     def work(self, layouts: Layouts) -> Work:
         return rank_work(self.arch, layouts, self.kv_dtype)
@@ -96,7 +120,7 @@ class Setting:
     def kernels(self, layouts: Layouts) -> StepKernels:
         """Kernel times of a step in each layout."""
         platform = Node(self.gpu, self.engine, self.version, self.all_reduce)
-        return step_kernels(self.arch, platform, self.kv_dtype, layouts)
+        return step_kernels(self.arch, platform, self.kv_dtype, layouts, self.query_tokens)
 
     def compute_dtype(self, fmt: Format) -> str:
         """What weights of a format are multiplied in, as a key of rates.
@@ -129,6 +153,7 @@ def step_time(
     """One step: `sequences` decode at a mean `context`, and `prompt_tokens` are prefilled, each
     attending to `prompt_context` earlier tokens on average.
 
+    Each sequence has the kernels' `query_tokens` tokens in the step, of one context.
     With data-parallel attention, sequences are spread over its copies evenly; so are prompt
     tokens, but one prompt stays in one copy, and the others wait for it.
     """
@@ -147,14 +172,15 @@ def step_time(
         prompt_tokens / copies, np.minimum(prompt_tokens, 2.0 * np.maximum(prompt_context, 1.0))
     )
     prompts = np.where(copies > 1, prompts, prompt_tokens)
-    dense = along(kernels.dense, subject, place(own + prompts, TOKENS))
+    queries = kernels.of(kernels.query_tokens)
+    dense = along(kernels.dense, subject, place(own * queries + prompts, TOKENS))
     weights = c["gemm"] * dense[..., GEMM_WEIGHTS]
     compute = c["matrix"] * dense[..., GEMM_MATRIX]
-    rows = own + np.minimum(prompt_tokens, 1.0)
+    rows = own * queries + np.minimum(prompt_tokens, 1.0)
     weights = weights + c["gemm"] * along(kernels.head, subject, place(rows, TOKENS))
     messages = dense[..., REDUCE]
     if kernels.experts is not None:
-        routed = along(kernels.experts, subject, place(sequences + prompt_tokens, TOKENS))
+        routed = along(kernels.experts, subject, place(sequences * queries + prompt_tokens, TOKENS))
         weights = weights + c["experts"] * routed[..., EXPERT_WEIGHTS]
         compute = compute + c["matrix_experts"] * routed[..., EXPERT_MATRIX]
         messages = messages + routed[..., EXCHANGE]

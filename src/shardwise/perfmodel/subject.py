@@ -12,6 +12,8 @@ from shardwise.engines.registry import get
 from shardwise.hardware.catalogue import Catalogue, default_catalogue, load_catalogue
 from shardwise.hardware.user_files import own_hardware
 from shardwise.layout.rules import require_kv_dtype
+from shardwise.layout.speculation import Speculation
+from shardwise.perfmodel.drafts import require_draft
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.profiles import calibrated, load_profile
 
@@ -28,6 +30,7 @@ class Asked:
     profile: str = "reference"
     catalogue_files: Sequence[Path] = ()
     engine_version: str = ""  #: empty: not known
+    speculation: Speculation | None = None
 
 
 def catalogue_for(files: Sequence[Path]) -> Catalogue:
@@ -47,6 +50,14 @@ def subject_of(asked: Asked) -> tuple[Subject, Catalogue]:
     stored = stored_in(arch, asked.weight_dtype)
     if asked.kv_dtype != "auto":
         require_kv_dtype(asked.kv_dtype, gpu)
+    if asked.speculation is not None:
+        require_draft(stored, asked.speculation)
     return Subject(
-        stored, gpu, asked.engine, asked.kv_dtype, known, asked.engine_version
+        stored,
+        gpu,
+        asked.engine,
+        asked.kv_dtype,
+        known,
+        asked.engine_version,
+        asked.speculation,
     ), catalogue

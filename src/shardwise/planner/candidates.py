@@ -94,6 +94,7 @@ def _broken(question: Question, option: Option) -> str:
         question.node.gpu.id,
         layout,
         dtypes=Dtypes(option.weight_dtype),
+        speculation=question.speculation,
         engine=question.engine,
         engine_version=question.engine_version,
     )

@@ -122,6 +122,7 @@ def launch_of(
         checkpoint_dtype=found.dtype,
         checkpoint_kv="" if model.kv_dtype == "bf16" else model.kv_dtype,
         embeds=not model.generates,
+        draft=_draft(deployment),
     )
     if deployment.engine != "builtin":
         return launch
@@ -131,6 +132,14 @@ def launch_of(
     room = min(room, deployment.limits.max_num_seqs * longest)
     threads = gpu.num_compute_units if gpu.vendor == "cpu" else 0
     return replace(launch, kv_cache_tokens=room, threads_per_rank=threads)
+
+
+def _draft(deployment: Deployment) -> str:
+    """What the engine loads as draft model: its hub id or folder, "" for none."""
+    drafted = deployment.speculation
+    if drafted is None or drafted.own_heads:
+        return ""
+    return published_id(drafted.draft) if drafted.draft in bundled() else drafted.draft
 
 
 def engine_command(
@@ -150,7 +159,7 @@ def extra_flags(
     engine, device = get(deployment.engine), device_of(gpu)
     deployment = as_started(deployment, model)
     whole = engine.arguments(deployment, launch_of(deployment, model, gpu, found), device)
-    settings = deployment.with_dtypes(weight="auto")
+    settings = replace(deployment.with_dtypes(weight="auto"), speculation=None)
     plain = engine.arguments(settings, Launch(found.path, embeds=not model.generates), device)
     known = _groups(plain)
     return tuple(word for group in _groups(whole) if group not in known for word in group)

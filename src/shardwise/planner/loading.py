@@ -139,11 +139,12 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
         max_num_batched_tokens=np.full(shape, float(fixed.max_num_batched_tokens)),
         gpu_memory_utilization=np.full(shape, fixed.gpu_memory_utilization),
     )
-    arch, kv_dtype = subject.arch, subject.setting.kv_dtype
-    budget = kv_budget_bytes(arch, subject.platform, deployments)
+    arch, kv_dtype, draft = subject.arch, subject.setting.kv_dtype, subject.draft
+    budget = kv_budget_bytes(arch, subject.platform, deployments, draft)
 
     def short(tokens: int) -> Array:
-        return shortfall_bytes(budget, sequence_bytes(arch, float(tokens), layouts, kv_dtype))
+        one = sequence_bytes(arch, float(tokens), layouts, kv_dtype, draft)
+        return shortfall_bytes(budget, one)
 
     longest = np.full(shape, float(min(question.longest)))
     for tokens in reversed(question.longest):

@@ -86,6 +86,7 @@ def _explain_misfit(question: Question, rejected: list[Rejected]) -> None:
         dtypes=Dtypes(option.weight_dtype, question.subject(option.weight_dtype).kv_dtype),
         engine=question.engine,
         engine_version=question.engine_version,
+        speculation=question.speculation,
     )
     try:
         require_fit(question.arch, question.node.gpu, deployment, question.context)

@@ -15,6 +15,8 @@ from shardwise.hardware.gpu import Gpu
 from shardwise.hardware.node import Node
 from shardwise.layout.deployment import Deployment, Dtypes, FixedLimits
 from shardwise.layout.rules import require_kv_dtype, require_length
+from shardwise.layout.speculation import Speculation
+from shardwise.perfmodel.drafts import require_draft
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.profiles import Profile, calibrated
 from shardwise.workload.workload import Slo, Workload
@@ -61,6 +63,7 @@ class Question:
     limits: FixedLimits = field(default_factory=FixedLimits)
     weight_dtype: str | None = None
     kv_dtype: str = "auto"
+    speculation: Speculation | None = None
     usd_per_gpu_hour: float | None = None
     price_note: str = ""  #: where that price is from, in words
     memory_note: str = ""  #: what a start-up log says of the KV cache, in words
@@ -71,8 +74,16 @@ class Question:
         if self.kv_dtype != "auto":
             require_kv_dtype(self.kv_dtype, self.node.gpu)
         dtypes = Dtypes(self.weight_dtype or "auto", self.kv_dtype)
-        asked = Deployment(self.arch.id, self.node.gpu.id, dtypes=dtypes, engine=self.engine)
+        asked = Deployment(
+            self.arch.id,
+            self.node.gpu.id,
+            dtypes=dtypes,
+            engine=self.engine,
+            speculation=self.speculation,
+        )
         require_able(asked, self.node.gpu, self.arch)
+        if self.speculation is not None:
+            require_draft(self.arch, self.speculation)
         if self.objective not in OBJECTIVES:
             raise InputError(f"objective {self.objective!r}", f"allowed: {', '.join(OBJECTIVES)}")
         if self.weight_dtype is not None:
@@ -124,7 +135,7 @@ class Question:
         stored = stored_in(self.arch, weight_dtype)
         known = calibrated(self.profile, gpu, self.engine, self.siblings, self.engine_version)
         kv = stored.kv_dtype if self.kv_dtype == "auto" else self.kv_dtype
-        return Subject(stored, gpu, self.engine, kv, known, self.engine_version)
+        return Subject(stored, gpu, self.engine, kv, known, self.engine_version, self.speculation)
 
     def on(self, gpus: int) -> Question:
         """The same question for `gpus` GPUs of the same kind."""

@@ -84,6 +84,7 @@ def candidates(question: Question, subject: Subject, loaded: Sequence[Loaded]) -
             dtypes=Dtypes(subject.weight_dtype, subject.kv_dtype),
             engine=question.engine,
             engine_version=question.engine_version,
+            speculation=question.speculation,
         )
         for x in loaded
     ]

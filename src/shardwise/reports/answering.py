@@ -95,6 +95,7 @@ def _plan_question(
         engine_version=subject.engine_version,
         limits=asked.limits,
         kv_dtype=subject.kv_dtype,
+        speculation=subject.speculation,
         usd_per_gpu_hour=price,
     )
 
@@ -108,6 +109,8 @@ def plan_command(wanted: Wanted) -> str:
     words += ["--isl", str(question.isl), "--osl", str(question.osl)]
     words += ["--dtype", asked.weight_dtype, "--kv-dtype", asked.kv_dtype]
     words += ["--engine", asked.engine] if asked.engine != "vllm" else []
+    if asked.speculation is not None:
+        words += asked.speculation.options
     words += ["--profile", asked.profile] if asked.profile != "reference" else []
     for file in asked.catalogue_files:
         words += ["--catalogue", str(file)]
@@ -133,6 +136,7 @@ def memory_of_each_gpu(
             dtypes=Dtypes(weight=dtype),
             engine=subject.engine,
             engine_version=subject.engine_version,
+            speculation=subject.speculation,
         )
         found = plan(subject.arch, gpu, deployment, question.isl + question.osl)
         parts = {

@@ -89,6 +89,7 @@ def _deployment(subject: Subject, question: Question, tp_size: int, concurrency:
         dtypes=Dtypes(subject.weight_dtype, subject.setting.kv_dtype),
         engine=subject.engine,
         engine_version=subject.engine_version,
+        speculation=subject.speculation,
     )
 
 

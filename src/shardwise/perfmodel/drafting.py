@@ -1,0 +1,28 @@
+"""Steps that verify drafted tokens, and the passes that draft them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shardwise.layout.speculation import Speculation
+from shardwise.perfmodel.drafts import draft_run
+from shardwise.perfmodel.step import Drafting, Setting
+
+
+def speculating(setting: Setting, speculation: Speculation | None) -> Setting:
+    """`setting` with tokens drafted and verified in each decode step; itself without speculation.
+
+    A draft's passes run in the step's own graph: they add kernels and no time of the engine.
+    """
+    if speculation is None:
+        return setting
+    quiet = {**setting.coefficients, "step": 0.0, "sequence": 0.0, "eager_layer": 0.0}
+    further = replace(setting, arch=draft_run(setting.arch, speculation), coefficients=quiet)
+    queries = speculation.tokens + 1
+    drafting = Drafting(
+        speculation.tokens,
+        speculation.tokens_per_step(),
+        first=replace(further, query_tokens=queries),
+        further=further,
+    )
+    return replace(setting, drafting=drafting, query_tokens=queries)

@@ -1,0 +1,170 @@
+"""Whether to draft tokens in a deployment: its speed with and without, over concurrency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from shardwise.engines.registry import get
+from shardwise.errors import ShardwiseError
+from shardwise.evidence.record import Interval
+from shardwise.layout.arrays import Deployments, Layouts
+from shardwise.layout.speculation import MTP, Speculation, usual_acceptance
+from shardwise.perfmodel.drafts import require_draft
+from shardwise.perfmodel.estimate import Subject, sweep
+from shardwise.perfmodel.intervals import with_speculation
+from shardwise.perfmodel.loads import Offered
+from shardwise.perfmodel.serving import Served
+from shardwise.planner.loading import MAX_SEQS, WAVES
+from shardwise.planner.plan import Plan
+from shardwise.planner.rank import Candidate
+
+#: Numbers of drafted tokens that a plan tries where the model has heads of its own.
+TRIED: Final = (1, 2, 3)
+_CONCURRENCIES: Final = tuple(2**k for k in range(MAX_SEQS.bit_length()))
+
+
+@dataclass(frozen=True)
+class Point:
+    """A replica at one concurrency, without and with drafted tokens."""
+
+    concurrency: int
+    tpot_s: float
+    tpot_with_s: float
+    output_tok_s: float
+    output_tok_with_s: float
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """What drafting does to one deployment.
+
+    Attributes:
+        points: By concurrency of a replica, the asked one among them.
+        speedup: Output throughput with drafted tokens over that without, where it was asked.
+        break_even: Concurrency of a replica from which throughput is lower with drafted tokens:
+            `inf` where it is not lower up to the last point; 0 where it always is.
+        asked: Whether the plan drafts.
+    """
+
+    speculation: Speculation
+    concurrency: int  #: of a replica, where it was asked
+    points: tuple[Point, ...]
+    speedup: Interval
+    break_even: Interval
+    asked: bool
+
+    @property
+    def here(self) -> Point:
+        """The point of the plan's own load."""
+        return next(p for p in self.points if p.concurrency == self.concurrency)
+
+    @property
+    def step_cost(self) -> float:
+        """Time of a step that drafts and verifies, over that of one without."""
+        here = self.here
+        return self.speculation.tokens_per_step() * here.tpot_with_s / here.tpot_s
+
+    @property
+    def helps(self) -> bool:
+        return self.speedup.value > 1.0
+
+    @property
+    def certain(self) -> bool:
+        """Whether the whole interval says the same."""
+        return self.speedup.lo > 1.0 or self.speedup.hi <= 1.0
+
+
+def drafted(plan: Plan) -> Drafted | None:
+    """What drafting does to the plan's best candidate: as asked, or else by the model's own heads,
+    by as many tokens as serve best there. None where nothing can draft."""
+    best, question = plan.best, plan.question
+    if best.deployment.layout.pp_size > 1 or best.evidence.workload.osl < 2:
+        return None
+    subject = question.subject(best.deployment.dtypes.weight)
+    if question.speculation is not None:
+        return _compared(subject, best, [question.speculation], asked=True)
+    mtp = [Speculation(MTP, tokens, usual_acceptance(MTP, tokens)) for tokens in TRIED]
+    try:
+        require_draft(subject.arch, mtp[0])
+    except ShardwiseError:
+        return None
+    if MTP not in get(question.engine).capabilities.speculation:
+        return None
+    return _compared(subject, best, mtp, asked=False)
+
+
+def _compared(
+    subject: Subject, best: Candidate, tried: Sequence[Speculation], *, asked: bool
+) -> Drafted:
+    """The most useful of `tried` on `best`."""
+    own = best.evidence.workload.concurrency
+    loads = tuple(sorted({own, *_CONCURRENCIES}))
+    at = loads.index(own)
+    without = _served(replace(subject, speculation=None), best, loads)
+    found = [(one, _served(replace(subject, speculation=one), best, loads)) for one in tried]
+    chosen, served = max(found, key=lambda pair: float(pair[1].output_tok_s[at]))
+    limited = without.kv_limited | served.kv_limited
+    # beyond what the cache holds requests queue, and nothing changes any more
+    held = max([at, *np.flatnonzero(~limited).tolist()]) + 1
+    loads = loads[:held]
+    ratio = (served.output_tok_s / without.output_tok_s)[:held]
+    width = with_speculation(0.0, chosen, "output_tok_s")
+    ends = [ratio * math.exp(sign * width) for sign in (0.0, -1.0, 1.0)]
+    return Drafted(
+        chosen,
+        own,
+        tuple(
+            Point(
+                load,
+                *(float(s.tpot_s[i]) for s in (without, served)),
+                *(float(s.output_tok_s[i]) for s in (without, served)),
+            )
+            for i, load in enumerate(loads)
+        ),
+        Interval(*(float(end[at]) for end in ends)),
+        Interval(*(break_even(loads, end.tolist()) for end in ends)),
+        asked,
+    )
+
+
+def _served(subject: Subject, best: Candidate, loads: Sequence[int]) -> Served:
+    """One replica of `best` at each concurrency, with limits that let it."""
+    workload, limits, shape = best.evidence.workload, best.deployment.limits, len(loads)
+    concurrency = np.array(loads, np.float64)
+    deployments = Deployments(
+        Layouts.of([replace(best.deployment.layout, replicas=1)] * shape),
+        max_num_seqs=np.maximum(concurrency, float(limits.max_num_seqs)),
+        max_num_batched_tokens=np.full(shape, float(limits.max_num_batched_tokens)),
+        gpu_memory_utilization=np.full(shape, limits.gpu_memory_utilization),
+    )
+    offered = Offered(
+        concurrency,
+        np.full(shape, float(workload.isl)),
+        np.full(shape, float(workload.osl)),
+        WAVES * concurrency,
+    )
+    return sweep(subject, "closed_loop", deployments, offered)
+
+
+def break_even(loads: Sequence[int], ratio: Sequence[float]) -> float:
+    """The concurrency from which `ratio` stays at or below 1, interpolated in logarithms: `inf`
+    where the last one is above 1, 0 where none is.
+
+    Args:
+        loads: Rising concurrencies.
+        ratio: Throughput with drafted tokens over that without, at each.
+    """
+    if ratio[-1] > 1.0:
+        return math.inf
+    above = [i for i, value in enumerate(ratio) if value > 1.0]
+    if not above:
+        return 0.0
+    i = above[-1]
+    high, low = math.log(ratio[i]), math.log(ratio[i + 1])
+    share = high / (high - low)
+    return math.exp(math.log(loads[i]) + share * math.log(loads[i + 1] / loads[i]))
