@@ -139,7 +139,7 @@ def _draft(deployment: Deployment) -> str:
     drafted = deployment.speculation
     if drafted is None or drafted.own_heads:
         return ""
-    return published_id(drafted.draft) if drafted.draft in bundled() else drafted.draft
+    return published_id(drafted.draft) or drafted.draft
 
 
 def engine_command(

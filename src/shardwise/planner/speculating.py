@@ -126,10 +126,15 @@ def _compared(
             )
             for i, load in enumerate(loads)
         ),
-        Interval(*(float(end[at]) for end in ends)),
-        Interval(*(break_even(loads, end.tolist()) for end in ends)),
+        _interval([float(end[at]) for end in ends]),
+        _interval([break_even(loads, end.tolist()) for end in ends]),
         asked,
     )
+
+
+def _interval(ends: Sequence[float]) -> Interval:
+    value, lo, hi = ends
+    return Interval(value, lo, hi)
 
 
 def _served(subject: Subject, best: Candidate, loads: Sequence[int]) -> Served:
