@@ -18,6 +18,9 @@ import numpy as np
 
 import accuracy_layouts
 from shardwise import metrics
+from shardwise.analysis.published import load_published
+from shardwise.analysis.run import Question, run
+from shardwise.analysis.transitions import StepPair, compare, mean_absolute_error_points
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.kernels.experts import touched
 from shardwise.perfmodel.batches import Batch, group
@@ -34,9 +37,6 @@ from shardwise.perfmodel.work import rank_work
 from shardwise.reports.accuracy_tables import choice_table, score_table
 from shardwise.reports.table import Column, Table, markdown, text_cell
 from shardwise.reports.tables import comparison_table
-from shardwise.study.published import load_published
-from shardwise.study.run import Question, run
-from shardwise.study.transitions import StepPair, compare, mean_absolute_error_points
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT.parent / "shared" / "reference"

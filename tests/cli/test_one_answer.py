@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from shardwise.analysis.run import Question
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load
 from shardwise.cli.main import cli
@@ -20,7 +21,6 @@ from shardwise.perfmodel.memory import MemoryPlan, plan
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.reports.answering import memory_of_each_gpu
 from shardwise.simulator.fleet import REFERENCE_CONTEXT, make_group
-from shardwise.study.run import Question
 from shardwise.units import GIB
 
 #: (model, GPU, TP, weight dtype): dense, latent attention, experts in mxfp4.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from shardwise.analysis.grid import Grid, index
 from shardwise.evidence.record import Evidence, Interval, Kind, Source
 from shardwise.layout.deployment import Deployment, Layout
-from shardwise.study.grid import Grid, index
 from shardwise.workload.workload import Workload
 
 OSL = 101

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from shardwise.analysis.comparison import compare_runs
 from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.layout.deployment import Deployment, Layout
 from shardwise.reports.comparison_tables import cell_name, cell_tables, overall_table
 from shardwise.reports.runs import Run
 from shardwise.reports.table_text import render
-from shardwise.study.comparison import compare_runs
 from shardwise.workload.workload import Workload
 
 

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+from shardwise.analysis.audit import audit_grid, audit_steps
+from shardwise.analysis.claim import match_claim
+from shardwise.analysis.cost import Node, node_costs
+from shardwise.analysis.grid import Grid, index
+from shardwise.analysis.published import load_published
 from shardwise.evidence.record import Interval
 from shardwise.reports.decision_tables import (
     Value,
@@ -11,11 +16,6 @@ from shardwise.reports.decision_tables import (
 from shardwise.reports.memory import MemoryUse, memory_table
 from shardwise.reports.table import Column, Table
 from shardwise.reports.table_text import render
-from shardwise.study.audit import audit_grid, audit_steps
-from shardwise.study.claim import match_claim
-from shardwise.study.cost import Node, node_costs
-from shardwise.study.grid import Grid, index
-from shardwise.study.published import load_published
 
 
 def texts(table: Table) -> list[list[str]]:

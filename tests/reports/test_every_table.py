@@ -15,6 +15,10 @@ import pytest
 from tests.planner.conftest import make_question
 
 import shardwise
+from shardwise.analysis.beside import beside
+from shardwise.analysis.comparison import compare_runs
+from shardwise.analysis.holding import Finalist, Holding
+from shardwise.analysis.run import Question
 from shardwise.architecture.models import bundled, load
 from shardwise.cli import bench_selftest, host_status, simulate_day, simulate_report
 from shardwise.doctor.diagnosis import diagnose
@@ -59,10 +63,6 @@ from shardwise.reports.table import Table
 from shardwise.reports.table_text import render
 from shardwise.simulator.day import Day, Hour, Plan
 from shardwise.simulator.summary import Summary
-from shardwise.study.beside import beside
-from shardwise.study.comparison import compare_runs
-from shardwise.study.holding import Finalist, Holding
-from shardwise.study.run import Question
 from shardwise.workload.workload import Slo, Workload
 
 WIDTHS: Final = (80, 100, 120)

@@ -10,6 +10,12 @@ from typing import Any
 
 import pytest
 
+from shardwise.analysis.beside import beside
+from shardwise.analysis.cost import Node, node_costs
+from shardwise.analysis.frontier import points
+from shardwise.analysis.grid import Grid
+from shardwise.analysis.published import load_published
+from shardwise.analysis.transitions import compare, transitions
 from shardwise.errors import InputError
 from shardwise.evidence.record import Source
 from shardwise.reports.figure_style import DASHES, DRAWN, SHAPES
@@ -24,12 +30,6 @@ from shardwise.reports.figures import (
     tp_steps,
 )
 from shardwise.reports.memory import MemoryUse
-from shardwise.study.beside import beside
-from shardwise.study.cost import Node, node_costs
-from shardwise.study.frontier import points
-from shardwise.study.grid import Grid
-from shardwise.study.published import load_published
-from shardwise.study.transitions import compare, transitions
 
 WIDEST = 2 * 850  #: pixels at twice the scale: legible on a page of about 800
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shardwise.analysis.grid import Grid
 from shardwise.errors import InputError
 from shardwise.reports.files import (
     evidence_csv,
@@ -20,7 +21,6 @@ from shardwise.reports.files import (
     write_json,
 )
 from shardwise.reports.tables import study_table
-from shardwise.study.grid import Grid
 
 
 def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from shardwise.analysis.advice import Advice, NoAdvice
+from shardwise.analysis.run import Question
 from shardwise.cli.plan import plan as plan_command
 from shardwise.cli.report import report as report_command
 from shardwise.errors import InputError, UnknownNameError
@@ -25,8 +27,6 @@ from shardwise.reports.files import write_json
 from shardwise.reports.html.page import report_html
 from shardwise.reports.saved import read_evidence, read_study
 from shardwise.reports.study_output import StudyOutput, study_tables, write_study
-from shardwise.study.advice import Advice, NoAdvice
-from shardwise.study.run import Question
 from shardwise.workload.workload import Slo
 
 HOSTILE = "<script>alert(1)</script>\u202eevil" + "x" * 10_000

@@ -4,6 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from shardwise.analysis.breakeven import breakeven_tp, latency_keeping_batches
+from shardwise.analysis.grid import Grid, index
+from shardwise.analysis.published import load_published
+from shardwise.analysis.transitions import compare, transitions
 from shardwise.errors import InputError
 from shardwise.reports.table import Table
 from shardwise.reports.table_text import render
@@ -14,10 +18,6 @@ from shardwise.reports.tables import (
     study_table,
     transitions_table,
 )
-from shardwise.study.breakeven import breakeven_tp, latency_keeping_batches
-from shardwise.study.grid import Grid, index
-from shardwise.study.published import load_published
-from shardwise.study.transitions import compare, transitions
 
 
 def texts(table: Table) -> list[list[str]]:

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from shardwise.analysis.run import Question, predict_grid
 from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.reports.files import write_json
-from shardwise.study.run import Question, predict_grid
 
 HOSTILE = "<script>alert(1)</script>\u202eevil" + "x" * 10_000
 

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from shardwise.analysis.run import Study
 from shardwise.cli.study import study as study_command
 from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.store import open_store
 from shardwise.reports.saved import read_evidence
-from shardwise.study.run import Study
 from shardwise.web.asking import explorer, study_of
 from shardwise.web.payload import payload
 from shardwise.web.state import State, StateError

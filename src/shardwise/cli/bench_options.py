@@ -201,10 +201,10 @@ def show_cells(cells: Sequence[Measured], as_json: bool) -> None:
         print_json({"cells": [replace(cell, repeats=()) for cell in cells]})
         return
     from shardwise import metrics
+    from shardwise.analysis.grid import index
+    from shardwise.analysis.transitions import transitions
     from shardwise.reports.measured_tables import measured_table
     from shardwise.reports.tables import transitions_table
-    from shardwise.study.grid import index
-    from shardwise.study.transitions import transitions
 
     show_table(measured_table(cells))
     usable = [c.evidence for c in cells if c.usable]

@@ -14,7 +14,7 @@ from shardwise.cli.options import JSON, WIDE
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
-    from shardwise.study.comparison import Comparison
+    from shardwise.analysis.comparison import Comparison
 
 SLOWER: Final = 1  #: exit code with --fail-if-slower
 _PERCENT: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*")
@@ -51,10 +51,10 @@ def compare(
 
     Example: shardwise compare before.db after.db --fail-if-slower 5%
     """
+    from shardwise.analysis.comparison import compare_runs
     from shardwise.cli.files import require_writable, write_document
     from shardwise.reports.comparison_tables import comparison_document
     from shardwise.reports.runs import read_run
-    from shardwise.study.comparison import compare_runs
 
     limit = None if fail_if_slower is None else _percent(fail_if_slower)
     if output is not None:
@@ -75,8 +75,8 @@ def compare(
 def _gate(found: Comparison, limit_pct: float) -> None:
     """Say on stderr what is slower by the limit, and exit with 1; or what could not be seen."""
     from shardwise import metrics
+    from shardwise.analysis.comparison import blind_at, slower_by
     from shardwise.reports.comparison_tables import change_line
-    from shardwise.study.comparison import blind_at, slower_by
 
     slower = slower_by(found, limit_pct)
     for change in slower:

@@ -11,8 +11,8 @@ from shardwise.cli.files import say_prose, show_table
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
+    from shardwise.analysis.holding import Holding
     from shardwise.simulator.capacity import Target
-    from shardwise.study.holding import Holding
 
 MEDIANS: Final = (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2e", "e2e_latency_s"))
 
@@ -35,6 +35,7 @@ def answer(
     names: tuple[str, ...], options: dict[str, Any], output: Path | None, save: Path | None
 ) -> None:
     """Search, print, and write what was asked for."""
+    from shardwise.analysis.holding import hold
     from shardwise.cli.files import show_progress, write_document
     from shardwise.cli.plan_question import order_of, questions_of
     from shardwise.reports.holding_tables import (
@@ -44,7 +45,6 @@ def answer(
         rejected_lines,
     )
     from shardwise.simulator.compiling import HAS_NUMBA, INSTALL, compiles_first
-    from shardwise.study.holding import hold
 
     if len(names) > 1:
         raise InputError(f"{len(names)} models with bounds on percentiles", "allowed: one model")

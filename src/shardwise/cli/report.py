@@ -46,8 +46,8 @@ def report(study: Path, output: Path, measured: Path | None) -> None:
 
 def _of_study(cell: Evidence, path: Path) -> list[Evidence]:
     """The measured cells of `path` that are of the study of `cell`. InputError if none is."""
+    from shardwise.analysis.beside import alike
     from shardwise.reports.saved import read_evidence
-    from shardwise.study.beside import alike
 
     cells = read_evidence(path)
     found = alike(cell, cells)

@@ -96,9 +96,9 @@ def _predict(given: dict[str, Any]) -> None:
 
 
 def _run(given: dict[str, Any]) -> Any:
+    from shardwise.analysis.run import Question
     from shardwise.perfmodel.subject import Asked, subject_of
     from shardwise.reports.answering import Wanted, answer
-    from shardwise.study.run import Question
     from shardwise.workload.workload import Slo
 
     asked = Asked(

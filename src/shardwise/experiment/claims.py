@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shardwise.analysis.breakeven import first_crossing
+from shardwise.analysis.intervals import ratio, reciprocal
 from shardwise.evidence.record import Interval
 from shardwise.experiment.correct import Compared
 from shardwise.experiment.pace import drift
 from shardwise.experiment.split import Split
-from shardwise.study.breakeven import first_crossing
-from shardwise.study.intervals import ratio, reciprocal
 
 Verdict = Literal["holds", "does not hold", "not resolved", "not judged"]
 Cells = Mapping[tuple[Split, int], Compared]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from shardwise import metrics
+from shardwise.analysis.advice import Advice, NoAdvice
+from shardwise.analysis.beside import beside, mean_absolute_error_pct
 from shardwise.reports.numbers import number, quantity
 from shardwise.reports.study_output import StudyOutput
-from shardwise.study.advice import Advice, NoAdvice
-from shardwise.study.beside import beside, mean_absolute_error_pct
 
 
 def advice_lines(advice: Iterable[Advice | NoAdvice]) -> list[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from shardwise.analysis.advice import Advice, NoAdvice, Use, advise, planned_advice
+from shardwise.analysis.published import PublishedStudy, load_published
+from shardwise.analysis.run import Question, Study, run
 from shardwise.errors import DoesNotFitError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
 from shardwise.hardware.node import Node
@@ -16,9 +19,6 @@ from shardwise.planner import question as planning
 from shardwise.reports.about import about
 from shardwise.reports.memory import MemoryUse
 from shardwise.reports.study_output import StudyOutput
-from shardwise.study.advice import Advice, NoAdvice, Use, advise, planned_advice
-from shardwise.study.published import PublishedStudy, load_published
-from shardwise.study.run import Question, Study, run
 from shardwise.workload.workload import Slo
 
 

@@ -24,7 +24,7 @@ from shardwise.reports.numbers import (
 from shardwise.reports.table import Cell, Column, Row, Tone
 
 if TYPE_CHECKING:
-    from shardwise.study.transitions import Step
+    from shardwise.analysis.transitions import Step
 
 MARKS: Final = "▲ up ▼ down; ✓ better ✗ worse; ? no interval, or it includes no change"
 TP: Final = Column("TP", "tp_size")

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from shardwise import metrics
+from shardwise.analysis.comparison import COMPARED, Change, Comparison, Load
 from shardwise.reports.cells import change_cell, scaled_column
 from shardwise.reports.numbers import MISSING, percent, percent_interval
 from shardwise.reports.runs import Run
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone, text_cell
-from shardwise.study.comparison import COMPARED, Change, Comparison, Load
 
 SEEN: Final = (
     "seen from: smallest slowdown that repeats like these show in 80 % of attempts; "

@@ -24,9 +24,9 @@ from shardwise.reports.prices import price_note
 from shardwise.reports.table import INTERVALS, Cell, Column, Row, Table, Tone, text_cell
 
 if TYPE_CHECKING:
-    from shardwise.study.audit import Finding
-    from shardwise.study.claim import ClaimMatch
-    from shardwise.study.cost import NodeCost, Scenario
+    from shardwise.analysis.audit import Finding
+    from shardwise.analysis.claim import ClaimMatch
+    from shardwise.analysis.cost import NodeCost, Scenario
 
 SCENARIO_LABELS: Final[dict[Scenario, str]] = {
     "one_copy": "one copy",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shardwise import metrics
+from shardwise.analysis.cost import NodeCost
 from shardwise.reports.cells import at_least_one
 from shardwise.reports.decision_tables import SCENARIO_LABELS
 from shardwise.reports.figure_style import (
@@ -18,7 +19,6 @@ from shardwise.reports.figure_style import (
     titled,
 )
 from shardwise.reports.numbers import number
-from shardwise.study.cost import NodeCost
 
 
 def token_cost(costs: Sequence[NodeCost], subtitle: Sequence[str] = ()) -> Any:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from shardwise import metrics
+from shardwise.analysis.beside import CellPair
 from shardwise.reports.cells import at_least_one
 from shardwise.reports.figure_style import BLACK, PANEL, data, titled, tp_colour
-from shardwise.study.beside import CellPair
 
 SHOWN: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
 

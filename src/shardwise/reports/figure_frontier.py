@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shardwise.analysis.frontier import Point
 from shardwise.evidence.record import Kind
 from shardwise.reports.cells import at_least_one
 from shardwise.reports.figure_style import (
@@ -21,7 +22,6 @@ from shardwise.reports.figure_style import (
     tp_colour,
 )
 from shardwise.reports.label_places import place
-from shardwise.study.frontier import Point
 
 
 def throughput_latency(points: Sequence[Point]) -> Any:

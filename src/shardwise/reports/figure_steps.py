@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from shardwise import metrics
+from shardwise.analysis.transitions import Step, StepPair
 from shardwise.reports.cells import at_least_one, step_label
 from shardwise.reports.figure_style import BLACK, BLUE, PANEL, SKY, by_batch, data, sources, titled
 from shardwise.reports.numbers import percent
-from shardwise.study.transitions import Step, StepPair
 
 
 def tp_steps(pairs: Sequence[StepPair]) -> Any:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shardwise import metrics
+from shardwise.analysis.holding import Finalist, Holding, label
 from shardwise.planner.command import Replica
 from shardwise.reports.decision_tables import Value, ranked_table
 from shardwise.reports.numbers import quantity
 from shardwise.reports.table import INTERVALS, Column, Table
-from shardwise.study.holding import Finalist, Holding, label
 
 
 def _name(f: Finalist) -> str:

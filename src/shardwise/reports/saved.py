@@ -9,16 +9,16 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from shardwise.analysis.advice import Advice, Basis, NoAdvice, Use, advise
+from shardwise.analysis.cost import NodeCost
+from shardwise.analysis.published import PublishedStudy, load_published
+from shardwise.analysis.run import Study
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
 from shardwise.evidence.store import is_store, open_store
 from shardwise.reports.about import About
 from shardwise.reports.memory import MemoryUse
 from shardwise.reports.study_output import StudyOutput
-from shardwise.study.advice import Advice, Basis, NoAdvice, Use, advise
-from shardwise.study.cost import NodeCost
-from shardwise.study.published import PublishedStudy, load_published
-from shardwise.study.run import Study
 from shardwise.workload.workload import Slo
 
 T = TypeVar("T")

@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from shardwise.analysis.advice import Advice, NoAdvice
+from shardwise.analysis.audit import audit_steps
+from shardwise.analysis.beside import beside
+from shardwise.analysis.claim import match_claim
+from shardwise.analysis.frontier import Point, points
+from shardwise.analysis.published import PublishedStudy
+from shardwise.analysis.run import Study
+from shardwise.analysis.transitions import StepPair, compare
 from shardwise.errors import UnknownNameError
 from shardwise.evidence.record import Evidence
 from shardwise.reports import decision_tables, tables
@@ -15,14 +23,6 @@ from shardwise.reports.files import write_csv, write_evidence_csv, write_json
 from shardwise.reports.memory import MemoryUse, memory_table
 from shardwise.reports.table import Table
 from shardwise.reports.time_table import time_table
-from shardwise.study.advice import Advice, NoAdvice
-from shardwise.study.audit import audit_steps
-from shardwise.study.beside import beside
-from shardwise.study.claim import match_claim
-from shardwise.study.frontier import Point, points
-from shardwise.study.published import PublishedStudy
-from shardwise.study.run import Study
-from shardwise.study.transitions import StepPair, compare
 
 if TYPE_CHECKING:
     from shardwise.reports.figure_style import Figure

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from shardwise import metrics
+from shardwise.analysis.breakeven import BreakEven, KeptLatency, communication_share
+from shardwise.analysis.grid import Grid
+from shardwise.analysis.transitions import Step, StepPair, mean_absolute_error_points
 from shardwise.reports.cells import (
     BATCH,
     MARKS,
@@ -20,9 +23,6 @@ from shardwise.reports.cells import (
 )
 from shardwise.reports.numbers import MISSING, percent
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, text_cell
-from shardwise.study.breakeven import BreakEven, KeptLatency, communication_share
-from shardwise.study.grid import Grid
-from shardwise.study.transitions import Step, StepPair, mean_absolute_error_points
 
 STUDIED = (
     metrics.E2E,

@@ -17,13 +17,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shardwise.analysis.advice import Advice
 from shardwise.architecture.models import load
 from shardwise.engines.registry import managed
 from shardwise.errors import InputError, printable
 from shardwise.hosting.deployment_file import dump
 from shardwise.hosting.planned import Chosen, planned
 from shardwise.reports.files import evidence_csv
-from shardwise.study.advice import Advice
 from shardwise.web import state as fields
 from shardwise.web.asking import Explorer, study_of
 from shardwise.web.charts import charts

@@ -9,6 +9,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
+from shardwise.analysis.beside import alike
+from shardwise.analysis.run import Question
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import bundled, load
 from shardwise.errors import DoesNotFitError, InputError, UnknownNameError
@@ -18,8 +20,6 @@ from shardwise.layout.rules import allowed_tp
 from shardwise.perfmodel.subject import Asked, catalogue_for, subject_of
 from shardwise.reports.answering import Wanted, answer
 from shardwise.reports.study_output import StudyOutput
-from shardwise.study.beside import alike
-from shardwise.study.run import Question
 from shardwise.web.state import State, StateError, shown
 from shardwise.web.store import Store
 from shardwise.workload.workload import Mode, Slo

@@ -7,6 +7,11 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from shardwise import metrics
+from shardwise.analysis.advice import Advice, NoAdvice, advise
+from shardwise.analysis.beside import beside, mean_absolute_error_pct
+from shardwise.analysis.breakeven import shares
+from shardwise.analysis.frontier import Latency, points
+from shardwise.analysis.rate import fits_for_rate
 from shardwise.evidence.record import Evidence, Interval
 from shardwise.reports.advice_words import advice_lines, copies_and_tp
 from shardwise.reports.decision_tables import SCENARIO_LABELS
@@ -15,11 +20,6 @@ from shardwise.reports.figure_style import colours_by_tp
 from shardwise.reports.memory import fit_words
 from shardwise.reports.numbers import number, percent, quantity, value_and_bounds
 from shardwise.reports.study_output import StudyOutput
-from shardwise.study.advice import Advice, NoAdvice, advise
-from shardwise.study.beside import beside, mean_absolute_error_pct
-from shardwise.study.breakeven import shares
-from shardwise.study.frontier import Latency, points
-from shardwise.study.rate import fits_for_rate
 from shardwise.units import GB
 from shardwise.web.asking import Explorer, compared, study_of
 from shardwise.web.state import State, StateError

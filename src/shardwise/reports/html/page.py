@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shardwise import metrics
+from shardwise.analysis.advice import Advice, NoAdvice
 from shardwise.evidence.portable import without_folders
 from shardwise.reports.advice_words import advice_lines, copies_and_tp, how_sure, trust_lines
 from shardwise.reports.html.drawing import draw
@@ -12,7 +13,6 @@ from shardwise.reports.html.sections import sections, sources
 from shardwise.reports.html.templates import template
 from shardwise.reports.numbers import number, quantity
 from shardwise.reports.study_output import StudyOutput, study_figures
-from shardwise.study.advice import Advice, NoAdvice
 
 
 def report_html(output: StudyOutput, command: str = "") -> str:

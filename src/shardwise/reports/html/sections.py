@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from shardwise.analysis.audit import audit_steps
+from shardwise.analysis.beside import beside
+from shardwise.analysis.claim import match_claim
 from shardwise.reports import decision_tables, tables
 from shardwise.reports.about import hardware_table, known_errors_table
 from shardwise.reports.memory import memory_table
@@ -13,9 +16,6 @@ from shardwise.reports.prices import price_note
 from shardwise.reports.study_output import StudyOutput
 from shardwise.reports.table import Table
 from shardwise.reports.time_table import time_table
-from shardwise.study.audit import audit_steps
-from shardwise.study.beside import beside
-from shardwise.study.claim import match_claim
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shardwise.study.published import load_published
+from shardwise.analysis.published import load_published
 
 REFERENCE = Path(__file__).parents[3] / "shared/reference/published_tp_study.csv"
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shardwise import metrics
+from shardwise.analysis.cost import NodeCost
+from shardwise.analysis.grid import Grid
 from shardwise.errors import DoesNotFitError
 from shardwise.evidence.record import Evidence
 from shardwise.planner import plan as planning
 from shardwise.planner.candidates import Rejected
 from shardwise.planner.question import Question
 from shardwise.planner.rank import Candidate, missed
-from shardwise.study.cost import NodeCost
-from shardwise.study.grid import Grid
 from shardwise.workload.workload import Slo
 
 Use = Literal["online", "offline"]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardwise.analysis.audit import audit_grid, audit_steps
+from shardwise.analysis.grid import index
+from shardwise.analysis.published import load_published
+from shardwise.analysis.transitions import Step, transitions
 from shardwise.evidence.record import Evidence, Interval, Source
-from shardwise.study.audit import audit_grid, audit_steps
-from shardwise.study.grid import index
-from shardwise.study.published import load_published
-from shardwise.study.transitions import Step, transitions
 
 MakeEvidence = Callable[..., Evidence]
 Replace = Callable[..., Evidence]

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from shardwise.analysis.grid import concurrencies, curve, index, tp_sizes
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
-from shardwise.study.grid import concurrencies, curve, index, tp_sizes
 
 MakeEvidence = Callable[..., Evidence]
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shardwise import metrics
+from shardwise.analysis.grid import Grid
+from shardwise.analysis.transitions import Step, transitions
 from shardwise.evidence.record import Evidence, Interval, Source
-from shardwise.study.grid import Grid
-from shardwise.study.transitions import Step, transitions
 
 Check = Literal["littles_law", "inverse_steps", "above_linear", "latency_identity"]
 TOLERANCE = 0.02  #: of medians and ramp-up, neither of which Little's law knows

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from shardwise import metrics
+from shardwise.analysis.intervals import as_percent_change, ratio
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
-from shardwise.study.intervals import as_percent_change, ratio
 
 Verdict = Literal["slower", "faster", "no difference seen", "no interval"]
 COMPARED: Final = (metrics.TTFT, metrics.TPOT, metrics.E2E, metrics.OUTPUT_THROUGHPUT)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from shardwise.analysis.claim import CostClaim
+from shardwise.analysis.transitions import Step
 from shardwise.evidence.record import Interval, Source
-from shardwise.study.claim import CostClaim
-from shardwise.study.transitions import Step
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def load_published() -> PublishedStudy:
     A step's interval is its last printed digit either way: the source does not say whether it
     rounds or truncates.
     """
-    data = files("shardwise.study").joinpath("data/published_tp_study.toml")
+    data = files("shardwise.analysis").joinpath("data/published_tp_study.toml")
     raw = tomllib.loads(data.read_text("utf-8"))
     study, claim = raw["study"], raw["claim"]
     source = Source("published", **raw["source"])

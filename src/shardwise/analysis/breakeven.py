@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import Literal
 
 from shardwise import metrics
+from shardwise.analysis.grid import Grid, concurrencies, curve, tp_sizes
+from shardwise.analysis.transitions import Step
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
-from shardwise.study.grid import Grid, concurrencies, curve, tp_sizes
-from shardwise.study.transitions import Step
 
 Bound = Literal["exact", "at least", "none"]
 COMMUNICATION = "communication"  #: its key in `Evidence.breakdown`

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardwise.analysis.intervals import as_percent_change, ratio, reciprocal, scaled
 from shardwise.errors import InputError
 from shardwise.evidence.record import Interval
-from shardwise.study.intervals import as_percent_change, ratio, reciprocal, scaled
 
 positive = st.floats(1e-3, 1e3)
 widths = st.floats(1.0, 3.0)

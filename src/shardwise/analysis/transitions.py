@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import Literal
 
 from shardwise import metrics
+from shardwise.analysis.grid import Grid, concurrencies
+from shardwise.analysis.intervals import as_percent_change, ratio
 from shardwise.evidence.record import Interval, Source
-from shardwise.study.grid import Grid, concurrencies
-from shardwise.study.intervals import as_percent_change, ratio
 
 Verdict = Literal["better", "worse", "same"]
 

@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from shardwise.errors import InputError
-from shardwise.evidence.record import Evidence
-from shardwise.study.breakeven import (
+from shardwise.analysis.breakeven import (
     breakeven_tp,
     communication_share,
     latency_keeping_batch,
     latency_keeping_batches,
     shares,
 )
-from shardwise.study.grid import Grid, index
-from shardwise.study.transitions import transitions
+from shardwise.analysis.grid import Grid, index
+from shardwise.analysis.transitions import transitions
+from shardwise.errors import InputError
+from shardwise.evidence.record import Evidence
 
 MakeEvidence = Callable[..., Evidence]
 

@@ -6,6 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from shardwise.analysis.audit import Finding, audit_grid, audit_steps
+from shardwise.analysis.breakeven import (
+    BreakEven,
+    KeptLatency,
+    breakeven_tp,
+    latency_keeping_batches,
+)
+from shardwise.analysis.cost import Node, NodeCost, node_costs
+from shardwise.analysis.grid import Grid, index
+from shardwise.analysis.transitions import Step, transitions
 from shardwise.architecture.model import require_context
 from shardwise.engines.loading import require_able, usual_share
 from shardwise.errors import DoesNotFitError, InputError
@@ -16,16 +26,6 @@ from shardwise.layout.rules import require_layout, require_length
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.perfmodel.memory import require_fit
-from shardwise.study.audit import Finding, audit_grid, audit_steps
-from shardwise.study.breakeven import (
-    BreakEven,
-    KeptLatency,
-    breakeven_tp,
-    latency_keeping_batches,
-)
-from shardwise.study.cost import Node, NodeCost, node_costs
-from shardwise.study.grid import Grid, index
-from shardwise.study.transitions import Step, transitions
 from shardwise.workload.workload import Mode, Workload
 
 #: Correlation of the errors of neighbouring TPs: 0.67 to 0.77 on the reference rows with several

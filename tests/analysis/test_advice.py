@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from shardwise.analysis.advice import Advice, NoAdvice, advise, planned_advice
+from shardwise.analysis.cost import Node, node_costs
+from shardwise.analysis.grid import index
 from shardwise.errors import DoesNotFitError
 from shardwise.evidence.record import Evidence, Interval
 from shardwise.hardware.node import Node as HardwareNode
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.planner.plan import explore, plan
 from shardwise.planner.question import Demand, Question
-from shardwise.study.advice import Advice, NoAdvice, advise, planned_advice
-from shardwise.study.cost import Node, node_costs
-from shardwise.study.grid import index
 from shardwise.workload.workload import Slo
 
 MakeEvidence = Callable[..., Evidence]

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardwise.evidence.record import Evidence, Interval, Source
-from shardwise.study.grid import index
-from shardwise.study.transitions import (
+from shardwise.analysis.grid import index
+from shardwise.analysis.transitions import (
     Step,
     compare,
     mean_absolute_error_points,
     transitions,
 )
+from shardwise.evidence.record import Evidence, Interval, Source
 
 MakeEvidence = Callable[..., Evidence]
 

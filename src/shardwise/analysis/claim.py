@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from math import prod
 
 from shardwise import metrics
+from shardwise.analysis.intervals import reciprocal, scaled
+from shardwise.analysis.transitions import Step
 from shardwise.errors import InputError
 from shardwise.evidence.record import Interval, Source
-from shardwise.study.intervals import reciprocal, scaled
-from shardwise.study.transitions import Step
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from shardwise import metrics
+from shardwise.analysis.intervals import scaled
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
-from shardwise.study.intervals import scaled
 
 Latency = Literal["e2e_latency_s", "tpot_s", "ttft_s"]
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardwise.analysis.comparison import POWER_FACTOR, blind_at, compare_runs, slower_by
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
-from shardwise.study.comparison import POWER_FACTOR, blind_at, compare_runs, slower_by
 
 MakeEvidence = Callable[..., Evidence]
 
@@ -120,7 +120,7 @@ def test_two_results_for_one_load_are_refused(evidence: MakeEvidence) -> None:
 def test_swapping_the_runs_inverts_the_ratio_and_the_verdict(
     x: float, y: float, width_x: float, width_y: float
 ) -> None:
-    from tests.study.conftest import make
+    from tests.analysis.conftest import make
 
     cell = make(1, 8, 2.0)
     a = with_metrics(cell, tpot_s=spread(x, width_x))

@@ -22,10 +22,10 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from shardwise import metrics
+from shardwise.analysis.grid import Grid, concurrencies, curve, tp_sizes
+from shardwise.analysis.intervals import ratio, reciprocal, scaled
 from shardwise.errors import InputError
 from shardwise.evidence.record import Interval
-from shardwise.study.grid import Grid, concurrencies, curve, tp_sizes
-from shardwise.study.intervals import ratio, reciprocal, scaled
 
 Scenario = Literal["one_copy", "full_node", "same_load"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shardwise.analysis.holding import hold
 from shardwise.architecture.models import load
 from shardwise.errors import InputError, NothingMeetsError
 from shardwise.hardware.catalogue import default_catalogue
@@ -15,7 +16,6 @@ from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import make_group
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.traffic import Lengths, Traffic, draw
-from shardwise.study.holding import hold
 
 pytestmark = pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
 TARGETS = (Target("ttft_s", 99, 1.0), Target("tpot_s", 99, 0.05))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardwise.analysis.frontier import pareto, points
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
-from shardwise.study.frontier import pareto, points
 
 MakeEvidence = Callable[..., Evidence]
 

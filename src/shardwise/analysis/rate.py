@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shardwise.study.cost import NodeCost
+from shardwise.analysis.cost import NodeCost
 
 
 @dataclass(frozen=True)

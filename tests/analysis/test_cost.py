@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardwise.analysis.cost import Node, NodeCost, Relative, node_costs
+from shardwise.analysis.grid import Grid, index
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
-from shardwise.study.cost import Node, NodeCost, Relative, node_costs
-from shardwise.study.grid import Grid, index
 
 MakeEvidence = Callable[..., Evidence]
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from shardwise.analysis.claim import chain, match_claim
+from shardwise.analysis.grid import index
+from shardwise.analysis.published import load_published
+from shardwise.analysis.transitions import transitions
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
-from shardwise.study.claim import chain, match_claim
-from shardwise.study.grid import index
-from shardwise.study.published import load_published
-from shardwise.study.transitions import transitions
 
 MakeEvidence = Callable[..., Evidence]
 
