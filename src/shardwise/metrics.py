@@ -75,9 +75,8 @@ ALL: Final = {
 
 
 def percentile_name(metric: str, percentile: float) -> str:
-    """The key of a percentile of a metric in seconds: ttft_s, 99 -> ttft_p99_s; 50 is the metric
-    itself."""
-    return metric if percentile == 50 else f"{metric.removesuffix('_s')}_p{percentile:g}_s"
+    """The key of a percentile of a metric in seconds: ttft_s, 99 -> ttft_p99_s."""
+    return f"{metric.removesuffix('_s')}_p{percentile:g}_s"
 
 
 def tpot_s(e2e_latency_s: float, ttft_s: float, osl: float) -> float:

@@ -20,6 +20,7 @@ from shardwise.layout.shards import rank_shards
 from shardwise.perfmodel.memory import MemoryPlan, plan
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.reports.answering import memory_of_each_gpu
+from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import REFERENCE_CONTEXT, make_group
 from shardwise.units import GIB
 
@@ -102,3 +103,37 @@ def test_the_catalogue_gives_the_model_that_the_ranks_hold(
     rank = rank_shards(stored, Layout())
     # one rank holds the model and the padding of its vocabulary
     assert rank.weight_bytes - rank.tower_bytes == pytest.approx(stored.weight_bytes, rel=1e-3)
+
+
+#: (model, GPU, TP, replicas, rate in requests/s, isl, osl)
+TRAFFIC = [
+    ("llama-3.1-70b", "h200", 4, 1, 2.0, 1000, 500),
+    ("llama-3.1-8b", "h100", 1, 1, 10.0, 500, 200),
+]
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
+@pytest.mark.parametrize("question", TRAFFIC)
+@pytest.mark.parametrize("way", ["--concurrency", "--rate"])
+def test_plan_and_simulate_agree_where_neither_is_told_how_lengths_spread(
+    question: tuple[str, str, int, int, float, int, int], way: str
+) -> None:
+    model, gpu, tp, replicas, rate, isl, osl = question
+    closed = way == "--concurrency"
+    load = ("--concurrency", "32") if closed else ("--request-rate", str(rate))
+    lengths = ("--isl", str(isl), "--osl", str(osl), "--dtype", "bf16")
+    document = json.loads(
+        run("plan", model, "--gpu", gpu, "--gpus", str(tp), *lengths, *load, "--json")
+    )
+    planned = next(
+        c["evidence"]["metrics"] for c in document["ranked"]
+        if c["evidence"]["deployment"]["layout"]["tp_size"] == tp
+        and c["evidence"]["deployment"]["layout"]["ep_size"] == 1
+    )  # fmt: skip
+    offered = ("--concurrency", "32") if closed else ("--rate", str(rate))
+    layout = ("--gpu", gpu, "--tp", str(tp), "--replicas", str(replicas))
+    found = json.loads(run("simulate", model, *layout, *lengths, *offered, "--json"))
+    simulated = found["evidence"][0]["metrics"]
+    for metric, tolerance in (("tpot_s", 0.1), ("e2e_latency_s", 0.1), ("ttft_s", 0.2)):
+        value = simulated[metric]["value"]
+        assert value == pytest.approx(planned[metric]["value"], rel=tolerance), metric

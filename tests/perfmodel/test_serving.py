@@ -15,6 +15,7 @@ from shardwise.layout.deployment import Deployment, Layout
 from shardwise.perfmodel.estimate import predict
 from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.serving import closed_loop, max_throughput, static_batch
+from shardwise.perfmodel.serving_steps import mean_context
 from shardwise.perfmodel.step import Setting
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.workload.workload import Workload
@@ -70,11 +71,13 @@ def test_closed_loop_keeps_littles_law_and_the_definition_of_tpot(
 def test_what_the_cache_cannot_hold_waits(tp: float, concurrency: int, isl: int, osl: int) -> None:
     s, load = offered(tp, concurrency, isl, osl)
     found = closed_loop(s, load)
-    needed = concurrency * (isl + osl / 2)
+    # lengths spread by as much as their mean: the answers in a step are twice the mean one
+    in_flight = isl + osl
+    needed = concurrency * in_flight
     assert bool(found.kv_limited[0]) == bool(
         load.kv_capacity_tokens[0] < needed and concurrency > 1
     )
-    assert found.batch * (isl + osl / 2) <= max(load.kv_capacity_tokens[0] * 1.001, isl + osl / 2)
+    assert found.batch * in_flight <= max(load.kv_capacity_tokens[0] * 1.001, in_flight)
 
 
 @settings(max_examples=80, deadline=None)
@@ -102,7 +105,8 @@ def test_ttft_never_falls_when_prompts_grow(
 def test_h200_holds_about_46_of_64_long_requests() -> None:
     # 143,771 MiB x 0.9 = 135.7 GB - 72.7 GB of weights - about 3 GB = 60 GB; fp8 KV of 70B:
     # 80 layers x 2 x 8 x 128 = 163,840 bytes a token; 7,373 + 922 / 2 tokens each: 1.28 GB
-    found = closed_loop(*offered(1.0, 64.0, 7372.8, 921.6))
+    s, load = offered(1.0, 64.0, 7372.8, 921.6)
+    found = closed_loop(s, replace(load, length_cv=0.0))
     assert 44 <= found.batch[0] <= 48
     assert found.kv_limited[0]
 
@@ -167,6 +171,24 @@ def test_a_model_that_was_not_measured_says_so_and_is_less_sure() -> None:
     for metric in ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s"):
         one, other = known.metrics[metric], new.metrics[metric]
         assert math.log(other.hi / other.lo) > math.log(one.hi / one.lo)
+
+
+def test_nobody_waits_for_a_first_burst_at_a_rate() -> None:
+    deployment = Deployment("llama-3.1-70b", "h200", Layout(tp_size=4))
+    loop, rate = (
+        predict(LLAMA, [deployment], [Workload(1024, 512, 32, request_rate=r)])[0].metrics
+        for r in (None, 4.0)
+    )
+    assert rate["ttft_s"].value < loop["ttft_s"].value
+    assert rate["tpot_s"].value == pytest.approx(loop["tpot_s"].value, rel=0.02)
+
+
+def test_a_step_holds_long_answers_more_often_than_short_ones() -> None:
+    # two answers of 100 and 300 tokens: cv 0.5; of 400 steps 300 are the long one's, at 150 on
+    # average, 100 the short one's, at 50: 125 = 200 x (1 + 0.25) / 2
+    _, load = offered(1.0, 2.0, 1.0, 200.0)
+    found = mean_context(replace(load, isl=np.zeros(1), length_cv=0.5))
+    assert found == pytest.approx(125.0)
 
 
 def test_lengths_that_differ_do_not_stay_in_step() -> None:

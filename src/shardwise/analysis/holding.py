@@ -23,7 +23,7 @@ from shardwise.simulator.evidence import Simulated, evidence, simulate_thrice
 from shardwise.simulator.fleet import Group, group_of
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.traffic import Lengths, Traffic, draw
-from shardwise.workload.workload import Slo
+from shardwise.workload.workload import TRAFFIC_CV, Slo
 
 REQUESTS: Final = 2000  #: counted in a run, so that 20 lie above the 99th percentile
 SOJOURNS: Final = 4.0  #: latencies that a run lasts at least, so that a queue has time to grow
@@ -168,8 +168,8 @@ def _traffic(q: Question, group: Group) -> tuple[Traffic, float]:
     full = min(group.max_num_seqs, group.kv_capacity_tokens // (q.demand.isl + q.demand.osl) + 1)
     sojourn_s = q.demand.osl * float(group.table.decode[min(full, 64)])
     duration_s = sojourn_s + max(REQUESTS / rate, SOJOURNS * sojourn_s)
-    lengths = Lengths(q.demand.isl), Lengths(q.demand.osl)
-    return Traffic(rate, *lengths, duration_s), sojourn_s
+    lengths = Lengths(q.demand.isl, TRAFFIC_CV), Lengths(q.demand.osl, TRAFFIC_CV)
+    return Traffic(rate, *lengths, duration_s).within(group.longest), sojourn_s
 
 
 def _with_replicas(group: Group, replicas: int) -> Group:

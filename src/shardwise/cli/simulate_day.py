@@ -16,7 +16,7 @@ from shardwise.reports.table import Column, Table
 from shardwise.simulator.capacity import Target
 from shardwise.simulator.day import size_day
 from shardwise.simulator.fleet import make_group
-from shardwise.simulator.traffic import Lengths
+from shardwise.simulator.traffic import lengths_within
 
 MAX_HOURS = 24 * 31
 HOUR_S = 3600.0
@@ -55,7 +55,7 @@ def day_answer(deployments: list[Deployment], options: dict[str, Any]) -> dict[s
     day = size_day(
         group,
         rates_of(options["day"]),
-        (Lengths(options["isl"], cv), Lengths(options["osl"], cv)),
+        lengths_within(options["isl"], options["osl"], cv, group.longest),
         targets,
         stage_s=HOUR_S,
         start_up_s=options["start_up"],

@@ -10,6 +10,7 @@ import click
 
 from shardwise.cli.options import CATALOGUE, ENGINE, KV_DTYPE, PROFILE, Finite
 from shardwise.errors import InputError
+from shardwise.workload.workload import TRAFFIC_CV
 
 if TYPE_CHECKING:
     from shardwise.simulator.fleet import Group
@@ -119,9 +120,9 @@ def load_options(command: F) -> F:
         click.option(
             "--length-cv",
             type=Finite(0, 10),
-            default=0.0,
+            default=TRAFFIC_CV,
             show_default=True,
-            help="Variation of both.",
+            help="Standard deviation of both over their means; 0: all equal.",
         ),
         click.option(
             "--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True

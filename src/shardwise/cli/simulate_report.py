@@ -64,7 +64,7 @@ class Asked:
     no_prefix_caching: bool
 
 
-def _traffic(asked: Asked) -> Traffic:
+def _traffic(asked: Asked, groups: Sequence[Group]) -> Traffic:
     closed = asked.concurrency
     lengths = Lengths(asked.isl, asked.length_cv), Lengths(asked.osl, asked.length_cv)
     if asked.stage:
@@ -73,10 +73,19 @@ def _traffic(asked: Asked) -> Traffic:
         rate = asked.rate if asked.rate is not None else float((closed or 1) * WAVES)
         duration_s = 1.0 if closed else asked.duration
         traffic = Traffic(rate, *lengths, duration_s, asked.arrivals)
-    return replace(traffic, prefixes=asked.prefixes, prefix_tokens=asked.prefix_tokens)
+    traffic = replace(traffic, prefixes=asked.prefixes, prefix_tokens=asked.prefix_tokens)
+    longest = min(group.longest for group in groups)
+    mean = asked.isl + asked.osl + asked.prefix_tokens
+    if mean > longest:
+        raise InputError(
+            f"requests of {mean:,.0f} tokens on average",
+            f"allowed: up to {longest:,}, the model's context and what the KV cache holds",
+            "shorten --isl and --osl",
+        )
+    return traffic.within(longest)
 
 
-def _trace(asked: Asked) -> Trace:
+def _trace(asked: Asked, groups: Sequence[Group]) -> Trace:
     if asked.trace is not None:
         trace = read_trace(asked.trace, asked.hash_block)
     elif asked.turns is not None:
@@ -86,7 +95,7 @@ def _trace(asked: Asked) -> Trace:
             raise InputError("--turns with --lengths", "allowed: one of both")
         trace = draw_sessions(session_traffic(vars(asked), asked.rate), asked.seed)
     else:
-        trace = draw(_traffic(asked), asked.seed)
+        trace = draw(_traffic(asked, groups), asked.seed)
     if asked.lengths is not None:
         trace = with_lengths(trace, read_lengths(asked.lengths), asked.seed)
     return trace
@@ -103,7 +112,7 @@ def price_of(groups: Sequence[Group], given: float | None, catalogue: Catalogue)
 def _rate_held(groups: list[Group], asked: Asked, trace: Trace) -> float:
     if asked.trace is not None or asked.turns is not None or asked.lengths is not None:
         return highest_trace_rate(groups, trace, policy=asked.policy, seed=asked.seed)
-    return highest_rate(groups, _traffic(asked), policy=asked.policy, seed=asked.seed)
+    return highest_rate(groups, _traffic(asked, groups), policy=asked.policy, seed=asked.seed)
 
 
 def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
@@ -114,7 +123,7 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
         with_caching(make_group(deployment, profile, catalogue), not asked.no_prefix_caching)
         for deployment in deployments
     ]
-    trace = _trace(asked)
+    trace = _trace(asked, groups)
     price = price_of(groups, asked.usd_per_gpu_hour, catalogue)
     runs = simulate_thrice(
         groups,
@@ -182,13 +191,14 @@ def tables(found: dict[str, Any]) -> list[Table]:
 
 
 def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
-    d, m = record.deployment, record.metrics
+    d, m, w = record.deployment, record.metrics, record.workload
     pp = f" x PP={d.pp_size}" if d.pp_size > 1 else ""
     n = m["ttft_s"].n if "ttft_s" in m else 0
     beyond = n // 100
     rows = [
         {
             "metric": ALL[name].label,
+            "mean": m.get(name),
             **{f"p{at:g}": m.get(percentile_name(name, at)) for at in PERCENTILES},
         }
         for name in LATENCIES
@@ -199,11 +209,14 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
         f"{d.model} {d.dtypes.weight} on {d.gpu}, {d.replicas} x TP={d.tp_size}{pp}, {d.engine}",
         (
             Column("", "metric", align="left"),
+            Column("mean", "mean", "s"),
             *(Column(f"p{at:g}", f"p{at:g}", "s") for at in PERCENTILES),
         ),
         rows,
         (
             f"simulated, {n} requests; {record.source.name}",
+            f"{w.isl:.0f} tokens in and {w.osl:.0f} out on average, their spread {w.length_cv:.2g} "
+            "of the mean",
             f"the p99 stands on the {beyond} slowest requests{few}",
             "intervals: 80 %, of step times and from run to run",
             *_goods(record, bool(found["failures"])),

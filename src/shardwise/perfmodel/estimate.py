@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -138,6 +139,13 @@ def note_on(subject: Subject, layouts: Sequence[Layout] = ()) -> str:
     return f"{note}; {subject.speculation.words}" if subject.speculation else note
 
 
+def _sent(workload: Workload) -> float:
+    """Requests of the run, of which the first are sent at once. At a rate none are: infinite."""
+    if workload.request_rate is not None:
+        return math.inf
+    return workload.requests or 10 * workload.concurrency
+
+
 def predict(
     subject: Subject, deployments: Sequence[Deployment], workloads: Sequence[Workload]
 ) -> list[Evidence]:
@@ -155,7 +163,7 @@ def predict(
         concurrency=column([w.concurrency for w in workloads]),
         isl=column([w.isl for w in workloads]),
         osl=column([w.osl for w in workloads]),
-        requests=column([w.requests or 10 * w.concurrency for w in workloads]),
+        requests=column([_sent(w) for w in workloads]),
         length_cv=column([w.length_cv for w in workloads]),
     )
     served = sweep(subject, workloads[0].mode, Deployments.of(deployments), offered)

@@ -117,6 +117,7 @@ def _served(
 
 def static_batch(setting: Steps, load: Load) -> Served:
     """`concurrency` equal requests start together; E2E is until the last token of the last one."""
+    load = replace(load, length_cv=0.0)
     resident, limited = _resident(load)
     waves = load.concurrency / resident
     decode = decode_step(setting, load, resident)

@@ -17,8 +17,9 @@ from shardwise.perfmodel.work import Array
 
 
 def mean_context(load: Load) -> Array:
-    """Tokens that a decoding sequence has behind it, on average."""
-    return load.isl + load.osl / 2.0
+    """Tokens that a decoding sequence has behind it, on average: long answers are in more steps,
+    so that the mean answer in a step is (1 + cv^2) times as long as the mean of all."""
+    return np.asarray(load.isl + load.osl * (1.0 + np.square(load.length_cv)) / 2.0)
 
 
 def through_stages(

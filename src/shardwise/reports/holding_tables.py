@@ -54,9 +54,9 @@ def holding_table(found: Holding) -> Table:
         Column("GPUs", "gpus"),
         *((Column("price", "usd_per_hour", "USD/h", optional=2),) if has_price else ()),
         Column("rate held", metrics.REQUEST_RATE.name, "requests/s"),
-        Column("TTFT", "ttft_s", "s", optional=3),
+        Column("TTFT p50", "ttft_p50_s", "s", optional=3),
         Column("TTFT p99", "ttft_p99_s", "s"),
-        Column("TPOT", "tpot_s", "s", optional=3),
+        Column("TPOT p50", "tpot_p50_s", "s", optional=3),
         Column("TPOT p99", "tpot_p99_s", "s"),
         *((Column("good tokens", cost.name, cost.unit, optional=2),) if has_price else ()),
         Column("at the slow end", "certain", align="left", optional=1),
@@ -83,7 +83,7 @@ def _prices(found: Holding) -> Iterator[str]:
 
 def _row(number: int, f: Finalist) -> dict[str, Value]:
     m = f.evidence.metrics
-    names = ("ttft_s", "ttft_p99_s", "tpot_s", "tpot_p99_s", metrics.GOOD_COST.name)
+    names = ("ttft_p50_s", "ttft_p99_s", "tpot_p50_s", "tpot_p99_s", metrics.GOOD_COST.name)
     return {
         "rank": str(number),
         "deployment": _name(f),

@@ -67,7 +67,7 @@ def evidence(
     usd_per_gpu_hour: float | None = None,
     warmup_s: float = 0.0,
 ) -> list[Evidence]:
-    """One record a group: latencies are medians, with p90 and p99 under their own names. Their
+    """One record a group: latencies are means, with percentiles under their own names. Their
     intervals hold the step times' uncertainty and the spread from run to run.
 
     What the run does not have is left out: TPOT for osl 1, a cost without a price or with nothing
@@ -96,25 +96,27 @@ def evidence(
 
 
 def _latencies(runs: Simulated, warmup_s: float) -> Mapping[str, Interval | None]:
-    """Percentiles with intervals for what is not known of the steps and of the run."""
+    """Means and percentiles, with intervals for what is not known of the steps and of the run."""
     out = {}
     for name in LATENCIES:
         values = runs.expected.ordered(name, warmup_s)
-        for at in PERCENTILES:
-            of_steps = runs.interval(
-                lambda r, name=name, at=at: r.percentiles(name, warmup_s, [at]).values[at],  # type: ignore[misc]
-                len(values),
-            )
+
+        def value(run: Result, at: float | None, name: str = name) -> float:
+            found = run.percentiles(name, warmup_s, [] if at is None else [at])
+            return found.mean if at is None else found.values[at]
+
+        for at in (None, *PERCENTILES):
+            of_steps = runs.interval(lambda run, at=at: value(run, at), len(values))  # type: ignore[misc]
             if of_steps is not None:
-                value, lo, hi = of_steps.value, of_steps.lo, of_steps.hi
-                lo, hi = widened(value, lo, hi, run_spread(values, at))
+                middle, lo, hi = of_steps.value, of_steps.lo, of_steps.hi
+                lo, hi = widened(middle, lo, hi, run_spread(values, at))
                 of_steps = replace(of_steps, lo=lo, hi=hi)
-            out[metrics.percentile_name(name, at)] = of_steps
+            out[name if at is None else metrics.percentile_name(name, at)] = of_steps
     return out
 
 
 def _workload(run: Result) -> Workload:
-    """Mean lengths; requests in flight by Little's law."""
+    """Mean lengths and their spread; requests in flight by Little's law."""
     q = run.requests
     n = len(q.arrival)
     if not n:
@@ -123,10 +125,12 @@ def _workload(run: Result) -> Workload:
     rate = n / span if span > 0 else 0.0
     in_flight = rate * float(run.percentiles("e2e_latency_s").mean or 0.0)
     open_loop = not run.concurrency and 0 < rate < 1e9
+    isl, osl = float(q.isl.mean()), float(q.osl.mean())
     return Workload(
-        isl=float(q.isl.mean()),
-        osl=float(q.osl.mean()),
+        isl=isl,
+        osl=osl,
         concurrency=run.concurrency or max(1, round(in_flight) if math.isfinite(in_flight) else 1),
+        length_spread=3.0**0.5 * float(q.osl.std()) / osl,
         request_rate=rate if open_loop else None,
         requests=min(n, 10_000_000),
     )

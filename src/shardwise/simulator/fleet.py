@@ -45,6 +45,12 @@ class Group:
     note: str = ""
     scheduling: Scheduling = PLAIN
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest request that a replica takes."""
+        block = self.scheduling.block_tokens
+        return min(self.max_context, self.kv_capacity_tokens // block * block)
+
     def slower(self, factor: float) -> Group:
         """The same group with everything `factor` times as slow."""
         return replace(

@@ -76,10 +76,12 @@ class Outcome(msgspec.Struct, frozen=True):
 def run_job(job: Job) -> Outcome:
     """Simulate one job; what cannot be simulated is an outcome with its reason."""
     try:
-        trace = (
-            draw_sessions(job.sessions, job.seed) if job.sessions else draw(job.traffic, job.seed)
-        )
-        result = simulate([_group(job)], trace, policy=job.policy, seed=job.seed)
+        group = _group(job)
+        if job.sessions:
+            trace = draw_sessions(job.sessions, job.seed)
+        else:
+            trace = draw(job.traffic.within(group.longest), job.seed)
+        result = simulate([group], trace, policy=job.policy, seed=job.seed)
     except ShardwiseError as error:
         return Outcome(job.key, error=str(error))
     found = {name: result.percentiles(name, job.warmup_s) for name in LATENCIES}

@@ -1,4 +1,4 @@
-"""How far a percentile of one run would be from another run's, told from the run itself."""
+"""How far a mean or percentile of one run would be from another's, told from the run itself."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ DRAWS = 200
 LEAST = 2 * BLOCKS  #: requests
 
 
-def run_spread(values: Floats, percentile: float) -> tuple[float, float]:
-    """Range that 80 % of like runs have their percentile in, from `values` in order of arrival.
+def run_spread(values: Floats, percentile: float | None = None) -> tuple[float, float]:
+    """Range that 80 % of like runs have their percentile in, or their mean, from `values` in order
+    of arrival.
 
     A moving-block bootstrap (Kuensch 1989): requests that come together are slow together, so
     whole stretches of the run are drawn with replacement. NaN for fewer than 40 values.
@@ -26,6 +27,11 @@ def run_spread(values: Floats, percentile: float) -> tuple[float, float]:
     order = np.argsort(values, kind="stable")
     rng = np.random.default_rng(0)
     starts = rng.integers(0, n - length + 1, (DRAWS, BLOCKS))
+    if percentile is None:
+        upto = np.concatenate([[0.0], np.cumsum(values)])
+        found = (upto[starts + length] - upto[starts]).sum(axis=1) / (BLOCKS * length)
+        lo, hi = np.percentile(found, [10, 90])
+        return float(lo), float(hi)
     found = np.empty(DRAWS)
     for draw in range(DRAWS):
         weight = np.zeros(n + 1)

@@ -22,25 +22,56 @@ from shardwise.simulator.trace import (
 Arrivals = Literal["poisson", "bursty", "constant"]
 ARRIVALS: tuple[Arrivals, ...] = ("poisson", "bursty", "constant")
 MAX_STAGES = 10_000
+LIMITING_ROUNDS = 20
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Token counts with a mean: all equal (cv 0), or log-normal with a coefficient of variation."""
+    """Token counts with a mean: all equal (cv 0), or log-normal with a coefficient of variation.
+
+    With `most`, what would be longer is so long, and the others longer by as much on average.
+    """
 
     mean: float
     cv: float = 0.0
+    most: float = 0.0  #: tokens; 0: no limit
 
     def __post_init__(self) -> None:
         if not 1 <= self.mean <= 10_000_000:
             raise InputError(f"a mean length of {self.mean:g} tokens", "allowed: 1 to 10000000")
         if not 0 <= self.cv <= 10:
             raise InputError(f"a length variation of {self.cv:g}", "allowed: 0 to 10")
+        if self.most and not self.most >= self.mean:
+            raise InputError(
+                f"lengths of at most {self.most:g} tokens", f"allowed: their mean, {self.mean:g}"
+            )
 
     def draw(self, rng: np.random.Generator, n: int) -> Ints:
         if self.cv == 0:
             return np.full(n, round(self.mean), dtype=np.int64)
-        return np.maximum(1, np.rint(log_normal(rng, self.mean, self.cv, n))).astype(np.int64)
+        drawn = log_normal(rng, self.mean, self.cv, n)
+        if self.most and n:
+            drawn = _limited(drawn, self.most)
+        return np.maximum(1, np.rint(drawn)).astype(np.int64)
+
+
+def _limited(values: Floats, most: float) -> Floats:
+    """`values` of at most `most`, scaled to keep their mean where that is possible."""
+    mean, scale = min(float(values.mean()), most), 1.0
+    for _ in range(LIMITING_ROUNDS):
+        limited = np.minimum(scale * values, most)
+        scale *= mean / float(limited.mean())
+    return np.asarray(np.minimum(scale * values, most))
+
+
+def lengths_within(isl: float, osl: float, cv: float, context: float) -> tuple[Lengths, Lengths]:
+    """Lengths of prompts and answers that make no request longer than `context` tokens, each within
+    its share of them; unlimited where the mean request is longer already."""
+    share = math.floor(context) / (isl + osl)
+    if cv == 0 or share < 1.0:
+        return Lengths(isl, cv), Lengths(osl, cv)
+    first, second = (Lengths(x, cv, max(x, math.floor(share * x))) for x in (isl, osl))
+    return first, second
 
 
 def log_normal(rng: np.random.Generator, mean: float, cv: float, n: int) -> Floats:
@@ -98,6 +129,12 @@ class Traffic:
                 f"allowed: up to {MAX_REQUESTS:,}",
                 "shorten the duration",
             )
+
+    def within(self, context: int) -> Traffic:
+        """The same with no request longer than `context` tokens, system prompt included."""
+        own = max(1, context - (self.prefix_tokens if self.prefixes else 0))
+        isl, osl = lengths_within(self.isl.mean, self.osl.mean, self.isl.cv, own)
+        return replace(self, isl=isl, osl=replace(osl, cv=self.osl.cv))
 
 
 def in_stages(stages: Sequence[Stage], isl: Lengths, osl: Lengths, **more: Any) -> Traffic:
