@@ -119,7 +119,8 @@ def plans() -> list[Table]:
 
 def holding() -> list[Table]:
     question = make_question(gpu="h100", demand=Demand(1000, 200, request_rate=30.0))
-    values = ("ttft_s", "ttft_p99_s", "tpot_s", "tpot_p99_s", "usd_per_million_good_tokens")
+    latencies = ("ttft_p50_s", "ttft_p99_s", "tpot_p50_s", "tpot_p99_s")
+    values = (*latencies, "usd_per_million_good_tok")
     evidence = Evidence(
         Deployment("llama-3.1-70b", "rtx-6000-ada", Layout(4, replicas=16), dtypes=Dtypes("nvfp4")),
         Workload(1000, 200, 64),
@@ -208,9 +209,11 @@ def simulated() -> list[Table]:
     from shardwise.simulator.results import LATENCIES, PERCENTILES
 
     values = {
-        percentile_name(name, at): Interval(123.4, 100.1, 160.2, 1000)
-        for name in (*LATENCIES, "output_tok_s", "goodput")
-        for at in PERCENTILES
+        name: Interval(123.4, 100.1, 160.2, 1000)
+        for name in (
+            *(*LATENCIES, "output_tok_s", "goodput"),
+            *(percentile_name(name, at) for name in LATENCIES for at in PERCENTILES),
+        )
     }
     item = replace(study().study.evidence[0], metrics=values)
     day = Day(
