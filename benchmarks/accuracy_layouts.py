@@ -9,9 +9,9 @@ attention DP) on the same number of GPUs. Needs the reference rows and SciPy.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from shardwise.layout.deployment import Layout
@@ -27,8 +27,7 @@ QUESTIONS: Final = {"e2e_latency_s": "lowest E2E latency", "tpot_s": "lowest TPO
 PLAIN: Final = ("", "unlikely")
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True):
     """The layout that predictions choose for one load, and what it measured beside the best."""
 
     model: str

@@ -30,9 +30,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec.structs import asdict
 
 from shardwise.bench.http import ask
 from shardwise.bench.priority import ahead
@@ -50,8 +52,7 @@ TIME_LIMIT_S = 600.0
 Tool = Callable[[Target, int, int, Path], tuple[list[str], Callable[[str], dict[str, float]]]]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """What one client read at one number of streams. Means, in ms; CPU in s."""
 
     tool: str

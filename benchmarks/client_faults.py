@@ -27,9 +27,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec.structs import asdict
 
 from shardwise.bench.client import run_load
 from shardwise.bench.known_answer import Behaviour
@@ -50,8 +52,7 @@ CHAT_ONLY = {"reasoning", "tool_call"}
 QUICK = ["--concurrency", "2", "--isl", "8", "--osl", "6", "--repeats", "1,1"]
 
 
-@dataclass(frozen=True)
-class Tried:
+class Tried(msgspec.Struct, frozen=True):
     """One thing that was tried: what should come of it, what did, and whether that held."""
 
     kind: str

@@ -24,11 +24,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from shardwise.engine import ceilings, sharding
@@ -52,8 +52,7 @@ SHAPE = {
 ISL, OSL = 128, 64
 
 
-@dataclass(frozen=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """One request of the mixed load."""
 
     at_s: float

@@ -19,10 +19,12 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
+
+import msgspec
+from msgspec.structs import asdict
 
 ROOT = Path(__file__).resolve().parents[1]
 MATRIX = Path(__file__).with_suffix(".toml")
@@ -40,8 +42,7 @@ them, and the number in brackets is how many cases passed.
 Ending = Literal["passed", "failed", "skipped"]
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(msgspec.Struct, frozen=True):
     """How one test ended: `seen` is what it recorded, `why` what kept it from running."""
 
     test: str

@@ -25,10 +25,11 @@ import socket
 import statistics
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
+from msgspec.structs import asdict
 
 from shardwise.bench.client import run_load
 from shardwise.bench.load import Load
@@ -85,8 +86,7 @@ LIMITS_PCT = {"p50": 15.0, "p99": 30.0}
 NAMES = ("ttft_s", "tpot_s")
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(msgspec.Struct, frozen=True):
     """What closed loops say of a replica: its step times, and the time outside them in TTFT."""
 
     table: StepTable
@@ -96,8 +96,7 @@ class Steps:
         return Steps(self.table.scaled(factor), self.delay_s * factor)
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One deployment at one rate. Percentiles in seconds, by metric and percentile."""
 
     deployment: str

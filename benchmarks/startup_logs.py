@@ -7,9 +7,10 @@ Needs ../shared/samples and ../shared/configs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from shardwise.doctor.startup_check import Comparison, Quantity, compare
 from shardwise.node.reading.read import read
@@ -19,8 +20,7 @@ LOGS: Final = SHARED / "samples" / "startup"
 CONFIGS: Final = SHARED / "configs"
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(msgspec.Struct, frozen=True):
     """A log, and what it leaves unsaid of its start."""
 
     log: str

@@ -19,11 +19,11 @@ import platform
 import subprocess
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.perfmodel.step import HOST_KNEE

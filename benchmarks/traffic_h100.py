@@ -22,10 +22,11 @@ import csv
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from shardwise.layout.deployment import Deployment, EngineLimits, Layout
 from shardwise.simulator.fleet import make_group
@@ -50,8 +51,7 @@ BOUNDS = {
 }
 
 
-@dataclass(frozen=True)
-class Prompts:
+class Prompts(msgspec.Struct, frozen=True):
     """The prompts of a workload: `users` questions behind each of `systems` system prompts."""
 
     systems: int
@@ -73,8 +73,7 @@ WORKLOADS = {
 }
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(msgspec.Struct, frozen=True):
     """A row: what ran, and what its clients saw in ms."""
 
     model: str
@@ -95,8 +94,7 @@ def accounted(row: Measured) -> float:
     return row.values["e2e_mean"] / row.values["itl_mean"] / row.osl
 
 
-@dataclass(frozen=True)
-class Compared:
+class Compared(msgspec.Struct, frozen=True):
     row: Measured
     simulated: dict[str, float]
     requests: int

@@ -5,12 +5,12 @@ docs/metrics.md shows the formulas. Times in seconds, rates per second.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 
-@dataclass(frozen=True)
-class Metric:
+
+class Metric(msgspec.Struct, frozen=True):
     """A metric's name in code and JSON, its unit, formula, and whether lower is better."""
 
     name: str

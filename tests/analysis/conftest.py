@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.evidence.record import Evidence, Interval, Kind, Source
 from shardwise.layout.deployment import Deployment, Layout

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.analysis.advice import Advice, NoAdvice, advise, planned_advice
 from shardwise.analysis.cost import Node, node_costs

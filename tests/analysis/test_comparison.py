@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shardwise.analysis.comparison import POWER_FACTOR, blind_at, compare_runs, slower_by
 from shardwise.errors import InputError

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.analysis.grid import concurrencies, curve, index, tp_sizes
 from shardwise.errors import InputError

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 
 from shardwise.architecture.models import bundled, load, published_id
 from shardwise.errors import InputError, UnknownNameError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.bench.cell import Arranged, Effort, Subject, arrange, measure, metrics_of
 from shardwise.bench.prompts import choose_source

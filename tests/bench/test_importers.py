@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shardwise.bench.importers.about import About
 from shardwise.bench.importers.reading import read_file

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from statistics import mean
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.bench.client import run_load
 from shardwise.bench.http import ask, served_model

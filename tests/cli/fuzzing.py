@@ -8,11 +8,11 @@ keeps it from doing so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 from hypothesis import strategies as st
 
 from shardwise.cli.main import cli
@@ -58,8 +58,7 @@ PATHS: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True):
     """A command with arguments that make it quick, and what stands last, come what may."""
 
     words: tuple[str, ...]

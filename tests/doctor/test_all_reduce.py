@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.doctor.all_reduce import choose, nccl_level, transport_of
 from shardwise.errors import InputError
@@ -25,7 +25,7 @@ def group(code: str, size: int, name: str = "", count: int = 0, **node: object) 
         tuple(Device(i, name=name) for i in range(total)),
         dict.fromkeys(combinations(range(total), 2), link),
     )
-    return best(replace(made, **node), size)  # type: ignore[arg-type]
+    return best(replace(made, **node), size)
 
 
 def access(size: int, *, allowed: bool) -> dict[tuple[int, int], bool]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
 from itertools import combinations
 
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from tests.reference import FOLDER, needs_reference
 
 from shardwise.doctor.all_reduce import choose

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
+from msgspec.structs import replace
 from tests.node.samples import needs_samples, reading
 
 from shardwise.doctor.diagnosis import diagnose

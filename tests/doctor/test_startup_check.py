@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from tests.node.samples import needs_samples, reading
 
 from shardwise.doctor.startup_check import (

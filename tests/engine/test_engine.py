@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 
@@ -67,9 +68,7 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(
 
 def test_long_contexts_that_are_no_neighbours_decode_as_alone(llama: Path) -> None:
     # prompts admitted together interleave their blocks as they grow, past the in-place threshold
-    options = EngineOptions(
-        **{**vars(SMALL), "kv_cache_tokens": 2048, "max_num_batched_tokens": 1024}
-    )
+    options = replace(SMALL, kv_cache_tokens=2048, max_num_batched_tokens=1024)
     prompts = [[(i * j) % 131 for i in range(200)] for j in (1, 3, 5)]
     params = SamplingParams(max_tokens=50, ignore_eos=True)
     with Engine(llama, options) as engine:
@@ -114,7 +113,7 @@ def test_a_rank_that_dies_is_an_error_and_not_a_hang(llama: Path, all_reduce: Al
     import os
     import signal
 
-    options = EngineOptions(**{**vars(SMALL), "tp_size": 2, "all_reduce": all_reduce})
+    options = replace(SMALL, tp_size=2, all_reduce=all_reduce)
     with Engine(llama, options) as engine:
         engine.add("x", [1, 2, 3], SamplingParams(max_tokens=200, ignore_eos=True))
         engine.step()
@@ -136,11 +135,11 @@ def test_options_that_cannot_be_used_say_what_can(
     llama: Path, change: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        Engine(llama, EngineOptions(**{**vars(SMALL), **change}))
+        Engine(llama, replace(SMALL, **change))
 
 
 def test_more_ranks_than_memory_allows_are_not_started(llama: Path) -> None:
-    options = EngineOptions(**{**vars(SMALL), "tp_size": 4, "kv_cache_tokens": 10**11})
+    options = replace(SMALL, tp_size=4, kv_cache_tokens=10**11)
     with pytest.raises(DoesNotFitError, match=r"needs .* GB in memory, .* GB are free"):
         Engine(llama, options)
 
@@ -170,13 +169,13 @@ def test_missing_truncated_and_misshapen_weights_are_one_line(llama: Path, tmp_p
     )
     with pytest.raises(InputError, match=r"no tensor model.layers.2"):
         Engine(tmp_path / "m", SMALL)
-    assert Engine(tmp_path / "m", EngineOptions(**{**vars(SMALL), "random_weights": True}))
+    assert Engine(tmp_path / "m", replace(SMALL, random_weights=True))
 
 
 def test_random_weights_are_the_same_for_every_tp_size(llama: Path) -> None:
     made = []
     for tp_size in (1, 2):
-        options = EngineOptions(**{**vars(SMALL), "tp_size": tp_size, "random_weights": True})
+        options = replace(SMALL, tp_size=tp_size, random_weights=True)
         with Engine(llama, options) as engine:
             made.append(engine.logits([1, 2, 3]))
     assert torch.allclose(made[0], made[1], rtol=1e-4, atol=1e-4)

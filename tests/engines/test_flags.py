@@ -7,12 +7,12 @@ in `shardwise.engines`.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shardwise.engines import Command, Device, Launch, every, get
 from shardwise.errors import InputError

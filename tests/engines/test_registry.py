@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from shardwise.engines import Device, Launch, every, get, managed, names, registered
 from shardwise.engines.versions import Version, parse, since

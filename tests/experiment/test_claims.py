@@ -86,7 +86,7 @@ def test_copies_cost_the_inverse_of_their_throughput() -> None:
 
 
 def test_a_cell_that_the_client_could_not_keep_up_with_claims_nothing() -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     cells = [replace(measured(ONE, 4, 1.0), usable=False), measured(TWO, 4, 0.5)]
     assert claims(cells) == ()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.hardware.catalogue import load_catalogue
 from shardwise.hardware.gpu import AllReduceLine, Gpu

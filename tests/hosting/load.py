@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     outcome: str  #: whole; cut (status 200, no [DONE]); refused (a status); failed (no answer)
     started_s: float
     ttft_s: float

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from tests.reference import FOLDER, needs_reference
 
 from shardwise.hardware.catalogue import default_catalogue
@@ -110,7 +111,7 @@ def test_a_first_point_slower_than_the_second_is_dropped() -> None:
 
 def test_times_below_the_roofline_are_impossible() -> None:
     part = rows(np.full((12, 2), 65536.0), np.arange(1.0, 13.0)[:, None], np.ones(12))
-    fast = Rows(**part.__dict__ | {"seconds": least(part) * 0.5})
+    fast = replace(part, seconds=least(part) * 0.5)
     rates = {"h200": rates_of_id("h200")}
     (finding,) = checks.impossible(GEMM, {("h200", "vllm", "bf16"): fast}, rates)
     assert "0.50 of their roofline" in finding.reason
@@ -137,7 +138,7 @@ def test_bf16_experts_faster_than_memory_are_four_bits() -> None:
     part = rows(shape, np.array([[1.0], [16.0], [64.0], [256.0]]), np.ones(4), "mi355x", "aiter")
     floor = least(part, EXPERTS)
     for share, name in ((0.3, "mxfp4"), (0.6, "fp8"), (1.2, "bf16")):
-        timed = Rows(**part.__dict__ | {"seconds": floor * share + 1e-9 * part.work[:, 0]})
+        timed = replace(part, seconds=floor * share + 1e-9 * part.work[:, 0])
         named, _ = aiter.corrected(EXPERTS, timed)
         assert set(named.variant.tolist()) == {name}
 

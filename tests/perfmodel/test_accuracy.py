@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from tests.reference import FOLDER, needs_reference
 
 from shardwise.architecture.model import in_dtype

@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import msgspec
 import pytest
 from tests.reference import FOLDER, needs_reference
 
@@ -30,8 +30,7 @@ from shardwise.units import GIB
 CASES = FOLDER / "field_cases.csv"
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """How a report's engine was started."""
 
     model: str

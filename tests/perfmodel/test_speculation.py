@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from statistics import median
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.reference import FOLDER, needs_reference
 
 from shardwise.architecture.drafts import draft_pass, draft_weights

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.analysis.comparison import compare_runs
 from shardwise.evidence.record import Evidence, Interval, Source

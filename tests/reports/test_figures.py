@@ -4,11 +4,11 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.analysis.beside import beside
 from shardwise.analysis.cost import Node, node_costs

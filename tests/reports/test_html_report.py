@@ -7,13 +7,13 @@ import re
 import shlex
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from shardwise.analysis.advice import Advice, NoAdvice
 from shardwise.analysis.run import Question

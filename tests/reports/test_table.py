@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.evidence.record import Interval
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, markdown, text_cell

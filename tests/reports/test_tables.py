@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from shardwise.analysis.breakeven import breakeven_tp, latency_keeping_batches
 from shardwise.analysis.grid import Grid, index

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from shardwise.errors import InputError
 from shardwise.simulator.trace_file import read_lengths, read_trace, with_lengths

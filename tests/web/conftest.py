@@ -7,11 +7,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.analysis.run import Question, predict_grid
 from shardwise.evidence.record import Evidence, Interval, Source

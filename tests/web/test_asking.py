@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import shlex
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from shardwise.analysis.run import Study
 from shardwise.cli.study import study as study_command

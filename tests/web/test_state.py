@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import asdict, fields
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict, fields
 
 from shardwise.web.state import State, StateError, parse_state
 

@@ -7,8 +7,9 @@ evidence, and questions that the planner does not take, are advised among their 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from shardwise import metrics
 from shardwise.analysis.cost import NodeCost
@@ -25,8 +26,7 @@ Use = Literal["online", "offline"]
 Basis = Literal["plan", "cells"]
 
 
-@dataclass(frozen=True)
-class Advice:
+class Advice(msgspec.Struct, frozen=True):
     """The cheapest full node for a use, by the cautious end of its cost, and what it gives."""
 
     use: Use
@@ -43,8 +43,7 @@ class Advice:
         return (self.choice.copies - 1) / self.choice.copies
 
 
-@dataclass(frozen=True)
-class NoAdvice:
+class NoAdvice(msgspec.Struct, frozen=True):
     """Nothing meets the SLO or carries the load; the nearest, and by how much it misses."""
 
     use: Use

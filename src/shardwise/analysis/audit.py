@@ -12,8 +12,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from shardwise import metrics
 from shardwise.analysis.grid import Grid
@@ -26,8 +27,7 @@ THROUGHPUTS = (metrics.OUTPUT_THROUGHPUT.name, metrics.TOTAL_THROUGHPUT.name)
 Key = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One check that one place of the results does not pass."""
 
     check: Check

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from statistics import fmean
+
+import msgspec
 
 from shardwise import metrics
 from shardwise.evidence.record import Evidence, Interval
 
 
-@dataclass(frozen=True)
-class CellPair:
+class CellPair(msgspec.Struct, frozen=True):
     """One metric of one cell, predicted and measured."""
 
     tp_size: int

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
+
+import msgspec
 
 from shardwise import metrics
 from shardwise.analysis.grid import Grid, concurrencies, curve, tp_sizes
@@ -18,8 +19,7 @@ Bound = Literal["exact", "at least", "none"]
 COMMUNICATION = "communication"  #: its key in `Evidence.breakdown`
 
 
-@dataclass(frozen=True)
-class KeptLatency:
+class KeptLatency(msgspec.Struct, frozen=True):
     """The batch at `to_tp` whose latency is that of `from_tp` at `concurrency`.
 
     `batch` is None where even the smallest batch studied is slower (`bound` "none"); with "at
@@ -84,8 +84,7 @@ def first_crossing(
     return float(points[-1][0]), "at least"
 
 
-@dataclass(frozen=True)
-class BreakEven:
+class BreakEven(msgspec.Struct, frozen=True):
     """The TP beyond which a step buys less than `min_gain_pct` at one batch.
 
     `next_gain_pct` is what the step beyond buys; None where `tp_size` is the largest studied and

@@ -10,8 +10,9 @@ Going from TP=a to TP=b on a full node of g GPUs,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import prod
+
+import msgspec
 
 from shardwise import metrics
 from shardwise.analysis.intervals import reciprocal, scaled
@@ -20,8 +21,7 @@ from shardwise.errors import InputError
 from shardwise.evidence.record import Interval, Source
 
 
-@dataclass(frozen=True)
-class CostClaim:
+class CostClaim(msgspec.Struct, frozen=True):
     """Ratios claimed for a full node when every copy moves from one TP to another."""
 
     gpus: int
@@ -43,8 +43,7 @@ class CostClaim:
         return self.copies_ratio / self.latency_ratio
 
 
-@dataclass(frozen=True)
-class ClaimMatch:
+class ClaimMatch(msgspec.Struct, frozen=True):
     """What the steps of one batch imply for a claim.
 
     The intervals hold for every step at the same edge of its own; mismatches are percent of the

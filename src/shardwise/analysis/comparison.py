@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from shardwise import metrics
 from shardwise.analysis.intervals import as_percent_change, ratio
@@ -26,8 +27,7 @@ POWER_FACTOR: Final = (1.282 + 0.842) / 1.282
 SUBJECT: Final = ("model", "gpu", "engine", "weight dtype", "KV dtype")
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """What must be equal in both runs: the layout, and how it was loaded."""
 
     layout: str
@@ -39,8 +39,7 @@ class Load:
     request_rate: float | None
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One metric of one cell, or of all cells together (`load` None), in A and in B.
 
     `smallest_seen_pct` is the smallest change that repeats like these show in 80 % of attempts;
@@ -73,8 +72,7 @@ class Change:
         return "faster" if slower.hi < 0 else "no difference seen"
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """B against A. `overall` holds the geometric mean over the cells of each metric.
 
     `differing` names what one run has throughout and the other has not, such as the engine;

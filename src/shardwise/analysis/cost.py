@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, get_args
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise import metrics
 from shardwise.analysis.grid import Grid, concurrencies, curve, tp_sizes
@@ -31,8 +33,7 @@ Scenario = Literal["one_copy", "full_node", "same_load"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """What is paid for: `gpus` GPUs at `usd_per_gpu_hour`, None where no price is known."""
 
     gpus: int
@@ -46,8 +47,7 @@ class Node:
             raise InputError(f"price is {price:g} USD per GPU-hour", "allowed: above 0")
 
 
-@dataclass(frozen=True)
-class Relative:
+class Relative(msgspec.Struct, frozen=True):
     """A node against the same node at the largest TP: ratios, 1 is equal."""
 
     to_tp: int
@@ -56,8 +56,7 @@ class Relative:
     latency: Interval
 
 
-@dataclass(frozen=True)
-class NodeCost:
+class NodeCost(msgspec.Struct, frozen=True):
     """A node of `gpus` GPUs running `copies` replicas of `tp_size`.
 
     `concurrency` is per copy, or in the scenario `same_load` of the node; `batch_per_copy` is per

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise import metrics
 from shardwise.analysis.intervals import scaled
@@ -14,8 +16,7 @@ from shardwise.evidence.record import Evidence, Interval
 Latency = Literal["e2e_latency_s", "tpot_s", "ttft_s"]
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """One way to use a node: `copies` replicas of `tp_size`, each at `concurrency`."""
 
     tp_size: int

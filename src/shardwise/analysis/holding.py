@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise import metrics
 from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError
@@ -34,8 +36,7 @@ COARSE: Final = 0.05  #: precision of an interval's ends
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
-class Finalist:
+class Finalist(msgspec.Struct, frozen=True):
     """The fewest replicas of a TP that hold the rate. `evidence` is simulated at that rate."""
 
     question: Question
@@ -54,8 +55,7 @@ class Finalist:
         return self.deployment.gpus if self.usd_per_hour is None else self.usd_per_hour
 
 
-@dataclass(frozen=True)
-class Holding:
+class Holding(msgspec.Struct, frozen=True):
     """Deployments that hold, cheapest first, and why the others do not."""
 
     targets: tuple[Target, ...]
@@ -67,8 +67,7 @@ class Holding:
         return self.finalists[0]
 
 
-@dataclass(frozen=True)
-class _Held:
+class _Held(msgspec.Struct, frozen=True):
     """A layout on a GPU with the fewest replicas that hold."""
 
     question: Question

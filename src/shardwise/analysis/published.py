@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
+import msgspec
 
 from shardwise.analysis.claim import CostClaim
 from shardwise.analysis.transitions import Step
 from shardwise.evidence.record import Interval, Source
 
 
-@dataclass(frozen=True)
-class PublishedStudy:
+class PublishedStudy(msgspec.Struct, frozen=True):
     """What was studied, the percent change of each TP step, and the cost figures claimed."""
 
     model: str

@@ -7,13 +7,13 @@ batches studied, the smallest whose throughput reaches the rate is the one it se
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from shardwise.analysis.cost import NodeCost
 
 
-@dataclass(frozen=True)
-class RateFit:
+class RateFit(msgspec.Struct, frozen=True):
     """A TP on a full node under a rate. `at` is None where no batch studied keeps up."""
 
     tp_size: int

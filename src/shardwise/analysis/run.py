@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from shardwise.analysis.audit import Finding, audit_grid, audit_steps
 from shardwise.analysis.breakeven import (
@@ -35,8 +36,7 @@ PREDICTED_RHO: Final = 0.75
 MIN_GAIN_PCT: Final = 15.0
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """What a study asks: the TPs and batches to compare, and the requests."""
 
     gpus: int
@@ -46,19 +46,17 @@ class Question:
     osl: int
     mode: Mode = "closed_loop"
     requests: int = 0  #: in each run; 0: ten per slot
-    limits: FixedLimits = field(default_factory=FixedLimits)
+    limits: FixedLimits = msgspec.field(default_factory=FixedLimits)
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(msgspec.Struct, frozen=True):
     """A TP that was asked and cannot run, and why."""
 
     tp_size: int
     reason: str
 
 
-@dataclass(frozen=True)
-class Study:
+class Study(msgspec.Struct, frozen=True):
     """The evidence of a study and what follows from it."""
 
     question: Question

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
+
+import msgspec
 
 from shardwise import metrics
 from shardwise.analysis.grid import Grid, concurrencies
@@ -15,8 +16,7 @@ from shardwise.evidence.record import Interval, Source
 Verdict = Literal["better", "worse", "same"]
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """The change of one metric from one TP to another at one batch."""
 
     metric: str
@@ -92,8 +92,7 @@ def _steps(grid: Grid, name: str, concurrency: int, rho: float) -> list[Step]:
     ]
 
 
-@dataclass(frozen=True)
-class StepPair:
+class StepPair(msgspec.Struct, frozen=True):
     """The same step from two sources, and how far apart they are in percentage points."""
 
     ours: Step

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 #: Bytes of one element of the cache. "auto" stands for what the checkpoint asks for and is
 #: resolved by `Model.kv_dtype` before it gets here.
 KV_BYTES: Final = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp32": 4.0}
 
 
-@dataclass(frozen=True)
-class Cache:
+class Cache(msgspec.Struct, frozen=True):
     """`elements` kept for each token (or once a sequence) by one layer, unsharded.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import lru_cache
+
+from msgspec.structs import replace
 
 from shardwise.architecture.model import LayerGroup, Model
 from shardwise.errors import InputError

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from shardwise.architecture.tensor import Tensor
 
 
-@dataclass(frozen=True)
-class Mlp:
+class Mlp(msgspec.Struct, frozen=True):
     """Dense MLP: gated (gate, up, down) or plain (up, down)."""
 
     width: int
@@ -16,8 +15,7 @@ class Mlp:
     tensors: tuple[Tensor, ...] = ()
 
 
-@dataclass(frozen=True)
-class Moe:
+class Moe(msgspec.Struct, frozen=True):
     """Mixture of experts: a router picks `top_k` of `num_experts` for each token.
 
     Attributes:
@@ -37,8 +35,7 @@ class Moe:
     tensors: tuple[Tensor, ...] = ()
 
 
-@dataclass(frozen=True)
-class NoFeedForward:
+class NoFeedForward(msgspec.Struct, frozen=True):
     """A block with a mixer alone."""
 
     tensors: tuple[Tensor, ...] = ()

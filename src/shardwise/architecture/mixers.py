@@ -6,14 +6,13 @@ name them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from shardwise.architecture.cache import Cache
 from shardwise.architecture.tensor import Tensor
 
 
-@dataclass(frozen=True)
-class Indexer:
+class Indexer(msgspec.Struct, frozen=True):
     """Selects the `top_k` cached tokens that sparse attention reads (DeepSeek-V3.2,
     arXiv:2512.02556): its own small heads score every cached token.
 
@@ -25,8 +24,7 @@ class Indexer:
     top_k: int
 
 
-@dataclass(frozen=True)
-class Attention:
+class Attention(msgspec.Struct, frozen=True):
     """Softmax attention with `num_kv_heads` keys and values (MHA, GQA, MQA).
 
     `window`: a token sees the last `window` ones (0: all); `chunk`: it sees its own chunk.
@@ -47,8 +45,7 @@ class Attention:
         return self.v_head_dim or self.head_dim
 
 
-@dataclass(frozen=True)
-class Mla:
+class Mla(msgspec.Struct, frozen=True):
     """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): one compressed entry a token,
     shared by all heads, so that tensor parallelism does not divide the cache."""
 
@@ -63,8 +60,7 @@ class Mla:
     indexer: Indexer | None = None
 
 
-@dataclass(frozen=True)
-class LinearAttention:
+class LinearAttention(msgspec.Struct, frozen=True):
     """Gated delta rule: a matrix state for each value head and sequence instead of a cache.
 
     `kind`: "gdn" (Gated DeltaNet, arXiv:2412.06464) or "kda" (Kimi Delta Attention,
@@ -81,8 +77,7 @@ class LinearAttention:
     caches: tuple[Cache, ...] = ()
 
 
-@dataclass(frozen=True)
-class Mamba2:
+class Mamba2(msgspec.Struct, frozen=True):
     """State space layer (Mamba-2, arXiv:2405.21060)."""
 
     num_heads: int
@@ -94,8 +89,7 @@ class Mamba2:
     caches: tuple[Cache, ...] = ()
 
 
-@dataclass(frozen=True)
-class NoMixer:
+class NoMixer(msgspec.Struct, frozen=True):
     """A block with a feed-forward alone, as in hybrids that alternate blocks (Nemotron-H)."""
 
     tensors: tuple[Tensor, ...] = ()

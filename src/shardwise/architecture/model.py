@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from functools import lru_cache
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.architecture.feed_forward import FeedForward, Moe
 from shardwise.architecture.formats import Format, usual_format
@@ -13,8 +15,7 @@ from shardwise.architecture.tensor import Part, Tensor
 from shardwise.errors import InputError
 
 
-@dataclass(frozen=True)
-class LayerGroup:
+class LayerGroup(msgspec.Struct, frozen=True):
     """Layers that are equal in every shape and dtype.
 
     `layers` are their positions in the model, `norms` what the layer holds beside its mixer and
@@ -36,8 +37,7 @@ class LayerGroup:
         return (*self.mixer.tensors, *self.feed_forward.tensors, *self.norms)
 
 
-@dataclass(frozen=True)
-class Tower:
+class Tower(msgspec.Struct, frozen=True):
     """A vision or audio encoder with its projector: bytes on the GPU, no time in decoding."""
 
     name: str
@@ -45,8 +45,7 @@ class Tower:
     bytes: float
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
+class Model(msgspec.Struct, frozen=True, eq=False):
     """A decoder-only language model, unsharded. Compared and cached by identity.
 
     Attributes:

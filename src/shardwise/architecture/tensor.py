@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from shardwise.architecture.formats import BF16, Format
 
@@ -21,8 +22,7 @@ Part = Literal[
 ]
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(msgspec.Struct, frozen=True):
     """A matrix of `rows` outputs x `cols` inputs (a vector has one column), `copies` times.
 
     Attributes:

@@ -6,11 +6,11 @@ import csv
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from shardwise.errors import InputError
@@ -29,8 +29,7 @@ _ALLOWED: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Arrivals:
+class Arrivals(msgspec.Struct, frozen=True):
     """Due times in seconds from the start, ascending, with each request's lengths where known."""
 
     due_s: list[float]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
 from shardwise.bench.arrivals import poisson
@@ -41,8 +42,7 @@ MIN_REPEATS: Final = 3  #: from three on, repeats vary as runs do (statistics.ov
 OnProgress = Callable[[int, int], None]  #: (repeat, requests ended in it)
 
 
-@dataclass(frozen=True)
-class Effort:
+class Effort(msgspec.Struct, frozen=True):
     """How much measuring a cell is worth."""
 
     requests: int  #: of one run; in a closed loop at least two waves
@@ -56,8 +56,7 @@ class Effort:
     request_timeout_s: float = 3600.0
 
 
-@dataclass(frozen=True)
-class Arranged:
+class Arranged(msgspec.Struct, frozen=True):
     """What a cell sends: prompts are built before it runs. `due_s` makes an open loop."""
 
     prompts: Sequence[Prompt]
@@ -89,8 +88,7 @@ def lengths(mean: float, spread: float, count: int, drawn: np.random.Generator) 
     return [int(value) for value in drawn.permutation(values)]
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True):
     """What a cell is about, as it is stored."""
 
     study: str

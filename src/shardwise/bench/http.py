@@ -5,8 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from shardwise.bench.target import Target, tls_context
 from shardwise.errors import InputError
@@ -24,8 +25,7 @@ _OWNERS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     status: int  #: 0: nobody answered
     body: bytes
     location: str = ""  #: of a redirect

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+import msgspec
 
 from shardwise.bench.known_modes import (
     BEFORE,
@@ -22,8 +23,7 @@ _CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 _WORD: Final = " x"  #: every token's text
 
 
-@dataclass(frozen=True)
-class Behaviour:
+class Behaviour(msgspec.Struct, frozen=True):
     """`mode` strikes every `every`-th request, the first being number 1; "" for none."""
 
     ttft_s: float = 0.05

@@ -6,8 +6,9 @@ whole all the same, and must be counted as any other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, get_args
+
+import msgspec
 
 Fault = Literal[
     "http_4xx",
@@ -55,8 +56,7 @@ MANNERS: Final[tuple[Manner, ...]] = get_args(Manner)
 QUERY: Final = "key=known"  #: what `needs_query` asks for
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(msgspec.Struct, frozen=True):
     """What a mode does, in words, and how the client must count a request that meets it."""
 
     does: str

@@ -18,10 +18,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from itertools import count
 from time import monotonic
 from typing import Any
+
+import msgspec
+from msgspec.structs import asdict
 
 from shardwise.bench.known_answer import Answer, Behaviour
 from shardwise.bench.known_connection import Connection
@@ -29,8 +31,7 @@ from shardwise.bench.known_connection import Connection
 _IDLE_S = 0.2  #: how soon `stop` is noticed
 
 
-@dataclass
-class Lateness:
+class Lateness(msgspec.Struct):
     """How late tokens left, against when they were due: sums in seconds, and counts."""
 
     tokens: int = 0

@@ -7,12 +7,13 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from shardwise.errors import InputError
 from shardwise.evidence.request import RequestRecord
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """What to send: `requests` are whole HTTP requests, `asked` the tokens each asks for."""
 
     requests: Sequence[bytes]

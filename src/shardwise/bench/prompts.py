@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from shardwise.bench.http import ask, refuse_redirect
 from shardwise.bench.target import Target
@@ -24,8 +25,7 @@ _ID_RANGES: Final = ((100, 1000), (10, 200), (10, 100))
 _TRIAL_TOKENS: Final = 64
 
 
-@dataclass(frozen=True)
-class PromptSource:
+class PromptSource(msgspec.Struct, frozen=True):
     """How prompts are made, and how that is called in a result."""
 
     name: str

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from shardwise.bench.load import Load, Run
@@ -18,8 +18,7 @@ CPU_SHARE: Final = 0.85  #: of a core: above it queues of tokens grow fast (M/D/
 CONCURRENCY_SHARE: Final = 0.95  #: of what was asked
 
 
-@dataclass(frozen=True)
-class ClientCheck:
+class ClientCheck(msgspec.Struct, frozen=True):
     """How well the client kept up. NaN: there is nothing to tell it by."""
 
     lag_mean_s: float  #: how late the client stamped what had arrived

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from shardwise.bench.http import ask
@@ -29,8 +29,7 @@ CONCURRENCIES: Final = (1, 16, 128, 512)
 TOLERANCES: Final = {"ttft_s": 0.02, "itl_s": 0.01, "e2e_latency_s": 0.01}
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """A mean as the client read it, as the server was told, and as the server managed to send it.
 
     The client's error is against the last: a server that is late, which it knows of itself, is not
@@ -56,8 +55,7 @@ class Reading:
         return abs(self.error) <= TOLERANCES[self.metric]
 
 
-@dataclass(frozen=True)
-class SelfTest:
+class SelfTest(msgspec.Struct, frozen=True):
     """One concurrency's readings."""
 
     concurrency: int

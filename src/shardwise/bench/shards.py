@@ -16,10 +16,12 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from shardwise.bench.client import run_load
 from shardwise.bench.load import Load, Run

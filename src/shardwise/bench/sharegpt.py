@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from shardwise.errors import InputError
 
@@ -18,8 +19,7 @@ _ALLOWED: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """What a person asked first in a conversation, and the reply, "" where there is none."""
 
     prompt: str

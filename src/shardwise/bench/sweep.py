@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.bench.cell import Effort, Subject, arrange, measure
 from shardwise.bench.keeping import keep
@@ -33,8 +35,7 @@ Say = Callable[[str], None]
 _DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  #: vLLM's and SGLang's
 
 
-@dataclass(frozen=True)
-class Engine:
+class Engine(msgspec.Struct, frozen=True):
     """What a sweep starts: `instance` of TP=1, and where it may run."""
 
     instance: Instance
@@ -70,8 +71,7 @@ def _dtype_flags(engine: str, dtype: str) -> list[str]:
     return ["--dtype", dtype if engine == "builtin" else _DTYPES.get(dtype, dtype)]
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(msgspec.Struct, frozen=True):
     """Every TP under every workload."""
 
     study: str
@@ -136,8 +136,7 @@ def run_sweep(sweep: Sweep, engine: Engine, store: Store, say: Say) -> list[Meas
     return measured
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(msgspec.Struct, frozen=True):
     """An engine that answers, with what is recorded about it."""
 
     tp_size: int

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import ssl
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.errors import InputError
 
 Api = Literal["completions", "chat"]
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """An endpoint: where it listens, which of the two APIs is used, and the model's name there."""
 
     host: str

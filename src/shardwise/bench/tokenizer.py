@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from shardwise.errors import InputError
 
 
-@dataclass(frozen=True)
-class Tokenizer:
+class Tokenizer(msgspec.Struct, frozen=True):
     """Counts the tokens of a text, without those a server adds, and names those it knows."""
 
     name: str

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 from shardwise.bench.tokenizer import Tokenizer
 
@@ -29,8 +30,7 @@ _ENOUGH: Final = 8  #: different words, so that prompts differ early
 _TRIED_IDS: Final = 4096  #: of a vocabulary, in search of words
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(msgspec.Struct, frozen=True):
     """Text of an exact number of tokens. `costs` are tokens by word, after a space."""
 
     costs: tuple[tuple[str, int], ...]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
 from shardwise.cli.files import print_json, say, show_table
 from shardwise.cli.options import JSON, WIDE

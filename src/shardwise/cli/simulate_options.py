@@ -201,6 +201,6 @@ def session_traffic(options: dict[str, Any], rate: float) -> SessionTraffic:
 
 def with_caching(group: Group, caching: bool) -> Group:
     """`group` with the engine's prefix caching on or off."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     return replace(group, scheduling=replace(group.scheduling, prefix_caching=caching))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec.structs import asdict, replace
 
 from shardwise.cli.simulate_options import session_traffic, stages_of, with_caching
 from shardwise.errors import InputError
@@ -33,8 +35,7 @@ WAVES = 10  #: requests of each client of a closed loop
 FEW = 10  #: requests beyond the 99th percentile, below which it is mostly chance
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """The command's options."""
 
     trace: Path | None
@@ -93,7 +94,7 @@ def _trace(asked: Asked, groups: Sequence[Group]) -> Trace:
             raise InputError("--turns without --rate", "needed: the rate at which sessions begin")
         if asked.lengths is not None:
             raise InputError("--turns with --lengths", "allowed: one of both")
-        trace = draw_sessions(session_traffic(vars(asked), asked.rate), asked.seed)
+        trace = draw_sessions(session_traffic(asdict(asked), asked.rate), asked.seed)
     else:
         trace = draw(_traffic(asked, groups), asked.seed)
     if asked.lengths is not None:

@@ -45,7 +45,7 @@ def web(
         raise InputError(
             f"the explorer needs {error.name}", "", "pip install 'shardwise[web]'"
         ) from None
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from shardwise.perfmodel.profiles import load_profile
     from shardwise.web.asking import explorer

@@ -10,8 +10,9 @@ through host memory. Read in November 2026.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from shardwise.engines import get
 from shardwise.engines.device import Device as EngineDevice
@@ -29,8 +30,7 @@ _NCCL_P2P: Final = ("NVLINK", "XGMI", "PIX", "PXB")
 Transport = Literal["direct", "peer to peer", "host memory", ""]
 
 
-@dataclass(frozen=True)
-class AllReduce:
+class AllReduce(msgspec.Struct, frozen=True):
     """The all-reduce of one engine on one group.
 
     `certain` is False where it hangs on a peer-access test that only the machine can answer; then

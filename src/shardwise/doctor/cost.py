@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from importlib import resources
 from typing import Final
@@ -57,8 +56,7 @@ class _Measured(msgspec.Struct, frozen=True):
     lines: list[Line]
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True):
     """The time of an all-reduce by message size, and where it comes from."""
 
     seconds: Callable[[float], float]  #: of a message's bytes

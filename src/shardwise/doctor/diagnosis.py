@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.doctor.all_reduce import ENGINES, AllReduce, choose
 from shardwise.doctor.cost import Cost, CostFunction, measured_costs
@@ -20,8 +22,7 @@ ALL_REDUCES: Final = 2 * 80
 MESSAGES: Final = (("1 sequence", 1), ("32 sequences", 32), ("prompt of 2,048", 2048))
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """One TP size: the groups of GPUs, best first, and what each engine does on the best."""
 
     tp_size: int
@@ -43,8 +44,7 @@ class Verdict:
         return (min(times), max(times)) if times else None
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(msgspec.Struct, frozen=True):
     """Everything `doctor` prints about a node."""
 
     reading: Reading

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+
+from msgspec.structs import asdict
 
 from shardwise.doctor.diagnosis import MESSAGES, Diagnosis, Verdict
 from shardwise.doctor.startup_check import Comparison

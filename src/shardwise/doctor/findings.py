@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from shardwise.doctor.all_reduce import nccl_level, transport_of
 from shardwise.node.generations import (
@@ -43,8 +44,7 @@ _WHY_NO_ACCESS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One remark: what is so, why it matters and what to do ("" where nothing can be done)."""
 
     severity: Severity

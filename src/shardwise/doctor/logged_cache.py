@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shardwise.architecture.model import Model
 from shardwise.doctor.startup_check import Flags, flags_of, memory_of, tokens_held
@@ -17,8 +18,7 @@ from shardwise.units import GIB
 _SAME_WEIGHTS_PCT: Final = 10.0
 
 
-@dataclass(frozen=True)
-class LoggedCache:
+class LoggedCache(msgspec.Struct, frozen=True):
     """The cache of one start beside the one predicted with its flags, of one GPU in bytes."""
 
     flags: Flags

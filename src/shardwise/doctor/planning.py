@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from shardwise.doctor.all_reduce import choose
 from shardwise.doctor.cost import CostFunction, measured_costs

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
@@ -19,8 +21,7 @@ WEIGHTS_PCT: Final = 3.0
 TOKENS_PCT: Final = 10.0
 
 
-@dataclass(frozen=True)
-class Flags:
+class Flags(msgspec.Struct, frozen=True):
     """What a log says of how the engine was started; 0, "" or None where it does not."""
 
     engine: str = "vllm"
@@ -37,8 +38,7 @@ class Flags:
     total_bytes: float | None = None  #: memory of the GPU, where the log tells
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True):
     """Per GPU in bytes, tokens of the replica."""
 
     weights_bytes: float
@@ -50,8 +50,7 @@ class Prediction:
 Predict = Callable[[str, str, Flags], Prediction]
 
 
-@dataclass(frozen=True)
-class Quantity:
+class Quantity(msgspec.Struct, frozen=True):
     """One quantity logged and predicted."""
 
     name: str
@@ -69,8 +68,7 @@ class Quantity:
         return abs(self.error_pct) <= self.tolerance_pct
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """One start: its quantities, and the assumptions that a wrong one points to."""
 
     start: str

@@ -8,9 +8,9 @@ call over gathered blocks; long sequences whose blocks are neighbours are read i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -25,8 +25,7 @@ IN_PLACE_CONTEXT = 256
 PADDING, PADDING_BLOCKS = 0.25, 4
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """One segment's rows of the step and the slots of its context."""
 
     rows: slice
@@ -35,8 +34,7 @@ class Span:
     mask: torch.Tensor | None  #: [length, context], added to the scores; None: plain causal
 
 
-@dataclass(frozen=True)
-class Gathered:
+class Gathered(msgspec.Struct, frozen=True):
     """Decodes that are attended in one batch, padded to the longest."""
 
     rows: slice
@@ -44,8 +42,7 @@ class Gathered:
     mask: torch.Tensor  #: [rows, 1, 1, context of the longest]
 
 
-@dataclass(frozen=True)
-class StepInputs:
+class StepInputs(msgspec.Struct, frozen=True):
     """A StepPlan as tensors on the rank's device, made once and used by every layer."""
 
     tokens: torch.Tensor  #: [num_tokens]

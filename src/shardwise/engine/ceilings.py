@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import torch
 
 from shardwise.engine.layers import Linear
@@ -14,8 +14,7 @@ COPY_BYTES = 256 * 2**20  #: far above any last-level cache
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
-@dataclass(frozen=True)
-class Ceilings:
+class Ceilings(msgspec.Struct, frozen=True):
     """Best rates of one rank with its threads; each the best of `n` runs."""
 
     copy_bytes_per_s: float  #: bytes read plus bytes written

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import torch
 import torch.distributed as dist
 
@@ -56,8 +56,7 @@ class TorchCollectives:
         return parts
 
 
-@dataclass(frozen=True)
-class SharedBuffer:
+class SharedBuffer(msgspec.Struct, frozen=True):
     """Memory that all ranks map: two turns of one slot a rank, and a turn counter a rank."""
 
     slots: torch.Tensor  #: uint8, [2, world_size, slot_bytes]

@@ -6,12 +6,13 @@ the same names first.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.architecture.feed_forward import Moe
 from shardwise.architecture.mixers import Attention
@@ -34,8 +35,7 @@ ROPE_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 DTYPES: Final = ("fp32", "bf16", "fp16")
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(msgspec.Struct, frozen=True):
     """A decoder-only transformer as the engine runs it. Sizes in elements, unsharded."""
 
     family: str
@@ -207,4 +207,4 @@ def from_gguf(fields: Mapping[str, Any], path: Path, tied: bool) -> ModelConfig:
         "dtype": "float32",  # what quantized blocks are dequantized to
     }
     found = _from_values(values, str(path))
-    return found if kind != "llama" else dataclasses.replace(found, interleaved_rope=True)
+    return found if kind != "llama" else msgspec.structs.replace(found, interleaved_rope=True)

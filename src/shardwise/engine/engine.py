@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import torch
 
 from shardwise.engine import sharding
@@ -28,8 +28,7 @@ from shardwise.errors import InputError
 FinishReason = Literal["stop", "length"]
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(msgspec.Struct, frozen=True):
     """One token of a request; the last one says why it is the last."""
 
     request_id: str

@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import traceback
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+import msgspec
 
 from shardwise.engine.engine import Engine
 from shardwise.engine.options import EngineOptions
@@ -16,8 +17,7 @@ from shardwise.engine.ranks import RankDiedError, end_with_parent
 from shardwise.errors import InputError, ShardwiseError
 
 
-@dataclass(frozen=True)
-class EngineInfo:
+class EngineInfo(msgspec.Struct, frozen=True):
     """What a loaded engine says of itself."""
 
     max_model_len: int
@@ -28,8 +28,7 @@ class EngineInfo:
     pids: list[int]  #: of the ranks, 0 first
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """How busy the engine is after a step."""
 
     running: int = 0
@@ -37,8 +36,7 @@ class Load:
     kv_blocks_used: int = 0
 
 
-@dataclass(frozen=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """Why the engine could not take a request."""
 
     request_id: str

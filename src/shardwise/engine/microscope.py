@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+import msgspec
 import torch
 
 from shardwise.engine import ceilings
@@ -24,8 +25,7 @@ from shardwise.engine.rank import Rank
 from shardwise.engine.scheduler import Segment, StepPlan
 
 
-@dataclass(frozen=True)
-class Product:
+class Product(msgspec.Struct, frozen=True):
     """One kind of matrix product of a step: y [rows, outputs] = x [rows, inputs] W^T."""
 
     name: str
@@ -38,8 +38,7 @@ class Product:
     bytes_per_s: float  #: of weight, input and output
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """All-reduces of one size in a step; the time includes waiting for the slowest rank."""
 
     bytes: int
@@ -47,8 +46,7 @@ class Message:
     seconds: float  #: median of one call
 
 
-@dataclass(frozen=True)
-class RankProfile:
+class RankProfile(msgspec.Struct, frozen=True):
     """One rank's median step. attention, mlp, all_reduce and other add up to total."""
 
     tp_rank: int

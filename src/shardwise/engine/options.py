@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import torch
 
 from shardwise.engine import sharding
@@ -21,8 +20,7 @@ DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 RANK_PROCESS_BYTES = 350e6
 
 
-@dataclass(frozen=True)
-class EngineOptions:
+class EngineOptions(msgspec.Struct, frozen=True):
     """How a model is run on one replica."""
 
     tp_size: int = 1
@@ -63,7 +61,7 @@ def resolved(options: EngineOptions) -> EngineOptions:
             f"tensor_parallel_size is {options.tp_size} and {gpus} GPUs are visible",
             remedy="lower it, pass --device cpu, or profile with --emulate",
         )
-    return dataclasses.replace(options, device=device)
+    return msgspec.structs.replace(options, device=device)
 
 
 def auto_dtype(config: ModelConfig, options: EngineOptions) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 import torch
 
@@ -31,8 +31,7 @@ Z80: Final = 1.28  #: half an 80 % interval of a normal, in standard deviations
 GUESSED_SPREAD: Final = 0.4
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(msgspec.Struct, frozen=True):
     """What a row calls the model and the hardware."""
 
     model: str
@@ -107,8 +106,7 @@ def evidence(profile: Profile, question: Question, named: Named) -> Evidence:
     )
 
 
-@dataclass(frozen=True)
-class _Link:
+class _Link(msgspec.Struct, frozen=True):
     """All-reduce of `tp_size` ranks as the performance model has it."""
 
     tp_size: int

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from shardwise.engine import microscope, sharding
 from shardwise.engine.ceilings import Ceilings
@@ -16,8 +16,7 @@ from shardwise.engine.options import EngineOptions
 from shardwise.errors import InputError
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """What to look at: each batch of equal requests, at each tp_size."""
 
     tp_sizes: Sequence[int]
@@ -28,8 +27,7 @@ class Question:
     emulate: bool = False  #: one rank's shard alone, without its peers
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(msgspec.Struct, frozen=True):
     """One tp_size and batch: every rank's prefill and decode step, and what the ranks could do."""
 
     tp_size: int
@@ -62,7 +60,7 @@ def profile(
     context = -(-(question.isl + question.osl) // block) * block
     for tp_size in question.tp_sizes:
         emulated = question.emulate and tp_size > 1
-        asked = dataclasses.replace(
+        asked = msgspec.structs.replace(
             options,
             tp_size=1 if emulated else tp_size,
             emulate_tp_size=tp_size if emulated else 0,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import msgspec
 import torch
 
 from shardwise.engine import sharding
@@ -28,8 +28,7 @@ KEPT_BYTES, PIECE_BYTES = 2**28, 2**25
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class GroupSpec:
+class GroupSpec(msgspec.Struct, frozen=True):
     """A set of ranks, before any model is loaded."""
 
     tp_size: int
@@ -39,8 +38,7 @@ class GroupSpec:
     slot_bytes: int = 64 * 2**20  #: largest message through shared memory
 
 
-@dataclass(frozen=True)
-class LoadSpec:
+class LoadSpec(msgspec.Struct, frozen=True):
     """A model to load on every rank."""
 
     path: Path

@@ -13,11 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+import msgspec
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as torch_mp
@@ -165,8 +165,7 @@ def _join_group(spec: GroupSpec, tp_rank: int, store: TCPStore) -> None:
     )
 
 
-@dataclass(frozen=True)
-class _Seat:
+class _Seat(msgspec.Struct, frozen=True):
     """What a spawned rank needs to find its place."""
 
     spec: GroupSpec

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from shardwise.errors import InputError
 
 
-@dataclass(frozen=True)
-class SamplingParams:
+class SamplingParams(msgspec.Struct, frozen=True):
     """How tokens are drawn, and when a request ends."""
 
     max_tokens: int = 16
@@ -43,8 +44,7 @@ class Sequence:
         return len(self.prompt) + len(self.output)
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True):
     """`length` consecutive tokens of a sequence whose cache holds `context` after the step."""
 
     length: int
@@ -53,8 +53,7 @@ class Segment:
     logits: bool  #: its last token's logits are wanted (`StepPlan.all_logits`: every token's)
 
 
-@dataclass(frozen=True)
-class StepPlan:
+class StepPlan(msgspec.Struct, frozen=True):
     """One forward pass. Segments of one token (decodes) come first; tokens follow their order."""
 
     tokens: list[int]

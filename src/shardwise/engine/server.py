@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -52,8 +51,7 @@ log = logging.getLogger("shardwise.serve")
 Answer: TypeAlias = Response | EventStream
 
 
-@dataclass(frozen=True)
-class ServerOptions:
+class ServerOptions(msgspec.Struct, frozen=True):
     """Where to listen, under what name, and how many requests may wait."""
 
     host: str = "127.0.0.1"

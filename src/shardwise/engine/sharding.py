@@ -9,8 +9,9 @@ attention and MLP restores the sum. KV heads are replicated where tp_size exceed
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from shardwise.engine.config import ModelConfig
 from shardwise.errors import InputError
@@ -18,8 +19,7 @@ from shardwise.errors import InputError
 Axis = Literal["none", "heads", "kv_heads", "intermediate", "vocab"]
 
 
-@dataclass(frozen=True)
-class Weight:
+class Weight(msgspec.Struct, frozen=True):
     """One tensor of the checkpoint: its Hugging Face name, full shape, and how it is cut."""
 
     name: str
@@ -28,8 +28,7 @@ class Weight:
     dim: int = 0  #: the dimension that is cut; 1 makes a row-parallel matrix
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(msgspec.Struct, frozen=True):
     """Elements [start, stop) of `weight` along its dim; the whole of it where axis is none."""
 
     weight: Weight

@@ -7,9 +7,9 @@ can be shown beside the sum; `tests/engine/test_explain.py` holds that sum to th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import torch
 from torch.nn import functional
 
@@ -25,8 +25,7 @@ from shardwise.errors import InputError
 SHOWN = 4  #: numbers of each output that are shown
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(msgspec.Struct, frozen=True):
     """One weight of the layer and what each rank holds of it."""
 
     name: str
@@ -35,8 +34,7 @@ class Cut:
     ranges: list[tuple[int, int]]  #: one a rank
 
 
-@dataclass(frozen=True)
-class Sum:
+class Sum(msgspec.Struct, frozen=True):
     """An all-reduce: each rank's partial output, their sum, and the unsharded output."""
 
     part: str  #: "attention" or "mlp"
@@ -47,8 +45,7 @@ class Sum:
     relative_error: float  #: largest difference over the whole output / its largest value
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """A layer's cuts and its two sums."""
 
     layer: int

@@ -6,8 +6,9 @@ docs/distributed_guide.md as of November 2026.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from shardwise.engines.device import Device
 from shardwise.engines.engine import Engine

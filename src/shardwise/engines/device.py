@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shardwise.hardware.gpu import Gpu
 
@@ -25,8 +26,7 @@ _AMD_FP8: Final = frozenset({"cdna3", "cdna4", "rdna4"})
 _AMD_FP4: Final = frozenset({"cdna4"})
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(msgspec.Struct, frozen=True):
     """One GPU, or one rank's share of a CPU.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shardwise.engines.device import Device
 from shardwise.engines.facts import (
@@ -59,8 +60,7 @@ def checkpoint_kv(weight_dtype: str, kv_scheme: str) -> str:
     return "fp16" if weight_dtype == "fp16" else "bf16"
 
 
-@dataclass(frozen=True)
-class Engine:
+class Engine(msgspec.Struct, frozen=True):
     """An inference engine.
 
     Attributes:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 #: Which sizes of expert parallelism an engine offers: none; all ranks of a stage or 1; any divisor.
 ExpertParallel = Literal["none", "whole", "divisor"]
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """What an engine can be asked for, whatever the model."""
 
     vendors: tuple[str, ...]  #: of devices, "cpu" among them
@@ -31,8 +31,7 @@ class Capabilities:
     source: str = ""
 
 
-@dataclass(frozen=True)
-class Defaults:
+class Defaults(msgspec.Struct, frozen=True):
     """What an engine starts with on a device where no flag says otherwise."""
 
     max_num_seqs: int
@@ -42,20 +41,21 @@ class Defaults:
     source: str
 
 
-@dataclass(frozen=True)
-class AllReduce:
+class AllReduce(msgspec.Struct, frozen=True):
     """Which all-reduce an engine takes: a custom kernel up to a size, the library's beyond."""
 
     custom_world_sizes: tuple[int, ...]
     custom_max_bytes: int  #: of a message; where `by_capability` has no entry
     #: capability -> world size -> the most bytes for the custom kernel
-    by_capability: Mapping[tuple[int, int], Mapping[int, int]] = field(default_factory=dict)
+    by_capability: Mapping[tuple[int, int], Mapping[int, int]] = msgspec.field(default_factory=dict)
     #: the same for the kernel on symmetric memory (multimem), which takes over above `custom`
-    symmetric_by_capability: Mapping[tuple[int, int], Mapping[int, int]] = field(
+    symmetric_by_capability: Mapping[tuple[int, int], Mapping[int, int]] = msgspec.field(
         default_factory=dict
     )
     #: fused with the residual add and RMS norm: capability -> world size -> the most bytes
-    fused_by_capability: Mapping[tuple[int, int], Mapping[int, int]] = field(default_factory=dict)
+    fused_by_capability: Mapping[tuple[int, int], Mapping[int, int]] = msgspec.field(
+        default_factory=dict
+    )
     #: GPUs that reach each other over PCIe alone: the custom kernel runs up to so many
     pcie_max_world: int = 2
     quick_reduce_world_sizes: tuple[int, ...] = ()  #: on AMD's MI300 series; off by default
@@ -70,8 +70,7 @@ class AllReduce:
         return min(bound, self.custom_max_bytes) if bound is not None else self.custom_max_bytes
 
 
-@dataclass(frozen=True)
-class Scheduling:
+class Scheduling(msgspec.Struct, frozen=True):
     """How an engine fills its steps, as the performance model asks it."""
 
     chunked_prefill: bool  #: on unless a flag says otherwise
@@ -83,44 +82,43 @@ class Scheduling:
     source: str
 
 
-@dataclass(frozen=True)
-class Metrics:
+class Metrics(msgspec.Struct, frozen=True):
     """Prometheus names."""
 
     path: str
     in_flight: tuple[str, ...]  #: gauges that add up to the requests in flight
-    names: Mapping[str, str] = field(default_factory=dict)  #: Shardwise's name -> the engine's
+    names: Mapping[str, str] = msgspec.field(
+        default_factory=dict
+    )  #: Shardwise's name -> the engine's
     progress: tuple[str, ...] = ()  #: counters that grow while it works
 
 
-@dataclass(frozen=True)
-class Packaging:
+class Packaging(msgspec.Struct, frozen=True):
     """Where the engine comes from."""
 
     module: str  #: importable where it is installed
     install: str  #: the command that installs it
-    images: Mapping[str, str] = field(default_factory=dict)  #: kind of device -> container image
+    images: Mapping[str, str] = msgspec.field(
+        default_factory=dict
+    )  #: kind of device -> container image
     api_key_variable: str = ""  #: environment variable that it reads its API key from
 
 
-@dataclass(frozen=True)
-class ConfigFile:
+class ConfigFile(msgspec.Struct, frozen=True):
     """A file that must lie beside the process."""
 
     name: str
     text: str
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """The arguments that start one replica, and files that they name."""
 
     argv: tuple[str, ...]
     files: tuple[ConfigFile, ...] = ()
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(msgspec.Struct, frozen=True):
     """What starting a replica needs beyond its deployment.
 
     Attributes:

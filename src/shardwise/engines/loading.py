@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.architecture.model import Model
 from shardwise.architecture.tensor import Tensor
@@ -26,8 +28,7 @@ _NAMES: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Loader:
+class Loader(msgspec.Struct, frozen=True):
     """An engine, of a version or none, on a device: the rules that its weight loader follows."""
 
     engine: str

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.engines.device import Device
 from shardwise.engines.versions import Version
@@ -12,8 +14,7 @@ from shardwise.engines.versions import Version
 UNQUANTIZED: Final = frozenset({"bf16", "fp16", "fp32"})
 
 
-@dataclass(frozen=True)
-class Weight:
+class Weight(msgspec.Struct, frozen=True):
     """One weight as an engine's loader sees it: `outputs` x `inputs`, cut along one of them.
 
     Attributes:
@@ -45,8 +46,7 @@ class Weight:
         return Shard(outputs, inputs, self.block)
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(msgspec.Struct, frozen=True):
     """What one rank holds of a weight.
 
     Attributes:
@@ -68,8 +68,7 @@ class Shard:
 CutRule = Callable[[Weight, int, Device, Version | None], Shard]
 
 
-@dataclass(frozen=True)
-class Heads:
+class Heads(msgspec.Struct, frozen=True):
     """Attention heads of one rank, or why there are none."""
 
     query: int

@@ -6,8 +6,9 @@ sources of the releases 0.4.6, 0.5.3, 0.5.9 and 0.5.23; a change is dated by the
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from shardwise.engines.device import Device
 from shardwise.engines.engine import Engine

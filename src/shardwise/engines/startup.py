@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,8 +16,7 @@ Number = float | NDArray[np.int64] | NDArray[np.float64]
 MemoryShare = Literal["total", "free_before_load", "free_after_load", "none"]
 
 
-@dataclass(frozen=True)
-class Quantity:
+class Quantity(msgspec.Struct, frozen=True):
     """A measured or documented number with its spread.
 
     `low` and `high` are the smallest and largest value seen.
@@ -29,8 +28,7 @@ class Quantity:
     source: str
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """What a model takes on the fullest rank. Numbers or arrays of one shape.
 
     Attributes:
@@ -46,8 +44,7 @@ class Load:
     ranks: Number = 1
 
 
-@dataclass(frozen=True)
-class StartupMemory:
+class StartupMemory(msgspec.Struct, frozen=True):
     """What an engine takes on each GPU beside weights and KV cache, and what its budget counts."""
 
     share: MemoryShare

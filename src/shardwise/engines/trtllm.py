@@ -7,8 +7,9 @@ parallelism, chunked prefill, the KV cache's dtype, MTP.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from shardwise.engines.device import Device
 from shardwise.engines.engine import Engine

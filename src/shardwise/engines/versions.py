@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final, TypeVar
+
+import msgspec
 
 T = TypeVar("T")
 
 _NUMBERS: Final = re.compile(r"(?:^|[^\d.])v?(\d+(?:\.\d+)+)")
 
 
-@dataclass(frozen=True, order=True)
-class Version:
+class Version(msgspec.Struct, frozen=True, order=True):
     """A release number: 0.11.0 is (0, 11, 0). Suffixes such as rc1, .post1 and +git are dropped."""
 
     numbers: tuple[int, ...]
@@ -39,8 +39,7 @@ def release(numbers: str) -> Version:
     return Version(tuple(parts))
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """The versions that an engine's facts were read from: the oldest and the newest."""
 
     oldest: str

@@ -7,8 +7,9 @@ layers/fused_moe/oracle/mxfp4.py.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from shardwise.engines.device import Device
 from shardwise.engines.marlin import marlin

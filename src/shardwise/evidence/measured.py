@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from shardwise.evidence.record import Evidence
 from shardwise.evidence.request import RequestRecord
 
 
-@dataclass(frozen=True)
-class Repeat:
+class Repeat(msgspec.Struct, frozen=True):
     """One run of a cell. Times are seconds of that boot's CLOCK_MONOTONIC, like its records'."""
 
     started_s: float
     ended_s: float
     window_s: tuple[float, float]  #: the steady part, from which the metrics are taken
     records: tuple[RequestRecord, ...]
-    client: Mapping[str, Any] = field(default_factory=dict)  #: the client's check of itself
+    client: Mapping[str, Any] = msgspec.field(default_factory=dict)  #: the client's check of itself
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(msgspec.Struct, frozen=True):
     """A cell of a study as it is stored.
 
     `conditions` say what no metric says: engine version and flags, hardware, cores, seed, how
@@ -32,7 +31,7 @@ class Measured:
     study: str
     key: str  #: of the cell within its study
     evidence: Evidence
-    conditions: Mapping[str, Any] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = msgspec.field(default_factory=dict)
     repeats: tuple[Repeat, ...] = ()
 
     @property

@@ -6,8 +6,9 @@ Analysis, cost and rendering take these and do not ask whether they were predict
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from shardwise.layout.deployment import Deployment
 from shardwise.workload.workload import Workload
@@ -15,8 +16,7 @@ from shardwise.workload.workload import Workload
 Kind = Literal["predicted", "simulated", "measured", "published"]
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(msgspec.Struct, frozen=True):
     """A value with its 80 % interval; `n` counts the samples behind it, 0 if predicted."""
 
     value: float
@@ -25,8 +25,7 @@ class Interval:
     n: int = 0
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """Where evidence came from: the kind of result, who or what produced it, and when."""
 
     kind: Kind
@@ -35,12 +34,13 @@ class Source:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True):
     """One result. Metrics are keyed by the names of `shardwise.metrics`, in their units."""
 
     deployment: Deployment
     workload: Workload
     metrics: Mapping[str, Interval]
     source: Source
-    breakdown: Mapping[str, float] = field(default_factory=dict)  #: seconds per request, by cause
+    breakdown: Mapping[str, float] = msgspec.field(
+        default_factory=dict
+    )  #: seconds per request, by cause

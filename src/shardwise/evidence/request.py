@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Literal
 
+import msgspec
+
 from shardwise.metrics import tpot_s
 
 FailureKind = Literal[
@@ -109,8 +111,7 @@ def sample_failures(records: list[RequestRecord], per_kind: int = 3) -> list[dic
     return samples
 
 
-@dataclass(frozen=True)
-class TokenCheck:
+class TokenCheck(msgspec.Struct, frozen=True):
     """Tokens by the server's `usage` against the pieces of text that came."""
 
     tokens: int  #: of completed requests

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from shardwise.analysis.breakeven import first_crossing
 from shardwise.analysis.intervals import ratio, reciprocal
@@ -26,8 +27,7 @@ Cells = Mapping[tuple[Split, int], Compared]
 At = tuple[Split, int]
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """One claim at one batch. `value` is in `unit`, with its 80 % interval."""
 
     text: str

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from shardwise import metrics
 from shardwise.evidence.export import row_of
@@ -32,8 +32,7 @@ CURVE_ROWS: Final = (0, 1, 2, 3, 5, 8, 13, 21)
 DRAWS: Final = 3
 
 
-@dataclass(frozen=True)
-class Compared:
+class Compared(msgspec.Struct, frozen=True):
     """One measured cell beside what was predicted of it.
 
     `before` was made before the run, `after` with the calibration on the cells that are not
@@ -51,8 +50,7 @@ class Compared:
     paces: tuple[float, ...] = ()  #: seconds of fixed work before and after each run
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(msgspec.Struct, frozen=True):
     """Errors of one metric over the judged cells, before and after calibration."""
 
     metric: str
@@ -64,8 +62,7 @@ class Score:
     share: float  #: of the correction, that cells left out support
 
 
-@dataclass(frozen=True)
-class CurvePoint:
+class CurvePoint(msgspec.Struct, frozen=True):
     """Mean error on the judged cells after so many measured cells: median and range of draws."""
 
     metric: str
@@ -76,8 +73,7 @@ class CurvePoint:
     hi_pct: float
 
 
-@dataclass(frozen=True)
-class Corrected:
+class Corrected(msgspec.Struct, frozen=True):
     """What the measurements did to the predictions."""
 
     compared: tuple[Compared, ...]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shardwise.bench.cell import Effort
 from shardwise.evidence.export import STEADY_WAVES
@@ -23,8 +24,7 @@ SPREAD: Final = 0.5
 MODES: Final[tuple[tuple[Mode, float], ...]] = (("closed_loop", SPREAD), ("static_batch", 0.0))
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(msgspec.Struct, frozen=True):
     """One load on one split of the machine."""
 
     split: Split
@@ -88,8 +88,7 @@ def worth(cell: Cell, ends: Collection[int]) -> int:
     return 2 * closed + (cell.workload.concurrency in ends)
 
 
-@dataclass(frozen=True)
-class Costs:
+class Costs(msgspec.Struct, frozen=True):
     """Expected seconds of one run of a cell and of an engine's start, and the runs of each cell
     that are made within one start."""
 

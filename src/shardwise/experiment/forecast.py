@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load
@@ -24,8 +24,7 @@ FILE: Final = "predictions.json"
 _OF_ALL: Final = ("output_tok_s", "total_tok_s")  #: metrics that replicas add up
 
 
-@dataclass(frozen=True)
-class Forecast:
+class Forecast(msgspec.Struct, frozen=True):
     """A prediction and when it was made."""
 
     made: str  #: ISO time, UTC

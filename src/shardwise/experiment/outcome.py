@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from shardwise.evidence.portable import without_folders
 from shardwise.experiment.claims import Claim, claims
@@ -11,8 +11,7 @@ from shardwise.experiment.run import Ran, Wanted
 from shardwise.experiment.timeline import Spent
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """The cells measured beside their predictions, and what follows from them."""
 
     model: str

@@ -11,11 +11,11 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from statistics import median
 from typing import Any, Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from shardwise.evidence.measured import Measured
 

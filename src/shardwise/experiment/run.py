@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.record import Evidence
@@ -26,8 +28,7 @@ UNKNOWN_S: Final = 10.0  #: a run of a cell without a prediction
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What an experiment is about. `model` is as the predictions name it; `instance` starts it."""
 
     model: str
@@ -67,8 +68,7 @@ class Wanted:
         )
 
 
-@dataclass(frozen=True)
-class Ran:
+class Ran(msgspec.Struct, frozen=True):
     """Cells measured, now or by an earlier run, what was predicted of them, and what was left."""
 
     measured: dict[str, Measured]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from shardwise.bench.machine import describe
 from shardwise.bench.prompts import PromptSource, choose_source
@@ -27,8 +28,7 @@ READY_TIMEOUT_S: Final = 900.0
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(msgspec.Struct, frozen=True):
     """What answers, with what is recorded about it."""
 
     target: Target

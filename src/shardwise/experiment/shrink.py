@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.evidence.record import Evidence, Interval
@@ -25,8 +26,7 @@ COVERAGE: Final = 0.8
 LEAST: Final = 3  #: cells left out; fewer show no gain that could not be chance
 
 
-@dataclass(frozen=True)
-class Trust:
+class Trust(msgspec.Struct, frozen=True):
     """Of one metric: the share of its correction that is applied, and how far off it then is.
 
     `half_width` is that of an 80 % interval, in logs; infinite where too few cells tell.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from shardwise.errors import InputError
 from shardwise.replica.devices import kind_here, present
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(msgspec.Struct, frozen=True):
     """What may be used. `gpu` is its id in the catalogue; "": it is measured first."""
 
     kind: str  #: cpu, cuda or rocm
@@ -18,8 +18,7 @@ class Machine:
     gpu: str = ""
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(msgspec.Struct, frozen=True):
     """`replicas` copies, each sharded over `tp_size` ranks of `threads` CPU threads (0: a GPU)."""
 
     tp_size: int

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Literal, TypeVar
+
+import msgspec
 
 T = TypeVar("T")
 Doing = Literal["hardware", "starting", "measuring", "stopping", "analysis"]
 
 
-@dataclass(frozen=True)
-class Spent:
+class Spent(msgspec.Struct, frozen=True):
     """Seconds of one run of the loop, by what it was doing; `idle_s` is the rest."""
 
     total_s: float

@@ -7,10 +7,11 @@ run of each cell, so that a cell's runs lie minutes and a start apart and its in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from shardwise.bench.cell import Subject, arrange, measure
 from shardwise.evidence.measured import Measured
@@ -36,8 +37,7 @@ SEED: Final = 0
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """A cell to be measured, and the seconds that one run of it should take."""
 
     key: str
@@ -46,8 +46,7 @@ class Job:
     run_s: float
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where cells are measured and kept."""
 
     machine: Machine

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.errors import InputError, UnknownNameError
 from shardwise.hardware.gpu import Gpu
@@ -19,8 +21,7 @@ DATA = Path(__file__).parent / "data"
 VENDOR_WORDS = ("nvidia", "amd", "intel", "instinct", "geforce", "tesla")
 
 
-@dataclass(frozen=True)
-class Price:
+class Price(msgspec.Struct, frozen=True):
     """What one GPU costs for an hour, from whom, on what terms."""
 
     gpu: str
@@ -32,8 +33,7 @@ class Price:
     default: bool = False
 
 
-@dataclass(frozen=True)
-class Catalogue:
+class Catalogue(msgspec.Struct, frozen=True):
     """Every known GPU and price. Build with `load_catalogue` or `default_catalogue`."""
 
     by_id: Mapping[str, Gpu]

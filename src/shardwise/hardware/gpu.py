@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 Topology = Literal["full_mesh", "switched", "pcie", "network"]
 Status = Literal["released", "announced"]
@@ -20,8 +21,7 @@ _WIDER = {
 }
 
 
-@dataclass(frozen=True)
-class Island:
+class Island(msgspec.Struct, frozen=True):
     """GPUs of one node with faster links among themselves than to the rest of the node."""
 
     technology: str  #: "NVLink 4 bridge", …
@@ -30,8 +30,7 @@ class Island:
     fitted: bool  #: whether a node usually has these links; bridges are often bought apart
 
 
-@dataclass(frozen=True)
-class Interconnect:
+class Interconnect(msgspec.Struct, frozen=True):
     """How the GPUs of one node reach each other. Bandwidths are per GPU, one direction."""
 
     technology: str
@@ -63,16 +62,14 @@ class Interconnect:
         return self.island is not None and self.island.fitted and tp_size <= self.island.gpus
 
 
-@dataclass(frozen=True)
-class AllReduceLine:
+class AllReduceLine(msgspec.Struct, frozen=True):
     """A measured all-reduce: latency_s + bytes / bytes_per_s, of the message."""
 
     latency_s: float
     bytes_per_s: float
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(msgspec.Struct, frozen=True):
     """One accelerator, from its datasheet; or one rank's share of a CPU, measured."""
 
     id: str
@@ -87,7 +84,7 @@ class Gpu:
     interconnect: Interconnect
     node_gpus: int  #: GPUs in the usual node
     memory_nameplate_gb: float = 0.0  #: the marketed figure: 24, 80, 141, 192, 288
-    all_reduce: Mapping[int, AllReduceLine] = field(default_factory=dict)  #: by world size
+    all_reduce: Mapping[int, AllReduceLine] = msgspec.field(default_factory=dict)  #: by world size
     all_reduce_source: str = ""  #: of `all_reduce`; empty: measured on this GPU
     runtime_memory_bytes: float = 0.0  #: total that CUDA or HIP reports to a program; 0: not known
     l2_cache_bytes: float = 0.0  #: 0: not known

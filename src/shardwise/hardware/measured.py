@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import AllReduceLine
@@ -16,8 +17,7 @@ BUSY_SHARE: Final = 0.25
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(msgspec.Struct, frozen=True):
     """What one rank of this machine has, measured with all ranks at work at the same time."""
 
     name: str  #: the processor's own, a label only

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """`gpus` GPUs of one kind. InputError if fewer than one or more than can talk at link speed."""
 
     gpu: Gpu

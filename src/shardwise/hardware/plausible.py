@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shardwise.errors import InputError
 from shardwise.units import UNITS, to_si
 
 
-@dataclass(frozen=True)
-class Quantity:
+class Quantity(msgspec.Struct, frozen=True):
     """What a fact measures (a kind of `units.UNITS`) and the SI range that hardware has."""
 
     measures: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import AllReduceLine, Gpu, Interconnect, Island
@@ -19,8 +20,7 @@ FP8_CAPABILITY = (8, 9)  #: the first with fp8 conversions; Triton refuses fp8e4
 FP8_TARGETS = ("gfx94", "gfx95", "gfx12")  #: prefixes of LLVM targets with fp8 instructions
 
 
-@dataclass(frozen=True)
-class Fact:
+class Fact(msgspec.Struct, frozen=True):
     """One value of a GPU as its file wrote it, for printing."""
 
     field: str

@@ -9,11 +9,11 @@ import json
 import re
 import tomllib
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from shardwise.engines.registry import managed
 from shardwise.errors import InputError

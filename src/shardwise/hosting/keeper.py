@@ -6,9 +6,10 @@ import logging
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from shardwise.errors import InputError
 from shardwise.hosting.launching import Launch
@@ -25,8 +26,7 @@ POLL_S: Final = 0.2
 log = logging.getLogger("shardwise.up")
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """What every keeper of a deployment shares."""
 
     folder: Path
@@ -36,8 +36,7 @@ class Surroundings:
     stop_grace_s: float = 30.0
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """Why a replica is not served any more."""
 
     problem: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+
+import msgspec
 
 from shardwise.hosting.cluster import need_of
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, first_ports
@@ -11,8 +12,7 @@ from shardwise.hosting.ray_replica import NODE_HOST, NODE_PORT, replica_argv
 from shardwise.replica.command import argv, device_env
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(msgspec.Struct, frozen=True):
     """One replica: `argv` runs with `env` added to ours, on `devices`."""
 
     replica: str  #: "model/0"
@@ -22,7 +22,7 @@ class Launch:
     devices: tuple[int, ...]
     kind: str  #: cpu, cuda, rocm, or ray: devices are the cluster's business
     argv: tuple[str, ...] = ()
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def url(self) -> str:

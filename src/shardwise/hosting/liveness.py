@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shardwise.hosting.launching import Launch
 from shardwise.replica import probing
@@ -21,8 +22,7 @@ RETRY_S: Final = 2.0  #: after a completion that failed
 BLIND_TIMEOUT_S: Final = 300.0
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What a look at a replica found."""
 
     trouble: str = ""  #: empty: none

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -161,8 +160,7 @@ def _wait_front(url: str, folder: Path, key: str, timeout_s: float = 15.0) -> No
     raise HostingError(f"the balancer does not answer on {url}; see {log}")
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """One replica as it is now."""
 
     state: ReplicaState

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from shardwise.architecture.model import Model
 from shardwise.engines.registry import get, managed
@@ -14,8 +15,7 @@ from shardwise.layout.deployment import Deployment
 from shardwise.planner.command import as_started, checkpoint, extra_flags, note
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True):
     """One model's deployment and the devices its replicas take."""
 
     given: str  #: as the user named the model

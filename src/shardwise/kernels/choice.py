@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from shardwise.errors import UnknownNameError
@@ -23,8 +23,7 @@ OTHER_ENGINE_OCTAVES: Final = 0.5
 OTHER_VARIANT_OCTAVES: Final = 1.0
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """A table, and how far it is from what was asked.
 
     Attributes:

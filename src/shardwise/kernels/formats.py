@@ -5,15 +5,15 @@ Names are those that tables use, with `bf16` for bfloat16.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shardwise.errors import UnknownNameError
 from shardwise.kernels.roofline import Rates
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(msgspec.Struct, frozen=True):
     """How one format stores weights and activations.
 
     Attributes:

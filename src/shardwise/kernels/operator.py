@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from shardwise.kernels.provenance import Array
 from shardwise.kernels.roofline import Rates
@@ -13,8 +14,7 @@ from shardwise.kernels.roofline import Rates
 Ideal: TypeAlias = Callable[[Rates, str, Sequence[Array], Sequence[Array]], Array]
 
 
-@dataclass(frozen=True)
-class Operator:
+class Operator(msgspec.Struct, frozen=True):
     """One class of kernels.
 
     A table of a class has rows of equal *shape* (heads, hidden size, ...: what a model and layout

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from shardwise.hardware.gpu import Gpu
@@ -18,8 +18,7 @@ ASSUMED_EFFICIENCY: Final = 0.6
 ASSUMED_LAUNCH_S: Final = 3e-6
 
 
-@dataclass(frozen=True)
-class Rates:
+class Rates(msgspec.Struct, frozen=True):
     """Peak rates of one GPU, and what decides who its relatives are.
 
     Attributes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import lzma
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -26,8 +25,7 @@ MISSING: Final = -32768
 Codes16 = npt.NDArray[np.int16]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One table of the index.
 
     Attributes:
@@ -64,8 +62,7 @@ class Entry:
         return " ".join((self.gpu, self.engine, "/".join(self.versions), self.variant))
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(msgspec.Struct, frozen=True, dict=True):
     """Measured times of one entry.
 
     Attributes:
@@ -84,8 +81,7 @@ class Table:
         return refined(self.axes)
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(msgspec.Struct, frozen=True):
     """All tables.
 
     Attributes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -13,8 +13,7 @@ from shardwise.kernels.grid import Grid
 from shardwise.kernels.provenance import Array, Provenance
 
 
-@dataclass(frozen=True)
-class Surface:
+class Surface(msgspec.Struct, frozen=True):
     """Times of one shape.
 
     Attributes:
@@ -34,8 +33,7 @@ class Surface:
     source: str
 
 
-@dataclass(frozen=True)
-class Interpolated:
+class Interpolated(msgspec.Struct, frozen=True):
     """Log2 seconds at clamped work, the clamped work, and where it falls on known points."""
 
     log2_seconds: Array

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Self
 
+import msgspec
 import numpy as np
+from msgspec.structs import fields
 from numpy.typing import NDArray
 
 from shardwise.layout.deployment import Deployment, Layout
@@ -16,8 +17,7 @@ Floats = NDArray[np.float64]
 MOST_RANKS = 2**15  #: of any size of a layout, so that a layout is one integer of 64 bits
 
 
-@dataclass(frozen=True)
-class Layouts:
+class Layouts(msgspec.Struct, frozen=True, dict=True):
     """Layouts of one replica each, one element a configuration; arrays of one shape.
 
     The fields are those of `Layout`; `replicas` is not among them, since copies do not change
@@ -75,8 +75,7 @@ class Layouts:
         return np.array([of(layout) for layout in found], np.float64)[index]
 
 
-@dataclass(frozen=True)
-class Deployments:
+class Deployments(msgspec.Struct, frozen=True):
     """Deployments of one model, GPU, engine and dtypes: `Deployment`'s layout and limits as
     arrays of one shape, one element a configuration."""
 

@@ -6,8 +6,10 @@ model takes many deployments at once as `shardwise.layout.arrays.Layouts`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.errors import InputError
 from shardwise.layout.speculation import Speculation
@@ -19,8 +21,7 @@ GPU_MEMORY_UTILIZATION = 0.9
 MOST = 10_000_000  #: of any limit in tokens or sequences
 
 
-@dataclass(frozen=True, order=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True, order=True):
     """How a model is spread over GPUs.
 
     Attributes:
@@ -65,8 +66,7 @@ class Layout:
         return " x ".join(words)
 
 
-@dataclass(frozen=True)
-class EngineLimits:
+class EngineLimits(msgspec.Struct, frozen=True):
     """What bounds an engine's batch and memory, in its own flags.
 
     With data-parallel attention, sequences and tokens are those of each copy.
@@ -78,8 +78,7 @@ class EngineLimits:
     max_model_len: int = 0  #: tokens; 0: the model's own
 
 
-@dataclass(frozen=True)
-class FixedLimits:
+class FixedLimits(msgspec.Struct, frozen=True):
     """Limits that a user has fixed; None leaves the choice to who asks (planner, study, row)."""
 
     max_num_seqs: int | None = None
@@ -98,27 +97,25 @@ class FixedLimits:
 
     def over(self, chosen: EngineLimits) -> EngineLimits:
         """`chosen` with what was fixed in its place."""
-        fixed = {name: value for name, value in vars(self).items() if value is not None}
+        fixed = {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
         return replace(chosen, **fixed)
 
 
-@dataclass(frozen=True)
-class Dtypes:
+class Dtypes(msgspec.Struct, frozen=True):
     """Dtypes of weights and KV cache. "auto" is what the checkpoint has and asks for."""
 
     weight: str = "auto"
     kv: str = "auto"
 
 
-@dataclass(frozen=True)
-class Deployment:
+class Deployment(msgspec.Struct, frozen=True):
     """`layout.replicas` copies of a model on GPUs of one kind, run by one engine."""
 
     model: str
     gpu: str
-    layout: Layout = field(default_factory=Layout)
-    limits: EngineLimits = field(default_factory=EngineLimits)
-    dtypes: Dtypes = field(default_factory=Dtypes)
+    layout: Layout = msgspec.field(default_factory=Layout)
+    limits: EngineLimits = msgspec.field(default_factory=EngineLimits)
+    dtypes: Dtypes = msgspec.field(default_factory=Dtypes)
     engine: str = "vllm"
     engine_version: str = ""  #: empty: not known
     speculation: Speculation | None = None  #: None: a decode step gives a sequence one token

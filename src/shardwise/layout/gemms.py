@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from shardwise.architecture.feed_forward import Moe
 from shardwise.layout.shards import Gemm, LayerShard, RankShards
 
 
-@dataclass(frozen=True)
-class StepGemm:
+class StepGemm(msgspec.Struct, frozen=True):
     """`count` multiplications of (m x k) by (k x n) in one step of one rank, all stages."""
 
     name: str

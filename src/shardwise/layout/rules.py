@@ -7,9 +7,10 @@ engine adds or lifts (padding, halved groups) is in `shardwise.engines`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 from shardwise.architecture.cache import KV_BYTES
 from shardwise.architecture.mixers import Attention, Mla
@@ -26,8 +27,7 @@ _PADDED: Final = frozenset({"mxfp4"})
 _MOST_LISTED: Final = 64
 
 
-@dataclass(frozen=True)
-class Violation:
+class Violation(msgspec.Struct, frozen=True):
     """A rule that a layout breaks, in one sentence, and the nearest size that keeps them all."""
 
     rule: str

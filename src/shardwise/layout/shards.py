@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -26,8 +26,7 @@ Floats = NDArray[np.float64]
 VOCAB_MULTIPLE: Final = 64
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(msgspec.Struct, frozen=True):
     """A rank's part of one tensor: `rows` x `cols`, `copies` times."""
 
     tensor: Tensor
@@ -45,8 +44,7 @@ class Shard:
         return self.copies * float(self.tensor.format.bytes_of(self.rows, self.cols))
 
 
-@dataclass(frozen=True)
-class CacheShard:
+class CacheShard(msgspec.Struct, frozen=True):
     """What a rank keeps of one layer's cache: `elements` an entry."""
 
     cache: Cache
@@ -62,8 +60,7 @@ class CacheShard:
         return np.asarray(kept / self.cache.stride * each)
 
 
-@dataclass(frozen=True)
-class Gemm:
+class Gemm(msgspec.Struct, frozen=True):
     """`count` multiplications of (m x k) by (k x n) in one layer of one rank.
 
     `parts` are the shards fused into it; `m` is not in it, since it is the step's.
@@ -83,8 +80,7 @@ class Gemm:
         return sum(shard.bytes for shard in self.parts)
 
 
-@dataclass(frozen=True)
-class LayerShard:
+class LayerShard(msgspec.Struct, frozen=True, dict=True):
     """One layer of a group as one rank holds it."""
 
     group: LayerGroup
@@ -106,8 +102,7 @@ class LayerShard:
         return np.asarray(sum((c.bytes_of(context_tokens, kv_dtype) for c in self.caches), zero))
 
 
-@dataclass(frozen=True, eq=False)
-class RankShards:
+class RankShards(msgspec.Struct, frozen=True, eq=False, dict=True):
     """What each rank of a layout holds of a model.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shardwise.errors import InputError
 
@@ -14,8 +15,7 @@ MOST_DRAFTED: Final = 16
 USUAL_DRAFTED: Final = 3
 
 
-@dataclass(frozen=True)
-class Acceptance:
+class Acceptance(msgspec.Struct, frozen=True):
     """Share of the drafted tokens that are accepted, with the range that it is believed in.
 
     Engines log it: vLLM as "Avg Draft acceptance rate", SGLang as `accept rate`.
@@ -59,8 +59,7 @@ def chain(each: float, drafted: int) -> float:
     return sum(each**place for place in range(1, drafted + 1)) / drafted
 
 
-@dataclass(frozen=True)
-class Speculation:
+class Speculation(msgspec.Struct, frozen=True):
     """Tokens that are drafted and verified in each decode step.
 
     Attributes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from shardwise.node.reading.read import Reading, read
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 #: How far apart two GPUs are, nearest first. NVLink and XGMI are direct; PIX: one PCIe switch;
 #: PXB: several; PHB: through the CPU's host bridge; NODE: between host bridges of one NUMA node;
@@ -16,8 +17,7 @@ DIRECT: Final = ("NVLINK", "XGMI")
 _CODES: Final = {kind: kind for kind in KINDS[2:]} | {"XGMI": "XGMI", "SOC": "SYS"}
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(msgspec.Struct, frozen=True):
     """One kind of link; `count` NVLinks are bonded, `hops` XGMI steps lie between the two GPUs."""
 
     kind: str  #: one of KINDS

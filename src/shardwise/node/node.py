@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from shardwise.errors import InputError
 from shardwise.node.links import Link
@@ -16,8 +17,7 @@ def pair(a: int, b: int) -> Pair:
     return (a, b) if a < b else (b, a)
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(msgspec.Struct, frozen=True):
     """One GPU as the tools number it. What was not said is None or empty."""
 
     index: int
@@ -42,28 +42,26 @@ class Device:
         return f"numa {self.numa}" if self.numa is not None else self.cpus
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(msgspec.Struct, frozen=True):
     """The machine around the GPUs; None where nothing says."""
 
     cpu_name: str = ""
     cpu_vendor: str = ""  #: "AuthenticAMD", "GenuineIntel", …
     sockets: int | None = None
-    numa_cpus: Mapping[int, str] = field(default_factory=dict)  #: NUMA node -> its CPUs
+    numa_cpus: Mapping[int, str] = msgspec.field(default_factory=dict)  #: NUMA node -> its CPUs
     hypervisor: str = ""
     iommu: bool | None = None
     acs_redirect: bool | None = None  #: some PCIe bridge sends peer traffic to the root
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """GPUs and what connects them. Pairs that nothing was said of are absent from `links`."""
 
     devices: tuple[Device, ...]
     links: Mapping[Pair, Link]
-    peer_access: Mapping[Pair, bool] = field(default_factory=dict)
-    nic_links: Mapping[tuple[int, str], Link] = field(default_factory=dict)
-    host: Host = field(default_factory=Host)
+    peer_access: Mapping[Pair, bool] = msgspec.field(default_factory=dict)
+    nic_links: Mapping[tuple[int, str], Link] = msgspec.field(default_factory=dict)
+    host: Host = msgspec.field(default_factory=Host)
 
     def __post_init__(self) -> None:
         known = {device.index for device in self.devices}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
+
+import msgspec
 
 from shardwise.errors import InputError
 from shardwise.node.links import Link
@@ -23,8 +24,7 @@ _EXACT_GROUPS: Final = 500
 _UNKNOWN: Final = (-99, 0)  #: below every link
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True, dict=True):
     """GPUs of one replica in ring order, and the slowest link that the ring crosses."""
 
     node: Node

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,8 +34,7 @@ BATCHED_TOKENS: Final = 8192.0  #: what load tests of vLLM and TensorRT-LLM are 
 STATIC_BATCHED_TOKENS: Final = 131072.0  #: latency runs prefill the whole batch at once
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """What rows of one batch have in common."""
 
     model: str
@@ -49,8 +48,7 @@ class Key:
     speculation: Speculation | None = None
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Rows that are predicted together; arrays follow the order of `rows`."""
 
     key: Key

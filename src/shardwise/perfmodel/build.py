@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from shardwise.errors import InputError
@@ -144,8 +144,7 @@ def seen_in(batches: Sequence[Batch]) -> Seen:
     )
 
 
-@dataclass(frozen=True)
-class Personal:
+class Personal(msgspec.Struct, frozen=True):
     """A user's profile and how much it helped, in mean percent error by metric."""
 
     profile: Profile

@@ -9,10 +9,10 @@ sums: Gauss-Newton steps cost a second whatever the number of levels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,8 +58,7 @@ def levels_drawn(batches: Sequence[Batch]) -> dict[Key, tuple[tuple[str, ...], .
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(msgspec.Struct, frozen=True, eq=False, dict=True):
     """Rows that a fit looks at, ready to be predicted all at once.
 
     Attributes:
@@ -110,8 +109,7 @@ class Problem:
         return self.stacks[target.stack].batch_of[target.rows]
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """Rows of a stack with one metric."""
 
     stack: int

@@ -9,12 +9,12 @@ calibration pulls towards shared values.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 
-@dataclass(frozen=True)
-class Coefficient:
+
+class Coefficient(msgspec.Struct, frozen=True):
     """One positive coefficient: prior median, log spread, unit and meaning."""
 
     name: str

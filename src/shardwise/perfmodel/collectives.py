@@ -7,9 +7,9 @@ lower latency; two-shot or ring moves fewer bytes. Where they cross is where lib
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from shardwise.hardware.gpu import Interconnect
@@ -20,8 +20,7 @@ HANDOVER: Final = 6.0
 WORLD_SIZES: Final = (2, 4, 8)
 
 
-@dataclass(frozen=True)
-class AllReduce:
+class AllReduce(msgspec.Struct, frozen=True):
     """Two lines of one world size: seconds, and bytes/s of message (not of wire traffic)."""
 
     latency_s: float
@@ -37,8 +36,7 @@ class AllReduce:
         return np.asarray(low * (1.0 + (low / high) ** HANDOVER) ** (-1.0 / HANDOVER))
 
 
-@dataclass(frozen=True)
-class Collectives:
+class Collectives(msgspec.Struct, frozen=True):
     """All-reduce lines by world size; `measured` says which library's figures, "" if guessed."""
 
     by_world: Mapping[int, AllReduce]

@@ -5,8 +5,8 @@ version, a dtype, a model on a GPU, or single rows; and kernels alone, without a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +23,7 @@ ROW_FOLDS = 4
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Fold:
+class Fold(msgspec.Struct, frozen=True):
     """Rows to leave out, and why. Names of independent groups that are left out at once are joined
     by " + ": that costs fits, and hides more from them."""
 
@@ -33,8 +32,7 @@ class Fold:
     leaves_out: Callable[[Batch, Row], bool]
 
 
-@dataclass(frozen=True)
-class Miss:
+class Miss(msgspec.Struct, frozen=True):
     """Error of one row that a fit did not see: log(predicted / measured)."""
 
     fold: str

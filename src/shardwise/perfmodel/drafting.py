@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.drafts import draft_run

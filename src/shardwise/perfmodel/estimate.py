@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
+import msgspec
 import numpy as np
+from msgspec.structs import fields
 
 from shardwise.architecture.model import Model
 from shardwise.engines.registry import get
@@ -30,8 +31,7 @@ from shardwise.perfmodel.work import Array
 from shardwise.workload.workload import Workload
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True):
     """A model on a GPU with an engine and dtypes, seen through a profile.
 
     Attributes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import fields
 
 from shardwise.errors import InputError
 from shardwise.perfmodel.collectives import AllReduce
@@ -21,8 +22,7 @@ from shardwise.perfmodel.work import Array
 _LOSSY: Final = ("QR-FP8", "QR-Q8", "QR-Q6", "QR-Q4")
 
 
-@dataclass(frozen=True)
-class LineFit:
+class LineFit(msgspec.Struct, frozen=True):
     """One GPU, library and world size with its lines and their error on the points they fit."""
 
     gpu: str

@@ -6,9 +6,9 @@ they go on in the same line: kernels take a launch and then time in proportion.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +21,7 @@ SEQUENCES: Final = 2.0 ** (np.arange(27) / PER_OCTAVE)
 CONTEXTS: Final[Array] = 2.0 ** np.arange(4, 21, dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where values fall on a grid: the node below, and the share of the way to the next one."""
 
     cell: NDArray[np.int64]

@@ -13,9 +13,9 @@ versions have in common.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from shardwise.architecture.model import Model
@@ -63,8 +63,7 @@ KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(msgspec.Struct, frozen=True):
     """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("pair", gpu, engine),
     ("version", gpu, engine, version), ("model", key) or ("cell", gpu, engine, key)."""
 
@@ -117,8 +116,7 @@ def prior(gpu: Gpu, engine: str) -> Array:
     return np.asarray(_PRIOR + np.log([known.get(name, 1.0) for name in NAMES]))
 
 
-@dataclass(frozen=True)
-class Hierarchy:
+class Hierarchy(msgspec.Struct, frozen=True):
     """Fitted offsets in units of each level's scale, by level key; absent: zero."""
 
     offsets: Mapping[tuple[str, ...], Array]

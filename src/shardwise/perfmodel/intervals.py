@@ -9,9 +9,9 @@ conformal prediction, Vovk et al. 2005), for dense models and mixtures of expert
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
 
 from shardwise.layout.deployment import Layout
@@ -60,8 +60,7 @@ def widths_from(misses: Iterable[Miss]) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class Distance:
+class Distance(msgspec.Struct, frozen=True):
     """What of a question was never seen, and the kind of its model."""
 
     unseen: tuple[Unseen, ...]

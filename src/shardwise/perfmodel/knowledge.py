@@ -9,9 +9,10 @@ having seen it costs; no row has pipeline stages.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
 
 from shardwise.engines.registry import get
 from shardwise.layout.deployment import Layout
@@ -36,8 +37,7 @@ WORDS: Final[dict[Unseen, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A question's surroundings, as far as errors depend on them."""
 
     gpu: str
@@ -68,8 +68,7 @@ def asked_of(batch: Batch) -> Asked:
     )
 
 
-@dataclass(frozen=True)
-class Knowledge:
+class Knowledge(msgspec.Struct, frozen=True, dict=True):
     """What a fit's rows had.
 
     Attributes:

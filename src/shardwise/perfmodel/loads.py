@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +20,7 @@ PROFILED_TOKENS: Final = 8192.0
 PROFILED_SEQS: Final = 1024.0
 
 
-@dataclass(frozen=True)
-class Offered:
+class Offered(msgspec.Struct, frozen=True):
     """Requests offered to one replica; arrays of one shape. Lengths are means, in tokens."""
 
     concurrency: Array
@@ -31,8 +30,7 @@ class Offered:
     length_cv: Array | float = TRAFFIC_CV  #: standard deviation of lengths over their mean
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """What is offered and what the engine allows, one element a configuration."""
 
     layouts: Layouts

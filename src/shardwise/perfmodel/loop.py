@@ -6,9 +6,9 @@ other slots, and how many of them come depends on how long the cycle is, which d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from shardwise.perfmodel.loads import Load
@@ -27,8 +27,7 @@ from shardwise.perfmodel.work import Array
 ROUNDS: Final = 2
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """Steps of a loop: with decodes alone, with a chunk of a prompt, and what a prompt adds."""
 
     decode: StepTime
@@ -42,8 +41,7 @@ class Turn:
         return self.mixed.scaled(self.own_steps)
 
 
-@dataclass(frozen=True)
-class Loop:
+class Loop(msgspec.Struct, frozen=True):
     """A loop that has settled. Seconds."""
 
     turn: Turn

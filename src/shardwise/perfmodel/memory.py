@@ -7,11 +7,12 @@ stages differ in layers, embedding and head: what a replica holds is what its ti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.architecture.bundled import stored_in
@@ -47,8 +48,7 @@ def draft_of(model: Model, deployment: Deployment) -> Model | None:
     return draft_held(model, deployment.speculation) if deployment.speculation else None
 
 
-@dataclass(frozen=True)
-class Platform:
+class Platform(msgspec.Struct, frozen=True):
     """What a model is loaded on: a GPU and an engine, of a version or none."""
 
     gpu: Gpu
@@ -218,8 +218,7 @@ def largest_context(model: Model, budget: Floats, layout: Layout, kv_dtype: str)
     return low
 
 
-@dataclass(frozen=True)
-class MemoryPlan:
+class MemoryPlan(msgspec.Struct, frozen=True):
     """How the memory of the tightest stage's rank is used, in bytes, and what that admits."""
 
     memory_bytes: float  #: that a program sees
@@ -351,8 +350,7 @@ def _what_fits(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: f
     return f"nothing in one node of {gpu.node_gpus} fits: use GPUs with more memory or PP"
 
 
-@dataclass(frozen=True)
-class LargestModel:
+class LargestModel(msgspec.Struct, frozen=True):
     """The largest model that one GPU holds in one dtype."""
 
     gpu: str

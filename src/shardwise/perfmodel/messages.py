@@ -8,8 +8,8 @@ library's beyond; over PCIe the custom kernel runs up to so many ranks only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,8 +27,7 @@ Array = NDArray[np.float64]
 _LIBRARY = {"atom": "aiter", "builtin": "nccl"}
 
 
-@dataclass(frozen=True, eq=False)
-class Node:
+class Node(msgspec.Struct, frozen=True, eq=False):
     """GPUs of one kind and the engine that runs them."""
 
     gpu: Gpu

@@ -12,11 +12,12 @@ arithmetic in the proportion in which the datasheet's rates would make it wait.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.architecture.feed_forward import Moe
@@ -65,8 +66,7 @@ _WEIGHT_ONLY: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Product:
+class Product(msgspec.Struct, frozen=True):
     """`count` products of (tokens x k) by (k x n) in a step of one rank."""
 
     name: str
@@ -76,8 +76,7 @@ class Product:
     count: int
 
 
-@dataclass(frozen=True)
-class Experts:
+class Experts(msgspec.Struct, frozen=True):
     """Routed experts of `count` layers: grouped products."""
 
     format: str
@@ -158,8 +157,7 @@ def expert_operators(rank: RankShards, gpu: Gpu) -> list[Experts]:
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class StepKernels:
+class StepKernels(msgspec.Struct, frozen=True, eq=False):
     """Seconds of a step's kernels over the grids, and what else of a model a step's time needs.
 
     The first axis of every table is one of the distinct subjects (layouts, or models and layouts);

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
@@ -160,8 +159,7 @@ class _SharedFile(msgspec.Struct, frozen=True):
     profile: Profile
 
 
-@dataclass(frozen=True)
-class Calibrated:
+class Calibrated(msgspec.Struct, frozen=True):
     """A GPU and engine as a profile sees them."""
 
     profile: Profile

@@ -18,9 +18,10 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from shardwise.architecture.cache import KV_BYTES
 from shardwise.engines.registry import names
@@ -88,8 +89,7 @@ MOST_SPREAD: Final = 10.0
 UNKNOWN_WAVES: Final = (1.0 * 3.0 * 10.0 * 30.0) ** 0.25
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One measured or wanted configuration. Lengths are means, in tokens."""
 
     number: int  #: line of data, 1 for the first
@@ -108,8 +108,8 @@ class Row:
     use: str
     kv_limited: bool | None
     requests: float  #: in the whole run, the first `concurrency` of them at once
-    observed: Mapping[str, float] = field(default_factory=dict)
-    limits: FixedLimits = field(default_factory=FixedLimits)
+    observed: Mapping[str, float] = msgspec.field(default_factory=dict)
+    limits: FixedLimits = msgspec.field(default_factory=FixedLimits)
     speculation: str = ""  #: "likely", "unlikely", "unknown" or ""
     requests_told: bool = True  #: whether the source says how many
     length_cv: float = 0.0  #: standard deviation of lengths over their mean; 0: all equal
@@ -144,8 +144,7 @@ class Row:
         return 2048.0 if self.concurrency >= ALL_QUEUED else self.concurrency
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """A row that cannot be used, and why."""
 
     number: int

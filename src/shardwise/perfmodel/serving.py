@@ -6,10 +6,11 @@ All arguments are float arrays of one shape (or scalars) and lengths are means.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
 from typing import Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import fields, replace
 from numpy.typing import NDArray
 
 from shardwise.perfmodel.loads import Load
@@ -28,8 +29,7 @@ from shardwise.perfmodel.work import Array
 FRONT_KNEE: Final = 8.0  #: how sharply the server takes over from the engine as what limits
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(msgspec.Struct, frozen=True):
     """What one replica gives: seconds, tokens/s of the replica, and the causes of E2E latency."""
 
     ttft_s: Array

@@ -6,9 +6,8 @@ token budget.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from shardwise.perfmodel.loads import Load
 from shardwise.perfmodel.operators import StepKernels

@@ -7,9 +7,10 @@ tables of all batches are put together once, and coefficients are arrays with on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 
+import msgspec
 import numpy as np
+from msgspec.structs import fields
 from numpy.typing import NDArray
 
 from shardwise.layout.arrays import Layouts
@@ -22,8 +23,7 @@ from shardwise.perfmodel.work import Array
 Places = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Stack:
+class Stack(msgspec.Struct, frozen=True):
     """Rows of one mode.
 
     Attributes:
@@ -43,8 +43,7 @@ class Stack:
         return SERVE[self.mode](_Stacked(mine, self.tables), self.load)
 
 
-@dataclass(frozen=True)
-class _Stacked:
+class _Stacked(msgspec.Struct, frozen=True):
     coefficients: Mapping[str, Array | float]
     tables: StepKernels
     drafting: None = None  # rows that are fitted have no drafts

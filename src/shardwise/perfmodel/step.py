@@ -9,10 +9,11 @@ are after.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Final, Protocol
 
+import msgspec
 import numpy as np
+from msgspec.structs import fields
 
 from shardwise.architecture.formats import Format
 from shardwise.architecture.model import Model
@@ -37,8 +38,7 @@ from shardwise.perfmodel.work import Array, Work, rank_work
 HOST_KNEE: Final = 4.0
 
 
-@dataclass(frozen=True)
-class StepTime:
+class StepTime(msgspec.Struct, frozen=True):
     """Seconds of one step by cause; arrays of one shape.
 
     Attributes:
@@ -83,8 +83,7 @@ class Steps(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Drafting:
+class Drafting(msgspec.Struct, frozen=True):
     """What drafts tokens, and how many of them stay.
 
     Attributes:
@@ -100,8 +99,7 @@ class Drafting:
     further: Setting
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """What stays fixed over a sweep: model (in its dtype), GPU, engine, KV dtype, coefficients."""
 
     arch: Model

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load
@@ -18,8 +19,7 @@ from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.profiles import calibrated, load_profile
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A subject as a user spells it. `catalogue_files` add or replace GPUs and prices."""
 
     model: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from shardwise.layout.deployment import Layout
@@ -22,8 +22,7 @@ TPOT_SLOS: Final = (0.010, 0.020, 0.040)
 Grouping = Callable[["Point"], str]
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """One measured value with its prediction and interval."""
 
     row: Row
@@ -43,8 +42,7 @@ class Point:
         return self.lo <= self.measured <= self.hi
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(msgspec.Struct, frozen=True):
     """Errors of some points: percent."""
 
     group: str
@@ -55,8 +53,7 @@ class Score:
     coverage_pct: float  #: points inside their 80 % interval
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """How often the predicted best layout is the measured best one."""
 
     question: str

@@ -7,10 +7,10 @@ same tensors. Arrays run over layouts: a sweep over thousands of them is one Num
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,8 +30,7 @@ Kind = Literal["dense", "experts", "head"]
 STATE_CHUNK = 64
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(msgspec.Struct, frozen=True):
     """Matrices of one kind and format: read once a step, multiplied with every token.
 
     Attributes:
@@ -45,8 +44,7 @@ class Stream:
     flops_per_token: Array
 
 
-@dataclass(frozen=True)
-class CacheRead:
+class CacheRead(msgspec.Struct, frozen=True):
     """Cache that a decoding sequence reads in a step: of at most `limit` of its tokens."""
 
     limit: float  #: tokens; infinite for full attention
@@ -54,16 +52,14 @@ class CacheRead:
     bytes_per_sequence: Array  #: states, read and written back
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(msgspec.Struct, frozen=True):
     """FLOPs of prefill attention for each (query, key) pair of tokens, keys up to `limit`."""
 
     limit: float
     flops_per_pair: Array
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """Per-rank work of a whole model, all stages added up. Arrays have the shape of the layouts."""
 
     streams: tuple[Stream, ...]
@@ -74,8 +70,7 @@ class Work:
         return _total([s.bytes for s in self.streams if s.kind == kind])
 
 
-@dataclass(frozen=True)
-class _RankWork:
+class _RankWork(msgspec.Struct, frozen=True):
     """The same for one layout, in plain numbers."""
 
     streams: dict[tuple[Kind, Format], tuple[float, float]]

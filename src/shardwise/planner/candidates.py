@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.engines.checks import problems
@@ -18,8 +19,7 @@ from shardwise.planner.question import Question
 Cause = Literal["sharding rule", "memory", "overload", "SLO"]
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """A layout in one weight dtype."""
 
     layout: Layout
@@ -30,8 +30,7 @@ class Option:
         return f"{self.layout.replicas} x {f'({one})' if ' ' in one else one} {self.weight_dtype}"
 
 
-@dataclass(frozen=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True):
     """A candidate that cannot run or cannot carry the load, and why, in one sentence."""
 
     option: Option

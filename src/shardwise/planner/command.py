@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.architecture.bundled import bundled, published_checkpoint, published_id, stored_in
 from shardwise.architecture.formats import UNQUANTIZED
@@ -21,8 +23,7 @@ from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.memory import plan as memory_plan
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(msgspec.Struct, frozen=True):
     """What the engine loads: a hub id or folder, and the dtype it is stored in.
 
     `placeholder`: no checkpoint in the scored dtype is known, so the user must put one there.
@@ -33,8 +34,7 @@ class Checkpoint:
     placeholder: bool = False
 
 
-@dataclass(frozen=True)
-class Replica:
+class Replica(msgspec.Struct, frozen=True):
     """One engine process: its devices, environment, arguments and the files that they name."""
 
     devices: tuple[int, ...]

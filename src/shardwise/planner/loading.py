@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.engines.loading import usual_share
@@ -38,8 +39,7 @@ WAVES: Final = 10.0  #: requests a slot in a closed-loop run, as in load tests
 _PLATEAU: Final = 0.99  #: throughput within 1 % of the best is not worth a longer queue
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """A layout at the concurrency it is scored at."""
 
     option: Option
@@ -50,8 +50,7 @@ class Loaded:
     kv_limited: bool
 
 
-@dataclass(frozen=True)
-class _Sweep:
+class _Sweep(msgspec.Struct, frozen=True):
     """Arrays of shape (layouts, concurrencies); replicas has shape (layouts, 1)."""
 
     replicas: Array

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError
 from shardwise.planner.plan import Plan, explore
 from shardwise.planner.question import Objective, Question
 
 
-@dataclass(frozen=True)
-class Packed:
+class Packed(msgspec.Struct, frozen=True):
     """One model's plan on its part of the node; devices are contiguous from `first_device`."""
 
     plan: Plan

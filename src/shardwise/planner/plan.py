@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from shardwise import metrics
 from shardwise.errors import DoesNotFitError, NothingMeetsError
@@ -14,8 +14,7 @@ from shardwise.planner.question import Question
 from shardwise.planner.rank import Candidate, candidates, missed, rank
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """`ranked` meet the SLO, best first; `missing` do not, nearest first; `rejected` cannot run
     or cannot carry the load."""
 

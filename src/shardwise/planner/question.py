@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.formats import UNQUANTIZED
@@ -26,8 +28,7 @@ OBJECTIVES: Final = get_args(Objective)
 _LONGEST_S: Final = 1e6
 
 
-@dataclass(frozen=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True):
     """Requests of `isl` + `osl` tokens on the whole node: `concurrency` in flight, or
     `request_rate` a second, or neither: then as many as serve the objective best."""
 
@@ -47,8 +48,7 @@ class Demand:
         Workload(self.isl, self.osl, concurrency, request_rate=self.request_rate)
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """One model on one node. `weight_dtype` None: the checkpoint's own and narrower ones."""
 
     arch: Model
@@ -56,11 +56,11 @@ class Question:
     demand: Demand
     profile: Profile
     siblings: Mapping[str, Gpu]  #: GPUs that link speeds may be taken from
-    slo: Slo = field(default_factory=Slo)
+    slo: Slo = msgspec.field(default_factory=Slo)
     objective: Objective = "cost"
     engine: str = "vllm"
     engine_version: str = ""  #: empty: what holds for every known version
-    limits: FixedLimits = field(default_factory=FixedLimits)
+    limits: FixedLimits = msgspec.field(default_factory=FixedLimits)
     weight_dtype: str | None = None
     kv_dtype: str = "auto"
     speculation: Speculation | None = None

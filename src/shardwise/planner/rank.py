@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise import metrics
 from shardwise.evidence.record import Evidence, Interval
@@ -19,8 +21,7 @@ from shardwise.workload.workload import Workload
 _TIE: Final = 0.005  #: objectives within 0.5 % are told apart by E2E latency
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """One SLO: `over_pct` is how far the predicted value lies above its bound (negative: below);
     `certain` if the whole 80 % interval meets it."""
 
@@ -31,8 +32,7 @@ class Check:
     certain: bool
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A deployment that runs and carries the load. `evidence` is of its fullest replica."""
 
     evidence: Evidence

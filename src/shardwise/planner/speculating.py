@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from shardwise.engines.registry import get
 from shardwise.errors import ShardwiseError
@@ -28,8 +29,7 @@ TRIED: Final = (1, 2, 3)
 _CONCURRENCIES: Final = tuple(2**k for k in range(MAX_SEQS.bit_length()))
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """A replica at one concurrency, without and with drafted tokens."""
 
     concurrency: int
@@ -39,8 +39,7 @@ class Point:
     output_tok_with_s: float
 
 
-@dataclass(frozen=True)
-class Drafted:
+class Drafted(msgspec.Struct, frozen=True):
     """What drafting does to one deployment.
 
     Attributes:

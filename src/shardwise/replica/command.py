@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.engines import Device, Launch, get
 from shardwise.errors import InputError
@@ -18,8 +20,7 @@ MEMORY_SHARE: Final = "--mem-fraction-static"  #: SGLang's, of weights and KV ca
 _DEVICES: Final = {"cuda": Device("nvidia"), "rocm": Device("amd"), "cpu": Device("cpu")}
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(msgspec.Struct, frozen=True):
     """One engine process to start.
 
     Attributes:
@@ -36,7 +37,7 @@ class Instance:
     name: str = ""
     flags: tuple[str, ...] = ()
     python: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
     task: str = "generate"
     command: tuple[str, ...] = ()
 

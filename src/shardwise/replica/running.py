@@ -7,9 +7,10 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.replica import probing, processes
@@ -31,8 +32,7 @@ class EngineError(ShardwiseError):
         self.last_lines = tuple(last_lines)
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(msgspec.Struct, frozen=True):
     """A started engine. `process` leads the session that all its ranks belong to."""
 
     instance: Instance

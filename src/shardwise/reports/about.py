@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import msgspec
 
 import shardwise
 from shardwise import metrics
@@ -17,8 +18,7 @@ from shardwise.reports.numbers import MISSING, number, percent
 from shardwise.reports.table import Cell, Column, Table, text_cell
 
 
-@dataclass(frozen=True)
-class KnownError:
+class KnownError(msgspec.Struct, frozen=True):
     """How far a profile's predictions were from measured rows, on one GPU and engine."""
 
     metric: str
@@ -27,8 +27,7 @@ class KnownError:
     held_out_pct: float | None  #: with a whole TP left out of the fit; None with too few TPs
 
 
-@dataclass(frozen=True)
-class About:
+class About(msgspec.Struct, frozen=True):
     """Enough to repeat a study, and to judge its sources. `date` is ISO, UTC."""
 
     command: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+
+import msgspec
 
 from shardwise.analysis.advice import Advice, NoAdvice, Use, advise, planned_advice
 from shardwise.analysis.published import PublishedStudy, load_published
@@ -22,8 +23,7 @@ from shardwise.reports.study_output import StudyOutput
 from shardwise.workload.workload import Slo
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """A study's question with the SLO of the online user and the price, and how it was asked.
 
     `usd_per_gpu_hour` None: the catalogue's default price, or GPU-hours where it has none.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from shardwise.analysis.frontier import Point
 from shardwise.evidence.record import Kind
@@ -71,8 +72,7 @@ def throughput_latency(points: Sequence[Point]) -> Any:
     )
 
 
-@dataclass(frozen=True)
-class _LogAxis:
+class _LogAxis(msgspec.Struct, frozen=True):
     """A logarithmic axis from `low` to `high` over `pixels`."""
 
     low: float

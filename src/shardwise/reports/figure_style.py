@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
 
 from shardwise.errors import printable
 from shardwise.evidence.record import Evidence, Kind, Source
@@ -150,8 +151,7 @@ def render(chart: Any, form: Format) -> bytes:
     return vl_convert.vegalite_to_png(spec, scale=PNG_SCALE)
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(msgspec.Struct, frozen=True):
     """A chart that a notebook shows as it is drawn here: no network, the same as in the report."""
 
     chart: Any  #: of Altair, to change and to save as Altair does

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from shardwise.reports.cells import TP, at_least_one, scaled_column
 from shardwise.reports.numbers import number
@@ -11,8 +12,7 @@ from shardwise.reports.table import Cell, Column, Table, text_cell
 from shardwise.units import GB
 
 
-@dataclass(frozen=True)
-class MemoryUse:
+class MemoryUse(msgspec.Struct, frozen=True):
     """What one GPU of a kind would hold, in bytes by part (`weights`, `kv_cache`, …)."""
 
     gpu: str

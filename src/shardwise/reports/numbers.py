@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shardwise.evidence.record import Interval
 
@@ -18,8 +19,7 @@ _SCALES: Final[dict[str, tuple[tuple[str, float], ...]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(msgspec.Struct, frozen=True):
     """The unit that a set of values is shown in, and its size in the values' own unit."""
 
     unit: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,22 @@ from shardwise.evidence.store import is_store, open_store
 from shardwise.reports.saved import read_evidence
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """`left_out` counts cells without a figure of the server's: client-bound, or none completed."""
 
     name: str
     evidence: tuple[Evidence, ...]
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = msgspec.field(default_factory=dict)
     left_out: int = 0
 
 
-@dataclass(frozen=True)
-class _Exported:
+class _Exported(msgspec.Struct, frozen=True):
     """A cell as `bench export` writes it, without its raw requests."""
 
     study: str
     key: str
     evidence: Evidence
-    conditions: dict[str, Any] = field(default_factory=dict)
+    conditions: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def read_run(path: Path, study: str = "") -> Run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -26,8 +25,7 @@ MAX_BYTES: Final = 50_000_000
 WRITTEN_BY: Final = "give a folder that `shardwise study … -o FOLDER` wrote"
 
 
-@dataclass(frozen=True)
-class _Saved:
+class _Saved(msgspec.Struct, frozen=True):
     """A saved advice: with a choice where one was found, else with what was nearest."""
 
     use: Use

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from shardwise.analysis.advice import Advice, NoAdvice
 from shardwise.analysis.audit import audit_steps
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 SHOWN_BATCHES: Final = (16, 128)
 
 
-@dataclass(frozen=True)
-class StudyOutput:
+class StudyOutput(msgspec.Struct, frozen=True):
     """A study with what stands beside it."""
 
     study: Study
@@ -112,7 +112,7 @@ def study_tables(output: StudyOutput) -> list[Table]:
 
 
 def _renamed(table: Table, name: str, title: str) -> Table:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     return replace(table, name=name, title=title)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from shardwise.evidence.record import Interval
 
@@ -12,8 +13,7 @@ Tone = Literal["plain", "better", "worse", "unclear", "reference", "strong"]
 INTERVALS: Final = "in brackets: 80 % interval"  #: the note that explains `Cell.detail`
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """A heading with its unit as shown, and `name`, the heading in a CSV file (unit in it, SI).
 
     `optional` 0 is always shown; where the width is short, the largest are left out first. `note`
@@ -32,8 +32,7 @@ class Column:
         return f"{self.title}\n{self.unit}" if self.unit else self.title
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(msgspec.Struct, frozen=True):
     """What is shown, and `value`, what a CSV file gets.
 
     `detail` stands after the text: an interval's bounds, as a rule. `spread` is the interval as
@@ -50,8 +49,7 @@ class Cell:
 Row = tuple[Cell, ...]
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """`sections` are groups of rows, set apart by a line; `name` is the stem of its file.
 
     `bar` names a column whose values are drawn as bars too, in text that has the width.

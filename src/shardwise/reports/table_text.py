@@ -12,8 +12,10 @@ import shutil
 import textwrap
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import IO, Final, Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.errors import printable
 from shardwise.evidence.record import Interval
@@ -43,8 +45,7 @@ SPREAD: Final = "±: 80 % interval, its wider side"
 Form = Literal["bounds", "spread", "bare"]
 
 
-@dataclass(frozen=True)
-class Fitted:
+class Fitted(msgspec.Struct, frozen=True):
     """A table as it is shown: its columns, their widths in characters, and what was left out."""
 
     table: Table

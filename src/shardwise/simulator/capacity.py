@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.simulator.fleet import Group
 from shardwise.simulator.results import Result
@@ -15,8 +17,7 @@ from shardwise.simulator.traffic import Traffic, draw
 PRECISION = 0.02  #: of the rate found
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """A bound in seconds on a percentile of a latency: Target("ttft_s", 99, 0.5)."""
 
     metric: str

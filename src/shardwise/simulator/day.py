@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.errors import InputError, NothingMeetsError
@@ -28,8 +29,7 @@ LOOK_S = 60.0
 KEEP_S = 300.0
 
 
-@dataclass(frozen=True)
-class Hour:
+class Hour(msgspec.Struct, frozen=True):
     """One stage of the day."""
 
     request_rate: float
@@ -39,8 +39,7 @@ class Hour:
     good_autoscaled: float
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """A way to run the day. `replica_hours` are paid for from the start of start-up."""
 
     name: str
@@ -49,8 +48,7 @@ class Plan:
     requests: int
 
 
-@dataclass(frozen=True)
-class Day:
+class Day(msgspec.Struct, frozen=True):
     """Hours, and three ways to serve them."""
 
     hours: tuple[Hour, ...]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise import metrics
 from shardwise.evidence.record import Evidence, Interval, Source
@@ -16,8 +18,7 @@ from shardwise.simulator.trace import Trace
 from shardwise.workload.workload import Slo, Workload
 
 
-@dataclass(frozen=True)
-class Simulated:
+class Simulated(msgspec.Struct, frozen=True):
     """One trace run three times: as expected, and with every step at the fast and at the slow end
     of the performance model's 80 % interval."""
 

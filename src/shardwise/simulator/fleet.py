@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load as load_architecture
@@ -29,8 +30,7 @@ RESIDUAL_STEPS = 1.0
 REFERENCE_CONTEXT = 1024.0  #: tokens; a replica must hold one request of them
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """Equal replicas of one deployment, with what limits each."""
 
     deployment: Deployment
@@ -116,8 +116,7 @@ def model_names(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys(group.deployment.model for group in groups))
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """Replica number `replica` is down from `down_s` to `up_s` (infinite: it stays down)."""
 
     replica: int

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.metrics import usd_per_million_tok
@@ -32,8 +33,7 @@ OVERLOAD_QUEUE = 8.0
 RECOVERY_WINDOW_S = 10.0
 
 
-@dataclass(frozen=True)
-class Percentiles:
+class Percentiles(msgspec.Struct, frozen=True):
     """Percentiles of one latency in seconds over `n` requests; NaN for n = 0."""
 
     values: Mapping[float, float]
@@ -41,8 +41,7 @@ class Percentiles:
     n: int
 
 
-@dataclass(frozen=True)
-class Timeline:
+class Timeline(msgspec.Struct, frozen=True):
     """Means over bins of `bin_s` seconds, summed over the replicas."""
 
     start_s: Floats
@@ -51,8 +50,7 @@ class Timeline:
     kv_share: Floats  #: of all replicas' KV cache
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """A run. Arrays are in order of arrival; times in seconds."""
 
     groups: tuple[Group, ...]

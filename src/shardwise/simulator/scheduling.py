@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from shardwise.simulator.trace import Floats
 
@@ -21,8 +21,7 @@ REQUEST_S = 0.5e-3
 TOKEN_S = 30e-6
 
 
-@dataclass(frozen=True)
-class Scheduling:
+class Scheduling(msgspec.Struct, frozen=True):
     """One engine's rules. The default has no rounding and no server beside the engine."""
 
     block_tokens: int = 1

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 
 from shardwise.errors import InputError
@@ -20,8 +19,7 @@ from shardwise.simulator.traffic import Lengths, log_normal
 MAX_TURNS = 1000
 
 
-@dataclass(frozen=True)
-class SessionTraffic:
+class SessionTraffic(msgspec.Struct, frozen=True):
     """Sessions that begin at random times, each a conversation whose prompt grows.
 
     A turn's prompt is a system prompt, all questions and answers before, and a new question. The

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from shardwise.errors import InputError
@@ -23,8 +23,7 @@ from shardwise.simulator.state import (
 from shardwise.simulator.trace import Trace, model_indices
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """Replica number `replica` takes requests from `at_s` on, or only ends what it has."""
 
     replica: int

@@ -10,9 +10,10 @@ to the sum of the others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from shardwise.errors import InputError
 from shardwise.layout.arrays import Layouts
@@ -22,8 +23,7 @@ from shardwise.perfmodel.step import Setting, step_time
 from shardwise.perfmodel.work import Array
 
 
-@dataclass(frozen=True)
-class StepTable:
+class StepTable(msgspec.Struct, frozen=True):
     """Seconds. `decode[s]`: s sequences without context; `prompt[p]`: p prompt tokens alone."""
 
     decode: Array

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from shardwise.evidence.record import Interval
@@ -12,8 +12,7 @@ from shardwise.layout.deployment import Deployment
 from shardwise.simulator.search import Job, Outcome
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """Runs of one deployment, policy and rate that differ in their seed alone.
 
     Values are medians over the runs, with the range that 80 % of them fall in; None where no run

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.errors import InputError
@@ -16,8 +17,7 @@ Ints = NDArray[np.int64]
 MAX_REQUESTS = 20_000_000
 
 
-@dataclass(frozen=True)
-class Shared:
+class Shared(msgspec.Struct, frozen=True):
     """Beginnings that prompts have in common, as chains of segments.
 
     Request i's prompt begins with the segments `segment[at[i]:at[i + 1]]`. One id always stands
@@ -37,8 +37,7 @@ class Shared:
         return replace(self, at=at, segment=self.segment[where])
 
 
-@dataclass(frozen=True)
-class Sessions:
+class Sessions(msgspec.Struct, frozen=True):
     """Requests that follow each other: each is sent `think_s` after the answer to the previous."""
 
     session: Ints  #: [N] -1: none
@@ -50,8 +49,7 @@ class Sessions:
         return int(self.session.max(initial=-1)) + 1
 
 
-@dataclass(frozen=True)
-class Trace:
+class Trace(msgspec.Struct, frozen=True):
     """Requests in order of arrival, arrays of one length N. Times in seconds from the start.
 
     Further turns of sessions stand where they would come if answers took no time.

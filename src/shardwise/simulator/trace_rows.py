@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
@@ -29,8 +28,7 @@ MAX_TOKENS = 10_000_000
 MAX_SECONDS = 1e10
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """A request; times in seconds."""
 
     arrival_s: float

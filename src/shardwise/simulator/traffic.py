@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from shardwise.errors import InputError
 from shardwise.simulator.trace import (
@@ -25,8 +26,7 @@ MAX_STAGES = 10_000
 LIMITING_ROUNDS = 20
 
 
-@dataclass(frozen=True)
-class Lengths:
+class Lengths(msgspec.Struct, frozen=True):
     """Token counts with a mean: all equal (cv 0), or log-normal with a coefficient of variation.
 
     With `most`, what would be longer is so long, and the others longer by as much on average.
@@ -80,16 +80,14 @@ def log_normal(rng: np.random.Generator, mean: float, cv: float, n: int) -> Floa
     return rng.lognormal(math.log(mean) - sigma**2 / 2, sigma, n)
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     """A stretch of time at one rate."""
 
     request_rate: float
     duration_s: float
 
 
-@dataclass(frozen=True)
-class Traffic:
+class Traffic(msgspec.Struct, frozen=True):
     """Open-loop traffic to draw: a rate, how it varies, lengths, and shared prefixes.
 
     `bursty`: gamma gaps with coefficient of variation `burstiness`. `prefixes` prompts' beginnings
@@ -105,7 +103,7 @@ class Traffic:
     burstiness: float = 2.0
     prefixes: int = 0
     prefix_tokens: int = 0
-    models: tuple[str, ...] = field(default=("",))  #: asked evenly
+    models: tuple[str, ...] = msgspec.field(default=("",))  #: asked evenly
     stages: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:

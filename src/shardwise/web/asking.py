@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.analysis.beside import alike
 from shardwise.analysis.run import Question
@@ -29,12 +31,11 @@ MAX_TP: Final = 64
 MAX_MEASURED_BATCHES: Final = 32
 
 
-@dataclass(frozen=True)
-class Explorer:
+class Explorer(msgspec.Struct, frozen=True, dict=True):
     """What a running explorer knows: its models, its store, its profile."""
 
     models: tuple[str, ...]
-    store: Store = field(default_factory=Store)
+    store: Store = msgspec.field(default_factory=Store)
     profile: str = "reference"
     catalogue_files: tuple[Path, ...] = ()  #: GPUs and prices of the user's own
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Final
+
+from msgspec.structs import asdict
 
 from shardwise import metrics
 from shardwise.analysis.advice import Advice, NoAdvice, advise

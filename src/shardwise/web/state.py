@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import fields
 
 from shardwise.architecture.formats import DTYPES as WEIGHT_DTYPES
 from shardwise.engines.registry import names
@@ -19,8 +21,7 @@ MODES: Final = ("closed_loop", "static_batch")
 LATENCIES: Final = ("e2e_latency_s", "tpot_s", "ttft_s")
 
 
-@dataclass(frozen=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """What the page shows. Bounds in ms as a person types them; 0: not asked."""
 
     model: str = "llama-3.1-70b"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from shardwise.errors import InputError, UnknownNameError
 from shardwise.evidence.record import Evidence
 from shardwise.evidence.store import is_store, open_store
@@ -16,8 +18,7 @@ MAX_STUDIES: Final = 500
 PATTERNS: Final = ("*.json", "*.jsonl", "*/study.json", "*.db")
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(msgspec.Struct, frozen=True):
     """A study: a file of its own, or one of those in a store of measured cells."""
 
     file: Path

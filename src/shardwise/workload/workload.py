@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from shardwise.errors import InputError
 
@@ -14,8 +15,7 @@ MAX_TOKENS = 10_000_000
 TRAFFIC_CV: Final = 1.0
 
 
-@dataclass(frozen=True)
-class Slo:
+class Slo(msgspec.Struct, frozen=True):
     """Upper bounds in seconds on median metrics; None: not asked."""
 
     ttft_s: float | None = None
@@ -36,8 +36,7 @@ class Slo:
         return {name: bound for name, bound in named.items() if bound is not None}
 
 
-@dataclass(frozen=True)
-class Workload:
+class Workload(msgspec.Struct, frozen=True):
     """Requests of `isl` input and `osl` output tokens.
 
     `static_batch`: `concurrency` equal requests start together; `closed_loop`: that many are kept

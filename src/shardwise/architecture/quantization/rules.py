@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from shardwise.architecture.formats import BF16, Format
 from shardwise.architecture.quantization.names import Names
@@ -20,8 +21,7 @@ _NEVER = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """Tensors whose names are in `names` are stored in `format`.
 
     `everywhere`: also where engines do not quantize by themselves: lm_head, router, embedding.
@@ -32,8 +32,7 @@ class Rule:
     everywhere: bool = False
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """First the exclusions, then the first rule that names a tensor; else its plain dtype.
 
     Attributes:
@@ -44,7 +43,7 @@ class Rules:
 
     plain: Format = BF16
     rules: tuple[Rule, ...] = ()
-    excluded: Names = field(default_factory=Names)
+    excluded: Names = msgspec.field(default_factory=Names)
     kv_dtype: str = "bf16"
 
     @property

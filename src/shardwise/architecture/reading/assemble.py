@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from shardwise.architecture.formats import Format
 from shardwise.architecture.model import LayerGroup, Model, Tower

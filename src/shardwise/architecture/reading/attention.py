@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.architecture.cache import Cache
 from shardwise.architecture.fields import Fields
@@ -12,8 +13,7 @@ from shardwise.architecture.tensor import Tensor
 from shardwise.errors import InputError
 
 
-@dataclass(frozen=True)
-class Heads:
+class Heads(msgspec.Struct, frozen=True):
     """Query heads, KV heads and their sizes, in a model of `hidden` features."""
 
     hidden: int
@@ -50,8 +50,7 @@ def heads_of(
     return Heads(width, count, kv_heads, config.size(dim, default=dim_default or width // count))
 
 
-@dataclass(frozen=True)
-class Projections:
+class Projections(msgspec.Struct, frozen=True):
     """Projections below `at`: their names, biases and what is left out.
 
     Attributes:
@@ -79,8 +78,7 @@ def fused(
     return Projections(at, name, name, name, o, bias=bias, o_bias=bias)
 
 
-@dataclass(frozen=True)
-class QkNorm:
+class QkNorm(msgspec.Struct, frozen=True):
     """Norms of queries and keys: of one head's size, or over all heads (OLMo 2, Command R+)."""
 
     over_all: bool = False

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from shardwise.architecture.feed_forward import FeedForward
 from shardwise.architecture.mixers import Mixer
 from shardwise.architecture.tensor import Cut, Part, Tensor
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(msgspec.Struct, frozen=True, eq=False):
     """One layer. `norms`: what it holds beside its mixer and its feed-forward.
 
     `number`: of the layer in the checkpoint's names, where it is not the position among all
@@ -21,11 +21,20 @@ class Layer:
     mixer: Mixer
     feed_forward: FeedForward
     norms: tuple[Tensor, ...] = ()
-    number: int | None = field(default=None, compare=False)
+    number: int | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layer) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    @property
+    def _parts(self) -> tuple[Mixer, FeedForward, tuple[Tensor, ...]]:
+        return self.mixer, self.feed_forward, self.norms
 
 
-@dataclass(frozen=True)
-class Decoder:
+class Decoder(msgspec.Struct, frozen=True):
     """A decoder as a family function reads it, before formats are given to its tensors.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from shardwise.architecture.feed_forward import Mlp, Moe
 from shardwise.architecture.fields import MAX_EXPERTS, Fields
@@ -10,8 +10,7 @@ from shardwise.architecture.reading.decoder import linear
 from shardwise.architecture.tensor import Part, Tensor
 
 
-@dataclass(frozen=True)
-class MlpNames:
+class MlpNames(msgspec.Struct, frozen=True):
     gate: str = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
@@ -87,8 +86,7 @@ def plain_tensors(
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Experts:
+class Experts(msgspec.Struct, frozen=True):
     """Routed experts: how many, how many for each token, and what one is made of."""
 
     count: int
@@ -101,8 +99,7 @@ class Experts:
     input_size: int = 0  #: features an expert takes in and gives out; 0: the hidden size
 
 
-@dataclass(frozen=True)
-class Router:
+class Router(msgspec.Struct, frozen=True):
     """The router's tensor. `correction`: name of a bias that only selects (DeepSeek-V3)."""
 
     name: str = "gate"
@@ -114,8 +111,7 @@ class Router:
 CORRECTED = Router(correction="gate.e_score_correction_bias")
 
 
-@dataclass(frozen=True)
-class Shared:
+class Shared(msgspec.Struct, frozen=True):
     """Shared experts as one MLP of `width`; `gate`: its output is weighed (Qwen2-MoE)."""
 
     width: int

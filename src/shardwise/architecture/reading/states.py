@@ -5,8 +5,10 @@ Shapes of states: vLLM's MambaStateShapeCalculator; dtypes: its MambaStateDtypeC
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.architecture.cache import Cache
 from shardwise.architecture.fields import Fields
@@ -77,8 +79,7 @@ def gated_delta_net(config: Fields, *, split: bool, at: str = "linear_attn") -> 
     return LinearAttention("gdn", nk, nv, dk, dv, kernel, tensors, caches)
 
 
-@dataclass(frozen=True)
-class DeltaShape:
+class DeltaShape(msgspec.Struct, frozen=True):
     """Kimi Delta Attention's heads and how its gates are made.
 
     `low_rank_f`, `low_rank_g`: the decay and the output gate go through one head's size.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from shardwise.architecture.fields import Fields
 from shardwise.architecture.reading.registry import READERS
@@ -67,8 +68,7 @@ _SHARED: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(msgspec.Struct, frozen=True):
     """The fields of the text model, and of the whole file that it was found in."""
 
     config: Fields

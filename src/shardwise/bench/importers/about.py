@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from shardwise.bench.statistics import t90
 from shardwise.errors import InputError
@@ -14,8 +15,7 @@ from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.workload.workload import Mode, Workload
 
 
-@dataclass(frozen=True)
-class About:
+class About(msgspec.Struct, frozen=True):
     """The deployment behind a file, as far as its user says; "" and 0: as the file says."""
 
     model: str = ""
@@ -27,8 +27,7 @@ class About:
     osl: float = 0.0
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """One result of a file in our terms. Times in seconds."""
 
     tool: str

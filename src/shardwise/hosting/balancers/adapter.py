@@ -9,16 +9,16 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+
+import msgspec
 
 from shardwise.errors import InputError
 from shardwise.hosting.launching import Launch
 
 
-@dataclass(frozen=True)
-class Front:
+class Front(msgspec.Struct, frozen=True):
     """The address clients use, and the key they must send ("": none)."""
 
     host: str

@@ -5,11 +5,12 @@ https://github.com/compose-spec/compose-spec
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from shardwise.hosting.balancers.adapter import Front
 from shardwise.hosting.balancers.haproxy import KEY_VARIABLE, HAProxy
@@ -42,7 +43,8 @@ def write(file: DeploymentFile, made: Sequence[Launch]) -> dict[str, str]:
     if file.api_key_env:
         services["balancer"]["environment"] = {KEY_VARIABLE: f"${{{file.api_key_env}}}"}
     inside = [
-        dataclasses.replace(launch, host=service_name(launch), port=launch.port) for launch in made
+        msgspec.structs.replace(launch, host=service_name(launch), port=launch.port)
+        for launch in made
     ]
     return {
         "compose.yaml": dump({"name": file.name.lower().replace(".", "-"), "services": services}),

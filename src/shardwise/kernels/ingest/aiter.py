@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from shardwise.kernels.experts import EXPERTS
 from shardwise.kernels.ingest.checks import Finding

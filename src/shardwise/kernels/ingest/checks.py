@@ -6,10 +6,11 @@ A finding says what was dropped or raised and why; `docs/kernels.md` lists all o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from shardwise.kernels.formats import FORMATS
 from shardwise.kernels.ingest.rows import Rows
@@ -45,8 +46,7 @@ LEAST_SHARE: Final = 0.6
 UNCACHED_BYTES: Final = 0.4e9
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One table, or part of it, that is not used as measured."""
 
     operator: str

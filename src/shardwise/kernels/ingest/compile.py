@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import asdict, replace
 
 from shardwise.kernels.ingest.aiter import corrected
 from shardwise.kernels.ingest.carried import carried_errors
@@ -42,8 +44,7 @@ LICENCES: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """Errors of one table."""
 
     entry: Entry

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from shardwise.node.node import Device
 from shardwise.node.reading.text import Line
@@ -27,12 +28,11 @@ _GPUS: Final = re.compile(
 _CAPABILITY: Final = re.compile(r"^\W*GPU (\d+(?:\s*,\s*\d+)*) Compute Capability\s*:\s*(\d+\.\d+)")
 
 
-@dataclass(frozen=True)
-class Environment:
+class Environment(msgspec.Struct, frozen=True):
     """Versions by name (vllm, sglang, torch, cuda, rocm, driver, nccl), and GPUs by index."""
 
-    versions: dict[str, str] = field(default_factory=dict)
-    devices: dict[int, Device] = field(default_factory=dict)
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+    devices: dict[int, Device] = msgspec.field(default_factory=dict)
 
 
 def read_environment(lines: Sequence[Line]) -> Environment:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from shardwise.node.reading.text import Line, Problem
 
@@ -30,8 +31,7 @@ _MAX_WRAPS: Final = 4  #: lines that one row may be wrapped over
 Header = tuple[tuple[str, ...], tuple[str, ...], str]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One row: its cells in the order of the columns, and the text after them."""
 
     line: int
@@ -39,8 +39,7 @@ class Row:
     rest: str  #: behind the device cells, tabs kept
 
 
-@dataclass(frozen=True)
-class Matrix:
+class Matrix(msgspec.Struct, frozen=True):
     """A table between devices: `columns` are devices and NICs, `rows` by device."""
 
     title: str  #: the last heading or command above it
@@ -48,7 +47,7 @@ class Matrix:
     columns: tuple[str, ...]
     tail: tuple[str, ...]  #: which of the affinity columns the header names, normalised
     rows: Mapping[str, Row]
-    problems: tuple[Problem, ...] = field(default=())
+    problems: tuple[Problem, ...] = msgspec.field(default=())
     header: str = ""
 
     @property

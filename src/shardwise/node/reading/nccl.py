@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shardwise.node.reading.text import Line
 
@@ -17,8 +18,7 @@ _CHANNEL: Final = re.compile(
 _RANKS: Final = re.compile(r"\bnranks\s+(\d+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Nccl:
+class Nccl(msgspec.Struct, frozen=True):
     """Ranks of the communicator, channels, and transports by how many connections take them."""
 
     ranks: int

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import fields, replace
 
 from shardwise.errors import InputError
 from shardwise.node.links import Link
@@ -28,18 +30,17 @@ READS: Final = (
 _FULL_MESH: Final = re.compile(r"MI3\d\d", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """Everything that was recognised. `node` is None where no GPU was named."""
 
     source: str
     node: Node | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = msgspec.field(default_factory=dict)
     startups: tuple[Startup, ...] = ()
     nccl: Nccl | None = None
     failed: tuple[FailedGpu, ...] = ()
     problems: tuple[Problem, ...] = ()
-    why_not: Mapping[Pair, str] = field(default_factory=dict)  #: NVIDIA's code, by pair
+    why_not: Mapping[Pair, str] = msgspec.field(default_factory=dict)  #: NVIDIA's code, by pair
 
     @property
     def empty(self) -> bool:

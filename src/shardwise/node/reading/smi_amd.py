@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from shardwise.node.node import Device
 from shardwise.node.reading.smi_nvidia import Smi

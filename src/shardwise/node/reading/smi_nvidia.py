@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.node.node import Device
 from shardwise.node.reading.text import Line
@@ -43,8 +45,7 @@ _CSV_HEAD: Final = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class FailedGpu:
+class FailedGpu(msgspec.Struct, frozen=True):
     """A GPU that the driver cannot talk to; without a bus id, all of them."""
 
     bus_id: str
@@ -52,12 +53,11 @@ class FailedGpu:
     line: int
 
 
-@dataclass(frozen=True)
-class Smi:
+class Smi(msgspec.Struct, frozen=True):
     """Devices by index, the driver, and GPUs in error."""
 
-    devices: dict[int, Device] = field(default_factory=dict)
-    failed: list[FailedGpu] = field(default_factory=list)
+    devices: dict[int, Device] = msgspec.field(default_factory=dict)
+    failed: list[FailedGpu] = msgspec.field(default_factory=list)
     driver: str = ""
 
 

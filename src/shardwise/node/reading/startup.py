@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
+
+import msgspec
 
 from shardwise.node.reading.startup_args import Value
 from shardwise.node.reading.startup_events import Event, events
@@ -33,8 +34,7 @@ _PLAIN_FAILURES: Final = {
 _OPENING: Final = ("command", "args", "config")
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """Why a start failed, with what the message says would fit."""
 
     what: str
@@ -43,8 +43,7 @@ class Failure:
     max_model_len: int | None = None  #: longest that the message says fits
 
 
-@dataclass(frozen=True)
-class Startup:
+class Startup(msgspec.Struct, frozen=True, dict=True):
     """One start of an engine. `by_process`: what each worker said, key -> process -> values."""
 
     engine: str
@@ -56,7 +55,9 @@ class Startup:
     tp_ranks: tuple[int, ...]
     failure: Failure | None = None
     draft_kv_bytes: float | None = None  #: SGLang: the drafter's own cache
-    all_reduce: tuple[str, ...] = field(default=())  #: backends in order, where vLLM lists them
+    all_reduce: tuple[str, ...] = msgspec.field(
+        default=()
+    )  #: backends in order, where vLLM lists them
 
     def _all(self, key: str, at: int = 0) -> list[float]:
         return [values[at] for values in self.by_process.get(key, {}).values()]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.node.reading.startup_args import Args, from_command, from_dictionary, from_fields
 from shardwise.node.reading.startup_patterns import NUMBER, SAID, SGLANG, UNITS, VLLM
@@ -28,8 +30,7 @@ _SGLANG_TAG: Final = re.compile(r"\[[^\]\n]*?\d\d:\d\d:\d\d((?: [A-Z]{2}\d+)+)\]
 _CONFIGURED: Final = re.compile(r"LLM engine (?:\(v[^)]*\) )?with config:")
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One thing an engine said. `process` tells the workers of one start apart."""
 
     line: int
@@ -40,7 +41,7 @@ class Event:
     text: str = ""
     process: str = ""
     tp_rank: int | None = None
-    args: Args = field(default_factory=dict)
+    args: Args = msgspec.field(default_factory=dict)
     ends_line: bool = False  #: so what a terminal cut off may be missing
 
     @property

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 #: Terminal escape sequences, and colours whose escape byte was lost in a paste or written out.
 _ESCAPES: Final = re.compile(
@@ -27,16 +28,14 @@ _PREFIXES: Final = (
 _SHARED: Final = 0.8
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """One line of the paste; `number` counts from 1."""
 
     number: int
     text: str
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """Something that could not be read to its end, and where."""
 
     line: int

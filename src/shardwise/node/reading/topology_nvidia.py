@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from shardwise.node.links import Link, parse_link
 from shardwise.node.node import Device, Pair, pair
@@ -18,16 +19,15 @@ _P2P: Final = {"OK": True, "CNS": False, "GNS": False, "TNS": False, "NS": False
 _P2P_COMMAND: Final = re.compile(r"topo\s+(?:-p2p|--p2p_capabilities)\s+(\w+)")
 
 
-@dataclass(frozen=True)
-class Topology:
+class Topology(msgspec.Struct, frozen=True):
     """What one or more matrices say. `why_not` keeps NVIDIA's code for a pair without access."""
 
-    devices: dict[int, Device] = field(default_factory=dict)
-    links: dict[Pair, Link] = field(default_factory=dict)
-    peer_access: dict[Pair, bool] = field(default_factory=dict)
-    why_not: dict[Pair, str] = field(default_factory=dict)
-    nic_links: dict[tuple[int, str], Link] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    devices: dict[int, Device] = msgspec.field(default_factory=dict)
+    links: dict[Pair, Link] = msgspec.field(default_factory=dict)
+    peer_access: dict[Pair, bool] = msgspec.field(default_factory=dict)
+    why_not: dict[Pair, str] = msgspec.field(default_factory=dict)
+    nic_links: dict[tuple[int, str], Link] = msgspec.field(default_factory=dict)
+    problems: list[Problem] = msgspec.field(default_factory=list)
 
 
 def read_nvidia(lines: Sequence[Line]) -> Topology:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from shardwise.reports.figure_style import render
 
@@ -14,8 +15,7 @@ _IDS: Final = re.compile(r'(\bid="|url\(#|(?:xlink:)?href="#)([\w-]+)')
 _SIZE: Final = re.compile(r'width="(\d+)" height="\d+"')
 
 
-@dataclass(frozen=True)
-class Drawing:
+class Drawing(msgspec.Struct, frozen=True):
     """An inline SVG (markup, safe), its name, and its description in words."""
 
     name: str

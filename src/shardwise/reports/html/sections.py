@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwise.analysis.audit import audit_steps
 from shardwise.analysis.beside import beside
@@ -18,8 +20,7 @@ from shardwise.reports.table import Table
 from shardwise.reports.time_table import time_table
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(msgspec.Struct, frozen=True):
     """`figures` are names of `study_figures`; `lead` is a sentence or two before them."""
 
     anchor: str

@@ -5,9 +5,10 @@ Names and shapes: the published checkpoints, and DeepseekV4Config of transformer
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import Final
+
+from msgspec.structs import replace
 
 from shardwise.architecture.cache import Cache
 from shardwise.architecture.feed_forward import Moe

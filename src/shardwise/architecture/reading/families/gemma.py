@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
+
+from msgspec.structs import replace
 
 from shardwise.architecture.feed_forward import FeedForward, Moe
 from shardwise.architecture.fields import Fields

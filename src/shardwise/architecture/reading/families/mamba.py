@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from shardwise.architecture.feed_forward import FeedForward, NoFeedForward
 from shardwise.architecture.fields import Fields

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
+
+from msgspec.structs import replace
 
 from shardwise.architecture.cache import Cache
 from shardwise.architecture.feed_forward import FeedForward

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from typing import Final
+
+from msgspec.structs import replace
 
 from shardwise.architecture.feed_forward import Moe, NoFeedForward
 from shardwise.architecture.fields import MAX_LAYERS, Fields

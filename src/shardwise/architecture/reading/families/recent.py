@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
+
+from msgspec.structs import replace
 
 from shardwise.architecture.fields import MAX_EXPERTS, Fields
 from shardwise.architecture.mixers import Attention, LinearAttention, Mla
