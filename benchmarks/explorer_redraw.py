@@ -3,8 +3,10 @@
     PYTHONPATH=src python benchmarks/explorer_redraw.py [--moves 100] [--query vs_gpu=h200]
 
 Each move is one key press on a slider. The time runs from the browser's input event, over the
-request, the study and five charts, to the next frame (`performance.measure` in explorer.js). Needs
-the extra `web`, playwright and chromium. The last line is JSON.
+request, the answer, the chart and the tables, to the next frame (`performance.measure` in
+explorer.js). The parts below the answer (a token by operator, other questions, memory) follow in a
+request of their own and are not in it. Needs the extra `web`, playwright and chromium. The last
+line is JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-SLIDERS = ("batch", "isl", "osl", "tpot")
+SLIDERS = ("isl", "osl", "tpot", "ttft")
 LIMIT_MS = 100.0
 
 
@@ -80,9 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--moves", type=int, default=100)
     parser.add_argument("--width", type=int, default=1400)
-    parser.add_argument(
-        "--query", default="", help="Of the address: vs_gpu=h200 draws two side by side."
-    )
+    parser.add_argument("--query", default="", help="Of the address: vs_gpu=h200 compares two.")
     given = parser.parse_args()
     found = sorted(measure(given.moves, given.width, given.query))
     percentiles = statistics.quantiles(found, n=20)

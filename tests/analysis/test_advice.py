@@ -44,7 +44,7 @@ def question(gpu: str = "mi300x", rate: float | None = None, **slo: float) -> Qu
 def test_the_advice_is_the_plans_first(gpu: str, slo: dict[str, float]) -> None:
     asked = question(gpu, **slo)
     best = plan(asked).best
-    advice = planned_advice("online", asked, EVERY)
+    advice = planned_advice("online", explore(asked), EVERY)
     assert isinstance(advice, Advice)
     assert (advice.evidence.deployment, advice.choice.cost) == (best.deployment, best.cost)
     assert advice.choice.copies == best.deployment.replicas
@@ -55,18 +55,10 @@ def test_a_better_tp_that_was_not_asked_is_named() -> None:
     asked = question(tpot_s=0.03)
     best = plan(asked).best.deployment.tp_size
     others = [tp for tp in EVERY if tp != best]
-    advice = planned_advice("online", asked, others)
+    advice = planned_advice("online", explore(asked), others)
     assert isinstance(advice, Advice)
     assert advice.choice.tp_size in others
     assert f"TP{best} " in advice.note
-
-
-def test_stages_that_the_charts_do_not_show_are_said() -> None:
-    asked = question("l40s")
-    advice = planned_advice("offline", asked, EVERY)
-    assert isinstance(advice, Advice)
-    staged = advice.evidence.deployment.pp_size
-    assert (f"PP{staged}" in advice.note) == (staged > 1)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +68,14 @@ def test_stages_that_the_charts_do_not_show_are_said() -> None:
 def test_what_nothing_meets_names_the_nearest(given: dict[str, Any], words: str) -> None:
     asked = question(**given)
     assert not explore(asked).ranked
-    advice = planned_advice("online", asked, EVERY)
+    advice = planned_advice("online", explore(asked), EVERY)
     assert isinstance(advice, NoAdvice)
     assert words in advice.nearest
 
 
 def test_a_tp_that_no_plan_has_is_no_advice() -> None:
     with pytest.raises(DoesNotFitError, match="TP of 3"):
-        planned_advice("online", question("l40s"), [3])
+        planned_advice("online", explore(question("l40s")), [3])
 
 
 def test_among_cells_the_cautious_end_of_the_cost_decides(evidence: MakeEvidence) -> None:

@@ -17,10 +17,12 @@ from shardwise.hosting.deployment_file import parse
 HOSTILE = "<script>alert(1)</script>\u202eevil" + "x" * 10_000
 
 
-def get(server: str, path: str, host: str | None = None) -> tuple[int, dict[str, str], bytes]:
+def get(
+    server: str, path: str, host: str | None = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
     place = server.removeprefix("http://")
     connection = http.client.HTTPConnection(place, timeout=20)
-    connection.request("GET", path, headers={"Host": host or place})
+    connection.request("GET", path, headers={"Host": host or place, **headers})
     answer = connection.getresponse()
     body = answer.read()
     connection.close()
@@ -33,6 +35,20 @@ def get(server: str, path: str, host: str | None = None) -> tuple[int, dict[str,
 def test_requests_for_other_hosts_are_refused(server: str, host: str) -> None:
     status, _, body = get(server, "/api/choices", host)
     assert (status, b"mi300x" in body) == (400, False)
+
+
+COSTLY = ("/api/study", "/api/details", "/download/report.html", "/download/deployment.toml")
+
+
+@pytest.mark.parametrize("path", COSTLY)
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_another_sites_page_cannot_make_the_server_work(server: str, path: str, site: str) -> None:
+    assert get(server, path, **{"Sec-Fetch-Site": site})[0] == 403
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_the_explorers_own_page_and_a_person_may(server: str, site: str) -> None:
+    assert get(server, "/api/study", **{"Sec-Fetch-Site": site})[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -85,11 +101,21 @@ def test_downloads_are_named_files(server: str) -> None:
 
 
 def test_the_deployment_file_is_the_advice(server: str) -> None:
-    advice = json.loads(get(server, "/api/study?gpu=h200")[2])["advice"][0]
+    advice = json.loads(get(server, "/api/study?gpu=h200")[2])["answers"][0]
     file = parse(tomllib.loads(get(server, "/download/deployment.toml?gpu=h200")[2].decode()), "it")
     (model,) = file.models
-    assert (model.tp_size, file.node.gpu) == (advice["tp"], "h200")
-    assert advice["headline"].startswith(f"{model.replicas} cop")
+    assert advice["title"] == f"{model.replicas} × TP{model.tp_size}"
+    assert (model.max_num_seqs >= advice_concurrency(advice), file.node.gpu) == (True, "h200")
+
+
+def advice_concurrency(answer: dict[str, str]) -> int:
+    return int(answer["in_flight"].split()[0])
+
+
+@pytest.mark.parametrize("query", ["gpus=1&gpu=l40s&dtype=bf16", "model=nope", "isl=900000"])
+@pytest.mark.parametrize("path", ["/api/study", "/api/details", "/download/deployment.toml"])
+def test_an_invalid_state_gives_no_file_and_no_answer(server: str, path: str, query: str) -> None:
+    assert get(server, f"{path}?{query}")[0] == 422
 
 
 def test_the_page_is_valid_html(server: str, tmp_path: Path) -> None:

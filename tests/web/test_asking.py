@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import shlex
 import sqlite3
 from pathlib import Path
@@ -15,9 +16,9 @@ from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.store import open_store
 from shardwise.reports.saved import read_evidence
-from shardwise.web.asking import explorer, study_of
+from shardwise.web.asking import cells_of, explorer, found_of, study_of
 from shardwise.web.payload import payload
-from shardwise.web.state import State, StateError
+from shardwise.web.state import State, StateError, parse_state
 from shardwise.web.store import Store
 
 
@@ -39,36 +40,78 @@ def test_the_command_shown_makes_the_same_study_as_the_page() -> None:
         (State(gpus=9), "gpus"),
         (State(isl=900_000), "isl"),
         (State(model="llama-3.1-405b", gpu="l40s", dtype="bf16"), "gpus"),
-        (State(vs_gpu="nope"), "vs_gpu"),
+        (State(vs_gpu=("nope",)), "vs_gpu"),
         (State(study="nope"), "study"),
     ],
 )
 def test_what_cannot_be_studied_is_said_at_the_field_to_change(state: State, field: str) -> None:
     with pytest.raises(StateError) as caught:
-        study_of(explorer(), state)
+        found_of(explorer(), state)
     assert set(caught.value.problems) == {field}
 
 
-def test_what_cannot_stand_beside_is_said_at_the_field_that_chose_it() -> None:
-    with pytest.raises(StateError) as caught:
-        payload(explorer(), State(dtype="bf16", vs_model="llama-3.1-405b", vs_gpu="l40s"))
-    assert set(caught.value.problems) <= {"vs_gpu", "vs_model"}
+def test_what_does_not_fit_stands_in_the_comparison_with_its_reason() -> None:
+    state = State(model="llama-3.1-405b", gpu="h200", dtype="bf16", vs_gpu=("l40s", "b200"))
+    rows = payload(explorer(), state)["compare"]["rows"]
+    assert [row["fits"][:3] for row in rows] == ["yes", "no:", "yes"]
+    assert "does not fit" in rows[1]["fits"]
+
+
+def test_each_subject_compared_is_its_own_answer() -> None:
+    rows = payload(explorer(), State(vs_gpu=("h200",), vs_model=("qwen3-32b",)))["compare"]["rows"]
+    for row, other in zip(rows[1:], (State(gpu="h200"), State(model="qwen3-32b")), strict=True):
+        (alone, *_) = payload(explorer(), other)["answers"]
+        assert (row["layout"], row["numbers"]) == (alone["title"], alone["numbers"])
+
+
+def test_a_layout_that_the_state_names_is_taken_apart() -> None:
+    cell = payload(explorer(), State(layout="TP4 x PP2", batch=8))["cell"]
+    assert (cell["layout"], cell["batch"]) == ("TP4 x PP2", 8)
+
+
+def test_the_cell_of_the_answer_is_the_answers_own_evidence() -> None:
+    found = found_of(explorer(), State())
+    shown = found.answer.shown
+    assert shown
+    layout, batch = shown.evidence.deployment.layout, shown.evidence.workload.concurrency
+    (cell,) = cells_of(found, [(layout, batch)])
+    assert cell.metrics == shown.evidence.metrics
+
+
+def test_more_than_four_are_not_compared() -> None:
+    with pytest.raises(StateError, match="up to 3"):
+        parse_state({"vs_gpu": "h200,b200", "vs_model": "qwen3-32b,qwen3-14b"})
 
 
 def test_measurements_of_the_store_are_laid_over_the_predictions(store: Path) -> None:
     found = payload(explorer(store=Store(store)), State(study="night-run"))
-    kinds = {p["kind"] for p in found["points"]}
-    assert kinds == {"predicted", "measured"}
+    measured = [r for r in found["chart"]["rows"] if r["role"] == "measured"]
+    # (TP=8, batch 16): 1 / (TPOT x 1.1) tokens/s a user
+    assert sorted(r["batch"] for r in measured) == [1, 16, 64]
     # every metric was made 10 % larger: 1 / 1.1 - 1 = -9.1 %
     assert any("TPOT: mean error 9.1 % (n=3)" in line for line in found["beside"])
 
 
-def test_a_rate_names_the_batch_that_keeps_up_or_says_that_none_does() -> None:
-    state = State(rate=3.0)
-    found = payload(explorer(), state)
-    for row in found["rates"]:
-        most = float(row["most"].split()[0])
-        assert (row["batch"] is None) == (most < state.rate)
+@pytest.mark.parametrize("rate", [1.0, 3.0, 3.4])
+def test_a_cell_that_does_not_keep_up_says_so(rate: float) -> None:
+    found = found_of(explorer(), State(rate=rate, ttft=0, tpot=0))
+    rows = {(r["layout"], r["batch"]): r for r in payload(explorer(), found.state)["grid"]["rows"]}
+    for cell in found.cells:
+        row = rows.get((cell.layout.name, cell.concurrency))
+        if row is None or cell.kv_limited:
+            continue
+        carried = cell.layout.replicas * cell.metrics["output_tok_s"].value / found.state.osl
+        assert row["short"].endswith("requests/s") == (carried < rate)
+
+
+def test_the_answer_at_a_rate_carries_it_or_says_how_many_nodes_do() -> None:
+    enough = payload(explorer(), State(rate=2.0))["answers"][0]
+    assert [c["met"] for c in enough["chips"] if "requests/s" in c["text"]] == ["met"]
+    short = payload(explorer(), State(rate=20.0))["answers"][0]
+    assert not short["found"]
+    (chip,) = [c for c in short["chips"] if "requests/s" in c["text"]]
+    most = float(chip["detail"].split()[2])
+    assert f"{math.ceil(20.0 / most)} such nodes carry it" in chip["detail"]
 
 
 def test_a_store_lists_what_lies_inside_it_and_can_be_read(store: Path) -> None:
@@ -98,8 +141,8 @@ def test_measured_cells_of_a_store_lie_over_the_predictions(
     assert set(known.store.listed()) == {"node7: tuesday"}
     found = payload(known, State(study="node7: tuesday"))
     # the cells are the predictions at TP=8, 10 % slower: 1 / 1.1 - 1 = -9.1 %
-    assert "E2E latency: mean error 9.1 % (n=3)" in found["beside"][2]
-    assert {p["kind"] for p in found["points"]} == {"predicted", "measured"}
+    assert any("E2E latency: mean error 9.1 % (n=3)" in line for line in found["beside"])
+    assert "measured" in {r["role"] for r in found["chart"]["rows"]}
 
 
 def test_a_cell_put_while_the_explorer_runs_is_seen(measured_store: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import asdict, fields
+from msgspec.structs import fields
 
-from shardwise.web.state import State, StateError, parse_state
+from shardwise.web.state import State, StateError, parse_state, written
 
 
 def test_an_empty_address_is_the_default_state() -> None:
@@ -15,8 +15,12 @@ def test_an_empty_address_is_the_default_state() -> None:
 
 
 def test_a_state_written_into_an_address_comes_back_the_same() -> None:
-    state = State(model="qwen3-32b", gpu="h200", isl=777, batch=3, tpot=12.5, tp=4)
-    assert parse_state({name: str(value) for name, value in asdict(state).items()}) == state
+    state = State(
+        model="qwen3-32b", gpu="h200", isl=777, batch=3, tpot=12.5, layout="TP4 x EP4",
+        vs_gpu=("b200", "mi355x"), vs_model=("qwen3-14b",),
+    )  # fmt: skip
+    assert parse_state(written(state)) == state
+    assert parse_state(written(State())) == State()
 
 
 def test_every_bad_field_is_named_at_once_with_what_is_allowed() -> None:

@@ -51,12 +51,12 @@ class NoAdvice(msgspec.Struct, frozen=True):
     nearest: str
 
 
-def planned_advice(use: Use, question: Question, tp_sizes: Sequence[int]) -> Advice | NoAdvice:
-    """What `shardwise plan` answers to `question`, among `tp_sizes`.
+def planned_advice(use: Use, made: planning.Plan, tp_sizes: Sequence[int]) -> Advice | NoAdvice:
+    """What a plan says, among `tp_sizes`.
 
-    Raises DoesNotFitError where the planner's settings leave no room.
+    Raises DoesNotFitError where none of them was planned.
     """
-    made = planning.explore(question)
+    question = made.question
     ranked = [c for c in made.ranked if c.deployment.tp_size in tp_sizes]
     if ranked:
         return _planned(use, question, made.ranked[0], ranked[0])
@@ -72,8 +72,6 @@ def planned_advice(use: Use, question: Question, tp_sizes: Sequence[int]) -> Adv
 def _planned(use: Use, question: Question, best: Candidate, chosen: Candidate) -> Advice:
     found, deployment = chosen.evidence, chosen.deployment
     notes = []
-    if deployment.layout.name != f"TP{deployment.tp_size}":
-        notes.append(f"Each copy is {deployment.layout.name}; the charts vary TP alone.")
     if best is not chosen:
         notes.append(f"With every TP allowed, {best.name} is better.")
     choice = NodeCost(

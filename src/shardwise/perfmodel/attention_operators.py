@@ -55,6 +55,27 @@ def decode_seconds(
     return out
 
 
+def decode_provenance(
+    rank: RankShards, gpu: Gpu, engine: str, kv_dtype: str, sequences: float, context: float
+) -> dict[str, Provenance]:
+    """How far a decode step's attention is from a measurement, by kind of mixer, at the node of the
+    grids nearest to `sequences` and `context` tokens; of several kinds of layer the farthest."""
+    where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
+    at = (
+        int(np.argmin(np.abs(np.log2(SEQUENCES / max(sequences, 1.0))))),
+        int(np.argmin(np.abs(np.log2(CONTEXTS / max(context, 1.0))))),
+    )
+    found: dict[str, Provenance] = {}
+    for layer in rank.layers:
+        times = _decode(layer.group.mixer, rank.layout.tp_size, where, 1)
+        if times is None:
+            continue
+        codes = np.broadcast_to(times.provenance, (len(SEQUENCES), len(CONTEXTS)))
+        name = type(layer.group.mixer).__name__
+        found[name] = max(found.get(name, Provenance.MEASURED), Provenance(int(codes[at])))
+    return found
+
+
 def _by_mixer(
     ranks: Sequence[RankShards], kernel: Callable[[Mixer, int], Times | None]
 ) -> dict[tuple[int, int], Times | None]:

@@ -19,6 +19,7 @@ from shardwise.architecture.model import Model
 from shardwise.engines.device import device_of
 from shardwise.engines.registry import get
 from shardwise.hardware.gpu import Gpu
+from shardwise.kernels.provenance import Provenance, Times
 from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
 
@@ -62,13 +63,28 @@ def _all_reduce(node: Node, world: int, sizes: Array) -> Array:
         return own.time(np.array(float(world)), sizes)
     if gpu.vendor == "cpu" or gpu.interconnect.topology_of(world) == "network":
         return from_topology(gpu.interconnect).time(np.array(float(world)), sizes)
-    engine = _LIBRARY.get(node.engine, node.engine)
-    usual = "nccl" if _library_alone(node, world) else "graph"
-    seconds = kernels.all_reduce(gpu, engine, world, sizes, usual).seconds
+    seconds = _tabled(node, world, sizes).seconds
     if not node.all_reduce:
         return seconds
+    engine = _LIBRARY.get(node.engine, node.engine)
     packed = kernels.all_reduce(gpu, engine, world, sizes, node.all_reduce).seconds
     return np.minimum(seconds, packed)  # small messages are not compressed
+
+
+def _tabled(node: Node, world: int, sizes: Array) -> Times:
+    engine = _LIBRARY.get(node.engine, node.engine)
+    usual = "nccl" if _library_alone(node, world) else "graph"
+    return kernels.all_reduce(node.gpu, engine, world, sizes, usual)
+
+
+def reduce_provenance(node: Node, world: int, size: float) -> Provenance:
+    """How far an all-reduce of `size` bytes over `world` ranks is from a measurement."""
+    gpu = node.gpu
+    if own_lines(gpu) is not None:
+        return Provenance.INTERPOLATED
+    if gpu.vendor == "cpu" or gpu.interconnect.topology_of(world) == "network":
+        return Provenance.ROOFLINE
+    return Provenance(int(_tabled(node, world, np.array([size])).provenance[0]))
 
 
 def own_lines(gpu: Gpu) -> Collectives | None:

@@ -14,6 +14,7 @@ from shardwise.evidence.portable import without_folders
 from shardwise.hardware.catalogue import Catalogue, Price
 from shardwise.hardware.reading import Fact
 from shardwise.perfmodel.estimate import Subject
+from shardwise.reports.engine_commands import EngineCommands
 from shardwise.reports.numbers import MISSING, number, percent
 from shardwise.reports.table import Cell, Column, Table, text_cell
 
@@ -40,6 +41,7 @@ class About(msgspec.Struct, frozen=True):
     errors: tuple[KnownError, ...]
     plan: str = ""  #: the command that plans the same deployment and writes its file
     provenance: str = ""  #: of the profile
+    start: EngineCommands = msgspec.field(default_factory=EngineCommands)  #: of the first answer
 
 
 def about(
@@ -58,13 +60,18 @@ def about(
         profile=profile.name,
         facts=catalogue.facts(subject.gpu.id),
         price=price,
-        errors=tuple(
-            KnownError(e.metric, e.rows, e.fitted_pct, e.held_out_pct)
-            for e in profile.errors
-            if (e.gpu, e.engine) == (subject.gpu.id, subject.engine)
-        ),
+        errors=known_errors(subject),
         plan=without_folders(plan),
         provenance=profile.provenance,
+    )
+
+
+def known_errors(subject: Subject) -> tuple[KnownError, ...]:
+    """How far the profile of `subject` is from the measured rows of its GPU and engine."""
+    return tuple(
+        KnownError(e.metric, e.rows, e.fitted_pct, e.held_out_pct)
+        for e in subject.calibrated.profile.errors
+        if (e.gpu, e.engine) == (subject.gpu.id, subject.engine)
     )
 
 

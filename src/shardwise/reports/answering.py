@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from shardwise.analysis.advice import Advice, NoAdvice, Use, advise, planned_advice
+from shardwise.analysis.layouts import LayoutStudy, layouts_of
 from shardwise.analysis.published import PublishedStudy, load_published
 from shardwise.analysis.run import Question, Study, run
 from shardwise.errors import DoesNotFitError
@@ -17,7 +20,10 @@ from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.memory import plan
 from shardwise.perfmodel.subject import Asked
 from shardwise.planner import question as planning
+from shardwise.planner.plan import Plan, explore
 from shardwise.reports.about import about
+from shardwise.reports.answer import shown_of
+from shardwise.reports.engine_commands import EngineCommands, engine_commands
 from shardwise.reports.memory import MemoryUse
 from shardwise.reports.study_output import StudyOutput
 from shardwise.workload.workload import Slo
@@ -45,41 +51,73 @@ def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutpu
     price = used.usd_per_hour if used else None
     found = run(subject, wanted.question, price)
     smallest = min(e.deployment.tp_size for e in found.evidence)
+    try:
+        made = plan_of(subject, wanted, price)
+    except DoesNotFitError:  # a study runs one sequence at a time where need be; a plan does not
+        made = Planned({"online": None, "offline": None}, None)
+    advice = [_advised(use, plan, wanted, found) for use, plan in made.by_use.items()]
+    known = about(subject, catalogue, used, wanted.command, plan_command(wanted))
     return StudyOutput(
         study=found,
         memory=memory_of_each_gpu(subject, catalogue, wanted.question, smallest),
         published=_published_of(subject),
-        advice=[
-            _advised("online", subject, wanted, found, price),
-            _advised("offline", subject, wanted, found, price),
-        ],
-        about=about(subject, catalogue, used, wanted.command, plan_command(wanted)),
+        advice=advice,
+        about=replace(known, start=start_of(subject, wanted, advice[0])),
+        layouts=made.layouts,
     )
 
 
-def _advised(
-    use: Use, subject: Subject, wanted: Wanted, found: Study, price: float | None
-) -> Advice | NoAdvice:
+def start_of(subject: Subject, wanted: Wanted, advice: Advice | NoAdvice) -> EngineCommands:
+    """The engine's commands of what is advised; none where nothing is."""
+    if not isinstance(advice, Advice):
+        return EngineCommands()
+    given = wanted.asked.model if wanted.asked else subject.arch.id
+    return engine_commands(given, subject.arch, subject.gpu, shown_of(advice).evidence.deployment)
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """The planner's plans for both uses, None where it does not take the question, and every
+    layout of the online one."""
+
+    by_use: Mapping[Use, Plan | None]
+    layouts: LayoutStudy | None
+
+
+def plan_of(
+    subject: Subject,
+    wanted: Wanted,
+    price: float | None,
+    uses: Sequence[Use] = ("online", "offline"),
+) -> Planned:
+    """What the planner says of a study's question for each of `uses`, "online" among them.
+
+    Raises DoesNotFitError where no layout has the memory as planned.
+    """
+    if not planned(wanted.question):
+        return Planned(dict.fromkeys(uses), None)
+    made = {use: explore(plan_question(use, subject, wanted, price)) for use in uses}
+    return Planned(made, layouts_of(made["online"]))
+
+
+def _advised(use: Use, plan: Plan | None, wanted: Wanted, found: Study) -> Advice | NoAdvice:
     """The planner's answer, or the cells' where the planner does not take the question."""
-    slo = wanted.slo if use == "online" else Slo()
-    if planned(subject.engine, wanted.question):
-        question = _plan_question(use, subject, wanted, price)
+    if plan is not None:
         try:
-            return planned_advice(use, question, wanted.question.tp_sizes)
+            return planned_advice(use, plan, wanted.question.tp_sizes)
         except DoesNotFitError:
-            pass  # a study runs one sequence at a time where need be; a plan does not
-    return advise(use, slo, found.costs, found.grid)
+            pass
+    return advise(use, wanted.slo if use == "online" else Slo(), found.costs, found.grid)
 
 
-def planned(engine: str, question: Question) -> bool:
-    """Whether the planner takes `question`: requests in flight, on an engine that it can start."""
-    del engine
+def planned(question: Question) -> bool:
+    """Whether the planner takes `question`: requests kept in flight."""
     return question.mode == "closed_loop" and question.osl > 1
 
 
-def _plan_question(
+def plan_question(
     use: Use, subject: Subject, wanted: Wanted, price: float | None
 ) -> planning.Question:
+    """The planner's question for one use of a study."""
     online, asked = use == "online", wanted.question
     return planning.Question(
         arch=subject.arch,
@@ -103,7 +141,7 @@ def _plan_question(
 def plan_command(wanted: Wanted) -> str:
     """The command that plans the online user's deployment, or "" where the planner cannot."""
     asked, question, slo = wanted.asked, wanted.question, wanted.slo
-    if asked is None or not planned(asked.engine, question):
+    if asked is None or not planned(question):
         return ""
     words = ["shardwise", "plan", asked.model, "--gpu", asked.gpu, "--gpus", str(question.gpus)]
     words += ["--isl", str(question.isl), "--osl", str(question.osl)]

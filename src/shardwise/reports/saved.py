@@ -10,6 +10,7 @@ import msgspec
 
 from shardwise.analysis.advice import Advice, Basis, NoAdvice, Use, advise
 from shardwise.analysis.cost import NodeCost
+from shardwise.analysis.layouts import LayoutStudy
 from shardwise.analysis.published import PublishedStudy, load_published
 from shardwise.analysis.run import Study
 from shardwise.errors import InputError
@@ -66,6 +67,7 @@ def read_study(path: Path, measured: Sequence[Evidence] = ()) -> StudyOutput:
         advice=advice,
         about=_optional(folder / "about.json", About),
         measured=measured,
+        layouts=_optional(folder / "layouts.json", LayoutStudy),
     )
 
 

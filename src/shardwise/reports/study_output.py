@@ -13,6 +13,7 @@ from shardwise.analysis.audit import audit_steps
 from shardwise.analysis.beside import beside
 from shardwise.analysis.claim import match_claim
 from shardwise.analysis.frontier import Point, points
+from shardwise.analysis.layouts import LayoutStudy
 from shardwise.analysis.published import PublishedStudy
 from shardwise.analysis.run import Study
 from shardwise.analysis.transitions import StepPair, compare
@@ -41,6 +42,7 @@ class StudyOutput(msgspec.Struct, frozen=True):
     advice: Sequence[Advice | NoAdvice]
     about: About | None = None
     measured: Sequence[Evidence] = ()  #: laid beside the predictions
+    layouts: LayoutStudy | None = None  #: None where the planner does not take the question
 
     @property
     def pairs(self) -> tuple[StepPair, ...]:
@@ -162,6 +164,7 @@ def write_study(
         write_json(folder / "advice.json", output.advice),
         write_json(folder / "memory.json", output.memory),
         *([write_json(folder / "about.json", output.about)] if output.about else []),
+        *([write_json(folder / "layouts.json", output.layouts)] if output.layouts else []),
         write_evidence_csv(folder / "evidence.csv", output.study.evidence),
         *(write_csv(folder / f"{table.name}.csv", table) for table in found),
     ]

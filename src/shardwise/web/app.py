@@ -17,18 +17,16 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shardwise.analysis.advice import Advice
-from shardwise.architecture.models import load
-from shardwise.engines.registry import managed
-from shardwise.errors import InputError, printable
+from shardwise.errors import printable
 from shardwise.hosting.deployment_file import dump
-from shardwise.hosting.planned import Chosen, planned
+from shardwise.hosting.planned import planned
 from shardwise.reports.files import evidence_csv
 from shardwise.web import state as fields
-from shardwise.web.asking import Explorer, study_of
+from shardwise.web.asking import Explorer, found_of, study_of
 from shardwise.web.charts import charts
-from shardwise.web.payload import payload
-from shardwise.web.state import State, StateError, parse_state
+from shardwise.web.details import details
+from shardwise.web.payload import chosen_of, deploy_problem, payload
+from shardwise.web.state import State, StateError, parse_state, written
 
 MAX_QUERY: Final = 20_000  #: characters
 HOSTS: Final = ["127.0.0.1", "localhost"]
@@ -50,6 +48,9 @@ STATIC: Final = {
     "fields.js": "text/javascript",
     "draw.js": "text/javascript",
 }
+#: Routes that predict or draw, and who may ask them: the explorer's own page, or a person.
+COSTLY: Final = ("/api/", "/download/", "/vega.js")
+FROM_HERE: Final = (b"same-origin", b"none")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -80,6 +81,9 @@ def app(known: Explorer) -> Starlette:
     async def study(request: Request) -> Response:
         return _json(payload(known, _state(request)))
 
+    async def more(request: Request) -> Response:
+        return _json(details(known, _state(request)))
+
     routes: dict[str, Handler] = {
         "/": page,
         "/static/{name}": static,
@@ -87,6 +91,7 @@ def app(known: Explorer) -> Starlette:
         "/api/choices": choices,
         "/api/charts": specs,
         "/api/study": study,
+        "/api/details": more,
         **_downloads(known),
     }
     return Starlette(
@@ -94,6 +99,7 @@ def app(known: Explorer) -> Starlette:
         middleware=[
             Middleware(_Headers),
             Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
+            Middleware(_OwnPagesOnly),
         ],
         exception_handlers={StateError: _bad_fields},
     )
@@ -125,21 +131,13 @@ def _downloads(known: Explorer) -> dict[str, Handler]:
 
 
 def _deployment(known: Explorer, state: State) -> bytes:
-    """The deployment advised for users who wait, as the file that `shardwise up` starts."""
-    found = study_of(known, state)
-    advice = found.advice[0]
-    if not isinstance(advice, Advice):
-        raise StateError({"tpot": "nothing studied meets these bounds, so nothing to deploy"})
-    chosen = advice.evidence.deployment.with_layout(replicas=advice.choice.copies)
-    if chosen.engine not in managed():
-        raise StateError({"engine": f"{chosen.engine} cannot be started from a deployment file"})
-    try:
-        arch = load(chosen.model)
-    except InputError as error:
-        raise StateError({"model": str(error)}) from None
-    gpu = known.catalogue.gpu(chosen.gpu)
-    file = planned([Chosen(chosen.model, arch, gpu, chosen)], found.study.question.gpus)
-    return dump(file).encode()
+    """The answer for users who wait, as the file that `shardwise up` starts."""
+    found = found_of(known, state)
+    problem, shown = deploy_problem(found), found.answer.shown
+    if problem or shown is None:
+        field = "tpot" if not found.answer.found else "engine"
+        raise StateError({field: problem})
+    return dump(planned([chosen_of(found, shown)], state.gpus)).encode()
 
 
 def _state(request: Request) -> State:
@@ -156,10 +154,10 @@ async def _bad_fields(_: Request, error: Exception) -> Response:
 def _choices(known: Explorer) -> dict[str, Any]:
     """What each field of the form may be, and the studies of the store as states."""
     return {
-        "defaults": msgspec.to_builtins(State()),
+        "defaults": written(State()),
         "model": list(known.models),
         "gpu": [
-            {"id": g.id, "name": g.name, "gpus": g.node_gpus}
+            {"id": g.id, "name": g.name, "gpus": g.node_gpus, "memory": g.memory_nameplate_gb}
             for g in sorted(known.catalogue.gpus(), key=lambda g: (g.vendor, g.memory_bytes))
         ],
         "engine": fields.ENGINES,
@@ -206,6 +204,23 @@ def _json(value: Any, status: int = 200) -> Response:
 def _file(content: str | bytes, name: str, media_type: str) -> Response:
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(content, media_type=media_type, headers=headers)
+
+
+class _OwnPagesOnly:
+    """Refuses the routes that cost time to requests which another site's page made the browser
+    send. Browsers say so in Sec-Fetch-Site; other clients do not send it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        costly = scope["type"] == "http" and scope["path"].startswith(COSTLY)
+        given = dict(scope["headers"]).get(b"sec-fetch-site", b"none") if costly else b"none"
+        if given in FROM_HERE:
+            await self.app(scope, receive, send)
+        else:
+            refusal = PlainTextResponse("another site's page may not ask this", 403)
+            await refusal(scope, receive, send)
 
 
 class _Headers:

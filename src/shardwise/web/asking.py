@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
@@ -11,27 +12,42 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from shardwise.analysis.advice import Advice, NoAdvice, Use, planned_advice
 from shardwise.analysis.beside import alike
+from shardwise.analysis.layouts import LayoutCell, LayoutStudy, cell_deployment, unseen_of
 from shardwise.analysis.run import Question
-from shardwise.architecture.bundled import stored_in
+from shardwise.architecture.model import Model
 from shardwise.architecture.models import bundled, load
 from shardwise.errors import DoesNotFitError, InputError, UnknownNameError
 from shardwise.evidence.record import Evidence
 from shardwise.hardware.catalogue import Catalogue
+from shardwise.layout.deployment import Layout
 from shardwise.layout.rules import allowed_tp
+from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.subject import Asked, catalogue_for, subject_of
-from shardwise.reports.answering import Wanted, answer
+from shardwise.planner import question as planning
+from shardwise.reports.about import known_errors
+from shardwise.reports.answer import Answer, Ground, answers_of
+from shardwise.reports.answering import (
+    Wanted,
+    answer,
+    plan_command,
+    plan_of,
+    plan_question,
+    planned,
+)
 from shardwise.reports.study_output import StudyOutput
 from shardwise.web.state import State, StateError, shown
 from shardwise.web.store import Store
-from shardwise.workload.workload import Mode, Slo
+from shardwise.workload.workload import Mode, Slo, Workload
 
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MAX_TP: Final = 64
+USES: Final[tuple[Use, ...]] = ("online", "offline")
 MAX_MEASURED_BATCHES: Final = 32
 
 
-class Explorer(msgspec.Struct, frozen=True, dict=True):
+class Explorer(msgspec.Struct, frozen=True):
     """What a running explorer knows: its models, its store, its profile."""
 
     models: tuple[str, ...]
@@ -55,53 +71,133 @@ def explorer(own_models: tuple[str, ...] = (), store: Store | None = None) -> Ex
 
 
 def study_of(known: Explorer, state: State) -> StudyOutput:
-    """The study of a state. Raises StateError, which says which field to change."""
-    _check_names(known, state)
-    measured = _measured(known, state)
-    question, slo = _question(state, measured), _slo(state)
-    asked = Asked(
-        state.model,
-        state.gpu,
-        state.engine,
-        state.dtype,
-        state.kv_dtype,
-        known.profile,
-        known.catalogue_files,
-    )
-    try:
-        wanted = Wanted(
-            question,
-            slo,
-            state.price or None,
-            command(known, state, question),
-            state.rate or None,
-            asked,
-        )
-        found = _answered(asked, wanted)
-    except DoesNotFitError as error:
-        raise StateError({"gpus": str(error)}) from None
-    except InputError as error:
-        raise StateError({_field_of(str(error)): str(error)}) from None
+    """The whole study of a state, for its files. Raises StateError, which says which field to
+    change."""
+    asked, wanted, measured = _wanted(known, state)
+    with _at_its_field():
+        found = answer(*subject_at(asked), wanted)
     return replace(found, measured=alike(found.study.evidence[0], measured))
 
 
-@lru_cache(maxsize=64)
-def _answered(asked: Asked, wanted: Wanted) -> StudyOutput:
-    """Kept for the moves that change what is looked at and not what is asked: batch, axis, cell."""
-    return answer(*subject_of(asked), wanted)
+@lru_cache(maxsize=256)
+def subject_at(asked: Asked) -> tuple[Subject, Catalogue]:
+    """The subject of a state, read once: kernel tables are kept by the identity of its model."""
+    return subject_of(asked)
 
 
-def compared(state: State) -> State | None:
-    """The state of the other model or GPU, side by side; None where none is chosen."""
-    if not state.vs_model and not state.vs_gpu:
-        return None
-    return replace(
-        state,
-        model=state.vs_model or state.model,
-        gpu=state.vs_gpu or state.gpu,
-        price=0.0,
-        study="",
+class Found(msgspec.Struct, frozen=True):
+    """What the page shows of one model on one GPU.
+
+    Attributes:
+        question: As the planner is asked for users who wait.
+        answers: For users who wait, then for those who do not.
+        layouts: None where the planner does not take the question.
+        cells: Every layout at each batch.
+        measured: Of the store, one replica each.
+        commands: The study and the plan of the same state, for a terminal.
+    """
+
+    state: State
+    subject: Subject
+    question: planning.Question
+    answers: tuple[Answer, ...]
+    layouts: LayoutStudy | None
+    cells: tuple[LayoutCell, ...]
+    ground: Ground
+    commands: tuple[str, ...]
+    measured: tuple[Evidence, ...] = ()
+
+    @property
+    def answer(self) -> Answer:
+        return self.answers[0]
+
+    @property
+    def layout_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.layout.name for cell in self.cells))
+
+
+def found_of(known: Explorer, state: State, uses: tuple[Use, ...] = USES) -> Found:
+    """The answers of a state, one for each of `uses`, and every layout. Raises StateError at the
+    field to change."""
+    asked, wanted, measured = _wanted(known, state)
+    with _at_its_field():
+        found = replace(_found(asked, wanted, uses), state=state)
+    shown = found.answer.shown
+    return replace(found, measured=tuple(alike(shown.evidence, measured)) if shown else ())
+
+
+@lru_cache(maxsize=128)
+def _found(asked: Asked, wanted: Wanted, uses: tuple[Use, ...]) -> Found:
+    """Kept for the moves that change what is looked at and not what is asked: axis, cell."""
+    subject, catalogue = subject_at(asked)
+    used = catalogue.price_used(subject.gpu.id, wanted.usd_per_gpu_hour)
+    price = used.usd_per_hour if used else None
+    if planned(wanted.question):
+        advice, layouts, cells = _planned(subject, wanted, price, uses)
+    else:
+        advice, layouts, cells = _studied(subject, catalogue, wanted)
+    unseen = unseen_of(subject, [c.layout for c in cells])
+    ground = Ground(subject.gpu.id, subject.engine, known_errors(subject), unseen)
+    return Found(
+        state=State(),
+        subject=subject,
+        question=plan_question("online", subject, wanted, price),
+        answers=tuple(answers_of(advice, layouts, ground)),
+        layouts=layouts,
+        cells=cells,
+        ground=ground,
+        commands=tuple(c for c in (wanted.command, plan_command(wanted)) if c),
     )
+
+
+Advised = tuple[list[Advice | NoAdvice], LayoutStudy | None, tuple[LayoutCell, ...]]
+
+
+def _planned(
+    subject: Subject, wanted: Wanted, price: float | None, uses: tuple[Use, ...]
+) -> Advised:
+    made = plan_of(subject, wanted, price, uses)
+    assert made.layouts, "the planner takes a closed loop"
+    sizes = wanted.question.tp_sizes
+    advice = [planned_advice(use, plan, sizes) for use, plan in made.by_use.items() if plan]
+    return advice, made.layouts, made.layouts.cells
+
+
+def _studied(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> Advised:
+    """What the planner does not take: the cells of a study of TP alone."""
+    output, gpus = answer(subject, catalogue, wanted), wanted.question.gpus
+    cells = [
+        LayoutCell(
+            replace(e.deployment.layout, replicas=gpus // e.deployment.gpus),
+            e.workload.concurrency,
+            e.metrics,
+            kv_limited=False,
+        )
+        for e in output.study.evidence
+    ]
+    return list(output.advice), None, tuple(cells)
+
+
+def cells_of(found: Found, asked: Sequence[tuple[Layout, int]]) -> list[Evidence]:
+    """One replica of each layout at a batch, predicted with its breakdown."""
+    demand, mode = found.question.demand, _mode(found.state)
+    return predict(
+        found.subject,
+        [cell_deployment(found.question, found.subject, *one) for one in asked],
+        [
+            Workload(demand.isl, demand.osl, batch, mode, request_rate=demand.request_rate)
+            for _, batch in asked
+        ],
+    )
+
+
+def compared(state: State) -> list[State]:
+    """The states of the GPUs and models beside the first."""
+    alone = replace(state, price=0.0, study="", vs_gpu=(), vs_model=())
+    return [
+        *(replace(alone, gpu=gpu) for gpu in state.vs_gpu),
+        *(replace(alone, model=model) for model in state.vs_model),
+    ]
 
 
 def command(known: Explorer, state: State, question: Question) -> str:
@@ -120,27 +216,73 @@ def command(known: Explorer, state: State, question: Question) -> str:
     return shlex.join(words)
 
 
-def _question(state: State, measured: Sequence[Evidence]) -> Question:
-    """The batches are the usual ones, the state's own, and those measured."""
-    sizes = allowed_tp(stored_in(load(state.model), state.dtype), min(state.gpus, MAX_TP))
+def _question(state: State, arch: Model, measured: Sequence[Evidence]) -> Question:
+    """The batches are the usual ones, that of the cell shown, and those measured."""
+    sizes = allowed_tp(arch, min(state.gpus, MAX_TP))
     found = sorted({e.workload.concurrency for e in measured})[:MAX_MEASURED_BATCHES]
-    batches = tuple(sorted({*BATCHES, state.batch, *found}))
-    mode: Mode = "static_batch" if state.mode == "static_batch" else "closed_loop"
-    return Question(state.gpus, sizes, batches, state.isl, state.osl, mode)
+    own = [state.batch] if state.batch else []
+    batches = tuple(sorted({*BATCHES, *own, *found}))
+    return Question(state.gpus, sizes, batches, state.isl, state.osl, _mode(state))
+
+
+def _mode(state: State) -> Mode:
+    return "static_batch" if state.mode == "static_batch" else "closed_loop"
 
 
 def _check_names(known: Explorer, state: State) -> None:
     problems = {}
     lists = (("model", known.models), ("gpu", known.catalogue.by_id))
     for what, names in lists:
-        for name in (what, f"vs_{what}"):
-            given = getattr(state, name)
-            if given not in names and (given or name == what):
-                problems[name] = f"unknown {what} {shown(given)}; choose one of the list"
+        if getattr(state, what) not in names:
+            given = shown(getattr(state, what))
+            problems[what] = f"unknown {what} {given}; choose one of the list"
+        strange = [name for name in getattr(state, f"vs_{what}") if name not in names]
+        if strange:
+            problems[f"vs_{what}"] = f"unknown {what} {shown(strange[0])}; choose one of the list"
     if state.study and state.study not in known.store.files:
         problems["study"] = f"no study {shown(state.study)} in the store"
     if problems:
         raise StateError(problems)
+
+
+def asked_of(known: Explorer, state: State) -> tuple[Asked, Wanted]:
+    """The subject and the study's question of a state. Raises StateError."""
+    asked, wanted, _ = _wanted(known, state)
+    return asked, wanted
+
+
+def _wanted(known: Explorer, state: State) -> tuple[Asked, Wanted, list[Evidence]]:
+    """What is asked, and what the store has measured of it."""
+    _check_names(known, state)
+    measured = _measured(known, state)
+    asked = Asked(
+        state.model,
+        state.gpu,
+        state.engine,
+        state.dtype,
+        state.kv_dtype,
+        known.profile,
+        known.catalogue_files,
+    )
+    with _at_its_field():
+        arch = subject_at(asked)[0].arch
+        question, slo = _question(state, arch, measured), _slo(state)
+    line = command(known, state, question)
+    wanted = Wanted(question, slo, state.price or None, line, state.rate or None, asked)
+    return asked, wanted, measured
+
+
+@contextmanager
+def _at_its_field() -> Iterator[None]:
+    """Errors of a whole question become errors of the field that they are shown beside."""
+    try:
+        yield
+    except StateError:
+        raise
+    except DoesNotFitError as error:
+        raise StateError({"gpus": str(error)}) from None
+    except InputError as error:
+        raise StateError({_field_of(str(error)): str(error)}) from None
 
 
 def _slo(state: State) -> Slo:

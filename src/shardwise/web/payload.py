@@ -1,266 +1,351 @@
-"""A study as the rows that the page draws and the words that it shows."""
+"""A state as the rows that the page draws and the words that it shows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from shardwise import metrics
-from shardwise.analysis.advice import Advice, NoAdvice, advise
 from shardwise.analysis.beside import beside, mean_absolute_error_pct
-from shardwise.analysis.breakeven import shares
-from shardwise.analysis.frontier import Latency, points
-from shardwise.analysis.rate import fits_for_rate
+from shardwise.analysis.intervals import scaled
+from shardwise.analysis.layouts import LayoutCell
+from shardwise.engines.registry import managed
+from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
-from shardwise.reports.advice_words import advice_lines, copies_and_tp
-from shardwise.reports.decision_tables import SCENARIO_LABELS
-from shardwise.reports.figure_parts import PART_COLOURS, SPARE_COLOURS
-from shardwise.reports.figure_style import colours_by_tp
-from shardwise.reports.memory import fit_words
-from shardwise.reports.numbers import number, percent, quantity, value_and_bounds
-from shardwise.reports.study_output import StudyOutput
-from shardwise.units import GB
-from shardwise.web.asking import Explorer, compared, study_of
-from shardwise.web.state import State, StateError
+from shardwise.hosting.planned import Chosen, planned
+from shardwise.perfmodel.memory import plan as memory_plan
+from shardwise.planner.rank import Candidate, missed
+from shardwise.reports.answer import Answer, Shown, in_flight, layout_words, plus_minus, title_of
+from shardwise.reports.engine_commands import engine_commands
+from shardwise.reports.figure_pareto import SERIES, VIEWS, Series, pareto_rows, runner_up_of
+from shardwise.reports.numbers import number, scale_for, value_and_bounds
+from shardwise.reports.plan_tables import rejected_lines
+from shardwise.web.asking import Explorer, Found, cells_of, compared, found_of
+from shardwise.web.state import State, StateError, written
 
-LATENCIES: Final[dict[str, Latency]] = {
-    "e2e_latency_s": "e2e_latency_s",
-    "tpot_s": "tpot_s",
-    "ttft_s": "ttft_s",
-}
+#: Requests in flight per replica that the grid shows, of those that the chart has.
+GRID_BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SHOWN: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s", "total_tok_s")
 
 
 def payload(known: Explorer, state: State) -> dict[str, Any]:
-    """Everything the page shows for a state, ready for JSON. Raises StateError."""
-    output = study_of(known, state)
-    other = compared(state)
+    """Everything that the page shows at once for a state, ready for JSON. Raises StateError."""
+    found = found_of(known, state)
+    others = [_other(known, each) for each in compared(state)]
+    cell = picked_cell(found)
+    view = VIEWS[state.axis]
+    subjects = [_series(f) for f in [found, *others] if isinstance(f, Found)]
     return {
-        "state": asdict(state),
-        **_one(output, state),
-        "other": None if other is None else _other(known, other),
+        "state": written(state),
+        "name": f"{state.model} on {state.gpus} × {state.gpu}",
+        "answers": [_answer(a) for a in found.answers],
+        "commands": _commands(found),
+        "terminal": list(found.commands),
+        "deploy_problem": deploy_problem(found),
+        "chart": {
+            "rows": pareto_rows(
+                subjects, view, cell if _apart(found, cell) and not others else None
+            ),
+            "x": view.x_title,
+            "y": view.y_title,
+            "side": view.side,
+        },
+        "compare": {
+            "lead": compared_words([f for f in [found, *others] if isinstance(f, Found)]),
+            "rows": _compare(found, others, state) if others else [],
+        },
+        "ranking": _ranking(found),
+        "grid": _grid(found, cell),
+        "cell": _cell(cell, found),
+        "beside": _beside(found),
+        "source": cell.source.name,
     }
 
 
-def _other(known: Explorer, state: State) -> dict[str, Any]:
-    """The study beside; its errors belong to the fields that chose it."""
+def _apart(found: Found, cell: Evidence) -> bool:
+    """Whether the cell taken apart is another than the answer."""
+    return found.answer.shown is None or cell is not found.answer.shown.evidence
+
+
+def _other(known: Explorer, state: State) -> Found | tuple[State, str]:
+    """What stands beside, or why it cannot run the same question."""
     try:
-        return {"state": asdict(state), **_one(study_of(known, state), state)}
+        return found_of(known, state, ("online",))
     except StateError as error:
-        field = {"model": "vs_model", "gpu": "vs_gpu"}
-        raise StateError({field.get(k, "vs_gpu"): v for k, v in error.problems.items()}) from None
+        return state, "; ".join(error.problems.values())
 
 
-def _one(output: StudyOutput, state: State) -> dict[str, Any]:
-    study = output.study
-    tp_sizes = sorted({e.deployment.tp_size for e in study.evidence})
-    colours = colours_by_tp(tp_sizes)
-    cell = _chosen(output, state)
-    at_batch = [e for e in study.evidence if e.workload.concurrency == state.batch]
+def _answer(answer: Answer) -> dict[str, Any]:
     return {
-        "advice": _answers(output, state),
-        "skipped": [f"TP={s.tp_size} left out: {s.reason}" for s in study.skipped],
-        "sources": list(dict.fromkeys(e.source.name for e in study.evidence)),
-        "commands": [c for c in (output.about.command, output.about.plan) if c]
-        if output.about
-        else [],
-        "tps": [{"tp": tp, "colour": colours[tp]} for tp in tp_sizes],
-        "points": _points(output, state, colours, cell),
-        "grid": _grid(study.evidence),
-        "parts": _parts(at_batch),
-        "steps": _steps(output, state),
-        "cost": _cost(output, state),
-        "memory": _memory(output),
-        "memory_title": output.memory_title,
-        "rates": _rates(output, state),
-        "beside": _beside(output, state),
-        "cell": _cell(cell, output),
+        "use": answer.use,
+        "asked": answer.asked,
+        "found": answer.found,
+        "title": answer.title,
+        "line": answer.line,
+        "in_flight": in_flight(answer.shown.evidence) if answer.shown else "",
+        "numbers": [asdict(n) for n in answer.numbers],
+        "chips": [asdict(c) for c in answer.chips],
+        "why": answer.why,
+        "ground": answer.ground,
+        "note": answer.note,
     }
 
 
-def _advised(advice: Advice | NoAdvice, line: str, use: str = "") -> dict[str, Any]:
-    """A headline, and the rest of the sentence without it."""
-    said = line.partition(": ")[2]
-    if isinstance(advice, NoAdvice):
-        head = {"headline": "nothing meets this", "tp": 0, "batch": 0}
-        said = said.removeprefix("nothing meets this; ")
-    else:
-        headline = copies_and_tp(advice)
-        head = {
-            "headline": headline,
-            "tp": advice.choice.tp_size,
-            "batch": advice.choice.concurrency,
-        }
-        said = said.removeprefix(f"{headline}. ")
-    return {"use": use or advice.use, "found": isinstance(advice, Advice), "line": said, **head}
+def _series(found: Found) -> Series:
+    demand = found.question.demand
+    return Series(
+        name=short_name(found.state),
+        gpus=found.question.node.gpus,
+        cells=found.cells,
+        answer=found.answer,
+        slo=found.question.slo,
+        runner_up=runner_up_of(found.layouts),
+        measured=found.measured,
+        rate_tok_s=(demand.request_rate or 0.0) * demand.osl,
+    )
 
 
-def _answers(output: StudyOutput, state: State) -> list[dict[str, Any]]:
-    """The planner's answers, and the best TP at the batch that the page is set to."""
-    found = list(output.advice)
-    uses = [
-        f"{a.use} at {state.rate:g} requests/s" if state.rate and i == 0 else a.use
-        for i, a in enumerate(found)
-    ]
-    here = [c for c in output.study.costs if c.concurrency == state.batch]
-    if any(c.scenario == "full_node" for c in here):
-        found.append(advise("online", found[0].slo, here, output.study.grid))
-        uses.append(f"online at batch {state.batch} per copy")
-    return [
-        _advised(a, line, use)
-        for a, line, use in zip(found, advice_lines(found), uses, strict=True)
-    ]
+def short_name(state: State) -> str:
+    """A subject among those compared."""
+    return f"{state.model}, {state.gpu}" if state.vs_model else state.gpu
 
 
-def _chosen(output: StudyOutput, state: State) -> Evidence:
-    """The cell to break down: the one asked, else the recommended TP's, at the state's batch."""
-    advised = next((a.choice.tp_size for a in output.advice if isinstance(a, Advice)), 0)
-    grid = output.study.grid
-    for tp in (state.tp, advised):
-        if (tp, state.batch) in grid:
-            return grid[tp, state.batch]
-    return next(e for e in output.study.evidence if e.workload.concurrency == state.batch)
+def _commands(found: Found) -> dict[str, Any]:
+    """What starts the answer's replicas; empty where nothing meets what is asked."""
+    shown = found.answer.shown
+    if shown is None or not found.answer.found:
+        return {"lines": [], "files": [], "note": "", "problem": "nothing meets what is asked"}
+    d, arch = shown.evidence.deployment, found.question.arch
+    return asdict(engine_commands(found.state.model, arch, found.subject.gpu, d))
 
 
-def _points(
-    output: StudyOutput, state: State, colours: dict[int, str], cell: Evidence
+def deploy_problem(found: Found) -> str:
+    """Why there is no deployment file for the state, "" where there is one."""
+    shown = found.answer.shown
+    if shown is None or not found.answer.found:
+        return "nothing meets what is asked, so there is nothing to deploy"
+    d = shown.evidence.deployment
+    if d.engine not in managed():
+        return f"{d.engine} cannot be started from a deployment file"
+    try:
+        planned([chosen_of(found, shown)], found.question.node.gpus)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def chosen_of(found: Found, shown: Shown) -> Chosen:
+    """The answer as a deployment file takes it."""
+    d = shown.evidence.deployment
+    return Chosen(found.state.model, found.question.arch, found.subject.gpu, d)
+
+
+def _compare(
+    found: Found, others: Sequence[Found | tuple[State, str]], state: State
 ) -> list[dict[str, Any]]:
-    axis = LATENCIES[state.axis]
-    gpus = output.study.question.gpus
-    found = (*points(output.study.evidence, gpus, axis), *points(output.measured, gpus, axis))
-    return [
-        {
-            "tp": p.tp_size,
-            "batch": p.concurrency,
-            "copies": p.copies,
-            "kind": p.evidence.source.kind,
-            "colour": colours.get(p.tp_size, "#666666"),
-            "line": f"{p.tp_size} {p.evidence.source.kind}",
-            "efficient": p.is_efficient,
-            "selected": p.evidence is cell,
-            "named": p.evidence.source.kind == "predicted" and p.tp_size == cell.deployment.tp_size,
-            **_spread("x", p.latency),
-            **_spread("y", p.throughput),
-        }
-        for p in found
+    """A row for each subject, the first one's first."""
+    by_model = bool(state.vs_model)
+    rows = []
+    drawn = iter(SERIES)
+    for each in [found, *others]:
+        of = each.state if isinstance(each, Found) else each[0]
+        name = f"{of.model} on {of.gpus} × {of.gpu}" if by_model else f"{of.gpus} × {of.gpu}"
+        if isinstance(each, Found):
+            rows.append({"name": name, "colour": next(drawn), **compared_row(each)})
+        else:
+            rows.append({"name": name, "colour": "", "fits": f"no: {each[1]}"})
+    return rows
+
+
+def compared_words(found: Sequence[Found]) -> str:
+    """Which has the cheapest tokens, and whether the intervals of the next one reach it."""
+    known = [
+        (f.answer.shown, f.state) for f in found if f.answer.found and f.answer.shown is not None
     ]
+    if len(known) < 2 or len({shown.cost_metric for shown, _ in known}) > 1:
+        return ""
+    (best, state), (second, other), *_ = sorted(known, key=lambda each: each[0].cost.value)
+    more = 100 * (second.cost.value / best.cost.value - 1)
+    sure = (
+        "their intervals overlap: measure before you decide"
+        if best.cost.hi >= second.cost.lo
+        else "their intervals do not overlap"
+    )
+    names = [f"{s.model} on {s.gpu}" if s.model != state.model else s.gpu for s in (state, other)]
+    return (
+        f"Cheapest tokens: {names[0]}, {_with_spread(best.cost, '')} "
+        f"{metrics.ALL[best.cost_metric].unit}. Next {names[1]}, {number(more, 0)} % more; {sure}."
+    )
 
 
-def _spread(name: str, value: Interval) -> dict[str, float]:
-    return {name: value.value, f"{name}_lo": value.lo, f"{name}_hi": value.hi}
+def compared_row(found: Found) -> dict[str, Any]:
+    """What a comparison says of one subject."""
+    answer, gpu = found.answer, found.subject.gpu
+    shown = answer.shown
+    row: dict[str, Any] = {
+        "fits": "yes",
+        "calibrated": _calibrated(found),
+        "layout": answer.title if shown is None or answer.found else f"none; {shown.title}",
+        "meets": answer.found,
+        "numbers": [asdict(n) for n in answer.numbers],
+        "context": "",
+    }
+    if shown is not None:
+        d = shown.evidence.deployment
+        context = found.question.context
+        held = memory_plan(found.question.arch, gpu, d, context).largest_context
+        row["context"] = f"{held:,}"
+    return row
 
 
-def _grid(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
-    return [
+def _calibrated(found: Found) -> str:
+    shown = found.answer.shown
+    unseen = (found.ground.unseen or {}).get(shown.layout, ()) if shown else ()
+    if not found.ground.calibrated:
+        return "no"
+    return f"yes; {', '.join(unseen)}" if unseen else "yes"
+
+
+def _ranking(found: Found) -> dict[str, Any]:
+    """The planner's ranking: what meets what is asked, what misses it, what cannot run."""
+    layouts = found.layouts
+    if layouts is None:
+        return {"rows": [], "rejected": []}
+    rows = [_ranked(c, place) for place, c in enumerate(layouts.ranked, 1)]
+    rows += [_ranked(c, 0) for c in layouts.missing]
+    return {"rows": rows, "rejected": rejected_lines(layouts.rejected)}
+
+
+def _ranked(candidate: Candidate, place: int) -> dict[str, Any]:
+    shown, m = Shown.of(candidate), candidate.evidence.metrics
+    return {
+        "place": place,
+        "layout": shown.layout,
+        "title": shown.title,
+        "batch": candidate.evidence.workload.concurrency,
+        "per_gpu": _with_spread(shown.tok_s_per_gpu, "tok/s"),
+        "ttft": _with_spread(m["ttft_s"], "s"),
+        "tpot": _with_spread(m["tpot_s"], "s"),
+        "cost": _with_spread(candidate.cost, ""),
+        "unit": metrics.ALL[candidate.cost_metric].unit,
+        "why": missed(candidate) if not place else candidate.behind,
+    }
+
+
+def _with_spread(value: Interval, unit: str) -> str:
+    scale = scale_for([value], unit)
+    text = value_and_bounds(value, scale)[0]
+    shown = scale.unit if unit == "s" else ""
+    return " ".join(part for part in (text, shown, plus_minus(value)) if part)
+
+
+def _grid(found: Found, cell: Evidence) -> dict[str, Any]:
+    """Every layout at the batches of a table, each with what keeps it from being the answer."""
+    picked = (cell.deployment.layout.name, cell.workload.concurrency)
+    rows = []
+    for c in found.cells:
+        if c.concurrency not in GRID_BATCHES:
+            continue
+        per_gpu = c.metrics["output_tok_s"].value / c.layout.replica_gpus
+        rows.append(
+            {
+                "layout": c.layout.name,
+                "batch": c.concurrency,
+                "tpot": f"{number(c.metrics['tpot_s'].value * 1e3)} ms",
+                "per_gpu": f"{number(per_gpu)} tok/s",
+                "short": _short_of(c, found),
+                "picked": picked == (c.layout.name, c.concurrency),
+            }
+        )
+    return {
+        "layouts": [{"id": n, "name": layout_words(n)} for n in found.layout_names],
+        "rows": rows,
+    }
+
+
+def _short_of(cell: LayoutCell, found: Found) -> str:
+    """The first of what a cell falls short of, "" for nothing."""
+    demand = found.question.demand
+    if cell.kv_limited:
+        return "KV cache full"
+    for name, bound in found.question.slo.bounds().items():
+        if name in cell.metrics and cell.metrics[name].value > bound:
+            return f"misses {metrics.ALL[name].label}"
+    carried = cell.layout.replicas * cell.metrics["output_tok_s"].value / demand.osl
+    if demand.request_rate and carried < demand.request_rate:
+        return f"{number(carried)} requests/s"
+    return ""
+
+
+def picked_cell(found: Found) -> Evidence:
+    """The cell to take apart: the state's, where it names one, else the answer's own."""
+    state, shown = found.state, found.answer.shown
+    name = state.layout or (shown.layout if shown else found.cells[0].layout.name)
+    if name not in found.layout_names:
+        allowed = ", ".join(found.layout_names)
+        raise StateError({"layout": f"no layout {name[:40]!r} here; allowed: {allowed}"})
+    if shown is not None and name == shown.layout and state.batch in (0, _batch(shown)):
+        return shown.evidence
+    layout = next(c.layout for c in found.cells if c.layout.name == name)
+    batch = state.batch or (_batch(shown) if shown else found.cells[0].concurrency)
+    return cells_of(found, [(layout, batch)])[0]
+
+
+def _batch(shown: Shown) -> int:
+    return shown.evidence.workload.concurrency
+
+
+def _cell(cell: Evidence, found: Found) -> dict[str, Any]:
+    """One cell: its metrics, and what its node carries."""
+    d, gpus = cell.deployment, found.question.node.gpus
+    copies = gpus // d.layout.replica_gpus
+    measured = {m.metric: m.measured for m in beside([_one(cell)], map(_one, found.measured))}
+    rows = [
         {
-            "tp": e.deployment.tp_size,
-            "batch": e.workload.concurrency,
-            "tpot": f"{number(e.metrics['tpot_s'].value * 1e3)} ms",
-            "out": f"{number(e.metrics['output_tok_s'].value)} tok/s",
+            "name": metrics.ALL[name].label,
+            "text": _written(cell.metrics[name], metrics.ALL[name].unit),
+            "measured": _written(measured[name], metrics.ALL[name].unit)
+            if name in measured
+            else "",
         }
-        for e in evidence
+        for name in SHOWN
+        if name in cell.metrics
     ]
+    carried = scaled(cell.metrics["output_tok_s"], copies / found.question.demand.osl)
+    name = "Requests/s of the node"
+    rows.append({"name": name, "text": _written(carried, ""), "measured": ""})
+    layout = d.layout if d.replicas == copies else d.with_layout(replicas=copies).layout
+    return {
+        "layout": layout.name,
+        "title": title_of(layout),
+        "batch": cell.workload.concurrency,
+        "kind": cell.source.kind,
+        "metrics": rows,
+    }
 
 
-def _parts(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
-    colours = _part_colours([cause for e in evidence for cause in e.breakdown])
-    return [
-        {
-            "tp": e.deployment.tp_size,
-            "cause": _words(cause),
-            "order": list(colours).index(cause),
-            "colour": colours[cause],
-            "seconds": seconds,
-        }
-        for e in evidence
-        for cause, seconds in e.breakdown.items()
-    ]
+def _one(item: Evidence) -> Evidence:
+    """Evidence of one replica, whatever its node holds."""
+    return replace(item, deployment=item.deployment.with_layout(replicas=1))
 
 
-def _part_colours(names: Sequence[str]) -> dict[str, str]:
-    spare = iter(SPARE_COLOURS)
-    return {n: PART_COLOURS.get(n) or next(spare, "#666666") for n in dict.fromkeys(names)}
+def _written(value: Interval, unit: str) -> str:
+    """`48.5 ms (44.5–52.9)`."""
+    scale = scale_for([value], unit)
+    text, bounds = value_and_bounds(value, scale)
+    return " ".join(part for part in (text, scale.unit, bounds) if part)
 
 
-def _steps(output: StudyOutput, state: State) -> list[dict[str, Any]]:
-    return [
-        {
-            "step": f"TP{s.from_tp}→{s.to_tp}",
-            "order": s.from_tp,
-            "metric": metrics.ALL[s.metric].label,
-            "change": s.change_pct.value,
-            "lo": s.change_pct.lo,
-            "hi": s.change_pct.hi,
-            "label": percent(s.change_pct.value, 0),
-        }
-        for s in output.study.steps
-        if s.is_up and s.concurrency == state.batch
-    ]
-
-
-def _cost(output: StudyOutput, state: State) -> list[dict[str, Any]]:
-    return [
-        {
-            "tp": c.tp_size,
-            "use": SCENARIO_LABELS[c.scenario],
-            "cost": c.cost.value,
-            "lo": c.cost.lo,
-            "hi": c.cost.hi,
-            "room": c.cost.hi * 1.08,
-            "label": number(c.cost.value),
-            "unit": metrics.ALL[c.cost_metric].unit,
-            "copies": c.copies,
-            "node": number(c.output_tok_s.value),
-        }
-        for c in output.study.costs
-        if c.scenario != "same_load" and c.concurrency == state.batch
-    ]
-
-
-def _memory(output: StudyOutput) -> list[dict[str, Any]]:
-    colours = _part_colours([part for use in output.memory for part in use.parts])
-    longest = max((max(u.capacity_bytes, sum(u.parts.values())) for u in output.memory), default=0)
-    return [
-        {
-            "gpu": use.gpu,
-            "part": _words(part),
-            "order": list(colours).index(part),
-            "colour": colours[part],
-            "gb": size / GB,
-            "capacity": use.capacity_bytes / GB,
-            "end": max(use.capacity_bytes, sum(use.parts.values())) / GB,
-            "room": longest / GB * 1.3,
-            "fit": fit_words(use),
-        }
-        for use in output.memory
-        for part, size in use.parts.items()
-    ]
-
-
-def _rates(output: StudyOutput, state: State) -> list[dict[str, Any]]:
-    if not state.rate:
-        return []
-    return [
-        {
-            "tp": fit.tp_size,
-            "copies": fit.copies,
-            "batch": fit.at.concurrency if fit.at else None,
-            "e2e": quantity(fit.at.e2e_latency_s, "s") if fit.at else "",
-            "most": f"{number(fit.most_requests_per_s)} requests/s",
-        }
-        for fit in fits_for_rate(output.study.costs, state.rate, state.osl)
-    ]
-
-
-def _beside(output: StudyOutput, state: State) -> list[str]:
+def _beside(found: Found) -> list[str]:
     """How far the predictions are from the study laid over them, a line a metric."""
-    if not state.study:
+    if not found.state.study:
         return []
-    pairs = beside(output.study.evidence, output.measured)
-    if not pairs:
+    if not found.measured:
         return ["The study in the store has no cell with this model, GPU, lengths and batches."]
+    asked = [(e.deployment.layout, e.workload.concurrency) for e in found.measured]
+    pairs = beside(map(_one, cells_of(found, asked)), map(_one, found.measured))
     lines = []
     for name in dict.fromkeys(p.metric for p in pairs):
         some = [p for p in pairs if p.metric == name]
@@ -270,38 +355,3 @@ def _beside(output: StudyOutput, state: State) -> list[str]:
             f"(n={len(some)}), {inside} of {len(some)} in the predicted interval"
         )
     return lines
-
-
-def _cell(cell: Evidence, output: StudyOutput) -> dict[str, Any]:
-    """One cell, taken apart."""
-    part, colours = shares(cell), _part_colours(list(cell.breakdown))
-    copies = output.study.question.gpus // cell.deployment.gpus
-    measured = {p.metric: p.measured for p in beside([cell], output.measured)}
-    return {
-        "tp": cell.deployment.tp_size,
-        "batch": cell.workload.concurrency,
-        "copies": copies,
-        "kind": cell.source.kind,
-        "metrics": [
-            {
-                "name": metrics.ALL[m].label,
-                "text": quantity(cell.metrics[m], metrics.ALL[m].unit),
-                "measured": quantity(measured[m], metrics.ALL[m].unit) if m in measured else "",
-            }
-            for m in SHOWN
-            if m in cell.metrics
-        ],
-        "parts": [
-            {
-                "cause": _words(cause),
-                "seconds": value_and_bounds(Interval(seconds, seconds, seconds))[0],
-                "share": percent(100 * part.get(cause, 0.0), 1, signed=False),
-                "colour": colours[cause],
-            }
-            for cause, seconds in cell.breakdown.items()
-        ],
-    }
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace("kv", "KV")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import fields
+from msgspec.structs import asdict, fields
 
 from shardwise.architecture.formats import DTYPES as WEIGHT_DTYPES
 from shardwise.engines.registry import names
@@ -18,7 +18,8 @@ DTYPES: Final = ("auto", "fp4", *WEIGHT_DTYPES)
 KV_DTYPES: Final = ("auto", "bf16", "fp8")
 ENGINES: Final = tuple(name for name in names() if name != "builtin")
 MODES: Final = ("closed_loop", "static_batch")
-LATENCIES: Final = ("e2e_latency_s", "tpot_s", "ttft_s")
+AXES: Final = ("tok_s_per_user", "e2e_latency_s", "tpot_s", "ttft_s")
+MAX_COMPARED: Final = 3  #: GPUs and models beside the first
 
 
 class State(msgspec.Struct, frozen=True):
@@ -33,15 +34,15 @@ class State(msgspec.Struct, frozen=True):
     mode: str = "closed_loop"
     isl: int = 2048
     osl: int = 2048
-    batch: int = 16
-    rate: float = 0.0  #: requests/s offered to the node; 0: the batch is chosen instead
+    batch: int = 0  #: in flight a replica, of the cell taken apart; 0: the recommended one's
+    rate: float = 0.0  #: requests/s offered to the node; 0: as much as it carries
     ttft: float = 2000.0
     tpot: float = 50.0
     price: float = 0.0  #: USD per GPU-hour; 0: the catalogue's
-    axis: str = "e2e_latency_s"
-    tp: int = 0  #: of the cell that is broken down; 0: the recommended one
-    vs_model: str = ""
-    vs_gpu: str = ""
+    axis: str = "tok_s_per_user"
+    layout: str = ""  #: of the cell that is taken apart; "": the recommended one
+    vs_model: tuple[str, ...] = ()
+    vs_gpu: tuple[str, ...] = ()
     study: str = ""  #: in the store, laid over the predictions
 
 
@@ -68,9 +69,21 @@ def parse_state(given: Mapping[str, str]) -> State:
             values[field.name] = _READERS[field.name](text.strip())
         except InputError as error:
             problems[field.name] = str(error)
+    vs = ("vs_gpu", "vs_model")
+    if sum(len(values.get(name, ())) for name in vs) > MAX_COMPARED:
+        problems["vs_gpu"] = f"allowed: up to {MAX_COMPARED} GPUs and models to compare with"
     if problems:
         raise StateError(problems)
     return State(**values)
+
+
+def written(state: State) -> dict[str, str]:
+    """The state as an address's query has it."""
+    found = {
+        name: ",".join(value) if isinstance(value, tuple) else str(value).removesuffix(".0")
+        for name, value in asdict(state).items()
+    }
+    return found | {"batch": str(state.batch or "")}
 
 
 def shown(text: str) -> str:
@@ -100,6 +113,10 @@ def _amount(high: float, unit: str) -> Callable[[str], float]:
     return read
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in allowed:
@@ -119,14 +136,14 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "mode": _one_of(MODES),
     "isl": _whole(1, 1_000_000),
     "osl": _whole(2, 1_000_000),
-    "batch": _whole(1, 4096),
+    "batch": lambda text: _whole(1, 4096)(text) if text else 0,
     "rate": _amount(100_000, "requests/s"),
     "ttft": _amount(1e7, "ms"),
     "tpot": _amount(1e6, "ms"),
     "price": _amount(10_000, "USD"),
-    "axis": _one_of(LATENCIES),
-    "tp": _whole(0, 1024),
-    "vs_model": str,
-    "vs_gpu": str,
+    "axis": _one_of(AXES),
+    "layout": str,
+    "vs_model": _names,
+    "vs_gpu": _names,
     "study": str,
 }

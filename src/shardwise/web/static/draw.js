@@ -1,172 +1,240 @@
-// Rows to charts, tables and words. All text goes in as text, never as markup.
+// Rows to the answer, the chart and tables. All text goes in as text, never as markup.
 
-const views = {};
+import { options } from "./fields.js";
+
+// The palette of the figures on dark paper.
+const ON_DARK = { "#0072B2": "#56b4e9", "#D55E00": "#ff9d6e", "#009E73": "#5fd3a4", "#E69F00": "#f0c36a", "#666666": "#a6b0ba" };
+let view = null; // the chart, and what it was drawn with
 let specs = {};
-let config = {};
+let colours = {};
 let clicked = () => {};
+let dark = false;
+const onPaper = (colour) => (dark ? ON_DARK[colour] ?? colour : colour);
 const byId = (id) => document.getElementById(id);
+const MET = { met: "✓ met", within: "≈ met within its interval", missed: "✗ missed" };
 
-// `made` are the specifications by name; charts are made when their first rows come.
+// `made` are the specifications by side of names; the chart is made when its first rows come.
 export function prepare(made, act) {
   const style = getComputedStyle(document.documentElement);
-  const colour = (name) => style.getPropertyValue(name).trim();
+  const names = ["paper", "ink", "soft", "line", "grid"];
+  colours = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  dark = matchMedia("(prefers-color-scheme: dark)").matches;
   specs = made;
   clicked = act;
-  config = {
-    background: "transparent",
-    font: "Liberation Sans, Arial, Helvetica, sans-serif",
-    view: { stroke: colour("--line") },
-    axis: { labelColor: colour("--ink"), titleColor: colour("--ink"), gridColor: colour("--grid"),
-      domainColor: colour("--soft"), tickColor: colour("--soft"), labelFontSize: 11 },
-    text: { color: colour("--ink") }, rule: { color: colour("--ink") }, tick: { color: colour("--ink") },
-  };
-  for (const id of Object.keys(views)) {
-    views[id].finalize();
-    delete views[id];
-  }
+  view?.finalize();
+  view = null;
 }
 
-// `titles` replaces words of the specification; other words mean another chart.
-async function chart(id, rows, words, titles = {}) {
-  const name = id.replace("other-", "");
-  const place = byId(id);
-  const key = JSON.stringify(titles);
-  if (views[id] && (rows.length === 0 || views[id].key !== key)) {
-    views[id].finalize();
-    delete views[id];
-  }
-  if (rows.length === 0) {
-    place.removeAttribute("role");
-    place.removeAttribute("aria-label");
-    place.replaceChildren(node("p", { className: "note" }, words));
-    return;
-  }
+const config = () => ({
+  background: "transparent",
+  font: "Liberation Sans, Arial, Helvetica, sans-serif",
+  view: { stroke: colours.line },
+  axis: { labelColor: colours.ink, titleColor: colours.ink, gridColor: colours.grid, titleFontWeight: "normal",
+    domainColor: colours.soft, tickColor: colours.soft, labelFontSize: 11, titleFontSize: 12, tickCount: 8 },
+  text: { color: colours.ink }, rule: { color: colours.ink },
+});
+
+async function chart(made, words) {
+  const place = byId("points");
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", words);
+  const rows = made.rows.map((row) => ({ ...row, colour: onPaper(row.colour) }));
+  const key = JSON.stringify([made.x, made.y, made.side]);
   const content = JSON.stringify(rows);
-  if (views[id]?.content === content) return;
-  if (views[id]) {
-    views[id].content = content;
-    await views[id].view.data(name, rows).runAsync();
+  if (view?.key === key) {
+    if (view.content !== content) await view.vega.data("points", rows).runAsync();
+    view.content = content;
     return;
   }
-  let spec = JSON.stringify(specs[name]);
-  for (const [word, title] of Object.entries(titles)) spec = spec.replaceAll(word, title);
-  const made = await window.vegaEmbed(place, { ...JSON.parse(spec), datasets: { [name]: rows } }, {
-    actions: false, ast: true, config, defaultStyle: false, renderer: "canvas",
+  view?.finalize();
+  const spec = JSON.stringify(specs[made.side]).replaceAll("$x", made.x).replaceAll("$y", made.y)
+    .replaceAll('"white"', `"${colours.paper}"`).replaceAll('"#000000"', `"${colours.ink}"`)
+    .replaceAll('"#666666"', `"${colours.soft}"`);
+  const embedded = await window.vegaEmbed(place, { ...JSON.parse(spec), datasets: { points: rows } }, {
+    actions: false, ast: true, logLevel: 1, // errors alone: a role without rows is no reason to warn
+    config: config(), defaultStyle: false, renderer: "canvas",
     tooltip: { disableDefaultStyle: true, theme: "custom" },
   });
-  views[id] = { view: made.view, key, content, finalize: () => made.finalize() };
-  if (name === "points")
-    made.view.addEventListener("click", (event, item) => {
-      if (item?.datum?.batch) clicked(item.datum.tp, item.datum.batch, event);
-    });
+  view = { vega: embedded.view, key, content, finalize: () => embedded.finalize() };
+  embedded.view.addEventListener("click", (event, item) => {
+    if (item?.datum?.batch && item.datum.role !== "measured") clicked(item.datum.layout, item.datum.batch, event);
+  });
 }
 
 export async function draw(found) {
-  const axis = byId("axis").selectedOptions[0]?.text ?? "latency";
-  const other = found.other;
-  const name = (state) => `${state.model} on ${state.gpus} × ${state.gpu}`;
-  const headline = found.advice.map((a) => `${a.use}: ${a.headline}`).join("; ");
-  const paper = getComputedStyle(document.documentElement).getPropertyValue("--paper").trim();
-  const latency = { $latency: axis, $paper: paper };
-  const unit = { $unit: (found.cost[0]?.unit ?? "").split("/")[0] };
-  words(found, name);
-  byId("compare").hidden = !other;
-  document.querySelector(".other").hidden = !other;
-  await Promise.all([
-    chart("points", found.points, `Throughput of the node against ${axis} for ${name(found.state)}, one curve a TP size. ${headline}.`, latency),
-    other && chart("other-points", other.points, `Throughput of the node against ${axis} for ${name(other.state)}.`, latency),
-    chart("parts", found.parts, `Seconds of a request by cause for each TP at batch ${found.state.batch}; the table above has the numbers of one cell.`),
-    chart("steps", found.steps, found.steps.length === 0 ? "Only one TP size fits, so there is no step." : "Change at each TP step: " + found.steps.map((s) => `${s.step} ${s.metric} ${s.label} %`).join(", ")),
-    chart("cost", found.cost, "Cost per million output tokens: " + found.cost.map((c) => `TP=${c.tp} ${c.use} ${c.label} ${c.unit}`).join(", "), unit),
-    chart("memory", found.memory, found.memory_title + ": " + [...new Set(found.memory.map((m) => `${m.gpu} ${m.fit}`))].join(", ")),
-  ]);
-}
-
-function words(found, name) {
-  byId("advice").replaceChildren(...[found, found.other].filter(Boolean).flatMap((one) =>
-    one.advice.map((a) => node("article", { className: a.found ? "card" : "card missed" },
-      node("p", { className: "use" }, (found.other ? name(one.state) + ": " : "") + a.use.replace("online", "users who wait").replace("offline", "work nobody waits for")),
-      node("h3", {}, a.headline), node("p", {}, a.line)))));
-  byId("skipped").replaceChildren(...found.skipped.map((line) => node("li", {}, line)));
-  byId("memory-words").textContent = `${found.memory_title}; thick line: what the engine may use.`;
-  byId("sources").textContent = found.sources.join("; ") + ".";
-  byId("command").textContent = found.commands.join("\n");
+  const [online, offline] = found.answers;
+  byId("subject").textContent = found.name;
+  document.title = `${online.title}: ${found.name} · Shardwise`;
+  answer(online);
+  byId("offline").replaceChildren(...(offline ? [node("strong", {}, "offline"), ` (${offline.asked}): `,
+    node("strong", {}, offline.title), `, ${offline.in_flight}; ${offline.numbers.map(short).join(", ")}`] : []));
+  compared(found.compare);
+  legend(found);
   byId("beside").replaceChildren(...found.beside.map((line) => node("li", {}, line)));
-  swatches("legend", [...found.tps.map((t) => [t.colour, `TP=${t.tp}`]), ...kinds(found.points)]);
-  swatches("parts-legend", unique(found.parts, "cause"));
-  swatches("memory-legend", unique(found.memory, "part"));
-  for (const title of document.querySelectorAll(".subject"))
-    title.textContent = title.dataset.subject === "other" ? (found.other ? name(found.other.state) : "") : name(found.state);
-  cell(found.cell);
-  grid(found);
-  rates(found.rates);
-  compare(found, name);
+  cell(found);
+  ranking(found.ranking);
+  grid(found.grid);
+  byId("command").textContent = [...found.commands.lines,
+    ...found.commands.files.flatMap(([name, text]) => [`\n${name}:\n${text}`]), ...(found.commands.note ? [`(${found.commands.note})`] : [])].join("\n");
+  byId("terminal").textContent = found.terminal.join("\n");
+  byId("source").textContent = `${found.source}.`;
+  await chart(found.chart, `${found.chart.y} against ${found.chart.x} for ${found.name}. `
+    + `${online.found ? "Recommended" : "Nearest"}: ${online.line}. The tables below have the numbers.`);
 }
 
-const DRAWN = { predicted: "solid, circles", measured: "dashed, squares", simulated: "dotted, triangles", published: "dash-dotted, diamonds" };
-const kinds = (points) => [...new Set(points.map((p) => p.kind))].map((kind) => ["", `${kind}: ${DRAWN[kind]}`]);
-const unique = (rows, key) => [...new Map(rows.map((r) => [r[key], [r.colour, r[key]]])).values()];
+const short = (n) => `${n.text} ${n.unit} ${n.plus_minus}`.trim();
 
-function swatches(id, pairs) {
-  byId(id).replaceChildren(...pairs.map(([colour, text]) => {
-    const mark = node("span", { className: colour ? "swatch" : "" });
-    if (colour) mark.style.backgroundColor = colour;
-    return node("li", {}, mark, text);
+function answer(one) {
+  byId("answer").classList.toggle("missed", !one.found);
+  byId("answer-use").textContent = one.use;
+  byId("answer-asked").textContent = one.asked;
+  byId("answer-title").textContent = one.title;
+  byId("answer-line").textContent = one.line;
+  byId("answer-numbers").replaceChildren(...one.numbers.map((n) => node("div", { className: "number" },
+    node("span", { className: "label" }, n.label), node("span", { className: "value" }, n.text),
+    node("span", { className: "unit" }, n.unit),
+    node("span", { className: "spread" }, ...(n.plus_minus ? [node("span", {}, n.plus_minus), " ", node("span", {}, `(${n.bounds})`)] : ["as asked"])))));
+  byId("answer-chips").replaceChildren(...one.chips.map((c) => {
+    return node("li", { className: `chip ${c.met}` }, node("b", {}, c.text), ` ${MET[c.met]} `, node("span", {}, c.detail));
   }));
+  byId("answer-why").textContent = [one.why, one.note].filter(Boolean).join(" ");
+  byId("answer-ground").textContent = one.ground;
 }
 
-function cell(one) {
-  byId("cell-title").textContent = `One cell, taken apart: TP=${one.tp}, batch ${one.batch} (${one.kind})`;
+function compared(found) {
+  const rows = found.rows;
+  byId("compare").hidden = rows.length === 0;
+  byId("changes").hidden = rows.length > 0; // they are of the first alone
+  if (!rows.length) return;
+  const heads = ["", "layout", ...["tok/s per GPU", "TPOT", "cost"], "largest context", "fits", "calibrated"];
+  byId("compare-lead").textContent = found.lead;
+  table("compare-table", heads, rows.map((r) => [
+    r.colour ? [swatch(r.colour), r.name] : r.name,
+    r.layout ?? "–",
+    ...[0, 1, 2].map((i) => value(r.numbers?.[i], i)),
+    r.context ?? "–",
+    r.fits === "yes" ? node("span", { className: "yes" }, "yes") : node("span", { className: "no" }, r.fits),
+    r.calibrated ?? "–",
+  ]), [1, 6, 7], [6, 7].filter((at) => at === 7 || rows.some((r) => r.fits !== "yes")));
+}
+
+const value = (n, i) => (n ? [`${n.text}${i ? ` ${n.unit}` : ""}`, node("span", { className: "soft" }, n.plus_minus)] : "–");
+
+function legend(found) {
+  const roles = new Set(found.chart.rows.map((r) => r.role));
+  const items = [
+    roles.has("chosen") && "◆ recommended, with its 80 % interval",
+    roles.has("nearest") && "✚ nearest, which is not enough",
+    roles.has("runner-up") && "○ runner-up",
+    "line: no layout is better in both",
+    roles.has("cell") && "dots: every layout at every batch",
+    roles.has("measured") && "□ measured",
+    (roles.has("bound-x") || roles.has("bound-y")) && "dashed: what is asked",
+  ].filter(Boolean);
+  byId("legend").replaceChildren(...items.map((text) => node("li", {}, text)));
+}
+
+function swatch(colour) {
+  const mark = node("span", { className: "swatch" });
+  mark.style.backgroundColor = onPaper(colour);
+  return mark;
+}
+
+function cell(found) {
+  const one = found.cell;
+  byId("cell-title").textContent = `${one.title} at ${one.batch} in flight a replica (${one.kind})`;
+  const chosen = byId("layout").value;
+  options("layout", [["", "recommended"], ...found.grid.layouts.map((l) => [l.id, l.name])]);
+  byId("layout").value = [...byId("layout").options].some((o) => o.value === chosen) ? chosen : "";
+  byId("batch").placeholder = String(one.batch);
   byId("cell-metrics").replaceChildren(...one.metrics.map((m) =>
     node("div", {}, node("dt", {}, m.name), node("dd", {}, m.text, ...(m.measured ? [node("br"), `measured ${m.measured}`] : [])))));
-  table("cell-parts", ["", "seconds of a request", "share, %"], one.parts.map((p) => {
-    const mark = node("span", { className: "swatch" });
-    mark.style.backgroundColor = p.colour;
-    return [[mark, p.cause], p.seconds, p.share];
-  }));
+}
+
+function ranking(found) {
+  byId("ranking").hidden = found.rows.length === 0;
+  const unit = found.rows[0]?.unit ?? "";
+  table("ranking-table", ["", "layout", "in flight", "tok/s per GPU", "TTFT", "TPOT", unit, "against the one above"],
+    found.rows.map((r) => [r.place ? String(r.place) : "–", r.title, String(r.batch), r.per_gpu, r.ttft, r.tpot, r.cost, r.why]), [1, 7]);
+  for (const [i, row] of [...byId("ranking-table").tBodies[0].rows].entries()) {
+    row.classList.toggle("missing", !found.rows[i].place);
+    row.classList.toggle("best", found.rows[i].place === 1);
+  }
+  byId("rejected").replaceChildren(...found.rejected.map((line) => node("li", {}, line)));
 }
 
 function grid(found) {
-  const tps = found.tps.map((t) => t.tp);
-  const batches = [...new Set(found.grid.map((g) => g.batch))].sort((a, b) => a - b);
-  const at = new Map(found.grid.map((g) => [`${g.tp} ${g.batch}`, g]));
+  const batches = [...new Set(found.rows.map((g) => g.batch))].sort((a, b) => a - b);
+  const at = new Map(found.rows.map((g) => [`${g.batch} ${g.layout}`, g]));
   const focused = document.activeElement?.dataset?.cell;
-  table("grid", ["batch", ...tps.map((tp) => `TP=${tp}`)], batches.map((batch) => [String(batch), ...tps.map((tp) => {
-    const g = at.get(`${tp} ${batch}`);
+  table("grid", ["in flight", ...found.layouts.map((l) => l.name)], batches.map((batch) => [String(batch), ...found.layouts.map((l) => {
+    const g = at.get(`${batch} ${l.id}`);
     if (!g) return "–";
-    const button = node("button", { type: "button" }, g.tpot, node("br"), g.out);
-    button.dataset.cell = `${tp} ${batch}`;
-    button.setAttribute("aria-pressed", String(found.cell.tp === tp && found.cell.batch === batch));
-    button.setAttribute("aria-label", `TP=${tp}, batch ${batch}: ${g.tpot}, ${g.out}`);
+    const button = node("button", { type: "button" }, g.tpot, node("br"), g.per_gpu, ...(g.short ? [node("span", { className: "short" }, g.short)] : []));
+    button.dataset.cell = `${batch} ${l.id}`;
+    button.setAttribute("aria-pressed", String(g.picked));
+    button.setAttribute("aria-label", `${l.name}, ${batch} in flight: TPOT ${g.tpot}, ${g.per_gpu} per GPU${g.short ? `; ${g.short}` : ""}`);
     return button;
   })]));
   if (focused) document.querySelector(`[data-cell="${focused}"]`)?.focus();
 }
 
-function rates(rows) {
-  byId("rates").hidden = rows.length === 0;
-  table("rates-table", ["TP", "copies", "batch per copy that keeps up", "E2E latency there", "most it serves"],
-    rows.map((r) => [String(r.tp), String(r.copies), r.batch === null ? "none studied" : String(r.batch), r.e2e || "–", r.most]));
+// What comes after the answer: a token by operator, other questions, memory.
+export function drawDetails(found) {
+  byId("changes-list").replaceChildren(...found.changes.map((c) => {
+    const button = node("button", { type: "button" }, node("span", { className: "label" }, `${c.label}: `), node("strong", {}, c.title), node("br"), c.line);
+    button.disabled = Object.keys(c.fields).length === 0;
+    button.dataset.change = JSON.stringify(c.fields);
+    return node("li", {}, button);
+  }));
+  step(found.step);
+  memory(found.memory);
 }
 
-function compare(found, name) {
-  const other = found.other;
-  if (!other) return;
-  const full = (one) => new Map(one.cost.filter((c) => c.use === "full node").map((c) => [c.tp, c]));
-  const [a, b] = [full(found), full(other)];
-  const tps = [...new Set([...a.keys(), ...b.keys()])].sort((x, y) => x - y);
-  const tpot = (one, tp) => one.grid.find((g) => g.tp === tp && g.batch === one.state.batch)?.tpot;
-  const say = (one, c) => (c ? `${c.node} tok/s, ${c.label} ${c.unit}, TPOT ${tpot(one, c.tp)}` : "does not fit");
-  table("compare-table", ["TP", name(found.state), name(other.state), "cost, second to first"], tps.map((tp) => [
-    String(tp), say(found, a.get(tp)), say(other, b.get(tp)),
-    a.get(tp) && b.get(tp) && a.get(tp).unit === b.get(tp).unit ? `${(b.get(tp).cost / a.get(tp).cost).toFixed(2)} x` : "–"]));
+function step(found) {
+  byId("step-title").textContent = found.title;
+  byId("step-lead").textContent = `${found.lead} Solid: the kernel’s time was measured or lies between measured points.`;
+  const longest = Math.max(...found.rows.map((r) => r.width));
+  table("step-table", ["operator", "", found.unit, "%", "its time is"], found.rows.map((r) => [
+    r.name, track([[r.width / longest, r.direct ? "direct" : "indirect"]]), r.time, r.share, r.known]), [4]);
+  for (const row of byId("step-table").tBodies[0].rows) row.cells[1].classList.add("bar");
 }
 
-function table(id, heads, rows) {
-  const head = node("tr", {}, ...heads.map((text) => Object.assign(node("th", {}, text), { scope: "col" })));
-  const body = rows.map((row) => node("tr", {}, ...row.map((content) => node("td", {}, ...[content].flat()))));
+function memory(found) {
+  byId("memory-title").textContent = found.title;
+  byId("memory-lead").textContent = `${found.lead} The line marks what it may use.`;
+  byId("memory-legend").replaceChildren(...found.parts.map((part) =>
+    node("li", {}, node("span", { className: `swatch part-${part}` }), part.replace("_", " ").replace("kv", "KV"))));
+  table("memory-table", ["GPU", "sold as", "", "fits"], found.rows.map((r) => {
+    const bar = track(r.used.map((share, i) => [share, `part-${found.parts[i]}`]), r.capacity);
+    bar.title = found.parts.map((part, i) => `${part} ${r.gb[i]} GB`).join(", ");
+    return [r.gpu, r.nameplate, bar, node("span", { className: r.fits ? "yes" : "no" }, `${r.fits ? "✓" : "✗"} ${r.fit}`)];
+  }), [3]);
+  for (const [i, row] of [...byId("memory-table").tBodies[0].rows].entries()) {
+    row.cells[2].classList.add("bar");
+    row.classList.toggle("best", found.rows[i].own);
+  }
+}
+
+function track(parts, limit) {
+  const bar = node("div", { className: "track" }, ...parts.map(([share, className]) => {
+    const part = node("span", { className });
+    part.style.width = `${100 * share}%`;
+    return part;
+  }));
+  if (limit !== undefined) {
+    const mark = node("span", { className: "limit" });
+    mark.style.left = `${100 * limit}%`;
+    bar.append(mark);
+  }
+  return bar;
+}
+
+// `left` columns are flush left, `words` of them wrap.
+function table(id, heads, rows, left = [], words = []) {
+  const classes = (i) => [left.includes(i) && "left", words.includes(i) && "words"].filter(Boolean).join(" ");
+  const head = node("tr", {}, ...heads.map((text, i) => (text ? Object.assign(node("th", { className: classes(i) }, text), { scope: "col" }) : node("td"))));
+  const body = rows.map((row) => node("tr", {}, ...row.map((content, i) => node("td", { className: classes(i) }, ...[content].flat()))));
   byId(id).replaceChildren(node("thead", {}, head), node("tbody", {}, ...body));
 }
 

@@ -1,12 +1,13 @@
 // The form and the address: one state, two forms of it.
 
 export const FIELDS = [
-  "model", "gpu", "gpus", "engine", "dtype", "kv_dtype", "mode", "isl", "osl", "batch", "rate",
-  "ttft", "tpot", "price", "axis", "vs_model", "vs_gpu", "study",
+  "model", "gpu", "gpus", "engine", "dtype", "kv_dtype", "mode", "isl", "osl", "rate", "ttft",
+  "tpot", "price", "axis", "layout", "batch", "vs_gpu", "vs_model", "study",
 ];
+export const MAX_COMPARED = 3;
 // Slider positions are powers of two, so that a step feels the same everywhere.
-const RANGES = { isl: [5, 17], osl: [3, 15], batch: [0, 10], tpot: [0, 10], ttft: [4, 17] };
-const STEP = { isl: 0.5, osl: 0.5, batch: 1, tpot: 0.25, ttft: 0.25 };
+const RANGES = { isl: [5, 17], osl: [3, 15], tpot: [0, 10], ttft: [4, 17] };
+const STEP = { isl: 0.5, osl: 0.5, tpot: 0.25, ttft: 0.25 };
 const MAX_NAME = 80;
 
 const byId = (id) => document.getElementById(id);
@@ -17,8 +18,9 @@ export function fill(choices) {
     options(name, choices[name].map((value) => [value, value]));
   const gpus = choices.gpu.map((gpu) => [gpu.id, gpu.name]);
   options("gpu", gpus);
-  options("vs_gpu", [["", "none"], ...gpus]);
-  options("vs_model", [["", "none"], ...choices.model.map((value) => [value, value])]);
+  options("layout", [["", "recommended"]]);
+  byId("vs-add").replaceChildren(new Option("add …", ""), group("GPUs", gpus, "gpu"),
+    group("Models", choices.model.map((value) => [value, value]), "model"));
   options("study", [["", choices.study.length ? "none" : "none in the store"],
     ...choices.study.map((study) => [study.name, `${study.label} (${study.kind})`])]);
   for (const slider of document.querySelectorAll("input[type=range]")) {
@@ -28,7 +30,13 @@ export function fill(choices) {
   }
 }
 
-function options(name, pairs) {
+function group(label, pairs, kind) {
+  const made = Object.assign(document.createElement("optgroup"), { label });
+  made.append(...pairs.map(([value, text]) => new Option(cut(text), `${kind} ${value}`)));
+  return made;
+}
+
+export function options(name, pairs) {
   byId(name).replaceChildren(...pairs.map(([value, text]) => new Option(cut(text), value)));
 }
 
@@ -43,6 +51,31 @@ export function show(state) {
     field.value = field.type === "number" && !Number.isFinite(Number(value)) ? "" : value;
   }
   sliders();
+  compared();
+}
+
+const listed = (kind) => byId(`vs_${kind}`).value.split(",").filter(Boolean);
+
+// What stands beside the first, each a button that takes it away.
+function compared() {
+  const items = ["gpu", "model"].flatMap((kind) => listed(kind).map((name) => [kind, name]));
+  byId("vs-add").disabled = items.length >= MAX_COMPARED;
+  byId("vs-chosen").replaceChildren(...items.map(([kind, name]) => {
+    const button = Object.assign(document.createElement("button"), { type: "button" });
+    button.append(`${cut(name)} ×`);
+    button.setAttribute("aria-label", `Remove ${cut(name)} from the comparison`);
+    button.dataset.vs = `${kind} ${name}`;
+    const item = document.createElement("li");
+    item.append(button);
+    return item;
+  }));
+}
+
+export function compare(kind, name, add) {
+  const rest = listed(kind).filter((other) => other !== name);
+  byId(`vs_${kind}`).value = (add ? [...rest, name] : rest).join(",");
+  byId("vs-add").value = "";
+  compared();
 }
 
 export function sliders() {
@@ -69,6 +102,7 @@ export function problems(found) {
     const message = found[name] ?? "";
     const field = byId(name);
     byId(`${name}-problem`).textContent = message;
+    byId(`${name}-problem`).title = message;
     field.toggleAttribute("aria-invalid", Boolean(message));
     if (message) {
       field.setAttribute("aria-invalid", "true");
@@ -76,10 +110,10 @@ export function problems(found) {
     } else field.removeAttribute("aria-describedby");
   }
   const banner = byId("banner");
-  const strangers = Object.entries(found).filter(([name]) => !FIELDS.includes(name));
-  const count = Object.keys(found).length;
-  banner.hidden = count === 0;
-  banner.textContent = strangers.length
-    ? strangers.map(([, message]) => message).join("; ")
-    : "The charts show the last state that could be worked out: see the marked field.";
+  const messages = [...new Set(Object.values(found))];
+  banner.hidden = messages.length === 0;
+  banner.textContent = messages.length
+    ? `${messages.map(cutLong).join("; ")}. Below is the last state that could be worked out.` : "";
 }
+
+const cutLong = (text) => (text.length > 400 ? text.slice(0, 400) + "…" : text);

@@ -1,0 +1,311 @@
+"""The answer, ready to show: one line, three numbers, the bounds, why, how far from measured
+ground. The explorer's card and the report's first page are this record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from shardwise import metrics
+from shardwise.analysis.advice import Advice, NoAdvice, Use
+from shardwise.analysis.intervals import scaled
+from shardwise.analysis.layouts import LayoutStudy
+from shardwise.engines.registry import get
+from shardwise.evidence.record import Evidence, Interval
+from shardwise.layout.deployment import Layout
+from shardwise.planner.rank import Candidate
+from shardwise.reports.about import KnownError
+from shardwise.reports.numbers import number, scale_for, value_and_bounds
+from shardwise.reports.plan_tables import BINDING
+from shardwise.workload.workload import Slo
+
+Met = Literal["met", "within", "missed"]
+
+
+class Headline(msgspec.Struct, frozen=True):
+    """One large number: `895`, `± 9 %`, `821–976`, all in `unit`."""
+
+    label: str
+    text: str
+    unit: str
+    plus_minus: str  #: half of the 80 % interval in percent of the value; "" where exact
+    bounds: str
+
+
+class Chip(msgspec.Struct, frozen=True):
+    """A bound and whether it is met: `within` if the value meets it and its interval does not."""
+
+    text: str
+    met: Met
+    detail: str
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A deployment (`evidence` is of one replica, its layout has them all) and what its node gives
+    for `gpus` GPUs paid."""
+
+    evidence: Evidence
+    node_output_tok_s: Interval
+    cost: Interval
+    cost_metric: str
+    gpus: int
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Shown:
+        return cls(
+            candidate.evidence,
+            candidate.node_output_tok_s,
+            candidate.cost,
+            candidate.cost_metric,
+            candidate.gpus_paid,
+        )
+
+    @property
+    def layout(self) -> str:
+        return self.evidence.deployment.layout.name
+
+    @property
+    def title(self) -> str:
+        return title_of(self.evidence.deployment.layout)
+
+    @property
+    def tok_s_per_gpu(self) -> Interval:
+        return scaled(self.node_output_tok_s, 1.0 / self.gpus)
+
+
+def title_of(layout: Layout) -> str:
+    """`8 × TP1`, `4 × (TP2 × EP2)`."""
+    one = layout_words(layout.name)
+    return f"{layout.replicas} × {f'({one})' if ' ' in one else one}"
+
+
+def layout_words(name: str) -> str:
+    """A layout's name as it is shown: `TP2 × EP2`."""
+    return name.replace(" x ", " × ")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What to deploy for one use.
+
+    Attributes:
+        asked: The bounds and the rate, in words.
+        found: Something meets every bound and carries the rate. Otherwise the numbers are those of
+            the nearest.
+        title: "8 × TP1".
+        line: Replicas, requests in flight, engine and dtype.
+        numbers: Throughput per GPU, TPOT and cost.
+        why: Why this one and not the runner-up; or what nothing meets.
+        ground: How far it lies from what was measured.
+        shown: What the numbers are of; None where nothing comes near.
+    """
+
+    use: Use
+    asked: str
+    found: bool
+    title: str
+    line: str
+    numbers: tuple[Headline, ...] = ()
+    chips: tuple[Chip, ...] = ()
+    why: str = ""
+    ground: str = ""
+    note: str = ""
+    shown: Shown | None = None
+
+
+class Ground(msgspec.Struct, frozen=True):
+    """What stands behind predictions on a GPU with an engine: the errors on its measured rows, and
+    by layout what no row has."""
+
+    gpu: str
+    engine: str
+    errors: Sequence[KnownError] = ()
+    unseen: Mapping[str, Sequence[str]] | None = None
+
+    @property
+    def calibrated(self) -> bool:
+        return bool(self.errors)
+
+    def words(self, layout: str) -> str:
+        """One line: how many rows, how far off they were, and what of `layout` no row has."""
+        where = f"{self.gpu} with {self.engine}"
+        missing = ", ".join((self.unseen or {}).get(layout, ()))
+        if not self.errors:
+            return f"No measured row of {where} ({missing or 'kernel tables alone'}): measure first"
+        off = ", ".join(
+            f"{metrics.ALL[e.metric].label} {number(e.fitted_pct, 1)} %"
+            for e in sorted(self.errors, key=lambda e: e.metric != "tpot_s")[:2]
+        )
+        rows = f"{max(e.rows for e in self.errors)} measured rows of {where}"
+        return f"{rows}, mean error {off}; {missing or 'this layout is among them'}"
+
+
+def answers_of(
+    advice: Sequence[Advice | NoAdvice], layouts: LayoutStudy | None, ground: Ground
+) -> list[Answer]:
+    """One answer for each piece of advice. The first is the one that `layouts` were explored for,
+    with its bounds and rate."""
+    return [
+        _found(a, layouts if i == 0 else None, ground)
+        if isinstance(a, Advice)
+        else _missed(a, layouts if i == 0 else None, ground)
+        for i, a in enumerate(advice)
+    ]
+
+
+def shown_of(advice: Advice) -> Shown:
+    """What a piece of advice deploys."""
+    choice, evidence = advice.choice, advice.evidence
+    deployed = evidence.deployment.with_layout(replicas=choice.copies)
+    return Shown(
+        replace(evidence, deployment=deployed),
+        choice.output_tok_s,
+        choice.cost,
+        choice.cost_metric,
+        choice.gpus,
+    )
+
+
+def _found(advice: Advice, layouts: LayoutStudy | None, ground: Ground) -> Answer:
+    shown = shown_of(advice)
+    return Answer(
+        use=advice.use,
+        asked=_asked(advice.slo, layouts),
+        found=True,
+        title=shown.title,
+        line=deployment_words(shown.evidence),
+        numbers=three_numbers(shown),
+        chips=bound_chips(advice.slo, shown.evidence) + rate_chips(layouts, shown.layout),
+        why=_why(layouts),
+        ground=ground.words(shown.layout),
+        note=advice.note,
+        shown=shown,
+    )
+
+
+def _missed(advice: NoAdvice, layouts: LayoutStudy | None, ground: Ground) -> Answer:
+    asked = _asked(advice.slo, layouts)
+    nearest = _nearest(layouts)
+    title, why = "Nothing meets this", f"Nearest: {advice.nearest}."
+    if nearest is None or layouts is None:
+        return Answer(advice.use, asked, False, title, why)
+    shown = Shown.of(nearest)
+    most = layouts.most_carried(shown.layout)
+    if layouts.request_rate and most and not layouts.missing:
+        why = (
+            f"No layout carries {layouts.request_rate:g} requests/s; the most within the bounds is "
+            f"{number(most.value)}."
+        )
+    return Answer(
+        use=advice.use,
+        asked=asked,
+        found=False,
+        title=title,
+        line=f"Nearest: {shown.title}, {deployment_words(shown.evidence)}",
+        numbers=three_numbers(shown),
+        chips=bound_chips(advice.slo, shown.evidence) + rate_chips(layouts, shown.layout),
+        why=why,
+        ground=ground.words(shown.layout),
+        shown=shown,
+    )
+
+
+def _nearest(layouts: LayoutStudy | None) -> Candidate | None:
+    """The one that misses by least; where all meet the bounds, the one that carries most."""
+    return next(iter((*layouts.missing, *layouts.free)), None) if layouts else None
+
+
+def deployment_words(evidence: Evidence) -> str:
+    """`8 replicas of 1 GPU, 44 requests in flight each, vLLM, fp8 weights`."""
+    d = evidence.deployment
+    each, copies = d.layout.replica_gpus, d.replicas
+    who = f"{copies} replica{'s' if copies > 1 else ''} of {each} GPU{'s' if each > 1 else ''}"
+    return f"{who}, {in_flight(evidence)}, {get(d.engine).title}, {d.dtypes.weight} weights"
+
+
+def in_flight(evidence: Evidence) -> str:
+    """`44 in flight each`."""
+    each = " each" if evidence.deployment.replicas > 1 else ""
+    return f"{evidence.workload.concurrency} in flight{each}"
+
+
+def three_numbers(shown: Shown) -> tuple[Headline, ...]:
+    """Throughput per GPU, TPOT and cost of a token; what a result lacks is left out."""
+    made = [headline("Throughput", shown.tok_s_per_gpu, "tok/s per GPU")]
+    if "tpot_s" in shown.evidence.metrics:
+        made.append(headline("TPOT", shown.evidence.metrics["tpot_s"], "s"))
+    made.append(headline("Cost", shown.cost, metrics.ALL[shown.cost_metric].unit))
+    return tuple(made)
+
+
+def headline(label: str, value: Interval, unit: str) -> Headline:
+    """`value` with its interval as a share and as a range."""
+    scale = scale_for([value], unit)
+    text, bounds = value_and_bounds(value, scale)
+    return Headline(label, text, scale.unit, plus_minus(value), bounds[1:-1])
+
+
+def plus_minus(value: Interval) -> str:
+    """`± 9 %`: half of the interval, in percent of the value; "" where there is none."""
+    if value.lo == value.hi or not value.value:
+        return ""
+    return f"± {number(50.0 * (value.hi - value.lo) / value.value, 0)} %"
+
+
+def bound_chips(slo: Slo, evidence: Evidence) -> tuple[Chip, ...]:
+    """Each bound on a latency: met by the whole interval, by the value alone, or missed."""
+    found = []
+    for name, bound in slo.bounds().items():
+        if name not in evidence.metrics:
+            continue
+        value = evidence.metrics[name]
+        met: Met = "met" if value.hi <= bound else "within" if value.value <= bound else "missed"
+        scale = scale_for([value], "s")
+        text, bounds = value_and_bounds(value, scale)
+        found.append(Chip(_bound(name, bound), met, f"{text} {scale.unit} {bounds}".rstrip()))
+    return tuple(found)
+
+
+def rate_chips(layouts: LayoutStudy | None, layout: str) -> tuple[Chip, ...]:
+    """Whether `layout` carries the rate, and the most it carries within the bounds."""
+    if layouts is None or not layouts.request_rate:
+        return ()
+    rate, most = layouts.request_rate, layouts.most_carried(layout)
+    if most is None:
+        return (Chip(f"{rate:g} requests/s", "missed", "misses the bounds at any rate"),)
+    met: Met = "met" if most.lo >= rate else "within" if most.value >= rate else "missed"
+    nodes = math.ceil(rate / most.value)
+    more = f"; {nodes} such nodes carry it" if met == "missed" else ""
+    text, bounds = value_and_bounds(most)
+    return (Chip(f"{rate:g} requests/s", met, f"at most {text} {bounds}{more}"),)
+
+
+def _why(layouts: LayoutStudy | None) -> str:
+    if layouts is None or not layouts.ranked:
+        return "Cheapest output tokens by the cautious end of the interval."
+    best, rest = layouts.ranked[0], layouts.ranked[1:]
+    run, meet = len(layouts.layouts), len(layouts.ranked)
+    said = f"The only one of {run} layouts that meets this" if run > 1 else "The only layout"
+    if rest:
+        quick = ", then quickest," if layouts.request_rate else ""
+        which = f"{run} layouts" if meet == run else f"the {meet} of {run} layouts that meet this"
+        said = (
+            f"Cheapest{quick} of {which} by the cautious end of its interval; "
+            f"runner-up {Shown.of(rest[0]).title}: {rest[0].behind}"
+        )
+    return f"{said}. What binds: {BINDING[best.binding]}."
+
+
+def _asked(slo: Slo, layouts: LayoutStudy | None) -> str:
+    rate = layouts.request_rate if layouts else None
+    parts = [f"{rate:g} requests/s"] if rate else []
+    parts += [_bound(name, bound) for name, bound in slo.bounds().items()]
+    return ", ".join(parts) or "no bounds: cheapest tokens"
+
+
+def _bound(name: str, bound_s: float) -> str:
+    scale = scale_for([bound_s], "s")
+    return f"{metrics.ALL[name].label} ≤ {bound_s / scale.factor:g} {scale.unit}"

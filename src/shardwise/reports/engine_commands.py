@@ -1,0 +1,38 @@
+"""What a person types to start the deployment that is shown."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shardwise.architecture.model import Model
+from shardwise.errors import InputError
+from shardwise.hardware.gpu import Gpu
+from shardwise.layout.deployment import Deployment
+from shardwise.planner.command import checkpoint, note, replicas
+
+
+class EngineCommands(msgspec.Struct, frozen=True):
+    """A line for each replica, the files that they name, and what the user must supply.
+
+    `problem`: why the engine has no command for this deployment; "" where it has one.
+    """
+
+    lines: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()  #: name, content
+    note: str = ""
+    problem: str = ""
+
+
+def engine_commands(given: str, arch: Model, gpu: Gpu, deployment: Deployment) -> EngineCommands:
+    """The engine's own commands for `deployment`, as `shardwise plan` prints them.
+
+    Args:
+        given: The model as the user named it.
+    """
+    try:
+        found = checkpoint(given, arch, deployment)
+        made = replicas(deployment, arch, gpu, found)
+    except InputError as error:
+        return EngineCommands(problem=str(error))
+    files = tuple((file.name, file.text) for file in made[0].files)
+    return EngineCommands(tuple(r.line for r in made), files, note(found))
