@@ -47,7 +47,7 @@ USES: Final[tuple[Use, ...]] = ("online", "offline")
 MAX_MEASURED_BATCHES: Final = 32
 
 
-class Explorer(msgspec.Struct, frozen=True):
+class Explorer(msgspec.Struct, frozen=True, dict=True):
     """What a running explorer knows: its models, its store, its profile."""
 
     models: tuple[str, ...]
