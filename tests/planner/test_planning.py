@@ -162,3 +162,15 @@ def test_models_that_cannot_all_fit_say_what_each_needs(ask: Any) -> None:
     big = ask("llama-3.1-405b", "h100", weight_dtype="fp8")
     with pytest.raises(DoesNotFitError, match=r"need at least .* GPUs \(llama-3.1-405b 8"):
         pack([big, ask("qwen3-8b", "h100")])
+
+
+def test_a_cached_beginning_is_neither_computed_nor_kept_twice() -> None:
+    plain = plan(question("llama-3.1-70b", "h200", 2, Demand(8000, 200, 256), weight_dtype="fp8"))
+    demand = Demand(8000, 200, 256, cached_tokens=7000)
+    cached = plan(question("llama-3.1-70b", "h200", 2, demand, weight_dtype="fp8"))
+    slow, fast = (p.best.evidence.metrics["ttft_s"].value for p in (plain, cached))
+    assert fast < slow / 4.0
+    assert plain.best.kv_limited
+    assert not cached.best.kv_limited
+    # 1,000 of 8,000 prompt tokens are computed, and the matrix units do not count the others
+    assert 0.0 < cached.best.matrix_share < 1.0

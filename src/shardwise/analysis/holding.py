@@ -167,8 +167,10 @@ def _traffic(q: Question, group: Group) -> tuple[Traffic, float]:
     full = min(group.max_num_seqs, group.kv_capacity_tokens // (q.demand.isl + q.demand.osl) + 1)
     sojourn_s = q.demand.osl * float(group.table.decode[min(full, 64)])
     duration_s = sojourn_s + max(REQUESTS / rate, SOJOURNS * sojourn_s)
-    lengths = Lengths(q.demand.isl, TRAFFIC_CV), Lengths(q.demand.osl, TRAFFIC_CV)
-    return Traffic(rate, *lengths, duration_s).within(group.longest), sojourn_s
+    cached = q.demand.cached_tokens
+    lengths = Lengths(q.demand.isl - cached, TRAFFIC_CV), Lengths(q.demand.osl, TRAFFIC_CV)
+    traffic = Traffic(rate, *lengths, duration_s, prefixes=int(cached > 0), prefix_tokens=cached)
+    return traffic.within(group.longest), sojourn_s
 
 
 def _with_replicas(group: Group, replicas: int) -> Group:

@@ -18,7 +18,7 @@ from shardwise.analysis.cost import Node, NodeCost, node_costs
 from shardwise.analysis.grid import Grid, index
 from shardwise.analysis.transitions import Step, transitions
 from shardwise.architecture.model import require_context
-from shardwise.engines.loading import require_able, usual_share
+from shardwise.engines.loading import require_able, require_prefix_caching, usual_share
 from shardwise.errors import DoesNotFitError, InputError
 from shardwise.evidence.record import Evidence
 from shardwise.hardware.node import Node as HardwareNode
@@ -47,6 +47,7 @@ class Question(msgspec.Struct, frozen=True):
     mode: Mode = "closed_loop"
     requests: int = 0  #: in each run; 0: ten per slot
     limits: FixedLimits = msgspec.field(default_factory=FixedLimits)
+    cached_tokens: int = 0  #: of `isl`: a beginning that all prompts share, in the prefix cache
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -122,6 +123,8 @@ def predict_grid(subject: Subject, question: Question) -> tuple[list[Evidence], 
     require_context(subject.arch, question.isl, question.osl)
     require_length(question.limits, question.isl + question.osl, subject.arch)
     require_able(_deployment(subject, question, 1, 1), subject.gpu, subject.arch)
+    if question.cached_tokens:
+        require_prefix_caching(subject.engine, subject.gpu, subject.engine_version)
     sizes, skipped = _runnable(subject, question)
     cells = [(tp, c) for tp in sizes for c in question.concurrencies]
     workloads = [
@@ -131,6 +134,7 @@ def predict_grid(subject: Subject, question: Question) -> tuple[list[Evidence], 
             c,
             question.mode,
             requests=max(question.requests, c) if question.requests > 0 else question.requests,
+            cached_tokens=question.cached_tokens,
         )
         for _, c in cells
     ]

@@ -42,6 +42,12 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
 )
 @click.option("--isl", type=int, multiple=True, required=True, help="Input tokens a request.")
 @click.option("--osl", type=int, multiple=True, required=True, help="Output tokens a request.")
+@click.option(
+    "--cached-tokens",
+    type=int,
+    multiple=True,
+    help="Of --isl: a beginning that all prompts share, in the prefix cache.",
+)
 @click.option("--concurrency", type=int, multiple=True, help="Requests in flight on the node.")
 @click.option("--request-rate", type=float, multiple=True, help="Requests/s on the node.")
 @click.option("--ttft", help="Longest TTFT: 200ms, 2s, or a number of ms.")

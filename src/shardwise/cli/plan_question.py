@@ -51,7 +51,8 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
     price = catalogue.price_used(node.gpu.id, options["price"])
     count = len(names)
     columns = [
-        _each(options[key], key, count) for key in ("isl", "osl", "concurrency", "request_rate")
+        _each(options[key], key, count)
+        for key in ("isl", "osl", "concurrency", "request_rate", "cached_tokens")
     ]
     slo = Slo(*(seconds(options[key], key) for key in ("ttft", "tpot", "e2e")))
     profile = load_profile(options["profile"])
@@ -61,7 +62,7 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
         Question(
             arch=load(name),
             node=node,
-            demand=Demand(*demand),
+            demand=Demand(isl, osl, concurrency, rate, cached or 0),
             profile=profile,
             siblings=siblings,
             slo=slo,
@@ -76,7 +77,7 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
             price_note=price_note(price),
             memory_note=memory_note,
         )
-        for name, *demand in zip(names, *columns, strict=True)
+        for name, isl, osl, concurrency, rate, cached in zip(names, *columns, strict=True)
     ]
 
 

@@ -37,6 +37,12 @@ from shardwise.errors import InputError
     help="Requests in flight per copy.",
 )
 @click.option("--isl", default=2048, show_default=True, help="Input tokens of a request.")
+@click.option(
+    "--cached-tokens",
+    default=0,
+    show_default=True,
+    help="Of --isl: a beginning that all prompts share, in the prefix cache.",
+)
 @click.option("--osl", default=2048, show_default=True, help="Output tokens of a request.")
 @click.option(
     "--mode",
@@ -63,6 +69,8 @@ def study(**given: Any) -> None:
 
     MODEL is a bundled id (llama-3.1-70b), a folder or config.json, or a Hugging Face id.
     """
+    if given["measure"] and given["cached_tokens"]:
+        raise InputError(f"--cached-tokens {given['cached_tokens']} with --measure", "allowed: 0")
     if given["measure"] and given["speculation"] != "none":
         raise InputError(
             f"--speculation {given['speculation'][:40]} with --measure",
@@ -122,6 +130,7 @@ def _run(given: dict[str, Any]) -> Any:
         given["mode"],
         given["requests"],
         fixed_limits(given),
+        given["cached_tokens"],
     )
     slo = Slo(ttft_s=given["ttft"] / 1e3, tpot_s=given["tpot"] / 1e3)
     command = shlex.join(["shardwise", *sys.argv[1:]])

@@ -14,6 +14,7 @@ from shardwise.engines.device import Device, device_of
 from shardwise.engines.registry import get
 from shardwise.engines.rules import Shard as Cut
 from shardwise.engines.rules import Weight
+from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION, Deployment, Layout
 from shardwise.layout.rules import Violation, violations
@@ -90,6 +91,15 @@ def require_able(deployment: Deployment, gpu: Gpu, model: Model) -> None:
     alone = replace(deployment, layout=Layout())
     experts = model.moe.num_experts if model.moe else 0
     get(deployment.engine).require(alone, device_of(gpu), experts)
+
+
+def require_prefix_caching(engine: str, gpu: Gpu, version: str = "") -> None:
+    """Raise InputError where the engine keeps no beginnings of prompts."""
+    if not get(engine).scheduling(device_of(gpu), version).prefix_caching:
+        raise InputError(
+            f"cached tokens with {get(engine).title}{f' {version}' if version else ''}",
+            "allowed: 0, it caches no prefixes unless told to",
+        )
 
 
 def refusals(loader: Loader, model: Model, layout: Layout) -> list[Violation]:

@@ -14,6 +14,7 @@ from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.cache import KV_BYTES
 from shardwise.architecture.model import Model
 from shardwise.architecture.models import load as load_model
+from shardwise.engines.loading import require_prefix_caching
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
@@ -127,6 +128,8 @@ def _key(row: Row) -> Key:
     model = _model(row.model, row.weight_dtype, gpu.vendor)
     if row.drafted is not None:
         require_draft(model, row.drafted)
+    if row.cached_tokens:
+        require_prefix_caching(row.engine, gpu, row.version)
     kv = row.kv_dtype or _unstated_kv_dtype(row, model, gpu)
     if kv not in KV_BYTES:
         raise InputError(f"kv_dtype is {kv!r}", f"allowed: {', '.join(KV_BYTES)}")
@@ -163,6 +166,7 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         osl=column(lambda r: r.osl),
         requests=column(lambda r: r.requests),
         length_cv=column(lambda r: r.length_cv),
+        cached_tokens=column(lambda r: r.cached_tokens),
     )
     draft = draft_held(model, key.speculation) if key.speculation else None
     return make_load(model, platform, key.kv_dtype, deployments, offered, draft)

@@ -165,6 +165,7 @@ def predict(
         osl=column([w.osl for w in workloads]),
         requests=column([_sent(w) for w in workloads]),
         length_cv=column([w.length_cv for w in workloads]),
+        cached_tokens=column([w.cached_tokens for w in workloads]),
     )
     served = sweep(subject, workloads[0].mode, Deployments.of(deployments), offered)
     source = Source("predicted", note_on(subject, [d.layout for d in deployments]))

@@ -28,6 +28,7 @@ class Offered(msgspec.Struct, frozen=True):
     osl: Array
     requests: Array  #: in the whole run, the first `concurrency` of them sent at once
     length_cv: Array | float = TRAFFIC_CV  #: standard deviation of lengths over their mean
+    cached_tokens: Array | float = 0.0  #: of `isl`: a beginning that all prompts share
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -42,6 +43,17 @@ class Load(msgspec.Struct, frozen=True):
     max_num_batched_tokens: Array
     kv_capacity_tokens: Array  #: of one replica
     length_cv: Array | float = TRAFFIC_CV  #: standard deviation of lengths over their mean
+    cached_tokens: Array | float = 0.0  #: of `isl`: a beginning that all prompts share
+
+    @property
+    def new_tokens(self) -> Array:
+        """Tokens of a prompt that are computed."""
+        return np.asarray(self.isl - self.cached_tokens)
+
+    @property
+    def prompt_context(self) -> Array:
+        """Earlier tokens that a computed token of a prompt attends to, on average."""
+        return np.asarray(self.cached_tokens + self.new_tokens / 2.0)
 
     @property
     def pp_size(self) -> Array:
@@ -81,4 +93,5 @@ def make_load(
         ),
         kv_capacity_tokens=np.maximum(capacity, 1.0),
         length_cv=offered.length_cv,
+        cached_tokens=np.broadcast_to(offered.cached_tokens, np.shape(offered.isl)),
     )

@@ -98,7 +98,7 @@ def _turn(setting: Steps, load: Load, slots: Array, share: Array) -> Turn:
     arrivals = finished / load.pp_size  # prompts per step of a micro-batch
     together = arrivals / -np.expm1(-arrivals)  # mean of a Poisson number given at least one
     tokens = chunk(load, slots * verified(setting), together)
-    steps_per_prompt = load.isl / tokens
+    steps_per_prompt = load.new_tokens / tokens
     decode = decode_step(setting, load, decoding)
     mixed = mixed_step(setting, load, decoding, tokens)
     bubbles = _bubbles(arrivals * steps_per_prompt, load.pp_size)

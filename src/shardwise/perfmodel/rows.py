@@ -3,8 +3,9 @@
 The columns are those of the reference set: source_id, model_id, gpu_id, engine_id, weight_dtype,
 kv_dtype, tp, pp, mode, concurrency, isl, osl, and the observed e2e_s, ttft_ms, tpot_ms,
 output_tok_s, total_tok_s. May be added: `ep`, `dp`, `engine_version`; `speculation` (as in mtp:3,
-or whether a measured run may have had any) with `acceptance`; `requests`, since a run's mean TTFT
-holds the burst it began with; `length_cv`, since equal lengths stay in step.
+or whether a measured run may have had any) with `acceptance`; `cached_tokens` of each prompt;
+`requests`, since a run's mean TTFT holds the burst it began with; `length_cv`, since equal lengths
+stay in step.
 A row that cannot be used is kept with the reason.
 
 A file is UTF-8, with or without a byte order mark; its cells are parted by commas, semicolons or
@@ -28,7 +29,7 @@ from shardwise.engines.registry import names
 from shardwise.errors import InputError
 from shardwise.layout.deployment import FixedLimits, Layout
 from shardwise.layout.speculation import Speculation
-from shardwise.workload.workload import TRAFFIC_CV
+from shardwise.workload.workload import MAX_TOKENS, TRAFFIC_CV, require_cached
 
 REQUIRED: Final = (
     "model_id",
@@ -63,6 +64,7 @@ _TIMES: Final = ("ttft_s", "tpot_s", "e2e_latency_s")
 OPTIONAL: Final = (
     *("source_id", "engine", "engine_version", "kv_dtype", "pp", "ep", "dp", "gpus"),
     *("requests", "kv_limited", "use", "measured_on", "speculation", "acceptance"),
+    "cached_tokens",
     *("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len"),
     *OBSERVED,
 )
@@ -115,6 +117,7 @@ class Row(msgspec.Struct, frozen=True):
     length_cv: float = 0.0  #: standard deviation of lengths over their mean; 0: all equal
     all_reduce: str = ""  #: "quick_int4" where messages were compressed; "": the engine's own
     drafted: Speculation | None = None  #: what each step verified, where the row says so
+    cached_tokens: float = 0.0  #: of `isl`: a beginning that all prompts share
 
     @property
     def is_plain(self) -> bool:
@@ -180,6 +183,12 @@ def _share(
     if not 0 <= value <= most:
         raise InputError(f"{column} is {text!r}", f"allowed: 0 to {most:g}")
     return value
+
+
+def _cached(cells: Mapping[str, str], isl: float) -> float:
+    found = _share(cells, "cached_tokens", 0.0, MAX_TOKENS)
+    require_cached(found, isl)
+    return found
 
 
 def _drafted(cells: Mapping[str, str]) -> Speculation | None:
@@ -302,6 +311,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         limits=_limits(cells),
         speculation="" if drafted else (cells.get("speculation") or "").strip().lower(),
         drafted=drafted,
+        cached_tokens=_cached(cells, mean * _positive(cells, "isl")),
         all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
         length_cv=_share(cells, "length_cv", spread),
         requests_told=inferencex or bool((cells.get("requests") or "").strip()),

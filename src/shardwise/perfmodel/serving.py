@@ -50,7 +50,9 @@ class Served(msgspec.Struct, frozen=True):
 
 def _resident(load: Load) -> tuple[Array, NDArray[np.bool_]]:
     """Sequences resident together, and whether the KV cache is what limits them."""
-    fit = np.maximum(1.0, load.kv_capacity_tokens / mean_context(load))
+    shared = load.cached_tokens * load.layouts.attention_dp  # once in each copy of attention
+    own = mean_context(load) - load.cached_tokens
+    fit = np.maximum(1.0, (load.kv_capacity_tokens - shared) / own)
     wanted = np.minimum(load.concurrency, load.max_num_seqs)
     return np.minimum(wanted, fit), fit < wanted
 
@@ -90,7 +92,7 @@ def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:
     ones that take their places. Lengths that differ by more than a step's token end that.
     """
     full = fullest_chunk(load, np.zeros_like(resident))
-    prompt = prefill_step(setting, load, full).total * load.isl / full
+    prompt = prefill_step(setting, load, full).total * load.new_tokens / full
     others = resident - 1.0
     first = np.minimum(1.0, load.concurrency / load.requests)
     burst = first * others / 2.0 * (prompt + setting.coefficients["handle"])
@@ -122,7 +124,7 @@ def static_batch(setting: Steps, load: Load) -> Served:
     waves = load.concurrency / resident
     decode = decode_step(setting, load, resident)
     tokens = chunk(load, np.zeros_like(resident), resident)
-    prefill_steps = load.concurrency * load.isl / tokens
+    prefill_steps = load.concurrency * load.new_tokens / tokens
     prefill = prefill_step(setting, load, tokens).scaled(prefill_steps)
     steps = (load.osl - 1.0) / tokens_per_step(setting)
     causes = prefill.plus(decode.scaled(steps * waves))

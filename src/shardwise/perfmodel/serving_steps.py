@@ -47,7 +47,7 @@ def mixed_step(setting: Steps, load: Load, batch: Array, prompt_tokens: Array) -
     """The same step when `prompt_tokens` are prefilled beside the decodes."""
     sequences = batch / load.pp_size
     kernels = setting.kernels(load.layouts)
-    step = step_time(setting, kernels, sequences, mean_context(load), prompt_tokens, load.isl / 2.0)
+    step = _step(setting, load, sequences, prompt_tokens)
     tokens = sequences * kernels.of(kernels.query_tokens) + prompt_tokens
     whole = through_stages(setting, kernels, load.pp_size, tokens, step)
     if setting.drafting is None:
@@ -55,17 +55,26 @@ def mixed_step(setting: Steps, load: Load, batch: Array, prompt_tokens: Array) -
     return whole.plus(_drafts(setting.drafting, load, sequences, prompt_tokens))
 
 
+def _step(setting: Steps, load: Load, sequences: Array, prompt_tokens: Array) -> StepTime:
+    """A step on one stage."""
+    return step_time(
+        setting,
+        setting.kernels(load.layouts),
+        sequences,
+        mean_context(load),
+        prompt_tokens,
+        load.prompt_context,
+        load.new_tokens,
+    )
+
+
 def _drafts(drafting: Drafting, load: Load, sequences: Array, prompt_tokens: Array) -> StepTime:
     """The passes that draft the next step's tokens: the first also takes in the prompts."""
 
-    def one(setting: Steps, prompts: Array) -> StepTime:
-        kernels = setting.kernels(load.layouts)
-        return step_time(setting, kernels, sequences, mean_context(load), prompts, load.isl / 2.0)
-
-    first = one(drafting.first, prompt_tokens)
+    first = _step(drafting.first, load, sequences, prompt_tokens)
     if drafting.passes == 1:
         return first
-    further = one(drafting.further, np.zeros_like(prompt_tokens))
+    further = _step(drafting.further, load, sequences, np.zeros_like(prompt_tokens))
     return first.plus(further.scaled(drafting.passes - 1.0))
 
 
@@ -87,9 +96,9 @@ def prefill_step(setting: Steps, load: Load, prompt_tokens: Array) -> StepTime:
 def chunk(load: Load, batch: Array, together: Array) -> Array:
     """Prompt tokens of one step when `together` prompts wait beside `batch` decoded tokens."""
     room = np.maximum(load.max_num_batched_tokens - batch, 256.0)
-    return np.minimum(load.isl * together, room)
+    return np.minimum(load.new_tokens * together, room)
 
 
 def fullest_chunk(load: Load, batch: Array) -> Array:
     """Prompt tokens of one step when prompts without end are waiting."""
-    return chunk(load, batch, load.max_num_batched_tokens / load.isl)
+    return chunk(load, batch, load.max_num_batched_tokens / load.new_tokens)

@@ -147,9 +147,11 @@ def step_time(
     context: Array,
     prompt_tokens: Array,
     prompt_context: Array,
+    prompt_length: Array | None = None,
 ) -> StepTime:
     """One step: `sequences` decode at a mean `context`, and `prompt_tokens` are prefilled, each
-    attending to `prompt_context` earlier tokens on average.
+    attending to `prompt_context` earlier tokens on average; `prompt_length` of them are one
+    prompt's, by default twice the context: a prompt of which nothing was cached.
 
     Each sequence has the kernels' `query_tokens` tokens in the step, of one context.
     With data-parallel attention, sequences are spread over its copies evenly; so are prompt
@@ -166,9 +168,8 @@ def step_time(
     )
     # a step is as long as the fullest copy's: with fewer sequences than copies, some have none
     own = np.maximum(sequences / copies, np.minimum(sequences, 1.0))
-    prompts = np.maximum(
-        prompt_tokens / copies, np.minimum(prompt_tokens, 2.0 * np.maximum(prompt_context, 1.0))
-    )
+    length = 2.0 * np.maximum(prompt_context, 1.0) if prompt_length is None else prompt_length
+    prompts = np.maximum(prompt_tokens / copies, np.minimum(prompt_tokens, length))
     prompts = np.where(copies > 1, prompts, prompt_tokens)
     queries = kernels.of(kernels.query_tokens)
     dense = along(kernels.dense, subject, place(own * queries + prompts, TOKENS))

@@ -8,8 +8,10 @@ from shardwise.perfmodel.estimate import Subject
 
 
 def tokens_per_step(evidence: Evidence) -> int:
-    """Tokens, prompt and output, that a replica takes in between two tokens of one request."""
-    each = evidence.metrics["total_tok_s"].value * evidence.metrics["tpot_s"].value
+    """Tokens, prompt and output, that a replica computes between two tokens of one request."""
+    load = evidence.workload
+    computed = 1.0 - load.cached_tokens / (load.isl + load.osl)
+    each = computed * evidence.metrics["total_tok_s"].value * evidence.metrics["tpot_s"].value
     return max(1, round(each))
 
 

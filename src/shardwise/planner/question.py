@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.formats import UNQUANTIZED
 from shardwise.architecture.model import Model, require_context
-from shardwise.engines.loading import require_able
+from shardwise.engines.loading import require_able, require_prefix_caching
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
 from shardwise.hardware.node import Node
@@ -36,6 +36,7 @@ class Demand(msgspec.Struct, frozen=True):
     osl: int
     concurrency: int | None = None
     request_rate: float | None = None
+    cached_tokens: int = 0  #: of `isl`: a beginning that all prompts share, in the prefix cache
 
     def __post_init__(self) -> None:
         if self.concurrency is not None and self.request_rate is not None:
@@ -45,7 +46,13 @@ class Demand(msgspec.Struct, frozen=True):
                 "the other follows from it",
             )
         concurrency = 1 if self.concurrency is None else self.concurrency
-        Workload(self.isl, self.osl, concurrency, request_rate=self.request_rate)
+        Workload(
+            self.isl,
+            self.osl,
+            concurrency,
+            request_rate=self.request_rate,
+            cached_tokens=self.cached_tokens,
+        )
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -82,6 +89,8 @@ class Question(msgspec.Struct, frozen=True):
             speculation=self.speculation,
         )
         require_able(asked, self.node.gpu, self.arch)
+        if self.demand.cached_tokens:
+            require_prefix_caching(self.engine, self.node.gpu, self.engine_version)
         if self.speculation is not None:
             require_draft(self.arch, self.speculation)
         if self.objective not in OBJECTIVES:

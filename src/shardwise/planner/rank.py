@@ -89,7 +89,13 @@ def candidates(question: Question, subject: Subject, loaded: Sequence[Loaded]) -
         for x in loaded
     ]
     workloads = [
-        Workload(demand.isl, demand.osl, x.concurrency, request_rate=demand.request_rate)
+        Workload(
+            demand.isl,
+            demand.osl,
+            x.concurrency,
+            request_rate=demand.request_rate,
+            cached_tokens=demand.cached_tokens,
+        )
         for x in loaded
     ]
     found = predict(subject, deployments, workloads)

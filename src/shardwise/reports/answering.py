@@ -123,7 +123,10 @@ def plan_question(
         arch=subject.arch,
         node=Node(subject.gpu, asked.gpus),
         demand=planning.Demand(
-            asked.isl, asked.osl, request_rate=wanted.request_rate if online else None
+            asked.isl,
+            asked.osl,
+            request_rate=wanted.request_rate if online else None,
+            cached_tokens=asked.cached_tokens,
         ),
         profile=subject.calibrated.profile,
         siblings={gpu.id: gpu for gpu in default_catalogue().gpus()},
@@ -145,6 +148,7 @@ def plan_command(wanted: Wanted) -> str:
         return ""
     words = ["shardwise", "plan", asked.model, "--gpu", asked.gpu, "--gpus", str(question.gpus)]
     words += ["--isl", str(question.isl), "--osl", str(question.osl)]
+    words += ["--cached-tokens", str(question.cached_tokens)] if question.cached_tokens else []
     words += ["--dtype", asked.weight_dtype, "--kv-dtype", asked.kv_dtype]
     words += ["--engine", asked.engine] if asked.engine != "vllm" else []
     if asked.speculation is not None:

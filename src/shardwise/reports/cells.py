@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -41,6 +41,23 @@ def at_least_one(items: Iterable[T], what: str) -> Sequence[T]:
     if not found:
         raise InputError(f"no {what} to show", "at least one is needed")
     return found
+
+
+class Lengths(Protocol):
+    """What has the lengths of requests: a workload, a demand."""
+
+    @property
+    def isl(self) -> float: ...
+    @property
+    def osl(self) -> float: ...
+    @property
+    def cached_tokens(self) -> float: ...
+
+
+def lengths(load: Lengths) -> str:
+    """Tokens in and out of a request: "4096 in (3072 cached) / 512 out"."""
+    cached = f" ({load.cached_tokens:g} cached)" if load.cached_tokens else ""
+    return f"{load.isl:g} in{cached} / {load.osl:g} out"
 
 
 def metric_column(

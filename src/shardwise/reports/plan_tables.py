@@ -17,6 +17,7 @@ from shardwise.planner.command import Replica
 from shardwise.planner.fullness import tokens_per_step
 from shardwise.planner.plan import Plan
 from shardwise.planner.rank import Candidate
+from shardwise.reports.cells import lengths
 from shardwise.reports.decision_tables import Value, ranked_table
 from shardwise.reports.numbers import quantity
 from shardwise.reports.table import INTERVALS, Column, Table
@@ -87,7 +88,7 @@ def plan_table(plan: Plan) -> Table:
     notes = dict.fromkeys(f"predicted: {c.evidence.source.name}" for c in everything)
     return ranked_table(
         "plan",
-        f"{q.arch.id} on {q.node.gpus} x {q.node.gpu.id}, {q.demand.isl} in / {q.demand.osl} out, "
+        f"{q.arch.id} on {q.node.gpus} x {q.node.gpu.id}, {lengths(q.demand)}, "
         f"ranked by the cautious end of {q.objective}",
         columns,
         rows,

@@ -16,6 +16,7 @@ from shardwise.reports.cells import (
     MARKS,
     TP,
     at_least_one,
+    lengths,
     metric_column,
     sections,
     source_notes,
@@ -56,7 +57,7 @@ def study_table(grid: Grid) -> Table:
     return Table(
         name="study",
         title=f"{d.model} {d.dtypes.weight} on {d.gpu}, one copy, "
-        f"{load.isl:g} in / {load.osl:g} out ({items[0].source.kind})",
+        f"{lengths(load)} ({items[0].source.kind})",
         columns=(
             TP,
             BATCH,

@@ -82,6 +82,11 @@ def make_group(
 
 def group_of(subject: Subject, deployment: Deployment) -> Group:
     """The replicas of a deployment of `subject`. Raises InputError or DoesNotFitError."""
+    if subject.speculation is not None:
+        raise InputError(
+            f"a simulation with speculation {subject.speculation.name}",
+            "allowed: none, a simulated step gives a sequence one token",
+        )
     if deployment.replicas < 1:
         raise InputError(f"replicas is {deployment.replicas}", "allowed: 1 or more")
     arch, setting, d = subject.arch, subject.setting, deployment

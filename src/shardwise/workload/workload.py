@@ -36,6 +36,15 @@ class Slo(msgspec.Struct, frozen=True):
         return {name: bound for name, bound in named.items() if bound is not None}
 
 
+def require_cached(cached_tokens: float, isl: float) -> None:
+    """Raise InputError where more of a prompt is cached than can be: its last token never is."""
+    if not 0 <= cached_tokens <= isl - 1:
+        raise InputError(
+            f"cached_tokens is {cached_tokens:g} of prompts of {isl:g} tokens",
+            f"allowed: 0 to {isl - 1:g}, the last token is always computed",
+        )
+
+
 class Workload(msgspec.Struct, frozen=True):
     """Requests of `isl` input and `osl` output tokens.
 
@@ -52,6 +61,7 @@ class Workload(msgspec.Struct, frozen=True):
     length_spread: float | None = None
     request_rate: float | None = None  #: requests/s offered; None: as the mode says
     requests: int = 0  #: in the whole run, the first `concurrency` at once; 0: ten a slot
+    cached_tokens: float = 0  #: of `isl`: a beginning that all prompts share, in the prefix cache
 
     @property
     def length_cv(self) -> float:
@@ -66,6 +76,7 @@ class Workload(msgspec.Struct, frozen=True):
         ):
             if not 1 <= value <= MAX_TOKENS:
                 raise InputError(f"{name} is {value:g}", f"allowed: 1 to {MAX_TOKENS}")
+        require_cached(self.cached_tokens, self.isl)
         if not 0 <= self.requests <= MAX_TOKENS:
             raise InputError(f"requests is {self.requests}", f"allowed: 0 to {MAX_TOKENS}")
         if self.request_rate is not None and not 0 < self.request_rate < 1e9:
