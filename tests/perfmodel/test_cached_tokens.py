@@ -65,7 +65,8 @@ def test_a_static_batch_prefills_its_own_tokens_alone() -> None:
 
 def test_a_shared_beginning_is_kept_once() -> None:
     setting = LLAMA.setting
-    load = replace(loaded(3000.0, concurrency=512.0), kv_capacity_tokens=103_000.0 * ONE)
+    load = loaded(3000.0, concurrency=512.0)
+    load = replace(load, kv_capacity_tokens=103_000.0 * ONE, length_cv=0.0)
     # 100,000 tokens left for sequences of 1,000 new and on average 250 generated tokens
     assert max_throughput(setting, load).batch == 80.0
     copies = replace(load, layouts=Layouts.of([Layout(1, attention_dp=2, ep_size=2)]))

@@ -79,6 +79,7 @@ def test_a_step_verifies_every_drafted_token_and_runs_the_draft_for_each() -> No
 def test_a_static_batch_takes_a_step_for_the_tokens_that_a_step_gives() -> None:
     subject = replace(SUBJECTS["mtp"], speculation=drafting("mtp", 3, 0.5))
     setting, load_ = loaded(subject, 16.0)
+    load_ = replace(load_, length_cv=0.0)
     step = decode_step(setting, load_, 16.0 * ONE).total
     assert static_batch(setting, load_).tpot_s == pytest.approx(step / 2.5)
 
