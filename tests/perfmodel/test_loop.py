@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shardwise.architecture.models import load as load_model
 from shardwise.hardware.catalogue import default_catalogue
@@ -73,7 +74,7 @@ def test_a_lone_chunk_holds_up_every_micro_batch_and_chunks_in_all_hold_up_none(
 def test_prompts_among_decodes_cost_a_pipeline_more_than_their_own_stage_time() -> None:
     def lost(osl: float) -> float:
         load = offered(64, 4000, osl)
-        staged = Load(Layouts.of([Layout(1, 4)]), *list(vars(load).values())[1:])
+        staged = replace(load, layouts=Layouts.of([Layout(1, 4)]))
         found = settled(SETTING, staged, np.array([64.0]))
         # seconds that a prompt takes from the decodes, over its stages' own
         return float(found.turn.extra.total[0] / found.turn.mixed.total[0])
