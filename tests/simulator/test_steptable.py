@@ -14,9 +14,11 @@ from shardwise.errors import InputError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Deployment, Dtypes, Layout
+from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.profiles import bundled_profile, calibrated
 from shardwise.perfmodel.step import step_time
+from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.simulator import compiling
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group, make_fleet, make_group
@@ -26,6 +28,7 @@ from shardwise.simulator.state import Sim, new_loop, new_replicas, new_requests
 from shardwise.simulator.stepping import attention_of, base_and_slope, mixed_step_s
 from shardwise.simulator.steptable import measured_table
 from shardwise.simulator.trace import make_trace
+from shardwise.simulator.traffic import Lengths, Traffic, draw
 from shardwise.workload.workload import Workload
 
 
@@ -78,7 +81,7 @@ def test_a_step_from_the_table_is_near_the_models_own(model: str, tp_size: int) 
         sim = replica(group, sequences, context)
         if prompt:
             attention = attention_of(sim, 0, prompt, earlier)
-            found = mixed_step_s(sim, 0, sequences, prompt, attention)
+            found = mixed_step_s(sim, 0, sequences, prompt, prompt, attention)[0]
         else:
             found = base_and_slope(sim, 0)[0]
         expected = step_time(
@@ -145,6 +148,57 @@ def test_a_closed_loop_agrees_with_the_performance_models_closed_form(
     for metric, tolerance in (("tpot_s", 0.05), ("e2e_latency_s", 0.05), ("ttft_s", 0.25)):
         found = result.percentiles(metric).mean
         assert found == pytest.approx(expected[metric].value, rel=tolerance), metric
+
+
+LAYOUTS = [
+    ("llama-3.1-70b", "h200", Layout(tp_size=2, pp_size=2), "none", 32),
+    ("gpt-oss-120b", "h200", Layout(tp_size=4, ep_size=4), "none", 32),
+    ("deepseek-r1", "b200", Layout(attention_dp=8, ep_size=8), "none", 64),
+    ("deepseek-r1", "b200", Layout(tp_size=8), "mtp:2", 32),
+    ("llama-3.1-70b", "h200", Layout(tp_size=4), "llama-3.2-1b:4", 16),
+]
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
+@pytest.mark.parametrize(("model", "gpu", "layout", "drafted", "concurrency"), LAYOUTS)
+def test_layouts_and_drafts_agree_with_the_closed_form(
+    model: str, gpu: str, layout: Layout, drafted: str, concurrency: int
+) -> None:
+    speculation = Speculation.parse(drafted, None)
+    deployment = Deployment(model, gpu, layout, speculation=speculation)
+    known, _ = subject_of(Asked(model, gpu, speculation=speculation))
+    workload = Workload(1000, 500, concurrency, length_spread=0.5, requests=20 * concurrency)
+    lengths = Lengths(1000, workload.length_cv), Lengths(500, workload.length_cv)
+    trace = draw(Traffic(20.0 * concurrency, *lengths, 1.0))
+    result = simulate([make_group(deployment)], trace, concurrency=concurrency)
+    expected = predict(known, [deployment], [workload])[0].metrics
+    for metric, tolerance in (("tpot_s", 0.07), ("e2e_latency_s", 0.08), ("ttft_s", 0.3)):
+        found = result.percentiles(metric).mean
+        assert found == pytest.approx(expected[metric].value, rel=tolerance), metric
+
+
+def test_one_prompt_takes_longer_than_two_halves_in_two_copies_of_attention() -> None:
+    deployment = Deployment("deepseek-r1", "b200", Layout(attention_dp=8, ep_size=8))
+    sim = replica(make_group(deployment), 64, 500)
+    one, _ = mixed_step_s(sim, 0, 64, 4000, 4000, 0.0)
+    two, _ = mixed_step_s(sim, 0, 64, 4000, 2000, 0.0)
+    even, _ = mixed_step_s(sim, 0, 64, 4000, 500, 0.0)
+    assert one > two > even
+
+
+def test_drafted_tokens_shorten_a_token_and_not_a_prompt() -> None:
+    plain = Deployment("llama-3.1-70b", "h200", Layout(tp_size=4))
+    drafts = replace(plain, speculation=Speculation.parse("llama-3.2-1b:4", 0.6))
+    without, with_drafts = (replica(make_group(d), 8, 500) for d in (plain, drafts))
+    assert base_and_slope(with_drafts, 0)[0] < base_and_slope(without, 0)[0]
+    whole, token = mixed_step_s(with_drafts, 0, 8, 1000, 1000, 0.0)
+    assert token < whole  # the others have their next token before the step ends
+    assert whole > mixed_step_s(without, 0, 8, 1000, 1000, 0.0)[0]  # it verifies 5 tokens each
+
+
+def test_a_layout_that_the_engine_cannot_run_is_refused() -> None:
+    with pytest.raises(InputError, match="attention DP=2 for a model without experts"):
+        make_group(Deployment("llama-3.1-8b", "h200", Layout(attention_dp=2)))
 
 
 def test_a_measured_table_is_straight_between_its_points_and_beyond_them() -> None:

@@ -154,6 +154,7 @@ def _deployment(q: Question, option: Option, replicas: int) -> Deployment:
         dtypes=Dtypes(weight=subject.weight_dtype, kv=subject.kv_dtype),
         engine=q.engine,
         engine_version=q.engine_version,
+        speculation=q.speculation,
     )
 
 

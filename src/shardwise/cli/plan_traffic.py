@@ -52,12 +52,6 @@ def answer(
         raise InputError(
             f"objective {options['objective'][:40]!r} with bounds on percentiles", "allowed: cost"
         )
-    if options["speculation"] != "none":
-        raise InputError(
-            f"--speculation {options['speculation'][:40]} with bounds on percentiles",
-            "allowed: none, the simulation gives a sequence one token a step",
-            "bound medians instead, with --ttft, --tpot or --e2e",
-        )
     if options["price"] is not None and len(options["gpu"]) > 1:
         raise InputError(
             f"--price with {len(options['gpu'])} kinds of GPU",

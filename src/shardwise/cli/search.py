@@ -13,6 +13,7 @@ from shardwise.cli.options import JSON, WIDE
 from shardwise.cli.simulate_options import (
     MAX_REPLICAS,
     POLICIES,
+    deployment_of,
     deployment_options,
     load_options,
     require_window,
@@ -47,7 +48,6 @@ def _policies(text: str) -> tuple[str, ...]:
 def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     """Every combination, seeds innermost. InputError for none or for too many."""
     from shardwise.cli.options import sizes
-    from shardwise.layout.deployment import Deployment, Dtypes, Layout
     from shardwise.simulator.search import Job, digest_of
     from shardwise.simulator.traffic import Lengths, Traffic
     from shardwise.workload.workload import Slo
@@ -72,13 +72,7 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     }
     return [
         Job(
-            Deployment(
-                model=model,
-                gpu=options["gpu"],
-                layout=Layout(tp_size=tp_size, replicas=replicas),
-                dtypes=Dtypes(weight=options["weight_dtype"], kv=options["kv_dtype"]),
-                engine=options["engine"],
-            ),
+            deployment_of(model, options, tp_size, replicas),
             Traffic(
                 rate,
                 *lengths,

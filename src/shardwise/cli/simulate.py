@@ -11,9 +11,11 @@ import click
 from shardwise.cli.files import show_table
 from shardwise.cli.options import ABOVE_0, JSON, SEED, WIDE, Finite
 from shardwise.cli.simulate_options import (
+    DEPLOYMENT,
     MAX_REPLICAS,
     POLICIES,
     Time,
+    deployment_of,
     deployment_options,
     load_options,
     require_window,
@@ -71,22 +73,11 @@ def _say_if_long(options: dict[str, Any]) -> None:
 
 def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     """What to simulate: a model's name with options, or a deployment file."""
-    from shardwise.layout.deployment import Deployment, Dtypes, Layout
-
     if subject.endswith(".toml"):
         from shardwise.hosting.deployment_file import load
 
         return load(Path(subject)).deployments()
-    layout = Layout(tp_size=options["tp_size"], replicas=options["replicas"])
-    return [
-        Deployment(
-            subject,
-            options["gpu"],
-            layout,
-            dtypes=Dtypes(weight=options["weight_dtype"], kv=options["kv_dtype"]),
-            engine=options["engine"],
-        )
-    ]
+    return [deployment_of(subject, options, options["tp_size"], options["replicas"])]
 
 
 @click.command()
@@ -153,10 +144,7 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
             f"needed: exactly one of {', '.join('--' + name for name in TRAFFIC)}",
         )
     _require_window(options)
-    named = {
-        name: options.pop(name)
-        for name in ("gpu", "tp_size", "replicas", "engine", "weight_dtype", "kv_dtype")
-    }
+    named = {name: options.pop(name) for name in (*DEPLOYMENT, "tp_size", "replicas")}
     _say_if_long(options)
     deployments = read_deployments(deployment, named)
     if options["day"] is not None:

@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from shardwise.cli.options import CATALOGUE, ENGINE, KV_DTYPE, PROFILE, Finite
+from shardwise.cli.options import (
+    CATALOGUE,
+    ENGINE,
+    KV_DTYPE,
+    PROFILE,
+    Finite,
+    fixed_limits,
+    limit_options,
+    speculation_of,
+    speculation_options,
+)
 from shardwise.errors import InputError
 from shardwise.workload.workload import TRAFFIC_CV
 
 if TYPE_CHECKING:
+    from shardwise.layout.deployment import Deployment
     from shardwise.simulator.fleet import Group
     from shardwise.simulator.sessions import SessionTraffic
     from shardwise.simulator.traffic import Stage
@@ -85,8 +96,18 @@ def stages_of(texts: tuple[str, ...]) -> list[Stage]:
 
 
 def deployment_options(command: F) -> F:
-    """--gpu, --engine, --dtype, --kv-dtype, --profile, --catalogue, --no-prefix-caching."""
+    """--gpu, --engine, --dtype, --kv-dtype, --profile, --catalogue, --no-prefix-caching; the parts
+    of a layout beside TP and replicas, speculation and limits."""
+    command = speculation_options(limit_options(command))
     for option in (
+        *(
+            click.option(flag, name, type=click.IntRange(1, 1024), default=1, help=text)
+            for flag, name, text in (
+                ("--attention-dp", "attention_dp", "Data-parallel copies of attention."),
+                ("--ep", "ep_size", "Ranks that whole experts are spread over."),
+                ("--pp", "pp_size", "Pipeline stages."),
+            )
+        ),
         click.option("--gpu", default="h200", show_default=True, help="GPU id, e.g. h200."),
         ENGINE,
         click.option(
@@ -170,6 +191,35 @@ def load_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+#: Options of `deployment_options` that `deployment_of` reads.
+DEPLOYMENT: Final = (
+    *("gpu", "engine", "weight_dtype", "kv_dtype", "pp_size", "ep_size", "attention_dp"),
+    *("speculation", "acceptance", "engine_version", "gpu_memory_utilization"),
+    *("max_num_seqs", "max_num_batched_tokens", "max_model_len"),
+)
+
+
+def deployment_of(
+    model: str, options: dict[str, Any], tp_size: int = 1, replicas: int = 1
+) -> Deployment:
+    """The deployment that the options name. Raises InputError."""
+    from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
+
+    layout = Layout(
+        tp_size, options["pp_size"], options["ep_size"], options["attention_dp"], replicas
+    )
+    return Deployment(
+        model=model,
+        gpu=options["gpu"],
+        layout=layout,
+        limits=fixed_limits(options).over(EngineLimits()),
+        dtypes=Dtypes(weight=options["weight_dtype"], kv=options["kv_dtype"]),
+        engine=options["engine"],
+        engine_version=options["engine_version"],
+        speculation=speculation_of(options),
+    )
 
 
 def require_window(duration_s: float, warmup_s: float) -> None:

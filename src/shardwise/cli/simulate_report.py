@@ -193,7 +193,6 @@ def tables(found: dict[str, Any]) -> list[Table]:
 
 def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
     d, m, w = record.deployment, record.metrics, record.workload
-    pp = f" x PP={d.pp_size}" if d.pp_size > 1 else ""
     n = m["ttft_s"].n if "ttft_s" in m else 0
     beyond = n // 100
     rows = [
@@ -207,7 +206,7 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
     few = "; mostly chance: run longer" if beyond < FEW else ""
     return ranked_table(
         "simulated",
-        f"{d.model} {d.dtypes.weight} on {d.gpu}, {d.replicas} x TP={d.tp_size}{pp}, {d.engine}",
+        f"{d.model} {d.dtypes.weight} on {d.gpu}, {d.replicas} x {d.layout.name}, {d.engine}",
         (
             Column("", "metric", align="left"),
             Column("mean", "mean", "s"),

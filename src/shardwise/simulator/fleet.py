@@ -10,12 +10,16 @@ from msgspec.structs import replace
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load as load_architecture
+from shardwise.engines.checks import problems
+from shardwise.engines.device import device_of
+from shardwise.engines.registry import get
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
 from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.layout.rules import require_kv_dtype, violations
+from shardwise.perfmodel.drafts import require_draft
 from shardwise.perfmodel.estimate import Subject, note_on
-from shardwise.perfmodel.intervals import half_width
+from shardwise.perfmodel.intervals import half_width, with_speculation
 from shardwise.perfmodel.memory import require_fit
 from shardwise.perfmodel.profiles import Profile, bundled_profile, calibrated
 from shardwise.simulator.scheduling import PLAIN, Scheduling, padded, scheduling_of
@@ -76,35 +80,40 @@ def make_group(
     stored = stored_in(arch, deployment.dtypes.weight)
     if deployment.dtypes.kv != "auto":
         require_kv_dtype(deployment.dtypes.kv, gpu)
-    subject = Subject(stored, gpu, engine, deployment.dtypes.kv, seen, version)
+    if deployment.speculation is not None:
+        require_draft(stored, deployment.speculation)
+    drafted = deployment.speculation
+    subject = Subject(stored, gpu, engine, deployment.dtypes.kv, seen, version, drafted)
     return group_of(subject, deployment)
 
 
 def group_of(subject: Subject, deployment: Deployment) -> Group:
     """The replicas of a deployment of `subject`. Raises InputError or DoesNotFitError."""
-    if subject.speculation is not None:
-        raise InputError(
-            f"a simulation with speculation {subject.speculation.name}",
-            "allowed: none, a simulated step gives a sequence one token",
-        )
     if deployment.replicas < 1:
         raise InputError(f"replicas is {deployment.replicas}", "allowed: 1 or more")
     arch, setting, d = subject.arch, subject.setting, deployment
     broken = violations(arch, d.layout)
     if broken:
         raise InputError(broken[0].message)
+    num_experts = 0 if arch.moe is None else arch.moe.num_experts
+    for problem in problems(get(d.engine), d, device_of(subject.gpu), num_experts):
+        raise problem
     stored = replace(d, dtypes=Dtypes(arch.checkpoint_dtype, setting.kv_dtype))
     memory = require_fit(arch, subject.gpu, stored, REFERENCE_CONTEXT)
-    tokens = deployment.limits.max_num_batched_tokens
-    seqs = min(deployment.limits.max_num_seqs, tokens)
+    tokens, copies = deployment.limits.max_num_batched_tokens, d.layout.attention_dp
+    seqs = min(deployment.limits.max_num_seqs, tokens // setting.query_tokens) * copies
     widths = {
-        metric: half_width(subject.calibrated.profile, subject.asked, metric, d.layout)
+        metric: with_speculation(
+            half_width(subject.calibrated.profile, subject.asked, metric, d.layout),
+            subject.speculation,
+            metric,
+        )
         for metric in ("ttft_s", "tpot_s", "e2e_latency_s")
     }
     return Group(
         deployment=stored,
-        table=step_table(setting, d.layout, seqs, tokens),
-        max_num_seqs=seqs,
+        table=step_table(setting, d.layout, max(seqs, 1), tokens),
+        max_num_seqs=max(seqs, 1),
         max_num_batched_tokens=tokens,
         kv_capacity_tokens=memory.kv_capacity_tokens,
         max_context=deployment.limits.max_model_len or arch.max_context,
@@ -149,9 +158,15 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
         return out
 
     def beside(table: StepTable) -> Floats:
+        q = table.query_tokens
         head = table.decode[1:] - table.decode[1]
-        matrices = table.prompt[1 : len(table.decode)] - table.prompt[1]
+        matrices = table.prompt[q : q * len(table.decode) : q] - table.prompt[q]
         return np.append(head - matrices, 0.0)
+
+    def decode(group: Group) -> Floats:
+        table, sizes = group.table, group.scheduling.graph_sizes
+        whole = padded(table.decode, sizes, table.query_tokens / table.copies)
+        return whole / table.tokens_per_step
 
     rules = [g.scheduling for g in groups]
     return Fleet(
@@ -169,12 +184,19 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
         delay_steps=column([g.delay_steps for g in groups]),
         request_s=column([x.request_s for x in rules]),
         token_s=column([x.token_s for x in rules]),
-        least_step_s=column([float(g.table.decode[1:].min()) for g in groups]),
+        least_step_s=column(
+            [float(g.table.decode[1:].min()) / g.table.tokens_per_step for g in groups]
+        ),
         pp_size=np.array([g.table.pp_size for g in groups], dtype=np.int64),
-        decode=stacked([padded(g.table.decode, g.scheduling.graph_sizes) for g in groups]),
+        copies=np.array([g.table.copies for g in groups], dtype=np.int64),
+        queries=np.array([g.table.query_tokens for g in groups], dtype=np.int64),
+        yields=np.array([g.table.tokens_per_step for g in groups]),
+        decode=stacked([decode(g) for g in groups]),
         prompt=stacked([padded(g.table.prompt, g.scheduling.graph_sizes) for g in groups]),
         beside=stacked([beside(g.table) for g in groups]),
-        kv_slope=np.array([g.table.kv_slope for g in groups]),
+        copy=stacked([g.table.copy for g in groups]),
+        kv_slope=np.array([g.table.kv_slope for g in groups])
+        / np.array([[g.table.tokens_per_step] for g in groups]),
         attention_slope=np.array([g.table.attention_slope for g in groups]),
         window=np.array([g.table.window for g in groups]),
         launch=np.array([g.table.launch for g in groups]),

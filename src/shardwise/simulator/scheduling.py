@@ -61,12 +61,15 @@ def scheduling_of(engine: str) -> Scheduling:
     return BY_ENGINE.get(engine, PLAIN)
 
 
-def padded(seconds: Floats, sizes: tuple[int, ...]) -> Floats:
-    """`seconds` by number of tokens, each read at the next of `sizes` (at itself above them)."""
+def padded(seconds: Floats, sizes: tuple[int, ...], tokens: float = 1.0) -> Floats:
+    """`seconds` by number of sequences of so many `tokens` each, read at the next of `sizes` in
+    tokens (at itself above them)."""
     at = np.arange(len(seconds))
     if not sizes:
         return seconds
     known = np.array(sizes)
-    upto = np.minimum(np.searchsorted(known, at), len(known) - 1)
-    use = np.where((at > 0) & (at <= known[-1]), known[upto], at)
+    asked = np.ceil(at * tokens)
+    upto = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+    fuller = np.maximum(np.floor(known[upto] / tokens).astype(np.int64), at)
+    use = np.where((at > 0) & (asked <= known[-1]), fuller, at)
     return np.asarray(seconds[np.minimum(use, len(seconds) - 1)])

@@ -49,7 +49,7 @@ class Fleet(NamedTuple):
     model: Ints  #: [R]
     table: Ints  #: [R] which step table
     max_seqs: Ints  #: [R]
-    max_tokens: Ints  #: [R] token budget of a step
+    max_tokens: Ints  #: [R] token budget of a step, of a micro-batch and copy of attention
     kv_blocks: Ints  #: [R]
     block: Ints  #: [R] tokens of a block
     mixed: Ints  #: [R] 1: prompts run beside decodes; 0: before them, in steps of their own
@@ -62,9 +62,13 @@ class Fleet(NamedTuple):
     token_s: Floats  #: [R] the API server's time for each output token
     least_step_s: Floats  #: [R] no step is shorter
     pp_size: Ints  #: [K]
-    decode: Floats  #: [K, max_seqs + 2] step of so many sequences with an empty context
+    copies: Ints  #: [K] of attention; a prompt is computed by one of them
+    queries: Ints  #: [K] tokens of a sequence in a decode step: one, and those drafted
+    yields: Floats  #: [K] mean tokens that a decode step gives a sequence
+    decode: Floats  #: [K, max_seqs + 2] s a token of so many sequences with an empty context
     prompt: Floats  #: [K, max_tokens + 2] step of so many prompt tokens and no sequence
     beside: Floats  #: [K, max_seqs + 2] what so many sequences add beside their tokens
+    copy: Floats  #: [K, max_tokens + 2] so many prompt tokens in one copy, without experts
     kv_slope: Floats  #: [K, 2] per cached token read, below and above the window
     attention_slope: Floats  #: [K, 2] per prompt token and earlier token
     window: Floats  #: [K] tokens; infinite where no layer slides

@@ -29,7 +29,8 @@ from shardwise.simulator.state import ADMITTED, DONE, JUMPS, Sim
 
 @entry
 def base_and_slope(sim: Sim, r: int) -> tuple[float, float]:
-    """Seconds of replica `r`'s next decode step, and what each further step adds."""
+    """Seconds that replica `r`'s sequences take to their next token, and what each further one
+    adds. Where tokens are drafted a step gives several, and a token takes its share of it."""
     fleet, n = sim.fleet, sim.replicas.running[r]
     k = fleet.table[r]
     micro = (n + fleet.pp_size[k] - 1) // fleet.pp_size[k]
@@ -42,22 +43,33 @@ def base_and_slope(sim: Sim, r: int) -> tuple[float, float]:
 
 
 @entry
-def mixed_step_s(sim: Sim, r: int, n: int, tokens: int, attention_s: float) -> float:
+def mixed_step_s(
+    sim: Sim, r: int, n: int, tokens: int, largest: int, attention_s: float
+) -> tuple[float, float]:
     """Seconds of a step of replica `r` that prefills `tokens` beside `n` decodes: all that run,
-    or none.
+    or none. `largest` of the tokens are of one prompt, which one micro-batch and one copy of
+    attention computes: the others wait for the fullest. Gives the whole step, and the time until
+    each sequence has one more token, which is less where tokens are drafted.
 
     Tables of prompt tokens, and of what sequences add beside their tokens, are enough: weights,
     compute and communication depend on n + p alone, and the output head on n + 1.
     """
     fleet = sim.fleet
     k = fleet.table[r]
-    pp = fleet.pp_size[k]
+    pp, copies, q = fleet.pp_size[k], fleet.copies[k], fleet.queries[k]
     s = (n + pp - 1) // pp
-    alone = base_and_slope(sim, r)[0] if n > 0 else 0.0
-    read = alone - fleet.decode[k, s] if n > 0 else 0.0
-    whole = fleet.prompt[k, s + tokens] + fleet.beside[k, s] + read + attention_s
-    whole += launch_wait_s(sim, k, s, tokens, whole)
-    return alone + (whole - alone) / pp  # type: ignore[no-any-return,unused-ignore]
+    fullest = max(largest, (tokens + pp * copies - 1) // (pp * copies))
+    batch = max(fullest, (tokens + pp - 1) // pp)  # tokens of the fullest micro-batch
+    token = base_and_slope(sim, r)[0] if n > 0 else 0.0
+    alone = token * fleet.yields[k]
+    read = alone - fleet.decode[k, s] * fleet.yields[k] if n > 0 else 0.0
+    whole = fleet.prompt[k, q * s + batch] + fleet.beside[k, s] + read
+    whole += attention_s * fullest / max(tokens, 1)
+    if copies > 1:
+        even = (q * s + batch + copies - 1) // copies
+        whole += fleet.copy[k, (q * s + copies - 1) // copies + fullest] - fleet.copy[k, even]
+    whole += launch_wait_s(sim, k, s, batch, whole)
+    return whole, token + whole - alone
 
 
 @compiled
@@ -118,6 +130,16 @@ def start_decoding(sim: Sim, r: int, i: int, time: float) -> None:
 
 
 @compiled
+def start_all(sim: Sim, r: int, first: int, time: float) -> None:
+    """`start_decoding` for the requests linked from `first` on."""
+    i = first
+    while i >= 0:
+        following = sim.requests.next[i]
+        start_decoding(sim, r, i, time)
+        i = following
+
+
+@compiled
 def end_steps(sim: Sim, r: int, steps: int, time: float) -> None:
     """`steps` decode steps are over, the last one's tokens seen at `time`; requests that have all
     tokens leave."""
@@ -129,6 +151,15 @@ def end_steps(sim: Sim, r: int, steps: int, time: float) -> None:
         i = value[0]
         stop_decoding(sim, r, 0, requests.isl[i] + requests.osl[i] - 1)
         finish(sim, r, i, time)
+
+
+@compiled
+def prompt_room(sim: Sim, r: int, n: int) -> int:
+    """Prompt tokens of one prompt that a step of replica `r` has room for beside `n` decodes: of
+    one micro-batch and copy of attention."""
+    k = sim.fleet.table[r]
+    lanes = sim.fleet.pp_size[k] * sim.fleet.copies[k]
+    return sim.fleet.max_tokens[r] - (n * sim.fleet.queries[k] + lanes - 1) // lanes  # type: ignore[no-any-return,unused-ignore]
 
 
 @compiled
@@ -148,8 +179,10 @@ def prompt_step(sim: Sim, r: int) -> None:
     n = running if sim.fleet.mixed[r] == 1 else 0
     if n > 0:
         replicas.kv_used[r] += growth_of(sim, r, 1)
-    budget = sim.fleet.max_tokens[r] - n
-    tokens, attention_s, fresh, newest = 0, 0.0, -1, -1
+    most = prompt_room(sim, r, n)
+    lanes = sim.fleet.pp_size[sim.fleet.table[r]] * sim.fleet.copies[sim.fleet.table[r]]
+    budget = most * lanes
+    tokens, largest, attention_s, fresh, newest = 0, 0, 0.0, -1, -1
     seqs, begun = running, 0
     while budget > 0:
         if replicas.partial[r] >= 0:
@@ -162,10 +195,11 @@ def prompt_step(sim: Sim, r: int) -> None:
         else:
             break
         seqs += 1
-        chunk = min(left, budget)
+        chunk = min(left, budget, most)
         before = requests.isl[i] + requests.generated[i] - left
         attention_s += attention_of(sim, r, chunk, before)
         tokens += chunk
+        largest = max(largest, chunk)
         budget -= chunk
         replicas.partial[r] = -1
         if chunk < left:
@@ -178,17 +212,15 @@ def prompt_step(sim: Sim, r: int) -> None:
         else:
             requests.next[newest] = i
         newest = i
-    end = start + mixed_step_s(sim, r, n, tokens, attention_s)
+    whole, token = mixed_step_s(sim, r, n, tokens, largest, attention_s)
+    end = start + token
     replicas.kv_peak[r] = max(replicas.kv_peak[r], replicas.kv_used[r])
     record(loop, replicas, r, seqs, start, end)
     replicas.now[r] = end
     seen = deliver(sim, r, n + begun, 1, end, end)
     if n > 0:
         end_steps(sim, r, 1, seen)
-    while fresh >= 0:
-        following = requests.next[fresh]
-        start_decoding(sim, r, fresh, seen)
-        fresh = following
+    start_all(sim, r, fresh, seen + whole - token)
 
 
 @compiled
@@ -245,7 +277,7 @@ def advance(sim: Sim, r: int, until: float) -> None:
         replicas.last_done[r] = 0
         preempted = make_room(sim, r)
         n, head = replicas.running[r], replicas.head[r]
-        budget = sim.fleet.max_tokens[r] - n * sim.fleet.mixed[r]
+        budget = prompt_room(sim, r, n * sim.fleet.mixed[r])
         if replicas.partial[r] >= 0 or (
             not preempted and can_admit(sim, r, n, budget, growth_of(sim, r, 1))
         ):

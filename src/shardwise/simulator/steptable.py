@@ -1,4 +1,4 @@
-"""Step times of a replica as two tables and three slopes, read from the performance model.
+"""Step times of a replica as tables and slopes, read from the performance model.
 
 A step's time separates: weights, compute and communication depend on its tokens, the output head
 on its sequences, the KV read on the cached tokens, prefill attention on pairs of tokens. So every
@@ -18,13 +18,18 @@ from msgspec.structs import replace
 from shardwise.errors import InputError
 from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Layout
-from shardwise.perfmodel.serving_steps import through_stages
-from shardwise.perfmodel.step import Setting, step_time
+from shardwise.perfmodel.operators import StepKernels
+from shardwise.perfmodel.serving_steps import through_stages, tokens_per_step, verified
+from shardwise.perfmodel.step import Setting, Steps, StepTime, step_time
 from shardwise.perfmodel.work import Array
 
 
 class StepTable(msgspec.Struct, frozen=True):
-    """Seconds. `decode[s]`: s sequences without context; `prompt[p]`: p prompt tokens alone."""
+    """Seconds of a pipeline's micro-batch, which is the whole step where there is one stage.
+
+    `decode[s]`: s sequences without context; `prompt[p]`: p prompt tokens alone, spread evenly over
+    the copies of attention.
+    """
 
     decode: Array
     prompt: Array
@@ -35,54 +40,78 @@ class StepTable(msgspec.Struct, frozen=True):
     #: s that the host takes to launch a step with prompts, and what of any step is not the
     #: device's: s a step, a sequence, a token
     launch: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    copies: int = 1  #: of attention (data-parallel); a prompt is computed by one of them
+    #: `copy[p]`: p prompt tokens in one copy, without routed experts; empty where there is one copy
+    copy: Array = msgspec.field(default_factory=lambda: np.zeros(0))
+    query_tokens: int = 1  #: of each sequence in a step: one, and those drafted
+    tokens_per_step: float = 1.0  #: mean tokens that a decode step gives a sequence
+
+    @property
+    def lanes(self) -> int:
+        """Prompts that are computed side by side: by micro-batches and copies of attention."""
+        return self.pp_size * self.copies
 
     def scaled(self, factor: float) -> StepTable:
         """The same replica with every step `factor` times as long."""
         launch, per_step, per_sequence, per_token = self.launch
-        return StepTable(
-            self.decode * factor,
-            self.prompt * factor,
-            (self.kv_slope[0] * factor, self.kv_slope[1] * factor),
-            (self.attention_slope[0] * factor, self.attention_slope[1] * factor),
-            self.window,
-            self.pp_size,
-            (launch * factor, per_step * factor, per_sequence * factor, per_token * factor),
+        return replace(
+            self,
+            decode=self.decode * factor,
+            prompt=self.prompt * factor,
+            kv_slope=(self.kv_slope[0] * factor, self.kv_slope[1] * factor),
+            attention_slope=(self.attention_slope[0] * factor, self.attention_slope[1] * factor),
+            launch=(launch * factor, per_step * factor, per_sequence * factor, per_token * factor),
+            copy=self.copy * factor,
         )
 
 
 def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: int) -> StepTable:
-    """The table of a replica in `layout` for up to so many sequences and tokens.
+    """The table of a replica in `layout` for up to so many sequences in all, and tokens of a copy
+    of attention and a micro-batch.
 
     With PP a step's sequences run as pp_size micro-batches that follow each other, and a step is
     of one micro-batch through all stages.
     """
     layouts = Layouts.of([layout])
     work, kernels = setting.work(layouts), setting.kernels(layouts)
-    c, pp_size = setting.coefficients, layout.pp_size
+    c, pp_size, copies = setting.coefficients, layout.pp_size, layout.attention_dp
+    queries = int(verified(setting))
     at_once = replace(setting, coefficients={**c, "eager_layer": 0.0})
 
-    def seconds(sequences: Array, context: float, prompt: Array, earlier: float) -> Array:
-        found = step_time(
-            at_once,
-            kernels,
-            sequences,
-            np.array(context),
-            prompt,
-            np.array(earlier),
+    def total(found: StepTime) -> Array:
+        return np.asarray(found.total, dtype=np.float64)
+
+    def seconds(
+        sequences: Array, context: float, prompt: Array, earlier: float, used: StepKernels = kernels
+    ) -> Array:
+        def of(steps: Steps, at: StepKernels, prompts: Array) -> StepTime:
+            return step_time(steps, at, sequences, np.array(context), prompts, np.array(earlier))
+
+        tokens = queries * sequences + prompt
+        found = total(
+            through_stages(at_once, used, float(pp_size), tokens, of(at_once, used, prompt))
         )
-        passed = through_stages(at_once, kernels, float(pp_size), sequences + prompt, found)
-        return np.asarray(passed.total, dtype=np.float64)
+        if (drafting := setting.drafting) is not None:
+            first, further = drafting.first, drafting.further
+            found = found + total(of(first, first.kernels(layouts), prompt))
+            rest = total(of(further, further.kernels(layouts), np.zeros_like(prompt)))
+            found = found + (drafting.passes - 1.0) * rest
+        return found
 
     none, one = np.zeros(1), np.ones(1)
     # one above the largest index, since a mixed step looks at s + 1
     decode = seconds(np.arange(max_num_seqs + 2.0), 0.0, none, 0.0)
-    prompt = seconds(none, 0.0, np.arange(max(max_tokens, max_num_seqs) + 2.0), 0.0)
+    most = max(copies * max_tokens, queries * max_num_seqs) + queries * (copies + 2)
+    prompt = seconds(none, 0.0, np.arange(most + 2.0), 0.0)
     window = float(min((read.limit for read in work.reads), default=np.inf))
     knee = window if np.isfinite(window) else 65536.0
     # slopes of a usual batch and chunk: kernels use a GPU less well for a single sequence
-    batch, part = one * min(32, max_num_seqs), one * min(2048, max_tokens)
+    batch, part = one * min(32 * copies, max_num_seqs), one * min(2048, max_tokens)
     kv = [float((seconds(batch, x * knee, none, 0.0) / batch)[0]) for x in (0.0, 1.0, 2.0)]
-    attention = [float((seconds(none, 0.0, part, x * knee) / part)[0]) for x in (0.0, 1.0, 2.0)]
+    # a prompt is in one copy of attention, whatever there are more
+    alone = replace(kernels, attention_dp=np.ones_like(kernels.attention_dp))
+    attention = [float((seconds(none, 0.0, part, x * knee, alone) / part)[0]) for x in (0, 1, 2)]
+    dense = replace(alone, experts=None)
     return StepTable(
         decode=decode,
         prompt=prompt,
@@ -99,6 +128,10 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
             c["sequence"],
             (pp_size - 1) * float(kernels.hop_s[0]),
         ),
+        copies=copies,
+        copy=seconds(none, 0.0, np.arange(most + 2.0), 0.0, dense) if copies > 1 else np.zeros(0),
+        query_tokens=queries,
+        tokens_per_step=tokens_per_step(setting),
     )
 
 
