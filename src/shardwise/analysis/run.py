@@ -25,13 +25,11 @@ from shardwise.hardware.node import Node as HardwareNode
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, FixedLimits, Layout
 from shardwise.layout.rules import require_layout, require_length
 from shardwise.perfmodel.estimate import Subject, predict
+from shardwise.perfmodel.intervals import LAYOUT_RHO
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.perfmodel.memory import require_fit
 from shardwise.workload.workload import Mode, Workload
 
-#: Correlation of the errors of neighbouring TPs: 0.67 to 0.77 on the reference rows with several
-#: TPs (docs/accuracy.md says how it was found).
-PREDICTED_RHO: Final = 0.75
 #: A step up that saves less latency than this does not pay: each GPU halves its share of it.
 MIN_GAIN_PCT: Final = 15.0
 
@@ -147,7 +145,7 @@ def analyse(
     evidence: Sequence[Evidence],
     skipped: Sequence[Skipped],
     usd_per_gpu_hour: float | None,
-    rho: float = PREDICTED_RHO,
+    rho: float = LAYOUT_RHO,
 ) -> Study:
     """Everything that follows from evidence on one grid, whatever its kind."""
     grid = index(evidence)

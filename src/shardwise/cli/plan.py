@@ -134,9 +134,9 @@ def _deliver(
     from shardwise.reports.plan_tables import (
         plan_document,
         plan_table,
-        recommendation,
         rejected_lines,
     )
+    from shardwise.reports.plan_words import recommendation
     from shardwise.reports.speculation_tables import (
         speculation_document,
         speculation_lines,

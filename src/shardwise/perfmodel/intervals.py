@@ -27,12 +27,21 @@ LEVEL: Final = 0.80  #: share of unseen rows that should fall in the interval
 #: Where nothing was held out at all: a factor of two either way for TTFT, 1.5 for the rest.
 _BLIND: Final = {"ttft_s": 0.7}
 _BLIND_OTHER: Final = 0.4
+#: Correlation of the errors of two layouts of one model on one GPU: 0.67 to 0.77 on the reference
+#: rows with several TPs (docs/accuracy.md says how it was found).
+LAYOUT_RHO: Final = 0.75
 METRICS: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
 #: Metrics that share another's width.
 _SAME_AS: Final = {"total_tok_s": "output_tok_s", "usd_per_million_output_tok": "output_tok_s"}
 #: Rows that a width takes at least; fewer share with the other kind of model.
 _ENOUGH: Final = 40
 NEAR: Final = "row"  #: the fold of rows about which everything is known
+
+
+def ratio_width(first: float, second: float, rho: float = LAYOUT_RHO) -> float:
+    """Half-width (log) of the 80 % interval of a ratio of two predictions, from their own widths
+    and the correlation of their errors."""
+    return float(np.sqrt(max(first**2 + second**2 - 2.0 * rho * first * second, 0.0)))
 
 
 def kind_of(moe: bool) -> str:

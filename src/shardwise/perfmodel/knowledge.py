@@ -8,7 +8,7 @@ having seen it costs; no row has pipeline stages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -34,6 +34,15 @@ WORDS: Final[dict[Unseen, str]] = {
     "version": "engine version not seen",
     "layout": "layout not seen",
     "pipeline": "no row has pipeline stages",
+}
+
+
+_MOST_NAMED: Final = 3  #: places where a model was measured
+#: What a layout has beside TP, by the mark in its name.
+_FEATURES: Final = {
+    "DP": "copies of attention",
+    "EP": "whole experts",
+    "PP": "pipeline stages",
 }
 
 
@@ -116,6 +125,45 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
     def has_pipelines(self) -> bool:
         """Whether any row has pipeline stages."""
         return any("PP" in name for names in self.layouts.values() for name in names)
+
+    def far(self, asked: Asked, layout: Layout) -> str:
+        """Why no row is near `layout` on this GPU and engine, in words; "" where one is."""
+        engine = get(asked.engine).title
+        if asked.pair not in self.versions:
+            return f"no row is of {asked.gpu} with {engine}"
+        seen = [name for _, name in self._cells(lambda pair, _: pair == asked.pair)]
+        missing = [
+            words
+            for mark, words in _FEATURES.items()
+            if mark in layout.name and not any(mark in name for name in seen)
+        ]
+        return f"no row of {asked.gpu} with {engine} has {' or '.join(missing)}" if missing else ""
+
+    def nearest(self, asked: Asked) -> str:
+        """The layouts measured for this model, here or else elsewhere, in words; "" for none."""
+        by_pair: dict[str, list[str]] = {}
+        for pair, name in sorted(self._cells(lambda _, model: model == asked.model)):
+            by_pair.setdefault(pair, []).append(name)
+        if asked.pair in by_pair:
+            by_pair = {asked.pair: by_pair[asked.pair]}
+
+        def differs(pair: str) -> tuple[bool, bool, str]:
+            gpu, _, engine = pair.partition("/")
+            return gpu != asked.gpu, engine != asked.engine, pair
+
+        nearest = sorted(by_pair, key=differs)[:_MOST_NAMED]
+        where = [f"{p.replace('/', ' with ')} as {', '.join(by_pair[p])}" for p in nearest]
+        more = len(by_pair) - len(nearest)
+        return "; ".join(where) + (f"; {more} more" if more else "")
+
+    def _cells(self, wanted: Callable[[str, str], bool]) -> list[tuple[str, str]]:
+        """("gpu/engine", layout) of each cell whose pair and model are wanted."""
+        found = []
+        for cell, names in self.layouts.items():
+            pair, _, model = cell.rpartition("/")
+            if wanted(pair, model):
+                found += [(pair, name) for name in names]
+        return found
 
     def _is_new(self, asked: Asked) -> bool:
         """A version that no row has, and that the engine's facts were not read from either."""

@@ -8,10 +8,11 @@ from typing import Final, Literal, get_args
 import msgspec
 from msgspec.structs import replace
 
-from shardwise.architecture.bundled import stored_in
+from shardwise.architecture.bundled import published_checkpoint, stored_in
 from shardwise.architecture.formats import UNQUANTIZED
 from shardwise.architecture.model import Model, require_context
 from shardwise.engines.loading import require_able, require_prefix_caching
+from shardwise.engines.registry import get
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
 from shardwise.hardware.node import Node
@@ -125,18 +126,25 @@ class Question(msgspec.Struct, frozen=True):
 
     def dtypes(self) -> tuple[str, ...]:
         """Weight dtypes to consider: the one asked, or the checkpoint's own, then fp8 for a
-        16-bit checkpoint and nvfp4 where the GPU multiplies 4-bit floats."""
+        16-bit checkpoint and nvfp4 where the GPU multiplies 4-bit floats, each where a checkpoint
+        is published or the engine quantizes to it while it loads."""
         if self.weight_dtype is not None:
             return (stored_in(self.arch, self.weight_dtype).checkpoint_dtype,)
         own = self.arch.checkpoint_dtype
         found = [own]
         if self.engine == "builtin":  # it runs what is in the checkpoint
             return (own,)
-        if own in UNQUANTIZED:
+        if own in UNQUANTIZED and (
+            get(self.engine).capabilities.online_fp8 or self._is_published("fp8")
+        ):
             found.append("fp8")
-        if own in UNQUANTIZED | {"fp8"} and self.node.gpu.vendor == "nvidia":
-            found += ["nvfp4"] if "fp4" in self.node.gpu.flops else []
+        multiplies = self.node.gpu.vendor == "nvidia" and "fp4" in self.node.gpu.flops
+        if own in UNQUANTIZED | {"fp8"} and multiplies and self._is_published("nvfp4"):
+            found.append("nvfp4")
         return tuple(found)
+
+    def _is_published(self, dtype: str) -> bool:
+        return published_checkpoint(self.arch.id, dtype) is not None
 
     def subject(self, weight_dtype: str) -> Subject:
         """The model in `weight_dtype` as the performance model takes it, KV dtype resolved."""

@@ -12,6 +12,8 @@ from shardwise import metrics
 from shardwise.evidence.record import Evidence, Interval
 from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.perfmodel.estimate import Subject, predict
+from shardwise.perfmodel.knowledge import Unseen
+from shardwise.planner import ties
 from shardwise.planner.candidates import Option
 from shardwise.planner.fullness import matrix_share
 from shardwise.planner.loading import Loaded
@@ -19,6 +21,12 @@ from shardwise.planner.question import Question
 from shardwise.workload.workload import Workload
 
 _TIE: Final = 0.005  #: objectives within 0.5 % are told apart by E2E latency
+#: Why the second is not the first, where its objective does not say.
+_WHY: Final = {
+    "measured": ": less of it was measured",
+    "replicas": ": a tie, fewer replicas",
+    "ttft": ": a tie, higher TTFT",
+}
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -45,6 +53,8 @@ class Candidate(msgspec.Struct, frozen=True):
     matrix_share: float  #: of the GPU's dense matrix rate
     kv_limited: bool
     capacity_left: float  #: share of replicas that run on when one GPU, so one replica, is lost
+    unseen: tuple[Unseen, ...] = ()  #: what of it no row behind the predictions has
+    far: str = ""  #: why nothing near it was measured, in words; "" where something was
     behind: str = ""  #: why it ranks below the one above
 
     @property
@@ -63,6 +73,12 @@ class Candidate(msgspec.Struct, frozen=True):
     def name(self) -> str:
         d = self.deployment
         return f"{Option(d.layout, f'in {d.dtypes.weight}')}"
+
+    def mean(self, name: str) -> float:
+        """What `name` minimises, above 0: seconds of E2E latency, or the cost of a token."""
+        if name == "latency":
+            return self.evidence.metrics["e2e_latency_s"].value
+        return self.cost.value
 
     def objective(self, name: str) -> float:
         """What `name` minimises, at the cautious end of its interval: a candidate that nothing
@@ -99,7 +115,14 @@ def candidates(question: Question, subject: Subject, loaded: Sequence[Loaded]) -
         for x in loaded
     ]
     found = predict(subject, deployments, workloads)
-    return [_candidate(question, subject, x, e) for x, e in zip(loaded, found, strict=True)]
+    known, asked = subject.calibrated.profile.knowledge, subject.asked
+    made = []
+    for x, evidence in zip(loaded, found, strict=True):
+        layout = x.option.layout
+        candidate = _candidate(question, subject, x, evidence)
+        unseen, far = known.unseen(asked, layout), known.far(asked, layout)
+        made.append(replace(candidate, unseen=unseen, far=far))
+    return made
 
 
 def _candidate(
@@ -152,7 +175,7 @@ def _checks(question: Question, evidence: Evidence) -> tuple[Check, ...]:
 def rank(question: Question, found: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
     """Those that meet the SLO, best first, and those that miss it, nearest first.
 
-    Best is by the cautious end of the objective's interval.
+    The first is `ties.first`; the others follow by the cautious end of the objective's interval.
     """
     meeting = sorted(
         (c for c in found if c.meets),
@@ -168,8 +191,12 @@ def rank(question: Question, found: Sequence[Candidate]) -> tuple[list[Candidate
         ):
             meeting[j - 1], meeting[j] = meeting[j], meeting[j - 1]
             j -= 1
+    if meeting:
+        best = ties.first(question, meeting)
+        meeting.remove(best)
+        meeting.insert(0, best)
     ranked = [
-        replace(c, behind=_behind(question, meeting[i - 1], c) if i else "")
+        replace(c, behind=_behind(question, meeting[i - 1], c, i == 1) if i else "")
         for i, c in enumerate(meeting)
     ]
     missing = sorted((c for c in found if not c.meets), key=lambda c: c.worst.over_pct)
@@ -194,10 +221,11 @@ def _tied(question: Question, a: Candidate, b: Candidate) -> bool:
     return abs(x - y) <= _TIE * abs(x)
 
 
-def _behind(question: Question, above: Candidate, below: Candidate) -> str:
+def _behind(question: Question, above: Candidate, below: Candidate, second: bool) -> str:
     slower = metrics.percent_change(_e2e(above), _e2e(below))
     name = {"cost": "cost", "latency": "E2E latency", "throughput": "throughput"}
+    why = _WHY.get(ties.reason(question, above, below), "") if second else ""
     if _tied(question, above, below):
-        return f"same {name[question.objective]}, {slower:+.1f} % E2E latency"
+        return f"same {name[question.objective]}, {slower:+.1f} % E2E latency{why}"
     a, b = (abs(c.objective(question.objective)) for c in (above, below))
-    return f"{metrics.percent_change(a, b):+.1f} % {name[question.objective]}"
+    return f"{metrics.percent_change(a, b):+.1f} % {name[question.objective]}{why}"

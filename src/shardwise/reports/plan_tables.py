@@ -14,54 +14,23 @@ from shardwise.layout.shards import rank_shards
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.planner.candidates import Rejected
 from shardwise.planner.command import Replica
+from shardwise.planner.explanation import explain
 from shardwise.planner.fullness import tokens_per_step
 from shardwise.planner.plan import Plan
 from shardwise.planner.rank import Candidate
 from shardwise.reports.cells import lengths
 from shardwise.reports.decision_tables import Value, ranked_table
-from shardwise.reports.numbers import quantity
+from shardwise.reports.plan_words import BINDING, recommendation
 from shardwise.reports.table import INTERVALS, Column, Table
 
-BINDING: Final = {
-    "weights": "reading weights",
-    "kv": "reading the KV cache",
-    "compute": "matrix rate",
-    "communication": "links between GPUs",
-    "overhead": "engine overhead",
-    "queueing": "waiting for a slot",
-}
+#: Candidates in the table; the JSON document has all.
+MOST_SHOWN: Final = 12
 
 
-def recommendation(plan: Plan) -> str:
-    """What to deploy, what it gives, what it costs and what is left when a GPU is lost."""
-    best, q = plan.best, plan.question
-    m, d = best.evidence.metrics, best.deployment
-    cost = metrics.ALL[best.cost_metric]
-    left = f"{d.replicas - 1}/{d.replicas}"
-    lines = [
-        f"Deploy {q.arch.id} as {best.name} on {q.node.gpus} x {q.node.gpu.id} "
-        f"({d.engine}, KV cache {d.dtypes.kv}): predicted "
-        f"TTFT {quantity(m['ttft_s'], 's')}, TPOT {quantity(m['tpot_s'], 's')}, "
-        f"E2E latency {quantity(m['e2e_latency_s'], 's')} at "
-        f"{best.evidence.workload.concurrency} in flight a replica; the node gives "
-        f"{quantity(best.node_output_tok_s, 'output tok/s')} at "
-        f"{quantity(best.cost, cost.unit)} for all {best.gpus_paid} GPUs.",
-        f"With one GPU lost, {left} of its capacity is left. "
-        f"{BINDING[best.binding].capitalize()} binds most"
-        f"{', and the KV cache limits the batch' if best.kv_limited else ''}.",
-    ]
-    lines += [
-        f"SLO {metrics.ALL[c.metric].label} {c.bound_s * 1e3:g} ms: met by the predicted "
-        f"{c.predicted_s * 1e3:.4g} ms, "
-        f"{'and by its whole 80 % interval' if c.certain else 'but not by its whole interval'}."
-        for c in best.checks
-    ]
-    return "\n".join(lines)
-
-
-def plan_table(plan: Plan) -> Table:
-    """Ranked candidates, then those that miss the SLO."""
-    everything = (*plan.ranked, *plan.missing)
+def plan_table(plan: Plan, most: int = MOST_SHOWN) -> Table:
+    """Ranked candidates, then those that miss the SLO: the first `most` of them."""
+    every = (*plan.ranked, *plan.missing)
+    everything, more = every[:most], len(every) - most
     cost = metrics.ALL[everything[0].cost_metric]
     columns = (
         Column("#", "rank"),
@@ -94,6 +63,7 @@ def plan_table(plan: Plan) -> Table:
         rows,
         (
             INTERVALS,
+            *([f"{more} more candidates follow these; --json has all"] if more > 0 else []),
             *filter(None, [q.price_note, q.memory_note]),
             *notes,
         ),
@@ -130,6 +100,7 @@ def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[st
     q = plan.question
     return {
         "recommendation": recommendation(plan),
+        "explanation": explain(plan),
         "model": q.arch.id,
         "gpu": q.node.gpu.id,
         "gpus": q.node.gpus,

@@ -1,0 +1,146 @@
+"""Why the first of a plan is first: what binds it, what the next one loses by, what would settle
+it, and what copies of attention gain and cost where the cache is a latent one."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from msgspec.structs import replace
+
+from shardwise.architecture.bundled import stored_in
+from shardwise.architecture.mixers import Mla
+from shardwise.layout.deployment import Deployment
+from shardwise.perfmodel.estimate import predict
+from shardwise.perfmodel.memory import plan as memory_plan
+from shardwise.planner import ties
+from shardwise.planner.plan import Plan
+from shardwise.planner.question import Question
+from shardwise.planner.rank import Candidate
+from shardwise.workload.workload import Workload
+
+
+class RunnerUp(msgspec.Struct, frozen=True):
+    """The second of a plan beside the first.
+
+    Attributes:
+        reason: What puts the first before it.
+        metric: That both are compared by: "e2e_latency_s", or "output_tok_s" of the node.
+        apart_pct: How much worse it is in the objective, by the predicted values; negative: better.
+        doubt_pct: Half-width of the 80 % interval of that difference.
+        part: Cause of time that it loses most by, a key of `Evidence.breakdown`.
+        part_pct: What it loses there, of the first's objective.
+    """
+
+    candidate: Candidate
+    reason: ties.Reason
+    metric: str
+    apart_pct: float
+    doubt_pct: float
+    part: str
+    part_pct: float
+
+
+class CacheGain(msgspec.Struct, frozen=True):
+    """Copies of attention against TP on as many GPUs, for a model whose latent cache TP does not
+    cut: tokens of cache a replica holds, and TPOT of a request alone."""
+
+    copied: Deployment
+    cut: Deployment
+    copied_tokens: int
+    cut_tokens: int
+    copied_tpot_s: float
+    cut_tpot_s: float
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """What stands behind the first of a plan.
+
+    Attributes:
+        binding_share: Of the largest cause, in E2E latency.
+        far: Why nothing near it was measured, in words; "" where something was.
+        unseen: What of it no row has, as `knowledge.Unseen`.
+        nearest: The layouts that this model was measured in, in words; "" for none.
+    """
+
+    binding_share: float
+    far: str
+    unseen: tuple[str, ...]
+    nearest: str
+    runner_up: RunnerUp | None
+    cache: CacheGain | None
+
+
+def explain(plan: Plan) -> Explanation:
+    """What is to be said of a plan's first. The plan has one."""
+    best, question = plan.best, plan.question
+    subject = question.subject(best.deployment.dtypes.weight)
+    breakdown = best.evidence.breakdown
+    return Explanation(
+        binding_share=breakdown[best.binding] / max(sum(breakdown.values()), 1e-12),
+        far=best.far,
+        unseen=best.unseen,
+        nearest=subject.calibrated.profile.knowledge.nearest(subject.asked),
+        runner_up=_runner_up(question, plan.ranked) if len(plan.ranked) > 1 else None,
+        cache=_cache_gain(plan),
+    )
+
+
+def _runner_up(question: Question, ranked: tuple[Candidate, ...]) -> RunnerUp:
+    best, second = ranked[:2]
+    criterion = ties.criteria(question)[-1]
+    latency = criterion == "latency"
+    lost = {
+        part: _per_request(second, part, latency) - _per_request(best, part, latency)
+        for part in best.evidence.breakdown
+    }
+    part = max(lost, key=lambda name: lost[name])
+    whole = sum(_per_request(best, name, latency) for name in best.evidence.breakdown)
+    return RunnerUp(
+        candidate=second,
+        reason=ties.reason(question, best, second),
+        metric="e2e_latency_s" if latency else "output_tok_s",
+        apart_pct=100.0 * math.expm1(ties.apart(best, second, criterion)),
+        doubt_pct=100.0 * math.expm1(ties.doubt(best, second, criterion)),
+        part=part,
+        part_pct=100.0 * lost[part] / whole,
+    )
+
+
+def _per_request(candidate: Candidate, part: str, latency: bool) -> float:
+    """Seconds of a cause in a request: as the client waits, or of the whole node's time."""
+    seconds = candidate.evidence.breakdown[part]
+    if latency:
+        return seconds
+    deployment = candidate.deployment
+    return seconds / (candidate.evidence.workload.concurrency * deployment.replicas)
+
+
+def _cache_gain(plan: Plan) -> CacheGain | None:
+    best, question = plan.best, plan.question
+    stored = stored_in(question.arch, best.deployment.dtypes.weight)
+    if not any(isinstance(group.mixer, Mla) for group in stored.groups):
+        return None
+    same = [
+        c.deployment
+        for c in (*plan.ranked, *plan.missing)
+        if c.deployment.dtypes == best.deployment.dtypes and c.deployment.pp_size == 1
+    ]
+    copied = max(same, key=lambda d: (d.layout.attention_dp, -d.tp_size), default=None)
+    if copied is None or copied.layout.attention_dp == 1:
+        return None
+    width = copied.layout.replica_gpus
+    cut = min(
+        (d for d in same if d.layout.attention_dp == 1 and d.layout.replica_gpus == width),
+        key=lambda d: d.layout.ep_size,
+        default=None,
+    )
+    if cut is None:
+        return None
+    gpu, context = question.node.gpu, question.context
+    tokens = [memory_plan(question.arch, gpu, d, context).kv_capacity_tokens for d in (copied, cut)]
+    alone = Workload(question.demand.isl, question.demand.osl, 1)
+    one = [replace(d, layout=replace(d.layout, replicas=1)) for d in (copied, cut)]
+    found = predict(question.subject(best.deployment.dtypes.weight), one, [alone, alone])
+    tpots = [e.metrics["tpot_s"].value for e in found]
+    return CacheGain(copied, cut, *tokens, *tpots)

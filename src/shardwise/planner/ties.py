@@ -1,0 +1,104 @@
+"""Which of several candidates is first: the best, or what tells candidates apart that predictions
+do not.
+
+Predictions of two layouts of one model share most of their errors, so a difference is known better
+than either value; still, one that is smaller than its own doubt does not order them. An 80 %
+interval of the difference decides whether a layout that less was measured of is better at all; the
+typical error of one, about half of that, decides whether it is a tie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Literal
+
+from shardwise.evidence.record import Interval
+from shardwise.perfmodel.intervals import ratio_width
+from shardwise.planner.question import Question
+
+if TYPE_CHECKING:
+    from shardwise.planner.rank import Candidate
+
+#: The half of a normal distribution lies within 0.674 standard deviations, 80 % within 1.282.
+TYPICAL: Final = 0.674 / 1.282
+#: What put one candidate before another: it is better; more of it was measured; or, in a tie, it
+#: has more replicas, a lower TTFT.
+Reason = Literal["better", "measured", "replicas", "ttft"]
+
+
+def criteria(question: Question) -> tuple[str, ...]:
+    """What candidates are compared by, in order. At a request rate, all that carry it cost the
+    same: E2E latency tells them apart."""
+    if question.demand.request_rate is not None and question.objective != "latency":
+        return (question.objective, "latency")
+    return (question.objective,)
+
+
+def doubt(a: Candidate, b: Candidate, criterion: str) -> float:
+    """Half-width (log) of the 80 % interval of the ratio of two candidates' objectives."""
+    metric = "e2e_latency_s" if criterion == "latency" else "output_tok_s"
+    return ratio_width(*(_width(c.evidence.metrics[metric]) for c in (a, b)))
+
+
+def _width(value: Interval) -> float:
+    return math.log(value.hi / value.value)
+
+
+def apart(a: Candidate, b: Candidate, criterion: str) -> float:
+    """log of b's value over a's, what is minimised: above 0 where `a` is better."""
+    return math.log(b.mean(criterion) / a.mean(criterion))
+
+
+def _tied(a: Candidate, b: Candidate, criterion: str, share: float) -> bool:
+    """Whether `b` is not worse than `a` by more than a share of the doubt."""
+    return apart(a, b, criterion) <= share * doubt(a, b, criterion) + 1e-9
+
+
+def _clearly_sooner(question: Question, a: Candidate, b: Candidate) -> bool:
+    """Whether `a` is better than `b` by every mean, and its TTFT lower by more than the doubt."""
+    one, other = a.evidence.metrics["ttft_s"], b.evidence.metrics["ttft_s"]
+    sooner = math.log(other.value / one.value) > ratio_width(_width(one), _width(other))
+    return sooner and all(apart(a, b, name) >= 0 for name in criteria(question))
+
+
+def first(question: Question, found: Sequence[Candidate]) -> Candidate:
+    """The candidate to deploy.
+
+    Of those that the best by the cautious end of its objective does not beat, and that no better
+    one beats in TTFT, those of which most was measured; of these, in a tie, the one with most
+    replicas, then the lowest TTFT, then the best mean.
+    """
+    group = list(found)
+    for name in criteria(question):
+        leader = min(group, key=lambda c: c.objective(name))
+        group = [c for c in group if _tied(leader, c, name, 1.0)]
+    # a queue at the door that another does not have is no doubt
+    group = [c for c in group if not any(_clearly_sooner(question, d, c) for d in group)]
+    least = min(len(c.unseen) for c in group)
+    group = [c for c in group if len(c.unseen) == least]
+    for name in criteria(question):
+        leader = min(group, key=lambda c: c.mean(name))
+        group = [c for c in group if _tied(leader, c, name, TYPICAL)]
+    last = criteria(question)[-1]
+    return min(
+        group,
+        key=lambda c: (-c.deployment.replicas, c.evidence.metrics["ttft_s"].value, c.mean(last)),
+    )
+
+
+def reason(question: Question, ahead: Candidate, behind: Candidate) -> Reason:
+    """What puts `ahead`, the first of a plan, before `behind`."""
+    names = criteria(question)
+    if not all(_tied(ahead, behind, name, 1.0) for name in names):
+        return "better"
+    if _clearly_sooner(question, ahead, behind):
+        return "better"
+    if len(ahead.unseen) < len(behind.unseen):
+        return "measured"
+    if not all(_tied(ahead, behind, name, TYPICAL) for name in names):
+        return "better"
+    if ahead.deployment.replicas != behind.deployment.replicas:
+        return "replicas" if ahead.deployment.replicas > behind.deployment.replicas else "better"
+    lower = ahead.evidence.metrics["ttft_s"].value < behind.evidence.metrics["ttft_s"].value
+    return "ttft" if lower else "better"

@@ -1,0 +1,129 @@
+"""A plan's recommendation in sentences."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shardwise import metrics
+from shardwise.perfmodel.knowledge import WORDS
+from shardwise.planner.explanation import CacheGain, Explanation, RunnerUp, explain
+from shardwise.planner.plan import Plan
+from shardwise.reports.numbers import number, quantity
+
+BINDING: Final = {
+    "weights": "reading weights",
+    "kv": "reading the KV cache",
+    "compute": "matrix rate",
+    "communication": "links between GPUs",
+    "overhead": "engine overhead",
+    "queueing": "waiting for a slot",
+}
+#: Causes of time, as something that is lost.
+_LOST: Final = {**BINDING, "compute": "computing", "communication": "communication between GPUs"}
+
+
+def recommendation(plan: Plan) -> str:
+    """What to deploy, what it gives and costs, why, and what would settle a doubt."""
+    found = explain(plan)
+    lines = [_deploy(plan, found), _limits(plan, found)]
+    best = plan.best
+    lines += [
+        f"SLO {metrics.ALL[c.metric].label} {c.bound_s * 1e3:g} ms: met by the predicted "
+        f"{c.predicted_s * 1e3:.4g} ms, "
+        f"{'and by its whole 80 % interval' if c.certain else 'but not by its whole interval'}."
+        for c in best.checks
+    ]
+    if found.runner_up is not None:
+        lines += [_runner_up(plan, found.runner_up)]
+    if found.cache is not None:
+        lines += [_cache(found.cache)]
+    return "\n".join([*lines, _ground(found)])
+
+
+def _deploy(plan: Plan, found: Explanation) -> str:
+    best, q = plan.best, plan.question
+    m, d = best.evidence.metrics, best.deployment
+    cost = metrics.ALL[best.cost_metric]
+    idle = q.node.gpus - d.gpus
+    return (
+        f"Deploy {q.arch.id} as {best.name} on {q.node.gpus} x {q.node.gpu.id} "
+        f"({d.engine}, KV cache {d.dtypes.kv})"
+        f"{f', though nothing near it was measured ({found.far})' if found.far else ''}: predicted "
+        f"TTFT {quantity(m['ttft_s'], 's')}, TPOT {quantity(m['tpot_s'], 's')}, "
+        f"E2E latency {quantity(m['e2e_latency_s'], 's')} at "
+        f"{best.evidence.workload.concurrency} in flight a replica; the node gives "
+        f"{quantity(best.node_output_tok_s, 'output tok/s')} at "
+        f"{quantity(best.cost, cost.unit)} for {_paid(best.gpus_paid, idle)}."
+    )
+
+
+def _paid(gpus: int, idle: int) -> str:
+    whole = f"all {gpus} GPUs" if gpus > 1 else "the GPU"
+    return f"{whole}, of which {idle} {'is' if idle == 1 else 'are'} idle" if idle else whole
+
+
+def _limits(plan: Plan, found: Explanation) -> str:
+    best, replicas = plan.best, plan.best.deployment.replicas
+    return (
+        f"With one GPU lost, {replicas - 1}/{replicas} of its capacity is left. "
+        f"{_sentence(BINDING[best.binding])} binds most, {100 * found.binding_share:.0f} % of "
+        f"E2E latency"
+        f"{', and the KV cache limits the batch' if best.kv_limited else ''}."
+    )
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _runner_up(plan: Plan, other: RunnerUp) -> str:
+    """Why the second is not the first, and what would show that it should be."""
+    objective = {"cost": "cost", "latency": "E2E latency", "throughput": "cost"}
+    what = "E2E latency" if other.metric == "e2e_latency_s" else objective[plan.question.objective]
+    size = f"{other.apart_pct:+.1f} % {what}"
+    cause = f"{other.part_pct:.0f} points of it {_LOST[other.part]}"
+    doubt = f"such differences are known to {other.doubt_pct:.0f} %"
+    why = {
+        "better": f"{size}, {cause}; {doubt}" if other.apart_pct > 0 else f"{size}; {doubt}",
+        "measured": f"{size}, but less of it was measured and {doubt}",
+        "replicas": f"{size}, a tie since {doubt}; fewer replicas",
+        "ttft": f"{size}, a tie since {doubt}; higher TTFT",
+    }[other.reason]
+    demand = plan.question.demand
+    load = f"{demand.isl} in and {demand.osl} out"
+    if demand.concurrency is not None:
+        load += f" at {demand.concurrency} in flight"
+    elif demand.request_rate is not None:
+        load += f" at {demand.request_rate:g} requests/s"
+    label, first, second = _values(plan, other)
+    return (
+        f"Runner-up: {other.candidate.name}, {why}. To settle it, measure {label} of both with "
+        f"{load}: predicted {first} against {second}."
+    )
+
+
+def _values(plan: Plan, other: RunnerUp) -> tuple[str, str, str]:
+    best, second = plan.best, other.candidate
+    if other.metric == "output_tok_s":
+        values = [number(c.node_output_tok_s.value) for c in (best, second)]
+        return ("the node's output tok/s", values[0], values[1])
+    e2e = [c.evidence.metrics["e2e_latency_s"].value for c in (best, second)]
+    return ("E2E latency", f"{number(e2e[0])} s", f"{number(e2e[1])} s")
+
+
+def _cache(gain: CacheGain) -> str:
+    return (
+        f"KV cache: {gain.copied.layout.name} holds {gain.copied_tokens:,} tokens, "
+        f"{gain.copied_tokens / max(gain.cut_tokens, 1):.1f} times the {gain.cut_tokens:,} of "
+        f"{gain.cut.layout.name}, since TP keeps the whole latent cache on every GPU; with one "
+        f"request in flight its TPOT is {1e3 * gain.copied_tpot_s:.3g} ms against "
+        f"{1e3 * gain.cut_tpot_s:.3g} ms."
+    )
+
+
+def _ground(found: Explanation) -> str:
+    if not found.unseen:
+        return "Measured ground: rows of this model, GPU and engine in this layout."
+    words = ", ".join(text for name, text in WORDS.items() if name in found.unseen)
+    near = f"this model was measured on {found.nearest}" if found.nearest else "none of this model"
+    return f"Measured ground: {words}; {near}."
