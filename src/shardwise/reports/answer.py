@@ -20,7 +20,7 @@ from shardwise.layout.deployment import Layout
 from shardwise.planner.rank import Candidate
 from shardwise.reports.about import KnownError
 from shardwise.reports.numbers import number, scale_for, value_and_bounds
-from shardwise.reports.plan_tables import BINDING
+from shardwise.reports.plan_words import BINDING
 from shardwise.workload.workload import Slo
 
 Met = Literal["met", "within", "missed"]
@@ -293,7 +293,7 @@ def _why(layouts: LayoutStudy | None) -> str:
         quick = ", then quickest," if layouts.request_rate else ""
         which = f"{run} layouts" if meet == run else f"the {meet} of {run} layouts that meet this"
         said = (
-            f"Cheapest{quick} of {which} by the cautious end of its interval; "
+            f"First of {which}: cheapest{quick} unless a tie; "
             f"runner-up {Shown.of(rest[0]).title}: {rest[0].behind}"
         )
     return f"{said}. What binds: {BINDING[best.binding]}."
