@@ -6,6 +6,7 @@ import pytest
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.perfmodel.coefficients import PRIOR
 from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, Level, levels_of
+from shardwise.perfmodel.profiles import bundled_profile, calibrated
 
 GPU = default_catalogue().gpu("h200")
 
@@ -38,3 +39,31 @@ def test_who_names_no_version_and_no_model_draws_from_what_is_shared() -> None:
     assert [k[0] for k in levels_of("h200", "vllm")] == ["shared", "gpu", "engine", "pair"]
     named = [k[0] for k in levels_of("h200", "vllm", "0.11", "m")]
     assert named[4:] == ["version", "model", "cell"]
+
+
+def test_a_version_takes_its_host_time_to_another_gpu_and_not_its_kernels() -> None:
+    key = ("version", "b200", "vllm", "0.15.1")
+    host, kernels = offset(key, "request", 1.0), offset(key, "gemm", 1.0)
+    plain = Hierarchy({}).coefficients(GPU, "vllm")
+    scale = Level(key).scale[NAMES.index("request")]
+    found = host.coefficients(GPU, "vllm", "0.15.1")
+    assert found["request"] == pytest.approx(plain["request"] * np.exp(scale))
+    assert host.coefficients(GPU, "vllm", "0.15.2")["request"] == plain["request"]
+    assert host.coefficients(GPU, "sglang", "0.15.1")["request"] == plain["request"]
+    assert kernels.coefficients(GPU, "vllm", "0.15.1")["gemm"] == plain["gemm"]
+
+
+def test_a_versions_own_rows_on_a_gpu_go_before_those_elsewhere() -> None:
+    here, there = ("version", GPU.id, "vllm", "1"), ("version", "b200", "vllm", "1")
+    both = Hierarchy({here: np.zeros(len(NAMES)), there: np.ones(len(NAMES))})
+    assert both.coefficients(GPU, "vllm", "1") == Hierarchy({}).coefficients(GPU, "vllm")
+
+
+def test_a_profile_hands_on_a_version_from_other_gpus() -> None:
+    gpus = {gpu.id: gpu for gpu in default_catalogue().gpus()}
+    known, unknown = (
+        calibrated(bundled_profile(), gpus["h100"], "vllm", gpus, version).coefficients
+        for version in ("0.15.1", "0.15.9")
+    )
+    assert known["request"] != unknown["request"]
+    assert known["gemm"] == unknown["gemm"]

@@ -95,6 +95,11 @@ def levels_of(
     return every
 
 
+def is_version(key: str, engine: str, version: str) -> bool:
+    """Whether an encoded key is of `version` of an engine, on any GPU."""
+    return key.startswith("version/") and key.endswith(f"/{engine}/{version}")
+
+
 def model_key(model: Model) -> str:
     """What rows of one model in one dtype share, whatever they ran on."""
     return f"{model.shape}:{model.checkpoint_dtype}"
@@ -126,7 +131,20 @@ class Hierarchy(msgspec.Struct, frozen=True):
         for key in levels_of(gpu.id, engine, version, model):
             if key in self.offsets:
                 total = total + self.offsets[key] * Level(key).scale
+        if version and ("version", gpu.id, engine, version) not in self.offsets:
+            total = total + self._host_elsewhere(engine, version)
         return total
+
+    def _host_elsewhere(self, engine: str, version: str) -> Array:
+        """Log offsets of a version that has no rows on the GPU asked for: those of its host times
+        on other GPUs, which run the same code; zeros where it has rows on none."""
+        found = [
+            vector * Level(key).scale
+            for key, vector in self.offsets.items()
+            if is_version("/".join(key), engine, version)
+        ]
+        mean = np.mean(found, axis=0) if found else np.zeros(len(NAMES))
+        return np.where(_BY_ENGINE, mean, 0.0)
 
     def coefficients(
         self, gpu: Gpu, engine: str, version: str = "", model: str = ""

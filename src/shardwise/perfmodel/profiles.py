@@ -18,7 +18,7 @@ from shardwise.errors import InputError, UnknownNameError
 from shardwise.hardware.gpu import Gpu
 from shardwise.hardware.user_files import home
 from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
-from shardwise.perfmodel.hierarchy import Hierarchy, decode, levels_of
+from shardwise.perfmodel.hierarchy import Hierarchy, decode, is_version, levels_of
 from shardwise.perfmodel.knowledge import Knowledge
 
 BUNDLED: Final = "reference"
@@ -180,6 +180,8 @@ class Calibrated(msgspec.Struct, frozen=True):
     def _hierarchy(self, model: str) -> Hierarchy:
         keys = ["/".join(k) for k in levels_of(self.gpu.id, self.engine, self.version, model)]
         offsets = self.profile.offsets
+        if self.version:  # on other GPUs too
+            keys += [key for key in offsets if is_version(key, self.engine, self.version)]
         return decode({key: offsets[key] for key in keys if key in offsets})
 
 
