@@ -54,6 +54,10 @@ def refused(words: list[str], code: int = 2, cwd: Path | None = None) -> str:
         ([*STUDY, "--requests", "-3"], "requests is -3"),
         ([*STUDY, "--engine", "frobnicate"], "unknown engine 'frobnicate'"),
         ([*PLAN, "--cached-tokens", "1024"], "allowed: 0 to 1023"),
+        (
+            [*PLAN, "--request-rate", "1", "--ttft-p99", "1s", "--disaggregated"],
+            "--disaggregated with bounds on percentiles",
+        ),
         ([*PLAN, "--cached-tokens", "-1"], "cached_tokens is -1"),
         ([*PLAN, "--engine", "atom", "--cached-tokens", "8"], "caches no prefixes"),
         ([*STUDY, "--engine-version", "0.7.3", "--cached-tokens", "8"], "caches no prefixes"),

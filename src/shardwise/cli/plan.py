@@ -16,7 +16,7 @@ from shardwise.cli.options import (
     limit_options,
     speculation_options,
 )
-from shardwise.errors import InputError
+from shardwise.errors import InputError, NothingMeetsError
 
 if TYPE_CHECKING:
     from shardwise.planner.packing import Packed
@@ -68,6 +68,11 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
 )
 @limit_options
 @speculation_options
+@click.option(
+    "--disaggregated",
+    is_flag=True,
+    help="Say whether pools of prefill and decode instances would do better.",
+)
 @PROFILE
 @CATALOGUE
 @WIDE
@@ -106,6 +111,11 @@ def plan(
     if any(options[name] for name in P99):
         from shardwise.cli.plan_traffic import answer
 
+        if options["disaggregated"]:
+            raise InputError(
+                "--disaggregated with bounds on percentiles",
+                "allowed: bounds on medians, with --ttft, --tpot or --e2e",
+            )
         answer(names, options, output, save)
         return
     if len(options["gpu"]) > 1:
@@ -114,9 +124,16 @@ def plan(
             "allowed: one, or several with --ttft-p99, --tpot-p99 or --e2e-p99",
         )
     questions = questions_of(names, options, options["gpu"][0] if options["gpu"] else "")
-    packed = pack(questions) if more else (Packed(plan_one(questions[0]), 0),)
+    try:
+        packed = pack(questions) if more else (Packed(plan_one(questions[0]), 0),)
+    except NothingMeetsError as error:
+        if more or not options["disaggregated"]:
+            raise
+        from shardwise.cli.plan_verdicts import with_pools
+
+        raise with_pools(questions[0], error) from None
     order = order_of(options["node"], max(p.plan.best.deployment.tp_size for p in packed))
-    _deliver(names, packed, order, output, options["as_json"])
+    _deliver(names, packed, order, options, output)
     if save is not None:
         _save(names, packed, order, save)
 
@@ -125,26 +142,21 @@ def _deliver(
     names: tuple[str, ...],
     packed: tuple[Packed, ...],
     order: tuple[int, ...],
+    options: dict[str, Any],
     output: Path | None,
-    as_json: bool,
 ) -> None:
     from shardwise.cli.files import say, write_document
+    from shardwise.cli.plan_verdicts import document_of, say_verdicts, verdicts_of
     from shardwise.planner.command import checkpoint, note, replicas
-    from shardwise.planner.speculating import drafted
     from shardwise.reports.plan_tables import (
         plan_document,
         plan_table,
         rejected_lines,
     )
     from shardwise.reports.plan_words import recommendation
-    from shardwise.reports.speculation_tables import (
-        speculation_document,
-        speculation_lines,
-        speculation_table,
-    )
 
     documents = []
-    port = 8000
+    port, as_json, disaggregated = 8000, options["as_json"], options["disaggregated"]
     for name, item in zip(names, packed, strict=True):
         q, best = item.plan.question, item.plan.best
         found = checkpoint(name, q.arch, best.deployment)
@@ -153,11 +165,10 @@ def _deliver(
         )
         port += len(commands)
         remark = note(found)
-        verdict = drafted(item.plan)
+        verdicts = verdicts_of(item.plan, disaggregated)
         if as_json or output is not None:
             document = plan_document(item.plan, commands, remark)
-            document["speculation"] = speculation_document(verdict) if verdict else None
-            documents.append(document)
+            documents.append(document | document_of(verdicts))
         if as_json:
             continue
 
@@ -165,12 +176,7 @@ def _deliver(
         show_table(plan_table(item.plan))
         for line in rejected_lines(item.plan.rejected):
             say_prose(f"rejected, {line}")
-        if verdict:
-            say("")
-            for line in speculation_lines(verdict):
-                say_prose(line)
-            if verdict.asked:
-                show_table(speculation_table(verdict))
+        say_verdicts(verdicts)
         say(f"\nRun{f' ({remark})' if remark else ''}:")
         for command in commands:
             say(command.line)

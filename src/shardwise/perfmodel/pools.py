@@ -1,0 +1,215 @@
+"""Pools of instances that only prefill, and of others that only decode, on GPUs of one kind.
+
+A prompt is computed in one pool, its KV cache is sent over the link between the GPUs, and a decode
+instance goes on from there. No step has both prompts and decodes. That is how vLLM's and SGLang's
+disaggregated serving and NVIDIA Dynamo work (Zhong et al., "DistServe", arXiv:2401.09670).
+
+Nothing here was calibrated: steps are those of `serving_steps`, the rest is queueing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from shardwise.layout.arrays import Deployments, Layouts
+from shardwise.layout.deployment import EngineLimits, Layout
+from shardwise.perfmodel.estimate import Subject
+from shardwise.perfmodel.loads import Load, Offered, make_load
+from shardwise.perfmodel.loop import decode_steps
+from shardwise.perfmodel.memory import sequence_bytes
+from shardwise.perfmodel.serving_steps import (
+    chunk,
+    decode_step,
+    fullest_chunk,
+    mean_context,
+    prefill_step,
+    tokens_per_step,
+)
+from shardwise.perfmodel.work import Array
+
+#: Seconds that handing a request over takes beside its bytes: assumed. Twice as long adds 2 ms to
+#: TTFT and nothing else.
+HAND_OVER_S: Final = 2e-3
+#: Share of the link's rate that many blocks of a cache reach: assumed. Half of it doubles the
+#: transfer.
+TRANSFER_SHARE: Final = 0.7
+MAX_SEQS: Final = 1024.0  #: of a decode instance
+#: Mean sequences of a decode instance: below one it is idle at times.
+BATCHES: Final = np.concatenate(
+    [np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.75]), np.geomspace(1.0, MAX_SEQS, 120)]
+)
+
+
+class Pools(msgspec.Struct, frozen=True):
+    """Instances of each kind and their layouts."""
+
+    prefill: Layout
+    prefill_instances: int
+    decode: Layout
+    decode_instances: int
+
+    @property
+    def gpus(self) -> int:
+        prefill = self.prefill_instances * self.prefill.replica_gpus
+        return prefill + self.decode_instances * self.decode.replica_gpus
+
+    @property
+    def name(self) -> str:
+        """ "2 x TP1 prefill + 3 x TP2 decode"."""
+        return (
+            f"{self.prefill_instances} x {self.prefill.name} prefill + "
+            f"{self.decode_instances} x {self.decode.name} decode"
+        )
+
+
+class Requests(msgspec.Struct, frozen=True):
+    """Requests of `isl` + `osl` tokens, of which `cached_tokens` are in each prefill instance's
+    prefix cache."""
+
+    isl: float
+    osl: float
+    cached_tokens: float = 0.0
+
+
+class Times(msgspec.Struct, frozen=True):
+    """What an instance of each layout takes; arrays over layouts.
+
+    Attributes:
+        prompt_s: Seconds of a prefill instance that a prompt takes where others wait.
+        own_s: Seconds from a lone prompt's first step to the end of its last.
+        decoding_s: From a request's first token to its last, by layout and `BATCHES`.
+        held: Sequences that a decode instance's cache holds.
+        cache_bytes: KV cache of a prompt on one rank.
+    """
+
+    layouts: tuple[Layout, ...]
+    prompt_s: Array
+    own_s: Array
+    decoding_s: Array
+    held: Array
+    cache_bytes: Array
+    tokens_per_step: float
+
+
+def times(
+    subject: Subject, layouts: Sequence[Layout], requests: Requests, limits: EngineLimits
+) -> Times:
+    """What instances of `subject` take for `requests` in each of `layouts`, of one stage each."""
+    setting = subject.setting
+    load = _load(subject, layouts, requests, limits, 1)
+    nothing = np.zeros(len(layouts))
+    full = fullest_chunk(load, nothing)
+    alone = chunk(load, nothing, np.ones(len(layouts)))
+    wide = _load(subject, layouts, requests, limits, len(BATCHES))
+    batches = np.tile(np.maximum(BATCHES, 1.0), len(layouts))
+    step = decode_step(setting, wide, batches).total
+    return Times(
+        layouts=tuple(layouts),
+        prompt_s=prefill_step(setting, load, full).total * load.new_tokens / full,
+        own_s=prefill_step(setting, load, alone).total * np.ceil(load.new_tokens / alone),
+        decoding_s=(step * decode_steps(setting, wide)).reshape(len(layouts), -1),
+        held=load.kv_capacity_tokens / mean_context(load),
+        cache_bytes=sequence_bytes(
+            subject.arch, requests.isl, load.layouts, setting.kv_dtype, subject.draft
+        ).max(axis=0),
+        tokens_per_step=tokens_per_step(setting),
+    )
+
+
+def _load(
+    subject: Subject,
+    layouts: Sequence[Layout],
+    requests: Requests,
+    limits: EngineLimits,
+    repeats: int,
+) -> Load:
+    """The load of every layout, each `repeats` times."""
+    shape = len(layouts) * repeats
+    deployments = Deployments(
+        Layouts.of(layout for layout in layouts for _ in range(repeats)),
+        max_num_seqs=np.full(shape, MAX_SEQS),
+        max_num_batched_tokens=np.full(shape, float(limits.max_num_batched_tokens)),
+        gpu_memory_utilization=np.full(shape, limits.gpu_memory_utilization),
+    )
+    offered = Offered(
+        np.ones(shape),
+        np.full(shape, float(requests.isl)),
+        np.full(shape, float(requests.osl)),
+        np.full(shape, 10.0),
+        cached_tokens=float(requests.cached_tokens),
+    )
+    kv_dtype = subject.setting.kv_dtype
+    return make_load(subject.arch, subject.platform, kv_dtype, deployments, offered, subject.draft)
+
+
+def transfer_s(subject: Subject, prefill: Layout, decode: Layout, bytes_per_rank: float) -> float:
+    """Seconds to send a prompt's KV cache from a prefill to a decode instance, after its last step.
+
+    Each decode rank takes in its own part, `bytes_per_rank`; where there are fewer prefill ranks,
+    one sends to several. Engines may send layers that are done during the prefill; none is here.
+    """
+    fan_out = max(1.0, decode.replica_gpus / prefill.replica_gpus)
+    rate = TRANSFER_SHARE * subject.gpu.interconnect.peer_bandwidth(2)
+    return HAND_OVER_S + bytes_per_rank * fan_out / rate
+
+
+class Served(msgspec.Struct, frozen=True):
+    """Two pools by the decode instances' batch, one element each of those that can be.
+
+    Attributes:
+        in_flight: Requests in both pools.
+        prefill_busy: Share of the time that prefill instances work.
+    """
+
+    batch: Array
+    in_flight: Array
+    ttft_s: Array
+    tpot_s: Array
+    e2e_latency_s: Array
+    output_tok_s: Array
+    prefill_busy: Array
+    transfer_s: float
+
+
+def serve(
+    subject: Subject, found: Times, pools: Pools, requests: Requests, first_share: float
+) -> Served:
+    """What two pools give, for each batch of the decode instances that memory and the prefill pool
+    allow.
+
+    The decode batch sets the rate (Little's law over decoding); the rate sets how long prompts wait
+    for a prefill instance (M/D/1); both set what is in flight.
+
+    Args:
+        first_share: Share of the requests that were sent at once, at the beginning of a run.
+    """
+    p, d = found.layouts.index(pools.prefill), found.layouts.index(pools.decode)
+    c = subject.setting.coefficients
+    decoding = found.decoding_s[d]
+    rate = pools.decode_instances * BATCHES / decoding
+    busy = rate * found.prompt_s[p] / pools.prefill_instances
+    front = rate * (c["handle"] + c["stream"] * requests.osl) / pools.decode_instances
+    possible = (busy < 1.0) & (front < 1.0) & (max(found.held[d], 1.0) >= BATCHES)
+    batch, decoding, rate, busy = (x[possible] for x in (BATCHES, decoding, rate, busy))
+    waiting = found.prompt_s[p] * busy / (2.0 * (1.0 - busy))
+    sent = transfer_s(subject, pools.prefill, pools.decode, float(found.cache_bytes[d]))
+    steps = max(requests.osl - 1.0, 1e-6) / found.tokens_per_step
+    # a request passes two servers, and its first token comes with a decode step
+    ttft = 2.0 * c["request"] + waiting + found.own_s[p] + sent + decoding / steps
+    in_flight = rate * (ttft + decoding)
+    ahead = np.maximum(in_flight / pools.prefill_instances - 1.0, 0.0) / 2.0
+    ttft = ttft + first_share * ahead * found.prompt_s[p]
+    return Served(
+        batch=batch,
+        in_flight=rate * (ttft + decoding),
+        ttft_s=ttft,
+        tpot_s=decoding / max(requests.osl - 1.0, 1e-6),
+        e2e_latency_s=ttft + decoding,
+        output_tok_s=rate * requests.osl,
+        prefill_busy=busy,
+        transfer_s=sent,
+    )
