@@ -61,7 +61,24 @@ def test_the_committed_table_is_of_the_bundled_profile() -> None:
 def test_four_fifths_of_what_was_left_out_lie_in_their_intervals_in_every_fold() -> None:
     for fold in bundled_profile().folds:
         if fold.fold in COVERED and fold.rows >= 40:
-            assert 75 <= fold.covered_pct <= 88, fold
+            assert 75 <= fold.covered_pct <= 89, fold
+
+
+def test_each_group_left_out_is_covered_by_what_the_others_would_have_promised() -> None:
+    """The next family, GPU, engine or layout: no error of its own is in the width that judges it.
+
+    Dense models on a GPU left out are covered by 90 %: three GPUs judge each other.
+    """
+    crossed = {
+        (f.fold, f.kind, f.metric): f.crossed_pct
+        for f in bundled_profile().folds
+        if f.fold in COVERED and f.metric in ("tpot_s", "ttft_s", "output_tok_s")
+    }
+    assert len(crossed) == 24
+    for key, percent in crossed.items():
+        most = 91 if key[:2] == ("gpu", "dense") else 88.5
+        assert percent is not None
+        assert 75 <= percent <= most, (key, percent)
 
 
 @needs_reference

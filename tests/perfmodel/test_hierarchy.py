@@ -38,7 +38,7 @@ def test_a_model_seen_on_one_gpu_takes_its_own_offset_to_another_and_not_its_cel
 def test_who_names_no_version_and_no_model_draws_from_what_is_shared() -> None:
     assert [k[0] for k in levels_of("h200", "vllm")] == ["shared", "gpu", "engine", "pair"]
     named = [k[0] for k in levels_of("h200", "vllm", "0.11", "m")]
-    assert named[4:] == ["version", "model", "cell"]
+    assert named[4:] == ["version", "kind", "model", "cell"]
 
 
 def test_a_version_takes_its_host_time_to_another_gpu_and_not_its_kernels() -> None:
@@ -67,3 +67,15 @@ def test_a_profile_hands_on_a_version_from_other_gpus() -> None:
     )
     assert known["request"] != unknown["request"]
     assert known["gemm"] == unknown["gemm"]
+
+
+def test_host_time_is_shared_by_an_engines_models_of_a_kind() -> None:
+    experts, dense = "36x2880x128x2880:mxfp4", "80x8192x28672:fp8"
+    moved = offset(("kind", "sglang", "moe"), "request", 1.0)
+    plain = Hierarchy({}).coefficients(GPU, "sglang")["request"]
+    assert moved.coefficients(GPU, "sglang", "", experts)["request"] > plain
+    assert moved.coefficients(GPU, "sglang", "", dense)["request"] == pytest.approx(plain)
+    assert moved.coefficients(GPU, "vllm", "", experts)["request"] == pytest.approx(plain)
+    # kernels are in tables, whatever the kind
+    kernels = offset(("kind", "sglang", "moe"), "gemm", 1.0)
+    assert kernels.coefficients(GPU, "sglang", "", experts)["gemm"] == 1.0

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardwise.perfmodel.intervals import Distance, quantile, width_of
+from shardwise.perfmodel.build import crossed_pct
+from shardwise.perfmodel.intervals import Distance, group_quantile, quantile, width_of
 
 WIDTHS = {
     "row/dense/tpot_s": 0.06,
@@ -46,6 +47,25 @@ def test_nothing_is_less_sure_than_kernels_without_any_fit() -> None:
     assert width_of(WIDTHS, everything, "tpot_s") <= 0.4  # the engine has no width here
     known = {**WIDTHS, "engine/dense/tpot_s": 0.12}
     assert width_of(known, everything, "tpot_s") == pytest.approx(0.14)
+
+
+def test_a_large_group_counts_for_less_than_its_rows_and_the_other_kind_as_one_group() -> None:
+    # four groups of 400, 25, 25 and 25 rows weigh 20, 5, 5 and 5 of 35: 25 of 35 is 71 %
+    own = {"a": [0.1] * 400, "b": [0.2] * 25, "c": [0.3] * 25, "d": [0.4] * 25}
+    assert group_quantile(own, {}) == pytest.approx(0.3)
+    assert quantile([e for some in own.values() for e in some]) == pytest.approx(0.1)
+    # one group: the other kind weighs as much as it does, and four fifths reach into its errors
+    assert group_quantile({"a": [0.1] * 100}, {}) == pytest.approx(0.1)
+    assert group_quantile({"a": [0.1] * 100}, {"m": [0.5] * 10}) == pytest.approx(0.5)
+    # one row alone weighs little
+    assert group_quantile({"a": [0.1] * 100, "b": [0.9]}, {}) == pytest.approx(0.1)
+
+
+def test_no_error_of_a_group_is_in_the_width_that_judges_it() -> None:
+    own = {"a": [0.1] * 50, "b": [0.1] * 50, "c": [9.0] * 50}
+    # a and b are judged by widths that c reaches into; c by 0.1
+    assert crossed_pct(own, {}) == pytest.approx(100 * 2 / 3, abs=0.1)
+    assert crossed_pct({"a": [0.1]}, {"a": [0.2]}) is None
 
 
 def test_throughput_and_cost_share_a_width() -> None:

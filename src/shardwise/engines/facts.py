@@ -80,6 +80,10 @@ class Scheduling(msgspec.Struct, frozen=True):
     graph_batch_sizes: tuple[int, ...]  #: decode batches are padded up to the next of these
     all_reduce: AllReduce
     source: str
+    #: a request is admitted where the cache has room for its whole output, not for its prompt
+    reserves_output: bool = False
+    #: the server joins tokens of a stream that it falls behind with, so it never queues them
+    merges_output: bool = False
 
 
 class Metrics(msgspec.Struct, frozen=True):

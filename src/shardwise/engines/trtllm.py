@@ -184,7 +184,8 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
             source="tensorrt_llm/_torch/distributed/ops.py: AllReduceStrategy AUTO; sizes assumed "
             "after vLLM's, since its workspace differs by GPU and world size",
         ),
-        source="tensorrt_llm/llmapi/llm_args.py",
+        source="tensorrt_llm/llmapi/llm_args.py; capacity_scheduler_policy GUARANTEED_NO_EVICT",
+        reserves_output=True,
     )
 
 

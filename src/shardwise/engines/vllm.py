@@ -245,7 +245,9 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
         prefix_caching=v1,
         graph_batch_sizes=graph_batch_sizes(device, version),
         all_reduce=ALL_REDUCE,
-        source="vllm/config/vllm.py: async scheduling off in 0.13.0, on in 0.15.1; V1 from 0.8 on",
+        source="vllm/config/vllm.py: async scheduling off in 0.13.0, on in 0.15.1; V1 from 0.8 on; "
+        "vllm/v1/engine/output_processor.py: RequestOutputCollector merges deltas",
+        merges_output=v1,
     )
 
 

@@ -161,12 +161,14 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         ),
     )
     offered = Offered(
-        concurrency=column(lambda r: r.concurrency),
+        concurrency=column(lambda r: r.concurrency + r.recipe.extra_in_flight),
         isl=column(lambda r: r.isl),
         osl=column(lambda r: r.osl),
         requests=column(lambda r: r.requests),
         length_cv=column(lambda r: r.length_cv),
         cached_tokens=column(lambda r: r.cached_tokens),
+        gather_steps=column(lambda r: r.recipe.gather_steps),
+        gather_wait=column(lambda r: r.recipe.gather_wait),
     )
     draft = draft_held(model, key.speculation) if key.speculation else None
     return make_load(model, platform, key.kv_dtype, deployments, offered, draft)

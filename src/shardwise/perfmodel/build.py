@@ -14,7 +14,17 @@ from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.calibrate import fit, problem_of
 from shardwise.perfmodel.crossval import Miss, folds_of, hold_out, in_sample, kernels_alone
 from shardwise.perfmodel.hierarchy import Hierarchy, encode
-from shardwise.perfmodel.intervals import Distance, kind_of, quantile, width_of, widths_from
+from shardwise.perfmodel.intervals import (
+    Distance,
+    Groups,
+    by_group,
+    group_quantile,
+    kind_of,
+    other_kind,
+    quantile,
+    width_of,
+    widths_from,
+)
 from shardwise.perfmodel.knowledge import knowledge_of
 from shardwise.perfmodel.profiles import STRUCTURE, Error, FoldError, Line, Profile, Seen
 from shardwise.perfmodel.rows import Row
@@ -57,6 +67,7 @@ def fold_errors(misses: Sequence[Miss], widths: Mapping[str, float]) -> list[Fol
     parts: dict[tuple[str, str, str], list[Miss]] = {}
     for m in misses:
         parts.setdefault((m.fold, kind_of(m.moe), m.metric), []).append(m)
+    groups = by_group(misses)
     return [
         FoldError(
             *key,
@@ -65,7 +76,7 @@ def fold_errors(misses: Sequence[Miss], widths: Mapping[str, float]) -> list[Fol
             round(mape(some), 2),
             round(100 * float(np.mean([np.expm1(m.error) for m in some])), 2),
             round(covered_pct(some, widths), 1),
-            crossed_pct(some),
+            crossed_pct(groups[key], groups.get(other_kind(key), {})),
         )
         for key, some in sorted(parts.items())
     ]
@@ -77,24 +88,37 @@ def covered_pct(misses: Sequence[Miss], widths: Mapping[str, float]) -> float:
     return 100.0 * float(np.mean(inside))
 
 
-def crossed_pct(misses: Sequence[Miss]) -> float | None:
-    """Percent of rows left out within the quantile of the other groups' errors: no row has a part
-    in the width that judges it. None for fewer than three groups."""
-    groups: dict[str, list[float]] = {}
-    for m in misses:
-        groups.setdefault(m.name, []).append(m.error)
-    if len(groups) < LEAST_GROUPS:
+def crossed_pct(own: Groups, other: Groups) -> float | None:
+    """Percent of rows left out within the width that the other groups would give: no row of a
+    group has a part in the width that judges it. None for fewer than three groups."""
+    if len({*own, *other}) < LEAST_GROUPS:
         return None
     inside = 0
-    for name, errors in groups.items():
-        others = [e for n, some in groups.items() if n != name for e in some]
-        inside += int(np.sum(np.abs(errors) <= quantile(others)))
-    return round(100.0 * inside / len(misses), 1)
+    for name, errors in own.items():
+        rest = [{g: e for g, e in some.items() if g != name} for some in (own, other)]
+        inside += int(np.sum(np.abs(errors) <= group_quantile(*rest)))
+    return round(100.0 * inside / sum(len(errors) for errors in own.values()), 1)
 
 
 def plain(rows: Iterable[Row]) -> list[Row]:
-    """Rows that a fit may see: marked `calibrate`, and without drafted tokens."""
-    return [row for row in rows if row.use == "calibrate" and row.is_plain]
+    """Rows that a fit may see: marked `calibrate`, without drafted tokens, and each once."""
+    return without_copies(row for row in rows if row.use == "calibrate" and row.is_plain)
+
+
+def without_copies(rows: Iterable[Row]) -> list[Row]:
+    """Rows of which no other has the same measured TTFT and TPOT to four digits in the same
+    configuration: a run published twice counts once, as the source that names its client has it."""
+    ordered = list(rows)
+    told = {_measurement(row) for row in ordered if row.requests_told} - {None}
+    return [row for row in ordered if row.requests_told or _measurement(row) not in told]
+
+
+def _measurement(row: Row) -> tuple[object, ...] | None:
+    """What two copies of a run have in common; None where it has no TTFT and TPOT."""
+    if not {"ttft_s", "tpot_s"} <= row.observed.keys():
+        return None
+    times = (f"{1e3 * row.observed[m]:.1f}" for m in ("ttft_s", "tpot_s"))
+    return (row.model, row.gpu, row.engine, row.layout, row.concurrency, *times)
 
 
 def build_reference(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.perfmodel.batches import Batch
@@ -185,11 +186,15 @@ def hold_out(problem: Problem, fold: Fold, start: Hierarchy) -> list[Miss]:
 
 
 def kernels_alone(problem: Problem) -> list[Miss]:
-    """Errors without any fit: the tables and the priors."""
+    """Errors without any fit: the tables and the priors. Its groups are models on a GPU and
+    engine."""
     fold = Fold("kernels", "", lambda _b, _r: True)
     every = [np.ones(len(b.rows), bool) for b in problem.batches]
     return [
-        _miss(fold, batch, row, metric, ("gpu", "engine", "family"), float(error))
+        replace(
+            _miss(fold, batch, row, metric, ("gpu", "engine", "family"), float(error)),
+            name=f"{batch.gpu.id} {batch.key.engine} {batch.key.model}",
+        )
         for batch, _, errors in _all_errors(problem, Hierarchy({}), every)
         for metric, values in errors.items()
         for row, error in zip(batch.rows, values, strict=True)

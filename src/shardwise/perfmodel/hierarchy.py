@@ -1,8 +1,8 @@
-"""Coefficients shared through a hierarchy: everything, the GPU, the engine, the pair, the version,
-the model, and the model on the pair.
+"""Coefficients shared through a hierarchy: everything, the GPU, the engine, the engine with models
+of a kind, the pair, the version, the model, and the model on the pair.
 
 log coefficient = log prior (+ what is published about the vendor or generation)
-                + shared + GPU offset + engine offset + pair offset + version offset
+                + shared + GPU offset + engine offset + kind offset + pair offset + version offset
                 + model offset + cell offset,
 
 each offset drawn around zero. A GPU or engine without rows keeps a zero offset, so what was learnt
@@ -33,6 +33,7 @@ _BY_ENGINE: Final = np.array([c.varies_by == "engine" for c in COEFFICIENTS.valu
 LEVEL_SHARE: Final = {
     "gpu": (0.6, 0.1),
     "engine": (0.4, 0.8),
+    "kind": (0.0, 1.2),
     "pair": (0.4, 0.3),
     "version": (1.4, 1.0),
     "model": (1.0, 0.6),
@@ -64,8 +65,9 @@ KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
 
 
 class Level(msgspec.Struct, frozen=True):
-    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("pair", gpu, engine),
-    ("version", gpu, engine, version), ("model", key) or ("cell", gpu, engine, key)."""
+    """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("kind", engine, kind),
+    ("pair", gpu, engine), ("version", gpu, engine, version), ("model", key) or
+    ("cell", gpu, engine, key)."""
 
     key: tuple[str, ...]
 
@@ -91,13 +93,20 @@ def levels_of(
     if version:
         every += (("version", gpu_id, engine, version),)
     if model:
-        every += (("model", model), ("cell", gpu_id, engine, model))
+        kind = ("kind", engine, _kind_of(model))
+        every += (kind, ("model", model), ("cell", gpu_id, engine, model))
     return every
 
 
 def is_version(key: str, engine: str, version: str) -> bool:
     """Whether an encoded key is of `version` of an engine, on any GPU."""
     return key.startswith("version/") and key.endswith(f"/{engine}/{version}")
+
+
+def _kind_of(key: str) -> str:
+    """ "moe" or "dense", by a model's key: experts have a number and a width."""
+    widths = key.partition(":")[0].split("x", 2)[-1]
+    return "moe" if "x" in widths else "dense"
 
 
 def model_key(model: Model) -> str:

@@ -2,8 +2,12 @@
 
 A half-width is in logs, so an interval is value x exp(-w) to value x exp(+w). What the profile has
 not seen decides which errors count (`knowledge`): those of rows that were left out in the same way.
-Each width is the quantile of such rows' errors that covers 80 % of them, by construction (split
-conformal prediction, Vovk et al. 2005), for dense models and mixtures of experts apart.
+Each width is the quantile that covers 80 % of such errors (split conformal prediction, Vovk et al.
+2005), for dense models and mixtures of experts apart. The next row is of a group (a family, a GPU)
+that is not among them, so large groups count for less than their rows, and the few groups of one
+kind of model are joined by the other kind's, as one group more (between row and group weights of
+Dunn, Wasserman and Ramdas 2022, "Distribution-free prediction sets for two-layer hierarchical
+models").
 """
 
 from __future__ import annotations
@@ -33,8 +37,12 @@ LAYOUT_RHO: Final = 0.75
 METRICS: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
 #: Metrics that share another's width.
 _SAME_AS: Final = {"total_tok_s": "output_tok_s", "usd_per_million_output_tok": "output_tok_s"}
-#: Rows that a width takes at least; fewer share with the other kind of model.
-_ENOUGH: Final = 40
+#: A group's weight grows with the number of its rows to this power: 1 is a weight for each row, 0
+#: one for each group.
+_BY_ROWS: Final = 0.5
+_FEW: Final = 10  #: rows; a smaller group's count singly as much as those of one of this size
+#: Groups that the other kind of model counts for.
+_OTHER_KIND: Final = 1.0
 NEAR: Final = "row"  #: the fold of rows about which everything is known
 
 
@@ -55,18 +63,57 @@ def quantile(errors: Sequence[float] | Array) -> float:
     return float(sizes[min(place, len(sizes) - 1)])
 
 
-def widths_from(misses: Iterable[Miss]) -> dict[str, float]:
-    """Widths by "fold/kind of model/metric", pooled over kinds where one has few rows."""
-    apart: dict[tuple[str, str, str], list[float]] = {}
+Groups = Mapping[str, Sequence[float]]  #: errors by the group that was left out
+
+
+def group_quantile(own: Groups, other: Groups) -> float:
+    """The 80th percentile of |error| that a further group may have: `own` are the groups of the
+    same kind of model, `other` those of the other kind, which count as one group more."""
+    errors, weights = [], []
+    for groups, mass in ((own, _effective(own)), (other, _OTHER_KIND)):
+        if not groups:
+            continue
+        sizes = {g: max(len(e), _FEW) for g, e in groups.items()}
+        each = {g: sizes[g] ** (_BY_ROWS - 1.0) for g in groups}
+        whole = sum(each[g] * len(e) for g, e in groups.items())
+        for g, some in groups.items():
+            errors.append(np.abs(np.asarray(some, np.float64)))
+            weights.append(np.full(len(some), mass * each[g] / whole))
+    sizes_, shares = np.concatenate(errors), np.concatenate(weights)
+    order = np.argsort(sizes_)
+    reached = np.cumsum(shares[order])
+    place = int(np.searchsorted(reached, LEVEL * reached[-1] * (1.0 - 1e-12)))
+    return float(sizes_[order][min(place, len(order) - 1)])
+
+
+def _effective(groups: Groups) -> float:
+    """How many equal groups these are worth, by their rows."""
+    rows = np.array([len(errors) for errors in groups.values()], np.float64)
+    return float(rows.sum() ** 2 / np.sum(rows**2)) if len(rows) else 0.0
+
+
+def by_group(misses: Iterable[Miss]) -> dict[tuple[str, str, str], dict[str, list[float]]]:
+    """Errors by (fold, kind of model, metric), then by the group that was left out."""
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for m in misses:
-        apart.setdefault((m.fold, kind_of(m.moe), m.metric), []).append(m.error)
-    found = {}
-    for (fold, kind, metric), errors in sorted(apart.items()):
-        pooled = errors
-        if len(errors) < _ENOUGH:
-            pooled = apart.get((fold, "dense", metric), []) + apart.get((fold, "moe", metric), [])
-        found[f"{fold}/{kind}/{metric}"] = round(quantile(pooled), 4)
+        groups = found.setdefault((m.fold, kind_of(m.moe), m.metric), {})
+        groups.setdefault(m.name, []).append(m.error)
     return found
+
+
+def other_kind(key: tuple[str, str, str]) -> tuple[str, str, str]:
+    """The same fold and metric of the other kind of model."""
+    fold, kind, metric = key
+    return fold, kind_of(kind == "dense"), metric
+
+
+def widths_from(misses: Iterable[Miss]) -> dict[str, float]:
+    """Widths by "fold/kind of model/metric"."""
+    parts = by_group(misses)
+    return {
+        "/".join(key): round(group_quantile(groups, parts.get(other_kind(key), {})), 4)
+        for key, groups in sorted(parts.items())
+    }
 
 
 class Distance(msgspec.Struct, frozen=True):

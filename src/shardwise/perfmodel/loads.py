@@ -29,6 +29,8 @@ class Offered(msgspec.Struct, frozen=True):
     requests: Array  #: in the whole run, the first `concurrency` of them sent at once
     length_cv: Array | float = TRAFFIC_CV  #: standard deviation of lengths over their mean
     cached_tokens: Array | float = 0.0  #: of `isl`: a beginning that all prompts share
+    gather_steps: Array | float = 1.0  #: decode steps over which new requests are gathered
+    gather_wait: Array | float = 0.0  #: steps that one of them waits for the others, on average
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -44,6 +46,10 @@ class Load(msgspec.Struct, frozen=True):
     kv_capacity_tokens: Array  #: of one replica
     length_cv: Array | float = TRAFFIC_CV  #: standard deviation of lengths over their mean
     cached_tokens: Array | float = 0.0  #: of `isl`: a beginning that all prompts share
+    gather_steps: Array | float = 1.0  #: decode steps over which new requests are gathered
+    gather_wait: Array | float = 0.0  #: steps that one of them waits for the others, on average
+    reserves_output: Array | bool = False  #: admission counts a request's whole output
+    merges_output: Array | bool = False  #: the server never queues tokens of a stream
 
     @property
     def new_tokens(self) -> Array:
@@ -80,6 +86,7 @@ def make_load(
     budget = kv_budget_bytes(model, platform, profiled, draft)
     sequence = sequence_bytes(model, context, deployments.layouts, kv_dtype, draft)
     capacity = kv_capacity_tokens(budget, sequence, context, deployments.layouts)
+    scheduling = platform.scheduling
     return Load(
         layouts=deployments.layouts,
         concurrency=offered.concurrency,
@@ -94,4 +101,8 @@ def make_load(
         kv_capacity_tokens=np.maximum(capacity, 1.0),
         length_cv=offered.length_cv,
         cached_tokens=np.broadcast_to(offered.cached_tokens, np.shape(offered.isl)),
+        gather_steps=offered.gather_steps,
+        gather_wait=offered.gather_wait,
+        reserves_output=scheduling.reserves_output,
+        merges_output=scheduling.merges_output,
     )

@@ -95,7 +95,8 @@ def _turn(setting: Steps, load: Load, slots: Array, share: Array) -> Turn:
     """The steps of `slots` requests that decode for `share` of their time."""
     decoding = slots * share
     finished = decoding * tokens_per_step(setting) / load.osl
-    arrivals = finished / load.pp_size  # prompts per step of a micro-batch
+    # prompts that come together, in a step of a micro-batch or in those they are gathered over
+    arrivals = finished / load.pp_size * load.gather_steps
     together = arrivals / -np.expm1(-arrivals)  # mean of a Poisson number given at least one
     tokens = chunk(load, slots * verified(setting), together)
     steps_per_prompt = load.new_tokens / tokens

@@ -20,6 +20,7 @@ from shardwise.architecture.feed_forward import Mlp, Moe
 from shardwise.architecture.formats import usual_format
 from shardwise.architecture.model import Model
 from shardwise.engines.device import device_of
+from shardwise.engines.facts import Scheduling
 from shardwise.engines.loading import Loader, loaded_stage_bytes
 from shardwise.engines.registry import get
 from shardwise.engines.startup import Load, StartupMemory
@@ -66,6 +67,10 @@ class Platform(msgspec.Struct, frozen=True):
     @property
     def startup(self) -> StartupMemory:
         return get(self.engine).startup(device_of(self.gpu), self.engine_version)
+
+    @property
+    def scheduling(self) -> Scheduling:
+        return get(self.engine).scheduling(device_of(self.gpu), self.engine_version)
 
 
 def forward_bytes(model: Model, deployments: Deployments) -> Floats:

@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from shardwise.architecture.cache import KV_BYTES
 from shardwise.engines.registry import names
 from shardwise.errors import InputError
 from shardwise.layout.deployment import FixedLimits, Layout
 from shardwise.layout.speculation import Speculation
+from shardwise.perfmodel.recipes import Recipe, Run, recipe_of
 from shardwise.workload.workload import MAX_TOKENS, TRAFFIC_CV, require_cached
 
 REQUIRED: Final = (
@@ -118,6 +120,7 @@ class Row(msgspec.Struct, frozen=True):
     all_reduce: str = ""  #: "quick_int4" where messages were compressed; "": the engine's own
     drafted: Speculation | None = None  #: what each step verified, where the row says so
     cached_tokens: float = 0.0  #: of `isl`: a beginning that all prompts share
+    recipe: Recipe = Recipe()  #: how its source measured
 
     @property
     def is_plain(self) -> bool:
@@ -221,17 +224,22 @@ def _layout(cells: Mapping[str, str]) -> Layout:
     return Layout(tp, _whole(cells, "pp", "1"), _whole(cells, "ep", "1"), dp)
 
 
-def _limits(cells: Mapping[str, str]) -> FixedLimits:
-    """The engine's limits, each optional, under the names of its flags."""
+def _limits(cells: Mapping[str, str], recipe: Recipe) -> FixedLimits:
+    """The engine's limits, each optional, under the names of its flags; else as its source does."""
 
     def whole(column: str) -> int | None:
-        return _whole(cells, column) if (cells.get(column) or "").strip() else None
+        usual: int | None = getattr(recipe.limits, column)
+        return _whole(cells, column) if (cells.get(column) or "").strip() else usual
 
     share = (cells.get("gpu_memory_utilization") or "").strip()
     return FixedLimits(
         max_num_seqs=whole("max_num_seqs"),
         max_num_batched_tokens=whole("max_num_batched_tokens"),
-        gpu_memory_utilization=_positive(cells, "gpu_memory_utilization") if share else None,
+        gpu_memory_utilization=(
+            _positive(cells, "gpu_memory_utilization")
+            if share
+            else recipe.limits.gpu_memory_utilization
+        ),
         max_model_len=whole("max_model_len"),
     )
 
@@ -281,9 +289,16 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     mean = 0.9 if inferencex else 1.0  # its lengths are uniform from 0.8 to 1.0 of the nominal ones
     # a row that names no source is a question, asked as planning asks it
     told = inferencex or not source
-    usual = concurrency * (INFERENCEX_WAVES if told else UNKNOWN_WAVES)
+    model, engine = (cells.get("model_id") or "").strip(), _choice(cells, "engine_id", names())
+    version = (cells.get("engine_version") or "").strip() or version_of(cells.get("engine") or "")
+    layout = _layout(cells)
+    isl, osl = mean * _positive(cells, "isl"), max(mean * _positive(cells, "osl"), 1.0)
+    run = Run(source, model, engine, version, layout, concurrency, isl, osl)
+    recipe = recipe_of(run)
+    usual = concurrency * (INFERENCEX_WAVES if told else recipe.waves or UNKNOWN_WAVES)
+    if recipe.whole_experts and layout.ep_size == 1:
+        layout = replace(layout, ep_size=layout.tp_size)
     spread = INFERENCEX_CV if inferencex else 0.0 if source else TRAFFIC_CV
-    osl = max(mean * _positive(cells, "osl"), 1.0)
     kv_dtype = (cells.get("kv_dtype") or "").strip()
     if kv_dtype and kv_dtype not in KV_BYTES:
         raise InputError(f"kv_dtype is {kv_dtype[:40]!r}", f"allowed: {', '.join(KV_BYTES)}")
@@ -291,27 +306,27 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     drafted = _drafted(cells)
     return Row(
         number=number,
-        model=(cells.get("model_id") or "").strip(),
+        model=model,
         gpu=(cells.get("gpu_id") or "").strip(),
-        engine=_choice(cells, "engine_id", names()),
+        engine=engine,
         weight_dtype=(cells.get("weight_dtype") or "bf16").strip(),
         kv_dtype=kv_dtype,
-        layout=_layout(cells),
+        layout=layout,
         mode=mode,
         concurrency=concurrency,
-        isl=mean * _positive(cells, "isl"),
+        isl=isl,
         osl=osl,
         source=source,
-        version=(cells.get("engine_version") or "").strip()
-        or version_of(cells.get("engine") or ""),
+        version=version,
         use=(cells.get("use") or "").strip(),
         requests=_positive(cells, "requests", str(usual)),
         kv_limited={"0": False, "1": True}.get(flag[:1]) if flag else None,
         observed=_observed(cells, osl),
-        limits=_limits(cells),
+        limits=_limits(cells, recipe),
+        recipe=recipe,
         speculation="" if drafted else (cells.get("speculation") or "").strip().lower(),
         drafted=drafted,
-        cached_tokens=_cached(cells, mean * _positive(cells, "isl")),
+        cached_tokens=_cached(cells, isl),
         all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
         length_cv=_share(cells, "length_cv", spread),
         requests_told=inferencex or bool((cells.get("requests") or "").strip()),

@@ -51,10 +51,16 @@ class Served(msgspec.Struct, frozen=True):
 def _resident(load: Load) -> tuple[Array, NDArray[np.bool_]]:
     """Sequences resident together, and whether the KV cache is what limits them."""
     shared = load.cached_tokens * load.layouts.attention_dp  # once in each copy of attention
-    own = mean_context(load) - load.cached_tokens
+    own = _held_tokens(load) - load.cached_tokens
     fit = np.maximum(1.0, (load.kv_capacity_tokens - shared) / own)
     wanted = np.minimum(load.concurrency, load.max_num_seqs)
     return np.minimum(wanted, fit), fit < wanted
+
+
+def _held_tokens(load: Load) -> Array:
+    """Tokens that admission counts for a resident sequence: those it has, or all it will have."""
+    decoded = mean_context(load) - load.isl
+    return np.asarray(load.isl + decoded * np.where(load.reserves_output, 2.0, 1.0))
 
 
 def closed_loop(setting: Steps, load: Load) -> Served:
@@ -71,7 +77,8 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     resident, limited = _resident(load)
     outside = c["request"] + _ahead_s(setting, load, resident)
     # a request alone finds no step running; steps are counted in those that it decodes in
-    waiting = c["wait_steps"] * (1.0 - 1.0 / resident) / decode_steps(setting, load)
+    steps = c["wait_steps"] + load.gather_wait
+    waiting = steps * (1.0 - 1.0 / resident) / decode_steps(setting, load)
     loop = settled(setting, load, resident, outside, waiting)
     decoding = loop.decoding_s
     ttft = outside + loop.turn.prefill.total + waiting * decoding + loop.backlog_s
@@ -79,7 +86,8 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     ttft = ttft + service * (load.concurrency - resident) / resident
     # one process takes requests in and streams their tokens: where it is slower than the engine,
     # every token waits there for as long, which TTFT shows and TPOT does not
-    front = (c["handle"] + c["stream"] * load.osl) * load.concurrency
+    streamed = np.where(load.merges_output, 0.0, load.osl)
+    front = (c["handle"] + c["stream"] * streamed) * load.concurrency
     e2e = smooth_maximum(ttft + decoding, front, FRONT_KNEE)
     return _served(load, loop, resident, limited, e2e - decoding, e2e)
 

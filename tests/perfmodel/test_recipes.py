@@ -1,0 +1,97 @@
+"""How public rows were measured: scripts of their sources, and runs that were published twice."""
+
+from __future__ import annotations
+
+import pytest
+from tests.reference import FOLDER, needs_reference
+
+from shardwise.layout.deployment import Layout
+from shardwise.perfmodel.build import plain
+from shardwise.perfmodel.predicting import usable_rows
+from shardwise.perfmodel.recipes import Run, recipe_of
+from shardwise.perfmodel.rows import parse_row, read_table
+
+
+def run(
+    source: str = "aic_silicon_inferencex",
+    model: str = "deepseek-r1",
+    engine: str = "sglang",
+    version: str = "0.5.9",
+    layout: Layout | None = None,
+    concurrency: float = 64,
+    tokens: float = 1024,
+) -> Run:
+    return Run(source, model, engine, version, layout or Layout(8), concurrency, tokens, tokens)
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps", "wait"),
+    [
+        # --scheduler-recv-interval: 10 below 16 requests in flight, then 30; half of it is waited
+        (run(concurrency=8), 10, 4.5),
+        (run(concurrency=16), 30, 14.5),
+        (run(layout=Layout(4), concurrency=32), 10, 4.5),
+        # batch_wait_timeout_iters 20: the first waits 20, 20 x 4 / 1024 = 0.08 others half of it
+        (run(model="llama-3.1-70b", engine="trtllm", layout=Layout(4), concurrency=4), 20, 19.28),
+        (run(model="llama-3.1-70b", engine="trtllm", layout=Layout(8)), 1, 0),
+        (run(model="llama-3.1-70b", engine="trtllm", layout=Layout(4), tokens=8192), 1, 0),
+        (run(source="", concurrency=16), 1, 0),
+    ],
+)
+def test_schedulers_that_gather_requests_make_them_wait(
+    asked: Run, steps: float, wait: float
+) -> None:
+    found = recipe_of(asked)
+    assert found.gather_steps == steps
+    assert found.gather_wait == pytest.approx(wait, abs=0.01)
+
+
+def cells(**given: str) -> dict[str, str]:
+    usual = {
+        "source_id": "aic_silicon_inferencex",
+        "model_id": "minimax-m2.5",
+        "gpu_id": "h200",
+        "engine_id": "vllm",
+        "engine": "vllm 0.18.0",
+        "weight_dtype": "fp8",
+        "tp": "8",
+        "mode": "serving_closed_loop",
+        "concurrency": "4",
+        "isl": "1024",
+        "osl": "1024",
+        "ttft_ms": "100",
+        "tpot_ms": "10",
+        "use": "calibrate",
+    }
+    return {**usual, **given}
+
+
+def test_minimax_ran_with_whole_experts_until_its_scripts_asked_for_more_than_one() -> None:
+    assert parse_row(1, cells()).layout.ep_size == 8
+    assert parse_row(1, cells(engine="vllm 0.19.0", tp="4")).layout.ep_size == 1
+    assert parse_row(1, cells(source_id="mine")).layout.ep_size == 1
+
+
+def test_what_a_row_says_counts_before_what_its_source_does() -> None:
+    assert parse_row(1, cells()).limits.gpu_memory_utilization == 0.95
+    said = parse_row(1, cells(gpu_memory_utilization="0.8"))
+    assert said.limits.gpu_memory_utilization == 0.8
+
+
+def test_a_run_published_twice_counts_once_as_the_source_that_names_its_client_has_it() -> None:
+    first = parse_row(1, cells())
+    copied = parse_row(2, cells(source_id="aic_silicon_other"))
+    other = parse_row(3, cells(source_id="aic_silicon_other", ttft_ms="101"))
+    # the copy's layout is that of its scripts only where the source is known
+    assert plain([first, copied, other]) == [first, copied, other]
+    again = parse_row(4, cells(source_id="aic_silicon_other", ep="8"))
+    assert plain([first, again, other]) == [first, other]
+
+
+@needs_reference
+def test_45_rows_of_the_reference_are_copies_and_the_minimax_rows_on_eight_h200_count() -> None:
+    rows = usable_rows(read_table(FOLDER / "serving_2026.csv")[1])[0]
+    marked = [row for row in rows if row.use == "calibrate" and row.is_plain]
+    kept = plain(rows)
+    assert len(marked) - len(kept) == 45
+    assert sum((r.model, r.gpu, r.tp_size) == ("minimax-m2.5", "h200", 8) for r in kept) == 36
