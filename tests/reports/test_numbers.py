@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from shardwise.evidence.record import Interval
 from shardwise.reports.numbers import (
     Scale,
+    brief,
     number,
     percent,
     percent_interval,
@@ -81,3 +82,8 @@ def test_percent_changes_are_signed_and_their_bounds_have_no_dash() -> None:
     assert percent(31.04, signed=False) == "31.0"
     assert percent_interval(Interval(-33.5, -36, -31)) == "(-36.0…-31.0)"
     assert percent_interval(Interval(-33.5, -33.5, -33.5)) == ""
+
+
+def test_one_of_several_numbers_of_a_sentence_has_a_spread_instead_of_bounds() -> None:
+    assert brief(Interval(0.0123, 0.011, 0.0139), "s") == "12.3 ms ±13%"
+    assert brief(Interval(2.0, 2.0, 2.0), "USD/Mtok") == "2.00 USD/Mtok"

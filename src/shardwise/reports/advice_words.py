@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from shardwise import metrics
 from shardwise.analysis.advice import Advice, NoAdvice
 from shardwise.analysis.beside import beside, mean_absolute_error_pct
-from shardwise.reports.numbers import number, quantity
+from shardwise.reports.numbers import brief, number
 from shardwise.reports.study_output import StudyOutput
 
 
@@ -45,9 +45,9 @@ def _found(advice: Advice) -> str:
     more = " ".join(part for part in (how_sure(advice), advice.note) if part)
     return (
         f"{advice.use}{asked}: {copies_and_tp(advice)}. "
-        f"{quantity(cost.output_tok_s, 'tok/s')} from the node, "
-        f"TTFT {quantity(cell['ttft_s'], 's')}, TPOT {quantity(cell['tpot_s'], 's')}, "
-        f"{quantity(cost.cost, unit)}; one GPU lost leaves "
+        f"{brief(cost.output_tok_s, 'tok/s')} from the node, "
+        f"TTFT {brief(cell['ttft_s'], 's')}, TPOT {brief(cell['tpot_s'], 's')}, "
+        f"{brief(cost.cost, unit)}; one GPU lost leaves "
         f"{number(100 * advice.capacity_left, 0)} % of the capacity. {more}"
     ).rstrip()
 

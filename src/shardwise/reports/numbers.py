@@ -94,6 +94,13 @@ def quantity(interval: Interval, unit: str) -> str:
     return f"{shown} ({', '.join(about)})" if about else shown
 
 
+def brief(interval: Interval, unit: str) -> str:
+    """`12.3 s ±13%`: one of several numbers of a sentence, which says once what the ± is."""
+    scale = scale_for([interval], unit)
+    shown = f"{value_and_bounds(interval, scale)[0]} {scale.unit}".rstrip()
+    return f"{shown} {spread(interval)}".rstrip()
+
+
 def percent(value: float | None, places: int = 1, *, signed: bool = True) -> str:
     """`-33.5` (signed) or `31.0`: percent or points, the unit being in the heading.
 

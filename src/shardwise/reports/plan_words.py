@@ -8,7 +8,7 @@ from shardwise import metrics
 from shardwise.perfmodel.knowledge import WORDS
 from shardwise.planner.explanation import CacheGain, Explanation, RunnerUp, explain
 from shardwise.planner.plan import Plan
-from shardwise.reports.numbers import number, quantity
+from shardwise.reports.numbers import brief, number
 
 BINDING: Final = {
     "weights": "reading weights",
@@ -49,11 +49,12 @@ def _deploy(plan: Plan, found: Explanation) -> str:
         f"Deploy {q.arch.id} as {best.name} on {q.node.gpus} x {q.node.gpu.id} "
         f"({d.engine}, KV cache {d.dtypes.kv})"
         f"{f', though nothing near it was measured ({found.far})' if found.far else ''}: predicted "
-        f"TTFT {quantity(m['ttft_s'], 's')}, TPOT {quantity(m['tpot_s'], 's')}, "
-        f"E2E latency {quantity(m['e2e_latency_s'], 's')} at "
+        f"TTFT {brief(m['ttft_s'], 's')}, TPOT {brief(m['tpot_s'], 's')}, "
+        f"E2E latency {brief(m['e2e_latency_s'], 's')} at "
         f"{best.evidence.workload.concurrency} in flight a replica; the node gives "
-        f"{quantity(best.node_output_tok_s, 'output tok/s')} at "
-        f"{quantity(best.cost, cost.unit)} for {_paid(best.gpus_paid, idle)}."
+        f"{brief(best.node_output_tok_s, 'output tok/s')} at "
+        f"{brief(best.cost, cost.unit)} for {_paid(best.gpus_paid, idle)} "
+        "(±: 80 % interval)."
     )
 
 
