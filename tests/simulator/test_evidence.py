@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from shardwise.layout.deployment import Deployment, Layout
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
@@ -35,6 +38,15 @@ def test_a_record_is_of_kind_simulated_and_its_interval_is_the_step_times_own() 
         assert found.lo == pytest.approx(expected / 2)
         assert found.hi == pytest.approx(expected * 2)
         assert found.n == 1
+
+
+def test_a_first_tokens_interval_holds_what_is_not_known_beside_the_steps() -> None:
+    wider = replace(group(), half_widths={"tpot_s": 0.3, "ttft_s": 0.5})
+    runs = simulate_thrice([wider], make_trace(np.zeros(1), np.array([10]), np.array([5])))
+    (record,) = evidence(runs)
+    ttft, tpot = record.metrics["ttft_s"], record.metrics["tpot_s"]
+    assert math.log(ttft.hi / ttft.value) == pytest.approx(0.5)  # 0.3 of the steps, 0.4 beside
+    assert math.log(tpot.hi / tpot.value) == pytest.approx(0.3)
 
 
 def test_cost_is_of_all_gpus_over_the_tokens_of_good_requests() -> None:

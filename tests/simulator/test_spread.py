@@ -36,4 +36,6 @@ def test_few_requests_tell_no_spread() -> None:
 def test_distances_add_in_quadrature_as_ratios() -> None:
     lo, hi = widened(1.0, math.exp(-0.3), math.exp(0.3), (math.exp(-0.4), math.exp(0.4)))
     assert (lo, hi) == pytest.approx((math.exp(-0.5), math.exp(0.5)))
-    assert widened(1.0, 0.5, 2.0, (math.nan, math.nan)) == (0.5, 2.0)
+    assert widened(1.0, 0.5, 2.0, (math.nan, math.nan)) == pytest.approx((0.5, 2.0))
+    lo, hi = widened(1.0, math.exp(-0.3), math.exp(0.3), (math.nan, math.nan), 0.4)
+    assert (lo, hi) == pytest.approx((math.exp(-0.5), math.exp(0.5)))

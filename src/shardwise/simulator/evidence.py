@@ -101,6 +101,7 @@ def _latencies(runs: Simulated, warmup_s: float) -> Mapping[str, Interval | None
     out = {}
     for name in LATENCIES:
         values = runs.expected.ordered(name, warmup_s)
+        beside = _beside(runs.expected.groups, name)
 
         def value(run: Result, at: float | None, name: str = name) -> float:
             found = run.percentiles(name, warmup_s, [] if at is None else [at])
@@ -110,10 +111,18 @@ def _latencies(runs: Simulated, warmup_s: float) -> Mapping[str, Interval | None
             of_steps = runs.interval(lambda run, at=at: value(run, at), len(values))  # type: ignore[misc]
             if of_steps is not None:
                 middle, lo, hi = of_steps.value, of_steps.lo, of_steps.hi
-                lo, hi = widened(middle, lo, hi, run_spread(values, at))
+                lo, hi = widened(middle, lo, hi, run_spread(values, at), beside)
                 of_steps = replace(of_steps, lo=lo, hi=hi)
             out[name if at is None else metrics.percentile_name(name, at)] = of_steps
     return out
+
+
+def _beside(groups: Sequence[Group], name: str) -> float:
+    """Log half-width of a latency beside that of the steps, which is TPOT's: what a request waits
+    for outside them."""
+    widths = [g.half_widths for g in groups]
+    beyond = [w.get(name, 0.0) ** 2 - w.get("tpot_s", 0.0) ** 2 for w in widths]
+    return math.sqrt(max(0.0, *beyond))
 
 
 def _workload(run: Result) -> Workload:

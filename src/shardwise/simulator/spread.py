@@ -43,10 +43,15 @@ def run_spread(values: Floats, percentile: float | None = None) -> tuple[float, 
     return float(lo), float(hi)
 
 
-def widened(value: float, lo: float, hi: float, run: tuple[float, float]) -> tuple[float, float]:
-    """An interval for both causes: distances of the ends, as ratios, added in quadrature."""
-    if not (value > 0 and lo > 0 and math.isfinite(run[0]) and run[0] > 0):
+def widened(
+    value: float, lo: float, hi: float, run: tuple[float, float], beside: float = 0.0
+) -> tuple[float, float]:
+    """An interval for all causes: distances of the ends, as ratios, added in quadrature. `beside`
+    is the log half-width of what neither the steps nor the run hold."""
+    if not (value > 0 and lo > 0):
         return lo, hi
-    below = math.hypot(math.log(value / lo), max(math.log(value / run[0]), 0.0))
-    above = math.hypot(math.log(hi / value), max(math.log(run[1] / value), 0.0))
+    known = math.isfinite(run[0]) and run[0] > 0
+    first, last = (math.log(run[0] / value), math.log(run[1] / value)) if known else (0.0, 0.0)
+    below = math.hypot(math.log(value / lo), max(-first, 0.0), beside)
+    above = math.hypot(math.log(hi / value), max(last, 0.0), beside)
     return value * math.exp(-below), value * math.exp(above)
