@@ -72,16 +72,19 @@ class Study(msgspec.Struct, frozen=True):
         return index(self.evidence)
 
 
-def _deployment(subject: Subject, question: Question, tp_size: int, concurrency: int) -> Deployment:
+def deployment_of(
+    subject: Subject, question: Question, layout: Layout, concurrency: int
+) -> Deployment:
+    """One replica of `layout`, its engine started for `concurrency` requests in flight."""
     limits = EngineLimits(
-        max_num_seqs=max(concurrency, 1),
+        max_num_seqs=max(-(-concurrency // layout.attention_dp), 1),
         max_model_len=question.isl + question.osl,
         gpu_memory_utilization=usual_share(subject.engine, subject.gpu, subject.engine_version),
     )
     return Deployment(
         model=subject.arch.id,
         gpu=subject.gpu.id,
-        layout=Layout(tp_size),
+        layout=layout,
         limits=question.limits.over(limits),
         dtypes=Dtypes(subject.weight_dtype, subject.setting.kv_dtype),
         engine=subject.engine,
@@ -102,7 +105,7 @@ def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Ski
         require_layout(subject.arch, Layout(tp), subject.platform.loader)
         if tp > question.gpus:
             raise InputError(f"TP={tp} on {question.gpus} GPUs", f"allowed: 1 to {question.gpus}")
-        deployment = _deployment(subject, question, tp, 1)
+        deployment = deployment_of(subject, question, Layout(tp), 1)
         if memory_plan(subject.arch, subject.gpu, deployment, context).fits:
             fitting.append(tp)
             continue
@@ -115,28 +118,36 @@ def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Ski
     return fitting, skipped
 
 
-def predict_grid(subject: Subject, question: Question) -> tuple[list[Evidence], list[Skipped]]:
-    """Predicted evidence for every TP that fits at every batch."""
+def require_question(subject: Subject, question: Question) -> None:
+    """Raises InputError for what no layout could serve: lengths, limits, engine, GPU, caching."""
     HardwareNode(subject.gpu, question.gpus)
     require_context(subject.arch, question.isl, question.osl)
     require_length(question.limits, question.isl + question.osl, subject.arch)
-    require_able(_deployment(subject, question, 1, 1), subject.gpu, subject.arch)
+    require_able(deployment_of(subject, question, Layout(), 1), subject.gpu, subject.arch)
     if question.cached_tokens:
         require_prefix_caching(subject.engine, subject.gpu, subject.engine_version)
+
+
+def workload_of(question: Question, concurrency: int) -> Workload:
+    """What one replica is offered at `concurrency` requests in flight."""
+    asked = question.requests
+    return Workload(
+        question.isl,
+        question.osl,
+        concurrency,
+        question.mode,
+        requests=max(asked, concurrency) if asked > 0 else asked,
+        cached_tokens=question.cached_tokens,
+    )
+
+
+def predict_grid(subject: Subject, question: Question) -> tuple[list[Evidence], list[Skipped]]:
+    """Predicted evidence for every TP that fits at every batch."""
+    require_question(subject, question)
     sizes, skipped = _runnable(subject, question)
     cells = [(tp, c) for tp in sizes for c in question.concurrencies]
-    workloads = [
-        Workload(
-            question.isl,
-            question.osl,
-            c,
-            question.mode,
-            requests=max(question.requests, c) if question.requests > 0 else question.requests,
-            cached_tokens=question.cached_tokens,
-        )
-        for _, c in cells
-    ]
-    deployments = [_deployment(subject, question, tp, c) for tp, c in cells]
+    workloads = [workload_of(question, c) for _, c in cells]
+    deployments = [deployment_of(subject, question, Layout(tp), c) for tp, c in cells]
     return predict(subject, deployments, workloads), skipped
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from functools import partial
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
+from msgspec.structs import replace
 
 from shardwise.cli.files import print_json, say, say_prose, show_progress, show_table
 from shardwise.cli.options import (
@@ -30,6 +33,11 @@ from shardwise.errors import InputError
 @speculation_options
 @click.option("--gpus", default=8, show_default=True, help="GPUs in the node.")
 @click.option("--tp", default="1,2,4,8", show_default=True, help="TP sizes to compare.")
+@click.option(
+    "--layouts",
+    default="",
+    help="Layouts to compare instead of TP sizes, e.g. TP8,TP8xEP8,DP8xEP8,TP4xPP2.",
+)
 @click.option(
     "--batch",
     default="1,2,4,8,16,32,64,128,256",
@@ -69,6 +77,8 @@ def study(**given: Any) -> None:
 
     MODEL is a bundled id (llama-3.1-70b), a folder or config.json, or a Hugging Face id.
     """
+    if given["measure"] and given["layouts"]:
+        raise InputError("--layouts with --measure", "allowed: --tp", "a measured study varies TP")
     if given["measure"] and given["cached_tokens"]:
         raise InputError(f"--cached-tokens {given['cached_tokens']} with --measure", "allowed: 0")
     if given["measure"] and given["speculation"] != "none":
@@ -93,6 +103,9 @@ def _predict(given: dict[str, Any]) -> None:
         raise InputError("--gpu is missing", "a GPU of the catalogue, or --measure for this one")
     if given["output"]:
         prepare_folder(given["output"])
+    if given["layouts"]:
+        _layouts(given)
+        return
     output = _run(given)
     if given["as_json"]:
         print_json({"study": output.study, "advice": output.advice})
@@ -103,13 +116,40 @@ def _predict(given: dict[str, Any]) -> None:
         click.echo(f"wrote {len(written)} files to {given['output']}/", err=True)
 
 
-def _run(given: dict[str, Any]) -> Any:
-    from shardwise.analysis.run import Question
-    from shardwise.perfmodel.subject import Asked, subject_of
-    from shardwise.reports.answering import Wanted, answer
-    from shardwise.workload.workload import Slo
+def _layouts(given: dict[str, Any]) -> None:
+    """A grid over layouts: two tables, or one JSON document."""
+    from shardwise.analysis.layout_steps import layout_grid
+    from shardwise.layout.deployment import layout_of
+    from shardwise.perfmodel.subject import subject_of
+    from shardwise.reports.files import write_csv, write_json
+    from shardwise.reports.layout_tables import layout_tables
 
-    asked = Asked(
+    layouts = [layout_of(part) for part in given["layouts"].split(",")]
+    subject, _ = subject_of(_asked(given))
+    question = _question(given)
+    source = click.get_current_context().get_parameter_source("batch")
+    if source is ParameterSource.DEFAULT:  # of the usual batches, those that all copies share
+        copies = math.lcm(*(layout.attention_dp for layout in layouts))
+        batches = tuple(b for b in question.concurrencies if b % copies == 0) or (copies,)
+        question = replace(question, concurrencies=batches)
+    grid = layout_grid(subject, question, layouts)
+    if given["as_json"]:
+        print_json({"layouts": grid})
+    else:
+        for item in grid.left_out:
+            say_prose(f"left out {item.layout}: {item.reason}")
+        for table in layout_tables(grid):
+            show_table(table)
+    if folder := given["output"]:
+        written = [write_json(folder / "layouts.json", grid)]
+        written += [write_csv(folder / f"{t.name}.csv", t) for t in layout_tables(grid)]
+        click.echo(f"wrote {len(written)} files to {folder}/", err=True)
+
+
+def _asked(given: dict[str, Any]) -> Any:
+    from shardwise.perfmodel.subject import Asked
+
+    return Asked(
         given["model"],
         given["gpu"],
         given["engine"],
@@ -120,8 +160,12 @@ def _run(given: dict[str, Any]) -> Any:
         given["engine_version"],
         speculation_of(given),
     )
-    subject, catalogue = subject_of(asked)
-    question = Question(
+
+
+def _question(given: dict[str, Any]) -> Any:
+    from shardwise.analysis.run import Question
+
+    return Question(
         given["gpus"],
         sizes(given["tp"], "--tp"),
         sizes(given["batch"], "--batch"),
@@ -132,6 +176,16 @@ def _run(given: dict[str, Any]) -> Any:
         fixed_limits(given),
         given["cached_tokens"],
     )
+
+
+def _run(given: dict[str, Any]) -> Any:
+    from shardwise.perfmodel.subject import subject_of
+    from shardwise.reports.answering import Wanted, answer
+    from shardwise.workload.workload import Slo
+
+    asked = _asked(given)
+    subject, catalogue = subject_of(asked)
+    question = _question(given)
     slo = Slo(ttft_s=given["ttft"] / 1e3, tpot_s=given["tpot"] / 1e3)
     command = shlex.join(["shardwise", *sys.argv[1:]])
     return answer(subject, catalogue, Wanted(question, slo, given["price"], command, asked=asked))

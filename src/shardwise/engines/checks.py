@@ -15,7 +15,7 @@ def problems(
 ) -> Iterator[InputError]:
     """Each thing that `engine` cannot do of `deployment` on `device`, most basic first."""
     yield from _vendor(engine, device)
-    yield from _layout(engine, deployment.layout, num_experts)
+    yield from layout_problems(engine, deployment.layout, num_experts)
     yield from _dtypes(engine, deployment, device)
     yield from _speculation(engine, deployment)
 
@@ -30,7 +30,11 @@ def _vendor(engine: Engine, device: Device) -> Iterator[InputError]:
         )
 
 
-def _layout(engine: Engine, layout: Layout, num_experts: int | None) -> Iterator[InputError]:
+def layout_problems(
+    engine: Engine, layout: Layout, num_experts: int | None
+) -> Iterator[InputError]:
+    """Each thing that `engine` cannot do of a layout, for a model of `num_experts` experts; 0: a
+    dense model; None: not known, so not checked."""
     can = engine.capabilities
     if layout.tp_size > can.max_tp:
         yield InputError(f"TP={layout.tp_size} with {engine.title}", f"allowed: 1 to {can.max_tp}")

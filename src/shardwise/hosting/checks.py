@@ -56,6 +56,7 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
 def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
     """The planner's rules, where the architecture is known without asking the network."""
     from shardwise.architecture.models import bundled, load
+    from shardwise.engines.checks import layout_problems
     from shardwise.layout.rules import require_layout
 
     given = model.architecture or model.model
@@ -70,7 +71,11 @@ def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
             return
     else:
         arch = load(given)
-    require_layout(arch, model.deployment(file.node.gpu).layout)
+    require_layout(arch, model.layout)
+    if model.engine != "command":
+        experts = arch.moe.num_experts if arch.moe else 0
+        for problem in layout_problems(get(model.engine), model.layout, experts):
+            raise problem
     if file.node.gpu == "cpu":
         return
     from shardwise.hardware.catalogue import default_catalogue

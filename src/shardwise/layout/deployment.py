@@ -6,7 +6,8 @@ model takes many deployments at once as `shardwise.layout.arrays.Layouts`.
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -64,6 +65,30 @@ class Layout(msgspec.Struct, frozen=True, order=True):
         words += [f"EP{self.ep_size}"] if self.ep_size > 1 else []
         words += [f"PP{self.pp_size}"] if self.pp_size > 1 else []
         return " x ".join(words)
+
+
+#: What a layout's name has, in order: mark -> field.
+MARKS: Final = {"TP": "tp_size", "DP": "attention_dp", "EP": "ep_size", "PP": "pp_size"}
+_PART: Final = re.compile(r"(TP|DP|EP|PP)=?([1-9][0-9]{0,3})", re.IGNORECASE)
+
+
+def layout_of(text: str) -> Layout:
+    """The layout called `text`, as `Layout.name` spells it: "TP8", "TP8 x EP8", "DP8xEP8".
+
+    Raises InputError for a part that is none, or that comes twice.
+    """
+    sizes: dict[str, int] = {}
+    for part in re.split(r"\s*[x×]\s*|\s+", text.strip(), flags=re.IGNORECASE):
+        found = _PART.fullmatch(part)
+        if found is None:
+            raise InputError(
+                f"layout {text[:60]!r}", "allowed: as in TP8, TP8xEP8, DP8xEP8, TP4xPP2"
+            )
+        name = MARKS[found[1].upper()]
+        if name in sizes:
+            raise InputError(f"layout {text[:60]!r} has {found[1].upper()} twice", "allowed: once")
+        sizes[name] = int(found[2])
+    return Layout(**sizes)
 
 
 class EngineLimits(msgspec.Struct, frozen=True):

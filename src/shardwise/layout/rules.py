@@ -68,7 +68,10 @@ def violations(model: Model, layout: Layout, refusal: Refusal = even_cut) -> lis
     """
     if not 1 <= layout.tp_size <= MAX_TP:
         return [Violation("tp_range", f"TP={layout.tp_size} is not from 1 to {MAX_TP}", 1)]
-    broken = _broken(model, layout.tp_size, layout.stage_gpus, layout.ep_size, refusal)
+    broken = [
+        *_copies(model, layout.attention_dp),
+        *_broken(model, layout.tp_size, layout.stage_gpus, layout.ep_size, refusal),
+    ]
     whole = layout.expert_parallel
     nearest = nearest_tp(model, layout.tp_size, whole, refusal) if broken else layout.tp_size
     found = [Violation(rule, message, nearest) for rule, message in broken]
@@ -96,9 +99,15 @@ def require_layout(model: Model, layout: Layout, refusal: Refusal = even_cut) ->
     first = found[0]
     if first.rule == "pp_range":
         raise InputError(f"{model.id}: {first.message}", f"nearest: PP={first.nearest}")
+    if first.rule in ("experts", "attention_dp"):
+        raise InputError(f"{model.id}: {first.message}")
     limit = min(model.num_heads, _MOST_LISTED)
     sizes = allowed_tp(model, limit, expert_parallel=layout.expert_parallel, refusal=refusal)
-    raise InputError(f"{model.id}: {first.message}", f"allowed TP: {', '.join(map(str, sizes))}")
+    raise InputError(
+        f"{model.id}: {first.message}",
+        f"allowed TP: {', '.join(map(str, sizes))}",
+        f"nearest: TP={first.nearest}",
+    )
 
 
 def require_kv_dtype(kv_dtype: str, gpu: Gpu) -> None:
@@ -130,6 +139,15 @@ def require_length(limits: FixedLimits, tokens: float, model: Model) -> None:
             f"requests of {tokens:g} tokens with max_model_len {longest}",
             f"allowed: {tokens:g} or more",
         )
+
+
+def undivided(batch: float, layout: Layout) -> InputError:
+    """What to say of a batch that the copies of attention do not share evenly."""
+    copies = layout.attention_dp
+    return InputError(
+        f"batch {batch:g} over the {copies} copies of attention of {layout.name}",
+        f"allowed: multiples of {copies}",
+    )
 
 
 def uneven_stages(model: Model, pp_size: int) -> str:
@@ -195,6 +213,15 @@ def _heads(model: Model, tp: int) -> Iterable[tuple[str, str]]:
                     "kv_heads",
                     f"TP={tp} neither divides the {kv} KV heads nor is a multiple of them",
                 )
+
+
+def _copies(model: Model, attention_dp: int) -> Iterable[tuple[str, str]]:
+    if attention_dp > 1 and model.moe is None:
+        yield (
+            "attention_dp",
+            f"attention DP={attention_dp} needs experts; {model.id} has none: use "
+            f"{attention_dp} replicas",
+        )
 
 
 def _experts(model: Model, ep: int, stage_gpus: int) -> Iterable[tuple[str, str]]:

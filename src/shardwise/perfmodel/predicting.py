@@ -9,10 +9,12 @@ import numpy as np
 from msgspec.structs import replace
 
 from shardwise.architecture.model import require_context
-from shardwise.engines.loading import loaded_stage_bytes
+from shardwise.engines.checks import layout_problems
+from shardwise.engines.loading import Loader, loaded_stage_bytes
+from shardwise.engines.registry import get
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import default_catalogue
-from shardwise.layout.rules import require_length, violations
+from shardwise.layout.rules import require_length, undivided, violations
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.estimate import note_of
 from shardwise.perfmodel.intervals import half_width, with_speculation
@@ -102,14 +104,25 @@ def cannot_run(batch: Batch) -> list[Problem]:
         except InputError as error:
             problems.append(Problem(row.number, str(error)))
             continue
-        broken = violations(batch.arch, row.layout, loader)
-        if broken:
-            problems.append(Problem(row.number, broken[0].message))
+        if why := _refused(batch, row, loader):
+            problems.append(Problem(row.number, why))
         elif batch.load.kv_capacity_tokens[i] < row.isl:
             problems.append(
                 Problem(row.number, f"does not fit {batch.gpu.id} at {row.layout.name}")
             )
     return problems
+
+
+def _refused(batch: Batch, row: Row, loader: Loader) -> str:
+    """Why a row's layout cannot run, "" where it can."""
+    if broken := violations(batch.arch, row.layout, loader):
+        return broken[0].message
+    experts = batch.arch.moe.num_experts if batch.arch.moe else 0
+    for problem in layout_problems(get(batch.key.engine), row.layout, experts):
+        return str(problem)
+    if row.mode == "static_batch" and row.concurrency % row.layout.attention_dp:
+        return str(undivided(row.concurrency, row.layout))
+    return ""
 
 
 def predict_table(

@@ -219,9 +219,16 @@ def version_of(engine: str) -> str:
 
 
 def _layout(cells: Mapping[str, str]) -> Layout:
-    """tp, pp, ep (ranks that hold whole experts) and dp (data-parallel attention)."""
+    """tp, pp, ep (ranks that hold whole experts), dp (data-parallel attention), and gpus, which
+    follows from them."""
     tp, dp = _whole(cells, "tp"), _whole(cells, "dp", "1")
-    return Layout(tp, _whole(cells, "pp", "1"), _whole(cells, "ep", "1"), dp)
+    layout = Layout(tp, _whole(cells, "pp", "1"), _whole(cells, "ep", "1"), dp)
+    if (cells.get("gpus") or "").strip() and _whole(cells, "gpus") != layout.replica_gpus:
+        raise InputError(
+            f"gpus is {_whole(cells, 'gpus')} with tp {tp}, pp {layout.pp_size}, dp {dp}",
+            f"allowed: their product, {layout.replica_gpus}",
+        )
+    return layout
 
 
 def _limits(cells: Mapping[str, str], recipe: Recipe) -> FixedLimits:

@@ -25,6 +25,7 @@ from shardwise.reports.numbers import (
 from shardwise.reports.table import Cell, Column, Row, Tone
 
 if TYPE_CHECKING:
+    from shardwise.analysis.layout_steps import LayoutStep
     from shardwise.analysis.transitions import Step
 
 MARKS: Final = "▲ up ▼ down; ✓ better ✗ worse; ? no interval, or it includes no change"
@@ -92,7 +93,7 @@ def step_label(from_tp: int, to_tp: int) -> str:
     return f"TP{from_tp}→{to_tp}"
 
 
-def step_cell(step: Step | None) -> Cell:
+def step_cell(step: Step | LayoutStep | None) -> Cell:
     """A percent change with its direction and verdict, its interval in the detail.
 
     A published change has no interval, only a last printed digit, which is not repeated here.

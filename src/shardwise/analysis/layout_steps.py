@@ -1,0 +1,164 @@
+"""A grid over layouts, and what a step from one layout to the next changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import msgspec
+
+from shardwise import metrics
+from shardwise.analysis.intervals import as_percent_change, ratio, scaled
+from shardwise.analysis.run import Question, deployment_of, require_question, workload_of
+from shardwise.analysis.transitions import Verdict
+from shardwise.engines.checks import layout_problems
+from shardwise.engines.registry import get
+from shardwise.errors import DoesNotFitError, InputError
+from shardwise.evidence.record import Evidence, Interval, Source
+from shardwise.layout.deployment import Layout
+from shardwise.layout.rules import require_layout, undivided
+from shardwise.perfmodel.estimate import Subject, predict
+from shardwise.perfmodel.intervals import LAYOUT_RHO
+from shardwise.perfmodel.memory import MemoryPlan, require_fit
+
+#: Throughput is a GPU's, since layouts may take different numbers of them.
+PER_GPU = metrics.OUTPUT_THROUGHPUT.name
+
+
+class LayoutStep(msgspec.Struct, frozen=True):
+    """The change of one metric from one layout to another at one batch; throughput per GPU."""
+
+    metric: str
+    concurrency: int
+    from_layout: str
+    to_layout: str
+    change_pct: Interval
+    source: Source
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the change is for the better, by the metric's own direction."""
+        if self.change_pct.value == 0:
+            return "same"
+        lowered = self.change_pct.value < 0
+        return "better" if lowered == metrics.ALL[self.metric].lower_is_better else "worse"
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves no doubt about the direction."""
+        return self.change_pct.lo > 0 or self.change_pct.hi < 0
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """A layout that was asked and does not fit, and why."""
+
+    layout: str
+    reason: str
+
+
+class LayoutGrid(msgspec.Struct, frozen=True):
+    """Every layout that fits at every batch, and the steps between neighbours as they were asked.
+
+    `cache_tokens` is by the layout's name: tokens of KV cache that a replica holds.
+    """
+
+    evidence: tuple[Evidence, ...]
+    cache_tokens: dict[str, int]
+    steps: tuple[LayoutStep, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def require_able_layouts(subject: Subject, question: Question, layouts: Iterable[Layout]) -> None:
+    """Raises InputError for a layout that the model, the engine, the node or a batch does not
+    allow."""
+    model, engine = subject.arch, get(subject.engine)
+    experts = model.moe.num_experts if model.moe else 0
+    seen: set[str] = set()
+    for layout in layouts:
+        if layout.name in seen:
+            raise InputError(f"layout {layout.name} comes twice", "allowed: once")
+        seen.add(layout.name)
+        require_layout(model, layout, subject.platform.loader)
+        for problem in layout_problems(engine, layout, experts):
+            raise problem
+        if layout.replica_gpus > question.gpus:
+            raise InputError(
+                f"{layout.name} on {question.gpus} GPUs",
+                f"allowed: layouts of up to {question.gpus}",
+                f"it takes {layout.replica_gpus}",
+            )
+        for batch in question.concurrencies:
+            if batch % layout.attention_dp:
+                raise undivided(batch, layout)
+
+
+def layout_grid(subject: Subject, question: Question, layouts: Sequence[Layout]) -> LayoutGrid:
+    """Predict `layouts` at the question's batches. Its TP sizes are not used.
+
+    Raises InputError as `require_able_layouts`, and DoesNotFitError where none of them fits.
+    """
+    require_question(subject, question)
+    require_able_layouts(subject, question, layouts)
+    fitting: list[tuple[Layout, MemoryPlan]] = []
+    left_out: list[LeftOut] = []
+    context = question.isl + question.osl
+    for layout in layouts:
+        deployment = deployment_of(subject, question, layout, 1)
+        try:
+            found = require_fit(subject.arch, subject.gpu, deployment, context)
+        except DoesNotFitError as error:
+            left_out.append(LeftOut(layout.name, str(error)))
+        else:
+            fitting.append((layout, found))
+    if not fitting:
+        raise DoesNotFitError(left_out[-1].reason)
+    cells = [(layout, c) for layout, _ in fitting for c in question.concurrencies]
+    evidence = predict(
+        subject,
+        [deployment_of(subject, question, *cell) for cell in cells],
+        [workload_of(question, c) for _, c in cells],
+    )
+    return LayoutGrid(
+        tuple(evidence),
+        {layout.name: found.kv_capacity_tokens for layout, found in fitting},
+        layout_steps(evidence),
+        tuple(left_out),
+    )
+
+
+def layout_steps(
+    evidence: Sequence[Evidence],
+    names: Sequence[str] = (metrics.E2E.name, PER_GPU),
+    rho: float = LAYOUT_RHO,
+) -> tuple[LayoutStep, ...]:
+    """Steps between neighbouring layouts, in the order of `evidence`, per metric and batch.
+
+    `rho` is the correlation of the errors of two cells, as in `transitions`.
+    """
+    cells = {(e.workload.concurrency, e.deployment.layout.name): e for e in evidence}
+    order = list(dict.fromkeys(name for _, name in cells))
+    batches = sorted({batch for batch, _ in cells})
+    return tuple(
+        LayoutStep(
+            name,
+            batch,
+            before,
+            after,
+            as_percent_change(
+                ratio(value(cells[batch, after], name), value(cells[batch, before], name), rho)
+            ),
+            cells[batch, after].source,
+        )
+        for name in names
+        for batch in batches
+        for before, after in pairwise(order)
+        if (batch, before) in cells and (batch, after) in cells
+    )
+
+
+def value(evidence: Evidence, name: str) -> Interval:
+    """A metric of a cell; throughput per GPU of its replica."""
+    found = evidence.metrics[name]
+    if name == PER_GPU:
+        return scaled(found, 1.0 / evidence.deployment.layout.replica_gpus)
+    return found
