@@ -18,6 +18,7 @@ import shardwise
 from shardwise.analysis.beside import beside
 from shardwise.analysis.comparison import compare_runs
 from shardwise.analysis.holding import Finalist, Holding
+from shardwise.analysis.layout_steps import layout_grid
 from shardwise.analysis.run import Question
 from shardwise.architecture.models import bundled, load
 from shardwise.cli import bench_selftest, host_status, simulate_day, simulate_report
@@ -33,7 +34,7 @@ from shardwise.experiment.timeline import Spent
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hosting.operating import Seen
 from shardwise.hosting.state import ReplicaState, State
-from shardwise.layout.deployment import Deployment, Dtypes, Layout
+from shardwise.layout.deployment import Deployment, Dtypes, Layout, layout_of
 from shardwise.node.reading.read import read
 from shardwise.perfmodel.memory import largest_models
 from shardwise.perfmodel.profiles import bundled_profile
@@ -58,6 +59,7 @@ from shardwise.reports import (
     study_output,
 )
 from shardwise.reports.answering import Wanted, answer
+from shardwise.reports.layout_tables import layout_tables
 from shardwise.reports.runs import Run
 from shardwise.reports.table import Table
 from shardwise.reports.table_text import render
@@ -115,6 +117,12 @@ def plans() -> list[Table]:
         make_question("deepseek-r1", "b200", demand=Demand(4000, 1000, request_rate=2.0)),
     ]
     return [plan_tables.plan_table(explore(question)) for question in asked]
+
+
+def layouts() -> list[Table]:
+    subject, _ = subject_of(Asked("deepseek-r1", "h200"))
+    asked = [layout_of(name) for name in ("TP8", "TP8xEP8", "TP2xDP4xEP8", "DP8xEP8", "TP4xPP2")]
+    return layout_tables(layout_grid(subject, Question(8, (), (8, 512), 4000, 1000), asked))
 
 
 def holding() -> list[Table]:
@@ -293,6 +301,7 @@ MAKERS: Final[dict[str, Callable[[], list[Table]]]] = {
     "catalogue": catalogue,
     "doctor": doctor,
     "study": studies,
+    "study --layouts": layouts,
     "study --measure": lambda: experiment_tables.experiment_tables(experiment()),
     "compare": comparisons,
     "validate": accuracy,

@@ -63,25 +63,25 @@ def layouts_table(grid: LayoutGrid) -> Table:
 
 
 def layout_steps_table(steps: tuple[LayoutStep, ...]) -> Table:
-    """A row for each metric and batch, a column for each step between neighbouring layouts."""
-    pairs = list(dict.fromkeys((s.from_layout, s.to_layout) for s in steps))
+    """A row for each batch and step between neighbouring layouts, a column for each metric."""
+    names = list(dict.fromkeys(s.metric for s in steps))
     by_key = {(s.metric, s.concurrency, s.from_layout, s.to_layout): s for s in steps}
-    keys = dict.fromkeys((s.metric, s.concurrency) for s in steps)
+    keys = dict.fromkeys((s.concurrency, s.from_layout, s.to_layout) for s in steps)
     rows: list[Row] = [
         (
-            text_cell(_label(metric)),
-            text_cell(batch),
-            *(step_cell(by_key.get((metric, batch, *pair))) for pair in pairs),
+            text_cell(key[0]),
+            text_cell(f"{key[1]} → {key[2]}"),
+            *(step_cell(by_key.get((name, *key))) for name in names),
         )
-        for metric, batch in keys
+        for key in keys
     ]
     return Table(
         name="layout_steps",
         title="Change per step between layouts, %",
         columns=(
-            Column("metric", "metric", align="left"),
             BATCH,
-            *(Column(f"{a} → {b}", f"{a} to {b}") for a, b in pairs),
+            Column("step", "step", align="left"),
+            *(Column(_label(name), f"{name}_change_pct") for name in names),
         ),
         sections=sections(rows),
         notes=(MARKS, INTERVALS, *source_notes(s.source for s in steps)),
