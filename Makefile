@@ -12,7 +12,7 @@ export OMP_NUM_THREADS := 1
 
 study: $(VENV)/measure.stamp  ## the published study predicted, and a small one measured here
 	$(BIN)/shardwise study llama-3.1-70b --gpu mi300x --gpus 8 --tp 1,2,4,8 \
-	  --batch 1,2,4,8,16,32,64,128,256 --isl 2048 --osl 2048 --requests 256 \
+	  --batch 1,2,4,8,16,32,64,128,256 --isl 2048 --osl 2048 --length-cv 0 --requests 256 \
 	  --dtype fp8 --kv-dtype fp8 --output study
 	$(BIN)/shardwise study llama-51m --measure --minutes 4 --output study/measured
 

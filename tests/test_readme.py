@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-STUDY = "study llama-3.1-70b --gpu mi300x --dtype fp8 --kv-dtype fp8 --requests 256 --batch 16,128"
+STUDY = (
+    "study llama-3.1-70b --gpu mi300x --dtype fp8 --kv-dtype fp8 --requests 256 --batch 16,128"
+    " --length-cv 0"
+)
 
 
 def test_the_first_screen_shows_what_the_study_predicts() -> None:

@@ -23,6 +23,8 @@ from shardwise.reports.answering import memory_of_each_gpu
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import REFERENCE_CONTEXT, make_group
 from shardwise.units import GIB
+from shardwise.web.asking import cells_of, explorer, found_of
+from shardwise.web.state import State
 
 #: (model, GPU, TP, weight dtype): dense, latent attention, experts in mxfp4.
 QUESTIONS = [
@@ -137,3 +139,82 @@ def test_plan_and_simulate_agree_where_neither_is_told_how_lengths_spread(
     for metric, tolerance in (("tpot_s", 0.1), ("e2e_latency_s", 0.1), ("ttft_s", 0.2)):
         value = simulated[metric]["value"]
         assert value == pytest.approx(planned[metric]["value"], rel=tolerance), metric
+
+
+@pytest.mark.parametrize(("model", "gpu", "tp", "dtype"), QUESTIONS)
+@pytest.mark.parametrize("cv", ["1", "0"])
+def test_plan_study_predict_explorer_and_report_agree_on_a_steady_load(
+    model: str, gpu: str, tp: int, dtype: str, cv: str, tmp_path: Path
+) -> None:
+    load_ = ("--isl", str(ISL), "--osl", str(OSL), "--dtype", dtype, "--length-cv", cv)
+    node = ("--gpu", gpu, "--gpus", str(tp))
+    planned = json.loads(
+        run("plan", model, *node, *load_, "--concurrency", str(CONCURRENCY), "--json")
+    )
+    candidate = next(
+        c for c in planned["ranked"]
+        if c["evidence"]["deployment"]["layout"] == {**LAYOUT, "tp_size": tp}
+    )  # fmt: skip
+    limits = candidate["evidence"]["deployment"]["limits"]
+    fixed = ("--max-num-batched-tokens", str(limits["max_num_batched_tokens"]))
+    batch = ("--tp", str(tp), "--batch", str(CONCURRENCY))
+    folder = str(tmp_path / "study")
+    written = run("study", model, *node, *load_, *batch, *fixed, "--json")
+    studied = json.loads(written)["study"]["evidence"][0]
+    table = tmp_path / "rows.csv"
+    table.write_text(
+        "model_id,gpu_id,engine_id,weight_dtype,tp,mode,concurrency,isl,osl,length_cv,"
+        "max_num_batched_tokens,gpu_memory_utilization\n"
+        f"{model},{gpu},vllm,{dtype},{tp},closed_loop,{CONCURRENCY},{ISL},{OSL},{cv},"
+        f"{limits['max_num_batched_tokens']},{limits['gpu_memory_utilization']}\n"
+    )
+    run("predict", str(table), "-o", str(tmp_path / "out.csv"))
+    (row,) = csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8"))
+    found = {"study": studied["metrics"]}
+    found["predict"] = {
+        metric: {"value": factor * float(row[column])} for metric, column, factor in COLUMNS
+    }
+    if cv == "1":  # the explorer asks about traffic
+        state = State(
+            model=model, gpu=gpu, gpus=tp, dtype=dtype, isl=ISL, osl=OSL, mode="closed_loop"
+        )
+        (cell,) = cells_of(found_of(explorer(), state), [(Layout(tp), CONCURRENCY)])
+        found["explorer"] = {m: {"value": i.value} for m, i in cell.metrics.items()}
+    run("study", model, *node, *load_, *batch, *fixed, "-o", folder)
+    run("report", folder, "-o", str(tmp_path / "report.html"))
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert f"{1e3 * studied['metrics']['tpot_s']['value']:.3g}" in page
+    for metric, _, _ in COLUMNS:
+        value = candidate["evidence"]["metrics"][metric]["value"]
+        for place, metrics in found.items():
+            assert metrics[metric]["value"] == pytest.approx(value, rel=0.01), (place, metric)
+
+
+LAYOUT = {"tp_size": 1, "pp_size": 1, "ep_size": 1, "attention_dp": 1, "replicas": 1}
+COLUMNS = (
+    ("ttft_s", "pred_ttft_ms", 1e-3),
+    ("tpot_s", "pred_tpot_ms", 1e-3),
+    ("e2e_latency_s", "pred_e2e_s", 1.0),
+    ("output_tok_s", "pred_output_tok_s", 1.0),
+)
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
+@pytest.mark.parametrize("question", TRAFFIC)
+def test_a_plan_at_a_rate_holds_what_is_simulated_at_that_rate_in_its_interval(
+    question: tuple[str, str, int, int, float, int, int],
+) -> None:
+    model, gpu, tp, replicas, rate, isl, osl = question
+    lengths = ("--isl", str(isl), "--osl", str(osl), "--dtype", "bf16")
+    asked = ("plan", model, "--gpu", gpu, "--gpus", str(tp), *lengths)
+    document = json.loads(run(*asked, "--request-rate", str(rate), "--json"))
+    planned = next(
+        c["evidence"]["metrics"] for c in document["ranked"]
+        if c["evidence"]["deployment"]["layout"]["tp_size"] == tp
+        and c["evidence"]["deployment"]["layout"]["ep_size"] == 1
+    )  # fmt: skip
+    layout = ("--gpu", gpu, "--tp", str(tp), "--replicas", str(replicas))
+    found = json.loads(run("simulate", model, *layout, *lengths, "--rate", str(rate), "--json"))
+    for metric in ("ttft_s", "tpot_s", "e2e_latency_s"):
+        value = found["evidence"][0]["metrics"][metric]["value"]
+        assert planned[metric]["lo"] <= value <= planned[metric]["hi"], metric

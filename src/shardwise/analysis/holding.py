@@ -25,7 +25,7 @@ from shardwise.simulator.evidence import Simulated, evidence, simulate_thrice
 from shardwise.simulator.fleet import Group, group_of
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.traffic import Lengths, Traffic, draw
-from shardwise.workload.workload import TRAFFIC_CV, Slo
+from shardwise.workload.workload import Slo
 
 REQUESTS: Final = 2000  #: counted in a run, so that 20 lie above the 99th percentile
 SOJOURNS: Final = 4.0  #: latencies that a run lasts at least, so that a queue has time to grow
@@ -169,7 +169,8 @@ def _traffic(q: Question, group: Group) -> tuple[Traffic, float]:
     sojourn_s = q.demand.osl * float(group.table.decode[min(full, 64)])
     duration_s = sojourn_s + max(REQUESTS / rate, SOJOURNS * sojourn_s)
     cached = q.demand.cached_tokens
-    lengths = Lengths(q.demand.isl - cached, TRAFFIC_CV), Lengths(q.demand.osl, TRAFFIC_CV)
+    cv = q.demand.length_cv
+    lengths = Lengths(q.demand.isl - cached, cv), Lengths(q.demand.osl, cv)
     traffic = Traffic(rate, *lengths, duration_s, prefixes=int(cached > 0), prefix_tokens=cached)
     return traffic.within(group.longest), sojourn_s
 

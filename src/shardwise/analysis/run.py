@@ -28,7 +28,7 @@ from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.intervals import LAYOUT_RHO
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.perfmodel.memory import require_fit
-from shardwise.workload.workload import Mode, Workload
+from shardwise.workload.workload import TRAFFIC_CV, Mode, Workload, require_length_cv, spread_of
 
 #: A step up that saves less latency than this does not pay: each GPU halves its share of it.
 MIN_GAIN_PCT: Final = 15.0
@@ -46,6 +46,7 @@ class Question(msgspec.Struct, frozen=True):
     requests: int = 0  #: in each run; 0: ten per slot
     limits: FixedLimits = msgspec.field(default_factory=FixedLimits)
     cached_tokens: int = 0  #: of `isl`: a beginning that all prompts share, in the prefix cache
+    length_cv: float = TRAFFIC_CV  #: standard deviation of lengths over their mean
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -122,6 +123,7 @@ def require_question(subject: Subject, question: Question) -> None:
     """Raises InputError for what no layout could serve: lengths, limits, engine, GPU, caching."""
     HardwareNode(subject.gpu, question.gpus)
     require_context(subject.arch, question.isl, question.osl)
+    require_length_cv(question.length_cv)
     require_length(question.limits, question.isl + question.osl, subject.arch)
     require_able(deployment_of(subject, question, Layout(), 1), subject.gpu, subject.arch)
     if question.cached_tokens:
@@ -138,6 +140,7 @@ def workload_of(question: Question, concurrency: int) -> Workload:
         question.mode,
         requests=max(asked, concurrency) if asked > 0 else asked,
         cached_tokens=question.cached_tokens,
+        length_spread=spread_of(question.length_cv),
     )
 
 

@@ -14,6 +14,7 @@ from shardwise.engines import get, names
 from shardwise.errors import InputError
 from shardwise.layout.deployment import FixedLimits
 from shardwise.layout.speculation import Speculation
+from shardwise.workload.workload import TRAFFIC_CV
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_ITEMS: Final = 64
@@ -68,6 +69,14 @@ WIDE: Final = click.option(
     expose_value=False,
     callback=_keep_wide,
     help="Show every column and interval bound, one row per line.",
+)
+#: One name and meaning wherever requests are asked about by their mean lengths.
+LENGTH_CV: Final = click.option(
+    "--length-cv",
+    type=Finite(0, 10),
+    default=TRAFFIC_CV,
+    show_default=True,
+    help="Standard deviation of --isl and --osl over their means; 0: all equal.",
 )
 JSON: Final = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else."

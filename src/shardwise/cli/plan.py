@@ -11,6 +11,7 @@ from shardwise.cli.files import say_prose, show_table
 from shardwise.cli.options import (
     CATALOGUE,
     JSON,
+    LENGTH_CV,
     PROFILE,
     WIDE,
     limit_options,
@@ -48,6 +49,7 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
     multiple=True,
     help="Of --isl: a beginning that all prompts share, in the prefix cache.",
 )
+@LENGTH_CV
 @click.option("--concurrency", type=int, multiple=True, help="Requests in flight on the node.")
 @click.option("--request-rate", type=float, multiple=True, help="Requests/s on the node.")
 @click.option("--ttft", help="Longest TTFT: 200ms, 2s, or a number of ms.")

@@ -62,7 +62,7 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
         Question(
             arch=load(name),
             node=node,
-            demand=Demand(isl, osl, concurrency, rate, cached or 0),
+            demand=Demand(isl, osl, concurrency, rate, cached or 0, options["length_cv"]),
             profile=profile,
             siblings=siblings,
             slo=slo,

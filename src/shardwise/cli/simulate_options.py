@@ -12,6 +12,7 @@ from shardwise.cli.options import (
     CATALOGUE,
     ENGINE,
     KV_DTYPE,
+    LENGTH_CV,
     PROFILE,
     Finite,
     fixed_limits,
@@ -20,7 +21,6 @@ from shardwise.cli.options import (
     speculation_options,
 )
 from shardwise.errors import InputError
-from shardwise.workload.workload import TRAFFIC_CV
 
 if TYPE_CHECKING:
     from shardwise.layout.deployment import Deployment
@@ -138,13 +138,7 @@ def load_options(command: F) -> F:
         click.option(
             "--osl", type=LENGTH, default=500.0, show_default=True, help="Mean output tokens."
         ),
-        click.option(
-            "--length-cv",
-            type=Finite(0, 10),
-            default=TRAFFIC_CV,
-            show_default=True,
-            help="Standard deviation of both over their means; 0: all equal.",
-        ),
+        LENGTH_CV,
         click.option(
             "--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True
         ),

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from shardwise.cli.files import print_json, say, say_prose, show_progress, show_table
 from shardwise.cli.options import (
     JSON,
+    LENGTH_CV,
     WIDE,
     fixed_limits,
     limit_options,
@@ -52,6 +53,7 @@ from shardwise.errors import InputError
     help="Of --isl: a beginning that all prompts share, in the prefix cache.",
 )
 @click.option("--osl", default=2048, show_default=True, help="Output tokens of a request.")
+@LENGTH_CV
 @click.option(
     "--mode",
     type=click.Choice(["closed_loop", "static_batch"]),
@@ -175,6 +177,7 @@ def _question(given: dict[str, Any]) -> Any:
         given["requests"],
         fixed_limits(given),
         given["cached_tokens"],
+        given["length_cv"],
     )
 
 

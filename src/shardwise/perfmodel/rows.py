@@ -31,7 +31,7 @@ from shardwise.errors import InputError
 from shardwise.layout.deployment import FixedLimits, Layout
 from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.recipes import Recipe, Run, recipe_of
-from shardwise.workload.workload import MAX_TOKENS, TRAFFIC_CV, require_cached
+from shardwise.workload.workload import MAX_TOKENS, MOST_SPREAD, TRAFFIC_CV, require_cached
 
 REQUIRED: Final = (
     "model_id",
@@ -87,7 +87,6 @@ SPECULATION: Final = ("", "likely", "unlikely", "unknown")
 INFERENCEX_WAVES: Final = 10  #: --num-prompts is 10 x the concurrency in InferenceMAX's README
 #: Lengths uniform from 0.8 to 1.0 of the nominal: 0.2 / sqrt(12) over 0.9
 INFERENCEX_CV: Final = 0.064
-MOST_SPREAD: Final = 10.0
 #: Requests a stream where a source does not say: 1, 3, 10 or 30, each as likely, and so their
 #: geometric mean in a model of logarithms
 UNKNOWN_WAVES: Final = (1.0 * 3.0 * 10.0 * 30.0) ** 0.25

@@ -154,6 +154,7 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
         np.full(shape, float(demand.isl)),
         np.full(shape, float(demand.osl)),
         WAVES * concurrency,
+        demand.length_cv,
         cached_tokens=float(demand.cached_tokens),
     )
     served = sweep(subject, "closed_loop", deployments, offered)

@@ -22,7 +22,7 @@ from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.drafts import require_draft
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.profiles import Profile, calibrated
-from shardwise.workload.workload import Slo, Workload
+from shardwise.workload.workload import TRAFFIC_CV, Slo, Workload, require_length_cv
 
 Objective = Literal["cost", "latency", "throughput"]
 OBJECTIVES: Final = get_args(Objective)
@@ -38,8 +38,10 @@ class Demand(msgspec.Struct, frozen=True):
     concurrency: int | None = None
     request_rate: float | None = None
     cached_tokens: int = 0  #: of `isl`: a beginning that all prompts share, in the prefix cache
+    length_cv: float = TRAFFIC_CV  #: standard deviation of lengths over their mean
 
     def __post_init__(self) -> None:
+        require_length_cv(self.length_cv)
         if self.concurrency is not None and self.request_rate is not None:
             raise InputError(
                 f"concurrency {self.concurrency} and request rate {self.request_rate:g} together",

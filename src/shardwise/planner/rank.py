@@ -18,7 +18,7 @@ from shardwise.planner.candidates import Option
 from shardwise.planner.fullness import matrix_share
 from shardwise.planner.loading import Loaded
 from shardwise.planner.question import Question
-from shardwise.workload.workload import Workload
+from shardwise.workload.workload import Workload, spread_of
 
 _TIE: Final = 0.005  #: objectives within 0.5 % are told apart by E2E latency
 #: Why the second is not the first, where its objective does not say.
@@ -111,6 +111,7 @@ def candidates(question: Question, subject: Subject, loaded: Sequence[Loaded]) -
             x.concurrency,
             request_rate=demand.request_rate,
             cached_tokens=demand.cached_tokens,
+            length_spread=spread_of(demand.length_cv),
         )
         for x in loaded
     ]

@@ -151,6 +151,7 @@ def _served(subject: Subject, best: Candidate, loads: Sequence[int]) -> Served:
         np.full(shape, float(workload.isl)),
         np.full(shape, float(workload.osl)),
         WAVES * concurrency,
+        workload.length_cv,
         cached_tokens=float(workload.cached_tokens),
     )
     return sweep(subject, "closed_loop", deployments, offered)

@@ -26,7 +26,7 @@ from shardwise.reports.answer import shown_of
 from shardwise.reports.engine_commands import EngineCommands, engine_commands
 from shardwise.reports.memory import MemoryUse
 from shardwise.reports.study_output import StudyOutput
-from shardwise.workload.workload import Slo
+from shardwise.workload.workload import TRAFFIC_CV, Slo
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -127,6 +127,7 @@ def plan_question(
             asked.osl,
             request_rate=wanted.request_rate if online else None,
             cached_tokens=asked.cached_tokens,
+            length_cv=asked.length_cv,
         ),
         profile=subject.calibrated.profile,
         siblings={gpu.id: gpu for gpu in default_catalogue().gpus()},
@@ -149,6 +150,7 @@ def plan_command(wanted: Wanted) -> str:
     words = ["shardwise", "plan", asked.model, "--gpu", asked.gpu, "--gpus", str(question.gpus)]
     words += ["--isl", str(question.isl), "--osl", str(question.osl)]
     words += ["--cached-tokens", str(question.cached_tokens)] if question.cached_tokens else []
+    words += ["--length-cv", f"{question.length_cv:g}"] if question.length_cv != TRAFFIC_CV else []
     words += ["--dtype", asked.weight_dtype, "--kv-dtype", asked.kv_dtype]
     words += ["--engine", asked.engine] if asked.engine != "vllm" else []
     if asked.speculation is not None:

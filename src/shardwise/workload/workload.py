@@ -15,6 +15,20 @@ MAX_TOKENS = 10_000_000
 TRAFFIC_CV: Final = 1.0
 
 
+MOST_SPREAD: Final = 10.0  #: of lengths, as a share of their mean
+
+
+def require_length_cv(length_cv: float) -> None:
+    """Raise InputError where a spread of lengths is none."""
+    if not 0 <= length_cv <= MOST_SPREAD:
+        raise InputError(f"length_cv is {length_cv:g}", f"allowed: 0 to {MOST_SPREAD:g}")
+
+
+def spread_of(length_cv: float) -> float:
+    """Half-width of a uniform spread with this standard deviation, both as shares of the mean."""
+    return float(3.0**0.5 * length_cv)
+
+
 class Slo(msgspec.Struct, frozen=True):
     """Upper bounds in seconds on median metrics; None: not asked."""
 
