@@ -53,6 +53,11 @@ def refused(words: list[str], code: int = 2, cwd: Path | None = None) -> str:
         ([*STUDY, "--tpot", "-5"], "tpot_s bound is -0.005"),
         ([*STUDY, "--requests", "-3"], "requests is -3"),
         ([*STUDY, "--engine", "frobnicate"], "unknown engine 'frobnicate'"),
+        ([*PLAN, "--nodes", "2"], "2 nodes without a network; allowed: ib-hdr"),
+        ([*PLAN, "--nodes", "0"], "0 nodes"),
+        ([*PLAN, "--nodes", "2", "--network", "fast"], "network 'fast'; allowed: ib-hdr"),
+        ([*PLAN, "--network", "ib-ndr"], "--network ib-ndr for one node"),
+        ([*PLAN, "--nodes", "2", "--network", "ib-ndr", "--disaggregated"], "--disaggregated on 2"),
         ([*PLAN, "--cached-tokens", "1024"], "allowed: 0 to 1023"),
         (
             [*PLAN, "--request-rate", "1", "--ttft-p99", "1s", "--disaggregated"],

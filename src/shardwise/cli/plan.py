@@ -41,6 +41,8 @@ P99: Final = ("ttft_p99", "tpot_p99", "e2e_p99")
     type=click.Path(allow_dash=True),
     help="Start-up log of the engine on this GPU; what its KV cache holds is taken as a fact.",
 )
+@click.option("--nodes", type=int, default=1, show_default=True, help="Nodes of so many GPUs.")
+@click.option("--network", default="", help="What joins them: ib-ndr, roce-400, ethernet-100, ….")
 @click.option("--isl", type=int, multiple=True, required=True, help="Input tokens a request.")
 @click.option("--osl", type=int, multiple=True, required=True, help="Output tokens a request.")
 @click.option(
@@ -110,6 +112,8 @@ def plan(
         require_writable(output)
     if save is not None:
         require_writable(save)
+    if options["nodes"] > 1:
+        _refuse_across_nodes(options, save)
     if any(options[name] for name in P99):
         from shardwise.cli.plan_traffic import answer
 
@@ -140,6 +144,17 @@ def plan(
         _save(names, packed, order, save)
 
 
+def _refuse_across_nodes(options: dict[str, Any], save: Path | None) -> None:
+    """Raise InputError for what is of one node alone."""
+    for given, what in (
+        (any(options[name] for name in P99), "bounds on percentiles"),
+        (options["disaggregated"], "--disaggregated"),
+        (save is not None, "--save"),
+    ):
+        if given:
+            raise InputError(f"{what} on {options['nodes']} nodes", "allowed: one node")
+
+
 def _deliver(
     names: tuple[str, ...],
     packed: tuple[Packed, ...],
@@ -149,7 +164,7 @@ def _deliver(
 ) -> None:
     from shardwise.cli.files import say, write_document
     from shardwise.cli.plan_verdicts import document_of, say_verdicts, verdicts_of
-    from shardwise.planner.command import checkpoint, note, replicas
+    from shardwise.planner.command import checkpoint, note, replicas, replicas_across
     from shardwise.reports.plan_tables import (
         plan_document,
         plan_table,
@@ -162,9 +177,12 @@ def _deliver(
     for name, item in zip(names, packed, strict=True):
         q, best = item.plan.question, item.plan.best
         found = checkpoint(name, q.arch, best.deployment)
-        commands = replicas(
-            best.deployment, q.arch, q.node.gpu, found, item.first_device, port, order
-        )
+        if q.node.nodes > 1:
+            commands = replicas_across(best.deployment, q.arch, q.node, found)
+        else:
+            commands = replicas(
+                best.deployment, q.arch, q.node.gpu, found, item.first_device, port, order
+            )
         port += len(commands)
         remark = note(found)
         verdicts = verdicts_of(item.plan, disaggregated)
@@ -180,7 +198,9 @@ def _deliver(
             say_prose(f"rejected, {line}")
         say_verdicts(verdicts)
         say(f"\nRun{f' ({remark})' if remark else ''}:")
-        for command in commands:
+        for i, command in enumerate(commands):
+            if q.node.nodes > 1 and (i == 0 or commands[i - 1].node != command.node):
+                say(f"# on node {command.node}")
             say(command.line)
         for file in commands[0].files:
             say(f"\n{file.name}:\n{file.text}")

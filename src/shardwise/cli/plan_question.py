@@ -47,6 +47,7 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
         node = Node(catalogue.gpu(gpu), options["gpus"])
     else:
         node = _node_of(options, catalogue.gpu(gpu) if gpu else None)
+    node = _several(node, options, names)
     node, memory_note = _with_log(names, node, options)
     price = catalogue.price_used(node.gpu.id, options["price"])
     count = len(names)
@@ -79,6 +80,25 @@ def questions_of(names: tuple[str, ...], options: dict[str, Any], gpu: str) -> l
         )
         for name, isl, osl, concurrency, rate, cached in zip(names, *columns, strict=True)
     ]
+
+
+def _several(node: Node, options: dict[str, Any], names: tuple[str, ...]) -> Node:
+    """`node` as often as --nodes says, joined by --network."""
+    from shardwise.hardware.network import network
+    from shardwise.hardware.node import Node
+
+    count, joined = options["nodes"], None
+    if options["network"]:
+        joined = network(options["network"])
+    if count == 1 and joined is not None:
+        raise InputError(
+            f"--network {options['network']} for one node", "needed: --nodes 2 or more"
+        )
+    if count == 1:
+        return node
+    if len(names) > 1:
+        raise InputError(f"{len(names)} models on {count} nodes", "allowed: one model")
+    return Node(node.gpu, node.gpus * count, count, joined)
 
 
 def _with_log(names: tuple[str, ...], node: Node, options: dict[str, Any]) -> tuple[Node, str]:

@@ -26,6 +26,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     weight_dtypes: tuple[str, ...]  #: of checkpoints it loads
     kv_dtypes: Mapping[str, str]  #: our name -> how its flag spells it; "auto" means no flag
     max_tp: int = 1024
+    multi_node: bool = False  #: whether its flags for several nodes are known here
     #: weight dtypes that are refused where matrix units do not take them: "fp8", "nvfp4"
     native_only: tuple[str, ...] = ()
     source: str = ""
@@ -131,6 +132,9 @@ class Launch(msgspec.Struct, frozen=True):
         port: TCP port on `host`.
         checkpoint_dtype: Dtype that the weights are stored in; "" if not known.
         checkpoint_kv: Dtype of the KV cache that the checkpoint asks for; "" for none.
+        nodes: That the replica is spread over.
+        node_rank: Which of them this process is on, from 0.
+        head: Address of the first of them.
         draft: What the engine loads as draft model: hub id, folder or file; "" for none.
         static_share: SGLang's --mem-fraction-static, of weights and KV cache alone; 0 takes the
             deployment's gpu_memory_utilization.
@@ -146,6 +150,9 @@ class Launch(msgspec.Struct, frozen=True):
     checkpoint_dtype: str = ""
     checkpoint_kv: str = ""
     draft: str = ""
+    nodes: int = 1
+    node_rank: int = 0
+    head: str = ""
     static_share: float = 0.0
     kv_cache_tokens: int = 0
     threads_per_rank: int = 0

@@ -29,6 +29,7 @@ from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
 from shardwise.units import GIB, MIB
 
+INIT_PORT: Final = 20000  #: as in SGLang's guide
 _ATTENTION_DP_FLAG: Final = (("0", ""), ("0.5.23", "--attn-dp-size"))
 #: --kv-cache-dtype has "bfloat16" from here on
 _NAMES_BF16_CACHE: Final = (("0", False), ("0.5.9", True))
@@ -45,6 +46,7 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
     if layout.pp_size > 1:
         line += ["--pp-size", str(layout.pp_size)]
     line += _attention_dp(deployment)
+    line += _nodes(launch)
     if layout.ep_size > 1:
         line += ["--ep-size", str(layout.ep_size)]
     line += _dtype_flags(deployment, launch)
@@ -57,6 +59,14 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
     line += _speculation(deployment, launch)
     line += ["--enable-metrics"]
     return [*line, "--device", "cpu"] if device.vendor == "cpu" else line
+
+
+def _nodes(launch: Launch) -> list[str]:
+    """docs.sglang.io, references/multi_node_deployment: the same on every node but for its rank."""
+    if launch.nodes == 1:
+        return []
+    line = ["--nnodes", str(launch.nodes), "--node-rank", str(launch.node_rank)]
+    return [*line, "--dist-init-addr", f"{launch.head}:{INIT_PORT}"]
 
 
 def _attention_dp(deployment: Deployment) -> list[str]:
@@ -251,6 +261,7 @@ CAPABILITIES: Final = Capabilities(
     experts="divisor",
     attention_dp=True,
     attention_dp_with_tp=True,
+    multi_node=True,
     decode_context_parallel=True,
     speculation=("mtp", "draft_model"),
     online_fp8=True,

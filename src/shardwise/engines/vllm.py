@@ -34,6 +34,9 @@ from shardwise.units import GIB, MIB
 _NAMES_BF16_CACHE: Final = (("0", False), ("0.11", True))
 #: --speculative-config, in place of single flags, and MTP by the name "mtp" for every model
 _HAS_MTP: Final = (("0", False), ("0.11", True))
+#: --nnodes without Ray
+_HAS_NODES: Final = (("0", False), ("0.13", True))
+RPC_PORT: Final = 13345  #: as in vLLM's guide
 #: V1's "draft_model": refused in 0.13 (issues/31883)
 _HAS_DRAFT_MODELS: Final = (("0", False), ("0.15", True))
 
@@ -51,6 +54,7 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
         line += ["--data-parallel-size", str(layout.attention_dp)]
     if layout.ep_size > 1:
         line += ["--enable-expert-parallel"]
+    line += _nodes(deployment, launch)
     line += _dtype_flags(deployment, launch)
     if limits.max_model_len:
         line += ["--max-model-len", str(limits.max_model_len)]
@@ -60,6 +64,27 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
     if device.vendor != "cpu":
         line += ["--gpu-memory-utilization", f"{limits.gpu_memory_utilization:g}"]
     return line + _speculation(deployment, launch)
+
+
+def _nodes(deployment: Deployment, launch: Launch) -> list[str]:
+    """docs/serving/parallelism_scaling.md, "Running vLLM with MultiProcessing", for pipelines, and
+    docs/serving/data_parallel_deployment.md for copies of attention."""
+    if launch.nodes == 1:
+        return []
+    headless = ["--headless"] if launch.node_rank else []
+    copies = deployment.layout.attention_dp
+    if copies == 1:
+        version = parse(deployment.engine_version)
+        if not since(version, _HAS_NODES):
+            raise InputError(f"several nodes with vLLM {version}", "allowed from 0.13 on, or Ray")
+        line = ["--nnodes", str(launch.nodes), "--node-rank", str(launch.node_rank)]
+        return [*line, "--master-addr", launch.head, *headless]
+    local = copies // launch.nodes
+    line = ["--data-parallel-size-local", str(local), "--data-parallel-address", launch.head]
+    line += ["--data-parallel-rpc-port", str(RPC_PORT)]
+    if launch.node_rank:
+        line += ["--data-parallel-start-rank", str(launch.node_rank * local)]
+    return line + headless
 
 
 def _dtype_flags(deployment: Deployment, launch: Launch) -> list[str]:
@@ -258,6 +283,7 @@ CAPABILITIES: Final = Capabilities(
     attention_dp=True,
     attention_dp_with_tp=True,
     decode_context_parallel=True,
+    multi_node=True,
     speculation=("mtp", "draft_model"),
     online_fp8=True,
     weight_dtypes=(

@@ -13,6 +13,7 @@ from shardwise.architecture.model import Model
 from shardwise.engines.registry import get
 from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.hardware.gpu import Gpu
+from shardwise.hardware.network import Fabric
 from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import Deployment, Layout
 from shardwise.layout.speculation import Speculation
@@ -47,6 +48,7 @@ class Subject(msgspec.Struct, frozen=True):
     calibrated: Calibrated
     engine_version: str = ""
     speculation: Speculation | None = None
+    fabric: Fabric | None = None  #: what joins nodes, where there are several
 
     @property
     def weight_dtype(self) -> str:
@@ -61,6 +63,7 @@ class Subject(msgspec.Struct, frozen=True):
             self.arch.kv_dtype if self.kv_dtype == "auto" else self.kv_dtype,
             self.calibrated.coefficients_of(model_key(self.arch)),
             self.engine_version,
+            fabric=self.fabric,
         )
         return speculating(plain, self.speculation)
 
@@ -85,6 +88,7 @@ class Subject(msgspec.Struct, frozen=True):
             self.weight_dtype,
             self.arch.moe is not None,
             self._kernel_error,
+            self.fabric.gpus_per_node if self.fabric else 0,
         )
 
     @property

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shardwise.perfmodel.batches import Batch
 
 Unseen = Literal[
-    "gpu", "engine", "pair", "family", "model", "dtype", "version", "layout", "pipeline"
+    "gpu", "engine", "pair", "family", "model", "dtype", "version", "layout", "pipeline", "nodes"
 ]
 #: In words, for notes.
 WORDS: Final[dict[Unseen, str]] = {
@@ -34,6 +34,7 @@ WORDS: Final[dict[Unseen, str]] = {
     "version": "engine version not seen",
     "layout": "layout not seen",
     "pipeline": "no row has pipeline stages",
+    "nodes": "no row crosses nodes",
 }
 
 
@@ -57,6 +58,7 @@ class Asked(msgspec.Struct, frozen=True):
     weight_dtype: str
     moe: bool
     kernel_error: float = 0.0  #: typical, of kernels carried over from elsewhere
+    gpus_per_node: int = 0  #: where there are several nodes; 0: all GPUs are in one
 
     @property
     def pair(self) -> str:
@@ -119,6 +121,8 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
             missing.append("layout")
         if layout.pp_size > 1 and not self.has_pipelines:
             missing.append("pipeline")
+        if asked.gpus_per_node and layout.replica_gpus > asked.gpus_per_node:
+            missing.append("nodes")
         return tuple(missing)
 
     @cached_property
@@ -131,6 +135,8 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
         engine = get(asked.engine).title
         if asked.pair not in self.versions:
             return f"no row is of {asked.gpu} with {engine}"
+        if asked.gpus_per_node and layout.replica_gpus > asked.gpus_per_node:
+            return "no row crosses nodes"
         seen = [name for _, name in self._cells(lambda pair, _: pair == asked.pair)]
         missing = [
             words

@@ -19,8 +19,10 @@ from shardwise.architecture.model import Model
 from shardwise.engines.device import device_of
 from shardwise.engines.registry import get
 from shardwise.hardware.gpu import Gpu
+from shardwise.hardware.network import Fabric
 from shardwise.kernels.provenance import Provenance, Times
 from shardwise.layout.deployment import Layout
+from shardwise.layout.nodes import crossing_hops
 from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
 
 Array = NDArray[np.float64]
@@ -35,9 +37,10 @@ class Node(msgspec.Struct, frozen=True, eq=False):
     engine: str
     version: str = ""
     all_reduce: str = ""  #: a compressing algorithm that was switched on
+    fabric: Fabric | None = None  #: what joins nodes, where there are several
 
-    def _identity(self) -> tuple[int, str, str, str]:
-        return id(self.gpu), self.engine, self.version, self.all_reduce
+    def _identity(self) -> tuple[int, str, str, str, Fabric | None]:
+        return id(self.gpu), self.engine, self.version, self.all_reduce, self.fabric
 
     def __hash__(self) -> int:
         return hash(self._identity())
@@ -106,7 +109,7 @@ def _library_alone(node: Node, world: int) -> bool:
     return world not in facts.custom_world_sizes
 
 
-def exchange_seconds(gpu: Gpu, model: Model, layouts: Sequence[Layout], tokens: Array) -> Array:
+def exchange_seconds(node: Node, model: Model, layouts: Sequence[Layout], tokens: Array) -> Array:
     """Seconds that copies of attention take to pass `tokens` (of all copies together) to the
     ranks of the experts and back, all layers: (layouts, tokens). None without such copies.
 
@@ -117,7 +120,33 @@ def exchange_seconds(gpu: Gpu, model: Model, layouts: Sequence[Layout], tokens: 
     for place, layout in enumerate(layouts):
         if layout.attention_dp > 1 and layout.stage_gpus > 1:
             size = 2.0 * tokens * model.hidden_size
-            gathered = kernels.all_gather(gpu, layout.stage_gpus, size).seconds
-            scattered = kernels.reduce_scatter(gpu, layout.stage_gpus, size).seconds
-            out[place] = layers * (gathered + scattered)
+            ranks, between = layout.stage_gpus, np.zeros(len(tokens))
+            if node.fabric is not None and ranks > node.fabric.gpus_per_node:
+                between = _between_nodes(node.fabric, ranks, size)
+                ranks = node.fabric.gpus_per_node
+            gathered = kernels.all_gather(node.gpu, ranks, size).seconds
+            scattered = kernels.reduce_scatter(node.gpu, ranks, size).seconds
+            out[place] = layers * (gathered + scattered + 2.0 * between)
     return out
+
+
+def _between_nodes(fabric: Fabric, ranks: int, size: Array) -> Array:
+    """Seconds that one gather of `size` bytes over `ranks` GPUs spends between nodes: each node
+    takes in what the others have, spread over its adapters, and shares it out over its links."""
+    nodes = ranks / fabric.gpus_per_node
+    return np.asarray(
+        fabric.network.latency_s * (nodes - 1.0)
+        + size * (nodes - 1.0) / nodes / fabric.node_bytes_per_s
+    )
+
+
+def hops(node: Node, layout: Layout, hidden_bytes: float) -> tuple[float, float]:
+    """Seconds of a hand-over to the next pipeline stage: for a token, and before the first one;
+    the mean over all hand-overs, of which some may cross nodes."""
+    within = hidden_bytes / node.gpu.interconnect.peer_bandwidth(2)
+    fabric = node.fabric
+    if fabric is None or layout.pp_size == 1:
+        return within, 0.0
+    share = crossing_hops(layout, fabric.gpus_per_node) / (layout.pp_size - 1)
+    across = hidden_bytes / fabric.network.bytes_per_s
+    return within + share * (across - within), share * fabric.network.latency_s

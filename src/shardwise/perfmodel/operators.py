@@ -36,7 +36,7 @@ from shardwise.layout.shards import RankShards, expert_ranks, rank_shards
 from shardwise.perfmodel.attention_operators import decode_seconds, prefill_seconds
 from shardwise.perfmodel.best_tables import fastest, own_or_fastest
 from shardwise.perfmodel.grids import TOKENS
-from shardwise.perfmodel.messages import Node, exchange_seconds, reduce_seconds
+from shardwise.perfmodel.messages import Node, exchange_seconds, hops, reduce_seconds
 from shardwise.perfmodel.work import (
     elementwise_bytes,
     message_count,
@@ -177,6 +177,7 @@ class StepKernels(msgspec.Struct, frozen=True, eq=False):
     ranks: Array  #: that take part in one
     attention_dp: Array
     hop_s: Array  #: seconds to pass one token to the next pipeline stage
+    hop_latency_s: Array  #: seconds before the first of them, where nodes are crossed
     kernel_error: Array  #: typical error of a decode step's kernels, from where they were measured
 
     def of(self, values: Array) -> Array:
@@ -210,10 +211,11 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
         experts[..., EXPERT_WEIGHTS], experts[..., EXPERT_MATRIX] = _expert_seconds(
             gpu, engine, [expert_operators(rank, gpu) for rank in ranks], errors
         )
-        experts[..., EXCHANGE] = exchange_seconds(gpu, model, layouts, TOKENS)
+        experts[..., EXCHANGE] = exchange_seconds(node, model, layouts, TOKENS)
     decode = decode_seconds(ranks, gpu, engine, kv_dtype, errors.add)
     prefill = prefill_seconds(ranks, gpu, engine, kv_dtype)
     count = np.ones(len(layouts))
+    hop = np.array([hops(node, layout, 2.0 * model.hidden_size) for layout in layouts])
     return StepKernels(
         index=np.arange(len(layouts)),
         dense=dense,
@@ -227,7 +229,8 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
         messages=message_count(model) * count,
         ranks=np.array([float(x.tp_size) for x in layouts]),
         attention_dp=np.array([float(x.attention_dp) for x in layouts]),
-        hop_s=2.0 * model.hidden_size / gpu.interconnect.peer_bandwidth(2) * count,
+        hop_s=hop[:, 0],
+        hop_latency_s=hop[:, 1],
         kernel_error=errors.mean,
     )
 

@@ -34,7 +34,8 @@ def through_stages(
     return replace(
         step,
         overhead=step.overhead + more * setting.coefficients["step"],
-        communication=step.communication + more * tokens * kernels.of(kernels.hop_s),
+        communication=step.communication
+        + more * (tokens * kernels.of(kernels.hop_s) + kernels.of(kernels.hop_latency_s)),
     )
 
 

@@ -18,6 +18,7 @@ from msgspec.structs import fields
 from shardwise.architecture.formats import Format
 from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
+from shardwise.hardware.network import Fabric
 from shardwise.layout.arrays import Layouts
 from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS, across, along, place
 from shardwise.perfmodel.messages import Node
@@ -111,13 +112,14 @@ class Setting(msgspec.Struct, frozen=True):
     all_reduce: str = ""  #: a compressing algorithm that was switched on; "": the engine's own
     drafting: Drafting | None = None  #: None: each step gives a sequence one token
     query_tokens: int = 1  #: of each sequence in a decode step
+    fabric: Fabric | None = None  #: what joins nodes, where there are several
 
     def work(self, layouts: Layouts) -> Work:
         return rank_work(self.arch, layouts, self.kv_dtype)
 
     def kernels(self, layouts: Layouts) -> StepKernels:
         """Kernel times of a step in each layout."""
-        platform = Node(self.gpu, self.engine, self.version, self.all_reduce)
+        platform = Node(self.gpu, self.engine, self.version, self.all_reduce, self.fabric)
         return step_kernels(self.arch, platform, self.kv_dtype, layouts, self.query_tokens)
 
     def compute_dtype(self, fmt: Format) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.engines.checks import problems
@@ -13,7 +14,9 @@ from shardwise.engines.device import device_of
 from shardwise.engines.facts import Capabilities
 from shardwise.engines.loading import Loader, refusals
 from shardwise.engines.registry import get
+from shardwise.hardware.node import Node
 from shardwise.layout.deployment import Deployment, Dtypes, Layout
+from shardwise.layout.nodes import replicas_on, straddles
 from shardwise.planner.question import Question
 
 Cause = Literal["sharding rule", "memory", "overload", "SLO"]
@@ -75,7 +78,7 @@ def enumerate_candidates(question: Question) -> tuple[list[Option], list[Rejecte
     enumerated = list(layouts(question.node.gpus, question.arch.moe is not None, can))
     for dtype in question.dtypes():
         for layout in enumerated:
-            option = Option(layout, dtype)
+            option = Option(_placed(layout, question.node), dtype)
             reason = _broken(question, option)
             if reason:
                 rejected.append(Rejected(option, "sharding rule", reason))
@@ -84,9 +87,31 @@ def enumerate_candidates(question: Question) -> tuple[list[Option], list[Rejecte
     return possible, rejected
 
 
+def _placed(layout: Layout, node: Node) -> Layout:
+    """`layout` in as many copies as the nodes hold."""
+    if node.nodes == 1:
+        return layout
+    held = replicas_on(layout, node.nodes, node.gpus_per_node)
+    return replace(layout, replicas=max(held, 1))
+
+
+def _across(question: Question, layout: Layout) -> str:
+    """Why a replica cannot be spread over the question's nodes, or ""."""
+    node, engine = question.node, get(question.engine)
+    if node.nodes == 1 or layout.replica_gpus <= node.gpus_per_node:
+        return ""
+    if reason := straddles(layout, node.gpus_per_node):
+        return reason
+    if not engine.capabilities.multi_node:
+        return f"{engine.title} across nodes: its flags are not known here"
+    return ""
+
+
 def _broken(question: Question, option: Option) -> str:
     """The rules that it breaks, "" for none."""
     layout = option.layout
+    if reason := _across(question, layout):
+        return reason
     stored = stored_in(question.arch, option.weight_dtype)
     deployment = Deployment(
         stored.id,

@@ -19,6 +19,7 @@ from shardwise.engines.device import device_of
 from shardwise.engines.facts import Command, ConfigFile, Launch
 from shardwise.engines.registry import get
 from shardwise.hardware.gpu import Gpu
+from shardwise.hardware.node import Node
 from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.memory import plan as memory_plan
 
@@ -42,12 +43,21 @@ class Replica(msgspec.Struct, frozen=True):
     environment: dict[str, str]
     argv: tuple[str, ...]
     files: tuple[ConfigFile, ...] = ()
+    node: int = 0  #: of several, the one it runs on
 
     @property
     def line(self) -> str:
         """The command for a shell."""
         settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in self.environment.items())
         return f"{settings} {shlex.join(self.argv)}".strip()
+
+
+class Share(msgspec.Struct, frozen=True):
+    """One node's share of a replica that is spread over several."""
+
+    nodes: int
+    rank: int
+    head: str  #: address of the first of them
 
 
 def checkpoint(given: str, model: Model, deployment: Deployment) -> Checkpoint:
@@ -143,10 +153,20 @@ def _draft(deployment: Deployment) -> str:
 
 
 def engine_command(
-    deployment: Deployment, model: Model, gpu: Gpu, found: Checkpoint, port: int = 8000
+    deployment: Deployment,
+    model: Model,
+    gpu: Gpu,
+    found: Checkpoint,
+    port: int = 8000,
+    share: Share | None = None,
 ) -> Command:
-    """What a person types to start one replica. InputError for what the engine cannot express."""
+    """What a person types to start one replica, or its `share` on one of several nodes.
+
+    Raises InputError for what the engine cannot express.
+    """
     launch = launch_of(deployment, model, gpu, found, port)
+    if share is not None:
+        launch = replace(launch, nodes=share.nodes, node_rank=share.rank, head=share.head)
     started = as_started(deployment, model)
     return get(deployment.engine).command(started, launch, device_of(gpu))
 
@@ -197,6 +217,31 @@ def replicas(
         visible = {} if gpu.vendor == "cpu" else {variable: ",".join(map(str, devices))}
         made.append(Replica(devices, port, visible, command.argv, command.files))
     return tuple(made)
+
+
+def replicas_across(
+    deployment: Deployment, model: Model, node: Node, found: Checkpoint, first_port: int = 8000
+) -> tuple[Replica, ...]:
+    """The processes of several nodes, by node: replicas within one, or each node's share of one
+    that is spread over some. `NODE0` stands for the first node's address."""
+    width, size = deployment.layout.replica_gpus, node.gpus_per_node
+    variable = _VISIBLE.get(node.gpu.vendor, "CUDA_VISIBLE_DEVICES")
+    made = []
+    for i in range(deployment.replicas):
+        shares: list[Share | None] = [None]
+        at, place = divmod(i, max(size // width, 1))
+        if width > size:
+            spread = width // size
+            at, place = i * spread, 0
+            shares = [Share(spread, rank, f"NODE{at}") for rank in range(spread)]
+        for rank, share in enumerate(shares):
+            start, port = place * width, first_port + place
+            devices = tuple(range(start, start + min(width, size)))
+            command = engine_command(deployment, model, node.gpu, found, port, share)
+            visible = {variable: ",".join(map(str, devices))}
+            argv, files = command.argv, command.files
+            made.append(Replica(devices, port, visible, argv, files, at + rank))
+    return tuple(sorted(made, key=lambda replica: (replica.node, replica.port)))
 
 
 _VISIBLE = {"amd": "HIP_VISIBLE_DEVICES", "intel": "ZE_AFFINITY_MASK"}

@@ -154,7 +154,16 @@ class Question(msgspec.Struct, frozen=True):
         stored = stored_in(self.arch, weight_dtype)
         known = calibrated(self.profile, gpu, self.engine, self.siblings, self.engine_version)
         kv = stored.kv_dtype if self.kv_dtype == "auto" else self.kv_dtype
-        return Subject(stored, gpu, self.engine, kv, known, self.engine_version, self.speculation)
+        return Subject(
+            stored,
+            gpu,
+            self.engine,
+            kv,
+            known,
+            self.engine_version,
+            self.speculation,
+            self.node.fabric,
+        )
 
     def on(self, gpus: int) -> Question:
         """The same question for `gpus` GPUs of the same kind."""

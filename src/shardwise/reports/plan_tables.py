@@ -57,7 +57,7 @@ def plan_table(plan: Plan, most: int = MOST_SHOWN) -> Table:
     notes = dict.fromkeys(f"predicted: {c.evidence.source.name}" for c in everything)
     return ranked_table(
         "plan",
-        f"{q.arch.id} on {q.node.gpus} x {q.node.gpu.id}, {lengths(q.demand)}, "
+        f"{q.arch.id} on {q.node.name}, {lengths(q.demand)}, "
         f"ranked by the cautious end of {q.objective}",
         columns,
         rows,
@@ -104,6 +104,8 @@ def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[st
         "model": q.arch.id,
         "gpu": q.node.gpu.id,
         "gpus": q.node.gpus,
+        "nodes": q.node.nodes,
+        "network": q.node.network,
         "usd_per_gpu_hour": q.usd_per_gpu_hour,
         "price_note": q.price_note,
         "memory_note": q.memory_note,
@@ -114,7 +116,13 @@ def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[st
         "missing_slo": [_candidate(plan, c) for c in plan.missing],
         "rejected": plan.rejected,
         "commands": [
-            {"devices": r.devices, "port": r.port, "environment": r.environment, "argv": r.argv}
+            {
+                "node": r.node,
+                "devices": r.devices,
+                "port": r.port,
+                "environment": r.environment,
+                "argv": r.argv,
+            }
             for r in commands
         ],
         "command_note": note,

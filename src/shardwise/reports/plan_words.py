@@ -46,7 +46,7 @@ def _deploy(plan: Plan, found: Explanation) -> str:
     cost = metrics.ALL[best.cost_metric]
     idle = q.node.gpus - d.gpus
     return (
-        f"Deploy {q.arch.id} as {best.name} on {q.node.gpus} x {q.node.gpu.id} "
+        f"Deploy {q.arch.id} as {best.name} on {q.node.name} "
         f"({d.engine}, KV cache {d.dtypes.kv})"
         f"{f', though nothing near it was measured ({found.far})' if found.far else ''}: predicted "
         f"TTFT {brief(m['ttft_s'], 's')}, TPOT {brief(m['tpot_s'], 's')}, "

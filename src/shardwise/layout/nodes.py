@@ -1,0 +1,36 @@
+"""Which layouts nodes take: TP stays within one; stages and copies of attention may cross."""
+
+from __future__ import annotations
+
+from shardwise.layout.deployment import Layout
+
+
+def nodes_of(layout: Layout, gpus_per_node: int) -> int:
+    """Nodes that one replica is spread over."""
+    return -(-layout.replica_gpus // gpus_per_node)
+
+
+def replicas_on(layout: Layout, nodes: int, gpus_per_node: int) -> int:
+    """Replicas that the nodes hold: several in each, or one over several whole ones."""
+    if layout.replica_gpus <= gpus_per_node:
+        return nodes * (gpus_per_node // layout.replica_gpus)
+    return nodes // nodes_of(layout, gpus_per_node)
+
+
+def straddles(layout: Layout, gpus_per_node: int) -> str:
+    """Why a replica cannot be spread over nodes, or ""."""
+    if layout.tp_size > gpus_per_node:
+        return f"TP={layout.tp_size} over nodes of {gpus_per_node} GPUs; allowed: TP within a node"
+    if layout.replica_gpus <= gpus_per_node:
+        return ""
+    if layout.replica_gpus % gpus_per_node:
+        return f"{layout.replica_gpus} GPUs a replica are not whole nodes of {gpus_per_node}"
+    stage = layout.stage_gpus
+    if gpus_per_node % stage and stage % gpus_per_node:
+        return f"a stage of {stage} GPUs straddles nodes of {gpus_per_node}"
+    return ""
+
+
+def crossing_hops(layout: Layout, gpus_per_node: int) -> int:
+    """Hand-overs between pipeline stages that pass from one node to another."""
+    return nodes_of(layout, gpus_per_node) - 1 if layout.pp_size > 1 else 0
