@@ -4,32 +4,42 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from tests.reports.conftest import LATENCIES
 
 from shardwise.analysis.beside import beside
 from shardwise.analysis.cost import Node, node_costs
-from shardwise.analysis.frontier import points
 from shardwise.analysis.grid import Grid
+from shardwise.analysis.layouts import cells_from
 from shardwise.analysis.published import load_published
 from shardwise.analysis.transitions import compare, transitions
 from shardwise.errors import InputError
 from shardwise.evidence.record import Source
+from shardwise.reports.figure_pareto import (
+    LABEL_HEIGHT,
+    LABEL_WIDTH,
+    VIEWS,
+    Series,
+    pareto_figure,
+    pareto_rows,
+)
 from shardwise.reports.figure_style import DASHES, DRAWN, SHAPES
 from shardwise.reports.figures import (
     cell_errors,
     memory_per_gpu,
     render,
     save,
-    throughput_latency,
     time_breakdown,
     token_cost,
     tp_steps,
 )
 from shardwise.reports.memory import MemoryUse
+from shardwise.workload.workload import Slo
 
 WIDEST = 2 * 850  #: pixels at twice the scale: legible on a page of about 800
 
@@ -59,7 +69,7 @@ def build(name: str, grid: Grid) -> Any:
         MemoryUse("mi300x", 1, "fp8", {"weights": 72e9, "kv_cache": 10e9}, 192e9),
     ]
     charts: dict[str, Callable[[], Any]] = {
-        "throughput_latency": lambda: throughput_latency(points(grid.values(), gpus=8)),
+        "frontier": lambda: pareto_figure([series(grid)], "e2e_latency_s", "Every layout"),
         "tp_steps": lambda: tp_steps(compare(transitions(grid), load_published().steps)),
         "time_breakdown": lambda: time_breakdown(list(grid.values())),
         "memory": lambda: memory_per_gpu(uses, "Memory per GPU"),
@@ -72,7 +82,7 @@ def build(name: str, grid: Grid) -> Any:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("throughput_latency", ["E2E latency of a request, s", "tok/s", "80 % intervals", "TP=8"]),
+        ("frontier", ["E2E latency, s", "output tokens/s of the node", "80 % intervals", "TP8"]),
         ("tp_steps", ["change in %", "dashed outline: published: AMD ROCm blog", "batch 128"]),
         ("time_breakdown", ["time of a request, s", "communication", "queueing", "20 %"]),
         ("memory", ["memory of one GPU, GB", "KV cache", "2.00 GB short", "110 GB free"]),
@@ -102,15 +112,60 @@ def test_no_two_kinds_of_evidence_look_alike() -> None:
         assert len(set(look.values())) == 4
 
 
-def test_measured_and_predicted_are_told_apart_in_words_and_lines(
-    grid: Grid, measured: Grid
-) -> None:
-    drawn = svg(throughput_latency(points([*grid.values(), *measured.values()])))
-    assert "predicted (solid, circles): hand-made" in drawn
-    assert "measured (dashed, squares): hand-made" in drawn
-    assert "measured n=40" in drawn
-    assert 'stroke-dasharray="8,4"' in drawn
-    assert "(solid" not in svg(throughput_latency(points(grid.values())))
+def series(grid: Grid, measured: Grid | None = None, gpus: int = 8) -> Series:
+    cells = cells_from(grid.values(), gpus)
+    return Series("mi300x", gpus, cells, None, measured=list((measured or {}).values()))
+
+
+def test_measured_points_are_squares_over_the_predictions(grid: Grid, measured: Grid) -> None:
+    rows = pareto_rows([series(grid, measured)], VIEWS["tok_s_per_user"])
+    squares = {(r["layout"], r["batch"]): r for r in rows if r["role"] == "measured"}
+    assert set(squares) == {(f"TP{tp}", batch) for tp, batch in LATENCIES}
+    # TPOT = 0.8 x 4 x 1.05 s / 100 tokens; 16 x 101 tokens every 4 x 1.05 s on 8 GPUs
+    at = squares["TP8", 16]
+    assert at["x"] == pytest.approx(100 / (0.8 * 4 * 1.05))
+    assert at["y"] == pytest.approx(16 * 101 / (4 * 1.05) / 8)
+
+
+def test_the_frontier_is_one_line_that_nothing_beats(grid: Grid) -> None:
+    for name, view in VIEWS.items():
+        rows = pareto_rows([series(grid)], view)
+        line = sorted((r for r in rows if r["role"] == "frontier"), key=lambda r: r["order"])
+        sign = 1 if view.rate else -1
+        for point in line:
+            beaten = [
+                c
+                for c in rows
+                if c["role"] == "cell"
+                and sign * c["x"] >= sign * point["x"]
+                and c["y"] >= point["y"]
+                and (c["x"], c["y"]) != (point["x"], point["y"])
+            ]
+            assert not beaten, name
+
+
+def test_a_bound_and_a_rate_are_lines_where_they_are_asked(grid: Grid) -> None:
+    asked = replace(series(grid), slo=Slo(tpot_s=0.05), rate_tok_s=800.0)
+    rows = pareto_rows([asked], VIEWS["tok_s_per_user"])
+    assert [r["x"] for r in rows if r["role"] == "bound-x"] == [20.0]  # 1 / 50 ms
+    assert [r["y"] for r in rows if r["role"] == "bound-y"] == [100.0]  # 800 tok/s on 8 GPUs
+
+
+def test_names_along_a_frontier_do_not_cover_each_other(grid: Grid) -> None:
+    rows = pareto_rows([series(grid)], VIEWS["tok_s_per_user"])
+    wide, high = (max(r[k] for r in rows if r["role"] == "frontier") for k in "xy")
+    names = [r for r in rows if r["role"] == "name"]
+    assert names
+    for a, b in combinations(names, 2):
+        apart = (
+            abs(a["x"] - b["x"]) / wide > LABEL_WIDTH or abs(a["y"] - b["y"]) / high > LABEL_HEIGHT
+        )
+        assert apart
+
+
+def test_panels_of_time_share_their_scale(grid: Grid) -> None:
+    spec = time_breakdown(list(grid.values())).to_dict()
+    assert "independent" not in str(spec.get("resolve", ""))
 
 
 def test_published_steps_are_outlines_and_ours_are_filled(grid: Grid) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from shardwise.analysis.intervals import scaled
-from shardwise.evidence.record import Interval
+from shardwise.evidence.record import Evidence, Interval
 from shardwise.layout.arrays import Deployments
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.perfmodel.estimate import Subject, sweep
@@ -111,6 +111,20 @@ def unseen_of(subject: Subject, layouts: Iterable[Layout]) -> dict[str, tuple[st
     """By a layout's name, what of it no calibrated row has, in words."""
     seen, asked = subject.calibrated.profile.knowledge, subject.asked
     return {x.name: tuple(WORDS[u] for u in seen.unseen(asked, x)) for x in layouts}
+
+
+def cells_from(evidence: Iterable[Evidence], gpus: int) -> list[LayoutCell]:
+    """Evidence of one replica each as cells of a node of `gpus`."""
+    return [
+        LayoutCell(
+            replace(e.deployment.layout, replicas=gpus // e.deployment.layout.replica_gpus),
+            e.workload.concurrency,
+            e.metrics,
+            kv_limited=False,
+        )
+        for e in evidence
+        if e.deployment.layout.replica_gpus <= gpus
+    ]
 
 
 def _cells(

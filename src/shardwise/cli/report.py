@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Measured evidence to lay beside: a file of `bench`, JSON or JSONL.",
 )
-def report(study: Path, output: Path, measured: Path | None) -> None:
+@click.option(
+    "--vs",
+    "gpus",
+    default="",
+    help="Other GPUs under the same question: h200,mi355x; up to 3.",
+)
+def report(study: Path, output: Path, measured: Path | None, gpus: str) -> None:
     """STUDY, a folder that `shardwise study -o` wrote, as one file to read, print and forward.
 
     The file needs no network and no script.
@@ -38,6 +44,11 @@ def report(study: Path, output: Path, measured: Path | None) -> None:
     found = read_study(study)
     if measured:
         found = replace(found, measured=_of_study(found.study.evidence[0], measured))
+    if gpus:
+        from shardwise.reports.comparing import compared_with
+
+        names = [name.strip() for name in gpus.split(",") if name.strip()]
+        found = replace(found, compared=compared_with(found, names))
     command = shlex.join(["shardwise", *sys.argv[1:]])
     page = report_html(found, command).encode()
     write_bytes(output, page)

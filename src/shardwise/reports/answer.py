@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -22,6 +22,9 @@ from shardwise.reports.about import KnownError
 from shardwise.reports.numbers import number, scale_for, value_and_bounds
 from shardwise.reports.plan_words import BINDING
 from shardwise.workload.workload import Slo
+
+if TYPE_CHECKING:
+    from shardwise.reports.study_output import StudyOutput
 
 Met = Literal["met", "within", "missed"]
 
@@ -135,12 +138,19 @@ class Ground(msgspec.Struct, frozen=True):
         missing = ", ".join((self.unseen or {}).get(layout, ()))
         if not self.errors:
             return f"No measured row of {where} ({missing or 'kernel tables alone'}): measure first"
+        known = sorted(self.errors, key=lambda e: -e.rows)[:2]
         off = ", ".join(
-            f"{metrics.ALL[e.metric].label} {number(e.fitted_pct, 1)} %"
-            for e in sorted(self.errors, key=lambda e: e.metric != "tpot_s")[:2]
+            f"{metrics.ALL[e.metric].label} {number(e.fitted_pct, 1)} % (n={e.rows})" for e in known
         )
-        rows = f"{max(e.rows for e in self.errors)} measured rows of {where}"
+        rows = f"{known[0].rows} measured rows of {where}"
         return f"{rows}, mean error {off}; {missing or 'this layout is among them'}"
+
+
+def ground_of(output: StudyOutput) -> Ground:
+    """What stands behind a study's predictions."""
+    d = output.study.evidence[0].deployment
+    errors = output.about.errors if output.about else ()
+    return Ground(d.gpu, d.engine, errors, output.layouts.unseen if output.layouts else None)
 
 
 def answers_of(

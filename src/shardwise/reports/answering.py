@@ -26,6 +26,7 @@ from shardwise.reports.answer import shown_of
 from shardwise.reports.engine_commands import EngineCommands, engine_commands
 from shardwise.reports.memory import MemoryUse
 from shardwise.reports.study_output import StudyOutput
+from shardwise.units import GB
 from shardwise.workload.workload import TRAFFIC_CV, Slo
 
 
@@ -189,7 +190,8 @@ def memory_of_each_gpu(
             "activations": found.activation_bytes,
             "reserve": found.engine_bytes,
         }
-        uses.append(MemoryUse(gpu.id, tp_size, dtype, parts, found.budget_bytes))
+        sold_as = gpu.memory_nameplate_gb or round(gpu.memory_bytes / GB)
+        uses.append(MemoryUse(gpu.id, tp_size, dtype, parts, found.budget_bytes, sold_as))
     return uses
 
 

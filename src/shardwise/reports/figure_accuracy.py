@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from shardwise import metrics
 from shardwise.reports.cells import at_least_one
 from shardwise.reports.figure_style import BLACK, GREY, TP_COLOURS, data, titled
+from shardwise.reports.numbers import scale_for
 
 if TYPE_CHECKING:
     from shardwise.perfmodel.validation import Point
@@ -35,11 +36,16 @@ def predicted_measured(points: Sequence[Point]) -> Any:
 
 def _panel(metric: str, points: Sequence[Point], groups: Sequence[str], alt: Any) -> Any:
     known = metrics.ALL[metric]
-    low = 0.8 * min(min(p.measured, p.predicted) for p in points)
-    high = 1.25 * max(max(p.measured, p.predicted) for p in points)
+    shown = scale_for([p.measured for p in points], known.unit)  # s, ms or µs
+    low = 0.8 * min(min(p.measured, p.predicted) for p in points) / shown.factor
+    high = 1.25 * max(max(p.measured, p.predicted) for p in points) / shown.factor
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
     rows = [
-        {"measured": p.measured, "predicted": p.predicted, "group": f"{p.row.gpu} {p.row.engine}"}
+        {
+            "measured": p.measured / shown.factor,
+            "predicted": p.predicted / shown.factor,
+            "group": f"{p.row.gpu} {p.row.engine}",
+        }
         for p in points
     ]
     ends = [
@@ -52,9 +58,9 @@ def _panel(metric: str, points: Sequence[Point], groups: Sequence[str], alt: Any
         title=None,
         scale=alt.Scale(domain=list(groups), range=list(TP_COLOURS[: len(groups)])),
     )
-    axis = {"axis": alt.Axis(tickCount=5, format="~s")}
-    x = alt.X("measured:Q", title=f"measured {known.label}, {known.unit}", scale=scale, **axis)
-    y = alt.Y("predicted:Q", title=f"predicted, {known.unit}", scale=scale, **axis)
+    axis = {"axis": alt.Axis(tickCount=5, format=",.4~r")}
+    x = alt.X("measured:Q", title=f"measured {known.label}, {shown.unit}", scale=scale, **axis)
+    y = alt.Y("predicted:Q", title=f"predicted, {shown.unit}", scale=scale, **axis)
     lines = (
         alt.Chart(data(ends))
         .mark_line(color=GREY, clip=True)

@@ -9,6 +9,7 @@ from shardwise import metrics
 from shardwise.experiment.correct import Compared, CurvePoint
 from shardwise.reports.cells import at_least_one
 from shardwise.reports.figure_style import BLACK, BLUE, GREY, PANEL, VERMILION, data, titled
+from shardwise.reports.numbers import scale_for
 
 PANELS: Final = (metrics.E2E, metrics.TPOT)
 CURVES: Final = {metrics.E2E.name: BLUE, metrics.TPOT.name: VERMILION}
@@ -35,20 +36,25 @@ def measured_predicted(compared: Sequence[Compared], subtitle: Sequence[str]) ->
 
 
 def _panel(usable: Sequence[Compared], metric: metrics.Metric, alt: Any) -> Any:
+    measured = [
+        c.measured.metrics[metric.name] for c in usable if metric.name in c.measured.metrics
+    ]
+    scale = scale_for(measured, metric.unit)
     rows = [
         {
             "split": c.cell.split.label,
             "batch": c.cell.workload.concurrency,
             "kind": kind,
-            "value": 1e3 * made.metrics[metric.name].value,
-            "lo": 1e3 * made.metrics[metric.name].lo,
-            "hi": 1e3 * made.metrics[metric.name].hi,
+            "value": made.metrics[metric.name].value / scale.factor,
+            "lo": made.metrics[metric.name].lo / scale.factor,
+            "hi": made.metrics[metric.name].hi / scale.factor,
         }
         for c in usable
         for kind, made in zip(DRAWN, (c.measured, c.before, c.after), strict=True)
         if made and metric.name in made.metrics
     ]
-    kinds = list(DRAWN)
+    drawn = {row["kind"] for row in rows}
+    kinds = [kind for kind in DRAWN if kind in drawn]  # no legend entry without a mark
     colour = alt.Color(
         "kind:N",
         title=None,
@@ -59,7 +65,7 @@ def _panel(usable: Sequence[Compared], metric: metrics.Metric, alt: Any) -> Any:
         xOffset=alt.XOffset("kind:N", scale=alt.Scale(domain=kinds)),
         color=colour,
     )
-    y = alt.Y("lo:Q", title=f"{metric.label}, ms", scale=alt.Scale(type="log"))
+    y = alt.Y("lo:Q", title=f"{metric.label}, {scale.unit}", scale=alt.Scale(type="log"))
     points = base.mark_point(size=45, opacity=1).encode(
         y="value:Q",
         shape=alt.Shape(
@@ -93,11 +99,13 @@ def learning_curve(points: Sequence[CurvePoint], subtitle: Sequence[str]) -> Any
         }
         for p in shown
     ]
-    labels = [metrics.ALL[name].label for name in CURVES]
+    known = {p.metric for p in shown}
+    names = [name for name in CURVES if name in known]
+    labels = [metrics.ALL[name].label for name in names]
     base = alt.Chart(data(rows)).encode(
         x=alt.X("cells:Q", title="cells measured and calibrated on", axis=alt.Axis(tickMinStep=1)),
         color=alt.Color(
-            "metric:N", title=None, scale=alt.Scale(domain=labels, range=list(CURVES.values()))
+            "metric:N", title=None, scale=alt.Scale(domain=labels, range=[CURVES[n] for n in names])
         ),
     )
     y = alt.Y("error:Q", title="mean error on the judged cells, %", scale=alt.Scale(zero=True))

@@ -439,8 +439,9 @@ def pareto_figure(
     layers = pareto_layers(
         data(pareto_rows(series, known)), known.x_title, known.y_title, known.side
     )
+    second = ", circle: runner-up" if len(series) == 1 else ""
     note = (
-        "line: no layout is better in both; diamond: recommended, circle: runner-up, "
+        f"line: no layout is better in both; diamond: recommended{second}, "
         "with 80 % intervals; dashed: what is asked"
     )
     return titled(layers.properties(width=WIDTH, height=HEIGHT), title, [*subtitle, note])

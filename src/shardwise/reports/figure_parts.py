@@ -48,9 +48,7 @@ def time_breakdown(items: Sequence[Evidence]) -> Any:
 
     items = at_least_one([item for item in items if item.breakdown], "results with a breakdown")
     causes = _ordered(cause for item in items for cause in item.breakdown)
-    totals: dict[int, list[float]] = {}
-    for item in items:
-        totals.setdefault(item.workload.concurrency, []).append(sum(item.breakdown.values()))
+    tallest = max(sum(item.breakdown.values()) for item in items)  # the panels share their scale
     rows = [
         {
             "tp": f"TP={item.deployment.tp_size}",
@@ -67,7 +65,6 @@ def time_breakdown(items: Sequence[Evidence]) -> Any:
         }
         for item in sorted(items, key=lambda i: (i.workload.concurrency, i.deployment.tp_size))
         for total in [sum(item.breakdown.values())]
-        for tallest in [max(totals[item.workload.concurrency])]
         for cause, seconds in item.breakdown.items()
     ]
     base = alt.Chart(data(rows)).encode(
@@ -85,8 +82,7 @@ def time_breakdown(items: Sequence[Evidence]) -> Any:
         once.mark_text(dy=-7, fontSize=11).encode(y="total:Q", text="label:N"),
         once.mark_point(opacity=0).encode(y="room:Q"),  # keeps the total inside the panel
     ).properties(width=PANEL, height=300)
-    chart = by_batch(layers, rows).resolve_scale(y="independent")
-    return titled(chart, "Where the time of a request goes", caption(items)[:-1])
+    return titled(by_batch(layers, rows), "Where the time of a request goes", caption(items)[:-1])
 
 
 def memory_per_gpu(uses: Sequence[MemoryUse], title: str, subtitle: Sequence[str] = ()) -> Any:
@@ -154,4 +150,5 @@ def _words(name: str) -> str:
 
 
 def _use_label(use: MemoryUse) -> str:
-    return f"{use.gpu} TP={use.tp_size} {use.weight_dtype}"
+    sold_as = f", {use.nameplate_gb:g} GB" if use.nameplate_gb else ""
+    return f"{use.gpu}{sold_as}"

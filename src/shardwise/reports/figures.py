@@ -3,7 +3,6 @@
 from shardwise.reports.figure_accuracy import predicted_measured
 from shardwise.reports.figure_cost import token_cost
 from shardwise.reports.figure_errors import cell_errors
-from shardwise.reports.figure_frontier import throughput_latency
 from shardwise.reports.figure_parts import memory_per_gpu, time_breakdown
 from shardwise.reports.figure_steps import tp_changes, tp_steps
 from shardwise.reports.figure_style import render, save
@@ -14,7 +13,6 @@ __all__ = [
     "predicted_measured",
     "render",
     "save",
-    "throughput_latency",
     "time_breakdown",
     "token_cost",
     "tp_changes",

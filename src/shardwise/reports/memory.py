@@ -20,6 +20,7 @@ class MemoryUse(msgspec.Struct, frozen=True):
     weight_dtype: str
     parts: Mapping[str, float]
     capacity_bytes: float
+    nameplate_gb: float = 0.0  #: as the GPU is sold; 0: not known
 
     @property
     def short_bytes(self) -> float:

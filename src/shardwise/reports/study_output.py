@@ -27,6 +27,7 @@ from shardwise.reports.table import Table
 from shardwise.reports.time_table import time_table
 
 if TYPE_CHECKING:
+    from shardwise.reports.comparing import Side
     from shardwise.reports.figure_style import Figure
 
 #: Batches that the part-by-part tables and figures show: the published study's, where asked.
@@ -43,6 +44,7 @@ class StudyOutput(msgspec.Struct, frozen=True):
     about: About | None = None
     measured: Sequence[Evidence] = ()  #: laid beside the predictions
     layouts: LayoutStudy | None = None  #: None where the planner does not take the question
+    compared: Sequence[Side] = ()  #: this study's subject and others under the same question
 
     @property
     def pairs(self) -> tuple[StepPair, ...]:
@@ -53,8 +55,8 @@ class StudyOutput(msgspec.Struct, frozen=True):
         return (*points(self.study.evidence, gpus), *points(self.measured, gpus))
 
     def frontier(self) -> Figure:
-        """Throughput against latency of the node: the report's figure, for a notebook."""
-        return self.figure("throughput_latency_node")
+        """Tokens/s per GPU against tokens/s per user: the report's figure, for a notebook."""
+        return self.figure("frontier")
 
     def time_breakdown(self) -> Figure:
         """Where the time of a request goes per TP: the report's figure, for a notebook."""
@@ -122,14 +124,15 @@ def _renamed(table: Table, name: str, title: str) -> Table:
 def study_figures(output: StudyOutput) -> dict[str, Any]:
     """Every figure of a study as an Altair chart, by file name."""
     from shardwise.reports import figures
+    from shardwise.reports.figure_frontier import frontier
     from shardwise.reports.figure_style import caption, sources
 
     study = output.study
     shown = output.shown_batches
     items = [e for e in study.evidence if e.workload.concurrency in shown]
     charts = {
-        "throughput_latency": figures.throughput_latency(output.points()),
-        "throughput_latency_node": figures.throughput_latency(output.points(study.question.gpus)),
+        "frontier": frontier(output, "tok_s_per_user"),
+        "throughput_latency": frontier(output, "e2e_latency_s"),
         "cost": figures.token_cost(
             [c for c in study.costs if c.concurrency in shown], caption(items)[:-1]
         ),

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -22,10 +23,10 @@ from shardwise.hosting.deployment_file import dump
 from shardwise.hosting.planned import planned
 from shardwise.reports.files import evidence_csv
 from shardwise.web import state as fields
-from shardwise.web.asking import Explorer, found_of, study_of
+from shardwise.web.asking import Explorer, compared, found_of, study_of
 from shardwise.web.charts import charts
 from shardwise.web.details import details
-from shardwise.web.payload import chosen_of, deploy_problem, payload
+from shardwise.web.payload import chosen_of, deploy_problem, payload, sides_of
 from shardwise.web.state import State, StateError, parse_state, written
 
 MAX_QUERY: Final = 20_000  #: characters
@@ -115,7 +116,11 @@ def _downloads(known: Explorer) -> dict[str, Handler]:
     async def report(request: Request) -> Response:
         from shardwise.reports.html.page import report_html
 
-        output = study_of(known, _state(request))
+        state = _state(request)
+        output = study_of(known, state)
+        if compared(state):
+            sides = sides_of(known, found_of(known, state))
+            output = replace(output, compared=sides)
         page = await run_in_threadpool(report_html, output)
         return _file(page, "report.html", "text/html")
 

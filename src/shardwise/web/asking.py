@@ -14,7 +14,13 @@ from msgspec.structs import replace
 
 from shardwise.analysis.advice import Advice, NoAdvice, Use, planned_advice
 from shardwise.analysis.beside import alike
-from shardwise.analysis.layouts import LayoutCell, LayoutStudy, cell_deployment, unseen_of
+from shardwise.analysis.layouts import (
+    LayoutCell,
+    LayoutStudy,
+    cell_deployment,
+    cells_from,
+    unseen_of,
+)
 from shardwise.analysis.run import Question
 from shardwise.architecture.model import Model
 from shardwise.architecture.models import bundled, load
@@ -165,16 +171,8 @@ def _planned(
 
 def _studied(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> Advised:
     """What the planner does not take: the cells of a study of TP alone."""
-    output, gpus = answer(subject, catalogue, wanted), wanted.question.gpus
-    cells = [
-        LayoutCell(
-            replace(e.deployment.layout, replicas=gpus // e.deployment.gpus),
-            e.workload.concurrency,
-            e.metrics,
-            kv_limited=False,
-        )
-        for e in output.study.evidence
-    ]
+    output = answer(subject, catalogue, wanted)
+    cells = cells_from(output.study.evidence, wanted.question.gpus)
     return list(output.advice), None, tuple(cells)
 
 
@@ -193,7 +191,7 @@ def cells_of(found: Found, asked: Sequence[tuple[Layout, int]]) -> list[Evidence
 
 def compared(state: State) -> list[State]:
     """The states of the GPUs and models beside the first."""
-    alone = replace(state, price=0.0, study="", vs_gpu=(), vs_model=())
+    alone = replace(state, price=0.0, study="", vs_gpu=(), vs_model=(), layout="", batch=0)
     return [
         *(replace(alone, gpu=gpu) for gpu in state.vs_gpu),
         *(replace(alone, model=model) for model in state.vs_model),

@@ -147,7 +147,7 @@ def _memory(known: Explorer, found: Found) -> dict[str, Any]:
         "rows": [
             {
                 "gpu": use.gpu,
-                "nameplate": _nameplate(known, use.gpu),
+                "nameplate": f"{use.nameplate_gb:g} GB",
                 "own": use.gpu == found.state.gpu,
                 "fits": use.short_bytes <= 0,
                 "fit": fit_words(use),
@@ -163,8 +163,3 @@ def _memory(known: Explorer, found: Found) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _uses(asked: Asked, question: Question, tp_size: int) -> list[MemoryUse]:
     return memory_of_each_gpu(*subject_at(asked), question, tp_size)
-
-
-def _nameplate(known: Explorer, gpu_id: str) -> str:
-    gpu = known.catalogue.gpu(gpu_id)
-    return f"{gpu.memory_nameplate_gb or gpu.memory_bytes / GB:.0f} GB"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec.structs import asdict, replace
@@ -11,15 +10,16 @@ from shardwise import metrics
 from shardwise.analysis.beside import beside, mean_absolute_error_pct
 from shardwise.analysis.intervals import scaled
 from shardwise.analysis.layouts import LayoutCell
+from shardwise.architecture.models import load
 from shardwise.engines.registry import managed
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
 from shardwise.hosting.planned import Chosen, planned
-from shardwise.perfmodel.memory import plan as memory_plan
-from shardwise.planner.rank import Candidate, missed
-from shardwise.reports.answer import Answer, Shown, in_flight, layout_words, plus_minus, title_of
+from shardwise.reports.answer import Answer, Shown, in_flight, layout_words, title_of
+from shardwise.reports.comparing import Compared, Side, compared_rows, compared_words
 from shardwise.reports.engine_commands import engine_commands
-from shardwise.reports.figure_pareto import SERIES, VIEWS, Series, pareto_rows, runner_up_of
+from shardwise.reports.figure_pareto import VIEWS, Series, pareto_rows, runner_up_of
+from shardwise.reports.html.ranking import ranking_table
 from shardwise.reports.numbers import number, scale_for, value_and_bounds
 from shardwise.reports.plan_tables import rejected_lines
 from shardwise.web.asking import Explorer, Found, cells_of, compared, found_of
@@ -33,10 +33,10 @@ SHOWN: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s", "total_tok_
 def payload(known: Explorer, state: State) -> dict[str, Any]:
     """Everything that the page shows at once for a state, ready for JSON. Raises StateError."""
     found = found_of(known, state)
-    others = [_other(known, each) for each in compared(state)]
     cell = picked_cell(found)
     view = VIEWS[state.axis]
-    subjects = [_series(f) for f in [found, *others] if isinstance(f, Found)]
+    sides = sides_of(known, found)
+    drawn = [side.series for side in sides if side.series]
     return {
         "state": written(state),
         "name": f"{state.model} on {state.gpus} × {state.gpu}",
@@ -46,15 +46,15 @@ def payload(known: Explorer, state: State) -> dict[str, Any]:
         "deploy_problem": deploy_problem(found),
         "chart": {
             "rows": pareto_rows(
-                subjects, view, cell if _apart(found, cell) and not others else None
+                drawn, view, cell if _apart(found, cell) and len(sides) == 1 else None
             ),
             "x": view.x_title,
             "y": view.y_title,
             "side": view.side,
         },
         "compare": {
-            "lead": compared_words([f for f in [found, *others] if isinstance(f, Found)]),
-            "rows": _compare(found, others, state) if others else [],
+            "lead": compared_words(sides),
+            "rows": [_compared(row) for row in compared_rows(sides)] if len(sides) > 1 else [],
         },
         "ranking": _ranking(found),
         "grid": _grid(found, cell),
@@ -69,12 +69,45 @@ def _apart(found: Found, cell: Evidence) -> bool:
     return found.answer.shown is None or cell is not found.answer.shown.evidence
 
 
-def _other(known: Explorer, state: State) -> Found | tuple[State, str]:
+def sides_of(known: Explorer, found: Found) -> list[Side]:
+    """The state's own subject, then what it is compared with."""
+    models = bool(found.state.vs_model)
+    return [
+        _side(found, models=models),
+        *(_other(known, state, models=models) for state in compared(found.state)),
+    ]
+
+
+def _other(known: Explorer, state: State, *, models: bool) -> Side:
     """What stands beside, or why it cannot run the same question."""
     try:
-        return found_of(known, state, ("online",))
+        return _side(found_of(known, state, ("online",)), models=models)
     except StateError as error:
-        return state, "; ".join(error.problems.values())
+        problem = "; ".join(error.problems.values())
+        arch, gpu = load(state.model), known.catalogue.gpu(state.gpu)
+        return Side(_name(state, models=models), arch, gpu, 0, problem=problem)
+
+
+def _side(found: Found, *, models: bool) -> Side:
+    """A subject as a comparison takes it; `models`: those compared are named with their model."""
+    return Side(
+        _name(found.state, models=models),
+        found.question.arch,
+        found.subject.gpu,
+        found.question.context,
+        found.answer,
+        found.ground,
+        _series(found, models=models),
+    )
+
+
+def _name(state: State, *, models: bool) -> str:
+    gpus = f"{state.gpus} × {state.gpu}"
+    return f"{state.model} on {gpus}" if models else gpus
+
+
+def _compared(row: Compared) -> dict[str, Any]:
+    return {**asdict(row), "numbers": [asdict(n) for n in row.numbers]}
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
@@ -93,10 +126,10 @@ def _answer(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _series(found: Found) -> Series:
-    demand = found.question.demand
+def _series(found: Found, *, models: bool) -> Series:
+    demand, state = found.question.demand, found.state
     return Series(
-        name=short_name(found.state),
+        name=f"{state.model}, {state.gpu}" if models else state.gpu,
         gpus=found.question.node.gpus,
         cells=found.cells,
         answer=found.answer,
@@ -105,11 +138,6 @@ def _series(found: Found) -> Series:
         measured=found.measured,
         rate_tok_s=(demand.request_rate or 0.0) * demand.osl,
     )
-
-
-def short_name(state: State) -> str:
-    """A subject among those compared."""
-    return f"{state.model}, {state.gpu}" if state.vs_model else state.gpu
 
 
 def _commands(found: Found) -> dict[str, Any]:
@@ -142,103 +170,20 @@ def chosen_of(found: Found, shown: Shown) -> Chosen:
     return Chosen(found.state.model, found.question.arch, found.subject.gpu, d)
 
 
-def _compare(
-    found: Found, others: Sequence[Found | tuple[State, str]], state: State
-) -> list[dict[str, Any]]:
-    """A row for each subject, the first one's first."""
-    by_model = bool(state.vs_model)
-    rows = []
-    drawn = iter(SERIES)
-    for each in [found, *others]:
-        of = each.state if isinstance(each, Found) else each[0]
-        name = f"{of.model} on {of.gpus} × {of.gpu}" if by_model else f"{of.gpus} × {of.gpu}"
-        if isinstance(each, Found):
-            rows.append({"name": name, "colour": next(drawn), **compared_row(each)})
-        else:
-            rows.append({"name": name, "colour": "", "fits": f"no: {each[1]}"})
-    return rows
-
-
-def compared_words(found: Sequence[Found]) -> str:
-    """Which has the cheapest tokens, and whether the intervals of the next one reach it."""
-    known = [
-        (f.answer.shown, f.state) for f in found if f.answer.found and f.answer.shown is not None
-    ]
-    if len(known) < 2 or len({shown.cost_metric for shown, _ in known}) > 1:
-        return ""
-    (best, state), (second, other), *_ = sorted(known, key=lambda each: each[0].cost.value)
-    more = 100 * (second.cost.value / best.cost.value - 1)
-    sure = (
-        "their intervals overlap: measure before you decide"
-        if best.cost.hi >= second.cost.lo
-        else "their intervals do not overlap"
-    )
-    names = [f"{s.model} on {s.gpu}" if s.model != state.model else s.gpu for s in (state, other)]
-    return (
-        f"Cheapest tokens: {names[0]}, {_with_spread(best.cost, '')} "
-        f"{metrics.ALL[best.cost_metric].unit}. Next {names[1]}, {number(more, 0)} % more; {sure}."
-    )
-
-
-def compared_row(found: Found) -> dict[str, Any]:
-    """What a comparison says of one subject."""
-    answer, gpu = found.answer, found.subject.gpu
-    shown = answer.shown
-    row: dict[str, Any] = {
-        "fits": "yes",
-        "calibrated": _calibrated(found),
-        "layout": answer.title if shown is None or answer.found else f"none; {shown.title}",
-        "meets": answer.found,
-        "numbers": [asdict(n) for n in answer.numbers],
-        "context": "",
-    }
-    if shown is not None:
-        d = shown.evidence.deployment
-        context = found.question.context
-        held = memory_plan(found.question.arch, gpu, d, context).largest_context
-        row["context"] = f"{held:,}"
-    return row
-
-
-def _calibrated(found: Found) -> str:
-    shown = found.answer.shown
-    unseen = (found.ground.unseen or {}).get(shown.layout, ()) if shown else ()
-    if not found.ground.calibrated:
-        return "no"
-    return f"yes; {', '.join(unseen)}" if unseen else "yes"
-
-
 def _ranking(found: Found) -> dict[str, Any]:
     """The planner's ranking: what meets what is asked, what misses it, what cannot run."""
     layouts = found.layouts
     if layouts is None:
-        return {"rows": [], "rejected": []}
-    rows = [_ranked(c, place) for place, c in enumerate(layouts.ranked, 1)]
-    rows += [_ranked(c, 0) for c in layouts.missing]
-    return {"rows": rows, "rejected": rejected_lines(layouts.rejected)}
-
-
-def _ranked(candidate: Candidate, place: int) -> dict[str, Any]:
-    shown, m = Shown.of(candidate), candidate.evidence.metrics
+        return {"columns": [], "rows": [], "rejected": []}
+    table = ranking_table(layouts)
     return {
-        "place": place,
-        "layout": shown.layout,
-        "title": shown.title,
-        "batch": candidate.evidence.workload.concurrency,
-        "per_gpu": _with_spread(shown.tok_s_per_gpu, "tok/s"),
-        "ttft": _with_spread(m["ttft_s"], "s"),
-        "tpot": _with_spread(m["tpot_s"], "s"),
-        "cost": _with_spread(candidate.cost, ""),
-        "unit": metrics.ALL[candidate.cost_metric].unit,
-        "why": missed(candidate) if not place else candidate.behind,
+        "columns": [{"title": c.title, "unit": c.unit, "align": c.align} for c in table.columns],
+        "rows": [
+            {"meets": i < len(layouts.ranked), "cells": [[c.text, c.detail] for c in row]}
+            for i, row in enumerate(table.rows)
+        ],
+        "rejected": rejected_lines(layouts.rejected),
     }
-
-
-def _with_spread(value: Interval, unit: str) -> str:
-    scale = scale_for([value], unit)
-    text = value_and_bounds(value, scale)[0]
-    shown = scale.unit if unit == "s" else ""
-    return " ".join(part for part in (text, shown, plus_minus(value)) if part)
 
 
 def _grid(found: Found, cell: Evidence) -> dict[str, Any]:

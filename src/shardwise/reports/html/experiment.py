@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
+from shardwise import metrics
 from shardwise.evidence.portable import without_folders
 from shardwise.experiment.outcome import Outcome
 from shardwise.reports import experiment_tables as tables
@@ -18,6 +21,10 @@ def experiment_html(found: Outcome, command: str) -> str:
     charts = experiment_figures(found)
     return template("experiment.html.j2").render(
         found=found,
+        verdict=verdict(found),
+        predictions=_prediction_words(found),
+        left_out=_left_out(found),
+        measured=sum(c.usable for c in found.corrected.compared),
         sections=_sections(found),
         drawings={name: draw(name.replace("_", "-"), chart) for name, chart in charts.items()},
         lines=[*_method(found), *tables.time_lines(found)],
@@ -37,21 +44,67 @@ def experiment_figures(found: Outcome) -> dict[str, Any]:
     return charts
 
 
+def verdict(found: Outcome) -> str:
+    """What the measurements say of the study's claims, in one line."""
+    if not found.claims:
+        return "No claim of the study could be asked of these cells"
+    holds, fails = (
+        sum(c.verdict == what for c in found.claims) for what in ("holds", "does not hold")
+    )
+    open_ones = len(found.claims) - holds - fails
+    parts = [f"{holds} of {len(found.claims)} claims hold", f"{fails} do not"]
+    if open_ones:
+        parts.append(f"{open_ones} {'are' if open_ones > 1 else 'is'} not settled")
+    return ", ".join(parts)
+
+
+def _prediction_words(found: Outcome) -> str:
+    """How far the predictions were off, before and after calibration."""
+    scores = [s for s in found.corrected.scores if s.metric in ("e2e_latency_s", "tpot_s")]
+    named = [
+        f"{metrics.ALL[s.metric].label} {s.before_pct:.0f} % off before, {s.after_pct:.0f} % "
+        f"calibrated on the other cells (n={s.n})"
+        for s in scores
+    ]
+    return "; ".join(named) or "no cell was left to judge the predictions on"
+
+
+def _left_out(found: Outcome) -> str:
+    """What was not measured, or not well enough, in one line; "" where everything was."""
+    compared = found.corrected.compared
+    bound = sum(not c.usable for c in compared)
+    parts = [f"{bound} of {len(compared)} cells were bound by the client"] if bound else []
+    if found.dropped:
+        parts.append(f"{len(found.dropped)} cells had no time: {', '.join(found.dropped[:6])}")
+    return "; ".join(parts)
+
+
+def _settled(found: Outcome) -> list[Section]:
+    if not found.claims:
+        return []
+    settled = tuple(c for c in found.claims if c.verdict in ("holds", "does not hold"))
+    rest = tuple(c for c in found.claims if c not in settled)
+    shown = (tables.claims_table(replace(found, claims=settled)),) if settled else ()
+    open_ones = tables.claims_table(replace(found, claims=rest))
+    title = f"{len(rest)} claims that these measurements do not settle"
+    folded = (replace(open_ones, name="claims_open", title=title),) if rest else ()
+    lead = "Each claim asked of the cells measured here; on a CPU at equal total threads too."
+    return [Section("claims", "What TP does on this machine", lead, (), shown, folded)]
+
+
 def _sections(found: Outcome) -> list[Section]:
-    sections = []
-    if found.claims:
-        lead = "Each claim asked of the cells measured here; on a CPU at equal total threads too."
-        title = "What TP does on this machine"
-        sections.append(Section("claims", title, lead, (), (tables.claims_table(found),)))
-    if found.corrected.compared:
-        lead = "Every prediction was made and kept before its cell ran."
+    sections = _settled(found)
+    measured = tuple(c for c in found.corrected.compared if c.usable)
+    if measured:
+        corrected = replace(found.corrected, compared=measured)
         sections.append(
             Section(
                 "comparison",
                 "Measured beside predicted",
-                lead,
+                "Every prediction was made and kept before its cell ran.",
                 ("measured_predicted",),
-                (tables.comparison_table(found),),
+                (tables.comparison_table(replace(found, corrected=corrected)),),
+                lines=tuple(filter(None, [_left_out(found)])),
             )
         )
     if found.corrected.scores:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from shardwise import metrics
-from shardwise.analysis.advice import Advice, NoAdvice
 from shardwise.evidence.portable import without_folders
-from shardwise.reports.advice_words import advice_lines, copies_and_tp, how_sure, trust_lines
+from shardwise.reports.advice_words import trust_lines
+from shardwise.reports.answer import answers_of, ground_of, in_flight
+from shardwise.reports.comparing import compared_rows, compared_words
 from shardwise.reports.html.drawing import draw
+from shardwise.reports.html.ranking import compared_table
 from shardwise.reports.html.sections import sections, sources
 from shardwise.reports.html.templates import template
-from shardwise.reports.numbers import number, quantity
 from shardwise.reports.study_output import StudyOutput, study_figures
 
 
@@ -22,20 +20,25 @@ def report_html(output: StudyOutput, command: str = "") -> str:
     """
     charts = study_figures(output)
     found = sections(output)
-    wanted = [name for section in found for name in section.figures if name in charts]
-    first = output.study.evidence[0]
-    question = output.study.question
+    wanted = ["frontier", *(n for s in found for n in s.figures if n in charts)]
+    answers = answers_of(output.advice, output.layouts, ground_of(output))
+    sides = output.compared
     return template("report.html.j2").render(
-        deployment=first.deployment,
-        workload=first.workload,
-        question=question,
+        deployment=output.study.evidence[0].deployment,
+        question=output.study.question,
         kinds=" and ".join(
             dict.fromkeys(e.source.kind for e in (*output.study.evidence, *output.measured))
         ),
-        answers=[_answer(a, line) for a, line in _advised(output)],
-        trust=trust_lines(output),
+        online=answers[0],
+        others=[(a, in_flight(a.shown.evidence) if a.shown else "") for a in answers[1:]],
+        met_words={"met": "✓ met", "within": "≈ met within its interval", "missed": "✗ missed"},
+        lead=compared_words(sides),
+        compared=compared_table(compared_rows(sides)) if sides else None,
+        colours=[row.colour for row in compared_rows(sides)],
+        trust=trust_lines(output)[:1] if output.measured else [],
         skipped=output.study.skipped,
         sections=found,
+        longest=_longest(output),
         drawings={name: draw(name.replace("_", "-"), charts[name]) for name in wanted},
         sources=sources(output),
         about=output.about,
@@ -43,47 +46,19 @@ def report_html(output: StudyOutput, command: str = "") -> str:
     )
 
 
+def _longest(output: StudyOutput) -> float:
+    """Bytes of the longest memory bar or line."""
+    return max((max(u.capacity_bytes, sum(u.parts.values())) for u in output.memory), default=1.0)
+
+
 def _commands(output: StudyOutput, command: str) -> list[tuple[str, str]]:
     """What to type to study, to report and to deploy, each with its purpose."""
     about = output.about
     found = [
+        ("Start the replicas", "\n".join(about.start.lines) if about else ""),
         ("The study again", about.command if about else ""),
         ("This report", without_folders(command)),
-        ("The deployment for users who wait, as a file", about.plan if about else ""),
+        ("The online deployment as a file", about.plan if about else ""),
         ("Start it", "shardwise up deployment.toml" if about and about.plan else ""),
     ]
     return [(purpose, line) for purpose, line in found if line]
-
-
-def _advised(output: StudyOutput) -> list[tuple[Advice | NoAdvice, str]]:
-    return list(zip(output.advice, advice_lines(output.advice), strict=True))
-
-
-def _answer(advice: Advice | NoAdvice, line: str) -> dict[str, Any]:
-    """What the first page shows of one piece of advice: a headline, figures, how sure."""
-    use = {"online": "Users who wait", "offline": "Work nobody waits for"}[advice.use]
-    bounds = ", ".join(
-        f"{metrics.ALL[name].label} at most {number(bound * 1e3)} ms"
-        for name, bound in advice.slo.bounds().items()
-    )
-    shown: dict[str, Any] = {"use": use, "bounds": bounds or "cheapest tokens", "line": line}
-    if isinstance(advice, NoAdvice):
-        return {**shown, "found": False, "headline": "Nothing meets this", "figures": []}
-    choice, cell = advice.choice, advice.evidence.metrics
-    return {
-        **shown,
-        "found": True,
-        "headline": copies_and_tp(advice),
-        "figures": [
-            ("Node", quantity(choice.output_tok_s, metrics.OUTPUT_THROUGHPUT.unit)),
-            *(
-                (metrics.ALL[name].label, quantity(cell[name], metrics.ALL[name].unit))
-                for name in ("ttft_s", "tpot_s", "e2e_latency_s")
-                if name in cell
-            ),
-            ("Output tokens", quantity(choice.cost, metrics.ALL[choice.cost_metric].unit)),
-            ("One GPU lost leaves", f"{number(100 * advice.capacity_left, 0)} % of the node"),
-        ],
-        "sure": how_sure(advice) or "No latency target.",
-        "note": advice.note,
-    }

@@ -110,11 +110,11 @@ function compared(found) {
   byId("compare-lead").textContent = found.lead;
   table("compare-table", heads, rows.map((r) => [
     r.colour ? [swatch(r.colour), r.name] : r.name,
-    r.layout ?? "–",
-    ...[0, 1, 2].map((i) => value(r.numbers?.[i], i)),
-    r.context ?? "–",
+    r.layout || "–",
+    ...[0, 1, 2].map((i) => value(r.numbers[i], i)),
+    r.context ? r.context.toLocaleString("en") : "–",
     r.fits === "yes" ? node("span", { className: "yes" }, "yes") : node("span", { className: "no" }, r.fits),
-    r.calibrated ?? "–",
+    r.calibrated || "–",
   ]), [1, 6, 7], [6, 7].filter((at) => at === 7 || rows.some((r) => r.fits !== "yes")));
 }
 
@@ -153,12 +153,13 @@ function cell(found) {
 
 function ranking(found) {
   byId("ranking").hidden = found.rows.length === 0;
-  const unit = found.rows[0]?.unit ?? "";
-  table("ranking-table", ["", "layout", "in flight", "tok/s per GPU", "TTFT", "TPOT", unit, "against the one above"],
-    found.rows.map((r) => [r.place ? String(r.place) : "–", r.title, String(r.batch), r.per_gpu, r.ttft, r.tpot, r.cost, r.why]), [1, 7]);
+  const heads = found.columns.map((c) => (c.unit ? [c.title, node("span", { className: "soft" }, c.unit)] : c.title));
+  const left = found.columns.flatMap((c, i) => (c.align === "left" ? [i] : []));
+  table("ranking-table", heads, found.rows.map((r) => r.cells.map(([text, detail]) =>
+    (detail ? [text, " ", node("span", { className: "spread" }, detail)] : text))), left);
   for (const [i, row] of [...byId("ranking-table").tBodies[0].rows].entries()) {
-    row.classList.toggle("missing", !found.rows[i].place);
-    row.classList.toggle("best", found.rows[i].place === 1);
+    row.classList.toggle("missing", !found.rows[i].meets);
+    row.classList.toggle("best", i === 0 && found.rows[i].meets);
   }
   byId("rejected").replaceChildren(...found.rejected.map((line) => node("li", {}, line)));
 }
@@ -233,7 +234,7 @@ function track(parts, limit) {
 // `left` columns are flush left, `words` of them wrap.
 function table(id, heads, rows, left = [], words = []) {
   const classes = (i) => [left.includes(i) && "left", words.includes(i) && "words"].filter(Boolean).join(" ");
-  const head = node("tr", {}, ...heads.map((text, i) => (text ? Object.assign(node("th", { className: classes(i) }, text), { scope: "col" }) : node("td"))));
+  const head = node("tr", {}, ...heads.map((text, i) => (text ? Object.assign(node("th", { className: classes(i) }, ...[text].flat()), { scope: "col" }) : node("td"))));
   const body = rows.map((row) => node("tr", {}, ...row.map((content, i) => node("td", { className: classes(i) }, ...[content].flat()))));
   byId(id).replaceChildren(node("thead", {}, head), node("tbody", {}, ...body));
 }
