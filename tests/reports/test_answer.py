@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 from typing import Any
 
 import pytest
@@ -63,15 +64,12 @@ def test_the_ground_names_rows_and_what_they_lack() -> None:
     assert "measure first" in Ground("b300", "vllm").words("TP1")
 
 
-def planned(state: State) -> dict[str, Any]:
-    """What `shardwise plan --json` prints for a state."""
-    words = ["plan", state.model, "--gpu", state.gpu, "--gpus", str(state.gpus)]
-    words += ["--isl", str(state.isl), "--osl", str(state.osl), "--json"]
-    words += ["--dtype", state.dtype]
-    words += ["--ttft", f"{state.ttft}ms"] if state.ttft else []
-    words += ["--tpot", f"{state.tpot}ms"] if state.tpot else []
-    words += ["--request-rate", str(state.rate)] if state.rate else []
-    found = CliRunner().invoke(cli, words, catch_exceptions=False)
+def planned(command: str) -> dict[str, Any]:
+    """The first of the ranking that the `shardwise plan` command of the page prints as JSON."""
+    words = shlex.split(command)
+    assert words[:2] == ["shardwise", "plan"]
+    assert words[-2:] == ["--save", "deployment.toml"]
+    found = CliRunner().invoke(cli, [*words[1:-2], "--json"], catch_exceptions=False)
     return dict(json.loads(found.stdout)["ranked"][0])
 
 
@@ -93,11 +91,12 @@ def expected_numbers(best: dict[str, Any], gpus: int) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("state", STATES)
 def test_plan_explorer_and_report_show_the_same_numbers(state: State) -> None:
-    best = planned(state)
+    shown = payload(explorer(), state)
+    best = planned(shown["terminal"][1])
     layout = best["evidence"]["deployment"]["layout"]
     numbers = expected_numbers(best, state.gpus)
 
-    card = payload(explorer(), state)["answers"][0]
+    card = shown["answers"][0]
     assert card["title"].startswith(f"{layout['replicas']} × ")
     assert [(n["text"], n["bounds"]) for n in card["numbers"]] == numbers
 

@@ -57,7 +57,9 @@ def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutpu
     except DoesNotFitError:  # a study runs one sequence at a time where need be; a plan does not
         made = Planned({"online": None, "offline": None}, None)
     advice = [_advised(use, plan, wanted, found) for use, plan in made.by_use.items()]
-    known = about(subject, catalogue, used, wanted.command, plan_command(wanted))
+    known = about(
+        subject, catalogue, used, wanted.command, plan_command(wanted, subject.weight_dtype)
+    )
     return StudyOutput(
         study=found,
         memory=memory_of_each_gpu(subject, catalogue, wanted.question, smallest),
@@ -143,8 +145,9 @@ def plan_question(
     )
 
 
-def plan_command(wanted: Wanted) -> str:
-    """The command that plans the online user's deployment, or "" where the planner cannot."""
+def plan_command(wanted: Wanted, weight_dtype: str) -> str:
+    """The command that plans the online user's deployment in `weight_dtype`, or "" where the
+    planner cannot. Without a dtype a plan looks at narrower ones too."""
     asked, question, slo = wanted.asked, wanted.question, wanted.slo
     if asked is None or not planned(question):
         return ""
@@ -152,7 +155,7 @@ def plan_command(wanted: Wanted) -> str:
     words += ["--isl", str(question.isl), "--osl", str(question.osl)]
     words += ["--cached-tokens", str(question.cached_tokens)] if question.cached_tokens else []
     words += ["--length-cv", f"{question.length_cv:g}"] if question.length_cv != TRAFFIC_CV else []
-    words += ["--dtype", asked.weight_dtype, "--kv-dtype", asked.kv_dtype]
+    words += ["--dtype", weight_dtype, "--kv-dtype", asked.kv_dtype]
     words += ["--engine", asked.engine] if asked.engine != "vllm" else []
     if asked.speculation is not None:
         words += asked.speculation.options

@@ -152,7 +152,9 @@ def _found(asked: Asked, wanted: Wanted, uses: tuple[Use, ...]) -> Found:
         layouts=layouts,
         cells=cells,
         ground=ground,
-        commands=tuple(c for c in (wanted.command, plan_command(wanted)) if c),
+        commands=tuple(
+            c for c in (wanted.command, plan_command(wanted, subject.weight_dtype)) if c
+        ),
     )
 
 
