@@ -144,6 +144,8 @@ def _cells(
         np.full(len(pairs), float(demand.isl)),
         np.full(len(pairs), float(demand.osl)),
         waves * concurrency,
+        demand.length_cv,
+        cached_tokens=float(demand.cached_tokens),
     )
     served = sweep(subject, "closed_loop", Deployments.of(deployments), offered)
     profile, asked = subject.calibrated.profile, subject.asked
