@@ -1,3 +1,124 @@
-"""Shardwise: choose, prove and deploy the right parallel layout for LLM inference."""
+"""Shardwise: choose, prove and deploy parallel layouts for LLM inference.
+
+`import shardwise` loads nothing but this file; a name brings what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shardwise.api.accuracy import Validation, validate
+    from shardwise.api.calibration import Calibration, calibrate
+    from shardwise.api.catalogue import load_gpu, load_model
+    from shardwise.api.comparing import RunComparison, compare
+    from shardwise.api.percentiles import PercentilePlan, plan_percentiles
+    from shardwise.api.planning import PlanResult, plan
+    from shardwise.api.predicting import PredictedRows, Predictions, predict, predict_rows
+    from shardwise.api.result import Result
+    from shardwise.api.simulation import Simulation, simulate
+    from shardwise.api.studying import StudyResult, study
+    from shardwise.errors import (
+        DoesNotFitError,
+        InputError,
+        NothingMeetsError,
+        ShardwiseError,
+        UnknownNameError,
+    )
+    from shardwise.evidence.record import Evidence, Interval, Source
+    from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, FixedLimits, Layout
+    from shardwise.reports.table import Table
+    from shardwise.simulator.fleet import Failure
+    from shardwise.simulator.traffic import Stage
+    from shardwise.workload.workload import Slo, Workload
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "shardwise.api.accuracy": ("Validation", "validate"),
+    "shardwise.api.calibration": ("Calibration", "calibrate"),
+    "shardwise.api.catalogue": ("load_gpu", "load_model"),
+    "shardwise.api.comparing": ("RunComparison", "compare"),
+    "shardwise.api.percentiles": ("PercentilePlan", "plan_percentiles"),
+    "shardwise.api.planning": ("PlanResult", "plan"),
+    "shardwise.api.predicting": ("PredictedRows", "Predictions", "predict", "predict_rows"),
+    "shardwise.api.result": ("Result",),
+    "shardwise.api.simulation": ("Simulation", "simulate"),
+    "shardwise.api.studying": ("StudyResult", "study"),
+    "shardwise.errors": (
+        "DoesNotFitError",
+        "InputError",
+        "NothingMeetsError",
+        "ShardwiseError",
+        "UnknownNameError",
+    ),
+    "shardwise.evidence.record": ("Evidence", "Interval", "Source"),
+    "shardwise.layout.deployment": (
+        "Deployment",
+        "Dtypes",
+        "EngineLimits",
+        "FixedLimits",
+        "Layout",
+    ),
+    "shardwise.reports.table": ("Table",),
+    "shardwise.simulator.fleet": ("Failure",),
+    "shardwise.simulator.traffic": ("Stage",),
+    "shardwise.workload.workload": ("Slo", "Workload"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Calibration",
+    "Deployment",
+    "DoesNotFitError",
+    "Dtypes",
+    "EngineLimits",
+    "Evidence",
+    "Failure",
+    "FixedLimits",
+    "InputError",
+    "Interval",
+    "Layout",
+    "NothingMeetsError",
+    "PercentilePlan",
+    "PlanResult",
+    "PredictedRows",
+    "Predictions",
+    "Result",
+    "RunComparison",
+    "ShardwiseError",
+    "Simulation",
+    "Slo",
+    "Source",
+    "Stage",
+    "StudyResult",
+    "Table",
+    "UnknownNameError",
+    "Validation",
+    "Workload",
+    "calibrate",
+    "compare",
+    "load_gpu",
+    "load_model",
+    "plan",
+    "plan_percentiles",
+    "predict",
+    "predict_rows",
+    "simulate",
+    "study",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first used (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -25,23 +25,27 @@ class InputError(ShardwiseError):
     """What was given cannot be used.
 
     `what` names the input and its value, `allowed` what would be accepted, `remedy` what to do.
+    `field` is the name of the argument or column at fault, "" where it is no single one.
     """
 
-    def __init__(self, what: str, allowed: str = "", remedy: str = "") -> None:
+    def __init__(self, what: str, allowed: str = "", remedy: str = "", field: str = "") -> None:
         parts = [what, allowed, remedy]
+        self.field = field
         super().__init__("; ".join(" ".join(part.split()) for part in parts if part))
 
 
 class UnknownNameError(InputError):
     """A name that is not in the catalogue; the message lists the nearest known ones."""
 
-    def __init__(self, kind: str, given: str, known: Iterable[str], remedy: str = "") -> None:
+    def __init__(
+        self, kind: str, given: str, known: Iterable[str], remedy: str = "", field: str = ""
+    ) -> None:
         names = sorted(known)
         import difflib
 
         near = difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.4)
         allowed = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names)}"
-        super().__init__(f"unknown {kind} {given[:80]!r}", allowed, remedy)
+        super().__init__(f"unknown {kind} {given[:80]!r}", allowed, remedy, field or kind)
 
 
 class DoesNotFitError(ShardwiseError):

@@ -68,7 +68,7 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 _MODEL: Final = ("llama-3.1-8b",)
-_TRAFFIC: Final = ("--rate", "2", "--duration", "3", "--osl", "20")
+_TRAFFIC: Final = ("--rate", "2", "--duration", "3s", "--osl", "20")
 _NOBODY: Final = ("http://127.0.0.1:9",)
 SUBJECTS: Final = (
     Subject(("plan",), (*_MODEL, "--gpu", "h200", "--isl", "512", "--osl", "64"), ()),

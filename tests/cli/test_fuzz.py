@@ -130,7 +130,7 @@ def test_every_command_is_tried() -> None:
 def test_no_command_line_ends_in_a_traceback() -> None:
     checks = list(HealthCheck)
     # compiled once for a machine, which is not what is timed here
-    _run(["simulate", "llama-3.1-8b", "--rate", "2", "--duration", "3", "--osl", "20"])
+    _run(["simulate", "llama-3.1-8b", "--rate", "2", "--duration", "3s", "--osl", "20"])
     if not SECONDS:
         phases = (Phase.explicit, Phase.generate)
         settings(

@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 
 from shardwise.cli.plan import plan
-from shardwise.cli.plan_question import seconds
 from shardwise.errors import InputError
 from shardwise.simulator.compiling import HAS_NUMBA
 
@@ -76,19 +75,6 @@ def test_output_file_holds_the_document(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     CliRunner().invoke(plan, [*BASE, "-o", str(file)], catch_exceptions=False)
     assert json.loads(file.read_text())["gpus"] == 8
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"), [("200ms", 0.2), ("2s", 2.0), ("40", 0.04), ("1.5 s", 1.5)]
-)
-def test_times(given: str, expected: float) -> None:
-    assert seconds(given, "ttft") == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("given", ["", "x", "-1", "0", "nan", "inf", "1h"])
-def test_times_that_are_none(given: str) -> None:
-    with pytest.raises(InputError):
-        seconds(given, "ttft")
 
 
 def test_commands_of_the_howto_run() -> None:

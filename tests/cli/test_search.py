@@ -11,7 +11,7 @@ import pytest
 
 from shardwise.simulator.search import Store
 
-GRID = ("llama-3.1-8b", "--isl", "200", "--osl", "20", "--duration", "5", "--rate", "2,4")
+GRID = ("llama-3.1-8b", "--isl", "200", "--osl", "20", "--duration", "5s", "--rate", "2,4")
 
 
 def search(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

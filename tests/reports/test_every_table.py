@@ -20,8 +20,9 @@ from shardwise.analysis.comparison import compare_runs
 from shardwise.analysis.holding import Finalist, Holding
 from shardwise.analysis.layout_steps import layout_grid
 from shardwise.analysis.run import Question
+from shardwise.api import simulation
 from shardwise.architecture.models import bundled, load
-from shardwise.cli import bench_selftest, host_status, simulate_day, simulate_report
+from shardwise.cli import bench_selftest, host_status, simulate_day
 from shardwise.doctor.diagnosis import diagnose
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.record import Evidence, Interval, Source
@@ -231,7 +232,7 @@ def simulated() -> list[Table]:
     )
     answered = {"evidence": [item], "failures": 0, "price_note": "price"}
     document = {"deployment": item.deployment, "day": day, "usd": [1234.5], "price_note": "price"}
-    return [*simulate_report.tables(answered), *simulate_day.day_tables(document)]
+    return [*simulation.tables(answered), *simulate_day.day_tables(document)]
 
 
 def status() -> list[Table]:

@@ -198,7 +198,7 @@ def show_cells(cells: Sequence[Measured], as_json: bool) -> None:
         from shardwise.cli.files import print_json
 
         # raw requests stay in the store: they would be a hundred times the rest
-        print_json({"cells": [replace(cell, repeats=()) for cell in cells]})
+        print_json("bench", {"cells": [replace(cell, repeats=()) for cell in cells]})
         return
     from shardwise import metrics
     from shardwise.analysis.grid import index

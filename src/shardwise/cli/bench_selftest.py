@@ -33,7 +33,7 @@ def selftest(concurrency: str, as_json: bool) -> None:
     if as_json:
         from shardwise.cli.files import print_json
 
-        print_json({"selftest": [result.as_json() for result in found]})
+        print_json("bench_selftest", {"selftest": [result.as_json() for result in found]})
     else:
         show_table(selftest_table(found))
     if not all(result.within for result in found):

@@ -35,7 +35,7 @@ def gpus(files: tuple[Path, ...], as_json: bool) -> None:
 
     known = catalogue_for(files)
     if as_json:
-        print_json({"gpus": known.gpus(), "prices": known.all_prices})
+        print_json("catalogue", {"gpus": known.gpus(), "prices": known.all_prices})
     else:
         show_table(gpu_table(known))
 
@@ -52,7 +52,7 @@ def facts(gpu: str, files: tuple[Path, ...], as_json: bool) -> None:
 
     known = catalogue_for(files)
     if as_json:
-        print_json({"facts": known.facts(gpu), "prices": known.prices(gpu)})
+        print_json("catalogue", {"facts": known.facts(gpu), "prices": known.prices(gpu)})
         return
     show_table(fact_table(known.gpu(gpu), known.facts(gpu)))
     show_table(price_table(known.gpu(gpu), known.prices(gpu)))
@@ -68,7 +68,7 @@ def models(as_json: bool) -> None:
 
     known = [load(name) for name in bundled()]
     if as_json:
-        print_json({"models": known})
+        print_json("catalogue", {"models": known})
     else:
         show_table(model_table(known))
 
@@ -86,6 +86,6 @@ def fits(files: tuple[Path, ...], as_json: bool) -> None:
 
     found = largest_models(catalogue_for(files).gpus(), [load(name) for name in bundled()])
     if as_json:
-        print_json({"largest": found})
+        print_json("catalogue", {"largest": found})
     else:
         show_table(fit_table(found))

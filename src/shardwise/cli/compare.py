@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from shardwise.cli.files import show_table
+from shardwise.cli.files import print_result, require_writable, show_table, write_result
 from shardwise.cli.options import JSON, WIDE
 from shardwise.errors import InputError
 
@@ -51,25 +51,21 @@ def compare(
 
     Example: shardwise compare before.db after.db --fail-if-slower 5%
     """
-    from shardwise.analysis.comparison import compare_runs
-    from shardwise.cli.files import require_writable, write_document
-    from shardwise.reports.comparison_tables import comparison_document
-    from shardwise.reports.runs import read_run
+    from shardwise.api.comparing import compare as compare_files
 
     limit = None if fail_if_slower is None else _percent(fail_if_slower)
     if output is not None:
         require_writable(output)
-    a, b = read_run(run_a, study_a), read_run(run_b, study_b)
-    found = compare_runs(a.evidence, b.evidence)
-    if as_json or output is not None:
-        write_document(comparison_document(found, a, b), output, as_json)
-    if not as_json:
-        from shardwise.reports.comparison_tables import cell_tables, overall_table
-
-        for table in (overall_table(found, a, b), *cell_tables(found)):
+    found = compare_files(run_a, run_b, study_a=study_a, study_b=study_b)
+    if output is not None:
+        write_result(found, output)
+    if as_json:
+        print_result(found)
+    else:
+        for table in found.tables():
             show_table(table)
     if limit is not None:
-        _gate(found, limit)
+        _gate(found.comparison, limit)
 
 
 def _gate(found: Comparison, limit_pct: float) -> None:

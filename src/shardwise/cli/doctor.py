@@ -90,7 +90,7 @@ def doctor(
         given = {"tp_size": asked["tp"], "pp_size": asked["pp"], "weight_dtype": asked["dtype"]}
         compared = compare(reading.startups, model, name, **given)
     if as_json:
-        print_json(_document(found, chosen, compared))
+        print_json("doctor", _document(found, chosen, compared))
     else:
         _show(found, chosen, compared)
     if save is not None:

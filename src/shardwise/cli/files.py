@@ -13,6 +13,7 @@ import click
 from shardwise.errors import InputError, printable
 
 if TYPE_CHECKING:
+    from shardwise.api.result import Result
     from shardwise.reports.table import Table
 
 WIDE_KEY: Final = "shardwise.wide"  #: whether the running command was given --wide
@@ -81,20 +82,20 @@ def rendered(table: Table) -> str:
     return render(table, None if wide else terminal_width(), colour=is_coloured(sys.stdout))
 
 
-def print_json(document: Any) -> None:
-    """One JSON document on stdout."""
-    import msgspec
+def print_json(kind: str, answer: Mapping[str, Any]) -> None:
+    """One JSON document on stdout: `answer` under its kind and the version of the schema."""
+    from shardwise.reports.documents import as_json, document
 
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    sys.stdout.write(as_json(document(kind, answer)) + "\n")
 
 
-def write_document(document: dict[str, Any], output: Path | None, as_json: bool) -> None:
-    """A document to its file and, where asked, as JSON to stdout."""
-    import msgspec
+def print_result(found: Result) -> None:
+    """A result's JSON document on stdout."""
+    sys.stdout.write(found.to_json() + "\n")
 
-    if output is not None:
-        from shardwise.reports.files import write_json
 
-        write_json(output, document)
-    if as_json:
-        click.echo(msgspec.json.encode(document))
+def write_result(found: Result, output: Path) -> None:
+    """A result's JSON document to a file, whole or not at all."""
+    from shardwise.reports.files import write_bytes
+
+    write_bytes(output, found.to_json().encode() + b"\n")

@@ -62,7 +62,7 @@ def detect(name: str, output: Path | None, as_json: bool, **asked: Any) -> None:
         click.echo(f"{busy}: measure again when it is quiet", err=True)
     write(path, name, found)
     if as_json:
-        print_json({"name": name, "path": str(path), "measured": found})
+        print_json("hardware", {"name": name, "path": str(path), "measured": found})
         return
     click.echo(f"{found.name}: {found.what}; every number is of one rank, all at work")
     click.echo(f"  memory            {found.memory_bytes / 1e9:8.1f} GB")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -19,6 +20,16 @@ from shardwise.workload.workload import TRAFFIC_CV
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_ITEMS: Final = 64
 MAX_DIGITS: Final = 9
+LONGEST_S: Final = 1e9
+_DURATION: Final = re.compile(
+    r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(ms|s|m|min|h|)\s*", re.ASCII
+)
+_SECONDS: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+if TYPE_CHECKING:
+    _FloatType = click.ParamType[float]
+else:
+    _FloatType = click.ParamType
 
 
 class Finite(click.FloatRange):
@@ -31,6 +42,48 @@ class Finite(click.FloatRange):
         if not math.isfinite(found):
             self.fail(f"{value} is no finite number.", param, ctx)
         return found
+
+
+class Duration(_FloatType):
+    """A time with its unit, in seconds: `30ms`, `2s`, `10m` or `1h`. 0 needs no unit."""
+
+    name = "duration"
+
+    def __init__(self, above_0: bool = True) -> None:
+        self.above_0 = above_0
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,  # noqa: ARG002
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        option = param.opts[0] if param and param.opts else "duration"
+        found = duration_s(str(value), option)
+        if not 0 <= found <= LONGEST_S or (self.above_0 and found == 0):
+            least = "above 0" if self.above_0 else "0"
+            raise InputError(
+                f"{option} is {value}", f"allowed: {least}, up to {LONGEST_S:g}s", field=option
+            )
+        return found
+
+
+def duration_s(text: str, option: str) -> float:
+    """`200ms`, `2s`, `10m` or `1h` in seconds.
+
+    Raises:
+        InputError: `text` is no time, or has no unit.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None or (not match.group(2) and float(match.group(1)) != 0):
+        raise InputError(
+            f"{option} is {text[:40]!r}",
+            "allowed: a time with its unit, as in 200ms, 2s, 10m or 1h",
+            field=option,
+        )
+    return float(match.group(1)) * _SECONDS[match.group(2)]
 
 
 SEED: Final = click.IntRange(0, 2**63 - 1)
@@ -95,10 +148,16 @@ PROFILE: Final = click.option(
     help="Profile: a name, or a shared file in .json.",
 )
 KV_DTYPE: Final = click.option(
-    "--kv-dtype", default="auto", show_default=True, help="KV cache dtype."
+    "--kv-dtype",
+    default="auto",
+    show_default=True,
+    help="KV cache dtype, e.g. fp8; auto: what the checkpoint asks for.",
+)
+PRICE: Final = click.option(
+    "--price", type=ABOVE_0, help="USD per GPU-hour instead of the catalogue's price."
 )
 ENGINE: Final = click.option(
-    "--engine", default="vllm", show_default=True, callback=_engine, help=_ENGINES
+    "--engine", default="vllm", show_default=True, callback=_engine, help=f"Engine: {_ENGINES}"
 )
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from shardwise.cli.files import print_json, require_writable, write_csv
+from shardwise.cli.files import print_result, require_writable, write_csv
 from shardwise.cli.options import JSON, PROFILE
-from shardwise.cli.rows import report_problems, report_unused
-from shardwise.errors import InputError
+from shardwise.cli.rows import report_problems, report_unused_of
 
 
 @click.command()
@@ -24,22 +23,13 @@ def predict(rows: Path, output: Path, profile: str, as_json: bool) -> None:
     Added: pred_ttft_ms, pred_tpot_ms, pred_e2e_s, pred_output_tok_s, pred_total_tok_s, each with
     its 80 % interval in _lo and _hi; pred_kv_limited; pred_note.
     """
-    from shardwise.perfmodel.predicting import NEW_COLUMNS, predict_table
-    from shardwise.perfmodel.profiles import load_profile
-    from shardwise.perfmodel.rows import read_table
+    from shardwise.api.predicting import predict_rows
 
     require_writable(output)
-    loaded = load_profile(profile)
-    header, table = read_table(rows)
-    report_unused(header)
-    predicted, problems = predict_table(table, loaded)
-    report_problems(problems)
-    left_out = len({p.number for p in problems})
-    if left_out == len(table):
-        raise InputError(f"none of the {len(table)} rows of {rows} could be predicted")
-    kept = [name for name in header if name not in NEW_COLUMNS]
-    write_csv(output, [*kept, *NEW_COLUMNS], predicted)
-    done = len(table) - left_out
+    found = predict_rows(rows, profile=profile)
+    report_unused_of(rows)
+    report_problems(found.problems)
+    write_csv(output, found.header, found.rows)
     if as_json:
-        print_json({"output": str(output), "predicted": done, "problems": problems})
-    click.echo(f"{output}: {done} of {len(table)} rows predicted", err=True)
+        print_result(found)
+    click.echo(f"{output}: {found.predicted} of {len(found.rows)} rows predicted", err=True)

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from shardwise.errors import printable
-from shardwise.perfmodel.rows import OPTIONAL, REQUIRED, Problem, unused_columns
+from shardwise.perfmodel.rows import OPTIONAL, REQUIRED, Problem, read_table, unused_columns
 
 MAX_REPORTED = 20
+MAX_NUMBERS = 3  #: of rows that share a reason
 
 
 def report_problems(problems: Sequence[Problem]) -> None:
-    """Say on stderr which rows were left out, and why."""
-    for problem in problems[:MAX_REPORTED]:
-        click.echo(f"row {problem.number}: {problem.reason}", err=True)
-    if len(problems) > MAX_REPORTED:
-        click.echo(f"… and {len(problems) - MAX_REPORTED} more rows", err=True)
+    """Say on stderr which rows were left out, and why; one reason is one line, with its count."""
+    rows_of: dict[str, list[int]] = {}
+    for problem in problems:
+        rows_of.setdefault(problem.reason, []).append(problem.number)
+    for reason, rows in list(rows_of.items())[:MAX_REPORTED]:
+        click.echo(f"{_numbered(rows)}: {reason}", err=True)
+    if len(rows_of) > MAX_REPORTED:
+        click.echo(f"… and {len(rows_of) - MAX_REPORTED} more reasons", err=True)
 
 
-def report_unused(header: Sequence[str]) -> None:
-    """Say on stderr which columns nothing reads, with the names that they may be meant for."""
-    unused = unused_columns(header)
+def _numbered(rows: Sequence[int]) -> str:
+    """`row 3`, or `12 rows (3, 4, 7, …)`."""
+    if len(rows) == 1:
+        return f"row {rows[0]}"
+    first = ", ".join(map(str, rows[:MAX_NUMBERS]))
+    return f"{len(rows)} rows ({first}{', …' if len(rows) > MAX_NUMBERS else ''})"
+
+
+def report_unused_of(path: Path) -> None:
+    """Say on stderr which columns of a CSV file nothing reads, with the names that may be meant."""
+    unused = unused_columns(read_table(path)[0])
     if not unused:
         return
     named = []

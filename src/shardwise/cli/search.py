@@ -15,9 +15,9 @@ from shardwise.cli.simulate_options import (
     POLICIES,
     deployment_of,
     deployment_options,
+    load_arguments,
     load_options,
     require_window,
-    session_traffic,
 )
 from shardwise.errors import InputError
 
@@ -47,6 +47,7 @@ def _policies(text: str) -> tuple[str, ...]:
 
 def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     """Every combination, seeds innermost. InputError for none or for too many."""
+    from shardwise.api.simulation import Asked, sessions_of
     from shardwise.cli.options import sizes
     from shardwise.simulator.search import Job, digest_of
     from shardwise.simulator.traffic import Lengths, Traffic
@@ -63,6 +64,7 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
     if not 1 <= count <= MAX_JOBS:
         raise InputError(f"{count} simulations", f"allowed: 1 to {MAX_JOBS:,}")
     cv = options["length_cv"]
+    asked = Asked(**load_arguments(options))
     lengths = Lengths(options["isl"], cv), Lengths(options["osl"], cv)
     own = {
         "prefix_caching": not options["no_prefix_caching"],
@@ -85,7 +87,7 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
             policy,
             options["warmup"],
             seed,
-            session_traffic(options, rate) if options["turns"] is not None else None,
+            sessions_of(asked, rate) if options["turns"] is not None else None,
             **own,
         )
         for (tp_size, replicas), policy, rate in product(shapes, policies, rates)
@@ -133,7 +135,7 @@ def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> N
     )
     found = summaries(jobs, outcomes)
     if as_json:
-        print_json(found)
+        print_json("search", {"summaries": found})
         return
     from shardwise.reports.search_tables import search_table
 

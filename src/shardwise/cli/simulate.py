@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from shardwise.cli.files import show_table
-from shardwise.cli.options import ABOVE_0, JSON, SEED, WIDE, Finite
+from shardwise.cli.options import ABOVE_0, JSON, SEED, WIDE, Duration, Finite
 from shardwise.cli.simulate_options import (
     DEPLOYMENT,
     MAX_REPLICAS,
     POLICIES,
-    Time,
     deployment_of,
     deployment_options,
+    load_arguments,
     load_options,
     require_window,
     stages_of,
@@ -58,8 +58,8 @@ def _require_window(options: dict[str, Any]) -> None:
 
 def _say_if_long(options: dict[str, Any]) -> None:
     """Say on stderr how much there is to do where that takes longer than one waits in silence."""
+    from shardwise.api.simulation import WAVES
     from shardwise.cli.simulate_day import HOUR_S, rates_of
-    from shardwise.cli.simulate_report import WAVES
     from shardwise.simulator.trace import MAX_REQUESTS
 
     slots, rate = options["concurrency"] or 0, options["rate"] or 0.0
@@ -107,7 +107,11 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
 )
 @click.option("--day", help="Requests/s of each hour, as in 2,1,1,4: sizes each hour.")
 @click.option(
-    "--start-up", type=Time(), default="3m", show_default=True, help="--day: until one is ready."
+    "--start-up",
+    type=Duration(above_0=False),
+    default="3m",
+    show_default=True,
+    help="Time from the start of a replica to its first request, for --day.",
 )
 @load_options
 @click.option(
@@ -135,7 +139,7 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     requests they stand on, goodput, occupancy and cost. Exit code 3 if the deployment is
     overloaded; the rate that it holds is said.
     """
-    from shardwise.cli.files import print_json
+    from shardwise.cli.files import print_json, print_result
 
     given = [name for name in TRAFFIC if options[name] not in (None, ())]
     if len(given) != 1:
@@ -152,24 +156,35 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
 
         day = day_answer(deployments, options)
         if as_json:
-            print_json(day)
+            print_json("simulate_day", day)
             return
         for table in day_tables(day):
             show_table(table)
         return
-    from shardwise.cli.simulate_report import Asked, answer, render, require_answers, tables
+    from shardwise.api.simulation import require_answers
+    from shardwise.api.simulation import simulate as simulate_load
 
-    failures = tuple(_failure(text) for text in options.pop("fails"))
-    for unused in ("day", "start_up"):
-        options.pop(unused)
-    found = answer(deployments, Asked(**options, failures=failures))
+    found = simulate_load(
+        deployments,
+        trace_file=options["trace"],
+        request_rate=options["rate"],
+        stages=stages_of(options["stage"]),
+        concurrency=options["concurrency"],
+        hash_block=options["hash_block"],
+        lengths_file=options["lengths"],
+        policy=options["policy"],
+        failures=[_failure(text) for text in options["fails"]],
+        usd_per_gpu_hour=options["usd_per_gpu_hour"],
+        seed=options["seed"],
+        **load_arguments(options),
+    )
     if as_json:
-        print_json(found)
+        print_result(found)
     else:
-        for table in tables(found):
+        for table in found.tables():
             show_table(table)
-        click.echo(render(found))
-    require_answers(found)
-    if found["overloaded"]:
-        click.echo(f"shardwise: {found['overload']}", err=True)
+        click.echo(found.summary())
+    require_answers(found.found)
+    if found.overloaded:
+        click.echo(f"shardwise: {found.found['overload']}", err=True)
         raise SystemExit(3)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shardwise.cli.simulate_options import with_caching
-from shardwise.cli.simulate_report import price_of
+from shardwise.api.simulation import price_of, with_caching
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.profiles import load_profile

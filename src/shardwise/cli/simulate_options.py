@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -14,7 +13,9 @@ from shardwise.cli.options import (
     KV_DTYPE,
     LENGTH_CV,
     PROFILE,
+    Duration,
     Finite,
+    duration_s,
     fixed_limits,
     limit_options,
     speculation_of,
@@ -24,13 +25,7 @@ from shardwise.errors import InputError
 
 if TYPE_CHECKING:
     from shardwise.layout.deployment import Deployment
-    from shardwise.simulator.fleet import Group
-    from shardwise.simulator.sessions import SessionTraffic
     from shardwise.simulator.traffic import Stage
-
-    _FloatType = click.ParamType[float]
-else:
-    _FloatType = click.ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
 POLICIES: Final = (
@@ -39,44 +34,7 @@ POLICIES: Final = (
 )
 ARRIVALS: Final = ("poisson", "bursty", "constant")
 MAX_REPLICAS: Final = 10_000
-MAX_TIME_S: Final = 1e9
 LENGTH: Final = Finite(1, 10_000_000)
-_TIME: Final = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(ms|s|m|min|h|)\s*")
-_SECONDS: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-
-
-def seconds(given: str, name: str) -> float:
-    """`200ms`, `2s`, `10m`, `1h` or a plain number of seconds. InputError for anything else."""
-    match = _TIME.fullmatch(given)
-    if match is None:
-        raise InputError(
-            f"--{name} is {given[:40]!r}", "expected: a time, as in 200ms, 2s, 10m, 1h or 2 (s)"
-        )
-    return float(match.group(1)) * _SECONDS[match.group(2)]
-
-
-class Time(_FloatType):
-    """An option's value as a time in seconds: 0, or above it, to 1e9."""
-
-    name = "time"
-
-    def __init__(self, above_0: bool = False) -> None:
-        self.above_0 = above_0
-
-    def convert(
-        self,
-        value: Any,
-        param: click.Parameter | None,
-        ctx: click.Context | None,  # noqa: ARG002
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        named = (param.name or "" if param else "").replace("_", "-")
-        found = seconds(str(value), named)
-        if not 0 <= found <= MAX_TIME_S or (self.above_0 and found == 0):
-            least = "above 0" if self.above_0 else "0"
-            raise InputError(f"--{named} is {found:g} s", f"allowed: {least}, up to 1e9 s")
-        return found
 
 
 def stages_of(texts: tuple[str, ...]) -> list[Stage]:
@@ -87,7 +45,7 @@ def stages_of(texts: tuple[str, ...]) -> list[Stage]:
     for text in texts:
         rate, _, duration = text.partition(":")
         try:
-            found.append(Stage(float(rate), seconds(duration, "stage")))
+            found.append(Stage(float(rate), duration_s(duration, "--stage")))
         except (ValueError, InputError):
             raise InputError(
                 f"--stage {text[:40]!r}", "expected: REQUESTS_PER_S:DURATION, such as 8:10m"
@@ -144,13 +102,17 @@ def load_options(command: F) -> F:
         ),
         click.option(
             "--duration",
-            type=Time(above_0=True),
+            type=Duration(),
             default="10m",
             show_default=True,
             help="How long requests, or sessions, arrive.",
         ),
         click.option(
-            "--warmup", type=Time(), default="0s", show_default=True, help="Left out of results."
+            "--warmup",
+            type=Duration(above_0=False),
+            default="0s",
+            show_default=True,
+            help="Time at the start whose requests are left out of the results.",
         ),
         click.option(
             "--turns",
@@ -159,7 +121,7 @@ def load_options(command: F) -> F:
         ),
         click.option(
             "--think",
-            type=Time(),
+            type=Duration(above_0=False),
             default="20s",
             show_default=True,
             help="Mean time from an answer to the next turn.",
@@ -179,9 +141,9 @@ def load_options(command: F) -> F:
             help="Different system prompts.",
         ),
         click.option(
-            "--ttft", type=Time(above_0=True), help="Bound that a good request meets, e.g. 500ms."
+            "--ttft", type=Duration(), help="Bound that a good request meets, e.g. 500ms."
         ),
-        click.option("--tpot", type=Time(above_0=True), help="The same for TPOT, e.g. 30ms."),
+        click.option("--tpot", type=Duration(), help="The same for TPOT, e.g. 30ms."),
     ):
         command = option(command)
     return command
@@ -225,26 +187,22 @@ def require_window(duration_s: float, warmup_s: float) -> None:
         )
 
 
-def session_traffic(options: dict[str, Any], rate: float) -> SessionTraffic:
-    """Sessions that begin at `rate`, from the options."""
-    from shardwise.simulator.sessions import SessionTraffic
-    from shardwise.simulator.traffic import Lengths
-
-    cv = options["length_cv"]
-    return SessionTraffic(
-        session_rate=rate,
-        turns=options["turns"],
-        question=Lengths(options["isl"], cv),
-        answer=Lengths(options["osl"], cv),
-        think_s=options["think"],
-        duration_s=options["duration"],
-        prefixes=options["prefixes"],
-        prefix_tokens=options["prefix_tokens"],
-    )
-
-
-def with_caching(group: Group, caching: bool) -> Group:
-    """`group` with the engine's prefix caching on or off."""
-    from msgspec.structs import replace
-
-    return replace(group, scheduling=replace(group.scheduling, prefix_caching=caching))
+def load_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `load_options` under the names of the Python API."""
+    return {
+        "isl": options["isl"],
+        "osl": options["osl"],
+        "length_cv": options["length_cv"],
+        "arrivals": options["arrivals"],
+        "duration_s": options["duration"],
+        "warmup_s": options["warmup"],
+        "turns": options["turns"],
+        "think_s": options["think"],
+        "prefix_tokens": options["prefix_tokens"],
+        "prefixes": options["prefixes"],
+        "ttft_s": options["ttft"],
+        "tpot_s": options["tpot"],
+        "profile": options["profile"],
+        "catalogue_files": options["catalogue_files"],
+        "prefix_caching": not options["no_prefix_caching"],
+    }

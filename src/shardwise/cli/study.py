@@ -13,11 +13,13 @@ import click
 from click.core import ParameterSource
 from msgspec.structs import replace
 
-from shardwise.cli.files import print_json, say, say_prose, show_progress, show_table
+from shardwise.cli.files import print_json, print_result, say_prose, show_progress, show_table
 from shardwise.cli.options import (
     JSON,
     LENGTH_CV,
+    PRICE,
     WIDE,
+    Duration,
     fixed_limits,
     limit_options,
     sizes,
@@ -33,12 +35,12 @@ from shardwise.errors import InputError
 @limit_options
 @speculation_options
 @click.option("--gpus", default=8, show_default=True, help="GPUs in the node.")
-@click.option("--tp", default="1,2,4,8", show_default=True, help="TP sizes to compare.")
 @click.option(
     "--layouts",
     default="",
     help="Layouts to compare instead of TP sizes, e.g. TP8,TP8xEP8,DP8xEP8,TP4xPP2.",
 )
+@click.option("--tp", default="1,2,4,8", show_default=True, help="TP sizes to compare.")
 @click.option(
     "--batch",
     default="1,2,4,8,16,32,64,128,256",
@@ -46,14 +48,14 @@ from shardwise.errors import InputError
     help="Requests in flight per copy.",
 )
 @click.option("--isl", default=2048, show_default=True, help="Input tokens of a request.")
+@click.option("--osl", default=2048, show_default=True, help="Output tokens of a request.")
+@LENGTH_CV
 @click.option(
     "--cached-tokens",
     default=0,
     show_default=True,
     help="Of --isl: a beginning that all prompts share, in the prefix cache.",
 )
-@click.option("--osl", default=2048, show_default=True, help="Output tokens of a request.")
-@LENGTH_CV
 @click.option(
     "--mode",
     type=click.Choice(["closed_loop", "static_batch"]),
@@ -62,9 +64,13 @@ from shardwise.errors import InputError
     help="Keep the batch in flight, or run it once.",
 )
 @click.option("--requests", default=0, help="Requests of each run; 0: ten per slot.")
-@click.option("--tpot", default=50.0, show_default=True, help="Online user's TPOT bound, ms.")
-@click.option("--ttft", default=2000.0, show_default=True, help="Online user's TTFT bound, ms.")
-@click.option("--price", type=float, default=None, help="USD per GPU-hour instead of the default.")
+@click.option(
+    "--tpot", type=Duration(), default="50ms", show_default=True, help="TPOT bound of online use."
+)
+@click.option(
+    "--ttft", type=Duration(), default="2s", show_default=True, help="TTFT bound of online use."
+)
+@PRICE
 @click.option("--measure", is_flag=True, help="Run it on this machine, beside its prediction.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget of --measure.")
 @click.option("--name", default="", help="Profile that --measure corrects; default: this-machine.")
@@ -79,16 +85,16 @@ def study(**given: Any) -> None:
 
     MODEL is a bundled id (llama-3.1-70b), a folder or config.json, or a Hugging Face id.
     """
-    if given["measure"] and given["layouts"]:
-        raise InputError("--layouts with --measure", "allowed: --tp", "a measured study varies TP")
-    if given["measure"] and given["cached_tokens"]:
-        raise InputError(f"--cached-tokens {given['cached_tokens']} with --measure", "allowed: 0")
     if given["measure"] and given["speculation"] != "none":
         raise InputError(
             f"--speculation {given['speculation'][:40]} with --measure",
             "allowed: none",
             "pass the engine's own flags with --flag",
         )
+    if given["measure"] and given["layouts"]:
+        raise InputError("--layouts with --measure", "allowed: --tp", "a measured study varies TP")
+    if given["measure"] and given["cached_tokens"]:
+        raise InputError(f"--cached-tokens {given['cached_tokens']} with --measure", "allowed: 0")
     if given["measure"]:
         from shardwise.cli.study_measure import measure
 
@@ -98,23 +104,52 @@ def study(**given: Any) -> None:
 
 
 def _predict(given: dict[str, Any]) -> None:
+    from shardwise.api.studying import study as predict_study
     from shardwise.reports.files import prepare_folder
-    from shardwise.reports.study_output import write_study
 
     if not given["gpu"]:
-        raise InputError("--gpu is missing", "a GPU of the catalogue, or --measure for this one")
+        raise InputError(
+            "--gpu is missing", "a GPU of the catalogue, or --measure for this one", field="gpu"
+        )
     if given["output"]:
         prepare_folder(given["output"])
     if given["layouts"]:
         _layouts(given)
         return
-    output = _run(given)
+    found = predict_study(
+        given["model"],
+        gpu=given["gpu"],
+        gpus=given["gpus"],
+        tp_sizes=sizes(given["tp"], "--tp"),
+        concurrencies=sizes(given["batch"], "--batch"),
+        isl=given["isl"],
+        osl=given["osl"],
+        mode=given["mode"],
+        requests=given["requests"],
+        ttft_s=given["ttft"],
+        tpot_s=given["tpot"],
+        dtype=given["dtype"],
+        kv_dtype=given["kv_dtype"],
+        engine=given["engine"],
+        engine_version=given["engine_version"],
+        cached_tokens=given["cached_tokens"],
+        length_cv=given["length_cv"],
+        limits=fixed_limits(given),
+        profile=given["profile"],
+        catalogue_files=given["catalogue_files"],
+        usd_per_gpu_hour=given["price"],
+        speculation=given["speculation"],
+        acceptance=given["acceptance"],
+        command=shlex.join(["shardwise", *sys.argv[1:]]),
+    )
     if given["as_json"]:
-        print_json({"study": output.study, "advice": output.advice})
+        print_result(found)
     else:
-        _print_tables(output)
+        say_prose(found.summary() + "\n")
+        for table in found.tables():
+            show_table(table)
     if given["output"]:
-        written = write_study(output, given["output"], show_progress)
+        written = found.write(given["output"], show_progress)
         click.echo(f"wrote {len(written)} files to {given['output']}/", err=True)
 
 
@@ -136,7 +171,7 @@ def _layouts(given: dict[str, Any]) -> None:
         question = replace(question, concurrencies=batches)
     grid = layout_grid(subject, question, layouts)
     if given["as_json"]:
-        print_json({"layouts": grid})
+        print_json("study_layouts", {"layouts": grid})
     else:
         for item in grid.left_out:
             say_prose(f"left out {item.layout}: {item.reason}")
@@ -179,29 +214,3 @@ def _question(given: dict[str, Any]) -> Any:
         given["cached_tokens"],
         given["length_cv"],
     )
-
-
-def _run(given: dict[str, Any]) -> Any:
-    from shardwise.perfmodel.subject import subject_of
-    from shardwise.reports.answering import Wanted, answer
-    from shardwise.workload.workload import Slo
-
-    asked = _asked(given)
-    subject, catalogue = subject_of(asked)
-    question = _question(given)
-    slo = Slo(ttft_s=given["ttft"] / 1e3, tpot_s=given["tpot"] / 1e3)
-    command = shlex.join(["shardwise", *sys.argv[1:]])
-    return answer(subject, catalogue, Wanted(question, slo, given["price"], command, asked=asked))
-
-
-def _print_tables(output: Any) -> None:
-    from shardwise.reports.advice_words import advice_lines
-    from shardwise.reports.study_output import study_tables
-
-    for line in advice_lines(output.advice):
-        say_prose(line)
-    for skipped in output.study.skipped:
-        say_prose(f"left out TP={skipped.tp_size}: {skipped.reason}")
-    say("")
-    for table in study_tables(output):
-        show_table(table)

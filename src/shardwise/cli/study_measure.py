@@ -54,7 +54,7 @@ def measure(given: dict[str, Any]) -> None:
         save_profile(found.corrected.profile)
     _write(found, folder)
     if given["as_json"]:
-        print_json(found)
+        print_json("study_measure", {"outcome": found})
     else:
         _print(found, folder)
     if ran.interrupted:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from shardwise.cli.files import print_json, show_progress, show_table
+from shardwise.cli.files import print_result, show_progress, show_table, write_result
 from shardwise.cli.options import JSON, PROFILE, WIDE
-from shardwise.cli.rows import report_problems, report_unused
+from shardwise.cli.rows import report_problems, report_unused_of
+
+if TYPE_CHECKING:
+    from shardwise.api.accuracy import Validation
 
 
 @click.command()
@@ -25,64 +28,35 @@ def validate(rows: Path, profile: str, use: str, output: Path | None, as_json: b
     Prints error, bias and interval coverage by GPU, model, TP and batch, and whether the TP that
     measured best is the one predicted to be.
     """
-    from shardwise.perfmodel.profiles import load_profile
-    from shardwise.perfmodel.validation import GROUPINGS, choices, points_of, scores
-    from shardwise.reports.accuracy_tables import choice_table, score_table
-    from shardwise.reports.files import prepare_folder, write_csv, write_json
+    from shardwise.api.accuracy import validate as compare_rows
+    from shardwise.reports.files import prepare_folder
 
     if output:
         prepare_folder(output)
-    loaded = load_profile(profile)
-    good = _measured(rows, use)
-    points = points_of(good, loaded)
-    by_group = {name: scores(points, key) for name, key in GROUPINGS.items()}
-    chosen = choices(points)
-    limited = _kv_limited(good, loaded)
-    document = {
-        "profile": loaded.name,
-        "rows": len(good),
-        "scores": by_group,
-        "choices": chosen,
-        "kv_limited": limited,
-    }
+    found = compare_rows(rows, profile=profile, use=use)
+    report_unused_of(rows)
+    report_problems(found.problems)
     if as_json:
-        print_json(document)
-    tables = [score_table(found, name) for name, found in by_group.items()]
-    tables += [choice_table(chosen)] if chosen else []
-    if not as_json:
-        for table in tables:
+        print_result(found)
+    else:
+        for table in found.tables():
             show_table(table)
-        if limited["marked"]:
-            click.echo(f"KV-limited rows recognised: {limited['found']} of {limited['marked']}")
+        if found.kv_limited_marked:
+            recognised = f"{found.kv_limited_found} of {found.kv_limited_marked}"
+            click.echo(f"KV-limited rows recognised: {recognised}")
     if output:
-        from shardwise.reports.figures import predicted_measured, save
-
-        write_json(output / "validation.json", document)
-        for done, table in enumerate(tables, start=1):
-            show_progress("tables", done, len(tables))
-            write_csv(output / f"{table.name}.csv", table)
-        save(predicted_measured(points), output, "predicted_measured")
+        _write(found, output)
         click.echo(f"wrote {output}/", err=True)
 
 
-def _measured(path: Path, use: str) -> list[Any]:
-    """Rows that can be predicted and hold a measurement; the others are named on stderr."""
-    from shardwise.errors import InputError
-    from shardwise.perfmodel.predicting import usable_rows
-    from shardwise.perfmodel.rows import read_table
+def _write(found: Validation, folder: Path) -> None:
+    from shardwise.reports.figures import save
+    from shardwise.reports.files import write_csv
 
-    header, table = read_table(path)
-    report_unused(header)
-    good, problems = usable_rows(table)
-    report_problems(problems)
-    wanted = [row for row in good if not use or row.use == use]
-    if not wanted:
-        raise InputError(f"no measured row of {path} can be predicted")
-    return wanted
-
-
-def _kv_limited(rows: list[Any], profile: Any) -> dict[str, int]:
-    from shardwise.perfmodel.validation import kv_limited_recall
-
-    found, marked = kv_limited_recall(rows, profile)
-    return {"found": found, "marked": marked}
+    write_result(found, folder / "validation.json")
+    tables = found.tables()
+    for done, table in enumerate(tables, start=1):
+        show_progress("tables", done, len(tables))
+        write_csv(folder / f"{table.name}.csv", table)
+    for name, figure in found.charts().items():
+        save(figure.chart, folder, name)

@@ -176,6 +176,11 @@ class Personal(msgspec.Struct, frozen=True):
     before_pct: dict[str, float]  #: the base profile on the user's rows
     after_pct: dict[str, float]  #: cross-validated: each row judged by a fit without it
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether the errors, summed over the metrics, grew."""
+        return sum(self.after_pct.values()) > sum(self.before_pct.values())
+
 
 def adapted(batches: Sequence[Batch], base: Profile) -> Hierarchy:
     """The offsets of `base`, those of the batches' own GPU and engine pairs moved to explain them,

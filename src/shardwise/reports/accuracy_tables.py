@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shardwise import metrics
 from shardwise.perfmodel.profiles import Error
@@ -76,6 +76,34 @@ def choice_table(choices: Sequence[Choice]) -> Table:
         notes=(
             "regret: how much worse the layout chosen by prediction measured than the best one",
         ),
+    )
+
+
+def calibration_table(before_pct: Mapping[str, float], after_pct: Mapping[str, float]) -> Table:
+    """Cross-validated mean errors of a profile before and after your rows, by metric."""
+    rows = tuple(
+        (
+            text_cell(metrics.ALL[name].label, "strong"),
+            _number(before),
+            Cell(
+                f"{after_pct[name]:.1f}",
+                after_pct[name],
+                "worse" if after_pct[name] > before else "better",
+            ),
+            text_cell("✗ worse" if after_pct[name] > before else "✓ better"),
+        )
+        for name, before in before_pct.items()
+    )
+    return Table(
+        name="calibration",
+        title="Mean error on your rows, cross-validated",
+        columns=(
+            Column("metric", "metric", align="left"),
+            Column("before", "before_pct", _PERCENT),
+            Column("after", "after_pct", _PERCENT),
+            Column("is", "verdict", align="left"),
+        ),
+        sections=(rows,),
     )
 
 

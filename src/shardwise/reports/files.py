@@ -73,6 +73,12 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 def table_csv(table: Table) -> str:
     """`table` as CSV. A column with intervals becomes value, `_lo`, `_hi` and `_n`."""
+    header, lines = table_values(table)
+    return _csv([header, *lines])
+
+
+def table_values(table: Table) -> tuple[list[str], list[list[Any]]]:
+    """Column names and rows of `table` in SI units, as its CSV file has them."""
     spread = [any(isinstance(row[i].value, Interval) for row in table.rows)
               for i in range(len(table.columns))]  # fmt: skip
     header: list[str] = []
@@ -82,7 +88,7 @@ def table_csv(table: Table) -> str:
         [field for cell, wide in zip(row, spread, strict=True) for field in _fields(cell, wide)]
         for row in table.rows
     ]
-    return _csv([header, *lines])
+    return header, lines
 
 
 def evidence_csv(evidence: Iterable[Evidence]) -> str:

@@ -71,6 +71,14 @@ class Table(msgspec.Struct, frozen=True):
         """The table's notes, then its columns'."""
         return (*self.notes, *(column.note for column in self.columns if column.note))
 
+    def __str__(self) -> str:
+        from shardwise.reports.table_text import render, terminal_width
+
+        return render(self, terminal_width())
+
+    def _repr_html_(self) -> str:
+        return html(self)
+
     @property
     def rows(self) -> tuple[Row, ...]:
         return tuple(row for section in self.sections for row in section)
@@ -92,6 +100,28 @@ def markdown(table: Table) -> str:
         *(_markdown_row([f"{c.text} {c.detail}".strip() for c in row]) for row in table.rows),
     ]
     return "\n".join([*lines, "", *(f"{note}  " for note in table.all_notes), ""])
+
+
+def html(table: Table) -> str:
+    """`table` as an HTML table with its title, the notes below."""
+    from html import escape
+
+    def cells(tag: str, texts: Sequence[str]) -> str:
+        aligned = zip(table.columns, texts, strict=True)
+        return "".join(
+            f'<{tag} style="text-align: {c.align}">{escape(text)}</{tag}>' for c, text in aligned
+        )
+
+    head = cells("th", [c.heading.replace("\n", ", ") for c in table.columns])
+    body = "".join(
+        f"<tr>{cells('td', [f'{c.text} {c.detail}'.strip() for c in row])}</tr>"
+        for row in table.rows
+    )
+    notes = "".join(f"<br><small>{escape(note)}</small>" for note in table.all_notes)
+    return (
+        f"<table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table><p>{notes.removeprefix('<br>')}</p>"
+    )
 
 
 def _markdown_row(texts: Sequence[str]) -> str:

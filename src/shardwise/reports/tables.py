@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -11,6 +11,7 @@ from shardwise import metrics
 from shardwise.analysis.breakeven import BreakEven, KeptLatency, communication_share
 from shardwise.analysis.grid import Grid
 from shardwise.analysis.transitions import Step, StepPair, mean_absolute_error_points
+from shardwise.evidence.record import Evidence
 from shardwise.reports.cells import (
     BATCH,
     MARKS,
@@ -79,6 +80,80 @@ def study_table(grid: Grid) -> Table:
             *source_notes(item.source for item in items),
         ),
     )
+
+
+def evidence_table(items: Sequence[Evidence]) -> Table:
+    """One row for each result: deployment, load, latency and throughput of one replica."""
+    items = at_least_one(items, "results")
+    shown = [
+        metric_column(m, [item.metrics.get(m.name) for item in items])
+        for m in STUDIED
+        if any(m.name in item.metrics for item in items)
+    ]
+    rows = tuple(
+        (
+            text_cell(item.deployment.model, "strong"),
+            text_cell(item.deployment.gpu),
+            text_cell(item.deployment.layout.name),
+            text_cell(item.deployment.dtypes.weight),
+            text_cell(item.workload.concurrency),
+            *(cells[i] for _, cells in shown),
+        )
+        for i, item in enumerate(items)
+    )
+    optional = {metrics.TOTAL_THROUGHPUT.name: 2, metrics.E2E.name: 1}
+    return Table(
+        name="evidence",
+        title=f"One replica under load ({items[0].source.kind})",
+        columns=(
+            Column("model", "model", align="left"),
+            Column("GPU", "gpu", align="left"),
+            Column("layout", "layout", align="left"),
+            Column("dtype", "weight_dtype", align="left", optional=3),
+            BATCH,
+            *(replace(column, optional=optional.get(column.name, 0)) for column, _ in shown),
+        ),
+        sections=(rows,),
+        notes=(INTERVALS, *source_notes(item.source for item in items)),
+    )
+
+
+def rows_table(header: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
+    """Rows of a CSV file as they are; the question and predicted latencies are always shown."""
+    kept = ("model_id", "gpu_id", "tp", "concurrency", "pred_ttft_ms", "pred_tpot_ms")
+    numeric = {
+        name
+        for name in header
+        if any(row.get(name) for row in rows) and all(_is_number(row.get(name)) for row in rows)
+    }
+
+    def cell(row: Mapping[str, str], name: str) -> Cell:
+        text = row.get(name) or ""
+        if name not in numeric:
+            return text_cell(text)
+        return Cell(text or MISSING, float(text) if text else None)
+
+    return Table(
+        name="rows",
+        title=f"{len(rows)} rows",
+        columns=tuple(
+            Column(
+                name,
+                name,
+                align="right" if name in numeric else "left",
+                optional=0 if name in kept else 1 + i,
+            )
+            for i, name in enumerate(header)
+        ),
+        sections=(tuple(tuple(cell(row, name) for name in header) for row in rows),),
+    )
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return not text or math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def transitions_table(steps: Sequence[Step]) -> Table:

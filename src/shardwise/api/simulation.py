@@ -1,4 +1,4 @@
-"""The answer of `shardwise simulate`, as plain data, as tables and as text."""
+"""`simulate`: a deployment under arriving requests, and what its clients would see."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
-from shardwise.cli.simulate_options import session_traffic, stages_of, with_caching
+from shardwise.api.result import Result
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
 from shardwise.hardware.catalogue import Catalogue, Price
@@ -25,54 +25,56 @@ from shardwise.simulator.compiling import HAS_NUMBA, INSTALL
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
 from shardwise.simulator.fleet import Failure, Group, make_group
 from shardwise.simulator.results import LATENCIES, PERCENTILES
-from shardwise.simulator.sessions import draw_sessions
+from shardwise.simulator.sessions import SessionTraffic, draw_sessions
 from shardwise.simulator.trace import Trace
 from shardwise.simulator.trace_file import read_lengths, read_trace, with_lengths
-from shardwise.simulator.traffic import Lengths, Traffic, draw, in_stages
-from shardwise.workload.workload import Slo
+from shardwise.simulator.traffic import Arrivals, Lengths, Stage, Traffic, draw, in_stages
+from shardwise.workload.workload import TRAFFIC_CV, Slo
 
 WAVES = 10  #: requests of each client of a closed loop
 FEW = 10  #: requests beyond the 99th percentile, below which it is mostly chance
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """The command's options."""
+    """The load and how to look at it, in seconds and tokens; exactly one of the first five."""
 
-    trace: Path | None
-    hash_block: int | None
-    rate: float | None
-    stage: tuple[str, ...]
-    concurrency: int | None
-    arrivals: Any
-    isl: float
-    osl: float
-    length_cv: float
-    lengths: Path | None
-    duration: float
-    warmup: float
-    turns: float | None
-    think: float
-    prefix_tokens: int
-    prefixes: int
-    policy: str
-    failures: tuple[Failure, ...]
-    ttft: float | None
-    tpot: float | None
-    usd_per_gpu_hour: float | None
-    seed: int
-    profile: str
-    catalogue_files: tuple[Path, ...]
-    no_prefix_caching: bool
+    trace_file: Path | None = None
+    request_rate: float | None = None  #: of sessions where `turns` is given
+    stages: tuple[Stage, ...] = ()
+    concurrency: int | None = None
+    hash_block: int | None = None
+    arrivals: Arrivals = "poisson"
+    isl: float = 1000.0
+    osl: float = 500.0
+    length_cv: float = TRAFFIC_CV
+    lengths_file: Path | None = None
+    duration_s: float = 600.0
+    warmup_s: float = 0.0
+    turns: float | None = None
+    think_s: float = 20.0
+    prefix_tokens: int = 0
+    prefixes: int = 1
+    policy: str = "least_loaded"
+    failures: tuple[Failure, ...] = ()
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    usd_per_gpu_hour: float | None = None
+    seed: int = 0
+    profile: str = "reference"
+    catalogue_files: tuple[Path, ...] = ()
+    prefix_caching: bool = True
 
 
 def _traffic(asked: Asked, groups: Sequence[Group]) -> Traffic:
     closed = asked.concurrency
     lengths = Lengths(asked.isl, asked.length_cv), Lengths(asked.osl, asked.length_cv)
-    if asked.stage:
-        traffic = in_stages(stages_of(asked.stage), *lengths, arrivals=asked.arrivals)
+    if asked.stages:
+        traffic = in_stages(list(asked.stages), *lengths, arrivals=asked.arrivals)
     else:
-        rate = asked.rate if asked.rate is not None else float((closed or 1) * WAVES)
-        duration_s = 1.0 if closed else asked.duration
+        rate = (
+            asked.request_rate if asked.request_rate is not None else float((closed or 1) * WAVES)
+        )
+        duration_s = 1.0 if closed else asked.duration_s
         traffic = Traffic(rate, *lengths, duration_s, asked.arrivals)
     traffic = replace(traffic, prefixes=asked.prefixes, prefix_tokens=asked.prefix_tokens)
     longest = min(group.longest for group in groups)
@@ -82,24 +84,45 @@ def _traffic(asked: Asked, groups: Sequence[Group]) -> Traffic:
             f"requests of {mean:,.0f} tokens on average",
             f"allowed: up to {longest:,}, the model's context and what the KV cache holds",
             "shorten --isl and --osl",
+            field="isl",
         )
     return traffic.within(longest)
 
 
 def _trace(asked: Asked, groups: Sequence[Group]) -> Trace:
-    if asked.trace is not None:
-        trace = read_trace(asked.trace, asked.hash_block)
+    if asked.trace_file is not None:
+        trace = read_trace(asked.trace_file, asked.hash_block)
     elif asked.turns is not None:
-        if asked.rate is None:
+        if asked.request_rate is None:
             raise InputError("--turns without --rate", "needed: the rate at which sessions begin")
-        if asked.lengths is not None:
+        if asked.lengths_file is not None:
             raise InputError("--turns with --lengths", "allowed: one of both")
-        trace = draw_sessions(session_traffic(asdict(asked), asked.rate), asked.seed)
+        trace = draw_sessions(sessions_of(asked, asked.request_rate), asked.seed)
     else:
         trace = draw(_traffic(asked, groups), asked.seed)
-    if asked.lengths is not None:
-        trace = with_lengths(trace, read_lengths(asked.lengths), asked.seed)
+    if asked.lengths_file is not None:
+        trace = with_lengths(trace, read_lengths(asked.lengths_file), asked.seed)
     return trace
+
+
+def sessions_of(asked: Asked, rate: float) -> SessionTraffic:
+    """Sessions that begin at `rate`."""
+    assert asked.turns is not None
+    return SessionTraffic(
+        session_rate=rate,
+        turns=asked.turns,
+        question=Lengths(asked.isl, asked.length_cv),
+        answer=Lengths(asked.osl, asked.length_cv),
+        think_s=asked.think_s,
+        duration_s=asked.duration_s,
+        prefixes=asked.prefixes,
+        prefix_tokens=asked.prefix_tokens,
+    )
+
+
+def with_caching(group: Group, caching: bool) -> Group:
+    """`group` with the engine's prefix caching on or off."""
+    return replace(group, scheduling=replace(group.scheduling, prefix_caching=caching))
 
 
 def price_of(groups: Sequence[Group], given: float | None, catalogue: Catalogue) -> Price | None:
@@ -111,9 +134,123 @@ def price_of(groups: Sequence[Group], given: float | None, catalogue: Catalogue)
 
 
 def _rate_held(groups: list[Group], asked: Asked, trace: Trace) -> float:
-    if asked.trace is not None or asked.turns is not None or asked.lengths is not None:
+    if asked.trace_file is not None or asked.turns is not None or asked.lengths_file is not None:
         return highest_trace_rate(groups, trace, policy=asked.policy, seed=asked.seed)
     return highest_rate(groups, _traffic(asked, groups), policy=asked.policy, seed=asked.seed)
+
+
+class Simulation(Result):
+    """What clients of a deployment see under a load."""
+
+    kind = "simulate"
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        self.found = found
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """One record for each group of replicas: medians, and p90 and p99 under their names."""
+        return tuple(self.found["evidence"])
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether the queue grows without end; `found["rate_held"]` is what would hold."""
+        return bool(self.found["overloaded"])
+
+    def summary(self) -> str:
+        """Requests, cache hits, queue and preemptions of all replicas together."""
+        return render(self.found)
+
+    def tables(self) -> list[Table]:
+        """Percentiles of each group of replicas."""
+        return tables(self.found)
+
+    def _answer(self) -> dict[str, Any]:
+        return self.found
+
+
+def simulate(
+    deployments: Deployment | Sequence[Deployment],
+    *,
+    request_rate: float | None = None,
+    concurrency: int | None = None,
+    stages: Sequence[Stage] = (),
+    trace_file: Path | None = None,
+    isl: float = 1000.0,
+    osl: float = 500.0,
+    length_cv: float = TRAFFIC_CV,
+    arrivals: Arrivals = "poisson",
+    duration_s: float = 600.0,
+    warmup_s: float = 0.0,
+    turns: float | None = None,
+    think_s: float = 20.0,
+    prefix_tokens: int = 0,
+    prefixes: int = 1,
+    prefix_caching: bool = True,
+    policy: str = "least_loaded",
+    failures: Sequence[Failure] = (),
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+    usd_per_gpu_hour: float | None = None,
+    seed: int = 0,
+    profile: str = "reference",
+    catalogue_files: Sequence[Path] = (),
+    lengths_file: Path | None = None,
+    hash_block: int | None = None,
+) -> Simulation:
+    """Simulate deployments under arriving requests, three times for the interval.
+
+    Args:
+        deployments: One, or several that serve different models or kinds of GPU.
+        request_rate: Requests per second; sessions per second with `turns`.
+        concurrency: Requests kept in flight, instead of a rate.
+        stages: Rates one after the other, instead of one rate.
+        trace_file: Recorded arrivals and lengths, instead of a rate.
+        isl: Mean input tokens of a request.
+        osl: Mean output tokens of a request.
+        length_cv: Standard deviation of lengths over their mean.
+        arrivals: `poisson`, `bursty` or `constant`.
+        duration_s: How long requests, or sessions, arrive, in seconds.
+        warmup_s: Time at the start whose requests are left out of the results, in seconds.
+        turns: Mean turns of a session; None: single requests.
+        think_s: Mean time from an answer to the next turn, in seconds.
+        prefix_tokens: Tokens of a system prompt that requests share.
+        prefixes: Number of different system prompts.
+        prefix_caching: Whether the engine keeps finished blocks.
+        policy: How the balancer chooses a replica.
+        failures: Replicas that are down for a time.
+        ttft_s: Bound on time to first token that a good request meets, in seconds.
+        tpot_s: Bound on time per output token that a good request meets, in seconds.
+        usd_per_gpu_hour: Price; None takes the catalogue's.
+        seed: Seed of arrivals and lengths.
+        profile: Name of a profile, or a shared profile file.
+        catalogue_files: TOML files with your own GPUs and prices.
+        lengths_file: ShareGPT file or trace to draw lengths from.
+        hash_block: Tokens of one of a trace's `hash_ids`.
+
+    Raises:
+        InputError: An argument cannot be used, or no request was answered.
+        DoesNotFitError: A deployment does not have the memory.
+    """
+    given = {
+        "request_rate": request_rate,
+        "concurrency": concurrency,
+        "stages": tuple(stages) or None,
+        "trace_file": trace_file,
+    }
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise InputError(
+            f"given: {', '.join(named) or 'no load'}", f"needed: exactly one of {', '.join(given)}"
+        )
+    asked = Asked(
+        trace_file, request_rate, tuple(stages), concurrency, hash_block, arrivals, isl, osl,
+        length_cv, lengths_file, duration_s, warmup_s, turns, think_s, prefix_tokens, prefixes,
+        policy, tuple(failures), ttft_s, tpot_s, usd_per_gpu_hour, seed, profile,
+        tuple(catalogue_files), prefix_caching,
+    )  # fmt: skip
+    some = [deployments] if isinstance(deployments, Deployment) else list(deployments)
+    return Simulation(answer(some, asked))
 
 
 def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
@@ -121,7 +258,7 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     catalogue = catalogue_for(asked.catalogue_files)
     profile = load_profile(asked.profile)
     groups = [
-        with_caching(make_group(deployment, profile, catalogue), not asked.no_prefix_caching)
+        with_caching(make_group(deployment, profile, catalogue), asked.prefix_caching)
         for deployment in deployments
     ]
     trace = _trace(asked, groups)
@@ -137,12 +274,12 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     result = runs.expected
     records = evidence(
         runs,
-        slo=Slo(ttft_s=asked.ttft, tpot_s=asked.tpot),
+        slo=Slo(ttft_s=asked.ttft_s, tpot_s=asked.tpot_s),
         usd_per_gpu_hour=price.usd_per_hour if price else None,
-        warmup_s=asked.warmup,
+        warmup_s=asked.warmup_s,
     )
     line = result.timeline()
-    counted = int(result.counted(asked.warmup).sum())
+    counted = int(result.counted(asked.warmup_s).sum())
     found: dict[str, Any] = {
         "evidence": records,
         "requests": len(trace),
@@ -151,7 +288,7 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
         "outcomes": result.outcomes(),
         "request_rate": trace.request_rate if not asked.concurrency else None,
         "preemptions": result.preemptions,
-        "cache_hit_rate": result.hit_rate(asked.warmup),
+        "cache_hit_rate": result.hit_rate(asked.warmup_s),
         "imbalance": result.imbalance(),
         "queue_mean": float(line.waiting.mean()),
         "queue_peak": float(line.waiting.max()),

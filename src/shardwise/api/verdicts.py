@@ -1,4 +1,4 @@
-"""What `shardwise plan` says beside its ranking: whether to draft, whether to disaggregate."""
+"""What a plan says beside its ranking: whether to draft, whether to disaggregate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shardwise.cli.files import say, say_prose, show_table
 from shardwise.errors import NothingMeetsError
 
 if TYPE_CHECKING:
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from shardwise.planner.plan import Plan
     from shardwise.planner.question import Question
     from shardwise.planner.speculating import Drafted
+    from shardwise.reports.table import Table
 
 
 class Verdicts(msgspec.Struct, frozen=True):
@@ -49,22 +49,25 @@ def document_of(found: Verdicts) -> dict[str, Any]:
     return document
 
 
-def say_verdicts(found: Verdicts) -> None:
-    """Print them, each after an empty line."""
+def verdict_lines(found: Verdicts) -> list[list[str]]:
+    """What is said of drafting, then of pools; what there is nothing to say of is left out."""
     from shardwise.reports.disaggregated_tables import disaggregated_lines
-    from shardwise.reports.speculation_tables import speculation_lines, speculation_table
+    from shardwise.reports.speculation_tables import speculation_lines
 
     drafted, pools = found.drafted, found.pools
-    for lines in (
+    said = (
         speculation_lines(drafted) if drafted else [],
         disaggregated_lines(pools, found.link) if pools else [],
-    ):
-        if lines:
-            say("")
-        for line in lines:
-            say_prose(line)
-    if drafted and drafted.asked:
-        show_table(speculation_table(drafted))
+    )
+    return [list(lines) for lines in said if lines]
+
+
+def verdict_table(found: Verdicts) -> Table | None:
+    """Loads with and without drafting, where that was asked."""
+    from shardwise.reports.speculation_tables import speculation_table
+
+    drafted = found.drafted
+    return speculation_table(drafted) if drafted and drafted.asked else None
 
 
 def with_pools(question: Question, error: NothingMeetsError) -> NothingMeetsError:

@@ -1,0 +1,163 @@
+"""`calibrate`: a profile of your own from measured rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+from shardwise import metrics
+from shardwise.api.result import Result
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwise.perfmodel.build import Personal
+    from shardwise.perfmodel.profiles import Profile
+    from shardwise.perfmodel.rows import Problem, Row
+    from shardwise.reports.table import Table
+
+#: between a measured column and its prediction, over the rows; a wrong unit is a factor of 1,000
+MOST_APART: Final = 200.0
+
+
+class Calibration(Result):
+    """A profile from your rows, with its cross-validated errors before and after."""
+
+    kind = "calibrate"
+
+    def __init__(
+        self, made: Personal, rows: Sequence[Row], problems: Sequence[Problem], path: Path | None
+    ) -> None:
+        self.made = made
+        self.problems = tuple(problems)  #: rows that were left out, and why
+        self.path = path  #: where the profile was saved; None: nowhere
+        self._rows = rows
+
+    @property
+    def profile(self) -> Profile:
+        """The new profile."""
+        return self.made.profile
+
+    def summary(self) -> str:
+        """How many rows there were, and which metrics the new profile predicts worse."""
+        worse = [
+            metrics.ALL[name].label
+            for name, before in self.made.before_pct.items()
+            if self.made.after_pct[name] > before
+        ]
+        said = f"{self.made.rows} rows; mean error, before and after (cross-validated)."
+        if worse:
+            said += (
+                f" Worse in {', '.join(worse)}: predict those with the profile you started from."
+            )
+        return said
+
+    def tables(self) -> list[Table]:
+        """Mean errors before and after, by metric."""
+        from shardwise.reports.accuracy_tables import calibration_table
+
+        return [calibration_table(self.made.before_pct, self.made.after_pct)]
+
+    def export(self, path: Path) -> None:
+        """Write the profile with its rows, GPUs and errors to one file to share.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        from shardwise.hardware.catalogue import default_catalogue
+        from shardwise.perfmodel.sharing import save_shared, shared
+
+        save_shared(path, shared(self.made, self._rows, default_catalogue()))
+
+    def _answer(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile.name,
+            "path": None if self.path is None else str(self.path),
+            "rows": self.made.rows,
+            "before_pct": self.made.before_pct,
+            "after_pct": self.made.after_pct,
+        }
+
+
+def calibrate(
+    rows: Path,
+    *,
+    name: str,
+    profile: str = "reference",
+    save: bool = True,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Calibration:
+    """Fit the coefficients of your own GPU and engine to the measured rows of a CSV file.
+
+    Args:
+        rows: The file; the reference of file formats lists its columns.
+        name: Name of the new profile.
+        profile: Profile to start from.
+        save: Whether to keep the profile under its name, for `profile=name` from then on.
+        force: Whether to save a profile that cross-validates worse than the one it starts from.
+        progress: Called with what is fitted, how many are done, and how many there are.
+
+    Raises:
+        InputError: SciPy is not installed, the file cannot be read, a unit is wrong, or the
+            profile would be worse and `force` is not given.
+    """
+    from shardwise.api.accuracy import measured_rows
+    from shardwise.perfmodel.build import build_personal
+    from shardwise.perfmodel.profiles import check_name, load_profile, save_profile
+
+    require_scipy()
+    rows = Path(rows)
+    called, start = check_name(name), load_profile(profile)
+    good, problems = measured_rows(rows)
+    check_units(rows, start)
+    provenance = f"{rows.name} on top of {start.name}"
+    made = build_personal(good, start, called, provenance, progress)
+    if made.is_worse and not force:
+        raise InputError(
+            f"{rows.name}: the profile would predict worse than {start.name} "
+            f"({_mean(made.before_pct):.1f} % mean error before, {_mean(made.after_pct):.1f} % "
+            "after, cross-validated)",
+            remedy="add rows at other TP sizes and batches, or save it anyway with --force",
+            field="rows",
+        )
+    path = save_profile(made.profile) if save else None
+    return Calibration(made, good, problems, path)
+
+
+def require_scipy() -> None:
+    """Raise InputError where SciPy is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("scipy") is None:
+        raise InputError("calibrate needs SciPy", remedy="run: pip install 'shardwise[calibrate]'")
+
+
+def check_units(path: Path, base: Profile) -> None:
+    """Raise InputError where a column is a thousand times what `base` predicts: its unit is
+    another than its name says, and a fit would take it as it stands."""
+    from shardwise.perfmodel.predicting import COLUMNS, predict_table
+    from shardwise.perfmodel.rows import read_table
+
+    table, _ = predict_table(read_table(path)[1], base)
+    for predicted in COLUMNS:
+        column = predicted.removeprefix("pred_")
+        ratios = [float(c[column]) / float(c[predicted]) for c in table if _both(c, column)]
+        middle = median(ratios) if ratios else 1.0
+        if not 1.0 / MOST_APART < middle < MOST_APART:
+            unit = {"ms": "milliseconds", "s": "seconds"}.get(column.rpartition("_")[2], "")
+            raise InputError(
+                f"{column} is {middle:,.4g} times what is predicted (median of {len(ratios)} rows)",
+                f"needed: {'tokens a second' if 'tok' in column else unit}",
+                "correct the column's unit",
+                field=column,
+            )
+
+
+def _mean(errors_pct: Mapping[str, float]) -> float:
+    return sum(errors_pct.values()) / max(len(errors_pct), 1)
+
+
+def _both(cells: Mapping[str, str], column: str) -> bool:
+    return bool((cells.get(column) or "").strip() and cells[f"pred_{column}"])

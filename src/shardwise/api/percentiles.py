@@ -1,0 +1,173 @@
+"""`plan_percentiles`: the cheapest deployment that holds a rate within bounds on percentiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shardwise.analysis.holding import Finalist, Holding, hold
+from shardwise.api.planning import Part, Setting, demands_of, device_order_of, questions_of
+from shardwise.api.result import Result
+from shardwise.errors import InputError
+from shardwise.layout.deployment import Deployment, FixedLimits
+from shardwise.layout.speculation import Speculation
+from shardwise.planner.command import Replica, checkpoint, note, replicas
+from shardwise.simulator.capacity import Target
+from shardwise.workload.workload import TRAFFIC_CV, Slo
+
+if TYPE_CHECKING:
+    from shardwise.reports.table import Table
+
+
+class PercentilePlan(Result):
+    """Deployments that hold a request rate, the cheapest first."""
+
+    kind = "plan_percentiles"
+
+    def __init__(self, name: str, found: Holding, order: tuple[int, ...]) -> None:
+        self.found = found
+        self._name, self._order = name, order
+        q, best = found.best.question, found.best.deployment
+        stored = checkpoint(name, q.arch, best)
+        self.commands: Sequence[Replica] = replicas(best, q.arch, q.node.gpu, stored, order=order)
+        self.remark = note(stored)
+
+    @property
+    def best(self) -> Finalist:
+        """The cheapest deployment that holds the rate."""
+        return self.found.best
+
+    @property
+    def deployment(self) -> Deployment:
+        """The recommended deployment."""
+        return self.best.deployment
+
+    def summary(self) -> str:
+        """What to deploy, what it gives at the rate, and how much more it would hold."""
+        from shardwise.reports.holding_tables import recommendation
+
+        return recommendation(self.found)
+
+    def parts(self) -> list[Part]:
+        """The answer in words and tables."""
+        from shardwise.reports.holding_tables import holding_table, rejected_lines
+
+        table, rejected = holding_table(self.found), rejected_lines(self.found)
+        return [Part(self.summary(), table, rejected, [], None, self.commands, self.remark)]
+
+    def tables(self) -> list[Table]:
+        """The finalists."""
+        return [part.table for part in self.parts()]
+
+    def save(self, path: Path) -> None:
+        """Write the recommended deployment to a file for `shardwise up`.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        from shardwise.hosting import deployment_file
+        from shardwise.hosting.planned import Chosen, planned
+
+        q, best = self.best.question, self.best.deployment
+        chosen = Chosen(self._name, q.arch, q.node.gpu, best, order=self._order)
+        deployment_file.save(planned([chosen], best.gpus), path)
+
+    def _answer(self) -> dict[str, Any]:
+        from shardwise.reports.holding_tables import holding_document
+
+        return holding_document(self.found, self.commands, self.remark)
+
+
+def plan_percentiles(
+    model: str,
+    *,
+    gpu: str | Sequence[str] = "",
+    isl: int,
+    osl: int,
+    request_rate: float,
+    gpus: int = 8,
+    cached_tokens: int = 0,
+    length_cv: float = TRAFFIC_CV,
+    ttft_p99_s: float | None = None,
+    tpot_p99_s: float | None = None,
+    e2e_latency_p99_s: float | None = None,
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+    e2e_latency_s: float | None = None,
+    dtype: str | None = None,
+    kv_dtype: str = "auto",
+    engine: str = "vllm",
+    engine_version: str = "",
+    limits: FixedLimits | None = None,
+    profile: str = "reference",
+    catalogue_files: Sequence[Path] = (),
+    usd_per_gpu_hour: float | None = None,
+    node_file: Path | None = None,
+    speculation: str = "none",
+    acceptance: float | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> PercentilePlan:
+    """Find the cheapest deployment that holds a request rate, by simulating arrivals.
+
+    Args:
+        model: A bundled id, a folder, a `config.json` or a Hugging Face id.
+        gpu: GPU id of the catalogue, or several to choose from.
+        isl: Input tokens of a request.
+        osl: Output tokens of a request.
+        request_rate: Requests per second on the node, arriving as a Poisson process.
+        gpus: GPUs in the node.
+        cached_tokens: Tokens of `isl` that all prompts begin with, in the prefix cache.
+        length_cv: Standard deviation of lengths over their means; 0: all equal.
+        ttft_p99_s: Bound on the 99th percentile of time to first token, in seconds.
+        tpot_p99_s: Bound on the 99th percentile of time per output token, in seconds.
+        e2e_latency_p99_s: Bound on the 99th percentile of a request's latency, in seconds.
+        ttft_s: Bound on the median time to first token, in seconds.
+        tpot_s: Bound on the median time per output token, in seconds.
+        e2e_latency_s: Bound on a request's median latency, in seconds.
+        dtype: Weight dtype; None looks at the checkpoint's own and narrower ones.
+        kv_dtype: KV cache dtype; `auto` is what the checkpoint asks for.
+        engine: `vllm`, `sglang`, `trtllm`, `atom` or `builtin`.
+        engine_version: Version of the engine; "" takes what holds for every known one.
+        limits: Engine limits that are fixed instead of chosen.
+        profile: Name of a profile, or a shared profile file.
+        catalogue_files: TOML files with your own GPUs and prices.
+        usd_per_gpu_hour: Price of one kind of GPU; None takes the catalogue's.
+        node_file: Node file that `shardwise doctor --save` wrote.
+        speculation: Drafted tokens a step: `mtp:3` by the model's own heads, or `DRAFT-MODEL:4`.
+        acceptance: Share of drafted tokens that is accepted; None assumes one, with a range.
+        progress: Called with what is simulated, how many are done, and how many there are.
+
+    Raises:
+        InputError: An argument cannot be used.
+        DoesNotFitError: No deployment has the memory.
+        NothingMeetsError: None holds the rate within the bounds.
+    """
+    kinds = dict.fromkeys((gpu,) if isinstance(gpu, str) else (gpu or ("",)))
+    if usd_per_gpu_hour is not None and len(kinds) > 1:
+        raise InputError(
+            f"--price with {len(kinds)} kinds of GPU",
+            "allowed: one kind",
+            "give each its price in a file with --catalogue",
+            field="usd_per_gpu_hour",
+        )
+    demands = demands_of(1, isl, osl, None, request_rate, cached_tokens, length_cv)
+    questions = []
+    for kind in kinds:
+        setting = Setting(
+            kind, gpus, node_file, "", dtype, kv_dtype, engine, engine_version,
+            limits or FixedLimits(), profile, catalogue_files, usd_per_gpu_hour,
+            Speculation.parse(speculation, acceptance),
+        )  # fmt: skip
+        questions += questions_of((model,), demands, Slo(ttft_s, tpot_s, e2e_latency_s), setting)
+    bounds = (
+        ("ttft_s", 50.0, ttft_s),
+        ("ttft_s", 99.0, ttft_p99_s),
+        ("tpot_s", 50.0, tpot_s),
+        ("tpot_s", 99.0, tpot_p99_s),
+        ("e2e_latency_s", 50.0, e2e_latency_s),
+        ("e2e_latency_s", 99.0, e2e_latency_p99_s),
+    )
+    asked = [Target(metric, at, bound) for metric, at, bound in bounds if bound is not None]
+    found = hold(questions, asked, progress=progress)
+    return PercentilePlan(model, found, device_order_of(node_file, found.best.deployment.tp_size))

@@ -1,0 +1,164 @@
+"""`predict`: what deployments give under workloads; `predict_rows`: the same for CSV rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from shardwise.api.result import Result
+from shardwise.errors import InputError
+from shardwise.evidence.record import Evidence
+from shardwise.layout.deployment import Deployment, Dtypes
+from shardwise.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from shardwise.perfmodel.estimate import Subject
+    from shardwise.perfmodel.rows import Problem
+    from shardwise.reports.table import Table
+
+
+class Predictions(Result):
+    """A prediction for each pair of a deployment and a workload, in the order given."""
+
+    kind = "predictions"
+
+    def __init__(self, evidence: Sequence[Evidence]) -> None:
+        self.evidence = tuple(evidence)
+
+    def tables(self) -> list[Table]:
+        """One row for each prediction."""
+        from shardwise.reports.tables import evidence_table
+
+        return [evidence_table(self.evidence)]
+
+    def _answer(self) -> dict[str, Any]:
+        return {"evidence": self.evidence}
+
+
+class PredictedRows(Result):
+    """A table of rows with predicted columns, and why the others were left out."""
+
+    kind = "predict"
+
+    def __init__(
+        self, header: Sequence[str], rows: Sequence[dict[str, str]], problems: Sequence[Problem]
+    ) -> None:
+        self.header = tuple(header)  #: columns of the result, the predicted ones last
+        self.rows = tuple(rows)  #: cells as text, by column
+        self.problems = tuple(problems)
+
+    @property
+    def predicted(self) -> int:
+        """How many rows were predicted."""
+        return len(self.rows) - len({p.number for p in self.problems})
+
+    def tables(self) -> list[Table]:
+        """The question and the predicted columns of each row."""
+        from shardwise.reports.tables import rows_table
+
+        return [rows_table(self.header, self.rows)]
+
+    def _answer(self) -> dict[str, Any]:
+        return {"predicted": self.predicted, "problems": self.problems, "rows": self.rows}
+
+
+def predict(
+    deployments: Deployment | Sequence[Deployment],
+    workloads: Workload | Sequence[Workload],
+    *,
+    profile: str = "reference",
+    catalogue_files: Sequence[Path] = (),
+) -> Predictions:
+    """Predict what one replica of each deployment gives under its workload.
+
+    Args:
+        deployments: One, or one for each workload. `layout.replicas` does not change the answer.
+        workloads: One, or one for each deployment; `concurrency` is that of one replica.
+        profile: Name of a profile, or a shared profile file.
+        catalogue_files: TOML files with your own GPUs.
+
+    Raises:
+        UnknownNameError: A model, GPU or engine is not known.
+        InputError: A layout, dtype or length cannot be used.
+        DoesNotFitError: A deployment does not have the memory.
+    """
+    pairs = _pairs(deployments, workloads)
+    subjects: dict[tuple[Any, ...], Subject] = {}
+    found = []
+    for deployment, workload in pairs:
+        d = deployment
+        key = (d.model, d.gpu, d.engine, d.dtypes, d.engine_version, d.speculation)
+        if key not in subjects:
+            subjects[key] = _subject(d, profile, catalogue_files)
+        found.append(_predicted(subjects[key], d, workload))
+    return Predictions(found)
+
+
+def _pairs(
+    deployments: Deployment | Sequence[Deployment], workloads: Workload | Sequence[Workload]
+) -> list[tuple[Deployment, Workload]]:
+    first = [deployments] if isinstance(deployments, Deployment) else list(deployments)
+    second = [workloads] if isinstance(workloads, Workload) else list(workloads)
+    if not first or not second or len({1, len(first), len(second)}) > 2:
+        raise InputError(
+            f"{len(first)} deployments and {len(second)} workloads",
+            "allowed: as many of both, or one of either",
+        )
+    count = max(len(first), len(second))
+    return list(zip(first * (count // len(first)), second * (count // len(second)), strict=True))
+
+
+def _subject(d: Deployment, profile: str, files: Sequence[Path]) -> Subject:
+    from shardwise.perfmodel.subject import Asked, subject_of
+
+    asked = Asked(
+        d.model, d.gpu, d.engine, d.dtypes.weight, d.dtypes.kv, profile, tuple(files),
+        d.engine_version, d.speculation,
+    )  # fmt: skip
+    return subject_of(asked)[0]
+
+
+def _predicted(subject: Subject, deployment: Deployment, workload: Workload) -> Evidence:
+    from shardwise.architecture.model import require_context
+    from shardwise.engines.loading import require_able
+    from shardwise.layout.rules import require_layout
+    from shardwise.perfmodel.estimate import predict as estimate
+    from shardwise.perfmodel.memory import require_fit
+
+    dtypes = Dtypes(subject.weight_dtype, subject.setting.kv_dtype)
+    asked = replace(deployment, model=subject.arch.id, dtypes=dtypes)
+    require_context(subject.arch, int(workload.isl), int(workload.osl))
+    require_layout(subject.arch, asked.layout, subject.platform.loader)
+    require_able(asked, subject.gpu, subject.arch)
+    require_fit(subject.arch, subject.gpu, asked, int(workload.isl + workload.osl))
+    return estimate(subject, [asked], [workload])[0]
+
+
+def predict_rows(rows: Path, *, profile: str = "reference") -> PredictedRows:
+    """Predict each row of a CSV file with the columns of measured rows.
+
+    Args:
+        rows: The file; the reference of file formats lists its columns.
+        profile: Name of a profile, or a shared profile file.
+
+    Raises:
+        InputError: The file cannot be read, or none of its rows can be predicted.
+    """
+    from shardwise.perfmodel.predicting import NEW_COLUMNS, predict_table
+    from shardwise.perfmodel.profiles import load_profile
+    from shardwise.perfmodel.rows import read_table
+
+    loaded = load_profile(profile)
+    header, table = read_table(Path(rows))
+    predicted, problems = predict_table(table, loaded)
+    kept = [name for name in header if name not in NEW_COLUMNS]
+    found = PredictedRows([*kept, *NEW_COLUMNS], predicted, problems)
+    if not found.predicted:
+        why = problems[0].reason if problems else "it has no row"
+        raise InputError(
+            f"none of the {len(table)} rows of {rows} could be predicted", f"the first: {why}"
+        )
+    return found
