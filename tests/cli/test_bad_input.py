@@ -135,7 +135,7 @@ def test_none_of_the_rows_predicted_is_exit_2_and_some_is_0(tmp_path: Path) -> N
     (tmp_path / "bad.csv").write_text(header + bad)
     done = shardwise("predict", "bad.csv", "-o", "out.csv", cwd=tmp_path)
     assert done.returncode == 2
-    assert "row 1" in done.stderr
+    assert "unknown GPU 'h9'" in done.stderr
     assert not (tmp_path / "out.csv").exists()
     (tmp_path / "mixed.csv").write_text(header + bad + bad.replace("h9", "h200"))
     done = shardwise("predict", "mixed.csv", "-o", "out.csv", cwd=tmp_path)

@@ -101,7 +101,7 @@ def test_pairs_with_bridges_from_stdin() -> None:
 
 
 def test_the_text_says_what_to_take_what_it_costs_and_what_to_change() -> None:
-    done = doctor("--from", "-", "--engine", "vllm", given=PAIRS)
+    done = doctor("--from", "-", "--engine", "vllm", "--wide", given=PAIRS)
     assert done.returncode == 0, done.stderr
     assert "0,1  2,3" in done.stdout
     assert "its own kernel below 8 MiB, then NCCL" in done.stdout

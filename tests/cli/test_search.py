@@ -29,7 +29,7 @@ def test_a_grid_is_simulated_once_and_read_from_the_store_again(tmp_path: Path) 
     words = ("--tp", "1,3", "--replicas", "2", "--seeds", "2", "--json")
     first = search(tmp_path, *words)
     assert first.returncode == 0, first.stderr
-    found = json.loads(first.stdout)
+    found = json.loads(first.stdout)["summaries"]
     assert [(row["deployment"]["layout"]["tp_size"], row["request_rate"]) for row in found] == [
         (1, 2.0), (1, 4.0), (3, 2.0), (3, 4.0),
     ]  # fmt: skip

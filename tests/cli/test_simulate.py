@@ -107,7 +107,7 @@ def test_requests_that_the_model_cannot_hold_are_no_answer() -> None:
 
 
 def test_a_warm_up_past_the_end_of_a_closed_loop_is_no_answer() -> None:
-    done = simulate("llama-3.1-8b", *SMALL, "--concurrency", "2", "--warmup", "1e6")
+    done = simulate("llama-3.1-8b", *SMALL, "--concurrency", "2", "--warmup", "1e6s")
     assert done.returncode == 2
     assert "no request ended after the warm-up" in done.stderr
 

@@ -38,6 +38,7 @@ from shardwise.hosting.state import ReplicaState, State
 from shardwise.layout.deployment import Deployment, Dtypes, Layout, layout_of
 from shardwise.node.reading.read import read
 from shardwise.perfmodel.memory import largest_models
+from shardwise.perfmodel.predicting import NEW_COLUMNS
 from shardwise.perfmodel.profiles import bundled_profile
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.perfmodel.validation import Choice
@@ -59,6 +60,7 @@ from shardwise.reports import (
     search_tables,
     study_output,
 )
+from shardwise.reports import tables as tables_of_study
 from shardwise.reports.answering import Wanted, answer
 from shardwise.reports.layout_tables import layout_tables
 from shardwise.reports.runs import Run
@@ -202,8 +204,15 @@ def accuracy() -> list[Table]:
             [ValidationScore(group, "output_tok_s", 1234, 12.3, -4.5, 81.0)], "GPU and engine"
         ),
         accuracy_tables.choice_table([Choice("output throughput per GPU", 123, 100, 1.2)]),
+        accuracy_tables.calibration_table({"ttft_s": 1234.5}, {"ttft_s": 12.3}),
         accuracy_tables.held_out_table(bundled_profile().errors),
     ]
+
+
+def predictions() -> list[Table]:
+    header = ["model_id", "gpu_id", "tp", "concurrency", *NEW_COLUMNS]
+    row = dict.fromkeys(header, "123.456") | {"model_id": LONG_MODEL, "gpu_id": "h200", "tp": "8"}
+    return [tables_of_study.evidence_table(measured()), tables_of_study.rows_table(header, [row])]
 
 
 def search() -> list[Table]:
@@ -307,6 +316,7 @@ MAKERS: Final[dict[str, Callable[[], list[Table]]]] = {
     "compare": comparisons,
     "validate": accuracy,
     "search": search,
+    "predict": predictions,
     "simulate": simulated,
     "status": status,
     "profile": profiles,
