@@ -147,17 +147,21 @@ class PlanResult(Result):
         return [t for part in self.parts() for t in (part.table, part.verdict_table) if t]
 
     def charts(self) -> dict[str, Figure]:
-        """`throughput_latency`: every candidate of the first model, the efficient ones joined."""
-        from shardwise.analysis.frontier import points
-        from shardwise.reports.figure_style import Figure
-        from shardwise.reports.figures import throughput_latency
+        """Every layout of the first model at many batches: `frontier` and `throughput_latency`."""
+        from shardwise.analysis.layouts import layouts_of
+        from shardwise.reports.figure_pareto import Series, pareto_figure
+        from shardwise.reports.figure_style import Figure, caption
 
-        gpus = self.models[0].packed.plan.question.node.gpus
-        one_replica = [
-            replace(e, deployment=e.deployment.with_layout(replicas=1))
-            for e in (c.evidence for c in self.candidates)
-        ]
-        return {"throughput_latency": Figure(throughput_latency(points(one_replica, gpus)))}
+        plan = self.models[0].packed.plan
+        question = plan.question
+        cells = layouts_of(plan).cells
+        series = Series(question.node.gpu.id, question.node.gpus, cells, None, question.slo)
+        about = caption([self.best.evidence])[:1]
+        views = {"frontier": "tok_s_per_user", "throughput_latency": "e2e_latency_s"}
+        return {
+            name: Figure(pareto_figure([series], view, "Every layout", about))
+            for name, view in views.items()
+        }
 
     def save(self, path: Path) -> None:
         """Write the recommended deployment to a file for `shardwise up`.

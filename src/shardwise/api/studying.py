@@ -49,7 +49,7 @@ class StudyResult(Result):
         return study_tables(self.output)
 
     def charts(self) -> dict[str, Figure]:
-        """The figures of the report: `throughput_latency_node`, `time_breakdown`, `cost`, …."""
+        """The figures of the report: `frontier`, `time_breakdown`, `cost`, …."""
         from shardwise.reports.figure_style import Figure
         from shardwise.reports.study_output import study_figures
 
