@@ -20,7 +20,13 @@ _TOKENS = Finite(1, 10_000_000)
 
 @click.command(name="import")
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=STORE,
+    show_default=True,
+    help="Store that the results go to.",
+)
 @click.option("--study", default="imported", show_default=True, help="Name in the store.")
 @click.option("--model", default="", help="Where the file does not say, or says it otherwise.")
 @click.option("--gpu", default="", help="GPU id, where the file does not say.")

@@ -41,7 +41,7 @@ def load_options(command: F) -> F:
             help="File that keeps what was measured.",
         ),
         click.option(
-            "--seed", type=SEED, default=0, show_default=True, help="Of prompts and arrivals."
+            "--seed", type=SEED, default=0, show_default=True, help="Seed of prompts and arrivals."
         ),
         click.option(
             "--actual-lengths",
@@ -75,7 +75,9 @@ def load_options(command: F) -> F:
             show_default=True,
             help="Half-width wanted, %.",
         ),
-        click.option("--repeats", default="3,5", show_default=True, help="Least and most."),
+        click.option(
+            "--repeats", default="3,5", show_default=True, help="Fewest and most runs of each cell."
+        ),
         click.option(
             "--requests",
             type=click.IntRange(0, MAX_REQUESTS),
@@ -88,7 +90,12 @@ def load_options(command: F) -> F:
             default=0,
             help="Tokens that all prompts begin with.",
         ),
-        click.option("--api", type=click.Choice(["completions", "chat"]), default="completions"),
+        click.option(
+            "--api",
+            type=click.Choice(["completions", "chat"]),
+            default="completions",
+            help="Which OpenAI endpoint to call.",
+        ),
         click.option(
             "--mode",
             type=click.Choice(["closed_loop", "static_batch"]),
@@ -97,7 +104,12 @@ def load_options(command: F) -> F:
             help="Keep the batch in flight, or run it once.",
         ),
         click.option("--request-rate", help="Requests/s instead, arriving as Poisson: 1,2,4."),
-        click.option("--concurrency", default="1,4,16", show_default=True, help="In flight."),
+        click.option(
+            "--concurrency",
+            default="1,4,16",
+            show_default=True,
+            help="Requests in flight, one cell each, as in 1,4,16.",
+        ),
         click.option(
             "--osl",
             type=click.IntRange(1, MAX_TOKENS),

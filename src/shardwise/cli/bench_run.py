@@ -36,7 +36,14 @@ if TYPE_CHECKING:
 @click.option("--architecture", default="", help="Model as predictions know it, for comparing.")
 @click.option("--gpu", default="unknown", show_default=True, help="GPU id, for comparing.")
 @click.option("--engine", default="", help="What serves it; default: what the endpoint says.")
-@click.option("--tp", "tp_size", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option(
+    "--tp",
+    "tp_size",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="TP size of what serves it, for the results.",
+)
 @click.option("--dtype", default="auto", show_default=True, help="Weight dtype, for comparing.")
 @click.option("--ca-file", default="", help="PEM file of certificates to trust, for https.")
 @click.option("--api-key-env", default="", help="Environment variable that holds the API key.")

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--concurrency", default="1,16,128,512", show_default=True, help="Streams.")
+@click.option(
+    "--concurrency",
+    default="1,16,128,512",
+    show_default=True,
+    help="Streams at once, as in 1,16,128.",
+)
 @WIDE
 @JSON
 def selftest(concurrency: str, as_json: bool) -> None:

@@ -53,7 +53,11 @@ def show(store: Path, study: str, as_json: bool) -> None:
 @STORE
 @STUDY
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help=".csv, .json, .parquet"
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File to write: .csv, .json or .parquet.",
 )
 def export(store: Path, study: str, output: Path) -> None:
     """Write the cells of STORE: CSV rows that validate and calibrate take, JSON, or Parquet."""

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--engine", type=click.Choice(["builtin", "vllm", "sglang"]), default="builtin")
+@click.option(
+    "--engine",
+    type=click.Choice(["builtin", "vllm", "sglang"]),
+    default="builtin",
+    help="Engine to start for each TP size.",
+)
 @click.option("--tp", default="1,2", show_default=True, help="TP sizes to compare.")
 @click.option("--devices", help="GPUs, or CPU cores, to use: 0,1; default: all there are.")
 @click.option("--gpu", default="", help="Hardware as results name it; default: cpu, or detected.")
@@ -32,7 +37,13 @@ if TYPE_CHECKING:
 @click.option("--python", default="", help="Interpreter of the engine's own environment.")
 @click.option("--flag", "flags", multiple=True, help="Added to the engine's command line.")
 @click.option("--env", multiple=True, help="NAME=VALUE for the engine; repeatable.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8390, show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8390,
+    show_default=True,
+    help="First port that replicas listen on.",
+)
 @click.option(
     "--ready-timeout", type=ABOVE_0, default=600.0, show_default=True, help="Seconds to start in."
 )

@@ -25,7 +25,7 @@ WHY = {
 @click.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--tp", default=2, show_default=True, help="Ranks to shard over.")
-@click.option("--layer", default=0, show_default=True, help="Which layer.")
+@click.option("--layer", default=0, show_default=True, help="Number of the layer, from 0.")
 @click.option("--prompt", default="", help='Text, or "17 4 291" for a model without tokenizer.')
 @click.option("--random-weights", is_flag=True, help="From config.json alone.")
 @JSON

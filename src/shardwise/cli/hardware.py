@@ -18,7 +18,12 @@ def hardware() -> None:
 
 @hardware.command()
 @click.option("--name", default="this-machine", show_default=True, help="Its id, for --gpu.")
-@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option(
+    "--device",
+    default="auto",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Device to measure; auto: a GPU if there is one.",
+)
 @click.option(
     "--threads-per-rank",
     default=0,
@@ -31,7 +36,7 @@ def hardware() -> None:
     type=click.IntRange(0),
     help="Ranks at work at the same time; 0: all there are.",
 )
-@click.option("--short", is_flag=True, help="Fewer repeats.")
+@click.option("--short", is_flag=True, help="Fewer repeats: faster, less precise.")
 @click.option(
     "-o",
     "--output",

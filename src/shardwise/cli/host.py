@@ -94,7 +94,14 @@ def _as_json(now: State, seen: list[Seen]) -> dict[str, object]:
 @click.command()
 @FILE
 @click.argument("replica", default="")
-@click.option("-n", "--lines", default=20, show_default=True, type=click.IntRange(1, 100_000))
+@click.option(
+    "-n",
+    "--lines",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+    help="Lines to show of each log.",
+)
 def logs(file: Path, replica: str, lines: int) -> None:
     """The last lines of REPLICA ("model/0", "balancer" or "controller"); without it, of all."""
     from shardwise.hosting import state
@@ -133,6 +140,7 @@ def down(file: Path, grace_s: float) -> None:
     "target",
     required=True,
     type=click.Choice(["compose", "systemd", "kubernetes", "ray", "grafana"]),
+    help="Format to write the deployment in.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A folder; else stdout.")
 def export(file: Path, target: str, output: Path | None) -> None:

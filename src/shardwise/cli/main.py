@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from shardwise import __version__
-from shardwise.errors import ShardwiseError, printable
+from shardwise.errors import ShardwiseError, UnknownNameError, printable
 
 #: name -> (module, one line of help). Modules are imported when their command runs.
 COMMANDS: Final = {
@@ -49,7 +49,7 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
-            return None
+            raise UnknownNameError("command", cmd_name, COMMANDS, "see shardwise --help")
         module = importlib.import_module(COMMANDS[cmd_name][0])
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
@@ -64,10 +64,20 @@ class _Commands(click.Group):
 GC_THRESHOLD: Final = 200_000
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="shardwise")
-def cli() -> None:
-    """Choose, prove and deploy the right parallel layout for LLM inference."""
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Choose, prove and deploy the right parallel layout for LLM inference.
+
+    Example: shardwise plan llama-3.1-70b --gpu h200 --isl 1024 --osl 256 --concurrency 64
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main() -> None:

@@ -218,7 +218,12 @@ def subject_options(command: F, gpu_required: bool = True) -> F:
         CATALOGUE,
         PROFILE,
         KV_DTYPE,
-        click.option("--dtype", default="auto", show_default=True, help="Weight dtype."),
+        click.option(
+            "--dtype",
+            default="auto",
+            show_default=True,
+            help="Weight dtype, e.g. fp8; auto: the checkpoint's.",
+        ),
         ENGINE,
         click.option("--gpu", required=gpu_required, help="GPU id, for example mi300x."),
         click.argument("model"),

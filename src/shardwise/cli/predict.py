@@ -13,7 +13,9 @@ from shardwise.cli.rows import report_problems, report_unused_of
 
 @click.command()
 @click.argument("rows", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file to write."
+)
 @PROFILE
 @JSON
 def predict(rows: Path, output: Path, profile: str, as_json: bool) -> None:

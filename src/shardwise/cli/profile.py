@@ -25,16 +25,40 @@ if TYPE_CHECKING:
 @click.option("--tp", default="1", show_default=True, help="TP sizes, as in 1,2,4,8.")
 @click.option("--batch", default="1", show_default=True, help="Batch sizes, as in 1,16.")
 @click.option(
-    "--isl", default=512, show_default=True, type=click.IntRange(1), help="Prompt tokens."
+    "--isl",
+    default=512,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Prompt tokens of a request.",
 )
 @click.option(
-    "--osl", default=128, show_default=True, type=click.IntRange(2), help="Output tokens."
+    "--osl",
+    default=128,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Output tokens of a request.",
 )
-@click.option("--repeats", default=10, show_default=True, type=click.IntRange(1, 1000))
+@click.option(
+    "--repeats",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="Timed runs of each step.",
+)
 @click.option("--emulate", is_flag=True, help="One rank's shard of each TP, without its peers.")
 @click.option("--random-weights", is_flag=True, help="From config.json alone; times are the same.")
-@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--dtype", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]))
+@click.option(
+    "--device",
+    default="auto",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Device to run on; auto: a GPU if there is one.",
+)
+@click.option(
+    "--dtype",
+    default="auto",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    help="Dtype to compute in; auto: fp32 on CPU, else as stored.",
+)
 @click.option("--threads-per-rank", default=0, help="CPU threads of a rank; 0: its share of cores.")
 @click.option(
     "--gpu",

@@ -13,12 +13,34 @@ MODEL = click.argument("model", type=click.Path(exists=True, path_type=Path))
 
 @click.command()
 @MODEL
-@click.option("--tensor-parallel-size", "tp_size", default=1, show_default=True, help="Ranks.")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--tensor-parallel-size",
+    "tp_size",
+    default=1,
+    show_default=True,
+    help="Ranks that the model is sharded over.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0: any free one.",
+)
 @click.option("--served-model-name", "model_name", default="", help="As clients name it.")
-@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--dtype", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]))
+@click.option(
+    "--device",
+    default="auto",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Device to run on; auto: a GPU if there is one.",
+)
+@click.option(
+    "--dtype",
+    default="auto",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    help="Dtype to compute in; auto: fp32 on CPU, else as stored.",
+)
 @click.option("--max-model-len", default=0, help="Tokens of prompt and output; 0: the model's own.")
 @click.option("--max-num-seqs", default=64, show_default=True, help="Sequences in a batch.")
 @click.option("--max-num-batched-tokens", default=1024, show_default=True, help="Tokens a step.")

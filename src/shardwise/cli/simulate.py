@@ -91,7 +91,13 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     show_default=True,
     help="TP of a replica.",
 )
-@click.option("--replicas", type=click.IntRange(1, MAX_REPLICAS), default=1, show_default=True)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, MAX_REPLICAS),
+    default=1,
+    show_default=True,
+    help="Replicas behind the balancer.",
+)
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
@@ -119,7 +125,13 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     type=click.Path(path_type=Path),
     help="Draw lengths from a ShareGPT .json or a trace.",
 )
-@click.option("--policy", type=click.Choice(POLICIES), default="least_loaded", show_default=True)
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default="least_loaded",
+    show_default=True,
+    help="How the balancer chooses a replica.",
+)
 @click.option("--fail", "fails", multiple=True, help="REPLICA:DOWN_S[:UP_S]; may be repeated.")
 @click.option(
     "--price",
@@ -128,7 +140,9 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     type=Finite(0, 1e6, min_open=True),
     help="USD per GPU-hour instead of the catalogue's price.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Seed of arrivals and lengths."
+)
 @WIDE
 @JSON
 def simulate(deployment: str, as_json: bool, **options: Any) -> None:

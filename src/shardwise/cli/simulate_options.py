@@ -63,7 +63,7 @@ def deployment_options(command: F) -> F:
             for flag, name, text in (
                 ("--attention-dp", "attention_dp", "Data-parallel copies of attention."),
                 ("--ep", "ep_size", "Ranks that whole experts are spread over."),
-                ("--pp", "pp_size", "Pipeline stages."),
+                ("--pp", "pp_size", "Pipeline stages of a replica."),
             )
         ),
         click.option("--gpu", default="h200", show_default=True, help="GPU id, e.g. h200."),
@@ -74,7 +74,7 @@ def deployment_options(command: F) -> F:
             "weight_dtype",
             default="auto",
             show_default=True,
-            help="Weight dtype.",
+            help="Weight dtype, e.g. fp8; auto: the checkpoint's.",
         ),
         KV_DTYPE,
         PROFILE,
@@ -98,7 +98,11 @@ def load_options(command: F) -> F:
         ),
         LENGTH_CV,
         click.option(
-            "--arrivals", type=click.Choice(ARRIVALS), default="poisson", show_default=True
+            "--arrivals",
+            type=click.Choice(ARRIVALS),
+            default="poisson",
+            show_default=True,
+            help="How requests arrive at a rate.",
         ),
         click.option(
             "--duration",
@@ -141,9 +145,11 @@ def load_options(command: F) -> F:
             help="Different system prompts.",
         ),
         click.option(
-            "--ttft", type=Duration(), help="Bound that a good request meets, e.g. 500ms."
+            "--ttft", type=Duration(), help="TTFT bound that a good request meets, e.g. 500ms."
         ),
-        click.option("--tpot", type=Duration(), help="The same for TPOT, e.g. 30ms."),
+        click.option(
+            "--tpot", type=Duration(), help="TPOT bound that a good request meets, e.g. 30ms."
+        ),
     ):
         command = option(command)
     return command

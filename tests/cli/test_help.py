@@ -1,0 +1,74 @@
+"""Help of every command and option: there, standing alone; bare and mistyped commands helped on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from shardwise.cli.main import COMMANDS, cli
+
+CONTEXT = click.Context(cli)
+
+
+def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        for sub in command.list_commands(CONTEXT):
+            found = command.get_command(CONTEXT, sub)
+            assert found is not None
+            yield from commands(found, f"{name} {sub}".strip())
+
+
+EVERY = dict(commands(cli, ""))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_option_has_help_that_stands_alone(name: str) -> None:
+    for option in EVERY[name].params:
+        if isinstance(option, click.Option):
+            said = option.help or ""
+            assert len(said.split()) >= 3, f"{option.opts}: {said!r}"
+            assert said[-1] in ".…", f"{option.opts}: {said!r}"
+            for words in ("likewise", "the same for", "as above"):
+                assert words not in said.lower(), f"{option.opts}: {said!r}"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_command_says_what_it_does(name: str) -> None:
+    assert len((EVERY[name].help or "").split()) >= 5
+
+
+def shardwise(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "shardwise.cli.main", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    bare = CliRunner().invoke(cli, [])
+    assert bare.exit_code == 0
+    assert all(f"  {name} " in bare.output for name in COMMANDS)
+    assert "Example: shardwise plan" in bare.output
+
+
+def test_a_mistyped_command_names_the_near_one() -> None:
+    done = shardwise("paln")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "shardwise: unknown command 'paln'; did you mean plan, explain?; see shardwise --help\n"
+    )
+
+
+def test_a_mistyped_option_names_the_near_one() -> None:
+    done = shardwise("plan", "llama-3.1-8b", "--gpuss", "8")
+    assert done.returncode == 2
+    assert "--gpus" in done.stderr
+    assert done.stderr.count("\n") == 1
