@@ -116,17 +116,17 @@ def memory_per_gpu(uses: Sequence[MemoryUse], title: str, subtitle: Sequence[str
     room = alt.Scale(domain=[0, largest / GB * 1.25], nice=False)
     axis = alt.Axis(labelFlush=False, tickCount=8)
     x = alt.X("gb:Q", title="memory of one GPU, GB", stack="zero", scale=room, axis=axis)
-    bars = alt.Chart(data(rows)).mark_bar(size=20, stroke="white", strokeWidth=0.7)
+    bars = alt.Chart(data(rows)).mark_bar(size=14, stroke="white", strokeWidth=0.7)
     base = alt.Chart(data(limits)).encode(y=y)
     chart = alt.layer(
         bars.encode(x=x, y=y, color=_part_colour("part:N", parts), order="order:Q"),
-        base.mark_tick(color=BLACK, thickness=3, size=30, opacity=1).encode(x="capacity:Q"),
+        base.mark_tick(color=BLACK, thickness=3, size=20, opacity=1).encode(x="capacity:Q"),
         base.mark_text(align="left", dx=8, fontSize=11).encode(
             x="end:Q",
             text="fit:N",
             color=alt.condition("datum.fits", alt.value(GREY), alt.value("#B03A00")),
         ),
-    ).properties(width=560, height=alt.Step(36))
+    ).properties(width=560, height=alt.Step(21))
     return titled(chart, title, (*subtitle, "thick line: what the engine may use"))
 
 
