@@ -176,3 +176,9 @@ def test_a_cached_beginning_is_neither_computed_nor_kept_twice() -> None:
     assert not cached.best.kv_limited
     # 1,000 of 8,000 prompt tokens are computed, and the matrix units do not count the others
     assert 0.0 < cached.best.matrix_share < 1.0
+
+
+def test_an_engine_that_takes_no_tp_of_a_model_says_why() -> None:
+    asked = question("deepseek-r1", "a100-80gb", 2, Demand(100, 100, 1), engine="builtin")
+    with pytest.raises(DoesNotFitError, match="no layout of deepseek-r1 on 2 x a100-80gb"):
+        plan(asked)

@@ -162,11 +162,13 @@ def uneven_stages(model: Model, pp_size: int) -> str:
 def nearest_tp(
     model: Model, tp_size: int, expert_parallel: bool, refusal: Refusal = even_cut
 ) -> int:
-    """The TP nearest to `tp_size` that breaks no rule, the smaller of two. TP=1 always works."""
+    """The TP nearest to `tp_size` that breaks no rule, the smaller of two; 1 where an engine takes
+    none."""
     highest = min(model.num_heads, MAX_TP)
     return min(
         (tp for tp in range(1, highest + 1) if not _of_tp(model, tp, expert_parallel, refusal)),
         key=lambda tp: (abs(tp - tp_size), tp),
+        default=1,
     )
 
 

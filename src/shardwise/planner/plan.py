@@ -75,7 +75,12 @@ def plan(question: Question) -> Plan:
 
 def _explain_misfit(question: Question, rejected: list[Rejected]) -> None:
     short = [r for r in rejected if r.cause == "memory"]
-    nearest = min(short, key=lambda r: r.shortfall_bytes)  # TP=1 breaks no rule, so there is one
+    if not short:  # an engine that takes no TP of it
+        raise DoesNotFitError(
+            f"no layout of {question.arch.id} on {question.node.name} with {question.engine}: "
+            f"{rejected[0].option}: {rejected[0].reason}"
+        )
+    nearest = min(short, key=lambda r: r.shortfall_bytes)
     option = nearest.option
     deployment = Deployment(
         model=question.arch.id,
