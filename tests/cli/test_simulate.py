@@ -79,9 +79,14 @@ def test_overload_says_the_rate_that_holds() -> None:
         (("--rate", "1", "--lengths", "absent.json"), "cannot read absent.json"),
         (("--rate", "1", "--kv-dtype", "nonsense"), "nonsense"),
         (("--rate", "1", "--engine", "nonsense"), "nonsense"),
+        (
+            ("--concurrency", "2", "--prefill-replicas", "1"),
+            "--prefill-replicas with --concurrency",
+        ),
+        (("--rate", "1", "--prefill-tp", "2"), "--prefill-tp without --prefill-replicas"),
         (("--rate", "1", "--ep", "4"), "expert parallelism over 4 ranks needs experts"),
         (("--rate", "1", "--pp", "99"), "PP=99 is not from 1 to the 32 layers"),
-        (("--rate", "1", "--attention-dp", "2"), "attention DP=2 for a model without experts"),
+        (("--rate", "1", "--attention-dp", "2"), "attention DP=2 needs experts"),
         (("--rate", "1", "--speculation", "mtp:2"), "models with multi-token prediction heads"),
         (("--rate", "1", "--max-num-seqs", "0"), "max_num_seqs is 0; allowed: 1 to"),
         (("--day", "1,2"), "--day without a bound; needed: --ttft, --tpot or both"),
@@ -172,3 +177,22 @@ def test_a_file_without_models_is_refused(tmp_path: Path) -> None:
     done = simulate(str(path), "--rate", "1")
     assert done.returncode == 2
     assert "missing required field `model`" in done.stderr
+
+
+def test_disaggregated_pools_are_a_what_if_of_simulate() -> None:
+    done = simulate(
+        "llama-3.1-8b",
+        *SMALL,
+        "--rate",
+        "2",
+        "--replicas",
+        "2",
+        "--prefill-replicas",
+        "1",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["pools"] == "1 x TP1 prefill + 2 x TP1 decode"
+    assert found["outcomes"]["done"] == found["requests"]
+    assert 0 < found["transfer_s"] < found["evidence"][0]["metrics"]["ttft_s"]["value"]

@@ -197,7 +197,7 @@ def test_drafted_tokens_shorten_a_token_and_not_a_prompt() -> None:
 
 
 def test_a_layout_that_the_engine_cannot_run_is_refused() -> None:
-    with pytest.raises(InputError, match="attention DP=2 for a model without experts"):
+    with pytest.raises(InputError, match="attention DP=2 needs experts"):
         make_group(Deployment("llama-3.1-8b", "h200", Layout(attention_dp=2)))
 
 

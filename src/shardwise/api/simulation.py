@@ -15,13 +15,14 @@ from shardwise.evidence.record import Evidence
 from shardwise.hardware.catalogue import Catalogue, Price
 from shardwise.layout.deployment import Deployment
 from shardwise.metrics import ALL, GOOD_COST, RECOVERY, percentile_name
-from shardwise.perfmodel.profiles import load_profile
+from shardwise.perfmodel.profiles import Profile, load_profile
 from shardwise.perfmodel.subject import catalogue_for
 from shardwise.reports.decision_tables import ranked_table
 from shardwise.reports.prices import price_note
 from shardwise.reports.table import Column, Table
 from shardwise.simulator.capacity import highest_rate, highest_trace_rate
 from shardwise.simulator.compiling import HAS_NUMBA, INSTALL
+from shardwise.simulator.disaggregated import Pools, make_pools, simulate_pools
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
 from shardwise.simulator.fleet import Failure, Group, make_group
 from shardwise.simulator.results import LATENCIES, PERCENTILES
@@ -63,6 +64,8 @@ class Asked(msgspec.Struct, frozen=True):
     profile: str = "reference"
     catalogue_files: tuple[Path, ...] = ()
     prefix_caching: bool = True
+    prefill_replicas: int = 0
+    prefill_tp: int | None = None
 
 
 def _traffic(asked: Asked, groups: Sequence[Group]) -> Traffic:
@@ -149,7 +152,7 @@ class Simulation(Result):
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
-        """One record for each group of replicas: medians, and p90 and p99 under their names."""
+        """One record for each group of replicas: means, and percentiles under their names."""
         return tuple(self.found["evidence"])
 
     @property
@@ -197,6 +200,8 @@ def simulate(
     catalogue_files: Sequence[Path] = (),
     lengths_file: Path | None = None,
     hash_block: int | None = None,
+    prefill_replicas: int = 0,
+    prefill_tp: int | None = None,
 ) -> Simulation:
     """Simulate deployments under arriving requests, three times for the interval.
 
@@ -227,6 +232,8 @@ def simulate(
         catalogue_files: TOML files with your own GPUs and prices.
         lengths_file: ShareGPT file or trace to draw lengths from.
         hash_block: Tokens of one of a trace's `hash_ids`.
+        prefill_replicas: Replicas that compute prompts alone; the deployment's then decode alone.
+        prefill_tp: TP of those; None: the deployment's.
 
     Raises:
         InputError: An argument cannot be used, or no request was answered.
@@ -247,7 +254,7 @@ def simulate(
         trace_file, request_rate, tuple(stages), concurrency, hash_block, arrivals, isl, osl,
         length_cv, lengths_file, duration_s, warmup_s, turns, think_s, prefix_tokens, prefixes,
         policy, tuple(failures), ttft_s, tpot_s, usd_per_gpu_hour, seed, profile,
-        tuple(catalogue_files), prefix_caching,
+        tuple(catalogue_files), prefix_caching, prefill_replicas, prefill_tp,
     )  # fmt: skip
     some = [deployments] if isinstance(deployments, Deployment) else list(deployments)
     return Simulation(answer(some, asked))
@@ -257,20 +264,28 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     """Simulate and gather what the command prints."""
     catalogue = catalogue_for(asked.catalogue_files)
     profile = load_profile(asked.profile)
-    groups = [
-        with_caching(make_group(deployment, profile, catalogue), asked.prefix_caching)
-        for deployment in deployments
-    ]
+    pools = None
+    if asked.prefill_replicas:
+        pools = _pools(deployments, asked, profile, catalogue)
+        groups = pools.groups
+    else:
+        groups = [
+            with_caching(make_group(deployment, profile, catalogue), asked.prefix_caching)
+            for deployment in deployments
+        ]
     trace = _trace(asked, groups)
     price = price_of(groups, asked.usd_per_gpu_hour, catalogue)
-    runs = simulate_thrice(
-        groups,
-        trace,
-        policy=asked.policy,
-        concurrency=asked.concurrency or 0,
-        failures=asked.failures,
-        seed=asked.seed,
-    )
+    if pools is not None:
+        runs = simulate_pools(pools, trace, policy=asked.policy, seed=asked.seed)
+    else:
+        runs = simulate_thrice(
+            groups,
+            trace,
+            policy=asked.policy,
+            concurrency=asked.concurrency or 0,
+            failures=asked.failures,
+            seed=asked.seed,
+        )
     result = runs.expected
     records = evidence(
         runs,
@@ -299,16 +314,45 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
         "compiled": HAS_NUMBA,
         "seed": asked.seed,
         "price_note": price_note(price),
+        "pools": pools.name if pools is not None else None,
+        "transfer_s": float(pools.transfer_s(trace.isl).mean()) if pools is not None else None,
     }
     if result.overloaded:
-        held = _rate_held(groups, asked, trace)
-        found["rate_held"] = held
         found["overload"] = (
             f"overload: {trace.request_rate:.3g} requests/s make the queue grow without end, up to "
-            f"{line.waiting.max():.0f} requests here; "
-            + (f"{held:.3g} requests/s hold" if held else "no rate holds with every request done")
+            f"{line.waiting.max():.0f} requests here"
         )
+        if pools is None:
+            held = found["rate_held"] = _rate_held(groups, asked, trace)
+            found["overload"] += (
+                f"; {held:.3g} requests/s hold"
+                if held
+                else "; no rate holds with every request done"
+            )
     return found
+
+
+def _pools(
+    deployments: Sequence[Deployment], asked: Asked, profile: Profile, catalogue: Catalogue
+) -> Pools:
+    """The pools asked for: prompts alone on other replicas of the same model. InputError for what
+    pools are not simulated with."""
+    for name, given in (
+        ("several deployments", len(deployments) > 1),
+        ("a concurrency", asked.concurrency is not None),
+        ("sessions", asked.turns is not None),
+        ("failures", bool(asked.failures)),
+    ):
+        if given:
+            raise InputError(
+                f"prefill replicas with {name}", "allowed: requests of one model at a rate"
+            )
+    decode = deployments[0]
+    tp_size = asked.prefill_tp or decode.tp_size
+    layout = replace(decode.layout, tp_size=tp_size, replicas=asked.prefill_replicas)
+    made = make_pools(replace(decode, layout=layout), decode, profile, catalogue)
+    prefill, decoding = (with_caching(group, asked.prefix_caching) for group in made.groups)
+    return replace(made, prefill=prefill, decode=decoding)
 
 
 def require_answers(found: dict[str, Any]) -> None:
@@ -343,7 +387,8 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
     few = "; mostly chance: run longer" if beyond < FEW else ""
     return ranked_table(
         "simulated",
-        f"{d.model} {d.dtypes.weight} on {d.gpu}, {d.replicas} x {d.layout.name}, {d.engine}",
+        f"{d.model} {d.dtypes.weight} on {d.gpu}, "
+        f"{found.get('pools') or f'{d.replicas} x {d.layout.name}'}, {d.engine}",
         (
             Column("", "metric", align="left"),
             Column("mean", "mean", "s"),
@@ -356,6 +401,11 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
             "of the mean",
             f"the p99 stands on the {beyond} slowest requests{few}",
             "intervals: 80 %, of step times and from run to run",
+            *(
+                [f"a prompt's KV cache is sent in {1e3 * found['transfer_s']:.3g} ms"]
+                if found.get("pools")
+                else []
+            ),
             *_goods(record, bool(found["failures"])),
             *([found["price_note"]] if found["price_note"] else []),
         ),

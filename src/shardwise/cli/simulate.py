@@ -56,6 +56,22 @@ def _require_window(options: dict[str, Any]) -> None:
         require_window(options["duration"], options["warmup"])
 
 
+def _require_pools(subject: str, options: dict[str, Any]) -> None:
+    """Raise InputError for options that disaggregated pools are not simulated with."""
+    if not options["prefill_replicas"]:
+        if options["prefill_tp"] is not None:
+            raise InputError("--prefill-tp without --prefill-replicas", "needed: both or none")
+        return
+    if subject.endswith(".toml"):
+        raise InputError("--prefill-replicas with a deployment file", "allowed: a model's name")
+    for name in ("concurrency", "turns", "fails", "day"):
+        if options[name] not in (None, ()):
+            flag = "fail" if name == "fails" else name
+            raise InputError(
+                f"--prefill-replicas with --{flag}", "allowed: --rate, --stage or --trace"
+            )
+
+
 def _say_if_long(options: dict[str, Any]) -> None:
     """Say on stderr how much there is to do where that takes longer than one waits in silence."""
     from shardwise.api.simulation import WAVES
@@ -98,6 +114,13 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     show_default=True,
     help="Replicas behind the balancer.",
 )
+@click.option(
+    "--prefill-replicas",
+    type=click.IntRange(0, MAX_REPLICAS),
+    default=0,
+    help="Replicas that compute prompts alone; --replicas then decode alone.",
+)
+@click.option("--prefill-tp", type=click.IntRange(1, 1024), help="TP of those, if another.")
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
@@ -162,6 +185,7 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
             f"needed: exactly one of {', '.join('--' + name for name in TRAFFIC)}",
         )
     _require_window(options)
+    _require_pools(deployment, options)
     named = {name: options.pop(name) for name in (*DEPLOYMENT, "tp_size", "replicas")}
     _say_if_long(options)
     deployments = read_deployments(deployment, named)
@@ -190,6 +214,8 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
         failures=[_failure(text) for text in options["fails"]],
         usd_per_gpu_hour=options["usd_per_gpu_hour"],
         seed=options["seed"],
+        prefill_replicas=options["prefill_replicas"],
+        prefill_tp=options["prefill_tp"],
         **load_arguments(options),
     )
     if as_json:

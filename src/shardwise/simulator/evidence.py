@@ -76,8 +76,9 @@ def evidence(
     """
     slo = slo or Slo()
     found = []
-    for number, group in enumerate(runs.expected.groups):
-        own = runs.of_group(number)
+    pooled = runs.expected.pooled
+    for number, group in enumerate(runs.expected.groups[-1:] if pooled else runs.expected.groups):
+        own = runs if pooled else runs.of_group(number)
         values = {
             **_latencies(own, warmup_s),
             metrics.OUTPUT_THROUGHPUT.name: own.interval(lambda r: r.output_tok_s(warmup_s)),

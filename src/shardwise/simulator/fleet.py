@@ -72,6 +72,13 @@ def make_group(
 
     Raises UnknownNameError, InputError or DoesNotFitError.
     """
+    return group_of(subject_for(deployment, profile, catalogue), deployment)
+
+
+def subject_for(
+    deployment: Deployment, profile: Profile | None = None, catalogue: Catalogue | None = None
+) -> Subject:
+    """A deployment's model, GPU and engine. Raises UnknownNameError or InputError."""
     known = catalogue or default_catalogue()
     arch, gpu = load_architecture(deployment.model), known.gpu(deployment.gpu)
     siblings = {other.id: other for other in known.gpus()}
@@ -83,8 +90,7 @@ def make_group(
     if deployment.speculation is not None:
         require_draft(stored, deployment.speculation)
     drafted = deployment.speculation
-    subject = Subject(stored, gpu, engine, deployment.dtypes.kv, seen, version, drafted)
-    return group_of(subject, deployment)
+    return Subject(stored, gpu, engine, deployment.dtypes.kv, seen, version, drafted)
 
 
 def group_of(subject: Subject, deployment: Deployment) -> Group:

@@ -30,6 +30,8 @@ def admit(sim: Sim, r: int, i: int) -> int:
     requests, replicas, block = sim.requests, sim.replicas, sim.fleet.block[r]
     prompt = requests.isl[i] + requests.generated[i]
     cached = found(sim, r, i, prompt)[0] * block
+    if requests.received[i] == 1 and requests.generated[i] == 0:
+        cached = prompt - 1
     stored = hold_segments(sim, r, i, prompt)
     replicas.kv_used[r] += stored + (prompt + block - 1) // block - requests.shared[i]
     evict(sim, r, 0)

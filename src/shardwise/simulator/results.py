@@ -59,6 +59,7 @@ class Result(msgspec.Struct, frozen=True):
     loop: Loop
     failures: tuple[Failure, ...]
     concurrency: int  #: of the closed loop; 0: open
+    pooled: bool = False  #: each request went through both groups; replicas are the last one's
 
     def counted(self, warmup_s: float = 0.0) -> NDArray[np.bool_]:
         """Requests that arrived after the warm-up and were answered whole."""
@@ -141,7 +142,8 @@ class Result(msgspec.Struct, frozen=True):
         taken = self.requests.replica[self.requests.replica >= 0]
         if not len(taken):
             return 1.0
-        counts = np.bincount(taken, minlength=len(self.replicas.now))
+        decoding = self.groups[-1].deployment.replicas if self.pooled else len(self.replicas.now)
+        counts = np.bincount(taken, minlength=decoding)
         return float(counts.max() / counts.mean())
 
     def output_tok_s(self, warmup_s: float = 0.0) -> float:

@@ -88,6 +88,7 @@ class Requests(NamedTuple):
     session: Ints  #: -1: none
     next_turn: Ints  #: request that follows in the session, -1: none
     think_s: Floats  #: from the answer to the previous turn until this one
+    received: Ints  #: 1: its KV cache comes with it, but for the prompt's last token
     ready: Floats
     first: Floats
     finish: Floats
@@ -186,6 +187,7 @@ def new_requests(trace: Trace, model: Ints) -> Requests:
         session=whole(-1) if sessions is None else sessions.session,
         next_turn=next_turn,
         think_s=np.zeros(n) if sessions is None else sessions.think_s,
+        received=whole(0) if trace.received is None else trace.received,
         ready=np.zeros(n),
         first=np.full(n, np.nan),
         finish=np.full(n, np.nan),

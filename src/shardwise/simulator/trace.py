@@ -62,6 +62,7 @@ class Trace(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ("",)  #: "": the only model deployed
     shared: Shared | None = None
     sessions: Sessions | None = None
+    received: Ints | None = None  #: [N] 1: all but its prompt's last token is in the cache already
 
     def __len__(self) -> int:
         return len(self.arrival_s)
