@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
+import time
+from urllib.request import urlopen
 
 import pytest
 from msgspec.structs import replace
@@ -94,10 +97,19 @@ def test_failures_beside_successes_are_counted_and_not_averaged() -> None:
     assert found.evidence.metrics["ttft_s"].n <= 24
 
 
+def interrupt_after_an_answer(target: Target) -> None:
+    """SIGINT to this process when the server has sent the last token of a few answers."""
+    answered = 0.0
+    while answered < 4:
+        time.sleep(0.1)
+        with urlopen(f"http://{target.host}:{target.port}/lateness") as reply:
+            answered += json.load(reply)["last_tokens"]
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_an_interrupted_cell_keeps_what_it_has() -> None:
     with known_server(0.05, 0.02) as target:
-        timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
+        threading.Thread(target=interrupt_after_an_answer, args=(target,)).start()
         found = run(target, 2, waves=100, warm_up=0)
     assert found.conditions["interrupted"]
     assert 0 < found.conditions["completed"] < 200

@@ -23,22 +23,26 @@ def precise(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_alarm_is_never_early_and_seldom_late(precise: bool) -> None:
-    async def late() -> list[float]:
+    async def late() -> tuple[list[float], list[float]]:
         alarm = Alarm()
-        found = []
+        found, asleep = [], []
         for _ in range(30):
             due_s = monotonic() + 0.0033
             await alarm.until(due_s)
             found.append(monotonic() - due_s)
+            due_s = monotonic() + 0.0033
+            time.sleep(0.0033)
+            asleep.append(monotonic() - due_s)
         await alarm.until(monotonic() - 1.0)  # past: at once
         alarm.close()
-        return found
+        return found, asleep
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        found = runner.run(late())
+        found, asleep = runner.run(late())
     assert min(found) >= 0.0
-    # the best sixth, since the machine may be busy: 0.05 to 0.2 ms with a timerfd, else rounding
-    assert sorted(found)[5] < (0.001 if precise else 0.003)
+    # the best sixth: 0.05 to 0.2 ms with a timerfd, else the rounding of the loop, and a few times
+    # what a process that sleeps waits for its turn on a busy machine
+    assert sorted(found)[5] < (0.001 if precise else 0.003) + 4 * sorted(asleep)[5]
 
 
 @pytest.mark.usefixtures("precise")
