@@ -76,6 +76,9 @@ class Table(msgspec.Struct, frozen=True):
 
         return render(self, terminal_width())
 
+    def __repr__(self) -> str:
+        return f"<Table {self.name!r}: {len(self.rows)} rows, {len(self.columns)} columns>"
+
     def _repr_html_(self) -> str:
         return html(self)
 
