@@ -8,7 +8,7 @@ REFERENCE := ../shared/reference
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: study test test-engine test-host test-vllm fuzz check lint types layers profile kernels accuracy reliability docs dist-check soak clean
+.PHONY: study test test-engine test-host test-vllm fuzz check lint types layers profile kernels accuracy readme reliability docs dist-check soak clean
 
 study: $(VENV)/measure.stamp  ## the published study predicted, and a small one measured here
 	$(BIN)/shardwise study llama-3.1-70b --gpu mi300x --gpus 8 --tp 1,2,4,8 \
@@ -75,6 +75,9 @@ kernels: $(VENV)/dev.stamp  ## compress the reference kernel timings and write d
 
 accuracy: $(VENV)/dev.stamp  ## write docs/accuracy.md from the reference rows
 	$(BIN)/python benchmarks/accuracy.py --write
+
+readme: $(VENV)/dev.stamp  ## write the answers that README.md shows
+	$(BIN)/python benchmarks/readme.py --write
 
 reliability: $(VENV)/engine.stamp  ## cause each fault of benchmarks/reliability.toml, write the page
 	$(BIN)/python benchmarks/reliability.py --run all
