@@ -164,7 +164,8 @@ class PlanResult(Result):
         }
 
     def save(self, path: Path) -> None:
-        """Write the recommended deployment to a file for `shardwise up`.
+        """Write the recommended deployment to a file for `shardwise up`, or over several nodes for
+        `shardwise export`.
 
         Raises:
             InputError: The file cannot be written.
@@ -183,8 +184,9 @@ class PlanResult(Result):
             )
             for m in self.models
         ]
-        gpus = sum(m.packed.plan.question.node.gpus for m in self.models)
-        deployment_file.save(planned(chosen, gpus), path)
+        taken = [m.packed.plan.question.node for m in self.models]
+        gpus = sum(node.gpus_per_node for node in taken)
+        deployment_file.save(planned(chosen, gpus, taken[0].nodes), path)
 
     def _answer(self) -> dict[str, Any]:
         found = [m.document() for m in self.models]

@@ -122,7 +122,7 @@ def plan(
     if save is not None:
         require_writable(save)
     if options["nodes"] > 1:
-        _refuse_across_nodes(options, save)
+        _refuse_across_nodes(options)
     if any(options[f"{name}_p99"] is not None for name in BOUNDS):
         from shardwise.cli.plan_percentiles import find
 
@@ -157,15 +157,17 @@ def plan(
         write_result(found, output)
     if save is not None:
         found.save(save)
-        click.echo(f"wrote {save}: start it with 'shardwise up {save}'", err=True)
+        then = f"start it with 'shardwise up {save}'"
+        if options["nodes"] > 1:
+            then = f"translate it with 'shardwise export {save} --to kubernetes'"
+        click.echo(f"wrote {save}: {then}", err=True)
 
 
-def _refuse_across_nodes(options: dict[str, Any], save: Path | None) -> None:
+def _refuse_across_nodes(options: dict[str, Any]) -> None:
     """Raise InputError for what is of one node alone."""
     for given, what in (
         (any(options[f"{name}_p99"] for name in BOUNDS), "bounds on percentiles"),
         (options["disaggregated"], "--disaggregated"),
-        (save is not None, "--save"),
     ):
         if given:
             raise InputError(f"{what} on {options['nodes']} nodes", "allowed: one node")

@@ -26,15 +26,19 @@ class Chosen(msgspec.Struct, frozen=True):
     order: Sequence[int] = ()  #: the node's GPUs in the order they are dealt; empty: as numbered
 
 
-def planned(chosen: Sequence[Chosen], gpus: int) -> DeploymentFile:
-    """The file that runs `chosen` on one node of `gpus` GPUs."""
+def planned(chosen: Sequence[Chosen], gpus: int, nodes: int = 1) -> DeploymentFile:
+    """The file that runs `chosen` on one node of `gpus` GPUs.
+
+    For several nodes of as many, it is to be exported: devices are then the cluster's to choose.
+    """
     gpu = "cpu" if chosen[0].gpu.vendor == "cpu" else chosen[0].gpu.id
     return DeploymentFile(
-        node=NodeTable(gpu=gpu, gpus=gpus), models=[_table(item) for item in chosen]
+        node=NodeTable(gpu=gpu, gpus=gpus),
+        models=[_table(item, dealt=nodes == 1) for item in chosen],
     )
 
 
-def _table(chosen: Chosen) -> ModelTable:
+def _table(chosen: Chosen, *, dealt: bool) -> ModelTable:
     d = chosen.deployment
     found, each = checkpoint(chosen.given, chosen.arch, d), d.layout.replica_gpus
     starts = (chosen.first_device + replica * each for replica in range(d.replicas))
@@ -62,7 +66,7 @@ def _table(chosen: Chosen) -> ModelTable:
         max_num_batched_tokens=d.limits.max_num_batched_tokens,
         gpu_memory_utilization=d.limits.gpu_memory_utilization,
         max_model_len=d.limits.max_model_len,
-        devices=[_devices(chosen.order, start, each) for start in starts],
+        devices=[_devices(chosen.order, start, each) for start in starts] if dealt else [],
         flags=list(extra_flags(d, chosen.arch, chosen.gpu, found)),
     )
 
