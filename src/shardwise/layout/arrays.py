@@ -8,7 +8,6 @@ from typing import Self
 
 import msgspec
 import numpy as np
-from msgspec.structs import fields
 from numpy.typing import NDArray
 
 from shardwise.layout.deployment import Deployment, Layout
@@ -33,7 +32,10 @@ class Layouts(msgspec.Struct, frozen=True, dict=True):
     def of(cls, layouts: Iterable[Layout]) -> Self:
         found = list(layouts)
         return cls(
-            *(np.array([getattr(x, f.name) for x in found], np.float64) for f in fields(cls))
+            *(
+                np.array([getattr(x, name) for x in found], np.float64)
+                for name in cls.__struct_fields__
+            )
         )
 
     @property
@@ -51,8 +53,8 @@ class Layouts(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def _unique(self) -> tuple[list[Layout], NDArray[np.int64]]:
         code = np.zeros(self.shape, np.int64)
-        for f in fields(self):
-            code = code * MOST_RANKS + np.asarray(getattr(self, f.name), np.int64)
+        for name in self.__struct_fields__:
+            code = code * MOST_RANKS + np.asarray(getattr(self, name), np.int64)
         # np.unique would import numpy.ma, 8 ms of a plan
         flat = code.reshape(-1)
         codes = np.sort(flat)
@@ -63,7 +65,7 @@ class Layouts(msgspec.Struct, frozen=True, dict=True):
         found = []
         for value in codes.tolist():
             sizes = []
-            for _ in fields(self):
+            for _ in self.__struct_fields__:
                 value, size = divmod(value, MOST_RANKS)  # noqa: PLW2901
                 sizes.append(size)
             found.append(Layout(*reversed(sizes)))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from msgspec.structs import fields
 
 from shardwise.architecture.model import Model
 from shardwise.engines.registry import get
@@ -188,7 +187,9 @@ def predict(
             )
             for metric in (*METRICS, "total_tok_s")
         }
-        breakdown = {f.name: float(getattr(served.breakdown, f.name)[i]) for f in fields(StepTime)}
+        breakdown = {
+            name: float(getattr(served.breakdown, name)[i]) for name in StepTime.__struct_fields__
+        }
         queue = metrics["e2e_latency_s"].value - sum(breakdown.values())
         breakdown["queueing"] = max(queue, 0.0)
         found.append(Evidence(deployment, workload, metrics, source, breakdown))

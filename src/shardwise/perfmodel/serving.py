@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from msgspec.structs import fields, replace
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.perfmodel.loads import Load
@@ -43,8 +43,10 @@ class Served(msgspec.Struct, frozen=True):
 
     def part(self, chosen: slice) -> Served:
         """Some of the configurations."""
-        cut = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "breakdown"}
-        causes = StepTime(*(getattr(self.breakdown, f.name)[chosen] for f in fields(StepTime)))
+        cut = {name: getattr(self, name) for name in self.__struct_fields__ if name != "breakdown"}
+        causes = StepTime(
+            *(getattr(self.breakdown, name)[chosen] for name in StepTime.__struct_fields__)
+        )
         return Served(**{name: values[chosen] for name, values in cut.items()}, breakdown=causes)
 
 

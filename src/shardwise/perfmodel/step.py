@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 import msgspec
 import numpy as np
-from msgspec.structs import fields
 
 from shardwise.architecture.formats import Format
 from shardwise.architecture.model import Model
@@ -61,10 +60,12 @@ class StepTime(msgspec.Struct, frozen=True):
         return self.weights + self.kv + self.compute + self.communication + self.overhead
 
     def scaled(self, factor: Array | float) -> StepTime:
-        return StepTime(*(getattr(self, f.name) * factor for f in fields(self)))
+        return StepTime(*(getattr(self, name) * factor for name in self.__struct_fields__))
 
     def plus(self, other: StepTime) -> StepTime:
-        return StepTime(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return StepTime(
+            *(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__)
+        )
 
 
 class Steps(Protocol):
