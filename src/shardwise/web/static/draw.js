@@ -106,7 +106,8 @@ function compared(found) {
   byId("compare").hidden = rows.length === 0;
   byId("changes").hidden = rows.length > 0; // they are of the first alone
   if (!rows.length) return;
-  const heads = ["", "layout", ...["tok/s per GPU", "TPOT", "cost"], "largest context", "fits", "calibrated"];
+  const unit = rows.find((r) => r.numbers.length)?.numbers.at(-1).unit ?? "";
+  const heads = ["", "layout", "tok/s per GPU", "TPOT", unit, "largest context", "fits", "calibrated"];
   byId("compare-lead").textContent = found.lead;
   table("compare-table", heads, rows.map((r) => [
     r.colour ? [swatch(r.colour), r.name] : r.name,
@@ -118,7 +119,7 @@ function compared(found) {
   ]), [1, 6, 7], [6, 7].filter((at) => at === 7 || rows.some((r) => r.fits !== "yes")));
 }
 
-const value = (n, i) => (n ? [`${n.text}${i ? ` ${n.unit}` : ""}`, node("span", { className: "soft" }, n.plus_minus)] : "–");
+const value = (n, i) => (n ? [`${n.text}${i === 1 ? ` ${n.unit}` : ""}`, node("span", { className: "soft" }, n.plus_minus)] : "–");
 
 function legend(found) {
   const roles = new Set(found.chart.rows.map((r) => r.role));
