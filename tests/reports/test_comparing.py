@@ -20,7 +20,7 @@ from shardwise.web.state import State
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("study")
-    words = ["llama-3.1-70b", "--gpu", "h200", "--dtype", "bf16", "--ttft", "2000", "--tpot", "50"]
+    words = ["llama-3.1-70b", "--gpu", "h200", "--dtype", "bf16", "--ttft", "2s", "--tpot", "50ms"]
     result = CliRunner().invoke(study_command, [*words, "-o", str(made)], catch_exceptions=False)
     assert result.exit_code == 0
     return made

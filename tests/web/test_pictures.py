@@ -101,7 +101,7 @@ def test_the_explorers_pictures_are_taken(page: Any, server: str, folder: Path, 
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study of the gallery."""
     made = tmp_path_factory.mktemp("study")
-    words = ["llama-3.1-70b", "--gpu", "mi300x", "--dtype", "fp8", "--ttft", "2000", "--tpot", "50"]
+    words = ["llama-3.1-70b", "--gpu", "mi300x", "--dtype", "fp8", "--ttft", "2s", "--tpot", "50ms"]
     result = CliRunner().invoke(study_command, [*words, "-o", str(made)], catch_exceptions=False)
     assert result.exit_code == 0
     return made

@@ -207,8 +207,8 @@ def command(known: Explorer, state: State, question: Question) -> str:
     words += ["--tp", ",".join(map(str, question.tp_sizes))]
     words += ["--batch", ",".join(map(str, question.concurrencies))]
     words += ["--isl", str(state.isl), "--osl", str(state.osl), "--mode", state.mode]
-    words += ["--ttft", f"{state.ttft:g}"] if state.ttft else []
-    words += ["--tpot", f"{state.tpot:g}"] if state.tpot else []
+    words += ["--ttft", f"{state.ttft:g}ms"] if state.ttft else []
+    words += ["--tpot", f"{state.tpot:g}ms"] if state.tpot else []
     words += ["--price", f"{state.price:g}"] if state.price else []
     words += ["--profile", known.profile] if known.profile != "reference" else []
     for file in known.catalogue_files:
