@@ -24,10 +24,17 @@ from shardwise.analysis.transitions import StepPair, compare, mean_absolute_erro
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.kernels.experts import touched
 from shardwise.perfmodel.batches import Batch, group
-from shardwise.perfmodel.build import mape, plain
+from shardwise.perfmodel.build import covered_pct, crossed_pct, mape, plain
 from shardwise.perfmodel.calibrate import Problem, problem_of
 from shardwise.perfmodel.crossval import Miss, folds_of, hold_out, in_sample, kernels_alone
-from shardwise.perfmodel.intervals import METRICS, Distance, kind_of, width_of
+from shardwise.perfmodel.intervals import (
+    METRICS,
+    Distance,
+    by_group,
+    kind_of,
+    other_kind,
+    width_of,
+)
 from shardwise.perfmodel.predicting import usable_rows
 from shardwise.perfmodel.profiles import FoldError, Profile, bundled_profile
 from shardwise.perfmodel.rows import Row, read_table
@@ -41,6 +48,7 @@ from shardwise.reports.tables import comparison_table
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT.parent / "shared" / "reference"
 DOCUMENT = ROOT / "docs" / "accuracy.md"
+FIGURE = ROOT / "docs" / "images" / "reliability.svg"
 RESULT = ROOT / "results" / "accuracy.json"
 PEER = ROOT / "results" / "aiconfigurator.json"
 ROWS = ("measurements.csv", "serving_2026.csv")
@@ -266,6 +274,101 @@ def worst_table(misses: Sequence[Miss], fold: str, metric: str) -> Table:
     return Table("cells", f"{metrics.ALL[metric].label}, by model", columns, (body,))
 
 
+#: Folds that a reader asks about: the next layout, family, GPU, engine.
+ASKED = ("row", "layout", "family", "gpu", "engine")
+
+
+def queued_table(misses: Sequence[Miss]) -> Table:
+    """Output throughput with everything queued, alone: closed loops follow from TTFT and TPOT."""
+    body = []
+    for fold in (*ASKED, "kernels"):
+        for kind in ("dense", "moe"):
+            some = [
+                m.error
+                for m in misses
+                if (m.fold, kind_of(m.moe), m.metric) == (fold, kind, "output_tok_s")
+                and m.row.mode == "max_throughput"
+            ]
+            if some:
+                mean = 100 * float(np.mean(np.abs(np.expm1(some))))
+                words = (FOLDS[fold], kind, str(len(some)), _median_pct(some), f"{mean:.1f}")
+                body.append(tuple(text_cell(w) for w in words))
+    names = ("left out", "models", "n", "median, %", "mean, %")
+    columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
+    return Table("queued", "Output throughput, everything queued", columns, (tuple(body),))
+
+
+def tier_table(misses: Sequence[Miss], profile: Profile) -> Table:
+    """Coverage of the shipped intervals by what of a row was not seen, over all folds."""
+    parts: dict[tuple[str, str], list[Miss]] = {}
+    for m in misses:
+        if m.fold in ASKED and m.metric in ("ttft_s", "tpot_s", "output_tok_s"):
+            tier = ", ".join(m.unseen) or "nothing"
+            parts.setdefault((tier, m.metric), []).append(m)
+    body = []
+    for (tier, metric), some in sorted(parts.items()):
+        if len(some) >= LEAST_IN_TIER:
+            words = (
+                tier,
+                metrics.ALL[metric].label,
+                str(len(some)),
+                f"{covered_pct(some, profile.widths):.0f}",
+            )
+            body.append(tuple(text_cell(w) for w in words))
+    names = ("not seen", "metric", "n", "in interval, %")
+    columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
+    return Table("tiers", "Coverage by what was not seen", columns, (tuple(body),))
+
+
+LEAST_IN_TIER = 40
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+def reliability_points(misses: Sequence[Miss]) -> list[dict[str, object]]:
+    """Share of rows within intervals of several levels, each group judged by the others."""
+    groups = by_group(m for m in misses if m.fold in ASKED[1:])
+    found: list[dict[str, object]] = []
+    for (fold, kind, metric), own in sorted(groups.items()):
+        other = groups.get(other_kind((fold, kind, metric)), {})
+        for level in LEVELS:
+            share = crossed_pct(own, other, level)
+            if metric != "e2e_latency_s" and share is not None:
+                found.append(
+                    {
+                        "promised": 100 * level,
+                        "covered": share,
+                        "fold": FOLDS[fold],
+                        "models": kind,
+                        "metric": metrics.ALL[metric].label,
+                    }
+                )
+    return found
+
+
+def reliability_svg(points: Sequence[dict[str, object]]) -> str:
+    """The reliability diagram: what intervals of each level promise, and what they hold."""
+    import altair as alt
+    import vl_convert
+
+    x = alt.X("promised:Q", title="promised, %").scale(domain=[45, 100])
+    y = alt.Y("covered:Q", title="held, each group judged by the others, %").scale(domain=[30, 100])
+    lines = (
+        alt.Chart()
+        .mark_line(point=True)
+        .encode(x, y, alt.Color("fold:N", title="left out"), alt.StrokeDash("models:N"))
+    )
+    ideal = (
+        alt.Chart(alt.InlineData(values=[{"a": 45, "b": 45}, {"a": 100, "b": 100}]))
+        .mark_line(color="grey", strokeDash=[2, 2])
+        .encode(x="a:Q", y="b:Q")
+    )
+    data = alt.InlineData(values=list(points))
+    chart = alt.layer(lines, ideal, data=data).properties(width=220, height=220)
+    return vl_convert.vegalite_to_svg(
+        chart.facet(column=alt.Column("metric:N", title=None)).to_dict()
+    )
+
+
 def _h200_70b(misses: Sequence[Miss], metric: str) -> float:
     """Mean error over the layouts left out, H200 vLLM 70B."""
     return mape(
@@ -303,7 +406,8 @@ def _flat(score: Score) -> dict[str, object]:
 def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, object]]:
     """The page, and the figures that others quote."""
     problem = problem_of(group(rows)[0])
-    misses = left_out(problem, profile, ("layout", "family"))
+    misses = left_out(problem, profile, ASKED)
+    FIGURE.write_text(reliability_svg(reliability_points(misses)), "utf-8")
     misses += kernels_alone(problem) + in_sample(problem, profile.hierarchy)
     points = points_of(rows, profile)
     figures = summary(rows, profile, misses)
@@ -312,6 +416,9 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
         (ROOT / "docs" / "accuracy.head.md").read_text("utf-8").strip(),
         "## On rows that the fit did not see",
         *(markdown(fold_table(profile.folds, metric)) for metric in METRICS),
+        markdown(queued_table(misses)),
+        markdown(tier_table(misses, profile)),
+        "![What intervals promise and what they hold](images/reliability.svg)",
         "### By model, with its family left out",
         markdown(worst_table(misses, "family", "tpot_s")),
         "### By model, kernels alone",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shardwise.perfmodel.build import crossed_pct
 from shardwise.perfmodel.intervals import Distance, group_quantile, quantile, width_of
+from shardwise.perfmodel.knowledge import Unseen
 
 WIDTHS = {
     "row/dense/tpot_s": 0.06,
@@ -42,11 +43,14 @@ def test_what_was_not_seen_widens_and_two_such_things_more_than_one() -> None:
     assert both == pytest.approx(0.128, abs=1e-3)
 
 
-def test_nothing_is_less_sure_than_kernels_without_any_fit() -> None:
-    everything = Distance(("gpu", "engine", "family", "layout"), False)
-    assert width_of(WIDTHS, everything, "tpot_s") <= 0.4  # the engine has no width here
-    known = {**WIDTHS, "engine/dense/tpot_s": 0.12}
-    assert width_of(known, everything, "tpot_s") == pytest.approx(0.14)
+def test_what_is_new_in_more_ways_is_never_surer() -> None:
+    seen: list[Unseen] = []
+    before = 0.0
+    for more in ("gpu", "engine", "family", "layout"):
+        seen.append(more)
+        width = width_of(WIDTHS, Distance(tuple(seen), False), "tpot_s")
+        assert width > before
+        before = width
 
 
 def test_a_large_group_counts_for_less_than_its_rows_and_the_other_kind_as_one_group() -> None:

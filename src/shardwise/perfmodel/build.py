@@ -15,6 +15,7 @@ from shardwise.perfmodel.calibrate import fit, problem_of
 from shardwise.perfmodel.crossval import Miss, folds_of, hold_out, in_sample, kernels_alone
 from shardwise.perfmodel.hierarchy import Hierarchy, encode
 from shardwise.perfmodel.intervals import (
+    LEVEL,
     Distance,
     Groups,
     by_group,
@@ -88,15 +89,15 @@ def covered_pct(misses: Sequence[Miss], widths: Mapping[str, float]) -> float:
     return 100.0 * float(np.mean(inside))
 
 
-def crossed_pct(own: Groups, other: Groups) -> float | None:
+def crossed_pct(own: Groups, other: Groups, level: float = LEVEL) -> float | None:
     """Percent of rows left out within the width that the other groups would give: no row of a
     group has a part in the width that judges it. None for fewer than three groups."""
     if len({*own, *other}) < LEAST_GROUPS:
         return None
     inside = 0
     for name, errors in own.items():
-        rest = [{g: e for g, e in some.items() if g != name} for some in (own, other)]
-        inside += int(np.sum(np.abs(errors) <= group_quantile(*rest)))
+        mine, others = ({g: e for g, e in some.items() if g != name} for some in (own, other))
+        inside += int(np.sum(np.abs(errors) <= group_quantile(mine, others, level)))
     return round(100.0 * inside / sum(len(errors) for errors in own.values()), 1)
 
 

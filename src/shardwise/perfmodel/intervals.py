@@ -66,9 +66,10 @@ def quantile(errors: Sequence[float] | Array) -> float:
 Groups = Mapping[str, Sequence[float]]  #: errors by the group that was left out
 
 
-def group_quantile(own: Groups, other: Groups) -> float:
-    """The 80th percentile of |error| that a further group may have: `own` are the groups of the
-    same kind of model, `other` those of the other kind, which count as one group more."""
+def group_quantile(own: Groups, other: Groups, level: float = LEVEL) -> float:
+    """The size that |error| of a further group stays under in a share `level` of rows: `own` are
+    the groups of the same kind of model, `other` those of the other kind, which count as one group
+    more."""
     errors, weights = [], []
     for groups, mass in ((own, _effective(own)), (other, _OTHER_KIND)):
         if not groups:
@@ -82,7 +83,7 @@ def group_quantile(own: Groups, other: Groups) -> float:
     sizes_, shares = np.concatenate(errors), np.concatenate(weights)
     order = np.argsort(sizes_)
     reached = np.cumsum(shares[order])
-    place = int(np.searchsorted(reached, LEVEL * reached[-1] * (1.0 - 1e-12)))
+    place = int(np.searchsorted(reached, level * reached[-1] * (1.0 - 1e-12)))
     return float(sizes_[order][min(place, len(order) - 1)])
 
 
@@ -137,7 +138,7 @@ def half_width(profile: Profile, asked: Asked, metric: str, layout: Layout) -> f
 
 def width_of(widths: Mapping[str, float], distance: Distance, metric: str) -> float:
     """The width of a distance: that of what was not seen; of several such things, their errors are
-    taken as independent, and as no more than kernels without any fit miss by."""
+    taken as independent."""
     name = _SAME_AS.get(metric, metric)
     blind = _BLIND.get(name, _BLIND_OTHER)
 
@@ -150,9 +151,7 @@ def width_of(widths: Mapping[str, float], distance: Distance, metric: str) -> fl
         return near
     parts = [max(learnt(_AS.get(u, u)) or blind, near) for u in distance.unseen]
     beyond = sum(max(p**2 - near**2, 0.0) for p in parts)
-    whole = float(np.sqrt(near**2 + beyond))
-    most = learnt("kernels")
-    return whole if most is None else min(whole, max(most, *parts))
+    return float(np.sqrt(near**2 + beyond))
 
 
 #: Error (log) of the ratio of TPOT without speculation to that with it, where the acceptance is

@@ -20,6 +20,7 @@ from shardwise.perfmodel.estimate import note_of
 from shardwise.perfmodel.intervals import half_width, with_speculation
 from shardwise.perfmodel.knowledge import Asked, asked_of
 from shardwise.perfmodel.memory import Platform
+from shardwise.perfmodel.physics import impossible
 from shardwise.perfmodel.profiles import Calibrated, Profile, calibrated
 from shardwise.perfmodel.rows import Problem, Row, parse_rows
 from shardwise.units import GIB
@@ -149,10 +150,12 @@ def predict_table(
 
 
 def usable_rows(table: Sequence[Mapping[str, str]]) -> tuple[list[Row], list[Problem]]:
-    """Rows that can be predicted and hold a measurement, and the others' reasons."""
+    """Rows that can be predicted and hold a measurement that their GPU can give, and the others'
+    reasons."""
     rows, problems = parse_rows(table)
     batches, unknown = group(rows)
     broken = [p for batch in batches for p in cannot_run(batch)]
+    broken += [Problem(found.row.number, found.reason) for found in impossible(batches)]
     bad = {p.number for p in (*unknown, *broken)}
     good = [row for row in rows if row.number not in bad and row.observed]
     return good, [*problems, *unknown, *broken]
