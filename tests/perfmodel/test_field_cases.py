@@ -25,6 +25,8 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.layout.rules import require_kv_dtype
 from shardwise.perfmodel.memory import MemoryPlan, plan
+from shardwise.perfmodel.predicting import predict_table
+from shardwise.perfmodel.profiles import bundled_profile
 from shardwise.units import GIB
 
 CASES = FOLDER / "field_cases.csv"
@@ -211,3 +213,42 @@ def test_int4_experts_at_tp8_depend_on_the_version() -> None:
     """vllm#17604: groups of 128 are halved for fused experts, so 768 / 8 = 96 starts."""
     model = stored_in(load("qwen3-30b-a3b"), "int4")
     assert refused(model, "h100", 8, "0.11.0") == ""
+
+
+def _asked(**given: str) -> dict[str, str]:
+    row = {"engine_id": "vllm", "pp": "1", "mode": "max_throughput", "concurrency": "max", **given}
+    (found,), problems = predict_table([row], bundled_profile())
+    assert not problems
+    return found
+
+
+def test_ttft_of_tensorrt_llm_at_four_streams_is_within_half_of_the_report() -> None:
+    """GPUStack's lab: 51.6 ms for Qwen3-8B on one H100, 233 tokens in and 221 out."""
+    found = _asked(
+        model_id="qwen3-8b",
+        gpu_id="h100",
+        engine_id="trtllm",
+        weight_dtype="bf16",
+        tp="1",
+        mode="closed_loop",
+        concurrency="4",
+        isl="233",
+        osl="221",
+    )
+    assert float(found["pred_ttft_ms"]) == pytest.approx(51.6, rel=0.5)
+
+
+def test_deepseek_on_eight_h200_gives_what_was_reported() -> None:
+    """GPUStack's lab, 500 queued: 754 tokens/s out."""
+    found = _asked(
+        model_id="deepseek-r1",
+        gpu_id="h200",
+        weight_dtype="fp8",
+        kv_dtype="bf16",
+        tp="8",
+        isl="4000",
+        osl="200",
+        max_num_seqs="1024",
+    )
+    low, high = (float(found[f"pred_output_tok_s_{end}"]) for end in ("lo", "hi"))
+    assert low <= 754 <= high
