@@ -245,6 +245,7 @@ def test_deepseek_on_eight_h200_gives_what_was_reported() -> None:
         gpu_id="h200",
         weight_dtype="fp8",
         kv_dtype="bf16",
+        engine_version="0.11",
         tp="8",
         isl="4000",
         osl="200",
