@@ -45,7 +45,7 @@ class UnknownNameError(InputError):
 
         near = difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.4)
         allowed = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names)}"
-        super().__init__(f"unknown {kind} {given[:80]!r}", allowed, remedy, field or kind)
+        super().__init__(f"unknown {kind} {given[:80]!r}", allowed, remedy, field or kind.lower())
 
 
 class DoesNotFitError(ShardwiseError):
@@ -59,8 +59,10 @@ class NothingMeetsError(ShardwiseError):
 
 
 def printable(text: str, most: int = 0) -> str:
-    """`text` without what a terminal would obey: control, bidirectional and invisible characters
-    are written out as escapes. Cut to `most` characters, where given, with an ellipsis."""
+    """Escape what a terminal would obey: control, bidirectional and invisible characters.
+
+    Cut to `most` characters, where given, with an ellipsis.
+    """
     shown = "".join(
         c.encode("unicode_escape").decode() if unicodedata.category(c) in _OBEYED else c
         for c in (text[: most + 1] if most else text)

@@ -72,7 +72,7 @@ def test_several_models_share_a_node() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "field"),
     [
-        ({"gpu": "h9"}, UnknownNameError, "GPU"),
+        ({"gpu": "h9"}, UnknownNameError, "gpu"),
         ({"gpu": ""}, InputError, "gpu"),
         ({"gpu": "t4", "gpus": 1, "dtype": "bf16"}, DoesNotFitError, ""),
         ({"tpot_s": 1e-6}, NothingMeetsError, ""),

@@ -105,7 +105,9 @@ def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Ski
     for tp in question.tp_sizes:
         require_layout(subject.arch, Layout(tp), subject.platform.loader)
         if tp > question.gpus:
-            raise InputError(f"TP={tp} on {question.gpus} GPUs", f"allowed: 1 to {question.gpus}")
+            raise InputError(
+                f"TP={tp} on {question.gpus} GPUs", f"allowed: 1 to {question.gpus}", field="gpus"
+            )
         deployment = deployment_of(subject, question, Layout(tp), 1)
         if memory_plan(subject.arch, subject.gpu, deployment, context).fits:
             fitting.append(tp)

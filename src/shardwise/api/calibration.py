@@ -135,8 +135,10 @@ def require_scipy() -> None:
 
 
 def check_units(path: Path, base: Profile) -> None:
-    """Raise InputError where a column is a thousand times what `base` predicts: its unit is
-    another than its name says, and a fit would take it as it stands."""
+    """Raise InputError where a column is a thousand times what `base` predicts.
+
+    Its unit is another than its name says, and a fit would take it as it stands.
+    """
     from shardwise.perfmodel.predicting import COLUMNS, predict_table
     from shardwise.perfmodel.rows import read_table
 

@@ -368,8 +368,10 @@ def questions_of(
 
 
 def device_order_of(node_file: Path | None, tp_size: int) -> tuple[int, ...]:
-    """The GPUs of a node file in the order in which replicas of `tp_size` take them; empty without
-    a file: as they are numbered."""
+    """The GPUs of a node file in the order in which replicas of `tp_size` take them.
+
+    Empty without a file: as they are numbered.
+    """
     if node_file is None:
         return ()
     from shardwise.doctor.planning import device_order

@@ -335,8 +335,10 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
 def _pools(
     deployments: Sequence[Deployment], asked: Asked, profile: Profile, catalogue: Catalogue
 ) -> Pools:
-    """The pools asked for: prompts alone on other replicas of the same model. InputError for what
-    pools are not simulated with."""
+    """The pools asked for: prompts alone on other replicas of the same model.
+
+    Raises InputError for what pools are not simulated with.
+    """
     for name, given in (
         ("several deployments", len(deployments) > 1),
         ("a concurrency", asked.concurrency is not None),

@@ -218,4 +218,5 @@ def require_context(model: Model, isl: float, osl: float) -> None:
             f"isl {isl:g} + osl {osl:g} = {isl + osl:g} tokens",
             f"allowed: at most the {model.max_context} tokens of {model.id}'s context",
             "shorten isl or osl",
+            field="isl",
         )

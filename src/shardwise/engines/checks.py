@@ -27,6 +27,7 @@ def _vendor(engine: Engine, device: Device) -> Iterator[InputError]:
             f"{engine.title} does not run on {device.vendor}",
             f"allowed with {engine.name}: {', '.join(vendors)}",
             "choose another engine or GPU",
+            field="engine",
         )
 
 
@@ -90,21 +91,25 @@ def _dtypes(engine: Engine, deployment: Deployment, device: Device) -> Iterator[
         yield InputError(
             f"weight dtype {weight[:40]!r} with {engine.title}",
             f"allowed: auto, {', '.join(can.weight_dtypes)}",
+            field="dtype",
         )
     elif weight in can.native_only and not _multiplies(weight, device):
         yield InputError(
             f"weight dtype {weight} on {_called(device)} with {engine.title}",
             "allowed: dtypes that its matrix units multiply",
+            field="dtype",
         )
     if kv != "auto" and kv not in can.kv_dtypes:
         yield InputError(
             f"KV cache dtype {kv[:40]!r} with {engine.title}",
             f"allowed: auto, {', '.join(can.kv_dtypes)}",
+            field="kv_dtype",
         )
     if kv in FP8_KV and not engine.caches_fp8(device):
         yield InputError(
             f"KV cache dtype {kv} on {_called(device)} with {engine.title}",
             "allowed: auto or bf16, its kernels do not read fp8 caches there",
+            field="kv_dtype",
         )
 
 

@@ -78,7 +78,9 @@ class Catalogue(msgspec.Struct, frozen=True):
         if given_usd is None:
             return self.price(gpu_id)
         if not 0 < given_usd < math.inf:
-            raise InputError(f"price is {given_usd:g} USD per GPU-hour", "allowed: above 0")
+            raise InputError(
+                f"price is {given_usd:g} USD per GPU-hour", "allowed: above 0", field="price"
+            )
         return Price(self.gpu(gpu_id).id, given_usd, "given by the user", "", "", "")
 
     def facts(self, gpu_id: str) -> tuple[Fact, ...]:

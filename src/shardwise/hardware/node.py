@@ -38,6 +38,7 @@ class Node(msgspec.Struct, frozen=True):
             raise InputError(
                 f"{self.gpus_per_node} x {self.gpu.id} in one node",
                 f"allowed: 1 to {self.gpu.interconnect.max_world} GPUs",
+                field="gpus",
             )
 
     @property
@@ -61,5 +62,7 @@ class Node(msgspec.Struct, frozen=True):
         """InputError unless `tp_size` GPUs of this node can shard one layer."""
         if not 1 <= tp_size <= self.gpus:
             raise InputError(
-                f"TP={tp_size} on {self.gpus} x {self.gpu.id}", f"allowed: 1 to {self.gpus}"
+                f"TP={tp_size} on {self.gpus} x {self.gpu.id}",
+                f"allowed: 1 to {self.gpus}",
+                field="gpus",
             )

@@ -47,19 +47,22 @@ class Layout(msgspec.Struct, frozen=True, order=True):
 
     @property
     def replica_gpus(self) -> int:
+        """GPUs of one replica."""
         return self.stage_gpus * self.pp_size
 
     @property
     def gpus(self) -> int:
+        """GPUs of all replicas."""
         return self.replica_gpus * self.replicas
 
     @property
     def expert_parallel(self) -> bool:
+        """Whether whole experts are spread over ranks."""
         return self.ep_size > 1
 
     @property
     def name(self) -> str:
-        """ "TP4", "TP2 x PP2", "TP8 x EP8", "DP8 x EP8": one replica in words."""
+        """The layout of one replica in words: "TP4", "TP2 x PP2", "TP8 x EP8", "DP8 x EP8"."""
         words = [f"TP{self.tp_size}"] if self.tp_size > 1 or self.attention_dp == 1 else []
         words += [f"DP{self.attention_dp}"] if self.attention_dp > 1 else []
         words += [f"EP{self.ep_size}"] if self.ep_size > 1 else []
@@ -146,26 +149,33 @@ class Deployment(msgspec.Struct, frozen=True):
     speculation: Speculation | None = None  #: None: a decode step gives a sequence one token
 
     def with_layout(self, **changes: int) -> Deployment:
+        """The same deployment with fields of its layout changed."""
         return replace(self, layout=replace(self.layout, **changes))
 
     def with_limits(self, **changes: Any) -> Deployment:
+        """The same deployment with engine limits changed."""
         return replace(self, limits=replace(self.limits, **changes))
 
     def with_dtypes(self, **changes: str) -> Deployment:
+        """The same deployment with dtypes changed."""
         return replace(self, dtypes=replace(self.dtypes, **changes))
 
     @property
     def gpus(self) -> int:
+        """GPUs of all replicas."""
         return self.layout.gpus
 
     @property
     def tp_size(self) -> int:
+        """`layout.tp_size`."""
         return self.layout.tp_size
 
     @property
     def pp_size(self) -> int:
+        """`layout.pp_size`."""
         return self.layout.pp_size
 
     @property
     def replicas(self) -> int:
+        """`layout.replicas`."""
         return self.layout.replicas

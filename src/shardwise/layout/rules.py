@@ -114,13 +114,16 @@ def require_kv_dtype(kv_dtype: str, gpu: Gpu) -> None:
     """Raises InputError for a KV cache dtype that is unknown, or that `gpu` cannot read."""
     if kv_dtype not in KV_BYTES:
         raise InputError(
-            f"KV cache dtype is {kv_dtype[:40]!r}", f"allowed: auto, {', '.join(KV_BYTES)}"
+            f"KV cache dtype is {kv_dtype[:40]!r}",
+            f"allowed: auto, {', '.join(KV_BYTES)}",
+            field="kv_dtype",
         )
     if kv_dtype == "fp8" and not gpu.has_fp8_cache:
         raise InputError(
             f"an fp8 KV cache on {gpu.name}, which has no fp8 units",
             "allowed: auto, bf16",
             "engines refuse to start with it",
+            field="kv_dtype",
         )
 
 

@@ -29,6 +29,7 @@ class Column(msgspec.Struct, frozen=True):
 
     @property
     def heading(self) -> str:
+        """The title, with the unit on a line of its own."""
         return f"{self.title}\n{self.unit}" if self.unit else self.title
 
 
@@ -84,6 +85,7 @@ class Table(msgspec.Struct, frozen=True):
 
     @property
     def rows(self) -> tuple[Row, ...]:
+        """The rows of all sections."""
         return tuple(row for section in self.sections for row in section)
 
 

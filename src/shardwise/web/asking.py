@@ -272,6 +272,18 @@ def _wanted(known: Explorer, state: State) -> tuple[Asked, Wanted, list[Evidence
     return asked, wanted, measured
 
 
+#: Field of an error -> the page's field that it is shown beside; the model's where none is named.
+FIELDS: Final = {
+    "isl": "isl",
+    "gpu": "gpu",
+    "gpus": "gpus",
+    "dtype": "dtype",
+    "kv_dtype": "dtype",
+    "engine": "engine",
+    "price": "price",
+}
+
+
 @contextmanager
 def _at_its_field() -> Iterator[None]:
     """Errors of a whole question become errors of the field that they are shown beside."""
@@ -282,7 +294,7 @@ def _at_its_field() -> Iterator[None]:
     except DoesNotFitError as error:
         raise StateError({"gpus": str(error)}) from None
     except InputError as error:
-        raise StateError({_field_of(str(error)): str(error)}) from None
+        raise StateError({FIELDS.get(error.field, "model"): str(error)}) from None
 
 
 def _slo(state: State) -> Slo:
@@ -299,18 +311,3 @@ def _measured(known: Explorer, state: State) -> list[Evidence]:
         return [e for e in known.store.evidence(state.study) if e.source.kind != "predicted"]
     except (UnknownNameError, InputError) as error:
         raise StateError({"study": str(error)}) from None
-
-
-def _field_of(message: str) -> str:
-    """The field that an error of the whole question is shown beside."""
-    for word, name in (
-        ("context", "isl"),
-        ("GPUs", "gpus"),
-        ("in one node", "gpus"),
-        ("dtype", "dtype"),
-        ("engine", "engine"),
-        ("price", "price"),
-    ):
-        if word in message:
-            return name
-    return "model"

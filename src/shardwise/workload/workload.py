@@ -42,6 +42,7 @@ class Slo(msgspec.Struct, frozen=True):
                 raise InputError(f"{name} bound is {bound:g} s", "allowed: above 0 and finite")
 
     def bounds(self) -> dict[str, float]:
+        """The bounds that are asked, by metric, in seconds."""
         named = {
             "ttft_s": self.ttft_s,
             "tpot_s": self.tpot_s,
