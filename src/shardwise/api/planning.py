@@ -164,8 +164,9 @@ class PlanResult(Result):
         }
 
     def save(self, path: Path) -> None:
-        """Write the recommended deployment to a file for `shardwise up`, or over several nodes for
-        `shardwise export`.
+        """Write the recommended deployment to a file for `shardwise up`.
+
+        Over several nodes, the file is for `shardwise export`.
 
         Raises:
             InputError: The file cannot be written.
