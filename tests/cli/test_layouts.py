@@ -86,3 +86,17 @@ def test_rows_are_predicted_in_the_layout_that_their_columns_say(tmp_path: Path)
     # TP8 and TP8 x EP8 keep the latent cache on every GPU; eight copies hold most, four fewer
     assert held[0] == pytest.approx(held[1], rel=0.1)
     assert held[2] > held[3] > 2 * held[0]
+
+
+def test_several_kinds_of_gpu_are_compared_without_a_percentile() -> None:
+    base = ["plan", "gpt-oss-120b", "--gpus", "2", "--isl", "1000", "--osl", "200"]
+    kinds = ["--gpu", "h100", "--gpu", "mi300x", "--gpu", "rtx-4090"]
+    done = run(*base, *kinds, "--concurrency", "16", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {d["gpu"] for d in found["kinds"]} == {"h100", "mi300x"}
+    assert [x["gpu"] for x in found["without"]] == ["rtx-4090"]
+    assert all(d["commands"] for d in found["kinds"])
+    refused = run(*base, *kinds, "--price", "2")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "3 kinds of GPU with --price" in refused.stderr

@@ -43,7 +43,8 @@ from shardwise.perfmodel.profiles import bundled_profile
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.perfmodel.validation import Choice
 from shardwise.perfmodel.validation import Score as ValidationScore
-from shardwise.planner.plan import explore
+from shardwise.planner.kinds import plan_kinds
+from shardwise.planner.plan import explore, plan
 from shardwise.planner.question import Demand
 from shardwise.reports import (
     about,
@@ -62,6 +63,7 @@ from shardwise.reports import (
 )
 from shardwise.reports import tables as tables_of_study
 from shardwise.reports.answering import Wanted, answer
+from shardwise.reports.kind_tables import kinds_table
 from shardwise.reports.layout_tables import layout_tables
 from shardwise.reports.runs import Run
 from shardwise.reports.table import Table
@@ -120,6 +122,16 @@ def plans() -> list[Table]:
         make_question("deepseek-r1", "b200", demand=Demand(4000, 1000, request_rate=2.0)),
     ]
     return [plan_tables.plan_table(explore(question)) for question in asked]
+
+
+def kinds() -> list[Table]:
+    demand = Demand(1024, 256, 64)
+    asked = [
+        make_question("gpt-oss-120b", gpu, 8, demand, usd_per_gpu_hour=2.0, price_note="a test's")
+        for gpu in ("h100", "mi300x", "b200")
+    ]
+    by_gpu = {q.node.gpu.id: q for q in asked}
+    return [kinds_table(plan_kinds(list(by_gpu), lambda gpu: plan(by_gpu[gpu])))]
 
 
 def layouts() -> list[Table]:
@@ -307,6 +319,7 @@ def measurements() -> list[Table]:
 
 MAKERS: Final[dict[str, Callable[[], list[Table]]]] = {
     "plan": plans,
+    "plan of several kinds": kinds,
     "plan with percentiles": holding,
     "catalogue": catalogue,
     "doctor": doctor,

@@ -33,6 +33,7 @@ from shardwise.cli.pasted import pasted
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
+    from shardwise.api.kinds import KindsResult
     from shardwise.api.percentiles import PercentilePlan
     from shardwise.api.planning import PlanResult
 
@@ -42,7 +43,7 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
 @click.command()
 @click.argument("model")
 @click.option("--model", "more", multiple=True, help="Another model on the node; repeatable.")
-@click.option("--gpu", multiple=True, help="GPU id; several to compare at p99.")
+@click.option("--gpu", multiple=True, help="GPU id, e.g. h200; several are compared.")
 @click.option("--gpus", type=int, default=8, show_default=True, help="GPUs in the node.")
 @click.option("--nodes", type=int, default=1, show_default=True, help="Nodes of so many GPUs.")
 @click.option("--network", default="", help="What joins them: ib-ndr, roce-400, ethernet-100, ….")
@@ -111,6 +112,8 @@ def plan(
     With further --model options, the node's GPUs are shared among all; --isl, --osl,
     --concurrency and --request-rate then take one value for all, or one for each in order.
 
+    With several --gpu, the node is planned with each kind; the best is answered in full.
+
     With a bound on a 99th percentile, TP x replicas (x GPU kind, if several are given) are
     simulated under arrivals at --request-rate; the cheapest that holds is recommended, each with
     the highest rate that it holds.
@@ -126,18 +129,10 @@ def plan(
     if any(options[f"{name}_p99"] is not None for name in BOUNDS):
         from shardwise.cli.plan_percentiles import find
 
-        found: PlanResult | PercentilePlan = find((model, *more), options)
+        found: PlanResult | PercentilePlan | KindsResult = find((model, *more), options)
     else:
-        if len(options["gpu"]) > 1:
-            raise InputError(
-                f"{len(options['gpu'])} kinds of GPU",
-                "allowed: one, or several with --ttft-p99, --tpot-p99 or --e2e-p99",
-                field="gpu",
-            )
         log = options["startup_log"]
-        found = plan_models(
-            (model, *more),
-            gpu=options["gpu"][0] if options["gpu"] else "",
+        arguments = dict(
             concurrency=options["concurrency"],
             request_rate=options["request_rate"],
             objective=options["objective"],
@@ -149,6 +144,11 @@ def plan(
             disaggregated=options["disaggregated"],
             **shared_arguments(options),
         )
+        if len(options["gpu"]) > 1:
+            found = _kinds((model, *more), arguments, options)
+        else:
+            gpu = options["gpu"][0] if options["gpu"] else ""
+            found = plan_models((model, *more), gpu=gpu, **arguments)
     if options["as_json"]:
         print_result(found)
     else:
@@ -161,6 +161,27 @@ def plan(
         if options["nodes"] > 1:
             then = f"translate it with 'shardwise export {save} --to kubernetes'"
         click.echo(f"wrote {save}: {then}", err=True)
+
+
+def _kinds(
+    names: tuple[str, ...], arguments: dict[str, Any], options: dict[str, Any]
+) -> KindsResult:
+    """The plan on each kind of GPU; the table of the kinds comes first."""
+    from shardwise.api.kinds import compare_kinds
+
+    if len(names) > 1:
+        raise InputError(
+            f"{len(options['gpu'])} kinds of GPU with {len(names)} models",
+            "allowed: one kind, or one model",
+            field="gpu",
+        )
+    found = compare_kinds(names[0], options["gpu"], **arguments)
+    if not options["as_json"]:
+        show_table(found.tables()[0])
+        for none in found.kinds.without:
+            say_prose(f"no plan on {none.gpu}: {none.reason}")
+        say("")
+    return found
 
 
 def _refuse_across_nodes(options: dict[str, Any]) -> None:
@@ -196,7 +217,7 @@ def shared_arguments(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _show(found: PlanResult | PercentilePlan, options: dict[str, Any]) -> None:
+def _show(found: PlanResult | PercentilePlan | KindsResult, options: dict[str, Any]) -> None:
     """The answer in words, the ranking, what was rejected, and the commands, model by model."""
     for part in found.parts():
         say_prose(part.recommendation + "\n")

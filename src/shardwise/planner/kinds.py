@@ -1,0 +1,60 @@
+"""One question planned on several kinds of GPU, the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError
+from shardwise.planner.plan import Plan
+
+_UNPRICED: Final = (
+    "no price is known to compare its cost by; give one in a TOML file with --catalogue"
+)
+
+
+class NoPlan(msgspec.Struct, frozen=True):
+    """A kind of GPU on which nothing fits or meets what is asked, and why."""
+
+    gpu: str
+    reason: str
+
+
+class Kinds(msgspec.Struct, frozen=True):
+    """`plans` by the cautious end of the objective, best first; `without` have none, or no price
+    that the others' cost could be compared with."""
+
+    plans: tuple[Plan, ...]
+    without: tuple[NoPlan, ...]
+
+    @property
+    def best(self) -> Plan:
+        return self.plans[0]
+
+
+def plan_kinds(gpus: Sequence[str], plan_on: Callable[[str], Plan]) -> Kinds:
+    """What `plan_on` makes of each of `gpus`.
+
+    Raises InputError for a kind that comes twice, and NothingMeetsError where no kind has a plan.
+    """
+    made: list[Plan] = []
+    without: list[NoPlan] = []
+    for gpu in gpus:
+        if gpus.count(gpu) > 1:
+            raise InputError(f"--gpu {gpu} comes {gpus.count(gpu)} times", "allowed: once")
+        try:
+            made.append(plan_on(gpu))
+        except (DoesNotFitError, NothingMeetsError) as error:
+            without.append(NoPlan(gpu, str(error)))
+    if not made:
+        reasons = "; ".join(f"{x.gpu}: {x.reason}" for x in without)
+        raise NothingMeetsError(f"no plan on {' or '.join(gpus)}: {reasons}")
+    objective = made[0].question.objective
+    priced = [p for p in made if p.question.usd_per_gpu_hour is not None]
+    if objective == "cost" and priced:
+        without += [NoPlan(p.question.node.gpu.id, _UNPRICED) for p in made if p not in priced]
+        made = priced
+    made.sort(key=lambda p: p.best.objective(objective))
+    return Kinds(tuple(made), tuple(without))
