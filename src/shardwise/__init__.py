@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shardwise.api.calibration import Calibration, calibrate
     from shardwise.api.catalogue import load_gpu, load_model
     from shardwise.api.comparing import RunComparison, compare
+    from shardwise.api.kinds import KindsResult, compare_kinds
     from shardwise.api.percentiles import PercentilePlan, plan_percentiles
     from shardwise.api.planning import PlanResult, plan
     from shardwise.api.predicting import PredictedRows, Predictions, predict, predict_rows
@@ -40,6 +41,7 @@ _HOMES = {
     "shardwise.api.calibration": ("Calibration", "calibrate"),
     "shardwise.api.catalogue": ("load_gpu", "load_model"),
     "shardwise.api.comparing": ("RunComparison", "compare"),
+    "shardwise.api.kinds": ("KindsResult", "compare_kinds"),
     "shardwise.api.percentiles": ("PercentilePlan", "plan_percentiles"),
     "shardwise.api.planning": ("PlanResult", "plan"),
     "shardwise.api.predicting": ("PredictedRows", "Predictions", "predict", "predict_rows"),
@@ -79,6 +81,7 @@ __all__ = [
     "FixedLimits",
     "InputError",
     "Interval",
+    "KindsResult",
     "Layout",
     "NothingMeetsError",
     "PercentilePlan",
@@ -99,6 +102,7 @@ __all__ = [
     "Workload",
     "calibrate",
     "compare",
+    "compare_kinds",
     "load_gpu",
     "load_model",
     "plan",

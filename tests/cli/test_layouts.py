@@ -99,4 +99,4 @@ def test_several_kinds_of_gpu_are_compared_without_a_percentile() -> None:
     assert all(d["commands"] for d in found["kinds"])
     refused = run(*base, *kinds, "--price", "2")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "3 kinds of GPU with --price" in refused.stderr
+    assert "--price with 3 kinds of GPU" in refused.stderr

@@ -62,12 +62,12 @@ class KindsResult(Result):
         return {"kinds": [r.models[0].document() for r in ordered], "without": self.kinds.without}
 
 
-def compare_kinds(model: str, gpus_of_kind: Sequence[str], **arguments: Any) -> KindsResult:
+def compare_kinds(model: str, *, kinds: Sequence[str], **arguments: Any) -> KindsResult:
     """Plan `model` on nodes of each kind of GPU.
 
     Args:
         model: As in `plan`; one model.
-        gpus_of_kind: GPU ids of the catalogue, each once.
+        kinds: GPU ids of the catalogue, each once.
         arguments: Everything else of `plan`. A price or a node file is of one kind, so neither.
 
     Raises:
@@ -78,7 +78,7 @@ def compare_kinds(model: str, gpus_of_kind: Sequence[str], **arguments: Any) -> 
         if arguments.get(name) is not None:
             option = {"usd_per_gpu_hour": "--price", "node_file": "--node"}[name]
             raise InputError(
-                f"{option} with {len(gpus_of_kind)} kinds of GPU", "allowed: one kind", field=name
+                f"{option} with {len(kinds)} kinds of GPU", "allowed: one kind", field=name
             )
     results: dict[str, PlanResult] = {}
 
@@ -86,4 +86,4 @@ def compare_kinds(model: str, gpus_of_kind: Sequence[str], **arguments: Any) -> 
         results[gpu] = found = plan(model, gpu=gpu, **arguments)
         return found.models[0].packed.plan
 
-    return KindsResult(plan_kinds(gpus_of_kind, plan_on), results)
+    return KindsResult(plan_kinds(kinds, plan_on), results)

@@ -175,7 +175,7 @@ def _kinds(
             "allowed: one kind, or one model",
             field="gpu",
         )
-    found = compare_kinds(names[0], options["gpu"], **arguments)
+    found = compare_kinds(names[0], kinds=options["gpu"], **arguments)
     if not options["as_json"]:
         show_table(found.tables()[0])
         for none in found.kinds.without:
