@@ -15,8 +15,9 @@ from shardwise.reports.table import INTERVALS, Column, Table
 
 def _name(f: Finalist) -> str:
     d = f.deployment
-    ep = " x EP" if d.layout.expert_parallel else ""
-    return f"{d.replicas} x TP={d.tp_size}{ep} {d.dtypes.weight} on {d.gpu}"
+    plain = d.layout.name == f"TP{d.tp_size}"
+    layout = f"TP={d.tp_size}" if plain else f"({d.layout.name})"
+    return f"{d.replicas} x {layout} {d.dtypes.weight} on {d.gpu}"
 
 
 def _cost(f: Finalist) -> str:
