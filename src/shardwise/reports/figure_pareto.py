@@ -252,7 +252,6 @@ def _names(rows: Sequence[dict[str, Any]], *, alone: bool) -> list[dict[str, Any
         for r in rows
         if r["role"] in ("chosen", "nearest", "runner-up")
     ]
-    taken += [(r["x"] / wide, 1.0) for r in rows if r["role"] == "bound-x"]
     named: list[dict[str, Any]] = []
     runs = [list(run) for _, run in groupby(points, key=lambda r: (r["series"], r["layout"]))]
     for run in sorted(runs, key=len, reverse=True):
@@ -371,8 +370,9 @@ def _bound_layers(base: Any, axes: _Axes) -> list[Any]:
     return [
         upright.mark_rule(**rule).encode(x=axes.x()),
         level.mark_rule(**rule).encode(y=axes.y()),
-        upright.mark_text(align="left", dx=5, fontSize=11).encode(
-            x=axes.x(), y=alt.value(10), text="text:N"
+        # above the frame, where no point is
+        upright.mark_text(align="center", baseline="bottom", fontSize=11).encode(
+            x=axes.x(), y=alt.value(-4), text="text:N"
         ),
         level.mark_text(align="right", dx=-6, dy=-7, fontSize=11).encode(
             x=alt.value("width"), y=axes.y(), text="text:N"

@@ -29,6 +29,7 @@ def _chart(side: str) -> dict[str, Any]:
     spec: dict[str, Any] = layers.properties(
         width="container",
         height=HEIGHT,
+        padding={"left": 5, "right": 5, "top": 18, "bottom": 5},
         autosize=alt.AutoSizeParams(type="fit", contains="padding"),
     ).to_dict(validate=False)
     return spec
