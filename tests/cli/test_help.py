@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -72,3 +74,12 @@ def test_a_mistyped_option_names_the_near_one() -> None:
     assert done.returncode == 2
     assert "--gpus" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_every_setting_of_the_environment_is_documented() -> None:
+    root = Path(__file__).resolve().parents[2]
+    sources = (root / "src").rglob("*.py")
+    read = {v for p in sources for v in re.findall(r"SHARDWISE_[A-Z_]+", p.read_text("utf-8"))}
+    page = (root / "docs" / "reference" / "cli.md").read_text("utf-8")
+    assert len(read) >= 3
+    assert all(f"`{variable}`" in page for variable in read), read
