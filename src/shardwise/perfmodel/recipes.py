@@ -71,8 +71,8 @@ _HELD_DSR1: Final = 40.0
 _HELD_DSR1_FROM_TO: Final = (64.0, 256.0)
 _HELD_ATTENTION_DP: Final = 60.0
 #: minimaxm2.5_fp8_b200.sh and _h200.sh: 0.95, and until April 2026 (vLLM 0.19) the test for expert
-#: parallelism was EP_SIZE -ge 1, which every row passes. At TP=8 no other way starts: 1536 / 8 is
-#: no multiple of the fp8 block of 128.
+#: parallelism was EP_SIZE -ge 1 (B200's; assumed of H200's), which every row passes. At TP=8 no
+#: other way starts: 1536 / 8 is no multiple of the fp8 block of 128.
 _MINIMAX: Final = FixedLimits(gpu_memory_utilization=0.95)
 _MINIMAX_ALWAYS_EP: Final = ("0.16", "0.17", "0.18")
 
