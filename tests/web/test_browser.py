@@ -150,7 +150,8 @@ def test_the_command_is_copied_and_the_file_is_of_the_answer(page: Any, server: 
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     opened(page, f"{server}/?gpu=h200&tpot=30")
     page.click("#copy-command")
-    page.wait_for_function("document.getElementById('shared').textContent === 'Copied.'")
+    # not wait_for_function: it evaluates a string, which the page's content policy forbids
+    page.locator("#shared", has_text="Copied.").wait_for()
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied == text(page, "#command")
     replicas, _, layout = text(page, "#answer-title").partition(" × TP")
