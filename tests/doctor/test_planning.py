@@ -96,5 +96,5 @@ def test_plan_takes_each_bridge_for_a_copy_and_saves_it(node_file: Path, tmp_pat
 def test_plan_without_a_gpu_or_a_node_is_refused() -> None:
     done = plan()
     assert done.returncode == 2
-    assert "no GPU is given; allowed: a GPU id, or a node file" in done.stderr
+    assert "no --gpu is given" in done.stderr
     assert "--node" in done.stderr

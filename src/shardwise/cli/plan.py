@@ -120,10 +120,10 @@ def plan(
     """
     from shardwise.api.planning import plan as plan_models
 
-    if output is not None:
-        require_writable(output)
-    if save is not None:
-        require_writable(save)
+    if not options["gpu"] and options["node"] is None:
+        raise InputError("no --gpu is given", "allowed: a GPU id, or a node file with --node")
+    for path in filter(None, (output, save)):
+        require_writable(path)
     if options["nodes"] > 1:
         _refuse_across_nodes(options)
     if any(options[f"{name}_p99"] is not None for name in BOUNDS):

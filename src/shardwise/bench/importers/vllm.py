@@ -78,6 +78,8 @@ def _detailed(document: Mapping[str, Any]) -> dict[str, Interval]:
     if not (ttfts and itls and lengths):
         return {}
     good = [i for i in range(len(ttfts)) if not (i < len(errors) and errors[i])]
+    if not good:
+        return {}
     ttft = np.array([ttfts[i] for i in good])
     decode = np.array([float(sum(itls[i])) for i in good])
     gaps = np.array([max(int(lengths[i]) - 1, 0) for i in good])
