@@ -65,7 +65,7 @@ def test_killed_at_three_random_points_it_ends_with_the_same_cells_and_no_duplic
     per_cell = _rows(store, "SELECT cell, count(*) FROM repeat GROUP BY cell")
     assert all(repeats >= 3 for _, repeats in per_cell), "intervals come from repeats"
     assert _rows(store, "SELECT count(*) FROM request")[0][0] >= 3 * len(keys)
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["outcome"]
     made = {c["key"]: c["made"] for c in found["corrected"]["compared"]}
     for key, created in _rows(store, "SELECT key, created FROM cell"):
         assert not made[key] or made[key] <= created, "predicted before it was measured"
