@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
 import click
@@ -40,7 +41,7 @@ def web(
     try:
         import uvicorn
 
-        from shardwise.web.app import app
+        from shardwise.web.app import app, prepare
     except ImportError as error:
         raise InputError(
             f"the explorer needs {error.name}", "", "pip install 'shardwise[web]'"
@@ -59,6 +60,7 @@ def web(
     _ = known.store.files  # refused here, where the user sees it
     listener = _listen(port)
     click.echo(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C to stop)", err=True)
+    Thread(target=prepare, daemon=True).start()  # while a browser is opened
     config = uvicorn.Config(app(known), log_level="warning", access_log=False)
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -55,6 +55,12 @@ FROM_HERE: Final = (b"same-origin", b"none")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
+def prepare() -> None:
+    """Make what a first page needs and what takes a second to make."""
+    vega_bundle()
+    charts()
+
+
 def app(known: Explorer) -> Starlette:
     """The ASGI application of one explorer."""
 
