@@ -169,3 +169,17 @@ def test_the_kv_tokens_of_a_start_up_log_are_those_of_the_plan(tmp_path: Path) -
     tokens = {c["name"]: c["memory"]["kv_capacity_tokens"] for c in found["ranked"]}
     assert tokens["2 x TP4 in bf16"] == pytest.approx(400_000, rel=1e-5)
     assert found["memory_note"].startswith("KV cache from a start-up log: 30.52 GiB a GPU at TP=4")
+
+
+def test_a_start_up_log_is_of_one_kind_of_gpu_and_states_a_cache(tmp_path: Path) -> None:
+    log = tmp_path / "vllm.log"
+    log.write_text("")
+    asked = (*BASE, "--concurrency", "64", "--startup-log", str(log))
+    for more, says in (
+        ((), "the start-up log states no KV cache"),
+        (("--gpu", "h200"), "--startup-log with 2 kinds of GPU"),
+    ):
+        done = run("plan", *asked, *more)
+        assert done.returncode == 2, done.stdout
+        assert says in done.stderr
+        assert done.stderr.count("\n") == 1

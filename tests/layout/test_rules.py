@@ -54,6 +54,8 @@ def test_published_deployments_are_allowed() -> None:
 def test_expert_parallelism_needs_experts_that_the_ranks_divide() -> None:
     assert violations(load("llama-3.1-8b"), whole_experts(2))[0].rule == "experts"
     assert violations(load("mixtral-8x7b"), whole_experts(16))[0].rule == "experts"
+    # the nearest TP is a TP that the heads allow, although no EP is
+    assert violations(load("llama-3.1-8b"), whole_experts(3))[0].nearest == 2
 
 
 def test_whole_experts_are_spread_over_all_ranks_of_data_parallel_attention() -> None:

@@ -115,3 +115,8 @@ def test_any_text_in_the_cells_is_a_row_or_a_problem(texts: list[str]) -> None:
     names = HEADER.split(",")
     rows, problems = parse_rows([dict(zip(names, texts, strict=True))])
     assert len(rows) + len(problems) == 1
+
+
+def test_every_column_whose_value_changes_a_row_counts_as_read() -> None:
+    header = [*HEADER.split(","), "length_cv", "cached_tokens", "ep", "dp", "requests"]
+    assert unused_columns(header) == []

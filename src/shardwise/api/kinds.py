@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shardwise.api.planning import Part, PlanResult, plan
 from shardwise.api.result import Result
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from shardwise.planner.plan import Plan
     from shardwise.reports.figure_style import Figure
     from shardwise.reports.table import Table
+
+
+#: Arguments that are of one kind of GPU, and their options.
+_OF_ONE_KIND: Final = {
+    "usd_per_gpu_hour": "--price",
+    "node_file": "--node",
+    "startup_log": "--startup-log",
+}
 
 
 class KindsResult(Result):
@@ -68,15 +76,15 @@ def compare_kinds(model: str, *, kinds: Sequence[str], **arguments: Any) -> Kind
     Args:
         model: As in `plan`; one model.
         kinds: GPU ids of the catalogue, each once.
-        arguments: Everything else of `plan`. A price or a node file is of one kind, so neither.
+        arguments: Everything else of `plan`. A price, a node file or a start-up log is of one
+            kind, so none of them.
 
     Raises:
         InputError: An argument cannot be used.
         NothingMeetsError: No kind has a deployment within the memory and the SLO.
     """
-    for name in ("usd_per_gpu_hour", "node_file"):
+    for name, option in _OF_ONE_KIND.items():
         if arguments.get(name) is not None:
-            option = {"usd_per_gpu_hour": "--price", "node_file": "--node"}[name]
             raise InputError(
                 f"{option} with {len(kinds)} kinds of GPU", "allowed: one kind", field=name
             )

@@ -155,7 +155,7 @@ def plan_percentiles(
     questions = []
     for kind in kinds:
         setting = Setting(
-            kind, gpus, node_file, "", dtype, kv_dtype, engine, engine_version,
+            kind, gpus, node_file, None, dtype, kv_dtype, engine, engine_version,
             limits or FixedLimits(), profile, catalogue_files, usd_per_gpu_hour,
             Speculation.parse(speculation, acceptance),
         )  # fmt: skip

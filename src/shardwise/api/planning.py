@@ -45,7 +45,7 @@ class Setting(msgspec.Struct, frozen=True):
     gpu: str = ""
     gpus: int = 8
     node_file: Path | None = None
-    startup_log: str = ""
+    startup_log: str | None = None
     dtype: str | None = None
     kv_dtype: str = "auto"
     engine: str = "vllm"
@@ -220,7 +220,7 @@ def plan(
     node_file: Path | None = None,
     nodes: int = 1,
     network: str = "",
-    startup_log: str = "",
+    startup_log: str | None = None,
     speculation: str = "none",
     acceptance: float | None = None,
     disaggregated: bool = False,
@@ -345,7 +345,7 @@ def questions_of(
     node, memory_note = _with_log(names, node, setting)
     price = catalogue.price_used(node.gpu.id, setting.usd_per_gpu_hour)
     profile = load_profile(setting.profile)
-    siblings = {gpu.id: gpu for gpu in default_catalogue().gpus()}
+    siblings = default_catalogue().by_id
     return [
         Question(
             arch=load(name),
@@ -411,7 +411,7 @@ def _several(node: Node, setting: Setting, models: int) -> Node:
 
 def _with_log(names: Sequence[str], node: Node, setting: Setting) -> tuple[Node, str]:
     """`node` with the KV cache that a start-up log states, and a note of what was taken from it."""
-    if not setting.startup_log:
+    if setting.startup_log is None:
         return node, ""
     from shardwise.architecture.models import load
     from shardwise.doctor.logged_cache import logged_cache

@@ -138,7 +138,7 @@ def plan(
             objective=options["objective"],
             nodes=options["nodes"],
             network=options["network"],
-            startup_log="" if log is None else pasted(log),
+            startup_log=None if log is None else pasted(log),
             speculation=options["speculation"],
             acceptance=options["acceptance"],
             disaggregated=options["disaggregated"],

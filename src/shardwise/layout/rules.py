@@ -178,7 +178,8 @@ def nearest_tp(
 def _of_tp(
     model: Model, tp: int, expert_parallel: bool, refusal: Refusal
 ) -> tuple[tuple[str, str], ...]:
-    return _broken(model, tp, tp, tp if expert_parallel else 1, refusal)
+    whole = expert_parallel and model.moe is not None
+    return _broken(model, tp, tp, tp if whole else 1, refusal)
 
 
 @lru_cache(maxsize=8192)

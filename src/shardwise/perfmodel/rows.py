@@ -66,7 +66,7 @@ _TIMES: Final = ("ttft_s", "tpot_s", "e2e_latency_s")
 OPTIONAL: Final = (
     *("source_id", "engine", "engine_version", "kv_dtype", "pp", "ep", "dp", "gpus"),
     *("requests", "kv_limited", "use", "measured_on", "speculation", "acceptance"),
-    "cached_tokens",
+    *("cached_tokens", "length_cv"),
     *("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len"),
     *OBSERVED,
 )
