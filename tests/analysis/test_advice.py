@@ -30,7 +30,7 @@ def question(gpu: str = "mi300x", rate: float | None = None, **slo: float) -> Qu
         node=HardwareNode(subject.gpu, 8),
         demand=Demand(2048, 512, request_rate=rate),
         profile=subject.calibrated.profile,
-        siblings={g.id: g for g in catalogue.gpus()},
+        siblings=catalogue.by_id,
         slo=Slo(**slo),
         weight_dtype="fp8",
         usd_per_gpu_hour=2.0,

@@ -28,7 +28,7 @@ def question(gpu: str = "h200", rate: float | None = 10.0, price: float | None =
         node=Node(catalogue.gpu(gpu), 8),
         demand=Demand(1000, 300, request_rate=rate),
         profile=bundled_profile(),
-        siblings={g.id: g for g in catalogue.gpus()},
+        siblings=catalogue.by_id,
         weight_dtype="fp8",
         usd_per_gpu_hour=price,
     )

@@ -20,7 +20,7 @@ def question(model: str, gpu: str, rate: float | None = None) -> Question:
         node=Node(subject.gpu, 8),
         demand=Demand(2048, 512, request_rate=rate),
         profile=subject.calibrated.profile,
-        siblings={g.id: g for g in catalogue.gpus()},
+        siblings=catalogue.by_id,
         slo=Slo(tpot_s=0.05),
         weight_dtype=subject.arch.checkpoint_dtype,
         usd_per_gpu_hour=2.0,

@@ -60,7 +60,7 @@ def test_a_versions_own_rows_on_a_gpu_go_before_those_elsewhere() -> None:
 
 
 def test_a_profile_hands_on_a_version_from_other_gpus() -> None:
-    gpus = {gpu.id: gpu for gpu in default_catalogue().gpus()}
+    gpus = default_catalogue().by_id
     known, unknown = (
         calibrated(bundled_profile(), gpus["h100"], "vllm", gpus, version).coefficients
         for version in ("0.15.1", "0.15.9")

@@ -11,20 +11,21 @@ from shardwise.perfmodel.physics import arithmetic_share, bandwidth_share, impos
 from shardwise.perfmodel.predicting import usable_rows
 from shardwise.perfmodel.rows import parse_rows, read_table
 
+USUAL = {
+    "model_id": "llama-3.1-70b",
+    "gpu_id": "h200",
+    "engine_id": "vllm",
+    "weight_dtype": "fp8",
+    "tp": "1",
+    "mode": "closed_loop",
+    "concurrency": "1",
+    "isl": "100",
+    "osl": "100",
+}
+
 
 def batches(**given: str) -> list[Batch]:
-    usual = {
-        "model_id": "llama-3.1-70b",
-        "gpu_id": "h200",
-        "engine_id": "vllm",
-        "weight_dtype": "fp8",
-        "tp": "1",
-        "mode": "closed_loop",
-        "concurrency": "1",
-        "isl": "100",
-        "osl": "100",
-    }
-    rows, problems = parse_rows([{**usual, **given}])
+    rows, problems = parse_rows([{**USUAL, **given}])
     assert not problems
     return group(rows)[0]
 
@@ -57,18 +58,7 @@ def test_drafted_tokens_are_not_judged() -> None:
 
 
 def test_an_impossible_row_is_left_out_with_its_reason() -> None:
-    row = {
-        "model_id": "llama-3.1-70b",
-        "gpu_id": "h200",
-        "engine_id": "vllm",
-        "weight_dtype": "fp8",
-        "tp": "1",
-        "mode": "closed_loop",
-        "concurrency": "1",
-        "isl": "100",
-        "osl": "100",
-        "tpot_ms": "1.5",
-    }
+    row = {**USUAL, "tpot_ms": "1.5"}
     good, problems = usable_rows([row, {**row, "tpot_ms": "17"}])
     assert [r.number for r in good] == [2]
     assert "times the bytes/s of h200; check its units" in problems[0].reason

@@ -35,7 +35,7 @@ from shardwise.workload.workload import Workload
 def subject(deployment: Deployment) -> Subject:
     catalogue = default_catalogue()
     gpu = catalogue.gpu(deployment.gpu)
-    siblings = {other.id: other for other in catalogue.gpus()}
+    siblings = catalogue.by_id
     seen = calibrated(bundled_profile(), gpu, deployment.engine, siblings)
     stored = stored_in(load(deployment.model), deployment.dtypes.weight)
     return Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, seen)

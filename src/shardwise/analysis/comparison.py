@@ -1,7 +1,7 @@
 """Two runs of the same loads, cell by cell: is B slower than A, by how much, and how sure is that.
 
 A change is B against A in percent. Its interval is that of the ratio of two separate runs
-(`study.intervals.ratio`, correlation 0), so each cell needs an interval of its own, which a
+(`analysis.intervals.ratio`, correlation 0), so each cell needs an interval of its own, which a
 measured cell gets from its repeats. A value without an interval supports no verdict.
 """
 

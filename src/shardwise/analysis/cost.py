@@ -86,7 +86,7 @@ def node_costs(
 
     Without a price the cost is in GPU-hours. A TP that needs more GPUs than the node has, or a
     load whose batch per copy lies outside the batches studied, is absent. `rho` is the correlation
-    of the relative errors of two TPs (see `study.intervals`).
+    of the relative errors of two TPs (see `analysis.intervals`).
     """
     return tuple(
         cost

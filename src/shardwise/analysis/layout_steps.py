@@ -10,7 +10,7 @@ import msgspec
 from shardwise import metrics
 from shardwise.analysis.intervals import as_percent_change, ratio, scaled
 from shardwise.analysis.run import Question, deployment_of, require_question, workload_of
-from shardwise.analysis.transitions import Verdict
+from shardwise.analysis.transitions import Verdict, excludes_zero, verdict_of
 from shardwise.engines.checks import layout_problems
 from shardwise.engines.registry import get
 from shardwise.errors import DoesNotFitError, InputError
@@ -38,15 +38,12 @@ class LayoutStep(msgspec.Struct, frozen=True):
     @property
     def verdict(self) -> Verdict:
         """Whether the change is for the better, by the metric's own direction."""
-        if self.change_pct.value == 0:
-            return "same"
-        lowered = self.change_pct.value < 0
-        return "better" if lowered == metrics.ALL[self.metric].lower_is_better else "worse"
+        return verdict_of(self.metric, self.change_pct)
 
     @property
     def is_clear(self) -> bool:
         """Whether the interval leaves no doubt about the direction."""
-        return self.change_pct.lo > 0 or self.change_pct.hi < 0
+        return excludes_zero(self.change_pct)
 
 
 class LeftOut(msgspec.Struct, frozen=True):

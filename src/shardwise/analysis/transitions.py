@@ -16,6 +16,19 @@ from shardwise.evidence.record import Interval, Source
 Verdict = Literal["better", "worse", "same"]
 
 
+def verdict_of(metric: str, change_pct: Interval) -> Verdict:
+    """Whether a change of `metric` is for the better, by the metric's own direction."""
+    if change_pct.value == 0:
+        return "same"
+    lowered = change_pct.value < 0
+    return "better" if lowered == metrics.ALL[metric].lower_is_better else "worse"
+
+
+def excludes_zero(change_pct: Interval) -> bool:
+    """Whether the whole interval lies on one side of no change."""
+    return change_pct.lo > 0 or change_pct.hi < 0
+
+
 class Step(msgspec.Struct, frozen=True):
     """The change of one metric from one TP to another at one batch."""
 
@@ -39,15 +52,12 @@ class Step(msgspec.Struct, frozen=True):
     @property
     def verdict(self) -> Verdict:
         """Whether the change is for the better, by the metric's own direction."""
-        if self.change_pct.value == 0:
-            return "same"
-        lowered = self.change_pct.value < 0
-        return "better" if lowered == metrics.ALL[self.metric].lower_is_better else "worse"
+        return verdict_of(self.metric, self.change_pct)
 
     @property
     def is_clear(self) -> bool:
         """Whether the interval leaves no doubt about the direction; False without one."""
-        return self.has_interval and (self.change_pct.lo > 0 or self.change_pct.hi < 0)
+        return self.has_interval and excludes_zero(self.change_pct)
 
 
 def transitions(
@@ -57,7 +67,7 @@ def transitions(
 ) -> tuple[Step, ...]:
     """Every step between neighbouring TPs, up then down, per metric and batch.
 
-    `rho` is the correlation of the relative errors of the two cells (see `study.intervals`): 0
+    `rho` is the correlation of the relative errors of the two cells (see `analysis.intervals`): 0
     for measured results, near 1 for predictions of one model. A cell that is absent (it does not
     fit) makes no step, so the neighbours of a batch are the TPs that it ran on.
     """

@@ -147,6 +147,18 @@ PROFILE: Final = click.option(
     show_default=True,
     help="Profile: a name, or a shared file in .json.",
 )
+DEVICE: Final = click.option(
+    "--device",
+    default="auto",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Device to run on; auto: a GPU if there is one.",
+)
+COMPUTE_DTYPE: Final = click.option(
+    "--dtype",
+    default="auto",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    help="Dtype to compute in; auto: fp32 on CPU, else as stored.",
+)
 KV_DTYPE: Final = click.option(
     "--kv-dtype",
     default="auto",

@@ -10,7 +10,7 @@ import click
 from shardwise import metrics
 from shardwise.cli.engine_extra import require_engine_extra
 from shardwise.cli.files import require_writable, say, show_table, write_csv
-from shardwise.cli.options import JSON, WIDE, sizes
+from shardwise.cli.options import COMPUTE_DTYPE, DEVICE, JSON, WIDE, sizes
 from shardwise.errors import InputError
 from shardwise.reports.numbers import quantity
 
@@ -47,18 +47,8 @@ if TYPE_CHECKING:
 )
 @click.option("--emulate", is_flag=True, help="One rank's shard of each TP, without its peers.")
 @click.option("--random-weights", is_flag=True, help="From config.json alone; times are the same.")
-@click.option(
-    "--device",
-    default="auto",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    help="Device to run on; auto: a GPU if there is one.",
-)
-@click.option(
-    "--dtype",
-    default="auto",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-    help="Dtype to compute in; auto: fp32 on CPU, else as stored.",
-)
+@DEVICE
+@COMPUTE_DTYPE
 @click.option("--threads-per-rank", default=0, help="CPU threads of a rank; 0: its share of cores.")
 @click.option(
     "--gpu",

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from shardwise.cli.options import COMPUTE_DTYPE, DEVICE
+
 MODEL = click.argument("model", type=click.Path(exists=True, path_type=Path))
 
 
@@ -29,18 +31,8 @@ MODEL = click.argument("model", type=click.Path(exists=True, path_type=Path))
     help="Port to listen on; 0: any free one.",
 )
 @click.option("--served-model-name", "model_name", default="", help="As clients name it.")
-@click.option(
-    "--device",
-    default="auto",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    help="Device to run on; auto: a GPU if there is one.",
-)
-@click.option(
-    "--dtype",
-    default="auto",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-    help="Dtype to compute in; auto: fp32 on CPU, else as stored.",
-)
+@DEVICE
+@COMPUTE_DTYPE
 @click.option("--max-model-len", default=0, help="Tokens of prompt and output; 0: the model's own.")
 @click.option("--max-num-seqs", default=64, show_default=True, help="Sequences in a batch.")
 @click.option("--max-num-batched-tokens", default=1024, show_default=True, help="Tokens a step.")

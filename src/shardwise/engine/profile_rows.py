@@ -114,7 +114,7 @@ class _Link(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, tp_size: int, gpu: Gpu) -> _Link:
-        siblings = {other.id: other for other in default_catalogue().gpus()}
+        siblings = default_catalogue().by_id
         return cls(tp_size, calibrated(bundled_profile(), gpu, "builtin", siblings))
 
     def seconds(self, rank: RankProfile) -> float:

@@ -37,9 +37,7 @@ def forecast(cell: Cell, deployment: Deployment, profile: Profile) -> Evidence:
     Several replicas share the load equally; their throughput is the sum.
     """
     gpu = default_catalogue().gpu(deployment.gpu)
-    known = calibrated(
-        profile, gpu, deployment.engine, {g.id: g for g in default_catalogue().gpus()}
-    )
+    known = calibrated(profile, gpu, deployment.engine, default_catalogue().by_id)
     stored = stored_in(load(deployment.model), deployment.dtypes.weight)
     subject = Subject(stored, gpu, deployment.engine, deployment.dtypes.kv, known)
     one = predict(subject, [deployment.with_layout(replicas=1)], [cell.per_replica])[0]

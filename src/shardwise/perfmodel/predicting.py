@@ -44,7 +44,7 @@ NEW_COLUMNS: Final = (
 
 def batch_calibration(profile: Profile, batch: Batch) -> Calibrated:
     """What a profile knows of a batch's GPU and engine."""
-    siblings = {gpu.id: gpu for gpu in default_catalogue().gpus()}
+    siblings = default_catalogue().by_id
     return calibrated(profile, batch.gpu, batch.key.engine, siblings, batch.key.version)
 
 

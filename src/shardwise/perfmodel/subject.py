@@ -43,7 +43,7 @@ def subject_of(asked: Asked) -> tuple[Subject, Catalogue]:
     get(asked.engine)
     catalogue = catalogue_for(asked.catalogue_files)
     arch, gpu = load(asked.model), catalogue.gpu(asked.gpu)
-    siblings = {g.id: g for g in default_catalogue().gpus()}
+    siblings = default_catalogue().by_id
     known = calibrated(
         load_profile(asked.profile), gpu, asked.engine, siblings, asked.engine_version
     )

@@ -47,7 +47,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutput:
-    """Predict and analyse what is wanted. Raises InputError and DoesNotFitError as `study.run`."""
+    """Predict and analyse what is wanted. Raises as `analysis.run` does."""
     used = catalogue.price_used(subject.gpu.id, wanted.usd_per_gpu_hour)
     price = used.usd_per_hour if used else None
     found = run(subject, wanted.question, price)
@@ -133,7 +133,7 @@ def plan_question(
             length_cv=asked.length_cv,
         ),
         profile=subject.calibrated.profile,
-        siblings={gpu.id: gpu for gpu in default_catalogue().gpus()},
+        siblings=default_catalogue().by_id,
         slo=wanted.slo if online else Slo(),
         engine=subject.engine,
         weight_dtype=subject.setting.arch.checkpoint_dtype,

@@ -81,7 +81,7 @@ def subject_for(
     """A deployment's model, GPU and engine. Raises UnknownNameError or InputError."""
     known = catalogue or default_catalogue()
     arch, gpu = load_architecture(deployment.model), known.gpu(deployment.gpu)
-    siblings = {other.id: other for other in known.gpus()}
+    siblings = known.by_id
     engine, version = deployment.engine, deployment.engine_version
     seen = calibrated(profile or bundled_profile(), gpu, engine, siblings, version)
     stored = stored_in(arch, deployment.dtypes.weight)
