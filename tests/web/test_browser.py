@@ -34,8 +34,19 @@ def redrawn(page: Any, act: Any) -> None:
     raise AssertionError("the page was not drawn anew within 10 s")
 
 
+LAID_OUT = """async element => {
+  if (element.checkVisibility({contentVisibilityAuto: true})) return;
+  element.scrollIntoView();
+  const frame = () => new Promise(done => requestAnimationFrame(done));
+  await frame().then(frame);
+}"""
+
+
 def text(page: Any, selector: str) -> str:
-    return str(page.locator(selector).inner_text())
+    """What is read there; sections far below have no text until they are scrolled to."""
+    place = page.locator(selector)
+    place.evaluate(LAID_OUT)
+    return str(place.inner_text())
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -113,7 +124,6 @@ def test_at_a_rate_answer_ranking_chart_and_cells_agree(page: Any, server: str) 
     opened(page, f"{server}/?rate=2")
     assert "2 requests/s ✓ met" in text(page, "#answer-chips")
     title = text(page, "#answer-title")
-    # a row that is not laid out yet, being far below, has no tabs between its cells
     assert text(page, "#ranking-table tbody tr:first-child td:nth-child(2)") == title
     assert "dashed: what is asked" in text(page, "#legend")
     # one request at a time on each of 8 GPUs: 42 tok/s each, so 8 x 42 / 2048 = 0.165 requests/s
@@ -194,6 +204,7 @@ def test_a_model_that_fits_one_layout_only_has_a_page(page: Any, server: str) ->
 
 def test_a_click_on_a_point_takes_that_cell_apart(page: Any, server: str) -> None:
     opened(page, server)
+    page.wait_for_selector("html[data-detailed]")  # the parts that come later move the chart down
     before = text(page, "#cell-title")
     box = page.locator("#points canvas").bounding_box()
     # a point is found as a person finds it: along the chart until one is hit
