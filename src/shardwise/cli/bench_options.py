@@ -115,14 +115,14 @@ def load_options(command: F) -> F:
             type=click.IntRange(1, MAX_TOKENS),
             default=128,
             show_default=True,
-            help="Output tokens a request.",
+            help="Output tokens per request.",
         ),
         click.option(
             "--isl",
             type=click.IntRange(1, MAX_TOKENS),
             default=512,
             show_default=True,
-            help="Input tokens a request.",
+            help="Input tokens per request.",
         ),
     ):
         command = option(command)

@@ -185,7 +185,7 @@ def speculation_options(command: F) -> F:
             "--speculation",
             default="none",
             show_default=True,
-            help="Drafted tokens a step: mtp:3 by the model's own heads, or DRAFT-MODEL:4.",
+            help="Drafted tokens per step: mtp:3 with the model's own heads, or DRAFT-MODEL:4.",
         ),
     ):
         command = option(command)
@@ -200,13 +200,21 @@ def speculation_of(options: Mapping[str, Any]) -> Speculation | None:
 def limit_options(command: F) -> F:
     """--engine-version and the engine's limits, each as its own flag is called."""
     for option in (
-        click.option("--max-model-len", type=int, help="Longest request in tokens; fixed."),
-        click.option("--max-num-batched-tokens", type=int, help="Most tokens in a step; fixed."),
-        click.option("--max-num-seqs", type=int, help="Most sequences in a step; fixed."),
+        click.option(
+            "--max-model-len",
+            type=int,
+            help="Fix the longest request, prompt and output, in tokens.",
+        ),
+        click.option(
+            "--max-num-batched-tokens", type=int, help="Fix the engine's limit of tokens in a step."
+        ),
+        click.option(
+            "--max-num-seqs", type=int, help="Fix the engine's limit of sequences in a step."
+        ),
         click.option(
             "--gpu-memory-utilization",
             type=float,
-            help="Share of GPU memory the engine may use, e.g. 0.9; fixed.",
+            help="Fix the share of GPU memory the engine may use, e.g. 0.9.",
         ),
         click.option("--engine-version", default="", help="Version of the engine, e.g. 0.11.0."),
     ):

@@ -45,8 +45,12 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
 @click.option("--model", "more", multiple=True, help="Another model on the node; repeatable.")
 @click.option("--gpu", multiple=True, help="GPU id, e.g. h200; several are compared.")
 @click.option("--gpus", type=int, default=8, show_default=True, help="GPUs in the node.")
-@click.option("--nodes", type=int, default=1, show_default=True, help="Nodes of so many GPUs.")
-@click.option("--network", default="", help="What joins them: ib-ndr, roce-400, ethernet-100, ….")
+@click.option(
+    "--nodes", type=int, default=1, show_default=True, help="Number of nodes, each of --gpus GPUs."
+)
+@click.option(
+    "--network", default="", help="Network between nodes, e.g. ib-ndr, roce-400, ethernet-100."
+)
 @click.option(
     "--node",
     type=click.Path(path_type=Path),
@@ -57,14 +61,14 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
     type=click.Path(allow_dash=True),
     help="Start-up log of the engine on this GPU; what its KV cache holds is taken as a fact.",
 )
-@click.option("--isl", type=int, multiple=True, required=True, help="Input tokens a request.")
+@click.option("--isl", type=int, multiple=True, required=True, help="Input tokens per request.")
 @LENGTH_CV
-@click.option("--osl", type=int, multiple=True, required=True, help="Output tokens a request.")
+@click.option("--osl", type=int, multiple=True, required=True, help="Output tokens per request.")
 @click.option(
     "--cached-tokens",
     type=int,
     multiple=True,
-    help="Of --isl: a beginning that all prompts share, in the prefix cache.",
+    help="Tokens of --isl that all prompts share and the prefix cache holds.",
 )
 @click.option("--concurrency", type=int, multiple=True, help="Requests in flight on the node.")
 @click.option("--request-rate", type=float, multiple=True, help="Requests/s on the node.")
@@ -83,12 +87,15 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
     help="Longest 99th percentile of E2E latency; simulates --request-rate.",
 )
 @click.option(
-    "--objective", default="cost", show_default=True, help="Rank by cost, latency or throughput."
+    "--objective",
+    default="cost",
+    show_default=True,
+    help="What to rank by: cost, latency or throughput.",
 )
 @click.option(
     "--disaggregated",
     is_flag=True,
-    help="Say whether pools of prefill and decode instances would do better.",
+    help="Say whether separate prefill and decode instances would do better.",
 )
 @click.option("--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower.")
 @KV_DTYPE

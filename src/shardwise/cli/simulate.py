@@ -118,15 +118,19 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     "--prefill-replicas",
     type=click.IntRange(0, MAX_REPLICAS),
     default=0,
-    help="Replicas that compute prompts alone; --replicas then decode alone.",
+    help="Replicas that only compute prompts; --replicas then only decode.",
 )
-@click.option("--prefill-tp", type=click.IntRange(1, 1024), help="TP of those, if another.")
+@click.option(
+    "--prefill-tp",
+    type=click.IntRange(1, 1024),
+    help="TP of the prefill replicas; default: the deployment's.",
+)
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
     help="CSV of Azure, of BurstGPT or arrival_s,isl,osl; .jsonl of Mooncake.",
 )
-@click.option("--hash-block", type=int, help="Tokens of one of a trace's hash_ids.")
+@click.option("--hash-block", type=int, help="Tokens in each block that a trace's hash_ids name.")
 @click.option("--rate", type=ABOVE_0, help="Requests/s (sessions/s with --turns).")
 @click.option("--stage", multiple=True, help="REQUESTS_PER_S:DURATION; repeat for the next stage.")
 @click.option(

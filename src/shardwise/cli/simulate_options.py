@@ -80,7 +80,7 @@ def deployment_options(command: F) -> F:
         PROFILE,
         CATALOGUE,
         click.option(
-            "--no-prefix-caching", is_flag=True, help="The engine keeps no finished blocks."
+            "--no-prefix-caching", is_flag=True, help="Turn the engine's prefix cache off."
         ),
     ):
         command = option(command)

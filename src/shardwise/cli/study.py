@@ -54,7 +54,7 @@ from shardwise.errors import InputError
     "--cached-tokens",
     default=0,
     show_default=True,
-    help="Of --isl: a beginning that all prompts share, in the prefix cache.",
+    help="Tokens of --isl that all prompts share and the prefix cache holds.",
 )
 @click.option(
     "--mode",
