@@ -41,6 +41,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     @property
     def where(self) -> str:
+        """Batch and TP sizes that the finding is about, for a table."""
         cell = f"batch {self.concurrency}, TP={self.from_tp}"
         return cell if self.from_tp == self.to_tp else f"{cell} to TP={self.to_tp}"
 

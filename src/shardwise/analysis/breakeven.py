@@ -75,6 +75,7 @@ def _latency(grid: Grid, tp_size: int, concurrency: int, metric: str) -> float:
 def first_crossing(
     points: Sequence[tuple[int, float]], latency: float
 ) -> tuple[float | None, Bound]:
+    """First batch, interpolated, at which `points` (batch, seconds) exceed `latency` seconds."""
     if not points or points[0][1] > latency:
         return None, "none"
     for (batch, fast), (larger, slow) in pairwise(points):

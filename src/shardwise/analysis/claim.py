@@ -58,6 +58,7 @@ class ClaimMatch(msgspec.Struct, frozen=True):
 
     @property
     def mismatches_pct(self) -> dict[str, float]:
+        """Relative difference of each implied ratio from the claimed one, in percent."""
         implied_and_claimed = {
             "latency": (self.latency_ratio.value, self.claim.latency_ratio),
             "throughput": (self.throughput_ratio.value, self.claim.throughput_ratio),
@@ -70,6 +71,7 @@ class ClaimMatch(msgspec.Struct, frozen=True):
 
     @property
     def worst_mismatch_pct(self) -> float:
+        """Largest absolute mismatch, in percent."""
         return max(map(abs, self.mismatches_pct.values()))
 
 

@@ -47,6 +47,7 @@ class Finalist(msgspec.Struct, frozen=True):
 
     @property
     def deployment(self) -> Deployment:
+        """Deployment that was simulated."""
         return self.evidence.deployment
 
     @property
@@ -64,6 +65,7 @@ class Holding(msgspec.Struct, frozen=True):
 
     @property
     def best(self) -> Finalist:
+        """Finalist that is recommended."""
         return self.finalists[0]
 
 

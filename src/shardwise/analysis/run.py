@@ -70,6 +70,7 @@ class Study(msgspec.Struct, frozen=True):
 
     @property
     def grid(self) -> Grid:
+        """Evidence by TP size and concurrency."""
         return index(self.evidence)
 
 

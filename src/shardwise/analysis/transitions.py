@@ -42,6 +42,7 @@ class Step(msgspec.Struct, frozen=True):
 
     @property
     def is_up(self) -> bool:
+        """Whether the step goes to a larger TP size."""
         return self.to_tp > self.from_tp
 
     @property
@@ -110,6 +111,7 @@ class StepPair(msgspec.Struct, frozen=True):
 
     @property
     def difference_points(self) -> float:
+        """Our change minus the reference's, in percentage points."""
         return self.ours.change_pct.value - self.reference.change_pct.value
 
 

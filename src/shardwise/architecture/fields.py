@@ -26,6 +26,7 @@ class Fields:
     read: set[str] = field(default_factory=set, compare=False)
 
     def bad(self, name: str, allowed: str) -> InputError:
+        """Error for a missing or unusable value of `name`; `allowed` says what it may be."""
         if self.values.get(name) is None:
             return InputError(
                 f"{self.where}: no {name!r}", f"allowed: {allowed}", "give the model's config.json"
@@ -34,10 +35,12 @@ class Fields:
         return InputError(f"{self.where}: {name} is {shown}", f"allowed: {allowed}")
 
     def get(self, name: str) -> Any:
+        """Value of `name`, or None; marks the field as read."""
         self.read.add(name)
         return self.values.get(name)
 
     def has(self, name: str) -> bool:
+        """Whether `name` is given and not null."""
         return self.get(name) is not None
 
     def name_of(self, *names: str) -> str:
@@ -56,6 +59,7 @@ class Fields:
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
+        """Number between 0 and 1e6, both excluded. Raises InputError otherwise."""
         value = self.get(name)
         if value is None and default is not None:
             return default
@@ -64,6 +68,7 @@ class Fields:
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
+        """True or false. Raises InputError for any other value."""
         value = self.get(name)
         value = default if value is None else value
         if not isinstance(value, bool):
@@ -71,6 +76,7 @@ class Fields:
         return value
 
     def text(self, name: str, default: str | None = None) -> str:
+        """String. Raises InputError for any other value."""
         value = self.get(name)
         if value is None and default is not None:
             return default

@@ -42,6 +42,7 @@ class Format(msgspec.Struct, frozen=True):
 
     @property
     def is_quantized(self) -> bool:
+        """Whether the dtype is narrower than 16-bit floating point."""
         return self.dtype not in UNQUANTIZED
 
 

@@ -42,6 +42,7 @@ class Attention(msgspec.Struct, frozen=True):
 
     @property
     def value_dim(self) -> int:
+        """Dimension of one value head, which is that of a key head unless stated."""
         return self.v_head_dim or self.head_dim
 
 

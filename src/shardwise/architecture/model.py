@@ -29,6 +29,7 @@ class LayerGroup(msgspec.Struct, frozen=True):
 
     @property
     def count(self) -> int:
+        """Number of layers in the group."""
         return len(self.layers)
 
     @property
@@ -74,6 +75,7 @@ class Model(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def num_layers(self) -> int:
+        """Number of decoder layers, draft layers excluded."""
         return sum(group.count for group in self.groups)
 
     @property
@@ -84,6 +86,7 @@ class Model(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def mla(self) -> Mla | None:
+        """Its first MLA mixer; None for a model without MLA."""
         return next((g.mixer for g in self.groups if isinstance(g.mixer, Mla)), None)
 
     @property
@@ -96,6 +99,7 @@ class Model(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def embedding(self) -> Tensor:
+        """Token embedding table."""
         return next(t for t in self.outer if t.part == "embedding")
 
     @property

@@ -26,6 +26,8 @@ _OWNERS: Final = {
 
 
 class Answer(msgspec.Struct, frozen=True):
+    """HTTP answer: status, body, and where a redirect points."""
+
     status: int  #: 0: nobody answered
     body: bytes
     location: str = ""  #: of a redirect

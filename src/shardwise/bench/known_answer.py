@@ -58,6 +58,7 @@ class Answer:
         self._piece = self._framed(self._event(None))
 
     def head(self) -> bytes:
+        """Status line and headers, malformed where the mode asks for it."""
         version = b"1.0" if self.mode == "http10" else b"1.1"
         kind = b"text/html" if self.mode == "html" else b"text/event-stream"
         head = BEFORE.get(self.mode, b"") + b"HTTP/" + version + b" 200 OK\r\n"
@@ -103,6 +104,7 @@ class Answer:
         return json.dumps({"model": "known", "choices": choices, "usage": self.usage()}).encode()
 
     def usage(self) -> dict[str, int]:
+        """Token counts that the answer reports, wrong where the mode asks for it."""
         sent = min(self.sent, self._tokens)
         said = {"usage_too_low": sent // 2, "usage_too_high": 2 * sent}.get(self.mode, sent)
         return {

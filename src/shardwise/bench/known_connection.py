@@ -44,6 +44,7 @@ class Connection:
         self._path = self._body = b""
 
     def write(self, data: bytes) -> None:
+        """Send `data`, or queue it behind bytes that are not sent yet."""
         if self.closed:
             return
         if self._unsent:
@@ -72,12 +73,14 @@ class Connection:
             return 0
 
     def close(self) -> None:
+        """Close the socket and stop watching it."""
         if not self.closed:
             self.closed = True
             self._selector.unregister(self._socket)
             self._socket.close()
 
     def receive(self) -> None:
+        """Read what has arrived and parse it."""
         try:
             data = self._socket.recv(1 << 16)
             if not data:
@@ -96,12 +99,15 @@ class Connection:
     # --- httptools
 
     def on_url(self, url: bytes) -> None:
+        """Parser callback: a request begins."""
         self._path, self._body = url, b""
 
     def on_body(self, body: bytes) -> None:
+        """Parser callback: part of a request's body."""
         self._body += body
 
     def on_message_complete(self) -> None:
+        """Parser callback: the request is complete; schedule its answer."""
         received_s = monotonic()
         query = self._server.behaviour.query.encode()
         if query and self._path.partition(b"?")[2] != query:

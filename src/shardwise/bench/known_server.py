@@ -43,6 +43,7 @@ class Lateness(msgspec.Struct):
     worst_s: float = 0.0
 
     def add(self, late_s: float, *, first: bool, last: bool) -> None:
+        """Count one token that was sent `late_s` seconds after it was due."""
         self.tokens += 1
         self.sum_s += late_s
         if first:
@@ -100,9 +101,11 @@ class KnownServer:
             self._listener = None
 
     def stop(self) -> None:
+        """End `serve` within its next wait."""
         self._stopped = True
 
     def serve(self) -> None:
+        """Accept requests and send tokens when they are due, until `stop`."""
         while not self._stopped:
             wait_s = min(self._due[0][0] - monotonic(), _IDLE_S) if self._due else _IDLE_S
             if wait_s > 0:  # select takes microseconds, where epoll takes milliseconds

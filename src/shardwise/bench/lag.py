@@ -31,11 +31,13 @@ class LagProbe:
         self._due_s = 0.0
 
     def start(self) -> None:
+        """Start waking the event loop at a fixed interval."""
         self._timer = Timer(self._wake)
         self._due_s = monotonic() + EVERY_S
         self._timer.set(self._due_s)
 
     def stop(self) -> None:
+        """Stop waking the event loop."""
         if self._timer is not None:
             self._timer.close()
 

@@ -44,14 +44,17 @@ class Reading(msgspec.Struct, frozen=True):
 
     @property
     def error(self) -> float:
+        """Measured over sent, minus 1."""
         return self.measured_s / self.sent_s - 1.0
 
     @property
     def error_against_told(self) -> float:
+        """Measured over what the server was told to send, minus 1."""
         return self.measured_s / self.told_s - 1.0
 
     @property
     def within(self) -> bool:
+        """Whether the error is within the tolerance of its metric."""
         return abs(self.error) <= TOLERANCES[self.metric]
 
 

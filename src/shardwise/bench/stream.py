@@ -39,6 +39,7 @@ class Stream(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
+        """Whether the connection can take another request."""
         return self.transport is not None and not self.transport.is_closing()
 
     def start(self, record: RequestRecord, request: bytes) -> asyncio.Future[None]:
@@ -76,16 +77,19 @@ class Stream(asyncio.Protocol):
         self.close()
 
     def close(self) -> None:
+        """Drop the connection at once."""
         if self.transport is not None:
             self.transport.abort()
 
     # --- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio callback: the connection is open."""
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self.transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
+        """asyncio callback: note the time, then parse the bytes."""
         self.last_receive_s = monotonic()
         if self.record is None or self._parser is None:
             self.close()  # bytes nobody asked for: the next answer could not be told apart
@@ -99,6 +103,7 @@ class Stream(asyncio.Protocol):
             self.fail("malformed", HTTP2_ONLY if http2 else f"not HTTP: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio callback: complete or fail the request in flight."""
         self.transport = None
         if self.record is None:
             return
@@ -111,11 +116,13 @@ class Stream(asyncio.Protocol):
     # --- httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Parser callback: keep the headers that are read later."""
         name = name.lower()
         if name in _NOTED and not self._status:  # not a trailer
             self._headers[name] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        """Parser callback: note the status; skip interim answers."""
         assert self._parser is not None
         status = self._parser.get_status_code()
         if status < 200 and status != 101:  # interim: the answer itself follows
@@ -127,6 +134,7 @@ class Stream(asyncio.Protocol):
             self.fail("malformed", f"the body is compressed ({coding}), and identity was asked for")
 
     def on_body(self, body: bytes) -> None:
+        """Parser callback: pass events on, or keep the start of an error."""
         if self.record is None:
             return
         if self._status != 200:
@@ -143,6 +151,7 @@ class Stream(asyncio.Protocol):
                 return
 
     def on_message_complete(self) -> None:
+        """Parser callback: the answer is complete."""
         if not self._status:  # an interim answer
             return
         if self.record is not None:

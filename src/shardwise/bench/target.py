@@ -31,10 +31,12 @@ class Target(msgspec.Struct, frozen=True):
 
     @property
     def address(self) -> str:
+        """Host and port, with an IPv6 host in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
+        """URL of the endpoint."""
         return f"{'https' if self.tls else 'http'}://{self.address}{self.path}"
 
     def uri(self, path: str) -> str:
@@ -42,6 +44,7 @@ class Target(msgspec.Struct, frozen=True):
         return f"{self.path}{path}" + (f"?{self.query}" if self.query else "")
 
     def named(self, model: str) -> Target:
+        """The same target for another model name."""
         return replace(self, model=model)
 
     def request(self, prompt: str | list[int], osl: int) -> bytes:

@@ -56,6 +56,7 @@ class Timer:
         self._set(self._fd, _ABSOLUTE, ctypes.byref(_Setting(_Timespec(0, 0), at)), None)
 
     def close(self) -> None:
+        """Cancel the timer and release its file descriptor."""
         if self._handle is not None:
             self._handle.cancel()
         if self._fd >= 0:
@@ -86,6 +87,7 @@ class Alarm:
             await self._waiter
 
     def close(self) -> None:
+        """Cancel the alarm and release its timer."""
         self._timer.close()
 
     def _ring(self) -> None:

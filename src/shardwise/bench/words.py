@@ -50,6 +50,7 @@ class Words(msgspec.Struct, frozen=True):
         return chosen
 
     def text(self, words: Sequence[str]) -> str:
+        """Prompt made of `words`."""
         return " ".join([_FIRST, *words])
 
 

@@ -38,6 +38,7 @@ class Finite(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
+        """`value` as a float within the range; fails for NaN and infinity."""
         found = float(super().convert(value, param, ctx))
         if not math.isfinite(found):
             self.fail(f"{value} is no finite number.", param, ctx)
@@ -58,6 +59,7 @@ class Duration(_FloatType):
         param: click.Parameter | None,
         ctx: click.Context | None,  # noqa: ARG002
     ) -> float:
+        """`value` in seconds. Raises InputError where it is no duration with a unit."""
         if isinstance(value, float):
             return value
         option = param.opts[0] if param and param.opts else "duration"

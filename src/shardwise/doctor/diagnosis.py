@@ -33,6 +33,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def best(self) -> Placement:
+        """Placement with the best links."""
         return self.groups[0]
 
     def seconds(self, engine: int, tokens: int) -> tuple[float, float] | None:

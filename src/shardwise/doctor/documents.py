@@ -33,6 +33,7 @@ def diagnosis_document(
 
 
 def node_document(node: Node) -> dict[str, object]:
+    """A node for JSON: devices, links and peer access."""
     return {
         "devices": [asdict(device) for device in node.devices],
         "links": {f"{a}-{b}": link.code for (a, b), link in sorted(node.links.items())},
@@ -45,6 +46,7 @@ def node_document(node: Node) -> dict[str, object]:
 
 
 def startup_document(start: Startup) -> dict[str, object]:
+    """What a start-up log says, for JSON."""
     names = (
         "engine", "version", "model", "tp_size", "tp_at_least", "weights_bytes", "kv_bytes",
         "kv_tokens", "concurrency", "concurrency_len", "max_model_len", "tokens_follow_concurrency",

@@ -61,10 +61,12 @@ class Quantity(msgspec.Struct, frozen=True):
 
     @property
     def error_pct(self) -> float:
+        """Predicted over logged, minus 1, in percent."""
         return 100.0 * (self.predicted / self.logged - 1.0)
 
     @property
     def holds(self) -> bool:
+        """Whether the error is within the tolerance."""
         return abs(self.error_pct) <= self.tolerance_pct
 
 

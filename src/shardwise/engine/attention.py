@@ -172,6 +172,7 @@ class LayerCache:
         self.v = torch.zeros(shape, dtype=dtype, device=device)
 
     def write(self, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Store keys and values of shape (tokens, kv_heads, head_dim) in `slots`."""
         self.k.index_copy_(0, slots, k)
         self.v.index_copy_(0, slots, v)
 

@@ -60,6 +60,7 @@ class SafetensorsCheckpoint:
         self._path = path
 
     def check(self) -> None:
+        """Raise InputError where a tensor is missing or has another shape."""
         for weight in weights(self.config):
             if weight.name not in self._files:
                 raise InputError(f"{self._path} holds no tensor {weight.name}")
@@ -70,6 +71,7 @@ class SafetensorsCheckpoint:
                 )
 
     def read(self, shard: Shard) -> torch.Tensor:
+        """One shard of a tensor, in its stored dtype."""
         stored = self._files[shard.weight.name].get_slice(shard.weight.name)
         part = slice(shard.start, shard.stop)
         tensor: torch.Tensor = stored[:, part] if shard.weight.dim == 1 else stored[part]
@@ -114,6 +116,7 @@ class GgufCheckpoint:
         self.config = configs.from_gguf(self.fields, path, tied)
 
     def check(self) -> None:
+        """Raise InputError where a tensor is missing or has another shape."""
         for weight in weights(self.config):
             name = gguf_name(weight)
             if name not in self._tensors:
@@ -123,6 +126,7 @@ class GgufCheckpoint:
                 raise InputError(f"{self._path}: {name} is {shape}", f"expected: {weight.shape}")
 
     def read(self, shard: Shard) -> torch.Tensor:
+        """One shard of a tensor, dequantized."""
         from gguf import GGML_QUANT_SIZES, dequantize
 
         stored = self._tensors[gguf_name(shard.weight)]

@@ -34,9 +34,11 @@ class AloneCollectives:
     """One rank: nothing to say. Also stands in for peers that `profile --emulate` lacks."""
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` itself, since there is one rank."""
         return x
 
     def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """`x` alone, since there is one rank."""
         return [x]
 
 
@@ -44,10 +46,12 @@ class TorchCollectives:
     """torch.distributed's default process group."""
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        """Sum of `x` over all ranks, in place."""
         dist.all_reduce(x)
         return x
 
     def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Every rank's `x` on rank 0; an empty list on the others."""
         if dist.get_rank() != 0:
             dist.gather(x)
             return []
@@ -64,6 +68,7 @@ class SharedBuffer(msgspec.Struct, frozen=True):
 
     @staticmethod
     def create(world_size: int, slot_bytes: int) -> SharedBuffer:
+        """Buffer for `world_size` ranks with `slot_bytes` bytes each."""
         padded = -(-slot_bytes // CACHE_LINE_BYTES) * CACHE_LINE_BYTES
         slots = torch.zeros(2, world_size, padded, dtype=torch.uint8)
         turns = torch.zeros(world_size, CACHE_LINE_BYTES // 8, dtype=torch.int64)
@@ -90,6 +95,7 @@ class SharedMemoryCollectives:
         self._views: dict[tuple[int, int, torch.dtype], torch.Tensor] = {}
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        """Sum of `x` over all ranks, in place, through shared memory."""
         flat = x.reshape(-1)
         slots = self._exchange(flat)
         if len(slots) == 2:
@@ -99,6 +105,7 @@ class SharedMemoryCollectives:
         return flat.view_as(x)
 
     def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Every rank's `x` on rank 0; an empty list on the others."""
         slots = self._exchange(x.reshape(-1))
         parts = [slot.view_as(x).clone() for slot in slots] if self._rank == 0 else []
         self._exchange(x.new_zeros(1))  # the reader has its copy before anyone goes on

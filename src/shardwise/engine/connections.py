@@ -53,18 +53,22 @@ class TimedProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """uvicorn callback: start the time limit of the first request."""
         super().connection_made(transport)
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn callback: end the time limit."""
         self._disarm()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
+        """Parser callback: start the time limit of this request."""
         super().on_message_begin()
         self._arm()
 
     def on_message_complete(self) -> None:
+        """Parser callback: the request is complete; end its time limit."""
         super().on_message_complete()
         self._disarm()
 

@@ -90,11 +90,13 @@ class Engine:
         self.close()
 
     def close(self) -> None:
+        """Stop the ranks that this engine started."""
         if self._own_group:
             self.group.close()
 
     @property
     def has_work(self) -> bool:
+        """Whether any sequence is unfinished."""
         return bool(self._sequences)
 
     def add(self, request_id: str, prompt: list[int], params: SamplingParams) -> None:

@@ -108,6 +108,7 @@ class Generation:
 
     @property
     def wants_stream(self) -> bool:
+        """Whether the client asked for server-sent events."""
         return bool(self._request.stream)
 
     def _usage(self) -> dict[str, int]:
@@ -158,6 +159,7 @@ class EventStream:
         self._generation = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, and release the request however that ends."""
         try:
             await self._response(scope, receive, send)
         finally:
@@ -184,10 +186,12 @@ async def _disconnect(http: HttpRequest) -> None:
 
 
 def event(value: object) -> bytes:
+    """One server-sent event holding `value` as JSON."""
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
 def error_body(status: int, message: str) -> dict[str, object]:
+    """Body of an error in OpenAI's form."""
     kind = "server_error"
     if 400 <= status < 500:
         kind = "rate_limit_error" if status == 429 else "invalid_request_error"

@@ -29,6 +29,7 @@ class Linear:
         self._weight = weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x W^T + b for x of shape (tokens, in_features)."""
         if self._packed:
             y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
                 x, self._weight, self.bias, "none", [], ""
@@ -44,6 +45,7 @@ class ColumnParallel:
         self.linear = Linear(torch.cat(weights), torch.cat(biases) if biases else None)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """This rank's slice of the output features; no communication."""
         return self.linear(x)
 
 
@@ -58,6 +60,7 @@ class RowParallel:
         self.collectives = collectives
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """All output features, summed over ranks by an all-reduce."""
         y = self.collectives.all_reduce(self.linear(x))
         return y if self.bias is None else y + self.bias  # after the sum, so it is added once
 
@@ -69,6 +72,7 @@ class VocabParallelEmbedding:
         self.weight, self.start, self.collectives = weight, start, collectives
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Embeddings of `tokens`, summed over the ranks' parts of the vocabulary."""
         local = tokens - self.start
         mine = (local >= 0) & (local < self.weight.shape[0])
         x = functional.embedding(local * mine, self.weight) * mine.unsqueeze(-1)
@@ -83,6 +87,7 @@ class VocabParallelHead:
         self.widths, self.collectives = widths, collectives
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Logits over the whole vocabulary on rank 0; None on the others."""
         y = self.linear(x)
         y = functional.pad(y, (0, max(self.widths) - y.shape[1])).contiguous()
         parts = self.collectives.gather(y)
@@ -99,6 +104,7 @@ class GatedMlp:
         self.down = Linear(down)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """down(silu(gate(x)) * up(x)), this rank's part of the sum."""
         gate, up = self.gate_up(x).chunk(2, -1)
         return self.down(functional.silu(gate).mul_(up))
 
@@ -112,6 +118,7 @@ class ExpertMlp:
         self.router, self.experts, self.top_k, self.norm_topk = router, experts, top_k, norm_topk
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Weighted sum of the chosen experts, this rank's part."""
         scores = functional.linear(x, self.router).softmax(-1, dtype=torch.float32)
         weights, chosen = scores.topk(self.top_k, -1)
         if self.norm_topk:

@@ -41,10 +41,12 @@ class ShardReader:
         self._weights = {weight.name: weight for weight in sharding.weights(self.config)}
 
     def __call__(self, name: str) -> torch.Tensor:
+        """This rank's shard of the tensor `name`, on its device in its dtype."""
         shard = sharding.shard(self._weights[name], self.config, self.tp_size, self.tp_rank)
         return self._checkpoint.read(shard).to(self.device, self.dtype)
 
     def optional(self, name: str) -> torch.Tensor | None:
+        """This rank's shard of `name`, or None where the model has no such tensor."""
         return self(name) if name in self._weights else None
 
 
@@ -71,6 +73,7 @@ class Attention:
     def __call__(
         self, x: torch.Tensor, tables: Tables, cache: LayerCache, inputs: StepInputs
     ) -> torch.Tensor:
+        """Attention of a step's tokens, `x` of shape (tokens, hidden), over the cache."""
         heads, kv_heads = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x).view(-1, heads + 2 * kv_heads, self.head_dim)
         qk, v = qkv.split([heads + kv_heads, kv_heads], 1)
@@ -102,6 +105,7 @@ class Mlp:
             self.local = GatedMlp(*(read(w.name) for w in sharding.mlp_weights(config, prefix)))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Output of the MLP, summed over ranks by an all-reduce."""
         return self.collectives.all_reduce(self.local(x))
 
 
@@ -119,6 +123,7 @@ class DecoderLayer:
     def __call__(
         self, x: torch.Tensor, tables: Tables, cache: LayerCache, inputs: StepInputs
     ) -> torch.Tensor:
+        """One layer with both residuals, for `x` of shape (tokens, hidden)."""
         normed = functional.rms_norm(x, x.shape[-1:], self.input_norm, self.eps)
         x = x + self.attention(normed, tables, cache, inputs)
         return x + self.mlp(functional.rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps))

@@ -18,6 +18,8 @@ MAX_TOKENS = 2**31 - 1
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """OpenAI's `stream_options`."""
+
     include_usage: bool | None = False
     include_obfuscation: bool | None = None  #: ignored: padding against eavesdroppers
 
@@ -70,6 +72,7 @@ class Request(msgspec.Struct, kw_only=True):
 
     @property
     def stop_strings(self) -> list[str]:
+        """Non-empty stop strings."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [s for s in stop if s]
 
@@ -85,6 +88,7 @@ class CompletionRequest(Request, kw_only=True):
     prompt: str | list[Any]
 
     def tokens(self, tokenizer: AnyTokenizer) -> list[int]:
+        """Prompt as token ids. Raises InputError for more than one prompt."""
         prompt: Any = self.prompt
         if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)):
             prompt = prompt[0]
@@ -107,6 +111,7 @@ class ChatRequest(Request, kw_only=True):
     max_completion_tokens: int | None = None
 
     def tokens(self, tokenizer: AnyTokenizer) -> list[int]:
+        """Messages as token ids, through the chat template."""
         return tokenizer.encode_chat([m | {"content": _text(m)} for m in self.messages])
 
     def limit(self, num_prompt: int, max_model_len: int) -> int:
@@ -201,6 +206,7 @@ class Reply:
         return self._body("chat.completion.chunk" if self.chat else "text_completion", [choice])
 
     def usage_chunk(self, usage: dict[str, int]) -> dict[str, Any]:
+        """Last event of a stream, with token counts and no choices."""
         name = "chat.completion.chunk" if self.chat else "text_completion"
         return self._body(name, []) | {"usage": usage}
 
@@ -219,6 +225,7 @@ class Reply:
 
 
 def usage(num_prompt: int, num_output: int) -> dict[str, int]:
+    """Token counts in OpenAI's form."""
     return {
         "prompt_tokens": num_prompt,
         "completion_tokens": num_output,

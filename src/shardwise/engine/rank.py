@@ -108,6 +108,7 @@ class Rank:
             return self.model.forward(inputs, self.caches)
 
     def call(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+        """Run `work` with this rank, in this process."""
         return work(self, *args)
 
 

@@ -41,6 +41,7 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
+        """Prompt and output tokens so far."""
         return len(self.prompt) + len(self.output)
 
 
@@ -62,6 +63,7 @@ class StepPlan(msgspec.Struct, frozen=True):
 
     @property
     def num_decodes(self) -> int:
+        """Sequences that get one token in this step."""
         return sum(segment.length == 1 for segment in self.segments)
 
 
@@ -75,6 +77,7 @@ class BlockAllocator:
 
     @property
     def num_free(self) -> int:
+        """Number of free blocks."""
         return len(self._free)
 
     def allocate(self, after: int | None) -> int:
@@ -87,6 +90,7 @@ class BlockAllocator:
         return block
 
     def free(self, blocks: Iterable[int]) -> None:
+        """Return blocks to the pool."""
         for block in blocks:
             assert block not in self._free, "block freed twice"
             self._free.add(block)
@@ -108,6 +112,7 @@ class Scheduler:
 
     @property
     def capacity_tokens(self) -> int:
+        """Tokens that the KV cache holds."""
         return self.allocator.num_blocks * self.block_size
 
     def add(self, sequence: Sequence) -> None:

@@ -148,16 +148,20 @@ class Server:
         )
 
     async def health(self, _: HttpRequest) -> Response:
+        """`GET /health`: 200, or 503 with the reason."""
         why = self.client.down or self._stalled
         return _error(503, why) if why else Response()
 
     async def show_metrics(self, _: HttpRequest) -> Response:
+        """`GET /metrics`: Prometheus text."""
         return Response(self.metrics.render(), media_type="text/plain; version=0.0.4")
 
     async def models(self, _: HttpRequest) -> Response:
+        """`GET /v1/models`: the one model that is served."""
         return _json({"object": "list", "data": [self._model()]})
 
     async def one_model(self, http: HttpRequest) -> Response:
+        """`GET /v1/models/NAME`: that model, or 404."""
         asked = http.path_params["model"]
         if asked != self.model_name:
             return _error(
@@ -175,9 +179,11 @@ class Server:
         }
 
     async def completions(self, http: HttpRequest) -> Answer:
+        """`POST /v1/completions`."""
         return await self._answer(http, chat=False)
 
     async def chat(self, http: HttpRequest) -> Answer:
+        """`POST /v1/chat/completions`."""
         return await self._answer(http, chat=True)
 
     async def _answer(self, http: HttpRequest, chat: bool) -> Answer:

@@ -48,6 +48,7 @@ class ServerMetrics:
         }
 
     def render(self) -> bytes:
+        """All metrics as Prometheus text."""
         text: bytes = generate_latest(self._registry)
         return text
 
@@ -56,16 +57,20 @@ class ServerMetrics:
         self._requests.labels("refused").inc()
 
     def timer(self, num_prompt: int) -> RequestTimer:
+        """Count a request with its prompt tokens, and time it from now."""
         self._prompt_tokens.inc(num_prompt)
         return RequestTimer(self)
 
     def ended(self, outcome: str) -> None:
+        """Count a request that ended with `outcome`."""
         self._requests.labels(outcome).inc()
 
     def observe(self, latency: str, seconds: float) -> None:
+        """Record a latency (`ttft`, `itl` or `e2e_latency`) in seconds."""
         self._latency[latency].observe(seconds)
 
     def generated(self) -> None:
+        """Count one output token."""
         self._output_tokens.inc()
 
 
@@ -91,6 +96,7 @@ class RequestTimer:
         self._last = 0.0
 
     def token(self) -> None:
+        """Record TTFT at the first token and an inter-token latency at each later one."""
         now = time.perf_counter()
         if self._last:
             self._metrics.observe("itl", now - self._last)

@@ -50,6 +50,7 @@ class EngineClient:
 
     @property
     def in_flight(self) -> int:
+        """Requests that are not answered in full yet."""
         return len(self._streams)
 
     @property

@@ -37,6 +37,7 @@ class Shard(msgspec.Struct, frozen=True):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the shard."""
         shape = list(self.weight.shape)
         shape[self.weight.dim] = self.stop - self.start
         return tuple(shape)
@@ -114,6 +115,7 @@ def layer_weights(config: ModelConfig, prefix: str) -> Iterator[Weight]:
 
 
 def router_name(config: ModelConfig) -> str:
+    """Name of the router's weight within a layer."""
     block = "block_sparse_moe" if config.family == "mixtral" else "mlp"
     return f"{block}.gate.weight"
 

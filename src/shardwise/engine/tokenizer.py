@@ -32,6 +32,7 @@ class TextTokenizer:
         self._tokenizer, self._template, self._special = tokenizer, template, special
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, special tokens included."""
         return self._ids(text, special=True)
 
     def _ids(self, text: str, special: bool) -> list[int]:
@@ -58,6 +59,7 @@ class TextTokenizer:
         return self._ids(text, special=False)
 
     def stream(self) -> TextStream:
+        """New decoder for one output."""
         return TextStream(self._tokenizer)
 
 
@@ -69,6 +71,7 @@ class TextStream:
         self._stream = decoders.DecodeStream(skip_special_tokens=True)
 
     def add(self, token: int) -> str:
+        """Text that `token` completes; empty within a character."""
         return self._stream.step(self._tokenizer, token) or ""
 
 
@@ -76,6 +79,7 @@ class IdTokenizer:
     """For a model without a tokenizer: text is its token ids, "17 4 291"."""
 
     def encode(self, text: str) -> list[int]:
+        """Token ids written as numbers. Raises InputError for anything else."""
         try:
             return [int(word) for word in text.split()]
         except ValueError:
@@ -85,9 +89,11 @@ class IdTokenizer:
             ) from None
 
     def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Token ids of all messages, one after another."""
         return [i for message in messages for i in self.encode(str(message.get("content", "")))]
 
     def stream(self) -> IdStream:
+        """New decoder for one output."""
         return IdStream()
 
 
@@ -95,6 +101,7 @@ class IdStream:
     """Each token as its id and a space."""
 
     def add(self, token: int) -> str:
+        """The id as text."""
         return f"{token} "
 
 

@@ -36,10 +36,12 @@ _NAMES_BF16_CACHE: Final = (("0", False), ("0.5.9", True))
 
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
-    """https://docs.sglang.ai/advanced_features/server_arguments.html
+    """Flags of the server command that the deployment needs.
 
     SGLang counts TP, running requests and the prefill chunk over all copies of attention, so each
     is multiplied by the attention DP size here.
+
+    Source: https://docs.sglang.ai/advanced_features/server_arguments.html
     """
     layout, limits, copies = deployment.layout, deployment.limits, deployment.layout.attention_dp
     line = ["--tp-size", str(layout.stage_gpus)]

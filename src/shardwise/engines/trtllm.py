@@ -36,10 +36,12 @@ _MTP_KEY: Final = (("0", "num_nextn_predict_layers"), ("1.3", "max_draft_len"))
 
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
-    """https://nvidia.github.io/TensorRT-LLM/commands/trtllm-serve/trtllm-serve.html
+    """Flags of the server command that the deployment needs.
 
     TP counts all GPUs of a stage, whether attention is cut over them or copied. The memory fraction
     is of what is free once the model is loaded.
+
+    Source: https://nvidia.github.io/TensorRT-LLM/commands/trtllm-serve/trtllm-serve.html
     """
     del device
     layout, limits = deployment.layout, deployment.limits

@@ -42,9 +42,11 @@ _HAS_DRAFT_MODELS: Final = (("0", False), ("0.15", True))
 
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
-    """https://docs.vllm.ai/en/latest/cli/serve.html
+    """Flags of the server command that the deployment needs.
 
     `--max-num-seqs` and `--max-num-batched-tokens` hold for each copy of attention.
+
+    Source: https://docs.vllm.ai/en/latest/cli/serve.html
     """
     layout, limits = deployment.layout, deployment.limits
     line = ["--tensor-parallel-size", str(layout.tp_size)]

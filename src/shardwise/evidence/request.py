@@ -65,18 +65,22 @@ class RequestRecord:
 
     @property
     def ok(self) -> bool:
+        """Whether the request was answered in full."""
         return self.failure is None and not self.cancelled
 
     @property
     def first_s(self) -> float:
+        """Time of the first token; NaN without one."""
         return self.arrivals[0] if self.arrivals else float("nan")
 
     @property
     def ttft_s(self) -> float:
+        """First token minus request sent, in seconds."""
         return self.first_s - self.origin_s
 
     @property
     def e2e_latency_s(self) -> float:
+        """Last token minus request sent, in seconds."""
         return self.last_s - self.origin_s
 
     @property
@@ -136,6 +140,7 @@ class TokenCheck(msgspec.Struct, frozen=True):
 
     @property
     def agrees(self) -> bool:
+        """Whether every answer reported as many tokens as arrived."""
         return not (self.without_usage or self.more_pieces or self.fewer_pieces)
 
 

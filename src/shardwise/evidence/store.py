@@ -94,6 +94,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
+        """Close the database."""
         self._db.close()
 
     def put(self, cell: Measured) -> None:
@@ -136,6 +137,7 @@ class Store:
         )
 
     def has(self, study: str, key: str) -> bool:
+        """Whether a study has a result for the cell `key`."""
         return bool(self._read("SELECT 1 FROM cell WHERE study = ? AND key = ?", (study, key)))
 
     def studies(self) -> list[str]:

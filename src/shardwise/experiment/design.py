@@ -32,6 +32,7 @@ class Cell(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
+        """Split, mode and batch, for a table."""
         mode = self.workload.mode.replace("_", " ")
         return f"{self.split.label}, {mode}, batch {self.workload.concurrency}"
 

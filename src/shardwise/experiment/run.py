@@ -55,6 +55,7 @@ class Wanted(msgspec.Struct, frozen=True):
         return {key_of(cell, self.machine, instance): cell for cell in found}
 
     def deployment(self, cell: Cell) -> Deployment:
+        """Deployment that the evidence of a cell names."""
         s = self.instance
         return Deployment(
             model=self.model,

@@ -27,6 +27,7 @@ class Split(msgspec.Struct, frozen=True):
 
     @property
     def ranks(self) -> int:
+        """Ranks of all replicas together."""
         return self.tp_size * self.replicas
 
     @property
@@ -36,6 +37,7 @@ class Split(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
+        """Replicas, TP size and cores, for a table."""
         copies = f"{self.replicas} x " if self.replicas > 1 else ""
         cores = f" on {self.cores} core{'s' * (self.cores > 1)}" if self.cores else ""
         return f"{copies}TP={self.tp_size}{cores}"

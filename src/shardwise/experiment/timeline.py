@@ -21,6 +21,7 @@ class Spent(msgspec.Struct, frozen=True):
 
     @property
     def idle_s(self) -> float:
+        """Seconds that no part accounts for."""
         return max(0.0, self.total_s - sum(self.by.values()))
 
     @property
@@ -38,10 +39,12 @@ class Timeline:
 
     @property
     def elapsed_s(self) -> float:
+        """Seconds since the start."""
         return time.monotonic() - self._begun
 
     @contextmanager
     def doing(self, what: Doing) -> Iterator[None]:
+        """Count the time within the block as `what`."""
         begun = time.monotonic()
         try:
             yield
@@ -61,4 +64,5 @@ class Timeline:
                     stack.close()
 
     def spent(self) -> Spent:
+        """Time spent so far, by part."""
         return Spent(self.elapsed_s, dict(self._by))

@@ -49,6 +49,7 @@ class Catalogue(msgspec.Struct, frozen=True):
         return self.by_id[known]
 
     def gpus(self) -> tuple[Gpu, ...]:
+        """All GPUs, in the order of the files."""
         return tuple(self.by_id.values())
 
     def prices(self, gpu_id: str) -> tuple[Price, ...]:

@@ -31,6 +31,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def latency_s(self) -> float:
+        """Latency in seconds."""
         return self.latency_us * 1e-6
 
 

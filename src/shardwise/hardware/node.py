@@ -43,6 +43,7 @@ class Node(msgspec.Struct, frozen=True):
 
     @property
     def gpus_per_node(self) -> int:
+        """GPUs of one node, where `gpus` counts all of them."""
         return self.gpus // self.nodes
 
     @property
@@ -54,7 +55,7 @@ class Node(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """ "8 x h200", "2 nodes of 8 x h100"."""
+        """Nodes and GPUs in words, e.g. "8 x h200" or "2 nodes of 8 x h100"."""
         one = f"{self.gpus_per_node} x {self.gpu.id}"
         return one if self.nodes == 1 else f"{self.nodes} nodes of {one}"
 

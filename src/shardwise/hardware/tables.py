@@ -38,6 +38,8 @@ class Text(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class FlopsTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """TOML table of peak rates by dtype."""
+
     bf16: Value | None = None
     fp16: Value | None = None
     int8: Value | None = None
@@ -64,6 +66,8 @@ class IslandTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class LinkTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """TOML table of links between GPUs."""
+
     topology: Topology
     bandwidth: Value
     max_world: int
@@ -73,6 +77,8 @@ class LinkTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class GpuTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """TOML table of one GPU."""
+
     memory: Value
     memory_bandwidth: Value
     flops: FlopsTable
@@ -96,6 +102,8 @@ class GpuTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class PriceTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """TOML table of one price."""
+
     gpu: str
     cost: Value
     provider: str = ""
@@ -104,6 +112,8 @@ class PriceTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class FileTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A catalogue file before its tables are checked."""
+
     gpu: dict[str, Any] = {}
     price: list[Any] = []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def home() -> Path:
+    """Folder of the user's own files: SHARDWISE_HOME, or ~/.config/shardwise."""
     given = os.environ.get("SHARDWISE_HOME")
     return Path(given) if given else Path.home() / ".config" / "shardwise"
 
@@ -17,4 +18,5 @@ def hardware_folder() -> Path:
 
 
 def own_hardware() -> tuple[Path, ...]:
+    """TOML files of machines measured by `shardwise hardware detect`."""
     return tuple(sorted(hardware_folder().glob("*.toml")))

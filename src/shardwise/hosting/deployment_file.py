@@ -57,14 +57,17 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
 
     @property
     def served_name(self) -> str:
+        """Name that clients use."""
         return self.name or Path(self.model).name.removesuffix(".gguf")
 
     @property
     def devices_per_replica(self) -> int:
+        """Devices of one replica."""
         return self.layout.replica_gpus
 
     @property
     def layout(self) -> Layout:
+        """Layout of one replica and the number of replicas."""
         ranks = self.tp_size * self.attention_dp
         return Layout(
             tp_size=self.tp_size,

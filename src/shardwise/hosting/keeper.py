@@ -49,6 +49,7 @@ def backoff_s(failures: int) -> float:
 
 
 def log_file(folder: Path, replica: str) -> Path:
+    """File that holds the output of `replica`."""
     return folder / "logs" / f"{replica.replace('/', '-')}.log"
 
 
@@ -64,6 +65,7 @@ class Keeper(threading.Thread):
         self._failures = 0
 
     def run(self) -> None:
+        """Start the replica, wait until it ends, and restart it, until told to stop."""
         while not self._let_go.is_set():
             ended = self._attempt()
             if self._let_go.is_set():

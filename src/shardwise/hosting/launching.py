@@ -26,6 +26,7 @@ class Launch(msgspec.Struct, frozen=True):
 
     @property
     def url(self) -> str:
+        """URL of the replica."""
         return f"http://{self.host}:{self.port}"
 
     @property

@@ -29,6 +29,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def busy(folder: Path) -> InputError:
+    """Error for a deployment that another process is changing."""
     return InputError(
         f"another `shardwise up` of this file is at work ({folder})", remedy="wait until it ends"
     )

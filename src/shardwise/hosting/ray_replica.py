@@ -63,12 +63,15 @@ class Engine:
         )
 
     def address(self) -> tuple[str, int]:
+        """Host and port that the engine listens on."""
         return self.host, self.port
 
     def exit_code(self) -> int | None:
+        """Exit code, or None while it runs."""
         return self.child.poll()
 
     def stop(self, grace_s: float) -> None:
+        """Terminate the engine, and kill it after `grace_s` seconds."""
         import os
         import signal
         import subprocess

@@ -63,6 +63,7 @@ def folder(file: Path) -> Path:
 
 
 def digest(path: Path) -> str:
+    """First 16 hex digits of the file's SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
@@ -93,6 +94,7 @@ class Journal:
         self.unwritten = ""  #: why the state on disk is older than this one
 
     def write(self) -> None:
+        """Replace the state file in one step."""
         with self.lock:
             partial = self.where / "state.json.partial"
             try:
@@ -113,6 +115,7 @@ class Journal:
             self.write()
 
     def mark(self, replica: ReplicaState, status: Status, note: str = "") -> None:
+        """Set a replica's status and note, and write the file where either changed."""
         with self.lock:
             if (replica.status, replica.note) != (status, note):
                 replica.status, replica.note, replica.since = status, note, time.time()

@@ -109,11 +109,13 @@ def attention_prefill(  # noqa: PLR0913, PLR0917 - one call has this many sizes
         engine: Whose kernels.
         batch: Sequences in the call.
         isl: New tokens of each.
-        heads, kv_heads: Query and cache heads of this rank.
+        heads: Query heads of this rank.
+        kv_heads: Cache heads of this rank.
         head_dim: Width of a head.
         cached: Tokens of each sequence already in the cache.
         window: Tokens a query sees; 0 for all.
-        dtype, kv_dtype: "bf16" or "fp8", of the arithmetic and of the cache.
+        dtype: Format of the arithmetic, "bf16" or "fp8".
+        kv_dtype: Format of the cache, "bf16" or "fp8".
 
     Raises:
         UnknownNameError: A dtype is unknown.
@@ -141,8 +143,16 @@ def attention_decode(  # noqa: PLR0913, PLR0917 - one call has this many sizes
     """Time of one decode step's attention of one layer.
 
     Args:
-        context: Tokens of each sequence, the new one included. The other sizes are those of
-            `attention_prefill`.
+        gpu: A GPU of the catalogue.
+        engine: Whose kernels.
+        batch: Sequences in the call.
+        context: Tokens of each sequence, the new one included.
+        heads: Query heads of this rank.
+        kv_heads: Cache heads of this rank.
+        head_dim: Width of a head.
+        window: Tokens a query sees; 0 for all.
+        dtype: Format of the arithmetic, "bf16" or "fp8".
+        kv_dtype: Format of the cache, "bf16" or "fp8".
         query_tokens: Tokens of each sequence in the step: more than one where drafts are verified.
             They share one read of the cache, as query heads of one cache head do.
 

@@ -102,7 +102,6 @@ def shape_octaves(operator: Operator, shapes: Array, shape: Sequence[float]) -> 
 @lru_cache(maxsize=4096)
 def best_for(operator: Operator, found: tuple[Choice, ...], shape: tuple[float, ...]) -> Choice:
     """The candidate whose engine, variant and measured shapes come nearest together."""
-
     best, least = found[0], np.inf
     for choice in found:
         if choice.octaves >= least:  # its shapes can only add to that

@@ -85,9 +85,7 @@ def between_ranks(
 ) -> Times:
     """`evaluate` for a class whose last shape column is a number of ranks: one rank sends nothing.
 
-    Args:
-        sizes: The other shape columns, and the ranks.
-        work: The class's one work axis.
+    `sizes` are the other shape columns, then the ranks; `work` is the class's one work axis.
     """
     others, given = sizes
     ranks = _sizes(operator, operator.shape[-1], given)

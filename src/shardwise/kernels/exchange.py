@@ -83,7 +83,9 @@ def expert_dispatch(
         gpu: A GPU of the catalogue.
         engine: Whose kernels: "vllm" or "trtllm", both DeepEP's.
         tokens: Tokens of each rank.
-        hidden, top_k, num_experts: Of the model.
+        hidden: Model width.
+        top_k: Experts of each token.
+        num_experts: Routed experts of a layer.
         ep_size: Ranks; 1 takes no time.
         dtype: On the wire: "bf16", "fp8" or "nvfp4".
         mode: One of `MODES`: "ll" for decode (measured to 256 tokens), "ht" for prefill.

@@ -38,7 +38,9 @@ def gemm(gpu: Gpu, engine: str, dtype: str, m: Sizes, n: Sizes, k: Sizes) -> Tim
         gpu: A GPU of the catalogue.
         engine: Whose kernels, e.g. "vllm".
         dtype: A name of `formats.FORMATS`; one that the GPU lacks runs as weight-only.
-        m: Tokens of the step. n, k: Outputs and inputs of this rank. Arrays broadcast.
+        m: Tokens of the step. Arrays broadcast.
+        n: Outputs of this rank.
+        k: Inputs of this rank.
 
     Raises:
         UnknownNameError: The dtype is unknown.

@@ -134,11 +134,12 @@ def linear_prefill(
     Args:
         gpu: A GPU of the catalogue.
         engine: Whose kernels.
-        batch, isl: Sequences, and new tokens of each. State is passed on, so tokens in the cache
-            cost nothing.
-        k_heads, v_heads: Heads of this rank. Mamba2: groups, and heads.
-        key_dim, value_dim: Widths of a head, whose product is the state. Mamba2: state size, and
-            head width.
+        batch: Sequences in the call.
+        isl: New tokens of each. State is passed on, so tokens in the cache cost nothing.
+        k_heads: Key heads of this rank; groups of Mamba2.
+        v_heads: Value heads of this rank; heads of Mamba2.
+        key_dim: Width of a key head; state size of Mamba2.
+        value_dim: Width of a value head; head width of Mamba2.
         kind: One of `KINDS`.
 
     Raises:

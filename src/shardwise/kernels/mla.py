@@ -139,10 +139,12 @@ def mla_prefill(
     Args:
         gpu: A GPU of the catalogue.
         engine: Whose kernels.
-        batch, isl: Sequences, and new tokens of each.
+        batch: Sequences in the call.
+        isl: New tokens of each.
         heads: Query heads of this rank.
         cached: Tokens of each sequence already in the cache.
-        dtype, kv_dtype: "bf16" or "fp8", of the arithmetic and of the cache.
+        dtype: Format of the arithmetic, "bf16" or "fp8".
+        kv_dtype: Format of the cache, "bf16" or "fp8".
 
     Raises:
         UnknownNameError: A dtype is unknown.
@@ -168,7 +170,13 @@ def mla_decode(
     """Time of the decode kernel of one layer, without projections and absorbed products.
 
     Args:
+        gpu: A GPU of the catalogue.
+        engine: Whose kernels.
+        batch: Sequences in the call.
         context: Tokens of each sequence, the new one included.
+        heads: Query heads of this rank.
+        dtype: Format of the arithmetic, "bf16" or "fp8".
+        kv_dtype: Format of the cache, "bf16" or "fp8".
         query_tokens: Tokens of each sequence in the step; they share one read of the cache.
 
     Raises:
@@ -198,9 +206,16 @@ def mla_prefill_block(  # noqa: PLR0913, PLR0917 - one block has this many sizes
     product that expands cached latents to keys and values is not in it.
 
     Args:
+        gpu: A GPU of the catalogue.
+        engine: Whose kernels.
+        batch: Sequences in the call.
+        isl: New tokens of each.
+        heads: Query heads of this rank.
         hidden: Model width.
-        gemm_dtype: Format of the projections, a name of `formats.FORMATS`. The other sizes are
-            those of `mla_prefill`.
+        gemm_dtype: Format of the projections, a name of `formats.FORMATS`.
+        cached: Tokens of each sequence already in the cache.
+        dtype: Format of the arithmetic, "bf16" or "fp8".
+        kv_dtype: Format of the cache, "bf16" or "fp8".
 
     Raises:
         UnknownNameError: A dtype is unknown.
@@ -232,7 +247,15 @@ def mla_decode_block(
     """Time of one layer's whole attention block in a decode step.
 
     Args:
-        hidden, gemm_dtype: As in `mla_prefill_block`. The other sizes are those of `mla_decode`.
+        gpu: A GPU of the catalogue.
+        engine: Whose kernels.
+        batch: Sequences in the call.
+        context: Tokens of each sequence, the new one included.
+        heads: Query heads of this rank.
+        hidden: Model width.
+        gemm_dtype: Format of the projections, a name of `formats.FORMATS`.
+        dtype: Format of the arithmetic, "bf16" or "fp8".
+        kv_dtype: Format of the cache, "bf16" or "fp8".
 
     Raises:
         UnknownNameError: A dtype is unknown.

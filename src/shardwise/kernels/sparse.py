@@ -97,8 +97,17 @@ def sparse_prefill(  # noqa: PLR0913, PLR0917 - one block has this many sizes
     """Time of one layer's whole sparse-attention block in prefill.
 
     Args:
-        indexer: Whether this layer has an indexer; some models share one between layers. The
-            other sizes are those of `mla.mla_prefill_block`.
+        gpu: A GPU of the catalogue.
+        engine: Whose kernels.
+        batch: Sequences in the call.
+        isl: New tokens of each.
+        heads: Query heads of this rank.
+        hidden: Model width.
+        gemm_dtype: Format of the projections, a name of `formats.FORMATS`.
+        cached: Tokens of each sequence already in the cache.
+        dtype: Format of the arithmetic, "bf16" or "fp8".
+        kv_dtype: Format of the cache, "bf16" or "fp8".
+        indexer: Whether this layer has an indexer; some models share one between layers.
 
     Raises:
         UnknownNameError: A dtype is unknown.
@@ -138,7 +147,16 @@ def sparse_decode(  # noqa: PLR0913, PLR0917 - one block has this many sizes
     Never nearer than EXTRAPOLATED, since no table has a context.
 
     Args:
-        context: Tokens of each sequence. The other sizes are those of `sparse_prefill`.
+        gpu: A GPU of the catalogue.
+        engine: Whose kernels.
+        batch: Sequences in the call.
+        context: Tokens of each sequence, the new one included.
+        heads: Query heads of this rank.
+        hidden: Model width.
+        gemm_dtype: Format of the projections, a name of `formats.FORMATS`.
+        dtype: Format of the arithmetic, "bf16" or "fp8".
+        kv_dtype: Format of the cache, "bf16" or "fp8".
+        indexer: Whether this layer has an indexer.
 
     Raises:
         UnknownNameError: A dtype is unknown.

@@ -59,6 +59,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
+        """GPU, engine, versions and variant, for a table."""
         return " ".join((self.gpu, self.engine, "/".join(self.versions), self.variant))
 
 

@@ -30,6 +30,7 @@ class Layouts(msgspec.Struct, frozen=True, dict=True):
 
     @classmethod
     def of(cls, layouts: Iterable[Layout]) -> Self:
+        """Layouts as arrays of shape (n,)."""
         found = list(layouts)
         # `msgspec.structs.fields` reads annotations anew at each call: ten times as slow
         return cls(
@@ -41,10 +42,12 @@ class Layouts(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of every array."""
         return np.shape(self.tp_size)
 
     @property
     def stage_gpus(self) -> Floats:
+        """GPUs of one pipeline stage."""
         return self.tp_size * self.attention_dp
 
     def unique(self) -> tuple[list[Layout], NDArray[np.int64]]:
@@ -89,6 +92,7 @@ class Deployments(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, deployments: Sequence[Deployment]) -> Self:
+        """Deployments as arrays of shape (n,)."""
         limits = [d.limits for d in deployments]
         return cls(
             Layouts.of(d.layout for d in deployments),
@@ -99,4 +103,5 @@ class Deployments(msgspec.Struct, frozen=True):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of every array."""
         return self.layouts.shape

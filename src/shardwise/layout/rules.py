@@ -60,8 +60,7 @@ def even_cut(tensor: Tensor, ranks: int) -> str:
 def violations(model: Model, layout: Layout, refusal: Refusal = even_cut) -> list[Violation]:
     """Every rule that `layout` breaks for `model`, in its dtype; empty if it is possible.
 
-    Args:
-        refusal: What an engine says to a cut tensor (an `engines.loading.Loader`).
+    `refusal` is what an engine says to a cut tensor (an `engines.loading.Loader`).
 
     Returns:
         Violations whose `nearest` is the nearest TP (or, for a PP rule, PP) that breaks none.

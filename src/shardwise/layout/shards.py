@@ -36,6 +36,7 @@ class Shard(msgspec.Struct, frozen=True):
 
     @property
     def parameters(self) -> int:
+        """Parameters that this rank holds of the tensor."""
         return self.rows * self.cols * self.copies
 
     @property
@@ -73,10 +74,12 @@ class Gemm(msgspec.Struct, frozen=True):
 
     @property
     def part(self) -> Part:
+        """Part of the model that the GEMM belongs to."""
         return self.parts[0].tensor.part
 
     @property
     def bytes(self) -> float:
+        """Weight bytes that this rank reads."""
         return sum(shard.bytes for shard in self.parts)
 
 
@@ -89,6 +92,7 @@ class LayerShard(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def bytes(self) -> float:
+        """Weight bytes of the layer on this rank."""
         return sum(shard.bytes for shard in self.shards)
 
     @cached_property

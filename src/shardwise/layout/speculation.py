@@ -109,6 +109,7 @@ class Speculation(msgspec.Struct, frozen=True):
 
     @property
     def own_heads(self) -> bool:
+        """Whether the model's own heads draft, rather than a draft model."""
         return self.draft == MTP
 
     @property

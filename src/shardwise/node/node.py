@@ -14,6 +14,7 @@ Pair = tuple[int, int]  #: two device indices, the smaller first
 
 
 def pair(a: int, b: int) -> Pair:
+    """Key of the link between two devices, the lower index first."""
     return (a, b) if a < b else (b, a)
 
 
@@ -73,12 +74,15 @@ class Node(msgspec.Struct, frozen=True):
 
     @property
     def indices(self) -> tuple[int, ...]:
+        """Device indices in ascending order."""
         return tuple(sorted(device.index for device in self.devices))
 
     def device(self, index: int) -> Device:
+        """Device with this index."""
         return next(device for device in self.devices if device.index == index)
 
     def link(self, a: int, b: int) -> Link | None:
+        """Link between two devices; None where unknown."""
         return self.links.get(pair(a, b))
 
     def reaches(self, a: int, b: int) -> bool | None:
@@ -92,9 +96,11 @@ class Node(msgspec.Struct, frozen=True):
         return self.peer_access.get(pair(a, b))
 
     def pairs(self, group: Iterable[int] | None = None) -> tuple[Pair, ...]:
+        """All pairs among `group`, by default among all devices."""
         return tuple(itertools.combinations(sorted(self.indices if group is None else group), 2))
 
     def unknown_pairs(self, group: Iterable[int] | None = None) -> tuple[Pair, ...]:
+        """Pairs whose link is unknown."""
         return tuple(p for p in self.pairs(group) if p not in self.links)
 
     def fully_connected(self, group: Iterable[int]) -> bool:
@@ -103,7 +109,7 @@ class Node(msgspec.Struct, frozen=True):
 
     @property
     def vendor(self) -> str:
-        """ "amd", "nvidia" or "", from the links and names."""
+        """Vendor from the links and names: "amd", "nvidia" or ""."""
         names = " ".join(device.name for device in self.devices).lower()
         kinds = {link.kind for link in self.links.values()}
         if kinds & {"XGMI", "PCIE"} or any(

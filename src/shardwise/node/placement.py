@@ -33,6 +33,7 @@ class Placement(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def ring_pairs(self) -> tuple[Pair, ...]:
+        """Pairs that are neighbours in the ring."""
         return _steps(self.ring)
 
     @property
@@ -57,6 +58,7 @@ class Placement(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def fully_connected(self) -> bool:
+        """Whether every pair has a direct link."""
         return self.node.fully_connected(self.devices)
 
 

@@ -83,6 +83,7 @@ class Batch(msgspec.Struct, frozen=True):
         return np.array([row.ttft_is_told for row in self.rows], dtype=np.bool_)
 
     def setting(self, coefficients: Mapping[str, float]) -> Setting:
+        """What is constant over the batch, with `coefficients` applied."""
         key = self.key
         plain = Setting(
             self.arch,

@@ -71,10 +71,12 @@ class Problem(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     @cached_property
     def stacks(self) -> list[Stack]:
+        """Rows of the same mode as arrays, to be predicted in one computation."""
         return stack(self.batches)
 
     @cached_property
     def targets(self) -> list[Target]:
+        """Measured values that are fitted, with the weight of each metric."""
         return [
             target
             for number, found in enumerate(self.stacks)
@@ -106,6 +108,7 @@ class Problem(msgspec.Struct, frozen=True, eq=False, dict=True):
         return [np.log(getattr(served[t.stack], t.metric)[t.rows]) for t in self.targets]
 
     def batch_of(self, target: Target) -> NDArray[np.int64]:
+        """Batch number of each row of a target."""
         return self.stacks[target.stack].batch_of[target.rows]
 
 

@@ -29,6 +29,7 @@ class AllReduce(msgspec.Struct, frozen=True):
     bulk_rate: float
 
     def time(self, message_bytes: Array) -> Array:
+        """Seconds of an all-reduce of `message_bytes` per rank, in the same shape."""
         small = self.latency_s + message_bytes / self.rate
         large = self.bulk_latency_s + message_bytes / self.bulk_rate
         low = np.minimum(small, large)

@@ -51,10 +51,12 @@ class Subject(msgspec.Struct, frozen=True):
 
     @property
     def weight_dtype(self) -> str:
+        """Dtype of the checkpoint's weights."""
         return self.arch.checkpoint_dtype
 
     @property
     def setting(self) -> Setting:
+        """What is constant over the deployments of this subject."""
         plain = Setting(
             self.arch,
             self.gpu,
@@ -73,6 +75,7 @@ class Subject(msgspec.Struct, frozen=True):
 
     @property
     def platform(self) -> Platform:
+        """GPU, engine and version."""
         return Platform(self.gpu, self.engine, self.engine_version)
 
     @property
@@ -100,6 +103,7 @@ class Subject(msgspec.Struct, frozen=True):
 
     @property
     def collectives(self) -> Collectives:
+        """All-reduce times of the calibration."""
         return self.calibrated.collectives
 
 

@@ -104,7 +104,7 @@ def is_version(key: str, engine: str, version: str) -> bool:
 
 
 def _kind_of(key: str) -> str:
-    """ "moe" or "dense", by a model's key: experts have a number and a width."""
+    """Either "moe" or "dense", by a model's key: experts have a number and a width."""
     widths = key.partition(":")[0].split("x", 2)[-1]
     return "moe" if "x" in widths else "dense"
 
@@ -136,6 +136,7 @@ class Hierarchy(msgspec.Struct, frozen=True):
     offsets: Mapping[tuple[str, ...], Array]
 
     def log_coefficients(self, gpu: Gpu, engine: str, version: str = "", model: str = "") -> Array:
+        """Logarithms of the coefficients, in the order of `NAMES`."""
         total = prior(gpu, engine)
         for key in levels_of(gpu.id, engine, version, model):
             if key in self.offsets:
@@ -158,6 +159,7 @@ class Hierarchy(msgspec.Struct, frozen=True):
     def coefficients(
         self, gpu: Gpu, engine: str, version: str = "", model: str = ""
     ) -> dict[str, float]:
+        """Coefficients by name: priors moved by every offset that applies."""
         values = np.exp(self.log_coefficients(gpu, engine, version, model))
         return dict(zip(NAMES, values.tolist(), strict=True))
 

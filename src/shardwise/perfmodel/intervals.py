@@ -53,6 +53,7 @@ def ratio_width(first: float, second: float, rho: float = LAYOUT_RHO) -> float:
 
 
 def kind_of(moe: bool) -> str:
+    """`moe` or `dense`."""
     return "moe" if moe else "dense"
 
 

@@ -62,6 +62,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     @property
     def pair(self) -> str:
+        """GPU and engine, as in a profile's keys."""
         return f"{self.gpu}/{self.engine}"
 
 

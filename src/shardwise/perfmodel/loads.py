@@ -63,6 +63,7 @@ class Load(msgspec.Struct, frozen=True):
 
     @property
     def pp_size(self) -> Array:
+        """Pipeline stages of each deployment."""
         return self.layouts.pp_size
 
 

@@ -58,18 +58,22 @@ class Platform(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, gpu: Gpu, deployment: Deployment) -> Platform:
+        """Platform that a deployment runs on."""
         return cls(gpu, deployment.engine, deployment.engine_version)
 
     @property
     def loader(self) -> Loader:
+        """How this engine loads weights on this device."""
         return Loader(self.engine, device_of(self.gpu), self.engine_version)
 
     @property
     def startup(self) -> StartupMemory:
+        """Memory that the engine takes at start-up."""
         return get(self.engine).startup(device_of(self.gpu), self.engine_version)
 
     @property
     def scheduling(self) -> Scheduling:
+        """Limits that the engine chooses on this device."""
         return get(self.engine).scheduling(device_of(self.gpu), self.engine_version)
 
 
@@ -240,6 +244,7 @@ class MemoryPlan(msgspec.Struct, frozen=True):
 
     @property
     def fits(self) -> bool:
+        """Whether one sequence of the longest length fits."""
         return self.shortfall_bytes == 0.0
 
 

@@ -36,6 +36,7 @@ class Impossible(msgspec.Struct, frozen=True):
 
     @property
     def reason(self) -> str:
+        """What was measured, against which limit, and what to check."""
         return (
             f"what was measured takes {self.share:.3g} times the {self.resource} of "
             f"{self.row.gpu}; check its units, model, dtype, GPU and TP"

@@ -54,12 +54,13 @@ class Pools(msgspec.Struct, frozen=True):
 
     @property
     def gpus(self) -> int:
+        """GPUs of both pools."""
         prefill = self.prefill_instances * self.prefill.replica_gpus
         return prefill + self.decode_instances * self.decode.replica_gpus
 
     @property
     def name(self) -> str:
-        """ "2 x TP1 prefill + 3 x TP2 decode"."""
+        """Pools in words, e.g. "2 x TP1 prefill + 3 x TP2 decode"."""
         return (
             f"{self.prefill_instances} x {self.prefill.name} prefill + "
             f"{self.decode_instances} x {self.decode.name} decode"
@@ -184,8 +185,7 @@ def serve(
     The decode batch sets the rate (Little's law over decoding); the rate sets how long prompts wait
     for a prefill instance (M/D/1); both set what is in flight.
 
-    Args:
-        first_share: Share of the requests that were sent at once, at the beginning of a run.
+    `first_share` of the requests were sent at once, at the beginning of a run.
     """
     p, d = found.layouts.index(pools.prefill), found.layouts.index(pools.decode)
     c = subject.setting.coefficients

@@ -86,6 +86,7 @@ class Seen(msgspec.Struct, frozen=True):
 
     @property
     def knowledge(self) -> Knowledge:
+        """GPUs, engines, versions and families that rows cover."""
         return Knowledge(
             frozenset(pair.split("/")[0] for pair in self.versions),
             frozenset(pair.split("/")[1] for pair in self.versions),
@@ -126,10 +127,12 @@ class Profile(msgspec.Struct, frozen=True):
 
     @property
     def hierarchy(self) -> Hierarchy:
+        """Offsets of GPUs, engines, versions and models."""
         return decode(self.offsets)
 
     @property
     def knowledge(self) -> Knowledge:
+        """What the profile's rows cover."""
         return _knowledge_of(_Held(self.seen))
 
 
@@ -192,6 +195,7 @@ def profile_folder() -> Path:
 
 @cache
 def bundled_profile() -> Profile:
+    """Profile that ships with the package."""
     data = (Path(__file__).parent / "data" / "reference.json").read_bytes()
     return msgspec.json.decode(data, type=Profile)
 

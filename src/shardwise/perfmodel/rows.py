@@ -138,6 +138,7 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def tp_size(self) -> int:
+        """TP size of the row's layout."""
         return self.layout.tp_size
 
     @property

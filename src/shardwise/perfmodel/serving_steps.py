@@ -71,7 +71,6 @@ def _step(setting: Steps, load: Load, sequences: Array, prompt_tokens: Array) ->
 
 def _drafts(drafting: Drafting, load: Load, sequences: Array, prompt_tokens: Array) -> StepTime:
     """The passes that draft the next step's tokens: the first also takes in the prompts."""
-
     first = _step(drafting.first, load, sequences, prompt_tokens)
     if drafting.passes == 1:
         return first

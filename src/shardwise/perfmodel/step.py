@@ -57,12 +57,15 @@ class StepTime(msgspec.Struct, frozen=True):
 
     @property
     def total(self) -> Array:
+        """Seconds of the whole step."""
         return self.weights + self.kv + self.compute + self.communication + self.overhead
 
     def scaled(self, factor: Array | float) -> StepTime:
+        """Every part multiplied by `factor`."""
         return StepTime(*(getattr(self, name) * factor for name in self.__struct_fields__))
 
     def plus(self, other: StepTime) -> StepTime:
+        """Sum of two steps, part by part."""
         return StepTime(
             *(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__)
         )
@@ -73,7 +76,8 @@ class Steps(Protocol):
     each configuration, and kernels."""
 
     @property
-    def coefficients(self) -> Mapping[str, Array | float]: ...
+    def coefficients(self) -> Mapping[str, Array | float]:
+        """Coefficients by name."""
 
     @property
     def drafting(self) -> Drafting | None:
@@ -116,6 +120,7 @@ class Setting(msgspec.Struct, frozen=True):
     fabric: Fabric | None = None  #: what joins nodes, where there are several
 
     def work(self, layouts: Layouts) -> Work:
+        """Bytes and FLOPs of one rank under each layout."""
         return rank_work(self.arch, layouts, self.kv_dtype)
 
     def kernels(self, layouts: Layouts) -> StepKernels:

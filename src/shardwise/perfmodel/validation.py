@@ -39,6 +39,7 @@ class Point(msgspec.Struct, frozen=True):
 
     @property
     def covered(self) -> bool:
+        """Whether the measured value lies within the predicted interval."""
         return self.lo <= self.measured <= self.hi
 
 

@@ -67,6 +67,7 @@ class Work(msgspec.Struct, frozen=True):
     scores: tuple[Scores, ...]
 
     def bytes_of(self, kind: Kind) -> Array:
+        """Bytes of all streams of one kind, per rank."""
         return _total([s.bytes for s in self.streams if s.kind == kind])
 
 

@@ -31,6 +31,7 @@ class Kinds(msgspec.Struct, frozen=True):
 
     @property
     def best(self) -> Plan:
+        """Plan on the best kind of GPU."""
         return self.plans[0]
 
 

@@ -25,6 +25,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def best(self) -> Candidate:
+        """Candidate ranked first."""
         return self.ranked[0]
 
 

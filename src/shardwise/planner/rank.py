@@ -59,18 +59,22 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def deployment(self) -> Deployment:
+        """Deployment that was predicted."""
         return self.evidence.deployment
 
     @property
     def meets(self) -> bool:
+        """Whether the prediction meets every bound."""
         return all(check.over_pct <= 0 for check in self.checks)
 
     @property
     def worst(self) -> Check:
+        """Bound that is exceeded most, or met by the least."""
         return max(self.checks, key=lambda check: check.over_pct)
 
     @property
     def name(self) -> str:
+        """Layout and weight dtype, for a table."""
         d = self.deployment
         return f"{Option(d.layout, f'in {d.dtypes.weight}')}"
 

@@ -70,6 +70,7 @@ class Drafted(msgspec.Struct, frozen=True):
 
     @property
     def helps(self) -> bool:
+        """Whether drafting raises throughput."""
         return self.speedup.value > 1.0
 
     @property

@@ -43,22 +43,27 @@ class Instance(msgspec.Struct, frozen=True):
 
     @property
     def model(self) -> str:
+        """Model to load."""
         return self.deployment.model
 
     @property
     def engine(self) -> str:
+        """Engine id."""
         return self.deployment.engine
 
     @property
     def tp_size(self) -> int:
+        """Ranks of the process."""
         return self.deployment.tp_size
 
     @property
     def limits(self) -> EngineLimits:
+        """Engine limits."""
         return self.deployment.limits
 
     @property
     def kv_dtype(self) -> str:
+        """KV cache dtype."""
         return self.deployment.dtypes.kv
 
     def at(self, tp_size: int) -> Instance:
@@ -71,6 +76,7 @@ class Instance(msgspec.Struct, frozen=True):
 
     @property
     def served_name(self) -> str:
+        """Name that clients use."""
         return self.name or Path(self.model).name.removesuffix(".gguf")
 
 

@@ -53,6 +53,7 @@ def request(
 
 
 def healthy(url: str) -> bool:
+    """Whether `GET /health` answers 200."""
     return request(url, "/health")[0] == 200
 
 
@@ -101,6 +102,7 @@ def _sum(url: str, names: tuple[str, ...]) -> float | None:
 
 
 def port_in_use(host: str, port: int) -> bool:
+    """Whether another process listens on `port`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

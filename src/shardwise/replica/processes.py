@@ -39,6 +39,7 @@ class Process(msgspec.Struct, frozen=True):
 
     @property
     def alive(self) -> bool:
+        """Whether the same process still runs; its id may have been reused."""
         try:
             text = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
         except OSError:

@@ -45,6 +45,7 @@ class Running(msgspec.Struct, frozen=True):
 
     @property
     def url(self) -> str:
+        """URL of the engine."""
         return f"http://{self.host}:{self.port}"
 
 

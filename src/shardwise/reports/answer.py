@@ -59,6 +59,7 @@ class Shown(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, candidate: Candidate) -> Shown:
+        """What is shown of a plan's candidate."""
         return cls(
             candidate.evidence,
             candidate.node_output_tok_s,
@@ -69,14 +70,17 @@ class Shown(msgspec.Struct, frozen=True):
 
     @property
     def layout(self) -> str:
+        """Name of the layout."""
         return self.evidence.deployment.layout.name
 
     @property
     def title(self) -> str:
+        """Layout in words."""
         return title_of(self.evidence.deployment.layout)
 
     @property
     def tok_s_per_gpu(self) -> Interval:
+        """Output tokens per second and GPU."""
         return scaled(self.node_output_tok_s, 1.0 / self.gpus)
 
 
@@ -130,6 +134,7 @@ class Ground(msgspec.Struct, frozen=True):
 
     @property
     def calibrated(self) -> bool:
+        """Whether the profile has errors to quote."""
         return bool(self.errors)
 
     def words(self, layout: str) -> str:

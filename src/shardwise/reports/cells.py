@@ -48,11 +48,16 @@ class Lengths(Protocol):
     """What has the lengths of requests: a workload, a demand."""
 
     @property
-    def isl(self) -> float: ...
+    def isl(self) -> float:
+        """Input tokens per request."""
+
     @property
-    def osl(self) -> float: ...
+    def osl(self) -> float:
+        """Output tokens per request."""
+
     @property
-    def cached_tokens(self) -> float: ...
+    def cached_tokens(self) -> float:
+        """Prompt tokens found in the prefix cache."""
 
 
 def lengths(load: Lengths) -> str:
@@ -90,6 +95,7 @@ def interval_cell(value: Interval | None, scale: Scale | None = None, tone: Tone
 
 
 def step_label(from_tp: int, to_tp: int) -> str:
+    """`TP1→2`."""
     return f"TP{from_tp}→{to_tp}"
 
 

@@ -24,8 +24,7 @@ def link_of(gpu: Gpu) -> str:
 def disaggregated_lines(found: Verdict, link: str) -> list[str]:
     """The answer with its reason, the pools' numbers, and how far to trust them.
 
-    Args:
-        link: How GPUs of the node reach each other, in words.
+    `link` says how GPUs of the node reach each other.
     """
     because = {"for you": "", "measure it": "", "not for you": ", because"}[found.answer]
     joined = f"{because} " if because else ": "

@@ -26,8 +26,7 @@ class EngineCommands(msgspec.Struct, frozen=True):
 def engine_commands(given: str, arch: Model, gpu: Gpu, deployment: Deployment) -> EngineCommands:
     """The engine's own commands for `deployment`, as `shardwise plan` prints them.
 
-    Args:
-        given: The model as the user named it.
+    `given` is the model as the user named it.
     """
     try:
         found = checkpoint(given, arch, deployment)

@@ -336,7 +336,8 @@ def pareto_layers(source: Any, x_title: str, y_title: str, side: str) -> Any:
 
     Args:
         source: Altair data.
-        x_title, y_title: Words, or placeholders that a page replaces.
+        x_title: Title of the x axis, or a placeholder that a page replaces.
+        y_title: Title of the y axis, or a placeholder that a page replaces.
         side: "left" or "right" of a point that names stand on; a page may replace it too.
     """
     import altair as alt

@@ -48,6 +48,7 @@ class StudyOutput(msgspec.Struct, frozen=True):
 
     @property
     def pairs(self) -> tuple[StepPair, ...]:
+        """Our steps beside the published ones; empty where there are none."""
         return compare(self.study.steps, self.published.steps) if self.published else ()
 
     def points(self, gpus: int | None = None) -> tuple[Point, ...]:
@@ -73,12 +74,14 @@ class StudyOutput(msgspec.Struct, frozen=True):
 
     @property
     def shown_batches(self) -> tuple[int, ...]:
+        """Batches that figures and short tables show."""
         asked = self.study.question.concurrencies
         chosen = tuple(c for c in SHOWN_BATCHES if c in asked)
         return chosen or (asked[0], asked[-1])[: len(asked)]
 
     @property
     def memory_title(self) -> str:
+        """Title of the memory figure."""
         question = self.study.question
         tokens = question.isl + question.osl
         tp_size = self.memory[0].tp_size if self.memory else 1

@@ -40,11 +40,12 @@ class Pools(msgspec.Struct, frozen=True):
 
     @property
     def groups(self) -> list[Group]:
+        """Prefill replicas, then decode replicas."""
         return [self.prefill, self.decode]
 
     @property
     def name(self) -> str:
-        """ "1 x TP2 prefill + 3 x TP2 decode"."""
+        """Pools in words, e.g. "1 x TP2 prefill + 3 x TP2 decode"."""
         return " + ".join(
             f"{group.deployment.replicas} x {group.deployment.layout.name} {kind}"
             for group, kind in ((self.prefill, PREFILL), (self.decode, DECODE))

@@ -27,6 +27,7 @@ class Simulated(msgspec.Struct, frozen=True):
     slow: Result
 
     def of_group(self, number: int) -> Simulated:
+        """The same runs, of one group of replicas."""
         return Simulated(*(run.of_group(number) for run in (self.expected, self.fast, self.slow)))
 
     def interval(self, value: Callable[[Result], float], n: int = 0) -> Interval | None:

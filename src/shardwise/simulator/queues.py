@@ -52,6 +52,7 @@ def pop(requests: Requests, replicas: Replicas, r: int) -> int:
 
 @compiled
 def heap_up(key: Ints, value: Ints, at: int) -> None:
+    """Restore the heap after `key[at]` became smaller."""
     while at > 0:
         parent = (at - 1) // 2
         if key[parent] <= key[at]:
@@ -63,6 +64,7 @@ def heap_up(key: Ints, value: Ints, at: int) -> None:
 
 @compiled
 def heap_down(key: Ints, value: Ints, at: int, size: int) -> None:
+    """Restore the heap of `size` items after `key[at]` became larger."""
     while True:
         child = 2 * at + 1
         if child >= size:
@@ -148,6 +150,7 @@ def answered(requests: Requests, loop: Loop, i: int, time: float) -> None:
 
 @compiled
 def take_slot(loop: Loop) -> float:
+    """Remove the earliest free slot and return its time."""
     slots: Floats = loop.slots
     time = slots[0]
     size = loop.counts[SLOTS] - 1

@@ -86,6 +86,7 @@ class Result(msgspec.Struct, frozen=True):
     def percentiles(
         self, name: str, warmup_s: float = 0.0, at: Sequence[float] = PERCENTILES
     ) -> Percentiles:
+        """Percentiles of a latency over the requests after the warm-up, in seconds."""
         values = self.latency(name)[self.counted(warmup_s)]
         values = values[~np.isnan(values)]
         if not len(values):
@@ -112,10 +113,12 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def end_s(self) -> float:
+        """Time at which the last request ended."""
         return float(np.nanmax(self.requests.finish))
 
     @property
     def preemptions(self) -> int:
+        """Sequences that were put back for lack of KV cache."""
         return int(self.loop.counts[PREEMPTED])
 
     @property
@@ -147,6 +150,7 @@ class Result(msgspec.Struct, frozen=True):
         return float(counts.max() / counts.mean())
 
     def output_tok_s(self, warmup_s: float = 0.0) -> float:
+        """Output tokens per second after the warm-up."""
         window = self.window_s(warmup_s)
         tokens = float(self.requests.osl[self.counted(warmup_s)].sum())
         return tokens / window if window > 0 else 0.0

@@ -37,6 +37,7 @@ def load_of(sim: Sim, r: int, time: float) -> int:
 
 @compiled
 def serves(sim: Sim, r: int, i: int) -> bool:
+    """Whether replica `r` is up and serves the model of request `i`."""
     return bool(sim.replicas.up[r] == UP and sim.fleet.model[r] == sim.requests.model[i])
 
 
@@ -57,6 +58,7 @@ def least_loaded(sim: Sim, i: int, time: float) -> int:
 
 @compiled
 def nth_serving(sim: Sim, i: int, n: int) -> int:
+    """Index of the n-th replica that serves request `i`."""
     for r in range(len(sim.fleet.model)):
         if serves(sim, r, i):
             if n == 0:
@@ -85,6 +87,7 @@ def power_of_two(sim: Sim, i: int, time: float) -> int:
 
 @compiled
 def round_robin(sim: Sim, i: int) -> int:
+    """Next replica in turn that serves request `i`."""
     count = len(sim.fleet.model)
     for _ in range(count):
         r = sim.loop.counts[TURN] % count

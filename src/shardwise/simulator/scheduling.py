@@ -34,6 +34,7 @@ class Scheduling(msgspec.Struct, frozen=True):
     token_s: float = 0.0
 
     def slower(self, factor: float) -> Scheduling:
+        """The same limits with host times multiplied by `factor`."""
         return replace(self, request_s=self.request_s * factor, token_s=self.token_s * factor)
 
 

@@ -53,6 +53,7 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
+        """Hash of everything that the job's outcome depends on."""
         # through the decoder once, which makes 200 and 200.0 the same
         same = msgspec.json.decode(msgspec.json.encode(self), type=Job)
         return hashlib.sha256(msgspec.json.encode(same)).hexdigest()[:24]
@@ -140,6 +141,7 @@ class Store:
         return sqlite3.connect(self.path, timeout=30)
 
     def add(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+        """Keep the outcome of each job."""
         rows = [
             (job.key, msgspec.json.encode(job).decode(), msgspec.json.encode(outcome).decode())
             for job, outcome in zip(jobs, outcomes, strict=True)

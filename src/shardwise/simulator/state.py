@@ -207,6 +207,7 @@ def new_requests(trace: Trace, model: Ints) -> Requests:
 
 
 def new_replicas(fleet: Fleet, segments: int) -> Replicas:
+    """Arrays of idle replicas, with room for `segments` shared prefixes."""
     count, seqs = len(fleet.model), int(fleet.max_seqs.max())
 
     def whole(value: int, *shape: int) -> Any:
@@ -249,6 +250,7 @@ def new_replicas(fleet: Fleet, segments: int) -> Replicas:
 
 
 def new_loop(slots: int, trace: Trace, seed: int) -> Loop:
+    """Arrays of a run before its first event."""
     sessions = trace.sessions
     n = len(trace)
     first = np.arange(n) if sessions is None else np.flatnonzero(sessions.previous < 0)

@@ -46,6 +46,7 @@ class Sessions(msgspec.Struct, frozen=True):
 
     @property
     def count(self) -> int:
+        """Number of sessions."""
         return int(self.session.max(initial=-1)) + 1
 
 
@@ -69,6 +70,7 @@ class Trace(msgspec.Struct, frozen=True):
 
     @property
     def segments(self) -> int:
+        """Number of prompt segments that requests share."""
         return 0 if self.shared is None else len(self.shared.end)
 
     @property

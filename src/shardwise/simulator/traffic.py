@@ -47,6 +47,7 @@ class Lengths(msgspec.Struct, frozen=True):
             )
 
     def draw(self, rng: np.random.Generator, n: int) -> Ints:
+        """`n` lengths in tokens."""
         if self.cv == 0:
             return np.full(n, round(self.mean), dtype=np.int64)
         drawn = log_normal(rng, self.mean, self.cv, n)
@@ -65,8 +66,10 @@ def _limited(values: Floats, most: float) -> Floats:
 
 
 def lengths_within(isl: float, osl: float, cv: float, context: float) -> tuple[Lengths, Lengths]:
-    """Lengths of prompts and answers that make no request longer than `context` tokens, each within
-    its share of them; unlimited where the mean request is longer already."""
+    """Lengths of prompts and answers that make no request longer than `context` tokens.
+
+    Each is limited to its share of the context, unless the mean request is longer already.
+    """
     share = math.floor(context) / (isl + osl)
     if cv == 0 or share < 1.0:
         return Lengths(isl, cv), Lengths(osl, cv)

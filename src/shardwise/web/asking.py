@@ -63,6 +63,7 @@ class Explorer(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def catalogue(self) -> Catalogue:
+        """Catalogue with the user's own files."""
         return catalogue_for(self.catalogue_files)
 
 
@@ -115,10 +116,12 @@ class Found(msgspec.Struct, frozen=True):
 
     @property
     def answer(self) -> Answer:
+        """Answer for the GPU asked first."""
         return self.answers[0]
 
     @property
     def layout_names(self) -> tuple[str, ...]:
+        """Names of all layouts, in order."""
         return tuple(dict.fromkeys(cell.layout.name for cell in self.cells))
 
 

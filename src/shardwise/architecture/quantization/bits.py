@@ -114,6 +114,7 @@ _TORCHAO: Final = {
 
 
 def torchao(quant: Fields) -> Rules:
+    """Rules of a torchao config: weight-only or dynamic int4, int8 and fp8."""
     kind = quant.get("quant_type")
     if isinstance(kind, dict) and isinstance(kind.get("default"), dict):
         kind = kind["default"]

@@ -21,6 +21,7 @@ _CLASSES: Final = frozenset({"Linear", "LinearBase", "FusedMoE", "FusedMoEMethod
 
 
 def rules(quant: Fields) -> Rules:
+    """Rules of a compressed-tensors config, one for each of its groups."""
     groups = quant.object("config_groups")
     if not groups.values:
         raise quant.bad("config_groups", "an object with at least one group")

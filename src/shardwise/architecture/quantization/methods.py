@@ -123,6 +123,7 @@ def fbgemm_fp8(quant: Fields) -> Rules:
 
 
 def mxfp8(quant: Fields) -> Rules:
+    """Rules of an mxfp8 config, in which every linear layer has that format."""
     return whole(quant, FORMATS["mxfp8"])
 
 

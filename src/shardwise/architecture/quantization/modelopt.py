@@ -41,6 +41,7 @@ _ALGORITHMS: Final = {
 
 
 def rules(quant: Fields) -> Rules:
+    """Rules of a ModelOpt config, whose exclude list keeps modules at full width."""
     if quant.has("quantization"):  # hf_quant_config.json copied in whole
         quant = quant.object("quantization")
     names = [n for field in ("exclude_modules", "ignore") for n in quant.items(field, str)]

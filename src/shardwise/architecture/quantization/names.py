@@ -109,6 +109,7 @@ class Names:
 
 
 def everything() -> Names:
+    """Set of names that contains every module."""
     names = Names()
     names.everything = True
     return names

@@ -33,6 +33,7 @@ _PLAIN: Final = ("bfloat16", "float16", "float32")
 
 
 def rules(quant: Fields) -> Rules:
+    """Rules of a Quark config: those of single layers first, then the global scheme."""
     read: list[Rule] = []
     plain: list[str] = []
     layers = quant.object("layer_quant_config")

@@ -24,6 +24,7 @@ class Heads(msgspec.Struct, frozen=True):
 
     @property
     def value(self) -> int:
+        """Dimension of one value head."""
         return self.v_dim or self.dim
 
 
@@ -180,8 +181,8 @@ def with_indexer(
 ) -> Mla:
     """`attention` with DeepSeek sparse attention's indexer, which is replicated too.
 
-    Args:
-        pool: Tokens that share a key of the indexer, made by a learned gate (GLM-5.3-Flash).
+    With `pool` above 1, that many tokens share a key of the indexer, made by a learned gate
+    (GLM-5.3-Flash).
     """
     hidden, rank = config.size("hidden_size"), config.size("q_lora_rank")
     heads, dim = config.size("index_n_heads"), config.size("index_head_dim")

@@ -19,6 +19,7 @@ LINEAR: Final = "linear_attention"
 
 
 def num_layers(config: Fields, name: str = "num_hidden_layers") -> int:
+    """Layer count that the config states under `name`."""
     return config.size(name, hi=MAX_LAYERS)
 
 
@@ -55,10 +56,9 @@ def layer_types(config: Fields, layers: int, *allowed: str) -> list[str]:
 
 
 def windows(config: Fields, layers: int, otherwise: Callable[[int], bool]) -> tuple[int, ...]:
-    """Window of each layer, 0 for full attention. Without layer_types, `otherwise` says who slides.
+    """Window of each layer in tokens, 0 for full attention.
 
-    Args:
-        otherwise: Layer position -> whether the layer slides.
+    Without layer_types in the file, `otherwise` says for a layer's position whether it slides.
     """
     if not config.has("sliding_window"):
         return (0,) * layers

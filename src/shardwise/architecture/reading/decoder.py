@@ -98,6 +98,7 @@ def norms(size: int, *names: str, bias: bool = False) -> tuple[Tensor, ...]:
 
 
 def joined(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Tensors of all parts, in order."""
     return tuple(tensor for part in parts for tensor in part)
 
 

@@ -11,6 +11,8 @@ from shardwise.architecture.tensor import Part, Tensor
 
 
 class MlpNames(msgspec.Struct, frozen=True):
+    """Names of a gated MLP's projections in the checkpoint."""
+
     gate: str = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
@@ -25,6 +27,7 @@ W123 = MlpNames("w1", "w3", "w2")
 def gated_mlp(
     hidden: int, width: int, *, at: str = "mlp", names: MlpNames = MlpNames(), bias: bool = False
 ) -> Mlp:
+    """Gated MLP of intermediate size `width`."""
     return Mlp(width, True, gated_tensors(hidden, width, at, "mlp", "", names=names, bias=bias))
 
 
@@ -74,6 +77,7 @@ def plain_tensors(
     names: tuple[str, str] = ("up_proj", "down_proj"),
     bias: bool = False,
 ) -> tuple[Tensor, ...]:
+    """Tensors of an MLP without a gate, `copies` times over."""
     up, down = names
     return (
         *linear(
@@ -146,6 +150,7 @@ def moe(
 
 
 def below(at: str, name: str) -> str:
+    """`name` within the module `at`; `name` itself where `at` is empty."""
     return f"{at}.{name}" if at else name
 
 

@@ -12,6 +12,7 @@ from shardwise.evidence.record import Interval
 
 
 def is_aiperf(document: Mapping[str, Any]) -> bool:
+    """Whether a JSON document is a result of AIPerf."""
     return "aiperf_version" in document or (
         "time_to_first_token" in document and "request_latency" in document
     )

@@ -11,6 +11,7 @@ from shardwise.evidence.record import Interval
 
 
 def is_guidellm(document: Mapping[str, Any]) -> bool:
+    """Whether a JSON document is a result of GuideLLM."""
     return isinstance(document.get("benchmarks"), list)
 
 

@@ -13,6 +13,7 @@ WAVES: Final = 10
 
 
 def is_inferencex(document: Mapping[str, Any]) -> bool:
+    """Whether a JSON document is a result of InferenceX."""
     return "tput_per_gpu" in document and "conc" in document
 
 

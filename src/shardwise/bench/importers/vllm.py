@@ -22,6 +22,7 @@ _E2E: Final = ("e2el", "e2e_latency")
 
 
 def is_vllm(document: Mapping[str, Any]) -> bool:
+    """Whether a JSON document is a result of `vllm bench serve`."""
     return "mean_ttft_ms" in document and "total_output_tokens" in document
 
 

@@ -27,6 +27,7 @@ class Front(msgspec.Struct, frozen=True):
 
     @property
     def url(self) -> str:
+        """URL under which clients on this machine reach the balancer."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return f"http://{host}:{self.port}"
 
@@ -58,6 +59,7 @@ class Balancer(ABC):
 
     @property
     def executable(self) -> str:
+        """Path of the program. Raises InputError with the install line where it is missing."""
         found = self.path()
         if found is None:
             raise InputError(f"balancer {self.name} is not installed", self.install)

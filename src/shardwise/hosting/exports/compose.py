@@ -26,6 +26,7 @@ from shardwise.hosting.launching import Launch
 
 
 def service_name(launch: Launch) -> str:
+    """Replica name in the characters that Compose allows."""
     name = launch.replica.lower()
     return "".join(c if c.isalnum() else "-" for c in name).strip("-")
 

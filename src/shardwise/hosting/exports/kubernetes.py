@@ -122,7 +122,7 @@ def _deployment(
 def _leader_worker_set(
     file: DeploymentFile, launch: Launch, name: str, labels: dict[str, str], nodes: int
 ) -> dict[str, Any]:
-    """https://docs.vllm.ai/en/latest/deployment/frameworks/lws.html"""
+    """LeaderWorkerSet; source: https://docs.vllm.ai/en/latest/deployment/frameworks/lws.html."""
     if launch.model.engine != "vllm":
         raise InputError(
             f"{launch.replica}: a replica over {nodes} nodes with {launch.model.engine}",

@@ -44,6 +44,7 @@ class Reading(msgspec.Struct, frozen=True):
 
     @property
     def empty(self) -> bool:
+        """Whether the text held nothing that was recognised."""
         host_only = self.node is None and not self.versions and not self.startups
         return host_only and self.nccl is None and not self.failed and not self.problems
 

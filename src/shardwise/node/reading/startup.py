@@ -70,10 +70,12 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def version(self) -> str:
+        """Engine version, or ""."""
         return self.said.get("version", "")
 
     @property
     def model(self) -> str:
+        """Model that was loaded, or ""."""
         return str(self.args.get("model", ""))
 
     @property
@@ -149,10 +151,12 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def concurrency(self) -> float | None:
+        """Longest requests that the KV cache holds at a time; None if not logged."""
         return self._least("concurrency", 1)
 
     @property
     def concurrency_len(self) -> int | None:
+        """Tokens of each of those requests; None if not logged."""
         found = self._most("concurrency")
         return int(found) if found is not None else None
 
@@ -177,6 +181,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def activation_bytes(self) -> float | None:
+        """Peak activation memory in bytes; None if not logged."""
         return self._most("activation")
 
     @property
@@ -208,6 +213,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def graph_estimate_bytes(self) -> float | None:
+        """Estimate of CUDA-graph memory in bytes; None if not logged."""
         return self._most("graphs_estimate")
 
     @property
@@ -219,6 +225,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def gpu_memory_utilization(self) -> float | None:
+        """Share of GPU memory that the engine may use; None if not logged."""
         given = self.args.get("gpu_memory_utilization")
         found = self._most("utilization")
         found = self._most("equivalent") if found is None else found
@@ -244,6 +251,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def usable_bytes(self) -> float | None:
+        """Bytes that the engine may use; None if not logged."""
         return self._most("usable")
 
     @property
@@ -254,6 +262,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def kv_dtype(self) -> str:
+        """KV cache dtype, or ""."""
         return str(self.args.get("kv_cache_dtype") or self.said.get("kv_dtype", ""))
 
     @property

@@ -46,6 +46,7 @@ class Event(msgspec.Struct, frozen=True):
 
     @property
     def place(self) -> tuple[int, int, str]:
+        """Sort key: line, column, and name."""
         return self.line, self.column, self.key
 
 

@@ -48,6 +48,7 @@ def _positions(read: Decoder, name: str, rows: int) -> Decoder:
 
 
 def gpt2(config: Fields) -> Decoder:
+    """GPT-2: fused projections, learned positions, plain MLP."""
     heads = _gpt_heads(config, grouped=False)
     return _gpt2(config, heads)
 
@@ -74,6 +75,7 @@ def _gpt2(config: Fields, heads: Heads) -> Decoder:
 
 
 def gpt_neo(config: Fields) -> Decoder:
+    """GPT-Neo: global and sliding-window layers alternate."""
     hidden, count = config.size("hidden_size"), config.size("num_heads")
     heads = Heads(hidden, count, count, hidden // count)
     window = config.size("window_size", default=256)
@@ -102,6 +104,7 @@ def gptj(config: Fields) -> Decoder:
 
 
 def gpt_neox(config: Fields) -> Decoder:
+    """GPT-NeoX and Pythia: one fused QKV projection, biases throughout."""
     hidden, count = config.size("hidden_size"), config.size("num_attention_heads")
     heads = Heads(hidden, count, count, hidden // count)
     bias = config.flag("attention_bias", True)
@@ -122,6 +125,7 @@ def gpt_neox(config: Fields) -> Decoder:
 
 
 def persimmon(config: Fields) -> Decoder:
+    """Persimmon: fused QKV, and norms of queries and keys."""
     hidden, count = config.size("hidden_size"), config.size("num_attention_heads")
     heads = Heads(hidden, count, count, hidden // count)
     qk_norm = QkNorm(bias=True, q="q_layernorm", k="k_layernorm")
@@ -141,6 +145,7 @@ def persimmon(config: Fields) -> Decoder:
 
 
 def bloom(config: Fields) -> Decoder:
+    """BLOOM: fused QKV, ALiBi positions, a norm behind the embedding."""
     hidden = config.size(config.name_of("hidden_size", "n_embed"))
     count = config.size(config.name_of("n_head", "num_attention_heads"))
     heads = Heads(hidden, count, count, hidden // count)
@@ -189,6 +194,7 @@ def falcon(config: Fields) -> Decoder:
 
 
 def mpt(config: Fields) -> Decoder:
+    """MPT: fused QKV with multi-head, grouped or multi-query attention."""
     hidden, count = config.size("d_model"), config.size("n_heads")
     options = config.object("attn_config")
     kind = options.text("attn_type", "multihead_attention")
@@ -214,6 +220,7 @@ def mpt(config: Fields) -> Decoder:
 
 
 def opt(config: Fields) -> Decoder:
+    """OPT: learned positions; the 350M projects its narrow embedding."""
     hidden, count = config.size("hidden_size"), config.size("num_attention_heads")
     heads, bias = Heads(hidden, count, count, hidden // count), config.flag("enable_bias", True)
     narrow = config.size("word_embed_proj_dim", default=hidden)

@@ -30,17 +30,20 @@ def deepseek(config: Fields) -> Decoder:
 
 
 def deepseek_v2(config: Fields) -> Decoder:
+    """DeepSeek-V2: MLA and routed experts; the smallest variants use plain attention."""
     if not config.flag("use_mla", True):
         return _deepseek(config, gqa_attention(heads_of(config)))
     return _deepseek(config, mla(config, bias=config.flag("attention_bias", False)))
 
 
 def deepseek_v3(config: Fields) -> Decoder:
+    """DeepSeek-V3 and R1: MLA, and experts whose router has a correction bias."""
     attention = mla(config, bias=config.flag("attention_bias", False))
     return _deepseek(config, attention, correction_bias=True)
 
 
 def deepseek_v32(config: Fields) -> Decoder:
+    """DeepSeek-V3.2: V3 with an indexer that selects the tokens to attend to."""
     attention = with_indexer(mla(config, bias=config.flag("attention_bias", False)), config)
     return _deepseek(config, attention, correction_bias=True)
 
@@ -56,8 +59,7 @@ def deepseek_moe(
 ) -> Callable[[int], FeedForward]:
     """Position -> feed-forward: dense first layers, then routed and shared experts.
 
-    Args:
-        dense_layers: How many there are where the file does not say.
+    There are `dense_layers` dense layers where the file does not say.
     """
     hidden = config.size("hidden_size")
     count = config.name_of("n_routed_experts", "num_routed_experts", "num_experts")

@@ -39,6 +39,7 @@ from shardwise.architecture.tensor import Tensor
 
 
 def dots1(config: Fields) -> Decoder:
+    """dots.llm1: GQA with QK norms, and DeepSeek's experts."""
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     used = config.flag("use_sliding_window", False)
     full = config.size("max_window_layers", default=num_layers(config), lo=0)
@@ -52,6 +53,7 @@ def dots1(config: Fields) -> Decoder:
 
 
 def solar_open(config: Fields) -> Decoder:
+    """Solar Open: GQA, and DeepSeek's experts."""
     heads, bias = heads_of(config, dim_default=128), config.flag("attention_bias", False)
     qk_norm = QkNorm() if config.flag("use_qk_norm", False) else None
     attention = gqa_attention(heads, Projections(bias=bias), qk_norm=qk_norm)
@@ -67,6 +69,7 @@ def hy_v3(config: Fields) -> Decoder:
 
 
 def exaone_moe(config: Fields) -> Decoder:
+    """K-EXAONE: sliding and full attention in a pattern, and DeepSeek's experts."""
     heads, layers = heads_of(config), num_layers(config)
     pattern = config.get("sliding_window_pattern")
     if isinstance(pattern, str) and pattern:
@@ -81,6 +84,7 @@ def exaone_moe(config: Fields) -> Decoder:
 
 
 def ernie4_5_moe(config: Fields) -> Decoder:
+    """ERNIE 4.5: experts from a first to a last layer, at an interval."""
     heads, bias = heads_of(config), config.flag("use_bias", False)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
     layers = num_layers(config)

@@ -29,6 +29,7 @@ _SPARSE: Final = 4
 
 
 def deepseek_v4(config: Fields) -> Decoder:
+    """DeepSeek-V4: attention over compressed keys, at a ratio stated per layer."""
     layers, hidden = num_layers(config), config.size("hidden_size")
     ratios = _ratios(config, layers)
     attention = cache(lambda ratio: _attention(config, ratio))

@@ -25,12 +25,14 @@ _POST = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 
 def internlm(config: Fields) -> Decoder:
+    """InternLM: Llama with biases on all attention projections by default."""
     heads, bias = heads_of(config), config.flag("bias", True)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
     return uniform(config, attention, gated_mlp(heads.hidden, config.size("intermediate_size")))
 
 
 def internlm2(config: Fields) -> Decoder:
+    """InternLM2: fused QKV under names of its own."""
     heads, bias = heads_of(config), config.flag("bias", False)
     attention = gqa_attention(heads, fused("wqkv", "wo", at="attention", bias=bias))
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"), at="feed_forward", names=W123)
@@ -40,6 +42,7 @@ def internlm2(config: Fields) -> Decoder:
 
 
 def internlm3(config: Fields) -> Decoder:
+    """InternLM3: Llama with optional biases and stated head sizes."""
     heads, bias = heads_of(config), config.flag("bias", False)
     attention = gqa_attention(heads, Projections(bias=config.flag("qkv_bias", False), o_bias=bias))
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"), bias=bias)
@@ -77,6 +80,7 @@ def qwen(config: Fields) -> Decoder:
 
 
 def stablelm(config: Fields) -> Decoder:
+    """StableLM: optional QKV biases and norms of queries and keys; norms with biases."""
     heads = heads_of(config)
     qk_norm = QkNorm(over_all=True, q="q_layernorm", k="k_layernorm")
     attention = gqa_attention(
@@ -96,6 +100,7 @@ def stablelm(config: Fields) -> Decoder:
 
 
 def starcoder2(config: Fields) -> Decoder:
+    """StarCoder2: sliding windows and a plain MLP with biases."""
     heads, bias = heads_of(config, kv_default=2), config.flag("use_bias", True)
     slides = windows(config, num_layers(config), lambda _: True)
     projections = Projections(bias=bias, o_bias=bias)
@@ -114,6 +119,7 @@ def starcoder2(config: Fields) -> Decoder:
 
 
 def exaone(config: Fields) -> Decoder:
+    """EXAONE 3: Llama under names of its own."""
     heads = heads_of(config)
     attention = gqa_attention(heads, Projections(at="attn.attention", o="out_proj"))
     names = replace(W123, gate="c_fc_0", up="c_fc_1", down="c_proj")
@@ -156,10 +162,12 @@ def olmo(config: Fields) -> Decoder:
 
 
 def olmo2(config: Fields) -> Decoder:
+    """OLMo 2: norms behind each part, full attention everywhere."""
     return _olmo(config, (0,) * num_layers(config))
 
 
 def olmo3(config: Fields) -> Decoder:
+    """OLMo 3: OLMo 2 in which three layers of four have a sliding window."""
     return _olmo(config, windows(config, num_layers(config), lambda i: (i + 1) % 4 != 0))
 
 
@@ -183,6 +191,7 @@ def cohere(config: Fields) -> Decoder:
 
 
 def cohere2(config: Fields) -> Decoder:
+    """Command R7B: attention and MLP side by side; most layers have a sliding window."""
     pattern = config.size("sliding_window_pattern", default=4)
     slides = windows(config, num_layers(config), lambda i: (i + 1) % pattern != 0)
     return _cohere(config, slides, qk_norm=False)
@@ -205,6 +214,7 @@ def _cohere(config: Fields, slides: tuple[int, ...], *, qk_norm: bool) -> Decode
 
 
 def seed_oss(config: Fields) -> Decoder:
+    """Seed-OSS: Llama with optional biases on QKV and on the output."""
     heads = heads_of(config, dim_default=128)
     projections = Projections(
         bias=config.flag("attention_bias", True), o_bias=config.flag("attention_out_bias", False)
@@ -221,10 +231,12 @@ def arcee(config: Fields) -> Decoder:
 
 
 def nemotron(config: Fields) -> Decoder:
+    """Dense Nemotron: a plain MLP and norms with biases."""
     return _plain(config, norm_bias=True)
 
 
 def jais2(config: Fields) -> Decoder:
+    """Jais 2: Nemotron's layers with biases on all projections."""
     return _plain(config, norm_bias=True, bias=True)
 
 
@@ -277,6 +289,7 @@ def tied_llama(config: Fields) -> Decoder:
 
 
 def granite_swa(config: Fields) -> Decoder:
+    """Granite with sliding-window layers."""
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     slides = windows(config, num_layers(config), lambda i: (i + 1) % 4 != 0)
     projections = Projections(bias=bias, o_bias=bias)
@@ -300,6 +313,7 @@ def minicpm3(config: Fields) -> Decoder:
 
 
 def hunyuan(config: Fields) -> Decoder:
+    """Hunyuan dense: Llama with norms of queries and keys."""
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     used = config.flag("use_qk_norm", True)
     qk_norm = QkNorm(q="query_layernorm", k="key_layernorm") if used else None
@@ -319,6 +333,7 @@ def mimo(config: Fields) -> Decoder:
 
 
 def cwm(config: Fields) -> Decoder:
+    """CWM: Llama in which three layers of four have a sliding window."""
     heads = heads_of(config, dim_default=128)
     slides = windows(config, num_layers(config), lambda i: i % 4 != 0)
     attention = cache(lambda window: gqa_attention(heads, window=window))
@@ -327,6 +342,7 @@ def cwm(config: Fields) -> Decoder:
 
 
 def vaultgemma(config: Fields) -> Decoder:
+    """VaultGemma: Gemma 2 without the norms behind attention and MLP."""
     heads = heads_of(config, dim_default=256)
     slides = windows(config, num_layers(config), lambda i: i % 2 == 0)
     attention = cache(lambda window: gqa_attention(heads, window=window))
@@ -338,6 +354,7 @@ def vaultgemma(config: Fields) -> Decoder:
 
 
 def bitnet(config: Fields) -> Decoder:
+    """BitNet: a further norm within attention and within the MLP."""
     heads = heads_of(config)
     beside = norms(heads.hidden, *PRE_NORMS, "self_attn.attn_sub_norm")
     beside += norms(config.size("intermediate_size"), "mlp.ffn_sub_norm")
@@ -356,6 +373,7 @@ def phi3(config: Fields) -> Decoder:
 
 
 def phi4_multimodal(config: Fields) -> Decoder:
+    """Text model of Phi-4 multimodal: Phi-3 with tied embeddings."""
     return replace(phi3(config), tie_embeddings=config.flag("tie_word_embeddings", True))
 
 

@@ -33,6 +33,7 @@ from shardwise.architecture.tensor import Tensor
 
 
 def olmoe(config: Fields) -> Decoder:
+    """OLMoE: experts in every layer, norms over all heads of queries and keys."""
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     attention = gqa_attention(
         heads, Projections(bias=bias, o_bias=bias), qk_norm=QkNorm(over_all=True)
@@ -43,12 +44,14 @@ def olmoe(config: Fields) -> Decoder:
 
 
 def flex_olmo(config: Fields) -> Decoder:
+    """FlexOlmo: OLMoE with OLMo 2's norms."""
     read = olmoe(config)
     beside = norms(read.hidden_size, "post_attention_layernorm", "post_feedforward_layernorm")
     return replace(read, layers=tuple(replace(layer, norms=beside) for layer in read.layers))
 
 
 def phimoe(config: Fields) -> Decoder:
+    """Phi-3.5-MoE: Mixtral's experts, with biases and LayerNorm."""
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     slides = windows(config, num_layers(config), lambda _: True)
     projections = Projections(bias=bias, o_bias=bias)
@@ -94,12 +97,14 @@ def granite_experts(config: Fields) -> FeedForward:
 
 
 def granitemoe(config: Fields) -> Decoder:
+    """Granite MoE: experts in every layer, stored fused."""
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
     return uniform(config, attention, granite_experts(config))
 
 
 def granitemoe_swa(config: Fields) -> Decoder:
+    """Granite MoE with sliding-window layers and a shared expert."""
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     slides = windows(config, num_layers(config), lambda i: (i + 1) % 4 != 0)
     projections = Projections(bias=bias, o_bias=bias)
@@ -144,6 +149,7 @@ def hunyuan_moe(config: Fields) -> Decoder:
 
 
 def dbrx(config: Fields) -> Decoder:
+    """DBRX: fused QKV and experts stored as one tensor per projection."""
     hidden, count = config.size("d_model"), config.size("n_heads")
     options, experts = config.object("attn_config"), config.object("ffn_config")
     kv = options.size("kv_n_heads", default=1)
@@ -221,6 +227,7 @@ def arctic(config: Fields) -> Decoder:
 
 
 def mellum(config: Fields) -> Decoder:
+    """Mellum MoE: three layers of four have a sliding window."""
     heads = heads_of(config, dim_default=128)
     slides = windows(config, num_layers(config), lambda i: (i + 1) % 4 != 0)
     attention = cache(lambda window: gqa_attention(heads, qk_norm=QkNorm(), window=window))
@@ -230,6 +237,7 @@ def mellum(config: Fields) -> Decoder:
 
 
 def cohere2_moe(config: Fields) -> Decoder:
+    """Command A MoE: most layers have a sliding window; experts after the first layers."""
     heads, layers = heads_of(config, dim_default=128), num_layers(config)
     bias = config.flag("attention_bias", False)
     pattern = config.size("sliding_window_pattern", default=4)

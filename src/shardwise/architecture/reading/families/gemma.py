@@ -46,6 +46,7 @@ _FOUR_NORMS = (
 
 
 def gemma(config: Fields) -> Decoder:
+    """Gemma: heads of 256 and tied embeddings."""
     heads = heads_of(config, dim_default=256)
     bias = config.flag("attention_bias", False)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
@@ -59,6 +60,7 @@ def gemma2(config: Fields) -> Decoder:
 
 
 def gemma3(config: Fields) -> Decoder:
+    """Gemma 3: QK norms; five of six layers have a sliding window."""
     pattern = config.size("sliding_window_pattern", default=6)
     return _sliding(config, QkNorm(), lambda i: (i + 1) % pattern != 0)
 
@@ -165,6 +167,7 @@ def per_layer_inputs(config: Fields, hidden: int, default: int) -> tuple[Tensor,
 
 
 def per_layer_embedding(config: Fields, hidden: int, layers: int) -> tuple[Tensor, ...]:
+    """Gemma 3n's embedding of every layer and its projections; empty where absent."""
     size = config.size("hidden_size_per_layer_input", default=256, lo=0)
     if not size:
         return ()

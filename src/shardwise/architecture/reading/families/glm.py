@@ -49,6 +49,7 @@ def _glm(config: Fields, extra: tuple[str, ...]) -> Decoder:
 
 
 def glm4_moe(config: Fields) -> Decoder:
+    """GLM-4.5 and later: GQA, with DeepSeek's experts and a draft layer."""
     heads = heads_of(config, dim_default=128)
     projections = Projections(bias=config.flag("attention_bias", False))
     qk_norm = QkNorm() if config.flag("use_qk_norm", False) else None
@@ -60,6 +61,7 @@ def glm4_moe(config: Fields) -> Decoder:
 
 
 def glm4_moe_lite(config: Fields) -> Decoder:
+    """GLM-4.7 Flash: MLA, with DeepSeek's experts and a draft layer."""
     attention = mla(config, bias=config.flag("attention_bias", False))
     read = decoder(
         config, lambda _: attention, deepseek_moe(config, correction_bias=True, dense_layers=1)

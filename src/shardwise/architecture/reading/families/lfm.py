@@ -51,6 +51,7 @@ def lfm2(config: Fields) -> Decoder:
 
 
 def lfm2_moe(config: Fields) -> Decoder:
+    """LFM2 MoE: short convolutions and attention, experts after the first layers."""
     hidden = config.size("hidden_size")
     count, top_k = experts_of(config, "num_experts")
     corrected = config.flag("use_expert_bias", True)

@@ -24,6 +24,7 @@ from shardwise.architecture.reading.mlps import (
 
 
 def llama(config: Fields) -> Decoder:
+    """Llama and the models that use its layers."""
     heads = heads_of(config)
     bias = config.flag("attention_bias", False)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
@@ -43,12 +44,14 @@ def mistral(config: Fields) -> Decoder:
 
 
 def qwen2(config: Fields) -> Decoder:
+    """Qwen2: Llama with biases on QKV."""
     mixer = _qwen_attention(config, bias=True)
     mlp = gated_mlp(config.size("hidden_size"), config.size("intermediate_size"))
     return decoder(config, mixer, lambda _: mlp)
 
 
 def qwen3(config: Fields) -> Decoder:
+    """Qwen3: Llama with norms of queries and keys."""
     mixer = _qwen_attention(
         config, bias=config.flag("attention_bias", False), qk_norm=True, head_dim=128
     )
@@ -57,12 +60,14 @@ def qwen3(config: Fields) -> Decoder:
 
 
 def qwen2_moe(config: Fields) -> Decoder:
+    """Qwen2-MoE: routed experts and one shared expert."""
     mixer = _qwen_attention(config, bias=config.flag("qkv_bias", True))
     shared = config.size("shared_expert_intermediate_size", default=5632, lo=0)
     return decoder(config, mixer, qwen_moe(config, shared))
 
 
 def qwen3_moe(config: Fields) -> Decoder:
+    """Qwen3-MoE: routed experts, with norms of queries and keys."""
     mixer = _qwen_attention(config, bias=config.flag("attention_bias", False), qk_norm=True)
     shared = config.size("shared_expert_intermediate_size", default=0, lo=0)
     return decoder(config, mixer, qwen_moe(config, shared))
@@ -114,6 +119,7 @@ def qwen_moe(config: Fields, shared_width: int) -> Callable[[int], FeedForward]:
 
 
 def mixtral(config: Fields) -> Decoder:
+    """Mixtral: routed experts in every layer."""
     heads = heads_of(config)
     slides = windows(config, num_layers(config), lambda _: True)
     attention = cache(lambda window: gqa_attention(heads, window=window))

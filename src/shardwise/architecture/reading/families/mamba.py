@@ -82,6 +82,7 @@ def granite_hybrid(config: Fields) -> Decoder:
 
 
 def bamba(config: Fields) -> Decoder:
+    """Bamba: Mamba-2 layers with a few attention layers."""
     heads, layers = heads_of(config), num_layers(config)
     attending = frozenset(config.items("attn_layer_indices", int))
     kinds = config.items("layer_types", str)
@@ -127,6 +128,7 @@ def falcon_h1(config: Fields) -> Decoder:
 
 
 def mamba_2(config: Fields) -> Decoder:
+    """Mamba-2: no attention and no MLP."""
     hidden = config.size("hidden_size")
     inner = config.size("expand", default=2) * hidden
     dim = config.size("head_dim", default=64)
@@ -148,6 +150,7 @@ def mamba_2(config: Fields) -> Decoder:
 
 
 def mamba(config: Fields) -> Decoder:
+    """Mamba: selective state spaces, no attention and no MLP."""
     hidden = config.size("hidden_size")
     inner = config.size("intermediate_size", default=config.size("expand", default=2) * hidden)
     rank = config.get("time_step_rank")
@@ -183,6 +186,7 @@ def _states_alone(config: Fields, mixer: Mixer) -> Decoder:
 
 
 def jamba(config: Fields) -> Decoder:
+    """Jamba: Mamba layers, attention at an interval, experts at another."""
     heads, layers = heads_of(config), num_layers(config)
     hidden = heads.hidden
     period = config.size("attn_layer_period", default=8)

@@ -23,16 +23,19 @@ from shardwise.architecture.reading.states import gated_delta_net
 
 
 def qwen3_next(config: Fields) -> Decoder:
+    """Qwen3-Next: gated delta nets, attention at an interval, experts everywhere."""
     # vLLM builds one draft layer for it, since the file does not say so
     return _hybrid(config, _experts(config), split=False, drafts=1)
 
 
 def qwen3_5(config: Fields) -> Decoder:
+    """Qwen3.5 dense: gated delta nets and attention at an interval."""
     mlp = gated_mlp(config.size("hidden_size"), config.size("intermediate_size", default=12288))
     return _hybrid(config, lambda _: mlp, split=True, drafts=0)
 
 
 def qwen3_5_moe(config: Fields) -> Decoder:
+    """Qwen3.5 with experts in every layer."""
     return _hybrid(config, _experts(config), split=True, drafts=0)
 
 

@@ -89,6 +89,7 @@ def _pair(config: Fields, name: str, default: int | None = None) -> tuple[int, i
 
 
 def aria(config: Fields) -> Decoder:
+    """Text model of Aria: experts with a shared MLP, grouped in one tensor."""
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
     count, top_k = experts_of(config, "moe_num_experts", "moe_topk")
@@ -182,6 +183,7 @@ def _olmo_delta(config: Fields) -> LinearAttention:
 
 
 def kolibri1(config: Fields) -> Decoder:
+    """Kolibri 1: four layers of five have a sliding window."""
     heads = heads_of(config, dim_default=128)
     slides = windows(config, num_layers(config), lambda i: (i + 1) % 5 != 0)
 
