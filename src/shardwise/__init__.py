@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shardwise.api.accuracy import Validation, validate
-    from shardwise.api.calibration import Calibration, calibrate
+    from shardwise.api.calibration import Calibration, FittedProfile, calibrate, fit_profile
     from shardwise.api.catalogue import load_gpu, load_model
     from shardwise.api.comparing import RunComparison, compare
+    from shardwise.api.day import DayResult, simulate_day
     from shardwise.api.kinds import KindsResult, compare_kinds
+    from shardwise.api.layouts import LayoutStudy, study_layouts
+    from shardwise.api.measuring import MeasuredStudy, measure_study
     from shardwise.api.percentiles import PercentilePlan, plan_percentiles
     from shardwise.api.planning import PlanResult, plan
     from shardwise.api.predicting import PredictedRows, Predictions, predict, predict_rows
     from shardwise.api.result import Result
+    from shardwise.api.searching import SearchResult, search
     from shardwise.api.simulation import Simulation, simulate
     from shardwise.api.studying import StudyResult, study
     from shardwise.errors import (
@@ -38,9 +42,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "shardwise.api.accuracy": ("Validation", "validate"),
-    "shardwise.api.calibration": ("Calibration", "calibrate"),
+    "shardwise.api.calibration": ("Calibration", "FittedProfile", "calibrate", "fit_profile"),
     "shardwise.api.catalogue": ("load_gpu", "load_model"),
     "shardwise.api.comparing": ("RunComparison", "compare"),
+    "shardwise.api.day": ("DayResult", "simulate_day"),
+    "shardwise.api.layouts": ("LayoutStudy", "study_layouts"),
+    "shardwise.api.measuring": ("MeasuredStudy", "measure_study"),
+    "shardwise.api.searching": ("SearchResult", "search"),
     "shardwise.api.kinds": ("KindsResult", "compare_kinds"),
     "shardwise.api.percentiles": ("PercentilePlan", "plan_percentiles"),
     "shardwise.api.planning": ("PlanResult", "plan"),
@@ -72,17 +80,21 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Calibration",
+    "DayResult",
     "Deployment",
     "DoesNotFitError",
     "Dtypes",
     "EngineLimits",
     "Evidence",
     "Failure",
+    "FittedProfile",
     "FixedLimits",
     "InputError",
     "Interval",
     "KindsResult",
     "Layout",
+    "LayoutStudy",
+    "MeasuredStudy",
     "NothingMeetsError",
     "PercentilePlan",
     "PlanResult",
@@ -90,6 +102,7 @@ __all__ = [
     "Predictions",
     "Result",
     "RunComparison",
+    "SearchResult",
     "ShardwiseError",
     "Simulation",
     "Slo",
@@ -103,14 +116,19 @@ __all__ = [
     "calibrate",
     "compare",
     "compare_kinds",
+    "fit_profile",
     "load_gpu",
     "load_model",
+    "measure_study",
     "plan",
     "plan_percentiles",
     "predict",
     "predict_rows",
+    "search",
     "simulate",
+    "simulate_day",
     "study",
+    "study_layouts",
     "validate",
 ]
 

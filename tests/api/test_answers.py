@@ -23,11 +23,15 @@ from shardwise import (
     compare,
     load_gpu,
     load_model,
+    measure_study,
     plan,
     predict,
     predict_rows,
+    search,
     simulate,
+    simulate_day,
     study,
+    study_layouts,
     validate,
 )
 from shardwise.cli.main import cli
@@ -189,3 +193,71 @@ def test_every_record_of_evidence_is_public() -> None:
     (found,) = predict(DEPLOYMENT, Workload(1000, 200, 1)).evidence
     assert isinstance(found, Evidence)
     assert found.source.kind == "predicted"
+
+
+def test_a_day_is_sized_as_its_command_sizes_it() -> None:
+    deployment = Deployment("llama-3.1-8b", "h200")
+    found = simulate_day(
+        deployment, request_rates=[2, 4], ttft_p99_s=2.0, tpot_p99_s=0.05, isl=200, osl=50
+    )
+    printed = command(
+        *("simulate", "llama-3.1-8b", "--gpu", "h200", "--day", "2,4", "--isl", "200"),
+        *("--osl", "50", "--ttft", "2s", "--tpot", "50ms", "--json"),
+    )
+    assert found.to_dict() == printed
+    assert [hour.request_rate for hour in found.day.hours] == [2, 4]
+    peak = found.day.plans[0]  # as many replicas in both hours as the fuller one needs
+    assert peak.replica_hours == pytest.approx(2 * max(hour.needed for hour in found.day.hours))
+    with pytest.raises(InputError, match="a day without a bound"):
+        simulate_day(deployment, request_rates=[2])
+
+
+def test_layouts_are_compared_as_the_command_compares_them(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"gpu": "h200", "isl": 1000, "osl": 200}
+    found = study_layouts("gpt-oss-120b", layouts=["TP4", "TP2xDP2xEP4"], **asked)
+    printed = command(
+        *("study", "gpt-oss-120b", "--gpu", "h200", "--layouts", "TP4,TP2xDP2xEP4"),
+        *("--isl", "1000", "--osl", "200", "--json"),
+    )
+    assert found.to_dict() == printed
+    # batch 1 is not among them: two copies of attention cannot share one request
+    assert {e.workload.concurrency for e in found.evidence} == {2, 4, 8, 16, 32, 64, 128, 256}
+    given = study_layouts("gpt-oss-120b", layouts=[Layout(4)], concurrencies=[16], **asked)
+    tp4 = next(
+        e
+        for e in found.evidence
+        if e.deployment.layout == Layout(4) and e.workload.concurrency == 16
+    )
+    assert given.evidence[0].metrics == tp4.metrics
+    assert {path.name for path in given.write(tmp_path)} == {"layouts.json", "layouts.csv"}
+
+
+def test_a_search_gives_what_its_command_prints_and_goes_on_from_its_store(tmp_path: Path) -> None:
+    store = tmp_path / "runs.sqlite"
+    deployments = [Deployment("llama-3.1-8b", "h200", Layout(tp)) for tp in (1, 2)]
+    done: list[tuple[int, int]] = []
+    found = search(
+        deployments,
+        request_rates=[4.0],
+        isl=200,
+        osl=20,
+        duration_s=5,
+        store=store,
+        progress=lambda *at: done.append(at),
+    )
+    assert done[-1] == (2, 2)
+    printed = command(
+        *("search", "llama-3.1-8b", "--gpu", "h200", "--tp", "1,2", "--rate", "4", "--isl", "200"),
+        *("--osl", "20", "--duration", "5s", "--store", str(store), "--json"),
+    )
+    assert found.to_dict() == printed
+    assert [s.deployment.tp_size for s in found.summaries] == [1, 2]
+    with pytest.raises(InputError, match="0 simulations"):
+        search([], request_rates=[1.0], store=store)
+
+
+def test_a_study_that_cannot_be_measured_here_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="engine trtllm; allowed to be measured: ") as got:
+        measure_study("llama-51m", folder=tmp_path, engine="trtllm")
+    assert got.value.field == "engine"
+    assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ from shardwise.analysis.layout_steps import layout_grid
 from shardwise.analysis.run import Question
 from shardwise.api import simulation
 from shardwise.architecture.models import bundled, load
-from shardwise.cli import bench_selftest, host_status, simulate_day
+from shardwise.cli import bench_selftest, host_status
 from shardwise.doctor.diagnosis import diagnose
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.record import Evidence, Interval, Source
@@ -36,6 +36,7 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hosting.operating import Seen
 from shardwise.hosting.state import ReplicaState, State
 from shardwise.layout.deployment import Deployment, Dtypes, Layout, layout_of
+from shardwise.layout.speculation import Speculation
 from shardwise.node.reading.read import read
 from shardwise.perfmodel.memory import largest_models
 from shardwise.perfmodel.predicting import NEW_COLUMNS
@@ -46,11 +47,13 @@ from shardwise.perfmodel.validation import Score as ValidationScore
 from shardwise.planner.kinds import plan_kinds
 from shardwise.planner.plan import explore, plan
 from shardwise.planner.question import Demand
+from shardwise.planner.speculating import drafted
 from shardwise.reports import (
     about,
     accuracy_tables,
     catalogue_tables,
     comparison_tables,
+    day_tables,
     doctor_tables,
     experiment_tables,
     holding_tables,
@@ -59,6 +62,7 @@ from shardwise.reports import (
     plan_tables,
     profile_tables,
     search_tables,
+    speculation_tables,
     study_output,
 )
 from shardwise.reports import tables as tables_of_study
@@ -132,6 +136,14 @@ def kinds() -> list[Table]:
     ]
     by_gpu = {q.node.gpu.id: q for q in asked}
     return [kinds_table(plan_kinds(list(by_gpu), lambda gpu: plan(by_gpu[gpu])))]
+
+
+def speculation() -> list[Table]:
+    asked = Speculation.parse("mtp:2", 0.7)
+    question = make_question("qwen3.5-27b", "h200", 1, Demand(1000, 1000, 8), speculation=asked)
+    found = drafted(plan(question))
+    assert found is not None
+    return [speculation_tables.speculation_table(found)]
 
 
 def layouts() -> list[Table]:
@@ -253,7 +265,7 @@ def simulated() -> list[Table]:
     )
     answered = {"evidence": [item], "failures": 0, "price_note": "price"}
     document = {"deployment": item.deployment, "day": day, "usd": [1234.5], "price_note": "price"}
-    return [*simulation.tables(answered), *simulate_day.day_tables(document)]
+    return [*simulation.tables(answered), *day_tables.day_tables(document)]
 
 
 def status() -> list[Table]:
@@ -317,10 +329,12 @@ def measurements() -> list[Table]:
     ]
 
 
+MAKERS_OF_TABLES: Final = ("Table", "ranked_table")
 MAKERS: Final[dict[str, Callable[[], list[Table]]]] = {
     "plan": plans,
     "plan of several kinds": kinds,
     "plan with percentiles": holding,
+    "plan --speculation": speculation,
     "catalogue": catalogue,
     "doctor": doctor,
     "study": studies,
@@ -368,11 +382,13 @@ def test_the_full_table_has_every_column_and_bound_in_a_line_for_each_row(comman
 
 def test_every_function_that_makes_a_table_is_tried_here() -> None:
     made = {table.name for command in MAKERS for table in tables(command)}
-    sources = [*(PACKAGE / "reports").glob("*.py"), *(PACKAGE / "cli").glob("*.py")]
+    sources = [
+        path for folder in ("reports", "cli", "api") for path in (PACKAGE / folder).glob("*.py")
+    ]
     named = set()
     for source in sources:
         for node in ast.walk(ast.parse(source.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Table":
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in MAKERS_OF_TABLES:
                 first = next((k.value for k in node.keywords if k.arg == "name"), None)
                 name = first or node.args[0]
                 if isinstance(name, ast.Constant):

@@ -9,7 +9,13 @@ import msgspec
 
 from shardwise import metrics
 from shardwise.analysis.intervals import as_percent_change, ratio, scaled
-from shardwise.analysis.run import Question, deployment_of, require_question, workload_of
+from shardwise.analysis.run import (
+    Question,
+    deployment_of,
+    require_question,
+    with_longest,
+    workload_of,
+)
 from shardwise.analysis.transitions import Verdict, excludes_zero, verdict_of
 from shardwise.engines.checks import layout_problems
 from shardwise.engines.registry import get
@@ -112,7 +118,9 @@ def layout_grid(subject: Subject, question: Question, layouts: Sequence[Layout])
     cells = [(layout, c) for layout, _ in fitting for c in question.concurrencies]
     evidence = predict(
         subject,
-        [deployment_of(subject, question, *cell) for cell in cells],
+        with_longest(
+            subject, question, [deployment_of(subject, question, *cell) for cell in cells]
+        ),
         [workload_of(question, c) for _, c in cells],
     )
     return LayoutGrid(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from shardwise.analysis.audit import Finding, audit_grid, audit_steps
 from shardwise.analysis.breakeven import (
@@ -22,12 +23,13 @@ from shardwise.engines.loading import require_able, require_prefix_caching, usua
 from shardwise.errors import DoesNotFitError, InputError
 from shardwise.evidence.record import Evidence
 from shardwise.hardware.node import Node as HardwareNode
+from shardwise.layout.arrays import Deployments
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, FixedLimits, Layout
-from shardwise.layout.rules import require_layout, require_length
+from shardwise.layout.rules import model_lengths, require_layout, require_length
 from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.intervals import LAYOUT_RHO
+from shardwise.perfmodel.memory import longest_held, require_fit
 from shardwise.perfmodel.memory import plan as memory_plan
-from shardwise.perfmodel.memory import require_fit
 from shardwise.workload.workload import TRAFFIC_CV, Mode, Workload, require_length_cv, spread_of
 
 #: A step up that saves less latency than this does not pay: each GPU halves its share of it.
@@ -80,7 +82,6 @@ def deployment_of(
     """One replica of `layout`, its engine started for `concurrency` requests in flight."""
     limits = EngineLimits(
         max_num_seqs=max(-(-concurrency // layout.attention_dp), 1),
-        max_model_len=question.isl + question.osl,
         gpu_memory_utilization=usual_share(subject.engine, subject.gpu, subject.engine_version),
     )
     return Deployment(
@@ -93,6 +94,27 @@ def deployment_of(
         engine_version=subject.engine_version,
         speculation=subject.speculation,
     )
+
+
+def with_longest(
+    subject: Subject, question: Question, deployments: Sequence[Deployment]
+) -> list[Deployment]:
+    """`deployments` with room for requests longer than the mean, as far as the KV cache has it."""
+    if question.limits.max_model_len is not None or not deployments:
+        return list(deployments)
+    tokens = question.isl + question.osl
+    longest = longest_held(
+        subject.arch,
+        subject.platform,
+        Deployments.of(deployments),
+        (*model_lengths(tokens, subject.arch), tokens),
+        subject.setting.kv_dtype,
+        subject.draft,
+    )
+    return [
+        replace(d, limits=replace(d.limits, max_model_len=int(length)))
+        for d, length in zip(deployments, longest, strict=True)
+    ]
 
 
 def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Skipped]]:
@@ -153,7 +175,9 @@ def predict_grid(subject: Subject, question: Question) -> tuple[list[Evidence], 
     sizes, skipped = _runnable(subject, question)
     cells = [(tp, c) for tp in sizes for c in question.concurrencies]
     workloads = [workload_of(question, c) for _, c in cells]
-    deployments = [deployment_of(subject, question, Layout(tp), c) for tp, c in cells]
+    deployments = with_longest(
+        subject, question, [deployment_of(subject, question, Layout(tp), c) for tp, c in cells]
+    )
     return predict(subject, deployments, workloads), skipped
 
 

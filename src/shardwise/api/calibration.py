@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shardwise import metrics
 from shardwise.api.result import Result
 from shardwise.errors import InputError
+from shardwise.reports.documents import as_json
 
 if TYPE_CHECKING:
     from shardwise.perfmodel.build import Personal
@@ -124,6 +125,73 @@ def calibrate(
         )
     path = save_profile(made.profile) if save else None
     return Calibration(made, good, problems, path)
+
+
+class FittedProfile(Result):
+    """A profile fitted anew, with its errors on the rows of the fit and on rows left out."""
+
+    kind = "calibrate"
+
+    def __init__(self, profile: Profile, problems: Sequence[Problem], lines: int) -> None:
+        self.profile = profile
+        self.problems = tuple(problems)  #: rows that were left out, and why
+        self.lines = lines  #: all-reduce lines fitted
+        self.path: Path | None = None
+
+    def summary(self) -> str:
+        """How many errors are known, and how many all-reduce lines were fitted."""
+        return f"{len(self.profile.errors)} errors, {self.lines} all-reduce lines"
+
+    def tables(self) -> list[Table]:
+        """Errors on rows of the fit and on rows left out."""
+        from shardwise.reports.accuracy_tables import held_out_table
+
+        return [held_out_table(self.profile.errors)]
+
+    def save(self, path: Path) -> None:
+        """Write the profile to a file.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        from shardwise.reports.files import write_bytes
+
+        text = as_json(self.profile, indent=1)
+        self.path = write_bytes(path, text.encode() + b"\n")
+
+    def _answer(self) -> dict[str, Any]:
+        path = None if self.path is None else str(self.path)
+        return {"path": path, "errors": self.profile.errors, "folds": self.profile.folds}
+
+
+def fit_profile(
+    rows: Sequence[Path],
+    *,
+    collectives: Path,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> FittedProfile:
+    """Fit the whole hierarchy of coefficients, as the bundled profile was made.
+
+    Args:
+        rows: CSV files of measured rows; those marked `calibrate` are used.
+        collectives: CSV file of all-reduce latencies.
+        progress: Called with what is fitted, how many are done, and how many there are.
+
+    Raises:
+        InputError: SciPy is not installed, or a file cannot be used.
+    """
+    from shardwise.api.accuracy import measured_rows
+    from shardwise.perfmodel.build import build_reference
+    from shardwise.perfmodel.fit_collectives import fit_lines, line_of
+
+    require_scipy()
+    lines = [line_of(fitted) for fitted in fit_lines(collectives)]
+    named = " and ".join(path.name for path in rows)
+    provenance = f"rows marked 'calibrate' of {named} over kernel tables (docs/kernels.md)"
+    read = [measured_rows(path) for path in rows]
+    good = [row for found, _ in read for row in found]
+    made = build_reference(good, lines, provenance, progress)
+    return FittedProfile(made, [problem for _, some in read for problem in some], len(lines))
 
 
 def require_scipy() -> None:

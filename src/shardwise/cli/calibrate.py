@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from shardwise.cli.files import (
-    print_json,
     print_result,
     require_writable,
     say_prose,
@@ -18,9 +16,6 @@ from shardwise.cli.files import (
 from shardwise.cli.options import JSON
 from shardwise.cli.rows import report_problems, report_unused_of
 from shardwise.errors import InputError
-
-if TYPE_CHECKING:
-    from shardwise.perfmodel.rows import Row
 
 
 @click.command()
@@ -74,15 +69,6 @@ def calibrate(
         )
 
 
-def _rows(path: Path) -> list[Row]:
-    from shardwise.api.accuracy import measured_rows
-
-    report_unused_of(path)
-    good, problems = measured_rows(path)
-    report_problems(problems)
-    return good
-
-
 def _personal(
     path: Path, name: str | None, base: str, export: Path | None, force: bool, as_json: bool
 ) -> None:
@@ -122,19 +108,15 @@ def _name_of(export: Path) -> str:
 
 
 def _reference(paths: tuple[Path, ...], collectives: Path, output: Path, as_json: bool) -> None:
-    import msgspec
-
-    from shardwise.perfmodel.build import build_reference
-    from shardwise.perfmodel.fit_collectives import fit_lines, line_of
+    from shardwise.api.calibration import fit_profile
 
     require_writable(output)
-    lines = [line_of(fitted) for fitted in fit_lines(collectives)]
-    named = " and ".join(path.name for path in paths)
-    provenance = f"rows marked 'calibrate' of {named} over kernel tables (docs/kernels.md)"
-    rows = [row for path in paths for row in _rows(path)]
-    made = build_reference(rows, lines, provenance, show_progress)
-    output.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
+    for path in paths:
+        report_unused_of(path)
+    found = fit_profile(paths, collectives=collectives, progress=show_progress)
+    report_problems(found.problems)
+    found.save(output)
     if as_json:
-        print_json("calibrate", {"path": str(output), "errors": made.errors, "folds": made.folds})
+        print_result(found)
         return
-    click.echo(f"wrote {output}: {len(made.errors)} errors, {len(lines)} all-reduce lines")
+    click.echo(f"wrote {output}: {found.summary()}")

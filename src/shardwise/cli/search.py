@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.files import show_table
-from shardwise.cli.options import JSON, WIDE
+from shardwise.cli.files import print_result, show_progress, show_table
+from shardwise.cli.options import JSON, WIDE, sizes
 from shardwise.cli.simulate_options import (
     MAX_REPLICAS,
     POLICIES,
@@ -22,9 +22,9 @@ from shardwise.cli.simulate_options import (
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
-    from shardwise.simulator.search import Job
+    from shardwise.layout.deployment import Deployment
 
-MAX_JOBS: Final = 1_000_000
+MAX_SEEDS: Final = 1_000_000
 
 
 def _rates(text: str) -> tuple[float, ...]:
@@ -45,54 +45,12 @@ def _policies(text: str) -> tuple[str, ...]:
     return names
 
 
-def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
-    """Every combination, seeds innermost. InputError for none or for too many."""
-    from shardwise.api.simulation import Asked, sessions_of
-    from shardwise.cli.options import sizes
-    from shardwise.simulator.search import Job, digest_of
-    from shardwise.simulator.traffic import Lengths, Traffic
-    from shardwise.workload.workload import Slo
-
+def _deployments(model: str, options: dict[str, Any]) -> list[Deployment]:
+    """Every TP size with every number of replicas."""
     shapes = [*product(sizes(options["tp"], "--tp"), sizes(options["replicas"], "--replicas"))]
     if max(replicas for _, replicas in shapes) > MAX_REPLICAS:
         raise InputError(f"--replicas {options['replicas']}", f"allowed: up to {MAX_REPLICAS:,}")
-    if options["turns"] is None:  # sessions go on after the duration
-        require_window(options["duration"], options["warmup"])
-    rates, policies = _rates(options["rate"]), _policies(options["policy"])
-    seeds = options["seeds"]
-    count = len(shapes) * len(rates) * len(policies) * seeds
-    if not 1 <= count <= MAX_JOBS:
-        raise InputError(f"{count} simulations", f"allowed: 1 to {MAX_JOBS:,}")
-    cv = options["length_cv"]
-    asked = Asked(**load_arguments(options))
-    lengths = Lengths(options["isl"], cv), Lengths(options["osl"], cv)
-    own = {
-        "prefix_caching": not options["no_prefix_caching"],
-        "profile": options["profile"],
-        "catalogue_files": tuple(str(path.resolve()) for path in options["catalogue_files"]),
-        "catalogue_digest": digest_of(options["catalogue_files"]),
-    }
-    return [
-        Job(
-            deployment_of(model, options, tp_size, replicas),
-            Traffic(
-                rate,
-                *lengths,
-                options["duration"],
-                options["arrivals"],
-                prefixes=options["prefixes"],
-                prefix_tokens=options["prefix_tokens"],
-            ),
-            Slo(ttft_s=options["ttft"], tpot_s=options["tpot"]),
-            policy,
-            options["warmup"],
-            seed,
-            sessions_of(asked, rate) if options["turns"] is not None else None,
-            **own,
-        )
-        for (tp_size, replicas), policy, rate in product(shapes, policies, rates)
-        for seed in range(seeds)
-    ]
+    return [deployment_of(model, options, *shape) for shape in shapes]
 
 
 @click.command()
@@ -103,7 +61,7 @@ def jobs_of(model: str, options: dict[str, Any]) -> list[Job]:
 @click.option("--rate", required=True, help="Requests/s (sessions/s with --turns), as in 5,10,20.")
 @click.option("--policy", default="least_loaded", show_default=True, help="One or more.")
 @click.option(
-    "--seeds", type=click.IntRange(1, MAX_JOBS), default=1, show_default=True, help="Runs of each."
+    "--seeds", type=click.IntRange(1, MAX_SEEDS), default=1, show_default=True, help="Runs of each."
 )
 @load_options
 @click.option(
@@ -121,22 +79,22 @@ def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> N
 
     A search that was interrupted, or lost a worker, goes on where it was when it is run again.
     """
-    from shardwise.cli.files import print_json, show_progress
-    from shardwise.simulator.search import Store
-    from shardwise.simulator.search import search as run
-    from shardwise.simulator.summary import summaries
+    from shardwise.api.searching import search as run
 
-    jobs = jobs_of(model, options)
-    outcomes = run(
-        jobs,
-        Store(store),
+    deployments = _deployments(model, options)
+    if options["turns"] is None:  # sessions go on after the duration
+        require_window(options["duration"], options["warmup"])
+    found = run(
+        deployments,
+        request_rates=_rates(options["rate"]),
+        policies=_policies(options["policy"]),
+        seeds=options["seeds"],
+        store=store,
         on=on,
         progress=lambda done, total: show_progress("simulated", done, total),
+        **load_arguments(options),
     )
-    found = summaries(jobs, outcomes)
     if as_json:
-        print_json("search", {"summaries": found})
-        return
-    from shardwise.reports.search_tables import search_table
-
-    show_table(search_table(found))
+        print_result(found)
+    else:
+        show_table(found.table())

@@ -72,17 +72,58 @@ def _require_pools(subject: str, options: dict[str, Any]) -> None:
             )
 
 
+def _rates(text: str) -> list[float]:
+    """Requests/s of each hour from `2,1,1,4`. InputError for anything else."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--day {text[:40]!r}", "expected: requests/s of each hour, as in 2,1,1,4"
+        ) from None
+
+
+def _day(deployments: list[Deployment], options: dict[str, Any], as_json: bool) -> None:
+    """What each hour of --day needs: two tables, or one JSON document."""
+    from shardwise.api.day import simulate_day
+    from shardwise.cli.files import print_result
+
+    if options["ttft"] is None and options["tpot"] is None:
+        raise InputError("--day without a bound", "needed: --ttft, --tpot or both")
+    if len(deployments) != 1:
+        raise InputError(f"--day with {len(deployments)} models", "allowed: one model")
+    found = simulate_day(
+        deployments[0],
+        request_rates=_rates(options["day"]),
+        ttft_p99_s=options["ttft"],
+        tpot_p99_s=options["tpot"],
+        isl=options["isl"],
+        osl=options["osl"],
+        length_cv=options["length_cv"],
+        start_up_s=options["start_up"],
+        prefix_caching=not options["no_prefix_caching"],
+        usd_per_gpu_hour=options["usd_per_gpu_hour"],
+        seed=options["seed"],
+        profile=options["profile"],
+        catalogue_files=options["catalogue_files"],
+    )
+    if as_json:
+        print_result(found)
+        return
+    for table in found.tables():
+        show_table(table)
+
+
 def _say_if_long(options: dict[str, Any]) -> None:
     """Say on stderr how much there is to do where that takes longer than one waits in silence."""
+    from shardwise.api.day import HOUR_S
     from shardwise.api.simulation import WAVES
-    from shardwise.cli.simulate_day import HOUR_S, rates_of
     from shardwise.simulator.trace import MAX_REQUESTS
 
     slots, rate = options["concurrency"] or 0, options["rate"] or 0.0
     requests = slots * WAVES + rate * options["duration"] * (options["turns"] or 1.0)
     requests += sum(s.request_rate * s.duration_s for s in stages_of(options["stage"]))
     if options["day"] is not None:
-        requests += HOUR_S * sum(rates_of(options["day"]))
+        requests += HOUR_S * sum(_rates(options["day"]))
     if LONG < requests <= MAX_REQUESTS:
         click.echo(f"{requests:,.0f} requests, simulated three times: this takes a while", err=True)
 
@@ -180,7 +221,7 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     requests they stand on, goodput, occupancy and cost. Exit code 3 if the deployment is
     overloaded; the rate that it holds is said.
     """
-    from shardwise.cli.files import print_json, print_result
+    from shardwise.cli.files import print_result
 
     given = [name for name in TRAFFIC if options[name] not in (None, ())]
     if len(given) != 1:
@@ -194,14 +235,7 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     _say_if_long(options)
     deployments = read_deployments(deployment, named)
     if options["day"] is not None:
-        from shardwise.cli.simulate_day import day_answer, day_tables
-
-        day = day_answer(deployments, options)
-        if as_json:
-            print_json("simulate_day", day)
-            return
-        for table in day_tables(day):
-            show_table(table)
+        _day(deployments, options, as_json)
         return
     from shardwise.api.simulation import require_answers
     from shardwise.api.simulation import simulate as simulate_load

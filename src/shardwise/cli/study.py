@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from functools import partial
@@ -11,9 +10,8 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
-from msgspec.structs import replace
 
-from shardwise.cli.files import print_json, print_result, say_prose, show_progress, show_table
+from shardwise.cli.files import print_result, say_prose, show_progress, show_table
 from shardwise.cli.options import (
     JSON,
     LENGTH_CV,
@@ -23,7 +21,6 @@ from shardwise.cli.options import (
     fixed_limits,
     limit_options,
     sizes,
-    speculation_of,
     speculation_options,
     subject_options,
 )
@@ -118,29 +115,13 @@ def _predict(given: dict[str, Any]) -> None:
         return
     found = predict_study(
         given["model"],
-        gpu=given["gpu"],
-        gpus=given["gpus"],
         tp_sizes=sizes(given["tp"], "--tp"),
         concurrencies=sizes(given["batch"], "--batch"),
-        isl=given["isl"],
-        osl=given["osl"],
-        mode=given["mode"],
-        requests=given["requests"],
         ttft_s=given["ttft"],
         tpot_s=given["tpot"],
-        dtype=given["dtype"],
-        kv_dtype=given["kv_dtype"],
-        engine=given["engine"],
-        engine_version=given["engine_version"],
-        cached_tokens=given["cached_tokens"],
-        length_cv=given["length_cv"],
-        limits=fixed_limits(given),
-        profile=given["profile"],
-        catalogue_files=given["catalogue_files"],
         usd_per_gpu_hour=given["price"],
-        speculation=given["speculation"],
-        acceptance=given["acceptance"],
         command=shlex.join(["shardwise", *sys.argv[1:]]),
+        **_shared_arguments(given),
     )
     if given["as_json"]:
         print_result(found)
@@ -155,62 +136,33 @@ def _predict(given: dict[str, Any]) -> None:
 
 def _layouts(given: dict[str, Any]) -> None:
     """A grid over layouts: two tables, or one JSON document."""
-    from shardwise.analysis.layout_steps import layout_grid
-    from shardwise.layout.deployment import layout_of
-    from shardwise.perfmodel.subject import subject_of
-    from shardwise.reports.files import write_csv, write_json
-    from shardwise.reports.layout_tables import layout_tables
+    from shardwise.api.layouts import study_layouts
 
-    layouts = [layout_of(part) for part in given["layouts"].split(",")]
-    subject, _ = subject_of(_asked(given))
-    question = _question(given)
     source = click.get_current_context().get_parameter_source("batch")
-    if source is ParameterSource.DEFAULT:  # of the usual batches, those that all copies share
-        copies = math.lcm(*(layout.attention_dp for layout in layouts))
-        batches = tuple(b for b in question.concurrencies if b % copies == 0) or (copies,)
-        question = replace(question, concurrencies=batches)
-    grid = layout_grid(subject, question, layouts)
-    if given["as_json"]:
-        print_json("study_layouts", {"layouts": grid})
-    else:
-        for item in grid.left_out:
-            say_prose(f"left out {item.layout}: {item.reason}")
-        for table in layout_tables(grid):
-            show_table(table)
-    if folder := given["output"]:
-        written = [write_json(folder / "layouts.json", grid)]
-        written += [write_csv(folder / f"{t.name}.csv", t) for t in layout_tables(grid)]
-        click.echo(f"wrote {len(written)} files to {folder}/", err=True)
-
-
-def _asked(given: dict[str, Any]) -> Any:
-    from shardwise.perfmodel.subject import Asked
-
-    return Asked(
+    usual = source is ParameterSource.DEFAULT
+    found = study_layouts(
         given["model"],
-        given["gpu"],
-        given["engine"],
-        given["dtype"],
-        given["kv_dtype"],
-        given["profile"],
-        given["catalogue_files"],
-        given["engine_version"],
-        speculation_of(given),
+        layouts=given["layouts"].split(","),
+        concurrencies=None if usual else sizes(given["batch"], "--batch"),
+        **_shared_arguments(given),
     )
+    if given["as_json"]:
+        print_result(found)
+    else:
+        if found.summary():
+            say_prose(found.summary())
+        for table in found.tables():
+            show_table(table)
+    if given["output"]:
+        written = found.write(given["output"])
+        click.echo(f"wrote {len(written)} files to {given['output']}/", err=True)
 
 
-def _question(given: dict[str, Any]) -> Any:
-    from shardwise.analysis.run import Question
-
-    return Question(
-        given["gpus"],
-        sizes(given["tp"], "--tp"),
-        sizes(given["batch"], "--batch"),
-        given["isl"],
-        given["osl"],
-        given["mode"],
-        given["requests"],
-        fixed_limits(given),
-        given["cached_tokens"],
-        given["length_cv"],
-    )
+def _shared_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """What a study takes from the options, of TP sizes or of layouts."""
+    same = (
+        "gpu", "gpus", "isl", "osl", "mode", "requests", "dtype", "kv_dtype", "engine",
+        "engine_version", "cached_tokens", "length_cv", "profile", "catalogue_files",
+        "speculation", "acceptance",
+    )  # fmt: skip
+    return {**{name: given[name] for name in same}, "limits": fixed_limits(given)}

@@ -143,6 +143,16 @@ def require_length(limits: FixedLimits, tokens: float, model: Model) -> None:
         )
 
 
+def model_lengths(tokens: float, model: Model) -> tuple[int, ...]:
+    """Values of `max_model_len` to choose from for requests of `tokens` on average, largest first.
+
+    A mean leaves out the longer requests, so twice the mean is wanted, then 1.5 times, then the
+    mean itself: each rounded up to 256 tokens, within the model's context.
+    """
+    rounded = (-(-int(room * tokens) // 256) * 256 for room in (2.0, 1.5, 1.0))
+    return tuple(dict.fromkeys(min(length, model.max_context) for length in rounded))
+
+
 def undivided(batch: float, layout: Layout) -> InputError:
     """What to say of a batch that the copies of attention do not share evenly."""
     copies = layout.attention_dp

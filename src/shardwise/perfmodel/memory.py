@@ -6,7 +6,7 @@ stages differ in layers, embedding and head: what a replica holds is what its ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -257,6 +257,26 @@ def fits(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) 
     kv_dtype = kv_dtype_of(stored, deployment.dtypes)
     sequence = sequence_bytes(stored, context_tokens, one.layouts, kv_dtype, draft)
     return bool(shortfall_bytes(budget, sequence)[0] <= 0)
+
+
+def longest_held(
+    model: Model,
+    platform: Platform,
+    deployments: Deployments,
+    lengths: Sequence[int],
+    kv_dtype: str,
+    draft: Model | None = None,
+) -> NDArray[np.float64]:
+    """Largest of `lengths` (tokens) of which each deployment holds a sequence; else the smallest.
+
+    Returns an array of the deployments' shape.
+    """
+    budget = kv_budget_bytes(model, platform, deployments, draft)
+    longest = np.full(deployments.shape, float(min(lengths)))
+    for tokens in sorted(lengths):
+        sequence = sequence_bytes(model, float(tokens), deployments.layouts, kv_dtype, draft)
+        longest = np.where(shortfall_bytes(budget, sequence) <= 0, float(tokens), longest)
+    return longest
 
 
 def plan(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) -> MemoryPlan:

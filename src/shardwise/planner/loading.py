@@ -15,7 +15,12 @@ from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import EngineLimits
 from shardwise.perfmodel.estimate import Subject, sweep
 from shardwise.perfmodel.loads import Offered
-from shardwise.perfmodel.memory import kv_budget_bytes, sequence_bytes, shortfall_bytes
+from shardwise.perfmodel.memory import (
+    kv_budget_bytes,
+    longest_held,
+    sequence_bytes,
+    shortfall_bytes,
+)
 from shardwise.perfmodel.serving import Served
 from shardwise.perfmodel.work import Array
 from shardwise.planner.candidates import Option, Rejected
@@ -145,9 +150,7 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
         one = sequence_bytes(arch, float(tokens), layouts, kv_dtype, draft)
         return shortfall_bytes(budget, one)
 
-    longest = np.full(shape, float(min(question.longest)))
-    for tokens in reversed(question.longest):
-        longest = np.where(short(tokens) <= 0, float(tokens), longest)
+    longest = longest_held(arch, subject.platform, deployments, question.longest, kv_dtype, draft)
     shortfall = short(max(question.context, question.limits.max_model_len or 0))
     offered = Offered(
         concurrency,

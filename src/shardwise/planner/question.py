@@ -17,7 +17,7 @@ from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
 from shardwise.hardware.node import Node
 from shardwise.layout.deployment import Deployment, Dtypes, FixedLimits
-from shardwise.layout.rules import require_kv_dtype, require_length
+from shardwise.layout.rules import model_lengths, require_kv_dtype, require_length
 from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.drafts import require_draft
 from shardwise.perfmodel.estimate import Subject
@@ -111,20 +111,14 @@ class Question(msgspec.Struct, frozen=True):
     @property
     def context(self) -> int:
         """Tokens that one sequence must have room for: isl + osl, rounded up to 256."""
-        return self._rounded(1.0)
+        return model_lengths(self.demand.isl + self.demand.osl, self.arch)[-1]
 
     @property
     def longest(self) -> tuple[int, ...]:
-        """Values of `max_model_len` to try, the largest first. A mean leaves out the longer
-        requests, so twice the context is wanted; the engine must hold one such sequence."""
+        """Values of `max_model_len` to try, the largest first; one sequence of it must fit."""
         if self.limits.max_model_len is not None:
             return (self.limits.max_model_len,)
-        return tuple(dict.fromkeys(self._rounded(room) for room in (2.0, 1.5, 1.0)))
-
-    def _rounded(self, room: float) -> int:
-        """isl + osl times `room`, rounded up to 256 tokens, within the model's context."""
-        asked = int(room * (self.demand.isl + self.demand.osl))
-        return min(-(-asked // 256) * 256, self.arch.max_context)
+        return model_lengths(self.demand.isl + self.demand.osl, self.arch)
 
     def dtypes(self) -> tuple[str, ...]:
         """Weight dtypes to consider: the one asked, or the checkpoint's own, then fp8 for a

@@ -1,0 +1,119 @@
+"""`simulate_day`: how many replicas each hour of a day needs, and what running it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from shardwise.api.result import Result
+from shardwise.errors import InputError
+from shardwise.layout.deployment import Deployment
+from shardwise.workload.workload import TRAFFIC_CV
+
+if TYPE_CHECKING:
+    from shardwise.reports.table import Table
+    from shardwise.simulator.day import Day
+
+HOUR_S: Final = 3600.0
+MAX_HOURS: Final = 24 * 31
+
+
+class DayResult(Result):
+    """Replicas by the hour, and what three ways to run the day cost and miss."""
+
+    kind = "simulate_day"
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        self.found = found
+
+    @property
+    def day(self) -> Day:
+        """The hours with the replicas they need, and the plans for the whole day."""
+        found: Day = self.found["day"]
+        return found
+
+    def tables(self) -> list[Table]:
+        """The hours, then the plans."""
+        from shardwise.reports.day_tables import day_tables
+
+        return day_tables(self.found)
+
+    def _answer(self) -> dict[str, Any]:
+        return self.found
+
+
+def simulate_day(
+    deployment: Deployment,
+    *,
+    request_rates: Sequence[float],
+    ttft_p99_s: float | None = None,
+    tpot_p99_s: float | None = None,
+    isl: float = 1000.0,
+    osl: float = 500.0,
+    length_cv: float = TRAFFIC_CV,
+    start_up_s: float = 180.0,
+    prefix_caching: bool = True,
+    usd_per_gpu_hour: float | None = None,
+    seed: int = 0,
+    profile: str = "reference",
+    catalogue_files: Sequence[Path] = (),
+) -> DayResult:
+    """Find the fewest replicas whose 99th percentiles hold in each hour, and simulate the day.
+
+    Args:
+        deployment: One replica; its number of replicas is what is searched for.
+        request_rates: Requests per second of each hour, at most 744 hours.
+        ttft_p99_s: Bound on the 99th percentile of time to first token, in seconds.
+        tpot_p99_s: Bound on the 99th percentile of time per output token, in seconds.
+        isl: Mean input tokens of a request.
+        osl: Mean output tokens of a request.
+        length_cv: Standard deviation of lengths over their mean.
+        start_up_s: Time from the start of a replica to its first request, in seconds.
+        prefix_caching: Whether the engine keeps finished blocks.
+        usd_per_gpu_hour: Price; None takes the catalogue's.
+        seed: Seed of arrivals and lengths.
+        profile: Name of a profile, or a shared profile file.
+        catalogue_files: TOML files with your own GPUs and prices.
+
+    Raises:
+        InputError: No bound is given, or an argument cannot be used.
+        DoesNotFitError: The deployment does not have the memory.
+    """
+    from shardwise.api.simulation import price_of, with_caching
+    from shardwise.perfmodel.profiles import load_profile
+    from shardwise.perfmodel.subject import catalogue_for
+    from shardwise.reports.prices import price_note
+    from shardwise.simulator.capacity import Target
+    from shardwise.simulator.day import size_day
+    from shardwise.simulator.fleet import make_group
+    from shardwise.simulator.traffic import lengths_within
+
+    bounds = {"ttft_s": ttft_p99_s, "tpot_s": tpot_p99_s}
+    targets = [Target(name, 99, bound) for name, bound in bounds.items() if bound is not None]
+    if not targets:
+        raise InputError("a day without a bound", "needed: a bound on TTFT, on TPOT or on both")
+    if len(request_rates) > MAX_HOURS:
+        raise InputError(f"a day of {len(request_rates)} hours", f"allowed: up to {MAX_HOURS}")
+    catalogue = catalogue_for(catalogue_files)
+    group = with_caching(make_group(deployment, load_profile(profile), catalogue), prefix_caching)
+    day = size_day(
+        group,
+        list(request_rates),
+        lengths_within(isl, osl, length_cv, group.longest),
+        targets,
+        stage_s=HOUR_S,
+        start_up_s=start_up_s,
+        seed=seed,
+    )
+    price = price_of([group], usd_per_gpu_hour, catalogue)
+    gpus = group.deployment.layout.replica_gpus
+    hours = [plan.replica_hours for plan in day.plans]
+    return DayResult(
+        {
+            "deployment": group.deployment,
+            "day": day,
+            "usd": [None if price is None else h * gpus * price.usd_per_hour for h in hours],
+            "price_note": price_note(price),
+        }
+    )

@@ -1,0 +1,272 @@
+"""`measure_study`: a study run on this machine, beside its prediction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from shardwise.api.result import Result
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwise.experiment.outcome import Outcome
+    from shardwise.experiment.run import Wanted
+    from shardwise.replica.command import Instance
+    from shardwise.reports.figure_style import Figure
+    from shardwise.reports.table import Table
+
+THIS_MACHINE: Final = "this-machine"
+_TORCH_NAMES: Final = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+class MeasuredStudy(Result):
+    """Cells measured beside their predictions, the corrected profile, and the claims judged."""
+
+    kind = "study_measure"
+
+    def __init__(self, outcome: Outcome, interrupted: bool) -> None:
+        self.outcome = outcome
+        self.interrupted = interrupted  #: whether cells are missing; the same call measures them
+
+    @property
+    def profile(self) -> str:
+        """Name of the corrected profile; "" where there was too little to correct by."""
+        return self.outcome.profile if self.outcome.corrected.profile else ""
+
+    def summary(self) -> str:
+        """Where the time went."""
+        from shardwise.reports.experiment_tables import time_lines
+
+        return "\n".join(time_lines(self.outcome))
+
+    def tables(self) -> list[Table]:
+        """Cells measured and predicted, errors before and after, and the claims."""
+        from shardwise.reports.experiment_tables import experiment_tables
+
+        return experiment_tables(self.outcome)
+
+    def charts(self) -> dict[str, Figure]:
+        """The figures of the report."""
+        from shardwise.reports.figure_style import Figure
+        from shardwise.reports.html.experiment import experiment_figures
+
+        return {name: Figure(chart) for name, chart in experiment_figures(self.outcome).items()}
+
+    def write(
+        self,
+        folder: Path,
+        progress: Callable[[str, int, int], None] = lambda *_: None,
+        *,
+        command: str = "",
+    ) -> Path:
+        """Write JSON, CSV, figures and the report into `folder`, and return the report's path.
+
+        Args:
+            folder: Where to write.
+            progress: Called with the figure that is drawn, its number, and how many there are.
+            command: Command that makes the study again, shown in the report.
+
+        Raises:
+            InputError: The folder cannot be written.
+        """
+        from shardwise.evidence.portable import portable
+        from shardwise.reports.figures import save
+        from shardwise.reports.files import write_bytes, write_csv, write_json
+        from shardwise.reports.html.experiment import experiment_html
+
+        write_json(folder / "experiment.json", portable(self.outcome))
+        for table in self.tables():
+            write_csv(folder / f"{table.name}.csv", table)
+        charts = self.charts()
+        for done, (name, figure) in enumerate(charts.items(), start=1):
+            progress(f"figure {name}", done, len(charts))
+            save(figure.chart, folder, name)
+        page = experiment_html(self.outcome, command).encode()
+        return write_bytes(folder / "report.html", page)
+
+    def _answer(self) -> dict[str, Any]:
+        return {"outcome": self.outcome}
+
+
+def measure_study(
+    model: str,
+    *,
+    folder: Path,
+    tp_sizes: Sequence[int] | None = None,
+    concurrencies: Sequence[int] = (1, 4, 16),
+    isl: int = 128,
+    osl: int = 32,
+    gpu: str = "",
+    engine: str = "builtin",
+    dtype: str = "auto",
+    kv_dtype: str = "auto",
+    profile: str = "reference",
+    name: str = THIS_MACHINE,
+    minutes: float | None = None,
+    python: str = "",
+    flags: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> MeasuredStudy:
+    """Predict a study, run on this machine what is missing of it, and correct the profile by it.
+
+    A call that was interrupted goes on where it was when it is made again with the same folder.
+
+    Args:
+        model: A bundled id (random weights), a folder, or what the engine loads.
+        folder: Where measured cells are kept.
+        tp_sizes: TP sizes to compare; None takes every power of two that the machine has ranks for.
+        concurrencies: Requests in flight per replica.
+        isl: Input tokens of a request.
+        osl: Output tokens of a request.
+        gpu: GPU id of the catalogue; "" measures this machine first.
+        engine: An engine that is started here: `builtin`, `vllm` or `sglang`.
+        dtype: Weight dtype; `auto` is fp32 on CPU, else bf16.
+        kv_dtype: KV cache dtype; `auto` is what the checkpoint asks for.
+        profile: Profile that predicts, by name or as a shared file.
+        name: Name of the corrected profile, kept for `profile=name` from then on.
+        minutes: Budget; None measures every cell.
+        python: Interpreter of the engine's environment; "" is this one.
+        flags: Added to the engine's command.
+        env: Variables for the engine.
+        say: Called with each line of progress.
+
+    Raises:
+        InputError: An argument cannot be used, a library is missing, or the budget is too short.
+        ShardwiseError: The engine did not start; `last_lines` is the end of its log.
+    """
+    from shardwise.experiment.outcome import outcome
+    from shardwise.experiment.run import run
+    from shardwise.experiment.timeline import Timeline
+    from shardwise.perfmodel.profiles import load_profile, save_profile
+
+    folder = Path(folder)
+    asked = _Asked(
+        model, folder, tp_sizes, tuple(concurrencies), isl, osl, gpu, engine, dtype, kv_dtype,
+        load_profile(profile), minutes, python, tuple(flags), dict(env or {}),
+    )  # fmt: skip
+    wanted = _wanted(asked, say)
+    clock = Timeline()
+    ran = run(wanted, folder, clock, say)
+    spent = clock.spent()
+    if not ran.measured:
+        raise InputError(
+            f"{minutes or 0:g} minutes are too short for a single cell",
+            "allowed: as long as one engine start and one cell take",
+            field="minutes",
+        )
+    found = outcome(wanted, ran, name or THIS_MACHINE, _machine_words(wanted), spent)
+    if found.corrected.profile:
+        save_profile(found.corrected.profile)
+    return MeasuredStudy(found, ran.interrupted)
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """The arguments of `measure_study` that say what is measured."""
+
+    model: str
+    folder: Path
+    tp_sizes: Sequence[int] | None
+    concurrencies: tuple[int, ...]
+    isl: int
+    osl: int
+    gpu: str
+    engine: str
+    dtype: str
+    kv_dtype: str
+    profile: Any
+    minutes: float | None
+    python: str
+    flags: tuple[str, ...]
+    env: dict[str, str]
+
+
+def _wanted(asked: _Asked, say: Callable[[str], None]) -> Wanted:
+    from shardwise.architecture.models import bundled, load
+    from shardwise.engines import managed
+    from shardwise.experiment.run import Wanted
+    from shardwise.experiment.split import machine_here, splits
+    from shardwise.layout.deployment import Layout
+    from shardwise.layout.rules import require_layout
+
+    if asked.engine not in managed():
+        raise InputError(
+            f"engine {asked.engine}",
+            f"allowed to be measured: {', '.join(managed())}",
+            field="engine",
+        )
+    machine = machine_here(gpu=asked.gpu)
+    ranks = len(machine.devices)
+    every = [2**k for k in range(ranks.bit_length()) if 2**k <= ranks]
+    chosen = tuple(every if asked.tp_sizes is None else asked.tp_sizes)
+    splits(machine, chosen)
+    architecture = load(asked.model)
+    for tp in chosen:
+        require_layout(architecture, Layout(tp))
+    dtype = asked.dtype
+    if dtype == "auto":
+        dtype = "fp32" if machine.kind == "cpu" else "bf16"
+    instance = _instance(asked, dtype, say)
+    return Wanted(
+        model=asked.model if asked.model in bundled() else instance.model,
+        machine=machine,
+        instance=instance,
+        weight_dtype=dtype,
+        tp_sizes=chosen,
+        concurrencies=asked.concurrencies,
+        isl=asked.isl,
+        osl=asked.osl,
+        hardware_name=THIS_MACHINE,
+        profile=asked.profile,
+        budget_s=60.0 * asked.minutes if asked.minutes else float("inf"),
+    )
+
+
+def _instance(asked: _Asked, dtype: str, say: Callable[[str], None]) -> Instance:
+    """How the engine is started."""
+    from shardwise.architecture.models import bundled
+    from shardwise.experiment.design import longest
+    from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits
+    from shardwise.replica.command import Instance
+
+    own = asked.engine == "builtin"
+    flags = [*asked.flags, "--dtype", dtype if own else _TORCH_NAMES.get(dtype, dtype)]
+    path = Path(asked.model).expanduser()
+    loads = str(path.resolve()) if path.exists() else asked.model
+    if own:
+        flags += ["--max-queue", "100000"]
+        if asked.model in bundled():
+            loads = _without_weights(asked.model, asked.folder)
+            flags.append("--random-weights")
+            say(f"{asked.model}: random weights, which take the same time")
+    deployment = Deployment(
+        loads,
+        "",
+        limits=EngineLimits(max_model_len=longest(asked.isl, asked.osl)),
+        dtypes=Dtypes(kv=asked.kv_dtype),
+        engine=asked.engine,
+    )
+    return Instance(deployment, flags=tuple(flags), python=asked.python, env=asked.env)
+
+
+def _without_weights(model: str, folder: Path) -> str:
+    """A folder with the config of a bundled model, which no weights belong to."""
+    from shardwise.architecture.models import bundled_config
+
+    made = folder / model
+    made.mkdir(parents=True, exist_ok=True)
+    (made / "config.json").write_text(json.dumps(bundled_config(model), indent=1), "utf-8")
+    return str(made.resolve())
+
+
+def _machine_words(wanted: Wanted) -> str:
+    from shardwise.bench.machine import describe
+
+    about = describe()
+    if wanted.machine.kind == "cpu":
+        return f"{len(wanted.machine.devices)} cores of {about['cpu']}"
+    return ", ".join(about["gpus"]) or f"{len(wanted.machine.devices)} GPUs"

@@ -1,0 +1,135 @@
+"""`search`: many simulations, each kept as it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from shardwise.api.result import Result
+from shardwise.errors import InputError
+from shardwise.layout.deployment import Deployment
+from shardwise.workload.workload import TRAFFIC_CV
+
+if TYPE_CHECKING:
+    from shardwise.reports.table import Table
+    from shardwise.simulator.search import Job
+    from shardwise.simulator.summary import Summary
+    from shardwise.simulator.traffic import Arrivals
+
+MAX_JOBS: Final = 1_000_000
+
+
+class SearchResult(Result):
+    """What each combination gave, over its seeds."""
+
+    kind = "search"
+
+    def __init__(self, summaries: Sequence[Summary]) -> None:
+        self.summaries = tuple(summaries)
+
+    def tables(self) -> list[Table]:
+        """A row for each deployment, policy and rate."""
+        from shardwise.reports.search_tables import search_table
+
+        return [search_table(self.summaries)]
+
+    def _answer(self) -> dict[str, Any]:
+        return {"summaries": self.summaries}
+
+
+def search(
+    deployments: Sequence[Deployment],
+    *,
+    request_rates: Sequence[float],
+    policies: Sequence[str] = ("least_loaded",),
+    seeds: int = 1,
+    store: Path = Path("simulations.sqlite"),
+    on: str = "",
+    isl: float = 1000.0,
+    osl: float = 500.0,
+    length_cv: float = TRAFFIC_CV,
+    arrivals: Arrivals = "poisson",
+    duration_s: float = 600.0,
+    warmup_s: float = 0.0,
+    turns: float | None = None,
+    think_s: float = 20.0,
+    prefix_tokens: int = 0,
+    prefixes: int = 1,
+    prefix_caching: bool = True,
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+    profile: str = "reference",
+    catalogue_files: Sequence[Path] = (),
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> SearchResult:
+    """Simulate every deployment under every policy and rate, `seeds` times each.
+
+    A search that was interrupted goes on where it was when it is run again with the same store.
+
+    Args:
+        deployments: What to simulate, each with its replicas.
+        request_rates: Requests per second; sessions per second with `turns`.
+        policies: How the balancer chooses a replica.
+        seeds: Runs of each combination, with seeds from 0 on.
+        store: File that keeps each result as it comes.
+        on: Ray cluster, `ray://host:port` or `auto`; "" uses all cores of this machine.
+        isl: Mean input tokens of a request.
+        osl: Mean output tokens of a request.
+        length_cv: Standard deviation of lengths over their mean.
+        arrivals: `poisson`, `bursty` or `constant`.
+        duration_s: How long requests, or sessions, arrive, in seconds.
+        warmup_s: Time at the start whose requests are left out of the results, in seconds.
+        turns: Mean turns of a session; None: single requests.
+        think_s: Mean time from an answer to the next turn, in seconds.
+        prefix_tokens: Tokens of a system prompt that requests share.
+        prefixes: Number of different system prompts.
+        prefix_caching: Whether the engine keeps finished blocks.
+        ttft_s: Bound on time to first token that a good request meets, in seconds.
+        tpot_s: Bound on time per output token that a good request meets, in seconds.
+        profile: Name of a profile, or a shared profile file.
+        catalogue_files: TOML files with your own GPUs and prices.
+        progress: Called with how many simulations are done, and how many there are.
+
+    Raises:
+        InputError: An argument cannot be used, or there are no or too many combinations.
+    """
+    from shardwise.api.simulation import Asked, sessions_of
+    from shardwise.simulator.search import Job, Store, digest_of
+    from shardwise.simulator.search import search as run
+    from shardwise.simulator.summary import summaries
+    from shardwise.simulator.traffic import Lengths, Traffic
+    from shardwise.workload.workload import Slo
+
+    count = len(deployments) * len(request_rates) * len(policies) * seeds
+    if not 1 <= count <= MAX_JOBS:
+        raise InputError(f"{count} simulations", f"allowed: 1 to {MAX_JOBS:,}")
+    sessions = Asked(
+        isl=isl, osl=osl, length_cv=length_cv, duration_s=duration_s, turns=turns,
+        think_s=think_s, prefix_tokens=prefix_tokens, prefixes=prefixes,
+    )  # fmt: skip
+    lengths = Lengths(isl, length_cv), Lengths(osl, length_cv)
+    files = tuple(str(Path(path).resolve()) for path in catalogue_files)
+    digest = digest_of(catalogue_files)
+    jobs: list[Job] = [
+        Job(
+            deployment,
+            Traffic(
+                rate, *lengths, duration_s, arrivals, prefixes=prefixes,
+                prefix_tokens=prefix_tokens,
+            ),
+            Slo(ttft_s=ttft_s, tpot_s=tpot_s),
+            policy,
+            warmup_s,
+            seed,
+            sessions_of(sessions, rate) if turns is not None else None,
+            prefix_caching=prefix_caching,
+            profile=profile,
+            catalogue_files=files,
+            catalogue_digest=digest,
+        )
+        for deployment, policy, rate in product(deployments, policies, request_rates)
+        for seed in range(seeds)
+    ]  # fmt: skip
+    return SearchResult(summaries(jobs, run(jobs, Store(store), on=on, progress=progress)))

@@ -1,0 +1,67 @@
+"""Tables of a day sized by the hour: what each hour needs, and what three ways to run it cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shardwise.reports.decision_tables import ranked_table
+from shardwise.reports.table import Column, Table
+
+
+def day_tables(found: dict[str, Any]) -> list[Table]:
+    """What each hour needs, and what three ways to run the day cost and miss."""
+    d, day = found["deployment"], found["day"]
+    hours = ranked_table(
+        "hours",
+        f"{d.model} on {d.gpu}, TP={d.tp_size}: replicas by the hour",
+        (
+            Column("hour", "hour"),
+            Column("rate", "request_rate", "requests/s"),
+            Column("replicas", "needed"),
+            Column("good", "good_scheduled", align="right"),
+            Column("autoscaler", "autoscaled", "replicas"),
+            Column("good", "good_autoscaled", align="right"),
+        ),
+        [
+            {
+                "hour": str(k),
+                "request_rate": hour.request_rate,
+                "needed": str(hour.needed),
+                "good_scheduled": f"{100 * hour.good_scheduled:.1f} %",
+                "autoscaled": f"{hour.autoscaled:.2f}",
+                "good_autoscaled": f"{100 * hour.good_autoscaled:.1f} %",
+            }
+            for k, hour in enumerate(day.hours)
+        ],
+        (
+            "replicas: fewest whose p99 is within the bounds at that hour's rate",
+            "good: requests within the bounds, the day simulated whole",
+        ),
+    )
+    plans = ranked_table(
+        "plans",
+        f"the day, {day.start_up_s:g} s from start to first request",
+        (
+            Column("plan", "plan", align="left"),
+            Column("replicas", "replica_hours", "hours"),
+            Column("cost", "usd", "USD"),
+            Column("missed", "missed", "requests"),
+            Column("missed", "share", align="right"),
+        ),
+        [
+            {
+                "plan": plan.name,
+                "replica_hours": plan.replica_hours,
+                "usd": usd,
+                "missed": str(plan.missed),
+                "share": f"{100 * plan.missed / plan.requests:.2f} %",
+            }
+            for plan, usd in zip(day.plans, found["usd"], strict=True)
+        ],
+        (
+            "schedule: knows the day, and starts replicas ahead of their hour",
+            "autoscaler: counts each minute's arrivals; a replica that it starts is ready later",
+            *([found["price_note"]] if found["price_note"] else []),
+        ),
+    )
+    return [hours, plans]
