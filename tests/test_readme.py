@@ -64,11 +64,11 @@ def test_the_simulators_figures_are_those_of_its_benchmark() -> None:
     found = json.loads((ROOT / "results" / "traffic.json").read_text("utf-8"))["paired_with_vidur"]
     page = (ROOT / "docs" / "howto" / "simulate.md").read_text("utf-8")
     (a, b), (c, d) = ([1e3 * x for x in found["ttft_s"][k]] for k in ("shardwise", "vidur"))
-    assert f"{a:.1f} and {b:.1f} ms here, {c:.1f} and {d:.1f} there" in page
+    assert f"{a:.1f} and {b:.1f} ms in Shardwise, {c:.1f} and {d:.1f} ms in Vidur" in page
     (a, b), (c, d) = (found["e2e_latency_s"][k] for k in ("shardwise", "vidur"))
-    assert f"{a:.3f} and {b:.3f} s, {c:.3f} and {d:.3f} there" in page
+    assert f"{a:.3f} and {b:.3f} s in Shardwise, {c:.3f} and {d:.3f} s in Vidur" in page
     speed = {tool: x / 1e6 for tool, x in found["tok_per_s"].items()}
-    assert f"{speed['shardwise']:.1f} million output tokens a second" in page
+    assert f"{speed['shardwise']:.1f} million output tokens/s" in page
     assert f"Vidur {speed['vidur']:.2f} million" in page
 
 
