@@ -89,6 +89,11 @@ def usd_per_million_tok(usd_per_hour: float, tok_per_s: float) -> float:
     return usd_per_hour / (tok_per_s * 3600.0) * 1e6
 
 
+def usd_per_hour(usd_per_million: float, tok_per_s: float) -> float:
+    """USD an hour for everything paid for: the inverse of `usd_per_million_tok`."""
+    return usd_per_million * (tok_per_s * 3600.0) / 1e6
+
+
 def percent_change(before: float, after: float) -> float:
     """Change from `before` to `after` in percent: (after / before - 1) * 100."""
     return (after / before - 1.0) * 100.0

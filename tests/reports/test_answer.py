@@ -57,11 +57,15 @@ def test_the_interval_is_half_its_width_in_percent_of_the_value() -> None:
 def test_the_ground_names_rows_and_what_they_lack() -> None:
     known = [KnownError("tpot_s", 1, 18.1, None), KnownError("e2e_latency_s", 183, 7.9, None)]
     ground = Ground("mi300x", "vllm", known, {"TP1": ("layout not seen",), "TP8": ()})
-    assert ground.words("TP1").startswith("183 measured rows of mi300x with vllm")
-    assert "E2E latency 7.9 % (n=183)" in ground.words("TP1")
-    assert ground.words("TP1").endswith("layout not seen")
-    assert ground.words("TP8").endswith("this layout is among them")
-    assert "measure first" in Ground("b300", "vllm").words("TP1")
+    rows = "183 rows of mi300x with vllm, mean error 7.9 % in E2E latency, 18.1 % in TPOT (n=1)."
+    assert ground.words("TP1") == f"Beyond measured ground (layout not seen): {rows}"
+    assert ground.words("TP8") == f"On measured ground: {rows}"
+    assert "Measure first" in Ground("b300", "vllm").words("TP1")
+
+
+def test_the_price_shown_is_the_one_that_the_cost_rests_on() -> None:
+    (online, *_) = payload(explorer(), State(gpu="h200", price=3.25))["answers"]
+    assert online["line"].endswith(", 3.25 USD per GPU-hour")
 
 
 def planned(command: str) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from shardwise.analysis.transitions import compare, transitions
 from shardwise.errors import InputError
 from shardwise.evidence.record import Source
 from shardwise.reports.figure_pareto import (
-    LABEL_HEIGHT,
-    LABEL_WIDTH,
+    HEIGHT,
     VIEWS,
+    WIDTH,
     Series,
     pareto_figure,
     pareto_rows,
@@ -154,13 +154,17 @@ def test_a_bound_and_a_rate_are_lines_where_they_are_asked(grid: Grid) -> None:
 def test_names_along_a_frontier_do_not_cover_each_other(grid: Grid) -> None:
     rows = pareto_rows([series(grid)], VIEWS["tok_s_per_user"])
     wide, high = (max(r[k] for r in rows if r["role"] == "frontier") for k in "xy")
-    names = [r for r in rows if r["role"] == "name"]
-    assert names
-    for a, b in combinations(names, 2):
-        apart = (
-            abs(a["x"] - b["x"]) / wide > LABEL_WIDTH or abs(a["y"] - b["y"]) / high > LABEL_HEIGHT
-        )
-        assert apart
+    names = [r for r in rows if r["role"] in ("name", "answer-name")]
+    assert len(names) > 1
+    boxes = []
+    for row in names:
+        left = row["x"] / wide * WIDTH + row["dx"]
+        size = 0.5 * 11 * len(row["text"])
+        bottom = HEIGHT * (1 - row["y"] / high) + row["dy"]
+        boxes.append((left - size * (row["align"] == "right"), size, bottom))
+    for (x, size, y), (other_x, other_size, other_y) in combinations(boxes, 2):
+        beside = x + size <= other_x or other_x + other_size <= x
+        assert beside or abs(y - other_y) > 11
 
 
 def test_panels_of_time_share_their_scale(grid: Grid) -> None:

@@ -73,7 +73,9 @@ def test_no_study_name_leads_out_of_the_store(server: str, name: str) -> None:
     assert (status, list(json.loads(body)["problems"])) == (422, ["study"])
 
 
-@pytest.mark.parametrize("path", ["/", "/static/explorer.js", "/api/study", "/nowhere", "/vega.js"])
+@pytest.mark.parametrize(
+    "path", ["/", "/static/explorer.js", "/api/study", "/nowhere", "/static/chart.js"]
+)
 def test_every_answer_has_a_strict_content_policy(server: str, path: str) -> None:
     _, headers, _ = get(server, path)
     policy = headers["content-security-policy"]

@@ -111,7 +111,11 @@ def test_the_answer_at_a_rate_carries_it_or_says_how_many_nodes_do() -> None:
     assert not short["found"]
     (chip,) = [c for c in short["chips"] if "requests/s" in c["text"]]
     most = float(chip["detail"].split()[2])
-    assert f"{math.ceil(20.0 / most)} such nodes carry it" in chip["detail"]
+    assert short["title"] == "Not enough for 20 requests/s"
+    assert f"at most {most:.3g} requests/s within the bounds" in short["why"]
+    assert f"{math.ceil(20.0 / most)} such nodes carry 20" in short["why"]
+    # the bounds are met there: only the rate is not
+    assert {c["met"] for c in short["chips"] if c is not chip} <= {"met", "within"}
 
 
 def test_a_store_lists_what_lies_inside_it_and_can_be_read(store: Path) -> None:

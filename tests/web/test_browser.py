@@ -82,11 +82,13 @@ def test_nothing_is_wider_than_the_screen(page: Any, server: str, width: int) ->
 
 def test_four_gpus_share_one_chart_and_one_table(page: Any, server: str) -> None:
     opened(page, f"{server}/?{FOUR}")
-    assert page.locator("#points canvas").count() == 1
+    assert page.locator("#points svg").count() == 1
     rows = page.locator("#compare-table tbody tr")
-    assert [rows.nth(i).inner_text().split("\t")[0].strip() for i in range(rows.count())] == [
-        f"8 × {gpu}" for gpu in ("mi300x", "h200", "b200", "mi355x")
-    ]
+    first = [rows.nth(i).inner_text().split("\t")[0].strip() for i in range(rows.count())]
+    gpus = ("mi300x", "h200", "b200", "mi355x")
+    assert [text.splitlines()[0] for text in first] == [f"8 × {gpu}" for gpu in gpus]
+    assert all(text.endswith(" USD per GPU-hour") for text in first)
+    assert page.locator("#points .frontier").count() == 4
     assert text(page, "#compare-lead").startswith("Cheapest tokens: ")
     assert page.locator("#vs-add").is_disabled()
 
@@ -107,7 +109,7 @@ def test_what_does_not_fit_is_a_row_that_says_why(page: Any, server: str) -> Non
     opened(page, f"{server}/?model=llama-3.1-405b&dtype=bf16&vs_gpu=l40s")
     row = page.locator("#compare-table tbody tr").nth(1)
     assert "does not fit" in row.inner_text()
-    assert page.locator("#points canvas").is_visible()
+    assert page.locator("#points svg").is_visible()
 
 
 def test_a_measured_study_lies_over_the_predictions(page: Any, server: str) -> None:
@@ -125,13 +127,14 @@ def test_at_a_rate_answer_ranking_chart_and_cells_agree(page: Any, server: str) 
     assert "2 requests/s ✓ met" in text(page, "#answer-chips")
     title = text(page, "#answer-title")
     assert text(page, "#ranking-table tbody tr:first-child td:nth-child(2)") == title
-    assert "dashed: what is asked" in text(page, "#legend")
+    assert "what is asked" in text(page, "#legend")
     # one request at a time on each of 8 GPUs: 42 tok/s each, so 8 x 42 / 2048 = 0.165 requests/s
     assert "requests/s" in text(page, '[data-cell="1 TP1"] .short')
     assert "--request-rate 2" in text(page, "#terminal")
     redrawn(page, lambda: page.fill("#rate", "20"))
-    assert text(page, "#answer-title") == "Nothing meets this"
-    assert "such nodes carry it" in text(page, "#answer-chips")
+    assert text(page, "#answer-title") == "Not enough for 20 requests/s"
+    assert "20 requests/s ✗ missed" in text(page, "#answer-chips")
+    assert "such nodes carry 20" in text(page, "#answer-why")
 
 
 def test_buttons_work_for_a_valid_state_alone(page: Any, server: str) -> None:
@@ -187,11 +190,11 @@ def test_other_questions_are_answered_beside_and_asked_by_a_click(page: Any, ser
 
 def test_the_axes_are_drawn_anew(page: Any, server: str) -> None:
     opened(page, server)
-    before = page.locator("#points canvas").screenshot()
+    before = page.locator("#points svg").screenshot()
     for axis in ("e2e_latency_s", "tpot_s", "ttft_s"):
         redrawn(page, lambda axis=axis: page.select_option("#axis", axis))
-        assert page.locator("#points canvas").count() == 1
-        assert page.locator("#points canvas").screenshot() != before
+        assert page.locator("#points svg").count() == 1
+        assert page.locator("#points svg").screenshot() != before
 
 
 def test_a_model_that_fits_one_layout_only_has_a_page(page: Any, server: str) -> None:
@@ -206,7 +209,7 @@ def test_a_click_on_a_point_takes_that_cell_apart(page: Any, server: str) -> Non
     opened(page, server)
     page.wait_for_selector("html[data-detailed]")  # the parts that come later move the chart down
     before = text(page, "#cell-title")
-    box = page.locator("#points canvas").bounding_box()
+    box = page.locator("#points svg").bounding_box()
     # a point is found as a person finds it: along the chart until one is hit
     for x in range(60, int(box["width"]) - 10, 6):
         page.mouse.click(box["x"] + x, box["y"] + box["height"] * 0.62)
@@ -255,7 +258,7 @@ def test_bad_input_is_said_beside_the_field_and_the_answer_stays(page: Any, serv
     )
     assert page.locator("#isl-problem").bounding_box()["height"] <= 2 * line + 1
     assert page.get_attribute("#isl", "aria-invalid") == "true"
-    assert page.locator("#points canvas").is_visible()
+    assert page.locator("#points svg").is_visible()
     redrawn(page, lambda: page.fill("#isl", "1024"))
     assert text(page, "#isl-problem") == ""
     assert not page.locator("#banner").is_visible()
@@ -265,7 +268,7 @@ def test_bad_input_is_said_beside_the_field_and_the_answer_stays(page: Any, serv
 def test_a_bad_address_shows_a_message_and_a_page(page: Any, server: str, field: str) -> None:
     opened(page, f"{server}/?{field}={quote('<script>alert(1)</script>')}&osl=8")
     assert "<script>" in page.locator(f"#{field}-problem").text_content()
-    assert page.locator("#points canvas").is_visible()
+    assert page.locator("#points svg").is_visible()
     assert page.evaluate("document.querySelectorAll('main script').length") == 0
 
 

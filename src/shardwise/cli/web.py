@@ -60,7 +60,7 @@ def web(
     _ = known.store.files  # refused here, where the user sees it
     listener = _listen(port)
     click.echo(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C to stop)", err=True)
-    Thread(target=prepare, daemon=True).start()  # while a browser is opened
+    Thread(target=prepare, args=(known,), daemon=True).start()  # while a browser is opened
     config = uvicorn.Config(app(known), log_level="warning", access_log=False)
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -83,6 +83,13 @@ class Shown(msgspec.Struct, frozen=True):
         """Output tokens per second and GPU."""
         return scaled(self.node_output_tok_s, 1.0 / self.gpus)
 
+    @property
+    def usd_per_gpu_hour(self) -> float | None:
+        """The price that `cost` rests on; None where it is in GPU-hours."""
+        if self.cost_metric != metrics.COST.name:
+            return None
+        return metrics.usd_per_hour(self.cost.value, self.tok_s_per_gpu.value)
+
 
 def title_of(layout: Layout) -> str:
     """`8 × TP1`, `4 × (TP2 × EP2)`."""
@@ -103,7 +110,7 @@ class Answer(msgspec.Struct, frozen=True):
         found: Something meets every bound and carries the rate. Otherwise the numbers are those of
             the nearest.
         title: "8 × TP1".
-        line: Replicas, requests in flight, engine and dtype.
+        line: Replicas, requests in flight, engine, dtype and price.
         numbers: Throughput per GPU, TPOT and cost.
         why: Why this one and not the runner-up; or what nothing meets.
         ground: How far it lies from what was measured.
@@ -138,17 +145,24 @@ class Ground(msgspec.Struct, frozen=True):
         return bool(self.errors)
 
     def words(self, layout: str) -> str:
-        """One line: how many rows, how far off they were, and what of `layout` no row has."""
+        """One line: whether `layout` was measured, how many rows there are, and how far off they
+        were."""
         where = f"{self.gpu} with {self.engine}"
         missing = ", ".join((self.unseen or {}).get(layout, ()))
         if not self.errors:
-            return f"No measured row of {where} ({missing or 'kernel tables alone'}): measure first"
+            return (
+                f"No measured ground: no row of {where} ({missing or 'kernel tables alone'}). "
+                "Measure first."
+            )
         known = sorted(self.errors, key=lambda e: -e.rows)[:2]
+        most = known[0].rows
         off = ", ".join(
-            f"{metrics.ALL[e.metric].label} {number(e.fitted_pct, 1)} % (n={e.rows})" for e in known
+            f"{number(e.fitted_pct, 1)} % in {metrics.ALL[e.metric].label}"
+            f"{'' if e.rows == most else f' (n={e.rows})'}"
+            for e in known
         )
-        rows = f"{known[0].rows} measured rows of {where}"
-        return f"{rows}, mean error {off}; {missing or 'this layout is among them'}"
+        ground = f"Beyond measured ground ({missing})" if missing else "On measured ground"
+        return f"{ground}: {most} rows of {where}, mean error {off}."
 
 
 def ground_of(output: StudyOutput) -> Ground:
@@ -191,7 +205,7 @@ def _found(advice: Advice, layouts: LayoutStudy | None, ground: Ground) -> Answe
         asked=_asked(advice.slo, layouts),
         found=True,
         title=shown.title,
-        line=deployment_words(shown.evidence),
+        line=_line(shown),
         numbers=three_numbers(shown),
         chips=bound_chips(advice.slo, shown.evidence) + rate_chips(layouts, shown.layout),
         why=_why(layouts),
@@ -203,23 +217,18 @@ def _found(advice: Advice, layouts: LayoutStudy | None, ground: Ground) -> Answe
 
 def _missed(advice: NoAdvice, layouts: LayoutStudy | None, ground: Ground) -> Answer:
     asked = _asked(advice.slo, layouts)
-    nearest = _nearest(layouts)
     title, why = "Nothing meets this", f"Nearest: {advice.nearest}."
-    if nearest is None or layouts is None:
+    if layouts is None or not (layouts.missing or layouts.free):
         return Answer(advice.use, asked, False, title, why)
-    shown = Shown.of(nearest)
-    most = layouts.most_carried(shown.layout)
-    if layouts.request_rate and most and not layouts.missing:
-        why = (
-            f"No layout carries {layouts.request_rate:g} requests/s; the most within the bounds is "
-            f"{number(most.value)}."
-        )
+    shown = Shown.of(_nearest(layouts))
+    if _short_of_rate(layouts):
+        title, why = f"Not enough for {layouts.request_rate:g} requests/s", _most(layouts, shown)
     return Answer(
         use=advice.use,
         asked=asked,
         found=False,
         title=title,
-        line=f"Nearest: {shown.title}, {deployment_words(shown.evidence)}",
+        line=f"Nearest: {shown.title}, {_line(shown)}",
         numbers=three_numbers(shown),
         chips=bound_chips(advice.slo, shown.evidence) + rate_chips(layouts, shown.layout),
         why=why,
@@ -228,9 +237,43 @@ def _missed(advice: NoAdvice, layouts: LayoutStudy | None, ground: Ground) -> An
     )
 
 
-def _nearest(layouts: LayoutStudy | None) -> Candidate | None:
-    """The one that misses by least; where all meet the bounds, the one that carries most."""
-    return next(iter((*layouts.missing, *layouts.free)), None) if layouts else None
+def _short_of_rate(layouts: LayoutStudy) -> bool:
+    """Whether the bounds can be met and only the rate is too high."""
+    asked = (layouts.request_rate or 0.0) * layouts.osl
+    return 0 < max(map(_tok_s, layouts.free), default=0.0) < asked
+
+
+def _tok_s(candidate: Candidate) -> float:
+    return candidate.node_output_tok_s.value
+
+
+def _nearest(layouts: LayoutStudy) -> Candidate:
+    """Where only the rate is too high, the one that carries most within the bounds; else the one
+    that misses a bound by least."""
+    if _short_of_rate(layouts):
+        return max(layouts.free, key=_tok_s)
+    return (*layouts.missing, *layouts.free)[0]
+
+
+def _most(layouts: LayoutStudy, shown: Shown) -> str:
+    """What one node carries of the rate asked, and how many nodes carry it."""
+    rate, most = layouts.request_rate, layouts.most_carried(shown.layout)
+    assert rate
+    assert most
+    return (
+        f"One node carries at most {number(most.value)} requests/s within the bounds, in "
+        f"{shown.title}; {math.ceil(rate / most.value)} such nodes carry {rate:g}."
+    )
+
+
+def _line(shown: Shown) -> str:
+    return ", ".join(filter(None, [deployment_words(shown.evidence), price_words(shown)]))
+
+
+def price_words(shown: Shown) -> str:
+    """`1.95 USD per GPU-hour`; "" where no price is known."""
+    price = shown.usd_per_gpu_hour
+    return "" if price is None else f"{price:.4g} USD per GPU-hour"
 
 
 def deployment_words(evidence: Evidence) -> str:
@@ -292,10 +335,8 @@ def rate_chips(layouts: LayoutStudy | None, layout: str) -> tuple[Chip, ...]:
     if most is None:
         return (Chip(f"{rate:g} requests/s", "missed", "misses the bounds at any rate"),)
     met: Met = "met" if most.lo >= rate else "within" if most.value >= rate else "missed"
-    nodes = math.ceil(rate / most.value)
-    more = f"; {nodes} such nodes carry it" if met == "missed" else ""
     text, bounds = value_and_bounds(most)
-    return (Chip(f"{rate:g} requests/s", met, f"at most {text} {bounds}{more}"),)
+    return (Chip(f"{rate:g} requests/s", met, f"at most {text} {bounds}"),)
 
 
 def _why(layouts: LayoutStudy | None) -> str:

@@ -19,7 +19,15 @@ from shardwise.layout.rules import allowed_tp
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.reports.about import known_errors
-from shardwise.reports.answer import Answer, Ground, Headline, Shown, answers_of, ground_of
+from shardwise.reports.answer import (
+    Answer,
+    Ground,
+    Headline,
+    Shown,
+    answers_of,
+    ground_of,
+    price_words,
+)
 from shardwise.reports.answering import Wanted, plan_of, planned
 from shardwise.reports.figure_pareto import SERIES, Series, runner_up_of
 from shardwise.reports.numbers import number
@@ -41,6 +49,7 @@ class Compared(msgspec.Struct, frozen=True):
         fits: "yes", or "no" and why.
         calibrated: "yes", what of it no row has, or "no".
         meets: Something meets what is asked.
+        price: "1.95 USD per GPU-hour"; "" where none is known.
     """
 
     name: str
@@ -51,6 +60,7 @@ class Compared(msgspec.Struct, frozen=True):
     fits: str = "yes"
     calibrated: str = ""
     meets: bool = False
+    price: str = ""
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -92,7 +102,7 @@ def _row(side: Side, colour: str) -> Compared:
         return row
     held = memory_plan(side.arch, side.gpu, shown.evidence.deployment, side.context)
     layout = row.layout if answer.found else f"none; {shown.title}"
-    return replace(row, layout=layout, context=held.largest_context)
+    return replace(row, layout=layout, context=held.largest_context, price=price_words(shown))
 
 
 def _calibrated(ground: Ground | None, shown: Shown | None) -> str:

@@ -1,7 +1,8 @@
 """Throughput against what a user sees: the Pareto frontier of every layout as one line.
 
-The chart's rows say what each is (`role`), so that the report draws them from Python and the
-explorer replaces them in the browser: one look, and one place that decides what is shown.
+The chart's rows say what each is (`role`) and where names stand: one place decides what is shown.
+The report draws them with Vega-Lite, the explorer in the browser (`web/static/chart.js`), where a
+move of a slider has no time for more.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from shardwise.reports.figure_style import (
     data,
     titled,
 )
+from shardwise.reports.label_places import Label, Paper
 from shardwise.reports.numbers import number
 from shardwise.workload.workload import Slo
 
@@ -38,10 +40,10 @@ HEIGHT: Final = 360
 #: Latencies beyond this many times the answer's are left out: a linear axis would show only them.
 MOST_LATENCY: Final = 4.0
 MEASURED: Final = BLACK
-#: Room that a label takes, as shares of the axes.
-LABEL_WIDTH, LABEL_HEIGHT = 0.11, 0.06
 #: A layout's name is repeated only so far along the frontier, as a share of the axis.
 AGAIN: Final = 0.35
+_NAME: Final = Label(11, 8, 8)
+_ANSWER_NAME: Final = Label(13, 11, 9)
 
 
 class View(msgspec.Struct, frozen=True):
@@ -55,7 +57,7 @@ class View(msgspec.Struct, frozen=True):
 
     @property
     def side(self) -> str:
-        """Of a point on which better values lie, and so no other point does."""
+        """Of a frontier's point on which better values lie, and so no other of its points does."""
         return "right" if self.rate else "left"
 
 
@@ -118,7 +120,7 @@ def pareto_rows(
     if picked and view.metric in picked.metrics:
         rows += [_picked(picked, series[0], view)]
     rows += _bounds(series, view, rows)
-    return rows + _names(rows, alone=alone)
+    return rows + _names(rows, view.side, alone=alone)
 
 
 def _limit(series: Sequence[Series], view: View) -> float:
@@ -237,43 +239,36 @@ def _measured(one: Series, view: View, colour: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _names(rows: Sequence[dict[str, Any]], *, alone: bool) -> list[dict[str, Any]]:
-    """A name at the middle of each run of one layout along a frontier, where there is room.
-
-    The side of better values is empty by definition, so names stand there.
-    """
+def _names(rows: Sequence[dict[str, Any]], side: str, *, alone: bool) -> list[dict[str, Any]]:
+    """The answers' names, then a name at the middle of each run of one layout along a frontier,
+    where there is room."""
     points = [r for r in rows if r["role"] == "frontier"]
+    answers = [r for r in rows if r["role"] in ("chosen", "nearest")]
     if not points:
         return []
-    wide = max(r["x"] for r in points) or 1.0
-    high = max(r["y"] for r in points) or 1.0
-    taken = [
-        (r["x"] / wide, r["y"] / high)
-        for r in rows
-        if r["role"] in ("chosen", "nearest", "runner-up")
-    ]
+    wide, high = (max(r.get(f"{v}_hi", r[v]) for r in (*points, *answers)) for v in ("x", "y"))
+    paper = Paper(WIDTH, HEIGHT, wide or 1.0, high or 1.0)
+    for _, line in groupby(points, key=lambda r: r["series"]):
+        paper.line([(r["x"], r["y"]) for r in line])
+    paper.line([(r["x"], r["y"]) for r in rows if r["role"] == "runner-up"])
     named: list[dict[str, Any]] = []
+    for row in answers:
+        text = row["name"] if alone else f"{row['series']}: {row['name']}"
+        place = paper.best((row["x"], row["y"]), text, _ANSWER_NAME, side)
+        named.append({**row, "role": "answer-name", "text": text, **paper.take(place)})
     runs = [list(run) for _, run in groupby(points, key=lambda r: (r["series"], r["layout"]))]
     for run in sorted(runs, key=len, reverse=True):
-        middle = run[len(run) // 2]
-        at = (middle["x"] / wide, middle["y"] / high)
-        text = layout_words(middle["layout"])
-        clear = all(
-            abs(at[0] - x) > LABEL_WIDTH or abs(at[1] - y) > LABEL_HEIGHT for x, y in taken
-        ) and not any(
+        middle, text = run[len(run) // 2], layout_words(run[0]["layout"])
+        again = any(
             n["text"] == text
             and n["series"] == middle["series"]
-            and abs(at[0] - n["x"] / wide) < AGAIN
+            and abs(middle["x"] - n["x"]) < AGAIN * paper.wide
             for n in named
         )
-        if clear:
-            taken.append(at)
-            named.append({**middle, "role": "name", "text": text})
-    return named + [
-        {**r, "role": "answer-name", "text": r["name"] if alone else f"{r['series']}: {r['name']}"}
-        for r in rows
-        if r["role"] in ("chosen", "nearest")
-    ]
+        place = paper.best((middle["x"], middle["y"]), text, _NAME, side)
+        if not place.hides and not again:
+            named.append({**middle, "role": "name", "text": text, **paper.take(place)})
+    return named
 
 
 def _bounds(
@@ -302,7 +297,6 @@ class _Axes(msgspec.Struct, frozen=True):
 
     x_title: str
     y_title: str
-    side: str  #: of a point that names stand on
 
     def x(self, field: str = "x:Q") -> Any:
         import altair as alt
@@ -331,18 +325,11 @@ class _Axes(msgspec.Struct, frozen=True):
         ]
 
 
-def pareto_layers(source: Any, x_title: str, y_title: str, side: str) -> Any:
-    """The chart over rows of `pareto_rows`.
-
-    Args:
-        source: Altair data.
-        x_title: Title of the x axis, or a placeholder that a page replaces.
-        y_title: Title of the y axis, or a placeholder that a page replaces.
-        side: "left" or "right" of a point that names stand on; a page may replace it too.
-    """
+def pareto_layers(source: Any, x_title: str, y_title: str) -> Any:
+    """The chart over rows of `pareto_rows`, which `source` holds as Altair data."""
     import altair as alt
 
-    base, axes = alt.Chart(source), _Axes(x_title, y_title, side)
+    base, axes = alt.Chart(source), _Axes(x_title, y_title)
     return alt.layer(
         *_bound_layers(base, axes),
         *_point_layers(base, axes),
@@ -420,11 +407,14 @@ def _answer_layers(base: Any, axes: _Axes) -> list[Any]:
 
 
 def _name_layers(base: Any, axes: _Axes) -> list[Any]:
-    """Names, each once as broad as to clear what is under it, once to be read."""
+    """Names, each once as broad as to clear what is under it, once to be read. Their rows say
+    where they stand."""
+    import altair as alt
+
     halo = {"stroke": "white", "strokeWidth": 3, "strokeJoin": "round"}
-    align, out = ("left", 1) if axes.side == "right" else ("right", -1)
-    small = {"fontSize": 11, "align": align, "dx": 8 * out, "dy": -8}
-    large = {"fontSize": 13, "fontWeight": "bold", "align": align, "dx": 11 * out, "dy": -9}
+    placed = {name: alt.ExprRef(f"datum.{name}") for name in ("align", "dx", "dy")}
+    small = {"fontSize": _NAME.size, **placed}
+    large = {"fontSize": _ANSWER_NAME.size, "fontWeight": "bold", **placed}
     return [
         _of(base, role).mark_text(**look, **under).encode(**axes.at, text="text:N")
         for role, look in (("name", small), ("answer-name", large))
@@ -437,9 +427,7 @@ def pareto_figure(
 ) -> Any:
     """The frontier as a figure of its own."""
     known = VIEWS[view]
-    layers = pareto_layers(
-        data(pareto_rows(series, known)), known.x_title, known.y_title, known.side
-    )
+    layers = pareto_layers(data(pareto_rows(series, known)), known.x_title, known.y_title)
     second = ", circle: runner-up" if len(series) == 1 else ""
     note = (
         f"line: no layout is better in both; diamond: recommended{second}, "

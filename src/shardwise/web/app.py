@@ -24,7 +24,6 @@ from shardwise.hosting.planned import planned
 from shardwise.reports.files import evidence_csv
 from shardwise.web import state as fields
 from shardwise.web.asking import Explorer, compared, found_of, study_of
-from shardwise.web.charts import charts
 from shardwise.web.details import details
 from shardwise.web.payload import chosen_of, deploy_problem, payload, sides_of
 from shardwise.web.state import State, StateError, parse_state, written
@@ -48,17 +47,17 @@ STATIC: Final = {
     "explorer.js": "text/javascript",
     "fields.js": "text/javascript",
     "draw.js": "text/javascript",
+    "chart.js": "text/javascript",
 }
-#: Routes that predict or draw, and who may ask them: the explorer's own page, or a person.
-COSTLY: Final = ("/api/", "/download/", "/vega.js")
+#: Routes that predict, and who may ask them: the explorer's own page, or a person.
+COSTLY: Final = ("/api/", "/download/")
 FROM_HERE: Final = (b"same-origin", b"none")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def prepare() -> None:
-    """Make what a first page needs and what takes a second to make."""
-    vega_bundle()
-    charts()
+def prepare(known: Explorer) -> None:
+    """Work out the first page's answer: whatever takes time only once is done then."""
+    payload(known, State())
 
 
 def app(known: Explorer) -> Starlette:
@@ -73,17 +72,8 @@ def app(known: Explorer) -> Starlette:
             return PlainTextResponse("no such file", 404)
         return Response(_static(name), media_type=STATIC[name])
 
-    async def vega(_: Request) -> Response:
-        code = await run_in_threadpool(vega_bundle)
-        return Response(
-            code, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"}
-        )
-
     async def choices(_: Request) -> Response:
         return _json(_choices(known))
-
-    async def specs(_: Request) -> Response:
-        return _json(await run_in_threadpool(charts))
 
     async def study(request: Request) -> Response:
         return _json(payload(known, _state(request)))
@@ -94,9 +84,7 @@ def app(known: Explorer) -> Starlette:
     routes: dict[str, Handler] = {
         "/": page,
         "/static/{name}": static,
-        "/vega.js": vega,
         "/api/choices": choices,
-        "/api/charts": specs,
         "/api/study": study,
         "/api/details": more,
         **_downloads(known),
@@ -193,14 +181,6 @@ def _choices(known: Explorer) -> dict[str, Any]:
             for name, evidence in known.store.listed().items()
         ],
     }
-
-
-@cache
-def vega_bundle() -> bytes:
-    """Vega, Vega-Lite and vega-embed (BSD 3-clause) as vl-convert brings them: no network."""
-    import vl_convert
-
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").encode()
 
 
 @cache

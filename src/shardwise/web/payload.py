@@ -50,7 +50,6 @@ def payload(known: Explorer, state: State) -> dict[str, Any]:
             ),
             "x": view.x_title,
             "y": view.y_title,
-            "side": view.side,
         },
         "compare": {
             "lead": compared_words(sides),
@@ -174,7 +173,7 @@ def _ranking(found: Found) -> dict[str, Any]:
     """The planner's ranking: what meets what is asked, what misses it, what cannot run."""
     layouts = found.layouts
     if layouts is None:
-        return {"columns": [], "rows": [], "rejected": []}
+        return {"columns": [], "rows": [], "rejected": [], "note": ""}
     table = ranking_table(layouts)
     return {
         "columns": [{"title": c.title, "unit": c.unit, "align": c.align} for c in table.columns],
@@ -183,6 +182,7 @@ def _ranking(found: Found) -> dict[str, Any]:
             for i, row in enumerate(table.rows)
         ],
         "rejected": rejected_lines(layouts.rejected),
+        "note": " ".join(table.notes),
     }
 
 

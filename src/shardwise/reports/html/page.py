@@ -34,7 +34,6 @@ def report_html(output: StudyOutput, command: str = "") -> str:
         met_words={"met": "✓ met", "within": "≈ met within its interval", "missed": "✗ missed"},
         lead=compared_words(sides),
         compared=compared_table(compared_rows(sides)) if sides else None,
-        colours=[row.colour for row in compared_rows(sides)],
         trust=trust_lines(output)[:1] if output.measured else [],
         skipped=output.study.skipped,
         sections=found,

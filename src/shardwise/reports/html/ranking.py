@@ -6,6 +6,7 @@ A terminal has `plan_tables.plan_table` for the first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from shardwise import metrics
 from shardwise.analysis.layouts import LayoutStudy
@@ -16,7 +17,11 @@ from shardwise.reports.comparing import Compared
 from shardwise.reports.numbers import Scale, scale_for, value_and_bounds
 from shardwise.reports.table import Cell, Column, Row, Table, Tone, text_cell
 
-SPREADS = "±: half of the 80 % interval"
+#: What a reader needs who wonders why a cheaper layout stands lower.
+NOTES: Final = (
+    "±: half of the 80 % interval.",
+    "Ranked, and compared with the one above, by the cautious end of the interval.",
+)
 
 
 def ranking_table(layouts: LayoutStudy) -> Table:
@@ -40,11 +45,11 @@ def ranking_table(layouts: LayoutStudy) -> Table:
             Column("TTFT", "ttft_s", scales["ttft_s"].unit),
             Column("TPOT", "tpot_s", scales["tpot_s"].unit),
             Column("cost", cost.name, cost.unit),
-            Column("left", "capacity_left_pct", "% with a GPU lost"),
+            Column("capacity left", "capacity_left_pct", "% with a GPU lost"),
             Column("against the one above", "behind", align="left"),
         ),
         sections=tuple(section for section in (ranked, missing) if section),
-        notes=(SPREADS,),
+        notes=NOTES,
     )
 
 
@@ -80,7 +85,7 @@ def compared_table(rows: Sequence[Compared]) -> Table:
             shown[1] = Cell(f"{r.numbers[1].text} {units[1]}", None, detail=r.numbers[1].plus_minus)
         cells.append(
             (
-                text_cell(r.name, "strong"),
+                Cell(r.name, r.name, "strong", detail=r.price),
                 text_cell(r.layout or "–"),
                 *shown,
                 text_cell(f"{r.context:,}" if r.context else "–"),

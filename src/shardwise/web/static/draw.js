@@ -1,67 +1,12 @@
 // Rows to the answer, the chart and tables. All text goes in as text, never as markup.
 
+import { drawChart, onPaper } from "./chart.js";
 import { options } from "./fields.js";
 
-// The palette of the figures on dark paper.
-const ON_DARK = { "#0072B2": "#56b4e9", "#D55E00": "#ff9d6e", "#009E73": "#5fd3a4", "#E69F00": "#f0c36a", "#666666": "#a6b0ba" };
-let view = null; // the chart, and what it was drawn with
-let specs = {};
-let colours = {};
-let clicked = () => {};
-let dark = false;
-const onPaper = (colour) => (dark ? ON_DARK[colour] ?? colour : colour);
 const byId = (id) => document.getElementById(id);
 const MET = { met: "✓ met", within: "≈ met within its interval", missed: "✗ missed" };
 
-// `made` are the specifications by side of names; the chart is made when its first rows come.
-export function prepare(made, act) {
-  const style = getComputedStyle(document.documentElement);
-  const names = ["paper", "ink", "soft", "line", "grid"];
-  colours = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
-  dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  specs = made;
-  clicked = act;
-  view?.finalize();
-  view = null;
-}
-
-const config = () => ({
-  background: "transparent",
-  font: "Liberation Sans, Arial, Helvetica, sans-serif",
-  view: { stroke: colours.line },
-  axis: { labelColor: colours.ink, titleColor: colours.ink, gridColor: colours.grid, titleFontWeight: "normal",
-    domainColor: colours.soft, tickColor: colours.soft, labelFontSize: 11, titleFontSize: 12, tickCount: 8 },
-  text: { color: colours.ink }, rule: { color: colours.ink },
-});
-
-async function chart(made, words) {
-  const place = byId("points");
-  place.setAttribute("role", "img");
-  place.setAttribute("aria-label", words);
-  const rows = made.rows.map((row) => ({ ...row, colour: onPaper(row.colour) }));
-  const key = JSON.stringify([made.x, made.y, made.side]);
-  const content = JSON.stringify(rows);
-  if (view?.key === key) {
-    if (view.content !== content) await view.vega.data("points", rows).runAsync();
-    view.content = content;
-    return;
-  }
-  view?.finalize();
-  const spec = JSON.stringify(specs[made.side]).replaceAll("$x", made.x).replaceAll("$y", made.y)
-    .replaceAll('"white"', `"${colours.paper}"`).replaceAll('"#000000"', `"${colours.ink}"`)
-    .replaceAll('"#666666"', `"${colours.soft}"`);
-  const embedded = await window.vegaEmbed(place, { ...JSON.parse(spec), datasets: { points: rows } }, {
-    actions: false, ast: true, logLevel: 1, // errors alone: a role without rows is no reason to warn
-    config: config(), defaultStyle: false, renderer: "canvas",
-    tooltip: { disableDefaultStyle: true, theme: "custom" },
-  });
-  view = { vega: embedded.view, key, content, finalize: () => embedded.finalize() };
-  embedded.view.addEventListener("click", (event, item) => {
-    if (item?.datum?.batch && item.datum.role !== "measured") clicked(item.datum.layout, item.datum.batch, event);
-  });
-}
-
-export async function draw(found) {
+export function draw(found) {
   const [online, offline] = found.answers;
   byId("subject").textContent = found.name;
   document.title = `${online.title}: ${found.name} · Shardwise`;
@@ -78,7 +23,7 @@ export async function draw(found) {
     ...found.commands.files.flatMap(([name, text]) => [`\n${name}:\n${text}`]), ...(found.commands.note ? [`(${found.commands.note})`] : [])].join("\n");
   byId("terminal").textContent = found.terminal.join("\n");
   byId("source").textContent = `${found.source}.`;
-  await chart(found.chart, `${found.chart.y} against ${found.chart.x} for ${found.name}. `
+  drawChart(found.chart, `${found.chart.y} against ${found.chart.x} for ${found.name}. `
     + `${online.found ? "Recommended" : "Nearest"}: ${online.line}. The tables below have the numbers.`);
 }
 
@@ -110,7 +55,7 @@ function compared(found) {
   const heads = ["", "layout", "tok/s per GPU", "TPOT", unit, "largest context", "fits", "calibrated"];
   byId("compare-lead").textContent = found.lead;
   table("compare-table", heads, rows.map((r) => [
-    r.colour ? [swatch(r.colour), r.name] : r.name,
+    [...(r.colour ? [swatch(r.colour)] : []), r.name, node("span", { className: "soft" }, r.price)],
     r.layout || "–",
     ...[0, 1, 2].map((i) => value(r.numbers[i], i)),
     r.context ? r.context.toLocaleString("en") : "–",
@@ -127,10 +72,10 @@ function legend(found) {
     roles.has("chosen") && "◆ recommended, with its 80 % interval",
     roles.has("nearest") && "✚ nearest, which is not enough",
     roles.has("runner-up") && "○ runner-up",
-    "line: no layout is better in both",
-    roles.has("cell") && "dots: every layout at every batch",
+    "— frontier: no layout is better in both",
+    roles.has("cell") && "· every layout at every batch",
     roles.has("measured") && "□ measured",
-    (roles.has("bound-x") || roles.has("bound-y")) && "dashed: what is asked",
+    (roles.has("bound-x") || roles.has("bound-y")) && "- - what is asked",
   ].filter(Boolean);
   byId("legend").replaceChildren(...items.map((text) => node("li", {}, text)));
 }
@@ -162,6 +107,7 @@ function ranking(found) {
     row.classList.toggle("missing", !found.rows[i].meets);
     row.classList.toggle("best", i === 0 && found.rows[i].meets);
   }
+  byId("ranking-note").textContent = found.note;
   byId("rejected").replaceChildren(...found.rejected.map((line) => node("li", {}, line)));
 }
 

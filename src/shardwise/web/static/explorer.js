@@ -1,7 +1,8 @@
 // Wires form, address, server and page. One request at a time; the newest state wins.
 
 import { compare, fill, problems, query, read, show, slid, sliders } from "./fields.js";
-import { draw, drawDetails, prepare } from "./draw.js";
+import { prepareChart } from "./chart.js";
+import { draw, drawDetails } from "./draw.js";
 
 const byId = (id) => document.getElementById(id);
 const FILES = [["deployment", "deployment.toml"], ["csv", "study.csv"], ["report", "report.html"]];
@@ -26,16 +27,7 @@ async function update() {
   const start = since;
   const wanted = address();
   try {
-    const answer = await fetch(`/api/study?${wanted}`);
-    const found = await answer.json();
-    if (answer.ok) {
-      problems({});
-      await draw(found);
-      allow(found, wanted);
-    } else {
-      problems(found.problems ?? { "": `the server answered ${answer.status}` });
-      allow(null, wanted);
-    }
+    await answered(await fetch(`/api/study?${wanted}`), wanted);
     // until the next frame, the first that can show it
     requestAnimationFrame(() => performance.measure("redraw", { start, end: performance.now() }));
   } catch (error) {
@@ -48,9 +40,20 @@ async function update() {
   if (waiting) {
     waiting = false;
     await update();
-  } else if (shown) {
-    clearTimeout(later);
+  }
+}
+
+async function answered(answer, wanted) {
+  const found = await answer.json();
+  clearTimeout(later);
+  if (answer.ok) {
+    problems({});
+    draw(found);
+    allow(found, wanted);
     later = setTimeout(details, REST_MS, wanted);
+  } else {
+    problems(found.problems ?? { "": `the server answered ${answer.status}` });
+    allow(null, wanted);
   }
 }
 
@@ -148,6 +151,7 @@ function listen() {
   byId("form").addEventListener("submit", (event) => event.preventDefault());
   byId("share").addEventListener("click", () => copy(location.href));
   byId("copy-command").addEventListener("click", () => copy(shown.commands.lines.join("\n")));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update);
   window.addEventListener("popstate", () => {
     fromAddress();
     update();
@@ -155,27 +159,20 @@ function listen() {
 }
 
 async function start() {
-  const [specs, found] = await Promise.all(["/api/charts", "/api/choices"].map(async (path) => (await fetch(path)).json()));
-  choices = found;
+  // the address as given, not as the form reads it: text that a number field drops gets its message
+  const [listed, first] = await Promise.all([fetch("/api/choices"), fetch(`/api/study${location.search}`)]);
+  choices = await listed.json();
   defaults = choices.defaults;
   fill(choices);
   const given = fromAddress();
-  const select = (layout, batch, event) => set({ layout, batch }, event);
-  prepare(specs, select);
+  prepareChart(byId("points"), (layout, batch, event) => set({ layout, batch }, event));
   listen();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    prepare(specs, select);
-    update();
-  });
-  since = performance.now();
-  // the address as given, not as the form reads it: text that a number field drops gets its message
-  const first = await fetch(`/api/study?${new URLSearchParams(given)}`);
-  if (first.ok) await update();
+  if (first.ok) await answered(first, address());
   else {
     const { problems: wrong } = await first.json();
     const good = Object.fromEntries(Object.entries(given).filter(([k]) => !(k in wrong)));
     const other = await fetch(`/api/study?${new URLSearchParams(good)}`);
-    if (other.ok) await draw(await other.json());
+    if (other.ok) draw(await other.json());
     problems(wrong);
     allow(null, address());
   }
