@@ -58,7 +58,7 @@ def sweep_rate() -> float:
     for i in range(0, CONFIGURATIONS, CHUNK):
         part = slice(i, i + CHUNK)
         one = np.ones_like(tp[part])
-        layouts = Layouts(tp[part], one, one, one)
+        layouts = Layouts(tp[part], one, one, one, one)
         deployments = Deployments(layouts, concurrency[part], 8192.0 * one, 0.9 * one)
         budget = kv_budget_bytes(arch, subject.platform, deployments)
         sequence = sequence_bytes(arch, isl[part] + osl[part], layouts, "bf16")

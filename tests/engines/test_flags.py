@@ -55,6 +55,7 @@ def test_one_gpu_needs_no_flags_of_other_layouts() -> None:
     for engine in ("vllm", "sglang", "trtllm", "atom"):
         for flag in started(engine, deployment()).argv:
             assert flag not in ("--data-parallel-size", "--enable-dp-attention", "--ep-size")
+            assert flag not in ("--decode-context-parallel-size", "--dcp-size")
             assert flag not in ("--pp-size", "--pp_size", "--enable-expert-parallel")
 
 
@@ -66,6 +67,14 @@ def test_sglang_counts_tp_requests_and_chunk_over_all_copies_of_attention() -> N
     assert found["--max-running-requests"] == "256"  # 128 a copy
     assert found["--chunked-prefill-size"] == "8192"  # 4096 a copy
     assert found["--mem-fraction-static"] == "0.85"
+
+
+def test_ranks_that_share_a_cache_are_a_flag_of_vllm_and_sglang() -> None:
+    shared = deployment(Layout(tp_size=8, dcp_size=8))
+    assert values(started("vllm", shared))["--decode-context-parallel-size"] == "8"
+    found = values(started("sglang", shared))
+    assert found["--dcp-size"] == "8"
+    assert found["--tp-size"] == "8"  # no more GPUs
 
 
 def test_sglang_has_a_flag_of_its_own_for_attention_dp_since_0_5_23() -> None:
@@ -190,10 +199,10 @@ def test_what_an_engine_cannot_draft_is_refused_with_what_it_can() -> None:
     ):
         asked = replace(deployment(), speculation=Speculation.parse(draft))
         with pytest.raises(InputError, match=allowed):
-            get(engine).require(replace(asked, layout=Layout()), Device(vendor="amd"), 0)
+            get(engine).require(replace(asked, layout=Layout()), Device(vendor="amd"), None)
     piped = replace(deployment(Layout(pp_size=2)), speculation=Speculation.parse("mtp:1"))
     with pytest.raises(InputError, match="mtp:1 with PP=2"):
-        get("vllm").require(piped, Device(), 0)
+        get("vllm").require(piped, Device(), None)
 
 
 def test_an_unknown_kv_dtype_is_refused_with_those_allowed() -> None:
@@ -224,6 +233,7 @@ def test_vllm_on_cpu_has_no_memory_fraction_and_an_embedding_model_no_token_budg
         pp_size=st.integers(1, 4),
         ep_size=st.integers(1, 16),
         attention_dp=st.integers(1, 8),
+        dcp_size=st.integers(1, 8),
     ),
     st.sampled_from(["", "0.8.5", "0.11.0", "0.32.0", "nonsense"]),
 )

@@ -88,5 +88,5 @@ def test_a_new_engine_is_one_record() -> None:
         line = get("toy").command(Deployment("m", "h100", Layout(tp_size=2)), Launch("org/m"))
         assert line.argv[:5] == ("toy-server", "--model-id", "org/m", "--num-shard", "2")
         with pytest.raises(InputError, match="PP=2 with Toy"):
-            get("toy").require(Deployment("m", "h100", Layout(pp_size=2)), Device(), 0)
+            get("toy").require(Deployment("m", "h100", Layout(pp_size=2)), Device(), None)
     assert "toy" not in names()

@@ -79,9 +79,40 @@ def test_more_copies_of_attention_hold_more_of_a_latent_cache(ask: Any) -> None:
     waiting = {
         c.deployment.layout.attention_dp: c.evidence.breakdown["queueing"]
         for c in explore(asked).ranked
-        if c.deployment.pp_size == 1 and c.deployment.layout.expert_parallel
+        if c.deployment.pp_size == c.deployment.layout.dcp_size == 1
+        and c.deployment.layout.expert_parallel
     }
     assert waiting[1] > waiting[2] > waiting[4] >= waiting[8]
+
+
+def shared(ask: Any, model: str, engine: str = "vllm", gpu: str = "h200") -> set[str]:
+    possible, rejected = enumerate_candidates(ask(model, gpu, 8, engine=engine))
+    assert not any("DCP" in r.reason for r in rejected)
+    return {o.layout.name for o in possible if o.layout.dcp_size > 1}
+
+
+def test_a_cache_is_shared_where_tp_keeps_copies_and_the_engine_can(ask: Any) -> None:
+    assert {"TP8 x DCP8", "TP8 x EP8 x DCP4", "TP4 x DCP2"} <= shared(ask, "deepseek-r1")
+    assert shared(ask, "qwen3-235b-a22b") == {"TP8 x DCP2", "TP8 x EP8 x DCP2"}
+    assert "TP8 x DCP8" in shared(ask, "deepseek-r1", "sglang")
+    for model, engine, gpu in (
+        ("llama-3.1-70b", "vllm", "h200"),  # as many KV heads as ranks
+        ("gpt-oss-120b", "vllm", "h200"),  # windows
+        ("qwen3-235b-a22b", "sglang", "h200"),
+        ("deepseek-r1", "trtllm", "h200"),
+        ("deepseek-r1", "vllm", "mi300x"),
+    ):
+        assert not shared(ask, model, engine, gpu)
+
+
+def test_long_contexts_in_flight_move_a_latent_cache_from_tp_to_shares(ask: Any) -> None:
+    made = explore(ask("deepseek-r1", "h200", 8, Demand(60000, 400, 64)))
+    waiting = {
+        c.deployment.layout.name: c.evidence.breakdown["queueing"]
+        for c in made.ranked
+        if c.deployment.pp_size == 1
+    }
+    assert waiting["TP8"] > waiting["TP8 x DCP2"] > waiting["TP8 x DCP8"]
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])

@@ -75,14 +75,13 @@ def require_able_layouts(subject: Subject, question: Question, layouts: Iterable
     """Raises InputError for a layout that the model, the engine, the node or a batch does not
     allow."""
     model, engine = subject.arch, get(subject.engine)
-    experts = model.moe.num_experts if model.moe else 0
     seen: set[str] = set()
     for layout in layouts:
         if layout.name in seen:
             raise InputError(f"layout {layout.name} comes twice", "allowed: once")
         seen.add(layout.name)
         require_layout(model, layout, subject.platform.loader)
-        for problem in layout_problems(engine, layout, experts):
+        for problem in layout_problems(engine, layout, model):
             raise problem
         if layout.replica_gpus > question.gpus:
             raise InputError(

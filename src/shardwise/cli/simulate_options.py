@@ -62,6 +62,7 @@ def deployment_options(command: F) -> F:
             click.option(flag, name, type=click.IntRange(1, 1024), default=1, help=text)
             for flag, name, text in (
                 ("--attention-dp", "attention_dp", "Data-parallel copies of attention."),
+                ("--dcp", "dcp_size", "Ranks of TP that share each sequence's KV cache."),
                 ("--ep", "ep_size", "Ranks that whole experts are spread over."),
                 ("--pp", "pp_size", "Pipeline stages of a replica."),
             )
@@ -157,7 +158,8 @@ def load_options(command: F) -> F:
 
 #: Options of `deployment_options` that `deployment_of` reads.
 DEPLOYMENT: Final = (
-    *("gpu", "engine", "weight_dtype", "kv_dtype", "pp_size", "ep_size", "attention_dp"),
+    *("gpu", "engine", "weight_dtype", "kv_dtype"),
+    *("pp_size", "ep_size", "attention_dp", "dcp_size"),
     *("speculation", "acceptance", "engine_version", "gpu_memory_utilization"),
     *("max_num_seqs", "max_num_batched_tokens", "max_model_len"),
 )
@@ -170,7 +172,12 @@ def deployment_of(
     from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 
     layout = Layout(
-        tp_size, options["pp_size"], options["ep_size"], options["attention_dp"], replicas
+        tp_size,
+        options["pp_size"],
+        options["ep_size"],
+        options["attention_dp"],
+        replicas,
+        options["dcp_size"],
     )
     return Deployment(
         model=model,

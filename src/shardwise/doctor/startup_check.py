@@ -28,6 +28,7 @@ class Flags(msgspec.Struct, frozen=True):
     version: str = ""
     tp_size: int = 1
     attention_dp: int = 1
+    dcp_size: int = 1
     pp_size: int = 1
     utilization: float = 0.0
     weight_dtype: str = "auto"
@@ -104,7 +105,9 @@ def memory_of(arch: Model, known: Gpu, flags: Flags) -> Prediction:
     from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
     from shardwise.perfmodel.memory import plan
 
-    layout = Layout(flags.tp_size, flags.pp_size, attention_dp=flags.attention_dp)
+    layout = Layout(
+        flags.tp_size, flags.pp_size, attention_dp=flags.attention_dp, dcp_size=flags.dcp_size
+    )
     usual = get(flags.engine).defaults(device_of(known), flags.version, layout.replica_gpus)
     limits = EngineLimits(
         flags.max_num_seqs or usual.max_num_seqs,
@@ -193,6 +196,7 @@ def flags_of(
         version=start.version,
         tp_size=ranks // replicas,
         attention_dp=replicas,
+        dcp_size=int(args.get("decode_context_parallel_size", 1)),
         pp_size=int(args.get("pipeline_parallel_size", pp_size or 1)),
         utilization=float(share),
         weight_dtype=weight_dtype,

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from shardwise.architecture.mixers import Attention
+from shardwise.architecture.model import Model
 from shardwise.engines.device import Device
 from shardwise.engines.engine import FP8_KV, Engine
+from shardwise.engines.versions import parse, release
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment, Layout
 
 
 def problems(
-    engine: Engine, deployment: Deployment, device: Device, num_experts: int | None
+    engine: Engine, deployment: Deployment, device: Device, model: Model | None
 ) -> Iterator[InputError]:
-    """Each thing that `engine` cannot do of `deployment` on `device`, most basic first."""
+    """Each thing that `engine` cannot do of `deployment` on `device`, most basic first. What
+    depends on the model is not checked where it is None."""
     yield from _vendor(engine, device)
-    yield from layout_problems(engine, deployment.layout, num_experts)
+    yield from layout_problems(engine, deployment.layout, model)
     yield from _dtypes(engine, deployment, device)
     yield from _speculation(engine, deployment)
+    yield from _context_parallel_there(engine, deployment, device, model)
 
 
 def _vendor(engine: Engine, device: Device) -> Iterator[InputError]:
@@ -31,11 +36,8 @@ def _vendor(engine: Engine, device: Device) -> Iterator[InputError]:
         )
 
 
-def layout_problems(
-    engine: Engine, layout: Layout, num_experts: int | None
-) -> Iterator[InputError]:
-    """Each thing that `engine` cannot do of a layout, for a model of `num_experts` experts; 0: a
-    dense model; None: not known, so not checked."""
+def layout_problems(engine: Engine, layout: Layout, model: Model | None) -> Iterator[InputError]:
+    """Each thing that `engine` cannot do of a layout of `model`; None: not known, not checked."""
     can = engine.capabilities
     if layout.tp_size > can.max_tp:
         yield InputError(f"TP={layout.tp_size} with {engine.title}", f"allowed: 1 to {can.max_tp}")
@@ -43,11 +45,12 @@ def layout_problems(
         yield InputError(
             f"PP={layout.pp_size} with {engine.title}", "allowed: 1, it has no pipeline parallelism"
         )
-    yield from _attention_dp(engine, layout, num_experts)
-    yield from _experts(engine, layout, num_experts)
+    yield from _attention_dp(engine, layout, model)
+    yield from _experts(engine, layout, model)
+    yield from _context_parallel(engine, layout, model)
 
 
-def _attention_dp(engine: Engine, layout: Layout, num_experts: int | None) -> Iterator[InputError]:
+def _attention_dp(engine: Engine, layout: Layout, model: Model | None) -> Iterator[InputError]:
     can = engine.capabilities
     if layout.attention_dp == 1:
         return
@@ -61,7 +64,7 @@ def _attention_dp(engine: Engine, layout: Layout, num_experts: int | None) -> It
             f"attention DP={layout.attention_dp} with TP={layout.tp_size} in {engine.title}",
             "allowed: TP=1, each copy of attention has one GPU",
         )
-    elif num_experts == 0:
+    elif _is_dense(model):
         yield InputError(
             f"attention DP={layout.attention_dp} for a model without experts",
             "allowed: 1",
@@ -69,19 +72,76 @@ def _attention_dp(engine: Engine, layout: Layout, num_experts: int | None) -> It
         )
 
 
-def _experts(engine: Engine, layout: Layout, num_experts: int | None) -> Iterator[InputError]:
+def _experts(engine: Engine, layout: Layout, model: Model | None) -> Iterator[InputError]:
     if layout.ep_size == 1:
         return
     ranks, given = layout.stage_gpus, f"EP={layout.ep_size} with {engine.title}"
     kind = engine.capabilities.experts
     if kind == "none":
         yield InputError(given, "allowed: 1, it has no expert parallelism")
-    elif num_experts == 0:
+    elif _is_dense(model):
         yield InputError(given, "allowed: 1, the model has no experts")
     elif kind == "whole" and layout.ep_size != ranks:
         yield InputError(given, f"allowed: 1 or {ranks}, all GPUs of a stage")
     elif ranks % layout.ep_size:
         yield InputError(given, f"allowed: a divisor of {ranks}, the GPUs of a stage")
+
+
+def _is_dense(model: Model | None) -> bool:
+    return model is not None and model.moe is None
+
+
+def _context_parallel(engine: Engine, layout: Layout, model: Model | None) -> Iterator[InputError]:
+    if layout.dcp_size == 1:
+        return
+    given, can = f"DCP={layout.dcp_size}", engine.capabilities.decode_context_parallel
+    if can is None:
+        yield InputError(
+            f"{given} with {engine.title}", "allowed: 1, it has no decode context parallelism"
+        )
+    elif can.caches == "latent" and model is not None and _keeps_heads(model):
+        yield InputError(
+            f"{given} with {engine.title} for {model.id}",
+            "allowed: 1, it cuts the cache of latent attention alone",
+        )
+
+
+def _keeps_heads(model: Model) -> bool:
+    """Whether a layer caches keys and values by head, not one latent vector."""
+    return any(isinstance(group.mixer, Attention) for group in model.groups)
+
+
+def _context_parallel_there(
+    engine: Engine, deployment: Deployment, device: Device, model: Model | None
+) -> Iterator[InputError]:
+    """What the device, the version and the rest of a deployment leave of it."""
+    can, size = engine.capabilities.decode_context_parallel, deployment.layout.dcp_size
+    if can is None or size == 1:
+        return
+    version, latent = parse(deployment.engine_version), model is not None and model.mla
+    if device.vendor not in can.vendors:
+        yield InputError(
+            f"DCP={size} with {engine.title} on {_called(device)}",
+            f"allowed: 1, its attention kernels merge shares on {', '.join(can.vendors)}",
+        )
+    if version is not None and version < release(can.since):
+        yield InputError(
+            f"DCP={size} with {engine.title} {version}", f"allowed from {can.since} on"
+        )
+    elif (
+        version is not None
+        and version < release(can.latent_fp8_since)
+        and latent
+        and deployment.dtypes.kv in FP8_KV
+    ):
+        yield InputError(
+            f"DCP={size} with {engine.title} {version} and an fp8 latent cache",
+            f"allowed from {can.latent_fp8_since} on",
+        )
+    if deployment.speculation is not None and not can.speculation:
+        yield InputError(
+            f"DCP={size} with {engine.title} and drafted tokens", "allowed: one of the two"
+        )
 
 
 def _dtypes(engine: Engine, deployment: Deployment, device: Device) -> Iterator[InputError]:

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from shardwise.architecture.model import Model
 from shardwise.engines.device import Device
 from shardwise.engines.facts import (
     Capabilities,
@@ -144,17 +145,17 @@ class Engine(msgspec.Struct, frozen=True):
         """How it fills its steps on `device`."""
         return self.scheduling_at(device, parse(version))
 
-    def require(self, deployment: Deployment, device: Device, num_experts: int | None) -> None:
+    def require(self, deployment: Deployment, device: Device, model: Model | None) -> None:
         """Raise InputError for the first thing that the engine cannot do.
 
         Args:
             deployment: Its layout and dtypes are checked. Sizes of weights are `cut`'s job.
             device: What it is to run on.
-            num_experts: Of the model; 0: a dense model; None: not known, so not checked.
+            model: What is to be loaded; None: not known, so not checked.
         """
         from shardwise.engines.checks import problems
 
-        for problem in problems(self, deployment, device, num_experts):
+        for problem in problems(self, deployment, device, model):
             raise problem
 
     def command(

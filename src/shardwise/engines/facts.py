@@ -11,6 +11,17 @@ import msgspec
 ExpertParallel = Literal["none", "whole", "divisor"]
 
 
+class ContextParallel(msgspec.Struct, frozen=True):
+    """An engine's decode context parallelism."""
+
+    caches: Literal["latent", "any"]  #: which it cuts: MLA's alone, or KV heads' copies as well
+    since: str  #: the first version read that has it
+    latent_fp8_since: str  #: the same for an fp8 latent cache
+    speculation: bool  #: beside drafted tokens
+    vendors: tuple[str, ...]  #: of devices whose attention kernels merge shares
+    source: str
+
+
 class Capabilities(msgspec.Struct, frozen=True):
     """What an engine can be asked for, whatever the model."""
 
@@ -20,7 +31,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     attention_dp: bool
     #: whether attention data parallelism leaves room for attention TP within a copy
     attention_dp_with_tp: bool
-    decode_context_parallel: bool
+    decode_context_parallel: ContextParallel | None
     speculation: tuple[str, ...]  #: who may draft: "mtp", "draft_model"
     online_fp8: bool  #: quantizes 16-bit weights to fp8 while it loads them
     weight_dtypes: tuple[str, ...]  #: of checkpoints it loads

@@ -89,8 +89,7 @@ def require_able(deployment: Deployment, gpu: Gpu, model: Model) -> None:
     The layout is that of one GPU: which layouts are possible is for `refusals` to say.
     """
     alone = replace(deployment, layout=Layout())
-    experts = model.moe.num_experts if model.moe else 0
-    get(deployment.engine).require(alone, device_of(gpu), experts)
+    get(deployment.engine).require(alone, device_of(gpu), model)
 
 
 def require_prefix_caching(engine: str, gpu: Gpu, version: str = "") -> None:

@@ -15,6 +15,7 @@ from shardwise.engines.engine import Engine
 from shardwise.engines.facts import (
     AllReduce,
     Capabilities,
+    ContextParallel,
     Defaults,
     Launch,
     Metrics,
@@ -49,6 +50,8 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
         line += ["--pp-size", str(layout.pp_size)]
     line += _attention_dp(deployment)
     line += _nodes(launch)
+    if layout.dcp_size > 1:
+        line += ["--dcp-size", str(layout.dcp_size)]
     if layout.ep_size > 1:
         line += ["--ep-size", str(layout.ep_size)]
     line += _dtype_flags(deployment, launch)
@@ -257,6 +260,15 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
     )
 
 
+CONTEXT_PARALLEL: Final = ContextParallel(
+    caches="latent",
+    since="0.5.23",
+    latent_fp8_since="0.5.23",
+    speculation=True,
+    vendors=("nvidia",),
+    source="docs.sglang.io, advanced_features/dcp; sgl-project/sglang#14194",
+)
+
 CAPABILITIES: Final = Capabilities(
     vendors=("nvidia", "amd", "intel", "cpu"),
     pipeline=True,
@@ -264,7 +276,7 @@ CAPABILITIES: Final = Capabilities(
     attention_dp=True,
     attention_dp_with_tp=True,
     multi_node=True,
-    decode_context_parallel=True,
+    decode_context_parallel=CONTEXT_PARALLEL,
     speculation=("mtp", "draft_model"),
     online_fp8=True,
     weight_dtypes=(

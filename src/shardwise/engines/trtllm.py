@@ -197,7 +197,8 @@ CAPABILITIES: Final = Capabilities(
     experts="divisor",
     attention_dp=True,
     attention_dp_with_tp=False,
-    decode_context_parallel=False,
+    # Helix is for the decode servers of disaggregated deployments (docs/source/features/helix.md)
+    decode_context_parallel=None,
     speculation=("mtp", "draft_model"),
     online_fp8=False,
     weight_dtypes=("bf16", "fp16", "fp32", "fp8", "int8", "int4", "mxfp8", "mxfp4", "nvfp4", "fp4"),

@@ -16,6 +16,7 @@ from shardwise.engines.engine import Engine
 from shardwise.engines.facts import (
     AllReduce,
     Capabilities,
+    ContextParallel,
     Defaults,
     Launch,
     Metrics,
@@ -54,6 +55,8 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
         line += ["--pipeline-parallel-size", str(layout.pp_size)]
     if layout.attention_dp > 1:
         line += ["--data-parallel-size", str(layout.attention_dp)]
+    if layout.dcp_size > 1:
+        line += ["--decode-context-parallel-size", str(layout.dcp_size)]
     if layout.ep_size > 1:
         line += ["--enable-expert-parallel"]
     line += _nodes(deployment, launch)
@@ -278,13 +281,24 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
     )
 
 
+CONTEXT_PARALLEL: Final = ContextParallel(
+    caches="any",
+    since="0.11",
+    latent_fp8_since="0.28",
+    speculation=False,
+    vendors=("nvidia",),
+    source="docs/serving/context_parallel_deployment.md; docs/design/attention_backends.md (no "
+    "ROCm backend merges shares); pull/23734 (MLA), pull/24864 and pull/25438 (GQA), pull/44044 "
+    "(fp8 latent cache); issues/50391 (no speculation)",
+)
+
 CAPABILITIES: Final = Capabilities(
     vendors=("nvidia", "amd", "intel", "cpu"),
     pipeline=True,
     experts="whole",
     attention_dp=True,
     attention_dp_with_tp=True,
-    decode_context_parallel=True,
+    decode_context_parallel=CONTEXT_PARALLEL,
     multi_node=True,
     speculation=("mtp", "draft_model"),
     online_fp8=True,

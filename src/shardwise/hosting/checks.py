@@ -73,8 +73,7 @@ def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
         arch = load(given)
     require_layout(arch, model.layout)
     if model.engine != "command":
-        experts = arch.moe.num_experts if arch.moe else 0
-        for problem in layout_problems(get(model.engine), model.layout, experts):
+        for problem in layout_problems(get(model.engine), model.layout, arch):
             raise problem
     if file.node.gpu == "cpu":
         return

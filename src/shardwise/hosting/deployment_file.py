@@ -41,6 +41,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     kv_dtype: str = "auto"
     expert_parallel: bool = False  #: experts whole, spread over all GPUs of a stage
     attention_dp: int = 1  #: data-parallel copies of attention within a replica
+    dcp_size: int = 1  #: ranks of TP that share each sequence's KV cache
     max_num_seqs: int = 256  #: of each copy of attention, as the tokens of a step
     max_num_batched_tokens: int = 8192
     gpu_memory_utilization: float = 0.9
@@ -75,6 +76,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
             ep_size=ranks if self.expert_parallel else 1,
             attention_dp=self.attention_dp,
             replicas=self.replicas,
+            dcp_size=self.dcp_size,
         )
 
     @property
@@ -252,7 +254,7 @@ def first_ports(file: DeploymentFile) -> list[int]:
 def _check_model(model: ModelTable, where: str) -> None:
     if not _NAME.fullmatch(model.served_name):
         raise InputError(f"{where}: cannot be a name", "allowed: letters, digits, . _ / : -")
-    sizes = ("tp_size", "pp_size", "attention_dp", "replicas")
+    sizes = ("tp_size", "pp_size", "attention_dp", "dcp_size", "replicas")
     for key in (*sizes, "max_num_seqs", "max_num_batched_tokens"):
         if not 1 <= getattr(model, key) <= 1_000_000:
             raise InputError(f"{where}: {key} = {getattr(model, key)}", "allowed: 1 or more")

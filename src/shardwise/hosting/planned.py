@@ -59,6 +59,7 @@ def _table(chosen: Chosen, *, dealt: bool) -> ModelTable:
         pp_size=d.pp_size,
         expert_parallel=d.layout.expert_parallel,
         attention_dp=d.layout.attention_dp,
+        dcp_size=d.layout.dcp_size,
         replicas=d.replicas,
         weight_dtype=d.dtypes.weight,
         kv_dtype=as_started(d, chosen.arch).dtypes.kv,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shardwise.layout.deployment import Deployment, Layout
 
 Floats = NDArray[np.float64]
-MOST_RANKS = 2**15  #: of any size of a layout, so that a layout is one integer of 64 bits
+MOST_RANKS = 2**12  #: of any size of a layout, so that a layout is one integer of 64 bits
 
 
 class Layouts(msgspec.Struct, frozen=True, dict=True):
@@ -27,6 +27,7 @@ class Layouts(msgspec.Struct, frozen=True, dict=True):
     pp_size: Floats
     ep_size: Floats
     attention_dp: Floats
+    dcp_size: Floats
 
     @classmethod
     def of(cls, layouts: Iterable[Layout]) -> Self:
@@ -72,7 +73,8 @@ class Layouts(msgspec.Struct, frozen=True, dict=True):
             for _ in self.__struct_fields__:
                 value, size = divmod(value, MOST_RANKS)  # noqa: PLW2901
                 sizes.append(size)
-            found.append(Layout(*reversed(sizes)))
+            names = self.__struct_fields__
+            found.append(Layout(**dict(zip(names, reversed(sizes), strict=True))))
         return found, index.reshape(self.shape)
 
     def gather(self, of: Callable[[Layout], float]) -> Floats:

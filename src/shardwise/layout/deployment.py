@@ -32,6 +32,8 @@ class Layout(msgspec.Struct, frozen=True, order=True):
         attention_dp: Data-parallel copies of attention inside one replica; its experts are spread
             over all `tp_size * attention_dp` ranks.
         replicas: Copies of the whole.
+        dcp_size: Ranks of TP that each keep a share of every sequence's cache (decode context
+            parallelism) where TP alone would give each of them a copy of it.
     """
 
     tp_size: int = 1
@@ -39,6 +41,7 @@ class Layout(msgspec.Struct, frozen=True, order=True):
     ep_size: int = 1
     attention_dp: int = 1
     replicas: int = 1
+    dcp_size: int = 1
 
     @property
     def stage_gpus(self) -> int:
@@ -62,17 +65,21 @@ class Layout(msgspec.Struct, frozen=True, order=True):
 
     @property
     def name(self) -> str:
-        """The layout of one replica in words: "TP4", "TP2 x PP2", "TP8 x EP8", "DP8 x EP8"."""
+        """The layout of one replica in words: "TP4", "TP2 x PP2", "DP8 x EP8", "TP8 x DCP8"."""
         words = [f"TP{self.tp_size}"] if self.tp_size > 1 or self.attention_dp == 1 else []
         words += [f"DP{self.attention_dp}"] if self.attention_dp > 1 else []
         words += [f"EP{self.ep_size}"] if self.ep_size > 1 else []
         words += [f"PP{self.pp_size}"] if self.pp_size > 1 else []
+        words += [f"DCP{self.dcp_size}"] if self.dcp_size > 1 else []
         return " x ".join(words)
 
 
 #: What a layout's name has, in order: mark -> field.
-MARKS: Final = {"TP": "tp_size", "DP": "attention_dp", "EP": "ep_size", "PP": "pp_size"}
-_PART: Final = re.compile(r"(TP|DP|EP|PP)=?([1-9][0-9]{0,3})", re.IGNORECASE)
+MARKS: Final = {
+    **{"TP": "tp_size", "DP": "attention_dp", "EP": "ep_size", "PP": "pp_size"},
+    "DCP": "dcp_size",
+}
+_PART: Final = re.compile(r"(TP|DP|EP|PP|DCP)=?([1-9][0-9]{0,3})", re.IGNORECASE)
 
 
 def layout_of(text: str) -> Layout:
@@ -85,7 +92,8 @@ def layout_of(text: str) -> Layout:
         found = _PART.fullmatch(part)
         if found is None:
             raise InputError(
-                f"layout {text[:60]!r}", "allowed: as in TP8, TP8xEP8, DP8xEP8, TP4xPP2"
+                f"layout {text[:60]!r}",
+                "allowed: as in TP8, TP8xEP8, DP8xEP8, TP4xPP2, TP8xDCP8",
             )
         name = MARKS[found[1].upper()]
         if name in sizes:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from shardwise.architecture.cache import KV_BYTES
-from shardwise.architecture.mixers import Attention, Mla
+from shardwise.architecture.mixers import Attention, LinearAttention, Mamba2, Mla
 from shardwise.architecture.model import Model
 from shardwise.architecture.tensor import Tensor
 from shardwise.errors import InputError
@@ -69,6 +69,7 @@ def violations(model: Model, layout: Layout, refusal: Refusal = even_cut) -> lis
         return [Violation("tp_range", f"TP={layout.tp_size} is not from 1 to {MAX_TP}", 1)]
     broken = [
         *_copies(model, layout.attention_dp),
+        *dict.fromkeys(_context_parallel(model, layout.tp_size, layout.dcp_size)),
         *_broken(model, layout.tp_size, layout.stage_gpus, layout.ep_size, refusal),
     ]
     whole = layout.expert_parallel
@@ -98,6 +99,12 @@ def require_layout(model: Model, layout: Layout, refusal: Refusal = even_cut) ->
     first = found[0]
     if first.rule == "pp_range":
         raise InputError(f"{model.id}: {first.message}", f"nearest: PP={first.nearest}")
+    if first.rule == "context_parallel":
+        allowed = (1, *context_parallel_sizes(model, layout.tp_size))
+        raise InputError(
+            f"{model.id}: {first.message}",
+            f"allowed DCP at TP={layout.tp_size}: {', '.join(map(str, allowed))}",
+        )
     if first.rule in ("experts", "attention_dp"):
         raise InputError(f"{model.id}: {first.message}")
     limit = min(model.num_heads, _MOST_LISTED)
@@ -237,6 +244,42 @@ def _copies(model: Model, attention_dp: int) -> Iterable[tuple[str, str]]:
             f"attention DP={attention_dp} needs experts; {model.id} has none: use "
             f"{attention_dp} replicas",
         )
+
+
+def context_parallel_sizes(model: Model, tp_size: int) -> tuple[int, ...]:
+    """Sizes of decode context parallelism above 1 that `tp_size` ranks of `model` allow."""
+    return tuple(
+        dcp for dcp in range(2, tp_size + 1) if not list(_context_parallel(model, tp_size, dcp))
+    )
+
+
+def _context_parallel(model: Model, tp: int, dcp: int) -> Iterable[tuple[str, str]]:
+    """What vLLM (config/parallel.py, config/model.py: verify_with_parallel_config) and SGLang ask:
+    ranks that would keep copies of a cache share its tokens instead. Windows are refused
+    (v1/core/single_type_kv_cache_manager.py), and so is sparse attention; states stay as TP has
+    them, which is known of latent attention beside them alone (Kimi K3)."""
+    if dcp == 1:
+        return
+    rule = "context_parallel"
+    if tp % dcp:
+        yield rule, f"DCP={dcp} does not divide TP={tp}"
+    states = any(isinstance(g.mixer, LinearAttention | Mamba2) for g in model.groups)
+    for group in model.groups:
+        mixer = group.mixer
+        if isinstance(mixer, Attention | Mla) and mixer.indexer is not None:
+            yield rule, f"DCP={dcp} with sparse attention, whose cache no engine cuts"
+        if not isinstance(mixer, Attention):
+            continue
+        if mixer.window or mixer.chunk or states:
+            what = "states" if states else "sliding windows"
+            yield rule, f"DCP={dcp} with {what} beside attention, which engines refuse"
+            continue
+        kv, copies = mixer.num_kv_heads, max(tp // mixer.num_kv_heads, 1)
+        if dcp > copies:
+            held = f"{copies} copies" if copies > 1 else "no copy"
+            yield rule, f"DCP={dcp} at TP={tp}, which keeps {held} of the {kv} KV heads' cache"
+        elif (mixer.num_heads // kv) % dcp:
+            yield rule, f"DCP={dcp} does not divide the {mixer.num_heads // kv} heads of a KV head"
 
 
 def _experts(model: Model, ep: int, stage_gpus: int) -> Iterable[tuple[str, str]]:

@@ -46,7 +46,8 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class CacheShard(msgspec.Struct, frozen=True):
-    """What a rank keeps of one layer's cache: `elements` an entry."""
+    """What a rank keeps of one layer's cache: `elements` an entry, in the mean over the ranks
+    that share its tokens."""
 
     cache: Cache
     elements: float
@@ -191,10 +192,15 @@ def rank_shards(model: Model, layout: Layout) -> RankShards:
 
 def _layer(group: LayerGroup, layout: Layout) -> LayerShard:
     caches = tuple(
-        CacheShard(c, pieces(c.units, layout.tp_size) * c.elements / c.units)
+        CacheShard(c, pieces(c.units, layout.tp_size) * c.elements / c.units / _sharers(c, layout))
         for c in group.mixer.caches
     )
     return LayerShard(group, tuple(_shard(t, layout) for t in group.tensors), caches)
+
+
+def _sharers(cache: Cache, layout: Layout) -> int:
+    """Ranks that share the tokens of a cache in turn; states and windows stay whole."""
+    return 1 if cache.per_sequence or cache.window else layout.dcp_size
 
 
 def _shard(tensor: Tensor, layout: Layout) -> Shard:

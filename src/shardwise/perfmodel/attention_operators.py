@@ -15,6 +15,7 @@ from shardwise.hardware.gpu import Gpu
 from shardwise.kernels.provenance import Provenance, Times
 from shardwise.kernels.roofline import ASSUMED_EFFICIENCY, ASSUMED_LAUNCH_S
 from shardwise.layout.shards import RankShards, pieces
+from shardwise.perfmodel.context_parallel import earlier_seconds
 from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS
 
 Array = NDArray[np.float64]
@@ -42,10 +43,10 @@ def decode_seconds(
     """
     where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
     out = np.zeros((len(ranks), len(SEQUENCES), len(CONTEXTS)))
-    times = _by_mixer(ranks, lambda mixer, tp_size: _decode(mixer, tp_size, where, query_tokens))
+    times = _by_mixer(ranks, lambda mixer, cut: _decode(mixer, cut, where, query_tokens))
     for place, rank in enumerate(ranks):
         for group, layer in enumerate(rank.layers):
-            found = times[group, rank.layout.tp_size]
+            found = times[group, _cut(rank)]
             if found is None:
                 continue
             seconds = layer.group.count * np.broadcast_to(found.seconds, out.shape[1:])
@@ -67,7 +68,7 @@ def decode_provenance(
     )
     found: dict[str, Provenance] = {}
     for layer in rank.layers:
-        times = _decode(layer.group.mixer, rank.layout.tp_size, where, 1)
+        times = _decode(layer.group.mixer, _cut(rank), where, 1)
         if times is None:
             continue
         codes = np.broadcast_to(times.provenance, (len(SEQUENCES), len(CONTEXTS)))
@@ -76,14 +77,22 @@ def decode_provenance(
     return found
 
 
+#: How attention is cut: ranks of TP, and how many of them share a cache's tokens.
+Cut = tuple[int, int]
+
+
+def _cut(rank: RankShards) -> Cut:
+    return rank.layout.tp_size, rank.layout.dcp_size
+
+
 def _by_mixer(
-    ranks: Sequence[RankShards], kernel: Callable[[Mixer, int], Times | None]
-) -> dict[tuple[int, int], Times | None]:
-    """Times of each group of layers in each TP: pipelines and experts do not change attention."""
+    ranks: Sequence[RankShards], kernel: Callable[[Mixer, Cut], Times | None]
+) -> dict[tuple[int, Cut], Times | None]:
+    """Times of each group of layers in each cut: pipelines and experts do not change attention."""
     return {
-        (group, tp_size): kernel(layer.group.mixer, tp_size)
+        (group, cut): kernel(layer.group.mixer, cut)
         for group, layer in enumerate(ranks[0].layers)
-        for tp_size in sorted({rank.layout.tp_size for rank in ranks})
+        for cut in sorted({_cut(rank) for rank in ranks})
     }
 
 
@@ -95,22 +104,25 @@ def _error(mixer: Mixer, provenance: Provenance) -> float:
 Where = tuple[Gpu, str, str]
 
 
-def _decode(mixer: Mixer, tp_size: int, where: Where, query_tokens: int) -> Times | None:
+def _decode(mixer: Mixer, cut: Cut, where: Where, query_tokens: int) -> Times | None:
+    """Ranks that share a cache each read their share of it, for the query heads of all of them."""
     gpu, engine, kv = where
-    batch, context = SEQUENCES[:, None], CONTEXTS[None, :]
+    tp_size, sharers = cut
+    batch, context = SEQUENCES[:, None], CONTEXTS[None, :] / sharers
     queries, pairs = float(query_tokens), batch * context
     if isinstance(mixer, Attention):
         heads, kv_heads = pieces(mixer.num_heads, tp_size), pieces(mixer.num_kv_heads, tp_size)
         window = float(mixer.window or mixer.chunk)
         seen = _picked(mixer.indexer, context)
         times = kernels.attention_decode(
-            gpu, engine, batch, seen, heads, kv_heads, mixer.head_dim, window, "bf16", kv, queries
-        )
+            gpu, engine, batch, seen, heads * sharers, kv_heads,
+            mixer.head_dim, window, "bf16", kv, queries,
+        )  # fmt: skip
         return _with_indexer(times, mixer.indexer, gpu, queries * pairs, pairs)
     if isinstance(mixer, Mla):
         heads = pieces(mixer.num_heads, tp_size)
         seen = _picked(mixer.indexer, context)
-        times = kernels.mla_decode(gpu, engine, batch, seen, heads, "bf16", kv, queries)
+        times = kernels.mla_decode(gpu, engine, batch, seen, heads * sharers, "bf16", kv, queries)
         return _with_indexer(times, mixer.indexer, gpu, queries * pairs, pairs)
     if isinstance(mixer, LinearAttention | Mamba2):
         times = kernels.linear_decode(gpu, engine, batch, *_states(mixer, tp_size))
@@ -161,20 +173,21 @@ def prefill_seconds(ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype
     which each sees so many earlier ones on average."""
     where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
     out = np.zeros((len(ranks), len(TOKENS), len(CONTEXTS)))
-    times = _by_mixer(ranks, lambda mixer, tp_size: _prefill(mixer, tp_size, where))
+    times = _by_mixer(ranks, lambda mixer, cut: _prefill(mixer, cut, where))
     for place, rank in enumerate(ranks):
         for group, layer in enumerate(rank.layers):
-            found = times[group, rank.layout.tp_size]
+            found = times[group, _cut(rank)]
             if found is not None:
                 out[place] += layer.group.count * np.broadcast_to(found.seconds, out.shape[1:])
     # a longer context is never cheaper, whatever the number of prompts that it is split over
     return np.maximum.accumulate(out, axis=2)
 
 
-def _prefill(mixer: Mixer, tp_size: int, where: Where) -> Times | None:
+def _prefill(mixer: Mixer, cut: Cut, where: Where) -> Times | None:
     """Prompts of twice the mean context; fewer tokens are a chunk of one such prompt, whose
     earlier tokens are in the cache."""
     gpu, engine, kv = where
+    tp_size = cut[0]
     tokens, seen = TOKENS[:, None], CONTEXTS[None, :]
     prompts = np.maximum(tokens / (2.0 * seen), 1.0)
     new = tokens / prompts
@@ -188,13 +201,27 @@ def _prefill(mixer: Mixer, tp_size: int, where: Where) -> Times | None:
         times = kernels.attention_prefill(
             gpu, engine, prompts, new, heads, kv_heads, mixer.head_dim, kept, window, "bf16", kv
         )
+        times = _with_earlier(times, mixer, cut, gpu, tokens, prompts * cached)
         return _with_indexer(times, mixer.indexer, gpu, tokens * seen, prompts * (new + cached))
     if isinstance(mixer, Mla):
         heads = pieces(mixer.num_heads, tp_size)
         kept = _kept(mixer.indexer, cached, new)
         times = kernels.mla_prefill(gpu, engine, prompts, new, heads, kept, "bf16", kv)
+        times = _with_earlier(times, mixer, cut, gpu, tokens, prompts * cached)
         return _with_indexer(times, mixer.indexer, gpu, tokens * seen, prompts * (new + cached))
     return None
+
+
+def _with_earlier(
+    times: Times, mixer: Attention | Mla, cut: Cut, gpu: Gpu, tokens: Array, cached: Array
+) -> Times:
+    """Prompts' attention with what it takes to see the shares of a cache that others keep."""
+    tp_size, sharers = cut
+    if sharers == 1:
+        return times
+    heads = pieces(mixer.num_heads, tp_size) * sharers
+    more = earlier_seconds(mixer, heads, sharers, gpu, tokens, cached)
+    return Times(times.seconds + more, times.provenance, times.distance, times.source)
 
 
 def _kept(indexer: Indexer | None, cached: Array, new: Array) -> Array:

@@ -2,8 +2,8 @@
 
 The distance is a list of what was never seen, from the outside in: the GPU, the engine, the two
 together, the model's family, the model there, the dtype there, the version, the layout, pipelines.
-Each but the last names a way of leaving rows out (`crossval.Fold.kind`) whose errors tell what not
-having seen it costs; no row has pipeline stages.
+All up to the layout name a way of leaving rows out (`crossval.Fold.kind`) whose errors tell what
+not having seen it costs; no row has pipeline stages, shared caches or several nodes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from shardwise.perfmodel.batches import Batch
 
 Unseen = Literal[
-    "gpu", "engine", "pair", "family", "model", "dtype", "version", "layout", "pipeline", "nodes"
+    "gpu",
+    "engine",
+    "pair",
+    "family",
+    "model",
+    "dtype",
+    "version",
+    "layout",
+    "pipeline",
+    "sharing",
+    "nodes",
 ]
 #: In words, for notes.
 WORDS: Final[dict[Unseen, str]] = {
@@ -34,6 +44,7 @@ WORDS: Final[dict[Unseen, str]] = {
     "version": "engine version not seen",
     "layout": "layout not seen",
     "pipeline": "no row has pipeline stages",
+    "sharing": "no row has decode context parallelism",
     "nodes": "no row crosses nodes",
 }
 
@@ -44,7 +55,12 @@ _FEATURES: Final = {
     "DP": "copies of attention",
     "EP": "whole experts",
     "PP": "pipeline stages",
+    "DCP": "decode context parallelism",
 }
+
+
+#: What hardly any row has, by the mark in a layout's name.
+_NOWHERE: Final[dict[str, Unseen]] = {"PP": "pipeline", "DCP": "sharing"}
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -120,16 +136,18 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
                 missing.append("layout")
         elif _is_unusual(layout):
             missing.append("layout")
-        if layout.pp_size > 1 and not self.has_pipelines:
-            missing.append("pipeline")
+        missing += [name for mark, name in _NOWHERE.items() if self._lacks(mark, layout)]
         if asked.gpus_per_node and layout.replica_gpus > asked.gpus_per_node:
             missing.append("nodes")
         return tuple(missing)
 
+    def _lacks(self, mark: str, layout: Layout) -> bool:
+        """Whether `layout` has `mark` in its name, and no row's layout does."""
+        return mark in layout.name and not any(mark in name for name in self._names)
+
     @cached_property
-    def has_pipelines(self) -> bool:
-        """Whether any row has pipeline stages."""
-        return any("PP" in name for names in self.layouts.values() for name in names)
+    def _names(self) -> frozenset[str]:
+        return frozenset().union(*self.layouts.values())
 
     def far(self, asked: Asked, layout: Layout) -> str:
         """Why no row is near `layout` on this GPU and engine, in words; "" where one is."""
@@ -181,8 +199,8 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
 
 
 def _is_unusual(layout: Layout) -> bool:
-    """Pipelines and data-parallel attention: hardly any row has them."""
-    return layout.pp_size > 1 or layout.attention_dp > 1
+    """Pipelines, data-parallel attention, shared caches: hardly any row has them."""
+    return layout.pp_size > 1 or layout.attention_dp > 1 or layout.dcp_size > 1
 
 
 def knowledge_of(parts: Iterable[tuple[Batch, Sequence[Layout]]]) -> Knowledge:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from shardwise.architecture.feed_forward import Moe
 from shardwise.architecture.formats import Format
+from shardwise.architecture.mixers import Attention, Mla
 from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
 from shardwise.kernels import experts as experts_kernel
@@ -35,6 +36,7 @@ from shardwise.layout.deployment import Layout
 from shardwise.layout.shards import RankShards, expert_ranks, rank_shards
 from shardwise.perfmodel.attention_operators import decode_seconds, prefill_seconds
 from shardwise.perfmodel.best_tables import fastest, own_or_fastest
+from shardwise.perfmodel.context_parallel import MESSAGES, merge_seconds
 from shardwise.perfmodel.grids import TOKENS
 from shardwise.perfmodel.messages import Node, exchange_seconds, hops, reduce_seconds
 from shardwise.perfmodel.work import (
@@ -169,6 +171,7 @@ class StepKernels(msgspec.Struct, frozen=True, eq=False):
     experts: Array | None  #: (subjects, TOKENS, EXPERT_WEIGHTS .. EXCHANGE)
     head: Array  #: (subjects, TOKENS)
     decode: Array  #: (subjects, SEQUENCES, CONTEXTS)
+    merge: Array  #: (subjects, SEQUENCES): between ranks that share a cache
     prefill: Array  #: (subjects, TOKENS, CONTEXTS)
     query_tokens: Array  #: (subjects,), of each sequence that decodes: over 1 to verify drafts
     layers: Array
@@ -222,17 +225,26 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
         experts=experts,
         head=np.asarray(head),
         decode=decode,
+        merge=merge_seconds(ranks, gpu),
         prefill=prefill,
         query_tokens=count,
         layers=model.num_layers * count,
         small=small_kernels(model) * count,
-        messages=message_count(model) * count,
+        messages=message_count(model) + MESSAGES * np.array([_shared(rank) for rank in ranks]),
         ranks=np.array([float(x.tp_size) for x in layouts]),
         attention_dp=np.array([float(x.attention_dp) for x in layouts]),
         hop_s=hop[:, 0],
         hop_latency_s=hop[:, 1],
         kernel_error=errors.mean,
     )
+
+
+def _shared(rank: RankShards) -> float:
+    """Layers whose cache ranks share."""
+    if rank.layout.dcp_size == 1:
+        return 0.0
+    groups = (layer.group for layer in rank.layers)
+    return float(sum(g.count for g in groups if isinstance(g.mixer, Attention | Mla)))
 
 
 def step_kernels(

@@ -118,8 +118,7 @@ def _refused(batch: Batch, row: Row, loader: Loader) -> str:
     """Why a row's layout cannot run, "" where it can."""
     if broken := violations(batch.arch, row.layout, loader):
         return broken[0].message
-    experts = batch.arch.moe.num_experts if batch.arch.moe else 0
-    for problem in layout_problems(get(batch.key.engine), row.layout, experts):
+    for problem in layout_problems(get(batch.key.engine), row.layout, batch.arch):
         return str(problem)
     if row.mode == "static_batch" and row.concurrency % row.layout.attention_dp:
         return str(undivided(row.concurrency, row.layout))

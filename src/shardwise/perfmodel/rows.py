@@ -2,11 +2,10 @@
 
 The columns are those of the reference set: source_id, model_id, gpu_id, engine_id, weight_dtype,
 kv_dtype, tp, pp, mode, concurrency, isl, osl, and the observed e2e_s, ttft_ms, tpot_ms,
-output_tok_s, total_tok_s. May be added: `ep`, `dp`, `engine_version`; `speculation` (as in mtp:3,
-or whether a measured run may have had any) with `acceptance`; `cached_tokens` of each prompt;
-`requests`, since a run's mean TTFT holds the burst it began with; `length_cv`, since equal lengths
-stay in step.
-A row that cannot be used is kept with the reason.
+output_tok_s, total_tok_s. May be added: `ep`, `dp`, `dcp`, `engine_version`; `speculation` (as in
+mtp:3, or whether a measured run may have had any) with `acceptance`; `cached_tokens` of each
+prompt; `requests`, since a run's mean TTFT holds the burst it began with; `length_cv`, since equal
+lengths stay in step. A row that cannot be used is kept with the reason.
 
 A file is UTF-8, with or without a byte order mark; its cells are parted by commas, semicolons or
 tabs.
@@ -64,7 +63,7 @@ OBSERVED: Final[Mapping[str, tuple[str, float]]] = {
 _TIMES: Final = ("ttft_s", "tpot_s", "e2e_latency_s")
 #: the columns that are read besides
 OPTIONAL: Final = (
-    *("source_id", "engine", "engine_version", "kv_dtype", "pp", "ep", "dp", "gpus"),
+    *("source_id", "engine", "engine_version", "kv_dtype", "pp", "ep", "dp", "dcp", "gpus"),
     *("requests", "kv_limited", "use", "measured_on", "speculation", "acceptance"),
     *("cached_tokens", "length_cv"),
     *("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len"),
@@ -219,10 +218,11 @@ def version_of(engine: str) -> str:
 
 
 def _layout(cells: Mapping[str, str]) -> Layout:
-    """tp, pp, ep (ranks that hold whole experts), dp (data-parallel attention), and gpus, which
-    follows from them."""
+    """tp, pp, ep (ranks that hold whole experts), dp (data-parallel attention), dcp (ranks that
+    share a cache), and gpus, which follows from them."""
     tp, dp = _whole(cells, "tp"), _whole(cells, "dp", "1")
-    layout = Layout(tp, _whole(cells, "pp", "1"), _whole(cells, "ep", "1"), dp)
+    pp, ep = _whole(cells, "pp", "1"), _whole(cells, "ep", "1")
+    layout = Layout(tp, pp, ep, dp, dcp_size=_whole(cells, "dcp", "1"))
     if (cells.get("gpus") or "").strip() and _whole(cells, "gpus") != layout.replica_gpus:
         raise InputError(
             f"gpus is {_whole(cells, 'gpus')} with tp {tp}, pp {layout.pp_size}, dp {dp}",

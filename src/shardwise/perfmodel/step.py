@@ -191,6 +191,9 @@ def step_time(
         weights = weights + c["experts"] * routed[..., EXPERT_WEIGHTS]
         compute = compute + c["matrix_experts"] * routed[..., EXPERT_MATRIX]
         messages = messages + routed[..., EXCHANGE]
+    if kernels.merge.any():
+        merges = along(kernels.merge, subject, place(own * queries, SEQUENCES))
+        messages = messages + np.minimum(own, 1.0) * merges
     ranks = kernels.of(kernels.ranks)
     communication = c["collective"] * messages + c["skew"] * (ranks - 1.0) * kernels.of(
         kernels.messages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from shardwise.engines.registry import get
 from shardwise.hardware.node import Node
 from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.layout.nodes import replicas_on, straddles
+from shardwise.layout.rules import context_parallel_sizes
 from shardwise.planner.question import Question
 
 Cause = Literal["sharding rule", "memory", "overload", "SLO"]
@@ -48,7 +49,17 @@ def sizes(gpus: int) -> tuple[int, ...]:
     return tuple(size for size in range(1, gpus + 1) if size & (size - 1) == 0 or gpus % size == 0)
 
 
-def layouts(gpus: int, experts: bool, capabilities: Capabilities) -> Iterator[Layout]:
+def _none(tp_size: int) -> tuple[int, ...]:
+    del tp_size
+    return ()
+
+
+def layouts(
+    gpus: int,
+    experts: bool,
+    capabilities: Capabilities,
+    sharers: Callable[[int], tuple[int, ...]] = _none,
+) -> Iterator[Layout]:
     """Layouts of one replica times as many as `gpus` hold.
 
     Args:
@@ -56,14 +67,18 @@ def layouts(gpus: int, experts: bool, capabilities: Capabilities) -> Iterator[La
         experts: Whether the model has some: then they are also kept whole, and attention is also
             copied rather than cut, within one pipeline stage.
         capabilities: Of the engine; what it has no flag for is left out.
+        sharers: Sizes of decode context parallelism that a TP allows, within one pipeline stage.
     """
     for tp in sizes(gpus):
         for pp in sizes(gpus // tp):
             yield Layout(tp, pp, replicas=gpus // (tp * pp))
+        shared = sharers(tp)
+        for dcp in shared:
+            yield Layout(tp, replicas=gpus // tp, dcp_size=dcp)
         if not experts:
             continue
-        if tp > 1:
-            yield Layout(tp, ep_size=tp, replicas=gpus // tp)
+        for dcp in (1, *shared) if tp > 1 else ():
+            yield Layout(tp, ep_size=tp, replicas=gpus // tp, dcp_size=dcp)
         for copies in sizes(gpus // tp) if capabilities.attention_dp else ():
             if copies > 1 and (tp == 1 or capabilities.attention_dp_with_tp):
                 ranks = tp * copies
@@ -75,7 +90,9 @@ def enumerate_candidates(question: Question) -> tuple[list[Option], list[Rejecte
     possible: list[Option] = []
     rejected: list[Rejected] = []
     can = get(question.engine).capabilities
-    enumerated = list(layouts(question.node.gpus, question.arch.moe is not None, can))
+    enumerated = list(
+        layouts(question.node.gpus, question.arch.moe is not None, can, _sharers(question))
+    )
     for dtype in question.dtypes():
         for layout in enumerated:
             option = Option(_placed(layout, question.node), dtype)
@@ -85,6 +102,17 @@ def enumerate_candidates(question: Question) -> tuple[list[Option], list[Rejecte
             else:
                 possible.append(option)
     return possible, rejected
+
+
+def _sharers(question: Question) -> Callable[[int], tuple[int, ...]]:
+    """Ranks that may share a cache, by TP: where nothing keeps copies of it, or the engine cannot,
+    none is worth a line of why not."""
+    can, model = get(question.engine).capabilities.decode_context_parallel, question.arch
+    if can is None or question.node.gpu.vendor not in can.vendors:
+        return _none
+    if can.caches == "latent" and model.mla is None:
+        return _none
+    return lambda tp_size: context_parallel_sizes(model, tp_size)
 
 
 def _placed(layout: Layout, node: Node) -> Layout:
@@ -117,14 +145,13 @@ def _broken(question: Question, option: Option) -> str:
         stored.id,
         question.node.gpu.id,
         layout,
-        dtypes=Dtypes(option.weight_dtype),
+        dtypes=Dtypes(option.weight_dtype, question.kv_dtype),
         speculation=question.speculation,
         engine=question.engine,
         engine_version=question.engine_version,
     )
     device = device_of(question.node.gpu)
-    num_experts = stored.moe.num_experts if stored.moe else 0
-    unable = problems(get(question.engine), deployment, device, num_experts)
+    unable = problems(get(question.engine), deployment, device, stored)
     loader = Loader(question.engine, device, question.engine_version)
     found = [*map(str, unable), *(v.message for v in refusals(loader, stored, layout))]
     return "; ".join(dict.fromkeys(found))

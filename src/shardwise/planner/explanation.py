@@ -43,7 +43,8 @@ class RunnerUp(msgspec.Struct, frozen=True):
 
 class CacheGain(msgspec.Struct, frozen=True):
     """Copies of attention against TP on as many GPUs, for a model whose latent cache TP does not
-    cut: tokens of cache a replica holds, and TPOT of a request alone."""
+    cut: tokens of cache a replica holds, and TPOT of a request alone. `shared` is the same TP with
+    the cache's tokens shared by as many ranks as can."""
 
     copied: Deployment
     cut: Deployment
@@ -51,6 +52,9 @@ class CacheGain(msgspec.Struct, frozen=True):
     cut_tokens: int
     copied_tpot_s: float
     cut_tpot_s: float
+    shared: Deployment | None = None
+    shared_tokens: int = 0
+    shared_tpot_s: float = 0.0
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -130,17 +134,19 @@ def _cache_gain(plan: Plan) -> CacheGain | None:
     if copied is None or copied.layout.attention_dp == 1:
         return None
     width = copied.layout.replica_gpus
-    cut = min(
-        (d for d in same if d.layout.attention_dp == 1 and d.layout.replica_gpus == width),
-        key=lambda d: d.layout.ep_size,
-        default=None,
-    )
-    if cut is None:
+    wide = [d for d in same if d.layout.attention_dp == 1 and d.layout.replica_gpus == width]
+    cut = min(wide, key=lambda d: (d.layout.dcp_size, d.layout.ep_size), default=None)
+    if cut is None or cut.layout.dcp_size > 1:
         return None
+    shared = max(wide, key=lambda d: (d.layout.dcp_size, -d.layout.ep_size))
+    compared = [copied, cut] if shared.layout.dcp_size == 1 else [copied, cut, shared]
     gpu, context = question.node.gpu, question.context
-    tokens = [memory_plan(question.arch, gpu, d, context).kv_capacity_tokens for d in (copied, cut)]
+    tokens = [memory_plan(question.arch, gpu, d, context).kv_capacity_tokens for d in compared]
     alone = Workload(question.demand.isl, question.demand.osl, 1)
-    one = [replace(d, layout=replace(d.layout, replicas=1)) for d in (copied, cut)]
-    found = predict(question.subject(best.deployment.dtypes.weight), one, [alone, alone])
-    tpots = [e.metrics["tpot_s"].value for e in found]
-    return CacheGain(copied, cut, *tokens, *tpots)
+    one = [replace(d, layout=replace(d.layout, replicas=1)) for d in compared]
+    subject = question.subject(best.deployment.dtypes.weight)
+    tpots = [e.metrics["tpot_s"].value for e in predict(subject, one, [alone] * len(one))]
+    found = CacheGain(copied, cut, tokens[0], tokens[1], tpots[0], tpots[1])
+    if len(compared) == 2:
+        return found
+    return replace(found, shared=shared, shared_tokens=tokens[2], shared_tpot_s=tpots[2])

@@ -131,12 +131,8 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
     if question.limits.max_num_seqs is not None:
         seqs = np.full(shape, float(question.limits.max_num_seqs))
     one = Layouts.of(o.layout for o in options)
-    layouts = Layouts(
-        *(
-            np.broadcast_to(each[:, None], shape)
-            for each in (one.tp_size, one.pp_size, one.ep_size, one.attention_dp)
-        )
-    )
+    sizes = (getattr(one, name) for name in Layouts.__struct_fields__)
+    layouts = Layouts(*(np.broadcast_to(each[:, None], shape) for each in sizes))
     deployments = Deployments(
         layouts,
         max_num_seqs=seqs,

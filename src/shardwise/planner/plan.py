@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from shardwise import metrics
 from shardwise.errors import DoesNotFitError, NothingMeetsError
@@ -16,12 +17,14 @@ from shardwise.planner.rank import Candidate, candidates, missed, rank
 
 class Plan(msgspec.Struct, frozen=True):
     """`ranked` meet the SLO, best first; `missing` do not, nearest first; `rejected` cannot run
-    or cannot carry the load."""
+    or cannot carry the load. `too_wide`: weight dtypes that were looked at first, none of which
+    fits."""
 
     question: Question
     ranked: tuple[Candidate, ...]
     missing: tuple[Candidate, ...]
     rejected: tuple[Rejected, ...]
+    too_wide: tuple[str, ...] = ()
 
     @property
     def best(self) -> Candidate:
@@ -41,6 +44,13 @@ def explore(question: Question) -> Plan:
         rejected += too_much
         found += candidates(question, question.subject(dtype), loaded)
     if not found and not any(r.cause == "overload" for r in rejected):
+        if (last := question.last_dtype()) is not None:
+            narrower = explore(replace(question, weight_dtype=last))
+            return replace(
+                narrower,
+                rejected=(*rejected, *narrower.rejected),
+                too_wide=question.dtypes(),
+            )
         _explain_misfit(question, rejected)
     ranked, missing = rank(question, found)
     return Plan(question, tuple(ranked), tuple(missing), tuple(rejected))

@@ -139,6 +139,14 @@ class Question(msgspec.Struct, frozen=True):
             found.append("nvfp4")
         return tuple(found)
 
+    def last_dtype(self) -> str | None:
+        """What is looked at where none of `dtypes` fits: int4, where a checkpoint is published and
+        the engine loads it. None where a dtype is asked for."""
+        loads = "int4" in get(self.engine).capabilities.weight_dtypes
+        if self.weight_dtype is not None or "int4" in self.dtypes() or not loads:
+            return None
+        return "int4" if self._is_published("int4") else None
+
     def _is_published(self, dtype: str) -> bool:
         return published_checkpoint(self.arch.id, dtype) is not None
 

@@ -115,6 +115,7 @@ def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[st
         "ranked": [_candidate(plan, c) for c in plan.ranked],
         "missing_slo": [_candidate(plan, c) for c in plan.missing],
         "rejected": plan.rejected,
+        "too_wide": plan.too_wide,
         "commands": [
             {
                 "node": r.node,

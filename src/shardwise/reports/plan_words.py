@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from shardwise import metrics
+from shardwise.architecture.bundled import published_checkpoint
 from shardwise.perfmodel.knowledge import WORDS
 from shardwise.planner.explanation import CacheGain, Explanation, RunnerUp, explain
 from shardwise.planner.plan import Plan
@@ -25,7 +26,7 @@ _LOST: Final = {**BINDING, "compute": "computing", "communication": "communicati
 def recommendation(plan: Plan) -> str:
     """What to deploy, what it gives and costs, why, and what would settle a doubt."""
     found = explain(plan)
-    lines = [_deploy(plan, found), _limits(plan, found)]
+    lines = [_deploy(plan, found), *_narrowed(plan), _limits(plan, found)]
     best = plan.best
     lines += [
         f"SLO {metrics.ALL[c.metric].label} {c.bound_s * 1e3:g} ms: met by the predicted "
@@ -56,6 +57,17 @@ def _deploy(plan: Plan, found: Explanation) -> str:
         f"{brief(best.cost, cost.unit)} for {_paid(best.gpus_paid, idle)} "
         "(±: 80 % interval)."
     )
+
+
+def _narrowed(plan: Plan) -> list[str]:
+    if not plan.too_wide:
+        return []
+    dtype = plan.best.deployment.dtypes.weight
+    published = published_checkpoint(plan.question.arch.id, dtype)
+    return [
+        f"Nothing fits in {' or '.join(plan.too_wide)}, so the weights are those of {published}: "
+        f"{dtype}, multiplied in 16 bits. Check that its answers are good enough."
+    ]
 
 
 def _paid(gpus: int, idle: int) -> str:
@@ -118,7 +130,16 @@ def _cache(gain: CacheGain) -> str:
         f"{gain.copied_tokens / max(gain.cut_tokens, 1):.1f} times the {gain.cut_tokens:,} of "
         f"{gain.cut.layout.name}, since TP keeps the whole latent cache on every GPU; with one "
         f"request in flight its TPOT is {1e3 * gain.copied_tpot_s:.3g} ms against "
-        f"{1e3 * gain.cut_tpot_s:.3g} ms."
+        f"{1e3 * gain.cut_tpot_s:.3g} ms.{_shared(gain)}"
+    )
+
+
+def _shared(gain: CacheGain) -> str:
+    if gain.shared is None:
+        return ""
+    return (
+        f" {gain.shared.layout.name} shares it: {gain.shared_tokens:,} tokens, "
+        f"{1e3 * gain.shared_tpot_s:.3g} ms, neither measured."
     )
 
 

@@ -101,8 +101,7 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
     broken = violations(arch, d.layout)
     if broken:
         raise InputError(broken[0].message)
-    num_experts = 0 if arch.moe is None else arch.moe.num_experts
-    for problem in problems(get(d.engine), d, device_of(subject.gpu), num_experts):
+    for problem in problems(get(d.engine), d, device_of(subject.gpu), arch):
         raise problem
     stored = replace(d, dtypes=Dtypes(arch.checkpoint_dtype, setting.kv_dtype))
     memory = require_fit(arch, subject.gpu, stored, REFERENCE_CONTEXT)

@@ -20,6 +20,7 @@ _NAMES: Final = {
     "tensor_parallel_size": ("tensor_parallel_size", "tp", "tp_size"),
     "pipeline_parallel_size": ("pipeline_parallel_size", "pp", "pp_size"),
     "data_parallel_size": ("data_parallel_size", "dp", "dp_size"),
+    "decode_context_parallel_size": ("decode_context_parallel_size", "dcp", "dcp_size"),
     "max_model_len": ("max_model_len", "max_seq_len", "context_length"),
     "gpu_memory_utilization": ("gpu_memory_utilization",),
     "mem_fraction_static": ("mem_fraction_static",),
