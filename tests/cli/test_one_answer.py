@@ -190,7 +190,10 @@ def test_plan_study_predict_explorer_and_report_agree_on_a_steady_load(
             assert metrics[metric]["value"] == pytest.approx(value, rel=0.01), (place, metric)
 
 
-LAYOUT = {"tp_size": 1, "pp_size": 1, "ep_size": 1, "attention_dp": 1, "replicas": 1}
+LAYOUT = {
+    **{"tp_size": 1, "pp_size": 1, "ep_size": 1, "attention_dp": 1},
+    **{"replicas": 1, "dcp_size": 1},
+}
 COLUMNS = (
     ("ttft_s", "pred_ttft_ms", 1e-3),
     ("tpot_s", "pred_tpot_ms", 1e-3),

@@ -54,10 +54,19 @@ def test_the_saved_file_starts_the_command_that_the_plan_printed(
         assert 0.5 < float(share) < 0.95
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_copies_of_attention_are_saved_and_started_as_planned(tmp_path: Path, engine: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "gpu", "key", "flag"),
+    [
+        ("vllm", "h200", "attention_dp", "--data-parallel-size"),
+        ("sglang", "mi355x", "attention_dp", "--dp-size"),
+        ("sglang", "h200", "dcp_size", "--dcp-size"),
+    ],
+)
+def test_layouts_beside_tp_are_saved_and_started_as_planned(
+    tmp_path: Path, engine: str, gpu: str, key: str, flag: str
+) -> None:
     saved = tmp_path / "deployment.toml"
-    question = "plan deepseek-r1 --gpu h200 --gpus 8 --isl 4000 --osl 1000 --concurrency 512"
+    question = f"plan deepseek-r1 --gpu {gpu} --gpus 8 --isl 4000 --osl 1000 --concurrency 512"
     asked = [*question.split(), "--engine", engine, "--save", str(saved)]
     done = subprocess.run(
         [sys.executable, "-m", "shardwise.cli.main", *asked],
@@ -65,10 +74,11 @@ def test_copies_of_attention_are_saved_and_started_as_planned(tmp_path: Path, en
         text=True,
         check=True,
     )
-    (line,) = [x for x in done.stdout.splitlines() if x.startswith("CUDA_VISIBLE_DEVICES=")]
+    line, *_ = [x for x in done.stdout.splitlines() if "VISIBLE_DEVICES=" in x]
     file = load(saved)
-    (run,) = launches(file, "cuda")
-    assert file.models[0].attention_dp > 1
-    assert file.models[0].expert_parallel
-    assert run.devices == tuple(range(8))
+    run, *_ = launches(file, "cuda" if gpu == "h200" else "rocm")
+    size = getattr(file.models[0], key)
+    assert size > 1
+    assert f"{flag} {size}" in line
+    assert len(run.devices) == file.models[0].layout.replica_gpus
     assert flags(run.argv) == flags(shlex.split(line))

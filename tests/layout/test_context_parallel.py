@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardwise.architecture.model import Model
 from shardwise.architecture.models import load
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Layout, layout_of
@@ -63,11 +64,11 @@ def test_windows_sparse_attention_and_states_beside_kv_heads_are_refused() -> No
 
 @given(st.sampled_from([DEEPSEEK, QWEN, LLAMA]), st.sampled_from([2, 4, 8, 16]))
 def test_all_ranks_together_keep_each_sequence_a_whole_number_of_times(
-    model: object, tp_size: int
+    model: Model, tp_size: int
 ) -> None:
-    one = rank_shards(model, Layout()).cache_bytes(4096.0, "bf16")[0]  # type: ignore[arg-type]
-    for dcp in (1, *context_parallel_sizes(model, tp_size)):  # type: ignore[arg-type]
-        rank = rank_shards(model, Layout(tp_size, dcp_size=dcp))  # type: ignore[arg-type]
+    one = rank_shards(model, Layout()).cache_bytes(4096.0, "bf16")[0]
+    for dcp in (1, *context_parallel_sizes(model, tp_size)):
+        rank = rank_shards(model, Layout(tp_size, dcp_size=dcp))
         times = tp_size * float(rank.cache_bytes(4096.0, "bf16")[0]) / float(one)
         assert times == pytest.approx(round(times))
         assert times >= 1.0

@@ -44,17 +44,28 @@ class RunnerUp(msgspec.Struct, frozen=True):
 class CacheGain(msgspec.Struct, frozen=True):
     """Copies of attention against TP on as many GPUs, for a model whose latent cache TP does not
     cut: tokens of cache a replica holds, and TPOT of a request alone. `shared` is the same TP with
-    the cache's tokens shared by as many ranks as can."""
+    the cache's tokens shared by as many ranks as can; `cut_requests` of this length are what `cut`
+    holds at once."""
 
     copied: Deployment
     cut: Deployment
     copied_tokens: int
     cut_tokens: int
+    cut_requests: int
     copied_tpot_s: float
     cut_tpot_s: float
     shared: Deployment | None = None
     shared_tokens: int = 0
     shared_tpot_s: float = 0.0
+
+
+class NarrowerWeights(msgspec.Struct, frozen=True):
+    """What the published checkpoint in `dtype` would leave for the cache of the first's layout,
+    which is limited by it: tokens of a replica."""
+
+    dtype: str
+    tokens: int
+    now_tokens: int
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -73,6 +84,7 @@ class Explanation(msgspec.Struct, frozen=True):
     nearest: str
     runner_up: RunnerUp | None
     cache: CacheGain | None
+    narrower: NarrowerWeights | None
 
 
 def explain(plan: Plan) -> Explanation:
@@ -87,7 +99,20 @@ def explain(plan: Plan) -> Explanation:
         nearest=subject.calibrated.profile.knowledge.nearest(subject.asked),
         runner_up=_runner_up(question, plan.ranked) if len(plan.ranked) > 1 else None,
         cache=_cache_gain(plan),
+        narrower=_narrower(plan),
     )
+
+
+def _narrower(plan: Plan) -> NarrowerWeights | None:
+    best, question = plan.best, plan.question
+    dtype = question.last_dtype()
+    if dtype is None or not best.kv_limited:
+        return None
+    now, then = (
+        memory_plan(question.arch, question.node.gpu, d, question.context).kv_capacity_tokens
+        for d in (best.deployment, best.deployment.with_dtypes(weight=dtype))
+    )
+    return NarrowerWeights(dtype, then, now) if then > now else None
 
 
 def _runner_up(question: Question, ranked: tuple[Candidate, ...]) -> RunnerUp:
@@ -146,7 +171,8 @@ def _cache_gain(plan: Plan) -> CacheGain | None:
     one = [replace(d, layout=replace(d.layout, replicas=1)) for d in compared]
     subject = question.subject(best.deployment.dtypes.weight)
     tpots = [e.metrics["tpot_s"].value for e in predict(subject, one, [alone] * len(one))]
-    found = CacheGain(copied, cut, tokens[0], tokens[1], tpots[0], tpots[1])
+    held = tokens[1] // (question.demand.isl + question.demand.osl)
+    found = CacheGain(copied, cut, tokens[0], tokens[1], held, tpots[0], tpots[1])
     if len(compared) == 2:
         return found
     return replace(found, shared=shared, shared_tokens=tokens[2], shared_tpot_s=tpots[2])

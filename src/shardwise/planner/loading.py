@@ -111,7 +111,19 @@ def load_candidates(
                 loaded.append(found)
             else:
                 rejected.append(found)
-    return loaded, rejected
+    return loaded, _told_once(rejected)
+
+
+def _told_once(rejected: Sequence[Rejected]) -> list[Rejected]:
+    """Without layouts that share a cache where the same one that does not is too large as well."""
+    large = {r.option.layout for r in rejected if r.cause == "memory"}
+    return [
+        r
+        for r in rejected
+        if r.option.layout.dcp_size == 1
+        or r.cause != "memory"
+        or replace(r.option.layout, dcp_size=1) not in large
+    ]
 
 
 def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _Sweep:

@@ -7,7 +7,13 @@ from typing import Final
 from shardwise import metrics
 from shardwise.architecture.bundled import published_checkpoint
 from shardwise.perfmodel.knowledge import WORDS
-from shardwise.planner.explanation import CacheGain, Explanation, RunnerUp, explain
+from shardwise.planner.explanation import (
+    CacheGain,
+    Explanation,
+    NarrowerWeights,
+    RunnerUp,
+    explain,
+)
 from shardwise.planner.plan import Plan
 from shardwise.reports.numbers import brief, number
 
@@ -37,7 +43,9 @@ def recommendation(plan: Plan) -> str:
     if found.runner_up is not None:
         lines += [_runner_up(plan, found.runner_up)]
     if found.cache is not None:
-        lines += [_cache(found.cache)]
+        lines += [_cache(plan, found.cache)]
+    if found.narrower is not None:
+        lines += [_narrower(plan, found.narrower)]
     return "\n".join([*lines, _ground(found)])
 
 
@@ -124,14 +132,29 @@ def _values(plan: Plan, other: RunnerUp) -> tuple[str, str, str]:
     return ("E2E latency", f"{number(e2e[0])} s", f"{number(e2e[1])} s")
 
 
-def _cache(gain: CacheGain) -> str:
+def _narrower(plan: Plan, other: NarrowerWeights) -> str:
+    published = published_checkpoint(plan.question.arch.id, other.dtype)
+    return (
+        f"Weights in {other.dtype} ({published}) would leave each replica room for "
+        f"{other.tokens:,} tokens instead of {other.now_tokens:,}: --dtype {other.dtype} plans "
+        "with them, if their answers are good enough."
+    )
+
+
+def _cache(plan: Plan, gain: CacheGain) -> str:
     return (
         f"KV cache: {gain.copied.layout.name} holds {gain.copied_tokens:,} tokens, "
         f"{gain.copied_tokens / max(gain.cut_tokens, 1):.1f} times the {gain.cut_tokens:,} of "
-        f"{gain.cut.layout.name}, since TP keeps the whole latent cache on every GPU; with one "
+        f"{gain.cut.layout.name}, since TP keeps the whole latent cache on every GPU: "
+        f"{gain.cut_requests:,} such requests{_of(plan)}; with one "
         f"request in flight its TPOT is {1e3 * gain.copied_tpot_s:.3g} ms against "
         f"{1e3 * gain.cut_tpot_s:.3g} ms.{_shared(gain)}"
     )
+
+
+def _of(plan: Plan) -> str:
+    asked = plan.question.demand.concurrency
+    return "" if asked is None else f", of the {asked:,} in flight"
 
 
 def _shared(gain: CacheGain) -> str:
