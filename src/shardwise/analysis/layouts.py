@@ -11,14 +11,13 @@ from msgspec.structs import replace
 
 from shardwise.analysis.intervals import scaled
 from shardwise.evidence.record import Evidence, Interval
-from shardwise.layout.arrays import Deployments
+from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
-from shardwise.perfmodel.estimate import Subject, sweep
-from shardwise.perfmodel.intervals import half_width, with_speculation
+from shardwise.perfmodel.estimate import Subject, sweep, widths_in
 from shardwise.perfmodel.knowledge import WORDS
 from shardwise.perfmodel.loads import Offered
 from shardwise.planner.candidates import Rejected
-from shardwise.planner.loading import WAVES, limits_of, max_num_seqs
+from shardwise.planner.loading import WAVES, limited_deployments, limits_of, max_num_seqs
 from shardwise.planner.plan import Plan, explore
 from shardwise.planner.question import Question
 from shardwise.planner.rank import Candidate
@@ -135,7 +134,9 @@ def _cells(
     if not pairs:
         return []
     concurrency = np.array([float(batch) for _, batch in pairs])
-    deployments = [cell_deployment(question, subject, *pair) for pair in pairs]
+    arrays = Layouts.of(layout for layout, _ in pairs)
+    seqs = max_num_seqs(np.ceil(concurrency / arrays.attention_dp), request_rate=False)
+    deployments = limited_deployments(question, arrays, seqs)
     demand = question.demand
     # requests that come at a rate are not sent at once: there is no first burst
     waves = WAVES if demand.request_rate is None else np.inf
@@ -147,18 +148,9 @@ def _cells(
         demand.length_cv,
         cached_tokens=float(demand.cached_tokens),
     )
-    served = sweep(subject, "closed_loop", Deployments.of(deployments), offered)
-    profile, asked = subject.calibrated.profile, subject.asked
+    served = sweep(subject, "closed_loop", deployments, offered)
     spread = {
-        (layout, name): float(
-            np.exp(
-                with_speculation(
-                    half_width(profile, asked, name, layout), subject.speculation, name
-                )
-            )
-        )
-        for layout in layouts
-        for name in METRICS
+        key: float(np.exp(width)) for key, width in widths_in(subject, layouts, METRICS).items()
     }
     values = {name: getattr(served, name).tolist() for name in METRICS}
     limited = served.kv_limited.tolist()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -20,7 +21,7 @@ from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.drafting import speculating
 from shardwise.perfmodel.drafts import draft_held
 from shardwise.perfmodel.hierarchy import model_key
-from shardwise.perfmodel.intervals import METRICS, half_width, with_speculation
+from shardwise.perfmodel.intervals import METRICS, half_widths, with_speculation
 from shardwise.perfmodel.knowledge import WORDS, Asked
 from shardwise.perfmodel.loads import Offered, make_load
 from shardwise.perfmodel.memory import Platform
@@ -31,7 +32,7 @@ from shardwise.perfmodel.work import Array
 from shardwise.workload.workload import Workload
 
 
-class Subject(msgspec.Struct, frozen=True):
+class Subject(msgspec.Struct, frozen=True, dict=True):
     """A model on a GPU with an engine and dtypes, seen through a profile.
 
     Attributes:
@@ -54,7 +55,7 @@ class Subject(msgspec.Struct, frozen=True):
         """Dtype of the checkpoint's weights."""
         return self.arch.checkpoint_dtype
 
-    @property
+    @cached_property
     def setting(self) -> Setting:
         """What is constant over the deployments of this subject."""
         plain = Setting(
@@ -73,12 +74,12 @@ class Subject(msgspec.Struct, frozen=True):
         """What is loaded beside the model to draft for it."""
         return draft_held(self.arch, self.speculation) if self.speculation else None
 
-    @property
+    @cached_property
     def platform(self) -> Platform:
         """GPU, engine and version."""
         return Platform(self.gpu, self.engine, self.engine_version)
 
-    @property
+    @cached_property
     def asked(self) -> Asked:
         """The surroundings that errors depend on."""
         return Asked(
@@ -114,6 +115,18 @@ def sweep(subject: Subject, mode: str, deployments: Deployments, offered: Offere
         subject.arch, subject.platform, setting.kv_dtype, deployments, offered, subject.draft
     )
     return SERVE[mode](setting, load)
+
+
+def widths_in(
+    subject: Subject, layouts: Iterable[Layout], metrics: Sequence[str]
+) -> dict[tuple[Layout, str], float]:
+    """Half-width (log) of the 80 % interval of each of `metrics` in each of `layouts`."""
+    profile, drafted = subject.calibrated.profile, subject.speculation
+    return {
+        (layout, metric): with_speculation(width, drafted, metric)
+        for layout in layouts
+        for metric, width in half_widths(profile, subject.asked, metrics, layout).items()
+    }
 
 
 def _interval(value: float, width: float) -> Interval:
@@ -176,20 +189,16 @@ def predict(
     )
     served = sweep(subject, workloads[0].mode, Deployments.of(deployments), offered)
     source = Source("predicted", note_on(subject, [d.layout for d in deployments]))
+    shown = (*METRICS, "total_tok_s")
+    widths = widths_in(subject, {d.layout for d in deployments}, shown)
     found = []
     for i, (deployment, workload) in enumerate(zip(deployments, workloads, strict=True)):
         metrics = {
             metric: _interval(
                 float(getattr(served, metric)[i]),
-                with_speculation(
-                    half_width(
-                        subject.calibrated.profile, subject.asked, metric, deployment.layout
-                    ),
-                    subject.speculation,
-                    metric,
-                ),
+                widths[deployment.layout, metric],
             )
-            for metric in (*METRICS, "total_tok_s")
+            for metric in shown
         }
         breakdown = {
             name: float(getattr(served.breakdown, name)[i]) for name in StepTime.__struct_fields__

@@ -127,7 +127,18 @@ class Distance(msgspec.Struct, frozen=True):
 
 def half_width(profile: Profile, asked: Asked, metric: str, layout: Layout) -> float:
     """Half-width (log) of the 80 % interval of `metric` for a question, in a layout."""
+    return half_widths(profile, asked, (metric,), layout)[metric]
+
+
+def half_widths(
+    profile: Profile, asked: Asked, metrics: Iterable[str], layout: Layout
+) -> dict[str, float]:
+    """`half_width` of each of `metrics`."""
     unseen = profile.knowledge.unseen(asked, layout)
+    return {metric: _half_width(profile, asked, metric, unseen) for metric in metrics}
+
+
+def _half_width(profile: Profile, asked: Asked, metric: str, unseen: tuple[Unseen, ...]) -> float:
     own = profile.own_widths.get(f"{asked.pair}/{_SAME_AS.get(metric, metric)}")
     if own is not None and not unseen:
         return own

@@ -83,6 +83,19 @@ def limits_of(question: Question, max_num_seqs: int, max_model_len: int) -> Engi
     return question.limits.over(chosen)
 
 
+def limited_deployments(question: Question, layouts: Layouts, max_num_seqs: Array) -> Deployments:
+    """Deployments with the limits of `limits_of`, as arrays of the shape of `layouts`."""
+    fixed, shape = _usual(question), layouts.shape
+    if question.limits.max_num_seqs is not None:
+        max_num_seqs = np.full(shape, float(question.limits.max_num_seqs))
+    return Deployments(
+        layouts,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=np.full(shape, float(fixed.max_num_batched_tokens)),
+        gpu_memory_utilization=np.full(shape, fixed.gpu_memory_utilization),
+    )
+
+
 def _usual(question: Question) -> EngineLimits:
     """The limits that do not depend on the load."""
     share = usual_share(question.engine, question.node.gpu, question.engine_version)
@@ -139,18 +152,11 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
     else:
         concurrency = np.repeat(CONCURRENCIES[None, :], len(options), axis=0)
         seqs = max_num_seqs(np.ceil(concurrency / copies), demand.request_rate is not None)
-    fixed, shape = _usual(question), concurrency.shape
-    if question.limits.max_num_seqs is not None:
-        seqs = np.full(shape, float(question.limits.max_num_seqs))
+    shape = concurrency.shape
     one = Layouts.of(o.layout for o in options)
     sizes = (getattr(one, name) for name in Layouts.__struct_fields__)
     layouts = Layouts(*(np.broadcast_to(each[:, None], shape) for each in sizes))
-    deployments = Deployments(
-        layouts,
-        max_num_seqs=seqs,
-        max_num_batched_tokens=np.full(shape, float(fixed.max_num_batched_tokens)),
-        gpu_memory_utilization=np.full(shape, fixed.gpu_memory_utilization),
-    )
+    deployments = limited_deployments(question, layouts, seqs)
     arch, kv_dtype, draft = subject.arch, subject.setting.kv_dtype, subject.draft
     budget = kv_budget_bytes(arch, subject.platform, deployments, draft)
 
@@ -169,7 +175,7 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
         cached_tokens=float(demand.cached_tokens),
     )
     served = sweep(subject, "closed_loop", deployments, offered)
-    return _Sweep(replicas, concurrency, seqs, longest, shortfall, served)
+    return _Sweep(replicas, concurrency, deployments.max_num_seqs, longest, shortfall, served)
 
 
 def _too_large(question: Question, option: Option, shortfall: float) -> Rejected:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 SAMPLE_PX: Final = 8.0  #: between samples of what a label must not hide
 WIDTH_OF_SIZE: Final = 0.58  #: of a character of Liberation Sans, as a share of its size
@@ -53,6 +54,7 @@ class Paper:
     def __init__(self, width: float, height: float, wide: float, high: float) -> None:
         self.width, self.height, self.wide, self.high = width, height, wide, high
         self.drawn: list[Point] = []  #: in pixels from the top left
+        self._array = np.empty((0, 2))  #: the same, made anew where it is shorter
 
     def at(self, point: Point) -> Point:
         """A point in pixels."""
@@ -79,9 +81,16 @@ class Paper:
     ) -> Place:
         (x, y), (align, dx, dy) = self.at(point), offset
         left, bottom = x + dx - (0.0 if align == "left" else width), y + dy
-        hides = sum(
-            left - 2 <= px <= left + width + 2 and bottom - height - 1 <= py <= bottom + 3
-            for px, py in self.drawn
+        if len(self._array) < len(self.drawn):
+            self._array = np.array(self.drawn)
+        across, down = self._array.T
+        hides = int(
+            np.count_nonzero(
+                (left - 2 <= across)
+                & (across <= left + width + 2)
+                & (bottom - height - 1 <= down)
+                & (down <= bottom + 3)
+            )
         )
         cut = left < 0 or left + width > self.width + 20 or bottom > self.height
         return Place(align, dx, dy, left, bottom, width, height, hides + 100 * cut)

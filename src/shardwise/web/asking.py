@@ -125,12 +125,13 @@ class Found(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys(cell.layout.name for cell in self.cells))
 
 
-def found_of(known: Explorer, state: State, uses: tuple[Use, ...] = USES) -> Found:
-    """The answers of a state, one for each of `uses`, and every layout. Raises StateError at the
-    field to change."""
+def found_of(known: Explorer, state: State, uses: tuple[Use, ...] | None = None) -> Found:
+    """The answers of a state, one for each of `uses`, and every layout. By default both uses, of a
+    comparison the one that it compares. Raises StateError at the field to change."""
     asked, wanted, measured = _wanted(known, state)
     with _at_its_field():
-        found = replace(_found(asked, wanted, uses), state=state)
+        found = _found(asked, wanted, uses or (USES[:1] if compared(state) else USES))
+        found = replace(found, state=state)
     shown = found.answer.shown
     return replace(found, measured=tuple(alike(shown.evidence, measured)) if shown else ())
 

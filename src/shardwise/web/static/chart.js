@@ -12,7 +12,7 @@ export const onPaper = (colour) => (dark.matches ? ON_DARK[colour] ?? colour : c
 let place = null;
 let shown = null; // what is drawn: its data and its words
 let at = null; // a row to pixels
-let size = ""; // of the place, when it was drawn
+let size = { width: 0, height: 0 }; // of the place: asking for it anew would lay out the page
 
 // `act` is called with the layout, the batch and the event of a click on a point.
 export function prepareChart(element, act) {
@@ -24,7 +24,12 @@ export function prepareChart(element, act) {
   });
   place.addEventListener("pointermove", (event) => tip(under(event), event));
   place.addEventListener("pointerleave", () => tip(null));
-  new ResizeObserver(() => shown && size !== extent() && draw()).observe(place);
+  size = place.getBoundingClientRect();
+  new ResizeObserver(([{ contentRect }]) => {
+    const changed = contentRect.width !== size.width || contentRect.height !== size.height;
+    size = contentRect;
+    if (changed && shown) draw();
+  }).observe(place);
 }
 
 export function drawChart(data, words) {
@@ -32,13 +37,10 @@ export function drawChart(data, words) {
   draw();
 }
 
-const extent = () => `${place.clientWidth} ${place.clientHeight}`;
-
 function draw() {
   const { data, words } = shown;
   place.setAttribute("aria-label", words);
-  size = extent();
-  const [width, height] = [place.clientWidth, place.clientHeight];
+  const { width, height } = size;
   const inner = { x0: MARGIN.left, x1: width - MARGIN.right, y0: height - MARGIN.bottom, y1: MARGIN.top };
   const x = axis(data.rows, "x", inner.x0, inner.x1, TICK_PX.x);
   const y = axis(data.rows, "y", inner.y0, inner.y1, TICK_PX.y);

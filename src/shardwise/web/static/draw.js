@@ -11,6 +11,7 @@ export function draw(found) {
   byId("subject").textContent = found.name;
   document.title = `${online.title}: ${found.name} · Shardwise`;
   answer(online);
+  byId("offline").hidden = !offline; // of those compared too it would be another comparison
   byId("offline").replaceChildren(...(offline ? [node("strong", {}, "offline"), ` (${offline.asked}): `,
     node("strong", {}, offline.title), `, ${offline.in_flight}; ${offline.numbers.map(short).join(", ")}`] : []));
   compared(found.compare);
@@ -90,8 +91,9 @@ function cell(found) {
   const one = found.cell;
   byId("cell-title").textContent = `${one.title} at ${one.batch} in flight a replica (${one.kind})`;
   const chosen = byId("layout").value;
-  options("layout", [["", "recommended"], ...found.grid.layouts.map((l) => [l.id, l.name])]);
-  byId("layout").value = [...byId("layout").options].some((o) => o.value === chosen) ? chosen : "";
+  const offered = [["", "recommended"], ...found.grid.layouts.map((l) => [l.id, l.name])];
+  if (String(offered) !== String([...byId("layout").options].map((o) => [o.value, o.text]))) options("layout", offered);
+  byId("layout").value = offered.some(([id]) => id === chosen) ? chosen : "";
   byId("batch").placeholder = String(one.batch);
   byId("cell-metrics").replaceChildren(...one.metrics.map((m) =>
     node("div", {}, node("dt", {}, m.name), node("dd", {}, m.text, ...(m.measured ? [node("br"), `measured ${m.measured}`] : [])))));
@@ -111,20 +113,37 @@ function ranking(found) {
   byId("rejected").replaceChildren(...found.rejected.map((line) => node("li", {}, line)));
 }
 
+let buttons = new Map(); // of the grid, by batch and layout
+let gridKey = ""; // what the grid has rows and columns of
+
+// The buttons stay while layouts and batches do: a slider's move changes what they say.
 function grid(found) {
-  const batches = [...new Set(found.rows.map((g) => g.batch))].sort((a, b) => a - b);
-  const at = new Map(found.rows.map((g) => [`${g.batch} ${g.layout}`, g]));
-  const focused = document.activeElement?.dataset?.cell;
-  table("grid", ["in flight", ...found.layouts.map((l) => l.name)], batches.map((batch) => [String(batch), ...found.layouts.map((l) => {
-    const g = at.get(`${batch} ${l.id}`);
-    if (!g) return "–";
-    const button = node("button", { type: "button" }, g.tpot, node("br"), g.per_gpu, ...(g.short ? [node("span", { className: "short" }, g.short)] : []));
-    button.dataset.cell = `${batch} ${l.id}`;
+  const key = JSON.stringify([found.layouts, found.rows.map((g) => [g.batch, g.layout])]);
+  if (key !== gridKey) gridOf(found);
+  gridKey = key;
+  const names = new Map(found.layouts.map((l) => [l.id, l.name]));
+  for (const g of found.rows) {
+    const button = buttons.get(`${g.batch} ${g.layout}`);
+    [g.tpot, g.per_gpu, g.short].forEach((text, i) => put(button.children[i], text));
     button.setAttribute("aria-pressed", String(g.picked));
-    button.setAttribute("aria-label", `${l.name}, ${batch} in flight: TPOT ${g.tpot}, ${g.per_gpu} per GPU${g.short ? `; ${g.short}` : ""}`);
-    return button;
-  })]));
-  if (focused) document.querySelector(`[data-cell="${focused}"]`)?.focus();
+    button.setAttribute("aria-label", `${names.get(g.layout)}, ${g.batch} in flight: TPOT ${g.tpot}, ${g.per_gpu} per GPU${g.short ? `; ${g.short}` : ""}`);
+  }
+}
+
+function gridOf(found) {
+  buttons = new Map(found.rows.map((g) => {
+    const name = `${g.batch} ${g.layout}`;
+    const button = node("button", { type: "button" }, node("span"), node("span"), node("span", { className: "short" }));
+    button.dataset.cell = name;
+    return [name, button];
+  }));
+  const batches = [...new Set(found.rows.map((g) => g.batch))].sort((a, b) => a - b);
+  table("grid", ["in flight", ...found.layouts.map((l) => l.name)], batches.map((batch) =>
+    [String(batch), ...found.layouts.map((l) => buttons.get(`${batch} ${l.id}`) ?? "–")]));
+}
+
+function put(place, text) {
+  if (place.textContent !== text) place.textContent = text;
 }
 
 // What comes after the answer: a token by operator, other questions, memory.
