@@ -58,6 +58,7 @@ def simulate_day(
     seed: int = 0,
     profile: str = "reference",
     catalogue_files: Sequence[Path] = (),
+    node_file: Path | None = None,
 ) -> DayResult:
     """Find the fewest replicas whose 99th percentiles hold in each hour, and simulate the day.
 
@@ -75,6 +76,7 @@ def simulate_day(
         seed: Seed of arrivals and lengths.
         profile: Name of a profile, or a shared profile file.
         catalogue_files: TOML files with your own GPUs and prices.
+        node_file: Node file that `shardwise doctor --save` wrote; its links are those of its GPU.
 
     Raises:
         InputError: No bound is given, or an argument cannot be used.
@@ -95,7 +97,8 @@ def simulate_day(
         raise InputError("a day without a bound", "needed: a bound on TTFT, on TPOT or on both")
     if len(request_rates) > MAX_HOURS:
         raise InputError(f"a day of {len(request_rates)} hours", f"allowed: up to {MAX_HOURS}")
-    catalogue = catalogue_for(catalogue_files)
+    files = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
+    catalogue = catalogue_for(files, deployment.gpu, deployment.engine)
     group = with_caching(make_group(deployment, load_profile(profile), catalogue), prefix_caching)
     day = size_day(
         group,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shardwise.api.hardware import hardware_of
 from shardwise.api.result import Result
 from shardwise.api.studying import BATCHES
 from shardwise.layout.deployment import FixedLimits, Layout
@@ -62,9 +63,9 @@ class LayoutStudy(Result):
 def study_layouts(
     model: str,
     *,
-    gpu: str,
+    gpu: str = "",
     layouts: Sequence[str | Layout],
-    gpus: int = 8,
+    gpus: int | None = None,
     concurrencies: Sequence[int] | None = None,
     isl: int = 2048,
     osl: int = 2048,
@@ -79,6 +80,7 @@ def study_layouts(
     limits: FixedLimits | None = None,
     profile: str = "reference",
     catalogue_files: Sequence[Path] = (),
+    node_file: Path | None = None,
     speculation: str = "none",
     acceptance: float | None = None,
 ) -> LayoutStudy:
@@ -86,9 +88,9 @@ def study_layouts(
 
     Args:
         model: A bundled id, a folder, a `config.json` or a Hugging Face id.
-        gpu: GPU id of the catalogue.
+        gpu: GPU id of the catalogue; may be left out with `node_file`.
         layouts: Layouts to compare, e.g. `TP8`, `TP8xEP8`, `DP8xEP8` or `TP4xPP2`.
-        gpus: GPUs in the node.
+        gpus: GPUs in the node; None: those of the node file, else 8.
         concurrencies: Requests in flight per replica; None takes those of `study` that every
             layout can split over its copies of attention.
         isl: Input tokens of a request.
@@ -104,6 +106,7 @@ def study_layouts(
         limits: Engine limits that are fixed instead of chosen.
         profile: Name of a profile, or a shared profile file.
         catalogue_files: TOML files with your own GPUs and prices.
+        node_file: Node file that `shardwise doctor --save` wrote; gives GPUs, links and devices.
         speculation: Drafted tokens a step: `mtp:3` by the model's own heads, or `DRAFT-MODEL:4`.
         acceptance: Share of drafted tokens that is accepted; None assumes one, with a range.
 
@@ -115,8 +118,9 @@ def study_layouts(
     from shardwise.analysis.run import Question
     from shardwise.layout.deployment import layout_of
 
+    taken = hardware_of(gpu, gpus, node_file, catalogue_files)
     asked = Asked(
-        model, gpu, engine, dtype, kv_dtype, profile, tuple(catalogue_files), engine_version,
+        model, taken.gpu, engine, dtype, kv_dtype, profile, taken.files, engine_version,
         Speculation.parse(speculation, acceptance),
     )  # fmt: skip
     named = [layout_of(item) if isinstance(item, str) else item for item in layouts]
@@ -125,7 +129,7 @@ def study_layouts(
         copies = math.lcm(*(layout.attention_dp for layout in named))
         concurrencies = tuple(b for b in BATCHES if b % copies == 0) or (copies,)
     question = Question(
-        gpus, (), tuple(concurrencies), isl, osl, mode, requests, limits or FixedLimits(),
+        taken.gpus, (), tuple(concurrencies), isl, osl, mode, requests, limits or FixedLimits(),
         cached_tokens, length_cv,
     )  # fmt: skip
     return LayoutStudy(layout_grid(subject, question, named))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardwise.analysis.holding import Finalist, Holding, hold
-from shardwise.api.planning import Part, Setting, demands_of, device_order_of, questions_of
+from shardwise.api.hardware import hardware_of
+from shardwise.api.planning import Part, Setting, demands_of, questions_of
 from shardwise.api.result import Result
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment, FixedLimits
@@ -86,7 +87,7 @@ def plan_percentiles(
     isl: int,
     osl: int,
     request_rate: float,
-    gpus: int = 8,
+    gpus: int | None = None,
     cached_tokens: int = 0,
     length_cv: float = TRAFFIC_CV,
     ttft_p99_s: float | None = None,
@@ -116,7 +117,7 @@ def plan_percentiles(
         isl: Input tokens of a request.
         osl: Output tokens of a request.
         request_rate: Requests per second on the node, arriving as a Poisson process.
-        gpus: GPUs in the node.
+        gpus: GPUs in the node; None: those of the node file, else 8.
         cached_tokens: Tokens of `isl` that all prompts begin with, in the prefix cache.
         length_cv: Standard deviation of lengths over their means; 0: all equal.
         ttft_p99_s: Bound on the 99th percentile of time to first token, in seconds.
@@ -170,4 +171,6 @@ def plan_percentiles(
     )
     asked = [Target(metric, at, bound) for metric, at, bound in bounds if bound is not None]
     found = hold(questions, asked, progress=progress)
-    return PercentilePlan(model, found, device_order_of(node_file, found.best.deployment.tp_size))
+    best = found.best
+    taken = hardware_of(best.question.node.gpu.id, None, node_file, catalogue_files)
+    return PercentilePlan(model, found, taken.device_order(best.deployment.tp_size))

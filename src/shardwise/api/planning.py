@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from shardwise.api.hardware import hardware_of
 from shardwise.api.result import Result
 from shardwise.api.verdicts import (
     Verdicts,
@@ -28,7 +29,6 @@ from shardwise.planner.question import Demand, Objective, Question
 from shardwise.workload.workload import TRAFFIC_CV, Slo
 
 if TYPE_CHECKING:
-    from shardwise.hardware.gpu import Gpu
     from shardwise.hardware.node import Node
     from shardwise.planner.rank import Candidate
     from shardwise.reports.figure_style import Figure
@@ -43,7 +43,7 @@ class Setting(msgspec.Struct, frozen=True):
     """What a plan takes as given beside the model and the load, as a user spells it."""
 
     gpu: str = ""
-    gpus: int = 8
+    gpus: int | None = None  #: None: those of the node file, else 8
     node_file: Path | None = None
     startup_log: str | None = None
     dtype: str | None = None
@@ -200,7 +200,7 @@ def plan(
     gpu: str = "",
     isl: int | Sequence[int],
     osl: int | Sequence[int],
-    gpus: int = 8,
+    gpus: int | None = None,
     concurrency: int | Sequence[int] | None = None,
     request_rate: float | Sequence[float] | None = None,
     cached_tokens: int | Sequence[int] = 0,
@@ -232,7 +232,7 @@ def plan(
         gpu: GPU id of the catalogue; may be left out with `node_file`.
         isl: Input tokens of a request; with several models, one value for all or one for each.
         osl: Output tokens of a request, likewise for several models.
-        gpus: GPUs in the node.
+        gpus: GPUs in the node; None: those of the node file, else 8.
         concurrency: Requests in flight on the node. None with `request_rate` None: as many as
             serve the objective best.
         request_rate: Requests per second on the node, instead of `concurrency`.
@@ -281,7 +281,8 @@ def plan(
         if len(names) > 1 or not disaggregated:
             raise
         raise with_pools(questions[0], error) from None
-    order = device_order_of(node_file, max(p.plan.best.deployment.tp_size for p in packed))
+    widest = max(p.plan.best.deployment.tp_size for p in packed)
+    order = hardware_of(gpu, gpus, node_file, catalogue_files).device_order(widest)
     models, port = [], FIRST_PORT
     for name, item in zip(names, packed, strict=True):
         q, best = item.plan.question, item.plan.best
@@ -330,18 +331,11 @@ def questions_of(
     from shardwise.hardware.catalogue import default_catalogue
     from shardwise.hardware.node import Node
     from shardwise.perfmodel.profiles import load_profile
-    from shardwise.perfmodel.subject import catalogue_for
     from shardwise.reports.prices import price_note
 
-    catalogue = catalogue_for(setting.catalogue_files)
-    if setting.node_file is not None:
-        node = _node_of(setting.node_file, catalogue.gpu(setting.gpu) if setting.gpu else None,
-                        setting.engine)  # fmt: skip
-    elif setting.gpu:
-        node = Node(catalogue.gpu(setting.gpu), setting.gpus)
-    else:
-        raise InputError("no GPU is given", "allowed: a GPU id, or a node file", field="gpu")
-    node = _several(node, setting, len(names))
+    taken = hardware_of(setting.gpu, setting.gpus, setting.node_file, setting.catalogue_files)
+    catalogue = taken.catalogue(setting.engine)
+    node = _several(Node(catalogue.gpu(taken.gpu), taken.gpus), setting, len(names))
     node, memory_note = _with_log(names, node, setting)
     price = catalogue.price_used(node.gpu.id, setting.usd_per_gpu_hour)
     profile = load_profile(setting.profile)
@@ -366,29 +360,6 @@ def questions_of(
         )
         for name, demand in zip(names, demands, strict=True)
     ]
-
-
-def device_order_of(node_file: Path | None, tp_size: int) -> tuple[int, ...]:
-    """The GPUs of a node file in the order in which replicas of `tp_size` take them.
-
-    Empty without a file: as they are numbered.
-    """
-    if node_file is None:
-        return ()
-    from shardwise.doctor.planning import device_order
-    from shardwise.node.files import read
-
-    return device_order(read(node_file), tp_size)
-
-
-def _node_of(path: Path, gpu: Gpu | None, engine: str) -> Node:
-    """The node of a file: as many GPUs as it has, with the all-reduces that its links allow."""
-    from shardwise.doctor.planning import gpu_on
-    from shardwise.hardware.node import Node
-    from shardwise.node.files import read
-
-    found = read(path)
-    return Node(gpu_on(found, gpu, engine), len(found.devices))
 
 
 def _several(node: Node, setting: Setting, models: int) -> Node:

@@ -71,6 +71,7 @@ def predict(
     *,
     profile: str = "reference",
     catalogue_files: Sequence[Path] = (),
+    node_file: Path | None = None,
 ) -> Predictions:
     """Predict what one replica of each deployment gives under its workload.
 
@@ -79,6 +80,7 @@ def predict(
         workloads: One, or one for each deployment; `concurrency` is that of one replica.
         profile: Name of a profile, or a shared profile file.
         catalogue_files: TOML files with your own GPUs.
+        node_file: Node file that `shardwise doctor --save` wrote; its links are those of its GPU.
 
     Raises:
         UnknownNameError: A model, GPU or engine is not known.
@@ -86,13 +88,14 @@ def predict(
         DoesNotFitError: A deployment does not have the memory.
     """
     pairs = _pairs(deployments, workloads)
+    files = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
     subjects: dict[tuple[Any, ...], Subject] = {}
     found = []
     for deployment, workload in pairs:
         d = deployment
         key = (d.model, d.gpu, d.engine, d.dtypes, d.engine_version, d.speculation)
         if key not in subjects:
-            subjects[key] = _subject(d, profile, catalogue_files)
+            subjects[key] = _subject(d, profile, files)
         found.append(_predicted(subjects[key], d, workload))
     return Predictions(found)
 
@@ -137,12 +140,20 @@ def _predicted(subject: Subject, deployment: Deployment, workload: Workload) -> 
     return estimate(subject, [asked], [workload])[0]
 
 
-def predict_rows(rows: Path, *, profile: str = "reference") -> PredictedRows:
+def predict_rows(
+    rows: Path,
+    *,
+    profile: str = "reference",
+    catalogue_files: Sequence[Path] = (),
+    node_file: Path | None = None,
+) -> PredictedRows:
     """Predict each row of a CSV file with the columns of measured rows.
 
     Args:
         rows: The file; the reference of file formats lists its columns.
         profile: Name of a profile, or a shared profile file.
+        catalogue_files: TOML files with your own GPUs.
+        node_file: Node file that `shardwise doctor --save` wrote: rows of its GPU are on its links.
 
     Raises:
         InputError: The file cannot be read, or none of its rows can be predicted.
@@ -150,10 +161,14 @@ def predict_rows(rows: Path, *, profile: str = "reference") -> PredictedRows:
     from shardwise.perfmodel.predicting import NEW_COLUMNS, predict_table
     from shardwise.perfmodel.profiles import load_profile
     from shardwise.perfmodel.rows import read_table
+    from shardwise.perfmodel.subject import catalogue_for
 
+    files = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
     loaded = load_profile(profile)
     header, table = read_table(Path(rows))
-    predicted, problems = predict_table(table, loaded)
+    predicted, problems = predict_table(
+        table, loaded, lambda gpu, engine: catalogue_for(files, gpu, engine).gpu(gpu)
+    )
     kept = [name for name in header if name not in NEW_COLUMNS]
     found = PredictedRows([*kept, *NEW_COLUMNS], predicted, problems)
     if not found.predicted:

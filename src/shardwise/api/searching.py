@@ -62,6 +62,7 @@ def search(
     tpot_s: float | None = None,
     profile: str = "reference",
     catalogue_files: Sequence[Path] = (),
+    node_file: Path | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> SearchResult:
     """Simulate every deployment under every policy and rate, `seeds` times each.
@@ -90,6 +91,7 @@ def search(
         tpot_s: Bound on time per output token that a good request meets, in seconds.
         profile: Name of a profile, or a shared profile file.
         catalogue_files: TOML files with your own GPUs and prices.
+        node_file: Node file that `shardwise doctor --save` wrote; its links are those of its GPU.
         progress: Called with how many simulations are done, and how many there are.
 
     Raises:
@@ -110,8 +112,9 @@ def search(
         think_s=think_s, prefix_tokens=prefix_tokens, prefixes=prefixes,
     )  # fmt: skip
     lengths = Lengths(isl, length_cv), Lengths(osl, length_cv)
-    files = tuple(str(Path(path).resolve()) for path in catalogue_files)
-    digest = digest_of(catalogue_files)
+    given = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
+    files = tuple(str(Path(path).resolve()) for path in given)
+    digest = digest_of(given)
     jobs: list[Job] = [
         Job(
             deployment,

@@ -198,6 +198,7 @@ def simulate(
     seed: int = 0,
     profile: str = "reference",
     catalogue_files: Sequence[Path] = (),
+    node_file: Path | None = None,
     lengths_file: Path | None = None,
     hash_block: int | None = None,
     prefill_replicas: int = 0,
@@ -230,6 +231,7 @@ def simulate(
         seed: Seed of arrivals and lengths.
         profile: Name of a profile, or a shared profile file.
         catalogue_files: TOML files with your own GPUs and prices.
+        node_file: Node file that `shardwise doctor --save` wrote; its links are those of its GPU.
         lengths_file: ShareGPT file or trace to draw lengths from.
         hash_block: Tokens of one of a trace's `hash_ids`.
         prefill_replicas: Replicas that compute prompts alone; the deployment's then decode alone.
@@ -250,11 +252,12 @@ def simulate(
         raise InputError(
             f"given: {', '.join(named) or 'no load'}", f"needed: exactly one of {', '.join(given)}"
         )
+    files = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
     asked = Asked(
         trace_file, request_rate, tuple(stages), concurrency, hash_block, arrivals, isl, osl,
         length_cv, lengths_file, duration_s, warmup_s, turns, think_s, prefix_tokens, prefixes,
         policy, tuple(failures), ttft_s, tpot_s, usd_per_gpu_hour, seed, profile,
-        tuple(catalogue_files), prefix_caching, prefill_replicas, prefill_tp,
+        files, prefix_caching, prefill_replicas, prefill_tp,
     )  # fmt: skip
     some = [deployments] if isinstance(deployments, Deployment) else list(deployments)
     return Simulation(answer(some, asked))
@@ -266,12 +269,12 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     profile = load_profile(asked.profile)
     pools = None
     if asked.prefill_replicas:
-        pools = _pools(deployments, asked, profile, catalogue)
+        pools = _pools(deployments, asked, profile, _catalogue(asked, deployments[0]))
         groups = pools.groups
     else:
         groups = [
-            with_caching(make_group(deployment, profile, catalogue), asked.prefix_caching)
-            for deployment in deployments
+            with_caching(make_group(d, profile, _catalogue(asked, d)), asked.prefix_caching)
+            for d in deployments
         ]
     trace = _trace(asked, groups)
     price = price_of(groups, asked.usd_per_gpu_hour, catalogue)
@@ -330,6 +333,11 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
                 else "; no rate holds with every request done"
             )
     return found
+
+
+def _catalogue(asked: Asked, deployment: Deployment) -> Catalogue:
+    """Where the GPU of a deployment is looked up, as its engine uses it."""
+    return catalogue_for(asked.catalogue_files, deployment.gpu, deployment.engine)
 
 
 def _pools(

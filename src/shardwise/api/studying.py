@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from shardwise.api.hardware import hardware_of
 from shardwise.api.result import Result
 from shardwise.layout.deployment import FixedLimits
 from shardwise.layout.speculation import Speculation
@@ -76,8 +77,8 @@ class StudyResult(Result):
 def study(
     model: str,
     *,
-    gpu: str,
-    gpus: int = 8,
+    gpu: str = "",
+    gpus: int | None = None,
     tp_sizes: Sequence[int] = TP_SIZES,
     concurrencies: Sequence[int] = BATCHES,
     isl: int = 2048,
@@ -96,6 +97,7 @@ def study(
     profile: str = "reference",
     catalogue_files: Sequence[Path] = (),
     usd_per_gpu_hour: float | None = None,
+    node_file: Path | None = None,
     speculation: str = "none",
     acceptance: float | None = None,
     command: str = "",
@@ -104,8 +106,8 @@ def study(
 
     Args:
         model: A bundled id, a folder, a `config.json` or a Hugging Face id.
-        gpu: GPU id of the catalogue.
-        gpus: GPUs in the node.
+        gpu: GPU id of the catalogue; may be left out with `node_file`.
+        gpus: GPUs in the node; None: those of the node file, else 8.
         tp_sizes: TP sizes to compare.
         concurrencies: Requests in flight per copy.
         isl: Input tokens of a request.
@@ -124,6 +126,7 @@ def study(
         profile: Name of a profile, or a shared profile file.
         catalogue_files: TOML files with your own GPUs and prices.
         usd_per_gpu_hour: Price; None takes the catalogue's.
+        node_file: Node file that `shardwise doctor --save` wrote; gives GPUs, links and devices.
         speculation: Drafted tokens a step: `mtp:3` by the model's own heads, or `DRAFT-MODEL:4`.
         acceptance: Share of drafted tokens that is accepted; None assumes one, with a range.
         command: Command that makes the study again, kept in its files.
@@ -135,13 +138,14 @@ def study(
     from shardwise.analysis.run import Question
     from shardwise.reports.answering import Wanted, answer
 
+    taken = hardware_of(gpu, gpus, node_file, catalogue_files)
     asked = Asked(
-        model, gpu, engine, dtype, kv_dtype, profile, tuple(catalogue_files), engine_version,
+        model, taken.gpu, engine, dtype, kv_dtype, profile, taken.files, engine_version,
         Speculation.parse(speculation, acceptance),
     )  # fmt: skip
     subject, catalogue = subject_of(asked)
     question = Question(
-        gpus, tuple(tp_sizes), tuple(concurrencies), isl, osl, mode, requests,
+        taken.gpus, tuple(tp_sizes), tuple(concurrencies), isl, osl, mode, requests,
         limits or FixedLimits(), cached_tokens, length_cv,
     )  # fmt: skip
     slo = Slo(ttft_s=ttft_s, tpot_s=tpot_s)

@@ -73,11 +73,11 @@ def doctor(
     topo -m, rocm-smi --showtopo, amd-smi topology, lscpu, vLLM's collect_env, and start-up logs of
     vLLM and SGLang. Changes nothing.
     """
-    from shardwise.doctor.all_reduce import ENGINES
     from shardwise.doctor.diagnosis import diagnose
     from shardwise.doctor.startup_check import compare
     from shardwise.node.files import write
     from shardwise.node.reading.read import require_whole
+    from shardwise.perfmodel.node_all_reduce import ENGINES
 
     if more and not sources:
         raise InputError(f"unexpected argument {more[0][:80]!r}", remedy="pass --from FILE...")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardwise.cli.files import show_table
-from shardwise.cli.options import JSON, WIDE
+from shardwise.cli.options import JSON, NODE, WIDE
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,8 +23,12 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 @click.command()
 @FILE
 @click.option("--on", default="", help="Ray cluster for the replicas: ray://host:port.")
-def up(file: Path, on: str) -> None:
-    """Start the replicas and balancer of FILE, or bring what runs in line with its changes."""
+@NODE
+def up(file: Path, on: str, node_file: Path | None) -> None:
+    """Start the replicas and balancer of FILE, or bring what runs in line with its changes.
+
+    With --node, replicas for which FILE names no devices get the GPUs with the best links.
+    """
     from shardwise.hosting.operating import up as bring_up
 
     shown: set[tuple[str, str]] = set()
@@ -36,7 +40,7 @@ def up(file: Path, on: str) -> None:
                 note = f": {replica.note}" if replica.note else ""
                 click.echo(f"{replica.replica} {replica.status}{note}", err=True)
 
-    now = bring_up(file, progress, on)
+    now = bring_up(file, progress, on, node_file)
     click.echo(f"{len(now.replicas)} replicas behind {now.balancer} on {now.url}")
 
 
@@ -143,12 +147,21 @@ def down(file: Path, grace_s: float) -> None:
     help="Format to write the deployment in.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A folder; else stdout.")
-def export(file: Path, target: str, output: Path | None) -> None:
-    """Write FILE as compose, systemd units, Kubernetes manifests or a Ray Serve config."""
+@NODE
+def export(file: Path, target: str, output: Path | None, node_file: Path | None) -> None:
+    """Write FILE as compose, systemd units, Kubernetes manifests or a Ray Serve config.
+
+    With --node, replicas for which FILE names no devices get the GPUs with the best links.
+    """
     from shardwise.hosting.deployment_file import load
     from shardwise.hosting.exports import export as translate
 
-    files = translate(load(file), target)
+    deployment = load(file)
+    if node_file is not None:
+        from shardwise.hosting.placing import placed
+
+        deployment = placed(deployment, node_file)
+    files = translate(deployment, target)
     if output is None:
         for name, text in files.items():
             sys.stdout.write(f"# {name}\n{text}" if len(files) > 1 else text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from shardwise.cli.files import WIDE_KEY
 from shardwise.engines import get, names
@@ -143,6 +144,16 @@ CATALOGUE: Final = click.option(
     multiple=True,
     help="TOML file with your own GPUs and prices; repeatable.",
 )
+GPUS: Final = click.option(
+    "--gpus", type=int, help="GPUs in the node; default: those of the node file, else 8."
+)
+#: One meaning wherever a GPU is named: it is looked up as it is on that node.
+NODE: Final = click.option(
+    "--node",
+    "node_file",
+    type=click.Path(path_type=Path),
+    help="Node file of 'shardwise doctor --save': GPUs, their number, links and devices.",
+)
 PROFILE: Final = click.option(
     "--profile",
     default="reference",
@@ -224,6 +235,29 @@ def limit_options(command: F) -> F:
     return command
 
 
+def put_on_node(options: dict[str, Any]) -> None:
+    """Put the node of --node into `options`: its GPU's id, how many there are where the command
+    asks for that, and its file among those of the catalogue. Without --node, --gpus is 8 if it is
+    not given.
+
+    Raises:
+        InputError: The file cannot be used, or says otherwise than --gpu and --gpus.
+    """
+    from shardwise.api.hardware import USUAL_GPUS, hardware_of
+
+    path = options.pop("node_file")
+    if path is None:
+        if "gpus" in options and options["gpus"] is None:
+            options["gpus"] = USUAL_GPUS
+        return
+    source = click.get_current_context().get_parameter_source("gpu")
+    gpu = "" if source is ParameterSource.DEFAULT else options["gpu"] or ""
+    found = hardware_of(gpu, options.get("gpus"), path, options["catalogue_files"])
+    options["gpu"], options["catalogue_files"] = found.gpu, found.files
+    if "gpus" in options:
+        options["gpus"] = found.gpus
+
+
 def fixed_limits(options: Mapping[str, Any]) -> FixedLimits:
     """The limits that a command's options fix. Raises InputError for an impossible one."""
     return FixedLimits(
@@ -235,9 +269,10 @@ def fixed_limits(options: Mapping[str, Any]) -> FixedLimits:
 
 
 def subject_options(command: F, gpu_required: bool = True) -> F:
-    """MODEL, --gpu, --engine, --dtype, --kv-dtype, --profile, --catalogue."""
+    """MODEL, --gpu, --node, --engine, --dtype, --kv-dtype, --profile, --catalogue."""
     for option in (
         CATALOGUE,
+        NODE,
         PROFILE,
         KV_DTYPE,
         click.option(

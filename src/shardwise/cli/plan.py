@@ -18,9 +18,11 @@ from shardwise.cli.files import (
 from shardwise.cli.options import (
     CATALOGUE,
     ENGINE,
+    GPUS,
     JSON,
     KV_DTYPE,
     LENGTH_CV,
+    NODE,
     PRICE,
     PROFILE,
     WIDE,
@@ -44,18 +46,14 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
 @click.argument("model")
 @click.option("--model", "more", multiple=True, help="Another model on the node; repeatable.")
 @click.option("--gpu", multiple=True, help="GPU id, e.g. h200; several are compared.")
-@click.option("--gpus", type=int, default=8, show_default=True, help="GPUs in the node.")
+@GPUS
 @click.option(
     "--nodes", type=int, default=1, show_default=True, help="Number of nodes, each of --gpus GPUs."
 )
 @click.option(
     "--network", default="", help="Network between nodes, e.g. ib-ndr, roce-400, ethernet-100."
 )
-@click.option(
-    "--node",
-    type=click.Path(path_type=Path),
-    help="Node file of 'shardwise doctor --save': GPUs, their number, links and devices.",
-)
+@NODE
 @click.option(
     "--startup-log",
     type=click.Path(allow_dash=True),
@@ -127,7 +125,7 @@ def plan(
     """
     from shardwise.api.planning import plan as plan_models
 
-    if not options["gpu"] and options["node"] is None:
+    if not options["gpu"] and options["node_file"] is None:
         raise InputError("no --gpu is given", "allowed: a GPU id, or a node file with --node")
     for path in filter(None, (output, save)):
         require_writable(path)
@@ -209,7 +207,7 @@ def shared_arguments(options: dict[str, Any]) -> dict[str, Any]:
         "cached_tokens": options["cached_tokens"],
         "length_cv": options["length_cv"],
         "gpus": options["gpus"],
-        "node_file": options["node"],
+        "node_file": options["node_file"],
         "ttft_s": options["ttft"],
         "tpot_s": options["tpot"],
         "e2e_latency_s": options["e2e"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from shardwise.cli.files import print_result, require_writable, write_csv
-from shardwise.cli.options import JSON, PROFILE
+from shardwise.cli.options import CATALOGUE, JSON, NODE, PROFILE
 from shardwise.cli.rows import report_problems, report_unused_of
 
 
@@ -17,8 +17,17 @@ from shardwise.cli.rows import report_problems, report_unused_of
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="CSV file to write."
 )
 @PROFILE
+@NODE
+@CATALOGUE
 @JSON
-def predict(rows: Path, output: Path, profile: str, as_json: bool) -> None:
+def predict(
+    rows: Path,
+    output: Path,
+    profile: str,
+    node_file: Path | None,
+    catalogue_files: tuple[Path, ...],
+    as_json: bool,
+) -> None:
     """Predict each row of ROWS, a CSV file with the columns of measured rows.
 
     Columns needed: model_id, gpu_id, engine_id, weight_dtype, tp, mode, concurrency, isl, osl.
@@ -28,7 +37,9 @@ def predict(rows: Path, output: Path, profile: str, as_json: bool) -> None:
     from shardwise.api.predicting import predict_rows
 
     require_writable(output)
-    found = predict_rows(rows, profile=profile)
+    found = predict_rows(
+        rows, profile=profile, catalogue_files=catalogue_files, node_file=node_file
+    )
     report_unused_of(rows)
     report_problems(found.problems)
     write_csv(output, found.header, found.rows)

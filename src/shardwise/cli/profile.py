@@ -10,7 +10,7 @@ import click
 from shardwise import metrics
 from shardwise.cli.engine_extra import require_engine_extra
 from shardwise.cli.files import require_writable, say, show_table, write_csv
-from shardwise.cli.options import COMPUTE_DTYPE, DEVICE, JSON, WIDE, sizes
+from shardwise.cli.options import COMPUTE_DTYPE, DEVICE, JSON, NODE, WIDE, put_on_node, sizes
 from shardwise.errors import InputError
 from shardwise.reports.numbers import quantity
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="This hardware in the rows; one of the catalogue lets --emulate add its all-reduce.",
 )
+@NODE
 @click.option("--model-id", default="", help="The model in the rows; default: its path.")
 @WIDE
 @JSON
@@ -67,6 +68,7 @@ def profile(
     tp: str,
     batch: str,
     gpu: str,
+    node_file: Path | None,
     model_id: str,
     as_json: bool,
     output: Path | None,
@@ -86,7 +88,10 @@ def profile(
         batches=sizes(batch, "--batch"),
         **{name: given.pop(name) for name in ("isl", "osl", "repeats", "emulate")},
     )
-    named = profile_rows.Named(model_id or profile_rows.model_id(model), gpu)
+    hardware: dict[str, Any] = {"gpu": gpu, "node_file": node_file, "catalogue_files": ()}
+    put_on_node(hardware)
+    name, files = model_id or profile_rows.model_id(model), hardware["catalogue_files"]
+    named = profile_rows.Named(name, hardware["gpu"], files)
     if output is not None:
         require_writable(output)
         if question.emulate and max(question.tp_sizes) > 1:

@@ -11,6 +11,7 @@ import click
 from msgspec.structs import replace
 
 from shardwise.cli.files import require_writable
+from shardwise.cli.options import CATALOGUE, NODE
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,16 @@ if TYPE_CHECKING:
     default="",
     help="Other GPUs under the same question: h200,mi355x; up to 3.",
 )
-def report(study: Path, output: Path, measured: Path | None, gpus: str) -> None:
+@NODE
+@CATALOGUE
+def report(
+    study: Path,
+    output: Path,
+    measured: Path | None,
+    gpus: str,
+    node_file: Path | None,
+    catalogue_files: tuple[Path, ...],
+) -> None:
     """STUDY, a folder that `shardwise study -o` wrote, as one file to read, print and forward.
 
     The file needs no network and no script.
@@ -46,11 +56,20 @@ def report(study: Path, output: Path, measured: Path | None, gpus: str) -> None:
     found = read_study(study)
     if measured:
         found = replace(found, measured=_of_study(found.study.evidence[0], measured))
+    if (node_file or catalogue_files) and not gpus:
+        raise InputError(
+            "--node or --catalogue without --vs",
+            "needed: --vs",
+            "the study itself was predicted when it was saved",
+        )
     if gpus:
+        from shardwise.api.hardware import hardware_of
         from shardwise.reports.comparing import compared_with
 
         names = [name.strip() for name in gpus.split(",") if name.strip()]
-        found = replace(found, compared=compared_with(found, names))
+        own = found.study.evidence[0].deployment.gpu
+        taken = hardware_of(own, None, node_file, catalogue_files)
+        found = replace(found, compared=compared_with(found, names, taken.files))
     command = shlex.join(["shardwise", *sys.argv[1:]])
     page = report_html(found, command).encode()
     write_bytes(output, page)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from shardwise.cli.files import print_result, show_progress, show_table
-from shardwise.cli.options import JSON, WIDE, sizes
+from shardwise.cli.options import JSON, WIDE, put_on_node, sizes
 from shardwise.cli.simulate_options import (
     MAX_REPLICAS,
     POLICIES,
@@ -17,6 +17,7 @@ from shardwise.cli.simulate_options import (
     deployment_options,
     load_arguments,
     load_options,
+    require_on_node,
     require_window,
 )
 from shardwise.errors import InputError
@@ -81,7 +82,11 @@ def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> N
     """
     from shardwise.api.searching import search as run
 
+    on_node = options["node_file"] is not None
+    put_on_node(options)
     deployments = _deployments(model, options)
+    if on_node:
+        require_on_node(deployments, options["catalogue_files"][-1], options["gpu"])
     if options["turns"] is None:  # sessions go on after the duration
         require_window(options["duration"], options["warmup"])
     found = run(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from shardwise.cli.files import show_table
-from shardwise.cli.options import ABOVE_0, JSON, SEED, WIDE, Duration, Finite
+from shardwise.cli.options import ABOVE_0, JSON, SEED, WIDE, Duration, Finite, put_on_node
 from shardwise.cli.simulate_options import (
     DEPLOYMENT,
     MAX_REPLICAS,
@@ -18,6 +18,7 @@ from shardwise.cli.simulate_options import (
     deployment_options,
     load_arguments,
     load_options,
+    require_on_node,
     require_window,
     stages_of,
 )
@@ -231,9 +232,13 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
         )
     _require_window(options)
     _require_pools(deployment, options)
+    on_node = options["node_file"] is not None
+    put_on_node(options)
     named = {name: options.pop(name) for name in (*DEPLOYMENT, "tp_size", "replicas")}
     _say_if_long(options)
     deployments = read_deployments(deployment, named)
+    if on_node:
+        require_on_node(deployments, options["catalogue_files"][-1], named["gpu"])
     if options["day"] is not None:
         _day(deployments, options, as_json)
         return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -12,6 +13,7 @@ from shardwise.cli.options import (
     ENGINE,
     KV_DTYPE,
     LENGTH_CV,
+    NODE,
     PROFILE,
     Duration,
     Finite,
@@ -54,8 +56,8 @@ def stages_of(texts: tuple[str, ...]) -> list[Stage]:
 
 
 def deployment_options(command: F) -> F:
-    """--gpu, --engine, --dtype, --kv-dtype, --profile, --catalogue, --no-prefix-caching; the parts
-    of a layout beside TP and replicas, speculation and limits."""
+    """--gpu, --node, --engine, --dtype, --kv-dtype, --profile, --catalogue, --no-prefix-caching;
+    the parts of a layout beside TP and replicas, speculation and limits."""
     command = speculation_options(limit_options(command))
     for option in (
         *(
@@ -68,6 +70,7 @@ def deployment_options(command: F) -> F:
             )
         ),
         click.option("--gpu", default="h200", show_default=True, help="GPU id, e.g. h200."),
+        NODE,
         ENGINE,
         click.option(
             "--dtype",
@@ -189,6 +192,23 @@ def deployment_of(
         engine_version=options["engine_version"],
         speculation=speculation_of(options),
     )
+
+
+def require_on_node(deployments: Sequence[Deployment], node_file: Path, gpu: str) -> None:
+    """Raise InputError for a deployment that the node of --node does not hold."""
+    from shardwise.node.files import read
+
+    count = len(read(node_file).devices)
+    for d in deployments:
+        if d.gpu != gpu:
+            raise InputError(
+                f"{d.model} is deployed on {d.gpu}, and {node_file} is a node of {gpu}",
+                "needed: the node file of those GPUs",
+            )
+        if d.layout.replica_gpus > count:
+            raise InputError(
+                f"{d.layout.name} on {node_file}", f"allowed: up to {count} GPUs a replica"
+            )
 
 
 def require_window(duration_s: float, warmup_s: float) -> None:

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from shardwise.cli.files import print_result, say_prose, show_progress, show_table
 from shardwise.cli.options import (
+    GPUS,
     JSON,
     LENGTH_CV,
     PRICE,
@@ -20,6 +21,7 @@ from shardwise.cli.options import (
     Duration,
     fixed_limits,
     limit_options,
+    put_on_node,
     sizes,
     speculation_options,
     subject_options,
@@ -31,7 +33,7 @@ from shardwise.errors import InputError
 @partial(subject_options, gpu_required=False)
 @limit_options
 @speculation_options
-@click.option("--gpus", default=8, show_default=True, help="GPUs in the node.")
+@GPUS
 @click.option(
     "--layouts",
     default="",
@@ -92,6 +94,13 @@ def study(**given: Any) -> None:
         raise InputError("--layouts with --measure", "allowed: --tp", "a measured study varies TP")
     if given["measure"] and given["cached_tokens"]:
         raise InputError(f"--cached-tokens {given['cached_tokens']} with --measure", "allowed: 0")
+    if given["measure"] and given["node_file"] is not None:
+        raise InputError(
+            f"--node {given['node_file']} with --measure",
+            "allowed: one of them",
+            "what is measured is this machine",
+        )
+    put_on_node(given)
     if given["measure"]:
         from shardwise.cli.study_measure import measure
 
@@ -106,7 +115,9 @@ def _predict(given: dict[str, Any]) -> None:
 
     if not given["gpu"]:
         raise InputError(
-            "--gpu is missing", "a GPU of the catalogue, or --measure for this one", field="gpu"
+            "--gpu is missing",
+            "a GPU of the catalogue, a node file with --node, or --measure for this one",
+            field="gpu",
         )
     if given["output"]:
         prepare_folder(given["output"])

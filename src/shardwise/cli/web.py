@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from shardwise.cli.options import CATALOGUE, PROFILE
+from shardwise.cli.options import CATALOGUE, NODE, PROFILE
 from shardwise.errors import InputError
 
 HOST: Final = "127.0.0.1"
@@ -26,17 +26,20 @@ HOST: Final = "127.0.0.1"
     "--model", "models", multiple=True, help="Your own config.json or folder; repeatable."
 )
 @PROFILE
+@NODE
 @CATALOGUE
 def web(
     port: int,
     store: Path | None,
     models: tuple[str, ...],
     profile: str,
+    node_file: Path | None,
     catalogue_files: tuple[Path, ...],
 ) -> None:
     """Open the explorer: choose model, GPU and TP, and see what each costs and gains.
 
-    It listens on 127.0.0.1 alone and reads no file but those of --store, --model and --catalogue.
+    It listens on 127.0.0.1 alone and reads no file but those of --store, --model, --node and
+    --catalogue.
     """
     try:
         import uvicorn
@@ -48,6 +51,7 @@ def web(
         ) from None
     from msgspec.structs import replace
 
+    from shardwise.api.hardware import hardware_of
     from shardwise.perfmodel.profiles import load_profile
     from shardwise.web.asking import explorer
     from shardwise.web.store import Store
@@ -56,6 +60,10 @@ def web(
     known = replace(
         explorer(models, Store(store)), profile=profile, catalogue_files=catalogue_files
     )
+    if node_file is not None:
+        taken = hardware_of("", None, node_file, catalogue_files)
+        start = replace(known.start, gpu=taken.gpu, gpus=taken.gpus)
+        known = replace(known, catalogue_files=taken.files, start=start)
     _ = known.catalogue
     _ = known.store.files  # refused here, where the user sees it
     listener = _listen(port)

@@ -8,12 +8,12 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from shardwise.doctor.all_reduce import ENGINES, AllReduce, choose
-from shardwise.doctor.cost import Cost, CostFunction, measured_costs
 from shardwise.doctor.findings import Finding, findings
 from shardwise.node.node import Node
 from shardwise.node.placement import Placement, placements, tp_sizes
 from shardwise.node.reading.read import Reading
+from shardwise.perfmodel.node_all_reduce import ENGINES, AllReduce, choose
+from shardwise.perfmodel.node_cost import Cost, CostFunction, measured_costs
 
 #: A model of 80 layers with a hidden size of 8192 in 16 bits (Llama 3 70B): bytes of one token's
 #: hidden state, and all-reduces of a step (two a layer).

@@ -7,7 +7,6 @@ from typing import Final, Literal
 
 import msgspec
 
-from shardwise.doctor.all_reduce import nccl_level, transport_of
 from shardwise.node.generations import (
     always_has_nvlink,
     lacks_peer_access,
@@ -18,6 +17,7 @@ from shardwise.node.node import Device, Node
 from shardwise.node.placement import Placement, best, placements, tp_sizes
 from shardwise.node.reading.environment import says_nothing
 from shardwise.node.reading.read import Reading
+from shardwise.perfmodel.node_all_reduce import nccl_level, transport_of
 from shardwise.units import GIB
 
 Severity = Literal["error", "warning", "note"]

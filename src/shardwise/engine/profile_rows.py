@@ -24,6 +24,7 @@ from shardwise.hardware.gpu import Gpu
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.perfmodel.coefficients import COEFFICIENTS
 from shardwise.perfmodel.profiles import Calibrated, bundled_profile, calibrated
+from shardwise.perfmodel.subject import catalogue_for
 from shardwise.workload.workload import Workload
 
 Z80: Final = 1.28  #: half an 80 % interval of a normal, in standard deviations
@@ -36,12 +37,13 @@ class Named(msgspec.Struct, frozen=True):
 
     model: str
     gpu: str
+    catalogue_files: tuple[Path, ...] = ()  #: a node file, where the GPU is looked up on one
 
     @property
     def known_gpu(self) -> Gpu | None:
         """Its entry in the catalogue, where it has one."""
         try:
-            return default_catalogue().gpu(self.gpu)
+            return catalogue_for(self.catalogue_files, self.gpu, "builtin").gpu(self.gpu)
         except UnknownNameError:
             return None
 

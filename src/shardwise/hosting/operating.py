@@ -33,10 +33,11 @@ class HostingError(ShardwiseError):
     exit_code = 1
 
 
-def up(path: Path, progress: Progress, on: str = "") -> State:
+def up(path: Path, progress: Progress, on: str = "", node_file: Path | None = None) -> State:
     """Bring what runs in line with the file at `path`; the state once every replica settled.
 
     `on` is a Ray cluster to run the replicas on, as ray://host:port; the balancer stays here.
+    `node_file` says which GPUs replicas take for which the file names none.
 
     InputError, with nothing started or changed, if the file cannot be run here. HostingError if
     the controller fails or a replica is given up; the others serve on.
@@ -44,6 +45,14 @@ def up(path: Path, progress: Progress, on: str = "") -> State:
     file = load(path)
     if on:
         file = msgspec.structs.replace(file, node=msgspec.structs.replace(file.node, ray=on))
+    if node_file is not None:
+        from shardwise.hosting.placing import placed
+
+        if file.node.ray:
+            raise InputError(
+                f"--node {node_file} with replicas on Ray", "", "the cluster chooses their GPUs"
+            )
+        file = placed(file, node_file)
     folder = state.folder(path)
     with ExitStack() as held:
         first = not folder.is_dir()

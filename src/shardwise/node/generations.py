@@ -7,7 +7,7 @@ from functools import cache
 from typing import Final
 
 from shardwise.errors import UnknownNameError
-from shardwise.hardware.catalogue import default_catalogue
+from shardwise.hardware.catalogue import Catalogue, default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.node.node import Device, Node
 
@@ -33,11 +33,16 @@ def name_of(node: Node) -> str:
 
 @cache
 def catalogue_gpu(name: str) -> Gpu | None:
-    """The catalogue's GPU of a driver's name; None where it has none."""
+    """The usual catalogue's GPU of a driver's name; None where it has none."""
+    return gpu_named(default_catalogue(), name)
+
+
+def gpu_named(catalogue: Catalogue, name: str) -> Gpu | None:
+    """The GPU of a driver's name; None where `catalogue` has none."""
     for spelling in (name, " ".join(_DRIVER_WORDS.sub(" ", name).split())):
         if spelling:
             try:
-                return default_catalogue().gpu(spelling)
+                return catalogue.gpu(spelling)
             except UnknownNameError:
                 continue
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -76,6 +76,16 @@ class Node(msgspec.Struct, frozen=True):
     def indices(self) -> tuple[int, ...]:
         """Device indices in ascending order."""
         return tuple(sorted(device.index for device in self.devices))
+
+    def only(self, indices: Collection[int]) -> Node:
+        """The node as if it had the GPUs of `indices` alone."""
+        return Node(
+            tuple(d for d in self.devices if d.index in indices),
+            {p: link for p, link in self.links.items() if set(p) <= set(indices)},
+            {p: access for p, access in self.peer_access.items() if set(p) <= set(indices)},
+            {key: link for key, link in self.nic_links.items() if key[0] in indices},
+            self.host,
+        )
 
     def device(self, index: int) -> Device:
         """Device with this index."""

@@ -124,8 +124,17 @@ def _unstated_kv_dtype(row: Row, model: Model, gpu: Gpu) -> str:
     return model.kv_dtype
 
 
-def _key(row: Row) -> Key:
-    gpu = default_catalogue().gpu(row.gpu)
+#: The GPU of an id or spelling, as an engine uses it.
+GpuOf = Callable[[str, str], Gpu]
+
+
+def usual_gpu(name: str, engine: str) -> Gpu:  # noqa: ARG001
+    """The GPU of the usual catalogue, whichever engine runs on it."""
+    return default_catalogue().gpu(name)
+
+
+def _key(row: Row, gpu_of: GpuOf) -> Key:
+    gpu = gpu_of(row.gpu, row.engine)
     model = _model(row.model, row.weight_dtype, gpu.vendor)
     if row.drafted is not None:
         require_draft(model, row.drafted)
@@ -175,18 +184,18 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
     return make_load(model, platform, key.kv_dtype, deployments, offered, draft)
 
 
-def group(rows: Iterable[Row]) -> tuple[list[Batch], list[Problem]]:
+def group(rows: Iterable[Row], gpu_of: GpuOf = usual_gpu) -> tuple[list[Batch], list[Problem]]:
     """Batches of the rows that name a known model, GPU and dtype, and the others' problems."""
     by_key: dict[Key, list[Row]] = {}
     problems = []
     for row in rows:
         try:
-            by_key.setdefault(_key(row), []).append(row)
+            by_key.setdefault(_key(row, gpu_of), []).append(row)
         except ShardwiseError as error:
             problems.append(Problem(row.number, str(error)))
     batches = []
     for key, members in by_key.items():
-        gpu = default_catalogue().gpu(key.gpu)
+        gpu = gpu_of(key.gpu, key.engine)
         model = _model(members[0].model, members[0].weight_dtype, gpu.vendor)
         batches.append(Batch(key, model, gpu, _load(members, model, gpu, key), tuple(members)))
     return batches, problems

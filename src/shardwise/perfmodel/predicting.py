@@ -15,7 +15,7 @@ from shardwise.engines.registry import get
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.layout.rules import require_length, undivided, violations
-from shardwise.perfmodel.batches import Batch, group
+from shardwise.perfmodel.batches import Batch, GpuOf, group, usual_gpu
 from shardwise.perfmodel.estimate import note_of
 from shardwise.perfmodel.intervals import half_width, with_speculation
 from shardwise.perfmodel.knowledge import Asked, asked_of
@@ -116,6 +116,9 @@ def cannot_run(batch: Batch) -> list[Problem]:
 
 def _refused(batch: Batch, row: Row, loader: Loader) -> str:
     """Why a row's layout cannot run, "" where it can."""
+    most = batch.gpu.interconnect.max_world
+    if batch.gpu.all_reduce_source and row.layout.replica_gpus > most:  # that of a node file
+        return f"{row.layout.name} needs {row.layout.replica_gpus} GPUs, and the node has {most}"
     if broken := violations(batch.arch, row.layout, loader):
         return broken[0].message
     for problem in layout_problems(get(batch.key.engine), row.layout, batch.arch):
@@ -126,11 +129,11 @@ def _refused(batch: Batch, row: Row, loader: Loader) -> str:
 
 
 def predict_table(
-    table: Sequence[Mapping[str, str]], profile: Profile
+    table: Sequence[Mapping[str, str]], profile: Profile, gpu_of: GpuOf = usual_gpu
 ) -> tuple[list[dict[str, str]], list[Problem]]:
     """Every row with its predicted cells; a row that cannot be predicted has only the note why."""
     rows, problems = parse_rows(table)
-    batches, unknown = group(rows)
+    batches, unknown = group(rows, gpu_of)
     problems = problems + unknown
     predicted: dict[int, dict[str, str]] = {}
     for batch in batches:

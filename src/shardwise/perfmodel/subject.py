@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load
 from shardwise.engines.registry import get
+from shardwise.errors import InputError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue, load_catalogue
 from shardwise.hardware.user_files import own_hardware
 from shardwise.layout.rules import require_kv_dtype
@@ -20,7 +22,8 @@ from shardwise.perfmodel.profiles import calibrated, load_profile
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A subject as a user spells it. `catalogue_files` add or replace GPUs and prices."""
+    """A subject as a user spells it. `catalogue_files` add or replace GPUs and prices; one may be
+    a node file."""
 
     model: str
     gpu: str
@@ -33,15 +36,48 @@ class Asked(msgspec.Struct, frozen=True):
     speculation: Speculation | None = None
 
 
-def catalogue_for(files: Sequence[Path]) -> Catalogue:
-    """The bundled catalogue and the user's hardware folder, with `files` on top."""
-    return load_catalogue([*own_hardware(), *files]) if files else default_catalogue()
+def catalogue_for(files: Sequence[Path], gpu: str = "", engine: str = "vllm") -> Catalogue:
+    """The bundled catalogue and the user's hardware folder, with `files` on top.
+
+    Args:
+        files: TOML files that add or replace GPUs and prices. A node file among them puts its links
+            into its GPU, so that everything that looks the GPU up gets it as it is on that node.
+        gpu: The GPU that is asked about, for a node file that does not name its own.
+        engine: Whose all-reduces the node's links are given.
+
+    Raises:
+        InputError: A file cannot be used, or two are node files.
+    """
+    return (
+        _loaded(tuple(map(_version, (*own_hardware(), *files))), gpu, engine)
+        if files
+        else (default_catalogue())
+    )
+
+
+def _version(path: Path) -> tuple[Path, float]:
+    """A file and when it was written: another key once it has changed."""
+    try:
+        return Path(path), Path(path).stat().st_mtime
+    except OSError:
+        return Path(path), 0.0  # whoever reads it says why
+
+
+@lru_cache(maxsize=32)
+def _loaded(files: tuple[tuple[Path, float], ...], gpu: str, engine: str) -> Catalogue:
+    from shardwise.perfmodel.node_gpu import is_node_file, with_node
+
+    nodes = [path for path, _ in files if is_node_file(path)]
+    if len(nodes) > 1:
+        raise InputError(f"{len(nodes)} node files", "allowed: one")
+    catalogue = load_catalogue([path for path, _ in files if path not in nodes])
+    return with_node(catalogue, nodes[0], gpu, engine) if nodes else catalogue
 
 
 def subject_of(asked: Asked) -> tuple[Subject, Catalogue]:
     """The subject and the catalogue it was found in. Raises InputError for unknown names."""
     get(asked.engine)
-    catalogue = catalogue_for(asked.catalogue_files)
+    catalogue = catalogue_for(asked.catalogue_files, asked.gpu, asked.engine)
     arch, gpu = load(asked.model), catalogue.gpu(asked.gpu)
     siblings = default_catalogue().by_id
     known = calibrated(

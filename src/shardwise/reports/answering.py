@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
@@ -18,6 +19,7 @@ from shardwise.hardware.node import Node
 from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.memory import plan
+from shardwise.perfmodel.node_gpu import device_order_of, is_node_file
 from shardwise.perfmodel.subject import Asked
 from shardwise.planner import question as planning
 from shardwise.planner.plan import Plan, explore
@@ -75,7 +77,10 @@ def start_of(subject: Subject, wanted: Wanted, advice: Advice | NoAdvice) -> Eng
     if not isinstance(advice, Advice):
         return EngineCommands()
     given = wanted.asked.model if wanted.asked else subject.arch.id
-    return engine_commands(given, subject.arch, subject.gpu, shown_of(advice).evidence.deployment)
+    d = shown_of(advice).evidence.deployment
+    files = wanted.asked.catalogue_files if wanted.asked else ()
+    order = device_order_of(files, d.gpu, d.tp_size)
+    return engine_commands(given, subject.arch, subject.gpu, d, order)
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -160,14 +165,22 @@ def plan_command(wanted: Wanted, weight_dtype: str) -> str:
     if asked.speculation is not None:
         words += asked.speculation.options
     words += ["--profile", asked.profile] if asked.profile != "reference" else []
-    for file in asked.catalogue_files:
-        words += ["--catalogue", str(file)]
+    words += file_options(asked.catalogue_files)
     bounds = (("--ttft", slo.ttft_s), ("--tpot", slo.tpot_s), ("--e2e", slo.e2e_latency_s))
     for option, bound in bounds:
         words += [option, f"{bound * 1e3:g}ms"] if bound else []
     words += ["--request-rate", f"{wanted.request_rate:g}"] if wanted.request_rate else []
     words += ["--price", f"{wanted.usd_per_gpu_hour:g}"] if wanted.usd_per_gpu_hour else []
     return shlex.join([*words, "--save", "deployment.toml"])
+
+
+def file_options(files: Sequence[Path]) -> list[str]:
+    """The options that name `files`: --node for a node file, --catalogue for the others."""
+    return [
+        word
+        for file in files
+        for word in ("--node" if is_node_file(file) else "--catalogue", str(file))
+    ]
 
 
 def memory_of_each_gpu(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -13,11 +14,10 @@ from shardwise.analysis.advice import planned_advice
 from shardwise.analysis.layouts import LayoutStudy
 from shardwise.architecture.model import Model
 from shardwise.errors import DoesNotFitError, InputError, UnknownNameError
-from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.rules import allowed_tp
 from shardwise.perfmodel.memory import plan as memory_plan
-from shardwise.perfmodel.subject import Asked, subject_of
+from shardwise.perfmodel.subject import Asked, catalogue_for, subject_of
 from shardwise.reports.about import known_errors
 from shardwise.reports.answer import (
     Answer,
@@ -176,8 +176,12 @@ def series_of(name: str, gpus: int, answer: Answer, layouts: LayoutStudy, slo: S
     )
 
 
-def compared_with(output: StudyOutput, gpus: Sequence[str]) -> list[Side]:
+def compared_with(
+    output: StudyOutput, gpus: Sequence[str], files: Sequence[Path] = ()
+) -> list[Side]:
     """The study's own subject, then the same question on each of `gpus`.
+
+    `files` are of GPUs and prices, a node file among them.
 
     Raises InputError where a name is unknown, there are too many, or the study is not of requests
     kept in flight.
@@ -187,7 +191,7 @@ def compared_with(output: StudyOutput, gpus: Sequence[str]) -> list[Side]:
         raise InputError("a comparison of this study", "allowed: one of requests kept in flight")
     d = output.study.evidence[0].deployment
     profile = output.about.profile if output.about else "reference"
-    own = Asked(d.model, d.gpu, d.engine, d.dtypes.weight, d.dtypes.kv, profile)
+    own = Asked(d.model, d.gpu, d.engine, d.dtypes.weight, d.dtypes.kv, profile, tuple(files))
     subject, _ = subject_of(own)
     ground = ground_of(output)
     answer = answers_of(output.advice, layouts, ground)[0]
@@ -205,16 +209,16 @@ def compared_with(output: StudyOutput, gpus: Sequence[str]) -> list[Side]:
         first,
         *(
             side_of(replace(own, gpu=gpu), wanted, f"{question.gpus} × {gpu}")
-            for gpu in checked(gpus)
+            for gpu in checked(gpus, files)
         ),
     ]
 
 
-def checked(names: Sequence[str]) -> list[str]:
+def checked(names: Sequence[str], files: Sequence[Path] = ()) -> list[str]:
     """GPU ids for a comparison. Raises InputError where one is unknown or there are too many."""
     if len(names) > MOST - 1:
         raise InputError(f"{len(names)} GPUs to compare with", f"allowed: up to {MOST - 1}")
-    catalogue = default_catalogue()
+    catalogue = catalogue_for(files)
     unknown = [name for name in names if name not in catalogue.by_id]
     if unknown:
         raise UnknownNameError("GPU", unknown[0], catalogue.by_id)

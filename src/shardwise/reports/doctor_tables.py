@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from shardwise.doctor.all_reduce import AllReduce
 from shardwise.doctor.diagnosis import (
     ALL_REDUCES,
     MESSAGES,
@@ -16,6 +15,7 @@ from shardwise.doctor.diagnosis import (
 from shardwise.node.generations import catalogue_gpu
 from shardwise.node.node import Node
 from shardwise.node.reading.startup import Startup
+from shardwise.perfmodel.node_all_reduce import AllReduce
 from shardwise.reports.numbers import MISSING, number
 from shardwise.reports.table import Cell, Column, Row, Table, text_cell
 from shardwise.units import GIB, KB, MS, US

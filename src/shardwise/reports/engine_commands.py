@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from shardwise.architecture.model import Model
@@ -23,14 +25,17 @@ class EngineCommands(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
-def engine_commands(given: str, arch: Model, gpu: Gpu, deployment: Deployment) -> EngineCommands:
+def engine_commands(
+    given: str, arch: Model, gpu: Gpu, deployment: Deployment, order: Sequence[int] = ()
+) -> EngineCommands:
     """The engine's own commands for `deployment`, as `shardwise plan` prints them.
 
-    `given` is the model as the user named it.
+    `given` is the model as the user named it; `order` the node's GPUs as they are dealt (empty: as
+    they are numbered).
     """
     try:
         found = checkpoint(given, arch, deployment)
-        made = replicas(deployment, arch, gpu, found)
+        made = replicas(deployment, arch, gpu, found, order=order)
     except InputError as error:
         return EngineCommands(problem=str(error))
     files = tuple((file.name, file.text) for file in made[0].files)

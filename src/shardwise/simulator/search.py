@@ -103,8 +103,8 @@ def run_job(job: Job) -> Outcome:
 
 
 def _group(job: Job) -> Group:
-    catalogue = catalogue_for([Path(name) for name in job.catalogue_files])
-    group = make_group(job.deployment, load_profile(job.profile), catalogue)
+    d, files = job.deployment, [Path(name) for name in job.catalogue_files]
+    group = make_group(d, load_profile(job.profile), catalogue_for(files, d.gpu, d.engine))
     return replace(group, scheduling=replace(group.scheduling, prefix_caching=job.prefix_caching))
 
 

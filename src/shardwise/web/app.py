@@ -76,10 +76,10 @@ def app(known: Explorer) -> Starlette:
         return _json(_choices(known))
 
     async def study(request: Request) -> Response:
-        return _json(payload(known, _state(request)))
+        return _json(payload(known, _state(known, request)))
 
     async def more(request: Request) -> Response:
-        return _json(details(known, _state(request)))
+        return _json(details(known, _state(known, request)))
 
     routes: dict[str, Handler] = {
         "/": page,
@@ -102,7 +102,7 @@ def app(known: Explorer) -> Starlette:
 
 def _downloads(known: Explorer) -> dict[str, Handler]:
     async def csv(request: Request) -> Response:
-        output = study_of(known, _state(request))
+        output = study_of(known, _state(known, request))
         return _file(
             evidence_csv((*output.study.evidence, *output.measured)), "study.csv", "text/csv"
         )
@@ -110,7 +110,7 @@ def _downloads(known: Explorer) -> dict[str, Handler]:
     async def report(request: Request) -> Response:
         from shardwise.reports.html.page import report_html
 
-        state = _state(request)
+        state = _state(known, request)
         output = study_of(known, state)
         if compared(state):
             sides = sides_of(known, found_of(known, state))
@@ -119,7 +119,7 @@ def _downloads(known: Explorer) -> dict[str, Handler]:
         return _file(page, "report.html", "text/html")
 
     async def deployment(request: Request) -> Response:
-        state = _state(request)
+        state = _state(known, request)
         return _file(_deployment(known, state), "deployment.toml", "application/toml")
 
     return {
@@ -139,10 +139,10 @@ def _deployment(known: Explorer, state: State) -> bytes:
     return dump(planned([chosen_of(found, shown)], state.gpus)).encode()
 
 
-def _state(request: Request) -> State:
+def _state(known: Explorer, request: Request) -> State:
     if len(request.url.query) > MAX_QUERY:
         raise StateError({"model": f"the address is longer than {MAX_QUERY:,} characters"})
-    return parse_state(request.query_params)
+    return parse_state(request.query_params, known.start)
 
 
 async def _bad_fields(_: Request, error: Exception) -> Response:
@@ -153,7 +153,7 @@ async def _bad_fields(_: Request, error: Exception) -> Response:
 def _choices(known: Explorer) -> dict[str, Any]:
     """What each field of the form may be, and the studies of the store as states."""
     return {
-        "defaults": written(State()),
+        "defaults": written(known.start),
         "model": list(known.models),
         "gpu": [
             {"id": g.id, "name": g.name, "gpus": g.node_gpus, "memory": g.memory_nameplate_gb}

@@ -37,6 +37,7 @@ from shardwise.reports.answer import Answer, Ground, answers_of
 from shardwise.reports.answering import (
     Wanted,
     answer,
+    file_options,
     plan_command,
     plan_of,
     plan_question,
@@ -59,7 +60,8 @@ class Explorer(msgspec.Struct, frozen=True, dict=True):
     models: tuple[str, ...]
     store: Store = msgspec.field(default_factory=Store)
     profile: str = "reference"
-    catalogue_files: tuple[Path, ...] = ()  #: GPUs and prices of the user's own
+    catalogue_files: tuple[Path, ...] = ()  #: GPUs and prices of the user's own, a node file last
+    start: State = msgspec.field(default_factory=State)  #: what the page shows first
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -102,6 +104,7 @@ class Found(msgspec.Struct, frozen=True):
         cells: Every layout at each batch.
         measured: Of the store, one replica each.
         commands: The study and the plan of the same state, for a terminal.
+        files: Those of the catalogue, a node file last.
     """
 
     state: State
@@ -112,6 +115,7 @@ class Found(msgspec.Struct, frozen=True):
     cells: tuple[LayoutCell, ...]
     ground: Ground
     commands: tuple[str, ...]
+    files: tuple[Path, ...] = ()
     measured: tuple[Evidence, ...] = ()
 
     @property
@@ -156,6 +160,7 @@ def _found(asked: Asked, wanted: Wanted, uses: tuple[Use, ...]) -> Found:
         layouts=layouts,
         cells=cells,
         ground=ground,
+        files=tuple(asked.catalogue_files),
         commands=tuple(
             c for c in (wanted.command, plan_command(wanted, subject.weight_dtype)) if c
         ),
@@ -215,8 +220,7 @@ def command(known: Explorer, state: State, question: Question) -> str:
     words += ["--tpot", f"{state.tpot:g}ms"] if state.tpot else []
     words += ["--price", f"{state.price:g}"] if state.price else []
     words += ["--profile", known.profile] if known.profile != "reference" else []
-    for file in known.catalogue_files:
-        words += ["--catalogue", str(file)]
+    words += file_options(known.catalogue_files)
     return shlex.join(words)
 
 

@@ -15,6 +15,7 @@ from shardwise.engines.registry import managed
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
 from shardwise.hosting.planned import Chosen, planned
+from shardwise.perfmodel.node_gpu import device_order_of
 from shardwise.reports.answer import Answer, Shown, in_flight, layout_words, title_of
 from shardwise.reports.comparing import Compared, Side, compared_rows, compared_words
 from shardwise.reports.engine_commands import engine_commands
@@ -145,7 +146,8 @@ def _commands(found: Found) -> dict[str, Any]:
     if shown is None or not found.answer.found:
         return {"lines": [], "files": [], "note": "", "problem": "nothing meets what is asked"}
     d, arch = shown.evidence.deployment, found.question.arch
-    return asdict(engine_commands(found.state.model, arch, found.subject.gpu, d))
+    order = device_order_of(found.files, d.gpu, d.tp_size)
+    return asdict(engine_commands(found.state.model, arch, found.subject.gpu, d, order))
 
 
 def deploy_problem(found: Found) -> str:
@@ -166,7 +168,8 @@ def deploy_problem(found: Found) -> str:
 def chosen_of(found: Found, shown: Shown) -> Chosen:
     """The answer as a deployment file takes it."""
     d = shown.evidence.deployment
-    return Chosen(found.state.model, found.question.arch, found.subject.gpu, d)
+    order = device_order_of(found.files, d.gpu, d.tp_size)
+    return Chosen(found.state.model, found.question.arch, found.subject.gpu, d, order=order)
 
 
 def _ranking(found: Found) -> dict[str, Any]:

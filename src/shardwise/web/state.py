@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import asdict, fields
+from msgspec.structs import asdict, fields, replace
 
 from shardwise.architecture.formats import DTYPES as WEIGHT_DTYPES
 from shardwise.engines.registry import names
@@ -54,8 +54,8 @@ class StateError(InputError):
         self.problems = dict(problems)
 
 
-def parse_state(given: Mapping[str, str]) -> State:
-    """The state of an address's query; what is absent has its default, strangers are ignored.
+def parse_state(given: Mapping[str, str], start: State | None = None) -> State:
+    """The state of an address's query; what is absent is as in `start`, strangers are ignored.
 
     Raises StateError naming every field that cannot be read.
     """
@@ -74,7 +74,7 @@ def parse_state(given: Mapping[str, str]) -> State:
         problems["vs_gpu"] = f"allowed: up to {MAX_COMPARED} GPUs and models to compare with"
     if problems:
         raise StateError(problems)
-    return State(**values)
+    return replace(start or State(), **values)
 
 
 def written(state: State) -> dict[str, str]:

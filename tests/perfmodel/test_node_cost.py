@@ -11,13 +11,13 @@ import pytest
 from msgspec.structs import replace
 from tests.reference import FOLDER, needs_reference
 
-from shardwise.doctor.all_reduce import choose
-from shardwise.doctor.cost import Cost, _lines, measured_costs
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.node.links import parse_link
 from shardwise.node.node import Device, Node
 from shardwise.node.placement import Placement, best
 from shardwise.perfmodel.fit_collectives import fit_lines, line_of
+from shardwise.perfmodel.node_all_reduce import choose
+from shardwise.perfmodel.node_cost import Cost, _lines, measured_costs
 from shardwise.perfmodel.profiles import bundled_profile, collectives_for
 
 KIB, MIB = 2**10, 2**20

@@ -7,11 +7,11 @@ from itertools import combinations
 import pytest
 from msgspec.structs import replace
 
-from shardwise.doctor.all_reduce import choose, nccl_level, transport_of
 from shardwise.errors import InputError
 from shardwise.node.links import parse_link
 from shardwise.node.node import Device, Host, Node
 from shardwise.node.placement import Placement, best
+from shardwise.perfmodel.node_all_reduce import choose, nccl_level, transport_of
 
 MIB = 2**20
 

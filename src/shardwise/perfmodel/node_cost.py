@@ -14,7 +14,6 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from shardwise.doctor.all_reduce import AllReduce
 from shardwise.hardware.gpu import Gpu, Interconnect
 from shardwise.kernels import Provenance, all_reduce
 from shardwise.node.generations import catalogue_gpu, name_of
@@ -22,6 +21,7 @@ from shardwise.node.links import Link
 from shardwise.node.placement import Placement
 from shardwise.perfmodel.collectives import AllReduce as Lines
 from shardwise.perfmodel.collectives import from_topology
+from shardwise.perfmodel.node_all_reduce import AllReduce
 from shardwise.perfmodel.profiles import Line, bundled_profile
 
 #: Measured PCIe nodes, from slow to fast. They differ by three to six at the same size: what lies
@@ -175,7 +175,7 @@ def _catalogue_id(placement: Placement) -> str:
 @cache
 def _lines() -> tuple[Line, ...]:
     """The bundled profile's lines and those of machines with bridged pairs."""
-    data = resources.files("shardwise.doctor").joinpath("data/all_reduce.json").read_bytes()
+    data = resources.files("shardwise.perfmodel").joinpath("data/bridged_pairs.json").read_bytes()
     own = msgspec.json.decode(data, type=_Measured).lines
     return (*bundled_profile().lines, *own)
 

@@ -1,0 +1,67 @@
+"""The hardware of a question: a GPU of the catalogue, or a node file, which names it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from shardwise.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwise.hardware.catalogue import Catalogue
+
+USUAL_GPUS: Final = 8
+
+
+class Hardware(msgspec.Struct, frozen=True):
+    """A GPU by its id, how many of them, and the files of the catalogue that say what it is."""
+
+    gpu: str
+    gpus: int
+    files: tuple[Path, ...] = ()  #: of GPUs and prices; a node file stands last
+
+    def catalogue(self, engine: str) -> Catalogue:
+        """Where the GPU is looked up: on a node, with the all-reduces `engine` gets there."""
+        from shardwise.perfmodel.subject import catalogue_for
+
+        return catalogue_for(self.files, self.gpu, engine)
+
+    def device_order(self, tp_size: int) -> tuple[int, ...]:
+        """The node's GPUs in the order in which replicas of `tp_size` take them.
+
+        Empty without a node file: as they are numbered.
+        """
+        from shardwise.perfmodel.node_gpu import device_order_of
+
+        return device_order_of(self.files, self.gpu, tp_size)
+
+
+def hardware_of(
+    gpu: str,
+    gpus: int | None = None,
+    node_file: Path | None = None,
+    catalogue_files: Sequence[Path] = (),
+) -> Hardware:
+    """The hardware that a user names.
+
+    Args:
+        gpu: GPU id of the catalogue; empty: the node file's.
+        gpus: How many; None: those of the node file, else 8.
+        node_file: Node file that `shardwise doctor --save` wrote.
+        catalogue_files: TOML files with GPUs and prices.
+
+    Raises:
+        InputError: No GPU is given, the node file cannot be read, or the two contradict.
+    """
+    if node_file is None:
+        if not gpu:
+            raise InputError("no GPU is given", "allowed: a GPU id, or a node file", field="gpu")
+        return Hardware(gpu, USUAL_GPUS if gpus is None else gpus, tuple(catalogue_files))
+    from shardwise.perfmodel.node_gpu import node_file as read_node
+    from shardwise.perfmodel.subject import catalogue_for
+
+    found = read_node(Path(node_file), catalogue_for(catalogue_files), gpu, gpus)
+    return Hardware(found.gpu, found.gpus, (*catalogue_files, Path(node_file)))
