@@ -21,7 +21,13 @@ LLAMA: dict[str, Any] = {
     "vocab_size": 1000,
     "max_position_embeddings": 256,
 }
-MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+MIXTRAL = {
+    **LLAMA,
+    "model_type": "mixtral",
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+}
 
 
 def quantized(quant: dict[str, Any], values: dict[str, Any] = LLAMA) -> Model:

@@ -18,12 +18,14 @@ MAX_EXPERTS: Final = 1_000_000
 class Fields:
     """The object `values`, read from `where` (named in each error).
 
-    `read` collects the names that were asked for, so that what nobody read can be noticed.
+    `read` collects the names that were asked for, so that what nobody read can be noticed;
+    `assumed` are the names that the file leaves out.
     """
 
     values: Mapping[str, Any]
     where: str
     read: set[str] = field(default_factory=set, compare=False)
+    assumed: frozenset[str] = frozenset()
 
     def bad(self, name: str, allowed: str) -> InputError:
         """Error for a missing or unusable value of `name`; `allowed` says what it may be."""
@@ -32,7 +34,14 @@ class Fields:
                 f"{self.where}: no {name!r}", f"allowed: {allowed}", "give the model's config.json"
             )
         shown = repr(self.values[name])[:60]
+        if name in self.assumed:
+            shown += ", which transformers takes where a file names none"
         return InputError(f"{self.where}: {name} is {shown}", f"allowed: {allowed}")
+
+    def with_defaults(self, **values: Any) -> Fields:
+        """The same fields, with `values` for those that the file leaves out."""
+        new = frozenset(values) - set(self.values)
+        return Fields({**values, **self.values}, self.where, self.read, self.assumed | new)
 
     def get(self, name: str) -> Any:
         """Value of `name`, or None; marks the field as read."""

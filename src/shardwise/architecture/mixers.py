@@ -48,7 +48,10 @@ class Attention(msgspec.Struct, frozen=True):
 
 class Mla(msgspec.Struct, frozen=True):
     """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): one compressed entry a token,
-    shared by all heads, so that tensor parallelism does not divide the cache."""
+    shared by all heads, so that tensor parallelism does not divide the cache.
+
+    `window`: a token sees the last `window` ones (0: all).
+    """
 
     num_heads: int
     q_lora_rank: int  #: 0: the query projection is not compressed
@@ -59,6 +62,7 @@ class Mla(msgspec.Struct, frozen=True):
     tensors: tuple[Tensor, ...] = ()
     caches: tuple[Cache, ...] = ()
     indexer: Indexer | None = None
+    window: int = 0
 
 
 class LinearAttention(msgspec.Struct, frozen=True):

@@ -129,8 +129,8 @@ class Model(msgspec.Struct, frozen=True, eq=False):
             group.count * t.parameters * (1 - group.feed_forward.top_k / t.copies)
             for group in self.groups
             if isinstance(group.feed_forward, Moe)
-            for t in group.feed_forward.tensors
-            if t.part == "experts"
+            for t in group.tensors
+            if t.copies > 1
         )
         return round(self.parameters() - idle)
 
@@ -146,7 +146,9 @@ class Model(msgspec.Struct, frozen=True, eq=False):
     def weight_bytes(self) -> float:
         """Bytes of the language model's weights with their scales, unsharded."""
         return sum(
-            n * t.copies * float(t.format.bytes_of(t.rows, t.cols)) for n, t in self.tensors()
+            n * t.copies * float(t.format.bytes_of(t.rows, t.cols))
+            for n, t in self.tensors()
+            if not t.reused
         )
 
     @property

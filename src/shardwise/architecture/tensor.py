@@ -36,6 +36,8 @@ class Tensor(msgspec.Struct, frozen=True):
             into one GEMM, as engines do ("qkv_proj", "gate_up_proj"). Empty: not multiplied.
         part: What it belongs to in tables of parameters.
         format: How its weights are stored.
+        reused: Multiplied once more here, stored in an earlier layer (Zamba's shared block,
+            models that run their layers several times).
     """
 
     name: str
@@ -47,8 +49,9 @@ class Tensor(msgspec.Struct, frozen=True):
     copies: int = 1
     gemm: str = ""
     format: Format = BF16
+    reused: bool = False
 
     @property
     def parameters(self) -> int:
-        """Weights in all copies, unsharded, without scales."""
-        return self.rows * self.cols * self.copies
+        """Weights in all copies, unsharded, without scales; 0 if an earlier layer stores them."""
+        return 0 if self.reused else self.rows * self.cols * self.copies

@@ -114,7 +114,7 @@ def loaded_stage_bytes(loader: Loader, model: Model, layout: Layout) -> tuple[fl
         sum(
             loader.bytes_of(s, _ranks(s.tensor, layout)) - s.bytes
             for s in layer.shards
-            if s.tensor.gemm
+            if s.tensor.gemm and not s.tensor.reused
         )
         for layer in rank.layers
     ]

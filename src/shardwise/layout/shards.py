@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
 from shardwise.architecture.cache import KV_BYTES, Cache
@@ -43,6 +44,11 @@ class Shard(msgspec.Struct, frozen=True):
     def bytes(self) -> float:
         """Bytes with scales."""
         return self.copies * float(self.tensor.format.bytes_of(self.rows, self.cols))
+
+    @property
+    def held_bytes(self) -> float:
+        """Bytes that it adds to a rank's memory: none if an earlier layer stores it."""
+        return 0.0 if self.tensor.reused else self.bytes
 
 
 class CacheShard(msgspec.Struct, frozen=True):
@@ -93,8 +99,8 @@ class LayerShard(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def bytes(self) -> float:
-        """Weight bytes of the layer on this rank."""
-        return sum(shard.bytes for shard in self.shards)
+        """Weight bytes that the layer adds to this rank."""
+        return sum(shard.held_bytes for shard in self.shards)
 
     @cached_property
     def gemms(self) -> tuple[Gemm, ...]:
@@ -165,7 +171,7 @@ class RankShards(msgspec.Struct, frozen=True, eq=False, dict=True):
             layer.group.count * shard.parameters
             for layer in self.layers
             for shard in layer.shards
-            if not wanted or shard.tensor.part in wanted
+            if not shard.tensor.reused and (not wanted or shard.tensor.part in wanted)
         )
         outer = sum(s.parameters for s in self.outer if not wanted or s.tensor.part in wanted)
         return layers + outer
@@ -207,8 +213,11 @@ def _shard(tensor: Tensor, layout: Layout) -> Shard:
     """A rank's part of `tensor`.
 
     Experts are spread over `ep_size` ranks whole, and cut over what is left of the stage's ranks.
-    Everything else is cut over `tp_size`; data-parallel attention copies it.
+    Everything else is cut over `tp_size`; data-parallel attention copies it. With several pipeline
+    stages, what a layer uses again is counted as stored again: its first use may be elsewhere.
     """
+    if tensor.reused and layout.pp_size > 1:
+        tensor = replace(tensor, reused=False)
     if tensor.part in ("embedding", "lm_head"):
         return Shard(tensor, padded(tensor.rows, layout.tp_size) // layout.tp_size, tensor.cols, 1)
     cut_over, copies = layout.tp_size, tensor.copies

@@ -122,6 +122,7 @@ def _decode(mixer: Mixer, cut: Cut, where: Where, query_tokens: int) -> Times | 
     if isinstance(mixer, Mla):
         heads = pieces(mixer.num_heads, tp_size)
         seen = _picked(mixer.indexer, context)
+        seen = np.minimum(seen, float(mixer.window)) if mixer.window else seen
         times = kernels.mla_decode(gpu, engine, batch, seen, heads * sharers, "bf16", kv, queries)
         return _with_indexer(times, mixer.indexer, gpu, queries * pairs, pairs)
     if isinstance(mixer, LinearAttention | Mamba2):
@@ -206,6 +207,7 @@ def _prefill(mixer: Mixer, cut: Cut, where: Where) -> Times | None:
     if isinstance(mixer, Mla):
         heads = pieces(mixer.num_heads, tp_size)
         kept = _kept(mixer.indexer, cached, new)
+        kept = np.minimum(kept, float(mixer.window)) if mixer.window else kept
         times = kernels.mla_prefill(gpu, engine, prompts, new, heads, kept, "bf16", kv)
         times = _with_earlier(times, mixer, cut, gpu, tokens, prompts * cached)
         return _with_indexer(times, mixer.indexer, gpu, tokens * seen, prompts * (new + cached))

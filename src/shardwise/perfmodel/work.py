@@ -232,6 +232,7 @@ def _scores(mixer: Mixer, tp_size: int) -> Iterable[tuple[float, float]]:
         limit = float(mixer.window or mixer.chunk or "inf")
         width = mixer.head_dim + mixer.value_dim
     else:
+        limit = float(mixer.window or "inf")
         width = mixer.qk_nope_head_dim + mixer.qk_rope_head_dim + mixer.v_head_dim
     if mixer.indexer is not None:
         yield float("inf"), 2.0 * mixer.indexer.num_heads * mixer.indexer.head_dim

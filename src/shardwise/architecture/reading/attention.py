@@ -113,6 +113,24 @@ def gqa_attention(
     return Attention(h.num, h.kv, h.dim, h.v_dim, window, chunk, tensors, caches)
 
 
+def with_gate(
+    attention: Attention,
+    heads: Heads,
+    *,
+    name: str = "self_attn.gate_proj",
+    per_head: bool = False,
+    extra: tuple[Tensor, ...] = (),
+) -> Attention:
+    """`attention` whose output is weighed by a projection of its input, and `extra` tensors.
+
+    Args:
+        per_head: One weight for each head instead of one for each output.
+    """
+    rows = heads.num * (1 if per_head else heads.value)
+    gate = linear(name, rows, heads.hidden, "attention", "rows", "g_proj", units=heads.num)
+    return replace(attention, tensors=attention.tensors + gate + extra)
+
+
 def _query(h: Heads, p: Projections) -> tuple[Tensor, ...]:
     rows = h.num * h.dim * (2 if p.gated else 1)
     return linear(
@@ -177,14 +195,19 @@ def mla(config: Fields, *, bias: bool = False, at: str = "self_attn") -> Mla:
 
 
 def with_indexer(
-    attention: Mla, config: Fields, *, pool: int = 1, at: str = "self_attn.indexer"
+    attention: Mla,
+    config: Fields,
+    *,
+    pool: int = 1,
+    source: int = 0,
+    at: str = "self_attn.indexer",
 ) -> Mla:
     """`attention` with DeepSeek sparse attention's indexer, which is replicated too.
 
     With `pool` above 1, that many tokens share a key of the indexer, made by a learned gate
-    (GLM-5.3-Flash).
+    (GLM-5.3-Flash). Its queries are made of `source` features; 0: of the latent of the queries.
     """
-    hidden, rank = config.size("hidden_size"), config.size("q_lora_rank")
+    hidden, rank = config.size("hidden_size"), source or config.size("q_lora_rank")
     heads, dim = config.size("index_n_heads"), config.size("index_head_dim")
     tensors = (
         *linear(f"{at}.wq_b", heads * dim, rank, "attention", "replicated", "indexer.wq_b"),

@@ -122,6 +122,8 @@ READERS: Final = {
     "youtu": "dense:minicpm3",
     "hunyuan": "experts:hunyuan_moe",
     "hunyuan_v1_dense": "dense:hunyuan",
+    "hunyuan_vl": "dense:hunyuan",
+    "hunyuan_vl_text": "dense:hunyuan",
     "hunyuan_v1_moe": "experts:hunyuan_moe",
     "hy_v3": "deepseek_like:hy_v3",
     "mimo": "dense:mimo",
@@ -181,12 +183,101 @@ READERS: Final = {
     "RefinedWebModel": "classic:falcon",
     "mpt": "classic:mpt",
     "opt": "classic:opt",
+    "openai-gpt": "classic:openai_gpt",
+    "ctrl": "classic:ctrl",
+    "gpt_neox_japanese": "classic:gpt_neox_japanese",
+    "cpmant": "classic:cpmant",
+    "gpt-sw3": "classic:gpt2",
+    "xglm": "fairseq:xglm",
+    "biogpt": "fairseq:biogpt",
+    "kosmos_2_text_model": "fairseq:kosmos2",
+    "beam": "gated:beam",
+    "flint": "gated:flint",
+    "muse_glimmer_text": "gated:muse_glimmer",
+    "muse_spark_text": "gated:muse_spark",
+    "hrm_text": "gated:hrm_text",
+    "axk2": "sparse_mla:axk2",
+    "dots3_note": "sparse_mla:dots3_note",
+    "dots3_note_text": "sparse_mla:dots3_note",
+    "mistral_large4_text": "sparse_mla:mistral_large4",
+    "inkling_text": "inkling:inkling",
+    "inkling2_text": "inkling:inkling2",
+    "qwen4_exp_text": "qwen4:qwen4_exp",
+    "rwkv": "recurrent:rwkv",
+    "recurrent_gemma": "recurrent:recurrent_gemma",
+    "xlstm": "recurrent:xlstm",
+    "zamba": "zamba:zamba",
+    "zamba2": "zamba:zamba2",
+    "jetmoe": "routed_attention:jetmoe",
+    "zaya": "routed_attention:zaya",
+    "hyperclovax": "variants:hyperclovax",
+    "diffllama": "variants:diffllama",
+    "doge": "variants:doge",
+    "modernbert-decoder": "variants:modernbert_decoder",
+    "molmo2_text": "variants:molmo2",
+    "voxtral_realtime_text": "variants:voxtral_realtime",
+    "cosmos3_edge_text": "variants:cosmos3_edge",
+    "cohere_compass_text": "dense:cohere2",
+    "emu3_text_model": "llama:llama",
+    "chameleon": "llama:llama",
+    "paddleocr_vl_text": "dense:tied_llama",
+    "granite_docling_text": "dense:tied_llama",
+    "glm_ocr_text": "glm:glm4",
+    "unlimited_ocr_text": "deepseek:deepseek",
+    "gemma4_unified_text": "gemma:gemma4_unified",
+}
+
+
+#: Types that generate no tokens one after another from one stack of layers -> what they are.
+OTHER_KINDS: Final = {
+    **dict.fromkeys(
+        (
+            *(
+                "bert",
+                "roberta",
+                "xlm-roberta",
+                "xlm-roberta-xl",
+                "camembert",
+                "electra",
+                "deberta",
+            ),
+            *("deberta-v2", "distilbert", "albert", "modernbert", "nomic_bert", "ernie", "mpnet"),
+            *("roformer", "rembert", "megatron-bert", "big_bird", "data2vec-text", "xmod", "xlm"),
+            *("bert-generation", "roberta-prelayernorm", "roc_bert", "new", "gte", "eurobert"),
+            *("jina_embeddings_v3", "neomme", "esm", "xlnet", "reformer", "clip", "siglip"),
+        ),
+        "an encoder, which gives no tokens",
+    ),
+    **dict.fromkeys(
+        (
+            *("t5", "mt5", "umt5", "t5gemma", "t5gemma2", "bart", "mbart", "pegasus", "marian"),
+            *("blenderbot", "blenderbot-small", "plbart", "prophetnet", "mvp", "m2m_100", "led"),
+            *("bigbird_pegasus", "nllb-moe", "switch_transformers", "whisper", "florence2", "udop"),
+            *("encoder-decoder", "vision-encoder-decoder", "trocr", "pix2struct_text_model"),
+            *("speech_to_text", "moonshine", "pp_formulanet_text", "cohere_asr", "nougat", "donut"),
+        ),
+        "an encoder with a decoder that attends to it",
+    ),
+    **dict.fromkeys(
+        ("diffusion_gemma", "diffusion_gemma_text", "llada", "llada_moe", "dream", "sdar"),
+        "a diffusion model, which fills blocks of tokens in several passes",
+    ),
+    "blt": "a model of bytes in patches, with three stacks of layers",
+    "blt_local_decoder": "a model of bytes in patches, with three stacks of layers",
+    "moshi": "a speech model with a second decoder for each frame",
+    "pi0": "a robot's policy, which gives actions",
 }
 
 
 def reader(model_type: str, where: str) -> Callable[[Fields], Decoder]:
     """The function that reads `model_type`. Raises InputError for one that has none."""
     name = READERS.get(model_type)
+    if name is None and model_type in OTHER_KINDS:
+        raise InputError(
+            f"{where}: {model_type!r} is {OTHER_KINDS[model_type]}",
+            f"supported: decoder-only language models, {len(READERS)} types, alone or behind a "
+            "vision or audio tower",
+        )
     if name is None:
         near = get_close_matches(model_type[:60], READERS, n=3, cutoff=0.5)
         names = f", nearest: {', '.join(near)}" if near else ""

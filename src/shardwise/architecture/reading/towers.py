@@ -8,8 +8,8 @@ out positions, projectors and other small parts (a few percent of the tower).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from shardwise.architecture.fields import Fields
 from shardwise.architecture.formats import Format
@@ -60,7 +60,8 @@ def _part(config: Fields, names: tuple[str, ...]) -> Fields | None:
 
 def _vision(part: Fields, hidden: int) -> int:
     kind = part.text("model_type", "")
-    exact = _EXACT.get(kind)
+    # transformers 5 calls the tower of qwen3_vl qwen3_vl_vision
+    exact = _EXACT.get(kind) or _EXACT.get(kind.removesuffix("_vision"))
     if exact:
         return exact(part, hidden)
     if "vt_num_hidden_layers" in part.values:
@@ -68,7 +69,48 @@ def _vision(part: Fields, hidden: int) -> int:
     name = part.values.get("model_name") or part.object("params").values.get("model_name")
     if isinstance(name, str):
         return _by_name(part, name)
-    return _plain(part)
+    return _plain_or_several(part) + _projector(part, hidden)
+
+
+#: Names of a tower's width; of its layers.
+_WIDTHS: Final = ("hidden_size", "width", "embed_dim", "d_model", "dim")
+_DEPTHS: Final = (
+    "num_hidden_layers",
+    "depth",
+    "layers",
+    "encoder_layers",
+    "num_layers",
+    "n_layers",
+)
+
+
+def _plain_or_several(part: Fields) -> int:
+    """A plain transformer, or all those that the object holds (two encoders in DeepSeek-OCR)."""
+    if _is_transformer(part.values):
+        return _plain(part)
+    inner = [
+        Fields(below, f"{part.where}: {name[:60]}")
+        for name, value in part.values.items()
+        if isinstance(value, dict)
+        for below in (value, *(v for v in value.values() if isinstance(v, dict)))
+        if _is_transformer(below)
+    ]
+    return sum(_plain(one) for one in inner) if inner else _plain(part)
+
+
+def _is_transformer(values: Mapping[str, Any]) -> bool:
+    return all(
+        any(isinstance(values.get(name), int) for name in names) for names in (_WIDTHS, _DEPTHS)
+    )
+
+
+def _projector(part: Fields, hidden: int) -> int:
+    """Two linear layers behind merged patches, where the file says how many are merged."""
+    merged = part.size("spatial_merge_size", default=0, lo=0, hi=100) ** 2
+    if not merged or not any(name in part.values for name in _WIDTHS):
+        return 0
+    inner = merged * part.size(part.name_of(*_WIDTHS))
+    return _two_linears(inner, inner, part.size("out_hidden_size", default=hidden))
 
 
 def _by_name(part: Fields, name: str) -> int:
@@ -95,12 +137,8 @@ def _two_linears(first: int, inner: int, last: int) -> int:
 
 def _plain(part: Fields) -> int:
     """A transformer of the sizes that are there, under any of their usual names."""
-    width = part.size(part.name_of("hidden_size", "width", "embed_dim", "d_model", "dim"))
-    depth = part.size(
-        part.name_of("num_hidden_layers", "depth", "layers", "encoder_layers", "num_layers",
-                     "n_layers"),
-        hi=1_000,
-    )  # fmt: skip
+    width = part.size(part.name_of(*_WIDTHS))
+    depth = part.size(part.name_of(*_DEPTHS), hi=1_000)
     field = part.name_of("intermediate_size", "mlp_dim", "encoder_ffn_dim", "ffn_dim")
     ratio = part.number("mlp_ratio", 4.0)
     inner = part.size(field, default=round(width * ratio))
@@ -150,7 +188,63 @@ def _siglip(part: Fields, hidden: int) -> int:
     positions = (side // patch) ** 2
     count = depth * _layer(width, inner) + 3 * patch**2 * width + width
     count += positions * width + 2 * width
+    if part.flag("vision_use_head", False):  # pooling by attention: a layer and a query
+        count += _layer(width, inner) - 2 * width + width
     return count + width * hidden + width
+
+
+def _internvl(part: Fields, hidden: int) -> int:
+    """InternViT: a class token, scales of residuals, two linear layers behind merged patches."""
+    width, depth = (
+        part.size("hidden_size", default=1024),
+        part.size("num_hidden_layers", default=24, hi=1_000),
+    )
+    inner = part.size("intermediate_size", default=4 * width)
+    patch, side = _first(part, "patch_size", 14), _first(part, "image_size", 448)
+    positions = (side // patch) ** 2 + 1
+    count = depth * (_layer(width, inner) + 2 * width) + 3 * patch**2 * width + width
+    merged = 4 * width
+    return count + (positions + 1) * width + 2 * merged + _two_linears(merged, hidden, hidden)
+
+
+def _first(part: Fields, name: str, default: int) -> int:
+    value = part.get(name)
+    if isinstance(value, list):
+        return part.per_layer(name, len(value))[0] if value else default
+    return part.size(name, default=default)
+
+
+def _kimi_k25(part: Fields, hidden: int) -> int:
+    """MoonViT under transformers' names."""
+    width, depth = (
+        part.size("hidden_size", default=1152),
+        part.size("num_hidden_layers", default=27, hi=1_000),
+    )
+    inner, patch = part.size("intermediate_size", default=4304), part.size("patch_size", default=14)
+    rows = part.size("pos_emb_height", default=64) * part.size("pos_emb_width", default=64)
+    merged = 4 * width
+    count = depth * _layer(width, inner) + 3 * patch**2 * width + width + rows * width + 2 * width
+    return count + 2 * width + _two_linears(merged, merged, hidden)
+
+
+def _mel_codes(part: Fields, hidden: int) -> int:
+    """Inkling hears by looking up a code for each mel bin."""
+    bins, codes = part.size("n_mel_bins", default=80), part.size("mel_vocab_size", default=256)
+    return (bins * codes + 1) * part.size("text_hidden_size", default=hidden)
+
+
+def _convolutional_audio(part: Fields, hidden: int) -> int:
+    """Muse Spark's audio encoder: blocks of a depthwise convolution and an MLP at each scale."""
+    widths, depths = part.items("hidden_sizes", int), part.items("depths", int)
+    patches = part.items("patch_sizes", int)
+    ratio = part.number("mlp_ratio", 4.0)
+    kernel = part.size("conv_kernel_size", default=7)
+    count, before = 0, 1
+    for width, depth, patch in zip(widths, depths, patches, strict=False):
+        block = kernel * width + 2 * round(width * width * ratio) + round(width * (ratio + 4))
+        count += before * patch * width + width + depth * block
+        before = width
+    return count + before * part.size("out_hidden_size", default=hidden)
 
 
 def _pixtral(part: Fields, hidden: int) -> int:
@@ -291,9 +385,18 @@ def _moonvit(part: Fields, hidden: int) -> int:
     return count + 2 * width + _two_linears(merge, merge, output)
 
 
+_AUDIO_WIDTHS: Final = ("hidden_size", "d_model", "encoder_dim", "hidden_dim")
+
+
 def _audio(part: Fields, hidden: int) -> int:
     """Encoders like Whisper's by their sizes; conformers have a second MLP and a convolution."""
-    width = part.size(part.name_of("hidden_size", "d_model", "encoder_dim"))
+    exact = _EXACT_AUDIO.get(part.text("model_type", ""))
+    if exact:
+        return exact(part, hidden)
+    inner_config = part.values.get("encoder_config")
+    if not any(name in part.values for name in _AUDIO_WIDTHS) and isinstance(inner_config, dict):
+        return _audio(part.object("encoder_config"), hidden)
+    width = part.size(part.name_of(*_AUDIO_WIDTHS))
     names = ("num_hidden_layers", "encoder_layers", "conf_num_hidden_layers", "num_blocks",
              "num_layers")  # fmt: skip
     depth = part.size(part.name_of(*names), default=12, hi=1_000)
@@ -305,6 +408,10 @@ def _audio(part: Fields, hidden: int) -> int:
     return depth * layer + width * hidden
 
 
+_EXACT_AUDIO: Final[dict[str, Callable[[Fields, int], int]]] = {
+    "inkling_audio": _mel_codes,
+    "muse_spark_audio": _convolutional_audio,
+}
 _EXACT: Final[dict[str, Callable[[Fields, int], int]]] = {
     "clip_vision_model": _clip,
     "siglip_vision_model": _siglip,
@@ -327,4 +434,9 @@ _EXACT: Final[dict[str, Callable[[Fields, int], int]]] = {
     "qwen3_omni_moe_vision_encoder": _qwen3_vl,
     "qwen3_5": _qwen3_vl,
     "qwen3_5_moe": _qwen3_vl,
+    "qwen4_exp": _qwen3_vl,
+    "cohere_compass": _qwen3_vl,
+    "internvl_vision": _internvl,
+    "intern_vit_6b": _internvl,
+    "kimi_k25": _kimi_k25,
 }

@@ -29,7 +29,8 @@ def refuse_unread(config: Fields) -> None:
     if config.values.get("per_layer_config") and "per_layer_config" not in config.read:
         raise config.bad("per_layer_config", "none for this family: its layers are equal")
     # files repeat a count that was read under another name (num_local_experts, num_experts)
-    read = [config.values.get(name) for name in config.read if _SHAPES.match(name)]
+    names = config.read - config.assumed
+    read = [config.values.get(name) for name in names if _SHAPES.match(name)]
     known = {value for value in read if isinstance(value, int)}
     for name, value in config.values.items():
         if name in config.read or name in _HARMLESS or not _SHAPES.match(name):

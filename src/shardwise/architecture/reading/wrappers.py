@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +13,7 @@ from shardwise.architecture.fields import Fields
 from shardwise.architecture.reading.registry import READERS
 from shardwise.errors import InputError
 
+_DEFAULTS: Final = Path(__file__).parents[1] / "data" / "_class_defaults.json"
 #: Fields under which wrappers keep their text model, in the order in which they are looked for.
 _TEXT: Final = (
     "text_config",
@@ -57,6 +61,49 @@ _DEFAULT_TYPES: Final = {
     "kimi_k25": "kimi_k2",
     "kimi_vl": "deepseek_v3",
     "minimax_m3_vl": "minimax_m3",
+    "glm46v": "glm4",
+    "glmga": "glm4",
+    "glm_ocr": "glm_ocr_text",
+    "glm5_next": "glm5_next_text",
+    "aria": "aria_text",
+    "qwen2_audio": "qwen2",
+    "qwen3_asr": "qwen3",
+    "qwen4_exp": "qwen4_exp_text",
+    "gemma4_unified": "gemma4_unified_text",
+    "shieldgemma2": "gemma3_text",
+    "mistral4": "mistral4",
+    "mistral_large4": "mistral_large4_text",
+    "voxtral": "llama",
+    "voxtral_realtime": "voxtral_realtime_text",
+    "inkling_mm_model": "inkling_text",
+    "inkling2": "inkling2_text",
+    "muse_glimmer": "muse_glimmer_text",
+    "muse_spark": "muse_spark_text",
+    "exaone4_5": "exaone4",
+    "cohere_compass": "cohere_compass_text",
+    "cosmos3_omni": "qwen3",
+    "cosmos3_edge": "cosmos3_edge_text",
+    "lfm2_vl": "lfm2",
+    "lfm3_vl": "lfm3",
+    "nemotron_h_omni": "nemotron_h",
+    "hyperclovax_vision_v2": "hyperclovax",
+    "paddleocr_vl": "paddleocr_vl_text",
+    "granite_speech": "granite",
+    "granite4_vision": "granite",
+    "granite_docling": "granite_docling_text",
+    "smolvlm": "llama",
+    "fast_vlm": "qwen2",
+    "ovis2": "qwen2",
+    "molmo2": "molmo2_text",
+    "unlimited_ocr": "unlimited_ocr_text",
+    "step3p7": "step3p5",
+    "ernie4_5_vl_moe": "ernie4_5_vl_moe_text",
+    "emu3": "emu3_text_model",
+    "deepseek_vl": "llama",
+    "deepseek_vl_hybrid": "llama",
+    "deepseek_ocr2": "deepseek",
+    "internvl_chat": "qwen2",
+    "hunyuan_vl": "hunyuan_vl_text",
 }
 #: What a text model has in common with its wrapper, where only the wrapper says it.
 _SHARED: Final = (
@@ -64,7 +111,6 @@ _SHARED: Final = (
     "compression_config",
     "torch_dtype",
     "dtype",
-    "tie_word_embeddings",
 )
 
 
@@ -98,7 +144,7 @@ def text_of(config: Fields) -> Text:
         if not family:
             raise config.bad("model_type", "the name of a model family")
         _refuse_without_text(config, family)
-        return Text(config, family, config)
+        return Text(config.with_defaults(**_left_out(family, config.values)), family, config)
     return Text(_merged(found, config, family), family, config)
 
 
@@ -113,110 +159,75 @@ def _refuse_without_text(config: Fields, family: str) -> None:
         )
 
 
-#: Sizes that an inner config may leave out, since wrappers are saved without what is at its
-#: default. Values: the configuration classes of transformers 5.
-_CLASS_DEFAULTS: Final[dict[str, dict[str, int | bool]]] = {
-    "llama": {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "max_position_embeddings": 2048,
-    },
-    "mistral": {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-    },
-    "qwen2": {
-        "vocab_size": 151936,
-        "hidden_size": 4096,
-        "intermediate_size": 22016,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 32768,
-    },
-    "gemma": {
-        "vocab_size": 256000,
-        "hidden_size": 3072,
-        "intermediate_size": 24576,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-        "max_position_embeddings": 8192,
-    },
-    "gemma2": {
-        "vocab_size": 256000,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 8192,
-        "sliding_window": 4096,
-    },
-    "gemma3_text": {
-        "vocab_size": 262208,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 131072,
-        "sliding_window": 4096,
-    },
-    "gemma3n_text": {
-        "vocab_size": 262400,
-        "hidden_size": 2048,
-        "intermediate_size": 16384,
-        "num_hidden_layers": 35,
-        "max_position_embeddings": 32768,
-    },
-    "gemma4_text": {
-        "vocab_size": 262144,
-        "hidden_size": 2304,
-        "num_hidden_layers": 30,
-        "max_position_embeddings": 131072,
-    },
-    "llama4_text": {
-        "vocab_size": 202048,
-        "hidden_size": 5120,
-        "num_hidden_layers": 48,
-        "num_attention_heads": 40,
-        "num_local_experts": 16,
-        "num_experts_per_tok": 1,
-        "max_position_embeddings": 131072,
-    },
-    "qwen3_5_text": {
-        "vocab_size": 248320,
-        "hidden_size": 4096,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 32768,
-    },
-    "qwen3_5_moe_text": {
-        "vocab_size": 248320,
-        "hidden_size": 2048,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "num_experts": 256,
-        "num_experts_per_tok": 8,
-        "moe_intermediate_size": 512,
-        "max_position_embeddings": 32768,
-    },
+@cache
+def _class_defaults() -> dict[str, dict[str, Any]]:
+    """model_type -> sizes that an inner config may leave out, since wrappers are saved without what
+    is at its default, and other names of them. Source: configuration classes of transformers 5.23.
+    """
+    found: dict[str, dict[str, Any]] = msgspec.json.decode(_DEFAULTS.read_bytes())
+    return found
+
+
+#: Sizes that every file has which was not saved without its defaults.
+_ALWAYS: Final = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+#: Sizes that have one name in all families.
+_ONE_NAME: Final = (
+    *_ALWAYS,
+    *("intermediate_size", "num_key_value_heads", "max_position_embeddings"),
+)
+
+
+def _defaults_of(family: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The class's defaults for sizes that `given` has under no name.
+
+    A file with all of `_ALWAYS` may name its other sizes in an older way.
+    """
+    known = _class_defaults().get(_LIKE.get(family, family), {})
+    aliases = known.get("aliases", {})
+    absent = {
+        name: value
+        for name, value in known.get("values", {}).items()
+        if name not in given and not any(other in given for other in aliases.get(name, ()))
+    }
+    if any(name in absent for name in _ALWAYS):
+        return absent
+    return {name: value for name, value in absent.items() if name in _ONE_NAME}
+
+
+#: What a file may leave out, and transformers then fills in -> other ways of saying it.
+_LEFT_OUT: Final = {
+    "num_key_value_heads": ("num_kv_heads", "n_head_kv", "num_attention_groups"),
+    "head_dim": ("kv_channels", "attention_head_dim"),
+    "tie_word_embeddings": ("tie_embedding", "tie_embeddings"),
+    "n_shared_experts": ("num_shared_experts", "moe_num_shared_experts", "num_shared_expert"),
+    "num_shared_experts": ("n_shared_experts", "moe_num_shared_experts", "num_shared_expert"),
+    "first_k_dense_replace": ("moe_layer_freq", "mlp_layer_types", "num_dense_layers"),
+    "sliding_window": ("sliding_window_size", "attention_window_size", "use_sliding_window"),
+    "attention_bias": ("use_bias", "qkv_bias", "bias"),
 }
 
 
+def _left_out(family: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The class's defaults for what a file that is no wrapper leaves out: never its main sizes."""
+    if all(name in given for name in _LEFT_OUT):
+        return {}
+    known = _class_defaults().get(family, {}).get("values", {})
+    return {
+        name: known[name]
+        for name, others in _LEFT_OUT.items()
+        if name in known and name not in given and not any(other in given for other in others)
+    }
+
+
+#: Families that are another's class under a name of their own.
+_LIKE: Final = {"kimi_k2": "deepseek_v3", "minimax_m3": "minimax_m3_vl_text"}
+
+
 def _merged(inner: Fields, outer: Fields, family: str) -> Fields:
-    values: dict[str, Any] = {**_CLASS_DEFAULTS.get(family, {}), **inner.values}
+    values: dict[str, Any] = {**_defaults_of(family, inner.values), **inner.values}
+    tie = "tie_word_embeddings"
+    if outer.values.get(tie) is not None:  # the class that holds the head decides
+        values[tie] = outer.values[tie]
     for name in _SHARED:
         if values.get(name) is None and outer.values.get(name) is not None:
             if name in ("torch_dtype", "dtype") and (

@@ -14,7 +14,7 @@ from shardwise.architecture.reading.attention import (
 )
 from shardwise.architecture.reading.common import num_layers
 from shardwise.architecture.reading.decoder import Decoder, Layer, norms
-from shardwise.architecture.reading.mlps import plain_mlp
+from shardwise.architecture.reading.mlps import MlpNames, gated_mlp, plain_mlp
 from shardwise.architecture.tensor import Tensor
 
 
@@ -252,3 +252,83 @@ def phi_msft(config: Fields) -> Decoder:
     layers, context = num_layers(config, "n_layer"), config.size("n_positions")
     read = _transformer(config, heads, layer, layers, context, tie=False, final_norm="lm_head.ln")
     return replace(read, embedding="transformer.embd.wte", head="lm_head.linear", lm_head_bias=True)
+
+
+def openai_gpt(config: Fields) -> Decoder:
+    """GPT 1: norms after each part, none at the end."""
+    heads = _gpt_heads(config, grouped=False)
+    read = _gpt2(config, heads)
+    positions = tuple(t for t in read.outer if t.part == "embedding")
+    return replace(read, outer=positions, embedding="transformer.tokens_embed")
+
+
+def ctrl(config: Fields) -> Decoder:
+    """CTRL computes its positions; its head has a bias."""
+    hidden, count = config.size("n_embd", default=1280), config.size("n_head", default=16)
+    heads = Heads(hidden, count, count, hidden // count)
+    projections = Projections("multi_head_attention", "Wq", "Wk", "Wv", "dense", True, True)
+    width = config.size("dff", default=8192)
+    mlp = plain_mlp(hidden, width, at="ffn", names=("0", "2"), bias=True)
+    layer = Layer(
+        gqa_attention(heads, projections), mlp, norms(hidden, "layernorm1", "layernorm2", bias=True)
+    )
+    context, layers = config.size("n_positions", default=256), num_layers(config, "n_layer")
+    name = "transformer.layernorm"
+    read = _transformer(config, heads, layer, layers, context, tie=True, final_norm=name)
+    bias = Tensor("lm_head.bias", read.vocab_size, 1, "norm")
+    return replace(read, outer=(*read.outer, bias), embedding="transformer.w")
+
+
+def gpt_neox_japanese(config: Fields) -> Decoder:
+    """No biases but one, in the last layer."""
+    hidden, count = config.size("hidden_size"), config.size("num_attention_heads")
+    heads = Heads(hidden, count, count, hidden // count)
+    attention = gqa_attention(heads, fused("query_key_value", "dense", at="attention"))
+    width = config.size("intermediate_multiple_size", default=4) * hidden
+    mlp = plain_mlp(hidden, width, names=("dense_h_to_4h", "dense_4h_to_h"))
+    beside = norms(hidden, "input_layernorm", "post_attention_layernorm", bias=True)
+    layer, layers = Layer(attention, mlp, beside), num_layers(config)
+    last = replace(layer, norms=beside + norms(hidden, "attention.dense_bias"))
+    context = config.size("max_position_embeddings")
+    name = "gpt_neox_japanese.final_layer_norm"
+    read = _transformer(config, heads, layer, layers - 1, context, tie=True, final_norm=name)
+    return replace(
+        read,
+        layers=(*read.layers, last),
+        prefix="gpt_neox_japanese.layers",
+        embedding="gpt_neox_japanese.embed_in",
+    )
+
+
+def cpmant(config: Fields) -> Decoder:
+    """CPM-Ant: gated MLPs, one table of relative positions for all layers, prompts as inputs."""
+    hidden, count = config.size("hidden_size"), config.size("num_attention_heads")
+    heads = Heads(hidden, count, count, config.size("dim_head", default=128))
+    at = "self_att.self_attention"
+    projections = Projections(at, "project_q", "project_k", "project_v", "attention_out")
+    names = MlpNames("w_in.w_0", "w_in.w_1", "w_out")
+    mlp = gated_mlp(hidden, config.size("dim_ff", default=10240), at="ffn.ffn", names=names)
+    beside = norms(hidden, "self_att.layernorm_before_attention", "ffn.layernorm_before_ffn")
+    layers = num_layers(config)
+    kinds, length = (
+        config.size("prompt_types", default=32),
+        config.size("prompt_length", default=32),
+    )
+    segments = config.size("segment_types", default=32)
+    buckets = config.size("position_bias_num_buckets", default=512)
+    positions = segments**2 + buckets
+    return Decoder(
+        hidden_size=hidden,
+        vocab_size=config.size("vocab_size"),
+        max_context=config.size("max_position_embeddings", default=2048),
+        layers=(Layer(gqa_attention(heads, projections), mlp, beside),) * layers,
+        outer=(
+            *norms(hidden, "cpmant.encoder.output_layernorm"),
+            Tensor("cpmant.segment_embedding", segments, hidden, "embedding"),
+            Tensor("cpmant.position_bias.relative_attention_bias", positions, count, "attention"),
+        ),
+        tie_embeddings=False,  # the head has no rows for prompts
+        prefix="cpmant.encoder.layers",
+        embedding="cpmant.input_embedding",
+        extra_embedding_rows=kinds * length,
+    )

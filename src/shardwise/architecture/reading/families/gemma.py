@@ -220,6 +220,19 @@ def gemma4(config: Fields) -> Decoder:
     )
 
 
+def gemma4_unified(config: Fields) -> Decoder:
+    """Gemma 4 without encoders: no embeddings for each layer, no scalars."""
+    own = {"hidden_size_per_layer_input": 0}
+    read = gemma4(
+        Fields({"sliding_window": 1024, **config.values, **own}, config.where, config.read)
+    )
+    plain = tuple(
+        replace(layer, norms=tuple(t for t in layer.norms if t.name != "layer_scalar"))
+        for layer in read.layers
+    )
+    return replace(read, layers=plain)
+
+
 def _attention_4(config: Fields, full_layer: Fields) -> Callable[[str, bool], Attention]:
     """`full_layer`: what the file says of a full-attention layer alone."""
     own = _heads(config)

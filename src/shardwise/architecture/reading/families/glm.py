@@ -50,7 +50,7 @@ def _glm(config: Fields, extra: tuple[str, ...]) -> Decoder:
 
 def glm4_moe(config: Fields) -> Decoder:
     """GLM-4.5 and later: GQA, with DeepSeek's experts and a draft layer."""
-    heads = heads_of(config, dim_default=128)
+    heads = heads_of(config)
     projections = Projections(bias=config.flag("attention_bias", False))
     qk_norm = QkNorm() if config.flag("use_qk_norm", False) else None
     attention = gqa_attention(heads, projections, qk_norm=qk_norm)

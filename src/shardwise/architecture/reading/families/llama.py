@@ -97,8 +97,14 @@ def _qwen_attention(
     return lambda i: attention(slides[i])
 
 
-def qwen_moe(config: Fields, shared_width: int) -> Callable[[int], FeedForward]:
-    """Position -> feed-forward: experts in every `decoder_sparse_step`-th layer."""
+def qwen_moe(
+    config: Fields, shared_width: int, *, weighed: bool = True
+) -> Callable[[int], FeedForward]:
+    """Position -> feed-forward: experts in every `decoder_sparse_step`-th layer.
+
+    Args:
+        weighed: The shared expert has a gate of its own.
+    """
     hidden = config.size("hidden_size")
     step = config.size("decoder_sparse_step", default=1)
     dense_layers = frozenset(config.items("mlp_only_layers", int))
@@ -107,7 +113,7 @@ def qwen_moe(config: Fields, shared_width: int) -> Callable[[int], FeedForward]:
     sparse = moe(
         hidden,
         Experts(experts, top_k, config.size("moe_intermediate_size")),
-        shared=Shared(shared_width, "shared_expert", "shared_expert_gate"),
+        shared=Shared(shared_width, "shared_expert", "shared_expert_gate" if weighed else ""),
     )
 
     @cache
