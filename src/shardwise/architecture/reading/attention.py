@@ -123,8 +123,7 @@ def with_gate(
 ) -> Attention:
     """`attention` whose output is weighed by a projection of its input, and `extra` tensors.
 
-    Args:
-        per_head: One weight for each head instead of one for each output.
+    `per_head`: one weight for each head instead of one for each output.
     """
     rows = heads.num * (1 if per_head else heads.value)
     gate = linear(name, rows, heads.hidden, "attention", "rows", "g_proj", units=heads.num)

@@ -43,6 +43,7 @@ def xglm(config: Fields) -> Decoder:
 
 
 def biogpt(config: Fields) -> Decoder:
+    """BioGPT has a table of positions."""
     hidden, count = config.size("hidden_size"), config.size("num_attention_heads")
     heads = Heads(hidden, count, count, hidden // count)
     context = config.size("max_position_embeddings", default=1024)

@@ -78,6 +78,7 @@ def flint(config: Fields) -> Decoder:
 
 
 def muse_glimmer(config: Fields) -> Decoder:
+    """Muse Glimmer: dense, with norms around each part."""
     heads = heads_of(config, dim_default=128)
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"))
     return _muse(config, heads, lambda _: mlp, norms(heads.hidden, *_FOUR))

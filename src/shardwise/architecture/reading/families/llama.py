@@ -102,8 +102,7 @@ def qwen_moe(
 ) -> Callable[[int], FeedForward]:
     """Position -> feed-forward: experts in every `decoder_sparse_step`-th layer.
 
-    Args:
-        weighed: The shared expert has a gate of its own.
+    `weighed`: the shared expert has a gate of its own.
     """
     hidden = config.size("hidden_size")
     step = config.size("decoder_sparse_step", default=1)

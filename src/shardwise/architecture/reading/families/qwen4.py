@@ -26,6 +26,7 @@ _INDEXED = "indexed_attention"
 
 
 def qwen4_exp(config: Fields) -> Decoder:
+    """Three layers of a gated delta net, then one of indexed attention; experts in all."""
     layers, hidden = num_layers(config), config.size("hidden_size")
     every = config.size("full_attention_interval", default=4)
     kinds = layer_types(config, layers, LINEAR, FULL, _INDEXED) or [

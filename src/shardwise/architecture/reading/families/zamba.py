@@ -23,6 +23,7 @@ _KINDS = {"linear_attention": "mamba", "mamba": "mamba", "hybrid": "hybrid"}
 
 
 def zamba(config: Fields) -> Decoder:
+    """Zamba: Mamba-1 layers and one block for all."""
     hidden, layers = config.size("hidden_size"), num_layers(config)
     period = config.size("attn_layer_period", default=6)
     offset = config.size("attn_layer_offset", default=4, lo=0)
