@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
@@ -28,6 +29,7 @@ from shardwise.cli.main import COMMANDS, main
 
 SECONDS = float(os.environ.get("SHARDWISE_FUZZ_SECONDS", "0"))
 EXAMPLES = 140  # about 45 s of a core
+ROUND = 500  # examples that `make fuzz` draws at a time
 ANSWERS_WITHIN_S = 30
 ALLOWED = {0, 2, 3, 4}
 #: that hold what a person typed, where a simulation of a million requests is no mistake
@@ -116,10 +118,16 @@ def _check(words: list[str]) -> None:
         assert err.strip(), (words, "says nothing")
 
 
-@given(lines())
-def _any_line(words: list[str]) -> None:
-    if not _is_large(words):
-        _check(words)
+def _try(**chosen: Any) -> None:
+    """Draw lines and check each; `chosen` are settings of hypothesis."""
+
+    @settings(database=None, deadline=None, suppress_health_check=list(HealthCheck), **chosen)
+    @given(lines())
+    def any_line(words: list[str]) -> None:
+        if not _is_large(words):
+            _check(words)
+
+    any_line()
 
 
 def test_every_command_is_tried() -> None:
@@ -128,22 +136,20 @@ def test_every_command_is_tried() -> None:
 
 
 def test_no_command_line_ends_in_a_traceback() -> None:
-    checks = list(HealthCheck)
     # compiled once for a machine, which is not what is timed here
     _run(["simulate", "llama-3.1-8b", "--rate", "2", "--duration", "3s", "--osl", "20"])
     if not SECONDS:
         phases = (Phase.explicit, Phase.generate)
-        settings(
-            max_examples=EXAMPLES,
-            derandomize=True,
-            database=None,
-            deadline=None,
-            phases=phases,
-            suppress_health_check=checks,
-        )(_any_line)()
+        _try(max_examples=EXAMPLES, derandomize=True, phases=phases)
         return
-    ends = time.monotonic() + SECONDS
+    ends, rounds = time.monotonic() + SECONDS, 0
     while time.monotonic() < ends:
-        settings(max_examples=500, database=None, deadline=None, suppress_health_check=checks)(
-            _any_line
-        )()
+        _try(max_examples=ROUND)
+        rounds += 1
+        print(f"{rounds * ROUND} command lines", flush=True)
+
+
+def test_a_round_of_fuzzing_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "_check", lambda _words: None)
+    for _ in range(2):
+        _try(max_examples=3)

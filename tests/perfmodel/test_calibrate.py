@@ -19,6 +19,7 @@ from shardwise.perfmodel.crossval import Fold, folds_of, hold_out, in_sample
 from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, decode, encode
 from shardwise.perfmodel.profiles import bundled_profile, load_profile, save_profile
 from shardwise.perfmodel.rows import Row
+from shardwise.perfmodel.shrinking import WHOLE
 
 GRID = [(tp, c, isl) for tp in (1, 2, 4, 8) for c in (1, 4, 16, 64) for isl in (256, 2048)]
 
@@ -45,6 +46,21 @@ def rows(gpu: str, engine: str, factor: float = 1.0, start: int = 1) -> list[Row
     ]
 
 
+def with_noise(some: list[Row], tpot: float, ttft_spread: float, seed: int) -> list[Row]:
+    """Rows whose TPOT is `tpot` times as long, and whose TTFT is right but for its noise."""
+    drawn = np.random.default_rng(seed)
+    return [
+        replace(
+            row,
+            observed={
+                "ttft_s": row.observed["ttft_s"] * float(np.exp(drawn.normal(0.0, ttft_spread))),
+                "tpot_s": row.observed["tpot_s"] * tpot,
+            },
+        )
+        for row in some
+    ]
+
+
 def silent(_what: str, _done: int, _total: int) -> None:
     return
 
@@ -58,6 +74,37 @@ def test_a_slow_node_is_learnt_from_its_own_rows_and_others_stay() -> None:
     same = [k for k in base.offsets if k != "pair/h100/vllm"]
     assert made.profile.own_widths["h100/vllm/tpot_s"] > 0
     assert all(made.profile.offsets[k] == base.offsets[k] for k in same)
+
+
+def test_a_calibration_makes_no_metric_worse_on_rows_that_it_never_saw() -> None:
+    base = bundled_profile()
+    every = with_noise(rows("h100", "vllm"), 1.3, 0.3, seed=2)
+    made = build_personal(every[::2], base, "half", "test", silent)
+    assert all(made.after_pct[m] <= before + 1e-6 for m, before in made.before_pct.items())
+    unseen = problem_of(group(every[1::2])[0])
+    before, after = (in_sample(unseen, p.hierarchy) for p in (base, made.profile))
+    for metric in ("tpot_s", "ttft_s", "e2e_latency_s", "output_tok_s"):
+        old, new = (
+            np.mean([abs(np.expm1(m.error)) for m in some if m.metric == metric])
+            for some in (before, after)
+        )
+        assert new <= old * 1.1, metric  # noise of 16 rows: 0.3 / 4, of which a part is kept
+        assert metric == "ttft_s" or new < 0.5 * old
+
+
+def test_rows_that_are_only_noise_move_nothing() -> None:
+    base = bundled_profile()
+    made = build_personal(with_noise(rows("h100", "vllm"), 1.0, 0.3, 5), base, "n", "test", silent)
+    assert not made.is_supported
+    assert made.after_pct == made.before_pct
+    unseen = problem_of(group(rows("h100", "vllm"))[0])
+    found = [in_sample(unseen, p.hierarchy) for p in (base, made.profile)]
+    assert [m.error for m in found[0]] == [m.error for m in found[1]]
+    forced = build_personal(
+        with_noise(rows("h100", "vllm"), 1.0, 0.3, 5), base, "n", "test", silent, force=True
+    )
+    assert forced.shares == WHOLE
+    assert forced.after_pct["ttft_s"] != forced.before_pct["ttft_s"]
 
 
 def test_a_saved_profile_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from shardwise.perfmodel.build import Personal
 from shardwise.perfmodel.profiles import Profile, bundled_profile, load_profile
 from shardwise.perfmodel.rows import Row
 from shardwise.perfmodel.sharing import save_shared, shared
+from shardwise.perfmodel.shrinking import WHOLE
 
 ROW = Row(
     number=1,
@@ -40,7 +41,7 @@ ROW = Row(
 
 def written(folder: Path) -> Path:
     profile = named("node-a")
-    made = Personal(profile, 1, {"tpot_s": 12.0}, {"tpot_s": 4.0})
+    made = Personal(profile, 1, {"tpot_s": 12.0}, {"tpot_s": 4.0}, WHOLE, is_supported=True)
     path = folder / "node.json"
     save_shared(path, shared(made, [ROW, replace(ROW, observed={})], default_catalogue()))
     return path

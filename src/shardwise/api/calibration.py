@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-from shardwise import metrics
 from shardwise.api.result import Result
 from shardwise.errors import InputError
 from shardwise.reports.documents import as_json
@@ -41,18 +40,13 @@ class Calibration(Result):
         return self.made.profile
 
     def summary(self) -> str:
-        """How many rows there were, and which metrics the new profile predicts worse."""
-        worse = [
-            metrics.ALL[name].label
-            for name, before in self.made.before_pct.items()
-            if self.made.after_pct[name] > before
-        ]
+        """How many rows there were, and how much of their correction is kept."""
+        shares, of = self.made.shares, "of the correction to what a step takes"
+        kept = f"{shares.steps:.0%} {of} and {shares.outside:.0%} of that to the time outside"
         said = f"{self.made.rows} rows; mean error, before and after (cross-validated)."
-        if worse:
-            said += (
-                f" Worse in {', '.join(worse)}: predict those with the profile you started from."
-            )
-        return said
+        if self.made.is_supported:
+            return f"{said} Kept: {kept} steps, as much as rows left out support."
+        return f"{said} Kept: {kept} steps, by --force; rows left out support none."
 
     def tables(self) -> list[Table]:
         """Mean errors before and after, by metric."""
@@ -78,6 +72,7 @@ class Calibration(Result):
             "rows": self.made.rows,
             "before_pct": self.made.before_pct,
             "after_pct": self.made.after_pct,
+            "kept": {"steps": self.made.shares.steps, "outside": self.made.shares.outside},
         }
 
 
@@ -97,12 +92,12 @@ def calibrate(
         name: Name of the new profile.
         profile: Profile to start from.
         save: Whether to keep the profile under its name, for `profile=name` from then on.
-        force: Whether to save a profile that cross-validates worse than the one it starts from.
+        force: Whether to keep the whole correction where rows left out support none of it.
         progress: Called with what is fitted, how many are done, and how many there are.
 
     Raises:
-        InputError: SciPy is not installed, the file cannot be read, a unit is wrong, or the
-            profile would be worse and `force` is not given.
+        InputError: SciPy is not installed, the file cannot be read, a unit is wrong, or no
+            part of the correction is supported and `force` is not given.
     """
     from shardwise.api.accuracy import measured_rows
     from shardwise.perfmodel.build import build_personal
@@ -114,12 +109,11 @@ def calibrate(
     good, problems = measured_rows(rows)
     check_units(rows, start)
     provenance = f"{rows.name} on top of {start.name}"
-    made = build_personal(good, start, called, provenance, progress)
-    if made.is_worse and not force:
+    made = build_personal(good, start, called, provenance, progress, force)
+    if not made.is_supported and not force:
         raise InputError(
-            f"{rows.name}: the profile would predict worse than {start.name} "
-            f"({_mean(made.before_pct):.1f} % mean error before, {_mean(made.after_pct):.1f} % "
-            "after, cross-validated)",
+            f"{rows.name}: no correction of {start.name} predicts rows left out better by more "
+            f"than chance ({_mean(made.before_pct):.1f} % mean error without one)",
             remedy="add rows at other TP sizes and batches, or save it anyway with --force",
             field="rows",
         )

@@ -34,7 +34,11 @@ from shardwise.errors import InputError
     help="All-reduce latencies; with --output, fits everything anew instead of your pair alone.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File of a new profile.")
-@click.option("--force", is_flag=True, help="Save the profile even where it cross-validates worse.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Keep the whole correction where rows left out support none of it.",
+)
 @JSON
 def calibrate(
     rows: tuple[Path, ...],

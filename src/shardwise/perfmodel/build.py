@@ -29,6 +29,7 @@ from shardwise.perfmodel.intervals import (
 from shardwise.perfmodel.knowledge import knowledge_of
 from shardwise.perfmodel.profiles import STRUCTURE, Error, FoldError, Line, Profile, Seen
 from shardwise.perfmodel.rows import Row
+from shardwise.perfmodel.shrinking import CANDIDATES, NONE, WHOLE, Shares, supported, toward
 
 Progress = Callable[[str, int, int], None]
 FOLDS: Final = 5
@@ -176,11 +177,8 @@ class Personal(msgspec.Struct, frozen=True):
     rows: int
     before_pct: dict[str, float]  #: the base profile on the user's rows
     after_pct: dict[str, float]  #: cross-validated: each row judged by a fit without it
-
-    @property
-    def is_worse(self) -> bool:
-        """Whether the errors, summed over the metrics, grew."""
-        return sum(self.after_pct.values()) > sum(self.before_pct.values())
+    shares: Shares  #: of the correction, that are kept
+    is_supported: bool  #: by rows left out; otherwise the base predicts them as well
 
 
 def adapted(batches: Sequence[Batch], base: Profile) -> Hierarchy:
@@ -195,12 +193,18 @@ def adapted(batches: Sequence[Batch], base: Profile) -> Hierarchy:
 
 
 def build_personal(
-    rows: Sequence[Row], base: Profile, name: str, provenance: str, progress: Progress
+    rows: Sequence[Row],
+    base: Profile,
+    name: str,
+    provenance: str,
+    progress: Progress,
+    force: bool = False,
 ) -> Personal:
     """Move the offsets of the user's own GPU and engine pairs, and of a GPU or engine that the
     base knows nothing of, keeping everything shared.
 
-    Raises InputError if fewer than three rows can be used.
+    They are moved by the shares that rows left out support, and the whole way where those support
+    none and `force` is given. Raises InputError if fewer than three rows can be used.
     """
     batches, problems = group(rows)
     used = [row for batch in batches for row in batch.rows if row.observed]
@@ -209,15 +213,11 @@ def build_personal(
         raise InputError(
             f"{len(used)} usable rows{reason}", f"allowed: {MIN_ROWS} or more measured rows"
         )
-    before = in_sample(problem_of(batches), base.hierarchy)
-    after: list[Miss] = []
-    folds = min(FOLDS, len(used))
-    for k in range(folds):
-        progress("cross-validate", k + 1, folds)
-        kept, _ = group([row for i, row in enumerate(used) if i % folds != k])
-        judged, _ = group([row for i, row in enumerate(used) if i % folds == k])
-        after += in_sample(problem_of(judged), adapted(kept, base))
-    hierarchy = adapted(batches, base)
+    before, candidates = _left_out(used, base, progress)
+    found = supported(before, candidates)
+    shares = WHOLE if force and found == NONE else found
+    after = before if shares == NONE else candidates[shares]
+    hierarchy = toward(base.hierarchy, adapted(batches, base), shares)
     metrics = sorted({h.metric for h in before})
     profile = Profile(
         name=name,
@@ -236,7 +236,27 @@ def build_personal(
         len(used),
         {m: mape([h for h in before if h.metric == m]) for m in metrics},
         {m: mape([h for h in after if h.metric == m]) for m in metrics},
+        shares,
+        found != NONE,
     )
+
+
+def _left_out(
+    used: Sequence[Row], base: Profile, progress: Progress
+) -> tuple[list[Miss], dict[Shares, list[Miss]]]:
+    """Errors on each row by `base`, and with each share of what a fit without the row corrects."""
+    before: list[Miss] = []
+    after: dict[Shares, list[Miss]] = {shares: [] for shares in CANDIDATES if shares != NONE}
+    folds = min(FOLDS, len(used))
+    for k in range(folds):
+        progress("cross-validate", k + 1, folds)
+        kept, _ = group([row for i, row in enumerate(used) if i % folds != k])
+        judged = problem_of(group([row for i, row in enumerate(used) if i % folds == k])[0])
+        fitted = adapted(kept, base)
+        before += in_sample(judged, base.hierarchy)
+        for shares in after:
+            after[shares] += in_sample(judged, toward(base.hierarchy, fitted, shares))
+    return before, after
 
 
 def _own_widths(misses: Sequence[Miss]) -> dict[str, float]:
