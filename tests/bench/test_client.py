@@ -332,7 +332,11 @@ def test_a_load_of_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://x", "http://", "http://a:99999", "http://a b"]
+    "url",
+    [
+        *("localhost:8000", "ftp://x", "http://", "http://a:99999", "http://a b", "http://.a."),
+        f"http://{'a' * 64}.com",
+    ],
 )
 def test_what_is_no_http_url_is_refused(url: str) -> None:
     with pytest.raises(InputError):

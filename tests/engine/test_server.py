@@ -23,6 +23,8 @@ from typing import Any
 import pytest
 from tests.engine.replica import RUN, SMALL, Replica, gone, start
 
+from shardwise.errors import InputError
+
 torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engine]'")
 pytest.importorskip("uvicorn", reason="needs: pip install 'shardwise[engine]'")
 
@@ -263,6 +265,13 @@ def test_what_cannot_be_served_is_one_line_exit_2_and_no_stray_process(
     while left_of(process.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert left_of(process.pid) == []
+
+
+@pytest.mark.parametrize("host", ["\x80", ".a.", "256.1.1.1", "a" * 64])
+def test_a_host_that_cannot_be_listened_on_is_one_clear_error(host: str) -> None:
+    serving = pytest.importorskip("shardwise.engine.server")
+    with pytest.raises(InputError, match="cannot be used"):
+        serving.listen(host, 0)
 
 
 def test_a_port_in_use_is_one_line_and_exit_2(llama: Path) -> None:

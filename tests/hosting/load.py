@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -69,15 +70,27 @@ async def stream(port: int, tokens: int, name: str = "toy") -> Ended:
 
 
 async def closed_loop(
-    port: int, streams: int, requests: int, tokens: int, name: str = "toy", limit_s: float = 60.0
+    port: int,
+    streams: int,
+    requests: int,
+    tokens: int,
+    name: str = "toy",
+    limit_s: float = 60.0,
+    underway: Callable[[], None] = lambda: None,
 ) -> list[Ended]:
-    """`requests` in all, `streams` of them in flight; hanging ones fail after `limit_s`."""
+    """`requests` in all, `streams` of them in flight; hanging ones fail after `limit_s`.
+
+    `underway` is called once, when as many have ended as are in flight: a machine of any speed is
+    then in the middle of them.
+    """
     left = iter(range(requests))
     ended: list[Ended] = []
 
     async def client() -> None:
         for _ in left:
             ended.append(await asyncio.wait_for(stream(port, tokens, name), limit_s))
+            if len(ended) == streams:
+                underway()
 
     await asyncio.gather(*(client() for _ in range(streams)))
     return ended

@@ -7,10 +7,10 @@ import importlib.util
 import json
 import os
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,10 +82,8 @@ def test_four_replicas_lose_only_the_streams_of_the_killed_one(
     victim = operating.look(path)[1][0].state.process
     assert victim
 
-    killer = threading.Timer(1.5, os.kill, (victim.pid, signal.SIGKILL))
-    killer.start()
-    ended = asyncio.run(closed_loop(first, 64, 640, 40))
-    killer.join()
+    kill = partial(os.kill, victim.pid, signal.SIGKILL)
+    ended = asyncio.run(closed_loop(first, 64, 640, 40, underway=kill))
     outcomes = Counter(e.outcome for e in ended)
     now = wait_until_back(path)
     again = asyncio.run(closed_loop(first, 16, 32, 4))

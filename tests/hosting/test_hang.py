@@ -10,10 +10,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -68,10 +68,10 @@ def test_a_stopped_replica_is_restarted_and_its_streams_end(
     first = free_port(6)
     path = deploy(DeploymentFile(port=first, balancer=balancer, models=[impatient(3, first + 2)]))
     victim = process_of(path)
-    stopper = threading.Timer(1.0, os.kill, (victim.pid, signal.SIGSTOP))
-    stopper.start()
-    ended = asyncio.run(closed_loop(first, 24, 480, 20, limit_s=30.0))  # one that hangs raises
-    stopper.join()
+    stop = partial(os.kill, victim.pid, signal.SIGSTOP)
+    ended = asyncio.run(
+        closed_loop(first, 24, 480, 20, limit_s=30.0, underway=stop)  # one that hangs raises
+    )
     wait_for(path, is_back)
     outcomes = Counter(e.outcome for e in ended)
     longest_s = max(e.ended_s - e.started_s for e in ended)

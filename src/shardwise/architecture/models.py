@@ -19,6 +19,7 @@ from shardwise.architecture.bundled import (
 from shardwise.architecture.model import Model
 from shardwise.architecture.reading.parse import parse
 from shardwise.errors import InputError, UnknownNameError
+from shardwise.files import read_utf8
 
 __all__ = ["bundled", "bundled_config", "load", "published_checkpoint", "published_id"]
 
@@ -100,7 +101,7 @@ def _read_object(file: Path) -> dict[str, Any]:
             raise InputError(
                 f"{file} has {file.stat().st_size / 1e6:.0f} MB", "a config.json has a few KB"
             )
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(read_utf8(file))
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}", _remedy()) from error
     except (ValueError, RecursionError) as error:

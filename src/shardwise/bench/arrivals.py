@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from shardwise.errors import InputError
+from shardwise.files import read_utf8
 
 #: columns of (time, isl, osl): Mooncake's JSON lines, the Azure LLM inference trace, and the form
 #: that `shardwise simulate` reads
@@ -63,9 +64,9 @@ def read_trace(path: Path, requests: int = 0) -> Arrivals:
     Raises InputError, naming the line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the trace {path}: {error}") from None
+        text = read_utf8(path)
+    except OSError as error:
+        raise InputError(f"cannot read the trace {path}: {error.strerror}") from None
     lines = text.splitlines()
     filled = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not filled:

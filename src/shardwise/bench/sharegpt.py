@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from shardwise.errors import InputError
+from shardwise.files import read_utf8
 
 _ALLOWED: Final = (
     'allowed: [{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}]'
@@ -29,9 +30,9 @@ class Turn(msgspec.Struct, frozen=True):
 def read_sharegpt(path: Path) -> list[Turn]:
     """The first turn of each conversation that a person began. Raises InputError."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
+        text = read_utf8(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     try:
         if text.lstrip().startswith("["):
             entries = json.loads(text)

@@ -102,12 +102,23 @@ def parse_target(
         )
     if not all(32 < ord(c) < 127 for c in api_key + parts.hostname + parts.path + parts.query):
         raise InputError(f"URL {url!r} or its key holds characters that HTTP does not allow")
+    if not _is_host_name(parts.hostname):
+        raise InputError(f"URL {url!r}", "allowed: a host name with parts of 1 to 63 characters")
     path = parts.path.rstrip("/").removesuffix("/v1")
     tls = parts.scheme == "https"
     port = (443 if tls else 80) if port is None else port
     if not port:
         raise InputError(f"URL {url!r}", "allowed: a port from 1 to 65535")
     return Target(parts.hostname, port, path, tls, api, model, api_key, ca_file, parts.query, exact)
+
+
+def _is_host_name(name: str) -> bool:
+    """Whether a name has a form that DNS can be asked for."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def tls_context(target: Target) -> ssl.SSLContext | None:

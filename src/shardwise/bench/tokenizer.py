@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from shardwise.errors import InputError
+from shardwise.files import read_limited
 
 
 class Tokenizer(msgspec.Struct, frozen=True):
@@ -30,9 +31,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
     file = path / "tokenizer.json" if path.is_dir() else path
     allowed = "allowed: a tokenizer.json or its folder"
     try:
-        loaded = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        loaded = tokenizers.Tokenizer.from_str(read_limited(file).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the tokenizer {file}: {error}", allowed) from None
+    except InputError:
+        raise
     except Exception as error:  # noqa: BLE001 - the library raises no narrower class
         raise InputError(f"{file} is no tokenizer: {error}", allowed) from None
     return Tokenizer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from shardwise.errors import InputError, printable
+from shardwise.files import replacing
 
 if TYPE_CHECKING:
     from shardwise.api.result import Result
@@ -22,6 +24,10 @@ WIDE_KEY: Final = "shardwise.wide"  #: whether the running command was given --w
 def require_writable(path: Path) -> None:
     """Raise InputError unless a file can be made at `path`; called before the work starts."""
     folder = path.parent
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device or pipe
+        if not os.access(path, os.W_OK):
+            raise InputError(f"cannot write to {path}: no permission")
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{path.name}.probe"
@@ -35,13 +41,11 @@ def require_writable(path: Path) -> None:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
     """Write a CSV file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("w", newline="", encoding="utf-8") as handle:
+        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, fieldnames=list(header), extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
-        partial.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
 

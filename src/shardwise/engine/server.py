@@ -249,7 +249,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(2048)
-    except (OSError, OverflowError) as e:
+    except (OSError, OverflowError, UnicodeError) as e:  # a name that DNS has no form for
         taken = isinstance(e, OSError) and e.errno == errno.EADDRINUSE
         why = "is in use" if taken else f"cannot be used: {e}"
         raise InputError(f"port {port} on {host} {why}", remedy="choose another --port") from None

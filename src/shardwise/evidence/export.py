@@ -14,6 +14,7 @@ from shardwise.errors import InputError
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.portable import portable
 from shardwise.evidence.record import Evidence
+from shardwise.files import replacing
 
 #: workload mode -> as the rows name it
 MODES: Final = {
@@ -134,12 +135,8 @@ def write(cells: Sequence[Measured], path: Path) -> int:
     raw requests and without the folders of this machine. The rows of CSV and Parquet name a local
     model by its path, since `validate` and `calibrate` have to find it.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        written = FORMATS[path.suffix](cells, partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            return FORMATS[path.suffix](cells, partial)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return written

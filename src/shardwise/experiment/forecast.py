@@ -15,6 +15,7 @@ from shardwise.architecture.models import load
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
 from shardwise.experiment.design import Cell
+from shardwise.files import write_whole
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.estimate import Subject, predict
@@ -63,9 +64,7 @@ def kept_forecasts(
     new = {key: Forecast(now, make(cell)) for key, cell in wanted.items() if key not in known}
     if new:
         known |= new
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(known), indent=1))
-        partial.replace(path)
+        write_whole(path, msgspec.json.format(msgspec.json.encode(known), indent=1))
     return {key: known[key] for key in wanted}
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from shardwise.errors import InputError
+from shardwise.files import write_whole
 from shardwise.hardware.gpu import AllReduceLine
 
 BUSY_SHARE: Final = 0.25
@@ -69,11 +70,9 @@ def to_toml(gpu_id: str, found: Measured) -> str:
 
 def write(path: Path, gpu_id: str, found: Measured) -> None:
     """Writes the file whole or not at all. Raises InputError where it cannot."""
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(to_toml(gpu_id, found), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, to_toml(gpu_id, found).encode())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
 

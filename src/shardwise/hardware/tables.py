@@ -10,6 +10,7 @@ import msgspec
 import tomli
 
 from shardwise.errors import InputError
+from shardwise.files import read_utf8
 from shardwise.hardware.gpu import Status, Topology
 from shardwise.hardware.plausible import in_si
 
@@ -126,11 +127,10 @@ _FORMS = {"flops": FlopsTable, "interconnect": LinkTable, "island": IslandTable}
 def read_toml(path: Path) -> FileTable:
     """The top level of a catalogue file. InputError if unreadable or not TOML."""
     try:
-        text = path.read_text(encoding="utf-8")
-        data = tomli.loads(text)
+        data = tomli.loads(read_utf8(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "a readable TOML file") from error
-    except (UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+    except tomli.TOMLDecodeError as error:
         raise InputError(f"{path}: not TOML: {error}") from error
     return decode(data, FileTable, str(path))
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from shardwise.engines.registry import managed
 from shardwise.errors import InputError
+from shardwise.files import read_utf8, write_whole
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.replica.command import Instance
 
@@ -137,10 +138,10 @@ class DeploymentFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
 def load(path: Path) -> DeploymentFile:
     """The file at `path`. InputError if unreadable, not TOML, or not a deployment."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_utf8(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "a deployment.toml") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not TOML: {error}") from error
     return parse(data, str(path))
 
@@ -166,10 +167,8 @@ def dump(file: DeploymentFile) -> str:
 
 def save(file: DeploymentFile, path: Path) -> None:
     """Write `file` at `path`, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(dump(file), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, dump(file).encode())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from shardwise.errors import InputError
+from shardwise.files import read_utf8, write_whole
 from shardwise.node.links import Link, parse_link
 from shardwise.node.node import Device, Host, Node, Pair
 
@@ -53,10 +54,10 @@ class NodeTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 def read(path: Path) -> Node:
     """The node of a file. InputError names the file and the key that cannot be used."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_utf8(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "a node file in TOML") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not TOML: {error}") from None
     try:
         table = msgspec.convert(data, NodeTable)
@@ -67,10 +68,8 @@ def read(path: Path) -> Node:
 
 def write(path: Path, node: Node) -> None:
     """Write the file whole or not at all. InputError where it cannot be written."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(to_toml(node), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, to_toml(node).encode())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
 

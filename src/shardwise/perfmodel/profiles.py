@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from shardwise.errors import InputError, UnknownNameError
+from shardwise.files import read_limited, write_whole
 from shardwise.hardware.gpu import Gpu
 from shardwise.hardware.user_files import home
 from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
@@ -216,7 +217,7 @@ def load_profile(name: str) -> Profile:
             "profile", name, [*known, BUNDLED], "make one with 'shardwise calibrate'"
         )
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Profile)
+        found = msgspec.json.decode(read_limited(path), type=Profile)
     except (OSError, msgspec.DecodeError) as error:
         raise InputError(f"profile {path} is damaged: {error}", remedy="calibrate again") from None
     _check_structure(found, path)
@@ -226,7 +227,7 @@ def load_profile(name: str) -> Profile:
 def _shared_profile(path: Path) -> Profile:
     remedy = "give a file that 'shardwise calibrate --export' wrote"
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_SharedFile)
+        found = msgspec.json.decode(read_limited(path), type=_SharedFile)
     except OSError as error:
         raise InputError(f"cannot read profile {path}: {error.strerror}", remedy=remedy) from None
     except (msgspec.DecodeError, RecursionError) as error:
@@ -265,9 +266,7 @@ def save_profile(profile: Profile) -> Path:
     path = profile_folder() / f"{check_name(profile.name)}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=2))
-        partial.replace(path)
+        write_whole(path, msgspec.json.format(msgspec.json.encode(profile), indent=2))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}", remedy="set SHARDWISE_HOME") from None
     return path

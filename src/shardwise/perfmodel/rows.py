@@ -27,6 +27,7 @@ from msgspec.structs import replace
 from shardwise.architecture.cache import KV_BYTES
 from shardwise.engines.registry import names
 from shardwise.errors import InputError
+from shardwise.files import read_utf8
 from shardwise.layout.deployment import FixedLimits, Layout
 from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.recipes import Recipe, Run, recipe_of
@@ -369,22 +370,10 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def _text(path: Path) -> str:
-    """The file's text. Raises InputError where it is no UTF-8."""
     try:
-        data = path.read_bytes()
+        return read_utf8(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", remedy="give a file") from None
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:1000]:
-        raise InputError(
-            f"{path} is UTF-16 or no text", "allowed: CSV in UTF-8", "save it as UTF-8"
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path} is not UTF-8 at line {line}", "allowed: CSV in UTF-8", "save it as UTF-8"
-        ) from None
 
 
 def _delimiter(text: str) -> str:

@@ -15,6 +15,7 @@ import msgspec
 import shardwise
 from shardwise.errors import InputError
 from shardwise.evidence.portable import portable
+from shardwise.files import write_whole
 from shardwise.hardware.catalogue import Catalogue
 from shardwise.perfmodel.build import Personal
 from shardwise.perfmodel.profiles import FORMAT, FORMAT_VERSION
@@ -63,9 +64,7 @@ def _row(row: Row) -> Mapping[str, Any]:
 
 def save_shared(path: Path, document: Mapping[str, Any]) -> None:
     """Write a shared profile whole or not at all. Raises InputError where it cannot."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
-        partial.replace(path)
+        write_whole(path, msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None

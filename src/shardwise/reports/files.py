@@ -18,6 +18,7 @@ import msgspec
 
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence, Interval
+from shardwise.files import write_whole
 from shardwise.layout.deployment import Deployment
 from shardwise.reports.table import Cell, Table
 
@@ -55,19 +56,9 @@ def write_evidence_csv(path: Path, evidence: Iterable[Evidence]) -> Path:
 def write_bytes(path: Path, content: bytes) -> Path:
     """`content` at `path`, whole or not at all. Raises InputError where it cannot be written."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        write_whole(path, content)
     except OSError as error:
         raise _unwritable(f"file {path}", error) from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
-        temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(f"file {path}", error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -12,6 +12,7 @@ from shardwise.errors import InputError, UnknownNameError
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.record import Evidence
 from shardwise.evidence.store import is_store, open_store
+from shardwise.files import read_limited
 from shardwise.reports.saved import read_evidence
 
 
@@ -73,7 +74,7 @@ def _from_file(path: Path) -> Run:
 def _exported(path: Path) -> list[Measured] | None:
     """The cells of a file that `bench export` wrote, or None for another one."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=list[_Exported])
+        found = msgspec.json.decode(read_limited(path), type=list[_Exported])
     except (OSError, msgspec.DecodeError, RecursionError):
         return None
     return [Measured(cell.study, cell.key, cell.evidence, cell.conditions) for cell in found]

@@ -16,6 +16,7 @@ from shardwise.analysis.run import Study
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
 from shardwise.evidence.store import is_store, open_store
+from shardwise.files import read_limited
 from shardwise.reports.about import About
 from shardwise.reports.memory import MemoryUse
 from shardwise.reports.study_output import StudyOutput
@@ -112,7 +113,7 @@ def _content(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise InputError(f"{path} has {size / 1e6:.0f} MB", f"allowed: {MAX_BYTES / 1e6:g} MB")
-        return path.read_bytes()
+        return read_limited(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "", WRITTEN_BY) from None
 

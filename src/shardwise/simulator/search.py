@@ -21,6 +21,7 @@ import msgspec
 from msgspec.structs import replace
 
 from shardwise.errors import InputError, ShardwiseError
+from shardwise.files import read_limited
 from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.profiles import load_profile
 from shardwise.perfmodel.subject import catalogue_for
@@ -113,7 +114,7 @@ def digest_of(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         try:
-            digest.update(path.read_bytes())
+            digest.update(read_limited(path))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
     return digest.hexdigest()[:16] if files else ""

@@ -6,6 +6,7 @@ Lines need no order, and may lie hours apart. `trace_rows` says what each format
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from shardwise.bench.sharegpt import read_sharegpt
 from shardwise.errors import InputError
+from shardwise.files import read_limited, read_utf8
 from shardwise.simulator.chains import Chains
 from shardwise.simulator.trace import MAX_REQUESTS, Ints, Sessions, Trace
 from shardwise.simulator.trace_rows import FORMATS, Row, csv_row, json_row
@@ -52,23 +54,21 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
     """Each request with the place where it stands."""
     try:
         if path.suffix in {".jsonl", ".json"}:
-            with path.open("rb") as lines:
-                for number, line in enumerate(lines, 1):
-                    where = f"{path}, line {number}"
-                    if line.strip():
-                        yield where, json_row(line, where)
+            for number, line in enumerate(read_limited(path).splitlines(), 1):
+                where = f"{path}, line {number}"
+                if line.strip():
+                    yield where, json_row(line, where)
             return
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            names = _format_of(path, reader.fieldnames or [])
-            for cells in reader:
-                where = f"{path}, line {reader.line_num}"
-                row = csv_row(cells, names, where)
-                if row is not None:
-                    yield where, row
+        reader = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
+        names = _format_of(path, reader.fieldnames or [])
+        for cells in reader:
+            where = f"{path}, line {reader.line_num}"
+            row = csv_row(cells, names, where)
+            if row is not None:
+                yield where, row
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise InputError(f"{path} is not a CSV file: {error}") from None
 
 

@@ -15,6 +15,7 @@ from shardwise.bench.importers.rows import read_rows
 from shardwise.bench.importers.vllm import is_vllm, read_vllm
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
+from shardwise.files import read_limited
 from shardwise.perfmodel.rows import Problem
 
 FORMS: Final = (
@@ -47,7 +48,7 @@ def _documents(path: Path) -> list[Mapping[str, Any]]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"larger than {MAX_BYTES / 1e6:g} MB")
-        text = path.read_text(encoding="utf-8")
+        text = read_limited(path).decode("utf-8")
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -110,6 +110,9 @@ class HAProxy(Balancer):
             "    mode http",
             "    log global",
             "    timeout connect 2s",
+            # else a check fails after its interval: half a second without an answer, twice, took
+            # every replica of a busy machine out, and clients got 503
+            "    timeout check 2s",
             "    timeout client 1h",
             "    timeout server 1h",
             "    timeout http-request 30s",
