@@ -144,7 +144,7 @@ def against_roofline(rows: Sequence[Row], misses: Sequence[Miss]) -> Table:
             body.append(tuple(text_cell(w) for w in words))
     titles = ("metric", "models", "n", "roofline, %", "kernels alone, %", "fitted, %")
     columns = tuple(Column(t, t, align="left" if i < 2 else "right") for i, t in enumerate(titles))
-    return Table("roofline", "Median error beside a bare roofline", columns, (tuple(body),))
+    return Table("roofline", "Median error, compared with a bare roofline", columns, (tuple(body),))
 
 
 def _median_pct(errors: Sequence[float]) -> str:
@@ -184,15 +184,14 @@ def peer_parts(misses: Sequence[Miss]) -> tuple[str, ...]:
         body.append(tuple(text_cell(w) for w in words))
     columns = tuple(Column(t, t, align=a) for t, a in titles)  # type: ignore[arg-type]
     words_ = (
-        f"aiconfigurator {found['version']}, with its defaults, asked for the same mean lengths, "
-        "batch, TP and dtypes (`benchmarks/peer_predictions.py`), on the rows that it was asked "
-        "for: those of `measurements.csv`. It brings kernels measured on the same GPUs, many of "
-        "which are the ones that Shardwise's tables hold; Shardwise is judged on rows of a layout "
-        "that its fit was without. It refuses two rows of 70B at TP=1 as out of memory, and has no "
-        "AMD data."
+        f"aiconfigurator {found['version']} ran with its defaults and the same mean lengths, "
+        "batch, TP and dtypes (`benchmarks/peer_predictions.py`), on the rows of "
+        "`measurements.csv`. Its kernel tables were measured on the same GPUs, and many of them "
+        "are the same as Shardwise's. Shardwise's errors are on rows of a layout left out of its "
+        "fit. aiconfigurator refuses two rows of 70B at TP=1 as out of memory, and has no AMD data."
     )
     return words_, markdown(
-        Table("peer", "Mean error beside aiconfigurator", columns, (tuple(body),))
+        Table("peer", "Mean error, compared with aiconfigurator", columns, (tuple(body),))
     )
 
 
@@ -202,7 +201,7 @@ def _asked_dtype(dtype: str) -> str:
 
 #: Folds in the order that they are read in, with words for them.
 FOLDS = {
-    "row": "nothing but the row",
+    "row": "only the row",
     "layout": "the layout (number of GPUs)",
     "model": "the model on a GPU and engine",
     "dtype": "the dtype on a GPU and engine",
@@ -246,7 +245,7 @@ def fold_table(folds: Iterable[FoldError], metric: str) -> Table:
         "crossed, %",
     )
     columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
-    title = f"{metrics.ALL[metric].label}: errors on rows left out"
+    title = f"{metrics.ALL[metric].label}: errors on held-out rows"
     return Table(f"folds_{metric}", title, columns, (tuple(body),))
 
 
@@ -315,9 +314,9 @@ def tier_table(misses: Sequence[Miss], profile: Profile) -> Table:
                 f"{covered_pct(some, profile.widths):.0f}",
             )
             body.append(tuple(text_cell(w) for w in words))
-    names = ("not seen", "metric", "n", "in interval, %")
+    names = ("new", "metric", "n", "in interval, %")
     columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
-    return Table("tiers", "Coverage by what was not seen", columns, (tuple(body),))
+    return Table("tiers", "Coverage by what is new", columns, (tuple(body),))
 
 
 LEAST_IN_TIER = 40
@@ -414,25 +413,25 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
     family = chosen([m for m in misses if m.fold == "family"], profile)
     parts = [
         (ROOT / "docs" / "accuracy.head.md").read_text("utf-8").strip(),
-        "## On rows that the fit did not see",
+        "## Held-out rows",
         *(markdown(fold_table(profile.folds, metric)) for metric in METRICS),
         markdown(queued_table(misses)),
         markdown(tier_table(misses, profile)),
-        "![What intervals promise and what they hold](images/reliability.svg)",
+        "![Nominal and actual coverage of intervals](images/reliability.svg)",
         "### By model, with its family left out",
         markdown(worst_table(misses, "family", "tpot_s")),
         "### By model, kernels alone",
         markdown(worst_table(misses, "kernels", "tpot_s")),
-        "## Is the best layout found, with the model's family left out?",
+        "## Choosing the best TP, with the model's family left out",
         markdown(choice_table(choices(family))),
         accuracy_layouts.section(misses),
-        "## The published study, never fitted",
+        "## The published study (never fitted)",
         markdown(comparison_table(published_pairs())),
-        "## Beside a bare roofline",
+        "## Comparison with a bare roofline",
         markdown(against_roofline(rows, misses)),
-        "## Beside aiconfigurator, on the same rows",
+        "## Comparison with aiconfigurator, on the same rows",
         *peer_parts(misses),
-        "## On the rows of the fit",
+        "## Rows used in the fit",
         markdown(score_table(scores(points, GROUPINGS["gpu and engine"]), "gpu and engine")),
         markdown(score_table(scores(points, GROUPINGS["model and dtype"]), "model and dtype")),
         (ROOT / "docs" / "accuracy.tail.md").read_text("utf-8"),

@@ -89,7 +89,7 @@ def layout_table(misses: Sequence[Miss]) -> Table:
     body: list[Row] = []
     for metric, question in QUESTIONS.items():
         every = choices(misses, metric)
-        for plain, which in ((True, "all, no tokens drafted"), (False, "all, not told")):
+        for plain, which in ((True, "all, no speculation"), (False, "all, unknown")):
             some = [c for c in every if c.plain == plain]
             for (model, where, layouts), group in _grouped(some).items():
                 body.append(_row(question, model, where, ", ".join(layouts), group))
@@ -101,16 +101,16 @@ def layout_table(misses: Sequence[Miss]) -> Table:
     columns = [Column(t, t, align="left") for t in left] + [Column(t, t) for t in right]
     return Table(
         "layouts",
-        "TP, EP and attention DP on as many GPUs at the same load",
+        "TP, EP and attention DP on the same number of GPUs at the same load",
         tuple(columns),
         (tuple(body),),
         notes=(
             f"found: the layout chosen by prediction measured within {100 * NOISE:g} % of the best "
-            "one, as far as one layout measured twice differs",
-            "regret: how much worse the layout chosen measured than the best one, on average",
-            "worst over best: what the choice of a layout can cost there, on average",
-            "not told: some of the rows may have run with drafted tokens and others without, so "
-            "that they compare more than layouts",
+            "one, the repeatability of one layout",
+            "regret: mean measured loss of the chosen layout against the best one",
+            "worst over best: mean measured loss of the worst layout against the best one",
+            "unknown: some of the rows may have used speculative decoding and others not, so the "
+            "difference is not only due to the layout",
         ),
     )
 
@@ -138,7 +138,7 @@ def _row(question: str, model: str, where: str, layouts: str, some: Sequence[Cho
 def section(misses: Sequence[Miss]) -> str:
     """The section of the page, from errors with each model family left out."""
     family = [m for m in misses if m.fold == "family"]
-    title = "## Is the best layout found among several on as many GPUs?"
+    title = "## Choosing among layouts on the same number of GPUs"
     return f"{title}\n\n{markdown(layout_table(family))}"
 
 

@@ -1,4 +1,4 @@
-"""Does the load client count what servers and proxies do as what it is? The whole matrix, run.
+"""Test how the load client counts faults of servers and proxies, and write the results.
 
     python benchmarks/client_faults.py [--write]
 
@@ -53,7 +53,7 @@ QUICK = ["--concurrency", "2", "--isl", "8", "--osl", "6", "--repeats", "1,1"]
 
 
 class Tried(msgspec.Struct, frozen=True):
-    """One thing that was tried: what should come of it, what did, and whether that held."""
+    """One test: the expected result, the actual result, and whether they agree."""
 
     kind: str
     what: str
@@ -75,10 +75,10 @@ def answered(mode: str) -> Tried:
         failures, remark = _loaded(mode, every, api)
         counted = failures == ({expected.failure: wrong} if fault else {})
         held &= counted and remark == (REQUESTS if expected.remark else 0)
-        told.append(_words(failures) + (f", {remark} remarked" if expected.remark else ""))
-    want = f"{wrong} {expected.failure}" if fault else f"{REQUESTS} answers, as any other"
+        told.append(_words(failures) + (f", {remark} noted" if expected.remark else ""))
+    want = f"{wrong} {expected.failure}" if fault else f"{REQUESTS} answers"
     if expected.remark:
-        want += f", and remarked as `{expected.remark}`"
+        want += f", and noted as `{expected.remark}`"
     kind = "fault" if fault else "manner"
     return Tried(kind, f"`{mode}`: the server {expected.does}", want, _same(told), held)
 
@@ -122,7 +122,7 @@ def shardwise(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def ran(what: str, words: list[str], code: int, says: str) -> Tried:
-    """A command: its exit code and what it says."""
+    """Run a command and check its exit code and output."""
     done = shardwise(*words)
     said = done.stdout + done.stderr
     held = done.returncode == code and says in said and "Traceback" not in said
@@ -139,7 +139,7 @@ def redirected(folder: Path) -> Tried:
 def http2(folder: Path) -> Tried:
     with known_server(mode="http2", every=1) as at:
         return ran(
-            "a server of HTTP/2 alone", ["bench", "run", at.url, *_store(folder)], 2, "HTTP/2 only"
+            "a server with HTTP/2 only", ["bench", "run", at.url, *_store(folder)], 2, "HTTP/2 only"
         )
 
 
@@ -163,7 +163,7 @@ def actual_lengths(folder: Path) -> Tried:
 
 def nobody(folder: Path) -> Tried:
     words = ["bench", "run", "http://127.0.0.1:9", *_store(folder)]
-    return ran("nobody listens", words, 2, "nobody answers")
+    return ran("no server on the port", words, 2, "nobody answers")
 
 
 def _store(folder: Path) -> list[str]:
@@ -186,7 +186,7 @@ def interrupted(number: signal.Signals) -> Callable[[Path], Tried]:
         return Tried(
             "command",
             f"{number.name} during the warm-up",
-            "exit 130, at once",
+            "exit 130 at once",
             f"exit {process.returncode}",
             process.returncode == 130 and took < 5.0,
         )
@@ -207,12 +207,12 @@ def full(folder: Path) -> Tried:
         done = shardwise("bench", "run", at.url, *QUICK, *_store(folder))
     beside = shardwise("bench", "show", str(folder / "bench.unsaved-1.db"))
     held = done.returncode == 2 and "tok/s" in done.stdout and "tok/s" in beside.stdout
-    found = f"exit {done.returncode}, the cell shown"
-    found += " and in a store beside" if beside.returncode == 0 else ""
+    found = f"exit {done.returncode}, the cell printed"
+    found += " and saved in another store" if beside.returncode == 0 else ""
     return Tried(
         "command",
-        "a store that cannot be written",
-        "exit 2, the cell shown and in a store beside",
+        "a store that cannot be written to",
+        "exit 2, the cell printed and saved in another store",
         found,
         held,
     )
@@ -262,9 +262,9 @@ def encrypted(folder: Path) -> list[Tried]:
         trusted = [*words, "--ca-file", str(certificate)]
         plain = ["bench", "run", at.url.replace("http:", "https:"), *_store(folder)]
         return [
-            ran("TLS, a certificate of its own", words, 2, "--ca-file"),
+            ran("TLS with a self-signed certificate", words, 2, "--ca-file"),
             ran("the same with `--ca-file`", trusted, 0, ""),
-            ran("https to a server of plain HTTP", plain, 2, "is it an http:// server?"),
+            ran("https to a plain HTTP server", plain, 2, "is it an http:// server?"),
         ]
 
 
@@ -291,34 +291,35 @@ def everything() -> list[Tried]:
 
 
 def _say(tried: Tried) -> None:
-    mark = "held" if tried.held else "DID NOT HOLD"
+    mark = "ok" if tried.held else "FAILED"
     print(f"{mark}: {tried.what}: {tried.found}", file=sys.stderr)
 
 
 TITLES = {
     "fault": (
-        "Answers that must not count",
-        f"{REQUESTS} requests in completions and in chat, every fourth struck (HTTP/2: all).",
+        "Answers that must count as failures",
+        f"{REQUESTS} requests each to completions and chat; every fourth is affected (HTTP/2: "
+        f"all).",
     ),
     "manner": (
-        "Answers of another form, that must count",
-        f"{REQUESTS} requests in completions and in chat, every one answered in this manner.",
+        "Unusual answers that must count as successes",
+        f"{REQUESTS} requests each to completions and chat, all answered in this way.",
     ),
-    "command": ("`shardwise bench run`", "As a user meets it."),
+    "command": ("`shardwise bench run`", "Behaviour of the command."),
 }
 
 
 def page(found: list[Tried]) -> str:
     held = sum(tried.held for tried in found)
     lines = [
-        "# What the load client was tried against",
+        "# Reliability of the load client",
         "",
-        "Made by `python benchmarks/client_faults.py --write`; do not edit.",
+        "Written by `python benchmarks/client_faults.py --write`; do not edit.",
         "",
-        f"{held} of {len(found)} held.",
+        f"{held} of {len(found)} cases behave as expected.",
     ]
     for kind, (title, how) in TITLES.items():
-        lines += ["", f"## {title}", "", how, "", "| tried | expected | found | held |"]
+        lines += ["", f"## {title}", "", how, "", "| case | expected | found | as expected |"]
         lines.append("|---|---|---|---|")
         lines += [
             f"| {t.what} | {t.expected} | {_cell(t.found)} | {'yes' if t.held else '**no**'} |"

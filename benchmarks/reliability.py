@@ -1,11 +1,11 @@
-"""What was tried against Shardwise, and what held? Writes docs/reliability.md from a run.
+"""Run the fault-injection tests and write docs/reliability.md from their results.
 
     python benchmarks/reliability.py              write the page from the last run's results
     python benchmarks/reliability.py --run serve  run the faults of a section first (or: all)
 
-The matrix, reliability.toml, names for each fault the tests that cause it with real processes. They
-are run here, and how they ended goes to results/reliability.json with what they saw. What was not
-run, because a balancer is not installed for instance, is said to be so.
+reliability.toml names the tests of each fault. They run with real processes. Their outcomes and
+recorded values are saved in results/reliability.json. Tests that did not run, for example because
+a balancer is not installed, are marked as such.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ DOCUMENT = ROOT / "docs" / "reliability.md"
 INTRODUCTION = """\
 # Reliability
 
-What was tried, what has to hold, and whether it did. `make reliability` writes this page. Behind
-each line are tests that cause the fault with real processes; `benchmarks/reliability.toml` names
-them, and the number in brackets is how many cases passed.
+Injected faults, the expected behaviour, and the results. `make reliability` writes this page. The
+tests named in `benchmarks/reliability.toml` inject each fault into real processes. The number in
+brackets is the number of passed cases.
 """
 
 Ending = Literal["passed", "failed", "skipped"]
 
 
 class Case(msgspec.Struct, frozen=True):
-    """How one test ended: `seen` is what it recorded, `why` what kept it from running."""
+    """The outcome of one test: `seen` is what it recorded, `why` the reason if it was skipped."""
 
     test: str
     ending: Ending
@@ -52,11 +52,15 @@ class Case(msgspec.Struct, frozen=True):
 
 
 def run_tests(tests: Sequence[str]) -> list[Case]:
-    """Runs them one after the other; a parametrized test is a case for each of its parameters."""
+    """Run the tests one after the other; each parameter of a parametrized test is one case."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         line = [sys.executable, "-m", "pytest", "-n", "0", f"--junit-xml={report}"]
-        line += ["-o", "junit_family=xunit1", *tests]  # the one that keeps what tests record
+        line += [
+            "-o",
+            "junit_family=xunit1",
+            *tests,
+        ]  # the only family that keeps recorded properties
         subprocess.run(line, cwd=ROOT, check=False)
         return [_case(element) for element in ElementTree.parse(report).iter("testcase")]
 
@@ -73,7 +77,7 @@ def _case(element: ElementTree.Element) -> Case:
 
 
 def belongs(case: Case, test: str) -> bool:
-    """Whether `case` is `test`, a node id, or one of its parameters."""
+    """Return whether `case` is the test with node id `test`, or one of its parameters."""
     path, _, function = test.partition("::")
     module = path.removesuffix(".py").replace("/", ".")
     name = case.test.removeprefix(f"{module}.")
@@ -81,7 +85,7 @@ def belongs(case: Case, test: str) -> bool:
 
 
 def run_section(section: dict[str, Any]) -> dict[str, Any]:
-    """The section's result: for each fault the cases that tried it."""
+    """Run a section; return the cases of each fault."""
     cases = run_tests([test for fault in section["fault"] for test in fault["tests"]])
     faults = []
     for fault in section["fault"]:
@@ -95,7 +99,8 @@ def run_section(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def verdict(cases: Sequence[dict[str, str]]) -> str:
-    """yes, **no** with what failed, or what was not run; with figures where a test gave some."""
+    """Format the cases of a fault: yes, **no** with the failed tests, or not run; with recorded
+    values."""
     failed = [case["test"].rpartition(".")[2] for case in cases if case["ending"] == "failed"]
     if failed or not cases:
         return f"**no**: {', '.join(failed)}" if failed else "not run"
@@ -107,14 +112,14 @@ def verdict(cases: Sequence[dict[str, str]]) -> str:
 
 
 def page(matrix: dict[str, Any], results: dict[str, Any]) -> str:
-    """The document. A section of the matrix that was never run says so."""
+    """Format the page. A section that was never run is marked as such."""
     lines = INTRODUCTION.splitlines()
     for name, section in matrix.items():
-        result = results.get(name, {"faults": [], "date": "never", "machine": "nowhere"})
+        result = results.get(name, {"faults": [], "date": "never", "machine": "no machine"})
         found = {fault["tried"]: fault["cases"] for fault in result["faults"]}
         lines += ["", f"## {section['title']}", "", section["about"]]
         lines += [f"Run {result['date']} on {result['machine']}.", ""]
-        lines += ["| tried | has to hold | held |", "|---|---|---|"]
+        lines += ["| fault | expected | met |", "|---|---|---|"]
         for fault in section["fault"]:
             held = verdict(found.get(fault["tried"], []))
             lines.append(f"| {fault['tried']} | {fault['holds']} | {held} |")
@@ -122,9 +127,11 @@ def page(matrix: dict[str, Any], results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="what was tried, and what held")
+    parser = argparse.ArgumentParser(
+        description="run fault-injection tests and write docs/reliability.md"
+    )
     matrix = tomllib.loads(MATRIX.read_text("utf-8"))
-    parser.add_argument("--run", choices=[*matrix, "all"], help="the section to run first")
+    parser.add_argument("--run", choices=[*matrix, "all"], help="section to run first")
     options = parser.parse_args()
     results = json.loads(RESULT.read_text("utf-8")) if RESULT.exists() else {}
     for name, section in matrix.items():

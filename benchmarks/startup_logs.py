@@ -1,4 +1,4 @@
-"""Start-up logs beside predictions made with their own flags, as Markdown on stdout.
+"""Print start-up logs and predictions for their flags as Markdown.
 
 Run: python benchmarks/startup_logs.py > docs/startup-logs.md
 Needs ../shared/samples and ../shared/configs.
@@ -21,15 +21,15 @@ CONFIGS: Final = SHARED / "configs"
 
 
 class Case(msgspec.Struct, frozen=True):
-    """A log, and what it leaves unsaid of its start."""
+    """A log, and settings that it does not contain."""
 
     log: str
-    model: str = ""  #: a bundled model, or a configuration; empty: not predicted
+    model: str = ""  #: a bundled model or a configuration; empty if not predicted
     gpu: str = ""
     tp_size: int = 0
     pp_size: int = 0
     dtype: str = "auto"
-    why: str = ""  #: why it is not predicted, or what a gap comes from
+    why: str = ""  #: why it is not predicted, or the cause of a difference
 
 
 CASES: Final = (
@@ -40,13 +40,14 @@ CASES: Final = (
         "phi3/phi-4.json",
         "h100",
         dtype="int4",
-        why="bitsandbytes, taken as 4 bits throughout the linear layers",
+        why="bitsandbytes, modelled as 4 bits in all linear layers",
     ),
     Case(
         "both_qwen3_235b_fp8_tp4_h100",
         "qwen3-235b-a22b-fp8",
         "h100",
-        why="the log names no version; vLLM took over 6 GiB more than predicted for profiling",
+        why="the log does not name the version; vLLM's profiling used over 6 GiB more than "
+        "predicted",
     ),
     Case(
         "sglang_kimi_k25_tp8_rocm_capture_crash",
@@ -58,7 +59,7 @@ CASES: Final = (
         "vllm020fork_glm51_nvfp4_tp8_rtxpro6000",
         "glm_moe_dsa/GLM-5-NVFP4",
         "rtx-pro-6000",
-        why="a fork, and GLM-5.1 with its MTP layer beside the configuration of GLM-5",
+        why="a fork; the model is GLM-5.1 with its MTP layer, the configuration is that of GLM-5",
     ),
     Case(
         "vllm021_dsv4flash_tp2_2nodes_gb10",
@@ -73,31 +74,35 @@ CASES: Final = (
         "h20-141gb",
         8,
         2,
-        why="the log shows one pipeline stage, the prediction is of the fuller one",
+        why="the log shows one pipeline stage, the prediction is for the larger one",
     ),
     Case(
         "sglang_deepseek_r1_dp8_rocm_negative",
         "deepseek-r1",
         "mi300x",
         dtype="bf16",
-        why="loaded in 16 bits, which the log shows by its size alone",
+        why="loaded in 16 bits, as the logged size shows",
     ),
     Case(
         "vllm020_qwen36_35b_a3b_nvfp4_tp1_doubletime",
         "qwen3_5_moe/Qwen3.6-35B-A3B.json",
         "rtx-5090",
         dtype="nvfp4",
-        why="the 16-bit configuration taken as NVFP4: which parts stayed in 16 bits is not known",
+        why="the 16-bit configuration is modelled as NVFP4; it is unknown which parts stayed in 16 "
+        "bits",
     ),
-    Case("vllm0251_qwen27b_fp8_tp2_rtx3090_p2p", why="no configuration of the checkpoint"),
-    Case("sglang_gemma3_tp0_2025_03", why="no configuration of the checkpoint (4B)"),
-    Case("vllm09_qwen25vl7b_awq_negative_kv", why="another process held the memory"),
-    Case("sglang_qwen3omni30b_tp4", why="no configuration of the checkpoint"),
-    Case("vllm_gguf_qwen35_blocks_override_0", why="the log names no model"),
-    Case("vllm_v100x4_tp4_journald_russian", why="the log names no model"),
-    Case("vllm_omni_process_scoped", why="the log names no model"),
-    Case("vllm063_tp4_max_len_error", why="the log names no model"),
-    Case("vllm_fp8kv_kv_needed", why="the log names no model"),
+    Case(
+        "vllm0251_qwen27b_fp8_tp2_rtx3090_p2p",
+        why="the checkpoint's configuration is not available",
+    ),
+    Case("sglang_gemma3_tp0_2025_03", why="the checkpoint's configuration is not available (4B)"),
+    Case("vllm09_qwen25vl7b_awq_negative_kv", why="another process used the memory"),
+    Case("sglang_qwen3omni30b_tp4", why="the checkpoint's configuration is not available"),
+    Case("vllm_gguf_qwen35_blocks_override_0", why="the log does not name the model"),
+    Case("vllm_v100x4_tp4_journald_russian", why="the log does not name the model"),
+    Case("vllm_omni_process_scoped", why="the log does not name the model"),
+    Case("vllm063_tp4_max_len_error", why="the log does not name the model"),
+    Case("vllm_fp8kv_kv_needed", why="the log does not name the model"),
 )
 
 
@@ -106,12 +111,12 @@ def main() -> None:
 
 
 def _page() -> Iterator[str]:
-    yield "# Start-up logs beside predictions"
+    yield "# Start-up logs and predictions"
     yield ""
-    yield "Logs that people posted, and what Shardwise predicts with the flags that stand in them."
-    yield "Made by `python benchmarks/startup_logs.py`; `shardwise doctor --from LOG --model MODEL`"
-    yield "does the same for yours. Sizes are of one GPU. The aim is 3 % for weights and 10 % for"
-    yield "KV tokens; a value outside is in bold."
+    yield "This page compares start-up logs that people posted with predictions for the logged"
+    yield "flags. `python benchmarks/startup_logs.py` writes it. `shardwise doctor --from LOG"
+    yield "--model MODEL` does the same for your log. Sizes are per GPU, logged / predicted. The"
+    yield "target is an error of 3 % for weights and 10 % for KV tokens; larger errors are in bold."
     yield ""
     yield "| log | weights, GiB | | KV cache, GiB | | KV tokens | | remark |"
     yield "|---|---:|---:|---:|---:|---:|---:|---|"
@@ -119,7 +124,7 @@ def _page() -> Iterator[str]:
         if case.model:
             yield from _rows(case)
     yield ""
-    yield "Read, but not predicted:"
+    yield "Parsed, but not predicted:"
     yield ""
     for case in CASES:
         if not case.model:

@@ -51,7 +51,7 @@ def test_no_request_completed_is_exit_4_and_kept(tmp_path: Path) -> None:
         )  # fmt: skip
     assert done.returncode == 4, done.stderr
     assert "error_event" in done.stderr
-    assert "nothing completed" in bench("show", store).stdout
+    assert "no request completed" in bench("show", store).stdout
 
 
 def test_a_server_that_ends_answers_early_is_measured_when_asked(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_signal_in_the_warm_up_ends_the_command(tmp_path: Path, number: signal
     assert "Traceback" not in left
     # ten requests in five waves of 1.5 s, three times: what it would have taken
     assert time.monotonic() - begun < 15.0
-    assert "holds no cell" in bench("show", str(store)).stderr
+    assert "contains no cells" in bench("show", str(store)).stderr
 
 
 def test_a_cell_that_the_store_cannot_take_is_shown_and_kept_beside(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def _sharegpt(folder: Path) -> Path:
         (["run", "http://127.0.0.1:1", "--architecture", "llama-9"], "llama-9"),
         (["run", "http://127.0.0.1:1", "--gpu", "h20O"], "did you mean"),
         (["run", "http://127.0.0.1:1", "--cell-seconds", "nan"], "--cell-seconds"),
-        (["run", "http://127.0.0.1:1", "--stall-timeout", "inf"], "inf is no finite number"),
+        (["run", "http://127.0.0.1:1", "--stall-timeout", "inf"], "inf is not a finite number"),
         (["run", "http://127.0.0.1:1", "--seed", "-1"], "--seed"),
         (["run", "http://user:key@127.0.0.1:1"], "--api-key-env"),
         (["run", "https://127.0.0.1:1", "--ca-file", "none.pem"], "none.pem"),

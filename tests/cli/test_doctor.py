@@ -62,7 +62,7 @@ def test_a_machine_without_a_gpu_says_so_in_one_line_and_exits_0(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == (
-        "no GPU on this machine (A CPU, 2 sockets); read another's with --from FILE"
+        "no GPU on this machine (A CPU, 2 sockets); read another machine's output with --from FILE"
     )
 
 

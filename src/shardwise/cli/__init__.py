@@ -1,1 +1,1 @@
-"""Commands: parse, wire, render; no arithmetic."""
+"""Commands: they parse, wire and render, without arithmetic."""

@@ -1,4 +1,4 @@
-"""`shardwise bench`: measure endpoints and engines, keep it, bring in what others measured."""
+"""`shardwise bench`: measure endpoints and engines, store and import results."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import click
 
 #: name -> (module, one line of help)
 COMMANDS: Final = {
-    "run": ("shardwise.cli.bench_run", "Measure an endpoint that is already up."),
-    "sweep": ("shardwise.cli.bench_sweep", "Start an engine for each TP and measure it."),
-    "show": ("shardwise.cli.bench_store", "What a store holds, with the TP steps."),
-    "import": ("shardwise.cli.bench_import", "What vLLM, SGLang, aiperf … wrote, into a store."),
-    "export": ("shardwise.cli.bench_store", "A store as CSV, JSON or Parquet."),
-    "selftest": ("shardwise.cli.bench_selftest", "Does the load client itself measure right?"),
+    "run": ("shardwise.cli.bench_run", "Measure a running endpoint."),
+    "sweep": ("shardwise.cli.bench_sweep", "Start an engine at each TP and measure it."),
+    "show": ("shardwise.cli.bench_store", "Show a store's cells and TP steps."),
+    "import": ("shardwise.cli.bench_import", "Import results of vLLM, SGLang, aiperf and others."),
+    "export": ("shardwise.cli.bench_store", "Export a store as CSV, JSON or Parquet."),
+    "selftest": ("shardwise.cli.bench_selftest", "Check the accuracy of the load client."),
 }
 
 
 class _Commands(click.Group):
-    """Imports a command's module when it is needed."""
+    """Import a command's module when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -39,4 +39,4 @@ class _Commands(click.Group):
 
 @click.command(cls=_Commands)
 def bench() -> None:
-    """Measurements one can trust, of any OpenAI-compatible endpoint, across TP and batch."""
+    """Measure any OpenAI-compatible endpoint over TP sizes and batches."""

@@ -1,4 +1,4 @@
-"""`shardwise bench import`: what others measured, into the same store."""
+"""`shardwise bench import`: import results of other tools into a store."""
 
 from __future__ import annotations
 
@@ -25,29 +25,28 @@ _TOKENS = Finite(1, 10_000_000)
     type=click.Path(path_type=Path),
     default=STORE,
     show_default=True,
-    help="Store that the results go to.",
+    help="Store to write the results to.",
 )
-@click.option("--study", default="imported", show_default=True, help="Name in the store.")
-@click.option("--model", default="", help="Where the file does not say, or says it otherwise.")
-@click.option("--gpu", default="", help="GPU id, where the file does not say.")
-@click.option("--engine", default="", help="Engine, where the file does not say.")
+@click.option("--study", default="imported", show_default=True, help="Name of the study in the store.")
+@click.option("--model", default="", help="Model id; overrides the file's.")
+@click.option("--gpu", default="", help="GPU id, if the file does not name it.")
+@click.option("--engine", default="", help="Engine, if the file does not name it.")
 @click.option(
     "--tp",
     "tp_size",
     type=click.IntRange(1, 64),
     default=None,
-    help="TP size, where the file does not say.",
+    help="TP size, if the file does not state it.",
 )
 @click.option(
-    "--dtype", "weight_dtype", default="", help="Weight dtype, where the file does not say."
+    "--dtype", "weight_dtype", default="", help="Weight dtype, if the file does not state it."
 )
-@click.option("--isl", type=_TOKENS, default=None, help="Mean input tokens of a request.")
-@click.option("--osl", type=_TOKENS, default=None, help="Mean output tokens of a request.")
+@click.option("--isl", type=_TOKENS, default=None, help="Mean input tokens per request.")
+@click.option("--osl", type=_TOKENS, default=None, help="Mean output tokens per request.")
 def import_(files: tuple[Path, ...], store: Path, study: str, **said: Any) -> None:
-    """Bring FILES of vLLM's, SGLang's, aiperf's, guidellm's or InferenceX's into the store.
+    """Import result FILES of vLLM, SGLang, aiperf, guidellm or InferenceX into the store.
 
-    CSV rows of the form that `bench export` writes are taken too. Every conversion of a term is
-    noted with the result.
+    CSV rows as written by `bench export` are accepted too. Each conversion of a metric is noted in the result.
     """
     from shardwise.bench.importers.about import About
     from shardwise.bench.importers.reading import read_file
@@ -78,11 +77,11 @@ def import_(files: tuple[Path, ...], store: Path, study: str, **said: Any) -> No
 
 
 def _reasons(read: list[tuple[Path, list[Evidence], list[Problem]]]) -> list[str]:
-    """Why each file gave nothing: its first bad row, and how many there are."""
+    """Say why each file gave no result: its first bad row, and the number of bad rows."""
     found = []
     for path, _, problems in read:
         if not problems:
-            found.append(f"{path.name}: its rows hold no measured value")
+            found.append(f"{path.name}: its rows have no measured values")
             continue
         first, more = problems[0], len(problems) - 1
         rest = f" (and {more} more rows)" if more else ""

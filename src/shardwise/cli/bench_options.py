@@ -1,4 +1,4 @@
-"""What `bench run` and `bench sweep` both take: lengths, load, effort and where to keep it."""
+"""Options shared by `bench run` and `bench sweep`: lengths, load, effort and store."""
 
 from __future__ import annotations
 
@@ -32,83 +32,83 @@ def load_options(command: F) -> F:
     """--isl, --osl, --concurrency, --request-rate, --mode, effort, seed, --store."""
     for option in (
         JSON,
-        click.option("--study", default="bench", show_default=True, help="Name in the store."),
+        click.option("--study", default="bench", show_default=True, help="Name of the study in the store."),
         click.option(
             "--store",
             type=click.Path(path_type=Path),
             default=STORE,
             show_default=True,
-            help="File that keeps what was measured.",
+            help="Store file to write the results to.",
         ),
         click.option(
-            "--seed", type=SEED, default=0, show_default=True, help="Seed of prompts and arrivals."
+            "--seed", type=SEED, default=0, show_default=True, help="Random seed of prompts and arrivals."
         ),
         click.option(
             "--actual-lengths",
             is_flag=True,
-            help="Take answers of any length up to --osl: for servers that ignore ignore_eos.",
+            help="Accept answers of any length up to --osl, for servers that ignore ignore_eos.",
         ),
         click.option(
             "--request-timeout",
             type=ABOVE_0,
             default=3600.0,
             show_default=True,
-            help="Seconds that a whole request may take.",
+            help="Seconds after which a request fails.",
         ),
         click.option(
             "--first-token-timeout",
             type=ABOVE_0,
-            help="Seconds that the first token may take; default: --stall-timeout.",
+            help="Seconds to wait for the first token; default: --stall-timeout.",
         ),
         click.option(
             "--stall-timeout",
             type=ABOVE_0,
             default=120.0,
             show_default=True,
-            help="Seconds without an event, keep-alive comments being none: a failure.",
+            help="Seconds without an event after which a request fails; comments do not count.",
         ),
-        click.option("--cell-seconds", type=ABOVE_0, help="Begin no further repeat after these."),
+        click.option("--cell-seconds", type=ABOVE_0, help="Minutes after which no repeat is started."),
         click.option(
             "--precision",
             type=Finite(0, 100, min_open=True),
             default=5.0,
             show_default=True,
-            help="Half-width wanted, %.",
+            help="Target half-width of the intervals, in %.",
         ),
         click.option(
-            "--repeats", default="3,5", show_default=True, help="Fewest and most runs of each cell."
+            "--repeats", default="3,5", show_default=True, help="Minimum and maximum number of runs per cell."
         ),
         click.option(
             "--requests",
             type=click.IntRange(0, MAX_REQUESTS),
             default=0,
-            help="Of a run; 0: ten a slot, 64 at a rate.",
+            help="Requests per run; 0: ten per slot, or 64 at a rate.",
         ),
         click.option(
             "--shared-prefix",
             type=click.IntRange(0),
             default=0,
-            help="Tokens that all prompts begin with.",
+            help="Length of the prefix shared by all prompts, in tokens.",
         ),
         click.option(
             "--api",
             type=click.Choice(["completions", "chat"]),
             default="completions",
-            help="Which OpenAI endpoint to call.",
+            help="OpenAI endpoint to call.",
         ),
         click.option(
             "--mode",
             type=click.Choice(["closed_loop", "static_batch"]),
             default="closed_loop",
             show_default=True,
-            help="Keep the batch in flight, or run it once.",
+            help="closed_loop keeps the batch in flight; static_batch runs it once.",
         ),
-        click.option("--request-rate", help="Requests/s instead, arriving as Poisson: 1,2,4."),
+        click.option("--request-rate", help="Requests/s with Poisson arrivals instead, e.g. 1,2,4."),
         click.option(
             "--concurrency",
             default="1,4,16",
             show_default=True,
-            help="Requests in flight, one cell each, as in 1,4,16.",
+            help="Requests in flight, one cell per value, e.g. 1,4,16.",
         ),
         click.option(
             "--osl",
@@ -130,7 +130,7 @@ def load_options(command: F) -> F:
 
 
 def workloads(given: dict[str, Any]) -> tuple[Workload, ...]:
-    """A workload for each concurrency, or for each request rate."""
+    """Return a workload for each concurrency, or for each request rate."""
     from shardwise.workload.workload import Workload
 
     slots = sizes(given["concurrency"], "--concurrency")
@@ -155,7 +155,7 @@ def _rates(text: str) -> list[float]:
 
 
 def effort_of(given: dict[str, Any]) -> Callable[[Workload], Effort]:
-    """How much each workload is measured."""
+    """Return the measuring effort of each workload."""
     from shardwise.bench.cell import Effort
 
     repeats = sizes(given["repeats"], "--repeats")
@@ -181,8 +181,7 @@ def effort_of(given: dict[str, Any]) -> Callable[[Workload], Effort]:
 
 
 def require_names(gpu: str, engine: str, dtype: str) -> None:
-    """Raise UnknownNameError for what results cannot be compared by: a name is a mistake unless it
-    is known, or says that it is not."""
+    """Raise UnknownNameError for names that results cannot be compared by. A name must be known, or say that it is unknown."""
     from shardwise.architecture.formats import DTYPES
     from shardwise.engines.registry import names
     from shardwise.hardware.catalogue import default_catalogue
@@ -197,19 +196,18 @@ def require_names(gpu: str, engine: str, dtype: str) -> None:
 
 
 def report_unkept(cells: Sequence[Measured], store: Store) -> None:
-    """Exit code 2 where a cell was measured and is not in its store; where it went instead was
-    said when it went there."""
+    """Exit with 2 if a measured cell is not in its store. A message has already named the store that it was saved to."""
     unkept = [cell for cell in cells if cell.repeats and not store.has(cell.study, cell.key)]
     if unkept:
         raise InputError(f"{len(unkept)} of {len(cells)} cells are not in {store.path}")
 
 
 def show_cells(cells: Sequence[Measured], as_json: bool) -> None:
-    """The cells' table and, over several TPs, what each step changes. JSON instead if asked."""
+    """Print the cells and, for several TPs, the change of each step; or JSON."""
     if as_json:
         from shardwise.cli.files import print_json
 
-        # raw requests stay in the store: they would be a hundred times the rest
+        # raw requests stay in the store: they would be a hundred times as large as the rest
         print_json("bench", {"cells": [replace(cell, repeats=()) for cell in cells]})
         return
     from shardwise import metrics
@@ -229,15 +227,15 @@ def show_cells(cells: Sequence[Measured], as_json: bool) -> None:
 
 
 def exit_if_nothing(cells: Sequence[Measured]) -> None:
-    """Exit code 4 where no request of any cell completed, 130 where it was interrupted."""
+    """Exit with 4 if no request of any cell completed, with 130 if interrupted."""
     if any(cell.conditions.get("interrupted") for cell in cells):
-        click.echo("shardwise: interrupted; what was measured is kept", err=True)
+        click.echo("shardwise: interrupted; finished measurements are saved", err=True)
         sys.exit(130)
     if cells and not any(cell.conditions.get("completed") for cell in cells):
         failures = {k: v for c in cells for k, v in (c.conditions.get("failures") or {}).items()}
         listed = ", ".join(f"{count} {kind}" for kind, count in failures.items())
         hint = (
-            "; --actual-lengths takes answers that end early" if set(failures) == {"short"} else ""
+            "; --actual-lengths accepts answers that end early" if set(failures) == {"short"} else ""
         )
         click.echo(f"shardwise: no request completed: {listed}{hint}", err=True)
         sys.exit(4)

@@ -1,4 +1,4 @@
-"""`shardwise bench run`: any endpoint that is already up."""
+"""`shardwise bench run`: measure a running endpoint."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("url")
-@click.option("--model", default="", help="As the endpoint names it; default: the one it serves.")
-@click.option("--architecture", default="", help="Model as predictions know it, for comparing.")
-@click.option("--gpu", default="unknown", show_default=True, help="GPU id, for comparing.")
-@click.option("--engine", default="", help="What serves it; default: what the endpoint says.")
+@click.option("--model", default="", help="Model name at the endpoint; default: the model it serves.")
+@click.option("--architecture", default="", help="Model id for comparison with predictions.")
+@click.option("--gpu", default="unknown", show_default=True, help="GPU id for comparison with predictions.")
+@click.option("--engine", default="", help="Engine name; default: as reported by the endpoint.")
 @click.option(
     "--tp",
     "tp_size",
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="TP size of what serves it, for the results.",
+    help="TP size of the endpoint, for the results.",
 )
-@click.option("--dtype", default="auto", show_default=True, help="Weight dtype, for comparing.")
-@click.option("--ca-file", default="", help="PEM file of certificates to trust, for https.")
+@click.option("--dtype", default="auto", show_default=True, help="Weight dtype for comparison with predictions.")
+@click.option("--ca-file", default="", help="PEM file of CA certificates to trust for https.")
 @click.option("--api-key-env", default="", help="Environment variable that holds the API key.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json, or its folder.")
-@click.option("--trace", type=click.Path(path_type=Path), help="Arrivals (and lengths) of a file.")
-@click.option("--sharegpt", type=click.Path(path_type=Path), help="Prompts of a ShareGPT file.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json file, or its folder.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Trace file with arrival times and lengths.")
+@click.option("--sharegpt", type=click.Path(path_type=Path), help="ShareGPT file to take prompts from.")
 @load_options
 def run(url: str, **given: Any) -> None:
     """Measure the OpenAI-compatible endpoint at URL under each load."""
@@ -81,7 +81,7 @@ def run(url: str, **given: Any) -> None:
 
 
 def _measure(target: Target, loads: list[tuple[Workload, Effort]], given: dict[str, Any]) -> None:
-    """Measure each load, keep it, and show what there is, come what may."""
+    """Measure each load, save it, and show the finished cells even after an error."""
     from shardwise.bench.cell import measure
     from shardwise.bench.keeping import keep
     from shardwise.evidence.store import open_store
@@ -143,7 +143,7 @@ def _subject(target: Target, load: Workload, given: dict[str, Any]) -> Subject:
 def _arrangement(
     target: Target, load: Workload, effort: Effort, given: dict[str, Any]
 ) -> Callable[[int], Arranged]:
-    """What each repeat sends."""
+    """Return the requests that each repeat sends."""
     from shardwise.bench.arrivals import read_trace
     from shardwise.bench.cell import Arranged, arrange
     from shardwise.bench.prompts import choose_source, make_prompts

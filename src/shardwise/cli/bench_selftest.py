@@ -1,4 +1,4 @@
-"""`shardwise bench selftest`: the load client against a server whose delays are known."""
+"""`shardwise bench selftest`: check the load client against a server with known delays."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     "--concurrency",
     default="1,16,128,512",
     show_default=True,
-    help="Streams at once, as in 1,16,128.",
+    help="Numbers of concurrent streams, e.g. 1,16,128.",
 )
 @WIDE
 @JSON
 def selftest(concurrency: str, as_json: bool) -> None:
-    """Measure a bundled server of known delays (TTFT 50 ms, a token every 10 ms).
+    """Measure a bundled server with known delays (TTFT 50 ms, a token every 10 ms).
 
-    Exit code 1 where the client is further off than 2 % in TTFT, or 1 % in ITL or E2E latency.
+    Exits with 1 if the error of the client is above 2 % in TTFT, or 1 % in ITL or E2E latency.
     """
     from shardwise.bench.selftest import selftest as run_selftest
 
@@ -46,7 +46,7 @@ def selftest(concurrency: str, as_json: bool) -> None:
 
 
 def selftest_table(found: list[SelfTest]) -> Table:
-    """A row for each number of streams: errors of the client's clock, its cost and verdict."""
+    """Return a row per number of streams: errors of the client, its cost and the verdict."""
     from shardwise import metrics
     from shardwise.reports.table import Cell, Column, Table, text_cell
 
@@ -82,8 +82,8 @@ def selftest_table(found: list[SelfTest]) -> Table:
     )
     return Table(
         "selftest",
-        "The load client against a server of known delays",
+        "The load client against a server with known delays",
         columns,
         tuple((row,) for row in rows),
-        ("error: of the mean, against when the server sent; tolerances 2, 1 and 1 %",),
+        ("error: of the mean, relative to the server's send times; tolerances 2, 1 and 1 %",),
     )

@@ -1,4 +1,4 @@
-"""`shardwise bench show` and `export`: what a store holds, and out of it."""
+"""`shardwise bench show` and `export`: print or export a store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shardwise.evidence.store import Store
 
 STORE = click.argument("store", type=click.Path(path_type=Path))
-STUDY = click.option("--study", default="", help="One study of the store; default: all.")
+STUDY = click.option("--study", default="", help="Name of one study of the store; default: all.")
 
 
 def _cells(store: Store, study: str) -> list[Measured]:
@@ -23,7 +23,7 @@ def _cells(store: Store, study: str) -> list[Measured]:
         raise UnknownNameError("study", study, store.studies())
     found = store.cells(study or None)
     if not found:
-        raise InputError(f"{store.path} holds no cell")
+        raise InputError(f"{store.path} contains no cells")
     return found
 
 
@@ -33,7 +33,7 @@ def _cells(store: Store, study: str) -> list[Measured]:
 @WIDE
 @JSON
 def show(store: Path, study: str, as_json: bool) -> None:
-    """The cells of STORE by study, with what each TP step changes."""
+    """Show the cells of STORE by study, and the change of each TP step."""
     from shardwise.cli.bench_options import show_cells
     from shardwise.evidence.store import open_store
 
@@ -60,7 +60,7 @@ def show(store: Path, study: str, as_json: bool) -> None:
     help="File to write: .csv, .json or .parquet.",
 )
 def export(store: Path, study: str, output: Path) -> None:
-    """Write the cells of STORE: CSV rows that validate and calibrate take, JSON, or Parquet."""
+    """Write the cells of STORE as JSON, Parquet, or CSV rows for validate and calibrate."""
     from shardwise.cli.files import require_writable
     from shardwise.evidence.export import FORMATS, write
     from shardwise.evidence.store import open_store
@@ -74,4 +74,4 @@ def export(store: Path, study: str, output: Path) -> None:
     left_out = len(cells) - written
     click.echo(f"wrote {written} cells to {output}", err=True)
     if left_out:
-        click.echo(f"left out {left_out}: client-bound, or nothing completed", err=True)
+        click.echo(f"skipped {left_out}: client-bound, or no request completed", err=True)

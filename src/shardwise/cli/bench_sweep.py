@@ -1,4 +1,4 @@
-"""`shardwise bench sweep`: an engine for each TP, every load on it, kept cell by cell."""
+"""`shardwise bench sweep`: start an engine at each TP, measure every load, and save each cell."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ if TYPE_CHECKING:
     help="Engine to start for each TP size.",
 )
 @click.option("--tp", default="1,2", show_default=True, help="TP sizes to compare.")
-@click.option("--devices", help="GPUs, or CPU cores, to use: 0,1; default: all there are.")
-@click.option("--gpu", default="", help="Hardware as results name it; default: cpu, or detected.")
+@click.option("--devices", help="GPUs or CPU cores to use, e.g. 0,1; default: all.")
+@click.option("--gpu", default="", help="GPU id in the results; default: cpu, or detected.")
 @click.option("--dtype", default="auto", help="Weight dtype; auto: fp32 on CPU, else as stored.")
-@click.option("--python", default="", help="Interpreter of the engine's own environment.")
-@click.option("--flag", "flags", multiple=True, help="Added to the engine's command line.")
-@click.option("--env", multiple=True, help="NAME=VALUE for the engine; repeatable.")
+@click.option("--python", default="", help="Python interpreter of the engine's environment.")
+@click.option("--flag", "flags", multiple=True, help="Argument to add to the engine's command line; repeatable.")
+@click.option("--env", multiple=True, help="Environment variable NAME=VALUE for the engine; repeatable.")
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
     default=8390,
     show_default=True,
-    help="First port that replicas listen on.",
+    help="First port for replicas to listen on.",
 )
 @click.option(
-    "--ready-timeout", type=ABOVE_0, default=600.0, show_default=True, help="Seconds to start in."
+    "--ready-timeout", type=ABOVE_0, default=600.0, show_default=True, help="Seconds to wait for an engine to start."
 )
 @load_options
 def sweep(model: str, **given: Any) -> None:
     """Measure MODEL (a folder, file or Hugging Face id) at each TP under each load.
 
-    A rerun does only the cells that are missing, so a sweep that was killed goes on.
+    Run an interrupted sweep again to measure only the missing cells.
     """
     from shardwise.bench.shards import terminable
     from shardwise.bench.sweep import missing, run_sweep
@@ -77,7 +77,7 @@ def sweep(model: str, **given: Any) -> None:
         exit_if_nothing(measured)
         report_unkept(measured, store)
     if left:
-        click.echo(f"shardwise: {left} cells had no request that completed", err=True)
+        click.echo(f"shardwise: {left} cells have no completed request", err=True)
 
 
 def _sweep(model: str, given: dict[str, Any]) -> Sweep:
@@ -143,7 +143,7 @@ def _engine(model: str, given: dict[str, Any]) -> Engine:
 def _numbers(text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.strip().isdigit() for part in parts):
-        raise InputError(f"--devices is {text!r}", "allowed: numbers, as in 0,1")
+        raise InputError(f"--devices is {text!r}", "allowed: numbers, e.g. 0,1")
     return [int(part) for part in parts]
 
 
@@ -155,5 +155,5 @@ def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
 
 
 def _rounded(tokens: int) -> int:
-    """Up to a multiple of 256, with room for the tokens a server adds to a prompt."""
+    """Round up to a multiple of 256, with room for tokens that a server adds to a prompt."""
     return -(-(tokens + 16) // 256) * 256

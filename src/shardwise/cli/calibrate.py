@@ -1,4 +1,4 @@
-"""`shardwise calibrate`: a profile from measured rows."""
+"""`shardwise calibrate`: fit a profile to measured rows."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from shardwise.errors import InputError
     "--export",
     "export",
     type=click.Path(path_type=Path),
-    help="Write the profile to a file to share, which --profile takes: node.json.",
+    help="Also write the profile to a file for --profile on other machines, e.g. node.json.",
 )
-@click.option("--name", help="Name of your profile, used with --profile from then on.")
-@click.option("--profile", default="reference", show_default=True, help="Profile to start from.")
+@click.option("--name", help="Name of your profile, for use with --profile.")
+@click.option("--profile", default="reference", show_default=True, help="Profile to start the fit from.")
 @click.option(
     "--collectives",
     type=click.Path(path_type=Path),
-    help="All-reduce latencies; with --output, fits everything anew instead of your pair alone.",
+    help="File of all-reduce latencies; with --output, refits everything, not only your GPU and engine.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File of a new profile.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write a refitted profile to.")
 @click.option(
     "--force",
     is_flag=True,
-    help="Keep the whole correction where rows left out support none of it.",
+    help="Save the whole correction even if held-out rows do not support it.",
 )
 @JSON
 def calibrate(
@@ -52,12 +52,9 @@ def calibrate(
 ) -> None:
     """Fit the performance model to the measured ROWS of CSV files.
 
-    With --name, your rows move the coefficients of your own GPU and engine and leave the rest as
-    it was; the error before and after is cross-validated. --export writes the same as one file
-    to share, with the rows, GPUs, versions and errors in it, and needs no --name.
+    With --name, your rows change only the coefficients of your GPU and engine. The error before and after is cross-validated. --export writes the same profile as one file to share, including the rows, GPUs, versions and errors; it does not need --name.
 
-    With --collectives and --output, the whole hierarchy is fitted to the rows marked 'calibrate':
-    that is how the bundled profile is made.
+    With --collectives and --output, the whole hierarchy is fitted to the rows marked 'calibrate'. The bundled profile is made this way.
     """
     from shardwise.api.calibration import require_scipy
 
@@ -101,11 +98,11 @@ def _personal(
     if name:
         click.echo(f"saved {found.path}; use it with --profile {name}")
     if export:
-        click.echo(f"wrote {export}; use it anywhere with --profile {export.name}")
+        click.echo(f"wrote {export}; use it on any machine with --profile {export.name}")
 
 
 def _name_of(export: Path) -> str:
-    """A profile's name from its file's. Raises InputError where the file is no .json."""
+    """Return the profile's name from its file name. Raises InputError unless it ends in .json."""
     if export.suffix != ".json":
         raise InputError(f"--export {export}", "allowed: a name ending in .json")
     return export.stem.lower()

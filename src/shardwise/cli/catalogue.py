@@ -1,4 +1,4 @@
-"""`shardwise catalogue`: what Shardwise knows, and from where."""
+"""`shardwise catalogue`: GPUs, prices and models with their sources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shardwise.cli.options import JSON, WIDE
 
 @click.group()
 def catalogue() -> None:
-    """GPUs, prices and models, with their sources."""
+    """Look up GPUs, prices and models, with their sources."""
 
 
 _FILES = click.option(
@@ -29,7 +29,7 @@ _FILES = click.option(
 @WIDE
 @JSON
 def gpus(files: tuple[Path, ...], as_json: bool) -> None:
-    """Every GPU: memory, bandwidth, matrix rates, links and price."""
+    """List every GPU: memory, bandwidth, matrix rates, links and price."""
     from shardwise.perfmodel.subject import catalogue_for
     from shardwise.reports.catalogue_tables import gpu_table
 
@@ -46,7 +46,7 @@ def gpus(files: tuple[Path, ...], as_json: bool) -> None:
 @WIDE
 @JSON
 def facts(gpu: str, files: tuple[Path, ...], as_json: bool) -> None:
-    """Each value of one GPU with its unit, source, date and the figures that disagree."""
+    """Show each value of one GPU with unit, source, date and conflicting values."""
     from shardwise.perfmodel.subject import catalogue_for
     from shardwise.reports.catalogue_tables import fact_table, price_table
 
@@ -62,7 +62,7 @@ def facts(gpu: str, files: tuple[Path, ...], as_json: bool) -> None:
 @WIDE
 @JSON
 def models(as_json: bool) -> None:
-    """Every bundled model: parameters, weights per dtype and KV cache per token."""
+    """List every bundled model: parameters, weight bytes per dtype and KV cache per token."""
     from shardwise.architecture.models import bundled, load
     from shardwise.reports.catalogue_tables import model_table
 
@@ -78,7 +78,7 @@ def models(as_json: bool) -> None:
 @WIDE
 @JSON
 def fits(files: tuple[Path, ...], as_json: bool) -> None:
-    """The largest model that one GPU of each kind holds, per dtype."""
+    """Show the largest model that fits on one GPU of each kind, per dtype."""
     from shardwise.architecture.models import bundled, load
     from shardwise.perfmodel.memory import largest_models
     from shardwise.perfmodel.subject import catalogue_for

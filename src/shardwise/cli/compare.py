@@ -28,9 +28,9 @@ _PERCENT: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*")
 @click.option(
     "--fail-if-slower",
     metavar="PERCENT",
-    help="Exit with code 1 where B is slower by this much or more, for example 5%.",
+    help="Exit with 1 if B is slower by this much or more, e.g. 5%.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the JSON document to this file.")
 @WIDE
 @JSON
 def compare(
@@ -42,12 +42,11 @@ def compare(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare RUN_B with the earlier RUN_A, overall and for each cell that both have.
+    """Compare RUN_B with the earlier RUN_A, overall and for each common cell.
 
-    A run is a store that 'shardwise bench' wrote, the folder of 'shardwise study -o', or a JSON
-    file of evidence. A verdict needs intervals on both sides, so measure with repeats.
+    A run is a store written by 'shardwise bench', a folder written by 'shardwise study -o', or a JSON file of evidence. A verdict needs intervals on both sides, so measure with repeats.
 
-    Exit codes: 0 otherwise, 1 with --fail-if-slower where B is slower, 2 for bad input.
+    Exit codes: 1 if B is slower with --fail-if-slower, 2 for bad input, otherwise 0.
 
     Example: shardwise compare before.db after.db --fail-if-slower 5%
     """
@@ -69,7 +68,7 @@ def compare(
 
 
 def _gate(found: Comparison, limit_pct: float) -> None:
-    """Say on stderr what is slower by the limit, and exit with 1; or what could not be seen."""
+    """Report slowdowns beyond the limit on stderr and exit with 1, or report what could not be detected."""
     from shardwise import metrics
     from shardwise.analysis.comparison import blind_at, slower_by
     from shardwise.reports.comparison_tables import change_line
@@ -82,8 +81,7 @@ def _gate(found: Comparison, limit_pct: float) -> None:
     blind = ", ".join(metrics.ALL[c.metric].label for c in blind_at(found, limit_pct))
     if blind:
         click.echo(
-            f"a slowdown of {limit_pct:g} % could have gone unseen in {blind}: "
-            "measure more repeats",
+            f"a slowdown of {limit_pct:g} % could be undetected in {blind}: run more repeats",
             err=True,
         )
 
@@ -92,6 +90,6 @@ def _percent(text: str) -> float:
     match = _PERCENT.fullmatch(text)
     if match is None or float(match.group(1)) == 0:
         raise InputError(
-            f"--fail-if-slower is {text[:40]!r}", "allowed: a percentage above 0, as in 5%"
+            f"--fail-if-slower is {text[:40]!r}", "allowed: a percentage above 0, e.g. 5%"
         )
     return float(match.group(1))

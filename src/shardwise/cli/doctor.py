@@ -1,4 +1,4 @@
-"""`shardwise doctor`: a node read, from its own tools or from pasted text, and what it means."""
+"""`shardwise doctor`: read and diagnose a node, from its tools or from pasted text."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
     "--node",
     "node_file",
     type=click.Path(path_type=Path),
-    help="Read a node file that --save wrote instead.",
+    help="Read a node file written by --save.",
 )
 @click.option(
     "--engine",
     "engines",
     type=click.Choice(["vllm", "sglang"]),
     multiple=True,
-    help="Engine whose all-reduce is looked at; both by default.",
+    help="Engine to report the all-reduce of; default: both.",
 )
-@click.option("--gpu", default="", help="Name of the GPUs where the text does not say it.")
-@click.option("--model", default="", help="Model of a start-up log, to predict beside it.")
+@click.option("--gpu", default="", help="GPU name, if the text does not contain it.")
+@click.option("--model", default="", help="Model of a start-up log, to compare it with a prediction.")
 @click.option(
-    "--tp", default=0, type=click.IntRange(0), help="TP size of a log that does not say it."
-)
-@click.option(
-    "--pp", default=0, type=click.IntRange(0), help="Pipeline stages of a log that does not say it."
+    "--tp", default=0, type=click.IntRange(0), help="TP size, if the log does not state it."
 )
 @click.option(
-    "--dtype", default="auto", help="What the log's weights were loaded in; auto: the checkpoint's."
+    "--pp", default=0, type=click.IntRange(0), help="Number of pipeline stages, if the log does not state it."
+)
+@click.option(
+    "--dtype", default="auto", help="Dtype that the log's weights were loaded in; auto: the checkpoint's."
 )
 @click.option(
     "--save", type=click.Path(path_type=Path), help="Write the node to a TOML file for --node."
@@ -67,11 +67,9 @@ def doctor(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Say which GPUs to take for each TP size, which all-reduce they get, and what to change.
+    """Report which GPUs to use for each TP size, their all-reduce, and what to change.
 
-    Reads this machine's tools, or with --from FILE... what was pasted: nvidia-smi, nvidia-smi
-    topo -m, rocm-smi --showtopo, amd-smi topology, lscpu, vLLM's collect_env, and start-up logs of
-    vLLM and SGLang. Changes nothing.
+    Runs this machine's tools, or reads pasted output with --from FILE: nvidia-smi, nvidia-smi topo -m, rocm-smi --showtopo, amd-smi topology, lscpu, vLLM's collect_env, and start-up logs of vLLM and SGLang. It changes nothing.
     """
     from shardwise.doctor.diagnosis import diagnose
     from shardwise.doctor.startup_check import compare
@@ -95,7 +93,7 @@ def doctor(
         _show(found, chosen, compared)
     if save is not None:
         if reading.node is None or not reading.node.devices:
-            raise InputError("there is no GPU to save", remedy="read a node that has some")
+            raise InputError("no GPU was found to save", remedy="read a node with GPUs")
         write(save, reading.node)
         click.echo(f"wrote {save}; use it with --node {save}", err=True)
     if measure:
@@ -119,7 +117,7 @@ def _reading(sources: tuple[str, ...], node_file: Path | None) -> Reading:
 
 
 def _named(reading: Reading, gpu: str) -> Reading:
-    """`reading` with `gpu` as the name of GPUs that have none."""
+    """Return `reading` with `gpu` as the name of unnamed GPUs."""
     node = reading.node
     if not gpu or node is None:
         return reading
@@ -151,7 +149,7 @@ def _show(found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison
             show_table(link_table(node))
             show_table(verdict_table(found, engines))
     elif reading.source == "this machine":
-        say(f"no GPU on this machine ({_about(reading)}); read another's with --from FILE")
+        say(f"no GPU on this machine ({_about(reading)}); read another machine's output with --from FILE")
     elif not reading.startups:
         say(f"no GPUs and links in {reading.source} ({_about(reading)})")
     if reading.nccl is not None:
@@ -171,7 +169,7 @@ def _show(found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison
 
 
 def _about(reading: Reading) -> str:
-    """What is known of a machine whose tools name no GPU."""
+    """Describe a machine whose tools name no GPU."""
     from shardwise.node.node import Host
 
     host = reading.node.host if reading.node is not None else Host()
@@ -184,9 +182,9 @@ def _about(reading: Reading) -> str:
         f"virtual machine ({host.hypervisor})" if host.hypervisor else "",
     ]
     unknown = (
-        "no tool to read it with"
+        "no supported tool found"
         if reading.source == "this machine"
-        else "nor anything of the host"
+        else "no host information"
     )
     return ", ".join(part for part in known if part) or unknown
 
@@ -200,7 +198,7 @@ def _document(
 
 
 def _measure() -> None:
-    """Memory bandwidth and all-reduce of this machine, as `hardware detect` measures them."""
+    """Measure memory bandwidth and all-reduce of this machine, as `hardware detect` does."""
     from shardwise.cli.engine_extra import require_engine_extra
 
     require_engine_extra()
@@ -210,7 +208,7 @@ def _measure() -> None:
         seen = detect("auto", 0, True, lambda what: click.echo(f"measuring {what} …", err=True))
     except RuntimeError as error:
         raise ShardwiseError(f"torch cannot measure here: {error}") from None
-    click.echo(f"measured ({seen.what}): {seen.memory_bandwidth / 1e9:.0f} GB/s of memory a rank")
+    click.echo(f"measured ({seen.what}): {seen.memory_bandwidth / 1e9:.0f} GB/s of memory per rank")
     for world, line in sorted(seen.all_reduce.items()):
         click.echo(
             f"  torch.distributed all-reduce of {world}: {line.latency_s * 1e6:.1f} us + "

@@ -1,4 +1,4 @@
-"""Libraries that are an extra: say so in one line where they are absent."""
+"""Report missing optional libraries with the command that installs them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from shardwise.errors import InputError
 
-#: extra that brings a library, where the command does not say which
+#: extra that installs a library, if it does not follow from the command
 EXTRAS: Final = {
     "scipy": "calibrate",
     "huggingface_hub": "hub",
@@ -28,7 +28,7 @@ EXTRAS: Final = {
     "pyarrow": "parquet",
     "ray": "ray",
 }
-#: command -> the extra that brings all its libraries
+#: command -> the extra that installs all its libraries
 EXTRA_OF_COMMAND: Final = {
     "bench": "bench",
     "study": "measure",
@@ -50,7 +50,7 @@ NEEDED = (
 
 
 def install_line(module: str, command: str) -> str:
-    """The line that installs `module` for `command`; "" where it belongs to no extra."""
+    """Return the command line that installs `module` for `command`; "" if no extra has it."""
     name = module.partition(".")[0]
     if name not in EXTRAS:
         return ""
@@ -61,13 +61,12 @@ def install_line(module: str, command: str) -> str:
 
 
 def require_engine_extra() -> None:
-    """Raises InputError naming the libraries that are not installed."""
+    """Raise InputError naming the libraries that are not installed."""
     require_modules(NEEDED, "engine")
 
 
 def require_modules(needed: Sequence[str], extra: str) -> None:
-    """Raises InputError naming those of `needed` that are not installed, and the extra that
-    brings them."""
+    """Raise InputError naming the missing modules of `needed` and the extra that installs them."""
     absent = [name for name in needed if find_spec(name) is None]
     if absent:
         raise InputError(

@@ -1,4 +1,4 @@
-"""`shardwise explain`: one layer's way through tensor parallelism, with real numbers."""
+"""`shardwise explain`: show one layer under tensor parallelism, with real values."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ if TYPE_CHECKING:
     from shardwise.engine.teaching import Cut, Explanation, Sum
 
 WHY = {
-    "attention": "Each rank attends with its own heads, and its columns of o_proj turn them\n"
+    "attention": "Each rank computes attention for its own heads. Its columns of o_proj turn them\n"
     "   into a partial output of full width. The all-reduce adds the partial outputs.",
-    "mlp": "Each rank computes its part of the intermediate features, and its columns of\n"
-    "   the down projection turn them into a partial output of full width. The all-reduce adds\n"
-    "   them.",
+    "mlp": "Each rank computes its own intermediate features. Its columns of the down\n"
+    "   projection turn them into a partial output of full width. The all-reduce adds them.",
 }
 
 
 @click.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
-@click.option("--tp", default=2, show_default=True, help="Ranks to shard over.")
+@click.option("--tp", default=2, show_default=True, help="Number of ranks to shard over.")
 @click.option("--layer", default=0, show_default=True, help="Number of the layer, from 0.")
-@click.option("--prompt", default="", help='Text, or "17 4 291" for a model without tokenizer.')
-@click.option("--random-weights", is_flag=True, help="From config.json alone.")
+@click.option("--prompt", default="", help='Prompt text, or token ids such as "17 4 291" without a tokenizer.')
+@click.option("--random-weights", is_flag=True, help="Use random weights; only config.json is needed.")
 @JSON
 def explain(
     model: Path, tp: int, layer: int, prompt: str, random_weights: bool, as_json: bool
 ) -> None:
-    """Show where each tensor of a layer of MODEL is cut, and what the ranks add up to."""
+    """Show how each tensor of a layer of MODEL is sharded, and the sum over ranks."""
     require_engine_extra()
     from shardwise.engine import teaching, tokenizer
 
@@ -48,18 +47,18 @@ def explain(
 
 def _print(found: Explanation) -> None:
     click.echo(f"Layer {found.layer} on {found.tp_size} ranks, {found.num_tokens} tokens\n")
-    click.echo("1. The weights are cut. A matrix is stored (outputs, inputs).")
+    click.echo("1. The weights are sharded. A matrix is stored as (outputs, inputs).")
     for line in _collapsed(found.cuts):
         click.echo(f"   {line}")
     held = ", ".join(f"rank {r}: {_range(kv)}" for r, kv in enumerate(found.kv_heads))
-    click.echo(f"\n   {found.heads_per_rank} query heads a rank; KV heads {held}\n")
+    click.echo(f"\n   {found.heads_per_rank} query heads per rank; KV heads {held}\n")
     for number, part in enumerate(found.sums, start=2):
         click.echo(f"{number}. {WHY[part.part]}")
         _print_sum(part)
 
 
 def _collapsed(cuts: list[Cut]) -> list[str]:
-    """A line a weight; of many experts, which are all cut alike, the first."""
+    """Return one line per weight; experts are sharded alike, so only the first is shown."""
     lines = []
     for cut in cuts:
         if "experts." in cut.name and "experts.0." not in cut.name:
@@ -77,10 +76,10 @@ def _range(held: tuple[int, int]) -> str:
 
 def _print_sum(part: Sum) -> None:
     rows, width = part.shape
-    click.echo(f"\n   last token's {part.part} output, first numbers:")
+    click.echo(f"\n   last token's {part.part} output, first values:")
     for rank, values in enumerate(part.partials):
         click.echo(f"   {f'rank {rank}':10} {_numbers(values)}")
-    click.echo(f"   {'sum':10} {_numbers(part.total)}   <- all-reduce of {rows}x{width} numbers")
+    click.echo(f"   {'sum':10} {_numbers(part.total)}   <- all-reduce of {rows}x{width} values")
     click.echo(f"   {'unsharded':10} {_numbers(part.unsharded)}")
     click.echo(f"   largest difference anywhere: {part.relative_error:.1e} of the largest value\n")
 

@@ -1,4 +1,4 @@
-"""What commands write: files and lines."""
+"""Output of commands: files and lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDE_KEY: Final = "shardwise.wide"  #: whether the running command was given --w
 
 
 def require_writable(path: Path) -> None:
-    """Raise InputError unless a file can be made at `path`; called before the work starts."""
+    """Raise InputError unless a file can be written at `path`; called before the work starts."""
     folder = path.parent
     if path.exists() and not path.is_file() and not path.is_dir():  # a device or pipe
         if not os.access(path, os.W_OK):
@@ -40,7 +40,7 @@ def require_writable(path: Path) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
-    """Write a CSV file whole or not at all."""
+    """Write a CSV file atomically."""
     try:
         with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, fieldnames=list(header), extrasaction="ignore")
@@ -51,20 +51,20 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, str
 
 
 def show_progress(what: str, done: int, total: int) -> None:
-    """One line of progress on stderr, rewritten in place in a terminal and absent when piped."""
+    """Print one line of progress on stderr, updated in place; nothing when piped."""
     if sys.stderr.isatty():
         end = "\n" if done >= total else ""
         click.echo(f"\r\033[K{what} ({done}/{total}){end}", err=True, nl=False)
 
 
 def say(text: str) -> None:
-    """Lines on stdout, with nothing in them that a terminal would obey."""
+    """Print lines on stdout without terminal control characters."""
     for line in text.split("\n"):
         click.echo(printable(line))
 
 
 def say_prose(text: str) -> None:
-    """Sentences on stdout, broken between words where a terminal would break within them."""
+    """Print sentences on stdout, wrapped between words to the terminal's width."""
     from shardwise.reports.table_text import paragraph, terminal_width
 
     width = terminal_width() if sys.stdout.isatty() else None
@@ -73,12 +73,12 @@ def say_prose(text: str) -> None:
 
 
 def show_table(table: Table) -> None:
-    """`table` and a blank line on stdout, in full with --wide, else as wide as the terminal."""
+    """Print `table` and a blank line, in full with --wide, else as wide as the terminal."""
     sys.stdout.write(rendered(table) + "\n")
 
 
 def rendered(table: Table) -> str:
-    """`table` as `show_table` writes it."""
+    """Return `table` as `show_table` prints it."""
     from shardwise.reports.table_text import is_coloured, render, terminal_width
 
     context = click.get_current_context(silent=True)
@@ -87,19 +87,19 @@ def rendered(table: Table) -> str:
 
 
 def print_json(kind: str, answer: Mapping[str, Any]) -> None:
-    """One JSON document on stdout: `answer` under its kind and the version of the schema."""
+    """Print one JSON document: `answer` with its kind and the schema version."""
     from shardwise.reports.documents import as_json, document
 
     sys.stdout.write(as_json(document(kind, answer)) + "\n")
 
 
 def print_result(found: Result) -> None:
-    """A result's JSON document on stdout."""
+    """Print a result's JSON document."""
     sys.stdout.write(found.to_json() + "\n")
 
 
 def write_result(found: Result, output: Path) -> None:
-    """A result's JSON document to a file, whole or not at all."""
+    """Write a result's JSON document to a file atomically."""
     from shardwise.reports.files import write_bytes
 
     write_bytes(output, found.to_json().encode() + b"\n")

@@ -1,4 +1,4 @@
-"""`shardwise hardware`: this machine as hardware, measured."""
+"""`shardwise hardware`: measure this machine as hardware."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from shardwise.cli.options import JSON
 
 @click.group()
 def hardware() -> None:
-    """This machine as an entry of the catalogue."""
+    """Measure this machine as an entry of the catalogue."""
 
 
 @hardware.command()
-@click.option("--name", default="this-machine", show_default=True, help="Its id, for --gpu.")
+@click.option("--name", default="this-machine", show_default=True, help="Id of the entry, for use with --gpu.")
 @click.option(
     "--device",
     default="auto",
@@ -28,27 +28,26 @@ def hardware() -> None:
     "--threads-per-rank",
     default=0,
     type=click.IntRange(0),
-    help="CPU threads that make one rank; 0: the cores over at most 8 ranks.",
+    help="CPU threads per rank; 0: divide the cores among at most 8 ranks.",
 )
 @click.option(
     "--ranks",
     default=0,
     type=click.IntRange(0),
-    help="Ranks at work at the same time; 0: all there are.",
+    help="Number of ranks that run at the same time; 0: all.",
 )
-@click.option("--short", is_flag=True, help="Fewer repeats: faster, less precise.")
+@click.option("--short", is_flag=True, help="Use fewer repeats: faster but less precise.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File to write instead of the one every command reads.",
+    help="File to write, instead of the one that every command reads.",
 )
 @JSON
 def detect(name: str, output: Path | None, as_json: bool, **asked: Any) -> None:
     """Measure memory bandwidth, matrix rates and all-reduce, and write a hardware file.
 
-    On CPU one rank, with its threads, is what a GPU is elsewhere. ROCm GPUs are device cuda, as
-    torch calls them.
+    On CPU, one rank with its threads acts as a GPU. For ROCm GPUs, use the device cuda, as in torch.
     """
     require_engine_extra()
     from shardwise.cli.files import print_json, require_writable
@@ -64,12 +63,12 @@ def detect(name: str, output: Path | None, as_json: bool, **asked: Any) -> None:
     )
     if found.was_busy:
         busy = f"the machine was busy (load {found.load_before:.1f} on {found.cores} cores)"
-        click.echo(f"{busy}: measure again when it is quiet", err=True)
+        click.echo(f"{busy}: measure again when it is idle", err=True)
     write(path, name, found)
     if as_json:
         print_json("hardware", {"name": name, "path": str(path), "measured": found})
         return
-    click.echo(f"{found.name}: {found.what}; every number is of one rank, all at work")
+    click.echo(f"{found.name}: {found.what}; every value is per rank, with all ranks running")
     click.echo(f"  memory            {found.memory_bytes / 1e9:8.1f} GB")
     click.echo(f"  memory bandwidth  {found.memory_bandwidth / 1e9:8.1f} GB/s")
     for dtype, rate in found.flops.items():

@@ -1,4 +1,4 @@
-"""`shardwise up`, `status`, `logs`, `down` and `export`: a deployment file, run or translated."""
+"""`shardwise up`, `status`, `logs`, `down` and `export`: run or translate a deployment file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 @click.option("--on", default="", help="Ray cluster for the replicas: ray://host:port.")
 @NODE
 def up(file: Path, on: str, node_file: Path | None) -> None:
-    """Start the replicas and balancer of FILE, or bring what runs in line with its changes.
+    """Start the replicas and balancer of FILE, or apply its changes to a running deployment.
 
     With --node, replicas for which FILE names no devices get the GPUs with the best links.
     """
@@ -46,11 +46,11 @@ def up(file: Path, on: str, node_file: Path | None) -> None:
 
 @click.command()
 @FILE
-@click.option("--watch", is_flag=True, help="Show it again every second.")
+@click.option("--watch", is_flag=True, help="Refresh the table every second.")
 @WIDE
 @JSON
 def status(file: Path, watch: bool, as_json: bool) -> None:
-    """Each replica's state, devices, memory, requests in flight and restarts."""
+    """Show each replica's state, devices, memory, requests in flight and restarts."""
     from shardwise.hosting.operating import look
 
     if as_json:
@@ -65,7 +65,7 @@ def status(file: Path, watch: bool, as_json: bool) -> None:
     now, seen = look(file)
     show_table(status_table(now, seen))
     if not (now.controller and now.controller.alive):
-        text = "the controller does not run: nothing is restarted until `shardwise up`"
+        text = "the controller is not running: nothing is restarted until you run `shardwise up`"
         click.echo(text, err=True)
 
 
@@ -104,10 +104,10 @@ def _as_json(now: State, seen: list[Seen]) -> dict[str, object]:
     default=20,
     show_default=True,
     type=click.IntRange(1, 100_000),
-    help="Lines to show of each log.",
+    help="Number of lines to show per log.",
 )
 def logs(file: Path, replica: str, lines: int) -> None:
-    """The last lines of REPLICA ("model/0", "balancer" or "controller"); without it, of all."""
+    """Show the last log lines of REPLICA ("model/0", "balancer" or "controller"), or of all."""
     from shardwise.hosting import state
 
     found = sorted((state.folder(file) / "logs").glob("*.log"))
@@ -128,10 +128,10 @@ def logs(file: Path, replica: str, lines: int) -> None:
 @click.command()
 @FILE
 @click.option(
-    "--grace", "grace_s", default=30.0, show_default=True, help="Seconds streams may still take."
+    "--grace", "grace_s", default=30.0, show_default=True, help="Seconds to wait for running streams."
 )
 def down(file: Path, grace_s: float) -> None:
-    """Stop everything that `up` started from FILE."""
+    """Stop everything that `up` started for FILE."""
     from shardwise.hosting.operating import down as bring_down
 
     click.echo(f"{bring_down(file, grace_s)} processes stopped")
@@ -144,9 +144,9 @@ def down(file: Path, grace_s: float) -> None:
     "target",
     required=True,
     type=click.Choice(["compose", "systemd", "kubernetes", "ray", "grafana"]),
-    help="Format to write the deployment in.",
+    help="Format to translate the deployment to.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A folder; else stdout.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to; default: stdout.")
 @NODE
 def export(file: Path, target: str, output: Path | None, node_file: Path | None) -> None:
     """Write FILE as compose, systemd units, Kubernetes manifests or a Ray Serve config.

@@ -1,4 +1,4 @@
-"""`shardwise status`: the replicas as a table; with --watch, in flight over the last looks too."""
+"""`shardwise status`: show the replicas as a table; with --watch, with recent requests in flight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shardwise.hosting.operating import Seen
     from shardwise.hosting.state import State
 
-LOOKS: Final = 30  #: that the sparkline shows, one a second
+LOOKS: Final = 30  #: samples in the sparkline, one per second
 TONES: Final[dict[str, Tone]] = {
     "ready": "better",
     "dead": "worse",
@@ -35,7 +35,7 @@ TONES: Final[dict[str, Tone]] = {
 def status_table(
     now: State, seen: list[Seen], history: Mapping[str, deque[float]] | None = None
 ) -> Table:
-    """A row per replica; with `history`, requests in flight at the last looks as a sparkline."""
+    """Return a row per replica; with `history`, recent requests in flight as a sparkline."""
     alive = now.balancer_process and now.balancer_process.alive
     rows = []
     for one in seen:
@@ -61,7 +61,7 @@ def status_table(
             Column("devices", "devices", align="left", optional=1),
             Column("memory", "memory_bytes", "GiB"),
             Column("in flight", "in_flight"),
-            *([] if history is None else [Column(f"last {LOOKS} looks", "", align="left")]),
+            *([] if history is None else [Column(f"last {LOOKS} s", "", align="left")]),
             Column("restarts", "restarts", optional=2),
             Column("note", "note", align="left"),
         ),
@@ -71,7 +71,7 @@ def status_table(
 
 
 def watch(file: Path) -> None:
-    """Look every second until interrupted: in place in a terminal, table after table when piped."""
+    """Refresh every second until interrupted: in place in a terminal, table after table when piped."""
     from shardwise.hosting.operating import look
 
     history: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LOOKS))

@@ -1,4 +1,4 @@
-"""The `shardwise` command: subcommands by name, and every user error as one line on stderr."""
+"""The `shardwise` command: subcommands by name; user errors are one line on stderr."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from shardwise.errors import ShardwiseError, UnknownNameError, printable
 
 #: name -> (module, one line of help). Modules are imported when their command runs.
 COMMANDS: Final = {
-    "plan": ("shardwise.cli.plan", "Rank the deployments that fit a node, with the reason."),
-    "study": ("shardwise.cli.study", "Latency, throughput and cost for each TP and batch."),
-    "simulate": ("shardwise.cli.simulate", "A deployment under arriving requests."),
-    "search": ("shardwise.cli.search", "Many simulations, on all cores or a Ray cluster."),
+    "plan": ("shardwise.cli.plan", "Rank the deployments that fit on a node, with reasons."),
+    "study": ("shardwise.cli.study", "Compare latency, throughput and cost of TP sizes and batches."),
+    "simulate": ("shardwise.cli.simulate", "Simulate a deployment under arriving requests."),
+    "search": ("shardwise.cli.search", "Run many simulations, on all cores or a Ray cluster."),
     "predict": ("shardwise.cli.predict", "Predict the rows of a CSV file."),
     "validate": ("shardwise.cli.validate", "Compare predictions with measured rows."),
-    "compare": ("shardwise.cli.compare", "Is run B slower than run A, and how sure is that?"),
-    "calibrate": ("shardwise.cli.calibrate", "Make a profile from your own measured rows."),
-    "report": ("shardwise.cli.report", "A study as one HTML file to read, print and forward."),
-    "web": ("shardwise.cli.web", "The explorer: play with TP in a browser, on this machine."),
-    "catalogue": ("shardwise.cli.catalogue", "GPUs, prices and models, with their sources."),
+    "compare": ("shardwise.cli.compare", "Test whether run B is slower than run A."),
+    "calibrate": ("shardwise.cli.calibrate", "Fit a profile to your own measured rows."),
+    "report": ("shardwise.cli.report", "Write a study as one HTML file to read, print and share."),
+    "web": ("shardwise.cli.web", "Open the explorer in a browser on this machine."),
+    "catalogue": ("shardwise.cli.catalogue", "Look up GPUs, prices and models, with their sources."),
     "hardware": ("shardwise.cli.hardware", "Measure this machine as a GPU of the catalogue."),
-    "doctor": ("shardwise.cli.doctor", "Read a node or a paste of it: links, TP, what to change."),
-    "explain": ("shardwise.cli.explain", "One layer's way through TP, with real numbers."),
-    "serve": ("shardwise.cli.serve", "The built-in engine on the OpenAI API."),
-    "profile": ("shardwise.cli.profile", "Where a rank's time goes: attention, MLP, all-reduce."),
-    "bench": ("shardwise.cli.bench", "Measure endpoints and engines, and keep the results."),
+    "doctor": ("shardwise.cli.doctor", "Diagnose a node or pasted output: links, TP, what to change."),
+    "explain": ("shardwise.cli.explain", "Show one layer under TP, with real values."),
+    "serve": ("shardwise.cli.serve", "Serve a model on the built-in engine, with the OpenAI API."),
+    "profile": ("shardwise.cli.profile", "Time a rank's attention, MLP and all-reduce."),
+    "bench": ("shardwise.cli.bench", "Measure endpoints and engines, and store the results."),
     "up": ("shardwise.cli.host", "Start a deployment file's replicas behind a balancer."),
-    "status": ("shardwise.cli.host", "State, memory and load of each replica."),
-    "logs": ("shardwise.cli.host", "What the replicas and the balancer wrote."),
+    "status": ("shardwise.cli.host", "Show state, memory and load of each replica."),
+    "logs": ("shardwise.cli.host", "Show the logs of the replicas and the balancer."),
     "down": ("shardwise.cli.host", "Stop a deployment."),
-    "export": ("shardwise.cli.host", "The same as compose, systemd, Kubernetes or Ray Serve."),
+    "export": ("shardwise.cli.host", "Translate a deployment to compose, systemd, Kubernetes or Ray Serve."),
 }
 
 
 class _Commands(click.Group):
-    """Imports a command's module when it is needed, so that `--help` and `plan` stay quick."""
+    """Import a command's module when it is needed, so that `--help` and `plan` stay fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -60,7 +60,7 @@ class _Commands(click.Group):
             formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
 
 
-#: New objects between collections; Python's 700 collects dozens of times while a plan is made.
+#: New objects between garbage collections; with Python's default of 700, a plan triggers dozens.
 GC_THRESHOLD: Final = 200_000
 
 
@@ -72,7 +72,7 @@ GC_THRESHOLD: Final = 200_000
 @click.version_option(__version__, prog_name="shardwise")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Choose, prove and deploy the right parallel layout for LLM inference.
+    """Choose, measure and deploy a parallel layout for LLM inference.
 
     Example: shardwise plan llama-3.1-70b --gpu h200 --isl 1024 --osl 256 --concurrency 64
     """
@@ -81,8 +81,8 @@ def cli(context: click.Context) -> None:
 
 
 def main() -> None:
-    """Run a command; exit 2 on bad input, 3 where nothing meets the SLO, 130 when interrupted."""
-    # the arrays here are small: threads of a BLAS would cost more than they give
+    """Run a command; exit with 2 on bad input, 3 if nothing meets the SLO, 130 if interrupted."""
+    # the arrays are small, so BLAS threads cost more than they gain
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     gc.set_threshold(GC_THRESHOLD)
@@ -96,19 +96,19 @@ def main() -> None:
     except ModuleNotFoundError as error:
         _fail_for_want_of(error)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; what was written is kept", 130)
+        _fail("interrupted; files that were written are kept", 130)
     except BrokenPipeError:
-        # the reader (head, less) has gone: nothing is left to say, not even at shutdown
+        # the reader (head, less) has exited: write nothing more, not even at shutdown
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        # a path that was given, or a disk: the commands name what they expect, this is the rest
+        # a path or disk error that the command did not handle
         where = f"{error.filename!r}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", 2)
 
 
 def _require_utf8(words: Sequence[str]) -> None:
-    """Exit 2 for an argument whose bytes are no UTF-8, which no file that is written could hold."""
+    """Exit with 2 if an argument is not UTF-8, since it could not be written to any file."""
     for word in words:
         try:
             word.encode()
@@ -117,7 +117,7 @@ def _require_utf8(words: Sequence[str]) -> None:
 
 
 def _fail_for_want_of(error: ModuleNotFoundError) -> None:
-    """Say how to install the missing library; raise `error` again where it is none of an extra."""
+    """Print how to install the missing library; re-raise `error` if no extra has it."""
     from shardwise.cli.engine_extra import install_line
 
     command = next((word for word in sys.argv[1:] if word in COMMANDS), "")

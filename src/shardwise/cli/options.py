@@ -1,4 +1,4 @@
-"""Options that several commands share, and the parsing of lists and times."""
+"""Options shared by several commands, and parsing of lists and times."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ else:
 
 
 class Finite(click.FloatRange):
-    """A range of numbers that holds neither NaN nor infinity."""
+    """A range of numbers without NaN and infinity."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """`value` as a float within the range; fails for NaN and infinity."""
+        """Return `value` as a float within the range; fails for NaN and infinity."""
         found = float(super().convert(value, param, ctx))
         if not math.isfinite(found):
-            self.fail(f"{value} is no finite number.", param, ctx)
+            self.fail(f"{value} is not a finite number.", param, ctx)
         return found
 
 
@@ -60,7 +60,7 @@ class Duration(_FloatType):
         param: click.Parameter | None,
         ctx: click.Context | None,  # noqa: ARG002
     ) -> float:
-        """`value` in seconds. Raises InputError where it is no duration with a unit."""
+        """Return `value` in seconds. Raises InputError unless it is a duration with a unit."""
         if isinstance(value, float):
             return value
         option = param.opts[0] if param and param.opts else "duration"
@@ -74,16 +74,16 @@ class Duration(_FloatType):
 
 
 def duration_s(text: str, option: str) -> float:
-    """`200ms`, `2s`, `10m` or `1h` in seconds.
+    """Parse `200ms`, `2s`, `10m` or `1h` to seconds.
 
     Raises:
-        InputError: `text` is no time, or has no unit.
+        InputError: `text` is not a time, or has no unit.
     """
     match = _DURATION.fullmatch(text)
     if match is None or (not match.group(2) and float(match.group(1)) != 0):
         raise InputError(
             f"{option} is {text[:40]!r}",
-            "allowed: a time with its unit, as in 200ms, 2s, 10m or 1h",
+            "allowed: a time with a unit, e.g. 200ms, 2s, 10m or 1h",
             field=option,
         )
     return float(match.group(1)) * _SECONDS[match.group(2)]
@@ -94,10 +94,10 @@ ABOVE_0: Final = Finite(0, min_open=True)
 
 
 def sizes(text: str, what: str) -> tuple[int, ...]:
-    """Whole numbers above 0 from "1,2,4". Raises InputError naming what was given."""
+    """Parse whole numbers above 0 from "1,2,4". Raises InputError naming the input."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and part.isascii() and part.strip("0") for part in parts):
-        raise InputError(f"{what} is {text!r}", "allowed: whole numbers above 0, as in 1,2,4")
+        raise InputError(f"{what} is {text!r}", "allowed: whole numbers above 0, e.g. 1,2,4")
     if max(map(len, parts)) > MAX_DIGITS:
         raise InputError(f"{what} is {text[:40]!r}", f"allowed: at most {MAX_DIGITS} digits each")
     if len(parts) > MAX_ITEMS:
@@ -109,7 +109,7 @@ _ENGINES: Final = f"{', '.join(names())}."
 
 
 def _engine(context: click.Context, option: click.Parameter, given: str) -> str:
-    """`given`, where it names an engine. Raises InputError otherwise."""
+    """Return `given` if it names an engine. Raises InputError otherwise."""
     del context, option
     return get(given).name
 
@@ -126,16 +126,16 @@ WIDE: Final = click.option(
     callback=_keep_wide,
     help="Show every column and interval bound, one row per line.",
 )
-#: One name and meaning wherever requests are asked about by their mean lengths.
+#: Shared by all commands that take mean lengths.
 LENGTH_CV: Final = click.option(
     "--length-cv",
     type=Finite(0, 10),
     default=TRAFFIC_CV,
     show_default=True,
-    help="Standard deviation of --isl and --osl over their means; 0: all equal.",
+    help="Coefficient of variation of --isl and --osl; 0: all equal.",
 )
 JSON: Final = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else."
+    "--json", "as_json", is_flag=True, help="Print only one JSON document on stdout."
 )
 CATALOGUE: Final = click.option(
     "--catalogue",
@@ -158,7 +158,7 @@ PROFILE: Final = click.option(
     "--profile",
     default="reference",
     show_default=True,
-    help="Profile: a name, or a shared file in .json.",
+    help="Name of a profile, or a shared .json file.",
 )
 DEVICE: Final = click.option(
     "--device",
@@ -176,7 +176,7 @@ KV_DTYPE: Final = click.option(
     "--kv-dtype",
     default="auto",
     show_default=True,
-    help="KV cache dtype, e.g. fp8; auto: what the checkpoint asks for.",
+    help="KV cache dtype, e.g. fp8; auto: the checkpoint's.",
 )
 PRICE: Final = click.option(
     "--price", type=ABOVE_0, help="USD per GPU-hour instead of the catalogue's price."
@@ -187,18 +187,18 @@ ENGINE: Final = click.option(
 
 
 def speculation_options(command: F) -> F:
-    """--speculation and --acceptance."""
+    """Add --speculation and --acceptance."""
     for option in (
         click.option(
             "--acceptance",
             type=click.FloatRange(0, 1),
-            help="Share of drafted tokens that is accepted; default: assumed, with a range.",
+            help="Share of drafted tokens that are accepted; default: assumed, with a range.",
         ),
         click.option(
             "--speculation",
             default="none",
             show_default=True,
-            help="Drafted tokens per step: mtp:3 with the model's own heads, or DRAFT-MODEL:4.",
+            help="Draft and tokens per step: mtp:3 for the model's own heads, or DRAFT-MODEL:4.",
         ),
     ):
         command = option(command)
@@ -206,28 +206,28 @@ def speculation_options(command: F) -> F:
 
 
 def speculation_of(options: Mapping[str, Any]) -> Speculation | None:
-    """What --speculation and --acceptance mean. Raises InputError for what cannot be meant."""
+    """Parse --speculation and --acceptance. Raises InputError for invalid values."""
     return Speculation.parse(options["speculation"], options["acceptance"])
 
 
 def limit_options(command: F) -> F:
-    """--engine-version and the engine's limits, each as its own flag is called."""
+    """Add --engine-version and the engine's limits, named like the engine's flags."""
     for option in (
         click.option(
             "--max-model-len",
             type=int,
-            help="Fix the longest request, prompt and output, in tokens.",
+            help="Fix the longest request (prompt plus output) in tokens.",
         ),
         click.option(
-            "--max-num-batched-tokens", type=int, help="Fix the engine's limit of tokens in a step."
+            "--max-num-batched-tokens", type=int, help="Fix the engine's limit of tokens per step."
         ),
         click.option(
-            "--max-num-seqs", type=int, help="Fix the engine's limit of sequences in a step."
+            "--max-num-seqs", type=int, help="Fix the engine's limit of sequences per step."
         ),
         click.option(
             "--gpu-memory-utilization",
             type=float,
-            help="Fix the share of GPU memory the engine may use, e.g. 0.9.",
+            help="Fix the share of GPU memory that the engine may use, e.g. 0.9.",
         ),
         click.option("--engine-version", default="", help="Version of the engine, e.g. 0.11.0."),
     ):
@@ -259,7 +259,7 @@ def put_on_node(options: dict[str, Any]) -> None:
 
 
 def fixed_limits(options: Mapping[str, Any]) -> FixedLimits:
-    """The limits that a command's options fix. Raises InputError for an impossible one."""
+    """Return the limits fixed by a command's options. Raises InputError for invalid ones."""
     return FixedLimits(
         max_num_seqs=options["max_num_seqs"],
         max_num_batched_tokens=options["max_num_batched_tokens"],
@@ -282,7 +282,7 @@ def subject_options(command: F, gpu_required: bool = True) -> F:
             help="Weight dtype, e.g. fp8; auto: the checkpoint's.",
         ),
         ENGINE,
-        click.option("--gpu", required=gpu_required, help="GPU id, for example mi300x."),
+        click.option("--gpu", required=gpu_required, help="GPU id, e.g. mi300x."),
         click.argument("model"),
     ):
         command = option(command)

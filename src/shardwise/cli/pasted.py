@@ -1,4 +1,4 @@
-"""What a tool or an engine printed, pasted into a file."""
+"""Output of a tool or an engine, pasted into a file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 
 from shardwise.errors import InputError
 
-MAX_BYTES: Final = 16 * 2**20  #: of one paste; a start-up is the head of a log
+MAX_BYTES: Final = 16 * 2**20  #: limit for one file; a start-up is at the beginning of a log
 
 
 def pasted(source: str) -> str:
-    """The text of a file; - is stdin. Raises InputError if it cannot be read or is too large."""
+    """Read the text of a file; - is stdin. Raises InputError if it is unreadable or too large."""
     try:
         if source == "-":
             data = sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -22,6 +22,6 @@ def pasted(source: str) -> str:
     except OSError as error:
         raise InputError(f"cannot read {source}: {error.strerror}") from None
     if len(data) > MAX_BYTES:
-        raise InputError(f"{source} is larger than 16 MiB", remedy="cut out the start of the log")
+        raise InputError(f"{source} is larger than 16 MiB", remedy="keep only the start of the log")
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
     return data.decode(encoding, errors="replace")

@@ -1,4 +1,4 @@
-"""`shardwise plan`: from a question to a ranked deployment and its command."""
+"""`shardwise plan`: rank deployments and print the best one's command."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
 
 @click.command()
 @click.argument("model")
-@click.option("--model", "more", multiple=True, help="Another model on the node; repeatable.")
-@click.option("--gpu", multiple=True, help="GPU id, e.g. h200; several are compared.")
+@click.option("--model", "more", multiple=True, help="Another model on the same node; repeatable.")
+@click.option("--gpu", multiple=True, help="GPU id, e.g. h200; repeat to compare kinds.")
 @GPUS
 @click.option(
     "--nodes", type=int, default=1, show_default=True, help="Number of nodes, each of --gpus GPUs."
@@ -57,7 +57,7 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
 @click.option(
     "--startup-log",
     type=click.Path(allow_dash=True),
-    help="Start-up log of the engine on this GPU; what its KV cache holds is taken as a fact.",
+    help="Start-up log of the engine on this GPU; its KV cache size is used instead of the prediction.",
 )
 @click.option("--isl", type=int, multiple=True, required=True, help="Input tokens per request.")
 @LENGTH_CV
@@ -66,36 +66,36 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
     "--cached-tokens",
     type=int,
     multiple=True,
-    help="Tokens of --isl that all prompts share and the prefix cache holds.",
+    help="Length of a cached prefix shared by all prompts, as part of --isl.",
 )
 @click.option("--concurrency", type=int, multiple=True, help="Requests in flight on the node.")
 @click.option("--request-rate", type=float, multiple=True, help="Requests/s on the node.")
-@click.option("--ttft", type=Duration(), help="Longest median TTFT, e.g. 200ms.")
-@click.option("--tpot", type=Duration(), help="Longest median TPOT, e.g. 30ms.")
-@click.option("--e2e", type=Duration(), help="Longest median E2E latency, e.g. 20s.")
+@click.option("--ttft", type=Duration(), help="Bound on the median TTFT, e.g. 200ms.")
+@click.option("--tpot", type=Duration(), help="Bound on the median TPOT, e.g. 30ms.")
+@click.option("--e2e", type=Duration(), help="Bound on the median E2E latency, e.g. 20s.")
 @click.option(
-    "--ttft-p99", type=Duration(), help="Longest 99th percentile of TTFT; simulates --request-rate."
+    "--ttft-p99", type=Duration(), help="Bound on the 99th percentile of TTFT at --request-rate, simulated."
 )
 @click.option(
-    "--tpot-p99", type=Duration(), help="Longest 99th percentile of TPOT; simulates --request-rate."
+    "--tpot-p99", type=Duration(), help="Bound on the 99th percentile of TPOT at --request-rate, simulated."
 )
 @click.option(
     "--e2e-p99",
     type=Duration(),
-    help="Longest 99th percentile of E2E latency; simulates --request-rate.",
+    help="Bound on the 99th percentile of E2E latency at --request-rate, simulated.",
 )
 @click.option(
     "--objective",
     default="cost",
     show_default=True,
-    help="What to rank by: cost, latency or throughput.",
+    help="Ranking objective: cost, latency or throughput.",
 )
 @click.option(
     "--disaggregated",
     is_flag=True,
-    help="Say whether separate prefill and decode instances would do better.",
+    help="Compare with disaggregated prefill and decode instances.",
 )
-@click.option("--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower.")
+@click.option("--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower ones.")
 @KV_DTYPE
 @PRICE
 @ENGINE
@@ -105,23 +105,20 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
 @CATALOGUE
 @WIDE
 @JSON
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the JSON document to this file.")
 @click.option(
     "--save", type=click.Path(path_type=Path), help="Write a deployment file for 'shardwise up'."
 )
 def plan(
     model: str, more: tuple[str, ...], output: Path | None, save: Path | None, **options: Any
 ) -> None:
-    """Rank the deployments of MODEL that fit a node, with the reason each loser lost.
+    """Rank the deployments of MODEL that fit on a node, with the reason each one lost.
 
-    With further --model options, the node's GPUs are shared among all; --isl, --osl,
-    --concurrency and --request-rate then take one value for all, or one for each in order.
+    With further --model options, the models share the node's GPUs. Give --isl, --osl, --concurrency and --request-rate once for all models, or once per model in order.
 
-    With several --gpu, the node is planned with each kind; the best is answered in full.
+    With several --gpu, each kind is planned, and the best is printed in full.
 
-    With a bound on a 99th percentile, TP x replicas (x GPU kind, if several are given) are
-    simulated under arrivals at --request-rate; the cheapest that holds is recommended, each with
-    the highest rate that it holds.
+    With a bound on a 99th percentile, TP x replicas (x GPU kinds) are simulated under arrivals at --request-rate. The cheapest that meets the bounds is recommended. Each is shown with the highest rate that it sustains.
     """
     from shardwise.api.planning import plan as plan_models
 
@@ -171,7 +168,7 @@ def plan(
 def _kinds(
     names: tuple[str, ...], arguments: dict[str, Any], options: dict[str, Any]
 ) -> KindsResult:
-    """The plan on each kind of GPU; the table of the kinds comes first."""
+    """Plan on each kind of GPU and print the table of kinds."""
     from shardwise.api.kinds import compare_kinds
 
     if len(names) > 1:
@@ -190,9 +187,9 @@ def _kinds(
 
 
 def _refuse_across_nodes(options: dict[str, Any]) -> None:
-    """Raise InputError for what is of one node alone."""
+    """Raise InputError for options that support only one node."""
     for given, what in (
-        (any(options[f"{name}_p99"] for name in BOUNDS), "bounds on percentiles"),
+        (any(options[f"{name}_p99"] for name in BOUNDS), "percentile bounds"),
         (options["disaggregated"], "--disaggregated"),
     ):
         if given:
@@ -200,7 +197,7 @@ def _refuse_across_nodes(options: dict[str, Any]) -> None:
 
 
 def shared_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """What a plan takes from the options, with bounds on percentiles or without."""
+    """Return the arguments of a plan from the options, with or without percentile bounds."""
     return {
         "isl": options["isl"],
         "osl": options["osl"],
@@ -223,7 +220,7 @@ def shared_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(found: PlanResult | PercentilePlan | KindsResult, options: dict[str, Any]) -> None:
-    """The answer in words, the ranking, what was rejected, and the commands, model by model."""
+    """Print the recommendation, the ranking, the rejected layouts and the commands of each model."""
     for part in found.parts():
         say_prose(part.recommendation + "\n")
         show_table(part.table)

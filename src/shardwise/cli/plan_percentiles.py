@@ -1,4 +1,4 @@
-"""`shardwise plan` with bounds on percentiles: deployments simulated under arriving requests."""
+"""`shardwise plan` with percentile bounds: simulate deployments under arriving requests."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 def find(names: tuple[str, ...], options: dict[str, Any]) -> PercentilePlan:
-    """The cheapest deployment that holds the rate. Raises InputError for options of other plans."""
+    """Find the cheapest deployment that sustains the rate. Raises InputError for unsupported options."""
     from shardwise.api.percentiles import plan_percentiles
     from shardwise.cli.files import show_progress
     from shardwise.cli.plan import shared_arguments
     from shardwise.simulator.compiling import HAS_NUMBA, INSTALL, compiles_first
 
     if len(names) > 1:
-        raise InputError(f"{len(names)} models with bounds on percentiles", "allowed: one model")
+        raise InputError(f"{len(names)} models with percentile bounds", "allowed: one model")
     if options["objective"] != "cost":
         raise InputError(
-            f"objective {options['objective'][:40]!r} with bounds on percentiles", "allowed: cost"
+            f"objective {options['objective'][:40]!r} with percentile bounds", "allowed: cost"
         )
     if options["disaggregated"]:
         raise InputError(
-            "--disaggregated with bounds on percentiles",
+            "--disaggregated with percentile bounds",
             "allowed: bounds on medians, with --ttft, --tpot or --e2e",
             field="disaggregated",
         )
@@ -38,22 +38,21 @@ def find(names: tuple[str, ...], options: dict[str, Any]) -> PercentilePlan:
     for name in ("isl", "osl", "request_rate", "cached_tokens"):
         if len(options[name]) > 1:
             raise InputError(
-                f"--{name.replace('_', '-')} given {len(options[name])} times with bounds on "
-                "percentiles",
+                f"--{name.replace('_', '-')} given {len(options[name])} times with percentile bounds",
                 "allowed: once",
                 field=name,
             )
     for name in ("concurrency", "startup_log"):
         if options[name]:
             raise InputError(
-                f"--{name.replace('_', '-')} with bounds on percentiles",
-                "allowed: --request-rate alone",
+                f"--{name.replace('_', '-')} with percentile bounds",
+                "allowed: only --request-rate",
                 field=name,
             )
     if not HAS_NUMBA:
-        click.echo(f"not compiled, so a hundred times slower: {INSTALL}", err=True)
+        click.echo(f"running without compilation, a hundred times slower: {INSTALL}", err=True)
     elif compiles_first():
-        click.echo("compiling the simulation, once: half a minute", err=True)
+        click.echo("compiling the simulation (once, half a minute)", err=True)
     arguments = shared_arguments(options)
     single = {name: arguments[name][0] for name in ("isl", "osl")}
     single["cached_tokens"] = (*options["cached_tokens"], 0)[0]

@@ -1,4 +1,4 @@
-"""`shardwise predict`: rows in, the same rows with predictions out."""
+"""`shardwise predict`: add predictions to a table of rows."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ def predict(
     catalogue_files: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Predict each row of ROWS, a CSV file with the columns of measured rows.
+    """Predict each row of ROWS, a CSV file.
 
-    Columns needed: model_id, gpu_id, engine_id, weight_dtype, tp, mode, concurrency, isl, osl.
-    Added: pred_ttft_ms, pred_tpot_ms, pred_e2e_s, pred_output_tok_s, pred_total_tok_s, each with
-    its 80 % interval in _lo and _hi; pred_kv_limited; pred_note.
+    Required columns: model_id, gpu_id, engine_id, weight_dtype, tp, mode, concurrency, isl, osl.
+    Added columns: pred_ttft_ms, pred_tpot_ms, pred_e2e_s, pred_output_tok_s, pred_total_tok_s, each with its 80 % interval in _lo and _hi; pred_kv_limited; pred_note.
     """
     from shardwise.api.predicting import predict_rows
 

@@ -1,4 +1,4 @@
-"""`shardwise profile`: where a step's time goes, by TP size and batch."""
+"""`shardwise profile`: time of a step by component, TP size and batch."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
-@click.option("--tp", default="1", show_default=True, help="TP sizes, as in 1,2,4,8.")
-@click.option("--batch", default="1", show_default=True, help="Batch sizes, as in 1,16.")
+@click.option("--tp", default="1", show_default=True, help="TP sizes, e.g. 1,2,4,8.")
+@click.option("--batch", default="1", show_default=True, help="Batch sizes, e.g. 1,16.")
 @click.option(
     "--isl",
     default=512,
     show_default=True,
     type=click.IntRange(1),
-    help="Prompt tokens of a request.",
+    help="Prompt tokens per request.",
 )
 @click.option(
     "--osl",
     default=128,
     show_default=True,
     type=click.IntRange(2),
-    help="Output tokens of a request.",
+    help="Output tokens per request.",
 )
 @click.option(
     "--repeats",
     default=10,
     show_default=True,
     type=click.IntRange(1, 1000),
-    help="Timed runs of each step.",
+    help="Number of timed runs of each step.",
 )
-@click.option("--emulate", is_flag=True, help="One rank's shard of each TP, without its peers.")
-@click.option("--random-weights", is_flag=True, help="From config.json alone; times are the same.")
+@click.option("--emulate", is_flag=True, help="Run only rank 0's shard of each TP.")
+@click.option("--random-weights", is_flag=True, help="Use random weights from config.json; times are the same.")
 @DEVICE
 @COMPUTE_DTYPE
-@click.option("--threads-per-rank", default=0, help="CPU threads of a rank; 0: its share of cores.")
+@click.option("--threads-per-rank", default=0, help="CPU threads per rank; 0: an equal share of the cores.")
 @click.option(
     "--gpu",
     default="cpu",
     show_default=True,
-    help="This hardware in the rows; one of the catalogue lets --emulate add its all-reduce.",
+    help="Hardware name in the rows; for a catalogue GPU, --emulate adds its all-reduce.",
 )
 @NODE
-@click.option("--model-id", default="", help="The model in the rows; default: its path.")
+@click.option("--model-id", default="", help="Model id in the rows; default: its path.")
 @WIDE
 @JSON
 @click.option(
@@ -74,10 +74,9 @@ def profile(
     output: Path | None,
     **given: Any,
 ) -> None:
-    """Time prefill and decode of MODEL on every rank, split into attention, MLP and all-reduce.
+    """Time prefill and decode of MODEL on each rank, split into attention, MLP and all-reduce.
 
-    MODEL is a Hugging Face directory or a .gguf file. With --emulate, one GPU or CPU tells of a TP
-    it does not have: the all-reduce of --gpu comes from the performance model.
+    MODEL is a Hugging Face directory or a .gguf file. --emulate profiles a larger TP on one GPU or CPU; the performance model supplies the all-reduce of --gpu.
     """
     require_engine_extra()
     from shardwise.engine import profile_rows, profiling
@@ -103,7 +102,7 @@ def profile(
         results.append((result, profile_rows.evidence(result, question, named)))
         if not as_json:
             _print(*results[-1])
-        if output is not None:  # rewritten after each, so that an interrupted run keeps its rows
+        if output is not None:  # rewritten after each cell: an interrupted run keeps its rows
             rows = [profile_rows.csv_row(row) for _, row in results]
             write_csv(output, profile_rows.CSV_COLUMNS, rows)
     if as_json:
@@ -114,13 +113,13 @@ def profile(
 
 
 def _threads(given: int, gpu: Gpu | None) -> int:
-    """Threads of a rank: those the named hardware was measured with, if it is a CPU."""
+    """Return the threads per rank; for a measured CPU, those it was measured with."""
     if gpu is None or gpu.vendor != "cpu":
         return given
     if given not in (0, gpu.num_compute_units):
         raise InputError(
-            f"--threads-per-rank is {given}, and a rank of {gpu.id} has {gpu.num_compute_units}",
-            remedy="leave it out, or measure such ranks with 'shardwise hardware detect'",
+            f"--threads-per-rank is {given}, but a rank of {gpu.id} has {gpu.num_compute_units}",
+            remedy="omit it, or measure such ranks with 'shardwise hardware detect'",
         )
     return gpu.num_compute_units
 
@@ -130,7 +129,7 @@ def _progress(what: str) -> None:
 
 
 def _print(result: Profile, row: Evidence) -> None:
-    """Tables of one profile, then its evidence."""
+    """Print the tables of one profile, then its evidence."""
     from shardwise.reports.profile_tables import profile_tables
 
     for table in profile_tables(result):

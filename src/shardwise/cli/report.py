@@ -1,4 +1,4 @@
-"""`shardwise report`: a saved study as one HTML file."""
+"""`shardwise report`: write a saved study as one HTML file."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 @click.option(
     "--measured",
     type=click.Path(path_type=Path),
-    help="Measured evidence to lay beside: a file of `bench`, JSON or JSONL.",
+    help="Measured evidence to compare with: a store of `bench`, JSON or JSONL.",
 )
 @click.option(
     "--vs",
     "gpus",
     default="",
-    help="Other GPUs under the same question: h200,mi355x; up to 3.",
+    help="Up to 3 other GPUs to compare with, e.g. h200,mi355x.",
 )
 @NODE
 @CATALOGUE
@@ -44,7 +44,7 @@ def report(
     node_file: Path | None,
     catalogue_files: tuple[Path, ...],
 ) -> None:
-    """STUDY, a folder that `shardwise study -o` wrote, as one file to read, print and forward.
+    """Write STUDY, a folder from `shardwise study -o`, as one HTML file to read, print and share.
 
     The file needs no network and no script.
     """
@@ -77,7 +77,7 @@ def report(
 
 
 def _of_study(cell: Evidence, path: Path) -> list[Evidence]:
-    """The measured cells of `path` that are of the study of `cell`. InputError if none is."""
+    """Return the measured cells of `path` that match the study of `cell`. InputError if there are none."""
     from shardwise.analysis.beside import alike
     from shardwise.reports.saved import read_evidence
 
@@ -86,7 +86,7 @@ def _of_study(cell: Evidence, path: Path) -> list[Evidence]:
     if not found:
         d, w = cell.deployment, cell.workload
         raise InputError(
-            f"none of the {len(cells)} results in {path} is of this study",
+            f"none of the {len(cells)} results in {path} belongs to this study",
             f"wanted: {d.model} {d.dtypes.weight} on {d.gpu} with {d.engine}, "
             f"{w.isl:g} in / {w.osl:g} out, {w.mode}",
         )

@@ -1,4 +1,4 @@
-"""What commands say of rows that were left out, and of columns that nothing reads."""
+"""Messages about skipped rows and unknown columns."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from shardwise.errors import printable
 from shardwise.perfmodel.rows import OPTIONAL, REQUIRED, Problem, read_table, unused_columns
 
 MAX_REPORTED = 20
-MAX_NUMBERS = 3  #: of rows that share a reason
+MAX_NUMBERS = 3  #: row numbers shown per reason
 
 
 def report_problems(problems: Sequence[Problem]) -> None:
-    """Say on stderr which rows were left out, and why; one reason is one line, with its count."""
+    """Print on stderr which rows were skipped and why: one line per reason, with its count."""
     rows_of: dict[str, list[int]] = {}
     for problem in problems:
         rows_of.setdefault(problem.reason, []).append(problem.number)
@@ -35,14 +35,14 @@ def _numbered(rows: Sequence[int]) -> str:
 
 
 def report_unused_of(path: Path) -> None:
-    """Say on stderr which columns of a CSV file nothing reads, with the names that may be meant."""
+    """Print on stderr which columns of a CSV file are unknown, with the nearest known names."""
     unused = unused_columns(read_table(path)[0])
     if not unused:
         return
     named = []
     for name in unused[:MAX_REPORTED]:
         near = difflib.get_close_matches(name.lower(), (*REQUIRED, *OPTIONAL), n=1, cutoff=0.7)
-        shown = printable(name, 40) or "one without a name"
+        shown = printable(name, 40) or "one column without a name"
         named.append(f"{shown} (did you mean {near[0]}?)" if near else shown)
     more = len(unused) - len(named)
     named += [f"and {more} more"] if more else []

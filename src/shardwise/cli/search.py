@@ -1,4 +1,4 @@
-"""`shardwise search`: every simulation of a grid, on this machine's cores or a Ray cluster."""
+"""`shardwise search`: run the simulations of a grid, on this machine's cores or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def _rates(text: str) -> tuple[float, ...]:
     try:
         rates = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"--rate {text[:40]!r}", "expected: requests/s, as in 5,10,20") from None
+        raise InputError(f"--rate {text[:40]!r}", "expected: requests/s, e.g. 5,10,20") from None
     if not all(0 < rate < 1e9 for rate in rates):
-        raise InputError(f"--rate {text[:40]!r}", "allowed: requests/s above 0, as in 5,10,20")
+        raise InputError(f"--rate {text[:40]!r}", "allowed: requests/s above 0, e.g. 5,10,20")
     return rates
 
 
@@ -47,7 +47,7 @@ def _policies(text: str) -> tuple[str, ...]:
 
 
 def _deployments(model: str, options: dict[str, Any]) -> list[Deployment]:
-    """Every TP size with every number of replicas."""
+    """Return every TP size with every number of replicas."""
     shapes = [*product(sizes(options["tp"], "--tp"), sizes(options["replicas"], "--replicas"))]
     if max(replicas for _, replicas in shapes) > MAX_REPLICAS:
         raise InputError(f"--replicas {options['replicas']}", f"allowed: up to {MAX_REPLICAS:,}")
@@ -57,12 +57,12 @@ def _deployments(model: str, options: dict[str, Any]) -> list[Deployment]:
 @click.command()
 @click.argument("model")
 @deployment_options
-@click.option("--tp", default="1", show_default=True, help="TP sizes, as in 1,2,4,8.")
-@click.option("--replicas", default="1", show_default=True, help="Their numbers, as in 1,2,4.")
-@click.option("--rate", required=True, help="Requests/s (sessions/s with --turns), as in 5,10,20.")
+@click.option("--tp", default="1", show_default=True, help="TP sizes, e.g. 1,2,4,8.")
+@click.option("--replicas", default="1", show_default=True, help="Numbers of replicas, e.g. 1,2,4.")
+@click.option("--rate", required=True, help="Requests/s (sessions/s with --turns), e.g. 5,10,20.")
 @click.option("--policy", default="least_loaded", show_default=True, help="One or more.")
 @click.option(
-    "--seeds", type=click.IntRange(1, MAX_SEEDS), default=1, show_default=True, help="Runs of each."
+    "--seeds", type=click.IntRange(1, MAX_SEEDS), default=1, show_default=True, help="Number of runs per combination."
 )
 @load_options
 @click.option(
@@ -70,15 +70,15 @@ def _deployments(model: str, options: dict[str, Any]) -> list[Deployment]:
     type=click.Path(path_type=Path),
     default=Path("simulations.sqlite"),
     show_default=True,
-    help="Holds each result as it comes; a search goes on from what is there.",
+    help="File to save each result in; an interrupted search resumes from it.",
 )
 @click.option("--on", default="", help="Ray cluster, ray://host:port or auto; default: all cores.")
 @WIDE
 @JSON
 def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> None:
-    """Simulate MODEL at every TP x replicas x policy x rate, --seeds times each.
+    """Simulate MODEL for every TP x replicas x policy x rate, --seeds times each.
 
-    A search that was interrupted, or lost a worker, goes on where it was when it is run again.
+    The command can be interrupted at any point; run it again to resume.
     """
     from shardwise.api.searching import search as run
 
@@ -87,7 +87,7 @@ def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> N
     deployments = _deployments(model, options)
     if on_node:
         require_on_node(deployments, options["catalogue_files"][-1], options["gpu"])
-    if options["turns"] is None:  # sessions go on after the duration
+    if options["turns"] is None:  # sessions continue after the duration
         require_window(options["duration"], options["warmup"])
     found = run(
         deployments,

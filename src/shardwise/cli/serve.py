@@ -1,4 +1,4 @@
-"""`shardwise serve`: one replica behind the OpenAI API."""
+"""`shardwise serve`: serve one replica with the OpenAI API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL = click.argument("model", type=click.Path(exists=True, path_type=Path))
     "tp_size",
     default=1,
     show_default=True,
-    help="Ranks that the model is sharded over.",
+    help="Number of ranks to shard the model over.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -30,30 +30,30 @@ MODEL = click.argument("model", type=click.Path(exists=True, path_type=Path))
     type=click.IntRange(0, 65535),
     help="Port to listen on; 0: any free one.",
 )
-@click.option("--served-model-name", "model_name", default="", help="As clients name it.")
+@click.option("--served-model-name", "model_name", default="", help="Model name for clients.")
 @DEVICE
 @COMPUTE_DTYPE
-@click.option("--max-model-len", default=0, help="Tokens of prompt and output; 0: the model's own.")
-@click.option("--max-num-seqs", default=64, show_default=True, help="Sequences in a batch.")
-@click.option("--max-num-batched-tokens", default=1024, show_default=True, help="Tokens a step.")
-@click.option("--kv-cache-tokens", default=32768, show_default=True, help="Room in the KV cache.")
-@click.option("--max-queue", default=256, show_default=True, help="Waiting requests before 429.")
+@click.option("--max-model-len", default=0, help="Limit of prompt plus output tokens; 0: the model's.")
+@click.option("--max-num-seqs", default=64, show_default=True, help="Limit of sequences in a batch.")
+@click.option("--max-num-batched-tokens", default=1024, show_default=True, help="Limit of tokens per step.")
+@click.option("--kv-cache-tokens", default=32768, show_default=True, help="Capacity of the KV cache in tokens.")
+@click.option("--max-queue", default=256, show_default=True, help="Number of waiting requests above which requests get 429.")
 @click.option(
     "--step-timeout",
     "step_timeout_s",
     default=30.0,
     show_default=True,
     type=click.FloatRange(0.1, 86400),
-    help="Seconds of one step after which /health fails; after twice as long the replica ends.",
+    help="Seconds without a finished step before /health fails; the replica exits after twice that.",
 )
-@click.option("--threads-per-rank", default=0, help="CPU threads of a rank; 0: its share of cores.")
+@click.option("--threads-per-rank", default=0, help="CPU threads per rank; 0: an equal share of the cores.")
 @click.option(
     "--all-reduce",
     default="auto",
     type=click.Choice(["auto", "shared_memory", "torch"]),
-    help="How ranks sum: torch.distributed, or shared memory on one x86-64 host.",
+    help="All-reduce: torch.distributed, or shared memory on one x86-64 host.",
 )
-@click.option("--random-weights", is_flag=True, help="From config.json alone, for timing.")
+@click.option("--random-weights", is_flag=True, help="Use random weights from config.json, for timing.")
 def serve(
     model: Path,
     host: str,
@@ -63,10 +63,9 @@ def serve(
     step_timeout_s: float,
     **engine: Any,
 ) -> None:
-    """Serve MODEL, a Hugging Face directory or a .gguf file, on the OpenAI API.
+    """Serve MODEL, a Hugging Face directory or a .gguf file, with the OpenAI API.
 
-    One replica, its weights sharded over --tensor-parallel-size processes. A model without a
-    tokenizer reads and writes text as token ids, "17 4 291".
+    Starts one replica with weights sharded over --tensor-parallel-size processes. Without a tokenizer, text is read and written as token ids, e.g. "17 4 291".
     """
     from shardwise.cli.engine_extra import require_engine_extra
 

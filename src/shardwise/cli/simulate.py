@@ -1,4 +1,4 @@
-"""`shardwise simulate`: a deployment under traffic, and what its clients would see."""
+"""`shardwise simulate`: simulate a deployment under traffic."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from shardwise.simulator.fleet import Failure
 
 TRAFFIC: Final = ("trace", "rate", "stage", "concurrency", "day")
-LONG: Final = 50_000  #: requests; a second or two for each ten thousand where not compiled
+LONG: Final = 50_000  #: requests; ten thousand take a second or two if not compiled
 
 
 def _failure(text: str) -> Failure:
@@ -43,12 +43,12 @@ def _failure(text: str) -> Failure:
         return Failure(int(replica), down, *up)
     except (TypeError, ValueError):
         raise InputError(
-            f"--fail {text[:40]!r}", "expected: REPLICA:DOWN_S[:UP_S], such as 0:60:90"
+            f"--fail {text[:40]!r}", "expected: REPLICA:DOWN_S[:UP_S], e.g. 0:60:90"
         ) from None
 
 
 def _require_window(options: dict[str, Any]) -> None:
-    """Raise InputError where the warm-up leaves nothing; sessions go on after the duration."""
+    """Raise InputError if the warm-up leaves no requests; sessions continue after the duration."""
     if options["stage"]:
         offered_s = sum(stage.duration_s for stage in stages_of(options["stage"]))
         if offered_s > 0:  # another message otherwise
@@ -58,7 +58,7 @@ def _require_window(options: dict[str, Any]) -> None:
 
 
 def _require_pools(subject: str, options: dict[str, Any]) -> None:
-    """Raise InputError for options that disaggregated pools are not simulated with."""
+    """Raise InputError for options that disaggregated pools do not support."""
     if not options["prefill_replicas"]:
         if options["prefill_tp"] is not None:
             raise InputError("--prefill-tp without --prefill-replicas", "needed: both or none")
@@ -74,17 +74,17 @@ def _require_pools(subject: str, options: dict[str, Any]) -> None:
 
 
 def _rates(text: str) -> list[float]:
-    """Requests/s of each hour from `2,1,1,4`. InputError for anything else."""
+    """Parse the requests/s of each hour from `2,1,1,4`. Raises InputError."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(
-            f"--day {text[:40]!r}", "expected: requests/s of each hour, as in 2,1,1,4"
+            f"--day {text[:40]!r}", "expected: requests/s of each hour, e.g. 2,1,1,4"
         ) from None
 
 
 def _day(deployments: list[Deployment], options: dict[str, Any], as_json: bool) -> None:
-    """What each hour of --day needs: two tables, or one JSON document."""
+    """Print the replicas needed in each hour of --day: two tables, or one JSON document."""
     from shardwise.api.day import simulate_day
     from shardwise.cli.files import print_result
 
@@ -115,7 +115,7 @@ def _day(deployments: list[Deployment], options: dict[str, Any], as_json: bool) 
 
 
 def _say_if_long(options: dict[str, Any]) -> None:
-    """Say on stderr how much there is to do where that takes longer than one waits in silence."""
+    """Announce long simulations on stderr."""
     from shardwise.api.day import HOUR_S
     from shardwise.api.simulation import WAVES
     from shardwise.simulator.trace import MAX_REQUESTS
@@ -130,7 +130,7 @@ def _say_if_long(options: dict[str, Any]) -> None:
 
 
 def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
-    """What to simulate: a model's name with options, or a deployment file."""
+    """Return the deployments to simulate: from a model's name and options, or from a file."""
     if subject.endswith(".toml"):
         from shardwise.hosting.deployment_file import load
 
@@ -147,46 +147,46 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     type=click.IntRange(1, 1024),
     default=1,
     show_default=True,
-    help="TP of a replica.",
+    help="TP size of a replica.",
 )
 @click.option(
     "--replicas",
     type=click.IntRange(1, MAX_REPLICAS),
     default=1,
     show_default=True,
-    help="Replicas behind the balancer.",
+    help="Number of replicas behind the balancer.",
 )
 @click.option(
     "--prefill-replicas",
     type=click.IntRange(0, MAX_REPLICAS),
     default=0,
-    help="Replicas that only compute prompts; --replicas then only decode.",
+    help="Number of prefill replicas; --replicas then only decode.",
 )
 @click.option(
     "--prefill-tp",
     type=click.IntRange(1, 1024),
-    help="TP of the prefill replicas; default: the deployment's.",
+    help="TP size of the prefill replicas; default: the deployment's.",
 )
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
-    help="CSV of Azure, of BurstGPT or arrival_s,isl,osl; .jsonl of Mooncake.",
+    help="Trace: CSV of Azure, BurstGPT or arrival_s,isl,osl; .jsonl of Mooncake.",
 )
-@click.option("--hash-block", type=int, help="Tokens in each block that a trace's hash_ids name.")
+@click.option("--hash-block", type=int, help="Tokens per block of a trace's hash_ids.")
 @click.option("--rate", type=ABOVE_0, help="Requests/s (sessions/s with --turns).")
-@click.option("--stage", multiple=True, help="REQUESTS_PER_S:DURATION; repeat for the next stage.")
+@click.option("--stage", multiple=True, help="REQUESTS_PER_S:DURATION of a stage, e.g. 8:10m; repeatable.")
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 1_000_000),
     help="Requests kept in flight, instead of a rate.",
 )
-@click.option("--day", help="Requests/s of each hour, as in 2,1,1,4: sizes each hour.")
+@click.option("--day", help="Requests/s of each hour, e.g. 2,1,1,4; finds the replicas for each.")
 @click.option(
     "--start-up",
     type=Duration(above_0=False),
     default="3m",
     show_default=True,
-    help="Time from the start of a replica to its first request, for --day.",
+    help="Start-up time of a replica, for --day.",
 )
 @load_options
 @click.option(
@@ -199,9 +199,9 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     type=click.Choice(POLICIES),
     default="least_loaded",
     show_default=True,
-    help="How the balancer chooses a replica.",
+    help="Routing policy of the balancer.",
 )
-@click.option("--fail", "fails", multiple=True, help="REPLICA:DOWN_S[:UP_S]; may be repeated.")
+@click.option("--fail", "fails", multiple=True, help="Failure of a replica, REPLICA:DOWN_S[:UP_S]; repeatable.")
 @click.option(
     "--price",
     "--usd-per-gpu-hour",
@@ -210,17 +210,14 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     help="USD per GPU-hour instead of the catalogue's price.",
 )
 @click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Seed of arrivals and lengths."
+    "--seed", type=SEED, default=0, show_default=True, help="Random seed of arrivals and lengths."
 )
 @WIDE
 @JSON
 def simulate(deployment: str, as_json: bool, **options: Any) -> None:
-    """Simulate DEPLOYMENT, a model's name or a .toml file, under traffic: exactly one of --trace,
-    --rate, --stage, --concurrency and --day.
+    """Simulate DEPLOYMENT, a model's name or a .toml file, under traffic.
 
-    Prints percentiles of TTFT, TPOT and E2E latency with an 80 % interval and the number of
-    requests they stand on, goodput, occupancy and cost. Exit code 3 if the deployment is
-    overloaded; the rate that it holds is said.
+    Give exactly one of --trace, --rate, --stage, --concurrency and --day. Prints percentiles of TTFT, TPOT and E2E latency with 80 % intervals and the number of requests behind them, goodput, occupancy and cost. If the deployment is overloaded, prints the rate that it sustains and exits with 3.
     """
     from shardwise.cli.files import print_result
 

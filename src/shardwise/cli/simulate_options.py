@@ -1,4 +1,4 @@
-"""Options of `simulate` and `search`: times with units, stages, what to deploy."""
+"""Options of `simulate` and `search`: times with units, stages, deployments."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LENGTH: Final = Finite(1, 10_000_000)
 
 
 def stages_of(texts: tuple[str, ...]) -> list[Stage]:
-    """Stages from `RATE:DURATION` each."""
+    """Parse stages of the form `RATE:DURATION`."""
     from shardwise.simulator.traffic import Stage
 
     found = []
@@ -50,7 +50,7 @@ def stages_of(texts: tuple[str, ...]) -> list[Stage]:
             found.append(Stage(float(rate), duration_s(duration, "--stage")))
         except (ValueError, InputError):
             raise InputError(
-                f"--stage {text[:40]!r}", "expected: REQUESTS_PER_S:DURATION, such as 8:10m"
+                f"--stage {text[:40]!r}", "expected: REQUESTS_PER_S:DURATION, e.g. 8:10m"
             ) from None
     return found
 
@@ -63,10 +63,10 @@ def deployment_options(command: F) -> F:
         *(
             click.option(flag, name, type=click.IntRange(1, 1024), default=1, help=text)
             for flag, name, text in (
-                ("--attention-dp", "attention_dp", "Data-parallel copies of attention."),
-                ("--dcp", "dcp_size", "Ranks of TP that share each sequence's KV cache."),
-                ("--ep", "ep_size", "Ranks that whole experts are spread over."),
-                ("--pp", "pp_size", "Pipeline stages of a replica."),
+                ("--attention-dp", "attention_dp", "Data-parallel size of attention."),
+                ("--dcp", "dcp_size", "Decode context parallel size: TP ranks that share a KV cache."),
+                ("--ep", "ep_size", "Expert-parallel size, e.g. 8."),
+                ("--pp", "pp_size", "Number of pipeline stages per replica."),
             )
         ),
         click.option("--gpu", default="h200", show_default=True, help="GPU id, e.g. h200."),
@@ -84,7 +84,7 @@ def deployment_options(command: F) -> F:
         PROFILE,
         CATALOGUE,
         click.option(
-            "--no-prefix-caching", is_flag=True, help="Turn the engine's prefix cache off."
+            "--no-prefix-caching", is_flag=True, help="Disable the engine's prefix cache."
         ),
     ):
         command = option(command)
@@ -92,13 +92,13 @@ def deployment_options(command: F) -> F:
 
 
 def load_options(command: F) -> F:
-    """Lengths, duration, sessions and bounds."""
+    """Add lengths, duration, sessions and bounds."""
     for option in (
         click.option(
-            "--isl", type=LENGTH, default=1000.0, show_default=True, help="Mean input tokens."
+            "--isl", type=LENGTH, default=1000.0, show_default=True, help="Mean input tokens per request."
         ),
         click.option(
-            "--osl", type=LENGTH, default=500.0, show_default=True, help="Mean output tokens."
+            "--osl", type=LENGTH, default=500.0, show_default=True, help="Mean output tokens per request."
         ),
         LENGTH_CV,
         click.option(
@@ -106,26 +106,26 @@ def load_options(command: F) -> F:
             type=click.Choice(ARRIVALS),
             default="poisson",
             show_default=True,
-            help="How requests arrive at a rate.",
+            help="Arrival process of --rate and --stage.",
         ),
         click.option(
             "--duration",
             type=Duration(),
             default="10m",
             show_default=True,
-            help="How long requests, or sessions, arrive.",
+            help="Time during which requests or sessions arrive.",
         ),
         click.option(
             "--warmup",
             type=Duration(above_0=False),
             default="0s",
             show_default=True,
-            help="Time at the start whose requests are left out of the results.",
+            help="Time at the start that is excluded from the results.",
         ),
         click.option(
             "--turns",
             type=float,
-            help="Mean turns of a session: --rate is of sessions, --isl of what a turn adds.",
+            help="Mean turns per session; --rate is then sessions/s, and --isl the new tokens per turn.",
         ),
         click.option(
             "--think",
@@ -139,14 +139,14 @@ def load_options(command: F) -> F:
             type=click.IntRange(0, 10_000_000),
             default=0,
             show_default=True,
-            help="Shared system prompt, tokens.",
+            help="Length of a shared system prompt in tokens.",
         ),
         click.option(
             "--prefixes",
             type=click.IntRange(1, 1_000_000),
             default=1,
             show_default=True,
-            help="Different system prompts.",
+            help="Number of different system prompts.",
         ),
         click.option(
             "--ttft", type=Duration(), help="TTFT bound that a good request meets, e.g. 500ms."
@@ -171,7 +171,7 @@ DEPLOYMENT: Final = (
 def deployment_of(
     model: str, options: dict[str, Any], tp_size: int = 1, replicas: int = 1
 ) -> Deployment:
-    """The deployment that the options name. Raises InputError."""
+    """Return the deployment described by the options. Raises InputError."""
     from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 
     layout = Layout(
@@ -212,16 +212,16 @@ def require_on_node(deployments: Sequence[Deployment], node_file: Path, gpu: str
 
 
 def require_window(duration_s: float, warmup_s: float) -> None:
-    """Raise InputError where the warm-up leaves nothing to look at."""
+    """Raise InputError if the warm-up is not shorter than the run."""
     if warmup_s >= duration_s:
         raise InputError(
-            f"--warmup is {warmup_s:g} s, and requests arrive for {duration_s:g} s",
-            "allowed: a warm-up below the duration",
+            f"--warmup is {warmup_s:g} s, but requests arrive for {duration_s:g} s",
+            "allowed: a warm-up shorter than the duration",
         )
 
 
 def load_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `load_options` under the names of the Python API."""
+    """Return the options of `load_options` under the names of the Python API."""
     return {
         "isl": options["isl"],
         "osl": options["osl"],

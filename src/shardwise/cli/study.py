@@ -1,4 +1,4 @@
-"""`shardwise study`: the published study's questions, for any model, GPU and lengths."""
+"""`shardwise study`: the questions of the published study, for any model, GPU and lengths."""
 
 from __future__ import annotations
 
@@ -44,43 +44,43 @@ from shardwise.errors import InputError
     "--batch",
     default="1,2,4,8,16,32,64,128,256",
     show_default=True,
-    help="Requests in flight per copy.",
+    help="Requests in flight per replica.",
 )
-@click.option("--isl", default=2048, show_default=True, help="Input tokens of a request.")
-@click.option("--osl", default=2048, show_default=True, help="Output tokens of a request.")
+@click.option("--isl", default=2048, show_default=True, help="Input tokens per request.")
+@click.option("--osl", default=2048, show_default=True, help="Output tokens per request.")
 @LENGTH_CV
 @click.option(
     "--cached-tokens",
     default=0,
     show_default=True,
-    help="Tokens of --isl that all prompts share and the prefix cache holds.",
+    help="Length of a cached prefix shared by all prompts, as part of --isl.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["closed_loop", "static_batch"]),
     default="closed_loop",
     show_default=True,
-    help="Keep the batch in flight, or run it once.",
+    help="closed_loop keeps the batch in flight; static_batch runs it once.",
 )
 @click.option("--requests", default=0, help="Requests of each run; 0: ten per slot.")
 @click.option(
-    "--tpot", type=Duration(), default="50ms", show_default=True, help="TPOT bound of online use."
+    "--tpot", type=Duration(), default="50ms", show_default=True, help="TPOT bound for online use, e.g. 50ms."
 )
 @click.option(
-    "--ttft", type=Duration(), default="2s", show_default=True, help="TTFT bound of online use."
+    "--ttft", type=Duration(), default="2s", show_default=True, help="TTFT bound for online use, e.g. 2s."
 )
 @PRICE
-@click.option("--measure", is_flag=True, help="Run it on this machine, beside its prediction.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget of --measure.")
+@click.option("--measure", is_flag=True, help="Run the study on this machine and compare it with its prediction.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time budget of --measure in minutes.")
 @click.option("--name", default="", help="Profile that --measure corrects; default: this-machine.")
-@click.option("--python", default="", help="--measure: interpreter of the engine's environment.")
-@click.option("--flag", "flags", multiple=True, help="--measure: added to the engine's command.")
-@click.option("--env", multiple=True, help="--measure: NAME=VALUE for the engine; repeatable.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for files.")
+@click.option("--python", default="", help="--measure: Python interpreter of the engine's environment.")
+@click.option("--flag", "flags", multiple=True, help="--measure: argument to add to the engine's command; repeatable.")
+@click.option("--env", multiple=True, help="--measure: environment variable NAME=VALUE for the engine; repeatable.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write files to.")
 @WIDE
 @JSON
 def study(**given: Any) -> None:
-    """What the TP size does to latency, throughput and cost of MODEL on one node.
+    """Show how the TP size changes latency, throughput and cost of MODEL on one node.
 
     MODEL is a bundled id (llama-3.1-70b), a folder or config.json, or a Hugging Face id.
     """
@@ -91,7 +91,7 @@ def study(**given: Any) -> None:
             "pass the engine's own flags with --flag",
         )
     if given["measure"] and given["layouts"]:
-        raise InputError("--layouts with --measure", "allowed: --tp", "a measured study varies TP")
+        raise InputError("--layouts with --measure", "allowed: --tp", "a measured study varies only TP")
     if given["measure"] and given["cached_tokens"]:
         raise InputError(f"--cached-tokens {given['cached_tokens']} with --measure", "allowed: 0")
     if given["measure"] and given["node_file"] is not None:
@@ -146,7 +146,7 @@ def _predict(given: dict[str, Any]) -> None:
 
 
 def _layouts(given: dict[str, Any]) -> None:
-    """A grid over layouts: two tables, or one JSON document."""
+    """Study a grid of layouts: print two tables, or one JSON document."""
     from shardwise.api.layouts import study_layouts
 
     source = click.get_current_context().get_parameter_source("batch")
@@ -170,7 +170,7 @@ def _layouts(given: dict[str, Any]) -> None:
 
 
 def _shared_arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """What a study takes from the options, of TP sizes or of layouts."""
+    """Return the arguments of a study, of TP sizes or of layouts, from the options."""
     same = (
         "gpu", "gpus", "isl", "osl", "mode", "requests", "dtype", "kv_dtype", "engine",
         "engine_version", "cached_tokens", "length_cv", "profile", "catalogue_files",

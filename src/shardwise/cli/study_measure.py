@@ -1,4 +1,4 @@
-"""`shardwise study --measure`: the study run on this machine, beside its prediction."""
+"""`shardwise study --measure`: run the study on this machine and compare it with its prediction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER: Final = Path("measured")
 
 
 def measure(given: dict[str, Any]) -> None:
-    """Predict, run what is missing, compare, calibrate, and write it all into a folder."""
+    """Predict, run the missing cells, compare, calibrate, and write the results to a folder."""
     from shardwise.api.measuring import measure_study
     from shardwise.cli.engine_extra import require_modules
     from shardwise.cli.files import require_writable
@@ -48,12 +48,12 @@ def measure(given: dict[str, Any]) -> None:
             click.echo(f"corrected profile: --profile {found.profile}")
         click.echo(f"report: {report}")
     if found.interrupted:
-        click.echo("shardwise: interrupted; the same command goes on from here", err=True)
+        click.echo("shardwise: interrupted; run the same command again to resume", err=True)
         sys.exit(130)
 
 
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """Options of the command line; what was not given is what `measure_study` takes by itself."""
+    """Return the given options; `measure_study` has defaults for the others."""
     context = click.get_current_context()
     named = {
         "isl": given["isl"],

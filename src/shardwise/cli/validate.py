@@ -1,4 +1,4 @@
-"""`shardwise validate`: how far predictions are from measured rows."""
+"""`shardwise validate`: compare predictions with measured rows."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("rows", type=click.Path(path_type=Path))
 @PROFILE
-@click.option("--use", default="", help="Only rows whose 'use' column says this.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for files.")
+@click.option("--use", default="", help="Use only rows with this value in the 'use' column.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write files to.")
 @WIDE
 @JSON
 def validate(rows: Path, profile: str, use: str, output: Path | None, as_json: bool) -> None:
     """Compare predictions with the measured ROWS of a CSV file.
 
-    Prints error, bias and interval coverage by GPU, model, TP and batch, and whether the TP that
-    measured best is the one predicted to be.
+    Prints error, bias and interval coverage by GPU, model, TP and batch, and whether the TP with the best measurement is the one predicted to be best.
     """
     from shardwise.api.accuracy import validate as compare_rows
     from shardwise.reports.files import prepare_folder

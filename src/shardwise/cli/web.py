@@ -20,10 +20,10 @@ HOST: Final = "127.0.0.1"
 @click.option(
     "--store",
     type=click.Path(path_type=Path),
-    help="Folder of saved studies, or a file of `bench`, to lay over.",
+    help="Folder of saved studies, or a store of `bench`, to show over predictions.",
 )
 @click.option(
-    "--model", "models", multiple=True, help="Your own config.json or folder; repeatable."
+    "--model", "models", multiple=True, help="Your own config.json or model folder; repeatable."
 )
 @PROFILE
 @NODE
@@ -36,7 +36,7 @@ def web(
     node_file: Path | None,
     catalogue_files: tuple[Path, ...],
 ) -> None:
-    """Open the explorer: choose model, GPU and TP, and see what each costs and gains.
+    """Open the explorer: choose model, GPU and TP, and compare latency, throughput and cost.
 
     It listens on 127.0.0.1 alone and reads no file but those of --store, --model, --node and
     --catalogue.
@@ -65,7 +65,7 @@ def web(
         start = replace(known.start, gpu=taken.gpu, gpus=taken.gpus)
         known = replace(known, catalogue_files=taken.files, start=start)
     _ = known.catalogue
-    _ = known.store.files  # refused here, where the user sees it
+    _ = known.store.files  # checked here, so that the user sees the error
     listener = _listen(port)
     click.echo(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C to stop)", err=True)
     Thread(target=prepare, args=(known,), daemon=True).start()  # while a browser is opened
@@ -84,6 +84,6 @@ def _listen(port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise InputError(
-            f"cannot listen on {HOST}:{port}: {error.strerror}", "", "give another --port"
+            f"cannot listen on {HOST}:{port}: {error.strerror}", "", "choose another --port"
         ) from None
     return listener

@@ -73,7 +73,7 @@ def state(cell: Measured) -> str:
     failures = c.get("failures") or {}
     found += [f"{count} {kind}" for kind, count in failures.items()]
     if not cell.evidence.metrics:
-        found.append("nothing completed")
+        found.append("no request completed")
     if c.get("interrupted"):
         found.append("interrupted")
     if c.get("oversubscribed"):

@@ -75,8 +75,9 @@ def host_launches(operator: Operator, parts: Mapping[Key, Rows]) -> list[Finding
         if launch > DOUBTFUL_RATIO * least and launch - least > DOUBTFUL_SECONDS:
             dropped = launch > LAUNCH_RATIO * least
             reason = (
-                f"{'holds' if dropped else 'may hold part of'} the host's launch: fastest calls "
-                f"{launch * 1e6:.0f} us, another engine's {least * 1e6:.1f} us"
+                f"{'includes' if dropped else 'may include part of'} the host's launch: fastest "
+                f"calls "
+                f"{launch * 1e6:.0f} us, another engine {least * 1e6:.1f} us"
             )
             found.append(Finding(operator.name, key, len(parts[key]), reason, dropped))
     return found
@@ -97,7 +98,7 @@ def slower_kernels(
         large = _large(operator, part, rates[gpu], variant)
         worst = slowness(key, large, parts)
         if worst > SLOWER_RATIO:
-            reason = f"large calls take {worst:.1f} times another engine's"
+            reason = f"large calls take {worst:.1f} times as long as another engine's"
             dropped = operator.name.startswith(ATTENTION_CLASSES)
             found.append(Finding(operator.name, key, len(part), reason, dropped))
     return found
@@ -115,7 +116,7 @@ def slower_than_wide(
             continue
         ratio = _ratio(_large(operator, part, rates[gpu], variant), wide)
         if ratio > WIDE_RATIO:
-            reason = f"large calls take {ratio:.1f} times the same engine's in bf16"
+            reason = f"large calls take {ratio:.1f} times as long as in bf16"
             found.append(Finding(operator.name, key, len(part), reason))
     return found
 
@@ -130,7 +131,7 @@ def impossible(
         bound = operator.bound(datasheet, key[2], list(part.shape.T), list(part.work.T))
         share = (part.seconds / bound)[bound * datasheet.memory > UNCACHED_BYTES]
         if len(share) >= 10 and np.median(share) < POSSIBLE_SHARE:
-            reason = f"large calls take {np.median(share):.2f} of their roofline"
+            reason = f"large calls take {np.median(share):.2f} of their roofline time"
             found.append(Finding(operator.name, key, len(part), reason))
     return found
 
