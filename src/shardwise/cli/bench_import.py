@@ -27,7 +27,9 @@ _TOKENS = Finite(1, 10_000_000)
     show_default=True,
     help="Store to write the results to.",
 )
-@click.option("--study", default="imported", show_default=True, help="Name of the study in the store.")
+@click.option(
+    "--study", default="imported", show_default=True, help="Name of the study in the store."
+)
 @click.option("--model", default="", help="Model id; overrides the file's.")
 @click.option("--gpu", default="", help="GPU id, if the file does not name it.")
 @click.option("--engine", default="", help="Engine, if the file does not name it.")
@@ -46,7 +48,8 @@ _TOKENS = Finite(1, 10_000_000)
 def import_(files: tuple[Path, ...], store: Path, study: str, **said: Any) -> None:
     """Import result FILES of vLLM, SGLang, aiperf, guidellm or InferenceX into the store.
 
-    CSV rows as written by `bench export` are accepted too. Each conversion of a metric is noted in the result.
+    CSV rows as written by `bench export` are accepted too. Each conversion of a metric is noted in
+    the result.
     """
     from shardwise.bench.importers.about import About
     from shardwise.bench.importers.reading import read_file

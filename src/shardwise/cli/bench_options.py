@@ -32,7 +32,9 @@ def load_options(command: F) -> F:
     """--isl, --osl, --concurrency, --request-rate, --mode, effort, seed, --store."""
     for option in (
         JSON,
-        click.option("--study", default="bench", show_default=True, help="Name of the study in the store."),
+        click.option(
+            "--study", default="bench", show_default=True, help="Name of the study in the store."
+        ),
         click.option(
             "--store",
             type=click.Path(path_type=Path),
@@ -41,7 +43,11 @@ def load_options(command: F) -> F:
             help="Store file to write the results to.",
         ),
         click.option(
-            "--seed", type=SEED, default=0, show_default=True, help="Random seed of prompts and arrivals."
+            "--seed",
+            type=SEED,
+            default=0,
+            show_default=True,
+            help="Random seed of prompts and arrivals.",
         ),
         click.option(
             "--actual-lengths",
@@ -67,7 +73,9 @@ def load_options(command: F) -> F:
             show_default=True,
             help="Seconds without an event after which a request fails; comments do not count.",
         ),
-        click.option("--cell-seconds", type=ABOVE_0, help="Minutes after which no repeat is started."),
+        click.option(
+            "--cell-seconds", type=ABOVE_0, help="Minutes after which no repeat is started."
+        ),
         click.option(
             "--precision",
             type=Finite(0, 100, min_open=True),
@@ -76,7 +84,10 @@ def load_options(command: F) -> F:
             help="Target half-width of the intervals, in %.",
         ),
         click.option(
-            "--repeats", default="3,5", show_default=True, help="Minimum and maximum number of runs per cell."
+            "--repeats",
+            default="3,5",
+            show_default=True,
+            help="Minimum and maximum number of runs per cell.",
         ),
         click.option(
             "--requests",
@@ -103,7 +114,9 @@ def load_options(command: F) -> F:
             show_default=True,
             help="closed_loop keeps the batch in flight; static_batch runs it once.",
         ),
-        click.option("--request-rate", help="Requests/s with Poisson arrivals instead, e.g. 1,2,4."),
+        click.option(
+            "--request-rate", help="Requests/s with Poisson arrivals instead, e.g. 1,2,4."
+        ),
         click.option(
             "--concurrency",
             default="1,4,16",
@@ -181,7 +194,8 @@ def effort_of(given: dict[str, Any]) -> Callable[[Workload], Effort]:
 
 
 def require_names(gpu: str, engine: str, dtype: str) -> None:
-    """Raise UnknownNameError for names that results cannot be compared by. A name must be known, or say that it is unknown."""
+    """Raise UnknownNameError for names that results cannot be compared by. A name must be known,
+    or say that it is unknown."""
     from shardwise.architecture.formats import DTYPES
     from shardwise.engines.registry import names
     from shardwise.hardware.catalogue import default_catalogue
@@ -196,7 +210,8 @@ def require_names(gpu: str, engine: str, dtype: str) -> None:
 
 
 def report_unkept(cells: Sequence[Measured], store: Store) -> None:
-    """Exit with 2 if a measured cell is not in its store. A message has already named the store that it was saved to."""
+    """Exit with 2 if a measured cell is not in its store. A message has already named the store
+    that it was saved to."""
     unkept = [cell for cell in cells if cell.repeats and not store.has(cell.study, cell.key)]
     if unkept:
         raise InputError(f"{len(unkept)} of {len(cells)} cells are not in {store.path}")
@@ -235,7 +250,9 @@ def exit_if_nothing(cells: Sequence[Measured]) -> None:
         failures = {k: v for c in cells for k, v in (c.conditions.get("failures") or {}).items()}
         listed = ", ".join(f"{count} {kind}" for kind, count in failures.items())
         hint = (
-            "; --actual-lengths accepts answers that end early" if set(failures) == {"short"} else ""
+            "; --actual-lengths accepts answers that end early"
+            if set(failures) == {"short"}
+            else ""
         )
         click.echo(f"shardwise: no request completed: {listed}{hint}", err=True)
         sys.exit(4)

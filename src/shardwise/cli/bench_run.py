@@ -32,9 +32,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("url")
-@click.option("--model", default="", help="Model name at the endpoint; default: the model it serves.")
+@click.option(
+    "--model", default="", help="Model name at the endpoint; default: the model it serves."
+)
 @click.option("--architecture", default="", help="Model id for comparison with predictions.")
-@click.option("--gpu", default="unknown", show_default=True, help="GPU id for comparison with predictions.")
+@click.option(
+    "--gpu", default="unknown", show_default=True, help="GPU id for comparison with predictions."
+)
 @click.option("--engine", default="", help="Engine name; default: as reported by the endpoint.")
 @click.option(
     "--tp",
@@ -44,12 +48,23 @@ if TYPE_CHECKING:
     show_default=True,
     help="TP size of the endpoint, for the results.",
 )
-@click.option("--dtype", default="auto", show_default=True, help="Weight dtype for comparison with predictions.")
+@click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    help="Weight dtype for comparison with predictions.",
+)
 @click.option("--ca-file", default="", help="PEM file of CA certificates to trust for https.")
 @click.option("--api-key-env", default="", help="Environment variable that holds the API key.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json file, or its folder.")
-@click.option("--trace", type=click.Path(path_type=Path), help="Trace file with arrival times and lengths.")
-@click.option("--sharegpt", type=click.Path(path_type=Path), help="ShareGPT file to take prompts from.")
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json file, or its folder."
+)
+@click.option(
+    "--trace", type=click.Path(path_type=Path), help="Trace file with arrival times and lengths."
+)
+@click.option(
+    "--sharegpt", type=click.Path(path_type=Path), help="ShareGPT file to take prompts from."
+)
 @load_options
 def run(url: str, **given: Any) -> None:
     """Measure the OpenAI-compatible endpoint at URL under each load."""

@@ -35,8 +35,15 @@ if TYPE_CHECKING:
 @click.option("--gpu", default="", help="GPU id in the results; default: cpu, or detected.")
 @click.option("--dtype", default="auto", help="Weight dtype; auto: fp32 on CPU, else as stored.")
 @click.option("--python", default="", help="Python interpreter of the engine's environment.")
-@click.option("--flag", "flags", multiple=True, help="Argument to add to the engine's command line; repeatable.")
-@click.option("--env", multiple=True, help="Environment variable NAME=VALUE for the engine; repeatable.")
+@click.option(
+    "--flag",
+    "flags",
+    multiple=True,
+    help="Argument to add to the engine's command line; repeatable.",
+)
+@click.option(
+    "--env", multiple=True, help="Environment variable NAME=VALUE for the engine; repeatable."
+)
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
@@ -45,7 +52,11 @@ if TYPE_CHECKING:
     help="First port for replicas to listen on.",
 )
 @click.option(
-    "--ready-timeout", type=ABOVE_0, default=600.0, show_default=True, help="Seconds to wait for an engine to start."
+    "--ready-timeout",
+    type=ABOVE_0,
+    default=600.0,
+    show_default=True,
+    help="Seconds to wait for an engine to start.",
 )
 @load_options
 def sweep(model: str, **given: Any) -> None:

@@ -27,13 +27,18 @@ from shardwise.errors import InputError
     help="Also write the profile to a file for --profile on other machines, e.g. node.json.",
 )
 @click.option("--name", help="Name of your profile, for use with --profile.")
-@click.option("--profile", default="reference", show_default=True, help="Profile to start the fit from.")
+@click.option(
+    "--profile", default="reference", show_default=True, help="Profile to start the fit from."
+)
 @click.option(
     "--collectives",
     type=click.Path(path_type=Path),
-    help="File of all-reduce latencies; with --output, refits everything, not only your GPU and engine.",
+    help="File of all-reduce latencies; with --output, refits everything, not only your GPU and "
+    "engine.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write a refitted profile to.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File to write a refitted profile to."
+)
 @click.option(
     "--force",
     is_flag=True,
@@ -52,9 +57,12 @@ def calibrate(
 ) -> None:
     """Fit the performance model to the measured ROWS of CSV files.
 
-    With --name, your rows change only the coefficients of your GPU and engine. The error before and after is cross-validated. --export writes the same profile as one file to share, including the rows, GPUs, versions and errors; it does not need --name.
+    With --name, your rows change only the coefficients of your GPU and engine. The error before
+    and after is cross-validated. --export writes the same profile as one file to share, including
+    the rows, GPUs, versions and errors; it does not need --name.
 
-    With --collectives and --output, the whole hierarchy is fitted to the rows marked 'calibrate'. The bundled profile is made this way.
+    With --collectives and --output, the whole hierarchy is fitted to the rows marked 'calibrate'.
+    The bundled profile is made this way.
     """
     from shardwise.api.calibration import require_scipy
 

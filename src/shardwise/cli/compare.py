@@ -30,7 +30,12 @@ _PERCENT: Final = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*")
     metavar="PERCENT",
     help="Exit with 1 if B is slower by this much or more, e.g. 5%.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the JSON document to this file.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Also write the JSON document to this file.",
+)
 @WIDE
 @JSON
 def compare(
@@ -44,7 +49,8 @@ def compare(
 ) -> None:
     """Compare RUN_B with the earlier RUN_A, overall and for each common cell.
 
-    A run is a store written by 'shardwise bench', a folder written by 'shardwise study -o', or a JSON file of evidence. A verdict needs intervals on both sides, so measure with repeats.
+    A run is a store written by 'shardwise bench', a folder written by 'shardwise study -o', or a
+    JSON file of evidence. A verdict needs intervals on both sides, so measure with repeats.
 
     Exit codes: 1 if B is slower with --fail-if-slower, 2 for bad input, otherwise 0.
 
@@ -68,7 +74,8 @@ def compare(
 
 
 def _gate(found: Comparison, limit_pct: float) -> None:
-    """Report slowdowns beyond the limit on stderr and exit with 1, or report what could not be detected."""
+    """Report slowdowns beyond the limit on stderr and exit with 1, or report what could not be
+    detected."""
     from shardwise import metrics
     from shardwise.analysis.comparison import blind_at, slower_by
     from shardwise.reports.comparison_tables import change_line

@@ -41,15 +41,22 @@ if TYPE_CHECKING:
     help="Engine to report the all-reduce of; default: both.",
 )
 @click.option("--gpu", default="", help="GPU name, if the text does not contain it.")
-@click.option("--model", default="", help="Model of a start-up log, to compare it with a prediction.")
+@click.option(
+    "--model", default="", help="Model of a start-up log, to compare it with a prediction."
+)
 @click.option(
     "--tp", default=0, type=click.IntRange(0), help="TP size, if the log does not state it."
 )
 @click.option(
-    "--pp", default=0, type=click.IntRange(0), help="Number of pipeline stages, if the log does not state it."
+    "--pp",
+    default=0,
+    type=click.IntRange(0),
+    help="Number of pipeline stages, if the log does not state it.",
 )
 @click.option(
-    "--dtype", default="auto", help="Dtype that the log's weights were loaded in; auto: the checkpoint's."
+    "--dtype",
+    default="auto",
+    help="Dtype that the log's weights were loaded in; auto: the checkpoint's.",
 )
 @click.option(
     "--save", type=click.Path(path_type=Path), help="Write the node to a TOML file for --node."
@@ -69,7 +76,9 @@ def doctor(
 ) -> None:
     """Report which GPUs to use for each TP size, their all-reduce, and what to change.
 
-    Runs this machine's tools, or reads pasted output with --from FILE: nvidia-smi, nvidia-smi topo -m, rocm-smi --showtopo, amd-smi topology, lscpu, vLLM's collect_env, and start-up logs of vLLM and SGLang. It changes nothing.
+    Runs this machine's tools, or reads pasted output with --from FILE: nvidia-smi, nvidia-smi topo
+    -m, rocm-smi --showtopo, amd-smi topology, lscpu, vLLM's collect_env, and start-up logs of vLLM
+    and SGLang. It changes nothing.
     """
     from shardwise.doctor.diagnosis import diagnose
     from shardwise.doctor.startup_check import compare
@@ -149,7 +158,10 @@ def _show(found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison
             show_table(link_table(node))
             show_table(verdict_table(found, engines))
     elif reading.source == "this machine":
-        say(f"no GPU on this machine ({_about(reading)}); read another machine's output with --from FILE")
+        say(
+            f"no GPU on this machine ({_about(reading)}); read another machine's output with "
+            f"--from FILE"
+        )
     elif not reading.startups:
         say(f"no GPUs and links in {reading.source} ({_about(reading)})")
     if reading.nccl is not None:
@@ -182,9 +194,7 @@ def _about(reading: Reading) -> str:
         f"virtual machine ({host.hypervisor})" if host.hypervisor else "",
     ]
     unknown = (
-        "no supported tool found"
-        if reading.source == "this machine"
-        else "no host information"
+        "no supported tool found" if reading.source == "this machine" else "no host information"
     )
     return ", ".join(part for part in known if part) or unknown
 

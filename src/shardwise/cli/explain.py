@@ -25,8 +25,12 @@ WHY = {
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--tp", default=2, show_default=True, help="Number of ranks to shard over.")
 @click.option("--layer", default=0, show_default=True, help="Number of the layer, from 0.")
-@click.option("--prompt", default="", help='Prompt text, or token ids such as "17 4 291" without a tokenizer.')
-@click.option("--random-weights", is_flag=True, help="Use random weights; only config.json is needed.")
+@click.option(
+    "--prompt", default="", help='Prompt text, or token ids such as "17 4 291" without a tokenizer.'
+)
+@click.option(
+    "--random-weights", is_flag=True, help="Use random weights; only config.json is needed."
+)
 @JSON
 def explain(
     model: Path, tp: int, layer: int, prompt: str, random_weights: bool, as_json: bool

@@ -17,7 +17,9 @@ def hardware() -> None:
 
 
 @hardware.command()
-@click.option("--name", default="this-machine", show_default=True, help="Id of the entry, for use with --gpu.")
+@click.option(
+    "--name", default="this-machine", show_default=True, help="Id of the entry, for use with --gpu."
+)
 @click.option(
     "--device",
     default="auto",
@@ -47,7 +49,8 @@ def hardware() -> None:
 def detect(name: str, output: Path | None, as_json: bool, **asked: Any) -> None:
     """Measure memory bandwidth, matrix rates and all-reduce, and write a hardware file.
 
-    On CPU, one rank with its threads acts as a GPU. For ROCm GPUs, use the device cuda, as in torch.
+    On CPU, one rank with its threads acts as a GPU. For ROCm GPUs, use the device cuda, as in
+    torch.
     """
     require_engine_extra()
     from shardwise.cli.files import print_json, require_writable

@@ -128,7 +128,11 @@ def logs(file: Path, replica: str, lines: int) -> None:
 @click.command()
 @FILE
 @click.option(
-    "--grace", "grace_s", default=30.0, show_default=True, help="Seconds to wait for running streams."
+    "--grace",
+    "grace_s",
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait for running streams.",
 )
 def down(file: Path, grace_s: float) -> None:
     """Stop everything that `up` started for FILE."""
@@ -146,7 +150,9 @@ def down(file: Path, grace_s: float) -> None:
     type=click.Choice(["compose", "systemd", "kubernetes", "ray", "grafana"]),
     help="Format to translate the deployment to.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to; default: stdout.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder to write to; default: stdout."
+)
 @NODE
 def export(file: Path, target: str, output: Path | None, node_file: Path | None) -> None:
     """Write FILE as compose, systemd units, Kubernetes manifests or a Ray Serve config.

@@ -1,4 +1,5 @@
-"""`shardwise status`: show the replicas as a table; with --watch, with recent requests in flight."""
+"""`shardwise status`: show the replicas as a table; with --watch, with recent requests in
+flight."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def status_table(
 
 
 def watch(file: Path) -> None:
-    """Refresh every second until interrupted: in place in a terminal, table after table when piped."""
+    """Refresh every second until interrupted: in place in a terminal, table after table when
+    piped."""
     from shardwise.hosting.operating import look
 
     history: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LOOKS))

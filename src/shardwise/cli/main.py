@@ -17,7 +17,10 @@ from shardwise.errors import ShardwiseError, UnknownNameError, printable
 #: name -> (module, one line of help). Modules are imported when their command runs.
 COMMANDS: Final = {
     "plan": ("shardwise.cli.plan", "Rank the deployments that fit on a node, with reasons."),
-    "study": ("shardwise.cli.study", "Compare latency, throughput and cost of TP sizes and batches."),
+    "study": (
+        "shardwise.cli.study",
+        "Compare latency, throughput and cost of TP sizes and batches.",
+    ),
     "simulate": ("shardwise.cli.simulate", "Simulate a deployment under arriving requests."),
     "search": ("shardwise.cli.search", "Run many simulations, on all cores or a Ray cluster."),
     "predict": ("shardwise.cli.predict", "Predict the rows of a CSV file."),
@@ -26,9 +29,15 @@ COMMANDS: Final = {
     "calibrate": ("shardwise.cli.calibrate", "Fit a profile to your own measured rows."),
     "report": ("shardwise.cli.report", "Write a study as one HTML file to read, print and share."),
     "web": ("shardwise.cli.web", "Open the explorer in a browser on this machine."),
-    "catalogue": ("shardwise.cli.catalogue", "Look up GPUs, prices and models, with their sources."),
+    "catalogue": (
+        "shardwise.cli.catalogue",
+        "Look up GPUs, prices and models, with their sources.",
+    ),
     "hardware": ("shardwise.cli.hardware", "Measure this machine as a GPU of the catalogue."),
-    "doctor": ("shardwise.cli.doctor", "Diagnose a node or pasted output: links, TP, what to change."),
+    "doctor": (
+        "shardwise.cli.doctor",
+        "Diagnose a node or pasted output: links, TP, what to change.",
+    ),
     "explain": ("shardwise.cli.explain", "Show one layer under TP, with real values."),
     "serve": ("shardwise.cli.serve", "Serve a model on the built-in engine, with the OpenAI API."),
     "profile": ("shardwise.cli.profile", "Time a rank's attention, MLP and all-reduce."),
@@ -37,7 +46,10 @@ COMMANDS: Final = {
     "status": ("shardwise.cli.host", "Show state, memory and load of each replica."),
     "logs": ("shardwise.cli.host", "Show the logs of the replicas and the balancer."),
     "down": ("shardwise.cli.host", "Stop a deployment."),
-    "export": ("shardwise.cli.host", "Translate a deployment to compose, systemd, Kubernetes or Ray Serve."),
+    "export": (
+        "shardwise.cli.host",
+        "Translate a deployment to compose, systemd, Kubernetes or Ray Serve.",
+    ),
 }
 
 

@@ -57,7 +57,8 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
 @click.option(
     "--startup-log",
     type=click.Path(allow_dash=True),
-    help="Start-up log of the engine on this GPU; its KV cache size is used instead of the prediction.",
+    help="Start-up log of the engine on this GPU; its KV cache size is used instead of the "
+    "prediction.",
 )
 @click.option("--isl", type=int, multiple=True, required=True, help="Input tokens per request.")
 @LENGTH_CV
@@ -74,10 +75,14 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
 @click.option("--tpot", type=Duration(), help="Bound on the median TPOT, e.g. 30ms.")
 @click.option("--e2e", type=Duration(), help="Bound on the median E2E latency, e.g. 20s.")
 @click.option(
-    "--ttft-p99", type=Duration(), help="Bound on the 99th percentile of TTFT at --request-rate, simulated."
+    "--ttft-p99",
+    type=Duration(),
+    help="Bound on the 99th percentile of TTFT at --request-rate, simulated.",
 )
 @click.option(
-    "--tpot-p99", type=Duration(), help="Bound on the 99th percentile of TPOT at --request-rate, simulated."
+    "--tpot-p99",
+    type=Duration(),
+    help="Bound on the 99th percentile of TPOT at --request-rate, simulated.",
 )
 @click.option(
     "--e2e-p99",
@@ -95,7 +100,9 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
     is_flag=True,
     help="Compare with disaggregated prefill and decode instances.",
 )
-@click.option("--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower ones.")
+@click.option(
+    "--dtype", default=None, help="Weight dtype; default: the checkpoint's and narrower ones."
+)
 @KV_DTYPE
 @PRICE
 @ENGINE
@@ -105,7 +112,12 @@ BOUNDS: Final = ("ttft", "tpot", "e2e")
 @CATALOGUE
 @WIDE
 @JSON
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the JSON document to this file.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Also write the JSON document to this file.",
+)
 @click.option(
     "--save", type=click.Path(path_type=Path), help="Write a deployment file for 'shardwise up'."
 )
@@ -114,11 +126,14 @@ def plan(
 ) -> None:
     """Rank the deployments of MODEL that fit on a node, with the reason each one lost.
 
-    With further --model options, the models share the node's GPUs. Give --isl, --osl, --concurrency and --request-rate once for all models, or once per model in order.
+    With further --model options, the models share the node's GPUs. Give --isl, --osl,
+    --concurrency and --request-rate once for all models, or once per model in order.
 
     With several --gpu, each kind is planned, and the best is printed in full.
 
-    With a bound on a 99th percentile, TP x replicas (x GPU kinds) are simulated under arrivals at --request-rate. The cheapest that meets the bounds is recommended. Each is shown with the highest rate that it sustains.
+    With a bound on a 99th percentile, TP x replicas (x GPU kinds) are simulated under arrivals at
+    --request-rate. The cheapest that meets the bounds is recommended. Each is shown with the
+    highest rate that it sustains.
     """
     from shardwise.api.planning import plan as plan_models
 
@@ -220,7 +235,8 @@ def shared_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(found: PlanResult | PercentilePlan | KindsResult, options: dict[str, Any]) -> None:
-    """Print the recommendation, the ranking, the rejected layouts and the commands of each model."""
+    """Print the recommendation, the ranking, the rejected layouts and the commands of each
+    model."""
     for part in found.parts():
         say_prose(part.recommendation + "\n")
         show_table(part.table)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def find(names: tuple[str, ...], options: dict[str, Any]) -> PercentilePlan:
-    """Find the cheapest deployment that sustains the rate. Raises InputError for unsupported options."""
+    """Find the cheapest deployment that sustains the rate. Raises InputError for unsupported
+    options."""
     from shardwise.api.percentiles import plan_percentiles
     from shardwise.cli.files import show_progress
     from shardwise.cli.plan import shared_arguments
@@ -38,7 +39,8 @@ def find(names: tuple[str, ...], options: dict[str, Any]) -> PercentilePlan:
     for name in ("isl", "osl", "request_rate", "cached_tokens"):
         if len(options[name]) > 1:
             raise InputError(
-                f"--{name.replace('_', '-')} given {len(options[name])} times with percentile bounds",
+                f"--{name.replace('_', '-')} given {len(options[name])} times with percentile "
+                f"bounds",
                 "allowed: once",
                 field=name,
             )

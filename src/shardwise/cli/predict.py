@@ -31,7 +31,8 @@ def predict(
     """Predict each row of ROWS, a CSV file.
 
     Required columns: model_id, gpu_id, engine_id, weight_dtype, tp, mode, concurrency, isl, osl.
-    Added columns: pred_ttft_ms, pred_tpot_ms, pred_e2e_s, pred_output_tok_s, pred_total_tok_s, each with its 80 % interval in _lo and _hi; pred_kv_limited; pred_note.
+    Added columns: pred_ttft_ms, pred_tpot_ms, pred_e2e_s, pred_output_tok_s, pred_total_tok_s,
+    each with its 80 % interval in _lo and _hi; pred_kv_limited; pred_note.
     """
     from shardwise.api.predicting import predict_rows
 

@@ -46,10 +46,16 @@ if TYPE_CHECKING:
     help="Number of timed runs of each step.",
 )
 @click.option("--emulate", is_flag=True, help="Run only rank 0's shard of each TP.")
-@click.option("--random-weights", is_flag=True, help="Use random weights from config.json; times are the same.")
+@click.option(
+    "--random-weights",
+    is_flag=True,
+    help="Use random weights from config.json; times are the same.",
+)
 @DEVICE
 @COMPUTE_DTYPE
-@click.option("--threads-per-rank", default=0, help="CPU threads per rank; 0: an equal share of the cores.")
+@click.option(
+    "--threads-per-rank", default=0, help="CPU threads per rank; 0: an equal share of the cores."
+)
 @click.option(
     "--gpu",
     default="cpu",
@@ -76,7 +82,8 @@ def profile(
 ) -> None:
     """Time prefill and decode of MODEL on each rank, split into attention, MLP and all-reduce.
 
-    MODEL is a Hugging Face directory or a .gguf file. --emulate profiles a larger TP on one GPU or CPU; the performance model supplies the all-reduce of --gpu.
+    MODEL is a Hugging Face directory or a .gguf file. --emulate profiles a larger TP on one GPU or
+    CPU; the performance model supplies the all-reduce of --gpu.
     """
     require_engine_extra()
     from shardwise.engine import profile_rows, profiling

@@ -62,7 +62,11 @@ def _deployments(model: str, options: dict[str, Any]) -> list[Deployment]:
 @click.option("--rate", required=True, help="Requests/s (sessions/s with --turns), e.g. 5,10,20.")
 @click.option("--policy", default="least_loaded", show_default=True, help="One or more.")
 @click.option(
-    "--seeds", type=click.IntRange(1, MAX_SEEDS), default=1, show_default=True, help="Number of runs per combination."
+    "--seeds",
+    type=click.IntRange(1, MAX_SEEDS),
+    default=1,
+    show_default=True,
+    help="Number of runs per combination.",
 )
 @load_options
 @click.option(

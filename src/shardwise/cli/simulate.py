@@ -174,7 +174,9 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
 )
 @click.option("--hash-block", type=int, help="Tokens per block of a trace's hash_ids.")
 @click.option("--rate", type=ABOVE_0, help="Requests/s (sessions/s with --turns).")
-@click.option("--stage", multiple=True, help="REQUESTS_PER_S:DURATION of a stage, e.g. 8:10m; repeatable.")
+@click.option(
+    "--stage", multiple=True, help="REQUESTS_PER_S:DURATION of a stage, e.g. 8:10m; repeatable."
+)
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 1_000_000),
@@ -201,7 +203,12 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
     show_default=True,
     help="Routing policy of the balancer.",
 )
-@click.option("--fail", "fails", multiple=True, help="Failure of a replica, REPLICA:DOWN_S[:UP_S]; repeatable.")
+@click.option(
+    "--fail",
+    "fails",
+    multiple=True,
+    help="Failure of a replica, REPLICA:DOWN_S[:UP_S]; repeatable.",
+)
 @click.option(
     "--price",
     "--usd-per-gpu-hour",
@@ -217,7 +224,10 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
 def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     """Simulate DEPLOYMENT, a model's name or a .toml file, under traffic.
 
-    Give exactly one of --trace, --rate, --stage, --concurrency and --day. Prints percentiles of TTFT, TPOT and E2E latency with 80 % intervals and the number of requests behind them, goodput, occupancy and cost. If the deployment is overloaded, prints the rate that it sustains and exits with 3.
+    Give exactly one of --trace, --rate, --stage, --concurrency and --day. Prints percentiles of
+    TTFT, TPOT and E2E latency with 80 % intervals and the number of requests behind them, goodput,
+    occupancy and cost. If the deployment is overloaded, prints the rate that it sustains and exits
+    with 3.
     """
     from shardwise.cli.files import print_result
 

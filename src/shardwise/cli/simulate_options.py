@@ -64,7 +64,11 @@ def deployment_options(command: F) -> F:
             click.option(flag, name, type=click.IntRange(1, 1024), default=1, help=text)
             for flag, name, text in (
                 ("--attention-dp", "attention_dp", "Data-parallel size of attention."),
-                ("--dcp", "dcp_size", "Decode context parallel size: TP ranks that share a KV cache."),
+                (
+                    "--dcp",
+                    "dcp_size",
+                    "Decode context parallel size: TP ranks that share a KV cache.",
+                ),
                 ("--ep", "ep_size", "Expert-parallel size, e.g. 8."),
                 ("--pp", "pp_size", "Number of pipeline stages per replica."),
             )
@@ -95,10 +99,18 @@ def load_options(command: F) -> F:
     """Add lengths, duration, sessions and bounds."""
     for option in (
         click.option(
-            "--isl", type=LENGTH, default=1000.0, show_default=True, help="Mean input tokens per request."
+            "--isl",
+            type=LENGTH,
+            default=1000.0,
+            show_default=True,
+            help="Mean input tokens per request.",
         ),
         click.option(
-            "--osl", type=LENGTH, default=500.0, show_default=True, help="Mean output tokens per request."
+            "--osl",
+            type=LENGTH,
+            default=500.0,
+            show_default=True,
+            help="Mean output tokens per request.",
         ),
         LENGTH_CV,
         click.option(
@@ -125,7 +137,8 @@ def load_options(command: F) -> F:
         click.option(
             "--turns",
             type=float,
-            help="Mean turns per session; --rate is then sessions/s, and --isl the new tokens per turn.",
+            help="Mean turns per session; --rate is then sessions/s, and --isl the new tokens per "
+            "turn.",
         ),
         click.option(
             "--think",

@@ -64,18 +64,45 @@ from shardwise.errors import InputError
 )
 @click.option("--requests", default=0, help="Requests of each run; 0: ten per slot.")
 @click.option(
-    "--tpot", type=Duration(), default="50ms", show_default=True, help="TPOT bound for online use, e.g. 50ms."
+    "--tpot",
+    type=Duration(),
+    default="50ms",
+    show_default=True,
+    help="TPOT bound for online use, e.g. 50ms.",
 )
 @click.option(
-    "--ttft", type=Duration(), default="2s", show_default=True, help="TTFT bound for online use, e.g. 2s."
+    "--ttft",
+    type=Duration(),
+    default="2s",
+    show_default=True,
+    help="TTFT bound for online use, e.g. 2s.",
 )
 @PRICE
-@click.option("--measure", is_flag=True, help="Run the study on this machine and compare it with its prediction.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time budget of --measure in minutes.")
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Run the study on this machine and compare it with its prediction.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="Time budget of --measure in minutes.",
+)
 @click.option("--name", default="", help="Profile that --measure corrects; default: this-machine.")
-@click.option("--python", default="", help="--measure: Python interpreter of the engine's environment.")
-@click.option("--flag", "flags", multiple=True, help="--measure: argument to add to the engine's command; repeatable.")
-@click.option("--env", multiple=True, help="--measure: environment variable NAME=VALUE for the engine; repeatable.")
+@click.option(
+    "--python", default="", help="--measure: Python interpreter of the engine's environment."
+)
+@click.option(
+    "--flag",
+    "flags",
+    multiple=True,
+    help="--measure: argument to add to the engine's command; repeatable.",
+)
+@click.option(
+    "--env",
+    multiple=True,
+    help="--measure: environment variable NAME=VALUE for the engine; repeatable.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write files to.")
 @WIDE
 @JSON
@@ -91,7 +118,9 @@ def study(**given: Any) -> None:
             "pass the engine's own flags with --flag",
         )
     if given["measure"] and given["layouts"]:
-        raise InputError("--layouts with --measure", "allowed: --tp", "a measured study varies only TP")
+        raise InputError(
+            "--layouts with --measure", "allowed: --tp", "a measured study varies only TP"
+        )
     if given["measure"] and given["cached_tokens"]:
         raise InputError(f"--cached-tokens {given['cached_tokens']} with --measure", "allowed: 0")
     if given["measure"] and given["node_file"] is not None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def validate(rows: Path, profile: str, use: str, output: Path | None, as_json: bool) -> None:
     """Compare predictions with the measured ROWS of a CSV file.
 
-    Prints error, bias and interval coverage by GPU, model, TP and batch, and whether the TP with the best measurement is the one predicted to be best.
+    Prints error, bias and interval coverage by GPU, model, TP and batch, and whether the TP with
+    the best measurement is the one predicted to be best.
     """
     from shardwise.api.accuracy import validate as compare_rows
     from shardwise.reports.files import prepare_folder
