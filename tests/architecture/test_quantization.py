@@ -302,3 +302,45 @@ def test_a_quantization_that_is_not_understood_names_its_field(
     with pytest.raises(InputError, match=field) as caught:
         quantized(quant)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("quant", "dtype", "bytes_a_weight"),
+    [
+        # 4 bits, and 4 bytes of scale and zero point for 64 weights
+        ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4,
+          "group_size": 64}}, "skip_modules": ["lm_head"]}, "int4", 0.5 + 4 / 64),
+        ({"quant_method": "eetq", "weights": "int8"}, "int8", 1 + 2 / 256),
+        ({"quant_method": "quanto", "weights": "float8"}, "fp8", 1 + 2 / 256),
+        ({"quant_method": "bitnet", "quantization_mode": "offline"}, "int4", 0.25),
+        ({"quant_method": "fp_quant", "forward_dtype": "mxfp4"}, "mxfp4", 0.5 + 1 / 32),
+        ({"quant_method": "w8a8_int8"}, "int8", 1 + 4 / 256),
+    ],
+)  # fmt: skip
+def test_methods_with_configs_of_their_own(
+    quant: dict[str, Any], dtype: str, bytes_a_weight: float
+) -> None:
+    form = stored(quantized(quant), "self_attn.q_proj")
+    assert form.dtype == dtype
+    held = float(form.bytes_of(256, 256)) / 256**2
+    assert held == pytest.approx(bytes_a_weight, rel=1e-3)
+
+
+def test_experts_int8_leaves_attention_as_it_is() -> None:
+    model = quantized({"quant_method": "experts_int8"}, MIXTRAL)
+    assert stored(model, "block_sparse_moe.experts.*.w1").dtype == "int8"
+    assert stored(model, "self_attn.q_proj").dtype == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("quant", "field"),
+    [
+        ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 5}}}, "nbits"),
+        ({"quant_method": "hqq"}, "quant_config"),
+        ({"quant_method": "quanto", "weights": "int3"}, "weights"),
+        ({"quant_method": "fp_quant", "forward_dtype": "fp6"}, "forward_dtype"),
+    ],
+)
+def test_a_bad_value_of_these_methods_names_its_field(quant: dict[str, Any], field: str) -> None:
+    with pytest.raises(InputError, match=field):
+        quantized(quant)

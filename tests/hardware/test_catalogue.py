@@ -109,7 +109,7 @@ def test_a_gpu_without_bf16_computes_16_bits_at_its_fp16_rate() -> None:
 
 def test_announced_gpus_say_so() -> None:
     announced = {gpu.id for gpu in CATALOGUE.gpus() if gpu.status == "announced"}
-    assert announced == {"mi455x"}
+    assert announced == {"mi455x", "vr200"}
 
 
 def test_a_fitted_bridge_is_used_within_the_pair_only() -> None:

@@ -45,6 +45,7 @@ def rules_of(quant: Fields, plain: Format) -> Rules:
         bits,
         compressed_tensors,
         modelopt,
+        others,
         quark,
     )
 
@@ -68,6 +69,19 @@ def rules_of(quant: Fields, plain: Format) -> Rules:
         "intel/auto-round": bits.groups,
         "bitsandbytes": bits.bitsandbytes,
         "torchao": bits.torchao,
+        "hqq": others.hqq,
+        "eetq": others.eetq,
+        "quanto": others.quanto,
+        "bitnet": others.bitnet,
+        "experts_int8": others.experts_int8,
+        "w8a8_int8": others.whole_int8,
+        "w8a8_fp8": fbgemm_fp8,
+        "fp_quant": others.fp_quant,
+        "compressed_tensors": compressed_tensors.rules,
+        "modelopt_mxfp8": modelopt.rules,
+        "petit_nvfp4": modelopt.rules,
+        **dict.fromkeys(("inc", "autoround", "auto_gptq", "gptqmodel", "moe_wna16"), bits.groups),
+        **dict.fromkeys(("bitblas", "gptq_bitblas", "marlin", "gptq_marlin_24"), bits.groups),
     }
     method = quant.text("quant_method", _unnamed(quant))
     read = methods.get(method.lower())

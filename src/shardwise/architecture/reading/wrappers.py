@@ -198,6 +198,7 @@ def _defaults_of(family: str, given: Mapping[str, Any]) -> dict[str, Any]:
 _LEFT_OUT: Final = {
     "num_key_value_heads": ("num_kv_heads", "n_head_kv", "num_attention_groups"),
     "head_dim": ("kv_channels", "attention_head_dim"),
+    "q_lora_rank": (),
     "tie_word_embeddings": ("tie_embedding", "tie_embeddings"),
     "n_shared_experts": ("num_shared_experts", "moe_num_shared_experts", "num_shared_expert"),
     "num_shared_experts": ("n_shared_experts", "moe_num_shared_experts", "num_shared_expert"),

@@ -93,6 +93,7 @@ def gpt_neo(config: Fields) -> Decoder:
 
 def gptj(config: Fields) -> Decoder:
     """GPT-J and CodeGen: attention and MLP side by side, a head with a bias."""
+    config = config.with_defaults(n_embd=4096, n_head=16)
     heads = _gpt_heads(config, grouped=False)
     attention = gqa_attention(heads, Projections(at="attn", o="out_proj"))
     width = config.size("n_inner", default=4 * heads.hidden)

@@ -94,7 +94,7 @@ def ernie4_5_moe(config: Fields) -> Decoder:
     step = config.size("moe_layer_interval", default=1)
     count, top_k = experts_of(config, "moe_num_experts", "moe_k")
     width = config.size("moe_intermediate_size")
-    shared = config.size("moe_num_shared_experts", default=0, lo=0, hi=MAX_EXPERTS)
+    shared = config.size("moe_num_shared_experts", default=2, lo=0, hi=MAX_EXPERTS)
     used = config.flag("moe_use_aux_free", True)
     sparse = moe(
         heads.hidden,

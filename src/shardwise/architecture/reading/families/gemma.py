@@ -72,7 +72,7 @@ def _sliding(config: Fields, qk_norm: QkNorm | None, slides: Callable[[int], boo
     window = windows(config, num_layers(config), slides)
     attention = cache(lambda size: gqa_attention(heads, projections, qk_norm=qk_norm, window=size))
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"))
-    sized = config if config.has("vocab_size") else _with(config, vocab_size=262208)
+    sized = config.with_defaults(vocab_size=262208 if qk_norm else 256000)
     return decoder(
         sized,
         lambda i: attention(window[i]),

@@ -65,6 +65,7 @@ def _own_mamba(config: Fields, *, gate_norm: bool = True) -> Mamba2:
 
 def granite_hybrid(config: Fields) -> Decoder:
     """Granite 4: Mamba-2 and attention layers, each with experts or an MLP."""
+    config = config.with_defaults(shared_intermediate_size=1024)
     heads, layers = heads_of(config), num_layers(config)
     kinds = config.items("layer_types", str) or config.items("layers_block_type", str)
     kinds = kinds or ["mamba"] * layers

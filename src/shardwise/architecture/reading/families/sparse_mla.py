@@ -111,6 +111,8 @@ def _sliding_sizes(config: Fields, written: Fields) -> Fields:
         "qk_nope_head_dim": 192,
         "v_head_dim": 128,
     }
+    if config.has("per_layer_config"):  # it names what differs from the other layers
+        defaults = {name: config.size(name, default=size) for name, size in defaults.items()}
     sizes = {
         name: written.size(name, default=config.size(f"swa_{name}", default=default))
         for name, default in defaults.items()
