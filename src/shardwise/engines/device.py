@@ -18,6 +18,7 @@ CAPABILITIES: Final = {
     "hopper": (9, 0),
     "blackwell": (10, 0),
     "blackwell_ultra": (10, 3),
+    "rubin": (10, 7),
 }
 #: AMD generations whose matrix units multiply fp8: MI300 on, and RDNA4
 #: (vllm/platforms/rocm.py, supports_fp8: gfx94, gfx95, gfx12).
