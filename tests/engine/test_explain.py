@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="needs: pip install 'shardwise[engin
 
 from shardwise.cli.explain import explain as command  # noqa: E402
 from shardwise.engine.teaching import explain  # noqa: E402
-from shardwise.errors import InputError  # noqa: E402
+from shardwise.errors import InputError, UnknownNameError  # noqa: E402
 
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "Mixtral", "Qwen3Moe"])
@@ -39,7 +39,23 @@ def test_the_command_shows_cuts_replication_and_the_sum(llama: Path) -> None:
 
 def test_the_command_speaks_json(llama: Path) -> None:
     got = CliRunner().invoke(command, [str(llama), "--json"])
-    assert json.loads(got.output)["tp_size"] == 2
+    found = json.loads(got.output)
+    assert (found["kind"], found["schema_version"], found["tp_size"]) == ("explain", 1, 2)
+
+
+def test_a_bundled_name_is_explained_with_random_weights_and_says_so() -> None:
+    got = CliRunner().invoke(command, ["llama-51m", "--json"])
+    assert got.exit_code == 0, got.output
+    assert "llama-51m: random weights" in got.stderr
+    found = json.loads(got.stdout)
+    assert found["heads_per_rank"] == 12 // 2  # of the bundled shape, on two ranks
+    assert found["kv_heads"] == [[0, 2], [2, 4]]
+    assert all(part["relative_error"] < 1e-5 for part in found["sums"])
+
+
+def test_an_unknown_name_suggests_a_bundled_one() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean llama-51m"):
+        CliRunner().invoke(command, ["llama-51"], catch_exceptions=False)
 
 
 def test_a_layer_that_is_not_there_says_which_are(llama: Path) -> None:

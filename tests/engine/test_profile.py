@@ -29,7 +29,9 @@ QUICK = ["--isl", "32", "--osl", "8", "--repeats", "3", "--device", "cpu"]
 def run(model: Path, *options: str) -> list[dict[str, Any]]:
     got = CliRunner().invoke(command, [str(model), *QUICK, "--json", *options])
     assert got.exit_code == 0, got.output
-    rows: list[dict[str, Any]] = json.loads(got.stdout)
+    document = json.loads(got.stdout)
+    assert (document["kind"], document["schema_version"]) == ("profile", 1)
+    rows: list[dict[str, Any]] = document["profiles"]
     return rows
 
 

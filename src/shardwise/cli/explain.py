@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from shardwise.cli.engine_extra import require_engine_extra
+from shardwise.cli.files import print_json
+from shardwise.cli.model_folder import model_folder
 from shardwise.cli.options import JSON
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ WHY = {
 
 
 @click.command()
-@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.argument("model")
 @click.option("--tp", default=2, show_default=True, help="Number of ranks to shard over.")
 @click.option("--layer", default=0, show_default=True, help="Number of the layer, from 0.")
 @click.option(
@@ -33,18 +34,24 @@ WHY = {
 )
 @JSON
 def explain(
-    model: Path, tp: int, layer: int, prompt: str, random_weights: bool, as_json: bool
+    model: str, tp: int, layer: int, prompt: str, random_weights: bool, as_json: bool
 ) -> None:
-    """Show how each tensor of a layer of MODEL is sharded, and the sum over ranks."""
+    """Show how each tensor of a layer of MODEL is sharded, and the sum over ranks.
+
+    MODEL is a Hugging Face folder, a .gguf file, or a bundled id (llama-51m) with random weights.
+
+    Example: shardwise explain llama-51m --tp 2
+    """
     require_engine_extra()
     from shardwise.engine import teaching, tokenizer
 
-    tokens = tokenizer.load(model).encode(prompt) if prompt else [1, 2, 3, 4]
-    found = teaching.explain(model, tp, layer, tokens, random_weights)
+    with model_folder(model, random_weights) as (path, random):
+        tokens = tokenizer.load(path).encode(prompt) if prompt else [1, 2, 3, 4]
+        found = teaching.explain(path, tp, layer, tokens, random)
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.encode(found).decode())
+        print_json("explain", msgspec.to_builtins(found))
         return
     _print(found)
 

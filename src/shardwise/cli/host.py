@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from shardwise.cli.files import show_table
+from shardwise.cli.files import print_json, show_table
 from shardwise.cli.options import JSON, NODE, WIDE
 from shardwise.errors import InputError
 
@@ -55,7 +54,7 @@ def status(file: Path, watch: bool, as_json: bool) -> None:
 
     if as_json:
         now, seen = look(file)
-        click.echo(json.dumps(_as_json(now, seen), indent=2))
+        print_json("status", _as_json(now, seen))
         return
     from shardwise.cli.host_status import status_table
     from shardwise.cli.host_status import watch as keep_looking

@@ -9,7 +9,8 @@ import click
 
 from shardwise import metrics
 from shardwise.cli.engine_extra import require_engine_extra
-from shardwise.cli.files import require_writable, say, show_table, write_csv
+from shardwise.cli.files import print_json, require_writable, say, show_table, write_csv
+from shardwise.cli.model_folder import model_folder
 from shardwise.cli.options import COMPUTE_DTYPE, DEVICE, JSON, NODE, WIDE, put_on_node, sizes
 from shardwise.errors import InputError
 from shardwise.reports.numbers import quantity
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.argument("model")
 @click.option("--tp", default="1", show_default=True, help="TP sizes, e.g. 1,2,4,8.")
 @click.option("--batch", default="1", show_default=True, help="Batch sizes, e.g. 1,16.")
 @click.option(
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Path(path_type=Path), help="CSV rows for `shardwise calibrate`."
 )
 def profile(
-    model: Path,
+    model: str,
     tp: str,
     batch: str,
     gpu: str,
@@ -82,8 +83,9 @@ def profile(
 ) -> None:
     """Time prefill and decode of MODEL on each rank, split into attention, MLP and all-reduce.
 
-    MODEL is a Hugging Face directory or a .gguf file. --emulate profiles a larger TP on one GPU or
-    CPU; the performance model supplies the all-reduce of --gpu.
+    MODEL is a Hugging Face folder, a .gguf file, or a bundled id (llama-51m) with random weights.
+    --emulate profiles a larger TP on one GPU or CPU; the performance model supplies the all-reduce
+    of --gpu.
     """
     require_engine_extra()
     from shardwise.engine import profile_rows, profiling
@@ -96,7 +98,8 @@ def profile(
     )
     hardware: dict[str, Any] = {"gpu": gpu, "node_file": node_file, "catalogue_files": ()}
     put_on_node(hardware)
-    name, files = model_id or profile_rows.model_id(model), hardware["catalogue_files"]
+    at, files = Path(model), hardware["catalogue_files"]
+    name = model_id or (profile_rows.model_id(at) if at.exists() else model)
     named = profile_rows.Named(name, hardware["gpu"], files)
     if output is not None:
         require_writable(output)
@@ -104,19 +107,18 @@ def profile(
             profile_rows.require_collectives(named)
     given["threads_per_rank"] = _threads(given["threads_per_rank"], named.known_gpu)
     results = []
-    found = profiling.profile(model, question, EngineOptions(**given), _progress)
-    for result in found:
-        results.append((result, profile_rows.evidence(result, question, named)))
-        if not as_json:
-            _print(*results[-1])
-        if output is not None:  # rewritten after each cell: an interrupted run keeps its rows
-            rows = [profile_rows.csv_row(row) for _, row in results]
-            write_csv(output, profile_rows.CSV_COLUMNS, rows)
+    with model_folder(model, given.pop("random_weights")) as (path, random):
+        engine = EngineOptions(**given, random_weights=random)
+        for result in profiling.profile(path, question, engine, _progress):
+            results.append((result, profile_rows.evidence(result, question, named)))
+            if not as_json:
+                _print(*results[-1])
+            if output is not None:  # rewritten after each cell: an interrupted run keeps its rows
+                rows = [profile_rows.csv_row(row) for _, row in results]
+                write_csv(output, profile_rows.CSV_COLUMNS, rows)
     if as_json:
-        import msgspec
-
-        found_rows = [{"profile": result, "evidence": row} for result, row in results]
-        click.echo(msgspec.json.encode(found_rows).decode())
+        pairs = [{"profile": result, "evidence": row} for result, row in results]
+        print_json("profile", {"profiles": pairs})
 
 
 def _threads(given: int, gpu: Gpu | None) -> int:
