@@ -1,4 +1,4 @@
-"""The engine against transformers and against this machine's own ceilings.
+"""The engine against transformers and against this machine's own peak_rates.
 
     python benchmarks/engine.py [--threads N] [--rounds N] [--parts LIST] [--vllm PYTHON] [--out F]
 
@@ -31,7 +31,7 @@ from typing import Any
 import msgspec
 import torch
 
-from shardwise.engine import ceilings, sharding
+from shardwise.engine import peak_rates, sharding
 from shardwise.engine.engine import Engine
 from shardwise.engine.options import EngineOptions
 from shardwise.engine.rank import AllReduce
@@ -177,7 +177,7 @@ def arrivals(path: Path, model: Any, threads: int, rounds: int) -> dict[str, Any
 def shares(path: Path, threads: int, rounds: int) -> dict[str, Any]:
     """Decode at batch 1 as a share of copy bandwidth, prefill of 512 tokens of the matrix rate."""
     with engine(path, 1, threads) as ours:
-        best = ceilings.measure(torch.float32, torch.device("cpu"))
+        best = peak_rates.measure(torch.float32, torch.device("cpu"))
         decode_s, prefill_s = step_times(ours, 512, rounds)
         config = ours.config
         matrices = (

@@ -1,22 +1,30 @@
-"""Every field of the documents that the Python API and `--json` give is in the JSON reference."""
+"""Every kind of document that `--json` prints, and each of its fields, is in the JSON reference."""
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.api.json_samples import samples
 
-from shardwise import Deployment, Result, Workload, compare, plan, predict, simulate, study
+import shardwise
 from shardwise.reports.documents import SCHEMA_VERSION
 
+PACKAGE: Final = Path(shardwise.__file__).parent
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "reference" / "json.md"
-WORDS: Final = set(re.findall(r"`(\w+)`", PAGE.read_text("utf-8")))
-#: Fields whose keys are values: metrics, causes of time, variables, outcomes, versions.
-MAPS: Final = {"metrics", "breakdown", "environment", "outcomes", "versions", "differing"}
-H200: Final = Deployment("llama-3.1-8b", "h200")
+TEXT: Final = PAGE.read_text("utf-8")
+SECTIONS: Final = TEXT.split("\n## ")
+SHARED: Final = next(s for s in SECTIONS if s.startswith("Shared records"))
+#: Fields whose keys are values: metrics, causes of time, variables, dtypes, links, outcomes.
+MAPS: Final = {
+    *("metrics", "breakdown", "environment", "outcomes", "versions", "differing", "scores"),
+    *("before_pct", "after_pct", "flops", "links", "peer_access", "numa_cpus", "seconds"),
+    *("transports", "readings", "all_reduce", "conditions", "stored", "by", "cache_tokens"),
+}  # fmt: skip
 
 
 def fields(document: Any) -> Iterator[str]:
@@ -27,50 +35,66 @@ def fields(document: Any) -> Iterator[str]:
         for name, value in document.items():
             yield name
             below = list(value.values()) if name in MAPS and isinstance(value, dict) else value
-            yield from fields(below)
+            if name != "rows":  # columns of the CSV file, which the page of files lists
+                yield from fields(below)
 
 
-def compared(folder: Path) -> Result:
-    for name in ("a", "b"):
-        cells = study("llama-3.1-8b", gpu="h200", gpus=1, tp_sizes=(1,), concurrencies=(1, 8))
-        cells.write(folder / name)
-    return compare(folder / "a", folder / "b")
+def section_of(kind: str) -> str:
+    """The sections that name the kind, in their heading or in a first column."""
+    named = rf"^{kind}\b|^[\w, ]*\b{kind}\b[\w, ]*\n|^\| `{kind}`"
+    return "\n".join(s for s in SECTIONS if re.search(named, s, re.MULTILINE))
 
 
-def answers(folder: Path) -> dict[str, Result]:
-    asked: dict[str, Any] = {"gpu": "h200", "gpus": 2}
-    return {
-        "plan": plan("llama-3.1-8b", isl=1000, osl=200, concurrency=16, tpot_s=0.03, **asked),
-        "plan that misses": plan(
-            "llama-3.1-70b", isl=1000, osl=200, concurrency=16, tpot_s=0.03, **asked
-        ),
-        "study": study("llama-3.1-8b", tp_sizes=(1, 2), concurrencies=(1, 16), **asked),
-        "study that does not fit": study(
-            "llama-3.1-70b", tp_sizes=(1, 2), concurrencies=(1,), **asked
-        ),
-        "predictions": predict(H200, Workload(1000, 200, 16)),
-        "simulate": simulate(H200, request_rate=4, isl=200, osl=20, duration_s=5),
-        "compare": compared(folder),
-    }
+def printed_kinds() -> set[str]:
+    """Kinds in the source: `kind = "…"` of results, and what `print_json` is called with."""
+    found = set()
+    for path in [*(PACKAGE / "api").glob("*.py"), *(PACKAGE / "cli").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                lines = (line for line in node.body if isinstance(line, ast.Assign))
+                named = [line.value for line in lines if ast.unparse(line.targets[0]) == "kind"]
+                found |= {ast.literal_eval(value) for value in named}
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print_json":
+                found.add(ast.literal_eval(node.args[0]))
+    return found
+
+
+KINDS: Final = sorted(printed_kinds())
 
 
 @pytest.fixture(scope="module")
-def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    found = answers(tmp_path_factory.mktemp("json"))
-    return {name: result.to_dict() for name, result in found.items()}
+def documents(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return samples(tmp_path_factory.mktemp("json"))
 
 
-def test_every_field_is_documented(documents: dict[str, dict[str, Any]]) -> None:
-    for name, document in documents.items():
-        missing = set(fields(document)) - WORDS
-        assert not missing, f"{name}: not in {PAGE.name}: {sorted(missing)}"
+def test_every_kind_is_tried_here(documents: list[dict[str, Any]]) -> None:
+    assert {document["kind"] for document in documents} == set(KINDS)
+
+
+def test_every_field_is_documented_with_its_kind(documents: list[dict[str, Any]]) -> None:
+    for document in documents:
+        kind = document["kind"]
+        words = set(re.findall(r"`(\w+)`", SHARED + section_of(kind)))
+        missing = set(fields(document)) - words - {"kind", "schema_version"}
+        assert not missing, f"{kind}: not in {PAGE.name}: {sorted(missing)}"
 
 
 def test_every_document_begins_with_its_kind_and_the_version(
-    documents: dict[str, dict[str, Any]],
+    documents: list[dict[str, Any]],
 ) -> None:
-    for name, document in documents.items():
-        assert list(document)[:2] == ["kind", "schema_version"], name
+    for document in documents:
+        assert list(document)[:2] == ["kind", "schema_version"]
         assert document["schema_version"] == SCHEMA_VERSION
-        assert document["kind"] == name.split()[0]
-    assert f"now {SCHEMA_VERSION}." in PAGE.read_text("utf-8")
+    assert re.search(rf"\b(?:now|currently) {SCHEMA_VERSION}\.", TEXT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_place_in_the_reference(kind: str) -> None:
+    assert section_of(kind), f"{kind} is not in {PAGE.name}"
+
+
+def test_nothing_prints_json_past_the_versioned_document() -> None:
+    for path in (PACKAGE / "cli").glob("*.py"):
+        source = path.read_text("utf-8")
+        assert "json.dumps(" not in source or path.name == "model_folder.py", path.name
+        assert "msgspec.json.encode(" not in source, path.name

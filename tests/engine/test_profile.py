@@ -1,4 +1,4 @@
-"""The microscope: parts that add up, shapes of the shard, rows that calibrate reads."""
+"""Timed steps: parts that add up, shapes of the shard, rows that calibrate reads."""
 
 from __future__ import annotations
 
@@ -167,13 +167,13 @@ def test_a_rows_model_is_found_by_other_commands(llama: Path) -> None:
 
 
 def test_watching_leaves_the_model_as_it_was(llama: Path) -> None:
-    from shardwise.engine import microscope
+    from shardwise.engine import step_timer
 
     options = EngineOptions(device="cpu", dtype="fp32", kv_cache_tokens=256, max_num_seqs=4)
     with Engine(llama, options) as engine:
         before = engine.logits([1, 2, 3])
-        plan = microscope.decode_plan(2, 8, engine.options.block_size)
-        microscope.profile_rank(engine.group.local, plan, 2)
+        plan = step_timer.decode_plan(2, 8, engine.options.block_size)
+        step_timer.profile_rank(engine.group.local, plan, 2)
         assert torch.equal(engine.logits([1, 2, 3]), before)
         assert engine.group.local.model.layers[0].attention.__class__.__name__ == "Attention"
     assert open_checkpoint(llama).config == engine.config

@@ -12,14 +12,15 @@ from typing import Any, Final
 
 import pytest
 from msgspec.structs import replace
+from tests.node.samples import FAILED, PASTE
 from tests.planner.conftest import make_question
 
 import shardwise
-from shardwise.analysis.beside import beside
 from shardwise.analysis.comparison import compare_runs
-from shardwise.analysis.holding import Finalist, Holding
 from shardwise.analysis.layout_steps import layout_grid
+from shardwise.analysis.measured_comparison import beside
 from shardwise.analysis.run import Question
+from shardwise.analysis.slo_search import Finalist, SloSearch
 from shardwise.api import simulation
 from shardwise.architecture.models import bundled, load
 from shardwise.cli import bench_selftest, host_status
@@ -56,12 +57,12 @@ from shardwise.reports import (
     day_tables,
     doctor_tables,
     experiment_tables,
-    holding_tables,
     measured_tables,
     node_tables,
     plan_tables,
     profile_tables,
     search_tables,
+    slo_search_tables,
     speculation_tables,
     study_output,
 )
@@ -79,21 +80,6 @@ from shardwise.workload.workload import Slo, Workload
 WIDTHS: Final = (80, 100, 120)
 PACKAGE: Final = Path(shardwise.__file__).parent
 LONG_MODEL: Final = "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B-Instruct"
-PASTE: Final = """\
-GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)
-GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)
-GPU 2: NVIDIA H100 80GB HBM3 (UUID: GPU-3)
-GPU 3: NVIDIA H100 80GB HBM3 (UUID: GPU-4)
-        GPU0    GPU1    GPU2    GPU3    CPU Affinity    NUMA Affinity
-GPU0     X      NV12    SYS     SYS     0-31,64-95    0
-GPU1    NV12     X      SYS     SYS     0-31,64-95    0
-GPU2    SYS     SYS      X      NV12    32-63,96-127   1
-GPU3    SYS     SYS     NV12     X      32-63,96-127   1
-"""
-FAILED: Final = (
-    "ValueError: The model's max seq len (131072) is larger than the maximum number of tokens "
-    "that can be stored in KV cache (86432).\n"
-)
 
 
 @cache
@@ -166,7 +152,7 @@ def holding() -> list[Table]:
         Finalist(question, evidence, 123.4, Interval(31.4, 29.9, 33.0), certain)
         for certain in (True, False)
     )
-    return [holding_tables.holding_table(Holding((), finalists, ()))]
+    return [slo_search_tables.slo_search_table(SloSearch((), finalists, ()))]
 
 
 def catalogue() -> list[Table]:
@@ -290,7 +276,7 @@ def profiles() -> list[Table]:
     )  # fmt: skip
     limit = SimpleNamespace(matrix_flops=1e15, copy_bytes_per_s=3.3e12)
     found: Any = SimpleNamespace(
-        tp_size=8, batch=128, dtype="bf16", device="cuda", emulated=False, ceilings=[limit],
+        tp_size=8, batch=128, dtype="bf16", device="cuda", emulated=False, peak_rates=[limit],
         prefill=[rank], decode=[rank],
     )  # fmt: skip
     return profile_tables.profile_tables(found)

@@ -12,10 +12,10 @@ import pytest
 from msgspec.structs import replace
 from tests.reports.conftest import LATENCIES
 
-from shardwise.analysis.beside import beside
 from shardwise.analysis.cost import Node, node_costs
 from shardwise.analysis.grid import Grid
 from shardwise.analysis.layouts import cells_from
+from shardwise.analysis.measured_comparison import beside
 from shardwise.analysis.published import load_published
 from shardwise.analysis.transitions import compare, transitions
 from shardwise.errors import InputError

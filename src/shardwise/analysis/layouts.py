@@ -17,7 +17,12 @@ from shardwise.perfmodel.estimate import Subject, sweep, widths_in
 from shardwise.perfmodel.knowledge import WORDS
 from shardwise.perfmodel.loads import Offered
 from shardwise.planner.candidates import Rejected
-from shardwise.planner.loading import WAVES, limited_deployments, limits_of, max_num_seqs
+from shardwise.planner.operating_point import (
+    WAVES,
+    limited_deployments,
+    limits_of,
+    max_num_seqs,
+)
 from shardwise.planner.plan import Plan, explore
 from shardwise.planner.question import Question
 from shardwise.planner.rank import Candidate

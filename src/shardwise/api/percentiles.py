@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shardwise.analysis.holding import Finalist, Holding, hold
+from shardwise.analysis.slo_search import Finalist, SloSearch, hold
 from shardwise.api.hardware import hardware_of
 from shardwise.api.planning import Part, Setting, demands_of, questions_of
 from shardwise.api.result import Result
@@ -26,7 +26,7 @@ class PercentilePlan(Result):
 
     kind = "plan_percentiles"
 
-    def __init__(self, name: str, found: Holding, order: tuple[int, ...]) -> None:
+    def __init__(self, name: str, found: SloSearch, order: tuple[int, ...]) -> None:
         self.found = found
         self._name, self._order = name, order
         q, best = found.best.question, found.best.deployment
@@ -46,15 +46,15 @@ class PercentilePlan(Result):
 
     def summary(self) -> str:
         """What to deploy, what it gives at the rate, and how much more it would hold."""
-        from shardwise.reports.holding_tables import recommendation
+        from shardwise.reports.slo_search_tables import recommendation
 
         return recommendation(self.found)
 
     def parts(self) -> list[Part]:
         """The answer in words and tables."""
-        from shardwise.reports.holding_tables import holding_table, rejected_lines
+        from shardwise.reports.slo_search_tables import rejected_lines, slo_search_table
 
-        table, rejected = holding_table(self.found), rejected_lines(self.found)
+        table, rejected = slo_search_table(self.found), rejected_lines(self.found)
         return [Part(self.summary(), table, rejected, [], None, self.commands, self.remark)]
 
     def tables(self) -> list[Table]:
@@ -75,9 +75,9 @@ class PercentilePlan(Result):
         deployment_file.save(planned([chosen], best.gpus), path)
 
     def _answer(self) -> dict[str, Any]:
-        from shardwise.reports.holding_tables import holding_document
+        from shardwise.reports.slo_search_tables import slo_search_document
 
-        return holding_document(self.found, self.commands, self.remark)
+        return slo_search_document(self.found, self.commands, self.remark)
 
 
 def plan_percentiles(

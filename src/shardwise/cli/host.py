@@ -54,7 +54,7 @@ def status(file: Path, watch: bool, as_json: bool) -> None:
 
     if as_json:
         now, seen = look(file)
-        print_json("status", _as_json(now, seen))
+        print_json("status", status_document(now, seen))
         return
     from shardwise.cli.host_status import status_table
     from shardwise.cli.host_status import watch as keep_looking
@@ -68,7 +68,8 @@ def status(file: Path, watch: bool, as_json: bool) -> None:
         click.echo(text, err=True)
 
 
-def _as_json(now: State, seen: list[Seen]) -> dict[str, object]:
+def status_document(now: State, seen: list[Seen]) -> dict[str, object]:
+    """The state of a deployment for JSON."""
     controller = bool(now.controller and now.controller.alive)
     balancing = bool(now.balancer_process and now.balancer_process.alive)
     replicas = [

@@ -79,7 +79,7 @@ def report(
 def _of_study(cell: Evidence, path: Path) -> list[Evidence]:
     """Return the measured cells of `path` that match the study of `cell`. InputError if there are
     none."""
-    from shardwise.analysis.beside import alike
+    from shardwise.analysis.measured_comparison import alike
     from shardwise.reports.saved import read_evidence
 
     cells = read_evidence(path)

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import numpy as np
 import torch
 
-from shardwise.engine import ceilings
+from shardwise.engine import peak_rates
 from shardwise.engine.rank import TORCH_DTYPES, GroupSpec, Rank
 from shardwise.engine.ranks import RankGroup
 from shardwise.errors import InputError
@@ -121,8 +121,8 @@ def _of(spec: GroupSpec, world: int) -> GroupSpec:
 
 def _rates(rank: Rank, n: int) -> dict[str, float]:
     """Bytes/s under "memory", FLOP/s under each dtype."""
-    memory = max(ceilings.copy_rate(rank.device, n), ceilings.read_rate(rank.device, n))
-    flops = {d: ceilings.matrix_rate(TORCH_DTYPES[d], rank.device, n) for d in DTYPES}
+    memory = max(peak_rates.copy_rate(rank.device, n), peak_rates.read_rate(rank.device, n))
+    flops = {d: peak_rates.matrix_rate(TORCH_DTYPES[d], rank.device, n) for d in DTYPES}
     return {"memory": memory, **flops}
 
 
@@ -137,7 +137,7 @@ def _all_reduce_times(rank: Rank, n: int) -> list[float]:
             for _ in range(calls):
                 rank.collectives.all_reduce(x)
 
-        found.append(statistics.median(ceilings.seconds(work, rank.device, n)) / calls)
+        found.append(statistics.median(peak_rates.seconds(work, rank.device, n)) / calls)
     return found
 
 

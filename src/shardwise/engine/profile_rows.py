@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from shardwise.architecture import models
-from shardwise.engine.microscope import RankProfile
 from shardwise.engine.profiling import Profile, Question
+from shardwise.engine.step_timer import RankProfile
 from shardwise.errors import InputError, ShardwiseError, UnknownNameError
 from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.hardware.catalogue import default_catalogue

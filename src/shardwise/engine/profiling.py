@@ -1,4 +1,4 @@
-"""The microscope over several TP sizes and batches."""
+"""Steps timed over several TP sizes and batches."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from shardwise.engine import microscope, sharding
-from shardwise.engine.ceilings import Ceilings
+from shardwise.engine import sharding, step_timer
 from shardwise.engine.checkpoint import open_checkpoint
 from shardwise.engine.engine import Engine
-from shardwise.engine.microscope import RankProfile
 from shardwise.engine.options import EngineOptions
+from shardwise.engine.peak_rates import PeakRates
+from shardwise.engine.step_timer import RankProfile
 from shardwise.errors import InputError
 
 
@@ -35,7 +35,7 @@ class Profile(msgspec.Struct, frozen=True):
     dtype: str
     device: str
     emulated: bool
-    ceilings: list[Ceilings]
+    peak_rates: list[PeakRates]
     prefill: list[RankProfile]
     decode: list[RankProfile]
 
@@ -69,11 +69,11 @@ def profile(
             max_num_seqs=widest,
         )
         with Engine(path, asked) as engine:
-            limits = engine.group.collect(microscope.measure_ceilings)
+            limits = engine.group.collect(step_timer.measure_peak_rates)
             for batch in question.batches:
                 done(f"TP={tp_size} batch {batch}")
-                prefill = microscope.prefill_plan(batch, question.isl, block)
-                decode = microscope.decode_plan(batch, question.isl + question.osl // 2, block)
+                prefill = step_timer.prefill_plan(batch, question.isl, block)
+                decode = step_timer.decode_plan(batch, question.isl + question.osl // 2, block)
                 run = engine.group.collect
                 yield Profile(
                     tp_size=tp_size,
@@ -81,7 +81,7 @@ def profile(
                     dtype=engine.dtype,
                     device=str(engine.options.device),
                     emulated=emulated,
-                    ceilings=limits,
-                    prefill=run(microscope.profile_rank, prefill, question.repeats),
-                    decode=run(microscope.profile_rank, decode, question.repeats),
+                    peak_rates=limits,
+                    prefill=run(step_timer.profile_rank, prefill, question.repeats),
+                    decode=run(step_timer.profile_rank, decode, question.repeats),
                 )

@@ -23,10 +23,10 @@ from shardwise.hosting.balancers.adapter import Balancer, Front, keep
 from shardwise.hosting.balancers.choosing import choose
 from shardwise.hosting.deployment_file import DeploymentFile, load
 from shardwise.hosting.devices import kind_of
-from shardwise.hosting.keeper import Keeper, Surroundings, backoff_s, log_file
 from shardwise.hosting.launching import Launch, launches
 from shardwise.hosting.metrics_endpoint import serve_metrics
 from shardwise.hosting.state import Journal, ReplicaState, State
+from shardwise.hosting.supervisor import Supervisor, Surroundings, backoff_s, log_file
 from shardwise.replica import processes
 from shardwise.replica.processes import Process
 
@@ -52,7 +52,7 @@ class Controller:
             now.balancer_restarts = before.balancer_restarts
         self.journal = Journal(folder, now)
         self.around = Surroundings(folder, self.deployment, key, self.journal)
-        self.keepers: dict[str, Keeper] = {}
+        self.supervisors: dict[str, Supervisor] = {}
         self.balancer: Balancer = choose(self.file)(folder, self.front)
         self._balancer_child: subprocess.Popen[bytes] | None = None
         self.leaving = threading.Event()
@@ -64,7 +64,7 @@ class Controller:
             raise InputError(f"cannot write {self.folder}: {self.journal.unwritten}")
         wanted = launches(self.file, kind_of(self.file))
         changed = self._adopt_or_start(wanted)
-        removed = [r for name, r in self.before.items() if name not in self.keepers]
+        removed = [r for name, r in self.before.items() if name not in self.supervisors]
         self._balance(wanted)
         self._wait_settled()
         for launch in changed:
@@ -73,7 +73,7 @@ class Controller:
             self._remove(replica)
         with self.journal.lock:
             order = [launch.replica for launch in wanted]
-            self.journal.state.replicas = [self.keepers[name].state for name in order]
+            self.journal.state.replicas = [self.supervisors[name].state for name in order]
             self.journal.state.settled = True
         self.journal.write()
         log.info("settled")
@@ -102,18 +102,18 @@ class Controller:
                     restarts=old.restarts if old else 0,
                 )
                 fresh.append((launch, now))
-            self.keepers[launch.replica] = Keeper(launch, now, self.around)
+            self.supervisors[launch.replica] = Supervisor(launch, now, self.around)
         with self.journal.lock:
-            kept = [r for name, r in self.before.items() if name not in self.keepers]
-            self.journal.state.replicas = [k.state for k in self.keepers.values()] + kept
+            kept = [r for name, r in self.before.items() if name not in self.supervisors]
+            self.journal.state.replicas = [k.state for k in self.supervisors.values()] + kept
         self.journal.write()
         for launch, _ in fresh:
-            self.keepers[launch.replica].start()
+            self.supervisors[launch.replica].start()
         return changed
 
     def _wait_settled(self) -> None:
-        for keeper in self.keepers.values():
-            while keeper.is_alive() and not keeper.settled.wait(0.1):
+        for supervisor in self.supervisors.values():
+            while supervisor.is_alive() and not supervisor.settled.wait(0.1):
                 if self.leaving.is_set():
                     sys.exit(0)
 
@@ -123,15 +123,15 @@ class Controller:
         others = [other for other in wanted if other is not launch]
         if others:
             self.balancer.apply(others, self._balancer_pid())
-        old = self.keepers[launch.replica]
+        old = self.supervisors[launch.replica]
         old.stop()
         now = msgspec.structs.replace(old.state, spec=launch.spec, devices=list(launch.devices))
         now.url = launch.url
         with self.journal.lock:
             listed = self.journal.state.replicas
             listed[listed.index(old.state)] = now
-        keeper = self.keepers[launch.replica] = Keeper(launch, now, self.around)
-        keeper.start()
+        supervisor = self.supervisors[launch.replica] = Supervisor(launch, now, self.around)
+        supervisor.start()
         self._wait_settled()
         self.balancer.apply(wanted, self._balancer_pid())
 

@@ -22,7 +22,7 @@ from shardwise.perfmodel.intervals import half_width
 from shardwise.perfmodel.memory import fits
 from shardwise.perfmodel.pools import Pools, Requests, Served, Times, serve, times
 from shardwise.planner.candidates import enumerate_candidates
-from shardwise.planner.loading import WAVES
+from shardwise.planner.operating_point import WAVES
 from shardwise.planner.plan import Plan
 from shardwise.planner.question import Question
 from shardwise.planner.rank import Candidate

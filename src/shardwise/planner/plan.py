@@ -10,7 +10,7 @@ from shardwise.errors import DoesNotFitError, NothingMeetsError
 from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.perfmodel.memory import require_fit
 from shardwise.planner.candidates import Rejected, enumerate_candidates
-from shardwise.planner.loading import limits_of, load_candidates
+from shardwise.planner.operating_point import limits_of, load_candidates
 from shardwise.planner.question import Question
 from shardwise.planner.rank import Candidate, candidates, missed, rank
 

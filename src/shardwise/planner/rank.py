@@ -16,7 +16,7 @@ from shardwise.perfmodel.knowledge import Unseen
 from shardwise.planner import ties
 from shardwise.planner.candidates import Option
 from shardwise.planner.fullness import matrix_share
-from shardwise.planner.loading import Loaded
+from shardwise.planner.operating_point import Loaded
 from shardwise.planner.question import Question
 from shardwise.workload.workload import Workload, spread_of
 

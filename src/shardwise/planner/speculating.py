@@ -20,7 +20,7 @@ from shardwise.perfmodel.estimate import Subject, sweep
 from shardwise.perfmodel.intervals import with_speculation
 from shardwise.perfmodel.loads import Offered
 from shardwise.perfmodel.serving import Served
-from shardwise.planner.loading import MAX_SEQS, WAVES
+from shardwise.planner.operating_point import MAX_SEQS, WAVES
 from shardwise.planner.plan import Plan
 from shardwise.planner.rank import Candidate
 

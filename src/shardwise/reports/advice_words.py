@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from shardwise import metrics
 from shardwise.analysis.advice import Advice, NoAdvice
-from shardwise.analysis.beside import beside, mean_absolute_error_pct
+from shardwise.analysis.measured_comparison import beside, mean_absolute_error_pct
 from shardwise.reports.numbers import brief, number
 from shardwise.reports.study_output import StudyOutput
 

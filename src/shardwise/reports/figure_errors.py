@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from shardwise import metrics
-from shardwise.analysis.beside import CellPair
+from shardwise.analysis.measured_comparison import CellPair
 from shardwise.reports.cells import at_least_one
 from shardwise.reports.figure_style import BLACK, PANEL, data, titled, tp_colour
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shardwise import metrics
-from shardwise.analysis.beside import CellPair, mean_absolute_error_pct
 from shardwise.analysis.cost import NodeCost
+from shardwise.analysis.measured_comparison import CellPair, mean_absolute_error_pct
 from shardwise.reports.cells import BATCH, TP, at_least_one, interval_cell, sections
 from shardwise.reports.numbers import number, percent, scale_for
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, text_cell

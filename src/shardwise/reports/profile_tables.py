@@ -10,8 +10,8 @@ from shardwise.reports.table import Cell, Column, Table, text_cell
 from shardwise.units import MS, US
 
 if TYPE_CHECKING:
-    from shardwise.engine.microscope import Product, RankProfile
     from shardwise.engine.profiling import Profile
+    from shardwise.engine.step_timer import Product, RankProfile
 
 PARTS = ("attention", "mlp", "all_reduce", "other", "total")
 STEP = Column("step", "step", align="left")
@@ -28,7 +28,7 @@ def _steps(found: Profile) -> Iterator[tuple[str, list[RankProfile]]]:
 
 
 def _parts(found: Profile) -> Table:
-    limit = found.ceilings[0]
+    limit = found.peak_rates[0]
     kind = "one rank's shard, no peers" if found.emulated else "all ranks"
     return Table(
         "parts",
@@ -80,7 +80,7 @@ def _products(found: Profile) -> Table:
 
 
 def _product(found: Profile, step: str, p: Product) -> tuple[Cell, ...]:
-    limit = found.ceilings[0]
+    limit = found.peak_rates[0]
     matrix, copy = p.flops_per_s / limit.matrix_flops, p.bytes_per_s / limit.copy_bytes_per_s
     return (
         text_cell(step),

@@ -10,10 +10,10 @@ import msgspec
 
 from shardwise.analysis.advice import Advice, NoAdvice
 from shardwise.analysis.audit import audit_steps
-from shardwise.analysis.beside import beside
 from shardwise.analysis.claim import match_claim
 from shardwise.analysis.frontier import Point, points
 from shardwise.analysis.layouts import LayoutStudy
+from shardwise.analysis.measured_comparison import beside
 from shardwise.analysis.published import PublishedStudy
 from shardwise.analysis.run import Study
 from shardwise.analysis.transitions import StepPair, compare

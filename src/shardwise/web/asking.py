@@ -13,7 +13,6 @@ import msgspec
 from msgspec.structs import replace
 
 from shardwise.analysis.advice import Advice, NoAdvice, Use, planned_advice
-from shardwise.analysis.beside import alike
 from shardwise.analysis.layouts import (
     LayoutCell,
     LayoutStudy,
@@ -21,6 +20,7 @@ from shardwise.analysis.layouts import (
     cells_from,
     unseen_of,
 )
+from shardwise.analysis.measured_comparison import alike
 from shardwise.analysis.run import Question
 from shardwise.architecture.model import Model
 from shardwise.architecture.models import bundled, load

@@ -7,9 +7,9 @@ from typing import Any, Final
 from msgspec.structs import asdict, replace
 
 from shardwise import metrics
-from shardwise.analysis.beside import beside, mean_absolute_error_pct
 from shardwise.analysis.intervals import scaled
 from shardwise.analysis.layouts import LayoutCell
+from shardwise.analysis.measured_comparison import beside, mean_absolute_error_pct
 from shardwise.architecture.models import load
 from shardwise.engines.registry import managed
 from shardwise.errors import InputError

@@ -95,8 +95,8 @@ class HAProxy(Balancer):
 
         Without `on-marked-down shutdown-sessions`: when a replica dies it also ends the requests
         that no replica has begun to answer, which are sent to another one otherwise (10 of 640 in
-        tests/hosting/test_builtin.py). A replica that hangs is killed by its keeper instead, which
-        cuts the streams it had begun and sends on the others.
+        tests/hosting/test_builtin.py). A replica that hangs is killed by its supervisor
+        instead, which cuts the streams it had begun and sends on the others.
         """
         models = list(dict.fromkeys(launch.model.served_name for launch in launches))
         lines = [

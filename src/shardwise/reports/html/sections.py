@@ -8,8 +8,8 @@ import msgspec
 from msgspec.structs import replace
 
 from shardwise.analysis.audit import audit_steps
-from shardwise.analysis.beside import beside
 from shardwise.analysis.claim import match_claim
+from shardwise.analysis.measured_comparison import beside
 from shardwise.reports import decision_tables, tables
 from shardwise.reports.about import hardware_table, known_errors_table
 from shardwise.reports.html.ranking import ranking_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shardwise.analysis.holding import hold
+from shardwise.analysis.slo_search import hold
 from shardwise.architecture.models import load
 from shardwise.errors import InputError, NothingMeetsError
 from shardwise.hardware.catalogue import default_catalogue

@@ -27,7 +27,7 @@ log = logging.getLogger("shardwise.up")
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """What every keeper of a deployment shares."""
+    """What every supervisor of a deployment shares."""
 
     folder: Path
     deployment: str
@@ -53,7 +53,7 @@ def log_file(folder: Path, replica: str) -> Path:
     return folder / "logs" / f"{replica.replace('/', '-')}.log"
 
 
-class Keeper(threading.Thread):
+class Supervisor(threading.Thread):
     """Keeps one replica running until told to let go of it, which leaves it running."""
 
     def __init__(self, launch: Launch, state: ReplicaState, around: Surroundings) -> None:
@@ -86,7 +86,7 @@ class Keeper(threading.Thread):
             self.state.restarts += 1
 
     def _attempt(self) -> Ended:
-        """One life of the replica, and what it left cleared away. Nothing ends the keeper."""
+        """One life of the replica, and what it left cleared away. Nothing ends the supervisor."""
         try:
             ended = self._serve()
             if not self._let_go.is_set():

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shardwise import metrics
-from shardwise.analysis.holding import Finalist, Holding, label
+from shardwise.analysis.slo_search import Finalist, SloSearch, label
 from shardwise.planner.command import Replica
 from shardwise.reports.decision_tables import Value, ranked_table
 from shardwise.reports.numbers import quantity
@@ -24,7 +24,7 @@ def _cost(f: Finalist) -> str:
     return f"{f.deployment.gpus} GPUs" if f.usd_per_hour is None else f"{f.usd_per_hour:.4g} USD/h"
 
 
-def recommendation(found: Holding) -> str:
+def recommendation(found: SloSearch) -> str:
     """What to deploy, what it gives at the rate, and how much more it would hold."""
     best = found.best
     q, m = best.question, best.evidence.metrics
@@ -45,7 +45,7 @@ def recommendation(found: Holding) -> str:
     )
 
 
-def holding_table(found: Holding) -> Table:
+def slo_search_table(found: SloSearch) -> Table:
     """Finalists, cheapest first."""
     has_price = found.best.usd_per_hour is not None
     cost = metrics.GOOD_COST
@@ -74,7 +74,7 @@ def holding_table(found: Holding) -> Table:
     )
 
 
-def _prices(found: Holding) -> Iterator[str]:
+def _prices(found: SloSearch) -> Iterator[str]:
     """The price of each kind of GPU among the finalists."""
     questions = {f.deployment.gpu: f.question for f in found.finalists}
     for gpu, question in questions.items():
@@ -96,7 +96,7 @@ def _row(number: int, f: Finalist) -> dict[str, Value]:
     }
 
 
-def rejected_lines(found: Holding) -> list[str]:
+def rejected_lines(found: SloSearch) -> list[str]:
     """Rejected candidates, those of one cause and reason together."""
     groups: dict[tuple[str, str], list[str]] = {}
     for gpu, r in found.rejected:
@@ -104,7 +104,7 @@ def rejected_lines(found: Holding) -> list[str]:
     return [f"{cause}: {', '.join(who)}: {why}" for (cause, why), who in groups.items()]
 
 
-def holding_document(found: Holding, commands: Sequence[Replica], note: str) -> dict[str, Any]:
+def slo_search_document(found: SloSearch, commands: Sequence[Replica], note: str) -> dict[str, Any]:
     """The whole answer for JSON, SI units."""
     q = found.best.question
     return {

@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 import torch
 
-from shardwise.engine import ceilings
-from shardwise.engine.ceilings import Ceilings
+from shardwise.engine import peak_rates
 from shardwise.engine.layers import ExpertMlp
 from shardwise.engine.model import ShardedModel
+from shardwise.engine.peak_rates import PeakRates
 from shardwise.engine.rank import Rank
 from shardwise.engine.scheduler import Segment, StepPlan
 
@@ -194,9 +194,9 @@ def _product(
     )
 
 
-def measure_ceilings(rank: Rank) -> Ceilings:
-    """This rank's ceilings, with the others measuring theirs at the same time."""
-    return ceilings.measure(rank.model.dtype, rank.device)
+def measure_peak_rates(rank: Rank) -> PeakRates:
+    """This rank's peak_rates, with the others measuring theirs at the same time."""
+    return peak_rates.measure(rank.model.dtype, rank.device)
 
 
 def prefill_plan(batch: int, isl: int, block_size: int) -> StepPlan:

@@ -14,7 +14,7 @@ COPY_BYTES = 256 * 2**20  #: far above any last-level cache
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
-class Ceilings(msgspec.Struct, frozen=True):
+class PeakRates(msgspec.Struct, frozen=True):
     """Best rates of one rank with its threads; each the best of `n` runs."""
 
     copy_bytes_per_s: float  #: bytes read plus bytes written
@@ -40,9 +40,9 @@ def _settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(dtype: torch.dtype, device: torch.device, n: int = 5) -> Ceilings:
-    """The ceilings in `dtype`, with the threads torch has now."""
-    return Ceilings(copy_rate(device, n), matrix_rate(dtype, device, n), n)
+def measure(dtype: torch.dtype, device: torch.device, n: int = 5) -> PeakRates:
+    """The peak_rates in `dtype`, with the threads torch has now."""
+    return PeakRates(copy_rate(device, n), matrix_rate(dtype, device, n), n)
 
 
 def copy_rate(device: torch.device, n: int) -> float:

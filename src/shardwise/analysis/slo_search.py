@@ -18,7 +18,7 @@ from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError
 from shardwise.evidence.record import Evidence, Interval
 from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.planner.candidates import Option, Rejected, enumerate_candidates
-from shardwise.planner.loading import limits_of, load_candidates
+from shardwise.planner.operating_point import limits_of, load_candidates
 from shardwise.planner.question import Question
 from shardwise.simulator.capacity import Target, highest_rate, holds
 from shardwise.simulator.evidence import Simulated, evidence, simulate_thrice
@@ -56,7 +56,7 @@ class Finalist(msgspec.Struct, frozen=True):
         return self.deployment.gpus if self.usd_per_hour is None else self.usd_per_hour
 
 
-class Holding(msgspec.Struct, frozen=True):
+class SloSearch(msgspec.Struct, frozen=True):
     """Deployments that hold, cheapest first, and why the others do not."""
 
     targets: tuple[Target, ...]
@@ -88,7 +88,7 @@ def hold(
     *,
     seed: int = 0,
     progress: Progress = lambda _what, _done, _total: None,
-) -> Holding:
+) -> SloSearch:
     """Search the deployments of one model for those that hold, cheapest first.
 
     `questions` ask for the same model and rate, each on its own kind of GPU. Raises
@@ -119,7 +119,7 @@ def hold(
             progress(f"the rate that {_name(one.deployment)} holds", done, len(found))
             finalists.append(one)
     finalists.sort(key=lambda f: (f.cost, -f.rate_held.value))
-    return Holding(tuple(targets), tuple(finalists), tuple(rejected))
+    return SloSearch(tuple(targets), tuple(finalists), tuple(rejected))
 
 
 def _check(questions: Sequence[Question]) -> None:
