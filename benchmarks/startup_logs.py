@@ -29,7 +29,9 @@ class Case(msgspec.Struct, frozen=True):
     tp_size: int = 0
     pp_size: int = 0
     dtype: str = "auto"
+    version: str = ""  #: the engine's, by the date of the report
     why: str = ""  #: why it is not predicted, or the cause of a difference
+    assumed: str = ""  #: what the log does not contain
 
 
 CASES: Final = (
@@ -40,14 +42,14 @@ CASES: Final = (
         "phi3/phi-4.json",
         "h100",
         dtype="int4",
-        why="bitsandbytes, modelled as 4 bits in all linear layers",
+        assumed="bitsandbytes, modelled as 4 bits in all linear layers",
     ),
     Case(
         "both_qwen3_235b_fp8_tp4_h100",
         "qwen3-235b-a22b-fp8",
         "h100",
-        why="the log does not name the version; vLLM's profiling used over 6 GiB more than "
-        "predicted",
+        version="0.10.0",
+        assumed="vLLM 0.10.0, by the date of the report",
     ),
     Case(
         "sglang_kimi_k25_tp8_rocm_capture_crash",
@@ -81,7 +83,7 @@ CASES: Final = (
         "deepseek-r1",
         "mi300x",
         dtype="bf16",
-        why="loaded in 16 bits, as the logged size shows",
+        assumed="loaded in 16 bits, as the logged size shows",
     ),
     Case(
         "vllm020_qwen36_35b_a3b_nvfp4_tp1_doubletime",
@@ -92,17 +94,37 @@ CASES: Final = (
         "bits",
     ),
     Case(
-        "vllm0251_qwen27b_fp8_tp2_rtx3090_p2p",
-        why="the checkpoint's configuration is not available",
+        "sglang_qwen3omni30b_tp4",
+        "qwen3-30b-a3b",
+        "h100",
+        4,
+        assumed="an H100, and Qwen3-30B-A3B for Qwen3-Omni's language model, without its encoders",
     ),
-    Case("sglang_gemma3_tp0_2025_03", why="the checkpoint's configuration is not available (4B)"),
+    Case(
+        "vllm0251_qwen27b_fp8_tp2_rtx3090_p2p",
+        why="the log names neither the checkpoint, the memory utilization nor the cache dtype; "
+        "18.6 KiB per token is near an fp8 cache of Qwen3.5-27B (16.3) plus its MTP layer",
+    ),
+    Case(
+        "sglang_gemma3_tp0_2025_03",
+        why="the configuration of Gemma 3 4B is not available",
+    ),
     Case("vllm09_qwen25vl7b_awq_negative_kv", why="another process used the memory"),
-    Case("sglang_qwen3omni30b_tp4", why="the checkpoint's configuration is not available"),
-    Case("vllm_gguf_qwen35_blocks_override_0", why="the log does not name the model"),
+    Case(
+        "vllm_gguf_qwen35_blocks_override_0",
+        why="the log names neither the model's size nor the GPU",
+    ),
     Case("vllm_v100x4_tp4_journald_russian", why="the log does not name the model"),
     Case("vllm_omni_process_scoped", why="the log does not name the model"),
-    Case("vllm063_tp4_max_len_error", why="the log does not name the model"),
-    Case("vllm_fp8kv_kv_needed", why="the log does not name the model"),
+    Case(
+        "vllm063_tp4_max_len_error",
+        why="the log does not name the GPU; 3.77 GiB of weights per GPU fit Llama 3.1 8B (3.74)",
+    ),
+    Case(
+        "vllm_fp8kv_kv_needed",
+        why="the log names neither model nor GPU; 48 KiB per token fit an fp8 cache of "
+        "Qwen3-30B-A3B",
+    ),
 )
 
 
@@ -141,6 +163,7 @@ def _rows(case: Case) -> Iterator[str]:
         tp_size=case.tp_size,
         pp_size=case.pp_size,
         weight_dtype=case.dtype,
+        version=case.version,
     )
     for comparison in found:
         yield _row(case, comparison)
@@ -153,7 +176,7 @@ def _row(case: Case, found: Comparison) -> str:
     ]
     off = not all(q.holds for q in found.quantities)
     engine = found.start.split(",", maxsplit=1)[0]
-    remark = case.why if off or case.dtype != "auto" else ""
+    remark = "; ".join(filter(None, (case.assumed, case.why if off else "")))
     return f"| `{case.log}` ({engine}) | {' | '.join(cells)} | {remark} |"
 
 

@@ -61,9 +61,9 @@ def test_a_machine_without_a_gpu_says_so_in_one_line_and_exits_0(tmp_path: Path)
     done = doctor(env={"PATH": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert done.stdout.splitlines()[-1] == (
-        "no GPU on this machine (A CPU, 2 sockets); read another machine's output with --from FILE"
-    )
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("no GPU on this machine (A CPU, 2 sockets")
+    assert line.endswith("; read another machine's output with --from FILE")
 
 
 def test_a_machine_without_any_tool_at_all(tmp_path: Path) -> None:

@@ -396,6 +396,7 @@ def _with_log(names: Sequence[str], node: Node, setting: Setting) -> tuple[Node,
         node.gpu,
         setting.engine,
         setting.dtype or "auto",
+        setting.engine_version,
     )
     gpu = replace(node.gpu, cache_shortfall_bytes=found.shortfall_bytes)
     return replace(node, gpu=gpu), found.note

@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     help="Dtype that the log's weights were loaded in; auto: the checkpoint's.",
 )
 @click.option(
+    "--engine-version", default="", help="Version of the engine of a log that does not say it."
+)
+@click.option(
     "--save", type=click.Path(path_type=Path), help="Write the node to a TOML file for --node."
 )
 @click.option("--measure", is_flag=True, help="Measure memory bandwidth and all-reduce with torch.")
@@ -95,6 +98,7 @@ def doctor(
     if model := asked["model"]:
         name = _gpu_name(reading, asked["gpu"])
         given = {"tp_size": asked["tp"], "pp_size": asked["pp"], "weight_dtype": asked["dtype"]}
+        given["version"] = asked["engine_version"]
         compared = compare(reading.startups, model, name, **given)
     if as_json:
         print_json("doctor", _document(found, chosen, compared))
@@ -150,8 +154,9 @@ def _show(found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison
 
     reading = found.reading
     node = reading.node
-    if reading.versions:
-        say(", ".join(f"{name} {version}" for name, version in sorted(reading.versions.items())))
+    has_gpus = node is not None and bool(node.devices)
+    if reading.versions and (has_gpus or reading.source != "this machine"):
+        say(_versions(reading))
     if node is not None and node.devices:
         show_table(device_table(node))
         if node.links:
@@ -180,6 +185,10 @@ def _show(found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison
         click.echo(printable(f"note: {problem}"), err=True)
 
 
+def _versions(reading: Reading) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(reading.versions.items()))
+
+
 def _about(reading: Reading) -> str:
     """Describe a machine whose tools name no GPU."""
     from shardwise.node.node import Host
@@ -192,6 +201,7 @@ def _about(reading: Reading) -> str:
         if host.numa_cpus
         else "",
         f"virtual machine ({host.hypervisor})" if host.hypervisor else "",
+        _versions(reading) if reading.source == "this machine" else "",
     ]
     unknown = (
         "no supported tool found" if reading.source == "this machine" else "no host information"

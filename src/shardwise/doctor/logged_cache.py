@@ -42,12 +42,18 @@ class LoggedCache(msgspec.Struct, frozen=True):
 
 
 def logged_cache(
-    starts: Sequence[Startup], model: Model, gpu: Gpu, engine: str, weight_dtype: str = "auto"
+    starts: Sequence[Startup],
+    model: Model,
+    gpu: Gpu,
+    engine: str,
+    weight_dtype: str = "auto",
+    version: str = "",
 ) -> LoggedCache:
     """The cache of the last start that states one, as `model` on `gpu` keeps its tokens.
 
     A log that counts tokens is taken by them, so that a plan with its flags holds as many.
-    `weight_dtype` is what the log's model was loaded in. Raises InputError where no start of
+    `weight_dtype` is what the log's model was loaded in, `version` the engine's where the log does
+    not say it. Raises InputError where no start of
     `engine` states a cache, or where its weights are not those of the model.
     """
     stating = [s for s in starts if tokens_held(s) or s.kv_bytes]
@@ -62,7 +68,7 @@ def logged_cache(
             f"the start-up log is of {start.engine}, the plan of {engine}",
             remedy=f"give --engine {start.engine}",
         )
-    flags = flags_of(start, weight_dtype=weight_dtype)
+    flags = flags_of(start, weight_dtype=weight_dtype, version=version)
     made = memory_of(model, gpu, flags)
     if start.weights_bytes:
         off = 100 * (made.weights_bytes / start.weights_bytes - 1)

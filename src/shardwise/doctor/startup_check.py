@@ -153,20 +153,22 @@ def compare(
     tp_size: int = 0,
     pp_size: int = 0,
     weight_dtype: str = "auto",
+    version: str = "",
 ) -> tuple[Comparison, ...]:
     """A comparison per start that states weights or a cache. Errors are those of `predict`.
 
-    `tp_size` and `pp_size` are taken where a log does not say them; 0: not known. `weight_dtype` is
-    what the model was loaded in, where that is not its checkpoint's.
+    `tp_size`, `pp_size` and the engine's `version` are taken where a log does not say them; 0 and
+    "": not known. `weight_dtype` is what the model was loaded in, where that is not its
+    checkpoint's.
     """
     found = []
     for start in starts:
         if start.weights_bytes is None and start.kv_bytes is None:
             continue
-        flags = flags_of(start, tp_size, pp_size, weight_dtype)
+        flags = flags_of(start, tp_size, pp_size, weight_dtype, version)
         made = predict(model, gpu, flags)
         quantities = tuple(_quantities(start, made))
-        label = f"{start.engine} {start.version}".strip()
+        label = f"{start.engine} {flags.version}".strip()
         found.append(
             Comparison(
                 f"{label}, lines {start.first_line} to {start.last_line}",
@@ -178,9 +180,14 @@ def compare(
 
 
 def flags_of(
-    start: Startup, tp_size: int = 0, pp_size: int = 0, weight_dtype: str = "auto"
+    start: Startup,
+    tp_size: int = 0,
+    pp_size: int = 0,
+    weight_dtype: str = "auto",
+    version: str = "",
 ) -> Flags:
-    """The flags of a log: as it gives them, else `tp_size` and `pp_size`, else what it proves.
+    """The flags of a log: as it gives them, else `tp_size`, `pp_size` and `version`, else what it
+    proves.
 
     `weight_dtype` is not in a log: what the model was loaded in.
     """
@@ -193,7 +200,7 @@ def flags_of(
     replicas = start.attention_dp if ranks % start.attention_dp == 0 else 1
     return Flags(
         engine=start.engine,
-        version=start.version,
+        version=start.version or version,
         tp_size=ranks // replicas,
         attention_dp=replicas,
         dcp_size=int(args.get("decode_context_parallel_size", 1)),

@@ -120,7 +120,7 @@ class Node(msgspec.Struct, frozen=True):
     @property
     def vendor(self) -> str:
         """Vendor from the links and names: "amd", "nvidia" or ""."""
-        names = " ".join(device.name for device in self.devices).lower()
+        names = " ".join(device.name for device in self.devices).lower().strip()
         kinds = {link.kind for link in self.links.values()}
         if kinds & {"XGMI", "PCIE"} or any(
             w in names for w in ("amd", "instinct", "radeon", "mi3")

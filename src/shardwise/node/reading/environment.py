@@ -22,7 +22,7 @@ _VERSIONS: Final = (
     ("nccl", re.compile(r"vLLM is using nccl==(\d\S*)|NCCL version (\d[\w.]*)")),
 )
 _GPUS: Final = re.compile(
-    r"^\W*GPU (\d+(?:\s*,\s*\d+)*)\s*:\s*"
+    r"^\W*(?:GPU models and configuration\s*:\s*)?GPU (\d+(?:\s*,\s*\d+)*)\s*:\s*"
     r"((?:NVIDIA|AMD|Tesla|GeForce|Quadro|RTX|TITAN|GRID|Instinct|Radeon)\b[^(]*?)\s*(?:\(UUID.*)?$"
 )
 _CAPABILITY: Final = re.compile(r"^\W*GPU (\d+(?:\s*,\s*\d+)*) Compute Capability\s*:\s*(\d+\.\d+)")

@@ -36,11 +36,24 @@ _DRIVER: Final = re.compile(r"(?:Driver version|amdgpu version)\s*:\s*([\w.-]+)"
 
 #: `amd-smi static`: a block per "GPU: 0" with indented "NAME: value" lines.
 _BLOCK: Final = re.compile(r"^\W*GPU:\s*(\d+)\s*$")
-_BLOCK_VALUE: Final = re.compile(r"^\s+(MARKET_NAME|BDF|SIZE|NODE|MAX_PCIE_WIDTH):\s*(\S.*?)\s*$")
+_BLOCK_VALUE: Final = re.compile(
+    r"^\s+(MARKET_NAME|DEVICE_ID|BDF|SIZE|NODE|MAX_PCIE_WIDTH|PCIE_INTERFACE_VERSION|MAX_POWER"
+    r"|COMPUTE_PARTITION|MEMORY_PARTITION):\s*(\S.*?)\s*$"
+)
+#: `amd-smi` alone: two lines a GPU, bus and name above index, partition and memory.
+_MONITOR_NAME: Final = re.compile(
+    r"^\W*([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d)\s+(\S[^|]*?)\s*\|(?:.*?/(\d+)\s*W\b)?",
+    re.IGNORECASE,
+)
+_MONITOR_REST: Final = re.compile(
+    r"^\W*(\d+)\s+(?:\d+|N/A)\s+(?:\d+|N/A)\s+(\w+)/(NPS\d|N/A)\s*\|.*?(\d+)/(\d+)\s*MB\b"
+)
+_MIB: Final = 2.0**20
 
 
 def read_amd_smi(lines: Sequence[Line]) -> Smi:
-    """Devices of rocm-smi's table, of its `GPU[n] : what : value` lines and of `amd-smi static`."""
+    """Devices of rocm-smi's table, of its `GPU[n] : what : value` lines, of `amd-smi` and of
+    `amd-smi static`."""
     devices: dict[int, Device] = {}
     driver, block = "", -1
     for at, line in enumerate(lines):
@@ -49,6 +62,9 @@ def read_amd_smi(lines: Sequence[Line]) -> Smi:
         elif block >= 0 and (found := _BLOCK_VALUE.search(line.text)):
             old = devices.get(block, Device(block))
             devices[block] = _with_block_value(old, found[1], found[2])
+        made = _monitored(line.text, lines[at + 1].text if at + 1 < len(lines) else "")
+        if made is not None:
+            devices[made.index] = made
         driver = driver or (found[1] if (found := _DRIVER.search(line.text)) else "")
         if found := _CONCISE.search(line.text):
             index = int(found[1])
@@ -68,20 +84,47 @@ def read_amd_smi(lines: Sequence[Line]) -> Smi:
     return Smi(devices, [], driver)
 
 
+def _monitored(first: str, second: str) -> Device | None:
+    """The GPU of two lines of amd-smi's overview; None for any others."""
+    named, rest = _MONITOR_NAME.search(first), _MONITOR_REST.search(second)
+    if named is None or rest is None:
+        return None
+    return Device(
+        int(rest[1]),
+        name=named[2],
+        bus_id=named[1],
+        memory_bytes=int(rest[5]) * _MIB,
+        used_bytes=int(rest[4]) * _MIB,
+        power_cap_w=float(named[3]) if named[3] else None,
+        partition=f"{rest[3]}, {rest[2]}",
+    )
+
+
 def _with_block_value(device: Device, name: str, value: str) -> Device:
     """`device` with one line of an `amd-smi static` block; N/A says nothing."""
-    number = re.match(r"\d+", value)
-    if name == "MARKET_NAME" and value != "N/A":
-        return replace(device, name=value)
+    number = re.match(r"(?:Gen )?(\d+)", value)
+    known = NAMES.get(value.lower(), "") if name == "DEVICE_ID" else value
+    if name in ("MARKET_NAME", "DEVICE_ID"):
+        # the id names what has no name of its own
+        return replace(device, name=device.name or known) if known != "N/A" else device
+    if name.endswith("_PARTITION"):
+        parts = {*device.partition.split(", "), value} - {"", "N/A"}
+        # memory before compute, as rocm-smi has it
+        memory_first = sorted(parts, key=lambda part: not part.startswith("NPS"))
+        return replace(device, partition=", ".join(memory_first))
     if name == "BDF":
         return replace(device, bus_id=value)
-    if number is None:
+    if number is None or (name == "SIZE" and not value.endswith("MB")):
         return device
-    if name == "SIZE" and value.endswith("MB"):
-        return replace(device, memory_bytes=int(number[0]) * 2.0**20)
-    if name == "MAX_PCIE_WIDTH":
-        return replace(device, pcie_width=int(number[0]))
-    return replace(device, numa=int(number[0])) if name == "NODE" else device
+    said = int(number[1])
+    changed: dict[str, dict[str, float]] = {
+        "SIZE": {"memory_bytes": said * _MIB},
+        "MAX_PCIE_WIDTH": {"pcie_width": said},
+        "PCIE_INTERFACE_VERSION": {"pcie_gen": said},
+        "MAX_POWER": {"power_cap_w": float(said)},
+        "NODE": {"numa": said},
+    }
+    return replace(device, **changed[name])
 
 
 def _with_value(device: Device, what: str, value: str) -> Device | None:

@@ -1,4 +1,4 @@
-"""`nvidia-smi` as a table, as a list (-L) and as CSV (--query-gpu), and its error lines."""
+"""`nvidia-smi` as a table, a list (-L), blocks (-q) and CSV (--query-gpu), and its error lines."""
 
 from __future__ import annotations
 
@@ -43,6 +43,15 @@ _NO_DRIVER: Final = re.compile(
 _CSV_HEAD: Final = re.compile(
     r"^\s*(?:index|name|pci\.bus_id|uuid)\b.*,.*\[MiB\]|^\s*index,\s*name\b"
 )
+
+
+#: A query whose rows come without their header.
+_CSV_COMMAND: Final = re.compile(r"nvidia-smi\b.*--query-gpu=([\w.,]+)")
+
+
+#: `nvidia-smi -q`: a block for each GPU, without its index, of indented keys under headings.
+_DETAILED: Final = re.compile(r"^GPU ([0-9A-Fa-f]{8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d)\s*$")
+_DETAIL: Final = re.compile(r"^\s+(\w[\w. -]*?)\s*(?::\s*(\S.*?))?\s*$")
 
 
 class FailedGpu(msgspec.Struct, frozen=True):
@@ -90,6 +99,7 @@ def read_smi(lines: Sequence[Line]) -> Smi:
         elif current in devices:
             devices[current] = _with_usage(devices[current], text)
     devices |= _from_csv(lines)
+    devices |= _from_blocks(lines)
     return Smi(devices, failed, driver)
 
 
@@ -113,11 +123,48 @@ def _with_usage(device: Device, text: str) -> Device:
     return device
 
 
+def _from_blocks(lines: Sequence[Line]) -> dict[int, Device]:
+    """GPUs of `nvidia-smi -q`, numbered in the order in which they stand."""
+    devices: dict[int, Device] = {}
+    heading, current = "", -1
+    for line in lines:
+        if found := _DETAILED.search(line.text):
+            current += 1
+            devices[current] = Device(current, bus_id=found[1])
+        elif current >= 0 and (said := _DETAIL.search(line.text)):
+            if said[2] is None:
+                heading = said[1]
+            else:
+                devices[current] = _with_detail(devices[current], heading, said[1], said[2])
+    return devices
+
+
+def _with_detail(device: Device, heading: str, key: str, value: str) -> Device:
+    number = re.match(r"\d+", value)
+    if key == "Product Name":
+        return replace(device, name=value)
+    if (heading, key) == ("MIG Mode", "Current"):
+        return replace(device, mig=value == "Enabled")
+    if number is None:
+        return device
+    said = int(number[0])
+    changed: dict[tuple[str, str], dict[str, float]] = {
+        ("FB Memory Usage", "Total"): {"memory_bytes": said * _MIB},
+        ("FB Memory Usage", "Used"): {"used_bytes": said * _MIB},
+        ("PCIe Generation", "Max"): {"pcie_gen": said},
+        ("Link Width", "Max"): {"pcie_width": said},
+    }
+    return replace(device, **changed.get((heading, key), {}))
+
+
 def _from_csv(lines: Sequence[Line]) -> dict[int, Device]:
     """Rows of `--query-gpu=... --format=csv`, by the names in their header."""
     devices: dict[int, Device] = {}
     header: list[str] = []
     for line in lines:
+        if asked := _CSV_COMMAND.search(line.text):
+            header = asked[1].split(",") if "noheader" in line.text else []
+            continue
         if _CSV_HEAD.search(line.text):
             header = [re.sub(r"\s*\[.*\]", "", part).strip() for part in line.text.split(",")]
             continue
@@ -139,7 +186,8 @@ def _csv_device(index: int, row: Mapping[str, str]) -> Device:
         return float(found[0]) if found else None
 
     total, used = number("memory.total"), number("memory.used")
-    gen, width = number("pcie.link.gen.max"), number("pcie.link.width.max")
+    gen = number("pcie.link.gen.max")  # the current one sinks while a GPU idles
+    width = number("pcie.link.width.max") or number("pcie.link.width.current")
     return Device(
         index,
         name=row.get("name", ""),

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from shardwise.node.reading.startup_args import Value
 from shardwise.node.reading.startup_events import Event, events
@@ -23,7 +24,8 @@ _ONCE: Final = (
 )  # fmt: skip
 _MEASURED: Final = frozenset(_ONCE) | {
     "kv_one", "kv_two", "kv_bare", "kv_count", "max_tokens", "left", "graphs", "profiled",
-    "avail_loaded",
+    "avail_loaded", "startup_total", "startup_weights", "startup_kv", "graphs_pool", "swa_pool",
+    "trt_kv",
 }  # fmt: skip
 _PLAIN_FAILURES: Final = {
     "fail_no_blocks": "no memory is left for the KV cache",
@@ -108,7 +110,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
     @property
     def weights_bytes(self) -> float | None:
         """Weights of one GPU: of the fullest rank, counted once."""
-        for key in ("weights", "weights_table"):
+        for key in ("weights", "weights_table", "startup_weights"):
             if (found := self._most(key)) is not None:
                 return found
         # older versions of SGLang say what is free before and after
@@ -118,7 +120,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
     @property
     def kv_bytes(self) -> float | None:
         """KV cache of one GPU: what the rank with the least has."""
-        for key in ("kv", "kv_one"):
+        for key in ("kv", "kv_one", "startup_kv", "trt_kv"):
             if (found := self._least(key, 1 if key == "kv_one" else 0)) is not None:
                 return found
         two = self.by_process.get("kv_two", {}).values()
@@ -140,7 +142,9 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
     @property
     def kv_tokens(self) -> int | None:
         """Tokens that the cache holds as the engine counts them; negative if nothing is left."""
-        for key in ("tokens", "kv_two", "kv_one", "kv_count", "max_tokens", "profiled"):
+        if (found := self._least("trt_kv", 1)) is not None:
+            return int(found)
+        for key in ("tokens", "swa_pool", "kv_two", "kv_one", "kv_count", "max_tokens", "profiled"):
             if (found := self._least(key)) is not None:
                 return int(found)
         blocks = self._least("blocks")
@@ -182,19 +186,21 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
     @property
     def activation_bytes(self) -> float | None:
         """Peak activation memory in bytes; None if not logged."""
-        return self._most("activation")
+        found = self._most("activation")
+        return found if found is not None else self._most("startup_activation")
 
     @property
     def non_torch_bytes(self) -> tuple[float, float] | None:
         """Least and most over the ranks; negative where another process freed memory meanwhile."""
-        found = self._all("non_torch")
+        found = self._all("non_torch") or self._all("startup_non_torch")
         return (min(found), max(found)) if found else None
 
     @property
     def graph_bytes(self) -> float | None:
         """What capturing graphs took: as said, or the memory it left against before."""
-        if (found := self._most("graphs", 1)) is not None:
-            return found
+        for key, at in (("graphs", 1), ("graphs_pool", 0), ("startup_graphs", 0)):
+            if (found := self._most(key, at)) is not None:
+                return found
         captured = self.by_process.get("graph_usage", {}).values()
         if captured:
             return max(sum(each) for each in captured)
@@ -214,7 +220,8 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
     @property
     def graph_estimate_bytes(self) -> float | None:
         """Estimate of CUDA-graph memory in bytes; None if not logged."""
-        return self._most("graphs_estimate")
+        found = self._most("graphs_estimate")
+        return found if found is not None else self._most("graphs_pool", 1)
 
     @property
     def graph_estimate_deducted(self) -> bool | None:
@@ -228,19 +235,18 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
         """Share of GPU memory that the engine may use; None if not logged."""
         given = self.args.get("gpu_memory_utilization")
         found = self._most("utilization")
-        found = self._most("equivalent") if found is None else found
+        for key in ("equivalent", "startup_utilization"):
+            found = self._most(key) if found is None else found
         return float(given) if given is not None else found
 
     @property
     def total_bytes(self) -> float | None:
         """Memory of the GPU: as said, or what weights took and left, or from the two utilizations
         that vLLM calls equivalent (they differ by the graph estimate)."""
-        if (found := self._most("total")) is not None:
-            return found
-        if (found := self._most("avail_begin")) is not None:
-            return found
-        if (found := self._most("capacity")) is not None:
-            return found
+        known = (("total", 0), ("startup_total", 1), ("avail_begin", 0), ("capacity", 0))
+        for key, at in (*known, ("trt_total", 0)):
+            if (found := self._most(key, at)) is not None:
+                return found
         loaded, left = self.by_process.get("weights", {}), self.by_process.get("avail_loaded", {})
         if loaded and left:
             return max(loaded[p][0] + left[p][0] for p in loaded if p in left)
@@ -291,7 +297,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
 
 def read_startups(lines: Sequence[Line]) -> tuple[Startup, ...]:
-    """Every start of vLLM or SGLang that `lines` tell of, in order."""
+    """Every start of vLLM, SGLang or TensorRT-LLM that `lines` tell of, in order."""
     found = [_startup(group) for group in _groups(events(lines))]
     return tuple(start for start in found if start is not None)
 
@@ -335,6 +341,7 @@ def _contradicts(group: Sequence[Event], event: Event) -> bool:
 
 def _startup(group: Sequence[Event]) -> Startup | None:
     """The facts of one group; None where it holds nothing but a command or a stray word."""
+    group = _with_one_pool(group)
     engines = [e.engine for e in group if e.engine]
     failure = _failure(group)
     telling = {*_MEASURED, *_OPENING, "custom_off", "backends"}
@@ -346,7 +353,7 @@ def _startup(group: Sequence[Event]) -> Startup | None:
     for event in group:
         if event.values or event.key.startswith("graphs_"):
             values = by_process.setdefault(event.key, {})
-            if event.key in ("graph_step", "graph_end"):
+            if event.key in ("graph_step", "graph_end", "trt_kv"):
                 values[event.process] = event.values  # the last one counts
             elif event.key == "graph_usage":  # the drafter's graphs too
                 values[event.process] = (*values.get(event.process, ()), *event.values)
@@ -373,6 +380,28 @@ def _startup(group: Sequence[Event]) -> Startup | None:
         if said.get("backends")
         else (),
     )
+
+
+def _with_one_pool(group: Sequence[Event]) -> Sequence[Event]:
+    """`group` with SGLang's pool of windows added to that of full layers, where there are both."""
+    tokens = next((e.values[0] for e in group if e.key == "swa_pool"), None)
+    if tokens is None:
+        return group
+    made: list[Event] = []
+    first: dict[str, int] = {}  # where a process's first pool stands, until the second comes
+    done = set()
+    for event in group:
+        if event.key != "kv_two" or event.process in done:
+            made.append(event)
+        elif event.process not in first:
+            first[event.process] = len(made)
+            made.append(event)
+        else:
+            at = first[event.process]
+            sizes = zip(made[at].values[1:], event.values[1:], strict=True)
+            made[at] = replace(made[at], values=(tokens, *(a + b for a, b in sizes)))
+            done.add(event.process)
+    return made
 
 
 def _first(group: Sequence[Event], key: str) -> str:

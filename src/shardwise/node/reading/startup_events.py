@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from shardwise.node.reading.startup_args import Args, from_command, from_dictionary, from_fields
-from shardwise.node.reading.startup_patterns import NUMBER, SAID, SGLANG, UNITS, VLLM
+from shardwise.node.reading.startup_patterns import NUMBER, SAID, SGLANG, TRTLLM, UNITS, VLLM
 from shardwise.node.reading.text import Line
 
 #: Shorter lines are not taken for ones that a terminal cut.
@@ -94,7 +94,7 @@ _TEXTS: Final = frozenset(key for _, key, _ in SAID)
 
 
 def _matches(text: str) -> Iterator[tuple[str, str, re.Match[str]]]:
-    for engine, patterns in (("vllm", VLLM), ("sglang", SGLANG)):
+    for engine, patterns in (("vllm", VLLM), ("sglang", SGLANG), ("trtllm", TRTLLM)):
         for key, pattern in patterns.items():
             for match in pattern.finditer(text):
                 yield engine, key, match

@@ -61,6 +61,15 @@ VLLM: Final = {
     ),
     "max_len": _words(r"Using max model len #"),
     "world": _words(r"world_size=#[,\s].{0,40}?local_world_size=#"),
+    # what the last lines of a start sum up: its keys are its own, since they say things twice
+    "startup_total": _words(r"Free memory on device(?: \S+)? \(#/@\) on startup\. Desired"),
+    "startup_utilization": _words(r"on startup\. Desired GPU memory utilization is \(#, @\)"),
+    "startup_weights": _words(r"Actual usage is @ for weight"),
+    "startup_activation": _words(r"@ for peak activation"),
+    "startup_non_torch": _words(r"@ for non-torch memory"),
+    "startup_graphs": _words(r"@ for CUDAGraph memory"),
+    "startup_kv": _words(r"Current kv cache memory in use is (?:@|# bytes)"),
+    "graphs_pool": _words(r"CUDA graph pool memory: @ \(actual\), @ \(estimated\)"),
     "fail_no_blocks": _words(r"No available memory for the cache blocks"),
     "fail_max_len": _words(
         r"max seq len \(#\) is larger than the maximum number of tokens that can be stored in "
@@ -83,6 +92,7 @@ SGLANG: Final = {
     "kv_one": _words(r"KV Cache is allocated\.GAPHASHtokens: #, KV size: @"),
     "kv_bare": _words(r"KV Cache is allocated\. K size: @, V size: @"),
     "kv_count": _words(r"KV Cache is allocated\.GAPHASHtokens: #"),
+    "swa_pool": _words(r"Use sliding window memory pool\. full_layer_tokens=#, swa_layer_tokens=#"),
     "left": _words(r"Memory pool end\. avail mem=@"),
     "graph_begin": _words(r"Capture (?:[\w-]+ ){0,4}graph begin\.GAPavail mem=@"),
     "graph_step": _words(r"Capturing batches \((?:[^)\n]*? )?avail_mem=@\)"),
@@ -93,6 +103,13 @@ SGLANG: Final = {
     "profiled": _words(r"is larger than the profiled value #"),
     "fail_memory": _words(r"Not enough memory\. Please try to increase --mem-fraction-static"),
     "fail_scheduler": _words(r"Scheduler hit an exception"),
+}
+#: The cache is allocated once to profile and once for good.
+TRTLLM: Final = {
+    "trt_kv": _words(r"\[MemUsageChange\] Allocated @ for max tokens in paged KV cache \(#\)"),
+    "trt_total": _words(
+        r"Memory usage when calculating max tokens in paged kv cache: total: @, available: @"
+    ),
 }
 #: The text itself is the fact.
 SAID: Final = (

@@ -14,9 +14,11 @@ from shardwise.node.reading.topology_nvidia import Topology
 
 TITLE: Final = re.compile(
     r"(?P<what>Weight|Hops|Link Type|(?:Link )?Accessibility|Bandwidth)\s+between\s+two\s+GPUs"
-    r"|^\W*(?P<table>[A-Z][A-Za-z -]+?) TABLE:?",
+    r"|^\W*(?P<table>(?-i:[A-Z-]+(?: [A-Z-]+){0,3})) (?-i:TABLE):?\s*$",
     re.IGNORECASE,
 )
+#: Tables that are read; the others (bandwidth, coherence, atomics, DMA) say nothing of the path.
+_READ: Final = ("weight", "hops", "link type", "access", "accessibility", "link accessibility")
 _NUMA: Final = re.compile(
     r"GPU\s*\[?(\d+)\]?\s*:\s*\(Topology\)\s*Numa\s+(Node|Affinity):\s*(-?\d+)", re.IGNORECASE
 )
@@ -34,7 +36,7 @@ def read_amd(lines: Sequence[Line]) -> Topology:
     where weights are known they decide.
     """
     made = Topology()
-    tables = [m for m in matrices(lines, TITLE) if _is_amd(m)]
+    tables = [m for m in matrices(lines, TITLE) if _is_amd(m) and _what(m) in _READ]
     numbers = _numbers(tables)
     for table in tables:
         made.problems.extend(table.problems)
@@ -49,7 +51,7 @@ def read_amd(lines: Sequence[Line]) -> Topology:
         link = _link(types.get(key, ""), weights.get(key, ""), hops.get(key, ""))
         if link is not None:
             made.links[key] = link
-    for what in ("access", "accessibility", "link accessibility"):
+    for what in _READ[3:]:
         for key, cell in _values(tables, numbers, what).items():
             if cell in _ACCESS:
                 made.peer_access[key] = _ACCESS[cell]

@@ -44,7 +44,8 @@ def read_nvidia(lines: Sequence[Line]) -> Topology:
 
 
 def _is_nvidia(matrix: Matrix) -> bool:
-    return all(NVIDIA_CELL.fullmatch(cell) for _, _, cell in matrix.cells())
+    cells = {cell for _, _, cell in matrix.cells()}
+    return bool(cells - {"N/A"}) and all(map(NVIDIA_CELL.fullmatch, cells))
 
 
 def _is_p2p(matrix: Matrix) -> bool:
