@@ -117,3 +117,20 @@ def test_a_hybrid_model_s_tokens_are_its_concurrency_times_the_length() -> None:
     (found,) = compare([start], "m", "g", lambda *_: Prediction(1.0, 1.0, 1.0, 1.0))
     tokens = next(q.logged for q in found.quantities if q.name == "KV tokens")
     assert tokens == pytest.approx(3.87 * 65536)
+
+
+@needs_samples
+def test_the_version_of_a_log_that_does_not_say_it_is_the_first_engine_s() -> None:
+    """vLLM 0.10 sorts the logits of all 1,024 sequences while it profiles: 6 GiB less cache."""
+    starts = reading("startup/both_qwen3_235b_fp8_tp4_h100.txt").startups
+    vllm, sglang = compare(starts, "qwen3-235b-a22b-fp8", "h100", version="0.10.0")
+    assert vllm.start.startswith("vllm 0.10.0, ")
+    assert sglang.start.startswith("sglang, ")
+    assert all(q.holds for found in (vllm, sglang) for q in found.quantities)
+
+
+@needs_samples
+def test_qwen3_omni_s_cache_is_that_of_its_language_model() -> None:
+    starts = reading("startup/sglang_qwen3omni30b_tp4.txt").startups
+    (found,) = compare(starts, "qwen3-30b-a3b", "h100", tp_size=4)
+    assert {q.name for q in found.quantities if q.holds} == {"KV cache", "KV tokens"}

@@ -165,7 +165,8 @@ def compare(
     for start in starts:
         if start.weights_bytes is None and start.kv_bytes is None:
             continue
-        flags = flags_of(start, tp_size, pp_size, weight_dtype, version)
+        own = version if start.engine == starts[0].engine else ""  # a log may hold two engines
+        flags = flags_of(start, tp_size, pp_size, weight_dtype, own)
         made = predict(model, gpu, flags)
         quantities = tuple(_quantities(start, made))
         label = f"{start.engine} {flags.version}".strip()
