@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from shardwise.analysis.slo_search import hold
 from shardwise.architecture.models import load
 from shardwise.errors import InputError, NothingMeetsError
 from shardwise.hardware.catalogue import default_catalogue
+from shardwise.hardware.network import network
 from shardwise.hardware.node import Node
 from shardwise.perfmodel.profiles import bundled_profile
 from shardwise.planner.question import Demand, Question
@@ -53,6 +55,19 @@ def test_finalists_have_the_fewest_replicas_that_hold_and_hold_the_rate_they_say
     assert held(best.deployment.replicas, 0.93 * best.rate_held.value, seed=1)
     assert not held(best.deployment.replicas, 1.15 * best.rate_held.value, seed=1)
     assert not held(best.deployment.replicas - 1, 10.0, seed=1)
+
+
+def test_a_model_larger_than_a_node_holds_a_rate_over_two() -> None:
+    catalogue = default_catalogue()
+    asked = replace(
+        question("h100"),
+        arch=load("deepseek-r1"),
+        node=Node(catalogue.gpu("h100"), 16, 2, network("ib-ndr")),
+        demand=Demand(1000, 200, request_rate=0.5),
+    )
+    best = hold([asked], (Target("ttft_s", 99, 10.0),)).best.deployment
+    assert best.layout.replica_gpus == 16
+    assert best.layout.tp_size <= 8
 
 
 def test_the_cheaper_kind_of_gpu_wins_at_its_price() -> None:

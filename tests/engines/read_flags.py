@@ -59,6 +59,7 @@ def vllm(root: Path) -> list[str]:
     """The engine's arguments, and the server's: fields of `FrontendArgs`."""
     found = set(added(root / "vllm" / "engine" / "arg_utils.py"))
     server = root / "vllm" / "entrypoints" / "launchers" / "cli_args.py"
+    found |= set(added(server))
     for node in ast.walk(ast.parse(server.read_text("utf-8"))):
         if isinstance(node, ast.ClassDef) and node.name.endswith("FrontendArgs"):
             found |= {

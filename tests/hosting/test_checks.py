@@ -43,6 +43,11 @@ def cpu(extra: str = "", engine: str = "command", top: str = "") -> str:
             '[node]\ngpu = "mi300x"\n[[model]]\nmodel = "llama-3.1-70b"\ntp_size = 2\n',
             "rocm device 0 does not exist; found here: none",
         ),
+        (
+            '[node]\ngpu = "h100"\ngpus = 8\n[[model]]\nmodel = "llama-3.1-405b"\ntp_size = 8\n'
+            "pp_size = 2\n",
+            "16 GPUs for the replicas, and the file's node has 8.*shardwise export",
+        ),
         (cpu(engine="sglang"), "'sglang' is not installed in .*pip install 'sglang"),
         (cpu("colour = 1"), "unknown field `colour`"),
         (cpu(top='api_key_env = "SHARDWISE_TEST_KEY"'), "SHARDWISE_TEST_KEY is not set"),

@@ -130,6 +130,30 @@ def test_ray_serve_reads_its_config() -> None:
     assert read.applications[0].name == "shardwise"
 
 
+def test_ray_serve_builds_copies_of_attention_as_groups_of_ranks() -> None:
+    import yaml
+
+    layout = {"tp_size": 2, "attention_dp": 4, "expert_parallel": True, "replicas": 2}
+    text = export(node("h200", model="deepseek-r1", **layout), "ray")["serve.yaml"]
+    (application,) = yaml.safe_load(text)["applications"]
+    assert application["import_path"] == "ray.serve.llm:build_dp_openai_app"
+    llm = application["args"]["llm_config"]
+    assert llm["engine_kwargs"]["data_parallel_size"] == 4
+    assert llm["engine_kwargs"]["tensor_parallel_size"] == 2
+    assert llm["engine_kwargs"]["enable_expert_parallel"] is True
+    assert llm["deployment_config"] == {"num_replicas": 2}
+    assert "placement_group_config" not in llm
+
+
+def test_ray_serve_names_ranks_that_share_a_cache() -> None:
+    import yaml
+
+    one = node("h200", model="deepseek-r1", tp_size=8, dcp_size=8, replicas=1)
+    text = export(one, "ray")["serve.yaml"]
+    (llm,) = yaml.safe_load(text)["applications"][0]["args"]["llm_configs"]
+    assert llm["engine_kwargs"]["decode_context_parallel_size"] == 8
+
+
 def test_ray_serve_is_for_vllm_only() -> None:
     with pytest.raises(InputError, match="allowed: vllm"):
         export(node(engine="sglang"), "ray")

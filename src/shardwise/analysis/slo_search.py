@@ -17,6 +17,7 @@ from shardwise import metrics
 from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError
 from shardwise.evidence.record import Evidence, Interval
 from shardwise.layout.deployment import Deployment, Dtypes
+from shardwise.layout.nodes import nodes_of
 from shardwise.planner.candidates import Option, Rejected, enumerate_candidates
 from shardwise.planner.operating_point import limits_of, load_candidates
 from shardwise.planner.question import Question
@@ -134,16 +135,22 @@ def _check(questions: Sequence[Question]) -> None:
 
 
 def _worth_simulating(q: Question) -> tuple[list[Option], list[Rejected]]:
-    """Without PP, those that fit and that the closed form does not already know to be too slow."""
+    """Without PP within a node, those that fit and that the closed form does not already know to be
+    too slow."""
     possible, rejected = enumerate_candidates(q)
-    possible = [s for s in possible if s.layout.pp_size == 1]
-    rejected = [r for r in rejected if r.option.layout.pp_size == 1]
+    possible = [s for s in possible if _looked_at(q, s)]
+    rejected = [r for r in rejected if _looked_at(q, r.option)]
     fitting: list[Option] = []
     for dtype in q.dtypes():
         loaded, against = load_candidates(q, [s for s in possible if s.weight_dtype == dtype])
         fitting += [x.option for x in loaded]
         rejected += against
     return fitting, rejected
+
+
+def _looked_at(q: Question, option: Option) -> bool:
+    layout = option.layout
+    return layout.pp_size == 1 or nodes_of(layout, q.node.gpus_per_node) > 1
 
 
 def _deployment(q: Question, option: Option, replicas: int) -> Deployment:
@@ -185,7 +192,7 @@ def _fewest_replicas(
     q: Question, option: Option, targets: Sequence[Target], seed: int
 ) -> _Held | Rejected:
     """By bisection: what holds with some replicas holds with more."""
-    most = q.node.gpus // option.layout.replica_gpus
+    most = option.layout.replicas
     try:
         group = group_of(q.subject(option.weight_dtype), _deployment(q, option, most))
     except DoesNotFitError as error:

@@ -59,6 +59,8 @@ def simulate_day(
     profile: str = "reference",
     catalogue_files: Sequence[Path] = (),
     node_file: Path | None = None,
+    network: str = "",
+    gpus_per_node: int | None = None,
 ) -> DayResult:
     """Find the fewest replicas whose 99th percentiles hold in each hour, and simulate the day.
 
@@ -77,6 +79,8 @@ def simulate_day(
         profile: Name of a profile, or a shared profile file.
         catalogue_files: TOML files with your own GPUs and prices.
         node_file: Node file that `shardwise doctor --save` wrote; its links are those of its GPU.
+        network: What joins nodes, where a replica takes several: `ib-ndr`, `roce-400`, ….
+        gpus_per_node: GPUs of a node; None: as many as the GPU's usual node has.
 
     Raises:
         InputError: No bound is given, or an argument cannot be used.
@@ -88,7 +92,7 @@ def simulate_day(
     from shardwise.reports.prices import price_note
     from shardwise.simulator.capacity import Target
     from shardwise.simulator.day import size_day
-    from shardwise.simulator.fleet import make_group
+    from shardwise.simulator.fleet import fabric_of, make_group
     from shardwise.simulator.traffic import lengths_within
 
     bounds = {"ttft_s": ttft_p99_s, "tpot_s": tpot_p99_s}
@@ -99,7 +103,9 @@ def simulate_day(
         raise InputError(f"a day of {len(request_rates)} hours", f"allowed: up to {MAX_HOURS}")
     files = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
     catalogue = catalogue_for(files, deployment.gpu, deployment.engine)
-    group = with_caching(make_group(deployment, load_profile(profile), catalogue), prefix_caching)
+    fabric = fabric_of(network, gpus_per_node, deployment, catalogue)
+    made = make_group(deployment, load_profile(profile), catalogue, fabric)
+    group = with_caching(made, prefix_caching)
     day = size_day(
         group,
         list(request_rates),

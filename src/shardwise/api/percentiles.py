@@ -13,7 +13,7 @@ from shardwise.api.result import Result
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment, FixedLimits
 from shardwise.layout.speculation import Speculation
-from shardwise.planner.command import Replica, checkpoint, note, replicas
+from shardwise.planner.command import Replica, checkpoint, note, replicas, replicas_across
 from shardwise.simulator.capacity import Target
 from shardwise.workload.workload import TRAFFIC_CV, Slo
 
@@ -31,7 +31,11 @@ class PercentilePlan(Result):
         self._name, self._order = name, order
         q, best = found.best.question, found.best.deployment
         stored = checkpoint(name, q.arch, best)
-        self.commands: Sequence[Replica] = replicas(best, q.arch, q.node.gpu, stored, order=order)
+        self.commands: Sequence[Replica]
+        if q.node.nodes > 1:
+            self.commands = replicas_across(best, q.arch, q.node, stored)
+        else:
+            self.commands = replicas(best, q.arch, q.node.gpu, stored, order=order)
         self.remark = note(stored)
 
     @property
@@ -72,7 +76,9 @@ class PercentilePlan(Result):
 
         q, best = self.best.question, self.best.deployment
         chosen = Chosen(self._name, q.arch, q.node.gpu, best, order=self._order)
-        deployment_file.save(planned([chosen], best.gpus), path)
+        nodes = q.node.nodes
+        gpus = best.gpus if nodes == 1 else q.node.gpus_per_node
+        deployment_file.save(planned([chosen], gpus, nodes), path)
 
     def _answer(self) -> dict[str, Any]:
         from shardwise.reports.slo_search_tables import slo_search_document
@@ -105,6 +111,8 @@ def plan_percentiles(
     catalogue_files: Sequence[Path] = (),
     usd_per_gpu_hour: float | None = None,
     node_file: Path | None = None,
+    nodes: int = 1,
+    network: str = "",
     speculation: str = "none",
     acceptance: float | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
@@ -135,6 +143,8 @@ def plan_percentiles(
         catalogue_files: TOML files with your own GPUs and prices.
         usd_per_gpu_hour: Price of one kind of GPU; None takes the catalogue's.
         node_file: Node file that `shardwise doctor --save` wrote.
+        nodes: Nodes of `gpus` GPUs each.
+        network: What joins several nodes: `ib-ndr`, `roce-400`, `ethernet-100`, ….
         speculation: Drafted tokens a step: `mtp:3` by the model's own heads, or `DRAFT-MODEL:4`.
         acceptance: Share of drafted tokens that is accepted; None assumes one, with a range.
         progress: Called with what is simulated, how many are done, and how many there are.
@@ -158,7 +168,7 @@ def plan_percentiles(
         setting = Setting(
             kind, gpus, node_file, None, dtype, kv_dtype, engine, engine_version,
             limits or FixedLimits(), profile, catalogue_files, usd_per_gpu_hour,
-            Speculation.parse(speculation, acceptance),
+            Speculation.parse(speculation, acceptance), nodes, network,
         )  # fmt: skip
         questions += questions_of((model,), demands, Slo(ttft_s, tpot_s, e2e_latency_s), setting)
     bounds = (

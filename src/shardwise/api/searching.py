@@ -13,6 +13,7 @@ from shardwise.layout.deployment import Deployment
 from shardwise.workload.workload import TRAFFIC_CV
 
 if TYPE_CHECKING:
+    from shardwise.hardware.network import Fabric
     from shardwise.reports.table import Table
     from shardwise.simulator.search import Job
     from shardwise.simulator.summary import Summary
@@ -63,6 +64,8 @@ def search(
     profile: str = "reference",
     catalogue_files: Sequence[Path] = (),
     node_file: Path | None = None,
+    network: str = "",
+    gpus_per_node: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> SearchResult:
     """Simulate every deployment under every policy and rate, `seeds` times each.
@@ -92,12 +95,16 @@ def search(
         profile: Name of a profile, or a shared profile file.
         catalogue_files: TOML files with your own GPUs and prices.
         node_file: Node file that `shardwise doctor --save` wrote; its links are those of its GPU.
+        network: What joins nodes, where a replica takes several: `ib-ndr`, `roce-400`, ….
+        gpus_per_node: GPUs of a node; None: as many as the GPU's usual node has.
         progress: Called with how many simulations are done, and how many there are.
 
     Raises:
         InputError: An argument cannot be used, or there are no or too many combinations.
     """
     from shardwise.api.simulation import Asked, sessions_of
+    from shardwise.perfmodel.subject import catalogue_for
+    from shardwise.simulator.fleet import fabric_of
     from shardwise.simulator.search import Job, Store, digest_of
     from shardwise.simulator.search import search as run
     from shardwise.simulator.summary import summaries
@@ -115,6 +122,10 @@ def search(
     given = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
     files = tuple(str(Path(path).resolve()) for path in given)
     digest = digest_of(given)
+
+    def joined(one: Deployment) -> Fabric | None:
+        return fabric_of(network, gpus_per_node, one, catalogue_for(given, one.gpu, one.engine))
+
     jobs: list[Job] = [
         Job(
             deployment,
@@ -131,6 +142,7 @@ def search(
             profile=profile,
             catalogue_files=files,
             catalogue_digest=digest,
+            fabric=joined(deployment),
         )
         for deployment, policy, rate in product(deployments, policies, request_rates)
         for seed in range(seeds)

@@ -24,7 +24,7 @@ from shardwise.simulator.capacity import highest_rate, highest_trace_rate
 from shardwise.simulator.compiling import HAS_NUMBA, INSTALL
 from shardwise.simulator.disaggregated import Pools, make_pools, simulate_pools
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
-from shardwise.simulator.fleet import Failure, Group, make_group
+from shardwise.simulator.fleet import Failure, Group, fabric_of, make_group
 from shardwise.simulator.results import LATENCIES, PERCENTILES
 from shardwise.simulator.sessions import SessionTraffic, draw_sessions
 from shardwise.simulator.trace import Trace
@@ -66,6 +66,8 @@ class Asked(msgspec.Struct, frozen=True):
     prefix_caching: bool = True
     prefill_replicas: int = 0
     prefill_tp: int | None = None
+    network: str = ""
+    gpus_per_node: int | None = None
 
 
 def _traffic(asked: Asked, groups: Sequence[Group]) -> Traffic:
@@ -203,6 +205,8 @@ def simulate(
     hash_block: int | None = None,
     prefill_replicas: int = 0,
     prefill_tp: int | None = None,
+    network: str = "",
+    gpus_per_node: int | None = None,
 ) -> Simulation:
     """Simulate deployments under arriving requests, three times for the interval.
 
@@ -236,6 +240,8 @@ def simulate(
         hash_block: Tokens of one of a trace's `hash_ids`.
         prefill_replicas: Replicas that compute prompts alone; the deployment's then decode alone.
         prefill_tp: TP of those; None: the deployment's.
+        network: What joins nodes, where a replica takes several: `ib-ndr`, `roce-400`, ….
+        gpus_per_node: GPUs of a node; None: as many as the GPU's usual node has.
 
     Raises:
         InputError: An argument cannot be used, or no request was answered.
@@ -257,7 +263,7 @@ def simulate(
         trace_file, request_rate, tuple(stages), concurrency, hash_block, arrivals, isl, osl,
         length_cv, lengths_file, duration_s, warmup_s, turns, think_s, prefix_tokens, prefixes,
         policy, tuple(failures), ttft_s, tpot_s, usd_per_gpu_hour, seed, profile,
-        files, prefix_caching, prefill_replicas, prefill_tp,
+        files, prefix_caching, prefill_replicas, prefill_tp, network, gpus_per_node,
     )  # fmt: skip
     some = [deployments] if isinstance(deployments, Deployment) else list(deployments)
     return Simulation(answer(some, asked))
@@ -273,8 +279,7 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
         groups = pools.groups
     else:
         groups = [
-            with_caching(make_group(d, profile, _catalogue(asked, d)), asked.prefix_caching)
-            for d in deployments
+            with_caching(_group(asked, d, profile), asked.prefix_caching) for d in deployments
         ]
     trace = _trace(asked, groups)
     price = price_of(groups, asked.usd_per_gpu_hour, catalogue)
@@ -340,6 +345,12 @@ def _catalogue(asked: Asked, deployment: Deployment) -> Catalogue:
     return catalogue_for(asked.catalogue_files, deployment.gpu, deployment.engine)
 
 
+def _group(asked: Asked, deployment: Deployment, profile: Profile) -> Group:
+    catalogue = _catalogue(asked, deployment)
+    fabric = fabric_of(asked.network, asked.gpus_per_node, deployment, catalogue)
+    return make_group(deployment, profile, catalogue, fabric)
+
+
 def _pools(
     deployments: Sequence[Deployment], asked: Asked, profile: Profile, catalogue: Catalogue
 ) -> Pools:
@@ -352,6 +363,7 @@ def _pools(
         ("a concurrency", asked.concurrency is not None),
         ("sessions", asked.turns is not None),
         ("failures", bool(asked.failures)),
+        ("a network between nodes", bool(asked.network)),
     ):
         if given:
             raise InputError(

@@ -203,12 +203,8 @@ def _kinds(
 
 def _refuse_across_nodes(options: dict[str, Any]) -> None:
     """Raise InputError for options that support only one node."""
-    for given, what in (
-        (any(options[f"{name}_p99"] for name in BOUNDS), "percentile bounds"),
-        (options["disaggregated"], "--disaggregated"),
-    ):
-        if given:
-            raise InputError(f"{what} on {options['nodes']} nodes", "allowed: one node")
+    if options["disaggregated"]:
+        raise InputError(f"--disaggregated on {options['nodes']} nodes", "allowed: one node")
 
 
 def shared_arguments(options: dict[str, Any]) -> dict[str, Any]:

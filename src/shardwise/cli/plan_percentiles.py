@@ -65,6 +65,8 @@ def find(names: tuple[str, ...], options: dict[str, Any]) -> PercentilePlan:
         ttft_p99_s=options["ttft_p99"],
         tpot_p99_s=options["tpot_p99"],
         e2e_latency_p99_s=options["e2e_p99"],
+        nodes=options["nodes"],
+        network=options["network"],
         speculation=options["speculation"],
         acceptance=options["acceptance"],
         progress=show_progress,

@@ -106,6 +106,8 @@ def _day(deployments: list[Deployment], options: dict[str, Any], as_json: bool) 
         seed=options["seed"],
         profile=options["profile"],
         catalogue_files=options["catalogue_files"],
+        network=options["network"],
+        gpus_per_node=options["gpus_per_node"],
     )
     if as_json:
         print_result(found)

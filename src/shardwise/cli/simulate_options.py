@@ -73,6 +73,12 @@ def deployment_options(command: F) -> F:
                 ("--pp", "pp_size", "Number of pipeline stages per replica."),
             )
         ),
+        click.option(
+            "--gpus-per-node", type=click.IntRange(1, 1024), help="GPUs of a node, with --network."
+        ),
+        click.option(
+            "--network", default="", help="Network between nodes, if a replica takes several."
+        ),
         click.option("--gpu", default="h200", show_default=True, help="GPU id, e.g. h200."),
         NODE,
         ENGINE,
@@ -251,4 +257,6 @@ def load_arguments(options: dict[str, Any]) -> dict[str, Any]:
         "profile": options["profile"],
         "catalogue_files": options["catalogue_files"],
         "prefix_caching": not options["no_prefix_caching"],
+        "network": options["network"],
+        "gpus_per_node": options["gpus_per_node"],
     }

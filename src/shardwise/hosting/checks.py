@@ -32,6 +32,7 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
     """What has to hold on this machine before `up`; `ports` are those that must be free."""
     from shardwise.replica.probing import port_in_use
 
+    _require_one_node(file)
     made = check_plan(file)
     if file.node.ray:
         check_cluster(file, kind_of(file))
@@ -51,6 +52,19 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
                 f"port {port} on {host} is in use", remedy="choose another in the file"
             )
     return made
+
+
+def _require_one_node(file: DeploymentFile) -> None:
+    """Raise InputError for a file of several nodes, which is to be exported."""
+    if file.node.ray or not file.node.gpus or file.node.gpu == "cpu":
+        return
+    gpus = sum(model.devices_per_replica * model.replicas for model in file.models)
+    if gpus > file.node.gpus:
+        raise InputError(
+            f"{gpus} GPUs for the replicas, and the file's node has {file.node.gpus}",
+            "allowed with 'shardwise up': one node",
+            "translate the file for several with 'shardwise export --to kubernetes' or ray",
+        )
 
 
 def _check_shape(file: DeploymentFile, model: ModelTable) -> None:

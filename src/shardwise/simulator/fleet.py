@@ -15,7 +15,9 @@ from shardwise.engines.device import device_of
 from shardwise.engines.registry import get
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
-from shardwise.layout.deployment import Deployment, Dtypes
+from shardwise.hardware.network import Fabric, network, networks
+from shardwise.layout.deployment import Deployment, Dtypes, Layout
+from shardwise.layout.nodes import straddles
 from shardwise.layout.rules import require_kv_dtype, violations
 from shardwise.perfmodel.drafts import require_draft
 from shardwise.perfmodel.estimate import Subject, note_on
@@ -65,18 +67,77 @@ class Group(msgspec.Struct, frozen=True):
         )
 
 
+def fabric_of(
+    network_name: str, gpus_per_node: int | None, deployment: Deployment, catalogue: Catalogue
+) -> Fabric | None:
+    """What joins the nodes of a deployment; None where no network is named.
+
+    Args:
+        network_name: Id in the catalogue of networks, or "".
+        gpus_per_node: GPUs of one node; None: as many as the GPU's usual node has.
+        deployment: Its GPU's catalogue entry tells the usual node.
+        catalogue: Of GPUs.
+
+    Raises InputError for an unknown network, and for GPUs of a node without a network.
+    """
+    if not network_name:
+        if gpus_per_node is not None:
+            raise InputError(
+                f"--gpus-per-node {gpus_per_node} for one node",
+                f"needed: --network with one of {', '.join(networks())}",
+                field="gpus_per_node",
+            )
+        return None
+    gpu, joined = catalogue.gpu(deployment.gpu), network(network_name)
+    size = gpu.node_gpus if gpus_per_node is None else gpus_per_node
+    if not 1 <= size <= gpu.interconnect.max_world:
+        raise InputError(
+            f"{size} x {gpu.id} in one node",
+            f"allowed: 1 to {gpu.interconnect.max_world} GPUs",
+            field="gpus_per_node",
+        )
+    return Fabric(size, joined)
+
+
+def _require_nodes(subject: Subject, layout: Layout) -> None:
+    """Raise InputError for a replica larger than a node that no nodes with a network take."""
+    gpu, fabric = subject.gpu, subject.fabric
+    if fabric is None:
+        if layout.replica_gpus > gpu.interconnect.max_world:
+            raise InputError(
+                f"{layout.name} takes {layout.replica_gpus} GPUs, and a node of {gpu.id} has "
+                f"{gpu.interconnect.max_world}",
+                f"allowed: several nodes joined by one of {', '.join(networks())}",
+                "name it with --network",
+                field="network",
+            )
+        return
+    if reason := straddles(layout, fabric.gpus_per_node):
+        raise InputError(reason)
+    engine = get(subject.engine)
+    spread = layout.replica_gpus > fabric.gpus_per_node
+    if spread and not engine.capabilities.multi_node:
+        raise InputError(f"{engine.title} across nodes: its flags are not known here")
+
+
 def make_group(
-    deployment: Deployment, profile: Profile | None = None, catalogue: Catalogue | None = None
+    deployment: Deployment,
+    profile: Profile | None = None,
+    catalogue: Catalogue | None = None,
+    fabric: Fabric | None = None,
 ) -> Group:
     """The replicas of a deployment, with the profile's step times and the memory model's KV cache.
 
     Raises UnknownNameError, InputError or DoesNotFitError.
     """
-    return group_of(subject_for(deployment, profile, catalogue), deployment)
+    return group_of(subject_for(deployment, profile, catalogue, fabric), deployment)
 
 
 def subject_for(
-    deployment: Deployment, profile: Profile | None = None, catalogue: Catalogue | None = None
+    deployment: Deployment,
+    profile: Profile | None = None,
+    catalogue: Catalogue | None = None,
+    fabric: Fabric | None = None,
 ) -> Subject:
     """A deployment's model, GPU and engine. Raises UnknownNameError or InputError."""
     known = catalogue or default_catalogue()
@@ -90,7 +151,7 @@ def subject_for(
     if deployment.speculation is not None:
         require_draft(stored, deployment.speculation)
     drafted = deployment.speculation
-    return Subject(stored, gpu, engine, deployment.dtypes.kv, seen, version, drafted)
+    return Subject(stored, gpu, engine, deployment.dtypes.kv, seen, version, drafted, fabric)
 
 
 def group_of(subject: Subject, deployment: Deployment) -> Group:
@@ -103,6 +164,7 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
         raise InputError(broken[0].message)
     for problem in problems(get(d.engine), d, device_of(subject.gpu), arch):
         raise problem
+    _require_nodes(subject, d.layout)
     stored = replace(d, dtypes=Dtypes(arch.checkpoint_dtype, setting.kv_dtype))
     memory = require_fit(arch, subject.gpu, stored, REFERENCE_CONTEXT)
     tokens, copies = deployment.limits.max_num_batched_tokens, d.layout.attention_dp

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.files import read_limited
+from shardwise.hardware.network import Fabric
 from shardwise.layout.deployment import Deployment
 from shardwise.perfmodel.profiles import load_profile
 from shardwise.perfmodel.subject import catalogue_for
@@ -51,6 +52,7 @@ class Job(msgspec.Struct, frozen=True):
     profile: str = "reference"
     catalogue_files: tuple[str, ...] = ()
     catalogue_digest: str = ""  #: of those files, so that a changed file is a new job
+    fabric: Fabric | None = None  #: what joins nodes, where a replica takes several
 
     @property
     def key(self) -> str:
@@ -105,7 +107,8 @@ def run_job(job: Job) -> Outcome:
 
 def _group(job: Job) -> Group:
     d, files = job.deployment, [Path(name) for name in job.catalogue_files]
-    group = make_group(d, load_profile(job.profile), catalogue_for(files, d.gpu, d.engine))
+    catalogue = catalogue_for(files, d.gpu, d.engine)
+    group = make_group(d, load_profile(job.profile), catalogue, job.fabric)
     return replace(group, scheduling=replace(group.scheduling, prefix_caching=job.prefix_caching))
 
 

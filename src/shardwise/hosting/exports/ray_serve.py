@@ -1,6 +1,8 @@
 """Ray Serve: the config that `serve run` takes, one LLM application for all models.
 
-https://docs.ray.io/en/latest/serve/llm/index.html
+https://docs.ray.io/en/latest/serve/llm/index.html; data-parallel attention:
+https://docs.ray.io/en/latest/serve/llm/user-guides/data-parallel-attention.html (since
+ray-project/ray#61480 `num_replicas` counts groups of ranks).
 """
 
 from __future__ import annotations
@@ -19,11 +21,18 @@ def write(file: DeploymentFile, made: Sequence[Launch]) -> dict[str, str]:
     """serve.yaml. InputError for an engine other than vLLM, or flags that have no field there."""
     kind = made[0].kind
     models = [_llm(file, model, kind) for model in file.models]
+    copied = next((model for model in file.models if model.attention_dp > 1), None)
+    if copied is not None and len(models) > 1:
+        raise InputError(
+            f"{copied.served_name}: {copied.layout.name} beside other models on Ray Serve",
+            "allowed: one model with attention DP",
+            "Ray builds an application of its own for it; split the file",
+        )
     application = {
         "name": file.name,
         "route_prefix": "/",
-        "import_path": "ray.serve.llm:build_openai_app",
-        "args": {"llm_configs": models},
+        "import_path": f"ray.serve.llm:{'build_dp_openai_app' if copied else 'build_openai_app'}",
+        "args": {"llm_config": models[0]} if copied else {"llm_configs": models},
     }
     config = {
         "http_options": {"host": file.host, "port": file.port},
@@ -37,12 +46,6 @@ def _llm(file: DeploymentFile, model: ModelTable, kind: str) -> dict[str, Any]:
         raise InputError(
             f"{model.served_name}: engine {model.engine!r} on Ray Serve", "allowed: vllm"
         )
-    if model.attention_dp > 1:
-        raise InputError(
-            f"{model.served_name}: {model.layout.name} on Ray Serve",
-            "allowed: layouts of TP, PP and EP",
-            "Ray builds one application for each model with attention DP; export to kubernetes",
-        )
     engine: dict[str, Any] = {
         "tensor_parallel_size": model.tp_size,
         "pipeline_parallel_size": model.pp_size,
@@ -50,6 +53,10 @@ def _llm(file: DeploymentFile, model: ModelTable, kind: str) -> dict[str, Any]:
         "max_num_seqs": model.max_num_seqs,
         "max_num_batched_tokens": model.max_num_batched_tokens,
     }
+    if model.dcp_size > 1:
+        engine["decode_context_parallel_size"] = model.dcp_size
+    if model.attention_dp > 1:
+        engine["data_parallel_size"] = model.attention_dp
     if kind != "cpu":
         engine["gpu_memory_utilization"] = model.gpu_memory_utilization
     spelled = get("vllm").capabilities.kv_dtypes
@@ -65,7 +72,10 @@ def _llm(file: DeploymentFile, model: ModelTable, kind: str) -> dict[str, Any]:
         "deployment_config": {"autoscaling_config": replicas},
         "runtime_env": {"env_vars": dict(model.env)},
     }
-    if model.devices_per_replica > 1 and kind != "cpu":
+    if model.attention_dp > 1:
+        # groups of ranks; Ray places each rank's GPUs and starts a group whole
+        made["deployment_config"] = {"num_replicas": model.replicas}
+    elif model.devices_per_replica > 1 and kind != "cpu":
         # a replica's ranks on one node, where the links between them are
         bundles = [{"GPU": 1}] * model.devices_per_replica
         within = not file.node.gpus or model.devices_per_replica <= file.node.gpus
