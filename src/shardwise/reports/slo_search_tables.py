@@ -38,8 +38,12 @@ def recommendation(found: SloSearch) -> str:
         if best.certain
         else "With every step at the slow end of its 80 % interval it would not hold."
     )
+    subject = q.subject(best.deployment.dtypes.weight)
+    far = subject.calibrated.profile.knowledge.far(subject.asked, best.deployment.layout)
+    unmeasured = f", though nothing near it was measured ({far})" if far else ""
     return (
-        f"Deploy {q.arch.id} as {_name(best)} ({best.deployment.engine}), {_cost(best)}: the "
+        f"Deploy {q.arch.id} as {_name(best)} ({best.deployment.engine}){unmeasured}, "
+        f"{_cost(best)}: the "
         f"cheapest simulated that holds {q.demand.request_rate:g} requests/s within {bounds}. "
         f"There: {given}.\nIt holds up to {quantity(best.rate_held, 'requests/s')}. {sure}"
     )
