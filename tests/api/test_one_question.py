@@ -1,67 +1,244 @@
-"""One question, one answer: the Python API, `study`, `plan`, the explorer, a report and rows."""
+"""One question, one answer: the Python API, commands, rows of a file, the explorer and a report."""
 
 from __future__ import annotations
 
+import csv
 import json
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
-from shardwise import Deployment, Dtypes, EngineLimits, Layout, Workload, plan, predict, study
+from shardwise import (
+    Deployment,
+    Dtypes,
+    EngineLimits,
+    Layout,
+    Workload,
+    plan,
+    predict,
+    simulate,
+    study,
+    study_layouts,
+)
 from shardwise.cli.main import cli
 from shardwise.evidence.record import Evidence
+from shardwise.layout.deployment import layout_of
 from shardwise.reports.saved import read_study
-from shardwise.web.asking import explorer, study_of
+from shardwise.simulator.compiling import HAS_NUMBA
+from shardwise.web.asking import cells_of, explorer, found_of, study_of
 from shardwise.web.state import State
 
-ISL, OSL, TP, BATCH = 1024, 256, 2, 16
-METRICS = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
+METRICS: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """One replica of a layout under one load."""
+
+    model: str
+    gpu: str
+    layout: str
+    dtype: str
+    engine: str = "vllm"
+    isl: int = 1024
+    osl: int = 256
+    batch: int = 16
+    cached_tokens: int = 0
+    speculation: str = "none"
+    acceptance: float | None = None
+
+    @property
+    def gpus(self) -> int:
+        return layout_of(self.layout).replica_gpus
+
+    def options(self) -> dict[str, Any]:
+        """As the functions of the API take them."""
+        same = ("gpu", "gpus", "isl", "osl", "dtype", "engine", "cached_tokens", "speculation")
+        return {**{name: getattr(self, name) for name in same}, "acceptance": self.acceptance}
+
+    def words(self) -> list[str]:
+        """As the commands take them."""
+        pairs = {f"--{name.replace('_', '-')}": value for name, value in self.options().items()}
+        return [str(w) for pair in pairs.items() if pair[1] is not None for w in pair]
+
+
+#: dense and experts, NVIDIA and AMD, TP, EP, data-parallel attention and PP, two engines, a draft
+#: head and a shared prefix
+QUESTIONS: Final = {
+    "dense": Asked("llama-3.1-70b", "h200", "TP2", "fp8"),
+    "dense on AMD": Asked("llama-3.1-70b", "mi300x", "TP4", "fp8", isl=2048, osl=512, batch=64),
+    "experts with EP": Asked("gpt-oss-120b", "b200", "TP4xEP4", "mxfp4", batch=64),
+    "copies of attention": Asked("deepseek-r1", "b200", "DP8xEP8", "fp8", batch=128),
+    "pipeline": Asked("llama-3.1-8b", "h100", "PP2", "bf16", batch=8),
+    "sglang": Asked("llama-3.1-70b", "h100", "TP4", "fp8", engine="sglang"),
+    "draft heads": Asked("qwen3.5-27b", "h200", "TP1", "bf16", speculation="mtp:2", acceptance=0.7),
+    "shared prefix": Asked("llama-3.1-8b", "h200", "TP1", "fp8", isl=2048, cached_tokens=1024),
+}
 
 
 def values(item: Evidence) -> dict[str, float]:
     return {name: item.metrics[name].value for name in METRICS}
 
 
-@pytest.fixture(scope="module")
-def ours() -> Evidence:
-    asked: dict[str, Any] = {"gpu": "h200", "gpus": TP, "isl": ISL, "osl": OSL, "dtype": "fp8"}
-    (cell,) = study("llama-3.1-70b", tp_sizes=(TP,), concurrencies=(BATCH,), **asked).evidence
-    return cell
+def bounds(item: Evidence) -> dict[str, tuple[float, float]]:
+    return {name: (item.metrics[name].lo, item.metrics[name].hi) for name in METRICS}
 
 
-def test_predict_gives_the_studys_numbers(ours: Evidence) -> None:
-    deployment = Deployment(
-        "llama-3.1-70b", "h200", Layout(TP), ours.deployment.limits, Dtypes("fp8")
+def run(*words: str) -> str:
+    done = CliRunner().invoke(cli, list(words), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@cache
+def study_cell(name: str) -> Evidence:
+    asked = QUESTIONS[name]
+    found = study_layouts(
+        asked.model, layouts=[asked.layout], concurrencies=[asked.batch], **asked.options()
     )
-    (found,) = predict(deployment, ours.workload).evidence
+    return found.evidence[0]
+
+
+@pytest.fixture
+def asked(name: str) -> Asked:
+    return QUESTIONS[name]
+
+
+@pytest.fixture
+def ours(name: str) -> Evidence:
+    return study_cell(name)
+
+
+def questions(*, tp_alone: bool = False, plain: bool = False) -> pytest.MarkDecorator:
+    """Every question; only layouts that a study over TP sizes has, or only those without drafts
+    and a shared prefix, which the explorer does not ask about and a simulation draws at random."""
+    found = [
+        name
+        for name, one in QUESTIONS.items()
+        if not (tp_alone and layout_of(one.layout) != Layout(one.gpus))
+        and not (plain and (one.cached_tokens or one.speculation != "none"))
+    ]
+    return pytest.mark.parametrize("name", found)
+
+
+@questions()
+def test_predict_gives_the_studys_numbers_and_intervals(asked: Asked, ours: Evidence) -> None:
+    (found,) = predict(ours.deployment, ours.workload).evidence
     assert values(found) == pytest.approx(values(ours))
+    assert bounds(found) == {name: pytest.approx(pair) for name, pair in bounds(ours).items()}
+    assert found.workload.cached_tokens == asked.cached_tokens
 
 
-def test_plan_gives_the_studys_numbers_where_limits_are_the_same(ours: Evidence) -> None:
-    found = plan(
-        "llama-3.1-70b", gpu="h200", gpus=TP, isl=ISL, osl=OSL, concurrency=BATCH, dtype="fp8"
-    )
-    same = next(c for c in found.candidates if c.deployment.layout == Layout(TP))
-    limits: EngineLimits = same.deployment.limits
-    deployment = Deployment("llama-3.1-70b", "h200", Layout(TP), limits, Dtypes("fp8"))
-    (again,) = predict(deployment, Workload(ISL, OSL, BATCH, length_spread=None)).evidence
-    assert values(again) == pytest.approx(values(same.evidence), rel=0.02)
-    assert same.evidence.metrics["tpot_s"].value == pytest.approx(
-        ours.metrics["tpot_s"].value, rel=0.02
-    )
+@questions()
+def test_the_commands_give_them_too(asked: Asked, ours: Evidence) -> None:
+    one = ["--layouts", asked.layout, "--batch", str(asked.batch), "--json"]
+    (printed,) = json.loads(run("study", asked.model, *asked.words(), *one))["layouts"]["evidence"]
+    assert {m: printed["metrics"][m]["value"] for m in METRICS} == pytest.approx(values(ours))
+    assert printed["deployment"] == msgspec.to_builtins(ours.deployment)
 
 
-def test_the_explorer_shows_the_commands_study() -> None:
-    state = State(model="llama-3.1-70b", gpu="h200", isl=ISL, osl=OSL)
+@questions(tp_alone=True)
+def test_a_study_of_tp_sizes_and_the_folder_that_report_reads(
+    asked: Asked, ours: Evidence, tmp_path: Path
+) -> None:
+    one = ["--tp", str(asked.gpus), "--batch", str(asked.batch), "-o", str(tmp_path), "--json"]
+    (printed,) = json.loads(run("study", asked.model, *asked.words(), *one))["study"]["evidence"]
+    assert {m: printed["metrics"][m]["value"] for m in METRICS} == pytest.approx(values(ours))
+    (kept,) = read_study(tmp_path).study.evidence
+    assert values(kept) == pytest.approx(values(ours))
+
+
+@questions()
+def test_a_row_of_a_file_gives_them_too(asked: Asked, ours: Evidence, tmp_path: Path) -> None:
+    d, layout = ours.deployment, ours.deployment.layout
+    row = {
+        "model_id": asked.model,
+        "gpu_id": asked.gpu,
+        "engine_id": asked.engine,
+        "weight_dtype": asked.dtype,
+        "kv_dtype": d.dtypes.kv,
+        "tp": layout.tp_size,
+        "pp": layout.pp_size,
+        "ep": layout.ep_size,
+        "dp": layout.attention_dp,
+        "mode": "serving_closed_loop",
+        "concurrency": asked.batch,
+        "isl": asked.isl,
+        "osl": asked.osl,
+        "requests": 10 * asked.batch,
+        "length_cv": ours.workload.length_cv,
+        "cached_tokens": asked.cached_tokens,
+        "speculation": "" if asked.speculation == "none" else asked.speculation,
+        "acceptance": asked.acceptance,
+        "max_num_seqs": d.limits.max_num_seqs,
+        "gpu_memory_utilization": d.limits.gpu_memory_utilization,
+    }
+    table = tmp_path / "rows.csv"
+    with table.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, row)
+        writer.writeheader()
+        writer.writerow(row)
+    run("predict", str(table), "-o", str(tmp_path / "out.csv"))
+    (out,) = csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8"))
+    assert out["pred_note"] == "" or out["pred_tpot_ms"], out
+    assert 1e-3 * float(out["pred_tpot_ms"]) == pytest.approx(values(ours)["tpot_s"], rel=0.01)
+    assert float(out["pred_e2e_s"]) == pytest.approx(values(ours)["e2e_latency_s"], rel=0.01)
+
+
+@questions()
+def test_plan_gives_them_where_the_limits_are_the_same(asked: Asked, ours: Evidence) -> None:
+    found = plan(asked.model, concurrency=asked.batch, **asked.options())
+    same = next(
+        c for c in found.candidates
+        if c.deployment.layout == ours.deployment.layout
+        and c.deployment.dtypes == ours.deployment.dtypes
+    )  # fmt: skip
+    limits = same.deployment.limits
+    assert limits.max_model_len == ours.deployment.limits.max_model_len
+    (again,) = predict(replace(ours.deployment, limits=limits), ours.workload).evidence
+    assert values(again) == pytest.approx(values(same.evidence), rel=0.01)
+    assert values(same.evidence) == pytest.approx(values(ours), rel=0.02)
+
+
+@questions(plain=True)
+def test_the_explorer_shows_them(asked: Asked, ours: Evidence) -> None:
+    state = State(
+        asked.model, asked.gpu, asked.gpus, asked.engine, asked.dtype,
+        isl=asked.isl, osl=asked.osl, batch=asked.batch,
+    )  # fmt: skip
+    (cell,) = cells_of(found_of(explorer(), state), [(ours.deployment.layout, asked.batch)])
+    (again,) = predict(cell.deployment, cell.workload).evidence
+    assert values(cell) == pytest.approx(values(again), rel=0.01)
+    assert values(cell) == pytest.approx(values(ours), rel=0.02)
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
+@questions(plain=True)
+def test_a_simulated_closed_loop_lies_within_the_interval(asked: Asked, ours: Evidence) -> None:
+    found = simulate(
+        ours.deployment, concurrency=asked.batch, isl=asked.isl, osl=asked.osl,
+        length_cv=ours.workload.length_cv, seed=1,
+    )  # fmt: skip
+    (item,) = found.evidence
+    for name in ("tpot_s", "e2e_latency_s"):
+        here, there = item.metrics[name], ours.metrics[name]
+        assert here.lo <= there.hi, name
+        assert there.lo <= here.hi, name
+
+
+def test_the_explorer_shows_the_commands_whole_study() -> None:
+    state = State(model="llama-3.1-70b", gpu="h200", isl=1024, osl=256)
     output = study_of(explorer(), state)
     question = output.study.question
     again = study(
         "llama-3.1-70b",
         gpu="h200",
-        isl=ISL,
-        osl=OSL,
+        isl=1024,
+        osl=256,
         dtype="fp8",
         tp_sizes=question.tp_sizes,
         concurrencies=question.concurrencies,
@@ -72,11 +249,12 @@ def test_the_explorer_shows_the_commands_study() -> None:
     assert again.output.study.costs == output.study.costs
 
 
-def test_the_command_and_its_folder_hold_the_same_study(ours: Evidence, tmp_path: Path) -> None:
-    words = ["study", "llama-3.1-70b", "--gpu", "h200", "--gpus", str(TP), "--tp", str(TP)]
-    words += ["--batch", str(BATCH), "--isl", str(ISL), "--osl", str(OSL), "--dtype", "fp8"]
-    done = CliRunner().invoke(cli, [*words, "--json", "-o", str(tmp_path)], catch_exceptions=False)
-    (printed,) = json.loads(done.stdout)["study"]["evidence"]
-    assert {m: printed["metrics"][m]["value"] for m in METRICS} == pytest.approx(values(ours))
-    (kept,) = read_study(tmp_path).study.evidence  # what `report` reads
-    assert values(kept) == pytest.approx(values(ours))
+def test_limits_that_are_given_hold_in_study_and_plan() -> None:
+    limits: dict[str, Any] = {"gpu": "h200", "gpus": 2, "isl": 1000, "osl": 200, "dtype": "fp8"}
+    one = plan("llama-3.1-70b", concurrency=8, **limits).best.deployment.limits
+    # 2 x 1,200 tokens rounded up to 256
+    assert one.max_model_len == 2560
+    (cell,) = study("llama-3.1-70b", tp_sizes=[2], concurrencies=[8], **limits).evidence
+    assert cell.deployment.limits.max_model_len == 2560
+    alone = Deployment("llama-3.1-70b", "h200", Layout(2), EngineLimits(8), Dtypes("fp8"))
+    assert predict(alone, Workload(1000, 200, 8)).evidence[0].deployment.limits.max_model_len == 0
