@@ -299,3 +299,62 @@ def test_the_explorer_starts_on_the_node(node_file: Path) -> None:
     assert any("--node" in line for line in shown["terminal"])
     measured = found_of(known, state).subject.gpu.all_reduce_source
     assert measured.startswith("node file: ")
+
+
+@pytest.fixture
+def two_small_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose nvidia-smi reports two H200 NVL with 16 GiB, the second half full."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\n"
+        'echo "index, name, memory.total [MiB], memory.used [MiB], mig.mode.current"\n'
+        'echo "0, NVIDIA H200 NVL, 16384 MiB, 0 MiB, Disabled"\n'
+        'echo "1, NVIDIA H200 NVL, 16384 MiB, 8000 MiB, Disabled"\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("shardwise.hosting.devices.present", lambda _: {0, 1})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (
+            'model = "llama-3-8b"\nmax_model_len = 2048\ndevices = [[0]]',
+            "llama-3-8b: weights and activations leave no room for a KV cache on h200-nvl at TP=1 "
+            "with the 16.0 GiB that it has here",
+        ),
+        (
+            'model = "qwen3-0.6b"\nmax_model_len = 2048\ndevices = [[1]]',
+            "qwen3-0.6b/0: 7.8 GiB of GPU 1 are in use",
+        ),
+    ],
+)
+def test_up_says_what_would_fail_and_starts_nothing(
+    two_small_cards: Path, model: str, says: str
+) -> None:
+    found = run("up", deployment(two_small_cards, model))
+    assert found.exception is not None
+    assert says in str(found.exception)
+    assert not (two_small_cards / "state").exists()
+
+
+def test_up_pins_each_replica_to_its_bridge(node_file: Path, tmp_path: Path) -> None:
+    """The environment that replicas start with."""
+    from shardwise.hosting.launching import launches
+
+    file = load(deployment(tmp_path, 'model = "a"\ntp_size = 4\nreplicas = 2'))
+    made = launches(placed(file, node_file), "cuda")
+    assert [launch.env["CUDA_VISIBLE_DEVICES"] for launch in made] == ["0,2,4,6", "1,3,5,7"]
+
+
+def test_mixed_links_and_two_islands_are_dealt_by_their_links(tmp_path: Path) -> None:
+    """Bridged pairs 0-5 and 1-4 across sockets, and a switch under 2-3: TP=2 takes the bridges."""
+    codes = dict.fromkeys(combinations(range(6), 2), Link("SYS"))
+    codes |= {(0, 5): Link("NVLINK", 4), (1, 4): Link("NVLINK", 4), (2, 3): Link("PIX")}
+    devices = tuple(Device(i, name="NVIDIA RTX A6000", numa=int(i > 2)) for i in range(6))
+    write(tmp_path / "node.toml", Node(devices, codes))
+    file = load(deployment(tmp_path, 'model = "a"\ntp_size = 2\nreplicas = 3', gpu="rtx-a6000"))
+    assert placed(file, tmp_path / "node.toml").models[0].devices == [[0, 5], [1, 4], [2, 3]]

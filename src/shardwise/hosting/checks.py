@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shardwise.engines import get
 from shardwise.errors import DoesNotFitError, InputError
@@ -17,6 +18,12 @@ from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
 from shardwise.hosting.devices import check_claims, check_present, kind_of
 from shardwise.hosting.launching import Launch, launches
 from shardwise.hosting.node_check import check_node
+from shardwise.units import GIB
+
+if TYPE_CHECKING:
+    from shardwise.architecture.model import Model
+    from shardwise.hardware.gpu import Gpu
+    from shardwise.node.node import Node
 
 
 def check_plan(file: DeploymentFile) -> list[Launch]:
@@ -38,7 +45,8 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
         check_cluster(file, kind_of(file))
     check_present(made, kind_of(file))
     to_start = {port for _, port in ports}  # a running replica holds the memory that it uses
-    check_node([launch for launch in made if launch.port in to_start])
+    starting = [launch for launch in made if launch.port in to_start]
+    _check_memory(file, starting, check_node(starting))
     choose(file)
     for model in file.models:
         _check_engine(model)
@@ -69,37 +77,65 @@ def _require_one_node(file: DeploymentFile) -> None:
 
 def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
     """The planner's rules, where the architecture is known without asking the network."""
-    from shardwise.architecture.models import bundled, load
     from shardwise.engines.checks import layout_problems
     from shardwise.layout.rules import require_layout
+
+    arch = _architecture(model)
+    if arch is None:
+        return
+    require_layout(arch, model.layout)
+    if model.engine != "command":
+        for problem in layout_problems(get(model.engine), model.layout, arch):
+            raise problem
+    if file.node.gpu != "cpu":
+        _require_room(model, arch, _gpu(file))
+
+
+def _check_memory(file: DeploymentFile, starting: Sequence[Launch], node: Node | None) -> None:
+    """DoesNotFitError for a replica whose GPUs here have less memory than the catalogue's, so that
+    nothing is left for its cache. Without a node that was read: no-op."""
+    from shardwise.perfmodel.node_gpu import with_memory
+
+    for launch in starting:
+        if node is None or not set(launch.devices) & set(node.indices):
+            continue
+        here = with_memory(node.only(launch.devices), _gpu(file))
+        arch = _architecture(launch.model) if here.memory_bytes < _gpu(file).memory_bytes else None
+        if arch is not None:
+            where = f" with the {here.memory_bytes / GIB:.1f} GiB that it has here"
+            _require_room(launch.model, arch, here, where)
+
+
+def _architecture(model: ModelTable) -> Model | None:
+    """The model's, where it is known without asking the network."""
+    from shardwise.architecture.models import bundled, load
 
     given = model.architecture or model.model
     path = Path(given).expanduser()
     local = (path / "config.json").is_file() or path.suffix == ".json"
     if not local and given not in bundled() and not model.architecture:
         try:
-            arch = load(given) if "/" not in given else None
+            return load(given) if "/" not in given else None
         except InputError:
-            arch = None
-        if arch is None:
-            return
-    else:
-        arch = load(given)
-    require_layout(arch, model.layout)
-    if model.engine != "command":
-        for problem in layout_problems(get(model.engine), model.layout, arch):
-            raise problem
-    if file.node.gpu == "cpu":
-        return
+            return None
+    return load(given)
+
+
+def _gpu(file: DeploymentFile) -> Gpu:
     from shardwise.hardware.catalogue import default_catalogue
+
+    return default_catalogue().gpu(file.node.gpu)
+
+
+def _require_room(model: ModelTable, arch: Model, gpu: Gpu, where: str = "") -> None:
+    """Raise DoesNotFitError where `gpu` has no room for a cache beside the weights."""
     from shardwise.perfmodel.memory import plan
 
-    gpu = default_catalogue().gpu(file.node.gpu)
     found = plan(arch, gpu, model.deployment(gpu.id), model.max_model_len or arch.max_context)
     if found.kv_budget_bytes <= 0:
         raise DoesNotFitError(
             f"{model.served_name}: weights and activations leave no room for a KV cache on "
-            f"{gpu.id} at TP={model.tp_size}; raise tp_size or gpu_memory_utilization"
+            f"{gpu.id} at TP={model.tp_size}{where}; raise tp_size or gpu_memory_utilization"
         )
 
 

@@ -7,14 +7,20 @@ from collections.abc import Sequence
 from shardwise.doctor.preflight import require_ready
 from shardwise.hosting.launching import Launch
 from shardwise.node.here import GPU_COMMANDS, read_here
+from shardwise.node.node import Node
 
 
-def check_node(starting: Sequence[Launch]) -> None:
-    """InputError for a GPU that does not answer, is split or is in use. CPU and Ray: no-op."""
+def check_node(starting: Sequence[Launch]) -> Node | None:
+    """The GPUs as their tools describe them; None where no replica starts on one of this machine.
+
+    Raises:
+        InputError: A GPU does not answer, is split or is in use.
+    """
     on_gpus = [launch for launch in starting if launch.kind in ("cuda", "rocm")]
     if not on_gpus:
-        return
+        return None
     reading = read_here(GPU_COMMANDS)
     for launch in on_gpus:
         share = launch.model.gpu_memory_utilization
         require_ready(reading, launch.replica, launch.devices, share, launch.model.engine)
+    return reading.node

@@ -84,7 +84,8 @@ def reduce_provenance(node: Node, world: int, size: float) -> Provenance:
     """How far an all-reduce of `size` bytes over `world` ranks is from a measurement."""
     gpu = node.gpu
     if own_lines(gpu) is not None:
-        return Provenance.INTERPOLATED
+        # a node file's lines stand in from another machine with such links
+        return Provenance.OTHER_GPU if gpu.all_reduce_source else Provenance.INTERPOLATED
     if gpu.vendor == "cpu" or gpu.interconnect.topology_of(world) == "network":
         return Provenance.ROOFLINE
     return Provenance(int(_tabled(node, world, np.array([size])).provenance[0]))

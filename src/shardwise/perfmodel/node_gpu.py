@@ -105,7 +105,7 @@ def gpu_on(node: Node, gpu: Gpu, engine: str = _ENGINE, cost: CostFunction = mea
     """`gpu` as it is on `node`: with the memory that the node reports, and with an all-reduce for
     each TP size, unless its links are what the catalogue takes for granted."""
     count = len(node.devices)
-    gpu = replace(_with_memory(node, gpu), interconnect=replace(gpu.interconnect, max_world=count))
+    gpu = replace(with_memory(node, gpu), interconnect=replace(gpu.interconnect, max_world=count))
     if node.fully_connected(node.indices) and gpu.interconnect.topology_of(count) != "pcie":
         return gpu
     engine = engine if engine in ENGINES else _ENGINE
@@ -145,7 +145,7 @@ def device_order_of(files: Sequence[Path], gpu: str, tp_size: int) -> tuple[int,
     return device_order(node, tp_size)
 
 
-def _with_memory(node: Node, gpu: Gpu) -> Gpu:
+def with_memory(node: Node, gpu: Gpu) -> Gpu:
     """`gpu` with the least memory that a device of `node` reports, where it is another board."""
     reported = [d.memory_bytes for d in node.devices if d.memory_bytes is not None]
     if not reported or abs(min(reported) / gpu.memory_bytes - 1) <= _SAME_MEMORY:
