@@ -199,6 +199,51 @@ def test_one_gpu_in_vllm_s_environment_stands_behind_the_heading() -> None:
     assert [d.name for d in node.devices] == ["NVIDIA GB10"]
 
 
+def test_rocm_s_environment_names_the_first_gpu_for_all() -> None:
+    node = node_of("""\
+GPU models and configuration : AMD Instinct MI300X (gfx942:sramecc+:xnack-)
+vLLM Version                 : 0.1.dev0
+GPU Topology:
+  ============================ ROCm System Management Interface ============================
+=============================== Link Type between two GPUs ===============================
+       GPU0         GPU1
+GPU0   0            XGMI
+GPU1   XGMI         0
+================================== End of ROCm SMI Log ===================================
+""")
+    assert [d.name for d in node.devices] == ["AMD Instinct MI300X"] * 2
+    assert {p: link.code for p, link in node.links.items()} == {(0, 1): "XGMI"}
+
+
+def test_a_matrix_in_grep_s_output_and_one_with_a_shifted_header() -> None:
+    commented = node_of(
+        "a.submit:# \tGPU0\tGPU1\tmlx5_0\tCPU Affinity\tNUMA Affinity\n"
+        "a.submit:# GPU0\t X \tNV4\tSYS\t48-63\t3\na.submit:# GPU1\tNV4\t X \tSYS\t32-47\t2\n"
+    )
+    shifted = node_of(
+        "GPU0\tGPU1\tmlx5_0 CPU Affinity NUMA Affinity\n"
+        "GPU0\t X \tNV4\tSYS\t48-63\t3\nGPU1\tNV4\t X \tSYS\t32-47\t2\n"
+    )
+    for node in (commented, shifted):
+        assert {p: link.code for p, link in node.links.items()} == {(0, 1): "NV4"}
+        assert [(d.numa, d.cpus) for d in node.devices] == [(3, "48-63"), (2, "32-47")]
+
+
+def test_nccl_s_transports_of_several_versions() -> None:
+    nccl = read("""\
+n:1:5 [2] NCCL INFO Channel 00 : 2[2] -> 3[3] via SHM/direct/direct
+n:1:2 [7] NCCL INFO Channel 00/0 : 7[7] -> 8[0] [send] via NET/IB/0/GDRDMA
+n:1:2 [0] NCCL INFO Channel 02/0 : 0[17000] -> 1[2a000] via P2P/IPC/read
+""").nccl
+    assert nccl is not None
+    assert nccl.by_pair == {
+        (2, 3): "SHM/direct/direct",
+        (7, 8): "NET/IB/0/GDRDMA",
+        (0, 1): "P2P/IPC/read",
+    }
+    assert not nccl.peer_to_peer
+
+
 def test_nvidia_smi_q() -> None:
     node = node_of("""\
 ==============NVSMI LOG==============

@@ -25,6 +25,10 @@ _GPUS: Final = re.compile(
     r"^\W*(?:GPU models and configuration\s*:\s*)?GPU (\d+(?:\s*,\s*\d+)*)\s*:\s*"
     r"((?:NVIDIA|AMD|Tesla|GeForce|Quadro|RTX|TITAN|GRID|Instinct|Radeon)\b[^(]*?)\s*(?:\(UUID.*)?$"
 )
+#: On ROCm, PyTorch names the first GPU alone, with its target and without an index.
+_FIRST: Final = re.compile(
+    r"^\W*GPU models and configuration\s*:\s*((?:AMD|Radeon)\b[^(]*?)\s*\(gfx\w+"
+)
 _CAPABILITY: Final = re.compile(r"^\W*GPU (\d+(?:\s*,\s*\d+)*) Compute Capability\s*:\s*(\d+\.\d+)")
 
 
@@ -33,6 +37,7 @@ class Environment(msgspec.Struct, frozen=True):
 
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     devices: dict[int, Device] = msgspec.field(default_factory=dict)
+    gpu: str = ""  #: name of the first of AMD's GPUs, which the others share as a rule
 
 
 def read_environment(lines: Sequence[Line]) -> Environment:
@@ -40,10 +45,13 @@ def read_environment(lines: Sequence[Line]) -> Environment:
     versions: dict[str, str] = {}
     names: dict[int, str] = {}
     capabilities: dict[int, str] = {}
+    gpu = ""
     for line in lines:
         for name, pattern in _VERSIONS:
             if name not in versions and (found := pattern.search(line.text)):
                 versions[name] = next(g for g in found.groups() if g)
+        if found := _FIRST.search(line.text):
+            gpu = gpu or found[1]
         if found := _CAPABILITY.search(line.text):
             capabilities |= dict.fromkeys(_indices(found[1]), found[2])
         elif found := _GPUS.search(line.text):
@@ -52,7 +60,7 @@ def read_environment(lines: Sequence[Line]) -> Environment:
         i: Device(i, name=names.get(i, ""), compute_capability=capabilities.get(i, ""))
         for i in sorted({*names, *capabilities})
     }
-    return Environment(versions, devices)
+    return Environment(versions, devices, gpu)
 
 
 def says_nothing(version: str) -> bool:

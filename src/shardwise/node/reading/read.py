@@ -65,6 +65,9 @@ def read(text: str, source: str = "text") -> Reading:
     for part in (*(t.devices for t in topologies), smi.devices, amd.devices, environment.devices):
         for index, device in part.items():
             devices[index] = _merged(devices.get(index), device)
+    if environment.gpu:
+        named = {i: replace(d, name=d.name or environment.gpu) for i, d in devices.items()}
+        devices = named or {0: Device(0, name=environment.gpu)}
     startups = read_startups(lines)
     driver = {"driver": smi.driver or amd.driver} if smi.driver or amd.driver else {}
     return Reading(
