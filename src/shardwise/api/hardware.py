@@ -34,6 +34,8 @@ class Hardware(msgspec.Struct, frozen=True):
 
         Empty without a node file: as they are numbered.
         """
+        if not self.files:
+            return ()
         from shardwise.perfmodel.node_gpu import device_order_of
 
         return device_order_of(self.files, self.gpu, tp_size)
