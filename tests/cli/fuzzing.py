@@ -54,7 +54,15 @@ PATHS: Final = (
         "out.csv",
         "out.json",
     ),
-    *("folder/out.csv", "/proc/none/out.csv", "/dev/null", "", "a" * 300, "nul\x01.csv"),
+    *(
+        "folder/out.csv",
+        "/proc/none/out.csv",
+        "/dev/null",
+        "/dev/full",
+        "",
+        "a" * 300,
+        "nul\x01.csv",
+    ),
 )
 
 

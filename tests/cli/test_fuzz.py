@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import resource
 import signal
 import sys
 import time
@@ -31,6 +32,7 @@ SECONDS = float(os.environ.get("SHARDWISE_FUZZ_SECONDS", "0"))
 EXAMPLES = 140  # about 45 s of a core
 ROUND = 500  # examples that `make fuzz` draws at a time
 ANSWERS_WITHIN_S = 30
+MOST_MEMORY = 12 << 30  # bytes; /dev/full, read to its end, filled a machine
 ALLOWED = {0, 2, 3, 4}
 #: that hold what a person typed, where a simulation of a million requests is no mistake
 _SIZES = (
@@ -45,10 +47,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHARDWISE_HOME", str(tmp_path / "home"))
     write_files(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, hard))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _is_large(words: list[str]) -> bool:
@@ -69,7 +74,7 @@ def _run(words: list[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `shardwise WORDS`, in this process."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     argv, stdin = sys.argv, sys.stdin
-    sys.argv, sys.stdin = ["shardwise", *words], io.StringIO("")
+    sys.argv, sys.stdin = ["shardwise", *words], io.TextIOWrapper(io.BytesIO(), "utf-8")
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main()

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from shardwise.errors import InputError
+from shardwise.files import read_limited
 from shardwise.replica.processes import Process
 
 log = logging.getLogger("shardwise.up")
@@ -64,7 +65,7 @@ def folder(file: Path) -> Path:
 
 def digest(path: Path) -> str:
     """First 16 hex digits of the file's SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(read_limited(path)).hexdigest()[:16]
 
 
 def read(where: Path) -> State | None:

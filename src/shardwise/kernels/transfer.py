@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Final
 
 import numpy as np
 from msgspec.structs import replace
 
+from shardwise.hardware.catalogue import load_catalogue
 from shardwise.kernels import store
 from shardwise.kernels.choice import Choice, shape_octaves
 from shardwise.kernels.grid import FOLLOWED, columns_on
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Places, Provenance
-from shardwise.kernels.roofline import Rates
+from shardwise.kernels.roofline import Rates, rates_of
 from shardwise.kernels.surface import Surface, filled, rising
 
 #: Nearest measured shapes that are averaged, and the power of distance that weighs them.
@@ -39,15 +41,13 @@ def surface_of(
     nearest = nearest[:1] if octaves[nearest[0]] < 1e-6 else nearest
     own = choice.provenance in (Provenance.MEASURED, Provenance.OTHER_ENGINE)
     exact = bool(octaves[nearest[0]] < 1e-6)
-    donor = (target[0], choice.entry.variant)
-    if choice.provenance is Provenance.OTHER_GPU:
-        donor = (measured_on[choice.entry.gpu], choice.entry.variant)
+    donor = (_measured_rates(choice, target[0], measured_on), choice.entry.variant)
     measured = table.log2_seconds[nearest]
     log2_seconds = _carried(
         operator,
         table,
         nearest,
-        (donor, target if not own else donor),
+        (donor, (target[0], choice.entry.variant) if own else target),
         shape,
         choice.entry.launch_s,
     )
@@ -66,6 +66,24 @@ def surface_of(
         distance=float(octaves[nearest[0]]),
         source=choice.entry.label,
     )
+
+
+def _measured_rates(choice: Choice, asked: Rates, measured_on: Mapping[str, Rates]) -> Rates:
+    """Rates of the GPU that a table was measured on: for its own, those of the catalogue, which a
+    user's file may have changed for what is asked."""
+    noted = measured_on[choice.entry.gpu]
+    if choice.provenance is Provenance.OTHER_GPU:
+        return noted
+    same = (noted.memory, noted.link) == (asked.memory, asked.link)
+    if same and set(noted.flops) <= set(asked.flops):
+        return asked
+    return _catalogued(choice.entry.gpu) or asked
+
+
+@cache
+def _catalogued(gpu_id: str) -> Rates | None:
+    gpu = load_catalogue().by_id.get(gpu_id)
+    return rates_of(gpu) if gpu else None
 
 
 def followed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from msgspec.structs import fields
 
 from shardwise.errors import InputError
+from shardwise.files import read_utf8
 from shardwise.perfmodel.collectives import AllReduce
 from shardwise.perfmodel.profiles import Line
 from shardwise.perfmodel.work import Array
@@ -44,16 +46,16 @@ def _library(kernel: str, vendor_mesh: bool) -> str:
 def read_points(path: Path) -> Mapping[tuple[str, str, int], dict[float, float]]:
     """(gpu, library, world size) -> {message bytes: seconds}, the fastest kernel at each size."""
     try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = [r for r in csv.DictReader(handle) if r["op"] == "all_reduce"]
-            points: dict[tuple[str, str, int], dict[float, float]] = defaultdict(dict)
-            for row in rows:
-                if row["kernel"] in _LOSSY:
-                    continue
-                library = _library(row["kernel"], row["gpu"].startswith("mi3"))
-                series = points[row["gpu"], library, int(float(row["world_size"]))]
-                size, seconds = float(row["size_bytes"]), float(row["latency_us"]) * 1e-6
-                series[size] = min(series.get(size, np.inf), seconds)
+        table = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
+        rows = [r for r in table if r["op"] == "all_reduce"]
+        points: dict[tuple[str, str, int], dict[float, float]] = defaultdict(dict)
+        for row in rows:
+            if row["kernel"] in _LOSSY:
+                continue
+            library = _library(row["kernel"], row["gpu"].startswith("mi3"))
+            series = points[row["gpu"], library, int(float(row["world_size"]))]
+            size, seconds = float(row["size_bytes"]), float(row["latency_us"]) * 1e-6
+            series[size] = min(series.get(size, np.inf), seconds)
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
             f"cannot read collectives from {path}: {error!r}",

@@ -38,9 +38,11 @@ class SessionTraffic(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not 0 < self.session_rate < 1e9:
-            raise InputError(f"session rate is {self.session_rate:g}", "allowed: above 0/s")
+            raise InputError(
+                f"session rate is {self.session_rate:g}", "allowed: above 0, below 1e9/s"
+            )
         if not 0 < self.duration_s < 1e9:
-            raise InputError(f"duration is {self.duration_s:g} s", "allowed: above 0")
+            raise InputError(f"duration is {self.duration_s:g} s", "allowed: above 0, below 1e9")
         if not 1 <= self.turns <= MAX_TURNS:
             raise InputError(
                 f"turns is {self.turns:g}", f"allowed: 1 to {MAX_TURNS}", "a session must end"

@@ -115,9 +115,11 @@ class Traffic(msgspec.Struct, frozen=True):
             *((stage.request_rate, stage.duration_s) for stage in self.stages),
         ):
             if not 0 < rate < 1e9:
-                raise InputError(f"request_rate is {rate:g}", "allowed: above 0 requests/s")
+                raise InputError(
+                    f"request_rate is {rate:g}", "allowed: above 0, below 1e9 requests/s"
+                )
             if not 0 < duration_s < 1e9:
-                raise InputError(f"duration is {duration_s:g} s", "allowed: above 0")
+                raise InputError(f"duration is {duration_s:g} s", "allowed: above 0, below 1e9")
         if self.arrivals not in ARRIVALS:
             raise InputError(f"arrivals {self.arrivals!r}", f"allowed: {', '.join(ARRIVALS)}")
         if not 0 < self.burstiness <= 100:

@@ -96,5 +96,5 @@ class Workload(msgspec.Struct, frozen=True):
             raise InputError(f"requests is {self.requests}", f"allowed: 0 to {MAX_TOKENS}")
         if self.request_rate is not None and not 0 < self.request_rate < 1e9:
             raise InputError(
-                f"request_rate is {self.request_rate:g}", "allowed: above 0 requests/s"
+                f"request_rate is {self.request_rate:g}", "allowed: above 0, below 1e9 requests/s"
             )
