@@ -106,6 +106,13 @@ def test_the_answer_comes_first(page: str) -> None:
     assert page.index(" × TP") < page.index('id="frontier"')
 
 
+def test_each_replicas_command_is_a_line_of_its_own(output: StudyOutput, page: str) -> None:
+    assert output.about
+    lines = output.about.start.lines
+    assert len(lines) > 1
+    assert "\n".join(lines) in html.unescape(page)
+
+
 def test_ids_are_unique_though_every_drawing_brings_its_own(page: str) -> None:
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))

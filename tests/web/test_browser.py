@@ -188,6 +188,27 @@ def test_other_questions_are_answered_beside_and_asked_by_a_click(page: Any, ser
     assert text(page, "#answer-title") == promised
 
 
+def test_a_question_that_nothing_meets_says_what_is_short(page: Any, server: str) -> None:
+    opened(page, f"{server}/?rate=20")
+    page.wait_for_selector("html[data-detailed]")
+    assert "not enough" in text(page, "#changes-list li:last-child")
+    assert "requests/s, so" in text(page, "#changes-list li:last-child")
+    opened(page, f"{server}/?tpot=5")
+    page.wait_for_selector("html[data-detailed]")
+    assert "misses TPOT by" in text(page, "#changes-list li:first-child")
+
+
+def test_an_address_that_cannot_be_answered_shows_its_message_alone(page: Any, server: str) -> None:
+    opened(page, f"{server}/?model=llama-3.1-405b&gpu=l40s&gpus=1&dtype=bf16")
+    assert "does not fit" in text(page, "#banner")
+    assert "last state" not in text(page, "#banner")
+    assert not page.locator("#answer").is_visible()
+    assert not page.locator("#points").is_visible()
+    redrawn(page, lambda: page.select_option("#gpu", "mi300x"))
+    assert page.locator("#answer").is_visible()
+    assert page.locator("#points svg").bounding_box()["width"] > 500
+
+
 def test_the_axes_are_drawn_anew(page: Any, server: str) -> None:
     opened(page, server)
     before = page.locator("#points svg").screenshot()

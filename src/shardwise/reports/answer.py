@@ -228,7 +228,7 @@ def _missed(advice: NoAdvice, layouts: LayoutStudy | None, ground: Ground) -> An
         asked=asked,
         found=False,
         title=title,
-        line=f"Nearest: {shown.title}, {_line(shown)}",
+        line=f"Nearest: {shown.title}, {_line(shown, brief=True)}",
         numbers=three_numbers(shown),
         chips=bound_chips(advice.slo, shown.evidence) + rate_chips(layouts, shown.layout),
         why=why,
@@ -266,22 +266,24 @@ def _most(layouts: LayoutStudy, shown: Shown) -> str:
     )
 
 
-def _line(shown: Shown) -> str:
-    return ", ".join(filter(None, [deployment_words(shown.evidence), price_words(shown)]))
+def _line(shown: Shown, *, brief: bool = False) -> str:
+    """`8 replicas of 1 GPU, 44 in flight each, vLLM, fp8 weights, 1.60 USD per GPU-hour`;
+    `brief`: without the replicas."""
+    d = shown.evidence.deployment
+    each, copies = d.layout.replica_gpus, d.replicas
+    who = f"{copies} replica{'s' if copies > 1 else ''} of {each} GPU{'s' if each > 1 else ''}"
+    flight, engine = in_flight(shown.evidence), get(d.engine).title
+    parts = ["" if brief else who, flight, engine, f"{d.dtypes.weight} weights", price_words(shown)]
+    return ", ".join(filter(None, parts))
 
 
 def price_words(shown: Shown) -> str:
-    """`1.95 USD per GPU-hour`; "" where no price is known."""
+    """`1.60 USD per GPU-hour`; "" where no price is known."""
     price = shown.usd_per_gpu_hour
-    return "" if price is None else f"{price:.4g} USD per GPU-hour"
-
-
-def deployment_words(evidence: Evidence) -> str:
-    """`8 replicas of 1 GPU, 44 requests in flight each, vLLM, fp8 weights`."""
-    d = evidence.deployment
-    each, copies = d.layout.replica_gpus, d.replicas
-    who = f"{copies} replica{'s' if copies > 1 else ''} of {each} GPU{'s' if each > 1 else ''}"
-    return f"{who}, {in_flight(evidence)}, {get(d.engine).title}, {d.dtypes.weight} weights"
+    if price is None:
+        return ""
+    cents = abs(100 * price - round(100 * price)) < 1e-6
+    return f"{f'{price:,.2f}' if cents else f'{price:.4g}'} USD per GPU-hour"
 
 
 def in_flight(evidence: Evidence) -> str:

@@ -112,9 +112,11 @@ def pareto_rows(
         kept = [r for r in found if r["x"] <= limit]
         if alone:
             rows += kept
-        line = _frontier(kept, view)
-        rows += [{**r, "role": "frontier", "order": i} for i, r in enumerate(line)]
         marks = _answers(one, view, colour, limit)
+        # the answer's own point too, which lies between the batches of the cells
+        own = [m for m in marks if m["role"] != "runner-up"] if kept else []
+        line = _frontier([*kept, *({k: m[k] for k in kept[0]} for m in own)], view)
+        rows += [{**r, "role": "frontier", "order": i} for i, r in enumerate(line)]
         rows += marks if alone else [r for r in marks if r["role"] != "runner-up"]
         rows += [r for r in _measured(one, view, colour) if r["x"] <= limit]
     if picked and view.metric in picked.metrics:
@@ -260,8 +262,7 @@ def _names(rows: Sequence[dict[str, Any]], side: str, *, alone: bool) -> list[di
     for run in sorted(runs, key=len, reverse=True):
         middle, text = run[len(run) // 2], layout_words(run[0]["layout"])
         again = any(
-            n["text"] == text
-            and n["series"] == middle["series"]
+            (n["layout"], n["series"]) == (middle["layout"], middle["series"])
             and abs(middle["x"] - n["x"]) < AGAIN * paper.wide
             for n in named
         )

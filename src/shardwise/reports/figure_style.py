@@ -69,7 +69,7 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
         text=_cut(title),
         subtitle=[_cut(line) for line in subtitle],
         anchor="start",
-        frame="group",
+        frame="bounds",
         offset=14,
     )
     return (

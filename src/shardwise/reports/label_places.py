@@ -92,7 +92,7 @@ class Paper:
                 & (down <= bottom + 3)
             )
         )
-        cut = left < 0 or left + width > self.width + 20 or bottom > self.height
+        cut = left < 0 or left + width > self.width + 20 or bottom > self.height - height
         return Place(align, dx, dy, left, bottom, width, height, hides + 100 * cut)
 
     def take(self, place: Place) -> dict[str, Any]:

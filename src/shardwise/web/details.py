@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -14,7 +15,7 @@ from shardwise.kernels.provenance import Provenance
 from shardwise.perfmodel.step_operators import OperatorTime, step_operators
 from shardwise.perfmodel.subject import Asked
 from shardwise.planner import question as planning
-from shardwise.planner.plan import explore
+from shardwise.planner.plan import Plan, explore
 from shardwise.reports.answer import Shown, three_numbers
 from shardwise.reports.answering import memory_of_each_gpu
 from shardwise.reports.memory import MemoryUse, fit_words
@@ -114,7 +115,7 @@ def _changed(
     except DoesNotFitError:
         return {"label": label, "fields": fields, "title": "does not fit", "line": ""}
     if not made.ranked:
-        return {"label": label, "fields": fields, "title": "nothing meets it", "line": ""}
+        return {"label": label, "fields": fields, **_unmet(question, made)}
     shown, before = Shown.of(made.ranked[0]), found.answer.shown
     per_gpu, tpot, cost = three_numbers(shown)
     change = ""
@@ -129,6 +130,21 @@ def _changed(
         "line": f"{per_gpu.text} {per_gpu.unit}{change}, TPOT {tpot.text} {tpot.unit}, "
         f"{cost.text} {cost.unit}",
     }
+
+
+def _unmet(question: planning.Question, made: Plan) -> dict[str, str]:
+    """What a question that nothing meets falls short of, as title and line."""
+    demand = question.demand
+    if demand.request_rate:
+        free = explore(replace(question, demand=replace(demand, request_rate=None))).ranked
+        most = max((c.node_output_tok_s.value / demand.osl for c in free), default=0.0)
+        if 0 < most < demand.request_rate:
+            nodes = math.ceil(demand.request_rate / most)
+            line = f"One node carries {number(most)} requests/s, so {nodes} nodes"
+            return {"title": "not enough", "line": line}
+    near = made.missing[0] if made.missing else None
+    line = f"nearest {Shown.of(near).title} {near.behind}" if near else ""
+    return {"title": "nothing meets it", "line": line}
 
 
 def _memory(known: Explorer, found: Found) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shardwise.evidence.portable import without_folders
 from shardwise.reports.advice_words import trust_lines
 from shardwise.reports.answer import answers_of, ground_of, in_flight
@@ -50,14 +52,14 @@ def _longest(output: StudyOutput) -> float:
     return max((max(u.capacity_bytes, sum(u.parts.values())) for u in output.memory), default=1.0)
 
 
-def _commands(output: StudyOutput, command: str) -> list[tuple[str, str]]:
-    """What to type to study, to report and to deploy, each with its purpose."""
+def _commands(output: StudyOutput, command: str) -> list[tuple[str, Sequence[str]]]:
+    """What to type to study, to report and to deploy: the lines, each with their purpose."""
     about = output.about
     found = [
-        ("Start the replicas", "\n".join(about.start.lines) if about else ""),
-        ("The study again", about.command if about else ""),
-        ("This report", without_folders(command)),
-        ("The online deployment as a file", about.plan if about else ""),
-        ("Start it", "shardwise up deployment.toml" if about and about.plan else ""),
+        ("Start the replicas", about.start.lines if about else ()),
+        ("The study again", (about.command if about else "",)),
+        ("This report", (without_folders(command),)),
+        ("The online deployment as a file", (about.plan if about else "",)),
+        ("Start it", ("shardwise up deployment.toml" if about and about.plan else "",)),
     ]
-    return [(purpose, line) for purpose, line in found if line]
+    return [(purpose, lines) for purpose, lines in found if any(lines)]

@@ -24,7 +24,6 @@ export function prepareChart(element, act) {
   });
   place.addEventListener("pointermove", (event) => tip(under(event), event));
   place.addEventListener("pointerleave", () => tip(null));
-  size = place.getBoundingClientRect();
   new ResizeObserver(([{ contentRect }]) => {
     const changed = contentRect.width !== size.width || contentRect.height !== size.height;
     size = contentRect;
@@ -40,6 +39,7 @@ export function drawChart(data, words) {
 function draw() {
   const { data, words } = shown;
   place.setAttribute("aria-label", words);
+  if (!size.width) size = place.getBoundingClientRect();
   const { width, height } = size;
   const inner = { x0: MARGIN.left, x1: width - MARGIN.right, y0: height - MARGIN.bottom, y1: MARGIN.top };
   const x = axis(data.rows, "x", inner.x0, inner.x1, TICK_PX.x);

@@ -8,6 +8,7 @@ const MET = { met: "✓ met", within: "≈ met within its interval", missed: "�
 
 export function draw(found) {
   const [online, offline] = found.answers;
+  byId("main").classList.remove("empty");
   byId("subject").textContent = found.name;
   document.title = `${online.title}: ${found.name} · Shardwise`;
   answer(online);
@@ -71,10 +72,10 @@ function legend(found) {
   const roles = new Set(found.chart.rows.map((r) => r.role));
   const items = [
     roles.has("chosen") && "◆ recommended, with its 80 % interval",
-    roles.has("nearest") && "✚ nearest, which is not enough",
+    roles.has("nearest") && "✖ nearest, which is not enough",
     roles.has("runner-up") && "○ runner-up",
     "— frontier: no layout is better in both",
-    roles.has("cell") && "· every layout at every batch",
+    roles.has("cell") && "• every layout at every batch",
     roles.has("measured") && "□ measured",
     (roles.has("bound-x") || roles.has("bound-y")) && "- - what is asked",
   ].filter(Boolean);
@@ -96,8 +97,11 @@ function cell(found) {
   byId("layout").value = offered.some(([id]) => id === chosen) ? chosen : "";
   byId("batch").placeholder = String(one.batch);
   byId("cell-metrics").replaceChildren(...one.metrics.map((m) =>
-    node("div", {}, node("dt", {}, m.name), node("dd", {}, m.text, ...(m.measured ? [node("br"), `measured ${m.measured}`] : [])))));
+    node("div", {}, node("dt", {}, m.name), node("dd", {}, ...spans(m.text), ...(m.measured ? [node("br"), "measured ", ...spans(m.measured)] : [])))));
 }
+
+// `1,670 tok/s (1,534–1,819)` breaks before its bounds and nowhere else
+const spans = (text) => text.split(" (").flatMap((part, i) => [...(i ? [" "] : []), node("span", {}, i ? `(${part}` : part)]);
 
 function ranking(found) {
   byId("ranking").hidden = found.rows.length === 0;
@@ -149,7 +153,7 @@ function put(place, text) {
 // What comes after the answer: a token by operator, other questions, memory.
 export function drawDetails(found) {
   byId("changes-list").replaceChildren(...found.changes.map((c) => {
-    const button = node("button", { type: "button" }, node("span", { className: "label" }, `${c.label}: `), node("strong", {}, c.title), node("br"), c.line);
+    const button = node("button", { type: "button" }, node("span", { className: "label" }, `${c.label}: `), node("strong", {}, c.title), node("br"), ...c.line.split(", ").flatMap((part, i) => [...(i ? [", "] : []), node("span", { className: "whole" }, part)]));
     button.disabled = Object.keys(c.fields).length === 0;
     button.dataset.change = JSON.stringify(c.fields);
     return node("li", {}, button);
