@@ -20,17 +20,24 @@ from shardwise.layout.shards import rank_shards
 from shardwise.perfmodel.memory import MemoryPlan, plan
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.reports.answering import memory_of_each_gpu
+from shardwise.reports.numbers import number
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import REFERENCE_CONTEXT, make_group
-from shardwise.units import GIB
+from shardwise.units import GB, GIB
 from shardwise.web.asking import cells_of, explorer, found_of
+from shardwise.web.details import details
 from shardwise.web.state import State
 
-#: (model, GPU, TP, weight dtype): dense, latent attention, experts in mxfp4.
+#: (model, GPU, TP, weight dtype): dense, latent attention, experts in mxfp4, gated delta nets with
+#: experts, Mamba-2 with experts, integers by group, a sparse indexer in nvfp4.
 QUESTIONS = [
     ("llama-3.1-70b", "h200", 2, "fp8"),
     ("deepseek-r1", "b200", 8, "fp8"),
     ("gpt-oss-120b", "h200", 1, "mxfp4"),
+    ("qwen3-next-80b-a3b", "h200", 2, "bf16"),
+    ("nemotron-3-nano", "h100", 1, "fp8"),
+    ("qwen3-32b", "h100", 1, "int4"),
+    ("deepseek-v3.2", "b200", 8, "nvfp4"),
 ]
 ISL, OSL, CONCURRENCY = 1000, 280, 64
 
@@ -94,6 +101,18 @@ def test_simulate_and_study_give_the_same(model: str, gpu: str, tp: int, dtype: 
     use = next(u for u in memory_of_each_gpu(subject, catalogue, question, tp) if u.gpu == gpu)
     assert use.parts["weights"] == pytest.approx(expected.weight_bytes)
     assert use.parts["kv_cache"] == pytest.approx(expected.kv_bytes_per_sequence)
+
+
+@pytest.mark.parametrize(("model", "gpu", "tp", "dtype"), QUESTIONS[:2] + QUESTIONS[3:6])
+def test_the_explorers_page_gives_the_same(model: str, gpu: str, tp: int, dtype: str) -> None:
+    state = State(model, gpu, tp, dtype=dtype, isl=ISL, osl=OSL, layout=f"TP{tp}")
+    shown = details(explorer(), state)["memory"]
+    assert shown["title"].endswith(f"TP={tp}")
+    _, expected = memory(model, gpu, tp, dtype)
+    own = next(row for row in shown["rows"] if row["own"])
+    held = dict(zip(shown["parts"], own["gb"], strict=True))
+    assert held["weights"] == number(expected.weight_bytes / GB)
+    assert held["kv_cache"] == number(expected.kv_bytes_per_sequence / GB)
 
 
 @pytest.mark.parametrize(("model", "gpu", "tp", "dtype"), QUESTIONS)

@@ -169,7 +169,10 @@ _SORTED: Final = Quantity(
     40.0, 38.0, 45.0, "pull/32558; start-up logs of vllm#23278, vllm#27508, pull/10511"
 )
 #: The Triton kernel does not sort: 12 bytes by the same table (384 MiB), and the 16-bit logits.
-_UNSORTED: Final = Quantity(14.0, 12.0, 20.0, "pull/32558, merged as pull/33538")
+#: Nor does FlashInfer's sampler, which V1 takes unasked where FlashInfer is installed, as in the
+#: official image: gpt-oss-120b starts there on one H100 with about 58,000 tokens of cache. Before
+#: 0.19 the larger is assumed, that of an installation by pip or conda.
+UNSORTED: Final = Quantity(14.0, 12.0, 20.0, "pull/32558, merged as pull/33538")
 
 
 def startup(device: Device, version: Version | None) -> StartupMemory:
@@ -212,7 +215,7 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
             "logs of 0.19 to 0.21: took 0.34, 0.73, 1.22; estimated 0.36, 0.55, 1.62, 4.77 GiB",
         ),
         graph_counted=since(version, (("0", False), ("0.20", True))),
-        sampler_bytes_per_logit=since(version, (("0", _SORTED), ("0.19", _UNSORTED))),
+        sampler_bytes_per_logit=since(version, (("0", _SORTED), ("0.19", UNSORTED))),
         activation=(
             "one forward of max_num_batched_tokens tokens, then the sampler on max_num_seqs rows "
             "of the whole vocabulary on every rank: the larger of the two counts, not their sum"

@@ -133,7 +133,7 @@ def _nemotron_moe(config: Fields) -> Moe:
     hidden, latent = config.size("hidden_size"), config.size("moe_latent_size", default=0, lo=0)
     count, top_k = experts_of(config, "n_routed_experts")
     width = config.size("moe_intermediate_size")
-    shared = config.size("moe_shared_expert_intermediate_size", default=0, lo=0)
+    shared = config.size("moe_shared_expert_intermediate_size", default=7688, lo=0)
     extra: tuple[Tensor, ...] = ()
     if latent:
         extra = (
