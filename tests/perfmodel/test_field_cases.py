@@ -150,8 +150,8 @@ def test_gpt_oss_120b_starts_where_flashinfer_samples() -> None:
     """About 58,000 tokens by throughput x TPOT, vLLM 0.11 with its defaults.
 
     vllm#23278 and #27508 have the same defaults refuse to start: those ran from conda, without
-    FlashInfer, and sort 1,024 rows of logits in the profiling run. The official image has FlashInfer
-    and 0.11 uses it unasked (its logs: "Using FlashInfer for top-p & top-k sampling").
+    FlashInfer, and sort 1,024 rows of logits in the profiling run. The official image has it, and
+    0.11 uses it unasked (its logs: "Using FlashInfer for top-p & top-k sampling").
     """
     start = Start("gpt-oss-120b", "h100", version="0.11.0")
     model, gpu = load(start.model), default_catalogue().gpu(start.gpu)
