@@ -58,6 +58,15 @@ def test_a_tie_goes_to_more_replicas_then_to_the_lower_ttft(ask: Any) -> None:
     assert ties.reason(ask(), sooner, later) == "ttft"
 
 
+def test_a_tie_goes_to_cut_experts_before_the_lower_ttft(ask: Any) -> None:
+    cut, whole = candidate(1.05, ttft_s=1.1), candidate(1.0, ttft_s=1.0)
+    deployment = whole.deployment.with_layout(tp_size=8, ep_size=8)
+    whole = replace(whole, evidence=replace(whole.evidence, deployment=deployment))
+    assert ties.first(ask(), [whole, cut]) is cut
+    assert ties.reason(ask(), cut, whole) == "experts"
+    assert ties.reason(ask(), whole, cut) == "ttft"
+
+
 def test_more_than_the_typical_error_of_a_difference_is_no_tie(ask: Any) -> None:
     within, beyond = (math.exp(share * ties.TYPICAL * DOUBT) for share in (0.98, 1.02))
     assert ties.first(ask(), [candidate(1.0), candidate(within, 4)]).deployment.replicas == 4

@@ -89,11 +89,16 @@ def _by_mixer(
     ranks: Sequence[RankShards], kernel: Callable[[Mixer, Cut], Times | None]
 ) -> dict[tuple[int, Cut], Times | None]:
     """Times of each group of layers in each cut: pipelines and experts do not change attention."""
-    return {
-        (group, cut): kernel(layer.group.mixer, cut)
-        for group, layer in enumerate(ranks[0].layers)
-        for cut in sorted({_cut(rank) for rank in ranks})
-    }
+    cuts = sorted({_cut(rank) for rank in ranks})
+    known: dict[tuple[Mixer, Cut], Times | None] = {}
+    found: dict[tuple[int, Cut], Times | None] = {}
+    for group, layer in enumerate(ranks[0].layers):
+        shape = replace(layer.group.mixer, tensors=(), caches=())  # formats do not change it
+        for cut in cuts:
+            if (shape, cut) not in known:
+                known[shape, cut] = kernel(shape, cut)
+            found[group, cut] = known[shape, cut]
+    return found
 
 
 def _error(mixer: Mixer, provenance: Provenance) -> float:

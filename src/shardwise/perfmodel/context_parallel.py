@@ -34,15 +34,18 @@ def merge_seconds(ranks: Sequence[RankShards], gpu: Gpu) -> Array:
     """Seconds that decoding tokens' queries and partial outputs take between the ranks that share
     a cache, all layers: (ranks, SEQUENCES tokens)."""
     out = np.zeros((len(ranks), len(SEQUENCES)))
+    known: dict[tuple[int, int, tuple[float, float]], Array] = {}
     for place, rank in enumerate(ranks):
         sharers = rank.layout.dcp_size
-        if sharers == 1:
-            continue
-        for layer in rank.layers:
+        for layer in rank.layers if sharers > 1 else ():
             mixer = layer.group.mixer
-            if isinstance(mixer, Attention | Mla):
-                heads = pieces(mixer.num_heads, rank.layout.tp_size) * sharers
-                out[place] += layer.group.count * merged(mixer, heads, sharers, gpu, SEQUENCES)
+            if not isinstance(mixer, Attention | Mla):
+                continue
+            heads = pieces(mixer.num_heads, rank.layout.tp_size) * sharers
+            key = (heads, sharers, _widths(mixer))
+            if key not in known:
+                known[key] = merged(mixer, heads, sharers, gpu, SEQUENCES)
+            out[place] += layer.group.count * known[key]
     return out
 
 

@@ -25,6 +25,7 @@ _TIE: Final = 0.005  #: objectives within 0.5 % are told apart by E2E latency
 _WHY: Final = {
     "measured": ": less of it was measured",
     "replicas": ": a tie, fewer replicas",
+    "experts": ": a tie, whole experts",
     "ttft": ": a tie, higher TTFT",
 }
 

@@ -108,6 +108,7 @@ def _runner_up(plan: Plan, other: RunnerUp) -> str:
         "better": f"{size}, {cause}; {doubt}" if other.apart_pct > 0 else f"{size}; {doubt}",
         "measured": f"{size}, but less of it was measured and {doubt}",
         "replicas": f"{size}, a tie since {doubt}; fewer replicas",
+        "experts": f"{size}, a tie since {doubt}; measured rows are no faster with whole experts",
         "ttft": f"{size}, a tie since {doubt}; higher TTFT",
     }[other.reason]
     demand = plan.question.demand
@@ -145,16 +146,22 @@ def _cache(plan: Plan, gain: CacheGain) -> str:
     return (
         f"KV cache: {gain.copied.layout.name} holds {gain.copied_tokens:,} tokens, "
         f"{gain.copied_tokens / max(gain.cut_tokens, 1):.1f} times the {gain.cut_tokens:,} of "
-        f"{gain.cut.layout.name}, since TP keeps the whole latent cache on every GPU: "
-        f"{gain.cut_requests:,} such requests{_of(plan)}; with one "
+        f"{gain.cut.layout.name}, since TP keeps the whole latent cache on every GPU. "
+        f"{_room(plan, gain)} With one "
         f"request in flight its TPOT is {1e3 * gain.copied_tpot_s:.3g} ms against "
         f"{1e3 * gain.cut_tpot_s:.3g} ms.{_shared(gain)}"
     )
 
 
-def _of(plan: Plan) -> str:
-    asked = plan.question.demand.concurrency
-    return "" if asked is None else f", of the {asked:,} in flight"
+def _room(plan: Plan, gain: CacheGain) -> str:
+    """What the cut cache holds of the requests asked for."""
+    held, asked = f"{gain.cut_requests:,}", plan.question.demand.concurrency
+    name = gain.cut.layout.name
+    if asked is None:
+        return f"{name} has room for {held} such requests."
+    if gain.cut_requests >= asked:
+        return f"{name} has room for {held} such requests, so the {asked:,} in flight all decode."
+    return f"{name} has room for {held} of the {asked:,} such requests in flight; the others wait."
 
 
 def _shared(gain: CacheGain) -> str:
