@@ -11,12 +11,14 @@ import pytest
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
+from shardwise.layout.deployment import Layout
 from shardwise.node.files import write
 from shardwise.node.links import Link
 from shardwise.node.node import Device, Node
+from shardwise.perfmodel.estimate import note_on, widths_in
 from shardwise.perfmodel.node_gpu import device_order, gpu_on, node_file
 from shardwise.perfmodel.profiles import bundled_profile, collectives_for
-from shardwise.perfmodel.subject import catalogue_for
+from shardwise.perfmodel.subject import Asked, catalogue_for, subject_of
 
 
 def cliques(name: str = "NVIDIA H200 NVL", cut: tuple[int, ...] = (0, 2, 4, 6)) -> Node:
@@ -123,6 +125,23 @@ def test_links_of_a_node_whose_gpus_have_no_name_are_the_asked_one_s(tmp_path: P
     found = catalogue_for([saved(tmp_path, cliques(name=""))], "l40s", "sglang")
     assert found.gpu("l40s").all_reduce
     assert not found.gpu("h100").all_reduce
+
+
+def test_links_that_no_row_has_widen_the_interval_and_are_named(tmp_path: Path) -> None:
+    """Eight H100 SXM whose fabric is down: rows of H100 were measured on NVLink."""
+    links = dict.fromkeys(combinations(range(8), 2), Link("SYS"))
+    node = Node(tuple(Device(i, name="NVIDIA H100 80GB HBM3") for i in range(8)), links)
+    path = saved(tmp_path, node)
+    usual, _ = subject_of(Asked("llama-3.1-70b", "h100", weight_dtype="fp8"))
+    here, _ = subject_of(
+        Asked("llama-3.1-70b", "h100", weight_dtype="fp8", catalogue_files=(path,))
+    )
+    for layout, wider in ((Layout(1), False), (Layout(8), True)):
+        (known,) = widths_in(usual, [layout], ["tpot_s"]).values()
+        (width,) = widths_in(here, [layout], ["tpot_s"]).values()
+        assert (width > known) is wider
+    assert "no row has this node's links" in note_on(here, [Layout(8)])
+    assert "links" not in note_on(here, [Layout(1)])
 
 
 def saved(folder: Path, node: Node) -> Path:

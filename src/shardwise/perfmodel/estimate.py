@@ -92,6 +92,7 @@ class Subject(msgspec.Struct, frozen=True, dict=True):
             self.arch.moe is not None,
             self._kernel_error,
             self.fabric.gpus_per_node if self.fabric else 0,
+            bool(self.gpu.all_reduce_source),
         )
 
     @property

@@ -184,4 +184,4 @@ def with_speculation(width: float, speculation: Speculation | None, metric: str)
 
 
 #: What has no fold of its own, and the one that stands for it.
-_AS: Final[Mapping[str, str]] = {"pair": "gpu"}
+_AS: Final[Mapping[str, str]] = {"pair": "gpu", "links": "gpu"}

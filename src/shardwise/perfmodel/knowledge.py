@@ -31,6 +31,7 @@ Unseen = Literal[
     "layout",
     "pipeline",
     "sharing",
+    "links",
     "nodes",
 ]
 #: In words, for notes.
@@ -45,6 +46,7 @@ WORDS: Final[dict[Unseen, str]] = {
     "layout": "layout not seen",
     "pipeline": "no row has pipeline stages",
     "sharing": "no row has decode context parallelism",
+    "links": "no row has this node's links",
     "nodes": "no row crosses nodes",
 }
 
@@ -75,6 +77,7 @@ class Asked(msgspec.Struct, frozen=True):
     moe: bool
     kernel_error: float = 0.0  #: typical, of kernels carried over from elsewhere
     gpus_per_node: int = 0  #: where there are several nodes; 0: all GPUs are in one
+    own_links: bool = False  #: those of a node file, not the ones such GPUs usually have
 
     @property
     def pair(self) -> str:
@@ -93,6 +96,7 @@ def asked_of(batch: Batch) -> Asked:
         arch.family,
         key.weight_dtype,
         arch.moe is not None,
+        own_links=bool(batch.gpu.all_reduce_source),
     )
 
 
@@ -137,6 +141,8 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
         elif _is_unusual(layout):
             missing.append("layout")
         missing += [name for mark, name in _NOWHERE.items() if self._lacks(mark, layout)]
+        if asked.own_links and layout.stage_gpus > 1 and "gpu" not in missing:
+            missing.append("links")
         if asked.gpus_per_node and layout.replica_gpus > asked.gpus_per_node:
             missing.append("nodes")
         return tuple(missing)
@@ -156,6 +162,8 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
             return f"no row is of {asked.gpu} with {engine}"
         if asked.gpus_per_node and layout.replica_gpus > asked.gpus_per_node:
             return "no row crosses nodes"
+        if asked.own_links and layout.stage_gpus > 1:
+            return "no row has this node's links"
         seen = [name for _, name in self._cells(lambda pair, _: pair == asked.pair)]
         missing = [
             words
