@@ -90,10 +90,10 @@ class Workload(msgspec.Struct, frozen=True):
             ("concurrency", self.concurrency),
         ):
             if not 1 <= value <= MAX_TOKENS:
-                raise InputError(f"{name} is {value:g}", f"allowed: 1 to {MAX_TOKENS}")
+                raise InputError(f"{name} is {value:,}", f"allowed: 1 to {MAX_TOKENS:,}")
         require_cached(self.cached_tokens, self.isl)
         if not 0 <= self.requests <= MAX_TOKENS:
-            raise InputError(f"requests is {self.requests}", f"allowed: 0 to {MAX_TOKENS}")
+            raise InputError(f"requests is {self.requests:,}", f"allowed: 0 to {MAX_TOKENS:,}")
         if self.request_rate is not None and not 0 < self.request_rate < 1e9:
             raise InputError(
                 f"request_rate is {self.request_rate:g}", "allowed: above 0, below 1e9 requests/s"
