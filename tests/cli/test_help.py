@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from shardwise.cli.examples import EXAMPLES
 from shardwise.cli.main import COMMANDS, cli
 
 CONTEXT = click.Context(cli)
@@ -45,6 +47,27 @@ def test_every_command_says_what_it_does(name: str) -> None:
     assert len((EVERY[name].help or "").split()) >= 5
 
 
+LEAVES = {name: command for name, command in EVERY.items() if not isinstance(command, click.Group)}
+
+
+def test_every_command_has_an_example() -> None:
+    assert set(EXAMPLES) == set(LEAVES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_in_the_help_and_is_understood(name: str) -> None:
+    command = LEAVES[name]
+    shown = CliRunner().invoke(cli, [*name.split(), "--help"]).output
+    for line in EXAMPLES[name]:
+        assert f"  shardwise {line}\n" in shown
+        assert len(line) < 78
+        words = shlex.split(line)[len(name.split()) :]
+        context = command.make_context(name, list(words), resilient_parsing=True)
+        assert not context.args, f"{line}: {context.args}"
+        options = {option for p in command.params for option in p.opts}
+        assert {word for word in words if word.startswith("-")} <= options, line
+
+
 def shardwise(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "shardwise.cli.main", *words],
@@ -67,6 +90,12 @@ def test_a_mistyped_command_names_the_near_one() -> None:
     assert done.stderr == (
         "shardwise: unknown command 'paln'; did you mean plan, explain?; see shardwise --help\n"
     )
+
+
+def test_a_mistyped_command_of_a_group_does_too() -> None:
+    done = shardwise("bench", "rum")
+    assert done.returncode == 2
+    assert done.stderr.startswith("shardwise: unknown command 'rum'; did you mean run")
 
 
 def test_a_mistyped_option_names_the_near_one() -> None:

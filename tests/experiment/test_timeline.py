@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from shardwise.experiment import timeline
 from shardwise.experiment.timeline import Spent, Timeline
 
 
@@ -24,7 +24,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(timeline.time, "monotonic", found.monotonic)
+    monkeypatch.setattr(time, "monotonic", found.monotonic)
     return found
 
 

@@ -7,6 +7,9 @@ from typing import Final
 
 import click
 
+from shardwise.cli.examples import with_examples
+from shardwise.errors import UnknownNameError
+
 #: name -> (module, one line of help)
 COMMANDS: Final = {
     "run": ("shardwise.cli.bench_run", "Measure a running endpoint."),
@@ -26,11 +29,11 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
-            return None
+            raise UnknownNameError("command", cmd_name, COMMANDS, "see shardwise bench --help")
         module = importlib.import_module(COMMANDS[cmd_name][0])
         command = getattr(module, "import_" if cmd_name == "import" else cmd_name)
         assert isinstance(command, click.Command)
-        return command
+        return with_examples(command, f"bench {cmd_name}")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):

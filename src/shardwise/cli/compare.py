@@ -53,8 +53,6 @@ def compare(
     JSON file of evidence. A verdict needs intervals on both sides, so measure with repeats.
 
     Exit codes: 1 if B is slower with --fail-if-slower, 2 for bad input, otherwise 0.
-
-    Example: shardwise compare before.db after.db --fail-if-slower 5%
     """
     from shardwise.api.comparing import compare as compare_files
 

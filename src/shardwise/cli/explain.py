@@ -39,8 +39,6 @@ def explain(
     """Show how each tensor of a layer of MODEL is sharded, and the sum over ranks.
 
     MODEL is a Hugging Face folder, a .gguf file, or a bundled id (llama-51m) with random weights.
-
-    Example: shardwise explain llama-51m --tp 2
     """
     require_engine_extra()
     from shardwise.engine import teaching, tokenizer

@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from shardwise import __version__
+from shardwise.cli.examples import with_examples
 from shardwise.errors import ShardwiseError, UnknownNameError, printable
 
 #: name -> (module, one line of help). Modules are imported when their command runs.
@@ -65,7 +66,7 @@ class _Commands(click.Group):
         module = importlib.import_module(COMMANDS[cmd_name][0])
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
-        return command
+        return with_examples(command, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
