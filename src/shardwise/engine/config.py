@@ -19,6 +19,7 @@ from shardwise.architecture.mixers import Attention
 from shardwise.architecture.model import Model
 from shardwise.architecture.reading.parse import parse
 from shardwise.errors import InputError
+from shardwise.files import read_utf8
 
 FAMILIES: Final = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
 #: What each kind of RoPE scaling reads.
@@ -73,7 +74,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`. Raises InputError where it is absent or not an object."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(read_utf8(path))
     except OSError as e:
         raise InputError(f"cannot read {path}: {e.strerror}", remedy="check the path") from None
     except ValueError as e:

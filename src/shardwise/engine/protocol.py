@@ -57,7 +57,7 @@ class Request(msgspec.Struct, kw_only=True):
                 f"top_k is {_shown(self.top_k)}", f"allowed: -1 or 0 (all) to {MAX_TOP_K}"
             )
         if max_tokens < 1 or max_tokens > MAX_TOKENS:
-            raise InputError(f"max_tokens is {_shown(max_tokens)}", "allowed: 1 or more")
+            raise InputError(f"max_tokens is {_shown(max_tokens)}", f"allowed: 1 to {MAX_TOKENS}")
         if self.stream_options and not self.stream:
             raise InputError("stream_options without stream", remedy="leave it out")
         return SamplingParams(
@@ -95,7 +95,10 @@ class CompletionRequest(Request, kw_only=True):
         if isinstance(prompt, str):
             return tokenizer.encode(prompt)
         if not all(isinstance(t, int) and not isinstance(t, bool) for t in prompt):
-            raise InputError("prompt is a list of several prompts", "allowed: one text or id list")
+            raise InputError(
+                "prompt is several prompts, or holds something other than token ids",
+                "allowed: one text or one list of ids",
+            )
         ids: list[int] = prompt
         return ids
 

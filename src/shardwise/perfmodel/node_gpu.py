@@ -13,6 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from shardwise.errors import InputError
+from shardwise.files import read_utf8
 from shardwise.hardware.catalogue import Catalogue
 from shardwise.hardware.gpu import AllReduceLine, Gpu, Interconnect
 from shardwise.node.files import read
@@ -44,7 +45,7 @@ class NodeFile(msgspec.Struct, frozen=True):
 def is_node_file(path: Path) -> bool:
     """Whether `path` describes a node and not GPUs for the catalogue: it has `[[device]]`."""
     try:
-        return "device" in tomllib.loads(path.read_text(encoding="utf-8"))
+        return "device" in tomllib.loads(read_utf8(path))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
         return False  # whoever reads it says why
 
