@@ -46,7 +46,7 @@ def is_node_file(path: Path) -> bool:
     """Whether `path` describes a node and not GPUs for the catalogue: it has `[[device]]`."""
     try:
         return "device" in tomllib.loads(read_utf8(path))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+    except (OSError, InputError, tomllib.TOMLDecodeError):
         return False  # whoever reads it says why
 
 
