@@ -15,6 +15,8 @@ import pytest
 from shardwise.architecture.reading.parse import parse
 from shardwise.architecture.reading.registry import OTHER_KINDS, READERS
 from shardwise.errors import InputError
+from shardwise.layout.deployment import Layout
+from shardwise.layout.shards import rank_shards
 
 CLASSES: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "classes.json").read_text(encoding="utf-8")
@@ -84,3 +86,57 @@ def test_defaults_that_are_no_model_are_refused(name: str) -> None:
 def test_what_is_no_decoder_is_named(name: str) -> None:
     with pytest.raises(InputError, match="decoder-only"):
         parse({"model_type": name, **CLASSES[name]["config"]}, name)
+
+
+OURO = {
+    "model_type": "ouro",
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "vocab_size": 49152,
+    "max_position_embeddings": 65536,
+    "total_ut_steps": 4,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_layers_that_run_again_are_stored_once_and_cached_each_time() -> None:
+    """Ouro-2.6B: 2,667,974,657 weights by its model card; 48 layers run four times."""
+    model = parse(OURO, "ouro-2.6b")
+    assert model.parameters() == 2_667_974_657
+    assert model.num_layers == 4 * 48
+    rank = rank_shards(model, Layout())
+    assert rank.weight_bytes == pytest.approx(2 * 2_667_974_657, rel=1e-3)
+    # 16 heads of 128, keys and values, two bytes, in each of the 192 runs
+    assert rank.cache_bytes(1.0, "bf16")[0] == 192 * 2 * 16 * 128 * 2
+    # a run reads its weights again
+    assert sum(layer.group.count * sum(g.bytes for g in layer.gemms) for layer in rank.layers) > (
+        3.9 * 2 * 48 * 51_000_000
+    )
+
+
+def test_zambas_block_is_stored_once_and_its_caches_are_not() -> None:
+    model = parse(CLASSES["zamba"]["config"] | {"model_type": "zamba"}, "zamba")
+    kept = [c for g in model.groups for c in g.mixer.caches if c.name == "kv"]
+    counts = [g.count for g in model.groups if any(c.name == "kv" for c in g.mixer.caches)]
+    assert len(kept) == 2  # where the block is stored, and where it is used again
+    assert sum(counts) == 13
+
+
+def test_a_jais_model_has_gated_mlps_and_no_positions() -> None:
+    config = {
+        "model_type": "jais",
+        "n_embd": 5120,
+        "n_head": 40,
+        "n_layer": 40,
+        "n_inner": 13653,
+        "vocab_size": 84992,
+        "n_positions": 2048,
+        "position_embedding_type": "alibi",
+        "activation_function": "swiglu",
+    }
+    layer = 4 * 5120**2 + 3 * 5120 * 13653 + 3 * 5120 + 5120 + 2 * 13653 + 5120 + 4 * 5120
+    assert parse(config, "jais-13b").parameters() == 40 * layer + 84992 * 5120 + 2 * 5120

@@ -40,6 +40,15 @@ class Format(msgspec.Struct, frozen=True):
             scales = self.scale_bytes * down * across
         return np.asarray(self.bits / 8 * r * c + scales)
 
+    def size(self, rows: int, cols: int) -> float:
+        """Bytes of one matrix of `rows` x `cols` weights with its scales."""
+        scales = 0.0
+        if self.scale_bytes:
+            down = -(-rows // self.block[0]) if self.block[0] else 1
+            across = -(-cols // self.block[1]) if self.block[1] else 1
+            scales = self.scale_bytes * down * across
+        return self.bits / 8 * rows * cols + scales
+
     @property
     def is_quantized(self) -> bool:
         """Whether the dtype is narrower than 16-bit floating point."""

@@ -146,9 +146,7 @@ class Model(msgspec.Struct, frozen=True, eq=False):
     def weight_bytes(self) -> float:
         """Bytes of the language model's weights with their scales, unsharded."""
         return sum(
-            n * t.copies * float(t.format.bytes_of(t.rows, t.cols))
-            for n, t in self.tensors()
-            if not t.reused
+            n * t.copies * t.format.size(t.rows, t.cols) for n, t in self.tensors() if not t.reused
         )
 
     @property

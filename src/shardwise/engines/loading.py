@@ -49,14 +49,20 @@ class Loader(msgspec.Struct, frozen=True):
         if cut.refused or (cut.outputs <= shard.rows and cut.inputs <= shard.cols):
             return shard.bytes
         stored = replace(tensor.format, block=cut.block)
-        return shard.copies * float(stored.bytes_of(cut.outputs, cut.inputs))
+        return shard.copies * stored.size(cut.outputs, cut.inputs)
 
     def _cut(self, tensor: Tensor, ranks: int) -> Cut:
         if tensor.units and ranks > tensor.units and ranks % tensor.units == 0:
             ranks = tensor.units  # further ranks hold copies
-        return get(self.engine).cut(_weight(tensor), ranks, self.device, self.version)
+        return _cut_of(self, _weight(tensor), ranks)
 
 
+@lru_cache(maxsize=8192)
+def _cut_of(loader: Loader, weight: Weight, ranks: int) -> Cut:
+    return get(loader.engine).cut(weight, ranks, loader.device, loader.version)
+
+
+@lru_cache(maxsize=8192)
 def _weight(tensor: Tensor) -> Weight:
     fmt = tensor.format
     return Weight(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Final
 
@@ -32,6 +33,11 @@ def get(name: str) -> Engine:
         return _TRIED[name]
     if name not in _RECORDS:
         raise UnknownNameError("engine", name, names())
+    return _record(name)
+
+
+@cache
+def _record(name: str) -> Engine:
     module, record = _RECORDS[name]
     found: Engine = getattr(import_module(module), record)
     return found

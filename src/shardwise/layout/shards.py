@@ -43,7 +43,7 @@ class Shard(msgspec.Struct, frozen=True):
     @property
     def bytes(self) -> float:
         """Bytes with scales."""
-        return self.copies * float(self.tensor.format.bytes_of(self.rows, self.cols))
+        return self.copies * self.tensor.format.size(self.rows, self.cols)
 
     @property
     def held_bytes(self) -> float:

@@ -333,3 +333,18 @@ def cpmant(config: Fields) -> Decoder:
         embedding="cpmant.input_embedding",
         extra_embedding_rows=kinds * length,
     )
+
+
+def jais(config: Fields) -> Decoder:
+    """Jais: GPT-2 with ALiBi and gated MLPs, biases on all (vllm/model_executor/models/jais.py)."""
+    heads = _gpt_heads(config, grouped=False)
+    read = _gpt2(config, heads)
+    if config.text("position_embedding_type", "learned") == "alibi":
+        read = replace(read, outer=tuple(t for t in read.outer if t.part != "embedding"))
+    if config.text("activation_function", "gelu") != "swiglu":
+        return read
+    width = config.size("n_inner", default=4 * heads.hidden)
+    names = MlpNames("c_fc", "c_fc2", "c_proj")
+    mlp = gated_mlp(heads.hidden, width, names=names, bias=True)
+    (layer,) = set(read.layers)
+    return replace(read, layers=(replace(layer, feed_forward=mlp),) * len(read.layers))

@@ -223,7 +223,7 @@ def laguna(config: Fields) -> Decoder:
         heads.hidden,
         Experts(count, top_k, config.size("moe_intermediate_size")),
         router=CORRECTED,
-        shared=Shared(config.size("shared_expert_intermediate_size", default=0, lo=0)),
+        shared=Shared(config.size("shared_expert_intermediate_size", default=512, lo=0)),
     )
     dense = gated_mlp(heads.hidden, config.size("intermediate_size"))
     routed = sparse_layers(config, num_layers(config), 1)

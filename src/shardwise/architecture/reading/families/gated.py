@@ -1,4 +1,4 @@
-"""Attention whose output is gated: Beam, Muse, HRM-Text; Flint's sinks behind normed heads.
+"""Gated attention (Beam, Muse), sinks behind normed heads (Flint), layers run again (HRM, Ouro).
 
 Shapes: the modelling code of transformers 5.23.
 """
@@ -161,6 +161,38 @@ def hrm_text(config: Fields) -> Decoder:
         outer=(Tensor("model.z_L_init", hidden, 1, "norm"),),
         tie_embeddings=config.flag("tie_word_embeddings", False),
         prefix="model.L_module.layers",
+    )
+
+
+def ouro(config: Fields) -> Decoder:
+    """Ouro (arXiv:2510.25741): all layers run `total_ut_steps` times, each run with a cache.
+
+    vLLM always runs all steps, whatever the exit gate says.
+    """
+    heads, layers = heads_of(config), num_layers(config)
+    steps = config.size("total_ut_steps", default=4, hi=64)
+    if layers * steps > MAX_LAYERS:
+        raise config.bad("total_ut_steps", f"at most {MAX_LAYERS} runs of layers in all")
+    bias = config.flag("attention_bias", False)
+    attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
+    mlp = gated_mlp(heads.hidden, config.size("intermediate_size"))
+    first = Layer(attention, mlp, norms(heads.hidden, "input_layernorm", "input_layernorm_2",
+                                        "post_attention_layernorm",
+                                        "post_attention_layernorm_2"))  # fmt: skip
+    again = Layer(
+        replace(attention, tensors=reused(attention.tensors)),
+        replace(mlp, tensors=reused(mlp.tensors)),
+        reused(first.norms),
+    )
+    gate = linear("model.early_exit_gate", 1, heads.hidden, "mlp", "replicated", "exit_gate",
+                  bias=True)  # fmt: skip
+    return Decoder(
+        hidden_size=heads.hidden,
+        vocab_size=config.size("vocab_size"),
+        max_context=max_context(config),
+        layers=(first,) * layers + (again,) * (layers * (steps - 1)),
+        outer=norms(heads.hidden, "model.norm") + gate,
+        tie_embeddings=config.flag("tie_word_embeddings", False),
     )
 
 

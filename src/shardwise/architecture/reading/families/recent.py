@@ -192,7 +192,7 @@ def kolibri1(config: Fields) -> Decoder:
         return gqa_attention(heads, qk_norm=QkNorm(), window=window)
 
     count, top_k = experts_of(config, config.name_of("num_local_experts", "num_experts"))
-    shared = config.size("shared_expert_intermediate_size", default=0, lo=0)
+    shared = config.size("shared_expert_intermediate_size", default=512, lo=0)
     sparse = moe(
         heads.hidden,
         Experts(count, top_k, config.size("moe_intermediate_size")),
