@@ -140,3 +140,15 @@ def test_a_jais_model_has_gated_mlps_and_no_positions() -> None:
     }
     layer = 4 * 5120**2 + 3 * 5120 * 13653 + 3 * 5120 + 5120 + 2 * 13653 + 5120 + 4 * 5120
     assert parse(config, "jais-13b").parameters() == 40 * layer + 84992 * 5120 + 2 * 5120
+
+
+@pytest.mark.parametrize("name", supported())
+def test_ranks_of_a_class_hold_the_model_and_no_more_with_tp(name: str) -> None:
+    model = parse({"model_type": name, **CLASSES[name]["config"]}, name)
+    whole = model.weight_bytes + sum(tower.bytes for tower in model.towers)
+    held = [rank_shards(model, Layout(tp)).weight_bytes for tp in (1, 2, 4, 8)]
+    assert held[0] == pytest.approx(whole, rel=2e-3)
+    assert held == sorted(held, reverse=True)
+    assert 8 * held[-1] >= 0.999 * whole
+    caches = [rank_shards(model, Layout(tp)).cache_bytes(4096.0, "bf16")[0] for tp in (1, 8)]
+    assert caches[0] >= caches[1] > 0
