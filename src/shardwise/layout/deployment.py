@@ -7,6 +7,7 @@ model takes many deployments at once as `shardwise.layout.arrays.Layouts`.
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -22,7 +23,7 @@ GPU_MEMORY_UTILIZATION = 0.9
 MOST = 10_000_000  #: of any limit in tokens or sequences
 
 
-class Layout(msgspec.Struct, frozen=True, order=True):
+class Layout(msgspec.Struct, frozen=True, order=True, dict=True):
     """How a model is spread over GPUs.
 
     Attributes:
@@ -63,7 +64,7 @@ class Layout(msgspec.Struct, frozen=True, order=True):
         """Whether whole experts are spread over ranks."""
         return self.ep_size > 1
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The layout of one replica in words: "TP4", "TP2 x PP2", "DP8 x EP8", "TP8 x DCP8"."""
         words = [f"TP{self.tp_size}"] if self.tp_size > 1 or self.attention_dp == 1 else []

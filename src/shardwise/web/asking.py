@@ -150,7 +150,7 @@ def _found(asked: Asked, wanted: Wanted, uses: tuple[Use, ...]) -> Found:
         advice, layouts, cells = _planned(subject, wanted, price, uses)
     else:
         advice, layouts, cells = _studied(subject, catalogue, wanted)
-    unseen = unseen_of(subject, [c.layout for c in cells])
+    unseen = layouts.unseen if layouts else unseen_of(subject, {c.layout for c in cells})
     ground = Ground(subject.gpu.id, subject.engine, known_errors(subject), unseen)
     return Found(
         state=State(),

@@ -177,6 +177,7 @@ async function start() {
     allow(null, address());
   }
   document.documentElement.dataset.ready = "yes";
+  requestAnimationFrame(() => performance.mark("first view"));
 }
 
 start();
