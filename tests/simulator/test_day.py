@@ -50,6 +50,16 @@ def test_a_day_with_a_peak_needs_more_then_and_an_autoscaler_misses_its_beginnin
 
 
 @needs_numba
+def test_an_hour_near_its_limit_gets_another_replica_than_a_short_run_asks_for() -> None:
+    # 9.7 of 10 requests/s: a queue of 100 s grows over hours, not in the first minutes
+    bound = [Target("ttft_s", 99, 4.0)]
+    rates = [9.7, 1.0]
+    day = size_day(toy(), rates, LENGTHS, bound, start_up_s=0.0, stage_s=3600.0)
+    assert day.hours[0].needed == 2
+    assert all(hour.good_scheduled >= 0.99 for hour in day.hours)
+
+
+@needs_numba
 def test_a_steady_day_costs_the_same_whoever_plans_it() -> None:
     day = size_day(toy(), [4.0, 4.0], LENGTHS, BOUND, start_up_s=60.0, stage_s=1800.0)
     assert [plan.replica_hours for plan in day.plans][:2] == [1.0, 1.0]

@@ -13,7 +13,7 @@ def day_tables(found: dict[str, Any]) -> list[Table]:
     d, day = found["deployment"], found["day"]
     hours = ranked_table(
         "hours",
-        f"{d.model} on {d.gpu}, TP={d.tp_size}: replicas by the hour",
+        f"{d.model} on {d.gpu}, {d.layout.name}: replicas by the hour",
         (
             Column("hour", "hour"),
             Column("rate", "request_rate", "requests/s"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shardwise.planner.candidates import Option
 from shardwise.reports.decision_tables import Value, ranked_table
 from shardwise.reports.table import Column, Table
 from shardwise.simulator.summary import Summary
@@ -40,7 +41,7 @@ def search_table(found: Sequence[Summary]) -> Table:
 def _row(s: Summary) -> dict[str, Value]:
     d = s.deployment
     return {
-        "deployment": f"{d.replicas} x TP={d.tp_size} {d.dtypes.weight} on {d.gpu}",
+        "deployment": f"{Option(d.layout, d.dtypes.weight)} on {d.gpu}",
         "policy": s.policy,
         "request_rate": s.request_rate,
         "runs": str(s.runs),
