@@ -79,9 +79,9 @@ def test_throughput_is_per_gpu_of_the_replica() -> None:
 def test_a_layout_that_does_not_fit_is_left_out_with_the_reason() -> None:
     found = layout_grid(subject("llama-3.1-70b"), asked(8), [Layout(1), Layout(4)])
     assert [x.layout for x in found.left_out] == ["TP1"]
-    assert "GB a GPU short" in found.left_out[0].reason
+    assert "GB per GPU short" in found.left_out[0].reason
     assert not found.steps
-    with pytest.raises(DoesNotFitError, match="GB a GPU short"):
+    with pytest.raises(DoesNotFitError, match="GB per GPU short"):
         layout_grid(subject(), asked(8), [Layout(1)])
 
 

@@ -104,7 +104,7 @@ def test_the_text_says_what_to_take_what_it_costs_and_what_to_change() -> None:
     done = doctor("--from", "-", "--engine", "vllm", "--wide", given=PAIRS)
     assert done.returncode == 0, done.stderr
     assert "0,1  2,3" in done.stdout
-    assert "its own kernel below 8 MiB, then NCCL" in done.stdout
+    assert "own kernel below 8 MiB, then NCCL" in done.stdout
     assert "NCCL through host memory" in done.stdout
     assert "do: prefer TP=2 with several copies" in done.stdout
     assert "sglang" not in done.stdout

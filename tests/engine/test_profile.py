@@ -148,7 +148,7 @@ def test_the_tables_end_with_the_evidence_and_what_it_rests_on(llama: Path) -> N
     got = CliRunner().invoke(command, [str(llama), *QUICK, *options])
     assert got.exit_code == 0
     said = " ".join(got.output.split())
-    assert "(one rank's shard, no peers, fp32, cpu)" in said
+    assert "(one rank's shard only, fp32, cpu)" in said
     assert re.search(r"predicted: TTFT [^;]*n=3", said)
     assert "all-reduce predicted: vllm, h200" in said
 

@@ -69,7 +69,7 @@ def test_a_dtype_that_nobody_published_is_a_placeholder_and_says_so(ask: Any) ->
     stored = checkpoint("smollm2-135m", asked.arch, d)
     assert stored.placeholder
     assert stored.path.startswith("YOUR-NVFP4-CHECKPOINT-OF-")
-    assert "put yours in place of" in note(stored)
+    assert "replace " in note(stored)
 
 
 def test_tensorrt_llm_is_started_with_its_own_words_and_not_on_amd(ask: Any) -> None:

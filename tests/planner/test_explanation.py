@@ -44,19 +44,19 @@ def test_what_the_second_loses_by_adds_up_to_the_difference() -> None:
     )
     assert 0 < other.part_pct < other.apart_pct + 100
     assert f"Runner-up: {second.name}, {other.apart_pct:+.1f} % cost" in recommendation(made)
-    assert "To settle it, measure the node's output tok/s of both" in recommendation(made)
+    assert "To decide, measure the node's output tok/s of both" in recommendation(made)
 
 
 def test_a_layout_far_from_rows_says_so_in_its_first_sentence() -> None:
     copied = planned("deepseek-r1", "h200", 8, 512)
     assert copied.best.deployment.layout.attention_dp > 1
-    assert "nothing near it was measured (no row of h200 with vLLM" in first_sentence(copied)
+    assert "nothing similar was measured (no row of h200 with vLLM" in first_sentence(copied)
     assert "copies of attention" in first_sentence(copied)
     unknown = planned("qwen3-32b", "rtx-4090", 3, 8)
     assert "no row is of rtx-4090 with vLLM" in first_sentence(unknown)
     known = planned("llama-3.1-70b", "h200", 8, 64, "fp8")
-    assert "nothing near" not in recommendation(known)
-    assert "Measured ground: rows of this model, GPU and engine" in recommendation(known)
+    assert "nothing similar" not in recommendation(known)
+    assert "Measured rows: this model, GPU, engine and layout" in recommendation(known)
 
 
 @pytest.mark.parametrize("in_flight", [8, 512])
@@ -78,23 +78,23 @@ def test_an_idle_gpu_is_said(ask: Any) -> None:
     del ask
     made = planned("qwen3-32b", "rtx-4090", 3, 8)
     assert made.best.deployment.gpus == 2
-    assert "for all 3 GPUs, of which 1 is idle (±" in recommendation(made)
+    assert "paying for all 3 GPUs (1 is idle) (±" in recommendation(made)
 
 
 #: model, GPU, GPUs, in flight, dtype -> what an expert expects of the first, and of the reasons
 EXPECTED: list[tuple[str, str, int, int, str | None, Any, str]] = [
     # little in flight: weights are read quickest by all GPUs of one replica
-    ("deepseek-r1", "h200", 8, 8, None, lambda x: x.name == "TP8", "Reading weights binds"),
-    ("deepseek-r1", "h200", 8, 64, None, lambda x: x.attention_dp <= 2, "Reading weights binds"),
+    ("deepseek-r1", "h200", 8, 8, None, lambda x: x.name == "TP8", "is reading weights ("),
+    ("deepseek-r1", "h200", 8, 64, None, lambda x: x.attention_dp <= 2, "is reading weights ("),
     # 512 x 5,000 tokens: TP8 holds a quarter of them
     ("deepseek-r1", "h200", 8, 512, None, lambda x: x.attention_dp >= 2, "KV cache"),
     # 63 GB of weights fit one GPU, with room for a part of the requests
-    ("gpt-oss-120b", "h100", 1, 64, None, lambda x: x.name == "TP1", "Waiting for a slot binds"),
+    ("gpt-oss-120b", "h100", 1, 64, None, lambda x: x.name == "TP1", "is waiting for a slot ("),
     ("gpt-oss-120b", "h100", 2, 64, None, lambda x: x.tp_size == 2, "Runner-up: "),
     ("gpt-oss-120b", "h100", 3, 64, None, lambda x: x.replicas == 3, "Runner-up: 1 x TP2"),
     ("gpt-oss-120b", "h100", 4, 64, None, lambda x: x.tp_size == 2, "a tie"),
     ("gpt-oss-120b", "h100", 8, 64, None, lambda x: x.replicas >= 2, "a tie"),
-    ("gpt-oss-120b", "h100", 8, 8, None, lambda x: x.replicas >= 1, "Reading weights binds"),
+    ("gpt-oss-120b", "h100", 8, 8, None, lambda x: x.replicas >= 1, "is reading weights ("),
     # fp8 blocks of 128 do not divide expert widths of 1536 / 8: TP8 needs whole experts
     ("qwen3-235b-a22b", "h100", 4, 64, "fp8", lambda x: x.tp_size == 4, "Runner-up: "),
     ("qwen3-235b-a22b", "h100", 8, 64, "fp8", lambda x: x.name != "TP8", "Runner-up: "),
@@ -115,8 +115,8 @@ def test_the_first_is_of_the_kind_that_an_expert_expects(
     said = recommendation(made)
     assert kind(made.best.deployment.layout), made.best.name
     assert words in said
-    assert "Measured ground: " in said
-    assert (made.best.far != "") == ("nothing near it was measured" in first_sentence(made))
+    assert "Measured rows: " in said
+    assert (made.best.far != "") == ("nothing similar was measured" in first_sentence(made))
 
 
 def test_more_in_flight_moves_one_model_from_tp_to_copies_of_attention() -> None:

@@ -48,7 +48,7 @@ def test_a_kind_without_a_price_is_not_compared_by_cost_but_by_latency(ask: Any)
     prices = {"h200": 2.0, "b200": None}
     kinds = compared(asked(ask, prices))
     assert [p.question.node.gpu.id for p in kinds.plans] == ["h200"]
-    assert "no price is known" in kinds.without[0].reason
+    assert "its price is unknown" in kinds.without[0].reason
     by_latency = compared(asked(ask, prices, objective="latency"))
     assert [p.question.node.gpu.id for p in by_latency.plans] == ["b200", "h200"]
 
@@ -56,7 +56,7 @@ def test_a_kind_without_a_price_is_not_compared_by_cost_but_by_latency(ask: Any)
 def test_a_kind_on_which_nothing_fits_says_why(ask: Any) -> None:
     kinds = compared(asked(ask, {"h200": 2.0, "rtx-4090": 0.5}))
     assert [x.gpu for x in kinds.without] == ["rtx-4090"]
-    assert "GB a GPU short" in kinds.without[0].reason
+    assert "GB per GPU short" in kinds.without[0].reason
 
 
 def test_where_no_kind_does_all_reasons_are_one_line(ask: Any) -> None:

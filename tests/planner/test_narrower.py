@@ -22,7 +22,7 @@ def test_a_32b_on_24_gb_is_its_published_awq_checkpoint(ask: Any) -> None:
     assert checkpoint("qwen3-32b", found.question.arch, found.best.deployment).path == (
         "Qwen/Qwen3-32B-AWQ"
     )
-    assert "Nothing fits in bf16 or fp8, so the weights are those of Qwen/Qwen3-32B-AWQ" in (
+    assert "Nothing fits in bf16 or fp8, so the plan uses Qwen/Qwen3-32B-AWQ" in (
         recommendation(found)
     )
     assert {r.option.weight_dtype for r in found.rejected} == {"bf16", "fp8"}

@@ -142,8 +142,8 @@ def test_slo_says_whether_the_whole_interval_meets_it(ask: Any) -> None:
 def test_what_does_not_fit_says_what_is_short() -> None:
     asked = question("llama-3.1-70b", "h100", 8, Demand(1024, 256, 64))
     short = [r for r in plan(asked).rejected if r.cause == "memory"]
-    assert any("GB a GPU short" in r.reason and r.shortfall_bytes > 0 for r in short)
-    with pytest.raises(DoesNotFitError, match="GB a GPU short"):
+    assert any("GB per GPU short" in r.reason and r.shortfall_bytes > 0 for r in short)
+    with pytest.raises(DoesNotFitError, match="GB per GPU short"):
         plan(question("llama-3.1-405b", "h100", 2, Demand(1024, 256)))
 
 

@@ -51,8 +51,8 @@ def test_a_draft_that_is_never_right_loses_at_every_concurrency(ask: Any) -> Non
     assert found is not None
     assert found.break_even.value == 0.0
     assert found.speedup.value < 1.0
-    assert "on, as asked, but" in speculation_lines(found)[0]
-    assert "loses at every concurrency" in speculation_lines(found)[1]
+    assert "on, as requested, but" in speculation_lines(found)[0]
+    assert "it is slower at every concurrency" in speculation_lines(found)[1]
 
 
 def test_the_plan_and_the_comparison_give_one_answer(ask: Any) -> None:

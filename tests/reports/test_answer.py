@@ -58,8 +58,8 @@ def test_the_ground_names_rows_and_what_they_lack() -> None:
     known = [KnownError("tpot_s", 1, 18.1, None), KnownError("e2e_latency_s", 183, 7.9, None)]
     ground = Ground("mi300x", "vllm", known, {"TP1": ("layout not seen",), "TP8": ()})
     rows = "183 rows of mi300x with vllm, mean error 7.9 % in E2E latency, 18.1 % in TPOT (n=1)."
-    assert ground.words("TP1") == f"Beyond measured ground (layout not seen): {rows}"
-    assert ground.words("TP8") == f"On measured ground: {rows}"
+    assert ground.words("TP1") == f"Not measured (layout not seen): {rows}"
+    assert ground.words("TP8") == f"Measured: {rows}"
     assert "Measure first" in Ground("b300", "vllm").words("TP1")
 
 

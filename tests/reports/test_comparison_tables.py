@@ -52,7 +52,7 @@ def test_what_differs_between_the_runs_is_in_the_notes() -> None:
     assert "engine: vllm in A, sglang in B" in text
     assert "vllm: 0.9.1 in A, – in B" in text
     assert "only in A, not compared: 1 cells, e.g. 2 x TP4, 256 in flight, 2048/1024" in text
-    assert "left out of B: 3 cells" in text
+    assert "skipped in B: 3 cells" in text
     assert re.search(r"TPOT\s+2\s+\+4\.9", text)  # sqrt(1 x 1.1) = 1.0488
 
 

@@ -26,7 +26,18 @@ def test_cost_is_relative_to_the_largest_tp(grid: Grid) -> None:
     table = cost_table(node_costs(grid, Node(8, 2.0), ["one_copy", "full_node"], rho=1.0))
     rows = texts(table)
     # TP=1 at 16: 161.6 tok/s on 16 USD/h = 27.5 USD/Mtok; TP=8 404 tok/s: 2.5 times cheaper
-    assert rows[0] == ["one copy", "16", "1", "1", "27.5", "162", "10.0", "2.50", "0.400", "2.50"]
+    assert rows[0] == [
+        "one replica",
+        "16",
+        "1",
+        "1",
+        "27.5",
+        "162",
+        "10.0",
+        "2.50",
+        "0.400",
+        "2.50",
+    ]
     # eight copies: 27.5 / 8 = 3.44, 3.2 times the throughput of TP=8, 1 / 3.2 of the cost
     assert rows[6][4:] == ["3.44", "1,293", "10.0", "0.312", "3.20", "2.50"]
     assert (table.rows[0][7].tone, table.rows[6][7].tone) == ("worse", "better")
@@ -62,7 +73,7 @@ def test_the_audit_table_shows_the_published_flaw() -> None:
 
 def test_an_audit_without_findings_says_what_was_checked(grid: Grid) -> None:
     text = render(audit_table(audit_grid(grid)))
-    assert text.startswith("Audit: no findings\n  checked: Little's law")
+    assert text.startswith("Audit: no findings\n  checks: Little's law")
 
 
 def test_memory_says_by_how_much_it_fits_or_not() -> None:

@@ -39,7 +39,7 @@ def test_links_are_a_square_with_a_legend_of_what_is_there() -> None:
     assert node is not None
     table = link_table(node)
     assert texts(table)[0] == ["GPU0", "X", "NV12", "SYS", "SYS"]
-    assert table.notes == ("NV#: that many NVLinks; SYS: between CPU sockets",)
+    assert table.notes == ("NV#: number of NVLinks; SYS: between CPU sockets",)
 
 
 def test_engines_that_do_the_same_share_a_row() -> None:

@@ -86,8 +86,11 @@ def build(name: str, grid: Grid) -> Any:
         ("tp_steps", ["change in %", "dashed outline: published: AMD ROCm blog", "batch 128"]),
         ("time_breakdown", ["time of a request, s", "communication", "queueing", "20 %"]),
         ("memory", ["memory of one GPU, GB", "KV cache", "2.00 GB short", "110 GB free"]),
-        ("errors", ["TTFT, n = 6", "error, %", "batch per copy", "TP=8"]),
-        ("cost", ["GPU-h per million output tokens", "one copy", "full node", "8 GPUs paid for"]),
+        ("errors", ["TTFT, n = 6", "error, %", "batch per replica", "TP=8"]),
+        (
+            "cost",
+            ["GPU-h per million output tokens", "one replica", "full node", "8 GPUs paid for"],
+        ),
     ],
 )
 def test_a_figure_is_drawn_with_its_units_and_source(

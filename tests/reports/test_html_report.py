@@ -160,7 +160,7 @@ def test_measured_cells_stand_beside_the_predicted_ones_with_their_error(
     )
     page = report_html(replace(output, measured=[measured]))
     # 1 / 1.25 - 1 = -20 %
-    assert "off in the mean by: E2E latency 20.0 % (n=1); 0 of 1 inside" in page
+    assert "cells of this study: E2E latency 20.0 % (n=1); 0 of 1 are inside" in page
     assert "E2E latency, n = 1" in page
     assert "<strong>predicted and measured</strong>" in page
     assert "mean absolute error, E2E latency: 20.0 % (n=1)" in page
@@ -264,7 +264,7 @@ def test_a_model_that_fits_at_one_tp_only_has_a_study_and_a_report() -> None:
     assert not output.study.steps
     assert "study" in [table.name for table in study_tables(output)]
     page = report_html(output)
-    assert "What one GPU holds" in page
+    assert "Memory of one GPU" in page
     assert "TP=4 is left out" in page
 
 

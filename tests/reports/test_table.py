@@ -61,7 +61,7 @@ def test_bounds_become_a_spread_and_go_away_as_the_width_shrinks(table: Table) -
     assert "12.3 ±13%" in narrow
     assert "±: 80 % interval, its wider side" in narrow
     assert "±" not in least.replace("±: ", "")
-    assert "left out at this width: 80 % intervals" in " ".join(least.split())
+    assert "not shown at this width: 80 % intervals" in " ".join(least.split())
 
 
 def test_an_optional_column_is_left_out_before_an_interval(table: Table) -> None:
@@ -74,7 +74,7 @@ def test_an_optional_column_is_left_out_before_an_interval(table: Table) -> None
     assert "12.3 ±13%" in shown
     assert "12345" not in shown
     assert "remark: of a kind" not in " ".join(shown.split())
-    assert "left out at this width: remark" in " ".join(shown.split())
+    assert "not shown at this width: remark" in " ".join(shown.split())
     assert "remark: of a kind" in render(more)
 
 

@@ -134,7 +134,7 @@ def test_at_a_rate_answer_ranking_chart_and_cells_agree(page: Any, server: str) 
     redrawn(page, lambda: page.fill("#rate", "20"))
     assert text(page, "#answer-title") == "Not enough for 20 requests/s"
     assert "20 requests/s ✗ missed" in text(page, "#answer-chips")
-    assert "such nodes carry 20" in text(page, "#answer-why")
+    assert "20 requests/s need" in text(page, "#answer-why")
 
 
 def test_buttons_work_for_a_valid_state_alone(page: Any, server: str) -> None:
@@ -220,7 +220,7 @@ def test_the_axes_are_drawn_anew(page: Any, server: str) -> None:
 
 def test_a_model_that_fits_one_layout_only_has_a_page(page: Any, server: str) -> None:
     opened(page, f"{server}/?model=llama-3.1-405b&dtype=bf16")
-    assert "GB a GPU short" in text(page, "#rejected")
+    assert "GB per GPU short" in text(page, "#rejected")
     assert page.locator("#ranking-table tbody tr").count() >= 1
     redrawn(page, lambda: page.select_option("#model", "llama-3.1-70b"))
     assert page.locator("#ranking-table tbody tr").count() >= 4

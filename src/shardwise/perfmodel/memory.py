@@ -339,7 +339,7 @@ def require_fit(
     engine_gb = (p.activation_bytes + p.engine_bytes) / GB
     raise DoesNotFitError(
         f"{model.id} in {dtype} at {deployment.layout.name} does not fit "
-        f"{gpu.name}: no room for the {what}, {p.shortfall_bytes / GB:.1f} GB a GPU short of the "
+        f"{gpu.name}: no room for the {what}, {p.shortfall_bytes / GB:.1f} GB per GPU short of the "
         f"{p.budget_bytes / GB:.1f} GB usable (weights {p.weight_bytes / GB:.1f}, activations and "
         f"engine {engine_gb:.1f}, KV cache {p.kv_bytes_per_sequence / GB:.1f}); "
         f"{_what_fits(model, gpu, deployment, context_tokens)}"

@@ -1,1 +1,1 @@
-"""From a question to ranked deployments: enumerate, reject with a reason, rank, command."""
+"""Plan deployments: enumerate, reject with a reason, rank, write the command."""

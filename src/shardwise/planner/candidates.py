@@ -1,4 +1,4 @@
-"""Every layout and dtype on a node; what a rule forbids is kept with its reason."""
+"""Enumerate the layouts and dtypes on a node; those that break a rule are kept with the reason."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Option(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """A candidate that cannot run or cannot carry the load, and why, in one sentence."""
+    """A candidate that cannot run or cannot sustain the load, with the reason in one sentence."""
 
     option: Option
     cause: Cause
@@ -45,7 +45,8 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 def sizes(gpus: int) -> tuple[int, ...]:
-    """Sizes of TP, PP and attention DP: powers of two up to `gpus`, and the divisors of `gpus`."""
+    """Return sizes of TP, PP and attention DP: powers of two up to `gpus`, and the divisors of
+    `gpus`."""
     return tuple(size for size in range(1, gpus + 1) if size & (size - 1) == 0 or gpus % size == 0)
 
 
@@ -60,13 +61,13 @@ def layouts(
     capabilities: Capabilities,
     sharers: Callable[[int], tuple[int, ...]] = _none,
 ) -> Iterator[Layout]:
-    """Layouts of one replica times as many as `gpus` hold.
+    """Return layouts of one replica, with as many replicas as fit on `gpus`.
 
     Args:
-        gpus: In the node.
+        gpus: Number of GPUs in the node.
         experts: Whether the model has some: then they are also kept whole, and attention is also
             copied rather than cut, within one pipeline stage.
-        capabilities: Of the engine; what it has no flag for is left out.
+        capabilities: Of the engine; layouts without a flag are skipped.
         sharers: Sizes of decode context parallelism that a TP allows, within one pipeline stage.
     """
     for tp in sizes(gpus):
@@ -86,7 +87,7 @@ def layouts(
 
 
 def enumerate_candidates(question: Question) -> tuple[list[Option], list[Rejected]]:
-    """Layouts that break no rule, and those that do. Copies fill the node."""
+    """Return layouts that break no rule, and those that do. Replicas fill the node."""
     possible: list[Option] = []
     rejected: list[Rejected] = []
     can = get(question.engine).capabilities
@@ -116,7 +117,7 @@ def _sharers(question: Question) -> Callable[[int], tuple[int, ...]]:
 
 
 def _placed(layout: Layout, node: Node) -> Layout:
-    """`layout` in as many copies as the nodes hold."""
+    """Return `layout` with as many replicas as fit on the nodes."""
     if node.nodes == 1:
         return layout
     held = replicas_on(layout, node.nodes, node.gpus_per_node)
@@ -124,19 +125,19 @@ def _placed(layout: Layout, node: Node) -> Layout:
 
 
 def _across(question: Question, layout: Layout) -> str:
-    """Why a replica cannot be spread over the question's nodes, or ""."""
+    """Return why a replica cannot span the question's nodes, or ""."""
     node, engine = question.node, get(question.engine)
     if node.nodes == 1 or layout.replica_gpus <= node.gpus_per_node:
         return ""
     if reason := straddles(layout, node.gpus_per_node):
         return reason
     if not engine.capabilities.multi_node:
-        return f"{engine.title} across nodes: its flags are not known here"
+        return f"{engine.title} across nodes: its flags are not known"
     return ""
 
 
 def _broken(question: Question, option: Option) -> str:
-    """The rules that it breaks, "" for none."""
+    """Return the rules that it breaks; "" for none."""
     layout = option.layout
     if reason := _across(question, layout):
         return reason

@@ -1,6 +1,6 @@
-"""The exact command that starts a replica: its flags are the ones that were scored.
+"""Write the command that starts a replica, with the flags that were scored.
 
-`shardwise.engines` knows the flags, so what is shown here is what `shardwise up` runs.
+`shardwise.engines` has the flags, so `shardwise up` runs the same command.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from shardwise.perfmodel.memory import plan as memory_plan
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """What the engine loads: a hub id or folder, and the dtype it is stored in.
+    """The checkpoint that the engine loads: a hub id or folder, and its stored dtype.
 
-    `placeholder`: no checkpoint in the scored dtype is known, so the user must put one there.
+    `placeholder`: no checkpoint in the scored dtype is known; the user must supply one.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Replica(msgspec.Struct, frozen=True):
-    """One engine process: its devices, environment, arguments and the files that they name."""
+    """One engine process: its devices, environment, arguments and files."""
 
     devices: tuple[int, ...]
     port: int
@@ -53,7 +53,7 @@ class Replica(msgspec.Struct, frozen=True):
 
 
 class Share(msgspec.Struct, frozen=True):
-    """One node's share of a replica that is spread over several."""
+    """One node's share of a replica that spans several nodes."""
 
     nodes: int
     rank: int
@@ -61,11 +61,10 @@ class Share(msgspec.Struct, frozen=True):
 
 
 def checkpoint(given: str, model: Model, deployment: Deployment) -> Checkpoint:
-    """The checkpoint that runs as `deployment` was scored, for a model named `given`.
+    """Return the checkpoint that matches `deployment` as scored, for a model named `given`.
 
-    A file or folder is itself. For a bundled model it is the published checkpoint in the weight
-    dtype; the 16-bit one where the engine quantizes to that dtype while it loads; otherwise a
-    placeholder.
+    A file or folder is used unchanged. For a bundled model it is the published checkpoint in the
+    weight dtype, the 16-bit one if the engine quantizes to that dtype on load, or a placeholder.
     """
     path, wanted = Path(given).expanduser(), deployment.dtypes.weight
     own = model.checkpoint_dtype
@@ -82,7 +81,7 @@ def checkpoint(given: str, model: Model, deployment: Deployment) -> Checkpoint:
 
 
 def published_dtype(model: Model) -> str:
-    """Dtype of the checkpoint that a bundled model's own id names."""
+    """Return the dtype of the checkpoint named by a bundled model's own id."""
     from shardwise.architecture.models import load
 
     return load(model.id).checkpoint_dtype
@@ -92,29 +91,29 @@ def _found(path: str, dtype: str, deployment: Deployment) -> Checkpoint:
     wanted = deployment.dtypes.weight
     if wanted in ("auto", dtype) or quantizes_online(deployment.engine, dtype, wanted):
         return Checkpoint(path, dtype)
-    if deployment.engine == "builtin":  # its --dtype converts while it loads
+    if deployment.engine == "builtin":  # its --dtype converts on load
         return Checkpoint(path, dtype)
     name = path.rstrip("/").rpartition("/")[2]
     return Checkpoint(f"YOUR-{wanted.upper()}-CHECKPOINT-OF-{name}", wanted, placeholder=True)
 
 
 def quantizes_online(engine: str, stored: str, wanted: str) -> bool:
-    """Whether the engine quantizes 16-bit weights to `wanted` while it loads them."""
+    """Return whether the engine quantizes 16-bit weights to `wanted` on load."""
     return get(engine).capabilities.online_fp8 and wanted == "fp8" and stored in UNQUANTIZED
 
 
 def note(found: Checkpoint) -> str:
-    """What the user must supply for the command to run as scored, or ""."""
+    """Return what the user must supply for the command to run as scored, or ""."""
     if not found.placeholder:
         return ""
-    return f"no published checkpoint in {found.dtype} is known: put yours in place of {found.path}"
+    return f"no published checkpoint in {found.dtype} is known: replace {found.path} with your own"
 
 
 def as_started(deployment: Deployment, model: Model) -> Deployment:
-    """`deployment` without a KV cache dtype that the checkpoint asks for itself.
+    """Return `deployment` without a KV cache dtype that the checkpoint sets itself.
 
-    Engines follow the checkpoint where no flag says otherwise, so nothing that the user did not
-    ask for is put into a command.
+    Engines follow the checkpoint unless a flag overrides it, so the command contains no flag that
+    the user did not ask for.
     """
     stored = stored_in(model, deployment.dtypes.weight)
     if deployment.dtypes.kv == stored.kv_dtype:
@@ -125,7 +124,7 @@ def as_started(deployment: Deployment, model: Model) -> Deployment:
 def launch_of(
     deployment: Deployment, model: Model, gpu: Gpu, found: Checkpoint, port: int = 8000
 ) -> Launch:
-    """What starting a replica needs beyond its deployment."""
+    """Return what starting a replica needs beyond its deployment."""
     launch = Launch(
         model=found.path,
         port=port,
@@ -138,14 +137,14 @@ def launch_of(
         return launch
     longest = deployment.limits.max_model_len or model.max_context
     room = memory_plan(model, gpu, deployment, longest).kv_capacity_tokens
-    # a batch of the longest sequences is all it can use
+    # it cannot use more than a batch of the longest sequences
     room = min(room, deployment.limits.max_num_seqs * longest)
     threads = gpu.num_compute_units if gpu.vendor == "cpu" else 0
     return replace(launch, kv_cache_tokens=room, threads_per_rank=threads)
 
 
 def _draft(deployment: Deployment) -> str:
-    """What the engine loads as draft model: its hub id or folder, "" for none."""
+    """Return the engine's draft model: its hub id or folder, "" for none."""
     drafted = deployment.speculation
     if drafted is None or drafted.own_heads:
         return ""
@@ -160,9 +159,9 @@ def engine_command(
     port: int = 8000,
     share: Share | None = None,
 ) -> Command:
-    """What a person types to start one replica, or its `share` on one of several nodes.
+    """Return the command that starts one replica, or its `share` on one of several nodes.
 
-    Raises InputError for what the engine cannot express.
+    Raises InputError for settings that the engine has no flag for.
     """
     launch = launch_of(deployment, model, gpu, found, port)
     if share is not None:
@@ -174,8 +173,8 @@ def engine_command(
 def extra_flags(
     deployment: Deployment, model: Model, gpu: Gpu, found: Checkpoint
 ) -> tuple[str, ...]:
-    """Flags that only the model, its checkpoint and the GPU tell: those that a deployment file's
-    own settings do not give."""
+    """Return flags that follow from the model, its checkpoint and the GPU, and not from the
+    deployment file."""
     engine, device = get(deployment.engine), device_of(gpu)
     deployment = as_started(deployment, model)
     whole = engine.arguments(deployment, launch_of(deployment, model, gpu, found), device)
@@ -186,7 +185,7 @@ def extra_flags(
 
 
 def _groups(words: Sequence[str]) -> list[tuple[str, ...]]:
-    """Each flag with its values."""
+    """Group each flag with its values."""
     groups: list[tuple[str, ...]] = []
     for word in words:
         if word.startswith("--") or not groups:
@@ -205,7 +204,8 @@ def replicas(
     first_port: int = 8000,
     order: Sequence[int] = (),
 ) -> tuple[Replica, ...]:
-    """One process a replica, each with its own port and contiguous devices, of `order` if given."""
+    """Return one process per replica, each with its own port and contiguous devices, from `order`
+    if given."""
     width = deployment.layout.replica_gpus
     variable = _VISIBLE.get(gpu.vendor, "CUDA_VISIBLE_DEVICES")
     made = []
@@ -222,8 +222,8 @@ def replicas(
 def replicas_across(
     deployment: Deployment, model: Model, node: Node, found: Checkpoint, first_port: int = 8000
 ) -> tuple[Replica, ...]:
-    """The processes of several nodes, by node: replicas within one, or each node's share of one
-    that is spread over some. `NODE0` stands for the first node's address."""
+    """Return the processes of several nodes, by node: replicas within a node, or each node's share
+    of one that spans nodes. `NODE0` is a placeholder for the first node's address."""
     width, size = deployment.layout.replica_gpus, node.gpus_per_node
     variable = _VISIBLE.get(node.gpu.vendor, "CUDA_VISIBLE_DEVICES")
     made = []

@@ -1,6 +1,6 @@
-"""Pools of prefill and decode instances on the node's GPUs, against the best aggregated layout.
+"""Compare pools of prefill and decode instances with the best aggregated layout.
 
-A verdict with numbers. What is deployed stays the aggregated layout.
+The result is a verdict with numbers. The deployed layout is always the aggregated one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from shardwise.planner.question import Question
 from shardwise.planner.rank import Candidate
 
 Answer = Literal["for you", "measure it", "not for you"]
-#: How far (log) the ratio of disaggregated to aggregated may be off: assumed, since no public row
-#: was disaggregated beside its aggregated twin. Twice as much turns gains of up to 49 % from
-#: "for you" into "measure it".
+#: Error (log) of the ratio of disaggregated to aggregated: assumed, because no public rows compare
+#: the two. Doubling it turns gains of up to 49 % from "for you" into "measure it".
 RATIO_WIDTH: Final = 0.2
 _METRICS: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
 
@@ -39,13 +38,13 @@ class Point(msgspec.Struct, frozen=True):
     """Two pools under the demand.
 
     Attributes:
-        values: By metric; `output_tok_s` is the node's.
+        values: By metric; `output_tok_s` is for the node.
         in_flight: Requests on the node.
         decode_batch: Mean sequences of a decode instance.
-        prefill_busy: Share of the time that prefill instances work.
+        prefill_busy: Utilization of the prefill instances.
         transfer_s: Seconds to send a prompt's KV cache.
-        transfer_bytes: Of a prompt, on one rank of a decode instance.
-        over: How far each SLO's metric lies above its bound, as a share; at most 0 meets it.
+        transfer_bytes: Bytes per prompt on one rank of a decode instance.
+        over: Excess of each SLO's metric over its bound, as a share; at most 0 meets it.
     """
 
     pools: Pools
@@ -64,7 +63,8 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`gain` is the objective's: above 1 the pools are better; None: nothing to compare with."""
+    """`gain` is the ratio of the objectives: above 1 the pools are better; None without a
+    comparison."""
 
     answer: Answer
     reason: str
@@ -75,8 +75,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judge(plan: Plan) -> Verdict:
-    """The best pair of pools in the dtype of the plan's best candidate (the nearest, where none
-    meets the SLO) and whether it is worth it."""
+    """Find the best pair of pools in the dtype of the plan's best candidate (or the nearest, if
+    none meets the SLO), and judge it."""
     question = plan.question
     one = (*plan.ranked, *plan.missing)[0]
     subject = question.subject(one.deployment.dtypes.weight)
@@ -89,14 +89,15 @@ def judge(plan: Plan) -> Verdict:
     found = times(subject, layouts, requests, one.deployment.limits)
     points = [p for pools in pairs if (p := _point(question, subject, found, pools, requests))]
     if not points:
-        reason = "no pair of pools carries the request rate"
+        reason = "no pair of pools sustains the request rate"
         return Verdict("not for you", reason, one, None, None, len(pairs))
     best = min(points, key=lambda p: (p.excess, _cost(question, p.values)))
     return _verdict(question, one, best, len(pairs))
 
 
 def _layouts(question: Question, subject: Subject) -> list[Layout]:
-    """Layouts of one instance, of one pipeline stage, that break no rule and hold a request."""
+    """Return layouts of one instance with one pipeline stage that break no rule and have room for
+    a request."""
     possible, _ = enumerate_candidates(question)
     share = usual_share(question.engine, question.node.gpu, question.engine_version)
     found = []
@@ -120,7 +121,7 @@ def _layouts(question: Question, subject: Subject) -> list[Layout]:
 
 
 def _pairs(layouts: Sequence[Layout], gpus: int) -> Iterator[Pools]:
-    """Pairs of pools that leave no room for one more decode instance."""
+    """Return pairs of pools that leave no room for one more decode instance."""
     for prefill in layouts:
         for decode in layouts:
             for count in range(1, gpus // prefill.replica_gpus + 1):
@@ -132,10 +133,11 @@ def _pairs(layouts: Sequence[Layout], gpus: int) -> Iterator[Pools]:
 def _no_room(question: Question, layouts: Sequence[Layout]) -> str:
     gpus = question.node.gpus
     if not layouts:
-        return f"no layout of one pipeline stage fits {gpus} GPUs"
+        return f"no layout with one pipeline stage fits on {gpus} GPUs"
     least = min(layout.replica_gpus for layout in layouts)
     return (
-        f"an instance of {question.arch.id} takes {least} of the {gpus} GPUs, and two pools need "
+        f"an instance of {question.arch.id} needs {least} of the {gpus} GPUs, so two pools need "
+        f""
         f"{2 * least}"
     )
 
@@ -143,7 +145,7 @@ def _no_room(question: Question, layouts: Sequence[Layout]) -> str:
 def _point(
     question: Question, subject: Subject, found: Times, pools: Pools, requests: Requests
 ) -> Point | None:
-    """The pools under the question's demand; None where they do not carry it."""
+    """Evaluate the pools under the question's demand; None if they cannot sustain it."""
     demand = question.demand
     first = 0.0 if demand.request_rate is not None else 1.0 / WAVES
     served = serve(subject, found, pools, requests, first)
@@ -153,7 +155,7 @@ def _point(
     values = {name: float(np.interp(at, np.arange(len(served.batch)), getattr(served, name)))
               for name in (*_METRICS, "in_flight", "batch", "prefill_busy")}  # fmt: skip
     if demand.concurrency is not None and demand.concurrency > values["in_flight"]:
-        # what neither pool has room for waits before the first
+        # requests without room in either pool wait before the first
         rate = values["output_tok_s"] / requests.osl
         waits = (demand.concurrency - values["in_flight"]) / rate
         values["ttft_s"] += waits
@@ -172,7 +174,7 @@ def _point(
 
 
 def _operating_point(question: Question, served: Served) -> float | None:
-    """Where on `served` the demand lies, between its elements; the last where it is beyond."""
+    """Interpolate the demand's position on `served`; the last element if it is beyond."""
     demand, places = question.demand, np.arange(len(served.batch), dtype=np.float64)
     if not len(places):
         return None
@@ -186,7 +188,8 @@ def _operating_point(question: Question, served: Served) -> float | None:
 
 
 def _best(question: Question, served: Served) -> int:
-    """The element that serves the objective best within the SLO, or misses it by least."""
+    """Return the element that is best for the objective within the SLO, or misses it by the
+    least."""
     excess = np.zeros(len(served.batch))
     for name, bound in question.slo.bounds().items():
         excess = np.maximum(excess, getattr(served, name) / bound - 1.0)
@@ -199,7 +202,7 @@ def _best(question: Question, served: Served) -> int:
 
 
 def _interval(subject: Subject, value: float, metric: str, pools: Pools) -> Interval:
-    """An interval as wide as that of an aggregated layout, and what pools may be off by beyond."""
+    """Return the interval of an aggregated layout, widened by the error of pools."""
     near = max(
         half_width(subject.calibrated.profile, subject.asked, metric, layout)
         for layout in (pools.prefill, pools.decode)
@@ -209,19 +212,20 @@ def _interval(subject: Subject, value: float, metric: str, pools: Pools) -> Inte
 
 
 def _cost(question: Question, values: Mapping[str, Interval]) -> float:
-    """What the objective minimises: at a given rate all cost the same, and E2E latency decides."""
+    """Return what the objective minimises; at a given rate all cost the same, and E2E latency
+    decides."""
     if question.objective == "latency" or question.demand.request_rate is not None:
         return values["e2e_latency_s"].value
     return 1.0 / values["output_tok_s"].value
 
 
 def _verdict(question: Question, one: Candidate, best: Point, considered: int) -> Verdict:
-    """The answer for the best pair of pools against `one`, the best aggregated candidate."""
+    """Judge the best pair of pools against `one`, the best aggregated candidate."""
     aggregated = {**one.evidence.metrics, "output_tok_s": one.node_output_tok_s}
     ratio = _cost(question, aggregated) / _cost(question, best.values)
     spread = math.exp(RATIO_WIDTH)
     gain = Interval(ratio, ratio / spread, ratio * spread)
-    # a load that is not given is taken up to the bounds, so only a given one can be far from them
+    # a load that is not given is raised to the bounds, so only a given one can be far from them
     free = question.demand.concurrency is None and question.demand.request_rate is None
     certain = free or all((1.0 + over) * spread <= 1.0 for over in best.over.values())
     answer: Answer = "not for you"
@@ -229,7 +233,7 @@ def _verdict(question: Question, one: Candidate, best: Point, considered: int) -
         reason = f"{best.pools.name} {_missed(best)}"
     elif not one.meets:
         answer = "for you" if certain else "measure it"
-        reason = f"{best.pools.name} meet the SLO, and no aggregated layout does"
+        reason = f"{best.pools.name} meet the SLO, but no aggregated layout does"
     else:
         reason = _compared(question, one, best)
         if gain.value > 1.0:
@@ -246,16 +250,17 @@ def _missed(best: Point) -> str:
 
 
 def _compared(question: Question, one: Candidate, best: Point) -> str:
-    """Both values of what decides."""
+    """Return both values of the deciding metric."""
     if question.objective == "latency" or question.demand.request_rate is not None:
         mine, theirs = (v["e2e_latency_s"].value for v in (best.values, one.evidence.metrics))
         return (
-            f"{best.pools.name} take {mine:.3g} s for a request where {one.name} takes "
-            f"{theirs:.3g} s ({metrics.percent_change(theirs, mine):+.0f} %)"
+            f"{best.pools.name} take {mine:.3g} s per request, {one.name} takes "
+            f"{theirs:.3g} s "
+            f"({metrics.percent_change(theirs, mine):+.0f} %)"
         )
     mine, theirs = best.values["output_tok_s"].value, one.node_output_tok_s.value
     return (
-        f"{best.pools.name} give {mine:,.0f} output tok/s where {one.name} gives {theirs:,.0f} "
+        f"{best.pools.name} reach {mine:,.0f} output tok/s, {one.name} reaches {theirs:,.0f} "
         f"({metrics.percent_change(theirs, mine):+.0f} %)"
     )
 
@@ -263,7 +268,7 @@ def _compared(question: Question, one: Candidate, best: Point) -> str:
 def _cause(best: Point) -> str:
     busy = f"prompts keep the prefill pool busy {best.prefill_busy:.0%} of the time"
     if best.prefill_busy < 0.5:
-        return f"{busy}, and its GPUs do not decode for the rest"
+        return f"{busy}, and its GPUs are idle for the rest"
     if best.prefill_busy > 0.9:
         return f"{busy}, so they queue there"
-    return f"{busy}, and no decode step waits for one"
+    return f"{busy}, and no decode step waits for a prompt"

@@ -1,5 +1,5 @@
-"""Why the first of a plan is first: what binds it, what the next one loses by, what would settle
-it, and what copies of attention gain and cost where the cache is a latent one."""
+"""Explain a plan's first candidate: its bottleneck, its margin over the runner-up, a measurement
+that would decide, and, for models with a latent cache, gain and cost of data-parallel attention."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from shardwise.workload.workload import Workload
 
 
 class RunnerUp(msgspec.Struct, frozen=True):
-    """The second of a plan beside the first.
+    """The second candidate of a plan, compared with the first.
 
     Attributes:
-        reason: What puts the first before it.
-        metric: That both are compared by: "e2e_latency_s", or "output_tok_s" of the node.
-        apart_pct: How much worse it is in the objective, by the predicted values; negative: better.
+        reason: Why the first ranks before it.
+        metric: Metric of the comparison: "e2e_latency_s", or "output_tok_s" of the node.
+        apart_pct: Percent by which its predicted objective is worse; negative if better.
         doubt_pct: Half-width of the 80 % interval of that difference.
-        part: Cause of time that it loses most by, a key of `Evidence.breakdown`.
-        part_pct: What it loses there, of the first's objective.
+        part: Component of time with the largest loss, a key of `Evidence.breakdown`.
+        part_pct: Loss in that component, in percent of the first's objective.
     """
 
     candidate: Candidate
@@ -42,10 +42,10 @@ class RunnerUp(msgspec.Struct, frozen=True):
 
 
 class CacheGain(msgspec.Struct, frozen=True):
-    """Copies of attention against TP on as many GPUs, for a model whose latent cache TP does not
-    cut: tokens of cache a replica holds, and TPOT of a request alone. `shared` is the same TP with
-    the cache's tokens shared by as many ranks as can; `cut_requests` of this length are what `cut`
-    holds at once."""
+    """Data-parallel attention compared with TP on the same number of GPUs, for a model whose
+    latent cache TP does not shard: cache tokens per replica, and TPOT of a single request.
+    `shared` is the same TP with the cache's tokens shared by as many ranks as can; `cut_requests`
+    of this length are what `cut` holds at once."""
 
     copied: Deployment
     cut: Deployment
@@ -69,13 +69,13 @@ class NarrowerWeights(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """What stands behind the first of a plan.
+    """Reasons for the first candidate of a plan.
 
     Attributes:
-        binding_share: Of the largest cause, in E2E latency.
-        far: Why nothing near it was measured, in words; "" where something was.
-        unseen: What of it no row has, as `knowledge.Unseen`.
-        nearest: The layouts that this model was measured in, in words; "" for none.
+        binding_share: Share of the largest component in E2E latency.
+        far: Why nothing similar was measured; "" if something was.
+        unseen: Aspects that no row has, as `knowledge.Unseen`.
+        nearest: The layouts in which this model was measured, as text; "" for none.
     """
 
     binding_share: float
@@ -88,7 +88,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(plan: Plan) -> Explanation:
-    """What is to be said of a plan's first. The plan has one."""
+    """Explain the first candidate of a plan, which must have one."""
     best, question = plan.best, plan.question
     subject = question.subject(best.deployment.dtypes.weight)
     breakdown = best.evidence.breakdown
@@ -137,7 +137,7 @@ def _runner_up(question: Question, ranked: tuple[Candidate, ...]) -> RunnerUp:
 
 
 def _per_request(candidate: Candidate, part: str, latency: bool) -> float:
-    """Seconds of a cause in a request: as the client waits, or of the whole node's time."""
+    """Return the seconds of a component per request: as the client waits, or of the node's time."""
     seconds = candidate.evidence.breakdown[part]
     if latency:
         return seconds

@@ -1,4 +1,4 @@
-"""How much of a GPU's matrix rate a deployment uses."""
+"""Model FLOPs utilization (MFU) of a deployment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from shardwise.perfmodel.estimate import Subject
 
 
 def tokens_per_step(evidence: Evidence) -> int:
-    """Tokens, prompt and output, that a replica computes between two tokens of one request."""
+    """Return the prompt and output tokens that a replica computes between two tokens of one
+    request."""
     load = evidence.workload
     computed = 1.0 - load.cached_tokens / (load.isl + load.osl)
     each = computed * evidence.metrics["total_tok_s"].value * evidence.metrics["tpot_s"].value
@@ -16,17 +17,17 @@ def tokens_per_step(evidence: Evidence) -> int:
 
 
 def matrix_share(subject: Subject, evidence: Evidence) -> float:
-    """Share of one GPU's dense matrix rate used: sum of 2 m n k over a step's GEMMs / (step time
-    x datasheet rate x pp_size), that is, the model FLOPs utilization of Chowdhery et al., "PaLM",
-    arXiv:2204.02311, appendix B, without the attention scores. lm_head counts for every token, so
-    it is slightly high where prompts are long.
+    """Return the used share of one GPU's dense matrix rate: sum of 2 m n k over a step's GEMMs /
+    (step time x datasheet rate x pp_size), that is, the model FLOPs utilization of Chowdhery et
+    al., "PaLM", arXiv:2204.02311, appendix B, without the attention scores. lm_head counts for
+    every token, so the share is slightly high for long prompts.
     """
     deployment = evidence.deployment
     step_s = evidence.metrics["tpot_s"].value
     setting = subject.setting
     work = setting.work(Layouts.of([deployment.layout]))
     tokens = tokens_per_step(evidence)
-    # what each format takes at the GPU's full rate
+    # time of each format at the GPU's full rate
     full_s = sum(
         float(s.flops_per_token[0])
         * tokens

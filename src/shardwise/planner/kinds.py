@@ -1,4 +1,4 @@
-"""One question planned on several kinds of GPU, the best first."""
+"""Plan one question on several kinds of GPU, the best first."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ from shardwise.errors import DoesNotFitError, InputError, NothingMeetsError
 from shardwise.planner.plan import Plan
 
 _UNPRICED: Final = (
-    "no price is known to compare its cost by; give one in a TOML file with --catalogue"
+    "its price is unknown, so its cost cannot be compared; pass a price in a TOML file with "
+    "--catalogue"
 )
 
 
 class NoPlan(msgspec.Struct, frozen=True):
-    """A kind of GPU on which nothing fits or meets what is asked, and why."""
+    """A kind of GPU on which nothing fits or meets the bounds, with the reason."""
 
     gpu: str
     reason: str
 
 
 class Kinds(msgspec.Struct, frozen=True):
-    """`plans` by the cautious end of the objective, best first; `without` have none, or no price
-    that the others' cost could be compared with."""
+    """`plans` by the pessimistic end of the objective, best first; `without` have no plan, or no
+    price to compare with."""
 
     plans: tuple[Plan, ...]
     without: tuple[NoPlan, ...]
 
     @property
     def best(self) -> Plan:
-        """Plan on the best kind of GPU."""
+        """The plan on the best kind of GPU."""
         return self.plans[0]
 
 
 def plan_kinds(gpus: Sequence[str], plan_on: Callable[[str], Plan]) -> Kinds:
-    """What `plan_on` makes of each of `gpus`.
+    """Apply `plan_on` to each of `gpus`.
 
-    Raises InputError for a kind that comes twice, and NothingMeetsError where no kind has a plan.
+    Raises InputError for a repeated kind, and NothingMeetsError if no kind has a plan.
     """
     made: list[Plan] = []
     without: list[NoPlan] = []
     for gpu in gpus:
         if gpus.count(gpu) > 1:
-            raise InputError(f"--gpu {gpu} comes {gpus.count(gpu)} times", "allowed: once")
+            raise InputError(f"--gpu {gpu} is given {gpus.count(gpu)} times", "allowed: once")
         try:
             made.append(plan_on(gpu))
         except (DoesNotFitError, NothingMeetsError) as error:

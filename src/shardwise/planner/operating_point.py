@@ -1,4 +1,4 @@
-"""What each layout gives under the demand: one array over layouts x concurrencies a dtype."""
+"""Evaluate each layout under the demand: one array over layouts x concurrencies per dtype."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _PLATEAU: Final = 0.99  #: throughput within 1 % of the best is not worth a long
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """A layout at the concurrency it is scored at."""
+    """A layout at the concurrency at which it is scored."""
 
     option: Option
     concurrency: int  #: of the fullest replica
     limits: EngineLimits
     node_output_tok_s: float
-    capacity_tok_s: float  #: the most the node was seen to give; node_output_tok_s if not searched
+    capacity_tok_s: float  #: the highest throughput of the node; node_output_tok_s if not searched
     kv_limited: bool
 
 
@@ -67,18 +67,19 @@ class _Sweep(msgspec.Struct, frozen=True):
 
 
 def max_num_seqs(concurrency: Array, request_rate: bool) -> Array:
-    """`concurrency` of a copy of attention, rounded up to a multiple of 8, where engines capture
-    graphs, at most 1,024.
+    """Return `concurrency` of an attention rank, rounded up to a multiple of 8 (where engines
+    capture graphs), at most 1,024.
 
-    At a request rate the number in flight varies as a Poisson number does: three standard
-    deviations are added.
+    At a request rate, the number in flight is Poisson distributed, so three standard deviations
+    are added.
     """
     spread = 3.0 * np.sqrt(concurrency) if request_rate else 0.0
     return np.asarray(np.minimum(np.ceil((concurrency + spread) / 8.0) * 8.0, MAX_SEQS))
 
 
 def limits_of(question: Question, max_num_seqs: int, max_model_len: int) -> EngineLimits:
-    """The limits an engine is started with: what the user fixed, else what is chosen here."""
+    """Return the limits that an engine is started with: the user's, else the defaults chosen
+    here."""
     chosen = replace(_usual(question), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     return question.limits.over(chosen)
 
@@ -97,7 +98,7 @@ def limited_deployments(question: Question, layouts: Layouts, max_num_seqs: Arra
 
 
 def _usual(question: Question) -> EngineLimits:
-    """The limits that do not depend on the load."""
+    """Return the limits that do not depend on the load."""
     share = usual_share(question.engine, question.node.gpu, question.engine_version)
     return question.limits.over(EngineLimits(gpu_memory_utilization=share))
 
@@ -105,7 +106,8 @@ def _usual(question: Question) -> EngineLimits:
 def load_candidates(
     question: Question, options: Sequence[Option]
 ) -> tuple[list[Loaded], list[Rejected]]:
-    """Options of one dtype under the demand, and those without the memory or the speed."""
+    """Evaluate options of one dtype under the demand; return also those without enough memory or
+    speed."""
     if not options:
         return [], []
     swept = _sweep(question, question.subject(options[0].weight_dtype), options)
@@ -146,7 +148,7 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
     if demand.concurrency is not None:
         each = demand.concurrency / replicas
         concurrency = np.concatenate([np.ceil(each), np.maximum(np.floor(each), 1.0)], axis=1)
-        # one set of flags for all replicas: the fullest one's
+        # one set of flags for all replicas: those of the fullest one
         fullest = np.ceil(concurrency[:, :1] / copies)
         seqs = np.repeat(max_num_seqs(fullest, request_rate=False), 2, axis=1)
     else:
@@ -183,7 +185,7 @@ def _too_large(question: Question, option: Option, shortfall: float) -> Rejected
     share = _usual(question).gpu_memory_utilization
     usable = gpu.visible_memory_bytes * share / GB
     reason = (
-        f"{shortfall / GB:.1f} GB a GPU short of the {usable:.1f} GB usable on {gpu.name} "
+        f"{shortfall / GB:.1f} GB per GPU short of the {usable:.1f} GB usable on {gpu.name} "
         f"(weights, one sequence of {question.context:,} tokens, activations, engine)"
     )
     return Rejected(option, "memory", reason, shortfall_bytes=shortfall)
@@ -192,7 +194,7 @@ def _too_large(question: Question, option: Option, shortfall: float) -> Rejected
 def _choose(
     question: Question, swept: _Sweep, i: int, option: Option, fits: NDArray[np.bool_]
 ) -> Loaded | Rejected:
-    """The concurrency that option `i` is scored at."""
+    """Return the concurrency at which option `i` is scored."""
     demand, replicas = question.demand, option.layout.replicas
     each = np.where(fits, swept.served.output_tok_s[i], 0.0)
     capacity = replicas * float(each.max())
@@ -206,7 +208,7 @@ def _choose(
         if capacity < wanted:
             holds = capacity / demand.osl
             reason = (
-                f"carries {holds:.3g} requests/s on the node, {demand.request_rate:g} are asked"
+                f"sustains {holds:.3g} requests/s on the node, {demand.request_rate:g} are needed"
             )
             return Rejected(option, "overload", reason, request_rate=holds)
         k, node = int(np.argmax(each * replicas >= wanted)), wanted
@@ -224,7 +226,8 @@ def _choose(
 
 
 def _best(question: Question, served: Served, i: int, fits: NDArray[np.bool_]) -> int:
-    """The concurrency that serves the objective best within the SLO, or misses it by least."""
+    """Return the concurrency that is best for the objective within the SLO, or misses it by the
+    least."""
     excess = np.zeros(fits.shape)
     for metric, bound in question.slo.bounds().items():
         excess = np.maximum(excess, getattr(served, metric)[i] / bound - 1.0)

@@ -1,4 +1,4 @@
-"""Several models on one node: how many GPUs each gets, and which."""
+"""Split one node's GPUs over several models."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from shardwise.planner.question import Objective, Question
 
 
 class Packed(msgspec.Struct, frozen=True):
-    """One model's plan on its part of the node; devices are contiguous from `first_device`."""
+    """One model's plan on its GPUs; devices are contiguous from `first_device`."""
 
     plan: Plan
     first_device: int
 
 
 def pack(questions: Sequence[Question]) -> tuple[Packed, ...]:
-    """The split of the GPUs over `questions`, all of one node, that maximises the sum of log
-    throughput (latency: minimises the sum of log E2E latency). Costs are of each model's GPUs.
+    """Split the GPUs of one node over `questions` to maximise the sum of log throughput (for
+    latency: minimise the sum of log E2E latency). Costs cover each model's GPUs.
 
-    Every split is looked at: a model's best plan is found for each number of GPUs, then the
-    numbers are chosen by dynamic programming, which is exact since the sum is over the models.
-    Raises DoesNotFitError with the GPUs that each needs, or NothingMeetsError.
+    The best plan of each model is found for each number of GPUs. Dynamic programming then finds
+    the exact optimum of the sum. Raises DoesNotFitError with the GPUs that each needs, or
+    NothingMeetsError.
     """
     gpus = questions[0].node.gpus
     if len(questions) > gpus:
-        raise DoesNotFitError(f"{len(questions)} models need at least a GPU each; given: {gpus}")
+        raise DoesNotFitError(f"{len(questions)} models need at least one GPU each; given: {gpus}")
     if any(q.node != questions[0].node for q in questions):
-        raise InputError("models planned together on different nodes", "allowed: one node")
+        raise InputError("models of one plan on different nodes", "allowed: one node")
     options = [_options(q, gpus) for q in questions]
     _require_room(questions, options, gpus)
     score, shares = _best_split([{g: _score(p) for g, p in o.items()} for o in options], gpus)
@@ -46,7 +46,8 @@ def pack(questions: Sequence[Question]) -> tuple[Packed, ...]:
 
 
 def _options(question: Question, gpus: int) -> dict[int, Plan]:
-    """GPUs -> plan, where there is one. Raises the error on the whole node if there is none."""
+    """Return GPUs -> plan for the numbers that have one. Raises the error on the whole node if
+    none has."""
     objective: Objective = "latency" if question.objective == "latency" else "throughput"
     asked = replace(question, objective=objective)
     found: dict[int, Plan] = {}
@@ -61,7 +62,7 @@ def _options(question: Question, gpus: int) -> dict[int, Plan]:
         if made.ranked:
             found[count] = made
     if not found:
-        if error is not None:  # not even on the whole node
+        if error is not None:  # there is no plan even on the whole node
             raise error
         raise NothingMeetsError(
             f"no deployment of {question.arch.id} meets its SLO and load, even on all {gpus} "
@@ -91,7 +92,7 @@ def _score(plan: Plan) -> float:
 
 
 def _best_split(scores: Sequence[dict[int, float]], gpus: int) -> tuple[float, tuple[int, ...]]:
-    """The best total of `scores` with at most `gpus` in all, and each model's GPUs."""
+    """Return the best total of `scores` with at most `gpus` in total, and each model's GPUs."""
     best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
     for options in scores:
         reached: dict[int, tuple[float, tuple[int, ...]]] = {}

@@ -1,4 +1,4 @@
-"""The plan: every candidate ranked, missing the SLO, or rejected, and the first to be deployed."""
+"""The plan: candidates that are ranked, miss the SLO, or are rejected."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from shardwise.planner.rank import Candidate, candidates, missed, rank
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """`ranked` meet the SLO, best first; `missing` do not, nearest first; `rejected` cannot run
-    or cannot carry the load. `too_wide`: weight dtypes that were looked at first, none of which
+    """`ranked` meet the SLO, best first; `missing` do not, nearest first; `rejected` cannot run or
+    cannot sustain the load. `too_wide`: weight dtypes that were looked at first, none of which
     fits."""
 
     question: Question
@@ -28,13 +28,13 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def best(self) -> Candidate:
-        """Candidate ranked first."""
+        """The candidate ranked first."""
         return self.ranked[0]
 
 
 def explore(question: Question) -> Plan:
-    """Every candidate, whether or not one meets the SLO. Raises DoesNotFitError if none has the
-    memory."""
+    """Return every candidate, whether or not one meets the SLO. Raises DoesNotFitError if none
+    fits in memory."""
     possible, rejected = enumerate_candidates(question)
     found: list[Candidate] = []
     for dtype in question.dtypes():
@@ -57,9 +57,10 @@ def explore(question: Question) -> Plan:
 
 
 def plan(question: Question) -> Plan:
-    """The plan with at least one ranked candidate.
+    """Return a plan with at least one ranked candidate.
 
-    Raises DoesNotFitError, or NothingMeetsError naming the nearest candidate and what it misses.
+    Raises DoesNotFitError, or NothingMeetsError naming the nearest candidate and the SLOs it
+    misses.
     """
     made = explore(question)
     if made.ranked:
@@ -79,14 +80,14 @@ def plan(question: Question) -> Plan:
     most = max(made.rejected, key=lambda r: r.request_rate)
     raise NothingMeetsError(
         f"no deployment of {question.arch.id} on {question.node.gpus} x {question.node.gpu.id} "
-        f"carries {question.demand.request_rate:g} requests/s; nearest: {most.option} "
+        f"sustains {question.demand.request_rate:g} requests/s; nearest: {most.option} "
         f"{most.reason}; lower --request-rate to {most.request_rate:.3g} or add GPUs"
     )
 
 
 def _explain_misfit(question: Question, rejected: list[Rejected]) -> None:
     short = [r for r in rejected if r.cause == "memory"]
-    if not short:  # an engine that takes no TP of it
+    if not short:  # an engine that supports no TP of the model
         raise DoesNotFitError(
             f"no layout of {question.arch.id} on {question.node.name} with {question.engine}: "
             f"{rejected[0].option}: {rejected[0].reason}"
@@ -107,7 +108,7 @@ def _explain_misfit(question: Question, rejected: list[Rejected]) -> None:
         require_fit(question.arch, question.node.gpu, deployment, question.context)
     except DoesNotFitError as error:
         raise DoesNotFitError(f"{error}; nearest of {len(short)} candidates") from None
-    # it fits with fewer sequences in flight than are asked
+    # it fits with fewer sequences in flight than requested
     raise DoesNotFitError(
         f"{question.arch.id} on {question.node.gpus} x {question.node.gpu.id}: {option} is "
         f"{nearest.reason}; lower --concurrency"

@@ -1,4 +1,4 @@
-"""What is asked of a plan: a model, a node, the demand on it, limits and an objective."""
+"""The question of a plan: a model, a node, the demand, limits and an objective."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LONGEST_S: Final = 1e6
 
 class Demand(msgspec.Struct, frozen=True):
     """Requests of `isl` + `osl` tokens on the whole node: `concurrency` in flight, or
-    `request_rate` a second, or neither: then as many as serve the objective best."""
+    `request_rate` per second. With neither, the number that is best for the objective."""
 
     isl: int
     osl: int
@@ -45,8 +45,8 @@ class Demand(msgspec.Struct, frozen=True):
         if self.concurrency is not None and self.request_rate is not None:
             raise InputError(
                 f"concurrency {self.concurrency} and request rate {self.request_rate:g} together",
-                "allowed: at most one of them",
-                "the other follows from it",
+                "allowed: one of them",
+                "the other is derived from it",
             )
         concurrency = 1 if self.concurrency is None else self.concurrency
         Workload(
@@ -59,7 +59,7 @@ class Demand(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """One model on one node. `weight_dtype` None: the checkpoint's own and narrower ones."""
+    """One model on one node. With `weight_dtype` None, the checkpoint's dtype and narrower ones."""
 
     arch: Model
     node: Node
@@ -69,7 +69,7 @@ class Question(msgspec.Struct, frozen=True):
     slo: Slo = msgspec.field(default_factory=Slo)
     objective: Objective = "cost"
     engine: str = "vllm"
-    engine_version: str = ""  #: empty: what holds for every known version
+    engine_version: str = ""  #: empty: settings shared by all known versions
     limits: FixedLimits = msgspec.field(default_factory=FixedLimits)
     weight_dtype: str | None = None
     kv_dtype: str = "auto"
@@ -106,24 +106,24 @@ class Question(msgspec.Struct, frozen=True):
                     f"SLO {name} is {bound:g} s", f"allowed: above 0, up to {_LONGEST_S:g} s"
                 )
         if self.slo.tpot_s is not None and self.demand.osl < 2:
-            raise InputError("a TPOT limit with osl 1", "TPOT is defined from osl 2 on")
+            raise InputError("a TPOT limit with osl 1", "TPOT is defined for osl >= 2")
 
     @property
     def context(self) -> int:
-        """Tokens that one sequence must have room for: isl + osl, rounded up to 256."""
+        """Tokens of one sequence for which there must be room: isl + osl, rounded up to 256."""
         return model_lengths(self.demand.isl + self.demand.osl, self.arch)[-1]
 
     @property
     def longest(self) -> tuple[int, ...]:
-        """Values of `max_model_len` to try, the largest first; one sequence of it must fit."""
+        """Values of `max_model_len` to try, largest first; one sequence of that length must fit."""
         if self.limits.max_model_len is not None:
             return (self.limits.max_model_len,)
         return model_lengths(self.demand.isl + self.demand.osl, self.arch)
 
     def dtypes(self) -> tuple[str, ...]:
-        """Weight dtypes to consider: the one asked, or the checkpoint's own, then fp8 for a
-        16-bit checkpoint and nvfp4 where the GPU multiplies 4-bit floats, each where a checkpoint
-        is published or the engine quantizes to it while it loads."""
+        """Weight dtypes to consider: the requested one, or the checkpoint's own, then fp8 for a
+        16-bit checkpoint and nvfp4 if the GPU supports 4-bit floats, each if a checkpoint is
+        published or the engine quantizes to it on load."""
         if self.weight_dtype is not None:
             return (stored_in(self.arch, self.weight_dtype).checkpoint_dtype,)
         own = self.arch.checkpoint_dtype
@@ -151,7 +151,8 @@ class Question(msgspec.Struct, frozen=True):
         return published_checkpoint(self.arch.id, dtype) is not None
 
     def subject(self, weight_dtype: str) -> Subject:
-        """The model in `weight_dtype` as the performance model takes it, KV dtype resolved."""
+        """Return the model in `weight_dtype` as input of the performance model, with the KV dtype
+        resolved."""
         gpu = self.node.gpu
         stored = stored_in(self.arch, weight_dtype)
         known = calibrated(self.profile, gpu, self.engine, self.siblings, self.engine_version)
@@ -168,5 +169,5 @@ class Question(msgspec.Struct, frozen=True):
         )
 
     def on(self, gpus: int) -> Question:
-        """The same question for `gpus` GPUs of the same kind."""
+        """Return the same question for `gpus` GPUs of the same kind."""
         return replace(self, node=replace(self.node, gpus=gpus))

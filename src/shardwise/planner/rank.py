@@ -1,4 +1,4 @@
-"""Candidates as ranked: what each gives, what binds it, and why it lost to the one above."""
+"""Rank candidates: performance, bottleneck, and why each one lost to the one above."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from shardwise.planner.question import Question
 from shardwise.workload.workload import Workload, spread_of
 
 _TIE: Final = 0.005  #: objectives within 0.5 % are told apart by E2E latency
-#: Why the second is not the first, where its objective does not say.
+#: Why the second is not the first, if its objective does not show it.
 _WHY: Final = {
-    "measured": ": less of it was measured",
+    "measured": ": less measured support",
     "replicas": ": a tie, fewer replicas",
     "experts": ": a tie, whole experts",
     "ttft": ": a tie, higher TTFT",
@@ -31,7 +31,7 @@ _WHY: Final = {
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One SLO: `over_pct` is how far the predicted value lies above its bound (negative: below);
+    """One SLO: `over_pct` is the excess of the predicted value over its bound (negative: below);
     `certain` if the whole 80 % interval meets it."""
 
     metric: str
@@ -42,7 +42,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A deployment that runs and carries the load. `evidence` is of its fullest replica."""
+    """A deployment that runs and sustains the load. `evidence` describes its fullest replica."""
 
     evidence: Evidence
     gpus_paid: int
@@ -60,7 +60,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def deployment(self) -> Deployment:
-        """Deployment that was predicted."""
+        """The predicted deployment."""
         return self.evidence.deployment
 
     @property
@@ -70,7 +70,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def worst(self) -> Check:
-        """Bound that is exceeded most, or met by the least."""
+        """The bound that is exceeded most, or met by the smallest margin."""
         return max(self.checks, key=lambda check: check.over_pct)
 
     @property
@@ -80,21 +80,22 @@ class Candidate(msgspec.Struct, frozen=True):
         return f"{Option(d.layout, f'in {d.dtypes.weight}')}"
 
     def mean(self, name: str) -> float:
-        """What `name` minimises, above 0: seconds of E2E latency, or the cost of a token."""
+        """Return the value that objective `name` minimises, above 0: seconds of E2E latency, or
+        cost per token."""
         if name == "latency":
             return self.evidence.metrics["e2e_latency_s"].value
         return self.cost.value
 
     def objective(self, name: str) -> float:
-        """What `name` minimises, at the cautious end of its interval: a candidate that nothing
-        was measured near must be better by more than its own doubt."""
+        """Return the value that objective `name` minimises, at the pessimistic end of its
+        interval, so that an unmeasured candidate must be better by more than its uncertainty."""
         if name == "latency":
             return self.evidence.metrics["e2e_latency_s"].hi
         return self.cost.hi if name == "cost" else -self.node_output_tok_s.lo
 
 
 def candidates(question: Question, subject: Subject, loaded: Sequence[Loaded]) -> list[Candidate]:
-    """Candidates of one weight dtype, with intervals."""
+    """Return candidates of one weight dtype, with intervals."""
     demand, arch = question.demand, question.arch
     deployments = [
         Deployment(
@@ -157,7 +158,7 @@ def _candidate(
 
 
 def _node_throughput(question: Question, loaded: Loaded, one: Interval) -> Interval:
-    """The node's output; at a request rate, no more than is asked for."""
+    """Return the node's output; at a request rate, at most the demand."""
     value = loaded.node_output_tok_s
     most = loaded.capacity_tok_s
     if question.demand.request_rate is not None:
@@ -179,16 +180,16 @@ def _checks(question: Question, evidence: Evidence) -> tuple[Check, ...]:
 
 
 def rank(question: Question, found: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """Those that meet the SLO, best first, and those that miss it, nearest first.
+    """Return candidates that meet the SLO, best first, and those that miss it, nearest first.
 
-    The first is `ties.first`; the others follow by the cautious end of the objective's interval.
+    The first is `ties.first`; the others follow by the pessimistic end of the objective's interval.
     """
     meeting = sorted(
         (c for c in found if c.meets),
         key=lambda c: (c.objective(question.objective), _e2e(c)),
     )
     for i in range(len(meeting)):
-        # within a tie the quicker one moves up; values stay in order to within the tie
+        # within a tie the faster one moves up; values stay ordered to within the tie
         j = i
         while (
             j
@@ -210,7 +211,7 @@ def rank(question: Question, found: Sequence[Candidate]) -> tuple[list[Candidate
 
 
 def missed(candidate: Candidate) -> str:
-    """`misses TPOT by 12 %` for each SLO missed."""
+    """Return `misses TPOT by 12 %` for each missed SLO."""
     return "; ".join(
         f"misses {metrics.ALL[c.metric].label} by {c.over_pct:,.1f} %"
         for c in candidate.checks

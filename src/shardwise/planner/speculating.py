@@ -1,4 +1,4 @@
-"""Whether to draft tokens in a deployment: its speed with and without, over concurrency."""
+"""Compare a deployment with and without speculative decoding, by concurrency."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from shardwise.planner.operating_point import MAX_SEQS, WAVES
 from shardwise.planner.plan import Plan
 from shardwise.planner.rank import Candidate
 
-#: Numbers of drafted tokens that a plan tries where the model has heads of its own.
+#: Numbers of drafted tokens that a plan tries if the model has its own heads.
 TRIED: Final = (1, 2, 3)
 _CONCURRENCIES: Final = tuple(2**k for k in range(MAX_SEQS.bit_length()))
 
 
 class Point(msgspec.Struct, frozen=True):
-    """A replica at one concurrency, without and with drafted tokens."""
+    """A replica at one concurrency, without and with speculation."""
 
     concurrency: int
     tpot_s: float
@@ -40,18 +40,17 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Drafted(msgspec.Struct, frozen=True):
-    """What drafting does to one deployment.
+    """Effect of speculation on one deployment.
 
     Attributes:
-        points: By concurrency of a replica, the asked one among them.
-        speedup: Output throughput with drafted tokens over that without, where it was asked.
-        break_even: Concurrency of a replica from which throughput is lower with drafted tokens:
-            `inf` where it is not lower up to the last point; 0 where it always is.
-        asked: Whether the plan drafts.
+        points: By concurrency of a replica, including the requested one.
+        speedup: Ratio of output throughput with and without speculation, at the requested load.
+        break_even: Concurrency of a replica above which speculation lowers throughput: `inf` if
+        not up to the last point; 0 if always. asked: Whether the plan uses speculation.
     """
 
     speculation: Speculation
-    concurrency: int  #: of a replica, where it was asked
+    concurrency: int  #: of a replica, at the requested load
     points: tuple[Point, ...]
     speedup: Interval
     break_even: Interval
@@ -59,29 +58,29 @@ class Drafted(msgspec.Struct, frozen=True):
 
     @property
     def here(self) -> Point:
-        """The point of the plan's own load."""
+        """The point at the plan's own load."""
         return next(p for p in self.points if p.concurrency == self.concurrency)
 
     @property
     def step_cost(self) -> float:
-        """Time of a step that drafts and verifies, over that of one without."""
+        """Ratio of the step times with and without speculation."""
         here = self.here
         return self.speculation.tokens_per_step() * here.tpot_with_s / here.tpot_s
 
     @property
     def helps(self) -> bool:
-        """Whether drafting raises throughput."""
+        """Whether speculation raises throughput."""
         return self.speedup.value > 1.0
 
     @property
     def certain(self) -> bool:
-        """Whether the whole interval says the same."""
+        """Whether the whole interval agrees."""
         return self.speedup.lo > 1.0 or self.speedup.hi <= 1.0
 
 
 def drafted(plan: Plan) -> Drafted | None:
-    """What drafting does to the plan's best candidate: as asked, or else by the model's own heads,
-    by as many tokens as serve best there. None where nothing can draft."""
+    """Return the effect of speculation on the plan's best candidate: as requested, or else with
+    the model's own heads and the best number of tokens. None if there is no draft."""
     best, question = plan.best, plan.question
     if best.deployment.layout.pp_size > 1 or best.evidence.workload.osl < 2:
         return None
@@ -101,7 +100,7 @@ def drafted(plan: Plan) -> Drafted | None:
 def _compared(
     subject: Subject, best: Candidate, tried: Sequence[Speculation], *, asked: bool
 ) -> Drafted:
-    """The most useful of `tried` on `best`."""
+    """Return the best of `tried` on `best`."""
     own = best.evidence.workload.concurrency
     loads = tuple(sorted({own, *_CONCURRENCIES}))
     at = loads.index(own)
@@ -109,7 +108,7 @@ def _compared(
     found = [(one, _served(replace(subject, speculation=one), best, loads)) for one in tried]
     chosen, served = max(found, key=lambda pair: float(pair[1].output_tok_s[at]))
     limited = without.kv_limited | served.kv_limited
-    # beyond what the cache holds requests queue, and nothing changes any more
+    # beyond the cache's capacity requests queue, and results do not change
     held = max([at, *np.flatnonzero(~limited).tolist()]) + 1
     loads = loads[:held]
     ratio = (served.output_tok_s / without.output_tok_s)[:held]
@@ -138,7 +137,7 @@ def _interval(ends: Sequence[float]) -> Interval:
 
 
 def _served(subject: Subject, best: Candidate, loads: Sequence[int]) -> Served:
-    """One replica of `best` at each concurrency, with limits that let it."""
+    """Evaluate one replica of `best` at each concurrency, with sufficient limits."""
     workload, limits, shape = best.evidence.workload, best.deployment.limits, len(loads)
     concurrency = np.array(loads, np.float64)
     deployments = Deployments(
@@ -159,12 +158,12 @@ def _served(subject: Subject, best: Candidate, loads: Sequence[int]) -> Served:
 
 
 def break_even(loads: Sequence[int], ratio: Sequence[float]) -> float:
-    """The concurrency from which `ratio` stays at or below 1, interpolated in logarithms: `inf`
-    where the last one is above 1, 0 where none is.
+    """Return the concurrency from which `ratio` stays at or below 1, interpolated in logs: `inf`
+    if the last one is above 1, 0 if none is.
 
     Args:
-        loads: Rising concurrencies.
-        ratio: Throughput with drafted tokens over that without, at each.
+        loads: Increasing concurrencies.
+        ratio: Throughput with speculation divided by that without, at each load.
     """
     if ratio[-1] > 1.0:
         return math.inf

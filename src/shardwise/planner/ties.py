@@ -1,10 +1,8 @@
-"""Which of several candidates is first: the best, or what tells candidates apart that predictions
-do not.
+"""Choose the first candidate: the best, or in a tie by secondary criteria.
 
-Predictions of two layouts of one model share most of their errors, so a difference is known better
-than either value; still, one that is smaller than its own doubt does not order them. An 80 %
-interval of the difference decides whether a layout that less was measured of is better at all; the
-typical error of one, about half of that, decides whether it is a tie.
+Predictions of two layouts of one model share most of their errors, so their difference is known
+better than either value. A layout with less measured support is better only if the difference
+exceeds its 80 % interval. A difference below its typical error, about half of that, is a tie.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from shardwise.planner.question import Question
 if TYPE_CHECKING:
     from shardwise.planner.rank import Candidate
 
-#: The half of a normal distribution lies within 0.674 standard deviations, 80 % within 1.282.
+#: Half of a normal distribution is within 0.674 standard deviations, 80 % within 1.282.
 TYPICAL: Final = 0.674 / 1.282
 #: What put one candidate before another: it is better; more of it was measured; or, in a tie, it
 #: has more replicas, cuts its experts, has a lower TTFT. Of the calibrated rows with cut and with
@@ -32,15 +30,16 @@ Reason = Literal["better", "measured", "replicas", "experts", "ttft"]
 
 
 def criteria(question: Question) -> tuple[str, ...]:
-    """What candidates are compared by, in order. At a request rate, all that carry it cost the
-    same: E2E latency tells them apart."""
+    """Return the criteria of a comparison, in order. At a request rate all candidates cost the
+    same, so E2E latency decides."""
     if question.demand.request_rate is not None and question.objective != "latency":
         return (question.objective, "latency")
     return (question.objective,)
 
 
 def doubt(a: Candidate, b: Candidate, criterion: str) -> float:
-    """Half-width (log) of the 80 % interval of the ratio of two candidates' objectives."""
+    """Return the half-width (log) of the 80 % interval of the ratio of two candidates'
+    objectives."""
     metric = "e2e_latency_s" if criterion == "latency" else "output_tok_s"
     return ratio_width(*(_width(c.evidence.metrics[metric]) for c in (a, b)))
 
@@ -50,24 +49,25 @@ def _width(value: Interval) -> float:
 
 
 def apart(a: Candidate, b: Candidate, criterion: str) -> float:
-    """log of b's value over a's, what is minimised: above 0 where `a` is better."""
+    """Return the log ratio of b's to a's objective: above 0 if `a` is better."""
     return math.log(b.mean(criterion) / a.mean(criterion))
 
 
 def _tied(a: Candidate, b: Candidate, criterion: str, share: float) -> bool:
-    """Whether `b` is not worse than `a` by more than a share of the doubt."""
+    """Return whether `b` is not worse than `a` by more than a share of the uncertainty."""
     return apart(a, b, criterion) <= share * doubt(a, b, criterion) + 1e-9
 
 
 def _clearly_sooner(question: Question, a: Candidate, b: Candidate) -> bool:
-    """Whether `a` is better than `b` by every mean, and its TTFT lower by more than the doubt."""
+    """Return whether `a` is better than `b` in every mean, and its TTFT is lower by more than the
+    uncertainty."""
     one, other = a.evidence.metrics["ttft_s"], b.evidence.metrics["ttft_s"]
     sooner = math.log(other.value / one.value) > ratio_width(_width(one), _width(other))
     return sooner and all(apart(a, b, name) >= 0 for name in criteria(question))
 
 
 def first(question: Question, found: Sequence[Candidate]) -> Candidate:
-    """The candidate to deploy.
+    """Return the candidate to deploy.
 
     Of those that the best by the cautious end of its objective does not beat, and that no better
     one beats in TTFT, those of which most was measured; of these, in a tie, the one with most
@@ -77,7 +77,7 @@ def first(question: Question, found: Sequence[Candidate]) -> Candidate:
     for name in criteria(question):
         leader = min(group, key=lambda c: c.objective(name))
         group = [c for c in group if _tied(leader, c, name, 1.0)]
-    # a queue at the door that another does not have is no doubt
+    # a queue that the other one does not have is not within the uncertainty
     group = [c for c in group if not any(_clearly_sooner(question, d, c) for d in group)]
     least = min(len(c.unseen) for c in group)
     group = [c for c in group if len(c.unseen) == least]
@@ -97,7 +97,7 @@ def first(question: Question, found: Sequence[Candidate]) -> Candidate:
 
 
 def reason(question: Question, ahead: Candidate, behind: Candidate) -> Reason:
-    """What puts `ahead`, the first of a plan, before `behind`."""
+    """Return why `ahead`, the first of a plan, ranks before `behind`."""
     names = criteria(question)
     near = all(_tied(ahead, behind, name, 1.0) for name in names)
     if not near or _clearly_sooner(question, ahead, behind):

@@ -1,4 +1,4 @@
-"""What stands behind a study: the command, versions, the GPU's figures and price, known errors."""
+"""Provenance of a study: the command, versions, the GPU's values and price, known errors."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from shardwise.reports.table import Cell, Column, Table, text_cell
 
 
 class KnownError(msgspec.Struct, frozen=True):
-    """How far a profile's predictions were from measured rows, on one GPU and engine."""
+    """Errors of a profile's predictions on measured rows of one GPU and engine."""
 
     metric: str
     rows: int
     fitted_pct: float
-    held_out_pct: float | None  #: with a whole TP left out of the fit; None with too few TPs
+    held_out_pct: float | None  #: with one TP left out of the fit; None with too few TPs
 
 
 class About(msgspec.Struct, frozen=True):
-    """Enough to repeat a study, and to judge its sources. `date` is ISO, UTC."""
+    """What is needed to repeat a study and judge its sources. `date` is ISO, UTC."""
 
     command: str
     version: str
@@ -47,9 +47,9 @@ class About(msgspec.Struct, frozen=True):
 def about(
     subject: Subject, catalogue: Catalogue, price: Price | None, command: str, plan: str = ""
 ) -> About:
-    """What stands behind a study of `subject` made now by `command`, deployed by `plan`.
+    """Return the provenance of a study of `subject` made now by `command`, deployed by `plan`.
 
-    `price` is the one used. The commands are kept without the folders of this machine.
+    `price` is the one used. Local folders are removed from the commands.
     """
     profile = subject.calibrated.profile
     return About(
@@ -67,7 +67,7 @@ def about(
 
 
 def known_errors(subject: Subject) -> tuple[KnownError, ...]:
-    """How far the profile of `subject` is from the measured rows of its GPU and engine."""
+    """Return the errors of the profile of `subject` on the measured rows of its GPU and engine."""
     return tuple(
         KnownError(e.metric, e.rows, e.fitted_pct, e.held_out_pct)
         for e in subject.calibrated.profile.errors
@@ -76,7 +76,7 @@ def known_errors(subject: Subject) -> tuple[KnownError, ...]:
 
 
 def hardware_table(facts: Sequence[Fact], gpu: str) -> Table:
-    """Each figure of the GPU with its unit, source and date."""
+    """Return each value of the GPU with its unit, source and date."""
     rows = tuple(
         (
             text_cell(fact.field.replace("_", " ")),
@@ -88,12 +88,12 @@ def hardware_table(facts: Sequence[Fact], gpu: str) -> Table:
     )
     return Table(
         name="hardware",
-        title=f"{gpu}: the figures used",
+        title=f"{gpu}: values used",
         columns=(
             Column("figure", "field", align="left"),
             Column("value", "value"),
             Column("source", "source", align="left"),
-            Column("others, and why this one", "alternatives", align="left"),
+            Column("other values, and reason", "alternatives", align="left"),
         ),
         sections=(rows,),
     )
@@ -106,7 +106,7 @@ def _figure(fact: Fact) -> Cell:
 
 
 def known_errors_table(about: About, gpu: str, engine: str) -> Table:
-    """Mean absolute error of the profile on the measured rows of this GPU and engine."""
+    """Return the mean absolute error of the profile on the measured rows of this GPU and engine."""
     rows = tuple(
         (
             text_cell(metrics.ALL[e.metric].label),
@@ -130,7 +130,7 @@ def known_errors_table(about: About, gpu: str, engine: str) -> Table:
         ),
         sections=(rows,),
         notes=(
-            "of the fit: on the rows the profile was fitted to; held out: with that row's TP left "
-            f"out of the fit; {MISSING}: too few TPs were measured to leave one out",
+            f"of the fit: on the rows used in the fit; held out: with the row's TP left out of the "
+            f"fit; {MISSING}: too few TPs were measured",
         ),
     )

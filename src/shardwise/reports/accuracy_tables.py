@@ -1,4 +1,4 @@
-"""Accuracy as tables: errors by group, and whether the best TP is found."""
+"""Tables of accuracy: errors by group, and whether the best TP is found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _number(value: float, signed: bool = False) -> Cell:
 
 
 def score_table(scores: Sequence[Score], grouped_by: str) -> Table:
-    """Errors of predictions by group and metric."""
+    """Return errors of predictions by group and metric."""
     sections: dict[str, list[tuple[Cell, ...]]] = {}
     for s in scores:
         sections.setdefault(s.group, []).append(
@@ -33,7 +33,7 @@ def score_table(scores: Sequence[Score], grouped_by: str) -> Table:
         )
     return Table(
         name=f"errors_by_{grouped_by.replace(' ', '_')}",
-        title=f"Predicted against measured, by {grouped_by}",
+        title=f"Predictions and measurements, by {grouped_by}",
         columns=(
             Column(grouped_by, "group", align="left"),
             Column("metric", "metric", align="left"),
@@ -44,14 +44,14 @@ def score_table(scores: Sequence[Score], grouped_by: str) -> Table:
         ),
         sections=tuple(tuple(rows) for rows in sections.values()),
         notes=(
-            "mean error: of |predicted / measured - 1|; in interval: should be 80 %",
-            "E2E latency and throughput of closed loops follow from measured TTFT and TPOT",
+            "mean error: of |predicted / measured - 1|; in interval: the target is 80 %",
+            "E2E latency and throughput of closed loops are computed from measured TTFT and TPOT",
         ),
     )
 
 
 def choice_table(choices: Sequence[Choice]) -> Table:
-    """How often the best layout was found."""
+    """Return how often the best layout was found."""
     rows = tuple(
         (
             text_cell(c.question),
@@ -73,14 +73,12 @@ def choice_table(choices: Sequence[Choice]) -> Table:
             Column("regret", "regret_pct", _PERCENT),
         ),
         sections=(rows,),
-        notes=(
-            "regret: how much worse the layout chosen by prediction measured than the best one",
-        ),
+        notes=("regret: measured loss of the layout chosen by prediction against the best one",),
     )
 
 
 def calibration_table(before_pct: Mapping[str, float], after_pct: Mapping[str, float]) -> Table:
-    """Cross-validated mean errors of a profile before and after your rows, by metric."""
+    """Return cross-validated mean errors of a profile before and after your rows, by metric."""
     rows = tuple(
         (
             text_cell(metrics.ALL[name].label, "strong"),
@@ -108,7 +106,7 @@ def calibration_table(before_pct: Mapping[str, float], after_pct: Mapping[str, f
 
 
 def held_out_table(errors: Sequence[Error]) -> Table:
-    """A profile's errors on the rows of its fit and on rows left out, a TP at a time."""
+    """Return a profile's errors on the rows of its fit and on held-out rows, one TP at a time."""
     sections: dict[str, list[tuple[Cell, ...]]] = {}
     for e in (*errors, *_over_all(errors)):
         left = e.held_out_pct
@@ -136,15 +134,15 @@ def held_out_table(errors: Sequence[Error]) -> Table:
         ),
         sections=tuple(tuple(rows) for rows in sections.values()),
         notes=(
-            "–: measured at one TP or two, or without TTFT and TPOT",
-            "in interval: rows left out, within 80 % of the errors of the other TPs left out "
-            "(MI300X: of other rows left out); should be 80 %",
+            "–: measured at only one or two TPs, or without TTFT and TPOT",
+            "in interval: held-out rows within 80 % of the errors of the other held-out TPs "
+            "(MI300X: of other held-out rows); the target is 80 %",
         ),
     )
 
 
 def _over_all(errors: Sequence[Error]) -> list[Error]:
-    """Mean errors over all rows that had a TP left out, where that was done for several pairs."""
+    """Return mean errors over all rows with a TP left out, for several pairs."""
     found = []
     for metric in dict.fromkeys(e.metric for e in errors):
         kept = [(e, e.held_out_pct) for e in errors if e.metric == metric]

@@ -1,4 +1,4 @@
-"""The answer of a study in words: what to deploy, what it gives and costs, how sure that is."""
+"""Write a study's advice as sentences: what to deploy, its performance, cost and uncertainty."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shardwise.reports.study_output import StudyOutput
 
 
 def advice_lines(advice: Iterable[Advice | NoAdvice]) -> list[str]:
-    """A sentence or two for each use."""
+    """Return a sentence or two for each use."""
     return [_found(a) if isinstance(a, Advice) else _nothing(a) for a in advice]
 
 
@@ -22,20 +22,20 @@ def _bounds(names: dict[str, float]) -> str:
 
 
 def copies_and_tp(advice: Advice) -> str:
-    """`2 copies at TP4, batch 64 each`: the deployment in a few words."""
+    """`2 replicas at TP4, batch 64 each`: a short description of the deployment."""
     choice = advice.choice
-    copies = f"{choice.copies} {'copy' if choice.copies == 1 else 'copies'}"
+    copies = f"{choice.copies} {'replica' if choice.copies == 1 else 'replicas'}"
     layout = advice.evidence.deployment.layout.name
     return f"{copies} at {layout}, batch {choice.concurrency}{' each' if choice.copies > 1 else ''}"
 
 
 def how_sure(advice: Advice) -> str:
-    """Whether the SLO is met by the whole interval; "" where there is none."""
+    """Say whether the whole interval meets the SLO; "" without an SLO."""
     if not advice.slo.bounds():
         return ""
     if advice.certain:
         return "The whole 80 % interval meets the target."
-    return "The 80 % interval reaches past the target: measure before you decide."
+    return "Part of the 80 % interval misses the target: measure before you decide."
 
 
 def _found(advice: Advice) -> str:
@@ -45,10 +45,12 @@ def _found(advice: Advice) -> str:
     more = " ".join(part for part in (how_sure(advice), advice.note) if part)
     return (
         f"{advice.use}{asked}: {copies_and_tp(advice)}. "
-        f"{brief(cost.output_tok_s, 'tok/s')} from the node, "
-        f"TTFT {brief(cell['ttft_s'], 's')}, TPOT {brief(cell['tpot_s'], 's')}, "
-        f"{brief(cost.cost, unit)}; one GPU lost leaves "
-        f"{number(100 * advice.capacity_left, 0)} % of the capacity. {more}"
+        f"{brief(cost.output_tok_s, 'tok/s')} for the node, "
+        f"TTFT {brief(cell['ttft_s'], 's')}, "
+        f"TPOT {brief(cell['tpot_s'], 's')}, "
+        f"{brief(cost.cost, unit)}; if one GPU fails, "
+        f"{number(100 * advice.capacity_left, 0)} "
+        f"% of the capacity remains. {more}"
     ).rstrip()
 
 
@@ -59,7 +61,7 @@ def _nothing(missed: NoAdvice) -> str:
 
 
 def trust_lines(output: StudyOutput) -> list[str]:
-    """How far predictions like these were from measurements: of this study, then of the profile."""
+    """Report prediction errors on measurements: of this study, then of the profile."""
     subject = output.study.evidence[0].deployment
     where = f"{subject.gpu} with {subject.engine}"
     pairs = beside(output.study.evidence, output.measured)
@@ -72,8 +74,9 @@ def trust_lines(output: StudyOutput) -> list[str]:
         ]
         inside = sum(p.is_covered for p in pairs)
         lines.append(
-            f"Measured cells of this study, predictions off in the mean by: {', '.join(named)}; "
-            f"{inside} of {len(pairs)} inside the predicted 80 % interval."
+            f"Mean errors on measured cells of this study: {', '.join(named)}; "
+            f"{inside} of "
+            f"{len(pairs)} are inside the predicted 80 % interval."
         )
     errors = output.about.errors if output.about else ()
     if errors:
@@ -82,7 +85,5 @@ def trust_lines(output: StudyOutput) -> list[str]:
             f"{'' if e.held_out_pct is None else f'; {e.held_out_pct:.1f} % at a TP left out'})"
             for e in errors
         ]
-        lines.append(
-            f"The profile on measured rows of {where}, off in the mean by: {', '.join(named)}."
-        )
-    return lines or [f"Nothing measured on {where} stands behind this: measure before you decide."]
+        lines.append(f"Mean errors of the profile on measured rows of {where}: {', '.join(named)}.")
+    return lines or [f"There are no measured rows of {where}: measure before you decide."]

@@ -1,5 +1,5 @@
-"""The answer, ready to show: one line, three numbers, the bounds, why, how far from measured
-ground. The explorer's card and the report's first page are this record."""
+"""The recommendation for display: one line, three values, the bounds, the reasons, and the
+measured support. The explorer's card and the report's first page show this record."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Headline(msgspec.Struct, frozen=True):
     label: str
     text: str
     unit: str
-    plus_minus: str  #: half of the 80 % interval in percent of the value; "" where exact
+    plus_minus: str  #: half of the 80 % interval in percent of the value; "" if exact
     bounds: str
 
 
 class Chip(msgspec.Struct, frozen=True):
-    """A bound and whether it is met: `within` if the value meets it and its interval does not."""
+    """A bound and whether it is met: `within` if the value meets it but its interval does not."""
 
     text: str
     met: Met
@@ -48,8 +48,8 @@ class Chip(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """A deployment (`evidence` is of one replica, its layout has them all) and what its node gives
-    for `gpus` GPUs paid."""
+    """A deployment (`evidence` describes one replica, its layout has all of them), and throughput
+    and cost of its node for `gpus` paid GPUs."""
 
     evidence: Evidence
     node_output_tok_s: Interval
@@ -59,7 +59,7 @@ class Shown(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, candidate: Candidate) -> Shown:
-        """What is shown of a plan's candidate."""
+        """Return the displayed values of a plan's candidate."""
         return cls(
             candidate.evidence,
             candidate.node_output_tok_s,
@@ -75,7 +75,7 @@ class Shown(msgspec.Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        """Layout in words."""
+        """Layout as displayed."""
         return title_of(self.evidence.deployment.layout)
 
     @property
@@ -85,7 +85,7 @@ class Shown(msgspec.Struct, frozen=True):
 
     @property
     def usd_per_gpu_hour(self) -> float | None:
-        """The price that `cost` rests on; None where it is in GPU-hours."""
+        """The price behind `cost`; None if it is in GPU-hours."""
         if self.cost_metric != metrics.COST.name:
             return None
         return metrics.usd_per_hour(self.cost.value, self.tok_s_per_gpu.value)
@@ -98,7 +98,7 @@ def title_of(layout: Layout) -> str:
 
 
 def layout_words(name: str) -> str:
-    """A layout's name as it is shown: `TP2 × EP2`."""
+    """A layout's name as displayed: `TP2 × EP2`."""
     return name.replace(" x ", " × ")
 
 
@@ -106,15 +106,15 @@ class Answer(msgspec.Struct, frozen=True):
     """What to deploy for one use.
 
     Attributes:
-        asked: The bounds and the rate, in words.
-        found: Something meets every bound and carries the rate. Otherwise the numbers are those of
-            the nearest.
+        asked: The bounds and the rate, as text.
+        found: Whether a layout meets every bound and sustains the rate. If not, the numbers
+            describe the nearest.
         title: "8 × TP1".
         line: Replicas, requests in flight, engine, dtype and price.
         numbers: Throughput per GPU, TPOT and cost.
-        why: Why this one and not the runner-up; or what nothing meets.
-        ground: How far it lies from what was measured.
-        shown: What the numbers are of; None where nothing comes near.
+        why: Why this layout and not the runner-up; or why nothing was found.
+        ground: How it relates to measured rows.
+        shown: The deployment that the numbers describe; None if there is none.
     """
 
     use: Use
@@ -131,8 +131,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Ground(msgspec.Struct, frozen=True):
-    """What stands behind predictions on a GPU with an engine: the errors on its measured rows, and
-    by layout what no row has."""
+    """Measured support of predictions on a GPU with an engine: errors on its measured rows, and by
+    layout what no row has."""
 
     gpu: str
     engine: str
@@ -141,18 +141,18 @@ class Ground(msgspec.Struct, frozen=True):
 
     @property
     def calibrated(self) -> bool:
-        """Whether the profile has errors to quote."""
+        """Whether the profile has errors on measured rows."""
         return bool(self.errors)
 
     def words(self, layout: str) -> str:
-        """One line: whether `layout` was measured, how many rows there are, and how far off they
-        were."""
+        """Say in one line whether `layout` was measured, the number of rows, and their errors."""
         where = f"{self.gpu} with {self.engine}"
         missing = ", ".join((self.unseen or {}).get(layout, ()))
         if not self.errors:
             return (
-                f"No measured ground: no row of {where} ({missing or 'kernel tables alone'}). "
-                "Measure first."
+                f"Not measured: no rows of {where} ({missing or 'kernel tables only'}). "
+                "Measure "
+                "first."
             )
         known = sorted(self.errors, key=lambda e: -e.rows)[:2]
         most = known[0].rows
@@ -161,12 +161,12 @@ class Ground(msgspec.Struct, frozen=True):
             f"{'' if e.rows == most else f' (n={e.rows})'}"
             for e in known
         )
-        ground = f"Beyond measured ground ({missing})" if missing else "On measured ground"
+        ground = f"Not measured ({missing})" if missing else "Measured"
         return f"{ground}: {most} rows of {where}, mean error {off}."
 
 
 def ground_of(output: StudyOutput) -> Ground:
-    """What stands behind a study's predictions."""
+    """Return the measured support of a study's predictions."""
     d = output.study.evidence[0].deployment
     errors = output.about.errors if output.about else ()
     return Ground(d.gpu, d.engine, errors, output.layouts.unseen if output.layouts else None)
@@ -175,8 +175,8 @@ def ground_of(output: StudyOutput) -> Ground:
 def answers_of(
     advice: Sequence[Advice | NoAdvice], layouts: LayoutStudy | None, ground: Ground
 ) -> list[Answer]:
-    """One answer for each piece of advice. The first is the one that `layouts` were explored for,
-    with its bounds and rate."""
+    """Return one answer per piece of advice. `layouts` were explored for the first, with its
+    bounds and rate."""
     return [
         _found(a, layouts if i == 0 else None, ground)
         if isinstance(a, Advice)
@@ -186,7 +186,7 @@ def answers_of(
 
 
 def shown_of(advice: Advice) -> Shown:
-    """What a piece of advice deploys."""
+    """Return the deployment of a piece of advice."""
     choice, evidence = advice.choice, advice.evidence
     deployed = evidence.deployment.with_layout(replicas=choice.copies)
     return Shown(
@@ -238,7 +238,7 @@ def _missed(advice: NoAdvice, layouts: LayoutStudy | None, ground: Ground) -> An
 
 
 def _short_of_rate(layouts: LayoutStudy) -> bool:
-    """Whether the bounds can be met and only the rate is too high."""
+    """Return whether the bounds can be met and only the rate is too high."""
     asked = (layouts.request_rate or 0.0) * layouts.osl
     return 0 < max(map(_tok_s, layouts.free), default=0.0) < asked
 
@@ -248,30 +248,31 @@ def _tok_s(candidate: Candidate) -> float:
 
 
 def _nearest(layouts: LayoutStudy) -> Candidate:
-    """Where only the rate is too high, the one that carries most within the bounds; else the one
-    that misses a bound by least."""
+    """Return the candidate with the highest rate within the bounds if only the rate is too high,
+    else the one that misses a bound by the least."""
     if _short_of_rate(layouts):
         return max(layouts.free, key=_tok_s)
     return (*layouts.missing, *layouts.free)[0]
 
 
 def _most(layouts: LayoutStudy, shown: Shown) -> str:
-    """What one node carries of the rate asked, and how many nodes carry it."""
+    """Say which rate one node sustains, and how many nodes are needed."""
     rate, most = layouts.request_rate, layouts.most_carried(shown.layout)
     assert rate
     assert most
     return (
-        f"One node carries at most {number(most.value)} requests/s within the bounds, in "
-        f"{shown.title}; {math.ceil(rate / most.value)} such nodes carry {rate:g}."
+        f"One node sustains at most {number(most.value)} requests/s within the bounds, as "
+        f""
+        f"{shown.title}; {rate:g} requests/s need {math.ceil(rate / most.value)} such nodes."
     )
 
 
 def _line(shown: Shown, *, brief: bool = False) -> str:
-    """`8 replicas of 1 GPU, 44 in flight each, vLLM, fp8 weights, 1.60 USD per GPU-hour`;
+    """`8 replicas with 1 GPU, 44 in flight each, vLLM, fp8 weights, 1.60 USD per GPU-hour`;
     `brief`: without the replicas."""
     d = shown.evidence.deployment
     each, copies = d.layout.replica_gpus, d.replicas
-    who = f"{copies} replica{'s' if copies > 1 else ''} of {each} GPU{'s' if each > 1 else ''}"
+    who = f"{copies} replica{'s' if copies > 1 else ''} with {each} GPU{'s' if each > 1 else ''}"
     flight, engine = in_flight(shown.evidence), get(d.engine).title
     parts = ["" if brief else who, flight, engine, f"{d.dtypes.weight} weights", price_words(shown)]
     return ", ".join(filter(None, parts))
@@ -293,7 +294,7 @@ def in_flight(evidence: Evidence) -> str:
 
 
 def three_numbers(shown: Shown) -> tuple[Headline, ...]:
-    """Throughput per GPU, TPOT and cost of a token; what a result lacks is left out."""
+    """Return throughput per GPU, TPOT and cost of a token, as far as the result has them."""
     made = [headline("Throughput", shown.tok_s_per_gpu, "tok/s per GPU")]
     if "tpot_s" in shown.evidence.metrics:
         made.append(headline("TPOT", shown.evidence.metrics["tpot_s"], "s"))
@@ -302,21 +303,22 @@ def three_numbers(shown: Shown) -> tuple[Headline, ...]:
 
 
 def headline(label: str, value: Interval, unit: str) -> Headline:
-    """`value` with its interval as a share and as a range."""
+    """Return `value` with its interval as a share and as a range."""
     scale = scale_for([value], unit)
     text, bounds = value_and_bounds(value, scale)
     return Headline(label, text, scale.unit, plus_minus(value), bounds[1:-1])
 
 
 def plus_minus(value: Interval) -> str:
-    """`± 9 %`: half of the interval, in percent of the value; "" where there is none."""
+    """`± 9 %`: half of the interval, in percent of the value; "" without an interval."""
     if value.lo == value.hi or not value.value:
         return ""
     return f"± {number(50.0 * (value.hi - value.lo) / value.value, 0)} %"
 
 
 def bound_chips(slo: Slo, evidence: Evidence) -> tuple[Chip, ...]:
-    """Each bound on a latency: met by the whole interval, by the value alone, or missed."""
+    """Return for each bound on a latency whether the whole interval, only the value, or neither
+    meets it."""
     found = []
     for name, bound in slo.bounds().items():
         if name not in evidence.metrics:
@@ -330,7 +332,7 @@ def bound_chips(slo: Slo, evidence: Evidence) -> tuple[Chip, ...]:
 
 
 def rate_chips(layouts: LayoutStudy | None, layout: str) -> tuple[Chip, ...]:
-    """Whether `layout` carries the rate, and the most it carries within the bounds."""
+    """Return whether `layout` sustains the rate, and its highest rate within the bounds."""
     if layouts is None or not layouts.request_rate:
         return ()
     rate, most = layouts.request_rate, layouts.most_carried(layout)
@@ -343,18 +345,21 @@ def rate_chips(layouts: LayoutStudy | None, layout: str) -> tuple[Chip, ...]:
 
 def _why(layouts: LayoutStudy | None) -> str:
     if layouts is None or not layouts.ranked:
-        return "Cheapest output tokens by the cautious end of the interval."
+        return "Cheapest output tokens, by the pessimistic end of the interval."
     best, rest = layouts.ranked[0], layouts.ranked[1:]
     run, meet = len(layouts.layouts), len(layouts.ranked)
-    said = f"The only one of {run} layouts that meets this" if run > 1 else "The only layout"
+    said = f"The only one of {run} layouts that meets the bounds" if run > 1 else "The only layout"
     if rest:
-        quick = ", then quickest," if layouts.request_rate else ""
-        which = f"{run} layouts" if meet == run else f"the {meet} of {run} layouts that meet this"
-        said = (
-            f"First of {which}: cheapest{quick} unless a tie; "
-            f"runner-up {Shown.of(rest[0]).title}: {rest[0].behind}"
+        quick = " (then fastest)" if layouts.request_rate else ""
+        which = (
+            f"{run} layouts" if meet == run else f"the {meet} of {run} layouts that meet the bounds"
         )
-    return f"{said}. What binds: {BINDING[best.binding]}."
+        said = (
+            f"First of {which}, by cost{quick}, ties broken by replicas and TTFT. "
+            f"Runner-up "
+            f"{Shown.of(rest[0]).title}: {rest[0].behind}"
+        )
+    return f"{said}. Largest part of the time: {BINDING[best.binding]}."
 
 
 def _asked(slo: Slo, layouts: LayoutStudy | None) -> str:

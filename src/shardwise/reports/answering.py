@@ -1,4 +1,4 @@
-"""A question to a whole study: predicted, analysed, with advice and what stands beside it."""
+"""Answer a study's question: predict, analyse, and add advice, comparison data and provenance."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from shardwise.workload.workload import TRAFFIC_CV, Slo
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A study's question with the SLO of the online user and the price, and how it was asked.
+    """A study's question with the SLO for online use, the price, and the original spelling.
 
-    `usd_per_gpu_hour` None: the catalogue's default price, or GPU-hours where it has none.
-    `request_rate` is what the online user offers to the node; None: as much as it carries.
-    `command` makes the study again; `asked` is how its subject was spelt.
+    `usd_per_gpu_hour` None: the catalogue's default price, or GPU-hours if it has none.
+    `request_rate` is the offered rate of the node for online use; None: as much as it sustains.
+    `command` repeats the study; `asked` is the original spelling of its subject.
     """
 
     question: Question
@@ -49,14 +49,14 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutput:
-    """Predict and analyse what is wanted. Raises as `analysis.run` does."""
+    """Predict and analyse `wanted`. Raises as `analysis.run` does."""
     used = catalogue.price_used(subject.gpu.id, wanted.usd_per_gpu_hour)
     price = used.usd_per_hour if used else None
     found = run(subject, wanted.question, price)
     smallest = min(e.deployment.tp_size for e in found.evidence)
     try:
         made = plan_of(subject, wanted, price)
-    except DoesNotFitError:  # a study runs one sequence at a time where need be; a plan does not
+    except DoesNotFitError:  # a study may run one sequence at a time; a plan does not
         made = Planned({"online": None, "offline": None}, None)
     advice = [_advised(use, plan, wanted, found) for use, plan in made.by_use.items()]
     known = about(
@@ -73,7 +73,7 @@ def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutpu
 
 
 def start_of(subject: Subject, wanted: Wanted, advice: Advice | NoAdvice) -> EngineCommands:
-    """The engine's commands of what is advised; none where nothing is."""
+    """Return the engine's commands of the advised deployment; none without advice."""
     if not isinstance(advice, Advice):
         return EngineCommands()
     given = wanted.asked.model if wanted.asked else subject.arch.id
@@ -84,7 +84,7 @@ def start_of(subject: Subject, wanted: Wanted, advice: Advice | NoAdvice) -> Eng
 
 
 class Planned(msgspec.Struct, frozen=True):
-    """The planner's plans for both uses, None where it does not take the question, and every
+    """The planner's plans for both uses, None if it does not support the question, and every
     layout of the online one."""
 
     by_use: Mapping[Use, Plan | None]
@@ -97,9 +97,9 @@ def plan_of(
     price: float | None,
     uses: Sequence[Use] = ("online", "offline"),
 ) -> Planned:
-    """What the planner says of a study's question for each of `uses`, "online" among them.
+    """Plan a study's question for each of `uses`, which includes "online".
 
-    Raises DoesNotFitError where no layout has the memory as planned.
+    Raises DoesNotFitError if no layout fits in memory.
     """
     if not planned(wanted.question):
         return Planned(dict.fromkeys(uses), None)
@@ -108,7 +108,8 @@ def plan_of(
 
 
 def _advised(use: Use, plan: Plan | None, wanted: Wanted, found: Study) -> Advice | NoAdvice:
-    """The planner's answer, or the cells' where the planner does not take the question."""
+    """Return the planner's answer, or one from the cells if the planner does not support the
+    question."""
     if plan is not None:
         try:
             return planned_advice(use, plan, wanted.question.tp_sizes)
@@ -118,14 +119,14 @@ def _advised(use: Use, plan: Plan | None, wanted: Wanted, found: Study) -> Advic
 
 
 def planned(question: Question) -> bool:
-    """Whether the planner takes `question`: requests kept in flight."""
+    """Return whether the planner supports `question`: a fixed number of requests in flight."""
     return question.mode == "closed_loop" and question.osl > 1
 
 
 def plan_question(
     use: Use, subject: Subject, wanted: Wanted, price: float | None
 ) -> planning.Question:
-    """The planner's question for one use of a study."""
+    """Return the planner's question for one use of a study."""
     online, asked = use == "online", wanted.question
     return planning.Question(
         arch=subject.arch,
@@ -151,8 +152,8 @@ def plan_question(
 
 
 def plan_command(wanted: Wanted, weight_dtype: str) -> str:
-    """The command that plans the online user's deployment in `weight_dtype`, or "" where the
-    planner cannot. Without a dtype a plan looks at narrower ones too."""
+    """Return the command that plans the online deployment in `weight_dtype`, or "" if the planner
+    cannot. Without a dtype, a plan considers narrower ones too."""
     asked, question, slo = wanted.asked, wanted.question, wanted.slo
     if asked is None or not planned(question):
         return ""
@@ -186,7 +187,8 @@ def file_options(files: Sequence[Path]) -> list[str]:
 def memory_of_each_gpu(
     subject: Subject, catalogue: Catalogue, question: Question, tp_size: int = 1
 ) -> list[MemoryUse]:
-    """One rank of the model on each kind of GPU, for one sequence of the question's length."""
+    """Return the memory of one rank on each kind of GPU, for one sequence of the question's
+    length."""
     dtype, uses = subject.weight_dtype, []
     sold = [g for g in catalogue.gpus() if g.status == "released" or g.id == subject.gpu.id]
     for gpu in sorted(sold, key=lambda g: (g.memory_bytes, g.id)):
@@ -212,7 +214,7 @@ def memory_of_each_gpu(
 
 
 def _published_of(subject: Subject) -> PublishedStudy | None:
-    """The published study, where it is about this model, GPU and dtype."""
+    """Return the published study if it has this model, GPU and dtype."""
     published = load_published()
     theirs = (published.model, published.gpu, published.weight_dtype)
     ours = (subject.arch.id, subject.gpu.id, subject.setting.arch.checkpoint_dtype)

@@ -1,4 +1,4 @@
-"""Numbers as characters: a bar for a table's row, a sparkline for the last minutes."""
+"""Bars and sparklines made of characters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _HEIGHTS: Final = "▁▂▃▄▅▆▇█"
 
 
 def bar(share: float, width: int) -> str:
-    """`share` (0 to 1) of `width` characters, to an eighth of one; what is above 0 is seen."""
+    """Return a bar of `share` (0 to 1) of `width` characters, to an eighth; values above 0 are
+    visible."""
     if not share > 0:
         return ""
     eighths = max(1, round(min(share, 1.0) * width * 8))
@@ -20,13 +21,13 @@ def bar(share: float, width: int) -> str:
 
 
 def bars(values: Sequence[float], width: int) -> list[str]:
-    """A bar for each value, the largest `width` characters long."""
+    """Return a bar for each value, the largest `width` characters long."""
     most = max((v for v in values if math.isfinite(v)), default=0.0)
     return [bar(v / most if most > 0 else 0.0, width) for v in values]
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A character for each value, 0 the lowest; a gap where there is none (NaN)."""
+    """Return a character for each value, 0 the lowest; a space for NaN."""
     known = [v for v in values if math.isfinite(v)]
     most = max(known, default=0.0)
     return "".join(

@@ -1,4 +1,4 @@
-"""The catalogue as tables: GPUs, facts, prices, models, and what fits."""
+"""Tables of the catalogue: GPUs, facts, prices, models, and which models fit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _value(value: float, scale: float = 1.0) -> Cell:
 
 
 def gpu_table(catalogue: Catalogue) -> Table:
-    """Every GPU with what the performance model takes from it."""
+    """Return every GPU with the values that the performance model uses."""
     rows = []
     for gpu in sorted(catalogue.gpus(), key=lambda g: (g.vendor, g.memory_bytes)):
         price = catalogue.price(gpu.id)
@@ -72,10 +72,10 @@ def gpu_table(catalogue: Catalogue) -> Table:
         ),
         sections=(tuple(rows),),
         notes=(
-            "memory: as sold; driver: what nvidia-smi or amd-smi reports, which memory fits use; "
-            "rates: dense, of the dtypes that the matrix units have; links: all of one GPU, one "
-            "direction",
-            "sources, dates and figures that disagree: shardwise catalogue facts GPU",
+            "memory: nominal; driver: as reported by nvidia-smi or amd-smi, used for memory "
+            "checks; rates: dense, for the dtypes of the matrix units; links: all links of one "
+            "GPU, one direction",
+            "for sources, dates and conflicting values, run: shardwise catalogue facts GPU",
         ),
     )
 
@@ -89,7 +89,7 @@ def _links(link: Interconnect) -> str:
 
 
 def fact_table(gpu: Gpu, facts: Sequence[Fact]) -> Table:
-    """Each value of a GPU and where it came from."""
+    """Return each value of a GPU with its source."""
     rows = tuple(
         (
             text_cell(f.field),
@@ -117,7 +117,7 @@ def fact_table(gpu: Gpu, facts: Sequence[Fact]) -> Table:
 
 
 def price_table(gpu: Gpu, prices: Sequence[Price]) -> Table:
-    """Every price of a GPU."""
+    """Return every price of a GPU."""
     rows = tuple(
         (
             _value(p.usd_per_hour),
@@ -135,7 +135,7 @@ def price_table(gpu: Gpu, prices: Sequence[Price]) -> Table:
         Column("date", "date", align="left"),
         Column("", "default", align="left"),
     )
-    notes = () if prices else ("no price is known: give one with --price or a TOML file",)
+    notes = () if prices else ("no price is known: pass one with --price or a TOML file",)
     return Table("prices", f"Prices of a {gpu.id}", columns, (rows,), notes)
 
 
@@ -150,7 +150,7 @@ def _kv_heads(model: Model) -> str:
 
 
 def model_table(models: Iterable[Model]) -> Table:
-    """Every bundled model with its size."""
+    """Return every bundled model with its size."""
     rows = []
     for arch in models:
         rows.append(
@@ -186,7 +186,7 @@ def model_table(models: Iterable[Model]) -> Table:
 
 
 def fit_table(found: Sequence[LargestModel]) -> Table:
-    """The largest model for one GPU of each kind."""
+    """Return the largest model for one GPU of each kind."""
     sections: dict[str, list[tuple[Cell, ...]]] = {}
     for item in found:
         sections.setdefault(item.gpu, []).append(
@@ -194,13 +194,13 @@ def fit_table(found: Sequence[LargestModel]) -> Table:
                 text_cell(item.gpu, "strong"),
                 text_cell(item.dtype),
                 _value(item.max_parameters, 1e9),
-                text_cell(item.model or "none of the bundled ones"),
+                text_cell(item.model or "no bundled model"),
                 _value(item.weight_bytes, GB) if item.model else text_cell("–"),
             )
         )
     return Table(
         name="fits",
-        title="The largest model that one GPU holds (TP=1)",
+        title="The largest model that fits on one GPU (TP=1)",
         columns=(
             Column("GPU", "gpu", align="left"),
             Column("dtype", "dtype", align="left"),
@@ -209,5 +209,7 @@ def fit_table(found: Sequence[LargestModel]) -> Table:
             Column("its weights", "weight_bytes", "GB"),
         ),
         sections=tuple(tuple(rows) for rows in sections.values()),
-        notes=("at most: weights alone, at 90 % of the memory; bundled: with 8,192 tokens of KV",),
+        notes=(
+            "at most: weights only, at 90 % of the memory; bundled: with 8,192 tokens of KV cache",
+        ),
     )

@@ -1,4 +1,4 @@
-"""Cells and columns that several tables share."""
+"""Cells and columns shared by several tables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shardwise.analysis.layout_steps import LayoutStep
     from shardwise.analysis.transitions import Step
 
-MARKS: Final = "▲ up ▼ down; ✓ better ✗ worse; ? no interval, or it includes no change"
+MARKS: Final = "▲ up ▼ down; ✓ better ✗ worse; ? no interval, or it includes zero"
 TP: Final = Column("TP", "tp_size")
 BATCH: Final = Column("batch", "concurrency")
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 def at_least_one(items: Iterable[T], what: str) -> Sequence[T]:
-    """`items` as a sequence. Raises InputError where there is none, as there is nothing to show."""
+    """Return `items` as a sequence. Raises InputError if it is empty."""
     found = tuple(items)
     if not found:
         raise InputError(f"no {what} to show", "at least one is needed")
@@ -45,7 +45,7 @@ def at_least_one(items: Iterable[T], what: str) -> Sequence[T]:
 
 
 class Lengths(Protocol):
-    """What has the lengths of requests: a workload, a demand."""
+    """Anything with request lengths: a workload or a demand."""
 
     @property
     def isl(self) -> float:
@@ -61,7 +61,7 @@ class Lengths(Protocol):
 
 
 def lengths(load: Lengths) -> str:
-    """Tokens in and out of a request: "4096 in (3072 cached) / 512 out"."""
+    """Format the input and output tokens of a request: "4096 in (3072 cached) / 512 out"."""
     cached = f" ({load.cached_tokens:g} cached)" if load.cached_tokens else ""
     return f"{load.isl:g} in{cached} / {load.osl:g} out"
 
@@ -69,14 +69,14 @@ def lengths(load: Lengths) -> str:
 def metric_column(
     metric: metrics.Metric, values: Sequence[Interval | float | None], title: str = ""
 ) -> tuple[Column, tuple[Cell, ...]]:
-    """A column for `metric` and its cells, all in the one unit that suits the largest value."""
+    """Return a column for `metric` and its cells, in the unit that suits the largest value."""
     return scaled_column(Column(title or metric.label, metric.name, metric.unit), values)
 
 
 def scaled_column(
     column: Column, values: Sequence[Interval | float | None]
 ) -> tuple[Column, tuple[Cell, ...]]:
-    """`column` (its unit as in code) with the unit that suits `values`, and their cells."""
+    """Return `column` (its unit as in code) with the unit that suits `values`, and their cells."""
     scale = scale_for(values, column.unit)
     cells = []
     for value in values:
@@ -89,7 +89,7 @@ def scaled_column(
 
 
 def interval_cell(value: Interval | None, scale: Scale | None = None, tone: Tone = "plain") -> Cell:
-    """A value with its bounds, or with their distance as a share of it; a dash for none."""
+    """Return a value with its bounds, or with its relative spread; a dash for none."""
     text, bounds = value_and_bounds(value, scale)
     return Cell(text, value, tone, bounds, spread(value))
 
@@ -100,9 +100,9 @@ def step_label(from_tp: int, to_tp: int) -> str:
 
 
 def step_cell(step: Step | LayoutStep | None) -> Cell:
-    """A percent change with its direction and verdict, its interval in the detail.
+    """Return a percent change with its direction and verdict, and its interval in the detail.
 
-    A published change has no interval, only a last printed digit, which is not repeated here.
+    A published change has no interval, only rounding, which is not shown.
     """
     if step is None:
         return Cell(MISSING)
@@ -118,13 +118,13 @@ def step_cell(step: Step | LayoutStep | None) -> Cell:
 
 
 def change_cell(change_pct: Interval, text: str = "", tone: Tone = "plain") -> Cell:
-    """A change in percent with its bounds, or with their distance in points."""
+    """Return a change in percent with its bounds, or with its spread in points."""
     shown = text or percent(change_pct.value)
     return Cell(shown, change_pct, tone, percent_interval(change_pct), point_spread(change_pct))
 
 
 def source_notes(sources: Iterable[Source]) -> tuple[str, ...]:
-    """One line for each different source: its kind, name, date and remark."""
+    """Return one line per source: its kind, name, date and note."""
     return tuple(
         f"{s.kind}: {', '.join(part for part in (s.name, s.date, s.note) if part)}"
         for s in dict.fromkeys(sources)
@@ -132,5 +132,5 @@ def source_notes(sources: Iterable[Source]) -> tuple[str, ...]:
 
 
 def sections(rows: Iterable[Row]) -> tuple[tuple[Row, ...], ...]:
-    """`rows` grouped wherever the first cell changes."""
+    """Group `rows` by their first cell."""
     return tuple(tuple(group) for _, group in groupby(rows, key=lambda row: row[0].text))

@@ -1,4 +1,4 @@
-"""Up to four GPUs or models under one question: a row each, and one chart."""
+"""Compare up to four GPUs or models for one question: one row each, and one chart."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Compared(msgspec.Struct, frozen=True):
 
     Attributes:
         name: "8 × h200".
-        colour: In the chart; "" where it is not drawn.
-        layout: The answer's, "none; " and the nearest where nothing meets what is asked.
-        numbers: Throughput per GPU, TPOT and cost; empty where it does not fit.
-        context: Tokens of the longest sequence that the layout holds; 0 where none does.
-        fits: "yes", or "no" and why.
+        colour: In the chart; "" if not drawn.
+        layout: The answer's; "none; " and the nearest if nothing meets the bounds.
+        numbers: Throughput per GPU, TPOT and cost; empty if it does not fit.
+        context: Tokens of the longest sequence that the layout can hold; 0 if none.
+        fits: "yes", or "no" with the reason.
         calibrated: "yes", what of it no row has, or "no".
-        meets: Something meets what is asked.
+        meets: Whether a layout meets the bounds.
         price: "1.95 USD per GPU-hour"; "" where none is known.
     """
 
@@ -64,7 +64,7 @@ class Compared(msgspec.Struct, frozen=True):
 
 
 class Side(msgspec.Struct, frozen=True):
-    """What a comparison needs of one subject; `answer` None: it does not fit, for `problem`."""
+    """One subject of a comparison; `answer` is None if it does not fit, and `problem` says why."""
 
     name: str
     arch: Model
@@ -77,7 +77,7 @@ class Side(msgspec.Struct, frozen=True):
 
 
 def compared_rows(sides: Sequence[Side]) -> list[Compared]:
-    """A row for each, the colours in the order of the chart."""
+    """Return a row for each, with colours in the order of the chart."""
     colours = iter(SERIES)
     return [
         _row(side, next(colours))
@@ -113,7 +113,7 @@ def _calibrated(ground: Ground | None, shown: Shown | None) -> str:
 
 
 def compared_words(sides: Sequence[Side]) -> str:
-    """Which has the cheapest tokens, and whether the next one's interval reaches it."""
+    """Say which has the cheapest tokens, and whether the intervals of the two cheapest overlap."""
     known = [
         (s.answer.shown, s.name)
         for s in sides
@@ -136,10 +136,10 @@ def compared_words(sides: Sequence[Side]) -> str:
 
 
 def side_of(asked: Asked, wanted: Wanted, name: str) -> Side:
-    """The same question for another GPU or model.
+    """Ask the same question for another GPU or model.
 
-    Raises InputError for an unknown name or a question that it does not take; what does not fit is
-    a side that says so.
+    Raises InputError for an unknown name or an unsupported question. If the subject does not fit,
+    the result says so.
     """
     subject, catalogue = subject_of(asked)
     question = wanted.question
@@ -163,7 +163,7 @@ def side_of(asked: Asked, wanted: Wanted, name: str) -> Side:
 
 
 def series_of(name: str, gpus: int, answer: Answer, layouts: LayoutStudy, slo: Slo) -> Series:
-    """What a chart draws of a subject that the planner has explored."""
+    """Return the chart series of a subject that the planner has explored."""
     rate = (layouts.request_rate or 0.0) * layouts.osl
     return Series(
         name=name,
@@ -179,16 +179,15 @@ def series_of(name: str, gpus: int, answer: Answer, layouts: LayoutStudy, slo: S
 def compared_with(
     output: StudyOutput, gpus: Sequence[str], files: Sequence[Path] = ()
 ) -> list[Side]:
-    """The study's own subject, then the same question on each of `gpus`.
+    """Compare the study's subject with the same question on each of `gpus`.
 
     `files` are of GPUs and prices, a node file among them.
 
-    Raises InputError where a name is unknown, there are too many, or the study is not of requests
-    kept in flight.
+    Raises InputError if a name is unknown, there are too many, or the study is not a closed loop.
     """
     question, layouts, slo = output.study.question, output.layouts, output.advice[0].slo
     if layouts is None or not planned(question):
-        raise InputError("a comparison of this study", "allowed: one of requests kept in flight")
+        raise InputError("a comparison of this study", "allowed: a study of a closed loop")
     d = output.study.evidence[0].deployment
     profile = output.about.profile if output.about else "reference"
     own = Asked(d.model, d.gpu, d.engine, d.dtypes.weight, d.dtypes.kv, profile, tuple(files))
@@ -215,7 +214,7 @@ def compared_with(
 
 
 def checked(names: Sequence[str], files: Sequence[Path] = ()) -> list[str]:
-    """GPU ids for a comparison. Raises InputError where one is unknown or there are too many."""
+    """Check GPU ids for a comparison. Raises InputError if one is unknown or there are too many."""
     if len(names) > MOST - 1:
         raise InputError(f"{len(names)} GPUs to compare with", f"allowed: up to {MOST - 1}")
     catalogue = catalogue_for(files)

@@ -1,4 +1,4 @@
-"""Tables and document of a comparison of two runs."""
+"""Tables and JSON document of a comparison of two runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from shardwise.reports.runs import Run
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone, text_cell
 
 SEEN: Final = (
-    "seen from: smallest slowdown that repeats like these show in 80 % of attempts; "
+    f"seen from: smallest slowdown that repeats like these detect in 80 % of attempts; "
+    f""
     f"{MISSING}: a value has no interval"
 )
 RESULT: Final = (
@@ -26,7 +27,7 @@ TONES: Final[dict[str, Tone]] = {"slower": "worse", "faster": "better"}
 
 
 def overall_table(comparison: Comparison, a: Run, b: Run) -> Table:
-    """A row for each metric: the geometric mean over all cells, and what it supports."""
+    """Return a row per metric: the geometric mean over all cells, and the verdict."""
     rows = tuple(
         (
             text_cell(metrics.ALL[c.metric].label, "strong"),
@@ -49,7 +50,7 @@ def overall_table(comparison: Comparison, a: Run, b: Run) -> Table:
 
 
 def cell_tables(comparison: Comparison) -> list[Table]:
-    """A table for each metric: a row for each cell, with both values."""
+    """Return a table per metric: a row per cell, with both values."""
     return [
         _cell_table(metric.name, [c for c in comparison.cells if c.metric == metric.name])
         for metric in COMPARED
@@ -58,7 +59,7 @@ def cell_tables(comparison: Comparison) -> list[Table]:
 
 
 def comparison_document(comparison: Comparison, a: Run, b: Run) -> dict[str, Any]:
-    """The comparison as JSON, with the verdicts."""
+    """Return the comparison for JSON, with the verdicts."""
     return {
         "a": _about(a),
         "b": _about(b),
@@ -71,7 +72,7 @@ def comparison_document(comparison: Comparison, a: Run, b: Run) -> dict[str, Any
 
 
 def change_line(change: Change) -> str:
-    """One change in words."""
+    """Describe one change in a line."""
     slower = change.slower_pct
     where = "all cells" if change.load is None else cell_name(change.load)
     by = f"{percent(slower.value, signed=False)} % {percent_interval(slower)}".rstrip()
@@ -79,7 +80,7 @@ def change_line(change: Change) -> str:
 
 
 def cell_name(load: Load) -> str:
-    """`2 x TP4, 16 in flight, 512/128`: a load in a few words."""
+    """`2 x TP4, 16 in flight, 512/128`: a short description of a load."""
     copies = f"{load.replicas} x " if load.replicas > 1 else ""
     at = (
         f"{load.concurrency} in flight"
@@ -138,7 +139,7 @@ def _remarks(comparison: Comparison, a: Run, b: Run) -> Iterable[str]:
             yield f"only in {name}, not compared: {len(loads)} cells, e.g. {cell_name(loads[0])}"
     for name, run in (("A", a), ("B", b)):
         if run.left_out:
-            yield f"left out of {name}: {run.left_out} cells, client-bound or without a result"
+            yield f"skipped in {name}: {run.left_out} cells, client-bound or without a result"
 
 
 def _about(run: Run) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tables of a day sized by the hour: what each hour needs, and what three ways to run it cost."""
+"""Tables of a simulated day: replicas needed per hour, and the cost of three ways to run it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from shardwise.reports.table import Column, Table
 
 
 def day_tables(found: dict[str, Any]) -> list[Table]:
-    """What each hour needs, and what three ways to run the day cost and miss."""
+    """Return the replicas needed per hour, and cost and missed requests of three ways to run the
+    day."""
     d, day = found["deployment"], found["day"]
     hours = ranked_table(
         "hours",
@@ -34,8 +35,8 @@ def day_tables(found: dict[str, Any]) -> list[Table]:
             for k, hour in enumerate(day.hours)
         ],
         (
-            "replicas: fewest whose p99 is within the bounds at that hour's rate",
-            "good: requests within the bounds, the day simulated whole",
+            "replicas: smallest number whose p99 meets the bounds at that hour's rate",
+            "good: requests within the bounds, in a simulation of the whole day",
         ),
     )
     plans = ranked_table(
@@ -59,8 +60,9 @@ def day_tables(found: dict[str, Any]) -> list[Table]:
             for plan, usd in zip(day.plans, found["usd"], strict=True)
         ],
         (
-            "schedule: knows the day, and starts replicas ahead of their hour",
-            "autoscaler: counts each minute's arrivals; a replica that it starts is ready later",
+            "schedule: starts replicas before the hour in which they are needed",
+            "autoscaler: counts each minute's arrivals; a new replica is ready after its start-up "
+            "time",
             *([found["price_note"]] if found["price_note"] else []),
         ),
     )

@@ -1,4 +1,4 @@
-"""Tables that a decision is made from: cost, claimed cost, audit, ranked plan."""
+"""Tables for a decision: cost, claimed cost, audit, ranked plan."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ if TYPE_CHECKING:
     from shardwise.analysis.cost import NodeCost, Scenario
 
 SCENARIO_LABELS: Final[dict[Scenario, str]] = {
-    "one_copy": "one copy",
+    "one_copy": "one replica",
     "full_node": "full node",
     "same_load": "same load",
 }
 CHECKED: Final = (
-    "checked: Little's law, steps up and down as each other's inverse, scaling above linear, "
-    "E2E latency = TTFT + TPOT x (osl - 1) where there are these"
+    "checks: Little's law, steps up and down are inverse, no scaling above linear, E2E latency = "
+    "TTFT + TPOT x (osl - 1) if available"
 )
 Value = Interval | float | str | None
 
 
 def cost_table(costs: Sequence[NodeCost], price: Price | None = None) -> Table:
-    """Cost per million output tokens by scenario, batch and TP, relative to the largest TP.
+    """Return the cost per million output tokens by scenario, batch and TP, relative to the largest
+    TP.
 
-    `price` is named in a note.
+    A note states `price`.
     """
     costs = at_least_one(costs, "costs")
     metric = metrics.ALL[costs[0].cost_metric]
@@ -86,8 +87,8 @@ def cost_table(costs: Sequence[NodeCost], price: Price | None = None) -> Table:
         sections=sections(rows),
         notes=(
             INTERVALS,
-            "one copy: the other GPUs idle; full node: as many copies as fit, each at that batch; "
-            "same load: those copies share that batch",
+            "one replica: the other GPUs are idle; full node: as many replicas as fit, each at "
+            "that batch; same load: these replicas share that batch",
             *([f"{MISSING}: TP{largest} has no result at that batch"] if incomplete else []),
             *([price_note(price)] if price else []),
         ),
@@ -107,7 +108,7 @@ def _ratio_cell(value: Interval, tone: Tone = "plain") -> Cell:
 
 
 def claim_table(matches: Sequence[ClaimMatch]) -> Table:
-    """Which batch a published cost figure was taken at, the closest first."""
+    """Return the batches that match a published cost figure, the closest first."""
     matches = at_least_one(matches, "batches that span the claim")
     claim = matches[0].claim
     rows: list[Row] = [
@@ -131,8 +132,9 @@ def claim_table(matches: Sequence[ClaimMatch]) -> Table:
     )
     return Table(
         name="claim",
-        title=f"TP{claim.from_tp} to TP{claim.to_tp} on {claim.gpus} GPUs: what each batch's steps "
-        "imply, against the published cost figures",
+        title=f"TP{claim.from_tp} to TP{claim.to_tp} on {claim.gpus} GPUs: costs implied by "
+        f""
+        "each batch's steps, and the published ones",
         columns=(
             BATCH,
             Column("latency", "latency_ratio", "x"),
@@ -151,7 +153,7 @@ def claim_table(matches: Sequence[ClaimMatch]) -> Table:
 
 
 def audit_table(findings: Sequence[Finding]) -> Table:
-    """What the audit found; a table without rows says that nothing was."""
+    """Return the findings of the audit; an empty table if there are none."""
     rows = tuple(
         (
             text_cell(f.severity, "worse" if f.severity == "broken" else "unclear"),
@@ -184,10 +186,10 @@ def ranked_table(
     rows: Sequence[Mapping[str, Value]],
     notes: Sequence[str] = (),
 ) -> Table:
-    """Rows as ranked, the first one strong. Each row is keyed by `Column.name`.
+    """Return ranked rows, the first one emphasised. Each row is keyed by `Column.name`.
 
-    A column whose unit is one of `shardwise.units` in SI ("s", "bytes") is shown in the unit that
-    suits its largest value; text stays as it is, a missing value is a dash.
+    A column with an SI unit of `shardwise.units` ("s", "bytes") is shown in the unit that suits
+    its largest value. Text is unchanged; a missing value is a dash.
     """
     shown: list[tuple[Column, tuple[Cell, ...]]] = []
     for column in columns:

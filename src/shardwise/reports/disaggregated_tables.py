@@ -1,4 +1,4 @@
-"""The verdict on disaggregated prefill and decode, in words and for JSON."""
+"""Format the verdict on disaggregated prefill and decode as text and for JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from shardwise.units import GB
 
 
 def link_of(gpu: Gpu) -> str:
-    """How two GPUs of a node reach each other, and what of it transfers are taken to reach."""
+    """Describe the link between two GPUs of a node and the share that transfers are assumed to
+    reach."""
     rate = gpu.interconnect.peer_bandwidth(2) / GB
     return (
         f"{gpu.interconnect.technology} ({rate:,.0f} GB/s between two GPUs, "
@@ -22,20 +23,21 @@ def link_of(gpu: Gpu) -> str:
 
 
 def disaggregated_lines(found: Verdict, link: str) -> list[str]:
-    """The answer with its reason, the pools' numbers, and how far to trust them.
+    """Return the verdict with its reason, the values of the pools, and their uncertainty.
 
-    `link` says how GPUs of the node reach each other.
+    `link` describes the link between two GPUs of the node.
     """
     because = {"for you": "", "measure it": "", "not for you": ", because"}[found.answer]
     joined = f"{because} " if because else ": "
-    lines = [f"Disaggregated prefill and decode: {found.answer}{joined}{found.reason}."]
+    lines = [f"Disaggregated prefill and decode: {found.answer}{joined}{found.reason}.f"]
     if found.best is None:
         return lines
     lines.append(_numbers(found.best, link))
     lines.append(
-        "No row is of disaggregated pools: what they gain is taken to be "
-        f"{100 * (math.exp(RATIO_WIDTH) - 1):.0f} % off either way, and where that decides, the "
-        "answer is 'measure it'. The commands below are the aggregated layout's."
+        "No calibration row has disaggregated pools, so the gain has an assumed error of "
+        ""
+        f"{100 * (math.exp(RATIO_WIDTH) - 1):.0f} % either way. If that decides, the verdict is "
+        "'measure it'. The commands below are for the aggregated layout."
     )
     return lines
 
@@ -43,16 +45,17 @@ def disaggregated_lines(found: Verdict, link: str) -> list[str]:
 def _numbers(best: Point, link: str) -> str:
     v = best.values
     return (
-        f"{best.pools.name}, the best of its kind: TTFT {quantity(v['ttft_s'], 's')}, TPOT "
+        f"{best.pools.name}, the best pair of pools: TTFT {quantity(v['ttft_s'], 's')}, TPOT "
         f"{quantity(v['tpot_s'], 's')}, E2E latency {quantity(v['e2e_latency_s'], 's')}, "
-        f"{quantity(v['output_tok_s'], 'output tok/s')} with {best.in_flight:,.0f} in flight; a "
-        f"prompt's KV cache, {best.transfer_bytes / GB:.2g} GB a decode GPU, takes "
+        f"{quantity(v['output_tok_s'], 'output tok/s')} with {best.in_flight:,.0f} in flight. "
+        f"Sending "
+        f"a prompt's KV cache, {best.transfer_bytes / GB:.2g} GB per decode GPU, takes "
         f"{best.transfer_s * 1e3:.3g} ms over {link}."
     )
 
 
 def disaggregated_document(found: Verdict, link: str) -> dict[str, Any]:
-    """The same for JSON, in SI units."""
+    """Return the verdict for JSON, in SI units."""
     return {
         "answer": found.answer,
         "reason": found.reason,

@@ -1,4 +1,4 @@
-"""A node as read, as tables: GPUs, links, what TP costs on them, and start-up logs."""
+"""Tables of a node: GPUs, links, cost of TP, and start-up logs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from shardwise.reports.numbers import MISSING, number
 from shardwise.reports.table import Cell, Column, Row, Table, text_cell
 from shardwise.units import GIB, KB, MS, US
 
-_LIBRARY: Final = {"custom": "its own kernel", "nccl": "NCCL", "rccl": "RCCL", "none": "none"}
+_LIBRARY: Final = {"custom": "own kernel", "nccl": "NCCL", "rccl": "RCCL", "none": "none"}
 _UNKNOWN: Final = "?"
 _GRADES: Final = {
     "measured": "times measured",
-    "stand-in": "times of other machines",
-    "guess": "times guessed from",
+    "stand-in": "times from other machines",
+    "guess": "times estimated from",
 }
 
 
 def device_table(node: Node) -> Table:
-    """One row a GPU, with the columns that anything was said of."""
+    """Return one row per GPU, with the columns that have values."""
     columns = [Column("GPU", "index"), Column("name", "name", align="left")]
     optional = (
         (Column("memory", "memory_bytes", "GiB"), [_gib(d.memory_bytes) for d in node.devices]),
@@ -69,7 +69,8 @@ def device_table(node: Node) -> Table:
     host = node.host
     usable = any(column.name == "usable_bytes" for column, _ in shown)
     notes = [
-        "usable: what CUDA or HIP reports to a program, by the catalogue; fractions are of it"
+        "usable: the total that CUDA or HIP reports to a program, from the catalogue; shares refer "
+        "to it"
     ] * usable
     notes += [
         f"{label}: {value}"
@@ -91,7 +92,7 @@ def device_table(node: Node) -> Table:
 
 
 def link_table(node: Node) -> Table:
-    """The link of each pair, as the tools write it; "?" where nothing was said."""
+    """Return the link of each pair, as the tools write it; "?" if unknown."""
     columns = (
         Column("", "gpu", align="left"),
         *(Column(f"GPU{i}", f"gpu{i}", align="left") for i in node.indices),
@@ -108,13 +109,13 @@ def link_table(node: Node) -> Table:
     ]
     kinds = {link.kind for link in node.links.values()}
     legend = {
-        "NVLINK": "NV#: that many NVLinks",
-        "XGMI": "XGMI: a direct link; XGMI/2: over two steps; XGMI/?: steps not known",
+        "NVLINK": "NV#: number of NVLinks",
+        "XGMI": "XGMI: a direct link; XGMI/2: two hops; XGMI/?: number of hops unknown",
         "PIX": "PIX: one PCIe switch",
         "PXB": "PXB: several PCIe switches",
         "PHB": "PHB: through the CPU's host bridge",
         "NODE": "NODE: between host bridges of one NUMA node",
-        "PCIE": "PCIE: over PCIe, path not known",
+        "PCIE": "PCIE: over PCIe, path unknown",
         "SYS": "SYS: between CPU sockets",
     }
     notes = "; ".join(text for kind, text in legend.items() if kind in kinds)
@@ -122,14 +123,14 @@ def link_table(node: Node) -> Table:
 
 
 def verdict_table(diagnosis: Diagnosis, engines: Sequence[str]) -> Table:
-    """Per TP size and engine: the GPUs, the all-reduce and why, and what it costs."""
+    """Return the GPUs, the all-reduce with its reason, and its cost per TP size and engine."""
     sections = tuple(_verdict_rows(verdict, engines) for verdict in diagnosis.verdicts)
     sources: dict[str, set[str]] = {}
     for verdict in diagnosis.verdicts:
         for cost in (cost for each in (*verdict.costs, *verdict.larger) for cost in each):
             sources.setdefault(cost.grade, set()).add(cost.source)
     notes = [
-        f"a message is a step's hidden states: {TOKEN_BYTES / KB:.0f} KB a token (hidden size "
+        f"a message is a step's hidden states: {TOKEN_BYTES / KB:.0f} KB per token (hidden size "
         f"8192, 16 bits); a decode step of 80 layers has {ALL_REDUCES} all-reduces",
         *(f"{_GRADES[grade]}: {'; '.join(sorted(sources[grade]))}" for grade in sorted(sources)),
     ]
@@ -152,13 +153,13 @@ def verdict_table(diagnosis: Diagnosis, engines: Sequence[str]) -> Table:
 
 
 def startup_table(starts: Sequence[Startup]) -> Table:
-    """One row a start: memory by purpose, tokens, and how it ended."""
+    """Return one row per start: memory by purpose, tokens, and the outcome."""
     rows = tuple(_startup_row(start) for start in starts)
     loose = any(start.tokens_follow_concurrency is False for start in starts)
     notes = (
         *(("per GPU; GB in both engines' logs is GiB",) if rows else ()),
         *(
-            ("tokens and concurrency of a model with windows or states are not interchangeable",)
+            ("for models with windows or states, tokens cannot be converted to concurrency",)
             if loose
             else ()
         ),
@@ -183,7 +184,7 @@ def startup_table(starts: Sequence[Startup]) -> Table:
 
 
 def _verdict_rows(verdict: Verdict, engines: Sequence[str]) -> tuple[Row, ...]:
-    """One row an engine; engines that do the same in the same time share one."""
+    """Return one row per engine; engines with equal results share a row."""
     rows: dict[tuple[str, ...], tuple[list[str], Row]] = {}
     for i, engine in enumerate(engines):
         row = _verdict_row(verdict, i)
@@ -193,7 +194,7 @@ def _verdict_rows(verdict: Verdict, engines: Sequence[str]) -> tuple[Row, ...]:
 
 
 def _verdict_row(verdict: Verdict, i: int) -> Row:
-    """A row without the engine's name."""
+    """Return a row without the engine's name."""
     taken = verdict.all_reduces[i]
     groups = "  ".join(",".join(map(str, group.devices)) for group in verdict.groups)
     slowest = verdict.best.slowest
@@ -210,7 +211,7 @@ def _verdict_row(verdict: Verdict, i: int) -> Row:
 
 
 def _all_reduce(taken: AllReduce) -> str:
-    """Such as "its own kernel below 8 MiB, then NCCL" or "NCCL through host memory"."""
+    """Describe an all-reduce, e.g. "own kernel below 8 MiB, then NCCL"."""
     name = _LIBRARY[taken.library]
     if taken.library == "custom":
         limit = f"{name} below {_size(taken.below_bytes or 0)}, then {taken.larger}"

@@ -1,21 +1,21 @@
-"""JSON documents that commands and the Python API hand out: a kind, a version, and the answer."""
+"""JSON documents of the commands and the Python API: a kind, a version, and the result."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-#: Raised when a field changes its meaning or goes away; new fields do not raise it.
+#: Increased when a field changes its meaning or is removed, not when one is added.
 SCHEMA_VERSION: Final = 1
 
 
 def document(kind: str, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """`answer` with `kind` (the command's name) and `schema_version` before it."""
+    """Return `answer` preceded by `kind` (the command's name) and `schema_version`."""
     return {"kind": kind, "schema_version": SCHEMA_VERSION, **answer}
 
 
 def as_json(found: Any, *, indent: int = 2) -> str:
-    """A document, or any record in one, as JSON text; `indent` 0 puts it on one line."""
+    """Return a document, or any record in one, as JSON text; `indent` 0 writes one line."""
     import msgspec
 
     encoded = msgspec.json.encode(found)

@@ -1,4 +1,4 @@
-"""What a person types to start the deployment that is shown."""
+"""Engine commands that start a deployment."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from shardwise.planner.command import checkpoint, note, replicas
 
 
 class EngineCommands(msgspec.Struct, frozen=True):
-    """A line for each replica, the files that they name, and what the user must supply.
+    """A command line per replica, the files they use, and what the user must supply.
 
-    `problem`: why the engine has no command for this deployment; "" where it has one.
+    `problem`: why the engine has no command for this deployment; "" if it has one.
     """
 
     lines: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class EngineCommands(msgspec.Struct, frozen=True):
 def engine_commands(
     given: str, arch: Model, gpu: Gpu, deployment: Deployment, order: Sequence[int] = ()
 ) -> EngineCommands:
-    """The engine's own commands for `deployment`, as `shardwise plan` prints them.
+    """Return the engine's own commands for `deployment`, as printed by `shardwise plan`.
 
     `given` is the model as the user named it; `order` the node's GPUs as they are dealt (empty: as
     they are numbered).

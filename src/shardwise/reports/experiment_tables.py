@@ -1,4 +1,4 @@
-"""A measured study as tables: cells beside their predictions, errors, claims, time."""
+"""Tables of a measured study: cells with predictions, errors, claims, time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from shardwise.reports.numbers import MISSING, number, percent, point_spread, sc
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone, text_cell
 
 SHOWN = (metrics.E2E, metrics.TTFT, metrics.TPOT, metrics.OUTPUT_THROUGHPUT)
-SHOWN_DRIFT = 0.1  #: of a machine's pace; less is what a quiet one shows
+SHOWN_DRIFT = 0.1  #: drift of a machine's speed; a quiet machine has less
 SPLIT = Column("split", "split", align="left")
 
 
 def experiment_tables(found: Outcome) -> list[Table]:
-    """Every table, the comparison last: what is printed last is read first in a terminal."""
+    """Return every table, the comparison last, because the last one is visible first in a
+    terminal."""
     tables = [claims_table(found)] if found.claims else []
     if found.corrected.scores:
         tables.append(scores_table(found))
@@ -30,7 +31,8 @@ def experiment_tables(found: Outcome) -> list[Table]:
 
 
 def comparison_table(found: Outcome) -> Table:
-    """A row a cell: measured, and the errors of the predictions before and after calibration."""
+    """Return a row per cell: the measurement, and prediction errors before and after
+    calibration."""
     items = found.corrected.compared
     columns, bodies = [], []
     for metric in SHOWN:
@@ -61,7 +63,7 @@ def comparison_table(found: Outcome) -> Table:
     return Table(
         name="comparison",
         title=f"{found.model} {found.weight_dtype} with {found.engine}, {found.isl} in / "
-        f"{found.osl} out: measured here, and the errors of its predictions",
+        f"{found.osl} out: measured here, with prediction errors",
         columns=(
             SPLIT,
             Column("threads", "threads_per_rank", "a rank", optional=4),
@@ -74,8 +76,9 @@ def comparison_table(found: Outcome) -> Table:
         notes=(
             "measured: 80 % interval from repeats; before: error of the prediction made before "
             "the run; after: calibrated on the cells without *",
-            "* judged: not calibrated on; ! outside the predicted 80 % interval",
-            "closed loop: lengths from half to one and a half times these; static batch: all equal",
+            "* held out of the calibration; ! outside the predicted 80 % interval",
+            "closed loop: lengths from half to one and a half times the mean; static batch: all "
+            "equal",
         ),
     )
 
@@ -104,7 +107,7 @@ def _remarks(c: Compared) -> str:
 
 
 def scores_table(found: Outcome) -> Table:
-    """Errors over the judged cells, before and after calibration."""
+    """Return errors on the held-out cells, before and after calibration."""
     rows = tuple(
         (
             text_cell(metrics.ALL[s.metric].label),
@@ -120,7 +123,7 @@ def scores_table(found: Outcome) -> Table:
     used = sum(not c.judged and c.usable for c in found.corrected.compared)
     return Table(
         name="errors",
-        title=f"Mean error on the judged cells, before and after calibration on {used} others",
+        title=f"Mean error on the held-out cells, before and after calibration on {used} others",
         columns=(
             Column("metric", "metric", align="left"),
             Column("n", "n"),
@@ -132,14 +135,15 @@ def scores_table(found: Outcome) -> Table:
         ),
         sections=(rows,),
         notes=(
-            "mean of |predicted / measured - 1|; which cells are judged was set before they ran",
-            "applied: share of the correction that those others support, each left out of its fit",
+            "mean of |predicted / measured - 1|; the held-out cells were chosen before the run",
+            "applied: share of the correction that leave-one-out validation on the calibration "
+            "cells supports",
         ),
     )
 
 
 def claims_table(found: Outcome) -> Table:
-    """The study's claims on this machine, each with its interval and verdict."""
+    """Return the study's claims on this machine, each with its interval and verdict."""
     tones: dict[str, Tone] = {"holds": "better", "does not hold": "worse"}
     rows = [
         (
@@ -168,10 +172,11 @@ def claims_table(found: Outcome) -> Table:
         sections=sections(rows),
         notes=(
             INTERVALS,
-            "not resolved: the interval does not tell; points: percent gained less percent cut",
-            "drift: of the machine's own pace, over the runs compared; not judged: drift as large "
-            "as the effect",
-            "→: after / before, at the same number of requests in flight on the whole machine",
+            "not resolved: the interval is too wide to decide; points: percent gained minus "
+            "percent cut",
+            "drift: change of the machine's speed over the compared runs; not judged: the drift is "
+            "as large as the effect",
+            "→: after / before, with the same number of requests in flight on the whole machine",
         ),
     )
 
@@ -182,10 +187,10 @@ def _claimed_cell(value: Interval) -> Cell:
 
 
 def time_lines(found: Outcome) -> Sequence[str]:
-    """What the run spent its time on, and what it had no time for."""
+    """Report how the run spent its time, and which cells did not fit the budget."""
     if "measuring" not in found.spent.by:
-        return ["every cell was measured before"]
+        return ["every cell was already measured"]
     parts = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in found.spent.by.items())
     lines = [f"{found.spent.total_s:.0f} s: {parts}, idle {found.spent.idle_pct:.1f} %"]
-    lines += [f"no time for: {label}" for label in found.dropped]
+    lines += [f"did not fit the budget: {label}" for label in found.dropped]
     return lines

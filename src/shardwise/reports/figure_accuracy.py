@@ -1,4 +1,4 @@
-"""Predicted against measured, row by row."""
+"""Figure of predicted against measured values, one point per row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PANEL_SIZE = 230
 
 
 def predicted_measured(points: Sequence[Point]) -> Any:
-    """A panel per metric: measured across, predicted up, equal on the line, 10 % either side."""
+    """Draw a panel per metric: measured on x, predicted on y, with lines at equality and ±10 %."""
     import altair as alt
 
     points = at_least_one(points, "measured rows")
@@ -30,7 +30,7 @@ def predicted_measured(points: Sequence[Point]) -> Any:
     return titled(
         alt.vconcat(*rows, spacing=24),
         "Predicted against measured",
-        ("each point a row; line: equal; dashed: 10 % either side",),
+        ("one point per row; solid line: equal; dashed: ±10 %",),
     )
 
 

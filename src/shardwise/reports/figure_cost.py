@@ -1,4 +1,4 @@
-"""What a million output tokens cost at each TP: one copy beside a full node."""
+"""Figure of the cost of a million output tokens at each TP: one replica and a full node."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from shardwise.reports.numbers import number
 
 
 def token_cost(costs: Sequence[NodeCost], subtitle: Sequence[str] = ()) -> Any:
-    """Cost per million output tokens, one copy beside a full node: bars per TP, panels per batch.
+    """Draw the cost per million output tokens of one replica and a full node: bars per TP, panels
+    per batch.
 
-    In USD, or in GPU-hours where no price is known.
+    In USD, or in GPU-hours if no price is known.
     """
     import altair as alt
 
@@ -33,7 +34,7 @@ def token_cost(costs: Sequence[NodeCost], subtitle: Sequence[str] = ()) -> Any:
     rows = [
         {
             "tp": f"TP={c.tp_size}",
-            "batch": f"batch {c.concurrency} per copy",
+            "batch": f"batch {c.concurrency} per replica",
             "use": SCENARIO_LABELS[c.scenario],
             "cost": c.cost.value,
             "lo": c.cost.lo,
@@ -62,7 +63,8 @@ def token_cost(costs: Sequence[NodeCost], subtitle: Sequence[str] = ()) -> Any:
         base.mark_text(dy=-7, fontSize=10).encode(y="hi:Q", text="label:N"),
     ).properties(width=PANEL, height=260)
     note = (
-        f"{known[0].gpus} GPUs paid for; one copy: the others idle; full node: as many copies as "
+        f"{known[0].gpus} GPUs paid for; one replica: the others are idle; full node: as many "
+        f"replicas as "
         "fit; lines: 80 % intervals"
     )
     return titled(

@@ -1,4 +1,4 @@
-"""Predicted against measured, cell by cell of a study: the error in percent, with its interval."""
+"""Figure of the prediction error of each cell of a study, in percent with its interval."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SHOWN: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
 
 
 def cell_errors(pairs: Sequence[CellPair], subtitle: Sequence[str] = ()) -> Any:
-    """A panel per metric: error of the prediction by batch, a colour per TP.
+    """Draw a panel per metric: prediction error by batch, one colour per TP.
 
-    The line through a point is the predicted 80 % interval against the measured value: where it
-    crosses 0 the interval held.
+    The line through a point is the predicted 80 % interval relative to the measured value; if it
+    crosses 0, the interval contains the measurement.
     """
     import altair as alt
 
@@ -30,9 +30,9 @@ def cell_errors(pairs: Sequence[CellPair], subtitle: Sequence[str] = ()) -> Any:
         if any(p.metric == metric for p in known)
     ]
     rows = [alt.hconcat(*panels[i : i + 2], spacing=28) for i in range(0, len(panels), 2)]
-    note = "point: predicted / measured - 1; line: the predicted 80 % interval, right where it crosses 0"  # noqa: E501
+    note = "point: predicted / measured - 1; line: predicted 80 % interval, correct if it crosses 0"
     return titled(
-        alt.vconcat(*rows, spacing=24), "Error of the predictions, cell by cell", (*subtitle, note)
+        alt.vconcat(*rows, spacing=24), "Prediction error of each cell", (*subtitle, note)
     )
 
 
@@ -52,7 +52,7 @@ def _panel(pairs: Sequence[CellPair], every: Sequence[CellPair], alt: Any) -> An
     base = alt.Chart(data(rows)).encode(
         x=alt.X(
             "batch:O",
-            title="batch per copy",
+            title="batch per replica",
             scale=alt.Scale(domain=batches),
             axis=alt.Axis(labelAngle=0),
         ),

@@ -1,4 +1,4 @@
-"""Figures of a measured study: cells beside their predictions, and how few measurements do."""
+"""Figures of a measured study: cells with predictions, and the learning curve."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shardwise.reports.numbers import scale_for
 
 PANELS: Final = (metrics.E2E, metrics.TPOT)
 CURVES: Final = {metrics.E2E.name: BLUE, metrics.TPOT.name: VERMILION}
-#: kind -> (colour, shape, filled): measured and predicted never look alike
+#: kind -> (colour, shape, filled): measured and predicted look different
 DRAWN: Final = {
     "measured": (BLACK, "square", True),
     "predicted before": (GREY, "circle", False),
@@ -22,7 +22,8 @@ DRAWN: Final = {
 
 
 def measured_predicted(compared: Sequence[Compared], subtitle: Sequence[str]) -> Any:
-    """A row a metric, a panel a split: the closed loop measured and predicted, by batch."""
+    """Draw a row per metric and a panel per split: the closed loop, measured and predicted, by
+    batch."""
     import altair as alt
 
     usable = at_least_one(
@@ -32,7 +33,7 @@ def measured_predicted(compared: Sequence[Compared], subtitle: Sequence[str]) ->
     panels = [_panel(usable, metric, alt) for metric in PANELS]
     n = sum(c.measured.metrics[metrics.E2E.name].n for c in usable)
     note = f"lines: 80 % intervals; closed loop, n = {n} requests measured"
-    return titled(alt.vconcat(*panels, spacing=24), "Measured beside predicted", (*subtitle, note))
+    return titled(alt.vconcat(*panels, spacing=24), "Measured and predicted", (*subtitle, note))
 
 
 def _panel(usable: Sequence[Compared], metric: metrics.Metric, alt: Any) -> Any:
@@ -85,7 +86,8 @@ def _panel(usable: Sequence[Compared], metric: metrics.Metric, alt: Any) -> Any:
 
 
 def learning_curve(points: Sequence[CurvePoint], subtitle: Sequence[str]) -> Any:
-    """Error on the judged cells by how many others were measured: median and range of draws."""
+    """Draw the error on held-out cells by the number of measured cells: median and range of
+    draws."""
     import altair as alt
 
     shown = at_least_one([p for p in points if p.metric in CURVES], "points of a learning curve")
@@ -103,12 +105,12 @@ def learning_curve(points: Sequence[CurvePoint], subtitle: Sequence[str]) -> Any
     names = [name for name in CURVES if name in known]
     labels = [metrics.ALL[name].label for name in names]
     base = alt.Chart(data(rows)).encode(
-        x=alt.X("cells:Q", title="cells measured and calibrated on", axis=alt.Axis(tickMinStep=1)),
+        x=alt.X("cells:Q", title="cells used for calibration", axis=alt.Axis(tickMinStep=1)),
         color=alt.Color(
             "metric:N", title=None, scale=alt.Scale(domain=labels, range=[CURVES[n] for n in names])
         ),
     )
-    y = alt.Y("error:Q", title="mean error on the judged cells, %", scale=alt.Scale(zero=True))
+    y = alt.Y("error:Q", title="mean error on held-out cells, %", scale=alt.Scale(zero=True))
     chart = alt.layer(
         base.mark_area(opacity=0.15).encode(y="lo:Q", y2="hi:Q"),
         base.mark_line(point=True).encode(y=y),

@@ -1,4 +1,4 @@
-"""The frontier of a study, or of those compared in it."""
+"""Figure of the frontier of a study, or of the subjects compared in it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def frontier(output: StudyOutput, view: str) -> Any:
-    """Every layout of a study in one of `figure_pareto.VIEWS`; where the study compares several
-    subjects, the frontier of each."""
+    """Draw every layout of a study in one of `figure_pareto.VIEWS`, or the frontier of each
+    compared subject."""
     known = [side.series for side in output.compared if side.series]
     series = known if len(known) > 1 else [_alone(output)]
     if len(series) > 1:

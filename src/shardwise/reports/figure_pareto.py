@@ -1,4 +1,4 @@
-"""Throughput against what a user sees: the Pareto frontier of every layout as one line.
+"""Figure of throughput against user-visible speed, with the Pareto frontier of all layouts.
 
 The chart's rows say what each is (`role`) and where names stand: one place decides what is shown.
 The report draws them with Vega-Lite, the explorer in the browser (`web/static/chart.js`), where a
@@ -288,7 +288,7 @@ def _bounds(
             found.append({"role": "bound-x", "x": x, "text": text, "colour": GREY})
     if series[0].rate_tok_s:
         y = series[0].rate_tok_s / (series[0].gpus if view.per_gpu else 1)
-        text = "the rate asked: layouts below it do not keep up"
+        text = "requested rate: layouts below it cannot sustain it"
         found.append({"role": "bound-y", "y": y, "text": text, "colour": GREY})
     return found
 
@@ -320,7 +320,7 @@ class _Axes(msgspec.Struct, frozen=True):
         return [
             alt.Tooltip("series:N", title="on"),
             alt.Tooltip("name:N", title="layout"),
-            alt.Tooltip("batch:Q", title="in flight a replica"),
+            alt.Tooltip("batch:Q", title="in flight per replica"),
             alt.Tooltip("x:Q", title=self.x_title, format=".3~r"),
             alt.Tooltip("y:Q", title=self.y_title, format=",.4~r"),
         ]
@@ -432,6 +432,7 @@ def pareto_figure(
     second = ", circle: runner-up" if len(series) == 1 else ""
     note = (
         f"line: no layout is better in both; diamond: recommended{second}, "
-        "with 80 % intervals; dashed: what is asked"
+        "with 80 % intervals; "
+        "dashed: requested bounds"
     )
     return titled(layers.properties(width=WIDTH, height=HEIGHT), title, [*subtitle, note])

@@ -1,4 +1,4 @@
-"""Stacked figures: where the time of a request goes, what fills the memory of a GPU."""
+"""Stacked figures: time of a request by component, memory of a GPU by part."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from shardwise.reports.memory import MemoryUse, fit_words
 from shardwise.reports.numbers import number
 from shardwise.units import GB
 
-#: causes of time and parts of memory that have a colour of their own; others take the next free one
+#: components of time and parts of memory with a fixed colour; others use the next free one
 PART_COLOURS: Final = {
     "weights": BLUE,
     "kv_cache": SKY,
@@ -39,11 +39,11 @@ PART_COLOURS: Final = {
     "reserve": "#999999",
 }
 SPARE_COLOURS: Final = (ORANGE, PURPLE, YELLOW, BLACK)
-LEAST_LABELLED: Final = 0.045  #: of the tallest bar; a thinner slice has no room for its share
+LEAST_LABELLED: Final = 0.045  #: share of the tallest bar; thinner slices have no label
 
 
 def time_breakdown(items: Sequence[Evidence]) -> Any:
-    """Seconds of a request by cause, stacked per TP, a panel per batch."""
+    """Draw the seconds of a request by component, stacked per TP, with a panel per batch."""
     import altair as alt
 
     items = at_least_one([item for item in items if item.breakdown], "results with a breakdown")
@@ -86,7 +86,8 @@ def time_breakdown(items: Sequence[Evidence]) -> Any:
 
 
 def memory_per_gpu(uses: Sequence[MemoryUse], title: str, subtitle: Sequence[str] = ()) -> Any:
-    """Memory of one GPU of each kind by part, its capacity as a line, and whether it fits."""
+    """Draw the memory of one GPU of each kind by part, its capacity as a line, and whether it
+    fits."""
     import altair as alt
 
     uses = at_least_one(uses, "GPUs")
@@ -127,7 +128,7 @@ def memory_per_gpu(uses: Sequence[MemoryUse], title: str, subtitle: Sequence[str
             color=alt.condition("datum.fits", alt.value(GREY), alt.value("#B03A00")),
         ),
     ).properties(width=560, height=alt.Step(21))
-    return titled(chart, title, (*subtitle, "thick line: what the engine may use"))
+    return titled(chart, title, (*subtitle, "thick line: memory that the engine may use"))
 
 
 def _part_colour(field: str, parts: Sequence[str]) -> Any:
@@ -140,7 +141,7 @@ def _part_colour(field: str, parts: Sequence[str]) -> Any:
 
 
 def _ordered(parts: Iterable[str]) -> list[str]:
-    """Different parts, those with a colour of their own first, in the order of PART_COLOURS."""
+    """Return the different parts, those with a fixed colour first, in the order of PART_COLOURS."""
     found = dict.fromkeys(parts)
     return [p for p in PART_COLOURS if p in found] + [p for p in found if p not in PART_COLOURS]
 

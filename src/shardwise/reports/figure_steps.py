@@ -1,4 +1,4 @@
-"""What each TP step changes, from two sources side by side."""
+"""Figures of the change per TP step, from one or two sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shardwise.reports.numbers import percent
 
 
 def tp_steps(pairs: Sequence[StepPair]) -> Any:
-    """Steps up of one source as filled bars with intervals, of the other as dashed outlines.
+    """Draw steps up of one source as filled bars with intervals, of the other as dashed outlines.
 
     A row per metric, a column per batch.
     """
@@ -35,7 +35,7 @@ def tp_steps(pairs: Sequence[StepPair]) -> Any:
             ),
             spacing=24,
         ),
-        f"What each TP step changes: {ours.kind} beside {reference.kind}",
+        f"Change per TP step: {ours.kind} and {reference.kind}",
         (
             f"filled, with 80 % interval: {sources([ours])[0]}",
             f"dashed outline: {sources([reference])[0]}",
@@ -44,7 +44,7 @@ def tp_steps(pairs: Sequence[StepPair]) -> Any:
 
 
 def tp_changes(steps: Sequence[Step]) -> Any:
-    """Steps up of one source alone, as filled bars with intervals."""
+    """Draw steps up of one source as filled bars with intervals."""
     import altair as alt
 
     up = at_least_one([step for step in steps if step.is_up], "steps up")
@@ -54,7 +54,7 @@ def tp_changes(steps: Sequence[Step]) -> Any:
     ]
     return titled(
         alt.vconcat(*panels, spacing=24),
-        f"What each TP step changes, {up[0].source.kind}",
+        f"Change per TP step, {up[0].source.kind}",
         (f"with 80 % interval: {sources([up[0].source])[0]}",),
     )
 

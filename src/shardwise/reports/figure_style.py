@@ -1,4 +1,4 @@
-"""What every figure shares: palette, sizes, how each kind of evidence is drawn, SVG and PNG."""
+"""Style shared by all figures: palette, sizes, marks by kind of evidence, SVG and PNG."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 Format = Literal["svg", "png"]
 
-#: Okabe and Ito, "Color universal design", 2008: told apart with any common colour blindness.
+#: Okabe and Ito, "Color universal design", 2008: distinguishable with any common colour blindness.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 GREY: Final = "#666666"
 TP_COLOURS: Final = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
-#: how a kind is drawn: no two look alike, with or without colour
+#: mark of each kind; they differ with and without colour
 DASHES: Final[dict[Kind, list[int]]] = {
     "predicted": [1, 0],
     "simulated": [2, 2],
@@ -55,14 +55,14 @@ PNG_SCALE: Final = 2.0  #: pixels per point; 800 px wide on screen stays sharp o
 
 
 def data(rows: Iterable[dict[str, Any]]) -> alt.InlineData:
-    """Rows as data that travels inside the figure."""
+    """Return rows as data embedded in the figure."""
     import altair as alt
 
     return alt.InlineData(values=list(rows))
 
 
 def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
-    """`chart` with a title, the subtitle lines below it, and the look every figure shares."""
+    """Return `chart` with a title, subtitle lines and the shared style."""
     import altair as alt
 
     heading = alt.TitleParams(
@@ -86,12 +86,12 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
 
 
 def _cut(line: str) -> str:
-    """`line` as long as a figure is wide: a name of any length must not widen it, nor turn it."""
+    """Shorten `line` to the width of a figure."""
     return printable(line, LINE)
 
 
 def by_batch(panel: Any, rows: Sequence[dict[str, Any]]) -> Any:
-    """`panel` once per batch, in the order of `rows`, two side by side."""
+    """Repeat `panel` per batch, in the order of `rows`, two side by side."""
     import altair as alt
 
     order = list(dict.fromkeys(row["batch"] for row in rows))
@@ -99,7 +99,7 @@ def by_batch(panel: Any, rows: Sequence[dict[str, Any]]) -> Any:
 
 
 def colours_by_tp(tp_sizes: Iterable[int]) -> dict[int, str]:
-    """The colour of each TP, ascending; powers of two keep theirs whatever others are shown."""
+    """Return the colour of each TP, ascending; powers of two always have the same colour."""
     known = sorted(set(tp_sizes))
     powers = all(tp.bit_count() == 1 for tp in known)
     places = [tp.bit_length() - 1 if powers else i for i, tp in enumerate(known)]
@@ -117,7 +117,7 @@ def tp_colour(tp_sizes: Iterable[int]) -> Any:
 
 
 def caption(items: Sequence[Evidence], *, drawn: bool = False) -> tuple[str, ...]:
-    """Model, GPU, lengths; each source, with `drawn` how it is drawn; what the intervals are."""
+    """Return the caption: model, GPU, lengths, sources (with their marks if `drawn`), intervals."""
     d, load = items[0].deployment, items[0].workload
     what = f"{d.model} {d.dtypes.weight} on {d.gpu}, {load.isl:g} in / {load.osl:g} out"
     found = [item.source for item in items]
@@ -125,7 +125,7 @@ def caption(items: Sequence[Evidence], *, drawn: bool = False) -> tuple[str, ...
 
 
 def sources(found: Iterable[Source], *, drawn: bool = False) -> tuple[str, ...]:
-    """One short line for each different source."""
+    """Return one short line per source."""
     return tuple(
         f"{s.kind}{f' ({DRAWN[s.kind]})' if drawn else ''}: "
         f"{', '.join(part for part in (s.name, s.date) if part)}"
@@ -142,7 +142,7 @@ def _samples(items: Sequence[Evidence]) -> str:
 
 
 def render(chart: Any, form: Format) -> bytes:
-    """`chart` as SVG or PNG, without a browser or a network."""
+    """Render `chart` as SVG or PNG, without a browser or network."""
     import vl_convert
 
     spec = chart.to_dict()
@@ -152,9 +152,9 @@ def render(chart: Any, form: Format) -> bytes:
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """A chart that a notebook shows as it is drawn here: no network, the same as in the report."""
+    """A chart that a notebook shows without network, as in the report."""
 
-    chart: Any  #: of Altair, to change and to save as Altair does
+    chart: Any  #: the Altair chart
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         svg, words = render(self.chart, "svg"), str(self.chart.description)

@@ -1,7 +1,7 @@
-"""JSON and CSV files of evidence and tables, and the text files beside them.
+"""Write JSON and CSV files of evidence and tables, and other files, atomically.
 
-The output folder is proved writable before work starts, and each file appears whole or not at all:
-it is written beside its place under another name, then renamed over it.
+The output folder is checked before work starts. Each file is written under a temporary name in the
+same folder and then renamed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from shardwise.reports.table import Cell, Table
 
 
 def prepare_folder(path: Path) -> Path:
-    """Make `path` (parents included) and prove that files can be written there.
+    """Create `path` with its parents and check that files can be written there.
 
-    Call this before any work whose result will go there. Raises InputError where the folder
-    cannot be made or written.
+    Call this before starting work. Raises InputError if the folder cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -39,22 +38,22 @@ def prepare_folder(path: Path) -> Path:
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """`value` (evidence, dataclasses, mappings, numbers) as indented JSON; NaN becomes null."""
+    """Write `value` (evidence, records, mappings, numbers) as indented JSON; NaN becomes null."""
     return write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
 def write_csv(path: Path, table: Table) -> Path:
-    """`table` with raw values in the units of its column names (SI), not as shown."""
+    """Write `table` with raw values in the units of its column names (SI)."""
     return write_bytes(path, table_csv(table).encode())
 
 
 def write_evidence_csv(path: Path, evidence: Iterable[Evidence]) -> Path:
-    """One line per result: deployment, workload, each metric with interval and n, source."""
+    """Write one line per result: deployment, workload, each metric with interval and n, source."""
     return write_bytes(path, evidence_csv(evidence).encode())
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """`content` at `path`, whole or not at all. Raises InputError where it cannot be written."""
+    """Write `content` to `path` atomically. Raises InputError if it cannot be written."""
     try:
         write_whole(path, content)
     except OSError as error:
@@ -63,13 +62,13 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def table_csv(table: Table) -> str:
-    """`table` as CSV. A column with intervals becomes value, `_lo`, `_hi` and `_n`."""
+    """Return `table` as CSV. A column with intervals becomes value, `_lo`, `_hi` and `_n`."""
     header, lines = table_values(table)
     return _csv([header, *lines])
 
 
 def table_values(table: Table) -> tuple[list[str], list[list[Any]]]:
-    """Column names and rows of `table` in SI units, as its CSV file has them."""
+    """Return column names and rows of `table` in SI units, as in its CSV file."""
     spread = [any(isinstance(row[i].value, Interval) for row in table.rows)
               for i in range(len(table.columns))]  # fmt: skip
     header: list[str] = []
@@ -83,7 +82,8 @@ def table_values(table: Table) -> tuple[list[str], list[list[Any]]]:
 
 
 def evidence_csv(evidence: Iterable[Evidence]) -> str:
-    """`evidence` as CSV, columns as in the record; metrics as value, `_lo`, `_hi` and `_n`."""
+    """Return `evidence` as CSV, columns as in the record; metrics as value, `_lo`, `_hi` and
+    `_n`."""
     items = list(evidence)
     metrics = list(dict.fromkeys(name for item in items for name in item.metrics))
     causes = list(dict.fromkeys(cause for item in items for cause in item.breakdown))
@@ -108,7 +108,7 @@ def _flat(item: Evidence) -> dict[str, Any]:
 
 
 def _flat_deployment(deployment: Deployment) -> dict[str, Any]:
-    """A deployment's parts beside each other; dtypes under the names of rows."""
+    """Flatten a deployment; dtypes have the column names of rows."""
     built = msgspec.to_builtins(deployment)
     layout, limits, dtypes = (built.pop(part) for part in ("layout", "limits", "dtypes"))
     named = {f"{key}_dtype": value for key, value in dtypes.items()}
@@ -146,6 +146,6 @@ def _umask() -> int:
 def _unwritable(what: str, error: OSError) -> InputError:
     return InputError(
         f"{what} cannot be written ({error.strerror or error})",
-        "allowed: a folder you may write to",
-        "give another, or change its permissions",
+        "allowed: a writable folder",
+        "choose another, or change its permissions",
     )

@@ -1,4 +1,4 @@
-"""Kinds of GPU beside each other: the first deployment of each."""
+"""Compare kinds of GPU by their best deployment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shardwise.reports.table import INTERVALS, Column, Table
 
 
 def kinds_table(kinds: Kinds) -> Table:
-    """A row for each kind that has a plan, the best first."""
+    """Return a row for each kind that has a plan, the best first."""
     q = kinds.best.question
     cost = metrics.ALL[kinds.best.best.cost_metric]
     columns = (
@@ -25,8 +25,9 @@ def kinds_table(kinds: Kinds) -> Table:
     )
     return ranked_table(
         "kinds",
-        f"{q.arch.id} on {q.node.gpus} GPUs of each kind, {lengths(q.demand)}, by the cautious end "
-        f"of {q.objective}",
+        f"{q.arch.id} on {q.node.gpus} GPUs of each kind, {lengths(q.demand)}, ranked by the "
+        f""
+        f"pessimistic end of {q.objective}",
         columns,
         [_row(kinds, i) for i in range(len(kinds.plans))],
         (
@@ -54,7 +55,7 @@ def _row(kinds: Kinds, index: int) -> dict[str, Value]:
 
 
 def _against(kinds: Kinds, index: int) -> float:
-    """How much worse its objective is than the best's, by the predicted values, in percent."""
+    """Return by how many percent its predicted objective is worse than the best one's."""
     objective = kinds.best.question.objective
     name = "latency" if objective == "latency" else "cost"
     if objective == "throughput":

@@ -1,4 +1,5 @@
-"""Tables of a study over layouts: what each gives at each batch, and the steps between them."""
+"""Tables of a study over layouts: values of each layout at each batch, and the steps between
+them."""
 
 from __future__ import annotations
 
@@ -19,13 +20,13 @@ SHOWN = ("ttft_s", "tpot_s", "e2e_latency_s")
 
 
 def layout_tables(grid: LayoutGrid) -> list[Table]:
-    """The cells, then the steps where there are some."""
+    """Return the cells, then the steps if there are any."""
     found = [layouts_table(grid)]
     return [*found, layout_steps_table(grid.steps)] if grid.steps else found
 
 
 def layouts_table(grid: LayoutGrid) -> Table:
-    """A row for each batch and layout: latencies of a replica, tokens a GPU, tokens of cache."""
+    """Return a row per batch and layout: latencies of a replica, tok/s per GPU, cache tokens."""
     items = sorted(grid.evidence, key=lambda e: e.workload.concurrency)
     columns: list[Column] = []
     cells: list[tuple[Cell, ...]] = []
@@ -63,7 +64,7 @@ def layouts_table(grid: LayoutGrid) -> Table:
 
 
 def layout_steps_table(steps: tuple[LayoutStep, ...]) -> Table:
-    """A row for each batch and step between neighbouring layouts, a column for each metric."""
+    """Return a row per batch and step between neighbouring layouts, with a column per metric."""
     names = list(dict.fromkeys(s.metric for s in steps))
     by_key = {(s.metric, s.concurrency, s.from_layout, s.to_layout): s for s in steps}
     keys = dict.fromkeys((s.concurrency, s.from_layout, s.to_layout) for s in steps)

@@ -1,4 +1,4 @@
-"""Tables of measured cells: figures with intervals and n, or why there is none."""
+"""Tables of measured cells: values with intervals and n, or why a value is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = (metrics.TTFT, metrics.TPOT, metrics.E2E, metrics.OUTPUT_THROUGHPUT)
 
 
 def measured_table(cells: Sequence[Measured]) -> Table:
-    """A row a cell. One that the client could not keep up with shows no figure."""
+    """Return a row per cell. Client-bound cells show no values."""
     items = sorted(
         cells,
         key=lambda c: (
@@ -67,7 +67,7 @@ def _samples(cell: Measured) -> str:
 
 
 def state(cell: Measured) -> str:
-    """What stands against a cell's figures; "" for nothing."""
+    """Return the reason against a cell's values; "" if there is none."""
     c = cell.conditions
     found = ["client-bound"] if cell.client_bound else []
     failures = c.get("failures") or {}

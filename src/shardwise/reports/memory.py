@@ -1,4 +1,4 @@
-"""What one GPU would hold, and whether it fits."""
+"""Memory of one GPU, and whether the model fits."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from shardwise.units import GB
 
 
 class MemoryUse(msgspec.Struct, frozen=True):
-    """What one GPU of a kind would hold, in bytes by part (`weights`, `kv_cache`, …)."""
+    """Memory use of one GPU, in bytes by part (`weights`, `kv_cache`, …)."""
 
     gpu: str
     tp_size: int
     weight_dtype: str
     parts: Mapping[str, float]
     capacity_bytes: float
-    nameplate_gb: float = 0.0  #: as the GPU is sold; 0: not known
+    nameplate_gb: float = 0.0  #: nominal memory; 0 if unknown
 
     @property
     def short_bytes(self) -> float:
-        """Bytes missing; negative where there is room."""
+        """Missing bytes; negative if there is room."""
         return sum(self.parts.values()) - self.capacity_bytes
 
 
 def memory_table(uses: Sequence[MemoryUse], title: str) -> Table:
-    """Memory per GPU by part, the capacity, and by how much it fits or does not."""
+    """Return memory per GPU by part, the capacity, and the free or missing memory."""
     uses = at_least_one(uses, "GPUs")
     parts = list(dict.fromkeys(part for use in uses for part in use.parts))
     columns = [
@@ -74,7 +74,7 @@ def memory_table(uses: Sequence[MemoryUse], title: str) -> Table:
 
 
 def fit_cell(use: MemoryUse) -> Cell:
-    """Whether it fits, and by how many GB."""
+    """Say whether it fits, with the free or missing GB."""
     if use.short_bytes > 0:
         return Cell(f"✗ {fit_words(use)}", use.short_bytes, "worse")
     return Cell(f"✓ {fit_words(use)}", use.short_bytes, "better")

@@ -1,4 +1,4 @@
-"""Tables about a whole node and about trust: replicas and redundancy, predicted beside measured."""
+"""Tables of redundancy, and of predicted and measured values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shardwise.reports.table import INTERVALS, Cell, Column, Table, text_cell
 
 
 def redundancy_table(costs: Sequence[NodeCost]) -> Table:
-    """What is left of a full node when one GPU is lost: its copy stops, the others go on."""
+    """Return the remaining capacity of a full node if one GPU fails: its replica stops."""
     full = at_least_one([c for c in costs if c.scenario == "full_node"], "full nodes")
     rows = [
         (
@@ -30,23 +30,24 @@ def redundancy_table(costs: Sequence[NodeCost]) -> Table:
     ]
     return Table(
         name="redundancy",
-        title=f"Copies on {full[0].gpus} GPUs, and what one lost GPU leaves",
+        title=f"Replicas on {full[0].gpus} GPUs, and capacity left if one GPU fails",
         columns=(
             BATCH,
             TP,
             Column("copies", "copies"),
             Column("GPUs idle", "idle_gpus"),
             Column("node", "output_tok_s", "tok/s"),
-            Column("one GPU lost", "output_tok_s_one_gpu_lost", "tok/s"),
+            Column("one GPU fails", "output_tok_s_one_gpu_lost", "tok/s"),
             Column("left", "capacity_left", "%"),
         ),
         sections=sections(rows),
-        notes=("a copy stops with any of its GPUs; the others keep their batch",),
+        notes=("a replica stops with any of its GPUs; the others keep their batch",),
     )
 
 
 def beside_table(pairs: Sequence[CellPair]) -> Table:
-    """Each metric predicted and measured, the error, and whether the interval held it."""
+    """Return each metric, predicted and measured, with the error and whether the interval contains
+    it."""
     pairs = at_least_one(pairs, "cells both predicted and measured")
     rows = []
     for p in sorted(pairs, key=lambda p: (p.metric, p.tp_size, p.concurrency)):
@@ -68,7 +69,7 @@ def beside_table(pairs: Sequence[CellPair]) -> Table:
     inside = sum(p.is_covered for p in pairs)
     return Table(
         name="beside",
-        title="Predicted beside measured",
+        title="Predicted and measured",
         columns=(
             Column("metric", "metric", align="left"),
             TP,
@@ -88,7 +89,7 @@ def beside_table(pairs: Sequence[CellPair]) -> Table:
                 for m in dict.fromkeys(p.metric for p in pairs)
                 for some in [[p for p in pairs if p.metric == m]]
             ),
-            f"{inside} of {len(pairs)} measured values lie in the predicted 80 % interval",
+            f"{inside} of {len(pairs)} measured values are in the predicted 80 % interval",
             INTERVALS,
         ),
     )

@@ -1,4 +1,4 @@
-"""How a number is written: digits, unit, interval, n. The only place that decides it."""
+"""Format numbers: digits, unit, interval, n. All number formatting is here."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _SCALES: Final[dict[str, tuple[tuple[str, float], ...]]] = {
 
 
 class Scale(msgspec.Struct, frozen=True):
-    """The unit that a set of values is shown in, and its size in the values' own unit."""
+    """The display unit of a set of values, and its factor to the values' own unit."""
 
     unit: str
     factor: float = 1.0
 
 
 def scale_for(values: Iterable[float | Interval | None], unit: str) -> Scale:
-    """One scale for all `values` in `unit`, so that they can be compared at a glance.
+    """Return one scale for all `values` in `unit`, so that they are easy to compare.
 
-    Seconds are shown as s, ms or µs, whichever leaves the largest value at 1 or more; bytes as GB;
-    any other unit as it is.
+    Seconds are shown as s, ms or µs, so that the largest value is at least 1; bytes as GB; other
+    units are unchanged.
     """
     sizes = [abs(_value(v)) for v in values if v is not None and math.isfinite(_value(v))]
     scales = _SCALES.get(unit, ((unit, 1.0),))
@@ -42,21 +42,22 @@ def scale_for(values: Iterable[float | Interval | None], unit: str) -> Scale:
 
 
 def decimals(value: float) -> int:
-    """Decimals that show `value` to three significant digits, none below the point for 100 up."""
+    """Return the decimals that show `value` to three significant digits; none from 100 up."""
     if value == 0 or not math.isfinite(value):
         return 0
     return max(SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(abs(value))), 0)
 
 
 def number(value: float | None, places: int | None = None) -> str:
-    """`value` to three significant digits or `places` decimals, thousands grouped; "–" for none."""
+    """Format `value` with three significant digits or `places` decimals, grouped thousands; "–"
+    for none."""
     if value is None or not math.isfinite(value):
         return MISSING
     return f"{value:,.{decimals(value) if places is None else places}f}"
 
 
 def value_and_bounds(interval: Interval | None, scale: Scale | None = None) -> tuple[str, str]:
-    """`("12.3", "(11.0–13.9)")` without a unit; no bounds where the value is exact."""
+    """`("12.3", "(11.0–13.9)")` without a unit; no bounds if the value is exact."""
     if interval is None or not math.isfinite(interval.value):
         return MISSING, ""
     factor = scale.factor if scale else 1.0
@@ -67,7 +68,7 @@ def value_and_bounds(interval: Interval | None, scale: Scale | None = None) -> t
 
 
 def spread(interval: Interval | None) -> str:
-    """`±13%`: the wider side of an interval as a share of its value; "" where it is exact."""
+    """`±13%`: the wider side of an interval as a share of its value; "" if exact."""
     if interval is None or interval.lo == interval.hi or not interval.value:
         return ""
     wider = max(interval.hi - interval.value, interval.value - interval.lo)
@@ -76,7 +77,7 @@ def spread(interval: Interval | None) -> str:
 
 
 def point_spread(interval: Interval, places: int = 1) -> str:
-    """`±2.5`: the wider side of an interval in the unit of its value; "" where it is exact."""
+    """`±2.5`: the wider side of an interval in the unit of its value; "" if exact."""
     if interval.lo == interval.hi:
         return ""
     wider = max(interval.hi - interval.value, interval.value - interval.lo)
@@ -84,7 +85,7 @@ def point_spread(interval: Interval, places: int = 1) -> str:
 
 
 def quantity(interval: Interval, unit: str) -> str:
-    """`12.3 s (80 % interval 11.0–13.9 s, n=40)`: a number that stands alone in a sentence."""
+    """`12.3 s (80 % interval 11.0–13.9 s, n=40)`: a single number in a sentence."""
     scale = scale_for([interval], unit)
     value, bounds = value_and_bounds(interval, scale)
     about = [f"80 % interval {bounds[1:-1]} {scale.unit}".rstrip()] if bounds else []
@@ -95,14 +96,14 @@ def quantity(interval: Interval, unit: str) -> str:
 
 
 def brief(interval: Interval, unit: str) -> str:
-    """`12.3 s ±13%`: one of several numbers of a sentence, which says once what the ± is."""
+    """`12.3 s ±13%`: one of several numbers in a sentence that explains the ± once."""
     scale = scale_for([interval], unit)
     shown = f"{value_and_bounds(interval, scale)[0]} {scale.unit}".rstrip()
     return f"{shown} {spread(interval)}".rstrip()
 
 
 def percent(value: float | None, places: int = 1, *, signed: bool = True) -> str:
-    """`-33.5` (signed) or `31.0`: percent or points, the unit being in the heading.
+    """`-33.5` (signed) or `31.0`: percent or points; the unit is in the heading.
 
     From 100 up without decimals.
     """
@@ -113,7 +114,7 @@ def percent(value: float | None, places: int = 1, *, signed: bool = True) -> str
 
 
 def percent_interval(interval: Interval) -> str:
-    """`(-36.0…-31.0)`: the bounds of a change, where a dash would read as a minus."""
+    """`(-36.0…-31.0)`: the bounds of a change; a dash could be read as a minus."""
     if interval.lo == interval.hi:
         return ""
     return f"({percent(interval.lo)}…{percent(interval.hi)})"

@@ -1,4 +1,4 @@
-"""A plan as sentences and tables, and as one JSON document."""
+"""Format a plan as tables and as one JSON document."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from shardwise.reports.decision_tables import Value, ranked_table
 from shardwise.reports.plan_words import BINDING, recommendation
 from shardwise.reports.table import INTERVALS, Column, Table
 
-#: Candidates in the table; the JSON document has all.
+#: Candidates shown in the table; the JSON document has all.
 MOST_SHOWN: Final = 12
 
 
 def plan_table(plan: Plan, most: int = MOST_SHOWN) -> Table:
-    """Ranked candidates, then those that miss the SLO: the first `most` of them."""
+    """Return a table of ranked candidates, then those that miss the SLO: the first `most` of
+    them."""
     every = (*plan.ranked, *plan.missing)
     everything, more = every[:most], len(every) - most
     cost = metrics.ALL[everything[0].cost_metric]
     columns = (
         Column("#", "rank"),
         Column("deployment", "deployment", align="left"),
-        Column("in flight", "concurrency", "a replica", optional=2),
+        Column("in flight", "concurrency", "per replica", optional=2),
         Column("TTFT", "ttft_s", "s"),
         Column("TPOT", "tpot_s", "s"),
         Column("E2E", "e2e_latency_s", "s", optional=3),
@@ -47,10 +48,10 @@ def plan_table(plan: Plan, most: int = MOST_SHOWN) -> Table:
             "capacity_left_pct",
             "% of capacity",
             optional=5,
-            note="left: with one GPU, and so one replica, lost",
+            note="left: capacity that remains if one GPU (and so its replica) fails",
         ),
         Column("binds", "binding", align="left", optional=4),
-        Column("against the one above", "behind", align="left"),
+        Column("vs. row above", "behind", align="left"),
     )
     rows = [_row(i, c, c in plan.ranked) for i, c in enumerate(everything, 1)]
     q = plan.question
@@ -58,12 +59,12 @@ def plan_table(plan: Plan, most: int = MOST_SHOWN) -> Table:
     return ranked_table(
         "plan",
         f"{q.arch.id} on {q.node.name}, {lengths(q.demand)}, "
-        f"ranked by the cautious end of {q.objective}",
+        f"ranked by the pessimistic end of {q.objective}",
         columns,
         rows,
         (
             INTERVALS,
-            *([f"{more} more candidates follow these; --json has all"] if more > 0 else []),
+            *([f"{more} more candidates are not shown; --json has all"] if more > 0 else []),
             *filter(None, [q.price_note, q.memory_note]),
             *notes,
         ),
@@ -88,7 +89,7 @@ def _row(number: int, c: Candidate, ranked: bool) -> dict[str, Value]:
 
 
 def rejected_lines(rejected: Sequence[Rejected]) -> list[str]:
-    """Rejected candidates, those of one cause and reason together."""
+    """Return one line per cause and reason of rejection, with its candidates."""
     groups: dict[tuple[str, str], list[str]] = {}
     for r in rejected:
         groups.setdefault((r.cause, r.reason), []).append(str(r.option))
@@ -96,7 +97,7 @@ def rejected_lines(rejected: Sequence[Rejected]) -> list[str]:
 
 
 def plan_document(plan: Plan, commands: Sequence[Replica], note: str) -> dict[str, Any]:
-    """The whole plan for JSON: SI units, every candidate, GEMM shapes, commands."""
+    """Return the whole plan for JSON: SI units, every candidate, GEMM shapes, commands."""
     q = plan.question
     return {
         "recommendation": recommendation(plan),

@@ -1,4 +1,4 @@
-"""A plan's recommendation in sentences."""
+"""Write a plan's recommendation as sentences."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from shardwise.reports.numbers import brief, number
 BINDING: Final = {
     "weights": "reading weights",
     "kv": "reading the KV cache",
-    "compute": "matrix rate",
+    "compute": "matrix multiplication",
     "communication": "links between GPUs",
     "overhead": "engine overhead",
     "queueing": "waiting for a slot",
 }
-#: Causes of time, as something that is lost.
-_LOST: Final = {**BINDING, "compute": "computing", "communication": "communication between GPUs"}
+#: Components of time, as the cause of a loss.
+_LOST: Final = {**BINDING, "communication": "communication between GPUs"}
 
 
 def recommendation(plan: Plan) -> str:
-    """What to deploy, what it gives and costs, why, and what would settle a doubt."""
+    """Write what to deploy, its performance and cost, the reasons, and what to measure."""
     found = explain(plan)
     lines = [_deploy(plan, found), *_narrowed(plan), _limits(plan, found)]
     best = plan.best
@@ -57,12 +57,13 @@ def _deploy(plan: Plan, found: Explanation) -> str:
     return (
         f"Deploy {q.arch.id} as {best.name} on {q.node.name} "
         f"({d.engine}, KV cache {d.dtypes.kv})"
-        f"{f', though nothing near it was measured ({found.far})' if found.far else ''}: predicted "
+        f"{f', although nothing similar was measured ({found.far})' if found.far else ''}: "
+        f"predicted "
         f"TTFT {brief(m['ttft_s'], 's')}, TPOT {brief(m['tpot_s'], 's')}, "
         f"E2E latency {brief(m['e2e_latency_s'], 's')} at "
-        f"{best.evidence.workload.concurrency} in flight a replica; the node gives "
+        f"{best.evidence.workload.concurrency} in flight per replica; the node's throughput is "
         f"{brief(best.node_output_tok_s, 'output tok/s')} at "
-        f"{brief(best.cost, cost.unit)} for {_paid(best.gpus_paid, idle)} "
+        f"{brief(best.cost, cost.unit)}, paying for {_paid(best.gpus_paid, idle)} "
         "(±: 80 % interval)."
     )
 
@@ -73,23 +74,24 @@ def _narrowed(plan: Plan) -> list[str]:
     dtype = plan.best.deployment.dtypes.weight
     published = published_checkpoint(plan.question.arch.id, dtype)
     return [
-        f"Nothing fits in {' or '.join(plan.too_wide)}, so the weights are those of {published}: "
-        f"{dtype}, multiplied in 16 bits. Check that its answers are good enough."
+        f"Nothing fits in {' or '.join(plan.too_wide)}, so the plan uses {published} ({dtype}, "
+        f"multiplied in 16 bits). Check the quality of its answers."
     ]
 
 
 def _paid(gpus: int, idle: int) -> str:
     whole = f"all {gpus} GPUs" if gpus > 1 else "the GPU"
-    return f"{whole}, of which {idle} {'is' if idle == 1 else 'are'} idle" if idle else whole
+    return f"{whole} ({idle} {'is' if idle == 1 else 'are'} idle)" if idle else whole
 
 
 def _limits(plan: Plan, found: Explanation) -> str:
     best, replicas = plan.best, plan.best.deployment.replicas
     return (
-        f"With one GPU lost, {replicas - 1}/{replicas} of its capacity is left. "
-        f"{_sentence(BINDING[best.binding])} binds most, {100 * found.binding_share:.0f} % of "
-        f"E2E latency"
-        f"{', and the KV cache limits the batch' if best.kv_limited else ''}."
+        f"If one GPU fails, {replicas - 1}/{replicas} of the capacity remains. "
+        f"The largest "
+        f"part of E2E latency is {BINDING[best.binding]} "
+        f"({100 * found.binding_share:.0f} %)"
+        f"{'; the KV cache limits the batch' if best.kv_limited else ''}."
     )
 
 
@@ -98,29 +100,30 @@ def _sentence(words: str) -> str:
 
 
 def _runner_up(plan: Plan, other: RunnerUp) -> str:
-    """Why the second is not the first, and what would show that it should be."""
+    """Say why the second candidate is not the first, and what to measure to decide."""
     objective = {"cost": "cost", "latency": "E2E latency", "throughput": "cost"}
     what = "E2E latency" if other.metric == "e2e_latency_s" else objective[plan.question.objective]
     size = f"{other.apart_pct:+.1f} % {what}"
-    cause = f"{other.part_pct:.0f} points of it {_LOST[other.part]}"
-    doubt = f"such differences are known to {other.doubt_pct:.0f} %"
+    cause = f"of which {other.part_pct:.0f} points are {_LOST[other.part]}"
+    doubt = f"the uncertainty of the difference is {other.doubt_pct:.0f} %"
     why = {
         "better": f"{size}, {cause}; {doubt}" if other.apart_pct > 0 else f"{size}; {doubt}",
-        "measured": f"{size}, but less of it was measured and {doubt}",
-        "replicas": f"{size}, a tie since {doubt}; fewer replicas",
+        "measured": f"{size}, but it has less measured support, and {doubt}",
+        "replicas": f"{size}, a tie because {doubt}; it has fewer replicas",
         "experts": f"{size}, a tie since {doubt}; measured rows are no faster with whole experts",
-        "ttft": f"{size}, a tie since {doubt}; higher TTFT",
+        "ttft": f"{size}, a tie because {doubt}; its TTFT is higher",
     }[other.reason]
     demand = plan.question.demand
-    load = f"{demand.isl} in and {demand.osl} out"
+    load = f"{demand.isl} input and {demand.osl} output tokens"
     if demand.concurrency is not None:
         load += f" at {demand.concurrency} in flight"
     elif demand.request_rate is not None:
         load += f" at {demand.request_rate:g} requests/s"
     label, first, second = _values(plan, other)
     return (
-        f"Runner-up: {other.candidate.name}, {why}. To settle it, measure {label} of both with "
-        f"{load}: predicted {first} against {second}."
+        f"Runner-up: {other.candidate.name}, {why}. To decide, measure {label} of both with "
+        f""
+        f"{load} (predicted: {first} and {second})."
     )
 
 
@@ -136,9 +139,9 @@ def _values(plan: Plan, other: RunnerUp) -> tuple[str, str, str]:
 def _narrower(plan: Plan, other: NarrowerWeights) -> str:
     published = published_checkpoint(plan.question.arch.id, other.dtype)
     return (
-        f"Weights in {other.dtype} ({published}) would leave each replica room for "
-        f"{other.tokens:,} tokens instead of {other.now_tokens:,}: --dtype {other.dtype} plans "
-        "with them, if their answers are good enough."
+        f"With {other.dtype} weights ({published}), each replica's KV cache would hold "
+        f"{other.tokens:,} tokens instead of {other.now_tokens:,}. To plan with them, use --dtype "
+        f"{other.dtype}, if the quality of their answers is sufficient."
     )
 
 
@@ -166,16 +169,17 @@ def _room(plan: Plan, gain: CacheGain) -> str:
 
 def _shared(gain: CacheGain) -> str:
     if gain.shared is None:
-        return ""
+        return "f"
     return (
-        f" {gain.shared.layout.name} shares it: {gain.shared_tokens:,} tokens, "
-        f"{1e3 * gain.shared_tpot_s:.3g} ms, neither measured."
+        f" {gain.shared.layout.name} shards the cache over tokens: {gain.shared_tokens:,} tokens "
+        f"and "
+        f"{1e3 * gain.shared_tpot_s:.3g} ms, both predicted without measurements."
     )
 
 
 def _ground(found: Explanation) -> str:
     if not found.unseen:
-        return "Measured ground: rows of this model, GPU and engine in this layout."
+        return "Measured rows: this model, GPU, engine and layout."
     words = ", ".join(text for name, text in WORDS.items() if name in found.unseen)
-    near = f"this model was measured on {found.nearest}" if found.nearest else "none of this model"
-    return f"Measured ground: {words}; {near}."
+    near = f"this model was measured on {found.nearest}" if found.nearest else "not this model"
+    return f"Measured rows: {words}; {near}."

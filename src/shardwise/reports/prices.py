@@ -1,4 +1,4 @@
-"""The price that a cost rests on, in words."""
+"""Describe the price behind a cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of `shardwise profile`: a step's time by part and rank, its products, its messages."""
+"""Tables of `shardwise profile`: time of a step by part and rank, GEMMs, all-reduces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEP = Column("step", "step", align="left")
 
 
 def profile_tables(found: Profile) -> list[Table]:
-    """Time by part of each rank; matrix products and all-reduces of rank 0."""
+    """Return the time by part of each rank, and GEMMs and all-reduces of rank 0."""
     return [_parts(found), _products(found), *([_messages(found)] if _has_messages(found) else [])]
 
 
@@ -29,7 +29,7 @@ def _steps(found: Profile) -> Iterator[tuple[str, list[RankProfile]]]:
 
 def _parts(found: Profile) -> Table:
     limit = found.peak_rates[0]
-    kind = "one rank's shard, no peers" if found.emulated else "all ranks"
+    kind = "one rank's shard only" if found.emulated else "all ranks"
     return Table(
         "parts",
         f"TP={found.tp_size}, batch {found.batch} ({kind}, {found.dtype}, {found.device})",
@@ -50,8 +50,8 @@ def _parts(found: Profile) -> Table:
             for step, ranks in _steps(found)
         ),
         (
-            f"measured limits of a rank: memory copy {limit.copy_bytes_per_s / 1e9:.1f} GB/s, "
-            f"matrix product {limit.matrix_flops / 1e9:.0f} GFLOP/s",
+            f"measured peak of a rank: memory copy {limit.copy_bytes_per_s / 1e9:.1f} GB/s, "
+            f"GEMM {limit.matrix_flops / 1e9:.0f} GFLOP/s",
         ),
     )
 
@@ -59,7 +59,7 @@ def _parts(found: Profile) -> Table:
 def _products(found: Profile) -> Table:
     return Table(
         "products",
-        "Matrix products of rank 0",
+        "GEMMs of rank 0",
         (
             STEP,
             Column("product", "product", align="left"),

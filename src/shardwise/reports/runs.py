@@ -1,4 +1,4 @@
-"""A run to compare: evidence from a store, a saved study or a JSON file, and what produced it."""
+"""Read a run to compare: evidence from a store, a saved study or a JSON file, with its versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shardwise.reports.saved import read_evidence
 
 
 class Run(msgspec.Struct, frozen=True):
-    """`left_out` counts cells without a figure of the server's: client-bound, or none completed."""
+    """`left_out` counts skipped cells: client-bound, or without a completed request."""
 
     name: str
     evidence: tuple[Evidence, ...]
@@ -26,7 +26,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class _Exported(msgspec.Struct, frozen=True):
-    """A cell as `bench export` writes it, without its raw requests."""
+    """A cell as written by `bench export`, without its raw requests."""
 
     study: str
     key: str
@@ -35,10 +35,10 @@ class _Exported(msgspec.Struct, frozen=True):
 
 
 def read_run(path: Path, study: str = "") -> Run:
-    """The run at `path`: a store (`study` names one of its studies), the folder of a saved study,
-    or a JSON file of evidence, of exported cells or of a study.
+    """Read the run at `path`: a store (`study` names one of its studies), the folder of a saved
+    study, or a JSON file of evidence, exported cells or a study.
 
-    Raises InputError where there is none, or it holds no result.
+    Raises InputError if there is none, or it has no results.
     """
     if is_store(path):
         run = _stored(path, study)
@@ -47,14 +47,14 @@ def read_run(path: Path, study: str = "") -> Run:
     else:
         run = _from_file(path / "study.json" if _is_folder(path) else path)
     if not run.evidence:
-        raise InputError(f"{path} holds no usable cell", "", f"{run.left_out} were left out")
+        raise InputError(f"{path} has no usable cells", "", f"{run.left_out} were skipped")
     return run
 
 
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a name too long for the file system; reading it says so
+    except OSError:  # the name is too long for the file system; reading it reports that
         return False
 
 
@@ -72,7 +72,7 @@ def _from_file(path: Path) -> Run:
 
 
 def _exported(path: Path) -> list[Measured] | None:
-    """The cells of a file that `bench export` wrote, or None for another one."""
+    """Return the cells of a file written by `bench export`, or None for another file."""
     try:
         found = msgspec.json.decode(read_limited(path), type=list[_Exported])
     except (OSError, msgspec.DecodeError, RecursionError):

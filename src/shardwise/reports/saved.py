@@ -1,4 +1,4 @@
-"""Studies that `shardwise study -o` wrote, read back."""
+"""Read studies written by `shardwise study -o`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from shardwise.workload.workload import Slo
 
 T = TypeVar("T")
 MAX_BYTES: Final = 50_000_000
-WRITTEN_BY: Final = "give a folder that `shardwise study … -o FOLDER` wrote"
+WRITTEN_BY: Final = "pass a folder written by `shardwise study … -o FOLDER`"
 
 
 class _Saved(msgspec.Struct, frozen=True):
-    """A saved advice: with a choice where one was found, else with what was nearest."""
+    """A saved piece of advice: with a choice if one was found, else with the nearest."""
 
     use: Use
     slo: Slo
@@ -49,15 +49,15 @@ class _Saved(msgspec.Struct, frozen=True):
 
 
 def read_study(path: Path, measured: Sequence[Evidence] = ()) -> StudyOutput:
-    """The study in a folder, or of its study.json. `measured` is laid beside it.
+    """Read the study in a folder, or of its study.json, and add `measured`.
 
-    Raises InputError where it is not there or not what `study` writes.
+    Raises InputError if it is missing or was not written by `study`.
     """
     file = path / "study.json" if path.is_dir() else path
     study = read_json(file, Study)
     grid = study.grid  # checks the evidence
     if not any(c.scenario == "full_node" for c in study.costs):
-        raise InputError(f"{file} holds no cost of a full node", "", WRITTEN_BY)
+        raise InputError(f"{file} has no cost of a full node", "", WRITTEN_BY)
     folder = file.parent
     saved = _optional(folder / "advice.json", list[_Saved])
     advice = [s.advice for s in saved or ()] or [advise("offline", Slo(), study.costs, grid)]
@@ -73,8 +73,8 @@ def read_study(path: Path, measured: Sequence[Evidence] = ()) -> StudyOutput:
 
 
 def read_evidence(path: Path) -> list[Evidence]:
-    """Evidence from a store of measured cells, or from a JSON file: a list of records, a study, or
-    a line each (JSONL)."""
+    """Read evidence from a store of measured cells, or from a JSON file: a list of records, a
+    study, or one record per line (JSONL)."""
     if is_store(path):
         return stored_evidence(path)
     content = _content(path)
@@ -87,13 +87,13 @@ def read_evidence(path: Path) -> list[Evidence]:
 
 
 def stored_evidence(path: Path, study: str | None = None) -> list[Evidence]:
-    """The usable cells of a study (None: of all) in a store that `shardwise bench` wrote."""
+    """Return the usable cells of a study (None: of all) in a store of `shardwise bench`."""
     with open_store(path, create=False) as opened:
         return [cell.evidence for cell in opened.cells(study) if cell.usable]
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """The JSON file at `path` as `kind`. Raises InputError, naming what is wrong in it."""
+    """Read the JSON file at `path` as `kind`. Raises InputError naming the problem."""
     return _decoded(_content(path), kind, path)
 
 

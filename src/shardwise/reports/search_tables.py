@@ -1,4 +1,4 @@
-"""Many simulations as one table."""
+"""Table of many simulations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shardwise.simulator.summary import Summary
 
 
 def search_table(found: Sequence[Summary]) -> Table:
-    """A row for each deployment, policy and rate."""
+    """Return a row per deployment, policy and rate."""
     columns = (
         Column("deployment", "deployment", align="left"),
         Column("policy", "policy", align="left"),
@@ -33,7 +33,7 @@ def search_table(found: Sequence[Summary]) -> Table:
         (
             "medians over the seeds; intervals: the range that 80 % of the runs fall in",
             "cached: share of prompt tokens found in a prefix cache; busiest: requests of the "
-            "replica that took most",
+            "replica with the most",
         ),
     )
 

@@ -1,4 +1,4 @@
-"""What drafting tokens does to a deployment, in words and as a table."""
+"""Format the effect of speculative decoding on a deployment as text and as a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shardwise.reports.table import Column, Table
 
 
 def speculation_lines(found: Drafted) -> list[str]:
-    """Whether to draft and why, what was assumed, and the break-even."""
+    """Say whether to draft and why, the assumptions, and the break-even."""
     drafted, here = found.speculation, found.here
     value, lo, hi = (
         f"{100.0 * (x - 1.0):+.0f}"
@@ -20,16 +20,19 @@ def speculation_lines(found: Drafted) -> list[str]:
     lines = [
         f"Speculation {drafted.name}: {_advice(found)}: {value} % output throughput at this load "
         f"(80 % interval {lo} to {hi} %), TPOT {here.tpot_s * 1e3:.3g} to "
-        f"{here.tpot_with_s * 1e3:.3g} ms, since a step that verifies {drafted.tokens + 1} tokens "
-        f"a sequence takes {found.step_cost:.2f} times as long and gives "
+        f"{here.tpot_with_s * 1e3:.3g} ms, because a step that verifies {drafted.tokens + 1} "
+        f"tokens "
+        f"per sequence takes {found.step_cost:.2f} times as long and yields "
         f"{drafted.tokens_per_step():.2f} tokens.",
         f"{_break_even(found)}",
     ]
     share = drafted.acceptance
     if share.lo < share.hi:
         lines.append(
-            f"Assumed: {share.value:.0%} of the drafted tokens accepted ({share.lo:.0%} to "
-            f"{share.hi:.0%}). It depends on the text: give what your engine logs as --acceptance."
+            f"Assumed acceptance: {share.value:.0%} of the drafted tokens ({share.lo:.0%} to "
+            f""
+            f"{share.hi:.0%}). It depends on your text: pass the value that your engine logs as "
+            f"--acceptance."
         )
     return lines
 
@@ -37,8 +40,12 @@ def speculation_lines(found: Drafted) -> list[str]:
 def _advice(found: Drafted) -> str:
     if found.asked:
         if found.helps:
-            return "on, as asked"
-        return "on, as asked, but turn it off" if found.certain else "on, as asked, but doubtful"
+            return "on, as requested"
+        return (
+            "on, as requested, but better off"
+            if found.certain
+            else "on, as requested, but uncertain"
+        )
     if not found.helps:
         return "leave it off"
     verb = "turn it on" if found.certain else "try it"
@@ -49,10 +56,10 @@ def _break_even(found: Drafted) -> str:
     at, most = found.break_even, found.points[-1].concurrency
     ends = f"80 % interval {_load(at.lo, most)} to {_load(at.hi, most)}"
     if at.value == math.inf:
-        return f"Break-even: none up to {most:,} in flight a replica ({ends})."
+        return f"Break-even: none up to {most:,} in flight per replica ({ends})."
     if at.value < 1.0:
-        return f"Break-even: it loses at every concurrency ({ends})."
-    return f"Break-even: {at.value:,.0f} in flight a replica ({ends})."
+        return f"Break-even: none, it is slower at every concurrency ({ends})."
+    return f"Break-even: {at.value:,.0f} in flight per replica ({ends})."
 
 
 def _load(value: float, most: int) -> str:
@@ -60,9 +67,10 @@ def _load(value: float, most: int) -> str:
 
 
 def speculation_table(found: Drafted) -> Table:
-    """TPOT and output throughput of a replica without and with drafted tokens, by concurrency."""
+    """Return TPOT and output throughput of a replica without and with speculation, by
+    concurrency."""
     columns = (
-        Column("in flight", "concurrency", "a replica"),
+        Column("in flight", "concurrency", "per replica"),
         Column("TPOT without", "tpot_s", "s"),
         Column("with", "tpot_with_s", "s"),
         Column("output without", "output_tok_s", "tok/s"),
@@ -79,7 +87,7 @@ def speculation_table(found: Drafted) -> Table:
 
 
 def speculation_document(found: Drafted) -> dict[str, Any]:
-    """The same for JSON, in SI units; a concurrency that is never reached is null."""
+    """Return the verdict for JSON, in SI units; a break-even that is never reached is null."""
     at = found.break_even
     return {
         "speculation": found.speculation,

@@ -1,4 +1,4 @@
-"""A study as tables, figures and files: which of them, in which order."""
+"""Tables, figures and files of a study, in order."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from shardwise.reports.comparing import Side
     from shardwise.reports.figure_style import Figure
 
-#: Batches that the part-by-part tables and figures show: the published study's, where asked.
+#: Batches in the tables and figures of components: the published study's, if included.
 SHOWN_BATCHES: Final = (16, 128)
 
 
 class StudyOutput(msgspec.Struct, frozen=True):
-    """A study with what stands beside it."""
+    """A study with its comparison data."""
 
     study: Study
     memory: Sequence[MemoryUse]
@@ -48,23 +48,23 @@ class StudyOutput(msgspec.Struct, frozen=True):
 
     @property
     def pairs(self) -> tuple[StepPair, ...]:
-        """Our steps beside the published ones; empty where there are none."""
+        """Our steps paired with the published ones; empty if there are none."""
         return compare(self.study.steps, self.published.steps) if self.published else ()
 
     def points(self, gpus: int | None = None) -> tuple[Point, ...]:
-        """A point for each cell, predicted ones and those laid beside, as `frontier.points`."""
+        """A point per cell, predicted and measured, as in `frontier.points`."""
         return (*points(self.study.evidence, gpus), *points(self.measured, gpus))
 
     def frontier(self) -> Figure:
-        """Tokens/s per GPU against tokens/s per user: the report's figure, for a notebook."""
+        """Draw tokens/s per GPU against tokens/s per user, as in the report."""
         return self.figure("frontier")
 
     def time_breakdown(self) -> Figure:
-        """Where the time of a request goes per TP: the report's figure, for a notebook."""
+        """Draw the time of a request by component per TP, as in the report."""
         return self.figure("time_breakdown")
 
     def figure(self, name: str) -> Figure:
-        """A figure of the report by name, as `study_figures`. Raises UnknownNameError."""
+        """Return a figure of the report by name, from `study_figures`. Raises UnknownNameError."""
         from shardwise.reports.figure_style import Figure
 
         charts = study_figures(self)
@@ -74,14 +74,14 @@ class StudyOutput(msgspec.Struct, frozen=True):
 
     @property
     def shown_batches(self) -> tuple[int, ...]:
-        """Batches that figures and short tables show."""
+        """Return the batches in figures and short tables."""
         asked = self.study.question.concurrencies
         chosen = tuple(c for c in SHOWN_BATCHES if c in asked)
         return chosen or (asked[0], asked[-1])[: len(asked)]
 
     @property
     def memory_title(self) -> str:
-        """Title of the memory figure."""
+        """Return the title of the memory figure."""
         question = self.study.question
         tokens = question.isl + question.osl
         tp_size = self.memory[0].tp_size if self.memory else 1
@@ -89,11 +89,11 @@ class StudyOutput(msgspec.Struct, frozen=True):
 
 
 def study_tables(output: StudyOutput) -> list[Table]:
-    """Every table of a study, in reading order."""
+    """Return every table of a study, in reading order."""
     study = output.study
     shown = [c for c in study.costs if c.concurrency in output.shown_batches]
     found = [tables.study_table(study.grid)]
-    if study.steps:  # none where a single TP fits
+    if study.steps:  # none if only one TP fits
         found.append(tables.transitions_table(study.steps))
     if study.kept:
         found.append(tables.kept_latency_table(study.kept))
@@ -125,7 +125,7 @@ def _renamed(table: Table, name: str, title: str) -> Table:
 
 
 def study_figures(output: StudyOutput) -> dict[str, Any]:
-    """Every figure of a study as an Altair chart, by file name."""
+    """Return every figure of a study as an Altair chart, by file name."""
     from shardwise.reports import figures
     from shardwise.reports.figure_frontier import frontier
     from shardwise.reports.figure_style import caption, sources

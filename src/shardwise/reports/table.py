@@ -1,4 +1,4 @@
-"""A table as data, and as Markdown. `table_text` writes it to terminals and pipes."""
+"""A table as data, and as Markdown and HTML. `table_text` formats it for terminals and pipes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ INTERVALS: Final = "in brackets: 80 % interval"  #: the note that explains `Cell
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A heading with its unit as shown, and `name`, the heading in a CSV file (unit in it, SI).
+    """A heading with its display unit, and `name`, the heading in CSV files (with its SI unit).
 
-    `optional` 0 is always shown; where the width is short, the largest are left out first. `note`
-    explains the column below the table.
+    Columns with `optional` 0 are always shown; if the width is short, those with the largest
+    values are omitted first. `note` is a footnote of the column.
     """
 
     title: str
@@ -29,15 +29,15 @@ class Column(msgspec.Struct, frozen=True):
 
     @property
     def heading(self) -> str:
-        """The title, with the unit on a line of its own."""
+        """The title, with the unit on a second line."""
         return f"{self.title}\n{self.unit}" if self.unit else self.title
 
 
 class Cell(msgspec.Struct, frozen=True):
-    """What is shown, and `value`, what a CSV file gets.
+    """The displayed text, and `value` for CSV files.
 
-    `detail` stands after the text: an interval's bounds, as a rule. `spread` is the interval as
-    `±13%` or, of a change, `±2.5`; it stands in for `detail` where width is short.
+    `detail` follows the text, usually an interval's bounds. `spread` is the interval as `±13%` or,
+    for a change, `±2.5`; it replaces `detail` if the width is short.
     """
 
     text: str
@@ -51,9 +51,9 @@ Row = tuple[Cell, ...]
 
 
 class Table(msgspec.Struct, frozen=True):
-    """`sections` are groups of rows, set apart by a line; `name` is the stem of its file.
+    """`sections` are groups of rows separated by a line; `name` is the stem of its file.
 
-    `bar` names a column whose values are drawn as bars too, in text that has the width.
+    `bar` names a column that is also drawn as bars if the text is wide enough.
     """
 
     name: str
@@ -90,12 +90,12 @@ class Table(msgspec.Struct, frozen=True):
 
 
 def text_cell(value: str | int, tone: Tone = "plain") -> Cell:
-    """A cell that shows its value as it is."""
+    """Return a cell that shows its value unchanged."""
     return Cell(str(value), value, tone)
 
 
 def markdown(table: Table) -> str:
-    """`table` as a Markdown table under its title in bold, the notes below."""
+    """Format `table` as a Markdown table with its title in bold and the notes below."""
     columns = table.columns
     lines = [
         f"**{table.title}**",
@@ -108,7 +108,7 @@ def markdown(table: Table) -> str:
 
 
 def html(table: Table) -> str:
-    """`table` as an HTML table with its title, the notes below."""
+    """Format `table` as an HTML table with its title and the notes below."""
     from html import escape
 
     def cells(tag: str, texts: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
-"""A table as text that fits a width: coloured in a terminal, plain when piped.
+"""Format a table as text of a given width: coloured in a terminal, plain when piped.
 
-Numbers are never cut or wrapped. Where a table is too wide, text columns wrap by words, columns
-marked `Column.optional` are left out, then intervals. `width=None` shows all, a row a line.
+Numbers are never cut or wrapped. If a table is too wide, text columns wrap by words, then
+`Column.optional` columns and then intervals are omitted. `width=None` shows everything, one row
+per line.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from shardwise.evidence.record import Interval
 from shardwise.reports.bars import bars
 from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone
 
-#: SGR codes; a tone is never the only sign: the text carries a mark as well
+#: SGR codes; the text also has a mark, so that colour is never the only sign
 STYLES: Final[dict[Tone, str]] = {
     "plain": "",
     "better": "32",
@@ -32,7 +33,7 @@ STYLES: Final[dict[Tone, str]] = {
     "strong": "1",
 }
 DIM: Final = "2"
-LONGEST: Final = 400  #: characters of any text in a terminal; names come from strangers' files
+LONGEST: Final = 400  #: limit of one text in characters; names come from untrusted files
 BAR_WIDTH: Final = 24
 LEAST_BAR: Final = 8  #: shorter ones tell little
 PIPED_WIDTH: Final = 100  #: where neither a terminal nor COLUMNS says
@@ -41,12 +42,13 @@ EASY_TEXT: Final = 24  #: a text column is wrapped to this before an optional co
 LEAST_TEXT: Final = 12
 SPREAD: Final = "±: 80 % interval, its wider side"
 
-#: How intervals are written: `12.3 (11.0–13.9)`, `12.3 ±13%`, or not at all.
+#: Form of intervals: `12.3 (11.0–13.9)`, `12.3 ±13%`, or none.
 Form = Literal["bounds", "spread", "bare"]
 
 
 class Fitted(msgspec.Struct, frozen=True):
-    """A table as it is shown: its columns, their widths in characters, and what was left out."""
+    """A table fitted to a width: its columns, their widths in characters, and the omitted
+    columns."""
 
     table: Table
     form: Form
@@ -55,12 +57,12 @@ class Fitted(msgspec.Struct, frozen=True):
 
 
 def terminal_width() -> int:
-    """Columns of the terminal, or of COLUMNS where set; `PIPED_WIDTH` where neither is known."""
+    """Return COLUMNS or the terminal's width; `PIPED_WIDTH` if neither is known."""
     return shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
 
 
 def is_coloured(stream: IO[str]) -> bool:
-    """Whether `stream` is a terminal that takes colour; NO_COLOR and FORCE_COLOR are respected."""
+    """Return whether `stream` is a terminal with colour, respecting NO_COLOR and FORCE_COLOR."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -69,11 +71,11 @@ def is_coloured(stream: IO[str]) -> bool:
 
 
 def render(table: Table, width: int | None = None, *, colour: bool = False) -> str:
-    """`table` under its title, notes below, without trailing spaces; ends in a newline.
+    """Format `table` with its title and notes, without trailing spaces; ends in a newline.
 
     Args:
-        table: What to show.
-        width: Characters a line may have; None shows every column and interval, a row a line.
+        table: The table to format.
+        width: Maximum characters per line; None shows every column and interval, one row per line.
         colour: Whether to use terminal colours.
     """
     fitted = fit(_safe(table), width)
@@ -88,7 +90,7 @@ def render(table: Table, width: int | None = None, *, colour: bool = False) -> s
 
 
 def fit(table: Table, width: int | None) -> Fitted:
-    """As much of `table` as `width` holds."""
+    """Fit `table` to `width`."""
     if width is None:
         table = _with_bars(table)
         return Fitted(table, "bounds", _widths(table, "bounds", None))
@@ -108,7 +110,7 @@ def fit(table: Table, width: int | None) -> Fitted:
 
 
 def _without(table: Table, level: int) -> tuple[Table, tuple[str, ...]]:
-    """`table` without columns whose `optional` is above `level`, and the titles of those."""
+    """Return `table` without columns whose `optional` is above `level`, and their titles."""
     kept = [i for i, column in enumerate(table.columns) if column.optional <= level]
     if len(kept) == len(table.columns):
         return table, ()
@@ -129,7 +131,7 @@ def _is_text(column: Column) -> bool:
 
 
 def _texts(table: Table, i: int, form: Form) -> list[str]:
-    """The cells of a column as written, values aligned where a spread follows."""
+    """Return the texts of a column, with values aligned if a spread follows."""
     cells = [row[i] for row in table.rows]
     parts = [_parts(cell, form) for cell in cells]
     after = max((_length(more) for _, more in parts), default=0)
@@ -141,14 +143,14 @@ def _texts(table: Table, i: int, form: Form) -> list[str]:
 
 
 def _parts(cell: Cell, form: Form) -> tuple[str, str]:
-    """A cell's text and what stands after it."""
+    """Return a cell's text and the text after it."""
     if form == "bounds" or not cell.spread:
         return cell.text, "" if form == "bare" else cell.detail
     return cell.text, cell.spread if form == "spread" else ""
 
 
 def _column_least(table: Table, i: int, form: Form, least_text: int) -> int:
-    """Width below which a number or a heading's word would be cut."""
+    """Return the width below which a number or a heading's word would be cut."""
     column, texts = table.columns[i], _texts(table, i, form)
     words = [*column.title.split(), column.unit]
     if not _is_text(column):
@@ -164,7 +166,7 @@ def _least(table: Table, form: Form, least_text: int) -> int:
 
 
 def _widths(table: Table, form: Form, width: int | None) -> tuple[int, ...]:
-    """Width of each column: what it needs, narrowed to what a line of `width` leaves for it."""
+    """Return the width of each column, narrowed so that a line fits `width`."""
     columns = range(len(table.columns))
     natural = [
         max(map(_length, [c.title, c.unit, *_texts(table, i, form)]))
@@ -174,7 +176,7 @@ def _widths(table: Table, form: Form, width: int | None) -> tuple[int, ...]:
         return tuple(natural)
     found = [_column_least(table, i, form, LEAST_TEXT) for i in columns]
     spare = width - sum(found) - _gaps(table)
-    # text first, the narrowest first: a wrapped sentence costs lines, a wrapped heading one
+    # text columns first, the narrowest first: a wrapped sentence adds several lines, a heading one
     order = sorted(columns, key=lambda i: (not _is_text(table.columns[i]), natural[i]))
     for i in order:
         more = max(min(natural[i] - found[i], spare), 0)
@@ -182,7 +184,7 @@ def _widths(table: Table, form: Form, width: int | None) -> tuple[int, ...]:
         spare -= more
     while spare < 0 and (widest := max(columns, key=lambda i: found[i])) is not None:
         if found[widest] <= LEAST_TEXT or not _is_text(table.columns[widest]):
-            break  # narrower than its numbers: lines run over
+            break  # narrower than its numbers: lines are longer than `width`
         found[widest] -= 1
         spare += 1
     return tuple(found)
@@ -238,7 +240,7 @@ def _row(fitted: Fitted, row: Sequence[Cell], texts: Sequence[str], colour: bool
 
 
 def _coloured(text: str, cell: Cell, form: Form) -> str:
-    """A padded cell in its tone, what stands after its value dimmed."""
+    """Return a padded cell in its tone, with the text after its value dimmed."""
     value, after = _parts(cell, form)
     start = text.find(value) + len(value)
     if not after or value not in text:
@@ -247,7 +249,7 @@ def _coloured(text: str, cell: Cell, form: Form) -> str:
 
 
 def _styled(text: str, codes: str, colour: bool) -> str:
-    """`text` in a style, the spaces around it left alone."""
+    """Apply a style to `text` but not to the spaces around it."""
     shown = text.strip()
     if not (colour and codes and shown):
         return text
@@ -255,7 +257,7 @@ def _styled(text: str, codes: str, colour: bool) -> str:
 
 
 def _notes(fitted: Fitted) -> list[str]:
-    """The table's notes and those of the columns shown, for this form of its intervals."""
+    """Return the notes of the table and its columns, for this form of intervals."""
     notes = [note for note in fitted.table.all_notes if note != INTERVALS]
     spread = any(cell.spread for row in fitted.table.rows for cell in row)
     bounded = spread or INTERVALS in fitted.table.notes
@@ -267,12 +269,12 @@ def _notes(fitted: Fitted) -> list[str]:
     elif spread:
         hidden.append("80 % intervals")
     if hidden:
-        notes.append(f"left out at this width: {', '.join(hidden)}; --wide shows them")
+        notes.append(f"not shown at this width: {', '.join(hidden)}; use --wide")
     return notes
 
 
 def paragraph(text: str, width: int | None, indent: str = "") -> list[str]:
-    """`text` as lines of at most `width` characters."""
+    """Wrap `text` to lines of at most `width` characters."""
     if width is None or len(indent) + _length(text) <= width:
         return [indent + text]
     inner = max(width - len(indent), LEAST_TEXT)
@@ -294,7 +296,7 @@ def _padded(text: str, width: int, align: Literal["left", "right"]) -> str:
 
 
 def _length(text: str) -> int:
-    """Columns that `text` takes in a terminal."""
+    """Return the display width of `text` in a terminal."""
     if text.isascii():
         return len(text)
     return sum(
@@ -304,7 +306,7 @@ def _length(text: str) -> int:
 
 
 def _safe(table: Table) -> Table:
-    """`table` with nothing in it that a terminal would obey."""
+    """Return `table` without terminal control characters."""
 
     def shown(text: str) -> str:
         safe = len(text) <= LONGEST and text.isascii() and text.isprintable()
@@ -323,7 +325,7 @@ def _safe(table: Table) -> Table:
 
 
 def _with_bars(table: Table, width: int = BAR_WIDTH) -> Table:
-    """`table` with a last column of bars, where it names the column to draw."""
+    """Return `table` with a last column of bars, if it names a column to draw."""
     at = next((i for i, c in enumerate(table.columns) if c.name == table.bar), None)
     if at is None:
         return table

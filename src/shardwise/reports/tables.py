@@ -1,4 +1,4 @@
-"""Tables of a study: the grid, its TP steps, predicted beside published, and where steps end."""
+"""Tables of a study: the grid, its TP steps, comparison with published steps, break-even."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ STUDIED = (
 
 
 def study_table(grid: Grid) -> Table:
-    """Every cell of `grid`: latency and throughput with intervals, and communication's share."""
+    """Return every cell of `grid`: latency and throughput with intervals, and the communication
+    share."""
     items = list(grid.values())
     measured = [
         metric_column(m, [item.metrics.get(m.name) for item in items])
@@ -57,7 +58,7 @@ def study_table(grid: Grid) -> Table:
     d, load = items[0].deployment, items[0].workload
     return Table(
         name="study",
-        title=f"{d.model} {d.dtypes.weight} on {d.gpu}, one copy, "
+        title=f"{d.model} {d.dtypes.weight} on {d.gpu}, one replica, "
         f"{lengths(load)} ({items[0].source.kind})",
         columns=(
             TP,
@@ -71,7 +72,7 @@ def study_table(grid: Grid) -> Table:
                 "communication_share",
                 "%",
                 optional=1,
-                note="comm. share: of the time of a request, spent communicating between GPUs",
+                note="comm. share: share of a request's time spent on communication between GPUs",
             ),
         ),
         sections=sections(rows),
@@ -83,7 +84,7 @@ def study_table(grid: Grid) -> Table:
 
 
 def evidence_table(items: Sequence[Evidence]) -> Table:
-    """One row for each result: deployment, load, latency and throughput of one replica."""
+    """Return one row per result: deployment, load, latency and throughput of one replica."""
     items = at_least_one(items, "results")
     shown = [
         metric_column(m, [item.metrics.get(m.name) for item in items])
@@ -119,7 +120,7 @@ def evidence_table(items: Sequence[Evidence]) -> Table:
 
 
 def rows_table(header: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
-    """Rows of a CSV file as they are; the question and predicted latencies are always shown."""
+    """Return rows of a CSV file; the question and predicted latencies are always shown."""
     kept = ("model_id", "gpu_id", "tp", "concurrency", "pred_ttft_ms", "pred_tpot_ms")
     numeric = {
         name
@@ -157,7 +158,8 @@ def _is_number(text: str | None) -> bool:
 
 
 def transitions_table(steps: Sequence[Step]) -> Table:
-    """The published study's Table 1: a row per metric and batch, a column per step."""
+    """Return the changes like the published study's Table 1: a row per metric and batch, a column
+    per step."""
     steps = at_least_one(steps, "TP steps")
     pairs = {(s.from_tp, s.to_tp) for s in steps}
     ordered = [
@@ -195,7 +197,7 @@ def transitions_table(steps: Sequence[Step]) -> Table:
 
 
 def comparison_table(pairs: Sequence[StepPair]) -> Table:
-    """Steps of two sources side by side, each under its kind, with the difference in points."""
+    """Return the steps of two sources side by side, with the difference in points."""
     pairs = at_least_one(pairs, "steps that both sources have")
     ours, reference = pairs[0].ours.source, pairs[0].reference.source
     by_metric: dict[str, list[StepPair]] = {}
@@ -222,7 +224,7 @@ def comparison_table(pairs: Sequence[StepPair]) -> Table:
     ]
     return Table(
         name="comparison",
-        title=f"Change per TP step: {ours.kind} beside {reference.kind}",
+        title=f"Change per TP step: {ours.kind} and {reference.kind}",
         columns=(
             Column("metric", "metric", align="left"),
             BATCH,
@@ -237,7 +239,7 @@ def comparison_table(pairs: Sequence[StepPair]) -> Table:
 
 
 def kept_latency_table(kept: Sequence[KeptLatency]) -> Table:
-    """The batch that keeps latency when TP is lowered."""
+    """Return the batch with the same latency at a lower TP."""
     kept = at_least_one(kept, "steps to a smaller TP")
     metric = metrics.ALL[kept[0].metric]
     latency, latencies = metric_column(metric, [k.latency for k in kept], title="to keep")
@@ -252,7 +254,7 @@ def kept_latency_table(kept: Sequence[KeptLatency]) -> Table:
     ]
     return Table(
         name="kept_latency",
-        title=f"Batch that keeps {metric.label} when TP is lowered",
+        title=f"Batch with the same {metric.label} at a lower TP",
         columns=(
             Column("step", "step", align="left"),
             Column("batch before", "concurrency"),
@@ -260,7 +262,7 @@ def kept_latency_table(kept: Sequence[KeptLatency]) -> Table:
             Column("batch after", "batch"),
         ),
         sections=sections(rows),
-        notes=("none: even the smallest batch studied is slower",),
+        notes=("none: even the smallest batch is slower",),
     )
 
 
@@ -272,7 +274,7 @@ def _kept_batch(kept: KeptLatency) -> str:
 
 
 def breakeven_table(breakevens: Sequence[BreakEven]) -> Table:
-    """The TP beyond which a step buys too little, per batch."""
+    """Return the TP beyond which a step gains too little, per batch."""
     first = at_least_one(breakevens, "steps to a larger TP")[0]
     rows = tuple(
         (
@@ -286,7 +288,7 @@ def breakeven_table(breakevens: Sequence[BreakEven]) -> Table:
         name="breakeven",
         title=f"TP beyond which a step improves {metrics.ALL[first.metric].label} by less than "
         f"{first.min_gain_pct:g} %",
-        columns=(BATCH, TP, Column("next step buys", "next_gain_pct", "%")),
+        columns=(BATCH, TP, Column("next step gains", "next_gain_pct", "%")),
         sections=(rows,),
-        notes=(f"{MISSING}: every step studied buys more",),
+        notes=(f"{MISSING}: every step gains more",),
     )

@@ -1,4 +1,4 @@
-"""Where the time of a request goes, as shares of it."""
+"""Table of the time of a request by component, as shares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shardwise.reports.table import Cell, Column, Table, text_cell
 
 
 def time_table(items: Sequence[Evidence]) -> Table:
-    """A row per batch and TP: seconds of a request, and the share of each cause."""
+    """Return a row per batch and TP: seconds of a request, and the share of each component."""
     known = at_least_one([item for item in items if item.breakdown], "results with a breakdown")
     causes = list(dict.fromkeys(cause for item in known for cause in item.breakdown))
     rows = [

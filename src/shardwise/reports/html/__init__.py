@@ -1,1 +1,1 @@
-"""A study as one self-contained HTML file: no network, no script."""
+"""Write a study as one self-contained HTML file without network or scripts."""

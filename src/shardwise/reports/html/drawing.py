@@ -1,4 +1,4 @@
-"""A chart as SVG inside an HTML page: own ids, one description, colours that follow the page."""
+"""Embed a chart as SVG in an HTML page: unique ids, one description, colours of the page."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import msgspec
 
 from shardwise.reports.figure_style import render
 
-#: Vega marks every part for assistive technology; inside one described image they are noise.
+#: Vega labels every part for assistive technology; inside one described image, the labels are
+#: removed.
 _PART_ROLES: Final = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
 _IDS: Final = re.compile(r'(\bid="|url\(#|(?:xlink:)?href="#)([\w-]+)')
 _SIZE: Final = re.compile(r'width="(\d+)" height="\d+"')
 
 
 class Drawing(msgspec.Struct, frozen=True):
-    """An inline SVG (markup, safe), its name, and its description in words."""
+    """An inline SVG (safe markup), its name and its description."""
 
     name: str
     svg: str
@@ -25,9 +26,9 @@ class Drawing(msgspec.Struct, frozen=True):
 
 
 def draw(name: str, chart: Any) -> Drawing:
-    """`chart` drawn; `name` makes its ids its own among the drawings of a page.
+    """Draw `chart`; `name` makes its ids unique on the page.
 
-    vl-convert escapes text, so that a name in the data cannot become markup.
+    vl-convert escapes text, so names in the data cannot become markup.
     """
     raw = render(chart, "svg").decode()
     body = raw[raw.index("<svg") :]

@@ -1,4 +1,5 @@
-"""A measured study as one HTML file: claims, cells beside predictions, what calibration did."""
+"""Write a measured study as one HTML file: claims, cells with predictions, effect of
+calibration."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from shardwise.reports.html.templates import template
 
 
 def experiment_html(found: Outcome, command: str) -> str:
-    """`found` as one HTML document. `command` makes it again."""
+    """Return `found` as one HTML document. `command` repeats it."""
     charts = experiment_figures(found)
     return template("experiment.html.j2").render(
         found=found,
@@ -33,7 +34,7 @@ def experiment_html(found: Outcome, command: str) -> str:
 
 
 def experiment_figures(found: Outcome) -> dict[str, Any]:
-    """The figures as Altair charts, by name; those without data are absent."""
+    """Return the figures that have data as Altair charts, by name."""
     about = f"{found.model} {found.weight_dtype} with {found.engine} on {found.hardware}"
     compared, curve = found.corrected.compared, found.corrected.curve
     charts = {}
@@ -45,37 +46,40 @@ def experiment_figures(found: Outcome) -> dict[str, Any]:
 
 
 def verdict(found: Outcome) -> str:
-    """What the measurements say of the study's claims, in one line."""
+    """Summarise the verdicts on the study's claims in one line."""
     if not found.claims:
-        return "No claim of the study could be asked of these cells"
+        return "No claim of the study applies to these cells"
     holds, fails = (
         sum(c.verdict == what for c in found.claims) for what in ("holds", "does not hold")
     )
     open_ones = len(found.claims) - holds - fails
     parts = [f"{holds} of {len(found.claims)} claims hold", f"{fails} do not"]
     if open_ones:
-        parts.append(f"{open_ones} {'are' if open_ones > 1 else 'is'} not settled")
+        parts.append(f"{open_ones} {'are' if open_ones > 1 else 'is'} undecided")
     return ", ".join(parts)
 
 
 def _prediction_words(found: Outcome) -> str:
-    """How far the predictions were off, before and after calibration."""
+    """Report the prediction errors before and after calibration."""
     scores = [s for s in found.corrected.scores if s.metric in ("e2e_latency_s", "tpot_s")]
     named = [
         f"{metrics.ALL[s.metric].label} {s.before_pct:.0f} % off before, {s.after_pct:.0f} % "
         f"calibrated on the other cells (n={s.n})"
         for s in scores
     ]
-    return "; ".join(named) or "no cell was left to judge the predictions on"
+    return "; ".join(named) or "no cell was held out to evaluate the predictions"
 
 
 def _left_out(found: Outcome) -> str:
-    """What was not measured, or not well enough, in one line; "" where everything was."""
+    """Report unmeasured and client-bound cells in one line; "" if there are none."""
     compared = found.corrected.compared
     bound = sum(not c.usable for c in compared)
     parts = [f"{bound} of {len(compared)} cells were bound by the client"] if bound else []
     if found.dropped:
-        parts.append(f"{len(found.dropped)} cells had no time: {', '.join(found.dropped[:6])}")
+        parts.append(
+            f"{len(found.dropped)} cells did not fit the time budget: "
+            f"{', '.join(found.dropped[:6])}"
+        )
     return "; ".join(parts)
 
 
@@ -86,10 +90,10 @@ def _settled(found: Outcome) -> list[Section]:
     rest = tuple(c for c in found.claims if c not in settled)
     shown = (tables.claims_table(replace(found, claims=settled)),) if settled else ()
     open_ones = tables.claims_table(replace(found, claims=rest))
-    title = f"{len(rest)} claims that these measurements do not settle"
+    title = f"{len(rest)} claims that these measurements do not decide"
     folded = (replace(open_ones, name="claims_open", title=title),) if rest else ()
-    lead = "Each claim asked of the cells measured here; on a CPU at equal total threads too."
-    return [Section("claims", "What TP does on this machine", lead, (), shown, folded)]
+    lead = "Each claim, tested on the cells measured here; on a CPU also at equal total threads."
+    return [Section("claims", "Effect of TP on this machine", lead, (), shown, folded)]
 
 
 def _sections(found: Outcome) -> list[Section]:
@@ -100,8 +104,8 @@ def _sections(found: Outcome) -> list[Section]:
         sections.append(
             Section(
                 "comparison",
-                "Measured beside predicted",
-                "Every prediction was made and kept before its cell ran.",
+                "Measured and predicted",
+                "Every prediction was saved before its cell ran.",
                 ("measured_predicted",),
                 (tables.comparison_table(replace(found, corrected=corrected)),),
                 lines=tuple(filter(None, [_left_out(found)])),
@@ -109,13 +113,14 @@ def _sections(found: Outcome) -> list[Section]:
         )
     if found.corrected.scores:
         lead = (
-            "The model calibrated on half of the cells and judged on the others; the profile "
-            f"{found.profile} then learns from all of them."
+            f"The model is calibrated on half of the cells and evaluated on the others. The "
+            f"profile "
+            f"{found.profile} is then fitted to all of them."
         )
         sections.append(
             Section(
                 "calibration",
-                "What a few measurements correct",
+                "Correction from a few measurements",
                 lead,
                 ("learning_curve",),
                 (tables.scores_table(found),),
@@ -131,5 +136,5 @@ def _method(found: Outcome) -> list[str]:
     )
     return [
         *lines,
-        "Intervals of measured values are 80 %, over repeated runs; raw requests are in the store.",
+        "Measured values have 80 % intervals from repeated runs; raw requests are in the store.",
     ]

@@ -1,4 +1,4 @@
-"""The report: a study as one HTML file that opens from disk, prints, and needs no script."""
+"""The report: a study as one HTML file that opens from disk, prints, and needs no scripts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from shardwise.reports.study_output import StudyOutput, study_figures
 
 
 def report_html(output: StudyOutput, command: str = "") -> str:
-    """`output` as one HTML document, the answer first. Names in it are escaped, never trusted.
+    """Return `output` as one HTML document, the answer first. Names are escaped.
 
-    `command` is the one that makes the document, shown with the study's own.
+    `command` writes this document; it is shown with the study's command.
     """
     charts = study_figures(output)
     found = sections(output)
@@ -33,7 +33,7 @@ def report_html(output: StudyOutput, command: str = "") -> str:
         ),
         online=answers[0],
         others=[(a, in_flight(a.shown.evidence) if a.shown else "") for a in answers[1:]],
-        met_words={"met": "✓ met", "within": "≈ met within its interval", "missed": "✗ missed"},
+        met_words={"met": "✓ met", "within": "≈ met by the value only", "missed": "✗ missed"},
         lead=compared_words(sides),
         compared=compared_table(compared_rows(sides)) if sides else None,
         trust=trust_lines(output)[:1] if output.measured else [],
@@ -48,7 +48,7 @@ def report_html(output: StudyOutput, command: str = "") -> str:
 
 
 def _longest(output: StudyOutput) -> float:
-    """Bytes of the longest memory bar or line."""
+    """Return the bytes of the longest memory bar or line."""
     return max((max(u.capacity_bytes, sum(u.parts.values())) for u in output.memory), default=1.0)
 
 
@@ -57,9 +57,9 @@ def _commands(output: StudyOutput, command: str) -> list[tuple[str, Sequence[str
     about = output.about
     found = [
         ("Start the replicas", about.start.lines if about else ()),
-        ("The study again", (about.command if about else "",)),
+        ("Repeat the study", (about.command if about else "",)),
         ("This report", (without_folders(command),)),
-        ("The online deployment as a file", (about.plan if about else "",)),
+        ("Write the online deployment to a file", (about.plan if about else "",)),
         ("Start it", ("shardwise up deployment.toml" if about and about.plan else "",)),
     ]
     return [(purpose, lines) for purpose, lines in found if any(lines)]

@@ -1,6 +1,6 @@
-"""Tables of the report's first page: the ranking, and the GPUs compared.
+"""Tables of the report's first page: the ranking, and the compared GPUs.
 
-A terminal has `plan_tables.plan_table` for the first.
+`plan_tables.plan_table` is the ranking for terminals.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from shardwise.reports.comparing import Compared
 from shardwise.reports.numbers import Scale, scale_for, value_and_bounds
 from shardwise.reports.table import Cell, Column, Row, Table, Tone, text_cell
 
-#: What a reader needs who wonders why a cheaper layout stands lower.
+#: Explains why a cheaper layout can rank lower.
 NOTES: Final = (
     "±: half of the 80 % interval.",
-    "Ranked, and compared with the one above, by the cautious end of the interval.",
+    "Ranked, and compared with the row above, by the pessimistic end of the interval.",
 )
 
 
 def ranking_table(layouts: LayoutStudy) -> Table:
-    """A row for each layout that runs; one that misses a bound has no rank."""
+    """Return a row for each layout that runs; one that misses a bound has no rank."""
     everything = (*layouts.ranked, *layouts.missing)
     scales = {
         name: scale_for([c.evidence.metrics[name] for c in everything], "s")
@@ -45,8 +45,8 @@ def ranking_table(layouts: LayoutStudy) -> Table:
             Column("TTFT", "ttft_s", scales["ttft_s"].unit),
             Column("TPOT", "tpot_s", scales["tpot_s"].unit),
             Column("cost", cost.name, cost.unit),
-            Column("capacity left", "capacity_left_pct", "% with a GPU lost"),
-            Column("against the one above", "behind", align="left"),
+            Column("capacity left", "capacity_left_pct", "% left if a GPU fails"),
+            Column("vs. the row above", "behind", align="left"),
         ),
         sections=tuple(section for section in (ranked, missing) if section),
         notes=NOTES,
@@ -74,7 +74,7 @@ def _spread(value: Interval, scale: Scale) -> Cell:
 
 
 def compared_table(rows: Sequence[Compared]) -> Table:
-    """The comparison as a table."""
+    """Return the comparison as a table."""
     unit = next((r.numbers[-1].unit for r in rows if r.numbers), "")
     cells = []
     for r in rows:

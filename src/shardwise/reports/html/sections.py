@@ -1,4 +1,4 @@
-"""What a report says after the answer, in order: each section its lead, figures and tables."""
+"""Sections of a report after the answer: each with a lead, figures and tables."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Section(msgspec.Struct, frozen=True):
     """One section.
 
     Attributes:
-        lead: A sentence or two before the rest.
+        lead: One or two introductory sentences.
         figures: Names of `study_figures`.
-        tables: Shown.
-        folded: Shown on a click, and left out of a print.
+        tables: Always visible.
+        folded: Shown on a click and omitted in print.
         memory: Rows of bars.
         lines: Remarks after the tables.
     """
@@ -45,7 +45,7 @@ class Section(msgspec.Struct, frozen=True):
 
 
 def sections(output: StudyOutput) -> list[Section]:
-    """Every section after the answer, in reading order; what a study lacks is left out."""
+    """Return the sections after the answer in order, as far as the study has their data."""
     return [
         *_ranking(output),
         *_steps(output),
@@ -65,8 +65,8 @@ def _ranking(output: StudyOutput) -> list[Section]:
         Section(
             "ranking",
             "The ranking",
-            "As shardwise plan ranks them: by the cautious end of the cost's interval, among those "
-            "that meet what is asked.",
+            "Ranked as by shardwise plan: by the pessimistic end of the interval of cost, among "
+            "layouts that meet the bounds.",
             (),
             (ranking_table(output.layouts),),
             (tables.study_table(output.study.grid),),
@@ -87,8 +87,8 @@ def _steps(output: StudyOutput) -> list[Section]:
     return [
         Section(
             "steps",
-            "What each TP step changes",
-            "Percent change from one TP to the next at the same batch per copy, upwards.",
+            "Change per TP step",
+            "Percent change from one TP to the next larger one, at the same batch per replica.",
             ("tp_steps",),
             (),
             tuple(folded),
@@ -104,8 +104,8 @@ def _time(output: StudyOutput) -> list[Section]:
         Section(
             "time",
             "Where the time goes",
-            "Seconds of a request by cause. Sharding halves the time for weights and compute at "
-            "each step; communication and overhead stay, and decide where a step stops paying.",
+            "Seconds of a request by component. Each step halves the time for weights and compute. "
+            "Communication and overhead do not shrink, and limit the gain of a larger TP.",
             ("time_breakdown",),
             (),
             (time_table(shown),),
@@ -118,8 +118,8 @@ def _cost(output: StudyOutput) -> Section:
     price = price_note(output.about.price if output.about else None)
     return Section(
         "cost",
-        "Cost of output tokens, and a lost GPU",
-        f"All GPUs of the node are paid for, used or not. {price}".strip(),
+        "Cost of output tokens, and loss of a GPU",
+        f"The cost covers all GPUs of the node, used or not. {price}".strip(),
         ("cost",),
         (),
         (
@@ -136,8 +136,8 @@ def _memory(output: StudyOutput) -> list[Section]:
     return [
         Section(
             "memory",
-            "What one GPU holds",
-            f"{title}, of what the engine may use (the line) on each kind of GPU.",
+            "Memory of one GPU",
+            f"{title}, and the memory that the engine may use (the line), on each kind of GPU.",
             memory=tuple(output.memory),
         )
     ]
@@ -153,12 +153,13 @@ def _accuracy(output: StudyOutput) -> list[Section]:
     if output.pairs:
         folded.append(tables.comparison_table(output.pairs))
     lead = (
-        "How far these predictions are from what was measured or published."
+        "Errors of these predictions against measured or published values."
         if shown or folded
-        else f"Nothing measured on {d.gpu} with {d.engine} stands beside these predictions: the "
-        "intervals are wide for that reason. Measure before you decide."
+        else f"There are no measurements on {d.gpu} with {d.engine}, so the intervals are wide. "
+        f""
+        "Measure before you decide."
     )
-    title = "Predicted against measured"
+    title = "Predicted and measured"
     return [Section("accuracy", title, lead, ("measured",), tuple(shown), tuple(folded))]
 
 
@@ -172,7 +173,7 @@ def _audit(output: StudyOutput) -> Section:
     return Section(
         "audit",
         "Audit",
-        "Checks that any set of results must pass, this one and a published one alike.",
+        "Consistency checks of this study and of the published study.",
         (),
         (),
         tuple(found),
@@ -186,9 +187,9 @@ def _method(output: StudyOutput) -> Section:
     return Section(
         "method",
         "Method, sources and versions",
-        "A step is the sum of its kernels' measured times, corrected by end-to-end rows, and the "
-        "engine's own time. Intervals are 80 %, from the errors on measured rows that the fit had "
-        "not seen.",
+        "The time of a step is the sum of its kernels' measured times, corrected by end-to-end "
+        "rows, plus the engine's own time. Intervals are 80 % intervals, from errors on held-out "
+        "measured rows.",
         (),
         (),
         hardware,
@@ -196,7 +197,7 @@ def _method(output: StudyOutput) -> Section:
 
 
 def sources(output: StudyOutput) -> Sequence[str]:
-    """A line for each different source of evidence shown."""
+    """Return one line per source of the evidence shown."""
     from shardwise.reports.cells import source_notes
 
     items = (*output.study.evidence, *output.measured)

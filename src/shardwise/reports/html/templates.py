@@ -1,4 +1,4 @@
-"""The pages' templates: everything put into them is escaped, never trusted."""
+"""Page templates; all inserted text is escaped."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shardwise.errors import printable
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
-LONGEST: Final = 1000  #: characters of any one text: names come from strangers' files
+LONGEST: Final = 1000  #: limit of one text in characters: names come from untrusted files
 
 
 def template(name: str) -> Template:
-    """A page by its file's name. It finds the style sheet as `css`."""
+    """Load a page template by file name. The style sheet is available as `css`."""
     return _environment().get_template(name)
 
 
