@@ -162,7 +162,7 @@ def test_what_stands_against_the_token_times_is_said() -> None:
         body = Arranged(["a b c"] * 8, [OSL] * 8)
         found = measure(target, subject(2), lambda _: body, Effort(8, 1, 1, warm_up=0))
     assert found.conditions["remarks"] == [
-        "8 answers have several tokens a piece: ITL is between pieces"
+        "8 answers have several tokens per chunk: ITL is between chunks"
     ]
 
 

@@ -201,7 +201,7 @@ def test_a_column_in_another_unit_is_not_calibrated_on(
     (tmp_path / "rows.csv").write_text(ROWS.format(column) + rows)
     line = refused(["calibrate", "rows.csv", "--name", "mine"], cwd=tmp_path)
     assert said in line
-    assert "times what is predicted" in line
+    assert "times the prediction" in line
 
 
 def test_columns_that_nothing_reads_are_named_with_what_they_may_mean(tmp_path: Path) -> None:

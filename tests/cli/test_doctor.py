@@ -106,7 +106,7 @@ def test_the_text_says_what_to_take_what_it_costs_and_what_to_change() -> None:
     assert "0,1  2,3" in done.stdout
     assert "own kernel below 8 MiB, then NCCL" in done.stdout
     assert "NCCL through host memory" in done.stdout
-    assert "do: prefer TP=2 with several copies" in done.stdout
+    assert "do: prefer TP=2 with several replicas" in done.stdout
     assert "sglang" not in done.stdout
 
 

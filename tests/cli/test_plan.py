@@ -176,7 +176,7 @@ def test_a_start_up_log_is_of_one_kind_of_gpu_and_states_a_cache(tmp_path: Path)
     log.write_text("")
     asked = (*BASE, "--concurrency", "64", "--startup-log", str(log))
     for more, says in (
-        ((), "the start-up log states no KV cache"),
+        ((), "the start-up log does not state the KV cache"),
         (("--gpu", "h200"), "--startup-log with 2 kinds of GPU"),
     ):
         done = run("plan", *asked, *more)

@@ -114,7 +114,7 @@ def test_requests_that_the_model_cannot_hold_are_no_answer() -> None:
 def test_a_warm_up_past_the_end_of_a_closed_loop_is_no_answer() -> None:
     done = simulate("llama-3.1-8b", *SMALL, "--concurrency", "2", "--warmup", "1e6s")
     assert done.returncode == 2
-    assert "no request ended after the warm-up" in done.stderr
+    assert "no request finished after the warm-up" in done.stderr
 
 
 def test_a_malformed_line_of_a_trace_is_named_with_what_was_expected(tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_sessions_and_stages_are_simulated_and_their_cache_hits_said() -> None:
 def test_the_table_says_how_many_requests_its_p99_stands_on() -> None:
     done = simulate("llama-3.1-8b", *SMALL, "--rate", "3")
     assert done.returncode == 0, done.stderr
-    assert "the p99 stands on the 0 slowest requests; mostly chance: run longer" in done.stdout
-    assert "intervals: 80 %, of step times and from run to run" in done.stdout
+    assert "the p99 is based on the 0 slowest requests; mostly noise: run longer" in done.stdout
+    assert "intervals: 80 %, from step times and run-to-run variation" in done.stdout
 
 
 def test_a_day_is_sized_by_the_hour() -> None:

@@ -44,7 +44,9 @@ def test_without_a_name_the_fabric_is_a_question() -> None:
 
 
 def test_a_card_that_takes_bridges_and_has_none() -> None:
-    assert "takes NVLink bridges, and none is fitted" in said(node_of("NODE", 4, "NVIDIA H200 NVL"))
+    assert "supports NVLink bridges, but none is installed" in said(
+        node_of("NODE", 4, "NVIDIA H200 NVL")
+    )
     assert "bridges" not in said(node_of("NODE", 4, "NVIDIA L40S"))
 
 

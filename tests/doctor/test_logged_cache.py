@@ -46,10 +46,10 @@ def test_another_models_log_is_refused_by_its_weights() -> None:
 
 
 def test_another_engines_log_is_refused() -> None:
-    with pytest.raises(InputError, match="of vllm, the plan of sglang; give --engine vllm"):
+    with pytest.raises(InputError, match="from vllm, but the plan uses sglang; pass --engine vllm"):
         logged_cache(read(LOG).startups, LLAMA, H100, "sglang")
 
 
 def test_a_log_without_a_cache_is_refused() -> None:
-    with pytest.raises(InputError, match="states no KV cache"):
+    with pytest.raises(InputError, match="does not state the KV cache"):
         logged_cache((), LLAMA, H100, "vllm")

@@ -118,7 +118,7 @@ def test_a_measured_study_lies_over_the_predictions(page: Any, server: str) -> N
     assert "mean error 9.1 %" in text(page, "#beside")
     assert "measured" in text(page, "#cell-metrics")
     redrawn(page, lambda: page.select_option("#gpu", "h200"))  # nothing was measured there
-    assert "no cell with this model" in text(page, "#beside")
+    assert "no cells with this model" in text(page, "#beside")
     assert "□ measured" not in text(page, "#legend")
 
 
@@ -127,7 +127,7 @@ def test_at_a_rate_answer_ranking_chart_and_cells_agree(page: Any, server: str) 
     assert "2 requests/s ✓ met" in text(page, "#answer-chips")
     title = text(page, "#answer-title")
     assert text(page, "#ranking-table tbody tr:first-child td:nth-child(2)") == title
-    assert "what is asked" in text(page, "#legend")
+    assert "requested bounds" in text(page, "#legend")
     # one request at a time on each of 8 GPUs: 42 tok/s each, so 8 x 42 / 2048 = 0.165 requests/s
     assert "requests/s" in text(page, '[data-cell="1 TP1"] .short')
     assert "--request-rate 2" in text(page, "#terminal")

@@ -1,1 +1,1 @@
-"""The Python API. Import its names from `shardwise`; commands build their answers here too."""
+"""The Python API. Import its names from `shardwise`. The commands use the same functions."""

@@ -1,4 +1,4 @@
-"""`validate`: how far predictions are from measured rows."""
+"""`validate`: compare predictions with measured rows."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Validation(Result):
         self.kv_limited_marked = 0
 
     def tables(self) -> list[Table]:
-        """Errors by each grouping, then whether the best layout is found."""
+        """Return errors by each grouping, then whether the best layout is found."""
         from shardwise.reports.accuracy_tables import choice_table, score_table
 
         found = [score_table(some, name) for name, some in self.scores.items()]
         return found + ([choice_table(self.choices)] if self.choices else [])
 
     def charts(self) -> dict[str, Figure]:
-        """`predicted_measured`: each value measured against its prediction."""
+        """Return `predicted_measured`: each predicted value against its measurement."""
         from shardwise.reports.figure_style import Figure
         from shardwise.reports.figures import predicted_measured
 
@@ -92,7 +92,7 @@ def validate(rows: Path, *, profile: str = "reference", use: str = "") -> Valida
 
 
 def measured_rows(path: Path) -> tuple[list[Row], list[Problem]]:
-    """Rows that can be predicted and hold a measurement; the others, and why."""
+    """Return rows with a measurement that can be predicted, and the others with the reason."""
     from shardwise.perfmodel.predicting import usable_rows
     from shardwise.perfmodel.rows import read_table
 

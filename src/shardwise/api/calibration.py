@@ -1,4 +1,4 @@
-"""`calibrate`: a profile of your own from measured rows."""
+"""`calibrate`: fit your own profile to measured rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shardwise.perfmodel.rows import Problem, Row
     from shardwise.reports.table import Table
 
-#: between a measured column and its prediction, over the rows; a wrong unit is a factor of 1,000
+#: ratio of a measured column to its prediction; a wrong unit is a factor of 1,000
 MOST_APART: Final = 200.0
 
 
@@ -40,13 +40,13 @@ class Calibration(Result):
         return self.made.profile
 
     def summary(self) -> str:
-        """How many rows there were, and how much of their correction is kept."""
+        """Report the number of rows, and the share of their correction that is applied."""
         shares, of = self.made.shares, "of the correction to what a step takes"
         kept = f"{shares.steps:.0%} {of} and {shares.outside:.0%} of that to the time outside"
         said = f"{self.made.rows} rows; mean error, before and after (cross-validated)."
         if self.made.is_supported:
-            return f"{said} Kept: {kept} steps, as much as rows left out support."
-        return f"{said} Kept: {kept} steps, by --force; rows left out support none."
+            return f"{said} Applied: {kept} steps, as much as held-out rows support."
+        return f"{said} Applied: {kept} steps, by --force; held-out rows support none."
 
     def tables(self) -> list[Table]:
         """Mean errors before and after, by metric."""
@@ -91,9 +91,9 @@ def calibrate(
         rows: The file; the reference of file formats lists its columns.
         name: Name of the new profile.
         profile: Profile to start from.
-        save: Whether to keep the profile under its name, for `profile=name` from then on.
-        force: Whether to keep the whole correction where rows left out support none of it.
-        progress: Called with what is fitted, how many are done, and how many there are.
+        save: Whether to save the profile under its name, for use with `profile=name`.
+        force: Whether to save the whole correction even if held-out rows do not support it.
+        progress: Called with the current item, the number of finished items, and the total.
 
     Raises:
         InputError: SciPy is not installed, the file cannot be read, a unit is wrong, or no
@@ -112,7 +112,8 @@ def calibrate(
     made = build_personal(good, start, called, provenance, progress, force)
     if not made.is_supported and not force:
         raise InputError(
-            f"{rows.name}: no correction of {start.name} predicts rows left out better by more "
+            f"{rows.name}: no correction of {start.name} improves the prediction of held-out rows "
+            f"by more "
             f"than chance ({_mean(made.before_pct):.1f} % mean error without one)",
             remedy="add rows at other TP sizes and batches, or save it anyway with --force",
             field="rows",
@@ -122,7 +123,7 @@ def calibrate(
 
 
 class FittedProfile(Result):
-    """A profile fitted anew, with its errors on the rows of the fit and on rows left out."""
+    """A refitted profile, with its errors on the rows of the fit and on held-out rows."""
 
     kind = "calibrate"
 
@@ -133,11 +134,11 @@ class FittedProfile(Result):
         self.path: Path | None = None
 
     def summary(self) -> str:
-        """How many errors are known, and how many all-reduce lines were fitted."""
+        """Report the number of known errors and fitted all-reduce lines."""
         return f"{len(self.profile.errors)} errors, {self.lines} all-reduce lines"
 
     def tables(self) -> list[Table]:
-        """Errors on rows of the fit and on rows left out."""
+        """Return errors on rows of the fit and on held-out rows."""
         from shardwise.reports.accuracy_tables import held_out_table
 
         return [held_out_table(self.profile.errors)]
@@ -164,12 +165,12 @@ def fit_profile(
     collectives: Path,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> FittedProfile:
-    """Fit the whole hierarchy of coefficients, as the bundled profile was made.
+    """Fit the whole hierarchy of coefficients. The bundled profile is made this way.
 
     Args:
         rows: CSV files of measured rows; those marked `calibrate` are used.
         collectives: CSV file of all-reduce latencies.
-        progress: Called with what is fitted, how many are done, and how many there are.
+        progress: Called with the current item, the number of finished items, and the total.
 
     Raises:
         InputError: SciPy is not installed, or a file cannot be used.
@@ -189,7 +190,7 @@ def fit_profile(
 
 
 def require_scipy() -> None:
-    """Raise InputError where SciPy is not installed."""
+    """Raise InputError if SciPy is not installed."""
     from importlib.util import find_spec
 
     if find_spec("scipy") is None:
@@ -197,9 +198,9 @@ def require_scipy() -> None:
 
 
 def check_units(path: Path, base: Profile) -> None:
-    """Raise InputError where a column is a thousand times what `base` predicts.
+    """Raise InputError if a column is a thousand times the prediction of `base`.
 
-    Its unit is another than its name says, and a fit would take it as it stands.
+    Its unit is then probably wrong.
     """
     from shardwise.perfmodel.predicting import COLUMNS, predict_table
     from shardwise.perfmodel.rows import read_table
@@ -212,8 +213,8 @@ def check_units(path: Path, base: Profile) -> None:
         if not 1.0 / MOST_APART < middle < MOST_APART:
             unit = {"ms": "milliseconds", "s": "seconds"}.get(column.rpartition("_")[2], "")
             raise InputError(
-                f"{column} is {middle:,.4g} times what is predicted (median of {len(ratios)} rows)",
-                f"needed: {'tokens a second' if 'tok' in column else unit}",
+                f"{column} is {middle:,.4g} times the prediction (median of {len(ratios)} rows)",
+                f"needed: {'tokens/s' if 'tok' in column else unit}",
                 "correct the column's unit",
                 field=column,
             )

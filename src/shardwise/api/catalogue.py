@@ -1,4 +1,4 @@
-"""Models and GPUs by name."""
+"""Load models and GPUs by name."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def load_model(name: str) -> Model:
-    """A model with its layers, tensors and caches.
+    """Load a model with its layers, tensors and caches.
 
     Args:
         name: A bundled id (`llama-3.1-70b`), a folder or `config.json`, or a Hugging Face id.
 
     Raises:
-        UnknownNameError: No such model.
-        InputError: Its configuration is not understood.
+        UnknownNameError: The model is unknown.
+        InputError: The configuration is not supported.
     """
     from shardwise.architecture.models import load
 
@@ -27,14 +27,14 @@ def load_model(name: str) -> Model:
 
 
 def load_gpu(name: str, *, catalogue_files: Sequence[Path] = ()) -> Gpu:
-    """A GPU with its memory, rates and links; `shardwise catalogue facts GPU` has the sources.
+    """Load a GPU with its memory, rates and links.
 
     Args:
         name: An id of the catalogue, e.g. `h200`.
         catalogue_files: TOML files with your own GPUs.
 
     Raises:
-        UnknownNameError: No such GPU.
+        UnknownNameError: The GPU is unknown.
     """
     from shardwise.perfmodel.subject import catalogue_for
 

@@ -1,4 +1,4 @@
-"""`compare`: is one run slower than another, and how sure is that?"""
+"""`compare`: test whether one run is slower than another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RunComparison(Result):
-    """Run B against run A, overall and for each cell that both have."""
+    """Run B compared with run A, overall and for each common cell."""
 
     kind = "compare"
 
@@ -26,11 +26,11 @@ class RunComparison(Result):
         self.comparison: Comparison = compare_runs(a.evidence, b.evidence)
 
     def slower_by(self, percent: float) -> Sequence[Change]:
-        """What is slower by `percent` or more, with an interval that says so."""
+        """Return the changes that are slower by `percent` or more, beyond their interval."""
         return slower_by(self.comparison, percent)
 
     def tables(self) -> list[Table]:
-        """All cells together, then a table for each metric."""
+        """Return a table over all cells, then one per metric."""
         from shardwise.reports.comparison_tables import cell_tables, overall_table
 
         return [overall_table(self.comparison, self.a, self.b), *cell_tables(self.comparison)]
@@ -51,6 +51,6 @@ def compare(run_a: Path, run_b: Path, *, study_a: str = "", study_b: str = "") -
         study_b: Study of the store `run_b`; "" takes all its cells.
 
     Raises:
-        InputError: A run cannot be read or holds no usable cell, or none is in both.
+        InputError: A run cannot be read, has no usable cells, or the runs have no common cells.
     """
     return RunComparison(read_run(Path(run_a), study_a), read_run(Path(run_b), study_b))

@@ -1,4 +1,4 @@
-"""`simulate_day`: how many replicas each hour of a day needs, and what running it costs."""
+"""`simulate_day`: replicas needed in each hour of a day, and the cost of the day."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_HOURS: Final = 24 * 31
 
 
 class DayResult(Result):
-    """Replicas by the hour, and what three ways to run the day cost and miss."""
+    """Replicas per hour, and cost and missed requests of three ways to run the day."""
 
     kind = "simulate_day"
 
@@ -29,12 +29,12 @@ class DayResult(Result):
 
     @property
     def day(self) -> Day:
-        """The hours with the replicas they need, and the plans for the whole day."""
+        """The hours with their replicas, and the plans for the whole day."""
         found: Day = self.found["day"]
         return found
 
     def tables(self) -> list[Table]:
-        """The hours, then the plans."""
+        """Return the hours, then the plans."""
         from shardwise.reports.day_tables import day_tables
 
         return day_tables(self.found)
@@ -62,10 +62,10 @@ def simulate_day(
     network: str = "",
     gpus_per_node: int | None = None,
 ) -> DayResult:
-    """Find the fewest replicas whose 99th percentiles hold in each hour, and simulate the day.
+    """Find the replicas needed in each hour, and simulate the day.
 
     Args:
-        deployment: One replica; its number of replicas is what is searched for.
+        deployment: One replica; the number of replicas is searched.
         request_rates: Requests per second of each hour, at most 744 hours.
         ttft_p99_s: Bound on the 99th percentile of time to first token, in seconds.
         tpot_p99_s: Bound on the 99th percentile of time per output token, in seconds.

@@ -1,4 +1,4 @@
-"""The hardware of a question: a GPU of the catalogue, or a node file, which names it."""
+"""The hardware of a question: a GPU of the catalogue, or a node file."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ USUAL_GPUS: Final = 8
 
 
 class Hardware(msgspec.Struct, frozen=True):
-    """A GPU by its id, how many of them, and the files of the catalogue that say what it is."""
+    """A GPU id, the number of GPUs, and the catalogue files that define the GPU."""
 
     gpu: str
     gpus: int
     files: tuple[Path, ...] = ()  #: of GPUs and prices; a node file stands last
 
     def catalogue(self, engine: str) -> Catalogue:
-        """Where the GPU is looked up: on a node, with the all-reduces `engine` gets there."""
+        """Return the catalogue, with `engine`'s all-reduces on the node of a node file."""
         from shardwise.perfmodel.subject import catalogue_for
 
         return catalogue_for(self.files, self.gpu, engine)
 
     def device_order(self, tp_size: int) -> tuple[int, ...]:
-        """The node's GPUs in the order in which replicas of `tp_size` take them.
+        """Return the node's GPUs in the order in which replicas of `tp_size` use them.
 
-        Empty without a node file: as they are numbered.
+        Empty without a node file: numerical order.
         """
         if not self.files:
             return ()
@@ -47,11 +47,11 @@ def hardware_of(
     node_file: Path | None = None,
     catalogue_files: Sequence[Path] = (),
 ) -> Hardware:
-    """The hardware that a user names.
+    """Return the hardware that a user names.
 
     Args:
-        gpu: GPU id of the catalogue; empty: the node file's.
-        gpus: How many; None: those of the node file, else 8.
+        gpu: GPU id of the catalogue; empty: the node file's GPU.
+        gpus: Number of GPUs; None: those of the node file, else 8.
         node_file: Node file that `shardwise doctor --save` wrote.
         catalogue_files: TOML files with GPUs and prices.
 

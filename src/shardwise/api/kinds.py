@@ -1,4 +1,4 @@
-"""`plan` on several kinds of GPU: the plan of each, the best answered in full."""
+"""`plan` on several kinds of GPU: a plan for each, the best in full."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shardwise.reports.table import Table
 
 
-#: Arguments that are of one kind of GPU, and their options.
+#: Arguments that apply to one kind of GPU, and their options.
 _OF_ONE_KIND: Final = {
     "usd_per_gpu_hour": "--price",
     "node_file": "--node",
@@ -32,7 +32,7 @@ class KindsResult(Result):
 
     def __init__(self, kinds: Kinds, results: Mapping[str, PlanResult]) -> None:
         self.kinds = kinds
-        self.results = results  #: by GPU id, of the kinds that have a plan
+        self.results = results  #: by GPU id, for the kinds that have a plan
 
     @property
     def best(self) -> PlanResult:
@@ -40,21 +40,21 @@ class KindsResult(Result):
         return self.results[self.kinds.best.question.node.gpu.id]
 
     def summary(self) -> str:
-        """What to deploy on the best kind, what it gives and what it costs."""
+        """Return the recommendation for the best kind."""
         return self.best.summary()
 
     def parts(self) -> list[Part]:
-        """The best kind's answer in words and tables."""
+        """Return the best kind's answer as texts and tables."""
         return self.best.parts()
 
     def tables(self) -> list[Table]:
-        """The kinds beside each other, then the ranking on the best."""
+        """Return a comparison of the kinds, then the ranking on the best."""
         from shardwise.reports.kind_tables import kinds_table
 
         return [kinds_table(self.kinds), *self.best.tables()]
 
     def charts(self) -> dict[str, Figure]:
-        """Those of the best kind."""
+        """Return the charts of the best kind."""
         return self.best.charts()
 
     def save(self, path: Path) -> None:
@@ -76,8 +76,8 @@ def compare_kinds(model: str, *, kinds: Sequence[str], **arguments: Any) -> Kind
     Args:
         model: As in `plan`; one model.
         kinds: GPU ids of the catalogue, each once.
-        arguments: Everything else of `plan`. A price, a node file or a start-up log is of one
-            kind, so none of them.
+        arguments: Everything else of `plan`. A price, a node file or a start-up log applies to one
+        kind and is not allowed.
 
     Raises:
         InputError: An argument cannot be used.

@@ -1,4 +1,4 @@
-"""`study_layouts`: a grid over layouts instead of TP sizes."""
+"""`study_layouts`: study a grid of layouts instead of TP sizes."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class LayoutStudy(Result):
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
-        """A prediction of one replica for each layout and batch."""
+        """Return a prediction of one replica for each layout and batch."""
         return self.grid.evidence
 
     def summary(self) -> str:
-        """The layouts that do not fit, and why; "" if all fit."""
-        return "\n".join(f"left out {item.layout}: {item.reason}" for item in self.grid.left_out)
+        """Report the layouts that do not fit, and why; "" if all fit."""
+        return "\n".join(f"skipped {item.layout}: {item.reason}" for item in self.grid.left_out)
 
     def tables(self) -> list[Table]:
-        """The grid, then the steps from each layout to the next."""
+        """Return the grid, then the steps from each layout to the next."""
         from shardwise.reports.layout_tables import layout_tables
 
         return layout_tables(self.grid)
@@ -84,15 +84,15 @@ def study_layouts(
     speculation: str = "none",
     acceptance: float | None = None,
 ) -> LayoutStudy:
-    """Predict what each layout does to latency and throughput per GPU on one node.
+    """Predict latency and throughput per GPU of each layout on one node.
 
     Args:
         model: A bundled id, a folder, a `config.json` or a Hugging Face id.
         gpu: GPU id of the catalogue; may be left out with `node_file`.
         layouts: Layouts to compare, e.g. `TP8`, `TP8xEP8`, `DP8xEP8` or `TP4xPP2`.
         gpus: GPUs in the node; None: those of the node file, else 8.
-        concurrencies: Requests in flight per replica; None takes those of `study` that every
-            layout can split over its copies of attention.
+        concurrencies: Requests in flight per replica; None takes the defaults of `study` that are
+            multiples of every layout's attention DP size.
         isl: Input tokens of a request.
         osl: Output tokens of a request.
         cached_tokens: Tokens of `isl` that all prompts begin with, in the prefix cache.

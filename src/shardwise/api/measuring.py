@@ -1,4 +1,4 @@
-"""`measure_study`: a study run on this machine, beside its prediction."""
+"""`measure_study`: run a study on this machine and compare it with its prediction."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TORCH_NAMES: Final = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 class MeasuredStudy(Result):
-    """Cells measured beside their predictions, the corrected profile, and the claims judged."""
+    """Measured cells with predictions, the corrected profile, and the verdicts on the claims."""
 
     kind = "study_measure"
 
@@ -34,23 +34,23 @@ class MeasuredStudy(Result):
 
     @property
     def profile(self) -> str:
-        """Name of the corrected profile; "" where there was too little to correct by."""
+        """Name of the corrected profile; "" if there was too little data for a correction."""
         return self.outcome.profile if self.outcome.corrected.profile else ""
 
     def summary(self) -> str:
-        """Where the time went."""
+        """Report how the time was spent."""
         from shardwise.reports.experiment_tables import time_lines
 
         return "\n".join(time_lines(self.outcome))
 
     def tables(self) -> list[Table]:
-        """Cells measured and predicted, errors before and after, and the claims."""
+        """Return measured and predicted cells, errors, and the claims."""
         from shardwise.reports.experiment_tables import experiment_tables
 
         return experiment_tables(self.outcome)
 
     def charts(self) -> dict[str, Figure]:
-        """The figures of the report."""
+        """Return the figures of the report."""
         from shardwise.reports.figure_style import Figure
         from shardwise.reports.html.experiment import experiment_figures
 
@@ -67,8 +67,8 @@ class MeasuredStudy(Result):
 
         Args:
             folder: Where to write.
-            progress: Called with the figure that is drawn, its number, and how many there are.
-            command: Command that makes the study again, shown in the report.
+            progress: Called with the current figure, its number, and the total.
+            command: Command that repeats the study, shown in the report.
 
         Raises:
             InputError: The folder cannot be written.
@@ -112,13 +112,13 @@ def measure_study(
     env: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> MeasuredStudy:
-    """Predict a study, run on this machine what is missing of it, and correct the profile by it.
+    """Predict a study, run its missing cells on this machine, and correct the profile.
 
-    A call that was interrupted goes on where it was when it is made again with the same folder.
+    The call can be interrupted at any point; call it again with the same folder to resume.
 
     Args:
-        model: A bundled id (random weights), a folder, or what the engine loads.
-        folder: Where measured cells are kept.
+        model: A bundled id (random weights), a folder, or a model id of the engine.
+        folder: Folder for measured cells.
         tp_sizes: TP sizes to compare; None takes every power of two that the machine has ranks for.
         concurrencies: Requests in flight per replica.
         isl: Input tokens of a request.
@@ -155,8 +155,8 @@ def measure_study(
     spent = clock.spent()
     if not ran.measured:
         raise InputError(
-            f"{minutes or 0:g} minutes are too short for a single cell",
-            "allowed: as long as one engine start and one cell take",
+            f"{minutes or 0:g} minutes are too short for one cell",
+            "allowed: at least the time of one engine start and one cell",
             field="minutes",
         )
     found = outcome(wanted, ran, name or THIS_MACHINE, _machine_words(wanted), spent)
@@ -166,7 +166,7 @@ def measure_study(
 
 
 class _Asked(msgspec.Struct, frozen=True):
-    """The arguments of `measure_study` that say what is measured."""
+    """The arguments of `measure_study` that define the study."""
 
     model: str
     folder: Path
@@ -227,7 +227,7 @@ def _wanted(asked: _Asked, say: Callable[[str], None]) -> Wanted:
 
 
 def _instance(asked: _Asked, dtype: str, say: Callable[[str], None]) -> Instance:
-    """How the engine is started."""
+    """Return how the engine is started."""
     from shardwise.architecture.models import bundled
     from shardwise.experiment.design import longest
     from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits
@@ -254,7 +254,7 @@ def _instance(asked: _Asked, dtype: str, say: Callable[[str], None]) -> Instance
 
 
 def _without_weights(model: str, folder: Path) -> str:
-    """A folder with the config of a bundled model, which no weights belong to."""
+    """Create a folder with the config of a bundled model, without weights."""
     from shardwise.architecture.models import bundled_config
 
     made = folder / model

@@ -1,4 +1,4 @@
-"""`plan_percentiles`: the cheapest deployment that holds a rate within bounds on percentiles."""
+"""`plan_percentiles`: the cheapest deployment for a rate and percentile bounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PercentilePlan(Result):
-    """Deployments that hold a request rate, the cheapest first."""
+    """Deployments that sustain a request rate, the cheapest first."""
 
     kind = "plan_percentiles"
 
@@ -40,7 +40,7 @@ class PercentilePlan(Result):
 
     @property
     def best(self) -> Finalist:
-        """The cheapest deployment that holds the rate."""
+        """The cheapest deployment that sustains the rate."""
         return self.found.best
 
     @property
@@ -49,20 +49,20 @@ class PercentilePlan(Result):
         return self.best.deployment
 
     def summary(self) -> str:
-        """What to deploy, what it gives at the rate, and how much more it would hold."""
+        """Return the recommendation and the highest rate that it sustains."""
         from shardwise.reports.slo_search_tables import recommendation
 
         return recommendation(self.found)
 
     def parts(self) -> list[Part]:
-        """The answer in words and tables."""
+        """Return the answer as texts and tables."""
         from shardwise.reports.slo_search_tables import rejected_lines, slo_search_table
 
         table, rejected = slo_search_table(self.found), rejected_lines(self.found)
         return [Part(self.summary(), table, rejected, [], None, self.commands, self.remark)]
 
     def tables(self) -> list[Table]:
-        """The finalists."""
+        """Return the table of finalists."""
         return [part.table for part in self.parts()]
 
     def save(self, path: Path) -> None:
@@ -117,7 +117,7 @@ def plan_percentiles(
     acceptance: float | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> PercentilePlan:
-    """Find the cheapest deployment that holds a request rate, by simulating arrivals.
+    """Find the cheapest deployment that sustains a request rate, by simulating arrivals.
 
     Args:
         model: A bundled id, a folder, a `config.json` or a Hugging Face id.
@@ -159,7 +159,7 @@ def plan_percentiles(
         raise InputError(
             f"--price with {len(kinds)} kinds of GPU",
             "allowed: one kind",
-            "give each its price in a file with --catalogue",
+            "set the prices in a file for --catalogue",
             field="usd_per_gpu_hour",
         )
     demands = demands_of(1, isl, osl, None, request_rate, cached_tokens, length_cv)

@@ -1,4 +1,4 @@
-"""`plan`: the deployments of a model that fit a node, ranked."""
+"""`plan`: rank the deployments of a model that fit on a node."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What a plan takes as given beside the model and the load, as a user spells it."""
+    """Arguments of a plan other than the model and the load, as spelled by the user."""
 
     gpu: str = ""
     gpus: int | None = None  #: None: those of the node file, else 8
@@ -60,7 +60,7 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One model's answer in the order in which it is read."""
+    """One model's answer in reading order."""
 
     recommendation: str
     table: Table
@@ -68,11 +68,11 @@ class Part(msgspec.Struct, frozen=True):
     verdicts: Sequence[Sequence[str]]  #: on speculative decoding and on disaggregation
     verdict_table: Table | None
     commands: Sequence[Replica]
-    remark: str  #: what the commands need that nobody can look up, "" for nothing
+    remark: str  #: what the user must supply for the commands; "" for nothing
 
 
 class PlannedModel(msgspec.Struct, frozen=True):
-    """One model of a plan: its ranking, and the commands that start the best deployment."""
+    """One model of a plan: its ranking, and the commands of the best deployment."""
 
     name: str  #: as given
     packed: Packed
@@ -86,7 +86,7 @@ class PlannedModel(msgspec.Struct, frozen=True):
         return self.packed.plan.best
 
     def part(self) -> Part:
-        """The model's answer in words and tables."""
+        """Return the model's answer as texts and tables."""
         from shardwise.reports.plan_tables import plan_table, rejected_lines
         from shardwise.reports.plan_words import recommendation
 
@@ -102,7 +102,7 @@ class PlannedModel(msgspec.Struct, frozen=True):
         )
 
     def document(self) -> dict[str, Any]:
-        """The model's answer for JSON."""
+        """Return the model's answer for JSON."""
         from shardwise.reports.plan_tables import plan_document
 
         found = plan_document(self.packed.plan, self.commands, self.remark)
@@ -135,19 +135,19 @@ class PlanResult(Result):
         return (*plan.ranked, *plan.missing)
 
     def summary(self) -> str:
-        """What to deploy, what it gives and what it costs."""
+        """Return the recommendation as text."""
         return "\n".join(part.recommendation for part in self.parts())
 
     def parts(self) -> list[Part]:
-        """Each model's answer in words and tables."""
+        """Return each model's answer as texts and tables."""
         return [m.part() for m in self.models]
 
     def tables(self) -> list[Table]:
-        """The ranking of each model, with what speculative decoding does where it was asked."""
+        """Return the ranking of each model, and the effect of speculative decoding if requested."""
         return [t for part in self.parts() for t in (part.table, part.verdict_table) if t]
 
     def charts(self) -> dict[str, Figure]:
-        """Every layout of the first model at many batches: `frontier` and `throughput_latency`."""
+        """Return the charts `frontier` and `throughput_latency` of the first model."""
         from shardwise.analysis.layouts import layouts_of
         from shardwise.reports.figure_pareto import Series, pareto_figure
         from shardwise.reports.figure_style import Figure, caption
@@ -225,16 +225,16 @@ def plan(
     acceptance: float | None = None,
     disaggregated: bool = False,
 ) -> PlanResult:
-    """Rank the deployments of a model that fit a node.
+    """Rank the deployments of a model that fit on a node.
 
     Args:
         model: A bundled id, a folder, a `config.json` or a Hugging Face id; several share the node.
         gpu: GPU id of the catalogue; may be left out with `node_file`.
-        isl: Input tokens of a request; with several models, one value for all or one for each.
-        osl: Output tokens of a request, likewise for several models.
+        isl: Input tokens per request; with several models, one value for all or one per model.
+        osl: Output tokens per request; with several models, one value for all or one per model.
         gpus: GPUs in the node; None: those of the node file, else 8.
-        concurrency: Requests in flight on the node. None with `request_rate` None: as many as
-            serve the objective best.
+        concurrency: Requests in flight on the node. None with `request_rate` None: the number that
+            is best for the objective.
         request_rate: Requests per second on the node, instead of `concurrency`.
         cached_tokens: Tokens of `isl` that all prompts begin with, in the prefix cache.
         length_cv: Standard deviation of lengths over their means; 0: all equal.
@@ -309,7 +309,7 @@ def demands_of(
     cached_tokens: int | Sequence[int],
     length_cv: float,
 ) -> list[Demand]:
-    """The load of each of `count` models. Raises InputError where the numbers of values differ."""
+    """Return the load of each of `count` models. Raises InputError if numbers differ."""
     isls, osls = _each(isl, "isl", count), _each(osl, "osl", count)
     slots, rates = (
         _each(concurrency, "concurrency", count),
@@ -326,7 +326,7 @@ def demands_of(
 def questions_of(
     names: Sequence[str], demands: Sequence[Demand], slo: Slo, setting: Setting
 ) -> list[Question]:
-    """What is asked of each model, on one kind of GPU."""
+    """Return the question of each model on one kind of GPU."""
     from shardwise.architecture.models import load
     from shardwise.hardware.catalogue import default_catalogue
     from shardwise.hardware.node import Node
@@ -363,7 +363,7 @@ def questions_of(
 
 
 def _several(node: Node, setting: Setting, models: int) -> Node:
-    """`node` as often as is asked, joined by the network."""
+    """Return `node` repeated and connected by the network."""
     from shardwise.hardware.network import network
     from shardwise.hardware.node import Node
 
@@ -381,7 +381,7 @@ def _several(node: Node, setting: Setting, models: int) -> Node:
 
 
 def _with_log(names: Sequence[str], node: Node, setting: Setting) -> tuple[Node, str]:
-    """`node` with the KV cache that a start-up log states, and a note of what was taken from it."""
+    """Return `node` with the KV cache of a start-up log, and a note about it."""
     if setting.startup_log is None:
         return node, ""
     from shardwise.architecture.models import load
@@ -403,7 +403,7 @@ def _with_log(names: Sequence[str], node: Node, setting: Setting) -> tuple[Node,
 
 
 def _each(values: T | Sequence[T] | None, name: str, count: int) -> list[Any]:
-    """One value for each of `count` models."""
+    """Return one value for each of `count` models."""
     found = list(values) if isinstance(values, Sequence) else [values]
     if not found:
         return [None] * count

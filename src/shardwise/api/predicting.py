@@ -1,4 +1,4 @@
-"""`predict`: what deployments give under workloads; `predict_rows`: the same for CSV rows."""
+"""`predict`: predict deployments under workloads; `predict_rows`: the same for CSV rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Predictions(Result):
-    """A prediction for each pair of a deployment and a workload, in the order given."""
+    """A prediction for each pair of a deployment and a workload, in order."""
 
     kind = "predictions"
 
@@ -29,7 +29,7 @@ class Predictions(Result):
         self.evidence = tuple(evidence)
 
     def tables(self) -> list[Table]:
-        """One row for each prediction."""
+        """Return one row per prediction."""
         from shardwise.reports.tables import evidence_table
 
         return [evidence_table(self.evidence)]
@@ -39,7 +39,7 @@ class Predictions(Result):
 
 
 class PredictedRows(Result):
-    """A table of rows with predicted columns, and why the others were left out."""
+    """A table of rows with predicted columns, and the reasons for skipped rows."""
 
     kind = "predict"
 
@@ -52,11 +52,11 @@ class PredictedRows(Result):
 
     @property
     def predicted(self) -> int:
-        """How many rows were predicted."""
+        """Number of predicted rows."""
         return len(self.rows) - len({p.number for p in self.problems})
 
     def tables(self) -> list[Table]:
-        """The question and the predicted columns of each row."""
+        """Return the question and the predicted columns of each row."""
         from shardwise.reports.tables import rows_table
 
         return [rows_table(self.header, self.rows)]
@@ -73,7 +73,7 @@ def predict(
     catalogue_files: Sequence[Path] = (),
     node_file: Path | None = None,
 ) -> Predictions:
-    """Predict what one replica of each deployment gives under its workload.
+    """Predict one replica of each deployment under its workload.
 
     Args:
         deployments: One, or one for each workload. `layout.replicas` does not change the answer.
@@ -83,9 +83,9 @@ def predict(
         node_file: Node file that `shardwise doctor --save` wrote; its links are those of its GPU.
 
     Raises:
-        UnknownNameError: A model, GPU or engine is not known.
-        InputError: A layout, dtype or length cannot be used.
-        DoesNotFitError: A deployment does not have the memory.
+        UnknownNameError: A model, GPU or engine is unknown.
+        InputError: A layout, dtype or length is invalid.
+        DoesNotFitError: A deployment does not fit in memory.
     """
     pairs = _pairs(deployments, workloads)
     files = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
@@ -108,7 +108,7 @@ def _pairs(
     if not first or not second or len({1, len(first), len(second)}) > 2:
         raise InputError(
             f"{len(first)} deployments and {len(second)} workloads",
-            "allowed: as many of both, or one of either",
+            "allowed: the same number of both, or one of either",
         )
     count = max(len(first), len(second))
     return list(zip(first * (count // len(first)), second * (count // len(second)), strict=True))
@@ -172,8 +172,8 @@ def predict_rows(
     kept = [name for name in header if name not in NEW_COLUMNS]
     found = PredictedRows([*kept, *NEW_COLUMNS], predicted, problems)
     if not found.predicted:
-        why = problems[0].reason if problems else "it has no row"
+        why = problems[0].reason if problems else "it has no rows"
         raise InputError(
-            f"none of the {len(table)} rows of {rows} could be predicted", f"the first: {why}"
+            f"none of the {len(table)} rows of {rows} could be predicted", f"first reason: {why}"
         )
     return found

@@ -1,4 +1,4 @@
-"""What every answer can do: tables, JSON, a data frame, charts."""
+"""Base class of results: tables, JSON, a data frame, charts."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 
 class Result(ABC):
-    """An answer. In a notebook it shows itself; elsewhere print `result.table()`."""
+    """A result. A notebook displays it; elsewhere print `result.table()`."""
 
-    kind: ClassVar[str]  #: the command that gives the same answer
+    kind: ClassVar[str]  #: the command that gives the same result
 
     @abstractmethod
     def tables(self) -> list[Table]:
-        """Every table of the answer, the main one first."""
+        """Return every table of the result, the main one first."""
 
     @abstractmethod
     def _answer(self) -> dict[str, Any]:
-        """The answer as records, for JSON."""
+        """Return the result as records, for JSON."""
 
     def summary(self) -> str:
-        """The answer in words; "" where the table is the answer."""
+        """Return the result as text; "" if the table is the result."""
         return ""
 
     def charts(self) -> dict[str, Figure]:
-        """Every chart of the answer by name; empty where it has none."""
+        """Return every chart of the result by name; empty if it has none."""
         return {}
 
     def table(self, name: str = "") -> Table:
-        """One table: the main one, or the one called `name`.
+        """Return one table: the main one, or the one called `name`.
 
         Raises:
             UnknownNameError: There is no table of that name.
@@ -48,7 +48,7 @@ class Result(ABC):
         return found[name] if name else next(iter(found.values()))
 
     def chart(self, name: str = "") -> Figure:
-        """One chart: the main one, or the one called `name`. A notebook draws it.
+        """Return one chart: the main one, or the one called `name`. A notebook draws it.
 
         Raises:
             UnknownNameError: There is no chart of that name, or none at all.
@@ -59,25 +59,25 @@ class Result(ABC):
         return found[name] if name else next(iter(found.values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """The answer as plain Python data, as `to_json`."""
+        """Return the document of `to_json` as plain Python data."""
         import json
 
         found: dict[str, Any] = json.loads(self.to_json())
         return found
 
     def to_json(self, *, indent: int = 2) -> str:
-        """The document that the command prints with --json. SI units; see the JSON reference.
+        """Return the JSON document that the command prints with --json.
 
         Args:
-            indent: Spaces for each level; 0 puts everything on one line.
+            indent: Spaces per level; 0 writes one line.
         """
         return as_json(document(self.kind, self._answer()), indent=indent)
 
     def to_pandas(self, name: str = "") -> pd.DataFrame:
-        """A table as a data frame, with the columns of its CSV file: SI units, `_lo`, `_hi`, `_n`.
+        """Return a table as a data frame with the columns of its CSV file, in SI units.
 
         Args:
-            name: Which table, as in `table`.
+            name: Name of the table, as in `table`.
 
         Raises:
             InputError: pandas is not installed.

@@ -1,4 +1,4 @@
-"""`search`: many simulations, each kept as it ends."""
+"""`search`: run many simulations and save each result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_JOBS: Final = 1_000_000
 
 
 class SearchResult(Result):
-    """What each combination gave, over its seeds."""
+    """Results of each combination over its seeds."""
 
     kind = "search"
 
@@ -31,7 +31,7 @@ class SearchResult(Result):
         self.summaries = tuple(summaries)
 
     def tables(self) -> list[Table]:
-        """A row for each deployment, policy and rate."""
+        """Return a row per deployment, policy and rate."""
         from shardwise.reports.search_tables import search_table
 
         return [search_table(self.summaries)]
@@ -70,21 +70,21 @@ def search(
 ) -> SearchResult:
     """Simulate every deployment under every policy and rate, `seeds` times each.
 
-    A search that was interrupted goes on where it was when it is run again with the same store.
+    The call can be interrupted at any point; call it again with the same store to resume.
 
     Args:
-        deployments: What to simulate, each with its replicas.
+        deployments: Deployments to simulate, each with its replicas.
         request_rates: Requests per second; sessions per second with `turns`.
-        policies: How the balancer chooses a replica.
-        seeds: Runs of each combination, with seeds from 0 on.
-        store: File that keeps each result as it comes.
+        policies: Routing policies of the balancer.
+        seeds: Number of runs per combination, with seeds from 0.
+        store: File to save each result in.
         on: Ray cluster, `ray://host:port` or `auto`; "" uses all cores of this machine.
         isl: Mean input tokens of a request.
         osl: Mean output tokens of a request.
         length_cv: Standard deviation of lengths over their mean.
         arrivals: `poisson`, `bursty` or `constant`.
-        duration_s: How long requests, or sessions, arrive, in seconds.
-        warmup_s: Time at the start whose requests are left out of the results, in seconds.
+        duration_s: Time during which requests or sessions arrive, in seconds.
+        warmup_s: Time at the start that is excluded from the results, in seconds.
         turns: Mean turns of a session; None: single requests.
         think_s: Mean time from an answer to the next turn, in seconds.
         prefix_tokens: Tokens of a system prompt that requests share.

@@ -1,4 +1,4 @@
-"""`simulate`: a deployment under arriving requests, and what its clients would see."""
+"""`simulate`: simulate a deployment under arriving requests."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ FEW = 10  #: requests beyond the 99th percentile, below which it is mostly chanc
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """The load and how to look at it, in seconds and tokens; exactly one of the first five."""
+    """The load, in seconds and tokens; exactly one of the first five is given."""
 
     trace_file: Path | None = None
-    request_rate: float | None = None  #: of sessions where `turns` is given
+    request_rate: float | None = None  #: of sessions if `turns` is given
     stages: tuple[Stage, ...] = ()
     concurrency: int | None = None
     hash_block: int | None = None
@@ -87,7 +87,7 @@ def _traffic(asked: Asked, groups: Sequence[Group]) -> Traffic:
     if mean > longest:
         raise InputError(
             f"requests of {mean:,.0f} tokens on average",
-            f"allowed: up to {longest:,}, the model's context and what the KV cache holds",
+            f"allowed: up to {longest:,}, the limit of the model's context and the KV cache",
             "shorten --isl and --osl",
             field="isl",
         )
@@ -99,9 +99,9 @@ def _trace(asked: Asked, groups: Sequence[Group]) -> Trace:
         trace = read_trace(asked.trace_file, asked.hash_block)
     elif asked.turns is not None:
         if asked.request_rate is None:
-            raise InputError("--turns without --rate", "needed: the rate at which sessions begin")
+            raise InputError("--turns without --rate", "needed: the rate of new sessions")
         if asked.lengths_file is not None:
-            raise InputError("--turns with --lengths", "allowed: one of both")
+            raise InputError("--turns with --lengths", "allowed: one of them")
         trace = draw_sessions(sessions_of(asked, asked.request_rate), asked.seed)
     else:
         trace = draw(_traffic(asked, groups), asked.seed)
@@ -111,7 +111,7 @@ def _trace(asked: Asked, groups: Sequence[Group]) -> Trace:
 
 
 def sessions_of(asked: Asked, rate: float) -> SessionTraffic:
-    """Sessions that begin at `rate`."""
+    """Return sessions that start at `rate`."""
     assert asked.turns is not None
     return SessionTraffic(
         session_rate=rate,
@@ -126,12 +126,12 @@ def sessions_of(asked: Asked, rate: float) -> SessionTraffic:
 
 
 def with_caching(group: Group, caching: bool) -> Group:
-    """`group` with the engine's prefix caching on or off."""
+    """Return `group` with the engine's prefix caching on or off."""
     return replace(group, scheduling=replace(group.scheduling, prefix_caching=caching))
 
 
 def price_of(groups: Sequence[Group], given: float | None, catalogue: Catalogue) -> Price | None:
-    """The price of every GPU: as given, or the catalogue's where all are of a kind."""
+    """Return the price per GPU: as given, or the catalogue's if all are of one kind."""
     same = len({group.deployment.gpu for group in groups}) == 1
     if given is None and not same:
         return None
@@ -145,7 +145,7 @@ def _rate_held(groups: list[Group], asked: Asked, trace: Trace) -> float:
 
 
 class Simulation(Result):
-    """What clients of a deployment see under a load."""
+    """Results of a deployment under a load."""
 
     kind = "simulate"
 
@@ -154,20 +154,20 @@ class Simulation(Result):
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
-        """One record for each group of replicas: means, and percentiles under their names."""
+        """One record per group of replicas: means, and percentiles under their names."""
         return tuple(self.found["evidence"])
 
     @property
     def overloaded(self) -> bool:
-        """Whether the queue grows without end; `found["rate_held"]` is what would hold."""
+        """Whether the queue grows without bound; `found["rate_held"]` is the sustainable rate."""
         return bool(self.found["overloaded"])
 
     def summary(self) -> str:
-        """Requests, cache hits, queue and preemptions of all replicas together."""
+        """Report requests, cache hits, queue and preemptions of all replicas together."""
         return render(self.found)
 
     def tables(self) -> list[Table]:
-        """Percentiles of each group of replicas."""
+        """Return percentiles of each group of replicas."""
         return tables(self.found)
 
     def _answer(self) -> dict[str, Any]:
@@ -213,8 +213,8 @@ def simulate(
     Args:
         deployments: One, or several that serve different models or kinds of GPU.
         request_rate: Requests per second; sessions per second with `turns`.
-        concurrency: Requests kept in flight, instead of a rate.
-        stages: Rates one after the other, instead of one rate.
+        concurrency: Requests in flight, instead of a rate.
+        stages: Consecutive rates, instead of one rate.
         trace_file: Recorded arrivals and lengths, instead of a rate.
         isl: Mean input tokens of a request.
         osl: Mean output tokens of a request.
@@ -270,7 +270,7 @@ def simulate(
 
 
 def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
-    """Simulate and gather what the command prints."""
+    """Simulate and collect the command's output."""
     catalogue = catalogue_for(asked.catalogue_files)
     profile = load_profile(asked.profile)
     pools = None
@@ -327,21 +327,20 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     }
     if result.overloaded:
         found["overload"] = (
-            f"overload: {trace.request_rate:.3g} requests/s make the queue grow without end, up to "
+            f"overload: at {trace.request_rate:.3g} requests/s the queue grows without bound, up "
+            f"to "
             f"{line.waiting.max():.0f} requests here"
         )
         if pools is None:
             held = found["rate_held"] = _rate_held(groups, asked, trace)
             found["overload"] += (
-                f"; {held:.3g} requests/s hold"
-                if held
-                else "; no rate holds with every request done"
+                f"; {held:.3g} requests/s are sustainable" if held else "; no rate is sustainable"
             )
     return found
 
 
 def _catalogue(asked: Asked, deployment: Deployment) -> Catalogue:
-    """Where the GPU of a deployment is looked up, as its engine uses it."""
+    """Return the catalogue for the GPU of a deployment, as its engine uses it."""
     return catalogue_for(asked.catalogue_files, deployment.gpu, deployment.engine)
 
 
@@ -354,9 +353,9 @@ def _group(asked: Asked, deployment: Deployment, profile: Profile) -> Group:
 def _pools(
     deployments: Sequence[Deployment], asked: Asked, profile: Profile, catalogue: Catalogue
 ) -> Pools:
-    """The pools asked for: prompts alone on other replicas of the same model.
+    """Return the requested prefill pool: other replicas of the same model.
 
-    Raises InputError for what pools are not simulated with.
+    Raises InputError for options that pools do not support.
     """
     for name, given in (
         ("several deployments", len(deployments) > 1),
@@ -378,19 +377,19 @@ def _pools(
 
 
 def require_answers(found: dict[str, Any]) -> None:
-    """Raise InputError where nothing was answered that could be looked at."""
+    """Raise InputError if no request was answered after the warm-up."""
     if not found["outcomes"].get("done"):
         said = ", ".join(f"{n} {name}" for name, n in found["outcomes"].items() if n)
         raise InputError(
             f"no request was answered: {said} of {found['requests']}",
-            remedy="shorten --isl and --osl to what the model and the KV cache hold",
+            remedy="shorten --isl and --osl to fit the model and the KV cache",
         )
     if not any("ttft_s" in record.metrics for record in found["evidence"]):
-        raise InputError("no request ended after the warm-up", remedy="shorten --warmup")
+        raise InputError("no request finished after the warm-up", remedy="shorten --warmup")
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
-    """Percentiles of each group of replicas."""
+    """Return percentiles of each group of replicas."""
     return [_percentiles(record, found) for record in found["evidence"]]
 
 
@@ -406,7 +405,7 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
         }
         for name in LATENCIES
     ]
-    few = "; mostly chance: run longer" if beyond < FEW else ""
+    few = "; mostly noise: run longer" if beyond < FEW else ""
     return ranked_table(
         "simulated",
         f"{d.model} {d.dtypes.weight} on {d.gpu}, "
@@ -419,12 +418,13 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
         rows,
         (
             f"simulated, {n} requests; {record.source.name}",
-            f"{w.isl:.0f} tokens in and {w.osl:.0f} out on average, their spread {w.length_cv:.2g} "
-            "of the mean",
-            f"the p99 stands on the {beyond} slowest requests{few}",
-            "intervals: 80 %, of step times and from run to run",
+            f"mean lengths: {w.isl:.0f} input and {w.osl:.0f} output tokens, coefficient of "
+            f"variation "
+            f"{w.length_cv:.2g}",
+            f"the p99 is based on the {beyond} slowest requests{few}",
+            "intervals: 80 %, from step times and run-to-run variation",
             *(
-                [f"a prompt's KV cache is sent in {1e3 * found['transfer_s']:.3g} ms"]
+                [f"sending a prompt's KV cache takes {1e3 * found['transfer_s']:.3g} ms"]
                 if found.get("pools")
                 else []
             ),
@@ -449,17 +449,18 @@ def _goods(record: Evidence, failed: bool) -> list[str]:
 
 
 def render(found: dict[str, Any]) -> str:
-    """What holds for all replicas together, as lines of text."""
+    """Format the results of all replicas together as lines of text."""
     lines = []
     if not found["compiled"]:
-        lines.append(f"not compiled, so slower: {INSTALL}")
+        lines.append(f"running without compilation (slow): {INSTALL}")
     outcomes = ", ".join(f"{n} {name}" for name, n in found["outcomes"].items() if n)
     rate = found["request_rate"]
     offered = f", {rate:.3g} requests/s offered" if rate else ""
     lines.append(f"{found['requests']} requests: {outcomes}{offered}")
     lines.append(
         f"prefix cache: {100 * found['cache_hit_rate']:.0f} % of prompt tokens found; the busiest "
-        f"replica took {found['imbalance']:.2f} times the mean"
+        f""
+        f"replica got {found['imbalance']:.2f} times the mean load"
     )
     lines.append(
         f"queue mean {found['queue_mean']:.1f}, peak {found['queue_peak']:.0f}; KV cache peak "

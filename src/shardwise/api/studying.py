@@ -24,7 +24,7 @@ BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class StudyResult(Result):
-    """A grid of predictions and what follows from it."""
+    """A grid of predictions and its analysis."""
 
     kind = "study"
 
@@ -33,24 +33,24 @@ class StudyResult(Result):
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
-        """A prediction of one copy for each TP size and batch."""
+        """A prediction of one replica for each TP size and batch."""
         return self.output.study.evidence
 
     def summary(self) -> str:
-        """The recommendation for online and for offline use, and the TP sizes that do not fit."""
+        """Return the recommendations, and the TP sizes that do not fit."""
         from shardwise.reports.advice_words import advice_lines
 
-        skipped = [f"left out TP={s.tp_size}: {s.reason}" for s in self.output.study.skipped]
+        skipped = [f"skipped TP={s.tp_size}: {s.reason}" for s in self.output.study.skipped]
         return "\n".join([*advice_lines(self.output.advice), *skipped])
 
     def tables(self) -> list[Table]:
-        """The grid, then each table that follows from it."""
+        """Return the grid, then the tables derived from it."""
         from shardwise.reports.study_output import study_tables
 
         return study_tables(self.output)
 
     def charts(self) -> dict[str, Figure]:
-        """The figures of the report: `frontier`, `time_breakdown`, `cost`, …."""
+        """Return the figures of the report: `frontier`, `time_breakdown`, `cost`, …."""
         from shardwise.reports.figure_style import Figure
         from shardwise.reports.study_output import study_figures
 
@@ -102,14 +102,14 @@ def study(
     acceptance: float | None = None,
     command: str = "",
 ) -> StudyResult:
-    """Predict what the TP size does to latency, throughput and cost on one node.
+    """Predict how the TP size changes latency, throughput and cost on one node.
 
     Args:
         model: A bundled id, a folder, a `config.json` or a Hugging Face id.
         gpu: GPU id of the catalogue; may be left out with `node_file`.
         gpus: GPUs in the node; None: those of the node file, else 8.
         tp_sizes: TP sizes to compare.
-        concurrencies: Requests in flight per copy.
+        concurrencies: Requests in flight per replica.
         isl: Input tokens of a request.
         osl: Output tokens of a request.
         cached_tokens: Tokens of `isl` that all prompts begin with, in the prefix cache.

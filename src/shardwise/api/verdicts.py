@@ -1,4 +1,4 @@
-"""What a plan says beside its ranking: whether to draft, whether to disaggregate."""
+"""Verdicts of a plan besides its ranking: speculation and disaggregation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 class Verdicts(msgspec.Struct, frozen=True):
-    """None: nothing to say of it, or not asked."""
+    """None: not applicable or not requested."""
 
     drafted: Drafted | None
     pools: Verdict | None
-    link: str  #: between the node's GPUs, in words
+    link: str  #: link between the node's GPUs, as text
 
 
 def verdicts_of(plan: Plan, disaggregated: bool) -> Verdicts:
-    """What is said of a plan."""
+    """Return the verdicts of a plan."""
     from shardwise.planner.speculating import drafted
     from shardwise.reports.disaggregated_tables import link_of
 
@@ -38,7 +38,7 @@ def verdicts_of(plan: Plan, disaggregated: bool) -> Verdicts:
 
 
 def document_of(found: Verdicts) -> dict[str, Any]:
-    """For JSON: `speculation` always, `disaggregated` where it was asked."""
+    """Return for JSON: `speculation` always, `disaggregated` if requested."""
     from shardwise.reports.disaggregated_tables import disaggregated_document
     from shardwise.reports.speculation_tables import speculation_document
 
@@ -50,7 +50,7 @@ def document_of(found: Verdicts) -> dict[str, Any]:
 
 
 def verdict_lines(found: Verdicts) -> list[list[str]]:
-    """What is said of drafting, then of pools; what there is nothing to say of is left out."""
+    """Return the texts on speculation, then on pools, if applicable."""
     from shardwise.reports.disaggregated_tables import disaggregated_lines
     from shardwise.reports.speculation_tables import speculation_lines
 
@@ -63,7 +63,7 @@ def verdict_lines(found: Verdicts) -> list[list[str]]:
 
 
 def verdict_table(found: Verdicts) -> Table | None:
-    """Loads with and without drafting, where that was asked."""
+    """Return loads with and without speculation, if requested."""
     from shardwise.reports.speculation_tables import speculation_table
 
     drafted = found.drafted
@@ -71,7 +71,7 @@ def verdict_table(found: Verdicts) -> Table | None:
 
 
 def with_pools(question: Question, error: NothingMeetsError) -> NothingMeetsError:
-    """`error`, that no aggregated layout meets the SLO, with what two pools would do."""
+    """Add to `error` (no aggregated layout meets the SLO) whether two pools would."""
     from shardwise.planner.disaggregated import judge
     from shardwise.planner.plan import explore
 

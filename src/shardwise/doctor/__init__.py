@@ -1,1 +1,1 @@
-"""What a node's links and logs mean: what TP costs on it, and what to change."""
+"""Diagnose a node from its links and logs: cost of TP, and what to change."""

@@ -1,4 +1,4 @@
-"""From a reading to verdicts: which GPUs per TP size, which all-reduce, what it costs."""
+"""Turn a reading into verdicts: GPUs per TP size, their all-reduce, and its cost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MESSAGES: Final = (("1 sequence", 1), ("32 sequences", 32), ("prompt of 2,048", 
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """One TP size: the groups of GPUs, best first, and what each engine does on the best."""
+    """One TP size: the groups of GPUs, best first, and each engine's all-reduce on the best."""
 
     tp_size: int
     groups: tuple[Placement, ...]
@@ -33,11 +33,12 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def best(self) -> Placement:
-        """Placement with the best links."""
+        """The placement with the best links."""
         return self.groups[0]
 
     def seconds(self, engine: int, tokens: int) -> tuple[float, float] | None:
-        """Least and most of one all-reduce of `tokens` hidden states; None where none is known."""
+        """Return the minimum and maximum time of one all-reduce of `tokens` hidden states; None if
+        unknown."""
         size, taken = tokens * TOKEN_BYTES, self.all_reduces[engine]
         over = taken.below_bytes is not None and size >= taken.below_bytes
         costs = self.larger[engine] if over else self.costs[engine]
@@ -46,7 +47,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
-    """Everything `doctor` prints about a node."""
+    """Everything that `doctor` prints about a node."""
 
     reading: Reading
     verdicts: tuple[Verdict, ...]
@@ -56,7 +57,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 def diagnose(
     reading: Reading, engines: Sequence[str] = ENGINES, cost: CostFunction = measured_costs
 ) -> Diagnosis:
-    """Verdicts for each TP size from 2 on, and what to change. InputError for an unknown engine."""
+    """Return verdicts for each TP size from 2, and findings. InputError for an unknown engine."""
     node = reading.node
     verdicts: tuple[Verdict, ...] = ()
     if node is not None and node.links:

@@ -1,4 +1,4 @@
-"""A diagnosis as plain data, for --json."""
+"""A diagnosis as plain data for --json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shardwise.node.reading.startup import Startup
 def diagnosis_document(
     found: Diagnosis, engines: Sequence[str], compared: Sequence[Comparison]
 ) -> dict[str, object]:
-    """What `doctor` prints: sizes in bytes, times in seconds."""
+    """Return the output of `doctor` as data: sizes in bytes, times in seconds."""
     reading = found.reading
     nccl = reading.nccl
     return {
@@ -33,7 +33,7 @@ def diagnosis_document(
 
 
 def node_document(node: Node) -> dict[str, object]:
-    """A node for JSON: devices, links and peer access."""
+    """Return a node for JSON: devices, links and peer access."""
     return {
         "devices": [asdict(device) for device in node.devices],
         "links": {f"{a}-{b}": link.code for (a, b), link in sorted(node.links.items())},
@@ -46,7 +46,7 @@ def node_document(node: Node) -> dict[str, object]:
 
 
 def startup_document(start: Startup) -> dict[str, object]:
-    """What a start-up log says, for JSON."""
+    """Return the contents of a start-up log for JSON."""
     names = (
         "engine", "version", "model", "tp_size", "tp_at_least", "weights_bytes", "kv_bytes",
         "kv_tokens", "concurrency", "concurrency_len", "max_model_len", "tokens_follow_concurrency",

@@ -1,4 +1,4 @@
-"""What is wrong or worth changing on a node, each with why and what to do."""
+"""Findings: problems and possible improvements of a node, with reason and remedy."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from shardwise.units import GIB
 
 Severity = Literal["error", "warning", "note"]
 _ORDER: Final = ("error", "warning", "note")
-#: Memory in use before anything of ours has started that is worth a word.
+#: Memory in use before a start from which a finding is reported.
 _IN_USE_BYTES: Final = 1.0 * GIB
-#: What a log's reason for "Custom allreduce is disabled" holds, and what it means.
+#: Phrase in a log's reason for "Custom allreduce is disabled" -> explanation.
 _WHY_OFF: Final = (
-    ("world size", "its kernel takes 2, 4, 6 or 8 GPUs"),
-    ("across nodes", "its kernel works within one node; between nodes it is NCCL as a rule"),
+    ("world size", "its kernel supports 2, 4, 6 or 8 GPUs"),
+    ("across nodes", "its kernel works within one node; NCCL is normally used between nodes"),
     (
         "lacks GPU P2P",
-        "the GPUs cannot read each other's memory, or the engine's test of it failed",
+        "the GPUs cannot access each other's memory, or the engine's test failed",
     ),
     ("missing custom", "the build has no such kernel"),
-    ("", "expected above two GPUs without NVLink between all of them"),
+    ("", "expected for more than two GPUs without NVLink between all of them"),
 )
 _WHY_NO_ACCESS: Final = {
     "GNS": "the GPU or its driver does not support it",
@@ -45,7 +45,7 @@ _WHY_NO_ACCESS: Final = {
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One remark: what is so, why it matters and what to do ("" where nothing can be done)."""
+    """One finding: what it is, why it matters and what to do ("" if nothing can be done)."""
 
     severity: Severity
     what: str
@@ -54,7 +54,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def findings(reading: Reading) -> tuple[Finding, ...]:
-    """Every finding of a reading, the gravest first."""
+    """Return every finding of a reading, the most severe first."""
     found = list(_of_failed(reading))
     node = reading.node
     if node is not None and node.devices:
@@ -80,7 +80,7 @@ def _of_failed(reading: Reading) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"GPU {gpu.bus_id} does not answer: {gpu.what}",
-            "no engine starts on it, and the other GPUs are numbered without it",
+            "engines cannot start on it, and the other GPUs are numbered without it",
             "look for Xid in dmesg, reseat the card or its power cable, and reboot",
         )
 
@@ -91,8 +91,8 @@ def _of_devices(node: Node) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"different GPUs in one node: {', '.join(sorted(names))}",
-            "a TP group runs at the pace and with the memory of the weakest of them",
-            "keep each TP group to GPUs of one kind",
+            "a TP group is limited to the speed and memory of its weakest GPU",
+            "use GPUs of one kind in each TP group",
         )
     busy = [d for d in node.devices if d.used_bytes is not None and d.used_bytes > _IN_USE_BYTES]
     if busy:
@@ -101,20 +101,20 @@ def _of_devices(node: Node) -> Iterator[Finding]:
             "warning",
             f"memory is in use on GPU {_listed(busy)} (up to {most / GIB:.1f} GiB)",
             "vLLM counts it against --gpu-memory-utilization and may not start",
-            "stop those processes first, unless it is the engine itself that runs",
+            "stop those processes first, unless they are the engine itself",
         )
     if mig := [d for d in node.devices if d.mig]:
         yield Finding(
             "warning",
             f"MIG is on for GPU {_listed(mig)}",
             "MIG slices have no NVLink and no peer access, so they cannot form a TP group",
-            "turn MIG off for TP, or run one copy per slice",
+            "turn MIG off for TP, or run one replica per slice",
         )
     if split := [d for d in node.devices if d.partition and "SPX" not in d.partition]:
         yield Finding(
             "note",
             f"GPU {_listed(split)} is partitioned ({split[0].partition})",
-            "each partition is a device of its own with a share of memory and compute",
+            "each partition is a separate device with a share of memory and compute",
         )
     narrow = [d for d in node.devices if d.pcie_width is not None and d.pcie_width < 16]
     if narrow and not any(link.direct for link in node.links.values()):
@@ -122,7 +122,7 @@ def _of_devices(node: Node) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"GPU {_listed(narrow)} has a PCIe link of x{width}",
-            "without NVLink every all-reduce crosses it at half the rate of x16 or less",
+            "without NVLink, every all-reduce uses this link, at half the rate of x16 or less",
             "move the card to an x16 slot, or turn lane sharing off in the BIOS",
         )
 
@@ -137,9 +137,9 @@ def _of_links(node: Node) -> Iterator[Finding]:
     if node.vendor == "amd" and any(link.kind == "PCIE" for link in node.links.values()):
         yield Finding(
             "note",
-            "AMD's tools do not say which PCIe path lies between two GPUs",
-            "one switch or two sockets make a difference of several times",
-            "look at lspci -tv for the switch or root port that each card hangs on",
+            "AMD's tools do not report the PCIe path between two GPUs",
+            "one switch and two sockets differ by a factor of several",
+            "use lspci -tv to find the switch or root port of each card",
         )
     hosts = {link.kind for link in node.links.values() if not link.direct}
     nics = {link.kind for link in node.nic_links.values()}
@@ -149,13 +149,13 @@ def _of_links(node: Node) -> Iterator[Finding]:
             "note",
             f"a virtual machine{f' ({node.host.hypervisor})' if node.host.hypervisor else ''}: "
             "its PCIe and NUMA layout is not the host's",
-            "NUMA nodes and PCIe distances cannot be trusted; NVLink can",
+            "NUMA nodes and PCIe distances are unreliable; NVLink is reliable",
         )
     if all(d.island == "" or "-" in d.numa_affinity for d in node.devices):
         yield Finding(
             "note",
-            "the NUMA node of the GPUs is not known (a container hides it, or it is a range)",
-            "groups are chosen by links alone",
+            "the NUMA node of the GPUs is unknown (hidden by a container, or a range)",
+            "groups are chosen by links only",
         )
 
 
@@ -165,22 +165,22 @@ def _of_missing_nvlink(node: Node, name: str) -> Iterator[Finding]:
             "error",
             f"{name or 'an SXM board'} without a single NVLink",
             "the NVSwitch fabric is down: TP runs over PCIe, or CUDA does not start at all",
-            "start nvidia-fabricmanager in the driver's version, then look at nvidia-smi topo -m",
+            "start nvidia-fabricmanager in the driver's version, then check nvidia-smi topo -m",
         )
     elif not name and len(node.devices) in (4, 8):
         yield Finding(
             "warning",
             "no NVLink between any two GPUs",
-            "right for PCIe cards; on an SXM board (A100, H100, H200, B200) it means that "
-            "nvidia-fabricmanager is not running",
-            "nvidia-smi -L tells which; on SXM: systemctl status nvidia-fabricmanager",
+            "normal for PCIe cards; on an SXM board (A100, H100, H200, B200), nvidia-fabricmanager "
+            "is not running",
+            "check the board with nvidia-smi -L; on SXM: systemctl status nvidia-fabricmanager",
         )
     elif any(map(takes_bridges, node.devices)):
         yield Finding(
             "note",
-            f"{name} takes NVLink bridges, and none is fitted",
-            "a bridged pair has its own link for TP=2, whatever the PCIe layout",
-            "fit bridges to pairs of cards",
+            f"{name} supports NVLink bridges, but none is installed",
+            "a bridged pair has a direct link for TP=2, independent of the PCIe layout",
+            "install bridges between pairs of cards",
         )
 
 
@@ -196,9 +196,10 @@ def _of_partial_nvlink(node: Node) -> Iterator[Finding]:
         "warning",
         f"direct links join {'pairs' if largest == 2 else f'at most {largest}'} of the "
         f"{len(node.devices)} GPUs, as {_ids(group)}",
-        f"TP above {largest} crosses PCIe, and engines turn their own all-reduce off",
-        f"prefer TP={largest} with several copies, or pipeline stages between such groups; if NCCL "
-        f"hangs above TP={largest}, NCCL_P2P_LEVEL=NVL keeps peer to peer to the direct links",
+        f"TP above {largest} uses PCIe, and engines disable their own all-reduce",
+        f"prefer TP={largest} with several replicas, or pipeline stages between these groups; if "
+        f"NCCL "
+        f"hangs above TP={largest}, NCCL_P2P_LEVEL=NVL limits peer-to-peer to the direct links",
     )
 
 
@@ -210,7 +211,7 @@ def _of_peer_access(reading: Reading, node: Node) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"no peer access between {len(denied)} of {len(node.pairs())} pairs: {why}",
-            "NCCL copies through host memory, and NCCL_P2P_LEVEL does not change that",
+            "NCCL copies through host memory; NCCL_P2P_LEVEL does not change that",
             "CNS and TNS: other slots, ACS and IOMMU off; GNS: the card or its driver does not "
             "allow it; plan for host memory",
         )
@@ -232,7 +233,8 @@ def _direct(node: Node, key: tuple[int, int]) -> bool:
 
 
 def _of_ring(reading: Reading, node: Node) -> Iterator[Finding]:
-    """Host memory where peer to peer could be, sockets crossed, and what redirects PCIe traffic."""
+    """Find use of host memory instead of peer-to-peer, crossed sockets, and redirected PCIe
+    traffic."""
     whole = [best(node, size) for size in tp_sizes(node) if size > 1]
     by_host = [p for p in whole if transport_of(p) == "host memory" and nccl_level(p)]
     denied = False in node.peer_access.values() or any(map(lacks_peer_access, node.devices))
@@ -245,7 +247,7 @@ def _of_ring(reading: Reading, node: Node) -> Iterator[Finding]:
             yield Finding(
                 "note",
                 f"TP={size}: {_ids(groups[0])} is on one NUMA node, {_ids(crossing[-1])} is not",
-                "the copy on the second group is slower than the first",
+                "the replica on the second group is slower than the first",
                 f"use TP={size} once, or a smaller TP for the rest",
             )
     yield from _of_redirection(node)
@@ -254,7 +256,7 @@ def _of_ring(reading: Reading, node: Node) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"NCCL's log shows {used}",
-            "some channels do not go GPU to GPU",
+            "some channels are not GPU-to-GPU",
             "see NCCL_P2P_LEVEL above, or whether a container lacks --ipc=host and shared memory",
         )
 
@@ -265,11 +267,12 @@ def _of_level(groups: list[Placement]) -> Finding:
     slowest = groups[-1].slowest
     return Finding(
         "warning",
-        f"NCCL uses host memory on {sizes}: by itself it goes GPU to GPU up to PXB only, and the "
+        f"NCCL uses host memory on {sizes}: by default it uses GPU-to-GPU only up to PXB, and the "
+        f""
         f"slowest link is {slowest.code if slowest else '?'}",
-        "on four RTX PRO 6000 over two sockets NCCL_P2P_LEVEL=SYS raised the bus bandwidth of a "
+        "on four RTX PRO 6000 on two sockets, NCCL_P2P_LEVEL=SYS raised the bus bandwidth of a "
         "32 MB all-reduce from 30.3 to 39.3 GB/s (local-inference-lab/rtx6kpro)",
-        f"try NCCL_P2P_LEVEL={level} and compare, if nvidia-smi topo -p2p r says OK",
+        f"try NCCL_P2P_LEVEL={level} and compare, if nvidia-smi topo -p2p r reports OK",
     )
 
 
@@ -279,17 +282,17 @@ def _of_redirection(node: Node) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "ACS redirect is on for PCIe bridges",
-            "peer traffic between GPUs goes up to the root complex: 16 instead of 55 GB/s on one "
+            "peer traffic between GPUs goes through the root complex: 16 instead of 55 GB/s on one "
             "node (local-inference-lab/rtx6kpro), and NCCL may hang (NVIDIA/nccl issue 2079)",
             "turn ACS off in the BIOS, or clear it on the bridges with setpci after each boot",
         )
     if node.host.iommu and on_pcie:
         yield Finding(
             "warning",
-            "the IOMMU translates",
-            "about 15 % on each transfer between GPUs, and hangs with eight of them "
+            "the IOMMU translates addresses",
+            "it costs about 15 % of each transfer between GPUs, and hangs with eight of them "
             "(local-inference-lab/rtx6kpro)",
-            "boot with iommu=pt, or turn the IOMMU off in the BIOS where no VM needs it",
+            "boot with iommu=pt, or turn the IOMMU off in the BIOS if no VM needs it",
         )
 
 
@@ -299,8 +302,8 @@ def _of_software(reading: Reading) -> Iterator[Finding]:
         if version and says_nothing(version):
             yield Finding(
                 "note",
-                f"{engine} {version} is a build whose version says nothing",
-                "gates are those of releases of 2026",
+                f"{engine} {version} is a build without a release version",
+                "the conditions are those of releases of 2026",
             )
     for start in reading.startups:
         reason = start.said.get("custom_off")
@@ -309,16 +312,16 @@ def _of_software(reading: Reading) -> Iterator[Finding]:
                 "note",
                 f"the log says that the engine's own all-reduce is off: {reason}",
                 next(why for part, why in _WHY_OFF if part in reason),
-                "--disable-custom-all-reduce silences the warning and changes nothing else",
+                "--disable-custom-all-reduce only silences the warning",
             )
         forced = start.said.get("custom_on", "").startswith("PCIe")
         if forced and start.tp_at_least > 4:
             yield Finding(
                 "note",
                 "the engine's own all-reduce is forced on over PCIe",
-                "on eight RTX PRO 6000 over two sockets that cost 4 to 16 % of decode speed "
+                "on eight RTX PRO 6000 on two sockets it cost 4 to 16 % of decode speed "
                 "(local-inference-lab/rtx6kpro); within one socket it gained 7 to 11 %",
-                "measure both; keep it for groups within one socket",
+                "measure both; use it only for groups within one socket",
             )
 
 

@@ -1,4 +1,4 @@
-"""What would make a replica fail on this node, said before anything starts."""
+"""Check before a start whether a replica would fail on this node."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from shardwise.units import GIB
 def require_ready(
     reading: Reading, replica: str, devices: Sequence[int], utilization: float, engine: str
 ) -> None:
-    """InputError for the first thing that would stop `replica` on `devices` of the node read.
+    """Raise InputError for the first problem that would stop `replica` on `devices` of the node.
 
-    Without a reading of a GPU, nothing is held against it.
+    A GPU without a reading passes.
     """
     problem = next(_problems(reading, devices, utilization, engine), None)
     if problem is not None:
@@ -33,7 +33,7 @@ def _problems(
     taken = [known[i] for i in devices if i in known]
     if len(taken) > 1 and (split := [d for d in taken if d.mig]):
         what = f"GPU {split[0].index} has MIG on, which TP and PP cannot use"
-        yield what, "turn MIG off, or run one copy per slice"
+        yield what, "turn MIG off, or run one replica per slice"
     for device in taken:
         if engine == "vllm" and (short := _short(device, utilization)):
             yield short
@@ -51,7 +51,7 @@ def _short(device: Device, utilization: float) -> tuple[str, str] | None:
         return None
     fits = int(100 * free / device.memory_bytes) / 100
     return (
-        f"{device.used_bytes / GIB:.1f} GiB of GPU {device.index} are in use; vLLM wants "
+        f"{device.used_bytes / GIB:.1f} GiB of GPU {device.index} are in use; vLLM needs "
         f"{wanted / GIB:.1f} of {device.memory_bytes / GIB:.1f} GiB free",
-        f"stop what runs there, or set gpu_memory_utilization to {fits:g} at most",
+        f"stop the processes there, or set gpu_memory_utilization to at most {fits:g}",
     )

@@ -1,6 +1,6 @@
-"""A start-up log beside a prediction: weights, KV cache and tokens, and which assumption is off.
+"""Compare a start-up log with a prediction: weights, KV cache and tokens, and the wrong assumption.
 
-`memory_of` is the only function here that knows the memory model.
+Only `memory_of` uses the memory model.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from shardwise.hardware.gpu import Gpu
 from shardwise.node.reading.startup import Startup
 from shardwise.units import GIB
 
-#: How far a prediction may be off before it is called so, in percent.
+#: Tolerated errors of a prediction in percent.
 WEIGHTS_PCT: Final = 3.0
 TOKENS_PCT: Final = 10.0
 
 
 class Flags(msgspec.Struct, frozen=True):
-    """What a log says of how the engine was started; 0, "" or None where it does not."""
+    """Start flags found in a log; 0, "" or None if missing."""
 
     engine: str = "vllm"
     version: str = ""
@@ -36,11 +36,11 @@ class Flags(msgspec.Struct, frozen=True):
     max_num_seqs: int = 0
     max_num_batched_tokens: int = 0
     max_model_len: int = 0
-    total_bytes: float | None = None  #: memory of the GPU, where the log tells
+    total_bytes: float | None = None  #: memory of the GPU, if the log states it
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """Per GPU in bytes, tokens of the replica."""
+    """Bytes per GPU, tokens per replica."""
 
     weights_bytes: float
     kv_bytes: float
@@ -52,7 +52,7 @@ Predict = Callable[[str, str, Flags], Prediction]
 
 
 class Quantity(msgspec.Struct, frozen=True):
-    """One quantity logged and predicted."""
+    """One quantity, logged and predicted."""
 
     name: str
     unit: str
@@ -72,15 +72,15 @@ class Quantity(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """One start: its quantities, and the assumptions that a wrong one points to."""
+    """One start: its quantities, and the assumptions that wrong ones point to."""
 
     start: str
     quantities: tuple[Quantity, ...]
     off: tuple[str, ...]
 
     def lines(self) -> Iterator[str]:
-        """What is printed of it."""
-        yield f"{self.start}: predicted beside logged"
+        """Return the printed lines."""
+        yield f"{self.start}: predicted and logged"
         for q in self.quantities:
             mark = "within" if q.holds else "outside"
             yield (
@@ -92,14 +92,15 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def predict_memory(model: str, gpu: str, flags: Flags) -> Prediction:
-    """Weights, KV cache and tokens of one GPU with `flags`. UnknownNameError for model or GPU."""
+    """Predict weights, KV cache and tokens of one GPU with `flags`. UnknownNameError for model or
+    GPU."""
     from shardwise.architecture.models import load
 
     return memory_of(load(model), _gpu(gpu, flags.total_bytes), flags)
 
 
 def memory_of(arch: Model, known: Gpu, flags: Flags) -> Prediction:
-    """The same of a model and a GPU as they are given."""
+    """Predict the memory of a given model and GPU."""
     from shardwise.engines import get
     from shardwise.engines.device import device_of
     from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
@@ -134,7 +135,7 @@ def memory_of(arch: Model, known: Gpu, flags: Flags) -> Prediction:
 
 
 def _gpu(name: str, total_bytes: float | None) -> Gpu:
-    """The catalogue's GPU, with the memory that the log says it has."""
+    """Return the catalogue's GPU with the memory stated in the log."""
     from shardwise.hardware.catalogue import default_catalogue
     from shardwise.node.generations import catalogue_gpu
 
@@ -155,7 +156,7 @@ def compare(
     weight_dtype: str = "auto",
     version: str = "",
 ) -> tuple[Comparison, ...]:
-    """A comparison per start that states weights or a cache. Errors are those of `predict`.
+    """Return a comparison per start that states weights or a cache. Raises the errors of `predict`.
 
     `tp_size`, `pp_size` and the engine's `version` are taken where a log does not say them; 0 and
     "": not known. `weight_dtype` is what the model was loaded in, where that is not its
@@ -190,14 +191,14 @@ def flags_of(
     """The flags of a log: as it gives them, else `tp_size`, `pp_size` and `version`, else what it
     proves.
 
-    `weight_dtype` is not in a log: what the model was loaded in.
+    `weight_dtype`, the dtype that the model was loaded in, is not in a log.
     """
     args = start.args
     seqs = args.get("max_num_seqs", args.get("max_running_requests", 0))
     batched = args.get("max_num_batched_tokens", args.get("chunked_prefill_size", 0))
     share = args.get("mem_fraction_static", start.gpu_memory_utilization or 0.0)
     ranks = start.tp_size or tp_size or start.tp_at_least
-    # SGLang counts attention's replicas among the TP ranks
+    # SGLang counts attention DP ranks among the TP ranks
     replicas = start.attention_dp if ranks % start.attention_dp == 0 else 1
     return Flags(
         engine=start.engine,
@@ -228,10 +229,9 @@ def _quantities(start: Startup, made: Prediction) -> Iterator[Quantity]:
 
 
 def tokens_held(start: Startup) -> float | None:
-    """Tokens that the cache holds in sequences of the log's length; None if it does not say.
+    """Return the tokens that fit in the cache for sequences of the log's length; None if unknown.
 
-    A model that keeps states or windows holds another number than the log's token count: there the
-    concurrency tells.
+    For models with states or windows, the log's concurrency is used instead of its token count.
     """
     if start.blocks_override is not None or not start.kv_tokens or start.kv_tokens < 0:
         return None
@@ -241,20 +241,22 @@ def tokens_held(start: Startup) -> float | None:
 
 
 def _off(start: Startup, made: Prediction, found: Sequence[Quantity]) -> Iterator[str]:
-    """Assumptions that the wrong quantities point to, each with the size of the gap."""
+    """Return the assumptions that wrong quantities point to, each with the size of the
+    difference."""
     wrong = {q.name: q for q in found if not q.holds}
     if q := wrong.get("weights"):
         yield (
-            f"weights by {q.predicted - q.logged:+.2f} GiB: another dtype, parts that stay in 16 "
-            "bits, a drafter, or another TP size"
+            f"weights by {q.predicted - q.logged:+.2f} GiB: another dtype, parts that remain in "
+            f""
+            "16 bits, a draft model, or another TP size"
         )
     if "KV tokens" in wrong and start.kv_bytes and (tokens := tokens_held(start)):
         logged = start.kv_bytes / tokens
         if abs(made.bytes_per_token / logged - 1) > TOKENS_PCT / 100:
             yield (
-                f"bytes of cache a token: {logged / 1024:.1f} KiB logged, "
+                f"bytes of cache per token: {logged / 1024:.1f} KiB logged, "
                 f"{made.bytes_per_token / 1024:.1f} predicted: KV dtype, layers without a cache, "
-                "or KV heads that TP cannot cut"
+                "or KV heads that TP cannot shard"
             )
     if q := wrong.get("KV cache"):
         rest = q.predicted - q.logged
@@ -262,16 +264,16 @@ def _off(start: Startup, made: Prediction, found: Sequence[Quantity]) -> Iterato
 
 
 def _share(start: Startup, made: Prediction) -> str:
-    """Where the memory went that was predicted to be left for the cache."""
+    """Say what used the memory that was predicted to remain for the cache."""
     parts = []
     if start.weights_bytes is not None:
         parts.append(f"weights {(start.weights_bytes - made.weights_bytes) / GIB:+.2f}")
     if start.activation_bytes is not None:
-        parts.append(f"activations took {start.activation_bytes / GIB:.2f}")
+        parts.append(f"activations used {start.activation_bytes / GIB:.2f}")
     if start.non_torch_bytes is not None:
-        parts.append(f"driver and NCCL took {start.non_torch_bytes[1] / GIB:.2f}")
+        parts.append(f"driver and NCCL used {start.non_torch_bytes[1] / GIB:.2f}")
     if start.graph_bytes is not None and start.graph_estimate_deducted is not False:
-        parts.append(f"graphs took {start.graph_bytes / GIB:.2f}")
+        parts.append(f"graphs used {start.graph_bytes / GIB:.2f}")
     if start.total_bytes is None:
-        parts.append("the log does not say how much memory the GPU has")
-    return ", ".join(parts) if parts else "the log does not say what the rest was used for"
+        parts.append("the log does not state the GPU's memory")
+    return ", ".join(parts) if parts else "the log does not state the use of the rest"

@@ -1,1 +1,1 @@
-"""The one record of a result (predicted, simulated, measured, published)."""
+"""The record of a result (predicted, simulated, measured or published)."""

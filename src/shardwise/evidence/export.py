@@ -1,4 +1,4 @@
-"""Measured cells out of the store: rows that `validate` and `calibrate` read, JSON, Parquet."""
+"""Export measured cells: rows for `validate` and `calibrate`, JSON, Parquet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shardwise.evidence.portable import portable
 from shardwise.evidence.record import Evidence
 from shardwise.files import replacing
 
-#: workload mode -> as the rows name it
+#: workload mode -> its name in rows
 MODES: Final = {
     "static_batch": "offline_latency_static_batch",
     "closed_loop": "serving_closed_loop",
@@ -30,7 +30,7 @@ METRICS: Final = {
     "total_tok_s": ("total_tok_s", 1.0),
     "output_tok_s": ("output_tok_s", 1.0),
 }
-#: a steady window holds no first burst, which is what a run of endless waves tends to
+#: a steady window has no first burst, like a run with infinitely many waves
 STEADY_WAVES: Final = 1000
 COLUMNS: Final = (
     *("source_id", "model_id", "gpu_id", "engine_id", "engine", "weight_dtype", "kv_dtype"),
@@ -41,7 +41,7 @@ COLUMNS: Final = (
 
 
 def _values(cell: Measured) -> dict[str, float]:
-    """The measured columns of one replica: of several, those with work share the load equally."""
+    """Return the measured columns of one replica; replicas with work share the load equally."""
     e = cell.evidence
     share = {metric: 1.0 / _busy(e) for metric in ("total_tok_s", "output_tok_s")}
     return {
@@ -56,7 +56,7 @@ def _busy(evidence: Evidence) -> int:
 
 
 def row_of(cell: Measured) -> dict[str, Any]:
-    """One cell as a row of one replica; metrics that were not measured stay empty."""
+    """Return one cell as a row of one replica; unmeasured metrics are empty."""
     e = cell.evidence
     d, w = e.deployment, e.workload
     versions: Mapping[str, str] = cell.conditions.get("versions") or {}
@@ -87,7 +87,7 @@ def row_of(cell: Measured) -> dict[str, Any]:
 
 
 def exported(cells: Sequence[Measured]) -> list[Measured]:
-    """The cells that hold a server's figures at a fixed load; rates have no place in the rows."""
+    """Return the cells with server-side values at a fixed load; rows cannot express rates."""
     return [c for c in cells if c.usable and c.evidence.workload.request_rate is None]
 
 
@@ -129,11 +129,11 @@ FORMATS: Final[Mapping[str, Callable[[Sequence[Measured], Path], int]]] = {
 
 
 def write(cells: Sequence[Measured], path: Path) -> int:
-    """Write `cells` in the form that `path` ends in, whole or not at all; how many were written.
+    """Write `cells` atomically in the format of `path`'s suffix; return how many were written.
 
-    CSV and Parquet hold the cells that predictions can be compared with; JSON all of them, without
-    raw requests and without the folders of this machine. The rows of CSV and Parquet name a local
-    model by its path, since `validate` and `calibrate` have to find it.
+    CSV and Parquet contain the cells that can be compared with predictions. JSON contains all
+    cells, without raw requests and local paths. Rows in CSV and Parquet name a local model by its
+    path, so that `validate` and `calibrate` can find it.
     """
     try:
         with replacing(path) as partial:

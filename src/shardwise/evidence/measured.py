@@ -1,4 +1,4 @@
-"""What one measured cell holds beyond its evidence: its runs, raw requests and conditions."""
+"""A measured cell: evidence, runs, raw requests and conditions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ class Repeat(msgspec.Struct, frozen=True):
     ended_s: float
     window_s: tuple[float, float]  #: the steady part, from which the metrics are taken
     records: tuple[RequestRecord, ...]
-    client: Mapping[str, Any] = msgspec.field(default_factory=dict)  #: the client's check of itself
+    client: Mapping[str, Any] = msgspec.field(default_factory=dict)  #: the client's self-check
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """A cell of a study as it is stored.
+    """A cell of a study, as stored.
 
-    `conditions` say what no metric says: engine version and flags, hardware, cores, seed, how
-    prompts were made, percentiles, failures by kind with samples, and whether the client kept up.
+    `conditions` record everything that is not a metric: engine version and flags, hardware, cores,
+    seed, how prompts were made, percentiles, failures by kind with samples, and whether the client
+    kept up.
     """
 
     study: str
@@ -36,10 +37,10 @@ class Measured(msgspec.Struct, frozen=True):
 
     @property
     def client_bound(self) -> bool:
-        """The client could not keep up, so the figures are not the server's."""
+        """Whether the client was the bottleneck, so that values do not describe the server."""
         return bool(self.conditions.get("client_bound"))
 
     @property
     def usable(self) -> bool:
-        """A figure of the server's: requests completed, and the client kept up."""
+        """Whether requests completed and the client kept up."""
         return not self.client_bound and bool(self.evidence.metrics)

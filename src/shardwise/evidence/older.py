@@ -1,4 +1,4 @@
-"""Evidence as earlier versions wrote it, read as today's."""
+"""Read evidence of earlier versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIMITS: Final = (
 
 
 def evidence_of(text: str | bytes) -> Evidence:
-    """Evidence from its JSON; a deployment written flat (version 1 of stores) is nested.
+    """Return evidence from its JSON; a flat deployment (version 1 of stores) is nested.
 
     Raises msgspec.DecodeError for anything else.
     """
@@ -29,7 +29,7 @@ def evidence_of(text: str | bytes) -> Evidence:
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """A flat deployment under the names of `layout.deployment.Deployment`."""
+    """Nest a flat deployment with the names of `layout.deployment.Deployment`."""
     layout: dict[str, Any] = {name: flat[name] for name in _LAYOUT if name in flat}
     if flat.get("expert_parallel"):
         layout["ep_size"] = flat["tp_size"]

@@ -1,4 +1,4 @@
-"""Text and records that leave this machine: without the folders that files lie in here."""
+"""Remove local folders from texts and records that leave this machine."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any, Final
 
 import msgspec
 
-#: an absolute, home or parent path with at least one folder; URLs have a colon or slash before it
+#: an absolute, home or parent path with at least one folder; in URLs, a colon or slash precedes it
 _PATH: Final = re.compile(
     r"""(?<![\w:/.~-])(?:~[\w.-]*/|\.\./|/)(?:[^\s"',:=/]+/+)*([^\s"',:=/]+)/?"""
 )
 
 
 def without_folders(text: str) -> str:
-    """`text` with each absolute, home or parent path reduced to its last part.
+    """Reduce each absolute, home or parent path in `text` to its last part.
 
     `shardwise study /home/me/Llama -o ../out/x` becomes `shardwise study Llama -o x`. Paths within
-    the working folder and URLs stay as they are.
+    the working folder and URLs are unchanged.
     """
     return _PATH.sub(r"\1", text)
 
 
 def portable(value: Any) -> Any:
-    """`value` as plain data (as JSON holds it), every text in it without folders."""
+    """Return `value` as plain JSON data with all local folders removed."""
     return _cleaned(msgspec.to_builtins(value))
 
 

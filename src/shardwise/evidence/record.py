@@ -1,6 +1,6 @@
 """Evidence: a deployment, a workload, the metrics with intervals, a breakdown, and the source.
 
-Analysis, cost and rendering take these and do not ask whether they were predicted or measured.
+Analysis, cost and rendering do not depend on whether they were predicted or measured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where evidence came from: the kind of result, who or what produced it, and when."""
+    """Origin of evidence: the kind of result, its producer, and the date."""
 
     kind: Kind
     name: str  #: profile, data set or run
@@ -35,7 +35,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """One result. Metrics are keyed by the names of `shardwise.metrics`, in their units."""
+    """One result. Metrics have the names and units of `shardwise.metrics`."""
 
     deployment: Deployment
     workload: Workload

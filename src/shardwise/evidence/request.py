@@ -1,4 +1,4 @@
-"""What one request did: when each token came, and if it failed, how."""
+"""Record of one request: time stamps of its tokens, and its failure if any."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ FailureKind = Literal[
     "timeout",
 ]
 
-#: kind -> what it means; a request with any of these is no success and gives no metric
+#: kind -> meaning; requests with one of these are not successes and have no metrics
 FAILURES: Final[dict[FailureKind, str]] = {
     "refused": "no connection could be made",
-    "http_4xx": "the server answered 4xx",
-    "http_5xx": "the server answered 5xx",
-    "http_other": "the server answered a status that is neither 200, 4xx nor 5xx",
+    "http_4xx": "the server answered with 4xx",
+    "http_5xx": "the server answered with 5xx",
+    "http_other": "the server answered with a status other than 200, 4xx or 5xx",
     "cut": "the connection closed before the stream ended",
     "malformed": "bytes that are not HTTP/1.1, not server-sent events, compressed, or not JSON",
     "error_event": "an error inside a stream that began with status 200",
     "missing_finish": "the stream ended without a finish_reason",
     "missing_done": "the stream ended without [DONE]",
-    "short": "fewer tokens than asked for, or no text at all",
-    "stall": "no event for longer than the stall timeout; a keep-alive comment is none",
-    "timeout": "no first token, or no end, within the time allowed",
+    "short": "fewer tokens than requested, or no text",
+    "stall": "no event for longer than the stall timeout; keep-alive comments do not count",
+    "timeout": "no first token, or no end, within the time limit",
 }
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request. Times are seconds of CLOCK_MONOTONIC; NaN: it did not come to that."""
+    """One request. Times are seconds of CLOCK_MONOTONIC; NaN if it did not happen."""
 
     index: int  #: position in the run's list of requests
     origin_s: float  #: when it was due (open loop), else when it was sent; latencies start here
@@ -65,7 +65,7 @@ class RequestRecord:
 
     @property
     def ok(self) -> bool:
-        """Whether the request was answered in full."""
+        """Whether the request was answered completely."""
         return self.failure is None and not self.cancelled
 
     @property
@@ -85,17 +85,17 @@ class RequestRecord:
 
     @property
     def tpot_s(self) -> float:
-        """NaN for fewer than two tokens."""
+        """Time per output token in seconds; NaN for fewer than two tokens."""
         return tpot_s(self.e2e_latency_s, self.ttft_s, self.output_tokens)
 
     @property
     def itl_s(self) -> list[float]:
-        """Each gap between pieces of text."""
+        """Each gap between chunks of text, in seconds."""
         return [later - earlier for earlier, later in pairwise(self.arrivals)]
 
 
 def count_failures(records: list[RequestRecord]) -> dict[str, int]:
-    """Number of failures by kind, kinds that occurred only, the commonest first."""
+    """Return the number of failures by kind, the most frequent first."""
     counts: dict[str, int] = {}
     for record in records:
         if record.failure is not None:
@@ -104,7 +104,7 @@ def count_failures(records: list[RequestRecord]) -> dict[str, int]:
 
 
 def sample_failures(records: list[RequestRecord], per_kind: int = 3) -> list[dict[str, object]]:
-    """The first few failures of each kind, with what the server said."""
+    """Return the first few failures of each kind, with the server's message."""
     taken: dict[str, int] = {}
     samples: list[dict[str, object]] = []
     for record in records:
@@ -116,7 +116,7 @@ def sample_failures(records: list[RequestRecord], per_kind: int = 3) -> list[dic
 
 
 class TokenCheck(msgspec.Struct, frozen=True):
-    """Tokens by the server's `usage` against the pieces of text that came."""
+    """Comparison of the server's `usage` with the received chunks of text."""
 
     tokens: int  #: of completed requests
     pieces: int
@@ -128,13 +128,13 @@ class TokenCheck(msgspec.Struct, frozen=True):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What stands against reading the tokens' times or numbers as they are."""
+        """Describe limitations of the token times or counts."""
         found = (
-            (self.at_once, "came whole: a proxy that buffers gives no TTFT and no ITL"),
-            (self.more_pieces, "have more pieces of text than tokens by usage"),
-            (self.more_than_asked, "have more tokens by usage than were asked for"),
-            (self.fewer_pieces, "have several tokens a piece: ITL is between pieces"),
-            (self.without_usage, "send no usage: tokens are counted by pieces"),
+            (self.at_once, "arrived at once: a buffering proxy hides TTFT and ITL"),
+            (self.more_pieces, "have more chunks of text than tokens in usage"),
+            (self.more_than_asked, "have more tokens in usage than requested"),
+            (self.fewer_pieces, "have several tokens per chunk: ITL is between chunks"),
+            (self.without_usage, "have no usage: tokens are counted by chunks"),
         )
         return tuple(f"{count} answers {what}" for count, what in found if count)
 
@@ -145,7 +145,7 @@ class TokenCheck(msgspec.Struct, frozen=True):
 
 
 def check_tokens(records: list[RequestRecord]) -> TokenCheck:
-    """Whether pieces of text and tokens are one and the same in these records."""
+    """Compare chunks of text with tokens in these records."""
     done = [record for record in records if record.ok]
     surplus = [len(record.arrivals) - record.output_tokens for record in done]
     return TokenCheck(

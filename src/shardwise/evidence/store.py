@@ -1,7 +1,7 @@
-"""The store of measured cells: one SQLite file, a transaction a cell.
+"""The store of measured cells: one SQLite file, one transaction per cell.
 
-SQLite rather than an analytical database: one process writes a cell at a time while others read,
-and a file that was cut off at any moment opens again at its last whole cell (write-ahead log).
+SQLite is used because one process writes a cell at a time while others read, and because an
+interrupted file opens at its last complete cell (write-ahead log).
 """
 
 from __future__ import annotations
@@ -62,15 +62,17 @@ _COLUMNS: Final = tuple(
 )
 
 
-_BUSY_S: Final = 30.0  #: that another process may hold the store
+_BUSY_S: Final = 30.0  #: seconds to wait for another process that locks the store
 
 
 class UnkeptError(InputError):
-    """A cell could not be written to its store. `beside` is the store of its own that it was
-    written to instead, None where that failed too."""
+    """A cell could not be written to its store. `beside` is the other store that it was written
+    to, None if that failed too."""
 
     def __init__(self, reason: str, beside: Path | None) -> None:
-        where = f"the cell is in {beside}" if beside else "the cell could not be kept elsewhere"
+        where = (
+            f"the cell is in {beside}" if beside else "the cell could not be saved elsewhere either"
+        )
         super().__init__(reason, where)
         self.beside = beside
 
@@ -98,9 +100,9 @@ class Store:
         self._db.close()
 
     def put(self, cell: Measured) -> None:
-        """Keep `cell`, all of it or nothing; one of the same study and key is replaced.
+        """Write `cell` atomically; a cell with the same study and key is replaced.
 
-        Raises UnkeptError where it cannot be written, once it lies in a store beside this one.
+        Raises UnkeptError if it cannot be written, after saving it in another store.
         """
         try:
             self._put(cell)
@@ -137,16 +139,16 @@ class Store:
         )
 
     def has(self, study: str, key: str) -> bool:
-        """Whether a study has a result for the cell `key`."""
+        """Return whether a study has a result for the cell `key`."""
         return bool(self._read("SELECT 1 FROM cell WHERE study = ? AND key = ?", (study, key)))
 
     def studies(self) -> list[str]:
-        """Names of the studies, the oldest first."""
+        """Return the names of the studies, the oldest first."""
         rows = self._read("SELECT study FROM cell GROUP BY study ORDER BY min(id)")
         return [name for (name,) in rows]
 
     def cells(self, study: str | None = None) -> list[Measured]:
-        """The cells of a study (None: all) in the order they were put, without raw requests."""
+        """Return the cells of a study (None: all) in insertion order, without raw requests."""
         chosen = "" if study is None else "WHERE study = ?"
         rows = self._read(
             f"SELECT study, key, evidence, conditions FROM cell {chosen} ORDER BY id",
@@ -159,7 +161,7 @@ class Store:
             ]
 
     def repeats(self, study: str, key: str) -> list[Repeat]:
-        """The runs of one cell with their raw requests."""
+        """Return the runs of one cell with their raw requests."""
         rows = self._read(
             "SELECT repeat.id, started_s, ended_s, window_from_s, window_to_s, client FROM repeat"
             " JOIN cell ON cell.id = repeat.cell WHERE study = ? AND key = ? ORDER BY repeat.id",
@@ -193,7 +195,7 @@ class Store:
             yield RequestRecord(index=index, arrivals=times, **cells)
 
     def _read(self, query: str, given: tuple[object, ...] = ()) -> list[Any]:
-        """Every row of a query. Raises InputError where the file is damaged."""
+        """Return every row of a query. Raises InputError if the file is damaged."""
         with _sound(self.path):
             return self._db.execute(query, given).fetchall()
 
@@ -212,12 +214,12 @@ class Store:
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
-            with suppress(sqlite3.Error):  # what failed may have rolled back by itself
+            with suppress(sqlite3.Error):  # the failed statement may already have been rolled back
                 self._db.execute("ROLLBACK")
 
 
 def _put_beside(path: Path, cell: Measured) -> Path | None:
-    """The store beside `path`, else among temporary files, that now holds `cell` alone."""
+    """Save `cell` in a new store next to `path`, else in the temporary folder; return its path."""
     for folder in (path.parent, Path(tempfile.gettempdir())):
         free = (folder / f"{path.stem}.unsaved-{n}{path.suffix}" for n in range(1, 1000))
         beside = next((each for each in free if not each.exists()), None)
@@ -236,7 +238,7 @@ def _put_beside(path: Path, cell: Measured) -> Path | None:
 
 
 def is_store(path: Path) -> bool:
-    """Whether the file is an SQLite database; `open_store` says whether it is one of ours."""
+    """Return whether the file is an SQLite database; `open_store` checks whether it is a store."""
     try:
         with path.open("rb") as handle:
             return handle.read(len(_MAGIC)) == _MAGIC
@@ -245,32 +247,34 @@ def is_store(path: Path) -> bool:
 
 
 def open_store(path: Path, *, create: bool = True, busy_s: float = _BUSY_S) -> Store:
-    """The store at `path`; made where it is not there and `create` says so.
+    """Open the store at `path`; create it if missing and `create` is set.
 
-    One that is not to be made, and cannot be written, is opened to be read. `busy_s` is how long
-    another process may hold it. Raises InputError where it cannot be opened, or is something else.
+    Without `create`, an unwritable store is opened read-only. `busy_s` is how long to wait for a
+    lock. Raises InputError if it cannot be opened or is not a store.
     """
     if not create and not path.is_file():
-        raise InputError(f"no store at {path}", "give a file that 'shardwise bench' wrote")
+        raise InputError(f"no store at {path}", "pass a file written by 'shardwise bench'")
     try:
         if not create and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
             return Store(_read_only(path), path)
         # autocommit, with BEGIN written out: a transaction is exactly what `put` says it is
         db = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
         _prepare(db, path)
-        if create:  # to be written later: say now that it cannot be
+        if create:  # it will be written later: report now if that is impossible
             db.execute("BEGIN IMMEDIATE")
             db.execute("ROLLBACK")
     except (sqlite3.Error, UnicodeError) as error:
-        refused = isinstance(error, sqlite3.OperationalError)  # by the system, not by its form
-        allowed = "a place that can be written" if refused else "a file 'shardwise bench' wrote"
+        refused = isinstance(
+            error, sqlite3.OperationalError
+        )  # an error of the system, not of the format
+        allowed = "a writable location" if refused else "a file written by 'shardwise bench'"
         raise InputError(f"cannot open {path} as a store: {error}", f"allowed: {allowed}") from None
     return Store(db, path)
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
-    """A connection that writes nothing. Without a log beside it a store is whole by itself, and
-    SQLite is told so, since it could not make the log's index where nothing may be written."""
+    """Open a read-only connection. A store without a log file is complete, so it is opened as
+    immutable, because SQLite could not create the log's index in a read-only folder."""
     log = Path(f"{path}-wal")
     whole = "" if log.exists() and log.stat().st_size else "&immutable=1"
     uri = f"file:{quote(str(path.resolve()))}?mode=ro{whole}"
@@ -282,7 +286,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")  # a cell that was reported as done survives a crash
+    db.execute("PRAGMA synchronous = FULL")  # a cell that was reported as finished survives a crash
     if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         db.executescript(
             f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id = {_APPLICATION};"
@@ -297,7 +301,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
         db.close()
-        raise InputError(f"{path} is another program's database", "", "give another file")
+        raise InputError(f"{path} is another program's database", "", "choose another file")
     if version not in range(1, VERSION + 1):
         db.close()
         raise InputError(
@@ -309,13 +313,13 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def _sound(path: Path) -> Iterator[None]:
-    """What reading `path` raises where bytes of it are not what was written, as InputError."""
+    """Turn errors from damaged contents of `path` into InputError."""
     try:
         yield
     except (sqlite3.Error, UnicodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
     except (msgspec.DecodeError, TypeError, ValueError) as error:
-        raise InputError(f"{path} holds a cell of another form: {error}") from None
+        raise InputError(f"{path} contains a cell in an unknown format: {error}") from None
 
 
 def _decoded(text: str, kind: type[Any]) -> Any:
@@ -333,5 +337,5 @@ def _plain(value: object) -> object:
 
 
 def _number(value: float | None) -> float:
-    """SQLite keeps NaN as NULL."""
+    """SQLite stores NaN as NULL."""
     return math.nan if value is None else float(value)

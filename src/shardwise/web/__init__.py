@@ -1,1 +1,1 @@
-"""The explorer: a page on this machine where TP, batch and GPU are played with."""
+"""The explorer: a local web page to vary TP, batch and GPU."""

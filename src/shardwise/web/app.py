@@ -1,4 +1,4 @@
-"""The explorer's server: GET only, this machine only, nothing read but what is listed."""
+"""The explorer's server: GET requests from this machine only; reads only listed files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from shardwise.web.state import State, StateError, parse_state, written
 
 MAX_QUERY: Final = 20_000  #: characters
 HOSTS: Final = ["127.0.0.1", "localhost"]
-#: No inline script or style, nothing from elsewhere, in no frame.
+#: No inline script or style, no external resources, no framing.
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -50,14 +50,14 @@ STATIC: Final = {
     "draw.js": "text/javascript",
     "chart.js": "text/javascript",
 }
-#: Routes that predict, and who may ask them: the explorer's own page, or a person.
+#: Routes that predict; only the explorer's own page or a direct request may use them.
 COSTLY: Final = ("/api/", "/download/")
 FROM_HERE: Final = (b"same-origin", b"none")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def prepare(known: Explorer) -> None:
-    """Work out the first page's answer: whatever takes time only once is done then.
+    """Compute the first page's answer, so that one-time costs are paid before it is requested.
 
     What it has loaded stays; the garbage collector need not look at it in the middle of a move,
     which took 20 to 40 ms of one in twenty.
@@ -68,7 +68,7 @@ def prepare(known: Explorer) -> None:
 
 
 def app(known: Explorer) -> Starlette:
-    """The ASGI application of one explorer."""
+    """Return the ASGI application of an explorer."""
 
     async def page(_: Request) -> Response:
         return Response(_static("index.html"), media_type="text/html")
@@ -137,7 +137,7 @@ def _downloads(known: Explorer) -> dict[str, Handler]:
 
 
 def _deployment(known: Explorer, state: State) -> bytes:
-    """The answer for users who wait, as the file that `shardwise up` starts."""
+    """Return the online answer as a file for `shardwise up`."""
     found = found_of(known, state)
     problem, shown = deploy_problem(found), found.answer.shown
     if problem or shown is None:
@@ -158,7 +158,7 @@ async def _bad_fields(_: Request, error: Exception) -> Response:
 
 
 def _choices(known: Explorer) -> dict[str, Any]:
-    """What each field of the form may be, and the studies of the store as states."""
+    """Return the allowed values of each field, and the studies of the store as states."""
     return {
         "defaults": written(known.start),
         "model": list(known.models),
@@ -205,8 +205,8 @@ def _file(content: str | bytes, name: str, media_type: str) -> Response:
 
 
 class _OwnPagesOnly:
-    """Refuses the routes that cost time to requests which another site's page made the browser
-    send. Browsers say so in Sec-Fetch-Site; other clients do not send it."""
+    """Refuses expensive routes for requests that another site's page caused. Browsers send
+    Sec-Fetch-Site; other clients do not."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -217,12 +217,12 @@ class _OwnPagesOnly:
         if given in FROM_HERE:
             await self.app(scope, receive, send)
         else:
-            refusal = PlainTextResponse("another site's page may not ask this", 403)
+            refusal = PlainTextResponse("requests from another site's page are refused", 403)
             await refusal(scope, receive, send)
 
 
 class _Headers:
-    """Adds HEADERS to every response, refusals included; what a response sets itself stays."""
+    """Adds HEADERS to every response, including refusals; headers set by a response are kept."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""The state of the page to a study: the same study that the command would make."""
+"""Turn the page's state into the study that the command would make."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ MAX_MEASURED_BATCHES: Final = 32
 
 
 class Explorer(msgspec.Struct, frozen=True, dict=True):
-    """What a running explorer knows: its models, its store, its profile."""
+    """A running explorer: its models, store and profile."""
 
     models: tuple[str, ...]
     store: Store = msgspec.field(default_factory=Store)
@@ -72,7 +72,8 @@ class Explorer(msgspec.Struct, frozen=True, dict=True):
 def explorer(own_models: tuple[str, ...] = (), store: Store | None = None) -> Explorer:
     """An explorer of the bundled models and `own_models`, files that its user named.
 
-    Addresses may name only these: a link cannot make the server read another file, nor ask a hub.
+    URLs may name only these, so that a link cannot make the server read another file or query a
+    hub.
     """
     for path in own_models:
         load(path)
@@ -80,7 +81,7 @@ def explorer(own_models: tuple[str, ...] = (), store: Store | None = None) -> Ex
 
 
 def study_of(known: Explorer, state: State) -> StudyOutput:
-    """The whole study of a state, for its files. Raises StateError, which says which field to
+    """Return the whole study of a state, for its files. Raises StateError naming the field to
     change."""
     asked, wanted, measured = _wanted(known, state)
     with _at_its_field():
@@ -90,20 +91,21 @@ def study_of(known: Explorer, state: State) -> StudyOutput:
 
 @lru_cache(maxsize=256)
 def subject_at(asked: Asked) -> tuple[Subject, Catalogue]:
-    """The subject of a state, read once: kernel tables are kept by the identity of its model."""
+    """Return the subject of a state, read once, because kernel tables are cached by the identity
+    of its model."""
     return subject_of(asked)
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What the page shows of one model on one GPU.
+    """The page's content for one model on one GPU.
 
     Attributes:
-        question: As the planner is asked for users who wait.
-        answers: For users who wait, then for those who do not.
-        layouts: None where the planner does not take the question.
+        question: The planner's question for online use.
+        answers: For online use, then for offline use.
+        layouts: None if the planner does not support the question.
         cells: Every layout at each batch.
-        measured: Of the store, one replica each.
-        commands: The study and the plan of the same state, for a terminal.
+        measured: From the store, one replica each.
+        commands: Terminal commands for the study and the plan of the same state.
         files: Those of the catalogue, a node file last.
     """
 
@@ -120,7 +122,7 @@ class Found(msgspec.Struct, frozen=True):
 
     @property
     def answer(self) -> Answer:
-        """Answer for the GPU asked first."""
+        """The answer for the first GPU."""
         return self.answers[0]
 
     @property
@@ -130,8 +132,8 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def found_of(known: Explorer, state: State, uses: tuple[Use, ...] | None = None) -> Found:
-    """The answers of a state, one for each of `uses`, and every layout. By default both uses, of a
-    comparison the one that it compares. Raises StateError at the field to change."""
+    """Return the answers of a state for `uses`, and every layout. The default is both uses, or the
+    compared one. Raises StateError naming the field to change."""
     asked, wanted, measured = _wanted(known, state)
     with _at_its_field():
         found = _found(asked, wanted, uses or (USES[:1] if compared(state) else USES))
@@ -142,7 +144,7 @@ def found_of(known: Explorer, state: State, uses: tuple[Use, ...] | None = None)
 
 @lru_cache(maxsize=128)
 def _found(asked: Asked, wanted: Wanted, uses: tuple[Use, ...]) -> Found:
-    """Kept for the moves that change what is looked at and not what is asked: axis, cell."""
+    """Cached for changes of the view (axis, cell) that do not change the question."""
     subject, catalogue = subject_at(asked)
     used = catalogue.price_used(subject.gpu.id, wanted.usd_per_gpu_hour)
     price = used.usd_per_hour if used else None
@@ -174,21 +176,21 @@ def _planned(
     subject: Subject, wanted: Wanted, price: float | None, uses: tuple[Use, ...]
 ) -> Advised:
     made = plan_of(subject, wanted, price, uses)
-    assert made.layouts, "the planner takes a closed loop"
+    assert made.layouts, "the planner supports only closed loops"
     sizes = wanted.question.tp_sizes
     advice = [planned_advice(use, plan, sizes) for use, plan in made.by_use.items() if plan]
     return advice, made.layouts, made.layouts.cells
 
 
 def _studied(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> Advised:
-    """What the planner does not take: the cells of a study of TP alone."""
+    """Answer from the cells of a TP study, for questions that the planner does not support."""
     output = answer(subject, catalogue, wanted)
     cells = cells_from(output.study.evidence, wanted.question.gpus)
     return list(output.advice), None, tuple(cells)
 
 
 def cells_of(found: Found, asked: Sequence[tuple[Layout, int]]) -> list[Evidence]:
-    """One replica of each layout at a batch, predicted with its breakdown."""
+    """Predict one replica of each layout at a batch, with its breakdown."""
     demand, mode = found.question.demand, _mode(found.state)
     return predict(
         found.subject,
@@ -201,7 +203,7 @@ def cells_of(found: Found, asked: Sequence[tuple[Layout, int]]) -> list[Evidence
 
 
 def compared(state: State) -> list[State]:
-    """The states of the GPUs and models beside the first."""
+    """Return the states of the GPUs and models compared with the first."""
     alone = replace(state, price=0.0, study="", vs_gpu=(), vs_model=(), layout="", batch=0)
     return [
         *(replace(alone, gpu=gpu) for gpu in state.vs_gpu),
@@ -210,7 +212,7 @@ def compared(state: State) -> list[State]:
 
 
 def command(known: Explorer, state: State, question: Question) -> str:
-    """The command that makes the same study in a terminal."""
+    """Return the command that makes the same study in a terminal."""
     words = ["shardwise", "study", state.model, "--gpu", state.gpu, "--engine", state.engine]
     words += ["--dtype", state.dtype, "--kv-dtype", state.kv_dtype, "--gpus", str(state.gpus)]
     words += ["--tp", ",".join(map(str, question.tp_sizes))]
@@ -225,7 +227,7 @@ def command(known: Explorer, state: State, question: Question) -> str:
 
 
 def _question(state: State, arch: Model, measured: Sequence[Evidence]) -> Question:
-    """The batches are the usual ones, that of the cell shown, and those measured."""
+    """The batches are the default ones, that of the selected cell, and the measured ones."""
     sizes = allowed_tp(arch, min(state.gpus, MAX_TP))
     found = sorted({e.workload.concurrency for e in measured})[:MAX_MEASURED_BATCHES]
     own = [state.batch] if state.batch else []
@@ -243,10 +245,10 @@ def _check_names(known: Explorer, state: State) -> None:
     for what, names in lists:
         if getattr(state, what) not in names:
             given = shown(getattr(state, what))
-            problems[what] = f"unknown {what} {given}; choose one of the list"
+            problems[what] = f"unknown {what} {given}; choose one from the list"
         strange = [name for name in getattr(state, f"vs_{what}") if name not in names]
         if strange:
-            problems[f"vs_{what}"] = f"unknown {what} {shown(strange[0])}; choose one of the list"
+            problems[f"vs_{what}"] = f"unknown {what} {shown(strange[0])}; choose one from the list"
     if state.study and state.study not in known.store.files:
         problems["study"] = f"no study {shown(state.study)} in the store"
     if problems:
@@ -254,13 +256,13 @@ def _check_names(known: Explorer, state: State) -> None:
 
 
 def asked_of(known: Explorer, state: State) -> tuple[Asked, Wanted]:
-    """The subject and the study's question of a state. Raises StateError."""
+    """Return the subject and the study's question of a state. Raises StateError."""
     asked, wanted, _ = _wanted(known, state)
     return asked, wanted
 
 
 def _wanted(known: Explorer, state: State) -> tuple[Asked, Wanted, list[Evidence]]:
-    """What is asked, and what the store has measured of it."""
+    """Return the question, and its measurements in the store."""
     _check_names(known, state)
     measured = _measured(known, state)
     asked = Asked(
@@ -280,7 +282,7 @@ def _wanted(known: Explorer, state: State) -> tuple[Asked, Wanted, list[Evidence
     return asked, wanted, measured
 
 
-#: Field of an error -> the page's field that it is shown beside; the model's where none is named.
+#: Field of an error -> the page's field that shows it; the model's if none is named.
 FIELDS: Final = {
     "isl": "isl",
     "gpu": "gpu",
@@ -294,7 +296,7 @@ FIELDS: Final = {
 
 @contextmanager
 def _at_its_field() -> Iterator[None]:
-    """Errors of a whole question become errors of the field that they are shown beside."""
+    """Turn errors of a whole question into errors of the field that shows them."""
     try:
         yield
     except StateError:

@@ -1,4 +1,4 @@
-"""What the page shows after the answer: a step by operator, what would change it, memory."""
+"""Details below the answer: a step by operator, changes of the question, memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shardwise.web.asking import Explorer, Found, asked_of, found_of, subject_at
 from shardwise.web.payload import picked_cell
 from shardwise.web.state import State
 
-#: How a kernel's time is known, in a word or two.
+#: Short name of the source of a kernel's time.
 KNOWN: Final[Mapping[Provenance, str]] = {
     Provenance.MEASURED: "measured",
     Provenance.INTERPOLATED: "interpolated",
@@ -38,7 +38,7 @@ KNOWN: Final[Mapping[Provenance, str]] = {
 
 
 def details(known: Explorer, state: State) -> dict[str, Any]:
-    """The parts below the answer, ready for JSON. Raises StateError."""
+    """Return the parts below the answer for JSON. Raises StateError."""
     found = found_of(known, state)
     return {
         "step": _step(found),
@@ -48,7 +48,8 @@ def details(known: Explorer, state: State) -> dict[str, Any]:
 
 
 def _step(found: Found) -> dict[str, Any]:
-    """The decode step of the cell shown, by operator, and what a token waits for besides."""
+    """Return the decode step of the selected cell by operator, and the additional waits of a
+    token."""
     cell = picked_cell(found)
     step = step_operators(found.subject, cell)
     tpot = cell.metrics["tpot_s"].value
@@ -57,7 +58,7 @@ def _step(found: Found) -> dict[str, Any]:
     scale = scale_for([whole], "s")
     parts = [
         *step.operators,
-        OperatorTime("waiting for other requests' prompts", waiting, None),
+        OperatorTime("waiting for the prefill of other requests", waiting, None),
     ]
     return {
         "title": f"One output token: {number(tpot / scale.factor)} {scale.unit}",
@@ -80,8 +81,8 @@ def _step(found: Found) -> dict[str, Any]:
 
 
 def _changes(found: Found) -> list[dict[str, Any]]:
-    """The answer if the question were another: longer prompts and answers, a tighter bound, more
-    requests. Each with the state's fields that ask it."""
+    """Return the answers to changed questions (longer prompts and answers, a tighter bound, more
+    requests), each with its state fields."""
     if found.layouts is None:
         return []
     q, d = found.question, found.question.demand
@@ -148,7 +149,7 @@ def _unmet(question: planning.Question, made: Plan) -> dict[str, str]:
 
 
 def _memory(known: Explorer, found: Found) -> dict[str, Any]:
-    """One rank on each kind of GPU, largest memory last, as rows of bars."""
+    """Return the memory of one rank on each kind of GPU, largest memory last, as rows of bars."""
     shown = found.answer.shown
     tp_size = shown.evidence.deployment.tp_size if shown else 1
     asked, wanted = asked_of(known, found.state)
@@ -156,9 +157,10 @@ def _memory(known: Explorer, found: Found) -> dict[str, Any]:
     longest = max(max(u.capacity_bytes, sum(u.parts.values())) for u in uses)
     tokens = found.state.isl + found.state.osl
     return {
-        "title": f"What one GPU holds at TP={tp_size}",
-        "lead": f"Weights, one sequence of {tokens:,} tokens and what the engine takes, of the "
-        "memory that the engine may use.",
+        "title": f"Memory of one GPU at TP={tp_size}",
+        "lead": f"Weights, one sequence of {tokens:,} tokens and engine memory, as parts of the "
+        f"memory "
+        "that the engine may use.",
         "parts": list(uses[0].parts),
         "rows": [
             {

@@ -1,4 +1,4 @@
-"""A state as the rows that the page draws and the words that it shows."""
+"""Turn a state into the rows and texts that the page shows."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from shardwise.reports.plan_tables import rejected_lines
 from shardwise.web.asking import Explorer, Found, cells_of, compared, found_of
 from shardwise.web.state import State, StateError, written
 
-#: Requests in flight per replica that the grid shows, of those that the chart has.
+#: Requests in flight per replica shown in the grid, a subset of the chart's.
 GRID_BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SHOWN: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s", "total_tok_s")
 
 
 def payload(known: Explorer, state: State) -> dict[str, Any]:
-    """Everything that the page shows at once for a state, ready for JSON. Raises StateError."""
+    """Return the page's main content for a state, for JSON. Raises StateError."""
     found = found_of(known, state)
     cell = picked_cell(found)
     view = VIEWS[state.axis]
@@ -65,12 +65,12 @@ def payload(known: Explorer, state: State) -> dict[str, Any]:
 
 
 def _apart(found: Found, cell: Evidence) -> bool:
-    """Whether the cell taken apart is another than the answer."""
+    """Return whether the selected cell differs from the answer."""
     return found.answer.shown is None or cell is not found.answer.shown.evidence
 
 
 def sides_of(known: Explorer, found: Found) -> list[Side]:
-    """The state's own subject, then what it is compared with."""
+    """Return the state's own subject, then those compared with it."""
     models = bool(found.state.vs_model)
     return [
         _side(found, models=models),
@@ -79,7 +79,7 @@ def sides_of(known: Explorer, found: Found) -> list[Side]:
 
 
 def _other(known: Explorer, state: State, *, models: bool) -> Side:
-    """What stands beside, or why it cannot run the same question."""
+    """Return a compared subject, or why it cannot answer the same question."""
     try:
         return _side(found_of(known, state, ("online",)), models=models)
     except StateError as error:
@@ -89,7 +89,7 @@ def _other(known: Explorer, state: State, *, models: bool) -> Side:
 
 
 def _side(found: Found, *, models: bool) -> Side:
-    """A subject as a comparison takes it; `models`: those compared are named with their model."""
+    """Return a subject for a comparison; with `models`, subjects are named with their model."""
     return Side(
         _name(found.state, models=models),
         found.question.arch,
@@ -141,23 +141,23 @@ def _series(found: Found, *, models: bool) -> Series:
 
 
 def _commands(found: Found) -> dict[str, Any]:
-    """What starts the answer's replicas; empty where nothing meets what is asked."""
+    """Return the commands of the answer's replicas; empty if nothing meets the bounds."""
     shown = found.answer.shown
     if shown is None or not found.answer.found:
-        return {"lines": [], "files": [], "note": "", "problem": "nothing meets what is asked"}
+        return {"lines": [], "files": [], "note": "", "problem": "nothing meets the bounds"}
     d, arch = shown.evidence.deployment, found.question.arch
     order = device_order_of(found.files, d.gpu, d.tp_size)
     return asdict(engine_commands(found.state.model, arch, found.subject.gpu, d, order))
 
 
 def deploy_problem(found: Found) -> str:
-    """Why there is no deployment file for the state, "" where there is one."""
+    """Return why there is no deployment file for the state; "" if there is one."""
     shown = found.answer.shown
     if shown is None or not found.answer.found:
-        return "nothing meets what is asked, so there is nothing to deploy"
+        return "nothing meets the bounds, so there is nothing to deploy"
     d = shown.evidence.deployment
     if d.engine not in managed():
-        return f"{d.engine} cannot be started from a deployment file"
+        return f"a deployment file cannot start {d.engine}"
     try:
         planned([chosen_of(found, shown)], found.question.node.gpus)
     except InputError as error:
@@ -166,14 +166,14 @@ def deploy_problem(found: Found) -> str:
 
 
 def chosen_of(found: Found, shown: Shown) -> Chosen:
-    """The answer as a deployment file takes it."""
+    """Return the answer in the form of a deployment file."""
     d = shown.evidence.deployment
     order = device_order_of(found.files, d.gpu, d.tp_size)
     return Chosen(found.state.model, found.question.arch, found.subject.gpu, d, order=order)
 
 
 def _ranking(found: Found) -> dict[str, Any]:
-    """The planner's ranking: what meets what is asked, what misses it, what cannot run."""
+    """Return the planner's ranking: layouts that meet the bounds, miss them, or cannot run."""
     layouts = found.layouts
     if layouts is None:
         return {"columns": [], "rows": [], "rejected": [], "note": ""}
@@ -190,7 +190,7 @@ def _ranking(found: Found) -> dict[str, Any]:
 
 
 def _grid(found: Found, cell: Evidence) -> dict[str, Any]:
-    """Every layout at the batches of a table, each with what keeps it from being the answer."""
+    """Return every layout at the batches of a table, each with its first shortcoming."""
     picked = (cell.deployment.layout.name, cell.workload.concurrency)
     rows = []
     for c in found.cells:
@@ -214,7 +214,7 @@ def _grid(found: Found, cell: Evidence) -> dict[str, Any]:
 
 
 def _short_of(cell: LayoutCell, found: Found) -> str:
-    """The first of what a cell falls short of, "" for nothing."""
+    """Return the first shortcoming of a cell; "" for none."""
     demand = found.question.demand
     if cell.kv_limited:
         return "KV cache full"
@@ -228,7 +228,7 @@ def _short_of(cell: LayoutCell, found: Found) -> str:
 
 
 def picked_cell(found: Found) -> Evidence:
-    """The cell to take apart: the state's, where it names one, else the answer's own."""
+    """Return the selected cell: the state's if it names one, else the answer's."""
     state, shown = found.state, found.answer.shown
     name = state.layout or (shown.layout if shown else found.cells[0].layout.name)
     if name not in found.layout_names:
@@ -246,7 +246,7 @@ def _batch(shown: Shown) -> int:
 
 
 def _cell(cell: Evidence, found: Found) -> dict[str, Any]:
-    """One cell: its metrics, and what its node carries."""
+    """Return one cell: its metrics, and the rate that its node sustains."""
     d, gpus = cell.deployment, found.question.node.gpus
     copies = gpus // d.layout.replica_gpus
     measured = {m.metric: m.measured for m in beside([_one(cell)], map(_one, found.measured))}
@@ -275,7 +275,7 @@ def _cell(cell: Evidence, found: Found) -> dict[str, Any]:
 
 
 def _one(item: Evidence) -> Evidence:
-    """Evidence of one replica, whatever its node holds."""
+    """Return the evidence of one replica."""
     return replace(item, deployment=item.deployment.with_layout(replicas=1))
 
 
@@ -287,11 +287,11 @@ def _written(value: Interval, unit: str) -> str:
 
 
 def _beside(found: Found) -> list[str]:
-    """How far the predictions are from the study laid over them, a line a metric."""
+    """Return the prediction errors against the overlaid study, one line per metric."""
     if not found.state.study:
         return []
     if not found.measured:
-        return ["The study in the store has no cell with this model, GPU, lengths and batches."]
+        return ["The study in the store has no cells with this model, GPU, lengths and batches."]
     asked = [(e.deployment.layout, e.workload.concurrency) for e in found.measured]
     pairs = beside(map(_one, cells_of(found, asked)), map(_one, found.measured))
     lines = []

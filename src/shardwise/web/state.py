@@ -1,4 +1,4 @@
-"""The state of the page: parsed from the address, every field checked, each error at its field."""
+"""The state of the page, parsed from the URL; each error names its field."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from shardwise.architecture.formats import DTYPES as WEIGHT_DTYPES
 from shardwise.engines.registry import names
 from shardwise.errors import InputError
 
-MAX_SHOWN: Final = 80  #: characters of a bad value that a message repeats
+MAX_SHOWN: Final = 80  #: maximum characters of an invalid value in a message
 DTYPES: Final = ("auto", "fp4", *WEIGHT_DTYPES)
 KV_DTYPES: Final = ("auto", "bf16", "fp8")
 ENGINES: Final = tuple(name for name in names() if name != "builtin")
 MODES: Final = ("closed_loop", "static_batch")
 AXES: Final = ("tok_s_per_user", "e2e_latency_s", "tpot_s", "ttft_s")
-MAX_COMPARED: Final = 3  #: GPUs and models beside the first
+MAX_COMPARED: Final = 3  #: GPUs and models compared with the first
 
 
 class State(msgspec.Struct, frozen=True):
-    """What the page shows. Bounds in ms as a person types them; 0: not asked."""
+    """The page's state. Bounds are in ms; 0: none."""
 
     model: str = "llama-3.1-70b"
     gpu: str = "mi300x"
@@ -47,7 +47,7 @@ class State(msgspec.Struct, frozen=True):
 
 
 class StateError(InputError):
-    """Fields that cannot be used, each with its message."""
+    """Invalid fields, each with its message."""
 
     def __init__(self, problems: Mapping[str, str]) -> None:
         super().__init__("; ".join(f"{name}: {message}" for name, message in problems.items()))
@@ -55,9 +55,10 @@ class StateError(InputError):
 
 
 def parse_state(given: Mapping[str, str], start: State | None = None) -> State:
-    """The state of an address's query; what is absent is as in `start`, strangers are ignored.
+    """Parse the state from a URL query; missing fields are taken from `start`, unknown ones are
+    ignored.
 
-    Raises StateError naming every field that cannot be read.
+    Raises StateError naming every invalid field.
     """
     values: dict[str, Any] = {}
     problems: dict[str, str] = {}
@@ -78,7 +79,7 @@ def parse_state(given: Mapping[str, str], start: State | None = None) -> State:
 
 
 def written(state: State) -> dict[str, str]:
-    """The state as an address's query has it."""
+    """Return the state as a URL query."""
     found = {
         name: ",".join(value) if isinstance(value, tuple) else str(value).removesuffix(".0")
         for name, value in asdict(state).items()
@@ -87,7 +88,7 @@ def written(state: State) -> dict[str, str]:
 
 
 def shown(text: str) -> str:
-    """`text` as a message repeats it: quoted, on one line, cut."""
+    """Quote `text` for a message: on one line and shortened."""
     return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
 
 

@@ -1,4 +1,4 @@
-"""Saved studies and measured cells: listed by name, and only what is listed is ever read."""
+"""Saved studies and measured cells, listed by name; only listed studies are read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PATTERNS: Final = ("*.json", "*.jsonl", "*/study.json", "*.db")
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A study: a file of its own, or one of those in a store of measured cells."""
+    """A study: its own file, or one in a store of measured cells."""
 
     file: Path
     study: str = ""
 
     @property
     def state(self) -> tuple[object, ...]:
-        """Changes when the content does; a store's last cells are in its write-ahead log."""
+        """A value that changes with the content, including a store's write-ahead log."""
         log = self.file.with_name(f"{self.file.name}-wal")
         stats = [file.stat() for file in (self.file, log) if file.exists()]
         return (self, *((s.st_mtime_ns, s.st_size) for s in stats))
@@ -34,9 +34,9 @@ class Listed(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of studies, or one file of measured cells; None: none was given.
+    """A folder of studies, or one file of measured cells; None if none was given.
 
-    Names never become paths.
+    Names are never used as paths.
     """
 
     folder: Path | None = None
@@ -46,7 +46,7 @@ class Store:
 
     @property
     def files(self) -> Mapping[str, Listed]:
-        """What lies inside the folder now, by name. Raises InputError where it is not there."""
+        """Return the current files of the folder by name. Raises InputError if it is missing."""
         if self.folder is None:
             return {}
         root = self.folder.resolve()
@@ -55,7 +55,7 @@ class Store:
         if not root.is_dir():
             raise InputError(
                 f"no store {self.folder}",
-                "allowed: a folder with saved studies, or a file that 'shardwise bench' wrote",
+                "allowed: a folder with saved studies, or a file written by 'shardwise bench'",
             )
         found = [file for pattern in PATTERNS for file in root.glob(pattern)]
         inside = [file for file in sorted(found) if file.resolve().is_relative_to(root)]
@@ -69,7 +69,7 @@ class Store:
         return listed
 
     def evidence(self, name: str) -> list[Evidence]:
-        """The evidence of a study by its listed name. Raises InputError for any other name."""
+        """Return the evidence of a study by its listed name. Raises InputError for other names."""
         found = self.files
         if name not in found:
             raise UnknownNameError("study", name, found, "start with --store FOLDER")
@@ -85,7 +85,7 @@ class Store:
         return self._read[name][1]
 
     def listed(self) -> dict[str, list[Evidence]]:
-        """Every study that can be read, by name; what cannot be read is not one."""
+        """Return every readable study by name."""
         found = {}
         for name in self.files:
             try:
@@ -98,7 +98,7 @@ class Store:
 
 
 def _studies_of(file: Path) -> Iterable[tuple[str, Listed]]:
-    """The studies in a store of measured cells; none where it is another program's database."""
+    """Return the studies in a store of measured cells; none if it is another program's database."""
     try:
         with open_store(file, create=False) as opened:
             names = opened.studies()

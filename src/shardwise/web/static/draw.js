@@ -4,7 +4,7 @@ import { drawChart, onPaper } from "./chart.js";
 import { options } from "./fields.js";
 
 const byId = (id) => document.getElementById(id);
-const MET = { met: "✓ met", within: "≈ met within its interval", missed: "✗ missed" };
+const MET = { met: "✓ met", within: "≈ met by the value only", missed: "✗ missed" };
 
 export function draw(found) {
   const [online, offline] = found.answers;
@@ -164,7 +164,7 @@ export function drawDetails(found) {
 
 function step(found) {
   byId("step-title").textContent = found.title;
-  byId("step-lead").textContent = `${found.lead} Solid: the kernel’s time was measured or lies between measured points.`;
+  byId("step-lead").textContent = `${found.lead} Solid: the kernel’s time was measured or interpolated.`;
   const longest = Math.max(...found.rows.map((r) => r.width));
   table("step-table", ["operator", "", found.unit, "%", "its time is"], found.rows.map((r) => [
     r.name, track([[r.width / longest, r.direct ? "direct" : "indirect"]]), r.time, r.share, r.known]), [4]);
@@ -173,7 +173,7 @@ function step(found) {
 
 function memory(found) {
   byId("memory-title").textContent = found.title;
-  byId("memory-lead").textContent = `${found.lead} The line marks what it may use.`;
+  byId("memory-lead").textContent = `${found.lead} The line is the memory that the engine may use.`;
   byId("memory-legend").replaceChildren(...found.parts.map((part) =>
     node("li", {}, node("span", { className: `swatch part-${part}` }), part.replace("_", " ").replace("kv", "KV"))));
   table("memory-table", ["GPU", "sold as", "", "fits"], found.rows.map((r) => {

@@ -71,7 +71,7 @@ async function details(wanted) {
 function allow(found, wanted) {
   shown = found;
   document.querySelector(".result").classList.toggle("invalid", !found);
-  const reasons = { deployment: found?.deploy_problem ?? "the question is not valid", csv: "", report: "" };
+  const reasons = { deployment: found?.deploy_problem ?? "some fields are invalid", csv: "", report: "" };
   for (const [id, file] of FILES) {
     const link = byId(`download-${id}`);
     if (found && !reasons[id]) {

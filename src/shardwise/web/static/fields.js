@@ -113,7 +113,7 @@ export function problems(found) {
   const messages = [...new Set(Object.values(found))];
   banner.hidden = messages.length === 0;
   banner.textContent = messages.length
-    ? `${messages.map(cutLong).join("; ")}.${byId("main").classList.contains("empty") ? "" : " Below is the last state that could be worked out."}` : "";
+    ? `${messages.map(cutLong).join("; ")}.${byId("main").classList.contains("empty") ? "" : " The last valid answer is shown below."}` : "";
 }
 
 const cutLong = (text) => (text.length > 400 ? text.slice(0, 400) + "…" : text);
