@@ -41,7 +41,7 @@ def test_the_last_start_that_states_a_cache_counts() -> None:
 
 
 def test_another_models_log_is_refused_by_its_weights() -> None:
-    with pytest.raises(InputError, match=r"loaded 32\.90 GiB .*llama-3\.1-8b .*own model"):
+    with pytest.raises(InputError, match=r"loaded 32\.90 GiB .*llama-3\.1-8b .*log's model"):
         logged_cache(read(LOG).startups, load("llama-3.1-8b"), H100, "vllm")
 
 

@@ -28,7 +28,7 @@ def test_idle_gpus_are_ready() -> None:
 def test_memory_in_use_that_vllm_would_refuse() -> None:
     """10,000 of 46,068 MiB in use leave 78.3 %."""
     busy = gpus("0, NVIDIA L40S, 46068 MiB, 10000 MiB, Disabled")
-    with pytest.raises(InputError, match=r"m/0: 9\.8 GiB of GPU 0 are in use.* 0\.78 at most"):
+    with pytest.raises(InputError, match=r"m/0: 9\.8 GiB of GPU 0 are in use.* at most 0\.78"):
         require_ready(busy, "m/0", [0], 0.9, "vllm")
     require_ready(busy, "m/0", [0], 0.78, "vllm")
     require_ready(busy, "m/0", [0], 0.9, "sglang")  # its share is of what is free

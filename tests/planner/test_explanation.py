@@ -31,7 +31,7 @@ def test_binding_is_the_largest_share_of_the_time() -> None:
     parts = made.best.evidence.breakdown
     share = explain(made).binding_share
     assert share == pytest.approx(max(parts.values()) / sum(parts.values()))
-    assert f"{100 * share:.0f} % of E2E latency" in recommendation(made)
+    assert f"{100 * share:.0f} %)" in recommendation(made)
 
 
 def test_what_the_second_loses_by_adds_up_to_the_difference() -> None:

@@ -67,5 +67,5 @@ def test_where_no_kind_does_all_reasons_are_one_line(ask: Any) -> None:
 
 def test_a_kind_that_comes_twice_is_refused(ask: Any) -> None:
     one = asked(ask, {"h200": 2.0})
-    with pytest.raises(InputError, match="h200 comes 2 times"):
+    with pytest.raises(InputError, match="h200 is given 2 times"):
         compared(one + one)
