@@ -117,7 +117,7 @@ def test_nothing_in_a_node_fits() -> None:
         layout=Layout(tp_size=8),
     )
     assert smallest_fitting_tp(load("deepseek-r1"), small, deployment, 1024) is None
-    with pytest.raises(DoesNotFitError, match="nothing in one node of 8 fits"):
+    with pytest.raises(DoesNotFitError, match="nothing fits on one node of 8"):
         require_fit(load("deepseek-r1"), small, deployment, 1024)
 
 

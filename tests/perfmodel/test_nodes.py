@@ -98,4 +98,4 @@ def test_what_crosses_nodes_was_never_measured() -> None:
     assert "nodes" in known.unseen(several.asked, Layout(8, 2))
     assert "nodes" not in known.unseen(several.asked, Layout(8))
     assert "nodes" not in known.unseen(plain.asked, Layout(8, 2))
-    assert known.far(several.asked, Layout(8, 2)) == "no row crosses nodes"
+    assert known.far(several.asked, Layout(8, 2)) == "no row spans nodes"

@@ -51,9 +51,9 @@ def test_a_layout_far_from_rows_says_so_in_its_first_sentence() -> None:
     copied = planned("deepseek-r1", "h200", 8, 512)
     assert copied.best.deployment.layout.attention_dp > 1
     assert "nothing similar was measured (no row of h200 with vLLM" in first_sentence(copied)
-    assert "copies of attention" in first_sentence(copied)
+    assert "data-parallel attention" in first_sentence(copied)
     unknown = planned("qwen3-32b", "rtx-4090", 3, 8)
-    assert "no row is of rtx-4090 with vLLM" in first_sentence(unknown)
+    assert "there are no rows of rtx-4090 with vLLM" in first_sentence(unknown)
     known = planned("llama-3.1-70b", "h200", 8, 64, "fp8")
     assert "nothing similar" not in recommendation(known)
     assert "Measured rows: this model, GPU, engine and layout" in recommendation(known)
@@ -101,9 +101,9 @@ EXPECTED: list[tuple[str, str, int, int, str | None, Any, str]] = [
     ("qwen3.5-397b-a17b", "b200", 8, 64, None, lambda x: x.replicas > 1, "a tie"),
     ("kimi-k2.5", "h200", 8, 8, None, lambda x: x.tp_size == 8, "times the"),
     ("kimi-k2.5", "h200", 8, 512, None, lambda x: x.attention_dp > 1, "times the"),
-    ("llama-3.1-70b", "rtx-pro-6000", 2, 8, None, lambda x: x.name == "TP2", "no row is of"),
+    ("llama-3.1-70b", "rtx-pro-6000", 2, 8, None, lambda x: x.name == "TP2", "there are no rows of"),
     # 33 GB in fp8: one GPU is too small, TP3 does not divide 64 heads
-    ("qwen3-32b", "rtx-4090", 3, 8, None, lambda x: x.name in ("TP2", "TP1 x PP3"), "no row is of"),
+    ("qwen3-32b", "rtx-4090", 3, 8, None, lambda x: x.name in ("TP2", "TP1 x PP3"), "there are no rows of"),
 ]
 
 

@@ -1,1 +1,2 @@
-"""Pure functions from hardware, architecture, workload and deployment to an estimate."""
+"""The performance model: pure functions from hardware, model, workload and deployment to an
+estimate."""

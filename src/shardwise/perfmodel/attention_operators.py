@@ -1,4 +1,4 @@
-"""Seconds of a step's attention on one rank, by mixer: decoding over a cache, and prompts."""
+"""Attention time of a step on one rank, by mixer: decode over a cache, and prefill."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS
 Array = NDArray[np.float64]
 AnyFloats = NDArray[np.floating[Any]]
 NoteError = Callable[[int, float, float], None]
-#: Where a decode step's attention is judged: a usual batch at a usual context.
+#: Typical batch and context at which the error of decode attention is evaluated.
 _AT: Final = (
     int(np.argmin(np.abs(SEQUENCES - 32.0))),
     int(np.argmin(np.abs(CONTEXTS - 2048.0))),
 )
-_INDEX_BYTES: Final = 1.03125  #: of one element of the indexer's cache: fp8 with scales
+_INDEX_BYTES: Final = 1.03125  #: bytes per element of the indexer's cache: fp8 with scales
 
 
 def decode_seconds(
@@ -37,9 +37,10 @@ def decode_seconds(
     note: NoteError,
     query_tokens: int = 1,
 ) -> Array:
-    """Seconds of a decode step's attention, all layers: (ranks, SEQUENCES, CONTEXTS).
+    """Return the seconds of a decode step's attention over all layers: (ranks, SEQUENCES,
+    CONTEXTS).
 
-    Each sequence has `query_tokens` tokens in the step, more than one where drafts are verified.
+    Each sequence has `query_tokens` tokens in the step, more than one if drafts are verified.
     """
     where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
     out = np.zeros((len(ranks), len(SEQUENCES), len(CONTEXTS)))
@@ -59,8 +60,9 @@ def decode_seconds(
 def decode_provenance(
     rank: RankShards, gpu: Gpu, engine: str, kv_dtype: str, sequences: float, context: float
 ) -> dict[str, Provenance]:
-    """How far a decode step's attention is from a measurement, by kind of mixer, at the node of the
-    grids nearest to `sequences` and `context` tokens; of several kinds of layer the farthest."""
+    """Return the provenance of decode attention by kind of mixer, at the grid node nearest to
+    `sequences` and `context` tokens; for several kinds of layer, the farthest from a
+    measurement."""
     where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
     at = (
         int(np.argmin(np.abs(np.log2(SEQUENCES / max(sequences, 1.0))))),
@@ -88,7 +90,8 @@ def _cut(rank: RankShards) -> Cut:
 def _by_mixer(
     ranks: Sequence[RankShards], kernel: Callable[[Mixer, Cut], Times | None]
 ) -> dict[tuple[int, Cut], Times | None]:
-    """Times of each group of layers in each cut: pipelines and experts do not change attention."""
+    """Return the times of each group of layers for each way of sharding; PP and EP do not change
+    attention."""
     cuts = sorted({_cut(rank) for rank in ranks})
     known: dict[tuple[Mixer, Cut], Times | None] = {}
     found: dict[tuple[int, Cut], Times | None] = {}
@@ -137,13 +140,13 @@ def _decode(mixer: Mixer, cut: Cut, where: Where, query_tokens: int) -> Times | 
 
 
 def _state_passes(query_tokens: int) -> float:
-    """A state's reads and writes over those of one token: it is read once and kept after each
-    token, so that what was rejected can be taken back (vLLM, fused_recurrent_gated_delta_rule)."""
+    """Return a state's reads and writes relative to one token. It is read once and saved after
+    each token, so that rejected tokens can be undone (vLLM, fused_recurrent_gated_delta_rule)."""
     return (1.0 + query_tokens) / 2.0
 
 
 def _states(mixer: LinearAttention | Mamba2, tp_size: int) -> tuple[int, int, int, int, str]:
-    """Heads of keys and values, their widths, and the kernels' name of the kind."""
+    """Return the heads of keys and values, their widths, and the kernels' name of the kind."""
     if isinstance(mixer, Mamba2):
         groups, heads = pieces(mixer.num_groups, tp_size), pieces(mixer.num_heads, tp_size)
         return groups, heads, mixer.state_size, mixer.head_dim, "mamba2"
@@ -158,14 +161,15 @@ def _states(mixer: LinearAttention | Mamba2, tp_size: int) -> tuple[int, int, in
 
 
 def _picked(indexer: Indexer | None, context: AnyFloats) -> AnyFloats:
-    """Tokens that attention reads: those that the indexer picks."""
+    """Return the tokens that attention reads: those that the indexer selects."""
     return context if indexer is None else np.minimum(context, float(indexer.top_k))
 
 
 def _with_indexer(
     times: Times, indexer: Indexer | None, gpu: Gpu, pairs: Array, read: Array
 ) -> Times:
-    """Attention with the scoring of `pairs` of tokens, of which `read` keys come from memory."""
+    """Return attention plus the indexer's scoring of `pairs` of tokens, with `read` keys from
+    memory."""
     if indexer is None:
         return times
     flops = 2.0 * indexer.num_heads * indexer.head_dim * pairs / gpu.matrix_rate("fp8")
@@ -175,8 +179,8 @@ def _with_indexer(
 
 
 def prefill_seconds(ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype: str) -> Array:
-    """Seconds of prompts' attention, all layers: (ranks, TOKENS, CONTEXTS): so many new tokens of
-    which each sees so many earlier ones on average."""
+    """Return the seconds of prefill attention over all layers, by new tokens and mean earlier
+    tokens of each: (ranks, TOKENS, CONTEXTS)."""
     where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
     out = np.zeros((len(ranks), len(TOKENS), len(CONTEXTS)))
     times = _by_mixer(ranks, lambda mixer, cut: _prefill(mixer, cut, where))
@@ -185,13 +189,13 @@ def prefill_seconds(ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype
             found = times[group, _cut(rank)]
             if found is not None:
                 out[place] += layer.group.count * np.broadcast_to(found.seconds, out.shape[1:])
-    # a longer context is never cheaper, whatever the number of prompts that it is split over
+    # a longer context is never cheaper, for any number of prompts
     return np.maximum.accumulate(out, axis=2)
 
 
 def _prefill(mixer: Mixer, cut: Cut, where: Where) -> Times | None:
-    """Prompts of twice the mean context; fewer tokens are a chunk of one such prompt, whose
-    earlier tokens are in the cache."""
+    """Return the time of prompts of twice the mean context; fewer tokens are a chunk of one such
+    prompt with earlier tokens in the cache."""
     gpu, engine, kv = where
     tp_size = cut[0]
     tokens, seen = TOKENS[:, None], CONTEXTS[None, :]
@@ -232,7 +236,7 @@ def _with_earlier(
 
 
 def _kept(indexer: Indexer | None, cached: Array, new: Array) -> Array:
-    """Cached tokens that attention sees, so that no query sees more than the indexer picks."""
+    """Return the cached tokens that attention sees, limited to those that the indexer selects."""
     if indexer is None:
         return cached
     return np.minimum(cached, np.maximum(indexer.top_k - new / 2.0, 0.0))

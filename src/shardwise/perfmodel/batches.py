@@ -1,4 +1,4 @@
-"""Rows of one model, GPU, engine and its version, dtype and mode, as one array computation."""
+"""Group rows of one model, GPU, engine version, dtype and mode into array computations."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STATIC_BATCHED_TOKENS: Final = 131072.0  #: latency runs prefill the whole batch
 
 
 class Key(msgspec.Struct, frozen=True):
-    """What rows of one batch have in common."""
+    """The common properties of the rows in a batch."""
 
     model: str
     gpu: str
@@ -59,31 +59,31 @@ class Batch(msgspec.Struct, frozen=True):
     rows: tuple[Row, ...]
 
     def observed(self, metric: str) -> Array:
-        """The measured values, NaN where the source does not say."""
+        """The measured values; NaN if not reported."""
         return np.array([row.observed.get(metric, np.nan) for row in self.rows])
 
     @property
     def model_key(self) -> str:
-        """As the hierarchy knows the model in its dtype."""
+        """Key of the model and dtype in the hierarchy."""
         return model_key(self.arch)
 
     @property
     def identity(self) -> tuple[Gpu, str, str, str]:
-        """As the hierarchy knows it: GPU, engine, version and model."""
+        """Key in the hierarchy: GPU, engine, version and model."""
         return self.gpu, self.key.engine, self.key.version, self.model_key
 
     @property
     def weights(self) -> Array:
-        """What each row counts for in a fit."""
+        """Weight of each row in a fit."""
         return np.array([row.weight for row in self.rows])
 
     @property
     def ttft_is_told(self) -> NDArray[np.bool_]:
-        """Rows whose TTFT is that of serving alone."""
+        """Rows whose TTFT includes only serving."""
         return np.array([row.ttft_is_told for row in self.rows], dtype=np.bool_)
 
     def setting(self, coefficients: Mapping[str, float]) -> Setting:
-        """What is constant over the batch, with `coefficients` applied."""
+        """Return the constant settings of the batch, with `coefficients` applied."""
         key = self.key
         plain = Setting(
             self.arch,
@@ -117,19 +117,20 @@ _NVIDIA_CHECKPOINTS: Final = ("aic_silicon", "trtllm_perf")
 
 
 def _unstated_kv_dtype(row: Row, model: Model, gpu: Gpu) -> str:
-    """What the checkpoint asks for; in published rows, what their checkpoints asked for."""
+    """Return the dtype that the checkpoint asks for; for published rows, that of their
+    checkpoints."""
     published = row.source.startswith(_NVIDIA_CHECKPOINTS) and gpu.vendor == "nvidia"
     if published and model.checkpoint_dtype in ("fp8", "nvfp4"):
         return "fp8"
     return model.kv_dtype
 
 
-#: The GPU of an id or spelling, as an engine uses it.
+#: Looks up the GPU of an id or alias for an engine.
 GpuOf = Callable[[str, str], Gpu]
 
 
 def usual_gpu(name: str, engine: str) -> Gpu:  # noqa: ARG001
-    """The GPU of the usual catalogue, whichever engine runs on it."""
+    """Return the GPU of the default catalogue, for any engine."""
     return default_catalogue().gpu(name)
 
 
@@ -185,7 +186,7 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
 
 
 def group(rows: Iterable[Row], gpu_of: GpuOf = usual_gpu) -> tuple[list[Batch], list[Problem]]:
-    """Batches of the rows that name a known model, GPU and dtype, and the others' problems."""
+    """Return batches of rows with a known model, GPU and dtype, and the problems of the others."""
     by_key: dict[Key, list[Row]] = {}
     problems = []
     for row in rows:

@@ -1,10 +1,9 @@
-"""The table that speaks for an engine's kernel, where several do.
+"""Choose the table for an engine's kernel, if several engines have one.
 
-Products: some engines' tables hold the quantization of the activations and some do not (TensorRT-
-LLM's fp8 products take 7 us more than others' whatever their size), and a step counts quantization
-apart. So the fastest table of a GPU and dtype is taken at each size. Experts: the engine's own
-table; where it has none, the fastest of the others', since what one engine has found to be fast the
-others take over within a release or two.
+GEMMs: some tables include the quantization of activations (TensorRT-LLM's fp8 GEMMs take 7 us more
+than others' at any size), but a step counts quantization separately. So the fastest table of a GPU
+and dtype is used at each size. Experts: the engine's own table, else the fastest of the others,
+since engines adopt fast kernels from each other within a release or two.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Kernel = Callable[[str], Times]  #: from an engine's name
 
 
 def fastest(kernel: Kernel, engine: str) -> Times:
-    """Times of `kernel` at each size, the fastest of all engines that were measured."""
+    """Return the times of `kernel` at each size, the fastest of all measured engines."""
     own = kernel(engine)
     others = [kernel(name) for name in ENGINES if name != engine]
     known = [t for t in others if _kind(t) <= Provenance.EXTRAPOLATED]
@@ -32,7 +31,7 @@ def fastest(kernel: Kernel, engine: str) -> Times:
 
 
 def own_or_fastest(kernel: Kernel, engine: str) -> Times:
-    """Times of `kernel` for `engine`; where they are another engine's, the fastest."""
+    """Return the times of `kernel` for `engine`, else the fastest of other engines."""
     own = kernel(engine)
     return own if _kind(own) != Provenance.OTHER_ENGINE else fastest(kernel, engine)
 

@@ -1,4 +1,4 @@
-"""Build a profile: fit, hold rows out to learn the error, and write down where it came from."""
+"""Build a profile: fit, cross-validate, and record its provenance."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from shardwise.perfmodel.shrinking import CANDIDATES, NONE, WHOLE, Shares, suppo
 
 Progress = Callable[[str, int, int], None]
 FOLDS: Final = 5
-#: Own rows are of one machine and one version, so they may move a coefficient further than as many
-#: public rows of anybody's, which share their errors.
+#: A user's rows are from one machine and version, so they may move a coefficient further than the
+#: same number of public rows, which share errors.
 OWN_HOLD: Final = 0.125
 LEAST_GROUPS: Final = 3  #: that judge each other's coverage
 MIN_ROWS: Final = 3  #: fewer say nothing about the error that is left
@@ -47,7 +47,7 @@ def mape(misses: Iterable[Miss]) -> float:
 
 
 def error_table(fitted: Sequence[Miss], held_out: Sequence[Miss]) -> list[Error]:
-    """Errors by GPU, engine and metric: on the fit's own rows, and on rows left out."""
+    """Return errors by GPU, engine and metric: on the rows of the fit, and on held-out rows."""
     cells = sorted({(m.gpu, m.engine, m.metric) for m in fitted})
 
     def of(cell: tuple[str, str, str], misses: Sequence[Miss]) -> list[Miss]:
@@ -65,7 +65,7 @@ def error_table(fitted: Sequence[Miss], held_out: Sequence[Miss]) -> list[Error]
 
 
 def fold_errors(misses: Sequence[Miss], widths: Mapping[str, float]) -> list[FoldError]:
-    """Errors by kind of fold, kind of model and metric."""
+    """Return errors by kind of fold, kind of model and metric."""
     parts: dict[tuple[str, str, str], list[Miss]] = {}
     for m in misses:
         parts.setdefault((m.fold, kind_of(m.moe), m.metric), []).append(m)
@@ -85,14 +85,14 @@ def fold_errors(misses: Sequence[Miss], widths: Mapping[str, float]) -> list[Fol
 
 
 def covered_pct(misses: Sequence[Miss], widths: Mapping[str, float]) -> float:
-    """Percent of rows left out that fall in the interval which their distance gets."""
+    """Return the percentage of held-out rows within their interval."""
     inside = [abs(m.error) <= width_of(widths, Distance(m.unseen, m.moe), m.metric) for m in misses]
     return 100.0 * float(np.mean(inside))
 
 
 def crossed_pct(own: Groups, other: Groups, level: float = LEVEL) -> float | None:
-    """Percent of rows left out within the width that the other groups would give: no row of a
-    group has a part in the width that judges it. None for fewer than three groups."""
+    """Return the percentage of held-out rows within the width computed from the other groups. None
+    for fewer than three groups."""
     if len({*own, *other}) < LEAST_GROUPS:
         return None
     inside = 0
@@ -103,20 +103,20 @@ def crossed_pct(own: Groups, other: Groups, level: float = LEVEL) -> float | Non
 
 
 def plain(rows: Iterable[Row]) -> list[Row]:
-    """Rows that a fit may see: marked `calibrate`, without drafted tokens, and each once."""
+    """Return the rows for a fit: marked `calibrate`, without speculation, without duplicates."""
     return without_copies(row for row in rows if row.use == "calibrate" and row.is_plain)
 
 
 def without_copies(rows: Iterable[Row]) -> list[Row]:
-    """Rows of which no other has the same measured TTFT and TPOT to four digits in the same
-    configuration: a run published twice counts once, as the source that names its client has it."""
+    """Remove duplicates: rows with equal TTFT and TPOT to four digits in the same configuration
+    are one run published twice. The row whose source names the client is kept."""
     ordered = list(rows)
     told = {_measurement(row) for row in ordered if row.requests_told} - {None}
     return [row for row in ordered if row.requests_told or _measurement(row) not in told]
 
 
 def _measurement(row: Row) -> tuple[object, ...] | None:
-    """What two copies of a run have in common; None where it has no TTFT and TPOT."""
+    """Return the key of a run for finding duplicates; None without TTFT and TPOT."""
     if not {"ttft_s", "tpot_s"} <= row.observed.keys():
         return None
     times = (f"{1e3 * row.observed[m]:.1f}" for m in ("ttft_s", "tpot_s"))
@@ -126,7 +126,7 @@ def _measurement(row: Row) -> tuple[object, ...] | None:
 def build_reference(
     rows: Sequence[Row], lines: list[Line], provenance: str, progress: Progress
 ) -> Profile:
-    """The whole hierarchy from rows marked `calibrate`, with intervals from what was held out.
+    """Fit the whole hierarchy to rows marked `calibrate`, with intervals from held-out rows.
 
     Raises InputError if no row can be used.
     """
@@ -160,7 +160,7 @@ def build_reference(
 
 
 def seen_in(batches: Sequence[Batch]) -> Seen:
-    """What the rows of batches have, as a profile keeps it."""
+    """Return what the rows of batches cover, in the form of a profile."""
     known = knowledge_of((b, [r.layout for r in b.rows]) for b in batches)
     return Seen(
         {pair: sorted(some) for pair, some in sorted(known.versions.items())},
@@ -171,7 +171,7 @@ def seen_in(batches: Sequence[Batch]) -> Seen:
 
 
 class Personal(msgspec.Struct, frozen=True):
-    """A user's profile and how much it helped, in mean percent error by metric."""
+    """A user's profile and its mean errors before and after, in percent by metric."""
 
     profile: Profile
     rows: int
@@ -182,8 +182,8 @@ class Personal(msgspec.Struct, frozen=True):
 
 
 def adapted(batches: Sequence[Batch], base: Profile) -> Hierarchy:
-    """The offsets of `base`, those of the batches' own GPU and engine pairs moved to explain them,
-    and those of a GPU or engine that it knows nothing of; everything shared stays."""
+    """Fit the offsets of the batches' own pairs of GPU and engine, and of a GPU or engine unknown
+    to `base`; shared offsets are kept."""
     start = base.hierarchy
 
     def free(key: tuple[str, ...]) -> bool:
@@ -200,11 +200,11 @@ def build_personal(
     progress: Progress,
     force: bool = False,
 ) -> Personal:
-    """Move the offsets of the user's own GPU and engine pairs, and of a GPU or engine that the
-    base knows nothing of, keeping everything shared.
+    """Fit the offsets of the user's own pairs of GPU and engine, and of a GPU or engine unknown to
+    the base; shared offsets are kept.
 
-    They are moved by the shares that rows left out support, and the whole way where those support
-    none and `force` is given. Raises InputError if fewer than three rows can be used.
+    The correction is scaled by the shares that held-out rows support; with `force` it is applied
+    fully if they support none. Raises InputError if fewer than three rows can be used.
     """
     batches, problems = group(rows)
     used = [row for batch in batches for row in batch.rows if row.observed]
@@ -244,7 +244,8 @@ def build_personal(
 def _left_out(
     used: Sequence[Row], base: Profile, progress: Progress
 ) -> tuple[list[Miss], dict[Shares, list[Miss]]]:
-    """Errors on each row by `base`, and with each share of what a fit without the row corrects."""
+    """Return the errors of `base` on each row, and with each share of the correction of a fit
+    without that row."""
     before: list[Miss] = []
     after: dict[Shares, list[Miss]] = {shares: [] for shares in CANDIDATES if shares != NONE}
     folds = min(FOLDS, len(used))
@@ -260,7 +261,7 @@ def _left_out(
 
 
 def _own_widths(misses: Sequence[Miss]) -> dict[str, float]:
-    """Widths of the user's own pairs, from their cross-validated errors."""
+    """Return interval widths of the user's own pairs, from cross-validated errors."""
     parts: dict[str, list[float]] = {}
     for m in misses:
         parts.setdefault(f"{m.gpu}/{m.engine}/{m.metric}", []).append(m.error)

@@ -1,9 +1,9 @@
 """Fit the hierarchy's offsets to measured rows: a maximum a posteriori estimate.
 
-Residuals are logs of predicted over measured, so a 10 % error weighs the same at 5 ms and at 5 s; a
-soft-L1 loss keeps a few odd rows from pulling the rest; each offset is held to zero by its prior.
-Slopes are taken over the coefficients, of all rows at once, and spread over the levels, which are
-sums: Gauss-Newton steps cost a second whatever the number of levels.
+Residuals are logs of predicted over measured, so a 10 % error has the same weight at 5 ms and at 5
+s. A soft-L1 loss limits the influence of outliers. A prior pulls each offset to zero. Derivatives
+are computed for the coefficients of all rows at once and distributed over the levels, which are
+sums, so a Gauss-Newton step takes a second for any number of levels.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, Level, levels_of, ve
 from shardwise.perfmodel.stacked import Stack, stack
 from shardwise.perfmodel.work import Array
 
-#: The error of one row that is ordinary. Rows of one run share theirs, so it is larger than the 5 %
-#: that software versions differ by.
+#: Typical error of one row. Rows of one run share their errors, so it is larger than the 5 % by
+#: which software versions differ.
 ROW_SPREAD: Final = 0.2
-#: Weight of each metric's residual. TTFT and runs of unknown settings say less about a step.
+#: Weight of each metric's residual. TTFT and runs with unknown settings contain less information
+#: about a step.
 WEIGHTS: Final = {
     ("closed_loop", "tpot_s"): 1.0,
     ("closed_loop", "ttft_s"): 0.5,
@@ -37,7 +38,7 @@ _STEP: Final = 1e-4
 #: Gauss-Newton rounds of a fit, and of one that starts from a fit of nearly the same rows.
 ROUNDS: Final = 14
 WARM_ROUNDS: Final = 3
-#: A round ends the fit where it lowers the loss by less than this share.
+#: The fit ends when a round lowers the loss by less than this share.
 ENOUGH: Final = 1e-4
 MOST_MOVED: Final = 3.0  #: of an offset in one round, in units of its scale
 MOST_GRADIENTS: Final = 400  #: of one Gauss-Newton step
@@ -47,8 +48,8 @@ Mask = NDArray[np.bool_]
 
 
 def levels_drawn(batches: Sequence[Batch]) -> dict[Key, tuple[tuple[str, ...], ...]]:
-    """Levels that each batch draws from. Where a GPU and engine were measured in one version
-    alone, the pair speaks for it, and so for those who name none."""
+    """Return the levels of each batch. If a GPU and engine were measured in only one version, the
+    pair level is used instead of a version level."""
     named = versions_of((b.gpu.id, b.key.engine, b.key.version) for b in batches)
     found = {}
     for b in batches:
@@ -59,7 +60,7 @@ def levels_drawn(batches: Sequence[Batch]) -> dict[Key, tuple[tuple[str, ...], .
 
 
 class Problem(msgspec.Struct, frozen=True, eq=False, dict=True):
-    """Rows that a fit looks at, ready to be predicted all at once.
+    """The rows of a fit, prepared to be predicted all at once.
 
     Attributes:
         batches: Rows in groups.
@@ -71,12 +72,12 @@ class Problem(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     @cached_property
     def stacks(self) -> list[Stack]:
-        """Rows of the same mode as arrays, to be predicted in one computation."""
+        """Rows of one mode as arrays, predicted in one computation."""
         return stack(self.batches)
 
     @cached_property
     def targets(self) -> list[Target]:
-        """Measured values that are fitted, with the weight of each metric."""
+        """Fitted measured values, with the weight of each metric."""
         return [
             target
             for number, found in enumerate(self.stacks)
@@ -91,7 +92,7 @@ class Problem(msgspec.Struct, frozen=True, eq=False, dict=True):
         factor = np.concatenate([self.weights[i] for i in found.batches])
         usable = np.isfinite(observed) & (factor > 0)
         if metric == "ttft_s":
-            # queueing for memory is admission, not service: it would bend the step times
+            # queueing for memory is not service time and would bias the step times
             room = found.load.concurrency * (found.load.isl + found.load.osl)
             usable &= found.load.kv_capacity_tokens > room
             usable &= np.concatenate([b.ttft_is_told for b in some])
@@ -101,7 +102,7 @@ class Problem(msgspec.Struct, frozen=True, eq=False, dict=True):
         return [Target(number, metric, rows, np.log(observed[rows]), weight * factor[rows])]
 
     def predicted(self, log_coefficients: Array) -> list[Array]:
-        """log of each target's prediction; `log_coefficients` by batch."""
+        """Return the log of each target's prediction; `log_coefficients` by batch."""
         values = np.exp(log_coefficients)
         named = {name: values[:, k] for k, name in enumerate(NAMES)}
         served = [found.serve(named) for found in self.stacks]
@@ -135,11 +136,11 @@ def fit(
     hold: float = 1.0,
     kept: Sequence[Mask] | None = None,
 ) -> Hierarchy:
-    """The hierarchy that explains `batches` best.
+    """Fit the hierarchy to `batches`.
 
-    `start` gives offsets to begin from and to keep where `free` (called with a level's key) says
-    no: a user's own rows move only their own pair. `hold` is how strongly an offset is held to
-    zero, 1 as its spread says. `kept` has a mask for each batch: rows that the fit may see.
+    `start` gives initial offsets, which are fixed if `free` (called with a level's key) returns
+    False: a user's rows change only their own pair. `hold` scales the prior; 1 uses each level's
+    spread. `kept` has a mask per batch of the rows that the fit may use.
     """
     problem = batches if isinstance(batches, Problem) else problem_of(batches)
     base = start or Hierarchy({})
@@ -147,7 +148,7 @@ def fit(
     seen = _seen(problem, levels, kept)
     keys = sorted(key for key in seen if free(key))
     stays = set(base.offsets) - set(keys)
-    if kept is not None:  # a fold inherits nothing from rows that it leaves out
+    if kept is not None:  # a fold must not inherit offsets from its held-out rows
         stays = {key for key in stays if not free(key)}
     fixed = Hierarchy({key: base.offsets[key] for key in sorted(stays)})
     place = {key: i for i, key in enumerate(keys)}
@@ -199,7 +200,7 @@ def _seen(
     levels: dict[Key, tuple[tuple[str, ...], ...]],
     kept: Sequence[Mask] | None,
 ) -> set[tuple[str, ...]]:
-    """Levels that kept rows draw from."""
+    """Return the levels of kept rows."""
     found: set[tuple[str, ...]] = set()
     for number, b in enumerate(problem.batches):
         if kept is None or kept[number].any():
@@ -208,7 +209,7 @@ def _seen(
 
 
 def _masks(problem: Problem, kept: Sequence[Mask] | None) -> list[Mask]:
-    """Which rows of each target the fit may see."""
+    """Return which rows of each target the fit may use."""
     if kept is None:
         return [np.ones(len(t.rows), bool) for t in problem.targets]
     by_stack = [np.concatenate([kept[i] for i in found.batches]) for found in problem.stacks]
@@ -218,8 +219,8 @@ def _masks(problem: Problem, kept: Sequence[Mask] | None) -> list[Mask]:
 def _normal(
     problem: Problem, masks: Sequence[Mask], logs: Array, here: Sequence[Array]
 ) -> tuple[Array, Array]:
-    """For each batch the normal matrix and the gradient over the coefficients, with each residual
-    weighed as the soft-L1 loss does at its size."""
+    """Return the normal matrix and the gradient over the coefficients of each batch, with soft-L1
+    weights of the residuals."""
     count, size = len(problem.batches), len(NAMES)
     blocks, slopes = np.zeros((count, size, size)), np.zeros((count, size))
     columns = [np.empty((len(t.rows), size)) for t in problem.targets]
@@ -258,8 +259,8 @@ def _step(
     firmness: tuple[float, float],
     z: Array,
 ) -> Array:
-    """The Gauss-Newton step: conjugate gradients on the normal equations, whose matrix is never
-    written out. `firmness` is the hold and the damping (Hestenes and Stiefel 1952)."""
+    """Return the Gauss-Newton step, by conjugate gradients on the normal equations without forming
+    the matrix (Hestenes and Stiefel 1952). `firmness` combines prior and damping."""
     hold, damping = firmness
     padded = np.vstack([scales, np.zeros((1, scales.shape[1]))])
     diagonal = np.zeros_like(padded)

@@ -1,7 +1,7 @@
 """Time of one all-reduce: the faster of a latency-bound and a bandwidth-bound algorithm.
 
 Each algorithm is `latency + bytes / rate`. One-shot (every rank reads all the others) has the
-lower latency; two-shot or ring moves fewer bytes. Where they cross is where libraries switch.
+lower latency; two-shot or ring moves fewer bytes. Libraries switch at the crossing point.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 from shardwise.hardware.gpu import Interconnect
 from shardwise.perfmodel.work import Array
 
-#: How sharply the two algorithms hand over; 6 keeps the sum within 12 % of the lower line.
+#: Sharpness of the transition between the algorithms; 6 keeps the sum within 12 % of the lower
+#: line.
 HANDOVER: Final = 6.0
 WORLD_SIZES: Final = (2, 4, 8)
 
 
 class AllReduce(msgspec.Struct, frozen=True):
-    """Two lines of one world size: seconds, and bytes/s of message (not of wire traffic)."""
+    """Two lines of one world size: seconds, and message bytes/s (not wire traffic)."""
 
     latency_s: float
     rate: float
@@ -29,7 +30,7 @@ class AllReduce(msgspec.Struct, frozen=True):
     bulk_rate: float
 
     def time(self, message_bytes: Array) -> Array:
-        """Seconds of an all-reduce of `message_bytes` per rank, in the same shape."""
+        """Return the seconds of an all-reduce of `message_bytes` per rank, in the same shape."""
         small = self.latency_s + message_bytes / self.rate
         large = self.bulk_latency_s + message_bytes / self.bulk_rate
         low = np.minimum(small, large)
@@ -38,14 +39,14 @@ class AllReduce(msgspec.Struct, frozen=True):
 
 
 class Collectives(msgspec.Struct, frozen=True):
-    """All-reduce lines by world size; `measured` says which library's figures, "" if guessed."""
+    """All-reduce lines by world size; `measured` names the library, "" if estimated."""
 
     by_world: Mapping[int, AllReduce]
     measured: str
 
     def time(self, tp_size: Array, message_bytes: Array) -> Array:
-        """Seconds of one all-reduce; 0 where tp_size is 1. World sizes between are interpolated
-        upwards: the next larger one that is known, the largest beyond."""
+        """Return the seconds of one all-reduce; 0 for tp_size 1. For an unknown world size, the
+        next larger known one is used, or the largest."""
         tp, size = np.broadcast_arrays(tp_size, message_bytes)
         worlds = sorted(self.by_world)
         out = np.zeros(tp.shape)
@@ -60,7 +61,7 @@ class Collectives(msgspec.Struct, frozen=True):
 
 
 def from_topology(link: Interconnect) -> Collectives:
-    """A guess where nothing was measured: typical latencies, and rates from the links.
+    """Estimate lines without measurements: typical latencies, and rates from the links.
 
     One-shot sends the message to each peer: a mesh does that on parallel links, a switch or PCIe
     through one port. Two-shot moves 2 (n - 1) / n of the message (Thakur et al. 2005).

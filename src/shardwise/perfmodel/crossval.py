@@ -1,5 +1,5 @@
-"""Errors on rows that a fit did not see: leave out a layout, a model family, a GPU, an engine, a
-version, a dtype, a model on a GPU, or single rows; and kernels alone, without any fit.
+"""Cross-validation: leave out a layout, a model family, a GPU, an engine, a version, a dtype, a
+model on a GPU, or single rows; and kernels alone, without any fit.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Mask = NDArray[np.bool_]
 
 
 class Fold(msgspec.Struct, frozen=True):
-    """Rows to leave out, and why. Names of independent groups that are left out at once are joined
-    by " + ": that costs fits, and hides more from them."""
+    """Rows to leave out, and why. Names of independent groups that are left out together are
+    joined by " + ", which saves fits."""
 
     kind: str  #: an `Unseen`, "row" or "kernels"
     name: str
@@ -34,7 +34,7 @@ class Fold(msgspec.Struct, frozen=True):
 
 
 class Miss(msgspec.Struct, frozen=True):
-    """Error of one row that a fit did not see: log(predicted / measured)."""
+    """Error on one held-out row: log(predicted / measured)."""
 
     fold: str
     name: str
@@ -49,8 +49,8 @@ class Miss(msgspec.Struct, frozen=True):
 
 
 def observed_metrics(batch: Batch) -> dict[str, Array]:
-    """Measured metrics of a batch; in a closed loop E2E and throughput follow from TTFT and TPOT
-    by their definitions, where the source gives only those."""
+    """Return the measured metrics of a batch; for closed loops, missing E2E latency and throughput
+    are computed from TTFT and TPOT by definition."""
     found = {metric: batch.observed(metric) for metric in METRICS}
     if batch.key.mode == "closed_loop":
         e2e = found["ttft_s"] + found["tpot_s"] * (batch.load.osl - 1.0)
@@ -63,7 +63,7 @@ def observed_metrics(batch: Batch) -> dict[str, Array]:
 
 
 def log_errors(batch: Batch, served: Served, chosen: Mask) -> dict[str, Array]:
-    """log(predicted / measured) by metric, NaN where not chosen or not measured."""
+    """Return log(predicted / measured) by metric; NaN if not chosen or not measured."""
     errors = {}
     for metric, observed in observed_metrics(batch).items():
         use = chosen & np.isfinite(observed)
@@ -77,7 +77,7 @@ def log_errors(batch: Batch, served: Served, chosen: Mask) -> dict[str, Array]:
 
 
 def folds_of(batches: Sequence[Batch]) -> Iterator[Fold]:
-    """Every fold, except kernels alone."""
+    """Return every fold except kernels alone."""
     rows = [(b, r) for b in batches for r in b.rows]
     yield from _by_layout(rows)
     for family in sorted({b.arch.family for b in batches}):
@@ -97,8 +97,8 @@ def _grouped(
     groups: dict[tuple[str, ...], list[tuple[str, ...]]],
     of: Callable[[Batch, Row], tuple[str, ...]],
 ) -> Iterator[Fold]:
-    """Folds of one group from each of several places that hardly share rows: the first of each,
-    then the second, and so on. `groups` are keyed by place, `of` gives a row's group."""
+    """Return folds with one group from each of several places that share few rows: the first of
+    each, then the second, and so on. `groups` are keyed by place, `of` gives a row's group."""
     for turn in range(max((len(g) for g in groups.values()), default=0)):
         chosen = {g[turn] for g in groups.values() if turn < len(g)}
         name = " + ".join(sorted(" ".join(c) for c in chosen))
@@ -106,7 +106,7 @@ def _grouped(
 
 
 def _by_layout(rows: Sequence[tuple[Batch, Row]]) -> Iterator[Fold]:
-    """Each number of GPUs of each model, GPU, engine and mode that has several."""
+    """Return folds by number of GPUs, for each model, GPU, engine and mode with several."""
 
     def of(b: Batch, r: Row) -> tuple[str, ...]:
         return (b.gpu.id, b.key.engine, b.model_key, r.mode, f"{r.layout.stage_gpus} GPUs")
@@ -156,7 +156,7 @@ def _by_model(batches: Sequence[Batch]) -> Iterator[Fold]:
 
 
 def _by_row(rows: Sequence[tuple[Batch, Row]]) -> Iterator[Fold]:
-    """Every fourth row: what is left to miss where everything about it is known."""
+    """Return folds of every fourth row: 4-fold cross-validation where everything is known."""
     for k in range(ROW_FOLDS):
         chosen = {id(r) for _, r in rows[k::ROW_FOLDS]}
         yield Fold("row", f"rows {k} of {ROW_FOLDS}", lambda _b, r, c=chosen: id(r) in c)  # type: ignore[misc]
@@ -165,7 +165,7 @@ def _by_row(rows: Sequence[tuple[Batch, Row]]) -> Iterator[Fold]:
 def hold_out(problem: Problem, fold: Fold, start: Hierarchy) -> list[Miss]:
     """Fit without a fold's rows and return the errors on them.
 
-    `start` only saves rounds: offsets of levels without a kept row are dropped, not inherited.
+    `start` only saves rounds: offsets of levels without kept rows are dropped.
     """
     left = [np.array([fold.leaves_out(b, r) for r in b.rows]) for b in problem.batches]
     kept = [~mask for mask in left]
@@ -186,7 +186,7 @@ def hold_out(problem: Problem, fold: Fold, start: Hierarchy) -> list[Miss]:
 
 
 def kernels_alone(problem: Problem) -> list[Miss]:
-    """Errors without any fit: the tables and the priors. Its groups are models on a GPU and
+    """Return errors without any fit, from tables and priors. Groups are models on a GPU and
     engine."""
     fold = Fold("kernels", "", lambda _b, _r: True)
     every = [np.ones(len(b.rows), bool) for b in problem.batches]
@@ -203,7 +203,7 @@ def kernels_alone(problem: Problem) -> list[Miss]:
 
 
 def in_sample(problem: Problem, hierarchy: Hierarchy) -> list[Miss]:
-    """Errors on the rows of the fit itself, as fold "none"."""
+    """Return errors on the rows of the fit, as fold "none"."""
     fold = Fold("none", "", lambda _b, _r: True)
     every = [np.ones(len(b.rows), bool) for b in problem.batches]
     return [
@@ -236,7 +236,7 @@ def _miss(
 def _all_errors(
     problem: Problem, hierarchy: Hierarchy, chosen: Sequence[Mask]
 ) -> Iterator[tuple[Batch, Mask, dict[str, Array]]]:
-    """Errors of the chosen rows, batch by batch."""
+    """Return errors of the chosen rows, batch by batch."""
     logs = np.array([hierarchy.log_coefficients(*b.identity) for b in problem.batches])
     named = {name: np.exp(logs[:, k]) for k, name in enumerate(NAMES)}
     for found in problem.stacks:

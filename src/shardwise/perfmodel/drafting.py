@@ -1,4 +1,4 @@
-"""Steps that verify drafted tokens, and the passes that draft them."""
+"""Steps of speculative decoding: verification, and the draft's passes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from shardwise.perfmodel.step import Drafting, Setting
 
 
 def speculating(setting: Setting, speculation: Speculation | None) -> Setting:
-    """`setting` with tokens drafted and verified in each decode step; itself without speculation.
+    """Return `setting` with drafting and verification in each decode step; unchanged without
+    speculation.
 
-    A draft's passes run in the step's own graph: they add kernels and no time of the engine.
+    A draft's passes run in the step's graph: they add kernel time but no engine time.
     """
     if speculation is None:
         return setting

@@ -1,4 +1,4 @@
-"""Who drafts tokens for a model: its own heads, or a model of its own."""
+"""The draft of a model: its own heads, or a separate draft model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shardwise.layout.speculation import Speculation
 
 
 def require_draft(model: Model, speculation: Speculation) -> None:
-    """Raise InputError for a draft that cannot draft for `model`."""
+    """Raise InputError if `draft` cannot draft for `model`."""
     if speculation.own_heads:
         require_heads(model)
         return
@@ -25,18 +25,18 @@ def require_draft(model: Model, speculation: Speculation) -> None:
 
 
 def draft_held(model: Model, speculation: Speculation) -> Model:
-    """What is loaded beside `model`: its heads, or a draft model."""
+    """Return what is loaded in addition to `model`: its heads, or a draft model."""
     return draft_weights(model) if speculation.own_heads else draft_model(speculation.draft)
 
 
 def draft_run(model: Model, speculation: Speculation) -> Model:
-    """What runs to draft one token."""
+    """Return what runs to draft one token."""
     return draft_pass(model) if speculation.own_heads else draft_model(speculation.draft)
 
 
 @lru_cache(maxsize=64)  # models are compared as objects
 def draft_model(name: str) -> Model:
-    """A draft model in its checkpoint's dtype. Raises InputError for an unknown one."""
+    """Return a draft model in its checkpoint's dtype. Raises InputError for an unknown one."""
     from shardwise.architecture.models import load
 
     return stored_in(load(name), "auto")

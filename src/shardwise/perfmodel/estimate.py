@@ -1,4 +1,4 @@
-"""Predictions as evidence: deployments in, metrics with intervals and causes out."""
+"""Predict deployments: metrics with intervals and a breakdown, as evidence."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from shardwise.workload.workload import Workload
 
 
 class Subject(msgspec.Struct, frozen=True, dict=True):
-    """A model on a GPU with an engine and dtypes, seen through a profile.
+    """A model on a GPU with an engine, dtypes and a profile.
 
     Attributes:
-        arch: The model in the dtype that it is served in.
+        arch: The model in its serving dtype.
         kv_dtype: KV cache dtype; "auto" is what the checkpoint asks for.
         speculation: Tokens that are drafted and verified in each decode step.
     """
@@ -57,7 +57,7 @@ class Subject(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def setting(self) -> Setting:
-        """What is constant over the deployments of this subject."""
+        """The constant settings of this subject's deployments."""
         plain = Setting(
             self.arch,
             self.gpu,
@@ -71,7 +71,7 @@ class Subject(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def draft(self) -> Model | None:
-        """What is loaded beside the model to draft for it."""
+        """The loaded draft, if any."""
         return draft_held(self.arch, self.speculation) if self.speculation else None
 
     @cached_property
@@ -81,7 +81,7 @@ class Subject(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def asked(self) -> Asked:
-        """The surroundings that errors depend on."""
+        """The context that errors depend on."""
         return Asked(
             self.gpu.id,
             self.engine,
@@ -97,7 +97,7 @@ class Subject(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def _kernel_error(self) -> float:
-        """Of kernels on a GPU that no row is of; what rows corrected is in their errors."""
+        """Typical kernel error on a GPU without rows; rows already account for it."""
         if self.gpu.id in self.calibrated.profile.knowledge.gpus:
             return 0.0
         kernels = self.setting.kernels(Layouts.of([Layout()]))
@@ -121,7 +121,8 @@ def sweep(subject: Subject, mode: str, deployments: Deployments, offered: Offere
 def widths_in(
     subject: Subject, layouts: Iterable[Layout], metrics: Sequence[str]
 ) -> dict[tuple[Layout, str], float]:
-    """Half-width (log) of the 80 % interval of each of `metrics` in each of `layouts`."""
+    """Return the half-width (log) of the 80 % interval of each of `metrics` in each of
+    `layouts`."""
     profile, drafted = subject.calibrated.profile, subject.speculation
     return {
         (layout, metric): with_speculation(width, drafted, metric)
@@ -135,8 +136,8 @@ def _interval(value: float, width: float) -> Interval:
 
 
 def note_of(known: Calibrated, asked: Asked, layouts: Sequence[Layout]) -> str:
-    """One line on what stands behind predictions in `layouts`: the profile, and how far from
-    measured ground the farthest of them is."""
+    """Return one line on the provenance of predictions in `layouts`: the profile, and what no row
+    of the least covered one has."""
     profile = known.profile
     unseen = {u for layout in layouts for u in profile.knowledge.unseen(asked, layout)}
     named = f" {asked.version}" if asked.version else ""
@@ -144,24 +145,24 @@ def note_of(known: Calibrated, asked: Asked, layouts: Sequence[Layout]) -> str:
     if not unseen & {"gpu", "engine", "pair"}:
         text += "calibrated"
     else:
-        text += "not calibrated: kernel tables, with what others' rows corrected"
+        text += "not calibrated: kernel tables, corrected by rows of others"
     missing = [words for u, words in WORDS.items() if u in unseen]
     if "gpu" in unseen:
-        missing.append(f"kernels off by {100 * asked.kernel_error:.0f} % as a rule")
+        missing.append(f"typical kernel error {100 * asked.kernel_error:.0f} %")
     if missing:
-        text += f"; {', '.join(missing)}: interval as wide as such rows were off when left out"
+        text += f"; {', '.join(missing)}: interval from errors on such held-out rows"
     remark = get(asked.engine).version_remark(asked.version) if asked.version else ""
     return f"{text}; {remark}" if remark else text
 
 
 def note_on(subject: Subject, layouts: Sequence[Layout] = ()) -> str:
-    """One line on what stands behind a subject's predictions."""
+    """Return one line on the provenance of a subject's predictions."""
     note = note_of(subject.calibrated, subject.asked, layouts or [Layout()])
     return f"{note}; {subject.speculation.words}" if subject.speculation else note
 
 
 def _sent(workload: Workload) -> float:
-    """Requests of the run, of which the first are sent at once. At a rate none are: infinite."""
+    """Return the requests of the run, the first of which are sent at once; infinite at a rate."""
     if workload.request_rate is not None:
         return math.inf
     return workload.requests or 10 * workload.concurrency
@@ -170,9 +171,9 @@ def _sent(workload: Workload) -> float:
 def predict(
     subject: Subject, deployments: Sequence[Deployment], workloads: Sequence[Workload]
 ) -> list[Evidence]:
-    """Evidence for each pair of a deployment and a workload, of one replica.
+    """Return evidence of one replica for each pair of a deployment and a workload.
 
-    All pairs share the subject and the workload's mode. `concurrency` is that of one replica.
+    All pairs share the subject and the workload's mode. `concurrency` is per replica.
     """
     if not deployments:
         return []

@@ -19,13 +19,12 @@ from shardwise.perfmodel.collectives import AllReduce
 from shardwise.perfmodel.profiles import Line
 from shardwise.perfmodel.work import Array
 
-#: Kernels that change the numbers they add (QuickReduce's 8, 6 and 4 bit codecs) are a choice of
-#: the user's that no engine makes by itself.
+#: Lossy kernels (QuickReduce's 8, 6 and 4 bit codecs) are excluded: no engine uses them by default.
 _LOSSY: Final = ("QR-FP8", "QR-Q8", "QR-Q6", "QR-Q4")
 
 
 class LineFit(msgspec.Struct, frozen=True):
-    """One GPU, library and world size with its lines and their error on the points they fit."""
+    """The lines of one GPU, library and world size, with their error on the fitted points."""
 
     gpu: str
     library: str
@@ -36,7 +35,7 @@ class LineFit(msgspec.Struct, frozen=True):
 
 
 def _library(kernel: str, vendor_mesh: bool) -> str:
-    """On MI300X engines take the fastest of custom, QuickReduce FP16 and RCCL at each size."""
+    """On MI300X, engines use the fastest of custom, QuickReduce FP16 and RCCL at each size."""
     if vendor_mesh:
         return "fastest"
     lowered = kernel.lower()
@@ -86,7 +85,7 @@ def _fit_series(size: Array, seconds: Array) -> AllReduce:
 
 
 def fit_lines(path: Path) -> Iterable[LineFit]:
-    """Lines of every series of at least eight sizes in a file of all-reduce latencies."""
+    """Fit lines to every series of at least eight sizes in a file of all-reduce latencies."""
     for (gpu, library, world), series in sorted(read_points(path).items()):
         if len(series) < 8 or not library:
             continue
@@ -98,7 +97,7 @@ def fit_lines(path: Path) -> Iterable[LineFit]:
 
 
 def line_of(fitted: LineFit) -> Line:
-    """A fit as a profile keeps it, four digits each."""
+    """Return a fit in the form of a profile, with four digits."""
     values = (getattr(fitted.lines, f.name) for f in fields(AllReduce))
     latency, rate, bulk_latency, bulk_rate = (float(f"{value:.4g}") for value in values)
     return Line(

@@ -1,7 +1,7 @@
-"""Grids that a step's kernels are tabulated over, and reading tables off between their nodes.
+"""Grids for tables of a step's kernels, and interpolation between their nodes.
 
-Between nodes times are straight lines in tokens, sequences and contexts, and beyond the last node
-they go on in the same line: kernels take a launch and then time in proportion.
+Times are interpolated linearly in tokens, sequences and contexts, and extrapolated linearly beyond
+the last node: a kernel takes a launch plus proportional time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-#: Nodes for each octave, and the nodes: tokens of a step, sequences that decode, tokens of context.
+#: Nodes per octave, and the nodes: tokens of a step, decoding sequences, tokens of context.
 PER_OCTAVE: Final = 2
 TOKENS: Final = 2.0 ** (np.arange(35) / PER_OCTAVE)
 SEQUENCES: Final = 2.0 ** (np.arange(27) / PER_OCTAVE)
@@ -22,14 +22,14 @@ CONTEXTS: Final[Array] = 2.0 ** np.arange(4, 21, dtype=np.float64)
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where values fall on a grid: the node below, and the share of the way to the next one."""
+    """Position of values on a grid: the node below, and the fraction towards the next one."""
 
     cell: NDArray[np.int64]
     share: Array
 
 
 def place(values: NDArray[np.floating[Any]], nodes: Array, per_octave: int = PER_OCTAVE) -> Place:
-    """Where `values` fall among `nodes`, which are a power of two to each 1 / `per_octave`."""
+    """Return the position of `values` among `nodes`, spaced by 1 / `per_octave` octaves."""
     held = np.maximum(values, nodes[0])
     first = np.log2(nodes[0]) * per_octave
     cell = np.floor(np.log2(held) * per_octave - first + 1e-9).astype(np.int64)
@@ -39,14 +39,14 @@ def place(values: NDArray[np.floating[Any]], nodes: Array, per_octave: int = PER
 
 
 def along(table: Array, subject: NDArray[np.int64], at: Place) -> Array:
-    """Values of a table (subjects, nodes, ...) at a place; trailing axes are kept."""
+    """Interpolate a table (subjects, nodes, ...) at a place; trailing axes are kept."""
     low, high = table[subject, at.cell], table[subject, at.cell + 1]
     share = at.share if low.ndim == np.ndim(at.share) else at.share[..., None]
     return np.asarray(low + share * (high - low))
 
 
 def across(table: Array, subject: NDArray[np.int64], first: Place, second: Place) -> Array:
-    """Values of a table (subjects, first nodes, second nodes) at a pair of places."""
+    """Interpolate a table (subjects, first nodes, second nodes) at a pair of places."""
     low = table[subject, first.cell, second.cell] * (1.0 - second.share)
     low = low + table[subject, first.cell, second.cell + 1] * second.share
     high = table[subject, first.cell + 1, second.cell] * (1.0 - second.share)

@@ -5,9 +5,8 @@ log coefficient = log prior (+ what is published about the vendor or generation)
                 + shared + GPU offset + engine offset + kind offset + pair offset + version offset
                 + model offset + cell offset,
 
-each offset drawn around zero. A GPU or engine without rows keeps a zero offset, so what was learnt
-from the others carries over, and its interval says that it did. Who names no version gets what the
-versions have in common.
+Each offset is drawn around zero. A GPU or engine without rows keeps a zero offset, so it uses the
+values of the others, with a wide interval. Without a version, only the shared offsets apply.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ _PRIOR: Final = np.log([c.prior for c in COEFFICIENTS.values()])
 _SPREAD: Final = np.array([c.spread for c in COEFFICIENTS.values()])
 _BY_ENGINE: Final = np.array([c.varies_by == "engine" for c in COEFFICIENTS.values()])
 
-#: Share of a coefficient's spread that each level may take: (hardware, host) coefficients.
-#: Host time belongs to the engine, whatever GPU it drives.
+#: Share of a coefficient's spread per level, for (hardware, host) coefficients. Host time depends
+#: on the engine, not the GPU.
 LEVEL_SHARE: Final = {
     "gpu": (0.6, 0.1),
     "engine": (0.4, 0.8),
@@ -40,7 +39,7 @@ LEVEL_SHARE: Final = {
     "cell": (2.0, 1.2),
 }
 
-#: What is published about a vendor's or generation's kernels, as a factor on the prior median.
+#: Published properties of a vendor's or generation's kernels, as factors on the prior median.
 #: Collective: on Blackwell engines fuse the all-reduce with the norm that follows, 13.5 to 8.7 us
 #: (github.com/sgl-project/sglang/pull/7621); on Hopper the fused kernel is no faster.
 #: TensorRT-LLM: its PyTorch backend schedules while the GPU computes, and leaves it waiting for
@@ -83,7 +82,7 @@ class Level(msgspec.Struct, frozen=True):
 def levels_of(
     gpu_id: str, engine: str, version: str = "", model: str = ""
 ) -> tuple[tuple[str, ...], ...]:
-    """Keys of the levels that a GPU, engine and model draw from, the widest first."""
+    """Return the keys of the levels of a GPU, engine and model, the widest first."""
     every: tuple[tuple[str, ...], ...] = (
         ("shared",),
         ("gpu", gpu_id),
@@ -99,23 +98,23 @@ def levels_of(
 
 
 def is_version(key: str, engine: str, version: str) -> bool:
-    """Whether an encoded key is of `version` of an engine, on any GPU."""
+    """Return whether an encoded key is of `version` of an engine, on any GPU."""
     return key.startswith("version/") and key.endswith(f"/{engine}/{version}")
 
 
 def _kind_of(key: str) -> str:
-    """Either "moe" or "dense", by a model's key: experts have a number and a width."""
+    """Return "moe" or "dense" from a model's key."""
     widths = key.partition(":")[0].split("x", 2)[-1]
     return "moe" if "x" in widths else "dense"
 
 
 def model_key(model: Model) -> str:
-    """What rows of one model in one dtype share, whatever they ran on."""
+    """Return the key of a model and dtype, independent of GPU and engine."""
     return f"{model.shape}:{model.checkpoint_dtype}"
 
 
 def versions_of(measured: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], set[str]]:
-    """The versions named for each GPU and engine, of (GPU, engine, version) triples."""
+    """Return the versions named for each GPU and engine."""
     named: dict[tuple[str, str], set[str]] = {}
     for gpu_id, engine, version in measured:
         named.setdefault((gpu_id, engine), set()).update({version} - {""})
@@ -123,7 +122,7 @@ def versions_of(measured: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str
 
 
 def prior(gpu: Gpu, engine: str) -> Array:
-    """Log prior medians for a GPU and engine, before any calibration."""
+    """Return log prior medians for a GPU and engine, before any calibration."""
     known: dict[str, float] = {}
     for name in (gpu.vendor, gpu.generation, engine):
         known.update(KNOWN.get(name, {}))
@@ -131,7 +130,7 @@ def prior(gpu: Gpu, engine: str) -> Array:
 
 
 class Hierarchy(msgspec.Struct, frozen=True):
-    """Fitted offsets in units of each level's scale, by level key; absent: zero."""
+    """Fitted offsets in units of each level's scale, by level key; missing ones are zero."""
 
     offsets: Mapping[tuple[str, ...], Array]
 
@@ -146,8 +145,8 @@ class Hierarchy(msgspec.Struct, frozen=True):
         return total
 
     def _host_elsewhere(self, engine: str, version: str) -> Array:
-        """Log offsets of a version that has no rows on the GPU asked for: those of its host times
-        on other GPUs, which run the same code; zeros where it has rows on none."""
+        """Return log offsets of a version without rows on the GPU: those of its host times on
+        other GPUs, which run the same code; zeros if there are none."""
         found = [
             vector * Level(key).scale
             for key, vector in self.offsets.items()
@@ -159,13 +158,13 @@ class Hierarchy(msgspec.Struct, frozen=True):
     def coefficients(
         self, gpu: Gpu, engine: str, version: str = "", model: str = ""
     ) -> dict[str, float]:
-        """Coefficients by name: priors moved by every offset that applies."""
+        """Return coefficients by name: priors plus all applicable offsets."""
         values = np.exp(self.log_coefficients(gpu, engine, version, model))
         return dict(zip(NAMES, values.tolist(), strict=True))
 
 
 def encode(hierarchy: Hierarchy) -> dict[str, dict[str, float]]:
-    """Offsets as JSON: "pair/h200/vllm" -> {coefficient: offset}."""
+    """Return offsets as JSON: "pair/h200/vllm" -> {coefficient: offset}."""
     return {
         "/".join(key): {
             n: round(float(v), 3) for n, v in zip(NAMES, vector, strict=True) if abs(v) >= 0.001
@@ -175,7 +174,7 @@ def encode(hierarchy: Hierarchy) -> dict[str, dict[str, float]]:
 
 
 def decode(data: Mapping[str, Mapping[str, float]]) -> Hierarchy:
-    """The inverse of `encode`; a coefficient that is not named keeps a zero offset."""
+    """Invert `encode`; missing coefficients have a zero offset."""
     return Hierarchy(
         {
             tuple(key.split("/")): np.array([values.get(name, 0.0) for name in NAMES])

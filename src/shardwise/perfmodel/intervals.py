@@ -1,13 +1,12 @@
-"""How far a prediction may be off: half-widths of 80 % intervals, from held-out errors.
+"""Half-widths of 80 % intervals, from errors on held-out rows.
 
-A half-width is in logs, so an interval is value x exp(-w) to value x exp(+w). What the profile has
-not seen decides which errors count (`knowledge`): those of rows that were left out in the same way.
-Each width is the quantile that covers 80 % of such errors (split conformal prediction, Vovk et al.
-2005), for dense models and mixtures of experts apart. The next row is of a group (a family, a GPU)
-that is not among them, so large groups count for less than their rows, and the few groups of one
-kind of model are joined by the other kind's, as one group more (between row and group weights of
-Dunn, Wasserman and Ramdas 2022, "Distribution-free prediction sets for two-layer hierarchical
-models").
+A half-width is in logs, so an interval is value x exp(-w) to value x exp(+w). The errors are those
+of rows that were held out in the same way as the question is new (`knowledge`). Each width is the
+quantile that covers 80 % of these errors (split conformal prediction, Vovk et al. 2005),
+separately for dense and MoE models. A new question usually belongs to a new group (a family, a
+GPU), so large groups have less weight than their number of rows, and the other kind of model
+counts as one more group (between row and group weights of Dunn, Wasserman and Ramdas 2022,
+"Distribution-free prediction sets for two-layer hierarchical models").
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from shardwise.perfmodel.crossval import Miss
     from shardwise.perfmodel.profiles import Profile
 
-LEVEL: Final = 0.80  #: share of unseen rows that should fall in the interval
+LEVEL: Final = 0.80  #: share of unseen rows that should be in the interval
 #: Where nothing was held out at all: a factor of two either way for TTFT, 1.5 for the rest.
 _BLIND: Final = {"ttft_s": 0.7}
 _BLIND_OTHER: Final = 0.4
@@ -37,8 +36,8 @@ LAYOUT_RHO: Final = 0.75
 METRICS: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
 #: Metrics that share another's width.
 _SAME_AS: Final = {"total_tok_s": "output_tok_s", "usd_per_million_output_tok": "output_tok_s"}
-#: A group's weight grows with the number of its rows to this power: 1 is a weight for each row, 0
-#: one for each group.
+#: A group's weight is its number of rows to this power: 1 weights rows equally, 0 weights groups
+#: equally.
 _BY_ROWS: Final = 0.5
 _FEW: Final = 10  #: rows; a smaller group's count singly as much as those of one of this size
 #: Groups that the other kind of model counts for.
@@ -47,18 +46,19 @@ NEAR: Final = "row"  #: the fold of rows about which everything is known
 
 
 def ratio_width(first: float, second: float, rho: float = LAYOUT_RHO) -> float:
-    """Half-width (log) of the 80 % interval of a ratio of two predictions, from their own widths
-    and the correlation of their errors."""
+    """Return the half-width (log) of the 80 % interval of a ratio of two predictions, from their
+    widths and the correlation of their errors."""
     return float(np.sqrt(max(first**2 + second**2 - 2.0 * rho * first * second, 0.0)))
 
 
 def kind_of(moe: bool) -> str:
-    """`moe` or `dense`."""
+    """Return `moe` or `dense`."""
     return "moe" if moe else "dense"
 
 
 def quantile(errors: Sequence[float] | Array) -> float:
-    """The 80th percentile of |error|, with the finite-sample correction of conformal sets."""
+    """Return the 80th percentile of |error|, with the finite-sample correction of conformal
+    sets."""
     sizes = np.sort(np.abs(np.asarray(errors)))
     place = int(np.ceil(LEVEL * (len(sizes) + 1))) - 1
     return float(sizes[min(place, len(sizes) - 1)])
@@ -68,9 +68,9 @@ Groups = Mapping[str, Sequence[float]]  #: errors by the group that was left out
 
 
 def group_quantile(own: Groups, other: Groups, level: float = LEVEL) -> float:
-    """The size that |error| of a further group stays under in a share `level` of rows: `own` are
-    the groups of the same kind of model, `other` those of the other kind, which count as one group
-    more."""
+    """Return the size below which |error| of a new group stays in a share `level` of rows. `own`
+    are the groups of the same kind of model; `other` those of the other kind, counted as one
+    group."""
     errors, weights = [], []
     for groups, mass in ((own, _effective(own)), (other, _OTHER_KIND)):
         if not groups:
@@ -89,13 +89,13 @@ def group_quantile(own: Groups, other: Groups, level: float = LEVEL) -> float:
 
 
 def _effective(groups: Groups) -> float:
-    """How many equal groups these are worth, by their rows."""
+    """Return the effective number of equal groups."""
     rows = np.array([len(errors) for errors in groups.values()], np.float64)
     return float(rows.sum() ** 2 / np.sum(rows**2)) if len(rows) else 0.0
 
 
 def by_group(misses: Iterable[Miss]) -> dict[tuple[str, str, str], dict[str, list[float]]]:
-    """Errors by (fold, kind of model, metric), then by the group that was left out."""
+    """Return errors by (fold, kind of model, metric), then by left-out group."""
     found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for m in misses:
         groups = found.setdefault((m.fold, kind_of(m.moe), m.metric), {})
@@ -104,13 +104,13 @@ def by_group(misses: Iterable[Miss]) -> dict[tuple[str, str, str], dict[str, lis
 
 
 def other_kind(key: tuple[str, str, str]) -> tuple[str, str, str]:
-    """The same fold and metric of the other kind of model."""
+    """Return the key of the same fold and metric for the other kind of model."""
     fold, kind, metric = key
     return fold, kind_of(kind == "dense"), metric
 
 
 def widths_from(misses: Iterable[Miss]) -> dict[str, float]:
-    """Widths by "fold/kind of model/metric"."""
+    """Return widths by "fold/kind of model/metric"."""
     parts = by_group(misses)
     return {
         "/".join(key): round(group_quantile(groups, parts.get(other_kind(key), {})), 4)
@@ -119,21 +119,21 @@ def widths_from(misses: Iterable[Miss]) -> dict[str, float]:
 
 
 class Distance(msgspec.Struct, frozen=True):
-    """What of a question was never seen, and the kind of its model."""
+    """What is new in a question, and the kind of its model."""
 
     unseen: tuple[Unseen, ...]
     moe: bool
 
 
 def half_width(profile: Profile, asked: Asked, metric: str, layout: Layout) -> float:
-    """Half-width (log) of the 80 % interval of `metric` for a question, in a layout."""
+    """Return the half-width (log) of the 80 % interval of `metric` for a question in a layout."""
     return half_widths(profile, asked, (metric,), layout)[metric]
 
 
 def half_widths(
     profile: Profile, asked: Asked, metrics: Iterable[str], layout: Layout
 ) -> dict[str, float]:
-    """`half_width` of each of `metrics`."""
+    """Return `half_width` for each of `metrics`."""
     unseen = profile.knowledge.unseen(asked, layout)
     return {metric: _half_width(profile, asked, metric, unseen) for metric in metrics}
 
@@ -143,14 +143,14 @@ def _half_width(profile: Profile, asked: Asked, metric: str, unseen: tuple[Unsee
     if own is not None and not unseen:
         return own
     width = width_of(profile.widths, Distance(unseen, asked.moe), metric)
-    if "gpu" in unseen:  # rows of the GPUs that were left out had kernels of their own
+    if "gpu" in unseen:  # rows of left-out GPUs still had their own kernel tables
         return float(np.hypot(width, asked.kernel_error))
     return width
 
 
 def width_of(widths: Mapping[str, float], distance: Distance, metric: str) -> float:
-    """The width of a distance: that of what was not seen; of several such things, their errors are
-    taken as independent."""
+    """Return the width of a distance; if several things are new, their errors are assumed
+    independent."""
     name = _SAME_AS.get(metric, metric)
     blind = _BLIND.get(name, _BLIND_OTHER)
 
@@ -166,15 +166,15 @@ def width_of(widths: Mapping[str, float], distance: Distance, metric: str) -> fl
     return float(np.sqrt(near**2 + beyond))
 
 
-#: Error (log) of the ratio of TPOT without speculation to that with it, where the acceptance is
-#: known from other runs of the engine: 80th percentile over the twins of serving_2026.csv.
+#: Error (log) of the ratio of TPOT without and with speculation, with the acceptance known from
+#: other runs of the engine: 80th percentile over the pairs of serving_2026.csv.
 SPECULATION_WIDTH: Final = 0.12
 
 
 def with_speculation(width: float, speculation: Speculation | None, metric: str) -> float:
-    """`width` with what drafted tokens add: the model's error, and the acceptance's range.
+    """Return `width` with the error of the speculation model and the range of the acceptance.
 
-    The errors are taken as independent. A first token is not drafted.
+    Errors are assumed independent. A first token is not drafted.
     """
     if speculation is None or metric == "ttft_s":
         return width

@@ -1,9 +1,9 @@
-"""What a fit has seen, and how far from it a question lies.
+"""What the rows of a fit cover, and what is new in a question.
 
-The distance is a list of what was never seen, from the outside in: the GPU, the engine, the two
-together, the model's family, the model there, the dtype there, the version, the layout, pipelines.
-All up to the layout name a way of leaving rows out (`crossval.Fold.kind`) whose errors tell what
-not having seen it costs; no row has pipeline stages, shared caches or several nodes.
+The distance is a list of what is new, from the outside in: the GPU, the engine, the pair of both,
+the model's family, the model on that pair, the dtype on that pair, the version, the layout,
+pipelines. All up to the layout correspond to a kind of fold (`crossval.Fold.kind`), whose errors
+set the interval. No row has pipeline stages, shared caches or several nodes.
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ WORDS: Final[dict[Unseen, str]] = {
     "pipeline": "no row has pipeline stages",
     "sharing": "no row has decode context parallelism",
     "links": "no row has this node's links",
-    "nodes": "no row crosses nodes",
+    "nodes": "no row spans nodes",
 }
 
 
 _MOST_NAMED: Final = 3  #: places where a model was measured
-#: What a layout has beside TP, by the mark in its name.
+#: Parts of a layout other than TP, by the mark in its name.
 _FEATURES: Final = {
-    "DP": "copies of attention",
+    "DP": "data-parallel attention",
     "EP": "whole experts",
     "PP": "pipeline stages",
     "DCP": "decode context parallelism",
 }
 
 
-#: What hardly any row has, by the mark in a layout's name.
+#: Parts that few rows have, by the mark in a layout's name.
 _NOWHERE: Final[dict[str, Unseen]] = {"PP": "pipeline", "DCP": "sharing"}
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A question's surroundings, as far as errors depend on them."""
+    """The properties of a question that errors depend on."""
 
     gpu: str
     engine: str
@@ -86,7 +86,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def asked_of(batch: Batch) -> Asked:
-    """The surroundings of a batch's rows."""
+    """Return the properties of a batch's rows."""
     key, arch = batch.key, batch.arch
     return Asked(
         batch.gpu.id,
@@ -101,10 +101,10 @@ def asked_of(batch: Batch) -> Asked:
 
 
 class Knowledge(msgspec.Struct, frozen=True, dict=True):
-    """What a fit's rows had.
+    """What the rows of a fit cover.
 
     Attributes:
-        versions: By "gpu/engine", the versions that rows name.
+        versions: Versions named in rows, by "gpu/engine".
         dtypes: "gpu/engine/weight_dtype".
         layouts: By "gpu/engine/model", names of layouts.
     """
@@ -117,7 +117,7 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
     layouts: dict[str, frozenset[str]]
 
     def unseen(self, asked: Asked, layout: Layout) -> tuple[Unseen, ...]:
-        """What of a question was never seen; what follows from something named is not named."""
+        """Return what is new in a question, without what follows from it."""
         missing: list[Unseen] = []
         if asked.gpu not in self.gpus:
             missing.append("gpu")
@@ -148,7 +148,7 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
         return tuple(missing)
 
     def _lacks(self, mark: str, layout: Layout) -> bool:
-        """Whether `layout` has `mark` in its name, and no row's layout does."""
+        """Return whether `layout` has `mark` in its name and no row's layout does."""
         return mark in layout.name and not any(mark in name for name in self._names)
 
     @cached_property
@@ -156,12 +156,12 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
         return frozenset().union(*self.layouts.values())
 
     def far(self, asked: Asked, layout: Layout) -> str:
-        """Why no row is near `layout` on this GPU and engine, in words; "" where one is."""
+        """Say why no row is similar to `layout` on this GPU and engine; "" if one is."""
         engine = get(asked.engine).title
         if asked.pair not in self.versions:
-            return f"no row is of {asked.gpu} with {engine}"
+            return f"there are no rows of {asked.gpu} with {engine}"
         if asked.gpus_per_node and layout.replica_gpus > asked.gpus_per_node:
-            return "no row crosses nodes"
+            return "no row spans nodes"
         if asked.own_links and layout.stage_gpus > 1:
             return "no row has this node's links"
         seen = [name for _, name in self._cells(lambda pair, _: pair == asked.pair)]
@@ -173,7 +173,7 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
         return f"no row of {asked.gpu} with {engine} has {' or '.join(missing)}" if missing else ""
 
     def nearest(self, asked: Asked) -> str:
-        """The layouts measured for this model, here or else elsewhere, in words; "" for none."""
+        """Name the layouts measured for this model, on this pair or else elsewhere; "" for none."""
         by_pair: dict[str, list[str]] = {}
         for pair, name in sorted(self._cells(lambda _, model: model == asked.model)):
             by_pair.setdefault(pair, []).append(name)
@@ -199,7 +199,7 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
         return found
 
     def _is_new(self, asked: Asked) -> bool:
-        """A version that no row has, and that the engine's facts were not read from either."""
+        """Return whether no row has the version and the engine's facts are from another one."""
         seen = self.versions[asked.pair]
         if not asked.version or asked.version in seen:
             return False
@@ -207,12 +207,13 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
 
 
 def _is_unusual(layout: Layout) -> bool:
-    """Pipelines, data-parallel attention, shared caches: hardly any row has them."""
+    """Return whether the layout has pipelines, data-parallel attention or shared caches, which few
+    rows have."""
     return layout.pp_size > 1 or layout.attention_dp > 1 or layout.dcp_size > 1
 
 
 def knowledge_of(parts: Iterable[tuple[Batch, Sequence[Layout]]]) -> Knowledge:
-    """What batches have, each with the layouts of the rows that count."""
+    """Return what batches cover, with the layouts of their rows."""
     versions: dict[str, set[str]] = {}
     layouts: dict[str, set[str]] = {}
     gpus, engines, families, dtypes = set(), set(), set(), set()

@@ -1,4 +1,4 @@
-"""What an engine is offered and allowed, as arrays, with the memory worked out."""
+"""Offered load and engine limits as arrays, with the KV capacity."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from shardwise.perfmodel.memory import Platform, kv_budget_bytes, kv_capacity_to
 from shardwise.workload.workload import TRAFFIC_CV
 
 Array = NDArray[np.float64]
-#: What memory is profiled for at most: what engines start with where nobody says otherwise.
-#: Requests beyond it queue and take no memory.
+#: Maximum load that memory is profiled for: the engines' default. Requests beyond it queue and use
+#: no memory.
 PROFILED_TOKENS: Final = 8192.0
 PROFILED_SEQS: Final = 1024.0
 
 
 class Offered(msgspec.Struct, frozen=True):
-    """Requests offered to one replica; arrays of one shape. Lengths are means, in tokens."""
+    """Requests offered to one replica; arrays of one shape. Lengths are means in tokens."""
 
     concurrency: Array
     isl: Array
@@ -34,7 +34,7 @@ class Offered(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What is offered and what the engine allows, one element a configuration."""
+    """Offered load and engine limits, one element per configuration."""
 
     layouts: Layouts
     concurrency: Array
@@ -53,12 +53,12 @@ class Load(msgspec.Struct, frozen=True):
 
     @property
     def new_tokens(self) -> Array:
-        """Tokens of a prompt that are computed."""
+        """Computed tokens per prompt."""
         return np.asarray(self.isl - self.cached_tokens)
 
     @property
     def prompt_context(self) -> Array:
-        """Earlier tokens that a computed token of a prompt attends to, on average."""
+        """Mean number of earlier tokens that a computed prompt token attends to."""
         return np.asarray(self.cached_tokens + self.new_tokens / 2.0)
 
     @property
@@ -75,8 +75,8 @@ def make_load(
     offered: Offered,
     draft: Model | None = None,
 ) -> Load:
-    """The load with its KV capacity; `model` in the dtype that it is served in, `draft` what is
-    loaded beside it to draft tokens."""
+    """Return the load with its KV capacity; `model` in its serving dtype, `draft` the loaded
+    draft."""
     profiled = Deployments(
         deployments.layouts,
         np.minimum(deployments.max_num_seqs, PROFILED_SEQS),
@@ -94,7 +94,7 @@ def make_load(
         isl=offered.isl,
         osl=offered.osl,
         requests=offered.requests,
-        # an engine's limits hold for each copy of attention
+        # engine limits apply to each attention rank
         max_num_seqs=deployments.max_num_seqs * deployments.layouts.attention_dp,
         max_num_batched_tokens=(
             deployments.max_num_batched_tokens * deployments.layouts.attention_dp

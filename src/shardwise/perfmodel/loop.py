@@ -1,7 +1,7 @@
-"""Requests that follow each other in a fixed number of slots: how prompts and decodes share steps.
+"""A closed loop with a fixed number of slots: how prompts and decodes share steps.
 
-Every slot goes through a cycle: a prompt, then its tokens. A token waits for the prompts of the
-other slots, and how many of them come depends on how long the cycle is, which depends on the token.
+Every slot cycles through a prompt and its tokens. A token waits for the prompts of other slots.
+Their number depends on the length of the cycle, which depends on the token time.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from shardwise.perfmodel.serving_steps import (
 from shardwise.perfmodel.step import Steps, StepTime
 from shardwise.perfmodel.work import Array
 
-#: Times that the steps are worked out: with every slot decoding, then with those that do.
+#: Iterations of the step computation: with every slot decoding, then with the actual number.
 ROUNDS: Final = 2
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """Steps of a loop: with decodes alone, with a chunk of a prompt, and what a prompt adds."""
+    """Steps of a loop: decode only, with a chunk of a prompt, and the time that a prompt adds."""
 
     decode: StepTime
     mixed: StepTime
@@ -37,12 +37,12 @@ class Turn(msgspec.Struct, frozen=True):
 
     @property
     def prefill(self) -> StepTime:
-        """The steps that a request's own prompt is computed in."""
+        """The steps of a request's own prompt."""
         return self.mixed.scaled(self.own_steps)
 
 
 class Loop(msgspec.Struct, frozen=True):
-    """A loop that has settled. Seconds."""
+    """The steady state of a loop. Seconds."""
 
     turn: Turn
     token: StepTime  #: of one token, others' prompts included
@@ -57,11 +57,11 @@ def settled(
     outside: Array | float = 0.0,
     waiting: Array | float = 0.0,
 ) -> Loop:
-    """The loop of `slots` requests whose cycle is outside + prefill + (1 + waiting) x D, D the time
-    that a request decodes for.
+    """Return the steady state of a loop of `slots` requests with cycle outside + prefill + (1 +
+    waiting) x D, where D is the decode time of a request.
 
-    A step holds no more prompt tokens than its budget: where the others' prompts would make a
-    token take longer than such a step, they are waited for before the first token instead.
+    A step holds at most its budget of prompt tokens. If other prompts would make a token take
+    longer than such a step, the wait is before the first token instead.
     """
     steps = decode_steps(setting, load)
     share = np.ones_like(slots)
@@ -82,17 +82,17 @@ def settled(
 
 
 def decoded(load: Load) -> Array:
-    """Tokens of a request after its first; hardly any rather than none, since they divide."""
+    """Return the tokens of a request after its first, floored to avoid division by zero."""
     return np.maximum(load.osl - 1.0, 1e-6)
 
 
 def decode_steps(setting: Steps, load: Load) -> Array:
-    """Steps that a request decodes in."""
+    """Return the number of decode steps of a request."""
     return decoded(load) / tokens_per_step(setting)
 
 
 def _turn(setting: Steps, load: Load, slots: Array, share: Array) -> Turn:
-    """The steps of `slots` requests that decode for `share` of their time."""
+    """Return the steps of `slots` requests that decode for `share` of their time."""
     decoding = slots * share
     finished = decoding * tokens_per_step(setting) / load.osl
     # prompts that come together, in a step of a micro-batch or in those they are gathered over
@@ -108,26 +108,27 @@ def _turn(setting: Steps, load: Load, slots: Array, share: Array) -> Turn:
 
 
 def _bubbles(chunks: Array, pp_size: Array) -> Array:
-    """Time that a chunk of a prompt takes from a pipeline, over its own share of the stages' time.
+    """Return the time that a prompt chunk takes from a pipeline, relative to its own share of the
+    stages' time.
 
     Args:
         chunks: Chunks per step of a micro-batch.
-        pp_size: Stages, and micro-batches that follow each other through them.
+        pp_size: Number of stages and of micro-batches.
 
     Returns:
-        From 1, where every micro-batch has a chunk, to `pp_size`, where one alone has: the others
-        cannot overtake it, so a round of all takes as long as the longest step needs to pass all
-        stages (pipeline bubbles in Agrawal et al., "Sarathi-Serve", arXiv:2403.02310).
+        From 1, if every micro-batch has a chunk, to `pp_size`, if only one has: the others cannot
+        overtake it, so a round takes as long as the longest step needs for all stages (pipeline
+        bubbles in Agrawal et al., "Sarathi-Serve", arXiv:2403.02310).
     """
     share = np.clip(chunks, 1e-9, 1.0 - 1e-9)
     return np.asarray(-np.expm1(pp_size * np.log1p(-share)) / share)
 
 
 def _decoding_s(own: Array, others: Array, fixed: Array, growing: Array | float) -> Array:
-    """Seconds D that a request decodes for, in a loop whose cycle is fixed + growing x D.
+    """Return the decode time D of a request, in a loop with cycle fixed + growing x D.
 
-    `own` seconds of its steps alone, and `others` of one prompt from each other slot, which come
-    once a cycle: D = own + others x D / cycle. The quadratic's positive root.
+    `own` are the seconds of its own steps, `others` those of one prompt from each other slot per
+    cycle: D = own + others x D / cycle. Returns the positive root of the quadratic.
     """
     half = (growing * own + others - fixed) / 2.0
     return np.asarray((half + np.sqrt(half**2 + growing * own * fixed)) / growing)

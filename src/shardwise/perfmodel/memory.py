@@ -1,7 +1,7 @@
-"""What fits: weights, caches, activations and the engine's own memory on each rank.
+"""Memory of each rank: weights, caches, activations and the engine's own memory.
 
-Functions run over arrays of deployments, so a sweep costs one call. "GB" is 1e9 bytes. Pipeline
-stages differ in layers, embedding and head: what a replica holds is what its tightest stage does.
+Functions work on arrays of deployments, so a sweep is one call. "GB" is 1e9 bytes. Pipeline stages
+differ in layers, embedding and head; the stage with the least free memory limits a replica.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from shardwise.units import GB
 
 Floats = NDArray[np.float64]
 
-#: Dtypes looked through, widest first, when one that fits is sought.
+#: Dtypes to try, widest first, when searching for one that fits.
 _NARROWER: Final = ("bf16", "fp8", "fp4")
 
 
 def kv_dtype_of(model: Model, dtypes: Dtypes) -> str:
-    """KV cache dtype of a deployment: the one named, else what the checkpoint asks for."""
+    """Return the KV cache dtype of a deployment: the given one, else the checkpoint's."""
     return model.kv_dtype if dtypes.kv == "auto" else dtypes.kv
 
 
 def draft_of(model: Model, deployment: Deployment) -> Model | None:
-    """What is loaded beside `model` to draft for it; None without speculation."""
+    """Return the draft loaded with `model`; None without speculation."""
     return draft_held(model, deployment.speculation) if deployment.speculation else None
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """What a model is loaded on: a GPU and an engine, of a version or none."""
+    """A GPU and an engine, with or without a version."""
 
     gpu: Gpu
     engine: str = "vllm"
@@ -58,7 +58,7 @@ class Platform(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, gpu: Gpu, deployment: Deployment) -> Platform:
-        """Platform that a deployment runs on."""
+        """Return the platform of a deployment."""
         return cls(gpu, deployment.engine, deployment.engine_version)
 
     @property
@@ -78,17 +78,18 @@ class Platform(msgspec.Struct, frozen=True):
 
 
 def forward_bytes(model: Model, deployments: Deployments) -> Floats:
-    """Peak of one rank's activations in a forward of `max_num_batched_tokens`, in 16 bits.
+    """Return the peak of one rank's activations in a forward pass of `max_num_batched_tokens`, in
+    16 bits.
 
-    The widest moment of a layer: residual and its normed copy (2 x hidden), and the feed-forward's
-    gate, up and product; for experts, `top_k` of them and their `top_k` outputs.
+    The widest point of a layer: residual and its normalized copy (2 x hidden), and the
+    feed-forward's gate, up and product; for experts, `top_k` of them and their outputs.
     """
     width = deployments.layouts.gather(lambda layout: _widest(model, layout))
     return np.asarray(2.0 * deployments.max_num_batched_tokens * (2.0 * model.hidden_size + width))
 
 
 def logits(model: Model, deployments: Deployments) -> Floats:
-    """Numbers in the logits of `max_num_seqs` sequences, gathered whole on every rank."""
+    """Return the number of logits of `max_num_seqs` sequences, gathered on every rank."""
     vocab = deployments.layouts.gather(
         lambda layout: padded(model.vocab_size, layout.tp_size) if model.generates else 0.0
     )
@@ -96,10 +97,10 @@ def logits(model: Model, deployments: Deployments) -> Floats:
 
 
 def _widest(model: Model, layout: Layout) -> float:
-    """Elements a token takes in the widest feed-forward of a rank.
+    """Return the elements per token in the widest feed-forward of a rank.
 
-    Copies of attention pass their tokens to all ranks of the stage: each holds those of every copy
-    before its experts and after them, and computes its share.
+    With data-parallel attention, each rank holds the tokens of all attention ranks before and
+    after its experts, and computes its share.
     """
     widths = [0.0]
     copies = layout.attention_dp
@@ -116,8 +117,8 @@ def _widest(model: Model, layout: Layout) -> float:
 
 
 def by_stage(layouts: Layouts, of: Callable[[Layout], Floats | tuple[float, ...]]) -> Floats:
-    """`of` a layout, a number for each stage: shape (most stages, *layouts.shape), zero beyond a
-    layout's own stages."""
+    """Return `of` a layout per stage: shape (max stages, *layouts.shape), zero beyond a layout's
+    own stages."""
     found, index = layouts.unique()
     table = np.zeros((max(layout.pp_size for layout in found), len(found)))
     for i, layout in enumerate(found):
@@ -126,7 +127,7 @@ def by_stage(layouts: Layouts, of: Callable[[Layout], Floats | tuple[float, ...]
 
 
 def on_last_stage(layouts: Layouts, of: Callable[[Layout], float]) -> Floats:
-    """`of` a layout's one stage, on its last stage: shape (most stages, *layouts.shape)."""
+    """Return `of` a layout's last stage, zero elsewhere: shape (max stages, *layouts.shape)."""
 
     def stages(layout: Layout) -> tuple[float, ...]:
         return (*(0.0,) * (layout.pp_size - 1), of(replace(layout, pp_size=1)))
@@ -137,8 +138,8 @@ def on_last_stage(layouts: Layouts, of: Callable[[Layout], float]) -> Floats:
 def kv_budget_bytes(
     model: Model, platform: Platform, deployments: Deployments, draft: Model | None = None
 ) -> Floats:
-    """Bytes left on a rank of each stage for caches: shape (stages, *shape); negative by what is
-    short. `model` in the dtype that it is served in; `draft` is loaded on the last stage."""
+    """Return the bytes left for caches on a rank of each stage: shape (stages, *shape); negative
+    if short. `model` in its serving dtype; `draft` is loaded on the last stage."""
     layouts, loader = deployments.layouts, platform.loader
     weights = by_stage(layouts, lambda layout: loaded_stage_bytes(loader, model, layout))
     if draft is not None:
@@ -167,8 +168,8 @@ def sequence_bytes(
     kv_dtype: str,
     draft: Model | None = None,
 ) -> Floats:
-    """Bytes of cache of one sequence on a rank of each stage: shape (stages, *shape). A `draft`
-    has its caches on the last stage."""
+    """Return the cache bytes of one sequence on a rank of each stage: shape (stages, *shape). A
+    `draft` has its caches on the last stage."""
     if draft is not None:
         own = sequence_bytes(model, context_tokens, layouts, kv_dtype)
         flat = replace(layouts, pp_size=np.ones(layouts.shape))
@@ -189,12 +190,13 @@ def sequence_bytes(
 
 
 def shortfall_bytes(budget: Floats, sequence: Floats) -> Floats:
-    """Bytes that a GPU of the tightest stage lacks to hold one sequence; at most 0 if it fits."""
+    """Return the bytes missing on a GPU of the tightest stage for one sequence; at most 0 if it
+    fits."""
     return np.asarray((sequence - budget).max(axis=0))
 
 
 def sequences_held(budget: Floats, sequence: Floats) -> Floats:
-    """Sequences (not rounded) that the tightest stage holds at once."""
+    """Return the number of sequences (not rounded) that fit on the tightest stage."""
     held = np.divide(
         np.maximum(budget, 0.0), sequence, out=np.full(budget.shape, np.inf), where=sequence > 0
     )
@@ -204,23 +206,23 @@ def sequences_held(budget: Floats, sequence: Floats) -> Floats:
 def kv_capacity_tokens(
     budget: Floats, sequence: Floats, context_tokens: float | Floats, layouts: Layouts
 ) -> Floats:
-    """Tokens that a replica holds, kept in sequences of `context_tokens` each.
+    """Return the token capacity of a replica, for sequences of `context_tokens` each.
 
-    The length matters where a layer keeps a window or a state. Each data-parallel copy of
-    attention holds its own sequences.
+    The length matters for layers with a window or a state. Each attention rank holds its own
+    sequences.
     """
     held = sequences_held(budget, sequence) * np.asarray(context_tokens)
     return np.asarray(np.floor(held * layouts.attention_dp))
 
 
 def largest_context(model: Model, budget: Floats, layout: Layout, kv_dtype: str) -> int:
-    """Longest single sequence that `budget` (bytes by stage) holds, in tokens; at most the
-    model's own context."""
+    """Return the longest single sequence that fits in `budget` (bytes by stage), in tokens; at
+    most the model's context."""
     rank = rank_shards(model, layout)
     low, high = 0, model.max_context
     if np.all(rank.cache_bytes(float(high), kv_dtype) <= budget):
         return high
-    while high - low > 1:  # what caches hold grows with the context: bisect
+    while high - low > 1:  # cache size grows with the context: bisect
         middle = (low + high) // 2
         fits = bool(np.all(rank.cache_bytes(float(middle), kv_dtype) <= budget))
         low, high = (middle, high) if fits else (low, middle)
@@ -228,7 +230,7 @@ def largest_context(model: Model, budget: Floats, layout: Layout, kv_dtype: str)
 
 
 class MemoryPlan(msgspec.Struct, frozen=True):
-    """How the memory of the tightest stage's rank is used, in bytes, and what that admits."""
+    """Memory use of a rank of the tightest stage, in bytes, and the resulting capacity."""
 
     memory_bytes: float  #: that a program sees
     budget_bytes: float  #: memory x gpu_memory_utilization
@@ -249,7 +251,8 @@ class MemoryPlan(msgspec.Struct, frozen=True):
 
 
 def fits(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) -> bool:
-    """Whether one replica holds a sequence of `context_tokens`, without the rest of a plan."""
+    """Return whether a sequence of `context_tokens` fits on one replica, without computing a
+    plan."""
     stored = stored_in(model, deployment.dtypes.weight)
     one = Deployments.of([deployment])
     draft = draft_of(stored, deployment)
@@ -267,7 +270,8 @@ def longest_held(
     kv_dtype: str,
     draft: Model | None = None,
 ) -> NDArray[np.float64]:
-    """Largest of `lengths` (tokens) of which each deployment holds a sequence; else the smallest.
+    """Return the largest of `lengths` (tokens) of which one sequence fits on each deployment; else
+    the smallest.
 
     Returns an array of the deployments' shape.
     """
@@ -280,9 +284,10 @@ def longest_held(
 
 
 def plan(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float) -> MemoryPlan:
-    """Memory of one replica of `deployment` for sequences of `context_tokens` (isl + osl).
+    """Return the memory of one replica of `deployment` for sequences of `context_tokens` (isl +
+    osl).
 
-    `model` may be in another dtype: the deployment's dtypes decide.
+    `model` may have another dtype: the deployment's dtypes are used.
     """
     stored = stored_in(model, deployment.dtypes.weight)
     kv_dtype = kv_dtype_of(stored, deployment.dtypes)
@@ -327,9 +332,9 @@ def _one(layout: Layout) -> Layout:
 def require_fit(
     model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float
 ) -> MemoryPlan:
-    """The plan of a deployment that holds at least one sequence.
+    """Return the memory plan of a deployment with room for at least one sequence.
 
-    Raises DoesNotFitError: what is short, by how many GB, and the smallest TP or dtype that fits.
+    Raises DoesNotFitError naming the missing GB and the smallest TP or dtype that fits.
     """
     found = plan(model, gpu, deployment, context_tokens)
     if found.fits:
@@ -338,8 +343,9 @@ def require_fit(
     what = "weights" if p.kv_budget_bytes < 0 else f"KV cache for {context_tokens:,.0f} tokens"
     engine_gb = (p.activation_bytes + p.engine_bytes) / GB
     raise DoesNotFitError(
-        f"{model.id} in {dtype} at {deployment.layout.name} does not fit "
-        f"{gpu.name}: no room for the {what}, {p.shortfall_bytes / GB:.1f} GB per GPU short of the "
+        f"{model.id} in {dtype} at {deployment.layout.name} does not fit on "
+        f"{gpu.name}: no "
+        f"room for the {what}, {p.shortfall_bytes / GB:.1f} GB per GPU short of the "
         f"{p.budget_bytes / GB:.1f} GB usable (weights {p.weight_bytes / GB:.1f}, activations and "
         f"engine {engine_gb:.1f}, KV cache {p.kv_bytes_per_sequence / GB:.1f}); "
         f"{_what_fits(model, gpu, deployment, context_tokens)}"
@@ -349,7 +355,8 @@ def require_fit(
 def smallest_fitting_tp(
     model: Model, gpu: Gpu, deployment: Deployment, context_tokens: float
 ) -> int | None:
-    """The smallest TP within a node that the model allows and that holds one sequence."""
+    """Return the smallest TP within a node that the model allows and that has room for one
+    sequence."""
     stored = stored_in(model, deployment.dtypes.weight)
     whole = deployment.layout.expert_parallel
     loader = Platform.of(gpu, deployment).loader
@@ -377,11 +384,11 @@ def _what_fits(model: Model, gpu: Gpu, deployment: Deployment, context_tokens: f
             break
     if options:
         return f"what fits: {' or '.join(options)}"
-    return f"nothing in one node of {gpu.node_gpus} fits: use GPUs with more memory or PP"
+    return f"nothing fits on one node of {gpu.node_gpus}: use GPUs with more memory, or PP"
 
 
 class LargestModel(msgspec.Struct, frozen=True):
-    """The largest model that one GPU holds in one dtype."""
+    """The largest model that fits on one GPU in one dtype."""
 
     gpu: str
     dtype: str
@@ -398,7 +405,7 @@ def largest_models(
     context_tokens: float = 8192,
     gpu_memory_utilization: float = 0.9,
 ) -> list[LargestModel]:
-    """A row for each GPU and dtype: the largest of `models` that one such GPU holds."""
+    """Return a row for each GPU and dtype: the largest of `models` that fits on one such GPU."""
     known = sorted(models, key=lambda model: model.parameters(), reverse=True)
     wanted = tuple(dtypes)
     return [
@@ -432,7 +439,7 @@ def _largest_model(
             dtypes=Dtypes(weight=dtype),
             limits=EngineLimits(gpu_memory_utilization=utilization),
         )
-        # weights alone rule most models out
+        # weights alone exclude most models
         held_whole = _whole_bytes(model, dtype)
         if held_whole <= usable and fits(model, gpu, deployment, context_tokens):
             held = plan(model, gpu, deployment, context_tokens)
