@@ -101,9 +101,25 @@ EXPECTED: list[tuple[str, str, int, int, str | None, Any, str]] = [
     ("qwen3.5-397b-a17b", "b200", 8, 64, None, lambda x: x.replicas > 1, "a tie"),
     ("kimi-k2.5", "h200", 8, 8, None, lambda x: x.tp_size == 8, "times the"),
     ("kimi-k2.5", "h200", 8, 512, None, lambda x: x.attention_dp > 1, "times the"),
-    ("llama-3.1-70b", "rtx-pro-6000", 2, 8, None, lambda x: x.name == "TP2", "there are no rows of"),
+    (
+        "llama-3.1-70b",
+        "rtx-pro-6000",
+        2,
+        8,
+        None,
+        lambda x: x.name == "TP2",
+        "there are no rows of",
+    ),
     # 33 GB in fp8: one GPU is too small, TP3 does not divide 64 heads
-    ("qwen3-32b", "rtx-4090", 3, 8, None, lambda x: x.name in ("TP2", "TP1 x PP3"), "there are no rows of"),
+    (
+        "qwen3-32b",
+        "rtx-4090",
+        3,
+        8,
+        None,
+        lambda x: x.name in ("TP2", "TP1 x PP3"),
+        "there are no rows of",
+    ),
 ]
 
 
