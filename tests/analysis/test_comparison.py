@@ -106,7 +106,7 @@ def test_a_model_in_one_run_only_is_not_compared_with_another(evidence: MakeEvid
 
 
 def test_runs_without_a_common_cell_are_refused(evidence: MakeEvidence) -> None:
-    with pytest.raises(InputError, match="share no cell"):
+    with pytest.raises(InputError, match="have no common cells"):
         compare_runs([evidence(1, 8, 2.0)], [evidence(2, 8, 2.0)])
 
 

@@ -80,9 +80,9 @@ def test_copies_cost_the_inverse_of_their_throughput() -> None:
     # 2 copies at 16 requests: 0.8 s against 1.0 s, 1.25x the throughput, 0.8x the cost
     cells = [measured(TWO, 16, 1.0), measured(COPIES, 16, 0.8)]
     values = {c.text: (round(c.value.value, 3), c.verdict) for c in claims(cells)}
-    assert values["copies: throughput is higher"] == (1.25, "holds")
-    assert values["copies: cost per token is lower"] == (0.8, "holds")
-    assert values["copies: E2E latency is longer"] == (0.8, "does not hold")
+    assert values["replicas: throughput is higher"] == (1.25, "holds")
+    assert values["replicas: cost per token is lower"] == (0.8, "holds")
+    assert values["replicas: E2E latency is longer"] == (0.8, "does not hold")
 
 
 def test_a_cell_that_the_client_could_not_keep_up_with_claims_nothing() -> None:

@@ -238,5 +238,5 @@ def test_what_cannot_be_simulated_is_refused_in_one_line() -> None:
         simulate([toy()], trace, failures=[Failure(3, 1.0)])
     with pytest.raises(InputError, match="0 requests"):
         draw(Traffic(0.01, Lengths(8), Lengths(8), 1.0))
-    with pytest.raises(InputError, match="the trace asks for model 'other'; deployed: toy"):
+    with pytest.raises(InputError, match="the trace requests model 'other'; deployed: toy"):
         simulate([toy()], replace(trace, models=("other",)))

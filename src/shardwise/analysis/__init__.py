@@ -1,1 +1,1 @@
-"""Sweep TP x batch over any evidence source; transitions, break-even, cost, audit."""
+"""Analyse a grid of evidence over TP and batch: transitions, break-even, cost, audit."""

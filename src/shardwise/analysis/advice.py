@@ -1,7 +1,8 @@
-"""What to deploy: for users who wait (online) and for work that nobody waits for (offline).
+"""What to deploy for online and for offline use.
 
-Predictions are advised by the planner, so that a study and `shardwise plan` give one answer. Other
-evidence, and questions that the planner does not take, are advised among their cells, by its rule.
+For predictions, the advice comes from the planner, so that a study and `shardwise plan` agree. For
+other evidence, and for questions that the planner does not support, it is chosen among the cells
+by the same rule.
 """
 
 from __future__ import annotations
@@ -27,24 +28,25 @@ Basis = Literal["plan", "cells"]
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """The cheapest full node for a use, by the cautious end of its cost, and what it gives."""
+    """The cheapest full node for a use, by the pessimistic end of its cost, with its
+    performance."""
 
     use: Use
     slo: Slo
     choice: NodeCost
-    evidence: Evidence  #: of one copy
+    evidence: Evidence  #: of one replica
     certain: bool  #: whether the whole interval meets the SLO, not only the value
     basis: Basis = "cells"  #: every concurrency and PP planned, or the cells studied
     note: str = ""  #: what the reader must know that the charts do not show
 
     @property
     def capacity_left(self) -> float:
-        """Share of the node's throughput left when one GPU is lost."""
+        """Share of the node's throughput that remains if one GPU fails."""
         return (self.choice.copies - 1) / self.choice.copies
 
 
 class NoAdvice(msgspec.Struct, frozen=True):
-    """Nothing meets the SLO or carries the load; the nearest, and by how much it misses."""
+    """Nothing meets the SLO or sustains the load; names the nearest and its excess."""
 
     use: Use
     slo: Slo
@@ -52,9 +54,9 @@ class NoAdvice(msgspec.Struct, frozen=True):
 
 
 def planned_advice(use: Use, made: planning.Plan, tp_sizes: Sequence[int]) -> Advice | NoAdvice:
-    """What a plan says, among `tp_sizes`.
+    """Return the advice of a plan among `tp_sizes`.
 
-    Raises DoesNotFitError where none of them was planned.
+    Raises DoesNotFitError if none of them was planned.
     """
     question = made.question
     ranked = [c for c in made.ranked if c.deployment.tp_size in tp_sizes]
@@ -65,7 +67,7 @@ def planned_advice(use: Use, made: planning.Plan, tp_sizes: Sequence[int]) -> Ad
         r for r in made.rejected if r.cause == "overload" and r.option.layout.tp_size in tp_sizes
     ]
     if not missing and not slow:
-        raise DoesNotFitError(f"no TP of {', '.join(map(str, tp_sizes))} fits as planned")
+        raise DoesNotFitError(f"no TP of {', '.join(map(str, tp_sizes))} fits in memory")
     return NoAdvice(use, question.slo, _nearest(missing, slow))
 
 
@@ -73,7 +75,7 @@ def _planned(use: Use, question: Question, best: Candidate, chosen: Candidate) -
     found, deployment = chosen.evidence, chosen.deployment
     notes = []
     if best is not chosen:
-        notes.append(f"With every TP allowed, {best.name} is better.")
+        notes.append(f"If every TP is allowed, {best.name} is better.")
     choice = NodeCost(
         scenario="full_node",
         tp_size=deployment.tp_size,
@@ -98,7 +100,7 @@ def _nearest(missing: Sequence[Candidate], slow: Sequence[Rejected]) -> str:
 
 
 def advise(use: Use, slo: Slo, costs: Iterable[NodeCost], grid: Grid) -> Advice | NoAdvice:
-    """The full node with the cheapest output tokens among the cells that meet the SLO."""
+    """Return the full node with the cheapest output tokens among the cells that meet the SLO."""
     full: Sequence[NodeCost] = [c for c in costs if c.scenario == "full_node"]
     meets = [c for c in full if _excess(grid[c.tp_size, c.concurrency], slo)[0] <= 0]
     if not meets:
@@ -121,7 +123,7 @@ def advise(use: Use, slo: Slo, costs: Iterable[NodeCost], grid: Grid) -> Advice 
 
 
 def _excess(evidence: Evidence, slo: Slo) -> tuple[float, str]:
-    """The worst value / bound - 1 over an SLO, and its metric; at most 0 where it is met."""
+    """Return the largest value / bound - 1 over an SLO, and its metric; at most 0 if it is met."""
     misses = [
         (evidence.metrics[name].value / bound - 1.0, name)
         for name, bound in slo.bounds().items()

@@ -1,4 +1,4 @@
-"""Checks that any set of results must pass, published tables included.
+"""Consistency checks of results, including published tables.
 
 - Little's law: requests in flight = request rate x latency (Little, Operations Research 9(3),
   1961). With a fixed number in flight, throughput x latency is the same before and after a TP
@@ -28,7 +28,7 @@ Key = tuple[int, int, int]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One check that one place of the results does not pass."""
+    """One check that fails for part of the results."""
 
     check: Check
     severity: Literal["broken", "suspect"]
@@ -41,16 +41,16 @@ class Finding(msgspec.Struct, frozen=True):
 
     @property
     def where(self) -> str:
-        """Batch and TP sizes that the finding is about, for a table."""
+        """Batch and TP sizes of the finding, for a table."""
         cell = f"batch {self.concurrency}, TP={self.from_tp}"
         return cell if self.from_tp == self.to_tp else f"{cell} to TP={self.to_tp}"
 
 
 def audit_grid(grid: Grid, tolerance: float = TOLERANCE) -> tuple[Finding, ...]:
-    """Findings about a grid of evidence. `tolerance` is relative.
+    """Audit a grid of evidence. `tolerance` is relative.
 
-    Little's law is checked where a known number of requests is in flight: static batches and
-    closed loops, not a run at an offered rate or with everything queued at once.
+    Little's law is checked if the number of requests in flight is known: for static batches and
+    closed loops, not for a run at an offered rate or with everything queued at once.
     """
     found: list[Finding] = []
     for item in grid.values():
@@ -61,9 +61,9 @@ def audit_grid(grid: Grid, tolerance: float = TOLERANCE) -> tuple[Finding, ...]:
 
 
 def audit_steps(steps: Iterable[Step], tolerance: float = TOLERANCE) -> tuple[Finding, ...]:
-    """Findings about a table of percent changes at fixed batch sizes.
+    """Audit a table of percent changes at fixed batch sizes.
 
-    The last printed digit of a published percentage is allowed for on top of `tolerance`.
+    The rounding of a published percentage is allowed in addition to `tolerance`.
     """
     steps = tuple(steps)
     return (
@@ -144,7 +144,7 @@ def _inverse_steps(steps: tuple[Step, ...]) -> Iterator[Finding]:
 
 
 def _above_linear(steps: tuple[Step, ...], tolerance: float) -> Iterator[Finding]:
-    """One finding a step, by the first metric that has it: the others follow by Little's law."""
+    """Return one finding per step, for the first metric; the others follow from Little's law."""
     seen: set[Key] = set()
     for metric in (*THROUGHPUTS, metrics.E2E.name):
         for step in steps:
@@ -165,7 +165,7 @@ def _above_linear(steps: tuple[Step, ...], tolerance: float) -> Iterator[Finding
 
 
 def _printed_range(step: Step) -> Interval:
-    """Ratio of a step, between the edges of its last printed digit if it is a published one."""
+    """Return the ratio of a step; for a published one, the range of its rounding."""
     if step.source.kind != "published":
         return Interval(step.ratio, step.ratio, step.ratio)
     change = step.change_pct

@@ -1,4 +1,4 @@
-"""Where a TP step stops paying: the batch that keeps latency, the break-even TP, communication."""
+"""Limits of TP: the batch with the same latency, the break-even TP, the communication share."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ COMMUNICATION = "communication"  #: its key in `Evidence.breakdown`
 
 
 class KeptLatency(msgspec.Struct, frozen=True):
-    """The batch at `to_tp` whose latency is that of `from_tp` at `concurrency`.
+    """The batch at `to_tp` with the same latency as `from_tp` at `concurrency`.
 
-    `batch` is None where even the smallest batch studied is slower (`bound` "none"); with "at
-    least" the largest batch studied is still fast enough.
+    `batch` is None if even the smallest batch is slower (`bound` "none"); with "at least", the
+    largest batch is still fast enough.
     """
 
     metric: str
@@ -38,11 +38,10 @@ class KeptLatency(msgspec.Struct, frozen=True):
 def latency_keeping_batch(
     grid: Grid, from_tp: int, to_tp: int, concurrency: int, metric: str = metrics.E2E.name
 ) -> KeptLatency:
-    """The largest batch at `to_tp` that keeps the latency of `from_tp` at `concurrency`.
+    """Return the largest batch at `to_tp` with at most the latency of `from_tp` at `concurrency`.
 
-    The latency of `to_tp` is read between the batches studied on a straight line over log batch;
-    real latency is convex there, so the answer errs to the small side. Where the curve is not
-    monotone (noise), the first crossing counts: every smaller batch keeps the latency too.
+    The latency of `to_tp` is interpolated linearly over log batch. Real latency is convex, so the
+    answer is slightly too small. If the curve is not monotone (noise), the first crossing is used.
     """
     latency = _latency(grid, from_tp, concurrency, metric)
     points = [(batch, interval.value) for batch, interval in curve(grid, to_tp, metric)]
@@ -51,7 +50,8 @@ def latency_keeping_batch(
 
 
 def latency_keeping_batches(grid: Grid, metric: str = metrics.E2E.name) -> tuple[KeptLatency, ...]:
-    """`latency_keeping_batch` for each batch and step to the next smaller TP, largest TP first."""
+    """Return `latency_keeping_batch` for each batch and step to the next smaller TP, largest TP
+    first."""
     down = [(high, low) for low, high in reversed(list(pairwise(tp_sizes(grid))))]
     return tuple(
         latency_keeping_batch(grid, high, low, concurrency, metric)
@@ -75,7 +75,8 @@ def _latency(grid: Grid, tp_size: int, concurrency: int, metric: str) -> float:
 def first_crossing(
     points: Sequence[tuple[int, float]], latency: float
 ) -> tuple[float | None, Bound]:
-    """First batch, interpolated, at which `points` (batch, seconds) exceed `latency` seconds."""
+    """Return the first interpolated batch at which `points` (batch, seconds) exceed `latency`
+    seconds."""
     if not points or points[0][1] > latency:
         return None, "none"
     for (batch, fast), (larger, slow) in pairwise(points):
@@ -86,10 +87,10 @@ def first_crossing(
 
 
 class BreakEven(msgspec.Struct, frozen=True):
-    """The TP beyond which a step buys less than `min_gain_pct` at one batch.
+    """The TP beyond which a step gains less than `min_gain_pct` at one batch.
 
-    `next_gain_pct` is what the step beyond buys; None where `tp_size` is the largest studied and
-    every step before it paid, so the break-even may lie further out.
+    `next_gain_pct` is the gain of the next step; None if `tp_size` is the largest and every step
+    gained enough, so the break-even may be larger.
     """
 
     metric: str
@@ -102,10 +103,10 @@ class BreakEven(msgspec.Struct, frozen=True):
 def breakeven_tp(
     steps: Iterable[Step], min_gain_pct: float, metric: str = metrics.E2E.name
 ) -> tuple[BreakEven, ...]:
-    """Per batch, the smallest TP beyond which a step up improves `metric` by less than this.
+    """Return per batch the smallest TP beyond which a step up improves `metric` by less than this.
 
-    The gain is the percent change in the metric's good direction: latency saved, or throughput
-    added. Point values decide; a step's interval says how firm that is.
+    The gain is the percent change in the metric's good direction: latency saved or throughput
+    added. It is based on point values.
     """
     ups: dict[int, list[Step]] = {}
     for step in steps:
@@ -127,7 +128,8 @@ def _breakeven(up: Sequence[Step], min_gain_pct: float) -> BreakEven:
 
 
 def shares(evidence: Evidence) -> dict[str, float]:
-    """Share of the breakdown's time by cause, adding to 1; empty where there is no breakdown."""
+    """Return the share of the breakdown's time by component, adding to 1; empty without a
+    breakdown."""
     total = sum(evidence.breakdown.values())
     if total <= 0:
         return {}
@@ -135,6 +137,6 @@ def shares(evidence: Evidence) -> dict[str, float]:
 
 
 def communication_share(evidence: Evidence) -> float | None:
-    """Share of time spent communicating; None where the evidence has no breakdown."""
+    """Return the share of communication time; None without a breakdown."""
     parts = shares(evidence)
     return parts.get(COMMUNICATION, 0.0) if parts else None

@@ -1,4 +1,4 @@
-"""Which batch a headline cost figure was taken at: chain the TP steps and see which one fits.
+"""Find the batch of a published cost figure by chaining TP steps.
 
 Going from TP=a to TP=b on a full node of g GPUs,
 
@@ -22,7 +22,7 @@ from shardwise.evidence.record import Interval, Source
 
 
 class CostClaim(msgspec.Struct, frozen=True):
-    """Ratios claimed for a full node when every copy moves from one TP to another."""
+    """Ratios claimed for a full node when every replica moves from one TP to another."""
 
     gpus: int
     from_tp: int
@@ -34,20 +34,21 @@ class CostClaim(msgspec.Struct, frozen=True):
 
     @property
     def copies_ratio(self) -> float:
-        """Copies on the node after the move against before."""
+        """Ratio of replicas on the node after and before."""
         return (self.gpus // self.to_tp) / (self.gpus // self.from_tp)
 
     @property
     def allowed_throughput_ratio(self) -> float:
-        """What Little's law makes of the claimed latency, at the same batch per copy."""
+        """Throughput ratio that Little's law allows for the claimed latency, at the same batch per
+        replica."""
         return self.copies_ratio / self.latency_ratio
 
 
 class ClaimMatch(msgspec.Struct, frozen=True):
-    """What the steps of one batch imply for a claim.
+    """Ratios implied by the steps of one batch, compared with a claim.
 
-    The intervals hold for every step at the same edge of its own; mismatches are percent of the
-    implied figure above (or below) the claimed one.
+    The intervals have every step at the same end of its own; mismatches are the percent by which
+    implied values exceed claimed ones.
     """
 
     claim: CostClaim
@@ -80,7 +81,7 @@ def match_claim(
     claim: CostClaim,
     throughput: str = metrics.TOTAL_THROUGHPUT.name,
 ) -> tuple[ClaimMatch, ...]:
-    """Each batch whose steps lead from the claim's one TP to the other, the closest first."""
+    """Return each batch with steps between the claim's TPs, the closest first."""
     steps = tuple(steps)
     matches = []
     for concurrency in sorted({step.concurrency for step in steps}):
@@ -95,10 +96,9 @@ def match_claim(
 
 
 def chain(steps: Iterable[Step], metric: str, from_tp: int, to_tp: int) -> Interval | None:
-    """The ratio after/before of `metric` from one TP to another; None where a step is missing.
+    """Return the ratio after/before of `metric` from one TP to another; None if a step is missing.
 
-    Follows the steps in that direction, so a table's down steps answer a question of going down.
-    Raises InputError for a chain from a TP to itself.
+    Uses the steps in that direction. Raises InputError for a chain from a TP to itself.
     """
     following = {
         step.from_tp: step

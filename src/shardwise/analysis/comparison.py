@@ -1,8 +1,8 @@
-"""Two runs of the same loads, cell by cell: is B slower than A, by how much, and how sure is that.
+"""Compare two runs of the same loads, cell by cell: whether B is slower than A, and by how much.
 
-A change is B against A in percent. Its interval is that of the ratio of two separate runs
-(`analysis.intervals.ratio`, correlation 0), so each cell needs an interval of its own, which a
-measured cell gets from its repeats. A value without an interval supports no verdict.
+A change is B compared with A in percent. Its interval is that of the ratio of two separate runs
+(`analysis.intervals.ratio`, correlation 0), so each cell needs an interval, which measured cells
+get from repeats. There is no verdict without intervals.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from shardwise.evidence.record import Evidence, Interval
 
 Verdict = Literal["slower", "faster", "no difference seen", "no interval"]
 COMPARED: Final = (metrics.TTFT, metrics.TPOT, metrics.E2E, metrics.OUTPUT_THROUGHPUT)
-#: A change is seen when it exceeds the half-width of its 80 % interval (1.282 standard errors).
-#: To be seen in 80 % of attempts it must be larger by 0.842 standard errors: the 90th and 80th
+#: A change is detected if it exceeds the half-width of its 80 % interval (1.282 standard errors).
+#: For detection in 80 % of attempts, it must be larger by 0.842 standard errors: the 90th and 80th
 #: percentiles of the normal distribution (NIST/SEMATECH e-Handbook, section 7.2.2.2).
 POWER_FACTOR: Final = (1.282 + 0.842) / 1.282
 SUBJECT: Final = ("model", "gpu", "engine", "weight dtype", "KV dtype")
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What must be equal in both runs: the layout, and how it was loaded."""
+    """The layout and load, which must be equal in both runs."""
 
     layout: str
     replicas: int
@@ -42,8 +42,8 @@ class Load(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """One metric of one cell, or of all cells together (`load` None), in A and in B.
 
-    `smallest_seen_pct` is the smallest change that repeats like these show in 80 % of attempts;
-    None where a value has no interval. `a` and `b` are None for all cells together.
+    `smallest_seen_pct` is the smallest change that repeats like these detect in 80 % of attempts;
+    None if a value has no interval. `a` and `b` are None for all cells together.
     """
 
     load: Load | None
@@ -55,7 +55,7 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def slower_pct(self) -> Interval:
-        """How much slower B is: a rise of a latency or a fall of a throughput, in percent."""
+        """Percent by which B is slower: a higher latency or a lower throughput."""
         c = self.change_pct
         if metrics.ALL[self.metric].lower_is_better:
             return c
@@ -63,7 +63,7 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval supports."""
+        """Verdict according to the interval."""
         if self.smallest_seen_pct is None:
             return "no interval"
         slower = self.slower_pct
@@ -73,10 +73,10 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """B against A. `overall` holds the geometric mean over the cells of each metric.
+    """B compared with A. `overall` has the geometric mean of each metric over the cells.
 
-    `differing` names what one run has throughout and the other has not, such as the engine;
-    `only_a` and `only_b` are loads without a counterpart.
+    `differing` names fields with different values in the two runs, such as the engine; `only_a`
+    and `only_b` are loads without a counterpart.
     """
 
     overall: tuple[Change, ...]
@@ -87,12 +87,12 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare_runs(a: Sequence[Evidence], b: Sequence[Evidence]) -> Comparison:
-    """Compare two runs at the loads that both have.
+    """Compare two runs at their common loads.
 
-    Model, GPU, engine and dtypes must match too, unless each run has a single one throughout: two
-    engines can be compared, and `differing` says that they were.
+    Model, GPU, engine and dtypes must match too, unless each run has only one: two engines can be
+    compared, and `differing` names them.
 
-    Raises InputError where a run has two results for one load, or nothing is in both.
+    Raises InputError if a run has two results for one load, or there are no common loads.
     """
     differing = _differing(a, b)
     cells_a, cells_b = _by_key(a, differing, "A"), _by_key(b, differing, "B")
@@ -105,8 +105,8 @@ def compare_runs(a: Sequence[Evidence], b: Sequence[Evidence]) -> Comparison:
     )
     if not changes:
         raise InputError(
-            f"the runs share no cell ({len(cells_a)} in A, {len(cells_b)} in B)",
-            "needed: the same TP, lengths and load, and a metric that both have",
+            f"the runs have no common cells ({len(cells_a)} in A, {len(cells_b)} in B)",
+            "needed: the same TP, lengths and load, and a common metric",
         )
     return Comparison(
         overall=_overall(changes),
@@ -118,10 +118,10 @@ def compare_runs(a: Sequence[Evidence], b: Sequence[Evidence]) -> Comparison:
 
 
 def slower_by(comparison: Comparison, limit_pct: float) -> tuple[Change, ...]:
-    """Changes that say B is slower by `limit_pct` or more.
+    """Return the changes in which B is slower by `limit_pct` or more.
 
-    Overall: the value reaches the limit and its interval excludes no change. A single cell: its
-    whole interval is beyond the limit, since among many cells some vary by chance.
+    Overall: the value reaches the limit and its interval excludes zero. Single cell: the whole
+    interval is beyond the limit, because some of many cells vary by chance.
     """
     overall = [c for c in comparison.overall if c.verdict == "slower"]
     cells = [c for c in comparison.cells if c.verdict == "slower"]
@@ -132,7 +132,7 @@ def slower_by(comparison: Comparison, limit_pct: float) -> tuple[Change, ...]:
 
 
 def blind_at(comparison: Comparison, limit_pct: float) -> tuple[Change, ...]:
-    """Overall changes that could not have shown a slowdown of `limit_pct`."""
+    """Return overall changes in which a slowdown of `limit_pct` could not be detected."""
     return tuple(
         c
         for c in comparison.overall
@@ -161,7 +161,7 @@ def _change(load: Load, metric: str, before: Evidence, after: Evidence) -> Chang
 
 
 def _smallest(metric: str, changed: Interval) -> float:
-    """The smallest slowdown in percent that would be seen, given the widths of a ratio B/A."""
+    """Return the smallest detectable slowdown in percent, given the widths of a ratio B/A."""
     if metrics.ALL[metric].lower_is_better:
         return (math.exp(POWER_FACTOR * math.log(changed.value / changed.lo)) - 1.0) * 100.0
     return (1.0 - math.exp(-POWER_FACTOR * math.log(changed.hi / changed.value))) * 100.0
@@ -175,7 +175,7 @@ def _overall(changes: Sequence[Change]) -> tuple[Change, ...]:
 
 
 def _mean(metric: str, changes: Sequence[Change]) -> Change:
-    """The geometric mean of the ratios of separate cells, whose log-widths add as squares."""
+    """Return the geometric mean of the ratios of separate cells; log-widths add in quadrature."""
     ratios = [1.0 + c.change_pct.value / 100.0 for c in changes]
     lows = [1.0 + c.change_pct.lo / 100.0 for c in changes]
     highs = [1.0 + c.change_pct.hi / 100.0 for c in changes]
@@ -195,7 +195,7 @@ def _subject(item: Evidence) -> tuple[str, ...]:
 
 
 def _differing(a: Iterable[Evidence], b: Iterable[Evidence]) -> dict[str, tuple[str, str]]:
-    """Subject fields of which each run has a single value, and another one than the other run."""
+    """Return fields with a single value per run that differs between the runs."""
     in_a, in_b = zip(*map(_subject, a), strict=True), zip(*map(_subject, b), strict=True)
     return {
         name: (of_a[0], of_b[0])

@@ -1,4 +1,4 @@
-"""What a million output tokens cost on a node, and against the largest TP (the study's Figure 9).
+"""Cost of a million output tokens on a node, and relative to the largest TP (the study's Figure 9).
 
     cost = GPUs paid for x USD per GPU-hour / (output tokens per second x 3600) x 1e6
 
@@ -34,7 +34,7 @@ SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 
 
 class Node(msgspec.Struct, frozen=True):
-    """What is paid for: `gpus` GPUs at `usd_per_gpu_hour`, None where no price is known."""
+    """The paid node: `gpus` GPUs at `usd_per_gpu_hour`, None if no price is known."""
 
     gpus: int
     usd_per_gpu_hour: float | None = None
@@ -48,7 +48,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Relative(msgspec.Struct, frozen=True):
-    """A node against the same node at the largest TP: ratios, 1 is equal."""
+    """Ratios of a node to the same node at the largest TP; 1 is equal."""
 
     to_tp: int
     cost: Interval
@@ -59,8 +59,8 @@ class Relative(msgspec.Struct, frozen=True):
 class NodeCost(msgspec.Struct, frozen=True):
     """A node of `gpus` GPUs running `copies` replicas of `tp_size`.
 
-    `concurrency` is per copy, or in the scenario `same_load` of the node; `batch_per_copy` is per
-    copy always. `cost` is per million output tokens in the unit of `cost_metric`.
+    `concurrency` is per replica, or for the node in the scenario `same_load`; `batch_per_copy` is
+    always per replica. `cost` is per million output tokens in the unit of `cost_metric`.
     """
 
     scenario: Scenario
@@ -82,11 +82,11 @@ def node_costs(
     scenarios: Iterable[Scenario] = SCENARIOS,
     rho: float = 0.0,
 ) -> tuple[NodeCost, ...]:
-    """Cost of every TP and concurrency in each scenario.
+    """Return the cost of every TP and concurrency in each scenario.
 
     Without a price the cost is in GPU-hours. A TP that needs more GPUs than the node has, or a
-    load whose batch per copy lies outside the batches studied, is absent. `rho` is the correlation
-    of the relative errors of two TPs (see `analysis.intervals`).
+    load whose batch per replica is outside the studied batches, is omitted. `rho` is the
+    correlation of the relative errors of two TPs (see `analysis.intervals`).
     """
     return tuple(
         cost
@@ -99,7 +99,8 @@ def node_costs(
 def _row(
     grid: Grid, node: Node, scenario: Scenario, concurrency: int, rho: float
 ) -> list[NodeCost]:
-    """All TPs of one scenario and concurrency, relative to the largest that the node can hold."""
+    """Return all TPs of one scenario and concurrency, relative to the largest that fits on the
+    node."""
     sizes = [tp for tp in tp_sizes(grid) if node.gpus >= tp * _pp_size(grid)]
     found = [_cost(grid, node, scenario, tp, concurrency) for tp in sizes]
     costs = [cost for cost in found if cost is not None]
@@ -113,7 +114,7 @@ def _cost(
 ) -> NodeCost | None:
     copies = 1 if scenario == "one_copy" else node.gpus // (tp_size * _pp_size(grid))
     if scenario == "same_load":
-        copies = min(copies, concurrency)  # a copy without a request does nothing, and is paid for
+        copies = min(copies, concurrency)  # a replica without requests is idle but paid for
     batch = concurrency / copies if scenario == "same_load" else float(concurrency)
     per_copy = _at(grid, tp_size, metrics.OUTPUT_THROUGHPUT.name, batch)
     latency = _at(grid, tp_size, metrics.E2E.name, batch)
@@ -153,7 +154,8 @@ def _relative(cost: NodeCost, largest: NodeCost, rho: float) -> Relative:
 
 
 def _at(grid: Grid, tp_size: int, metric: str, batch: float) -> Interval | None:
-    """`metric` at `batch`, read on a log-log line between the batches studied; None outside."""
+    """Return `metric` at `batch`, interpolated log-log between the studied batches; None
+    outside."""
     points = curve(grid, tp_size, metric)
     for at, value in points:
         if at == batch:

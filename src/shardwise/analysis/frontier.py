@@ -1,4 +1,4 @@
-"""Throughput against latency for a node, and the points no other point beats on both."""
+"""Throughput and latency of a node, and the Pareto-efficient points."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Latency = Literal["e2e_latency_s", "tpot_s", "ttft_s"]
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One way to use a node: `copies` replicas of `tp_size`, each at `concurrency`."""
+    """One configuration of a node: `copies` replicas of `tp_size`, each at `concurrency`."""
 
     tp_size: int
     concurrency: int
@@ -34,10 +34,10 @@ def points(
     latency: Latency = "e2e_latency_s",
     throughput: str = metrics.OUTPUT_THROUGHPUT.name,
 ) -> tuple[Point, ...]:
-    """A point for each result, the Pareto-efficient ones marked.
+    """Return a point per result, with the Pareto-efficient ones marked.
 
-    With `gpus`, the node holds as many copies as fit, each at the same batch; without, each point
-    is one copy. Results that lack either metric, or need more GPUs than the node, are left out.
+    With `gpus`, the node has as many replicas as fit, each at the same batch; without, each point
+    is one replica. Results that lack either metric or need more GPUs are skipped.
     """
     if gpus is not None and gpus < 1:
         raise InputError(f"a node of {gpus} GPUs", "allowed: 1 or more")
@@ -60,10 +60,10 @@ def points(
 
 
 def pareto(pairs: Sequence[tuple[float, float]]) -> tuple[int, ...]:
-    """Indices of the (latency, throughput) pairs that none beats, fastest first.
+    """Return indices of the Pareto-efficient (latency, throughput) pairs, fastest first.
 
-    A pair is beaten by one with no more latency and no less throughput, and better in one of the
-    two; equal pairs both stay.
+    A pair is dominated by one that is at least as good in both and better in one; equal pairs both
+    stay.
     """
     order = sorted(range(len(pairs)), key=lambda i: (pairs[i][0], -pairs[i][1]))
     kept: list[int] = []

@@ -13,13 +13,13 @@ Grid = Mapping[tuple[int, int], Evidence]
 
 
 def index(evidence: Iterable[Evidence]) -> Grid:
-    """`evidence` of one family by (tp_size, concurrency), sorted.
+    """Index `evidence` of one family by (tp_size, concurrency), sorted.
 
-    Everything but TP and concurrency must be the same, the kind of evidence included: a predicted
-    cell against a measured one is a comparison (`transitions.compare`), not a TP step.
+    Everything except TP and concurrency must be equal, including the kind of evidence: a predicted
+    and a measured cell are a comparison (`transitions.compare`), not a TP step.
 
-    Raises InputError for mixed families, two results for one cell, several replicas in one
-    result, or a metric whose interval is not positive and around its value.
+    Raises InputError for mixed families, two results for one cell, several replicas in one result,
+    or a metric whose interval is not positive or does not contain its value.
     """
     grid: dict[tuple[int, int], Evidence] = {}
     for item in evidence:
@@ -52,17 +52,18 @@ def index(evidence: Iterable[Evidence]) -> Grid:
 
 
 def tp_sizes(grid: Grid) -> tuple[int, ...]:
-    """The TP sizes in `grid`, ascending."""
+    """Return the TP sizes in `grid`, ascending."""
     return tuple(sorted({tp_size for tp_size, _ in grid}))
 
 
 def concurrencies(grid: Grid) -> tuple[int, ...]:
-    """The concurrencies (batch sizes) in `grid`, ascending."""
+    """Return the concurrencies (batch sizes) in `grid`, ascending."""
     return tuple(sorted({concurrency for _, concurrency in grid}))
 
 
 def curve(grid: Grid, tp_size: int, metric: str) -> tuple[tuple[int, Interval], ...]:
-    """(concurrency, value) of `metric` at `tp_size`, ascending; without cells that lack it."""
+    """Return (concurrency, value) of `metric` at `tp_size`, ascending, from the cells that have
+    it."""
     return tuple(
         (concurrency, item.metrics[metric])
         for concurrency in concurrencies(grid)

@@ -1,4 +1,4 @@
-"""A grid over layouts, and what a step from one layout to the next changes."""
+"""A grid over layouts, and the changes from one layout to the next."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.intervals import LAYOUT_RHO
 from shardwise.perfmodel.memory import MemoryPlan, require_fit
 
-#: Throughput is a GPU's, since layouts may take different numbers of them.
+#: Throughput is per GPU, because layouts may use different numbers of GPUs.
 PER_GPU = metrics.OUTPUT_THROUGHPUT.name
 
 
@@ -43,24 +43,25 @@ class LayoutStep(msgspec.Struct, frozen=True):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the change is for the better, by the metric's own direction."""
+        """Whether the change is better or worse, by the metric's direction."""
         return verdict_of(self.metric, self.change_pct)
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves no doubt about the direction."""
+        """Whether the interval excludes zero."""
         return excludes_zero(self.change_pct)
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """A layout that was asked and does not fit, and why."""
+    """A requested layout that does not fit, with the reason."""
 
     layout: str
     reason: str
 
 
 class LayoutGrid(msgspec.Struct, frozen=True):
-    """Every layout that fits at every batch, and the steps between neighbours as they were asked.
+    """Every layout that fits at every batch, and the steps between neighbours in the requested
+    order.
 
     `cache_tokens` is by the layout's name: tokens of KV cache that a replica holds.
     """
@@ -72,13 +73,13 @@ class LayoutGrid(msgspec.Struct, frozen=True):
 
 
 def require_able_layouts(subject: Subject, question: Question, layouts: Iterable[Layout]) -> None:
-    """Raises InputError for a layout that the model, the engine, the node or a batch does not
+    """Raise InputError for a layout that the model, the engine, the node or a batch does not
     allow."""
     model, engine = subject.arch, get(subject.engine)
     seen: set[str] = set()
     for layout in layouts:
         if layout.name in seen:
-            raise InputError(f"layout {layout.name} comes twice", "allowed: once")
+            raise InputError(f"layout {layout.name} is given twice", "allowed: once")
         seen.add(layout.name)
         require_layout(model, layout, subject.platform.loader)
         for problem in layout_problems(engine, layout, model):
@@ -97,7 +98,7 @@ def require_able_layouts(subject: Subject, question: Question, layouts: Iterable
 def layout_grid(subject: Subject, question: Question, layouts: Sequence[Layout]) -> LayoutGrid:
     """Predict `layouts` at the question's batches. Its TP sizes are not used.
 
-    Raises InputError as `require_able_layouts`, and DoesNotFitError where none of them fits.
+    Raises InputError as `require_able_layouts`, and DoesNotFitError if none of them fits.
     """
     require_question(subject, question)
     require_able_layouts(subject, question, layouts)
@@ -135,7 +136,7 @@ def layout_steps(
     names: Sequence[str] = (metrics.E2E.name, PER_GPU),
     rho: float = LAYOUT_RHO,
 ) -> tuple[LayoutStep, ...]:
-    """Steps between neighbouring layouts, in the order of `evidence`, per metric and batch.
+    """Return steps between neighbouring layouts, in the order of `evidence`, per metric and batch.
 
     `rho` is the correlation of the errors of two cells, as in `transitions`.
     """
@@ -161,7 +162,7 @@ def layout_steps(
 
 
 def value(evidence: Evidence, name: str) -> Interval:
-    """A metric of a cell; throughput per GPU of its replica."""
+    """Return a metric of a cell; throughput per GPU of its replica."""
     found = evidence.metrics[name]
     if name == PER_GPU:
         return scaled(found, 1.0 / evidence.deployment.layout.replica_gpus)

@@ -1,4 +1,4 @@
-"""Every layout of a node: ranked by the planner, and predicted at each batch for a chart."""
+"""All layouts of a node: ranked by the planner, and predicted at each batch for a chart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from shardwise.planner.plan import Plan, explore
 from shardwise.planner.question import Question
 from shardwise.planner.rank import Candidate
 
-#: Requests in flight per replica that a chart has points at.
+#: Requests in flight per replica of the points in a chart.
 BATCHES: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 METRICS: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
 
@@ -36,9 +36,10 @@ class LayoutCell(msgspec.Struct, frozen=True):
     """One replica of `layout` at `concurrency` requests in flight.
 
     Attributes:
-        layout: With the replicas that fill the node.
+        layout: The layout with the replicas that fill the node.
         metrics: By name, in SI, of one replica.
-        kv_limited: The KV cache holds fewer sequences than are in flight; the rest wait.
+        kv_limited: Whether the KV cache has room for fewer sequences than are in flight; the rest
+            wait.
     """
 
     layout: Layout
@@ -48,16 +49,17 @@ class LayoutCell(msgspec.Struct, frozen=True):
 
 
 class LayoutStudy(msgspec.Struct, frozen=True):
-    """What the planner says of every layout, and each layout at each batch.
+    """The planner's result for every layout, and each layout at each batch.
 
     Attributes:
-        ranked: Meet the bounds and carry the rate, best first, as `shardwise plan` ranks them.
+        ranked: Meet the bounds and sustain the rate, best first, as ranked by `shardwise plan`.
         missing: Run and miss a bound, nearest first.
-        rejected: Break a rule, lack the memory or do not carry the rate, with the reason.
-        free: With a request rate, the most each layout gives within the bounds; else `ranked`.
-        cells: Every layout that has the memory, at each batch.
-        unseen: By the layout's name, what of it no calibrated row has, in words.
-        request_rate: Requests/s offered to the node; None: as much as it carries.
+        rejected: Break a rule, do not fit in memory or cannot sustain the rate, with the reason.
+        free: With a request rate, the highest throughput of each layout within the bounds; else
+            `ranked`.
+        cells: Every layout that fits in memory, at each batch.
+        unseen: By the layout's name, what no calibration row has, as text.
+        request_rate: Requests/s offered to the node; None: as much as it sustains.
         osl: Output tokens of a request.
     """
 
@@ -71,8 +73,8 @@ class LayoutStudy(msgspec.Struct, frozen=True):
     osl: int
 
     def most_carried(self, layout: str) -> Interval | None:
-        """Requests/s that the node carries in `layout` within the bounds; None if it misses them
-        at any rate."""
+        """Return the requests/s that the node sustains in `layout` within the bounds; None if it
+        misses them at any rate."""
         for c in self.free:
             if c.deployment.layout.name == layout:
                 return scaled(c.node_output_tok_s, 1.0 / self.osl)
@@ -80,15 +82,15 @@ class LayoutStudy(msgspec.Struct, frozen=True):
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
-        """Layouts that run, those with fewer GPUs a replica first."""
+        """Layouts that run, those with fewer GPUs per replica first."""
         return tuple(dict.fromkeys(cell.layout for cell in self.cells))
 
 
 def layouts_of(made: Plan, batches: Sequence[int] = BATCHES) -> LayoutStudy:
-    """Every layout of a plan's question, which is in one weight dtype.
+    """Return every layout of a plan's question, which has one weight dtype.
 
     Args:
-        made: What the planner explored.
+        made: The planner's result.
         batches: Requests in flight per replica.
     """
     question = made.question
@@ -112,13 +114,13 @@ def layouts_of(made: Plan, batches: Sequence[int] = BATCHES) -> LayoutStudy:
 
 
 def unseen_of(subject: Subject, layouts: Iterable[Layout]) -> dict[str, tuple[str, ...]]:
-    """By a layout's name, what of it no calibrated row has, in words."""
+    """Return by layout name what no calibration row has, as text."""
     seen, asked = subject.calibrated.profile.knowledge, subject.asked
     return {x.name: tuple(WORDS[u] for u in seen.unseen(asked, x)) for x in layouts}
 
 
 def cells_from(evidence: Iterable[Evidence], gpus: int) -> list[LayoutCell]:
-    """Evidence of one replica each as cells of a node of `gpus`."""
+    """Return evidence of one replica each as cells of a node of `gpus`."""
     return [
         LayoutCell(
             replace(e.deployment.layout, replicas=gpus // e.deployment.layout.replica_gpus),
@@ -134,7 +136,7 @@ def cells_from(evidence: Iterable[Evidence], gpus: int) -> list[LayoutCell]:
 def _cells(
     question: Question, subject: Subject, layouts: Sequence[Layout], batches: Sequence[int]
 ) -> list[LayoutCell]:
-    """All of `layouts` at all of `batches`, in one sweep."""
+    """Predict all of `layouts` at all of `batches`, in one sweep."""
     pairs = [(layout, batch) for layout in layouts for batch in batches]
     if not pairs:
         return []
@@ -143,7 +145,7 @@ def _cells(
     seqs = max_num_seqs(np.ceil(concurrency / arrays.attention_dp), request_rate=False)
     deployments = limited_deployments(question, arrays, seqs)
     demand = question.demand
-    # requests that come at a rate are not sent at once: there is no first burst
+    # requests at a rate are not sent at once: there is no first burst
     waves = WAVES if demand.request_rate is None else np.inf
     offered = Offered(
         concurrency,
@@ -175,7 +177,8 @@ def _around(value: float, spread: float) -> Interval:
 
 
 def cell_deployment(question: Question, subject: Subject, layout: Layout, batch: int) -> Deployment:
-    """The deployment whose replicas have `batch` requests in flight, as the planner limits it."""
+    """Return the deployment whose replicas have `batch` requests in flight, with the planner's
+    limits."""
     each = np.ceil(np.array([batch / layout.attention_dp]))
     seqs = int(max_num_seqs(each, request_rate=False)[0])
     limits: EngineLimits = limits_of(question, seqs, question.context)

@@ -1,4 +1,4 @@
-"""Two sources of the same cells side by side: how far predictions are from measurements."""
+"""Compare two sources of the same cells: errors of predictions against measurements."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class CellPair(msgspec.Struct, frozen=True):
 
     @property
     def error_pct(self) -> float:
-        """Prediction against measurement in percent; above 0: predicted too high."""
+        """Prediction error in percent; above 0: predicted too high."""
         return metrics.percent_change(self.measured.value, self.predicted.value)
 
     @property
     def is_covered(self) -> bool:
-        """Whether the measured value lies in the predicted interval."""
+        """Whether the measured value is in the predicted interval."""
         return self.predicted.lo <= self.measured.value <= self.predicted.hi
 
 
 def beside(predicted: Iterable[Evidence], measured: Iterable[Evidence]) -> tuple[CellPair, ...]:
-    """Every metric that both sources have for the same deployment and load."""
+    """Return every common metric of both sources for the same deployment and load."""
     known = {_cell(item): item for item in predicted}
     return tuple(
         CellPair(
@@ -50,8 +50,8 @@ def beside(predicted: Iterable[Evidence], measured: Iterable[Evidence]) -> tuple
 
 
 def alike(cell: Evidence, measured: Iterable[Evidence]) -> list[Evidence]:
-    """Those of `measured` with the model, GPU, engine, dtype and lengths of `cell`: a measurement
-    of something else does not belong over its predictions."""
+    """Return the evidence in `measured` with the model, GPU, engine, dtype and lengths of
+    `cell`."""
     return [item for item in measured if _family(item) == _family(cell)]
 
 
@@ -61,7 +61,7 @@ def _family(item: Evidence) -> tuple[object, ...]:
 
 
 def mean_absolute_error_pct(pairs: Iterable[CellPair]) -> float:
-    """Mean of |error| in percent; NaN where there are no pairs."""
+    """Return the mean of |error| in percent; NaN without pairs."""
     errors = [abs(pair.error_pct) for pair in pairs]
     return fmean(errors) if errors else float("nan")
 

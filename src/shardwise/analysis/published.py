@@ -14,7 +14,8 @@ from shardwise.evidence.record import Interval, Source
 
 
 class PublishedStudy(msgspec.Struct, frozen=True):
-    """What was studied, the percent change of each TP step, and the cost figures claimed."""
+    """The subject of the study, the percent change of each TP step, and the claimed cost
+    figures."""
 
     model: str
     gpu: str
@@ -26,10 +27,10 @@ class PublishedStudy(msgspec.Struct, frozen=True):
 
 @cache
 def load_published() -> PublishedStudy:
-    """The study shipped with Shardwise (data/published_tp_study.toml).
+    """Load the study shipped with Shardwise (data/published_tp_study.toml).
 
-    A step's interval is its last printed digit either way: the source does not say whether it
-    rounds or truncates.
+    A step's interval is one unit of its last digit either way, because the source does not say
+    whether it rounds or truncates.
     """
     data = files("shardwise.analysis").joinpath("data/published_tp_study.toml")
     raw = tomllib.loads(data.read_text("utf-8"))

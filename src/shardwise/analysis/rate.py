@@ -1,7 +1,7 @@
-"""The batch at which a full node keeps up with an offered request rate.
+"""The batch at which a full node sustains an offered request rate.
 
-By Little's law a node that serves r requests/s of e seconds has r x e of them in flight; among the
-batches studied, the smallest whose throughput reaches the rate is the one it settles below.
+By Little's law, a node that serves r requests/s of e seconds has r x e of them in flight. The
+result is the smallest studied batch whose throughput reaches the rate.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from shardwise.analysis.cost import NodeCost
 
 
 class RateFit(msgspec.Struct, frozen=True):
-    """A TP on a full node under a rate. `at` is None where no batch studied keeps up."""
+    """A TP on a full node under a rate. `at` is None if no studied batch sustains it."""
 
     tp_size: int
     copies: int
@@ -25,7 +25,8 @@ class RateFit(msgspec.Struct, frozen=True):
 def fits_for_rate(
     costs: Iterable[NodeCost], request_rate: float, osl: float
 ) -> tuple[RateFit, ...]:
-    """For each TP, the smallest batch per copy at which a full node serves `request_rate`."""
+    """Return for each TP the smallest batch per replica at which a full node serves
+    `request_rate`."""
     by_tp: dict[int, list[NodeCost]] = {}
     for cost in costs:
         if cost.scenario == "full_node":

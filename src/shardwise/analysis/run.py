@@ -1,4 +1,4 @@
-"""Run a study: every TP at every batch predicted, and all that follows from it."""
+"""Run a study: predict every TP at every batch, and analyse the result."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from shardwise.perfmodel.memory import longest_held, require_fit
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.workload.workload import TRAFFIC_CV, Mode, Workload, require_length_cv, spread_of
 
-#: A step up that saves less latency than this does not pay: each GPU halves its share of it.
+#: A step up must save at least this share of latency to be worthwhile.
 MIN_GAIN_PCT: Final = 15.0
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What a study asks: the TPs and batches to compare, and the requests."""
+    """The question of a study: the TPs and batches to compare, and the requests."""
 
     gpus: int
     tp_sizes: tuple[int, ...]
@@ -52,14 +52,14 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """A TP that was asked and cannot run, and why."""
+    """A requested TP that cannot run, with the reason."""
 
     tp_size: int
     reason: str
 
 
 class Study(msgspec.Struct, frozen=True):
-    """The evidence of a study and what follows from it."""
+    """The evidence of a study and its analysis."""
 
     question: Question
     evidence: tuple[Evidence, ...]
@@ -79,7 +79,8 @@ class Study(msgspec.Struct, frozen=True):
 def deployment_of(
     subject: Subject, question: Question, layout: Layout, concurrency: int
 ) -> Deployment:
-    """One replica of `layout`, its engine started for `concurrency` requests in flight."""
+    """Return one replica of `layout`, with its engine started for `concurrency` requests in
+    flight."""
     limits = EngineLimits(
         max_num_seqs=max(-(-concurrency // layout.attention_dp), 1),
         gpu_memory_utilization=usual_share(subject.engine, subject.gpu, subject.engine_version),
@@ -99,7 +100,8 @@ def deployment_of(
 def with_longest(
     subject: Subject, question: Question, deployments: Sequence[Deployment]
 ) -> list[Deployment]:
-    """`deployments` with room for requests longer than the mean, as far as the KV cache has it."""
+    """Return `deployments` with room for requests longer than the mean, if the KV cache allows
+    it."""
     if question.limits.max_model_len is not None or not deployments:
         return list(deployments)
     tokens = question.isl + question.osl
@@ -118,10 +120,10 @@ def with_longest(
 
 
 def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Skipped]]:
-    """TPs that a single request fits; the others with the reason.
+    """Return TPs with room for a single request, and the others with the reason.
 
-    A TP that the model cannot be sharded to is bad input; one that is merely too small is a
-    finding of the study.
+    A TP that the model cannot be sharded to is an input error; one that is too small is a result
+    of the study.
     """
     fitting, skipped = [], []
     context = question.isl + question.osl
@@ -145,7 +147,8 @@ def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Ski
 
 
 def require_question(subject: Subject, question: Question) -> None:
-    """Raises InputError for what no layout could serve: lengths, limits, engine, GPU, caching."""
+    """Raise InputError for questions that no layout could serve: lengths, limits, engine, GPU,
+    caching."""
     HardwareNode(subject.gpu, question.gpus)
     require_context(subject.arch, question.isl, question.osl)
     require_length_cv(question.length_cv)
@@ -156,7 +159,7 @@ def require_question(subject: Subject, question: Question) -> None:
 
 
 def workload_of(question: Question, concurrency: int) -> Workload:
-    """What one replica is offered at `concurrency` requests in flight."""
+    """Return the workload of one replica at `concurrency` requests in flight."""
     asked = question.requests
     return Workload(
         question.isl,
@@ -170,7 +173,7 @@ def workload_of(question: Question, concurrency: int) -> Workload:
 
 
 def predict_grid(subject: Subject, question: Question) -> tuple[list[Evidence], list[Skipped]]:
-    """Predicted evidence for every TP that fits at every batch."""
+    """Predict every TP that fits at every batch."""
     require_question(subject, question)
     sizes, skipped = _runnable(subject, question)
     cells = [(tp, c) for tp in sizes for c in question.concurrencies]
@@ -188,7 +191,7 @@ def analyse(
     usd_per_gpu_hour: float | None,
     rho: float = LAYOUT_RHO,
 ) -> Study:
-    """Everything that follows from evidence on one grid, whatever its kind."""
+    """Analyse evidence of any kind on one grid."""
     grid = index(evidence)
     steps = transitions(grid, rho=rho)
     return Study(

@@ -1,7 +1,7 @@
-"""The cheapest deployment that holds a request rate: TP x replicas x GPU kind, each simulated.
+"""Find the cheapest deployment that sustains a request rate: TP x replicas x GPU kind, simulated.
 
-The planner says what may run, the simulator what it does under arrivals; percentiles under a rate
-are a queue's, which no closed form gives.
+The planner enumerates what can run; the simulator evaluates it under arrivals, because percentiles
+of a queue have no closed form.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Finalist(msgspec.Struct, frozen=True):
-    """The fewest replicas of a TP that hold the rate. `evidence` is simulated at that rate."""
+    """The fewest replicas of a TP that sustain the rate. `evidence` is simulated at that rate."""
 
     question: Question
     evidence: Evidence
@@ -48,17 +48,17 @@ class Finalist(msgspec.Struct, frozen=True):
 
     @property
     def deployment(self) -> Deployment:
-        """Deployment that was simulated."""
+        """The simulated deployment."""
         return self.evidence.deployment
 
     @property
     def cost(self) -> float:
-        """USD an hour, or GPUs where there is no price."""
+        """USD per hour, or GPUs without a price."""
         return self.deployment.gpus if self.usd_per_hour is None else self.usd_per_hour
 
 
 class SloSearch(msgspec.Struct, frozen=True):
-    """Deployments that hold, cheapest first, and why the others do not."""
+    """Deployments that meet the bounds, cheapest first, and the reasons of the others."""
 
     targets: tuple[Target, ...]
     finalists: tuple[Finalist, ...]
@@ -66,12 +66,12 @@ class SloSearch(msgspec.Struct, frozen=True):
 
     @property
     def best(self) -> Finalist:
-        """Finalist that is recommended."""
+        """The recommended finalist."""
         return self.finalists[0]
 
 
 class _Held(msgspec.Struct, frozen=True):
-    """A layout on a GPU with the fewest replicas that hold."""
+    """A layout on a GPU with the fewest replicas that meet the bounds."""
 
     question: Question
     group: Group
@@ -90,7 +90,7 @@ def hold(
     seed: int = 0,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> SloSearch:
-    """Search the deployments of one model for those that hold, cheapest first.
+    """Find the deployments of one model that meet the bounds, cheapest first.
 
     `questions` ask for the same model and rate, each on its own kind of GPU. Raises
     NothingMeetsError naming the nearest, DoesNotFitError, or InputError.

@@ -1,1 +1,1 @@
-"""A study measured on the machine at hand: predicted before, run, compared, corrected, judged."""
+"""A study measured on this machine: predict, run, compare, correct, judge claims."""

@@ -1,10 +1,10 @@
-"""What the published study says of TP, asked of this machine's own cells.
+"""Test the claims of the published study on this machine's cells.
 
-Splits are compared at equal total threads on a CPU, and at equal GPUs where replicas fill the
-machine; a step from one GPU (or one share of the cores) to two is the study's own sense of a step.
+Splits are compared at equal total threads on a CPU, and at equal GPUs if replicas fill the
+machine. A step from one GPU (or one share of the cores) to two corresponds to a step of the study.
 
-A machine whose own pace changed by as much as the effect, over the runs that are compared, judges
-nothing; nor does a cell that the load client could not keep up with.
+No claim is judged if the machine's speed changed by as much as the effect over the compared runs,
+or if the load client could not keep up.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 def claims(compared: Sequence[Compared]) -> tuple[Claim, ...]:
-    """Every claim that the closed-loop cells can speak to, in the study's order."""
+    """Return every claim that the closed-loop cells can test, in the study's order."""
     cells = {
         (c.cell.split, c.cell.workload.concurrency): c
         for c in compared
@@ -55,7 +55,7 @@ def claims(compared: Sequence[Compared]) -> tuple[Claim, ...]:
 
 
 def _verdict(value: Interval, bound: float, above: bool) -> Verdict:
-    """Whether `value` is above (or below) `bound`, as far as its interval tells."""
+    """Return whether `value` is above (or below) `bound`, according to its interval."""
     if value.lo > bound:
         return "holds" if above else "does not hold"
     if value.hi < bound:
@@ -66,14 +66,16 @@ def _verdict(value: Interval, bound: float, above: bool) -> Verdict:
 def _of_ratio(
     text: str, where: str, batch: int, value: Interval, bound: float, above: bool, drifted: float
 ) -> Claim:
-    """A claim that a ratio is above (or below) `bound`; the effect is how far it is from it."""
+    """Return a claim that a ratio is above (or below) `bound`; the effect is its distance from the
+    bound."""
     effect = abs(math.log(value.value / bound))
     verdict = _if_steady(_verdict(value, bound, above), effect, drifted)
     return Claim(text, where, batch, value, "x", verdict, drifted)
 
 
 def _if_steady(verdict: Verdict, effect: float, drifted: float) -> Verdict:
-    """`verdict`, unless the machine drifted by as much as the effect (a difference of logs)."""
+    """Return `verdict`, unless the machine drifted by as much as the effect (a difference of
+    logs)."""
     if verdict != "not resolved" and math.log1p(drifted) >= effect:
         return "not judged"
     return verdict
@@ -84,8 +86,8 @@ def _drift(cells: Cells, *at: At) -> float:
 
 
 def _steps(cells: Cells) -> Iterator[tuple[Split, Split]]:
-    """From each single replica to that with the next TP: with as many threads a rank, then with as
-    many in total."""
+    """Return steps from each single replica to the next TP: with equal threads per rank, then with
+    equal total threads."""
     single = sorted(
         {split for split, _ in cells if split.replicas == 1},
         key=lambda s: (s.tp_size, s.threads),
@@ -98,7 +100,7 @@ def _steps(cells: Cells) -> Iterator[tuple[Split, Split]]:
 
 
 def _batches(cells: Cells, *splits: Split) -> list[int]:
-    """Batches at which all of `splits` were measured."""
+    """Return the batches at which all of `splits` were measured."""
     known = [{c for split, c in cells if split == wanted} for wanted in splits]
     return sorted(set.intersection(*known))
 
@@ -130,7 +132,8 @@ def _more_throughput_than_latency(cells: Cells) -> Iterator[Claim]:
 
 
 def _sum(rate: Interval, latency: Interval) -> Interval:
-    """(rate - 1) - (1 - latency) in percentage points; widths of separate runs add as squares."""
+    """Return (rate - 1) - (1 - latency) in percentage points; widths of separate runs add in
+    quadrature."""
     value = 100.0 * (rate.value + latency.value - 2.0)
     down = math.hypot(rate.value - rate.lo, latency.value - latency.lo)
     up = math.hypot(rate.hi - rate.value, latency.hi - latency.value)
@@ -154,7 +157,7 @@ def _small_batches_gain(cells: Cells) -> Iterator[Claim]:
 
 
 def _halving_keeps_latency(cells: Cells) -> Iterator[Claim]:
-    """Down a step, the batch that keeps the latency, as a share of the batch before."""
+    """Return the batch with the same latency after a step down, relative to the batch before."""
     for low, high in _steps(cells):
         for batch in _batches(cells, high):
             share = _kept_share(cells, low, high, batch)
@@ -173,8 +176,8 @@ def _halving_keeps_latency(cells: Cells) -> Iterator[Claim]:
 
 
 def _kept_share(cells: Cells, low: Split, high: Split, batch: int) -> Interval | None:
-    """None where even the smallest batch measured is slower. A bound that lies outside the batches
-    measured is the nearest of them."""
+    """Return the share; None if even the smallest batch is slower. A bound outside the measured
+    batches is the nearest of them."""
     latency = cells[high, batch].measured.metrics["e2e_latency_s"]
     batches = _batches(cells, low)
     curve = [(c, cells[low, c].measured.metrics["e2e_latency_s"]) for c in batches]
@@ -188,8 +191,8 @@ def _kept_share(cells: Cells, low: Split, high: Split, batch: int) -> Interval |
 
 
 def _copies_against_one(cells: Cells) -> Iterator[Claim]:
-    """The whole machine as copies, against one copy over all of it, at the same total load. The
-    machine is paid for either way, so that cost is the inverse of throughput."""
+    """Compare replicas that fill the machine with one replica over all of it, at the same total
+    load. The machine is paid for in both cases, so cost is the inverse of throughput."""
     pairs = [
         (many, one, batch)
         for many in sorted({s for s, _ in cells if s.replicas > 1}, key=lambda s: s.tp_size)
@@ -210,8 +213,8 @@ def _copies(cells: Cells, many: Split, one: Split, batch: int) -> list[Claim]:
     return [
         _of_ratio(text, where, batch, value, bound=1.0, above=above, drifted=drifted)
         for text, value, above in (
-            ("copies: throughput is higher", rate, True),
-            ("copies: E2E latency is longer", latency, True),
-            ("copies: cost per token is lower", reciprocal(rate), False),
+            ("replicas: throughput is higher", rate, True),
+            ("replicas: E2E latency is longer", latency, True),
+            ("replicas: cost per token is lower", reciprocal(rate), False),
         )
     ]

@@ -1,4 +1,4 @@
-"""Predictions corrected by a part of the measured cells, and judged on the rest."""
+"""Correct predictions with some of the measured cells, and evaluate them on the others."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ DRAWS: Final = 3
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """One measured cell beside what was predicted of it.
+    """One measured cell and its predictions.
 
-    `before` was made before the run, `after` with the calibration on the cells that are not
-    judged; both None where the cell only shows that a split works.
+    `before` was made before the run, `after` with the calibration; both are None if the cell only
+    checks that a split works.
     """
 
     key: str
@@ -51,7 +51,7 @@ class Compared(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """Errors of one metric over the judged cells, before and after calibration."""
+    """Errors of one metric on the held-out cells, before and after calibration."""
 
     metric: str
     n: int
@@ -63,7 +63,8 @@ class Score(msgspec.Struct, frozen=True):
 
 
 class CurvePoint(msgspec.Struct, frozen=True):
-    """Mean error on the judged cells after so many measured cells: median and range of draws."""
+    """Mean error on the held-out cells by the number of calibration cells: median and range of
+    draws."""
 
     metric: str
     cells: int
@@ -74,7 +75,7 @@ class CurvePoint(msgspec.Struct, frozen=True):
 
 
 class Corrected(msgspec.Struct, frozen=True):
-    """What the measurements did to the predictions."""
+    """Effect of the measurements on the predictions."""
 
     compared: tuple[Compared, ...]
     scores: tuple[Score, ...]
@@ -83,7 +84,8 @@ class Corrected(msgspec.Struct, frozen=True):
 
 
 def is_judged(cell: Cell, cells: Sequence[Cell]) -> bool:
-    """A chequerboard over splits, modes and batches: half of each, told before anything ran."""
+    """Return whether a cell is held out: a checkerboard over splits, modes and batches, fixed
+    before the run."""
     ways = list(dict.fromkeys(c.split for c in cells))
     batches = sorted({c.workload.concurrency for c in cells})
     at = ways.index(cell.split) + batches.index(cell.workload.concurrency)
@@ -91,9 +93,10 @@ def is_judged(cell: Cell, cells: Sequence[Cell]) -> bool:
 
 
 def correct(wanted: Wanted, ran: Ran, name: str) -> Corrected:
-    """Calibrate on half of what was measured, judge the other half, then learn from all of it.
+    """Calibrate on half of the cells, evaluate on the other half, then fit to all of them.
 
-    Each metric is corrected by as much as the first half supports. `name` is the new profile's.
+    The correction of each metric is scaled by what the first half supports. `name` is the new
+    profile's.
     """
     every = wanted.cells()
     compared = [_compared(key, every, ran) for key in ran.measured]
@@ -124,14 +127,14 @@ def correct(wanted: Wanted, ran: Ran, name: str) -> Corrected:
 def _with_after(
     c: Compared, wanted: Wanted, half: Profile, trusts: Mapping[str, Trust]
 ) -> Compared:
-    """`c` with the corrected prediction beside that from before, where it can have one."""
+    """Return `c` with the corrected prediction, if it can have one."""
     if not (c.usable and c.before):
         return c
     return replace(c, after=shrunk(c.before, predicted(wanted, c.cell, half), trusts))
 
 
 def _trusts(wanted: Wanted, own: Sequence[Compared], rows: Mapping[str, Row]) -> dict[str, Trust]:
-    """How much of the correction `own` supports: each cell is predicted by a fit without it."""
+    """Return how much of the correction `own` supports, by leave-one-out predictions."""
     before: dict[str, list[float]] = {}
     after: dict[str, list[float]] = {}
     folds = min(FOLDS, len(own))
@@ -166,7 +169,7 @@ def _compared(key: str, every: Mapping[str, Cell], ran: Ran) -> Compared:
 
 
 def _rows(measured: Mapping[str, Measured]) -> dict[str, Row]:
-    """Each cell as the row that a calibration takes."""
+    """Return each cell as a row for calibration."""
     table = [{k: str(v) for k, v in row_of(cell).items()} for cell in measured.values()]
     rows, _ = parse_rows(table)
     keys = list(measured)
@@ -174,7 +177,7 @@ def _rows(measured: Mapping[str, Measured]) -> dict[str, Row]:
 
 
 def _quick(rows: Sequence[Row], base: Profile) -> Profile:
-    """`base` moved by a few rows; its intervals stay as they are."""
+    """Adapt `base` to a few rows; its intervals are unchanged."""
     batches, _ = group(rows)
     return msgspec.structs.replace(base, offsets=encode(adapted(batches, base)))
 
@@ -217,8 +220,8 @@ def _curve(
     rows: Mapping[str, Row],
     trusts: Mapping[str, Trust],
 ) -> list[CurvePoint]:
-    """The error on the judged cells by how many of the others were measured; each correction is
-    applied by the share that all of the others support."""
+    """Return the error on the held-out cells by the number of calibration cells; each correction
+    is scaled by the share that all calibration cells support."""
     sizes = [n for n in CURVE_ROWS if n < len(own)] + [len(own)]
     found = []
     for size in sizes:

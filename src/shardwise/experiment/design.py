@@ -1,4 +1,4 @@
-"""Which cells an experiment has, and which it gives up first where the time is short."""
+"""The cells of an experiment, and their priority if time is short."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RUNS: Final = 3  #: of each cell; how they differ is its interval
 #: Requests of a closed loop's run: four waves, of which the steady window keeps two or three.
 WAVES, LEAST_REQUESTS = 4, 8
 STALL_TIMEOUT_S: Final = 120.0
-#: Lengths of a closed loop, evenly from half to one and a half times the mean. Equal ones end in
-#: the same step, start again together, and so measure a static batch over and over.
+#: Lengths of a closed loop, uniform from half to one and a half times the mean. Equal lengths end
+#: in the same step and restart together, which repeats a static batch.
 SPREAD: Final = 0.5
 MODES: Final[tuple[tuple[Mode, float], ...]] = (("closed_loop", SPREAD), ("static_batch", 0.0))
 
@@ -45,12 +45,12 @@ class Cell(msgspec.Struct, frozen=True):
         return slots
 
     def effort(self, runs: int) -> Effort:
-        """`runs` runs, those that were made earlier included."""
+        """Return the effort for `runs` runs, including earlier ones."""
         return Effort(self.requests, runs, runs, stall_timeout_s=STALL_TIMEOUT_S)
 
     @property
     def per_replica(self) -> Workload:
-        """What the fullest replica sees: in a steady window no first burst is left."""
+        """Return the workload of the fullest replica; a steady window has no first burst."""
         w = self.workload
         busy = min(self.split.replicas, w.concurrency)
         slots = math.ceil(w.concurrency / busy)
@@ -59,7 +59,8 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 def cells(splits: Sequence[Split], concurrencies: Sequence[int], isl: int, osl: int) -> list[Cell]:
-    """Every split under every batch: a closed loop, and for one replica a static batch too."""
+    """Return every split under every batch: a closed loop, and for one replica also a static
+    batch."""
     return [
         Cell(split, Workload(isl, osl, slots, mode, spread))
         for split in splits
@@ -70,12 +71,14 @@ def cells(splits: Sequence[Split], concurrencies: Sequence[int], isl: int, osl: 
 
 
 def longest(isl: int, osl: int) -> int:
-    """Tokens of the longest request, up to a multiple of 256 with room for a server's own."""
+    """Return the tokens of the longest request, rounded up to a multiple of 256 with room for the
+    server's own."""
     return -(-(math.ceil((isl + osl) * (1 + SPREAD)) + 16) // 256) * 256
 
 
 def key_of(cell: Cell, machine: Machine, settings: object) -> str:
-    """Names a cell in the store: what it is, and a digest of all else that changes its figures."""
+    """Return the key of a cell in the store: its description, and a digest of everything else that
+    affects its values."""
     w = cell.workload
     rest = repr((machine, settings, cell.effort(RUNS)))
     digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
@@ -83,22 +86,22 @@ def key_of(cell: Cell, machine: Machine, settings: object) -> str:
 
 
 def worth(cell: Cell, ends: Collection[int]) -> int:
-    """How much a cell tells: the ends of the range of batches bound what lies between, and the
+    """Return the information value of a cell: the ends of the batch range bound the rest, and the
     closed loop answers more questions than the static batch."""
     closed = cell.workload.mode == "closed_loop"
     return 2 * closed + (cell.workload.concurrency in ends)
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """Expected seconds of one run of a cell and of an engine's start, and the runs of each cell
-    that are made within one start."""
+    """Expected seconds of one run of a cell and of an engine start, and the runs of each cell per
+    start."""
 
     run_s: Callable[[Cell], float]
     start_s: float
     runs_a_start: int = RUNS
 
     def total_s(self, left: Mapping[Cell, int]) -> float:
-        """Of all runs that are left, an engine's starts for each split included."""
+        """Return the total of all remaining runs, including engine starts."""
         most: dict[Split, int] = {}
         for cell, runs in left.items():
             most[cell.split] = max(most.get(cell.split, 0), runs)
@@ -109,8 +112,8 @@ class Costs(msgspec.Struct, frozen=True):
 def within(
     left: Mapping[Cell, int], seconds: float, costs: Costs
 ) -> tuple[dict[Cell, int], list[Cell]]:
-    """The cells whose runs that are `left` fit in `seconds`, and those given up: what was not begun
-    before what was, the least telling first, of these the longest."""
+    """Return the cells whose remaining runs fit in `seconds`, and the dropped ones: first those
+    not started, then the least informative, then the longest."""
     kept, dropped = dict(left), []
     batches = [cell.workload.concurrency for cell in left]
     ends = {min(batches), max(batches)} if batches else set()

@@ -1,4 +1,4 @@
-"""Predictions of an experiment's cells, made before it runs and kept with their time."""
+"""Predictions of an experiment's cells, made before the run and stored with their time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 def forecast(cell: Cell, deployment: Deployment, profile: Profile) -> Evidence:
-    """`deployment` under the cell's load as `profile` predicts it.
+    """Predict `deployment` under the cell's load with `profile`.
 
     Several replicas share the load equally; their throughput is the sum.
     """
@@ -54,9 +54,9 @@ def _times(interval: Interval, factor: int) -> Interval:
 def kept_forecasts(
     folder: Path, wanted: Mapping[str, Cell], make: Callable[[Cell], Evidence]
 ) -> dict[str, Forecast]:
-    """The forecasts of `folder` by cell key, those that are missing made now.
+    """Return the forecasts of `folder` by cell key; missing ones are made now.
 
-    One that is there stays as it was made: it was made before its cell ran.
+    Existing forecasts are kept, because they were made before their cells ran.
     """
     path = folder / FILE
     known = _read(path)
@@ -74,4 +74,4 @@ def _read(path: Path) -> dict[str, Forecast]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Forecast])
     except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"{path} is damaged: {error}", remedy="give another folder") from None
+        raise InputError(f"{path} is damaged: {error}", remedy="choose another folder") from None

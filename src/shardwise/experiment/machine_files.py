@@ -1,7 +1,7 @@
-"""The machine as entries of the hardware catalogue, one for each way its cores are at work.
+"""The machine as entries of the hardware catalogue, one for each use of its cores.
 
-A rank of two threads is another "GPU" than a rank of one, and a rank whose neighbours idle has the
-memory's bandwidth to itself: 41 GB/s alone and 26 GB/s beside another on two Zen 5 cores.
+A rank with two threads is a different "GPU" from a rank with one. A rank with idle neighbours has
+the full memory bandwidth: 41 GB/s alone and 26 GB/s next to another rank on two Zen 5 cores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shardwise.hardware.user_files import hardware_folder
 
 
 def gpu_id(split: Split, concurrency: int, machine: Machine, name: str) -> str:
-    """What the hardware of a cell is called."""
+    """Return the hardware id of a cell."""
     if machine.gpu:
         return machine.gpu
     if machine.kind != "cpu":
@@ -26,10 +26,10 @@ def gpu_id(split: Split, concurrency: int, machine: Machine, name: str) -> str:
 
 
 def detect(name: str, machine: Machine, ranks: int, threads: int) -> None:
-    """Measure the machine at so many ranks and threads, unless that was done before.
+    """Measure the machine with these ranks and threads, unless already done.
 
-    A process of its own, so that what it loads is gone when the load client measures. InputError
-    with its words where it fails.
+    Runs in a separate process, so that its memory is free when the load client measures.
+    InputError with its message if it fails.
     """
     if (hardware_folder() / f"{name}.toml").is_file():
         return
@@ -48,7 +48,7 @@ def detect(name: str, machine: Machine, ranks: int, threads: int) -> None:
 def shapes(
     wanted: Iterable[tuple[Split, int]], machine: Machine, name: str
 ) -> dict[str, tuple[int, int]]:
-    """Each hardware id that the (split, concurrency) pairs need: its ranks and threads."""
+    """Return ranks and threads by hardware id for the (split, concurrency) pairs."""
     return {
         gpu_id(split, slots, machine, name): (busy_ranks(split, slots), split.threads)
         for split, slots in wanted

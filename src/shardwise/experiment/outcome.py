@@ -1,4 +1,4 @@
-"""What an experiment leaves behind, whole."""
+"""The result of an experiment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shardwise.experiment.timeline import Spent
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """The cells measured beside their predictions, and what follows from them."""
+    """Measured cells with predictions, and their analysis."""
 
     model: str
     engine: str
@@ -28,7 +28,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def outcome(wanted: Wanted, ran: Ran, profile: str, hardware: str, spent: Spent) -> Outcome:
-    """Correct the predictions by the measurements and judge the claims."""
+    """Correct the predictions with the measurements and judge the claims."""
     corrected = correct(wanted, ran, profile)
     return Outcome(
         without_folders(wanted.model),

@@ -1,7 +1,7 @@
-"""The pace of this machine: how long a fixed piece of work takes on every core that is ours.
+"""The speed of this machine: time of a fixed piece of work on every available core.
 
-A shared machine is another one in five minutes. What is measured on it says something about a
-deployment only as far as the machine was the same before and after.
+The speed of a shared machine changes within minutes. A measurement is only valid if the machine
+was equally fast before and after it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from shardwise.evidence.measured import Measured
 
 #: About 20 ms of matrix products and 10 ms of copies on one core of 2024: what the ranks of a CPU
-#: engine do. On a GPU machine it is the host's pace, which the engine's own process runs on.
+#: engine do. On a GPU machine it is the speed of the host, which runs the engine's process.
 _SIZE, _PRODUCTS = 256, 12
 _COPIED_BYTES, _COPIES = 16 << 20, 2
 _SAMPLES: Final = 3
@@ -28,9 +28,9 @@ PACE: Final = "pace_s"  #: key in a run's and a cell's conditions
 
 
 def pace_s(cores: int | None = None) -> float:
-    """Seconds that the work takes when every core does it at the same time: the median of three.
+    """Return the seconds of the work on all cores at the same time: the median of three.
 
-    `cores`: None for all that this process may use.
+    `cores`: None for all available cores.
     """
     count = cores or len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(count) as pool:
@@ -55,7 +55,7 @@ def _work(_: int) -> float:
 
 
 def with_pace(cell: Measured, before_s: float, after_s: float) -> Measured:
-    """`cell` whose last run was made between these two paces; those of its other runs stay."""
+    """Return `cell` with the speeds before and after its last run added."""
     if not cell.repeats:
         return cell
     *earlier, last = cell.repeats
@@ -66,11 +66,12 @@ def with_pace(cell: Measured, before_s: float, after_s: float) -> Measured:
 
 
 def paces_of(conditions: Mapping[str, Any]) -> tuple[float, ...]:
-    """The paces before and after each run of a cell; none where an earlier version measured it."""
+    """Return the speeds before and after each run of a cell; none if an earlier version measured
+    it."""
     return tuple(float(pace) for pace in conditions.get(PACE) or ())
 
 
 def drift(paces: Iterable[float]) -> float:
-    """Largest over smallest pace, less 1; NaN for fewer than two."""
+    """Return the largest divided by the smallest time, minus 1; NaN for fewer than two."""
     found = [pace for pace in paces if pace > 0.0]
     return max(found) / min(found) - 1.0 if len(found) > 1 else math.nan

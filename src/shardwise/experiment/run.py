@@ -1,4 +1,4 @@
-"""The experiment: machine measured, cells predicted, measured and kept; and what it is about."""
+"""Run the experiment: measure the machine, predict, measure and store cells."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What an experiment is about. `model` is as the predictions name it; `instance` starts it."""
+    """The subject of an experiment. `model` is the name in predictions; `instance` starts it."""
 
     model: str
     machine: Machine
@@ -44,18 +44,18 @@ class Wanted(msgspec.Struct, frozen=True):
     budget_s: float = float("inf")
 
     def cells(self) -> dict[str, Cell]:
-        """Every cell by its key in the store."""
+        """Return every cell by its key in the store."""
         ways = splits(self.machine, self.tp_sizes)
         seqs = max(self.concurrencies)
         found = cells(ways, self.concurrencies, self.isl, self.osl)
-        # by the model's name: a bundled one lies in the folder, which may move
+        # by the model's name: a bundled one is in the folder, which may move
         named = replace(self.instance.deployment, model=self.model)
         started = replace(self.instance, deployment=named).for_sequences(seqs)
         instance = (self.model, started, self.weight_dtype)
         return {key_of(cell, self.machine, instance): cell for cell in found}
 
     def deployment(self, cell: Cell) -> Deployment:
-        """Deployment that the evidence of a cell names."""
+        """Return the deployment in the evidence of a cell."""
         s = self.instance
         return Deployment(
             model=self.model,
@@ -70,7 +70,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Ran(msgspec.Struct, frozen=True):
-    """Cells measured, now or by an earlier run, what was predicted of them, and what was left."""
+    """Cells measured now or by an earlier run, their predictions, and the remaining cells."""
 
     measured: dict[str, Measured]
     forecasts: dict[str, Forecast]
@@ -79,8 +79,8 @@ class Ran(msgspec.Struct, frozen=True):
 
 
 def run(wanted: Wanted, folder: Path, clock: Timeline, say: Say) -> Ran:
-    """Measure what is missing in `folder`. InputError or EngineError where it cannot go on; what
-    was measured is kept, and the next run goes on from there."""
+    """Measure the missing cells of `folder`. Raises InputError or EngineError if it cannot
+    continue; finished cells are kept, and the next run resumes."""
     serving.clear(folder)
     every = wanted.cells()
     with clock.doing("hardware"):
@@ -103,12 +103,12 @@ def run(wanted: Wanted, folder: Path, clock: Timeline, say: Say) -> Ran:
 
 
 def predicted(wanted: Wanted, cell: Cell, profile: Profile) -> Evidence:
-    """What `profile` says of a cell."""
+    """Predict a cell with `profile`."""
     return forecast(cell, wanted.deployment(cell), profile)
 
 
 def measure_machine(wanted: Wanted, every: Sequence[Cell], say: Say) -> None:
-    """Write the hardware files that the predictions need and that are not there."""
+    """Write the missing hardware files that the predictions need."""
     if wanted.machine.gpu:
         return
     pairs = [
@@ -123,7 +123,7 @@ def measure_machine(wanted: Wanted, every: Sequence[Cell], say: Say) -> None:
 
 
 def _run_s(cell: Cell, made: Forecast | None) -> float:
-    """Seconds that one run of a cell is expected to take."""
+    """Return the expected seconds of one run of a cell."""
     if made is None:
         return UNKNOWN_S
     waves = cell.requests / cell.workload.concurrency

@@ -1,4 +1,4 @@
-"""A split of the machine that answers: one engine, or replicas behind the balancer."""
+"""Serve a split of the machine: one engine, or replicas behind the balancer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 class Served(msgspec.Struct, frozen=True):
-    """What answers, with what is recorded about it."""
+    """A running server and its recorded conditions."""
 
     target: Target
     source: PromptSource
@@ -40,8 +40,8 @@ class Served(msgspec.Struct, frozen=True):
 def serving(
     split: Split, machine: Machine, instance: Instance, folder: Path, say: Say
 ) -> Iterator[Served]:
-    """`instance` on `split`, started, and stopped at the end. What an earlier run left is stopped
-    first; logs lie in `folder`. EngineError or HostingError where it does not come up."""
+    """Start `instance` on `split`, and stop it at the end. Leftovers of an earlier run are stopped
+    first; logs are in `folder`. EngineError or HostingError if it does not start."""
     say(f"starting {instance.engine}: {split.label}")
     start = _one if split.replicas == 1 else _several
     instance = instance.at(split.tp_size)
@@ -64,7 +64,7 @@ def serving(
 
 
 def clear(folder: Path) -> None:
-    """Stop whatever an earlier run that was killed left behind."""
+    """Stop leftovers of a killed earlier run."""
     running.clear(_mark(folder), folder.glob("*.log"))
     for path in folder.glob("*.deployment.toml"):
         if state.read(state.folder(path)):
@@ -113,7 +113,8 @@ def _several(
 def deployment(
     split: Split, machine: Machine, instance: Instance, first_port: int
 ) -> DeploymentFile:
-    """The deployment file of a split; its balancer at `first_port`, the replicas behind it."""
+    """Return the deployment file of a split, with its balancer at `first_port` and the replicas
+    after it."""
     return DeploymentFile(
         name=split.slug,
         port=first_port,
@@ -147,7 +148,7 @@ def _last_lines(path: Path) -> Sequence[str]:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` neighbouring ports that nobody listens on. InputError for none."""
+    """Return the first of `count` consecutive free ports. InputError if there are none."""
     for first in range(FIRST_PORT, LAST_PORT, count):
         if not any(probing.port_in_use("127.0.0.1", first + i) for i in range(count)):
             return first

@@ -1,9 +1,9 @@
-"""How much of a correction the cells that it was learned from support, metric by metric.
+"""The share of a correction that its calibration cells support, per metric.
 
-A calibration moves every metric at once, and one of them may be right already, or too noisy to be
-corrected by a dozen cells. Each prediction is therefore moved from what it was by only that share
-of the correction which predicts cells that were left out best, and not at all where the gain could
-be chance. Its interval is that of the errors on those cells.
+A calibration changes all metrics at once, but one may already be right, or too noisy to be
+corrected by a dozen cells. So each prediction is moved only by the share of the correction that
+predicts held-out cells best, or not at all if the gain could be chance. Its interval comes from
+the errors on those cells.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Values = NDArray[np.float64]
 
 SHARES: Final = np.linspace(0.0, 1.0, 11)
 COVERAGE: Final = 0.8
-LEAST: Final = 3  #: cells left out; fewer show no gain that could not be chance
+LEAST: Final = 3  #: minimum number of held-out cells; with fewer, a gain could be chance
 
 
 class Trust(msgspec.Struct, frozen=True):
-    """Of one metric: the share of its correction that is applied, and how far off it then is.
+    """The applied share of one metric's correction, and the remaining error.
 
-    `half_width` is that of an 80 % interval, in logs; infinite where too few cells tell.
+    `half_width` is that of an 80 % interval, in logs; infinite with too few cells.
     """
 
     share: float
@@ -38,7 +38,8 @@ class Trust(msgspec.Struct, frozen=True):
 
 
 def trust(before: Sequence[float], after: Sequence[float]) -> Trust:
-    """Learn from cells left out: log(predicted / measured) without and with the correction."""
+    """Estimate the share from held-out cells: log(predicted / measured) without and with the
+    correction."""
     old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
     share = _share(old, new) if len(old) >= LEAST else 0.0
     return Trust(share, half_width(_at(old, new, share)), len(old))
@@ -49,8 +50,8 @@ def _at(old: Values, new: Values, share: float) -> Values:
 
 
 def _share(old: Values, new: Values) -> float:
-    """The share with the least mean error, 0 where it is better than none by no more than one
-    standard error of the mean gain."""
+    """Return the share with the smallest mean error; 0 if its gain is at most one standard error
+    of the mean gain."""
     means = [float(np.abs(_at(old, new, share)).mean()) for share in SHARES]
     best = float(SHARES[int(np.argmin(means))])
     gains = np.abs(old) - np.abs(_at(old, new, best))
@@ -59,7 +60,8 @@ def _share(old: Values, new: Values) -> float:
 
 
 def half_width(errors: Values) -> float:
-    """Half-width, in logs, of an interval that holds a further cell with a probability of 80 %.
+    """Return the log half-width of an interval that contains a further cell with a probability of
+    80 %.
 
     The k-th smallest error, k = ceil(0.8 (n + 1)): conformal prediction, which holds for any
     distribution (Vovk, Gammerman and Shafer 2005; Barber et al. 2021 for errors of folds).
@@ -70,8 +72,8 @@ def half_width(errors: Values) -> float:
 
 
 def shrunk(before: Evidence, after: Evidence, trusts: Mapping[str, Trust]) -> Evidence:
-    """`after` with each metric moved back towards `before`; one that nothing is known of stays as
-    it was before."""
+    """Return `after` with each metric moved back towards `before`; unknown metrics stay as
+    before."""
     metrics = {
         name: _blend(before.metrics[name], after.metrics[name], trusts.get(name, Trust(0.0)))
         for name in after.metrics

@@ -1,4 +1,4 @@
-"""Ways to split a machine: replicas of ranks, on GPUs or on shares of the CPU's cores."""
+"""Splits of a machine: replicas and ranks on GPUs or on shares of the CPU cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shardwise.replica.devices import kind_here, present
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What may be used. `gpu` is its id in the catalogue; "": it is measured first."""
+    """Available devices. `gpu` is the id in the catalogue; "": it is measured first."""
 
     kind: str  #: cpu, cuda or rocm
     devices: tuple[int, ...]  #: GPUs, or CPU cores
@@ -19,7 +19,8 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Split(msgspec.Struct, frozen=True):
-    """`replicas` copies, each sharded over `tp_size` ranks of `threads` CPU threads (0: a GPU)."""
+    """`replicas` replicas, each sharded over `tp_size` ranks of `threads` CPU threads (0: a
+    GPU)."""
 
     tp_size: int
     replicas: int = 1
@@ -27,7 +28,7 @@ class Split(msgspec.Struct, frozen=True):
 
     @property
     def ranks(self) -> int:
-        """Ranks of all replicas together."""
+        """Total number of ranks."""
         return self.tp_size * self.replicas
 
     @property
@@ -44,12 +45,12 @@ class Split(msgspec.Struct, frozen=True):
 
     @property
     def slug(self) -> str:
-        """`label` for names of files and cells."""
+        """`label` in a form for names of files and cells."""
         return f"{self.replicas}xtp{self.tp_size}" + (f"-{self.threads}t" if self.threads else "")
 
 
 def machine_here(kind: str = "", gpu: str = "") -> Machine:
-    """Every device that this process may use. InputError where there is none of `kind`."""
+    """Return every device available to this process. InputError if there is none of `kind`."""
     kind = kind or kind_here()
     found = tuple(sorted(present(kind)))
     if not found:
@@ -58,11 +59,11 @@ def machine_here(kind: str = "", gpu: str = "") -> Machine:
 
 
 def splits(machine: Machine, tp_sizes: Sequence[int]) -> list[Split]:
-    """One replica at each TP, then on CPU the same at equal total threads, then the whole machine
-    as replicas of each TP.
+    """Return one replica at each TP, then on CPU the same at equal total threads, then replicas of
+    each TP that fill the machine.
 
-    A rank's threads are the cores over the largest TP, as a GPU is an eighth of a node. InputError
-    for more ranks than GPUs; a CPU runs them, and `is_oversubscribed` says so.
+    A rank's threads are the cores divided by the largest TP. InputError for more ranks than GPUs;
+    a CPU runs them oversubscribed.
     """
     there = len(machine.devices)
     if machine.kind != "cpu":
@@ -79,12 +80,12 @@ def splits(machine: Machine, tp_sizes: Sequence[int]) -> list[Split]:
 
 
 def is_oversubscribed(split: Split, machine: Machine) -> bool:
-    """More threads than cores: what runs is a check that it works, its times say nothing."""
+    """Return whether there are more threads than cores; such a run only checks that it works."""
     return split.cores > len(machine.devices)
 
 
 def devices_of(split: Split, machine: Machine) -> list[tuple[int, ...]]:
-    """The devices of each replica, none shared unless the machine is oversubscribed."""
+    """Return the devices of each replica, shared only if the machine is oversubscribed."""
     each = split.tp_size * (split.threads or 1)
     there = machine.devices
     return [
@@ -94,5 +95,5 @@ def devices_of(split: Split, machine: Machine) -> list[tuple[int, ...]]:
 
 
 def busy_ranks(split: Split, concurrency: int) -> int:
-    """Ranks that have work at a load: a replica without a request leaves its share idle."""
+    """Return the number of ranks with work at a load; a replica without requests is idle."""
     return split.tp_size * min(split.replicas, concurrency)

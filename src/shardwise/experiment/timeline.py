@@ -1,4 +1,4 @@
-"""What an experiment spent its time on."""
+"""Time spent by an experiment."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ Doing = Literal["hardware", "starting", "measuring", "stopping", "analysis"]
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """Seconds of one run of the loop, by what it was doing; `idle_s` is the rest."""
+    """Seconds of one run of the loop by activity; `idle_s` is the rest."""
 
     total_s: float
     by: dict[str, float]
 
     @property
     def idle_s(self) -> float:
-        """Seconds that no part accounts for."""
+        """Unaccounted seconds."""
         return max(0.0, self.total_s - sum(self.by.values()))
 
     @property
     def idle_pct(self) -> float:
-        """Share of the time that was spent on none of it, in percent."""
+        """Unaccounted share of the time in percent."""
         return 100.0 * self.idle_s / self.total_s if self.total_s else 0.0
 
 
 class Timeline:
-    """A clock of the whole loop, with the parts that were named."""
+    """A clock of the whole loop, by named activity."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
@@ -53,7 +53,7 @@ class Timeline:
 
     @contextmanager
     def using(self, service: AbstractContextManager[T]) -> Iterator[T]:
-        """`service` entered and left, its start and its end named as such."""
+        """Enter and leave `service`, counting its start and stop."""
         with ExitStack() as stack:
             with self.doing("starting"):
                 served = stack.enter_context(service)
@@ -64,5 +64,5 @@ class Timeline:
                     stack.close()
 
     def spent(self) -> Spent:
-        """Time spent so far, by part."""
+        """Return the time spent so far, by activity."""
         return Spent(self.elapsed_s, dict(self._by))

@@ -1,7 +1,8 @@
-"""Visits to the splits of a machine: an engine started, its cells run, the next split.
+"""Visit the splits of a machine in turn: start an engine, run its cells, go to the next split.
 
-A shared machine is another one in five minutes. Where an engine starts quickly, a visit makes one
-run of each cell, so that a cell's runs lie minutes and a start apart and its interval knows it.
+The speed of a shared machine changes within minutes. If an engine starts quickly, a visit makes
+one run of each cell, so that the runs of a cell are minutes and a start apart, and its interval
+includes that variation.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Say = Callable[[str], None]
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A cell to be measured, and the seconds that one run of it should take."""
+    """A cell to measure, and the expected seconds of one run."""
 
     key: str
     cell: Cell
@@ -47,7 +48,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where cells are measured and kept."""
+    """Where cells are measured and stored."""
 
     machine: Machine
     instance: Instance  #: what the engine is started with
@@ -56,7 +57,8 @@ class Place(msgspec.Struct, frozen=True):
 
 
 def _runs_in(store: Store) -> dict[str, int]:
-    """Runs of the cells in `store`, by key. A cell that never answered is to be measured again."""
+    """Return the runs of the cells in `store`, by key. A cell without an answer is measured
+    again."""
     return {
         cell.key: int(cell.conditions["repeats"]) if cell.conditions.get("completed") else 0
         for cell in store.cells(STUDY)
@@ -64,8 +66,7 @@ def _runs_in(store: Store) -> dict[str, int]:
 
 
 class Visits:
-    """The runs of `jobs` that the store has not got, as far as the budget goes: split after split
-    and back again."""
+    """The missing runs of `jobs`, as far as the budget allows, split by split and back again."""
 
     def __init__(
         self, jobs: Sequence[Job], place: Place, budget_s: float, clock: Timeline, say: Say
@@ -74,14 +75,14 @@ class Visits:
         before = _runs_in(place.store)
         todo = [job for job in jobs if before.get(job.key, 0) < RUNS]
         if len(todo) < len(jobs):
-            say(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {place.store.path} already")
+            say(f"{len(jobs) - len(todo)} of {len(jobs)} cells are already in {place.store.path}")
         self.jobs = {job.cell: job for job in todo}
         self.left = {job.cell: RUNS - before.get(job.key, 0) for job in todo}
         self._starts: list[float] = []
         self._expected_s = self._took_s = 0.0
 
     def make(self) -> bool:
-        """Visit until nothing is left or affordable; whether it was interrupted."""
+        """Visit until nothing is left or affordable; return whether it was interrupted."""
         order = list(dict.fromkeys(cell.split for cell in self.left))
         while any(self._affordable(split) for split in order):
             for split in order:
@@ -89,24 +90,24 @@ class Visits:
                     return True
             order.reverse()  # so that the first split is not always the earlier one
         for words in self.dropped:
-            self.say(f"no time for: {words}")
+            self.say(f"did not fit the budget: {words}")
         return False
 
     @property
     def dropped(self) -> list[str]:
-        """What was not measured as often as it should have been."""
+        """Cells with fewer runs than planned."""
         made = {cell: RUNS - left for cell, left in self.left.items()}
         return [f"{c.label}, {n} of {RUNS} runs" if n else c.label for c, n in made.items()]
 
     def _visit(self, split: Split) -> bool:
-        """Start the engine and make as many runs of each cell as one start is for."""
+        """Start the engine and make the planned runs of each cell."""
         begun, place = self.clock.elapsed_s, self.place
         service = serving.serving(split, place.machine, place.instance, place.folder, self.say)
         with self.clock.using(service) as served:
             self._starts.append(self.clock.elapsed_s - begun)
             for _ in range(self._costs().runs_a_start):
                 for cell in self._affordable(split, started=True):
-                    # what the runs before it took may have changed what there is time for
+                    # the duration of earlier runs may have changed what is affordable
                     if cell not in self._affordable(split, started=True):
                         continue
                     if self._run(self.jobs[cell], served):
@@ -114,8 +115,8 @@ class Visits:
         return False
 
     def _affordable(self, split: Split, started: bool = False) -> list[Cell]:
-        """Cells of `split` that there is time for, of all that is left. Its engine, where it is
-        up, was paid for already."""
+        """Return the affordable remaining cells of `split`. A running engine costs no further
+        start."""
         costs = self._costs()
         seconds = self.budget_s - self.clock.elapsed_s - ANALYSIS_S
         seconds += costs.start_s if started and any(c.split == split for c in self.left) else 0.0
@@ -123,7 +124,7 @@ class Visits:
         return [cell for cell in kept if cell.split == split]
 
     def _costs(self) -> Costs:
-        """As expected, at the pace of the runs so far."""
+        """Return the expected costs, at the speed of the runs so far."""
         start_s = max(self._starts) if self._starts else START_S[self.place.instance.engine]
         pace = self._took_s / self._expected_s if self._expected_s else 1.0
         return Costs(
@@ -133,7 +134,7 @@ class Visits:
         )
 
     def _run(self, job: Job, served: serving.Served) -> bool:
-        """One more run of a cell, kept; True where it was interrupted, which is not."""
+        """Make and store one more run of a cell; return True if it was interrupted."""
         made = RUNS - self.left[job.cell]
         rest_s = min(self._costs().total_s(self.left), self.budget_s - self.clock.elapsed_s)
         self.say(f"{job.cell.label}, run {made + 1} of {RUNS} (about {rest_s:.0f} s left)")
@@ -148,7 +149,7 @@ class Visits:
         self._expected_s += job.run_s
         self.left[job.cell] -= 1
         if not self.left[job.cell] or not found.conditions["completed"]:
-            del self.left[job.cell]  # one that never answers does not in the next run either
+            del self.left[job.cell]  # it would not answer in the next run either
         return False
 
     def _measured(self, job: Job, made: int, served: serving.Served) -> Measured:

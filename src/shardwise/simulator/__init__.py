@@ -1,1 +1,2 @@
-"""Requests over time: arrivals, a balancer, replicas that batch continuously, and their queues."""
+"""Discrete-event simulation: arrivals, a balancer, replicas with continuous batching, and
+queues."""

@@ -1,4 +1,4 @@
-"""The highest rate a deployment holds under bounds on percentiles of latency."""
+"""The highest rate that a deployment sustains within percentile bounds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def holds(result: Result, targets: Iterable[Target], warmup_s: float = 0.0) -> bool:
-    """No overload, every request answered, and every target met."""
+    """Return whether there is no overload, every request is answered, and every target is met."""
     if result.overloaded or result.outcomes()["done"] < len(result.requests.arrival):
         return False
     return all(
@@ -36,7 +36,8 @@ def holds(result: Result, targets: Iterable[Target], warmup_s: float = 0.0) -> b
 
 
 def _bisect(held: Callable[[float], bool], start: float, precision: float = PRECISION) -> float:
-    """The highest rate that holds, within `precision`, from a guess; 0.0 if none does."""
+    """Return the highest sustainable rate within `precision`, from an initial guess; 0.0 if
+    none."""
     low, high, rate = 0.0, math.inf, start
     while high > low * (1 + precision) and start / 4096 < rate < start * 4096:
         if held(rate):
@@ -58,8 +59,8 @@ def highest_rate(
     seed: int = 0,
     precision: float = PRECISION,
 ) -> float:
-    """Requests/s at which `groups` still hold under traffic of this kind, within `precision`;
-    0.0: none. The rate of `traffic` is where the search starts.
+    """Return the highest requests/s that `groups` sustain under traffic of this kind, within
+    `precision`; 0.0: none. The search starts at the rate of `traffic`.
     """
 
     def held(rate: float) -> bool:
@@ -80,7 +81,7 @@ def highest_trace_rate(
     policy: str = "least_loaded",
     seed: int = 0,
 ) -> float:
-    """The same for a trace played faster or slower."""
+    """Return the highest rate for a trace played faster or slower."""
     own = trace.request_rate
     if own == 0:
         return 0.0

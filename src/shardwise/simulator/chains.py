@@ -1,4 +1,4 @@
-"""Prompts' chains of blocks to segments: only what several requests share is kept."""
+"""Convert prompts' chains of blocks to segments; only shared parts are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shardwise.simulator.trace import Shared
 
 
 class Chains:
-    """Segments by what stands before them, numbered as they come."""
+    """Segments identified by their predecessors, numbered in order of appearance."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, object], int] = {}
@@ -19,7 +19,7 @@ class Chains:
         self._of: list[list[int]] = []
 
     def add(self, labels: Sequence[object], ends: Sequence[int]) -> None:
-        """The next request's prompt: a label and the end, in tokens, of each segment in turn."""
+        """Add the next request's prompt: label and end (in tokens) of each segment in order."""
         chain, parent = [], -1
         for label, end in zip(labels, ends, strict=True):
             number = self._known.setdefault((parent, label), len(self._end))
@@ -31,7 +31,7 @@ class Chains:
         self._of.append(chain)
 
     def shared(self, order: Sequence[int]) -> Shared | None:
-        """The segments of the requests in `order`; None if nobody shares anything."""
+        """Return the segments of the requests in `order`; None if nothing is shared."""
         used = Counter(number for chain in self._of for number in chain)
         kept = {number for number, count in used.items() if count > 1}
         if not kept:

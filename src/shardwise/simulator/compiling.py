@@ -1,7 +1,7 @@
-"""Compile the inner loop with Numba where it is installed; else the same code runs interpreted.
+"""Compile the inner loop with Numba if installed; otherwise the same code runs interpreted.
 
-Compiled code is kept between runs, keyed by the sources that are compiled or hold the arrays:
-Numba itself would not notice that a function called from another file has changed.
+Compiled code is cached between runs, keyed by the sources involved, because Numba does not notice
+changes of functions in other files.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def _cache_folder() -> str:
 
 
 def _njit(function: F, **options: bool) -> F:
-    """`function`, compiled at its first call if Numba is there.
+    """Return `function`, compiled at its first call if Numba is installed.
 
-    The loop allocates nothing, so it needs no reference counts: with them, handing on its tuples of
-    arrays took 15 times as long as all the rest.
+    The loop allocates nothing, so it needs no reference counts: with them, passing its tuples of
+    arrays took 15 times as long as everything else.
     """
     if not HAS_NUMBA:
         return function
@@ -55,16 +55,15 @@ def _njit(function: F, **options: bool) -> F:
 
 
 def compiled(function: F) -> F:
-    """`function` for other compiled functions to call; half the time to compile is saved by not
-    making it callable from Python as well."""
+    """Return `function` for calls from compiled functions only; this halves the compile time."""
     return _njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def entry(function: F) -> F:
-    """`function` to be called from Python."""
+    """Return `function` for calls from Python."""
     return _njit(function)
 
 
 def compiles_first() -> bool:
-    """Whether the next run has to compile the loop first, which takes half a minute, once."""
+    """Return whether the next run must compile the loop first, which takes half a minute."""
     return HAS_NUMBA and not any(Path(_cache_folder()).rglob("*.nbc"))

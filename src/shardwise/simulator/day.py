@@ -1,4 +1,4 @@
-"""Replicas by the hour: what a day's traffic needs, and what an autoscaler would make of it."""
+"""Replicas per hour: the needs of a day's traffic, and the behaviour of an autoscaler."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Hour(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A way to run the day. `replica_hours` are paid for from the start of start-up."""
+    """A way to run the day. `replica_hours` include start-up."""
 
     name: str
     replica_hours: float
@@ -67,12 +67,12 @@ def size_day(
     stage_s: float = 3600.0,
     seed: int = 0,
 ) -> Day:
-    """Size each stage of a day for its rate, and simulate the day whole three times.
+    """Size each stage of a day for its rate, and simulate the whole day three times.
 
-    `rates`: requests/s of each stage of `stage_s`. The schedule knows the day and starts replicas
-    `start_up_s` before their stage; the autoscaler sees each minute's arrivals, and what it starts
-    takes requests `start_up_s` later. Raises InputError, or NothingMeetsError where no number of
-    replicas holds.
+    `rates`: requests/s of each stage of `stage_s`. The schedule starts replicas `start_up_s`
+    before their stage. The autoscaler counts each minute's arrivals, and its replicas accept
+    requests `start_up_s` later. Raises InputError, or NothingMeetsError if no number of replicas
+    meets the bounds.
     """
     if not 0 <= start_up_s < 86400:
         raise InputError(f"start-up is {start_up_s:g} s", "allowed: 0 to 86400 s")
@@ -159,7 +159,7 @@ def _needed(
     targets: Sequence[Target],
     seed: int,
 ) -> list[int]:
-    """Fewest replicas for each rate; a higher rate never needs fewer."""
+    """Return the fewest replicas for each rate; a higher rate never needs fewer."""
     found: dict[float, int] = {}
     least = 1
     for rate in sorted(set(rates)):
@@ -170,7 +170,7 @@ def _needed(
 
 
 def _fewest(group: Group, trace: Trace, targets: Sequence[Target], least: int, seed: int) -> int:
-    """By doubling, then bisection, from `least` on."""
+    """Search by doubling, then bisection, from `least`."""
 
     def held(n: int) -> bool:
         sized = replace(group, deployment=group.deployment.with_layout(replicas=n))
@@ -194,7 +194,7 @@ Steps = list[tuple[float, int]]  #: from a time on, so many replicas are paid fo
 
 
 def _scheduled(needed: Sequence[int], stage_s: float, start_up_s: float) -> Steps:
-    """Replicas for each stage; those of a busier stage are started before it begins."""
+    """Return the replicas of each stage; those of a busier stage start before it begins."""
     steps: Steps = [(0.0, needed[0])]
     for k in range(1, len(needed)):
         ahead = start_up_s if needed[k] > needed[k - 1] else 0.0
@@ -203,15 +203,15 @@ def _scheduled(needed: Sequence[int], stage_s: float, start_up_s: float) -> Step
 
 
 def _reactive(trace: Trace, each: float, first: int, most: int, start_up_s: float) -> Steps:
-    """Replicas for the last minute's arrivals at `each` requests/s a replica, up at once, down when
-    none of the last minutes wanted more."""
+    """Return the replicas for the last minute's arrivals at `each` requests/s per replica; scale
+    up at once, down when none of the last minutes needed more."""
     minutes = np.bincount((trace.arrival_s // LOOK_S).astype(np.int64))
     wanted = np.clip(np.ceil(minutes / LOOK_S / each), 1, most).astype(np.int64)
     look_back = max(1, math.ceil((KEEP_S + start_up_s) / LOOK_S))
     steps: Steps = [(0.0, first)]
     for k in range(len(wanted)):
         recent = wanted[max(0, k + 1 - look_back) : k + 1].max()
-        if k + 1 < look_back:  # the first replicas are kept as well
+        if k + 1 < look_back:  # the first replicas are kept too
             recent = max(recent, first)
         if recent != steps[-1][1]:
             steps.append(((k + 1) * LOOK_S, int(recent)))
@@ -219,7 +219,7 @@ def _reactive(trace: Trace, each: float, first: int, most: int, start_up_s: floa
 
 
 def _paid(steps: Steps, end_s: float) -> float:
-    """Replica-seconds between 0 and `end_s`."""
+    """Return replica-seconds between 0 and `end_s`."""
     times = [min(max(at, 0.0), end_s) for at, _ in steps] + [end_s]
     return sum(
         (later - at) * n for at, later, (_, n) in zip(times[:-1], times[1:], steps, strict=True)
@@ -229,8 +229,8 @@ def _paid(steps: Steps, end_s: float) -> float:
 def _run(
     group: Group, trace: Trace, steps: Steps, most: int, start_up_s: float, seed: int
 ) -> Result:
-    """The trace on as many replicas as `steps` say, each taking requests `start_up_s` after it was
-    started and ending what it has when it goes."""
+    """Simulate the trace with the replicas of `steps`; each accepts requests `start_up_s` after
+    its start and finishes its requests before it stops."""
     changes = [Change(r, 0.0, up=False) for r in range(steps[0][1], most)]
     for (_, before), (at, now) in pairwise(steps):
         changes += [Change(r, at + start_up_s, up=True) for r in range(before, now)]
@@ -240,7 +240,7 @@ def _run(
 
 
 def _without_reversals(changes: Sequence[Change]) -> list[Change]:
-    """A replica given up before it was ready never takes a request."""
+    """Remove replicas that are stopped before they are ready."""
     kept: list[Change] = []
     for change in changes:  # in order of decision
         if not change.up:

@@ -1,9 +1,9 @@
-"""Pools of replicas that only compute prompts, and of others that only decode, as a what-if.
+"""Simulate disaggregated pools of prefill and decode replicas.
 
-A request is a turn on a prefill replica, which ends with its first token, and a turn on a decode
-replica, which it reaches when its KV cache has been sent; there only the last token of the prompt
-is computed again, beside the decodes, and gives the first token that the client sees. What a
-transfer takes is `shardwise.perfmodel.pools`'s. Nothing of it was calibrated.
+A request has a turn on a prefill replica, which ends with its first token, and a turn on a decode
+replica after its KV cache has been sent. There only the last token of the prompt is recomputed,
+with the decodes, and gives the client's first token. Transfer times are from
+`shardwise.perfmodel.pools`. This is not calibrated.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ class Pools(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Pools in words, e.g. "1 x TP2 prefill + 3 x TP2 decode"."""
+        """Description of the pools, e.g. "1 x TP2 prefill + 3 x TP2 decode"."""
         return " + ".join(
             f"{group.deployment.replicas} x {group.deployment.layout.name} {kind}"
             for group, kind in ((self.prefill, PREFILL), (self.decode, DECODE))
         )
 
     def transfer_s(self, isl: Ints) -> Floats:
-        """Seconds that the KV cache of prompts of `isl` tokens takes, [N]; linear in tokens."""
+        """Return the transfer seconds of the KV cache of prompts of `isl` tokens, [N]; linear in
+        tokens."""
         mean = float(isl.mean())
         one, other = self.prefill.deployment.layout, self.decode.deployment.layout
         kv_dtype = self.subject.setting.kv_dtype
@@ -62,7 +63,7 @@ class Pools(msgspec.Struct, frozen=True):
         return np.asarray(HAND_OVER_S + sent * isl / mean)
 
     def slower(self, sign: float) -> list[Group]:
-        """The groups with every step at an end of its interval, named as the turns ask for them."""
+        """Return the groups with every step at an end of its interval, named as in the turns."""
         return [
             replace(
                 group.slower(math.exp(sign * group.half_widths.get("tpot_s", 0.0))),
@@ -78,7 +79,7 @@ def make_pools(
     profile: Profile | None = None,
     catalogue: Catalogue | None = None,
 ) -> Pools:
-    """Pools of two deployments that differ in layout alone.
+    """Create pools of two deployments that differ only in layout.
 
     Raises UnknownNameError, InputError or DoesNotFitError.
     """
@@ -87,8 +88,8 @@ def make_pools(
 
 
 def in_two_turns(trace: Trace, transfer: Floats) -> Trace:
-    """Each request as a turn of one token on a prefill replica and its whole answer on a decode
-    replica, `transfer` seconds later."""
+    """Split each request into a turn of one token on a prefill replica and its whole answer on a
+    decode replica, `transfer` seconds later."""
     n = len(trace)
     first = 2 * np.arange(n)
     both = {
@@ -98,7 +99,7 @@ def in_two_turns(trace: Trace, transfer: Floats) -> Trace:
     previous, think_s = np.full(2 * n, -1), np.zeros(2 * n)
     previous[first + 1], think_s[first + 1] = first, transfer
     shared = trace.shared
-    if shared is not None:  # a decode replica has what was sent, and looks for nothing
+    if shared is not None:  # a decode replica has the sent cache and looks up no prefixes
         shared = Shared(np.append(np.repeat(shared.at[:-1], 2), 0), shared.segment, shared.end)
         shared.at[1::2], shared.at[2::2] = trace.shared.at[1:], trace.shared.at[1:]  # type: ignore[union-attr]
     return Trace(
@@ -111,8 +112,8 @@ def in_two_turns(trace: Trace, transfer: Floats) -> Trace:
 
 
 def simulate_pools(pools: Pools, trace: Trace, *, policy: str, seed: int = 0) -> Simulated:
-    """`simulate_thrice` for two pools: latencies are from a request's arrival at the first pool to
-    its tokens from the second. InputError for a trace with sessions or several models."""
+    """`simulate_thrice` for two pools: latencies are from the arrival at the first pool to the
+    tokens from the second. InputError for a trace with sessions or several models."""
     if trace.sessions is not None or len(trace.models) > 1:
         raise InputError(
             "disaggregated pools with sessions or several models", "allowed: requests of one model"
@@ -126,7 +127,7 @@ def simulate_pools(pools: Pools, trace: Trace, *, policy: str, seed: int = 0) ->
 
 
 def _joined(pools: Pools, run: Result) -> Result:
-    """Both turns of each request as one."""
+    """Join both turns of each request."""
     q = run.requests
     whole = {"segment_at", "segment", "segment_end"}
     kept = {name: getattr(q, name)[1::2] for name in q._fields if name not in whole}

@@ -1,4 +1,5 @@
-"""A simulation as evidence, the performance model's intervals carried through its queues."""
+"""A simulation as evidence, with the performance model's intervals propagated through its
+queues."""
 
 from __future__ import annotations
 
@@ -27,11 +28,11 @@ class Simulated(msgspec.Struct, frozen=True):
     slow: Result
 
     def of_group(self, number: int) -> Simulated:
-        """The same runs, of one group of replicas."""
+        """Return the same runs for one group of replicas."""
         return Simulated(*(run.of_group(number) for run in (self.expected, self.fast, self.slow)))
 
     def interval(self, value: Callable[[Result], float], n: int = 0) -> Interval | None:
-        """What `value` gives for the three runs; None unless all are finite."""
+        """Return the interval of `value` over the three runs; None unless all are finite."""
         found = [value(run) for run in (self.expected, self.fast, self.slow)]
         if not all(map(math.isfinite, found)):
             return None
@@ -47,7 +48,7 @@ def simulate_thrice(
     failures: Sequence[Failure] = (),
     seed: int = 0,
 ) -> Simulated:
-    """The same run with steps as expected, fast and slow: by the half-width of TPOT's interval."""
+    """Run with steps as expected, fast and slow, by the half-width of TPOT's interval."""
 
     def once(sign: float) -> Result:
         return simulate(
@@ -69,11 +70,11 @@ def evidence(
     usd_per_gpu_hour: float | None = None,
     warmup_s: float = 0.0,
 ) -> list[Evidence]:
-    """One record a group: latencies are means, with percentiles under their own names. Their
-    intervals hold the step times' uncertainty and the spread from run to run.
+    """Return one record per group: latencies are means, with percentiles under their own names.
+    Intervals include the uncertainty of step times and the run-to-run variation.
 
-    What the run does not have is left out: TPOT for osl 1, a cost without a price or with nothing
-    good, a recovery that did not come within the run.
+    Missing metrics are omitted: TPOT for osl 1, a cost without a price or without good requests, a
+    recovery that did not happen within the run.
     """
     slo = slo or Slo()
     found = []
@@ -99,7 +100,8 @@ def evidence(
 
 
 def _latencies(runs: Simulated, warmup_s: float) -> Mapping[str, Interval | None]:
-    """Means and percentiles, with intervals for what is not known of the steps and of the run."""
+    """Return means and percentiles, with intervals for the uncertainty of the steps and of the
+    run."""
     out = {}
     for name in LATENCIES:
         values = runs.expected.ordered(name, warmup_s)
@@ -120,15 +122,15 @@ def _latencies(runs: Simulated, warmup_s: float) -> Mapping[str, Interval | None
 
 
 def _beside(groups: Sequence[Group], name: str) -> float:
-    """Log half-width of a latency beside that of the steps, which is TPOT's: what a request waits
-    for outside them."""
+    """Return the log half-width of a latency beyond that of the steps (TPOT's): waits outside
+    steps."""
     widths = [g.half_widths for g in groups]
     beyond = [w.get(name, 0.0) ** 2 - w.get("tpot_s", 0.0) ** 2 for w in widths]
     return math.sqrt(max(0.0, *beyond))
 
 
 def _workload(run: Result) -> Workload:
-    """Mean lengths and their spread; requests in flight by Little's law."""
+    """Return mean lengths and their variation; requests in flight by Little's law."""
     q = run.requests
     n = len(q.arrival)
     if not n:
@@ -149,7 +151,8 @@ def _workload(run: Result) -> Workload:
 
 
 def timeline(run: Result) -> dict[str, list[float]]:
-    """Queue, batch and KV occupancy over time: means of equal stretches, summed over replicas."""
+    """Return queue, batch and KV occupancy over time: means of equal intervals, summed over
+    replicas."""
     line = run.timeline()
     return {
         "start_s": [round(float(x), 6) for x in line.start_s],

@@ -1,4 +1,4 @@
-"""A deployment as the simulator sees it: groups of equal replicas behind one balancer."""
+"""The simulated deployment: groups of equal replicas behind one balancer."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ from shardwise.simulator.state import Fleet
 from shardwise.simulator.steptable import StepTable, step_table
 from shardwise.simulator.trace import Floats, Ints
 
-#: In a closed loop a request comes as its predecessor ends, just too late for the step that begins
-#: then: the performance model's `wait_steps` includes that step, for which the simulation waits
-#: itself, as long as it takes whenever a request comes.
+#: In a closed loop a request arrives as its predecessor ends, just too late for the next step. The
+#: performance model's `wait_steps` includes that step, but the simulation waits for it explicitly.
 RESIDUAL_STEPS = 1.0
-REFERENCE_CONTEXT = 1024.0  #: tokens; a replica must hold one request of them
+REFERENCE_CONTEXT = 1024.0  #: tokens; one request of this length must fit on a replica
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Equal replicas of one deployment, with what limits each."""
+    """Equal replicas of one deployment, with their limits."""
 
     deployment: Deployment
     table: StepTable
@@ -53,12 +52,12 @@ class Group(msgspec.Struct, frozen=True):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest request that a replica takes."""
+        """Tokens of the longest request that a replica accepts."""
         block = self.scheduling.block_tokens
         return min(self.max_context, self.kv_capacity_tokens // block * block)
 
     def slower(self, factor: float) -> Group:
-        """The same group with everything `factor` times as slow."""
+        """Return the same group with everything `factor` times as slow."""
         return replace(
             self,
             table=self.table.scaled(factor),
@@ -70,13 +69,13 @@ class Group(msgspec.Struct, frozen=True):
 def fabric_of(
     network_name: str, gpus_per_node: int | None, deployment: Deployment, catalogue: Catalogue
 ) -> Fabric | None:
-    """What joins the nodes of a deployment; None where no network is named.
+    """Return the network between the nodes of a deployment; None if no network is named.
 
     Args:
         network_name: Id in the catalogue of networks, or "".
-        gpus_per_node: GPUs of one node; None: as many as the GPU's usual node has.
-        deployment: Its GPU's catalogue entry tells the usual node.
-        catalogue: Of GPUs.
+        gpus_per_node: GPUs of one node; None: those of the GPU's default node.
+        deployment: Its GPU's catalogue entry has the default node.
+        catalogue: The catalogue of GPUs.
 
     Raises InputError for an unknown network, and for GPUs of a node without a network.
     """
@@ -100,14 +99,14 @@ def fabric_of(
 
 
 def _require_nodes(subject: Subject, layout: Layout) -> None:
-    """Raise InputError for a replica larger than a node that no nodes with a network take."""
+    """Raise InputError for a replica larger than a node without a network."""
     gpu, fabric = subject.gpu, subject.fabric
     if fabric is None:
         if layout.replica_gpus > gpu.interconnect.max_world:
             raise InputError(
-                f"{layout.name} takes {layout.replica_gpus} GPUs, and a node of {gpu.id} has "
+                f"{layout.name} needs {layout.replica_gpus} GPUs, but a node of {gpu.id} has "
                 f"{gpu.interconnect.max_world}",
-                f"allowed: several nodes joined by one of {', '.join(networks())}",
+                f"allowed: several nodes connected by one of {', '.join(networks())}",
                 "name it with --network",
                 field="network",
             )
@@ -126,7 +125,7 @@ def make_group(
     catalogue: Catalogue | None = None,
     fabric: Fabric | None = None,
 ) -> Group:
-    """The replicas of a deployment, with the profile's step times and the memory model's KV cache.
+    """Create the replicas of a deployment, with predicted step times and KV cache.
 
     Raises UnknownNameError, InputError or DoesNotFitError.
     """
@@ -139,7 +138,7 @@ def subject_for(
     catalogue: Catalogue | None = None,
     fabric: Fabric | None = None,
 ) -> Subject:
-    """A deployment's model, GPU and engine. Raises UnknownNameError or InputError."""
+    """Return a deployment's model, GPU and engine. Raises UnknownNameError or InputError."""
     known = catalogue or default_catalogue()
     arch, gpu = load_architecture(deployment.model), known.gpu(deployment.gpu)
     siblings = known.by_id
@@ -155,7 +154,7 @@ def subject_for(
 
 
 def group_of(subject: Subject, deployment: Deployment) -> Group:
-    """The replicas of a deployment of `subject`. Raises InputError or DoesNotFitError."""
+    """Create the replicas of a deployment of `subject`. Raises InputError or DoesNotFitError."""
     if deployment.replicas < 1:
         raise InputError(f"replicas is {deployment.replicas}", "allowed: 1 or more")
     arch, setting, d = subject.arch, subject.setting, deployment
@@ -193,7 +192,7 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
 
 
 def model_names(groups: Sequence[Group]) -> list[str]:
-    """The models that the groups serve, in order of first appearance."""
+    """Return the models that the groups serve, in order of first appearance."""
     return list(dict.fromkeys(group.deployment.model for group in groups))
 
 
@@ -206,7 +205,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def make_fleet(groups: Sequence[Group]) -> Fleet:
-    """Arrays of every replica of every group."""
+    """Create arrays of every replica of every group."""
     if not groups:
         raise InputError("no deployment", "needed: at least one")
     names = model_names(groups)

@@ -1,7 +1,7 @@
-"""The API server beside a replica's engine: one process, with a queue of its own.
+"""The API server of a replica: one process with its own queue.
 
-It parses and tokenizes requests, and turns each output token into text and an event of a stream.
-Tokens come in bunches, a step's together; requests and tokens wait for each other.
+It parses and tokenizes requests, and turns each output token into text and a stream event. The
+tokens of a step arrive together; requests and tokens wait for each other.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from shardwise.simulator.state import Sim
 
 @compiled
 def receive(sim: Sim, r: int, time: float) -> float:
-    """When a request that arrives at `time` has been handed to replica `r`'s engine.
+    """Return when a request that arrives at `time` reaches the engine of replica `r`.
 
-    The step in flight may end after `time`: its tokens are behind this request.
+    The running step may end after `time`; its tokens are then queued behind this request.
     """
     fleet, replicas = sim.fleet, sim.replicas
     work = fleet.request_s[r]
@@ -32,11 +32,11 @@ def receive(sim: Sim, r: int, time: float) -> float:
 
 @compiled
 def deliver(sim: Sim, r: int, tokens: int, steps: int, first_end: float, end: float) -> float:
-    """When clients have the tokens of the last of `steps` steps of replica `r`, `tokens` a step.
+    """Return when clients have the tokens of the last of `steps` steps of replica `r`, `tokens`
+    per step.
 
-    The first step ends at `first_end`, the last at `end`. Steps grow longer from one to the next,
-    so the server falls behind from the start, or only at the end, or not at all. A token is seen
-    in the middle of its bunch.
+    The first step ends at `first_end`, the last at `end`. Steps get longer, so the server falls
+    behind from the start, only at the end, or never. A token arrives in the middle of its group.
     """
     fleet, replicas = sim.fleet, sim.replicas
     work = fleet.token_s[r] * tokens

@@ -1,4 +1,5 @@
-"""The event loop: arrivals, failures and returns in order of time; replicas move between them."""
+"""The event loop: arrivals, failures and recoveries in order of time; replicas advance between
+them."""
 
 from __future__ import annotations
 
@@ -21,18 +22,18 @@ from shardwise.simulator.state import (
 from shardwise.simulator.stepping import advance, base_and_slope
 from shardwise.simulator.trace import Floats, Ints
 
-JUST: float = 1e-9  #: seconds; a horizon just past now lets a replica make one step
+JUST: float = 1e-9  #: seconds; a horizon just after now lets a replica run one step
 
 
 @compiled
 def horizon(sim: Sim, r: int) -> float:
-    """A time before which no request of replica `r` can end."""
+    """Return a time before which no request of replica `r` can end."""
     requests, replicas = sim.requests, sim.replicas
     n, head, now = replicas.running[r], replicas.head[r], replicas.now[r]
     step_s = sim.fleet.least_step_s[r]
     soonest = math.inf
     if head >= 0:
-        # preempted requests, which have tokens already, are first in the queue
+        # preempted requests, which already have tokens, are first in the queue
         steps = sim.loop.counts[LEAST_OSL] - 1 if requests.generated[head] == 0 else 0
         soonest = max(requests.ready[head], now) + steps * step_s + JUST
     if replicas.partial[r] >= 0:
@@ -48,7 +49,7 @@ def horizon(sim: Sim, r: int) -> float:
 
 @compiled
 def next_arrival(sim: Sim, closed: bool) -> float:
-    """When the next request is sent, as far as is known; infinite if none is due."""
+    """Return when the next known request is sent; infinite if none."""
     loop = sim.loop
     issued = loop.counts[ISSUED]
     due = math.inf
@@ -64,7 +65,7 @@ def next_arrival(sim: Sim, closed: bool) -> float:
 
 @compiled
 def take_next(sim: Sim, closed: bool, time: float) -> int:
-    """The request that is sent at `time`."""
+    """Return the request that is sent at `time`."""
     requests, loop = sim.requests, sim.loop
     if loop.counts[PENDING_TURNS] > 0 and loop.turn_time[0] <= time:
         i = pop_turn(loop)
@@ -80,7 +81,7 @@ def take_next(sim: Sim, closed: bool, time: float) -> int:
 
 @compiled
 def safe_time(sim: Sim, closed: bool, least_think_s: float) -> float:
-    """A time before which no answer makes a client send a request that is not known yet."""
+    """Return a time before which no answer can trigger a yet unknown request."""
     loop = sim.loop
     waits = closed and loop.counts[ISSUED] < len(loop.first_turns)
     if not waits and loop.counts[TURNS_LEFT] == loop.counts[PENDING_TURNS]:
@@ -101,7 +102,7 @@ def run_loop(
     event_replica: Ints,
     event_up: Ints,
 ) -> None:
-    """Serve all requests. In a closed loop a request is sent when one of the clients is free."""
+    """Serve all requests. In a closed loop, a request is sent when a client is free."""
     replicas = sim.replicas
     count, event = len(sim.fleet.model), 0
     while True:

@@ -1,4 +1,4 @@
-"""KV cache of a replica, in blocks: admission, growth, preemption."""
+"""KV cache of a replica in blocks: admission, growth, preemption."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from shardwise.simulator.state import PREEMPTED, Sim
 
 @compiled
 def fits(sim: Sim, r: int, i: int, growth: int) -> bool:
-    """Whether the whole prompt of `i` fits beside `growth` blocks, cached ones being evicted."""
+    """Return whether the whole prompt of `i` fits in addition to `growth` blocks, after
+    eviction."""
     fleet, requests, replicas = sim.fleet, sim.requests, sim.replicas
     block = fleet.block[r]
     prompt = requests.isl[i] + requests.generated[i]
@@ -26,7 +27,7 @@ def fits(sim: Sim, r: int, i: int, growth: int) -> bool:
 
 @compiled
 def admit(sim: Sim, r: int, i: int) -> int:
-    """Take the blocks of the whole prompt of `i`. Gives the prompt tokens that are cached."""
+    """Allocate the blocks of the whole prompt of `i`. Returns the cached prompt tokens."""
     requests, replicas, block = sim.requests, sim.replicas, sim.fleet.block[r]
     prompt = requests.isl[i] + requests.generated[i]
     cached = found(sim, r, i, prompt)[0] * block
@@ -44,7 +45,8 @@ def admit(sim: Sim, r: int, i: int) -> int:
 
 @compiled
 def growth_of(sim: Sim, r: int, steps: int) -> int:
-    """Blocks that the running sequences of replica `r` begin in the next `steps` steps."""
+    """Return the blocks that the running sequences of replica `r` start in the next `steps`
+    steps."""
     replicas, block = sim.replicas, sim.fleet.block[r]
     whole, rest = steps // block, steps % block
     blocks = whole * replicas.running[r]
@@ -55,7 +57,8 @@ def growth_of(sim: Sim, r: int, steps: int) -> int:
 
 @compiled
 def steps_within(sim: Sim, r: int, room: int) -> int:
-    """Steps that the running sequences can make with `room` more blocks; at least one."""
+    """Return the steps that the running sequences can make with `room` more blocks; at least
+    one."""
     replicas, block = sim.replicas, sim.fleet.block[r]
     cycles = max(room, 0) // replicas.running[r]
     left = room - cycles * replicas.running[r]
@@ -70,7 +73,7 @@ def steps_within(sim: Sim, r: int, room: int) -> int:
 
 @compiled
 def preempt(sim: Sim, r: int, i: int, tokens: int) -> None:
-    """`i` gives back what it stored for `tokens` tokens and starts again with all it has so far."""
+    """Release the blocks of `i` for `tokens` tokens; it restarts with all its tokens so far."""
     requests, replicas = sim.requests, sim.replicas
     leave(sim, r, i, tokens)
     requests.preemptions[i] += 1
@@ -81,7 +84,7 @@ def preempt(sim: Sim, r: int, i: int, tokens: int) -> None:
 
 @compiled
 def preempt_last(sim: Sim, r: int) -> None:
-    """Preempt the request that replica `r` admitted last."""
+    """Preempt the most recently admitted request of replica `r`."""
     requests, replicas = sim.requests, sim.replicas
     if replicas.partial[r] >= 0:
         i = replicas.partial[r]
@@ -103,7 +106,7 @@ def preempt_last(sim: Sim, r: int) -> None:
 
 @compiled
 def stop_decoding(sim: Sim, r: int, at: int, context: int) -> None:
-    """Take the sequence at `at` of replica `r`'s heap, with `context` tokens, out of the batch."""
+    """Remove the sequence at `at` of replica `r`'s heap, with `context` tokens, from the batch."""
     replicas = sim.replicas
     key, value = replicas.heap_step[r], replicas.heap_id[r]
     replicas.heap_sum[r] -= key[at]
@@ -115,7 +118,7 @@ def stop_decoding(sim: Sim, r: int, at: int, context: int) -> None:
 
 @compiled
 def make_room(sim: Sim, r: int) -> bool:
-    """Make the next step's blocks fit; True if a request was preempted for that."""
+    """Make room for the next step's blocks; return True if a request was preempted."""
     preempted = False
     while not evict(sim, r, growth_of(sim, r, 1)):
         preempt_last(sim, r)

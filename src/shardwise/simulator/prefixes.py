@@ -1,9 +1,9 @@
-"""Prefix cache of a replica: blocks found by what stands before them, the oldest evicted first.
+"""Prefix cache of a replica: blocks keyed by their prefix, the oldest evicted first.
 
-As vLLM keeps it: full blocks are known by a hash of all tokens up to their end, those of a
-finished request stay until others need the room, and go from the last block of a prompt to its
-first, the request that ended longest ago first. A segment's blocks share their fate but for its
-end, so each is one entry with a count; what a request left beyond its segments is another.
+As in vLLM: full blocks are keyed by a hash of all tokens up to their end. Those of a finished
+request stay until the room is needed. The request that ended longest ago is evicted first, from
+its last block to its first. The blocks of a segment are one entry with a count; the remaining
+blocks of a request are another entry.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from shardwise.simulator.state import Replicas, Requests, Sim
 
 @compiled
 def own_blocks(requests: Requests, at: int, tokens: int, start: int, block: int) -> int:
-    """Full blocks that segment `requests.segment[at]` ends in a prompt of `tokens`, which begin
+    """Return the full blocks of segment `requests.segment[at]` in a prompt of `tokens`, starting
     with block `start`."""
     end = min(requests.segment_end[requests.segment[at]], tokens)
     return max(end // block - start, 0)  # type: ignore[no-any-return,unused-ignore]
@@ -22,9 +22,8 @@ def own_blocks(requests: Requests, at: int, tokens: int, start: int, block: int)
 
 @compiled
 def found(sim: Sim, r: int, i: int, tokens: int) -> tuple[int, int, int]:
-    """Blocks of a prompt of `tokens` that replica `r` has cached and can use, those that it holds
-    whether it can use them or not, and how many of these it would otherwise count as evictable.
-    The last token is always computed."""
+    """Return the cached blocks of a prompt of `tokens` that replica `r` can use, all that it
+    holds, and how many of these count as evictable. The last token is always computed."""
     requests, replicas, block = sim.requests, sim.replicas, sim.fleet.block[r]
     blocks, hits, held, idle, unbroken = 0, 0, 0, 0, True
     if sim.fleet.caching[r] == 0:
@@ -44,7 +43,7 @@ def found(sim: Sim, r: int, i: int, tokens: int) -> tuple[int, int, int]:
 
 @compiled
 def unlink(requests: Requests, replicas: Replicas, r: int, entry: int) -> None:
-    """Take `entry` out of replica `r`'s order of eviction."""
+    """Remove `entry` from replica `r`'s eviction order."""
     size = replicas.kept.shape[1]
     if entry < size:
         before, after = replicas.before[r, entry], replicas.after[r, entry]
@@ -66,7 +65,7 @@ def unlink(requests: Requests, replicas: Replicas, r: int, entry: int) -> None:
 
 @compiled
 def link_newest(requests: Requests, replicas: Replicas, r: int, entry: int) -> None:
-    """Put `entry` at the end of replica `r`'s order of eviction."""
+    """Append `entry` to replica `r`'s eviction order."""
     size, last = replicas.kept.shape[1], replicas.newest[r]
     if entry < size:
         replicas.before[r, entry], replicas.after[r, entry] = last, -1
@@ -83,7 +82,7 @@ def link_newest(requests: Requests, replicas: Replicas, r: int, entry: int) -> N
 
 @compiled
 def drop_own(requests: Requests, replicas: Replicas, r: int, i: int) -> None:
-    """What request `i` left when it was preempted goes: it is computed again."""
+    """Drop the blocks that request `i` left when it was preempted; they are recomputed."""
     unlink(requests, replicas, r, replicas.kept.shape[1] + i)
     replicas.kv_used[r] -= requests.kept[i]
     replicas.evictable[r] -= requests.kept[i]
@@ -92,8 +91,8 @@ def drop_own(requests: Requests, replicas: Replicas, r: int, i: int) -> None:
 
 @compiled
 def trim(replicas: Replicas, r: int, s: int, wanted: int) -> None:
-    """Drop the blocks of segment `s` beyond those `wanted`: in use, they could not be evicted, and
-    might leave too little room for the very request that uses the others."""
+    """Drop the blocks of segment `s` beyond those `wanted`. In use, they could not be evicted, and
+    might leave too little room for the request that uses the others."""
     excess = replicas.kept[r, s] - wanted
     if excess > 0:
         replicas.kept[r, s] -= excess
@@ -102,8 +101,8 @@ def trim(replicas: Replicas, r: int, s: int, wanted: int) -> None:
 
 @compiled
 def hold_segments(sim: Sim, r: int, i: int, tokens: int) -> int:
-    """Request `i` uses its segments' blocks in a prompt of `tokens`; those that are missing are
-    stored. Gives the number of blocks stored."""
+    """Mark the segment blocks of request `i` in a prompt of `tokens` as used and store missing
+    ones. Returns the number of stored blocks."""
     requests, replicas, block = sim.requests, sim.replicas, sim.fleet.block[r]
     blocks, stored = 0, 0
     if requests.kept[i] > 0:
@@ -126,7 +125,7 @@ def hold_segments(sim: Sim, r: int, i: int, tokens: int) -> int:
 
 @compiled
 def leave(sim: Sim, r: int, i: int, tokens: int) -> None:
-    """Request `i` gives back the blocks of `tokens` tokens; what is cached of them stays."""
+    """Release request `i`'s blocks of `tokens` tokens; cached ones stay."""
     requests, replicas, block = sim.requests, sim.replicas, sim.fleet.block[r]
     private = (tokens + block - 1) // block - requests.shared[i]
     size = replicas.kept.shape[1]
@@ -156,7 +155,8 @@ def leave(sim: Sim, r: int, i: int, tokens: int) -> None:
 
 @compiled
 def evict(sim: Sim, r: int, growth: int) -> bool:
-    """Drop cached blocks that nobody uses, oldest first, until `growth` more fit. False: cannot."""
+    """Evict unused cached blocks, oldest first, until `growth` more fit. Returns False if
+    impossible."""
     requests, replicas = sim.requests, sim.replicas
     size = replicas.kept.shape[1]
     while True:
@@ -180,7 +180,7 @@ def evict(sim: Sim, r: int, growth: int) -> bool:
 
 @compiled
 def forget(sim: Sim, r: int) -> None:
-    """Replica `r` has lost its cache."""
+    """Clear the cache of replica `r`."""
     replicas = sim.replicas
     replicas.kept[r, :], replicas.refs[r, :] = 0, 0
     replicas.oldest[r], replicas.newest[r] = -1, -1

@@ -1,4 +1,4 @@
-"""Waiting lists and heaps of the inner loop, and the timeline it fills."""
+"""Queues, heaps and the timeline of the inner loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shardwise.simulator.trace import Floats, Ints
 
 @compiled
 def append(requests: Requests, replicas: Replicas, r: int, i: int) -> None:
-    """Request `i` joins the end of replica `r`'s queue."""
+    """Append request `i` to replica `r`'s queue."""
     requests.next[i] = -1
     if replicas.tail[r] < 0:
         replicas.head[r] = i
@@ -31,7 +31,7 @@ def append(requests: Requests, replicas: Replicas, r: int, i: int) -> None:
 
 @compiled
 def prepend(requests: Requests, replicas: Replicas, r: int, i: int) -> None:
-    """Request `i`, preempted, goes first."""
+    """Put preempted request `i` at the front of replica `r`'s queue."""
     requests.next[i] = replicas.head[r]
     replicas.head[r] = i
     if replicas.tail[r] < 0:
@@ -41,7 +41,7 @@ def prepend(requests: Requests, replicas: Replicas, r: int, i: int) -> None:
 
 @compiled
 def pop(requests: Requests, replicas: Replicas, r: int) -> int:
-    """The first of replica `r`'s queue, taken out."""
+    """Remove and return the first of replica `r`'s queue."""
     i = replicas.head[r]
     replicas.head[r] = requests.next[i]
     if replicas.head[r] < 0:
@@ -80,7 +80,7 @@ def heap_down(key: Ints, value: Ints, at: int, size: int) -> None:
 
 @compiled
 def heap_remove(key: Ints, value: Ints, at: int, size: int) -> None:
-    """Take the element at `at` out of a heap of `size`."""
+    """Remove the element at `at` from a heap of `size`."""
     last = size - 1
     key[at], value[at] = key[last], value[last]
     if at < last:
@@ -90,7 +90,7 @@ def heap_remove(key: Ints, value: Ints, at: int, size: int) -> None:
 
 @compiled
 def free_slot(loop: Loop, time: float) -> None:
-    """A closed-loop client may send its next request at `time`: a heap of times."""
+    """Add `time`, at which a closed-loop client may send its next request, to the heap."""
     slots = loop.slots
     if len(slots) < 2:
         return
@@ -105,7 +105,7 @@ def free_slot(loop: Loop, time: float) -> None:
 
 @compiled
 def push_turn(loop: Loop, i: int, time: float) -> None:
-    """Request `i`, a further turn of a session, will be sent at `time`."""
+    """Schedule request `i`, a further turn of a session, at `time`."""
     times, ids = loop.turn_time, loop.turn_id
     at = loop.counts[PENDING_TURNS]
     times[at], ids[at] = time, i
@@ -119,7 +119,7 @@ def push_turn(loop: Loop, i: int, time: float) -> None:
 
 @compiled
 def pop_turn(loop: Loop) -> int:
-    """The further turn that is sent first, taken out."""
+    """Remove and return the earliest scheduled turn."""
     times, ids = loop.turn_time, loop.turn_id
     i = ids[0]
     size = loop.counts[PENDING_TURNS] - 1
@@ -140,7 +140,7 @@ def pop_turn(loop: Loop) -> int:
 
 @compiled
 def answered(requests: Requests, loop: Loop, i: int, time: float) -> None:
-    """The client of request `i` knows its fate at `time`: it sends the next when it is due."""
+    """Notify the client of request `i` at `time`; it sends the next request when due."""
     requests.finish[i] = time
     free_slot(loop, time)
     following = requests.next_turn[i]
@@ -170,7 +170,8 @@ def take_slot(loop: Loop) -> float:
 
 @compiled
 def record(loop: Loop, replicas: Replicas, r: int, busy: int, start: float, end: float) -> None:
-    """Add what replica `r` holds from `start` to `end` to the timeline; `busy` are computed."""
+    """Add replica `r`'s state from `start` to `end` to the timeline; `busy` requests are
+    computed."""
     width = loop.bin_s[0]
     while end >= width * BINS:
         for b in range(BINS // 2):

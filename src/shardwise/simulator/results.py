@@ -1,4 +1,4 @@
-"""What a simulation found: latencies with n, goodput, queues over time, overload, recovery."""
+"""Results of a simulation: latencies with n, goodput, queues over time, overload, recovery."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from shardwise.workload.workload import Slo
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_latency_s")
 PERCENTILES = (50.0, 90.0, 99.0)
-#: A queue that grows all the while and ends longer than this per replica is overload.
+#: A queue that keeps growing and ends longer than this per replica is overload.
 OVERLOAD_QUEUE = 8.0
 RECOVERY_WINDOW_S = 10.0
 
@@ -62,12 +62,12 @@ class Result(msgspec.Struct, frozen=True):
     pooled: bool = False  #: each request went through both groups; replicas are the last one's
 
     def counted(self, warmup_s: float = 0.0) -> NDArray[np.bool_]:
-        """Requests that arrived after the warm-up and were answered whole."""
+        """Requests that arrived after the warm-up and were answered completely."""
         done = self.requests.status == DONE
         return np.asarray(done & (self.requests.arrival >= warmup_s))
 
     def latency(self, name: str) -> Floats:
-        """`ttft_s`, `tpot_s` or `e2e_latency_s` of every request, NaN where undefined."""
+        """Return `ttft_s`, `tpot_s` or `e2e_latency_s` of every request; NaN if undefined."""
         q = self.requests
         if name == "ttft_s":
             return q.first - q.arrival
@@ -77,7 +77,7 @@ class Result(msgspec.Struct, frozen=True):
         return np.where(several, (q.finish - q.first) / np.maximum(q.osl - 1, 1), np.nan)
 
     def ordered(self, name: str, warmup_s: float = 0.0) -> Floats:
-        """The defined values of a latency, in order of arrival."""
+        """Return the defined values of a latency, in order of arrival."""
         counted = self.counted(warmup_s)
         order = np.argsort(self.requests.arrival[counted], kind="stable")
         values = self.latency(name)[counted][order]
@@ -86,7 +86,7 @@ class Result(msgspec.Struct, frozen=True):
     def percentiles(
         self, name: str, warmup_s: float = 0.0, at: Sequence[float] = PERCENTILES
     ) -> Percentiles:
-        """Percentiles of a latency over the requests after the warm-up, in seconds."""
+        """Return percentiles of a latency over the requests after the warm-up, in seconds."""
         values = self.latency(name)[self.counted(warmup_s)]
         values = values[~np.isnan(values)]
         if not len(values):
@@ -97,8 +97,8 @@ class Result(msgspec.Struct, frozen=True):
         )
 
     def of_group(self, number: int) -> Result:
-        """The requests that replicas of group `number` took, for latencies and rates; queues and
-        occupancy stay those of the whole."""
+        """Return the requests of replica group `number`, for latencies and rates; queues and
+        occupancy cover all groups."""
         counts = [group.deployment.replicas for group in self.groups]
         first = sum(counts[:number])
         q = self.requests
@@ -108,7 +108,7 @@ class Result(msgspec.Struct, frozen=True):
         return replace(self, groups=(self.groups[number],), requests=q._replace(**kept))
 
     def outcomes(self) -> dict[str, int]:
-        """How many requests were done, rejected, failed; together all of them."""
+        """The numbers of completed, rejected and failed requests, which add up to all."""
         return {name: int((self.requests.status == k).sum()) for k, name in enumerate(STATUSES)}
 
     @property
@@ -118,30 +118,31 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def preemptions(self) -> int:
-        """Sequences that were put back for lack of KV cache."""
+        """Sequences preempted for lack of KV cache."""
         return int(self.loop.counts[PREEMPTED])
 
     @property
     def span_s(self) -> float:
-        """Seconds over which work was offered: until the last arrival, in a closed loop the end."""
+        """Seconds during which work was offered: until the last arrival, or the end of a closed
+        loop."""
         last = float(self.requests.arrival.max())
         return self.end_s if self.concurrency or last <= 0 else last
 
     def window_s(self, warmup_s: float = 0.0) -> float:
-        """Seconds that count; from the warm-up until the last of those who count has its answer."""
+        """Seconds from the warm-up until the last counted request is answered."""
         counted = self.counted(warmup_s)
         if not counted.any():
             return 0.0
         return float(self.requests.finish[counted].max()) - warmup_s
 
     def hit_rate(self, warmup_s: float = 0.0) -> float:
-        """Prompt tokens found in a prefix cache, as a share of all prompt tokens."""
+        """Share of prompt tokens found in a prefix cache."""
         counted = self.counted(warmup_s)
         prompts = int(self.requests.isl[counted].sum())
         return float(self.requests.cached[counted].sum()) / prompts if prompts else 0.0
 
     def imbalance(self) -> float:
-        """Requests of the replica that took most, over the mean of all replicas."""
+        """Requests of the busiest replica divided by the mean of all replicas."""
         taken = self.requests.replica[self.requests.replica >= 0]
         if not len(taken):
             return 1.0
@@ -156,7 +157,7 @@ class Result(msgspec.Struct, frozen=True):
         return tokens / window if window > 0 else 0.0
 
     def good(self, slo: Slo, warmup_s: float = 0.0) -> NDArray[np.bool_]:
-        """Requests that count and meet every bound of `slo`, each on its own."""
+        """Return the counted requests that meet every bound of `slo`."""
         good = self.counted(warmup_s)
         for name, bound in slo.bounds().items():
             value = self.latency(name)
@@ -164,15 +165,15 @@ class Result(msgspec.Struct, frozen=True):
         return good
 
     def goodput(self, slo: Slo, warmup_s: float = 0.0) -> float:
-        """Requests/s that meet every bound."""
+        """Return requests/s that meet every bound."""
         window = self.window_s(warmup_s)
         return float(self.good(slo, warmup_s).sum()) / window if window > 0 else 0.0
 
     def usd_per_million_good_tok(
         self, slo: Slo, usd_per_gpu_hour: float, warmup_s: float = 0.0
     ) -> float:
-        """All GPUs paid for, over the output tokens of requests that met the SLO; infinite if
-        there are none. The price is of each GPU, or the mean over all."""
+        """Return the cost of all GPUs divided by the output tokens of requests that met the SLO;
+        infinite if there are none. The price is per GPU, or the mean over all."""
         window = self.window_s(warmup_s)
         tokens = float(self.requests.osl[self.good(slo, warmup_s)].sum())
         gpus = sum(group.deployment.gpus for group in self.groups)
@@ -195,9 +196,9 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def overloaded(self) -> bool:
-        """Whether the queue grew from half time to the last arrival, and to a length that matters.
+        """Whether the queue grew from half time to the last arrival, to a significant length.
 
-        A closed loop cannot be: its clients wait.
+        A closed loop cannot be overloaded, because its clients wait.
         """
         if self.concurrency or len(self.requests.arrival) < 2:
             return False
@@ -211,10 +212,11 @@ class Result(msgspec.Struct, frozen=True):
         return grew and float(last.mean()) > OVERLOAD_QUEUE * replicas
 
     def recovery_s(self) -> float | None:
-        """Seconds from the first failure until TTFT is back; None without one, infinite if never.
+        """Seconds from the first failure until TTFT is back to normal; None without a failure,
+        infinite if never.
 
-        Back is the end of the last 10-second window of arrivals whose median TTFT is above both
-        the 95th percentile of such windows before the failure and 1.1 times their median.
+        TTFT is back to normal at the end of the last 10-second window whose median TTFT is above
+        both the 95th percentile of such windows before the failure and 1.1 times their median.
         """
         if not self.failures:
             return None

@@ -1,4 +1,4 @@
-"""The balancer: which replica a request goes to, and what happens to it when one fails."""
+"""The balancer: routing of requests, and handling of replica failures."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ POLICIES: Final = (
     *("cache_aware", "prefix_aware", "session_sticky"),
 )
 
-#: Cache-aware gives up a cached prefix when its replica has so many requests more than the
-#: least loaded one, and so many times more.
+#: cache_aware ignores a cached prefix if its replica exceeds the least loaded one by this many
+#: requests and by this factor.
 IMBALANCE: Final = 3
 IMBALANCE_RATIO: Final = 1.2
 
 
 @compiled
 def load_of(sim: Sim, r: int, time: float) -> int:
-    """Requests at replica `r` at `time`; those ending with the step in flight still count."""
+    """Return the requests at replica `r` at `time`, including those ending with the running
+    step."""
     replicas = sim.replicas
     ending = replicas.last_done[r] if replicas.now[r] > time else 0
     return replicas.outstanding[r] + ending  # type: ignore[no-any-return,unused-ignore]
@@ -37,13 +38,13 @@ def load_of(sim: Sim, r: int, time: float) -> int:
 
 @compiled
 def serves(sim: Sim, r: int, i: int) -> bool:
-    """Whether replica `r` is up and serves the model of request `i`."""
+    """Return whether replica `r` is up and serves the model of request `i`."""
     return bool(sim.replicas.up[r] == UP and sim.fleet.model[r] == sim.requests.model[i])
 
 
 @compiled
 def least_loaded(sim: Sim, i: int, time: float) -> int:
-    """The replica with the fewest requests; ties go round."""
+    """Return the replica with the fewest requests; ties rotate."""
     count = len(sim.fleet.model)
     sim.loop.counts[TURN] += 1
     best, fewest = -1, 0
@@ -58,7 +59,7 @@ def least_loaded(sim: Sim, i: int, time: float) -> int:
 
 @compiled
 def nth_serving(sim: Sim, i: int, n: int) -> int:
-    """Index of the n-th replica that serves request `i`."""
+    """Return the index of the n-th replica that serves request `i`."""
     for r in range(len(sim.fleet.model)):
         if serves(sim, r, i):
             if n == 0:
@@ -69,7 +70,7 @@ def nth_serving(sim: Sim, i: int, n: int) -> int:
 
 @compiled
 def power_of_two(sim: Sim, i: int, time: float) -> int:
-    """The less loaded of two replicas drawn at random; -1 if none is up."""
+    """Return the less loaded of two random replicas; -1 if none is up."""
     count = len(sim.fleet.model)
     serving = 0
     for r in range(count):
@@ -87,7 +88,7 @@ def power_of_two(sim: Sim, i: int, time: float) -> int:
 
 @compiled
 def round_robin(sim: Sim, i: int) -> int:
-    """Next replica in turn that serves request `i`."""
+    """Return the next replica in turn that serves request `i`."""
     count = len(sim.fleet.model)
     for _ in range(count):
         r = sim.loop.counts[TURN] % count
@@ -99,8 +100,8 @@ def round_robin(sim: Sim, i: int) -> int:
 
 @compiled
 def cache_aware(sim: Sim, i: int, time: float) -> int:
-    """Where the longest beginning of `i` that was sent before went last, unless that replica has
-    too much to do; the balancer remembers what it sent, and knows nothing of evictions."""
+    """Return the replica that last received the longest known prefix of `i`, unless it is
+    overloaded. The balancer remembers what it sent and does not know about evictions."""
     requests, loop = sim.requests, sim.loop
     best = least_loaded(sim, i, time)
     first, end = requests.segment_at[i], requests.segment_at[i + 1]
@@ -122,9 +123,9 @@ def cache_aware(sim: Sim, i: int, time: float) -> int:
 
 @compiled
 def prefix_aware(sim: Sim, i: int) -> int:
-    """The replica where the prompt tokens left to compute, those that wait there included, and
-    the cache in use add up to the fewest blocks: what NVIDIA Dynamo's router weighs, both alike.
-    It knows what each replica has cached. Ties go round."""
+    """Return the replica with the smallest sum of prompt blocks left to compute (including waiting
+    ones) and cache blocks in use, like NVIDIA Dynamo's router. It knows what each replica has
+    cached. Ties rotate."""
     requests, replicas, fleet = sim.requests, sim.replicas, sim.fleet
     count = len(fleet.model)
     sim.loop.counts[TURN] += 1
@@ -142,7 +143,7 @@ def prefix_aware(sim: Sim, i: int) -> int:
 
 @compiled
 def session_sticky(sim: Sim, i: int, time: float) -> int:
-    """The replica of the session's earlier turns while it is up; else the least loaded."""
+    """Return the replica of the session's earlier turns if it is up; else the least loaded."""
     session = sim.requests.session[i]
     if session < 0:
         return least_loaded(sim, i, time)
@@ -155,7 +156,7 @@ def session_sticky(sim: Sim, i: int, time: float) -> int:
 
 @compiled
 def pick(sim: Sim, i: int, time: float, policy: int) -> int:
-    """The replica for request `i`; -1 if none is up."""
+    """Return the replica for request `i`; -1 if none is up."""
     if policy == ROUND_ROBIN:
         return round_robin(sim, i)
     if policy == POWER_OF_TWO:
@@ -171,7 +172,7 @@ def pick(sim: Sim, i: int, time: float, policy: int) -> int:
 
 @compiled
 def dispatch(sim: Sim, i: int, time: float, policy: int) -> None:
-    """Send request `i` to a replica; one that can never fit there is rejected at once."""
+    """Send request `i` to a replica; reject it at once if it can never fit there."""
     fleet, requests, replicas = sim.fleet, sim.requests, sim.replicas
     r = pick(sim, i, time, policy)
     tokens = requests.isl[i] + requests.osl[i]
@@ -197,7 +198,7 @@ def dispatch(sim: Sim, i: int, time: float, policy: int) -> None:
 
 @compiled
 def too_long(sim: Sim, r: int, tokens: int) -> bool:
-    """Whether a request of `tokens` in all can never be served by replica `r`."""
+    """Return whether replica `r` can never serve a request of `tokens` in total."""
     block = sim.fleet.block[r]
     blocks = (tokens - 1 + block - 1) // block
     return bool(blocks > sim.fleet.kv_blocks[r] or tokens > sim.fleet.max_context[r])
@@ -205,14 +206,14 @@ def too_long(sim: Sim, r: int, tokens: int) -> bool:
 
 @compiled
 def cut(sim: Sim, i: int, time: float) -> None:
-    """Request `i` was being answered and is lost."""
+    """Record request `i` as cut while it was being answered."""
     sim.requests.status[i] = FAILED
     answered(sim.requests, sim.loop, i, time)
 
 
 @compiled
 def fail(sim: Sim, r: int, time: float, policy: int) -> None:
-    """Replica `r` stops: streams that had begun are cut, the others go to another replica."""
+    """Stop replica `r`: started streams are cut, other requests go to another replica."""
     requests, replicas = sim.requests, sim.replicas
     replicas.up[r] = DOWN
     for k in range(replicas.running[r]):
@@ -243,7 +244,7 @@ def fail(sim: Sim, r: int, time: float, policy: int) -> None:
 
 @compiled
 def recover(sim: Sim, r: int, time: float) -> None:
-    """Replica `r` is back, empty; one that is still draining goes on with what it has."""
+    """Restart replica `r` empty; a draining one continues with its requests."""
     replicas = sim.replicas
     draining = replicas.up[r] == DRAINING
     replicas.up[r] = UP

@@ -1,4 +1,4 @@
-"""How an engine forms its steps: block size, order of prompts and decodes, graphs, API server."""
+"""Scheduling rules of engines: block size, order of prompts and decodes, graphs, API server."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ SGLANG_GRAPHS = (1, 2, 4, *range(8, 161, 8))
 #: Seconds of one API server process per request (HTTP, chat template, tokenizer) and per output
 #: token (detokenizer, one event of the stream). Assumed: 33,000 tokens/s a process. vLLM's pull
 #: request 17546 measured 15,000 tokens/s through one process early in 2025, its client included.
-#: Twice as much halves the rate at which the server, not the engine, bounds throughput, and adds
-#: n x 15 us to the TTFT beside n streams.
+#: Doubling it halves the rate at which the server limits throughput, and adds n x 15 us to the
+#: TTFT with n streams.
 REQUEST_S = 0.5e-3
 TOKEN_S = 30e-6
 
 
 class Scheduling(msgspec.Struct, frozen=True):
-    """One engine's rules. The default has no rounding and no server beside the engine."""
+    """Rules of one engine. The default has no rounding and no API server."""
 
     block_tokens: int = 1
-    mixed: bool = True  #: prompts run beside decodes; else before them, in steps of their own
+    mixed: bool = True  #: prompts run with decodes; else before them, in separate steps
     prefix_caching: bool = True
-    #: share of the tokens that running requests may still ask for, kept free by admission
+    #: share of the remaining tokens of running requests that admission keeps free
     reserve: float = 0.0
     graph_sizes: tuple[int, ...] = ()  #: tokens that a step is padded to; above: as it is
     request_s: float = 0.0
     token_s: float = 0.0
 
     def slower(self, factor: float) -> Scheduling:
-        """The same limits with host times multiplied by `factor`."""
+        """Return the same limits with host times multiplied by `factor`."""
         return replace(self, request_s=self.request_s * factor, token_s=self.token_s * factor)
 
 
@@ -58,7 +58,7 @@ BY_ENGINE = {
 
 
 def scheduling_of(engine: str) -> Scheduling:
-    """The rules of `engine`; of an engine not known here, the plain ones."""
+    """Return the rules of `engine`; the default rules for unknown engines."""
     return BY_ENGINE.get(engine, PLAIN)
 
 

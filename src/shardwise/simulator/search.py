@@ -1,7 +1,7 @@
-"""Many simulations: on this machine's cores or a Ray cluster, each result stored as it comes.
+"""Run many simulations on this machine's cores or a Ray cluster, storing each result.
 
-A job is known by its content, so a search that was stopped goes on where it was, and a lost
-worker or node costs only the jobs it was at.
+Jobs are keyed by content, so an interrupted search can be resumed, and a lost worker or node costs
+only its unfinished jobs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RAY_INSTALL: Final = "pip install 'shardwise[ray]'"
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One simulation, whole: the same job gives the same outcome anywhere."""
+    """One simulation; the same job has the same outcome anywhere."""
 
     deployment: Deployment
     traffic: Traffic
@@ -57,13 +57,13 @@ class Job(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         """Hash of everything that the job's outcome depends on."""
-        # through the decoder once, which makes 200 and 200.0 the same
+        # decoded once, so that 200 and 200.0 are equal
         same = msgspec.json.decode(msgspec.json.encode(self), type=Job)
         return hashlib.sha256(msgspec.json.encode(same)).hexdigest()[:24]
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What is kept of a simulation; latencies as percentiles in seconds, None where undefined."""
+    """Stored results of a simulation; latencies as percentiles in seconds, None if undefined."""
 
     key: str
     percentiles: dict[str, dict[str, float | None]] = {}
@@ -78,7 +78,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def run_job(job: Job) -> Outcome:
-    """Simulate one job; what cannot be simulated is an outcome with its reason."""
+    """Simulate one job; failures become an outcome with the reason."""
     try:
         group = _group(job)
         if job.sessions:
@@ -113,7 +113,7 @@ def _group(job: Job) -> Group:
 
 
 def digest_of(files: Sequence[Path]) -> str:
-    """What tells the contents of catalogue files apart. InputError for one that cannot be read."""
+    """Return a digest of catalogue files. InputError for an unreadable file."""
     digest = hashlib.sha256()
     for path in files:
         try:
@@ -124,13 +124,13 @@ def digest_of(files: Sequence[Path]) -> str:
 
 
 def run_chunk(encoded: bytes) -> bytes:
-    """Jobs in, outcomes out, as JSON: what is sent to a worker."""
+    """Run a chunk of jobs on a worker; jobs and outcomes are JSON."""
     jobs = msgspec.json.decode(encoded, type=list[Job])
     return msgspec.json.encode([run_job(job) for job in jobs])
 
 
 class Store:
-    """Outcomes in an SQLite file, by job; each is on disk once it is added."""
+    """Outcomes by job in an SQLite file, written immediately."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -145,7 +145,7 @@ class Store:
         return sqlite3.connect(self.path, timeout=30)
 
     def add(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
-        """Keep the outcome of each job."""
+        """Store the outcome of each job."""
         rows = [
             (job.key, msgspec.json.encode(job).decode(), msgspec.json.encode(outcome).decode())
             for job, outcome in zip(jobs, outcomes, strict=True)
@@ -154,7 +154,7 @@ class Store:
             db.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", rows)
 
     def outcomes(self) -> dict[str, Outcome]:
-        """Every outcome by its job's key."""
+        """Return every outcome by its job's key."""
         with closing(self._open()) as db:
             rows = db.execute("SELECT key, outcome FROM runs").fetchall()
         return {key: msgspec.json.decode(text, type=Outcome) for key, text in rows}
@@ -168,10 +168,10 @@ def search(
     workers: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Outcome]:
-    """The outcome of each job, in order; those in the store already are not run again.
+    """Return the outcome of each job, in order; stored ones are not run again.
 
     `on`: "" for this machine's cores (`workers`, 0: all), else a Ray address such as ray://host:port
-    or "auto". Outcomes are in the store as soon as they are known, whatever happens afterwards.
+    or "auto". Outcomes are stored as soon as they are known.
     """
     known = store.outcomes()
     todo = [job for job in {job.key: job for job in jobs}.values() if job.key not in known]
@@ -194,7 +194,7 @@ def _decode(data: bytes) -> list[Outcome]:
 
 
 def _on_cores(chunks: list[list[Job]], workers: int) -> Run:
-    """On worker processes; when one is lost the pool is made anew for what is left."""
+    """Run on worker processes; if one is lost, a new pool runs the remaining jobs."""
     left = dict(enumerate(chunks))
     broken = 0
     while left:
@@ -220,7 +220,7 @@ def _on_cores(chunks: list[list[Job]], workers: int) -> Run:
 
 
 def _on_ray(chunks: list[list[Job]], address: str) -> Run:
-    """On a Ray cluster, which gives the tasks of a lost node to the others."""
+    """Run on a Ray cluster, which reruns the tasks of a lost node."""
     try:
         import ray  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:

@@ -1,4 +1,4 @@
-"""Conversations to draw from a few numbers: turns, growth, think times, shared system prompts."""
+"""Random conversations: turns, growth, think times, shared system prompts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MAX_TURNS = 1000
 
 
 class SessionTraffic(msgspec.Struct, frozen=True):
-    """Sessions that begin at random times, each a conversation whose prompt grows.
+    """Sessions that start at random times, each a conversation with a growing prompt.
 
-    A turn's prompt is a system prompt, all questions and answers before, and a new question. The
-    next turn is sent when its answer has been read: `think_s` on the mean, log-normal with a
-    coefficient of variation of 1. The number of turns is geometric.
+    A turn's prompt is a system prompt, all earlier questions and answers, and a new question. The
+    next turn is sent after a log-normal think time with mean `think_s` and coefficient of
+    variation 1. The number of turns is geometric.
     """
 
     session_rate: float  #: sessions/s that begin
@@ -63,7 +63,7 @@ class SessionTraffic(msgspec.Struct, frozen=True):
 
 
 def draw_sessions(traffic: SessionTraffic, seed: int = 0) -> Trace:
-    """A trace of the sessions; the same seed gives the same trace."""
+    """Draw a trace of the sessions; the same seed gives the same trace."""
     count = round(traffic.session_rate * traffic.duration_s)
     if count == 0:
         raise InputError("0 sessions", "needed: at least 1", "raise the rate or the duration")
@@ -97,14 +97,14 @@ def draw_sessions(traffic: SessionTraffic, seed: int = 0) -> Trace:
 
 
 def _sum_within(values: Floats, first: Ints) -> Floats:
-    """Sums from the first request of each session up to each request."""
+    """Return cumulative sums within each session."""
     sums = np.cumsum(values)
     return np.asarray(sums - np.where(first > 0, sums[first - 1], 0.0))
 
 
 def _chains(traffic: SessionTraffic, turn: Ints, end: Ints, label: Ints) -> Shared:
-    """A system prompt, then what each turn so far added: question and answer. Nobody finds what
-    the last turn adds."""
+    """Return a system prompt followed by the question and answer of each turn; the last turn's
+    addition is never reused."""
     n, system = len(turn), traffic.prefixes
     last = np.append(turn[1:] == 0, True)
     count = 1 + turn + ~last
@@ -117,7 +117,7 @@ def _chains(traffic: SessionTraffic, turn: Ints, end: Ints, label: Ints) -> Shar
 
 
 def sorted_by_arrival(trace: Trace) -> Trace:
-    """The same requests in order of arrival, the first at 0 s."""
+    """Return the requests in order of arrival, the first at 0 s."""
     order = np.argsort(trace.arrival_s, kind="stable")
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))

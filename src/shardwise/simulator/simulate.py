@@ -1,4 +1,4 @@
-"""Run a deployment under traffic, open loop or closed."""
+"""Simulate a deployment under open-loop or closed-loop traffic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shardwise.simulator.trace import Trace, model_indices
 
 
 class Change(msgspec.Struct, frozen=True):
-    """Replica number `replica` takes requests from `at_s` on, or only ends what it has."""
+    """Replica `replica` accepts requests from `at_s`, or only finishes its own."""
 
     replica: int
     at_s: float
@@ -68,11 +68,12 @@ def simulate(
     changes: Sequence[Change] = (),
     seed: int = 0,
 ) -> Result:
-    """Serve `trace` with `groups` of replicas behind a balancer; the same seed, the same result.
+    """Serve `trace` with `groups` of replicas behind a balancer; the same seed gives the same
+    result.
 
-    `concurrency` above 0: a closed loop of so many clients, who ignore the trace's times.
-    `changes`: replicas that start and stop without losing a request.
-    Raises InputError for an unknown policy, an absent model or an impossible failure.
+    With `concurrency` above 0, that many closed-loop clients ignore the trace's times. `changes`
+    are replicas that start and stop without losing requests. Raises InputError for an unknown
+    policy, a missing model or an invalid failure.
     """
     from shardwise.simulator.kernel import run_loop
 

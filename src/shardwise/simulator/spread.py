@@ -1,4 +1,4 @@
-"""How far a mean or percentile of one run would be from another's, told from the run itself."""
+"""Run-to-run variation of a mean or percentile, estimated from one run."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 
 from shardwise.simulator.trace import Floats
 
-BLOCKS = 20  #: stretches of the run that are drawn anew; long against the time a queue remembers
+BLOCKS = 20  #: resampled blocks; long compared with a queue's memory
 DRAWS = 200
 LEAST = 2 * BLOCKS  #: requests
 
 
 def run_spread(values: Floats, percentile: float | None = None) -> tuple[float, float]:
-    """Range that 80 % of like runs have their percentile in, or their mean, from `values` in order
-    of arrival.
+    """Return the range that contains the percentile (or mean) of 80 % of similar runs, from
+    `values` in order of arrival.
 
-    A moving-block bootstrap (Kuensch 1989): requests that come together are slow together, so
-    whole stretches of the run are drawn with replacement. NaN for fewer than 40 values.
+    A moving-block bootstrap (Kuensch 1989): neighbouring requests are correlated, so whole blocks
+    of the run are drawn with replacement. NaN for fewer than 40 values.
     """
     n = len(values)
     if n < LEAST:
@@ -46,8 +46,8 @@ def run_spread(values: Floats, percentile: float | None = None) -> tuple[float, 
 def widened(
     value: float, lo: float, hi: float, run: tuple[float, float], beside: float = 0.0
 ) -> tuple[float, float]:
-    """An interval for all causes: distances of the ends, as ratios, added in quadrature. `beside`
-    is the log half-width of what neither the steps nor the run hold."""
+    """Combine intervals: log distances of the ends are added in quadrature. `beside` is the log
+    half-width of errors outside steps and run."""
     if not (value > 0 and lo > 0):
         return lo, hi
     known = math.isfinite(run[0]) and run[0] > 0

@@ -1,4 +1,4 @@
-"""The arrays the inner loop works on.
+"""The arrays of the inner loop.
 
 R replicas, N requests, S shared prompt segments, K step tables. KV cache is counted in blocks.
 """
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 from shardwise.simulator.trace import Floats, Ints, Trace
 
-#: What became of a request.
+#: Outcomes of a request.
 PENDING: Final = 0
 DONE: Final = 1
 REJECTED: Final = 2  #: can never fit the KV cache or the context
 FAILED: Final = 3  #: cut in mid-stream by a failure, or no replica was up
 STATUSES: Final = ("pending", "done", "rejected", "failed")
 
-#: What a replica does.
+#: States of a replica.
 DOWN: Final = 0
 UP: Final = 1
-DRAINING: Final = 2  #: ends what it has, and takes nothing more
+DRAINING: Final = 2  #: finishes its requests and accepts no more
 
 #: Columns of the timeline: replica-seconds in each state, integrated per bin.
 RUNNING: Final = 0
@@ -44,7 +44,7 @@ COUNTS: Final = 9
 
 
 class Fleet(NamedTuple):
-    """What does not change: the replicas, their limits and their step times in seconds."""
+    """Constants: the replicas, their limits and their step times in seconds."""
 
     model: Ints  #: [R]
     table: Ints  #: [R] which step table
@@ -76,7 +76,7 @@ class Fleet(NamedTuple):
 
 
 class Requests(NamedTuple):
-    """What is asked and what became of it; all [N] unless said otherwise."""
+    """Requests and their outcomes; all [N] unless noted."""
 
     arrival: Floats
     isl: Ints
@@ -107,7 +107,7 @@ class Requests(NamedTuple):
 
 
 class Replicas(NamedTuple):
-    """What changes at each replica, [R] unless said otherwise."""
+    """Variables of each replica, [R] unless noted."""
 
     up: Ints
     now: Floats  #: end of the step in flight
@@ -141,7 +141,7 @@ class Replicas(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """The rest: closed-loop slots, sessions, counters, the timeline and random numbers."""
+    """Other variables: closed-loop slots, sessions, counters, the timeline and random numbers."""
 
     slots: Floats
     first_turns: Ints  #: requests that no other precedes in a session, in order of arrival
@@ -156,7 +156,7 @@ class Loop(NamedTuple):
 
 
 class Sim(NamedTuple):
-    """Everything, so that one argument is handed on."""
+    """All arrays, passed as one argument."""
 
     fleet: Fleet
     requests: Requests
@@ -165,7 +165,7 @@ class Sim(NamedTuple):
 
 
 def new_requests(trace: Trace, model: Ints) -> Requests:
-    """The requests of `trace`, none of them sent yet; `model`: of each, as the fleet counts."""
+    """Create the unsent requests of `trace`; `model`: index of each in the fleet."""
     n = len(trace)
 
     def whole(value: int) -> Ints:
@@ -207,7 +207,7 @@ def new_requests(trace: Trace, model: Ints) -> Requests:
 
 
 def new_replicas(fleet: Fleet, segments: int) -> Replicas:
-    """Arrays of idle replicas, with room for `segments` shared prefixes."""
+    """Create arrays of idle replicas, with room for `segments` shared prefixes."""
     count, seqs = len(fleet.model), int(fleet.max_seqs.max())
 
     def whole(value: int, *shape: int) -> Any:
@@ -250,7 +250,7 @@ def new_replicas(fleet: Fleet, segments: int) -> Replicas:
 
 
 def new_loop(slots: int, trace: Trace, seed: int) -> Loop:
-    """Arrays of a run before its first event."""
+    """Create the arrays of a run before its first event."""
     sessions = trace.sessions
     n = len(trace)
     first = np.arange(n) if sessions is None else np.flatnonzero(sessions.previous < 0)

@@ -1,10 +1,10 @@
-"""One replica moving on: continuous batching with chunked prefill, many steps at once.
+"""Advance one replica: continuous batching with chunked prefill, many steps at once.
 
-Decodes go first, prompts fill the rest of the step's token budget, first come first served, as
-long as memory and `max_num_seqs` admit them; an engine that does not mix computes prompts first, in
-steps without decodes. When the cache runs out the request admitted last is preempted and computed
-again (vLLM's recompute policy). While nobody joins or leaves, the time of k steps is a quadratic in
-k, since every sequence reads one more token each step.
+Decodes go first; prompts fill the rest of the step's token budget in order of arrival, as memory
+and `max_num_seqs` allow. An engine that does not mix computes prompts first, in steps without
+decodes. When the cache is full, the most recently admitted request is preempted and recomputed
+(vLLM's recompute policy). While the batch does not change, the time of k steps is quadratic in k,
+because every sequence reads one more token per step.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def launch_wait_s(sim: Sim, k: int, sequences: int, tokens: int, step_s: float) 
 
 @entry
 def attention_of(sim: Sim, r: int, tokens: int, start: int) -> float:
-    """Seconds of attention of a chunk of `tokens` after `start` earlier ones of the same prompt."""
+    """Return the attention seconds of a chunk of `tokens` after `start` earlier tokens of the
+    prompt."""
     fleet, k = sim.fleet, sim.fleet.table[r]
     earlier = start + tokens / 2.0
     below = min(earlier, fleet.window[k])
@@ -96,7 +97,7 @@ def attention_of(sim: Sim, r: int, tokens: int, start: int) -> float:
 
 @compiled
 def finish(sim: Sim, r: int, i: int, time: float) -> None:
-    """Request `i` has its last token, which its client sees at `time`."""
+    """Finish request `i`, whose client gets its last token at `time`."""
     requests, replicas = sim.requests, sim.replicas
     leave(sim, r, i, requests.isl[i] + requests.osl[i] - 1)
     replicas.outstanding[r] -= 1
@@ -108,7 +109,7 @@ def finish(sim: Sim, r: int, i: int, time: float) -> None:
 
 @compiled
 def start_decoding(sim: Sim, r: int, i: int, time: float) -> None:
-    """The prompt of `i` is computed: it has a token, seen at `time`, and decodes the rest."""
+    """Start decoding `i` after its prompt; its first token arrives at `time`."""
     requests, replicas = sim.requests, sim.replicas
     if math.isnan(requests.first[i]):
         requests.first[i] = time
@@ -131,7 +132,7 @@ def start_decoding(sim: Sim, r: int, i: int, time: float) -> None:
 
 @compiled
 def start_all(sim: Sim, r: int, first: int, time: float) -> None:
-    """`start_decoding` for the requests linked from `first` on."""
+    """Call `start_decoding` for the requests linked from `first`."""
     i = first
     while i >= 0:
         following = sim.requests.next[i]
@@ -141,8 +142,8 @@ def start_all(sim: Sim, r: int, first: int, time: float) -> None:
 
 @compiled
 def end_steps(sim: Sim, r: int, steps: int, time: float) -> None:
-    """`steps` decode steps are over, the last one's tokens seen at `time`; requests that have all
-    tokens leave."""
+    """Account for `steps` decode steps, whose last tokens arrive at `time`; retire finished
+    sequences."""
     requests, replicas = sim.requests, sim.replicas
     replicas.steps[r] += steps
     replicas.context[r] += steps * replicas.running[r]
@@ -164,7 +165,7 @@ def prompt_room(sim: Sim, r: int, n: int) -> int:
 
 @compiled
 def can_admit(sim: Sim, r: int, seqs: int, budget: int, growth: int) -> bool:
-    """Whether the head of the queue may start now, beside `growth` blocks."""
+    """Return whether the head of the queue may start now, in addition to `growth` blocks."""
     replicas, head = sim.replicas, sim.replicas.head[r]
     if head < 0 or budget <= 0 or seqs >= sim.fleet.max_seqs[r]:
         return False
@@ -173,7 +174,7 @@ def can_admit(sim: Sim, r: int, seqs: int, budget: int, growth: int) -> bool:
 
 @compiled
 def prompt_step(sim: Sim, r: int) -> None:
-    """One step of prompts, beside all decodes or, where the engine does not mix, without them."""
+    """Run one step of prompts, with all decodes, or without them if the engine does not mix."""
     requests, replicas, loop = sim.requests, sim.replicas, sim.loop
     start, running = replicas.now[r], replicas.running[r]
     n = running if sim.fleet.mixed[r] == 1 else 0
@@ -225,7 +226,8 @@ def prompt_step(sim: Sim, r: int) -> None:
 
 @compiled
 def steps_until(base: float, slope: float, seconds: float) -> int:
-    """Fewest steps that take at least `seconds`: base k + slope k (k - 1) / 2 >= seconds."""
+    """Return the fewest steps that take at least `seconds`: base k + slope k (k - 1) / 2 >=
+    seconds."""
     half = slope / 2.0
     b = base - half
     if half * seconds < 1e-9 * b * b:
@@ -237,7 +239,7 @@ def steps_until(base: float, slope: float, seconds: float) -> int:
 
 @compiled
 def decode_jump(sim: Sim, r: int, until: float) -> None:
-    """As many decode steps as nothing else happens in, but none that starts after `until`."""
+    """Run decode steps until another event, but none that starts after `until`."""
     fleet, replicas = sim.fleet, sim.replicas
     n, start = replicas.running[r], replicas.now[r]
     base, slope = base_and_slope(sim, r)
@@ -261,7 +263,7 @@ def decode_jump(sim: Sim, r: int, until: float) -> None:
 
 @compiled
 def advance(sim: Sim, r: int, until: float) -> None:
-    """Bring replica `r` to the first step boundary at or after `until`, or until it has no work."""
+    """Advance replica `r` to the first step boundary at or after `until`, or until it is idle."""
     requests, replicas = sim.requests, sim.replicas
     while replicas.now[r] < until:
         n, head = replicas.running[r], replicas.head[r]

@@ -1,10 +1,9 @@
-"""Step times of a replica as tables and slopes, read from the performance model.
+"""Step times of a replica as tables and slopes, from the performance model.
 
-A step's time separates: weights, compute and communication depend on its tokens, the output head
-on its sequences, the KV read on the cached tokens, prefill attention on pairs of tokens. So every
-whole number of sequences and of prompt tokens is tabulated once, and nothing is interpolated. What
-does not separate, the wait for a host that launches more slowly than the device computes, is added
-to the sum of the others.
+The time of a step is a sum: weights, compute and communication depend on its tokens, the output
+head on its sequences, the KV read on the cached tokens, prefill attention on pairs of tokens. So
+it is tabulated for every number of sequences and of prompt tokens, without interpolation. The wait
+for a host that launches more slowly than the device computes is added to that sum.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from shardwise.perfmodel.work import Array
 
 
 class StepTable(msgspec.Struct, frozen=True):
-    """Seconds of a pipeline's micro-batch, which is the whole step where there is one stage.
+    """Seconds of a micro-batch, which is the whole step with one pipeline stage.
 
     `decode[s]`: s sequences without context; `prompt[p]`: p prompt tokens alone, spread evenly over
     the copies of attention.
@@ -48,11 +47,11 @@ class StepTable(msgspec.Struct, frozen=True):
 
     @property
     def lanes(self) -> int:
-        """Prompts that are computed side by side: by micro-batches and copies of attention."""
+        """Prompts computed in parallel by micro-batches and attention ranks."""
         return self.pp_size * self.copies
 
     def scaled(self, factor: float) -> StepTable:
-        """The same replica with every step `factor` times as long."""
+        """Return the same replica with every step `factor` times as long."""
         launch, per_step, per_sequence, per_token = self.launch
         return replace(
             self,
@@ -142,11 +141,11 @@ def measured_table(
     max_num_seqs: int,
     max_tokens: int,
 ) -> StepTable:
-    """The table of an engine whose steps were timed: seconds by sequences without context, and by
-    tokens of a prompt computed alone, attention included.
+    """Return the table of an engine with measured steps: seconds by sequences without context, and
+    by tokens of a single prompt, including attention.
 
-    Between the points, and beyond the last two, times are straight lines; a prompt of one token
-    takes a decode step. InputError for fewer than two points of either.
+    Times are linear between the points and beyond the last two; a prompt of one token takes a
+    decode step. InputError for fewer than two points of either.
     """
 
     def line(points: Mapping[int, float], size: int) -> Array:

@@ -1,4 +1,4 @@
-"""Many simulations by what they have in common: each figure over the seeds of one deployment."""
+"""Summarise simulations over the seeds of each deployment, policy and rate."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from shardwise.simulator.search import Job, Outcome
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """Runs of one deployment, policy and rate that differ in their seed alone.
+    """Runs of one deployment, policy and rate with different seeds.
 
-    Values are medians over the runs, with the range that 80 % of them fall in; None where no run
-    has a value.
+    Values are medians over the runs, with the range of 80 % of them; None if no run has a value.
     """
 
     deployment: Deployment
@@ -41,7 +40,7 @@ def _over(values: Sequence[float | None]) -> Interval | None:
 
 
 def summaries(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Summary]:
-    """In order of first appearance. `outcomes` are those of `jobs`, one each."""
+    """Return summaries in order of first appearance. `outcomes` correspond to `jobs`."""
     groups: dict[tuple[Deployment, str, float], list[Outcome]] = {}
     for job, outcome in zip(jobs, outcomes, strict=True):
         key = job.deployment, job.policy, job.traffic.request_rate

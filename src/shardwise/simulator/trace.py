@@ -1,4 +1,4 @@
-"""Requests to serve: when they come, how long they are, which beginnings they share."""
+"""Requests of a simulation: arrival times, lengths, shared prefixes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MAX_REQUESTS = 20_000_000
 
 
 class Shared(msgspec.Struct, frozen=True):
-    """Beginnings that prompts have in common, as chains of segments.
+    """Prefixes shared by prompts, as chains of segments.
 
-    Request i's prompt begins with the segments `segment[at[i]:at[i + 1]]`. One id always stands
-    behind the same earlier ids, so it names everything up to its end. A chain may go on beyond
-    the prompt: over the answer, for the next turn of a session to find.
+    Request i's prompt begins with the segments `segment[at[i]:at[i + 1]]`. An id always follows
+    the same earlier ids, so it identifies everything up to its end. A chain may extend over the
+    answer, for the next turn of a session.
     """
 
     at: Ints  #: [N + 1]
@@ -30,7 +30,7 @@ class Shared(msgspec.Struct, frozen=True):
     end: Ints  #: [S] tokens from the prompt's start to the segment's end
 
     def of(self, kept: Ints) -> Shared:
-        """The same for the requests `kept`, in their order."""
+        """Return the chains of the requests `kept`, in their order."""
         count = np.diff(self.at)[kept]
         at = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
         where = np.repeat(self.at[:-1][kept] - at[:-1], count) + np.arange(at[-1])
@@ -38,7 +38,7 @@ class Shared(msgspec.Struct, frozen=True):
 
 
 class Sessions(msgspec.Struct, frozen=True):
-    """Requests that follow each other: each is sent `think_s` after the answer to the previous."""
+    """Consecutive requests: each is sent `think_s` after the answer to the previous one."""
 
     session: Ints  #: [N] -1: none
     previous: Ints  #: [N] the request before in the session, -1: none
@@ -53,7 +53,7 @@ class Sessions(msgspec.Struct, frozen=True):
 class Trace(msgspec.Struct, frozen=True):
     """Requests in order of arrival, arrays of one length N. Times in seconds from the start.
 
-    Further turns of sessions stand where they would come if answers took no time.
+    Further turns of sessions are placed as if answers took no time.
     """
 
     arrival_s: Floats
@@ -80,12 +80,12 @@ class Trace(msgspec.Struct, frozen=True):
         return (len(self) - 1) / span if span > 0 else 0.0
 
     def faster(self, factor: float) -> Trace:
-        """The same requests, `factor` times as often; nobody thinks faster."""
+        """Return the same requests at `factor` times the rate, with the same think times."""
         return replace(self, arrival_s=self.arrival_s / factor)
 
 
 def make_trace(arrival_s: Floats, isl: Ints, osl: Ints, shared: Shared | None = None) -> Trace:
-    """A trace of one model. InputError for no request."""
+    """Create a trace of one model. InputError without requests."""
     n = len(arrival_s)
     if n == 0:
         raise InputError("0 requests", "needed: at least 1", "raise the rate or the duration")
@@ -99,7 +99,7 @@ def make_trace(arrival_s: Floats, isl: Ints, osl: Ints, shared: Shared | None = 
 
 
 def one_prefix(prefix: Ints, tokens: Ints) -> Shared:
-    """Prompts that begin with one of several texts: `prefix` [N] is an index into `tokens`, -1:
+    """Create prompts with one of several prefixes: `prefix` [N] is an index into `tokens`, -1:
     none."""
     has = (prefix >= 0).astype(np.int64)
     at = np.concatenate([[0], np.cumsum(has)]).astype(np.int64)
@@ -107,10 +107,10 @@ def one_prefix(prefix: Ints, tokens: Ints) -> Shared:
 
 
 def model_indices(trace: Trace, models: Sequence[str]) -> Ints:
-    """The trace's model of each request as an index into `models`. InputError if one is absent."""
+    """Return the model of each request as an index into `models`. InputError if one is missing."""
     if trace.models == ("",):
         return np.zeros(len(trace), dtype=np.int64)
     for name in trace.models:
         if name not in models:
-            raise InputError(f"the trace asks for model {name!r}", f"deployed: {', '.join(models)}")
+            raise InputError(f"the trace requests model {name!r}", f"deployed: {', '.join(models)}")
     return np.array([models.index(name) for name in trace.models], dtype=np.int64)[trace.model]

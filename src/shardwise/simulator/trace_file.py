@@ -1,6 +1,6 @@
-"""Traces from files: Azure's and BurstGPT's CSV, Mooncake's JSON lines, and a CSV of our own.
+"""Read trace files: Azure's and BurstGPT's CSV, Mooncake's JSON lines, and our own CSV.
 
-Lines need no order, and may lie hours apart. `trace_rows` says what each format holds.
+Lines may be in any order and hours apart. `trace_rows` describes the formats.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from shardwise.simulator.chains import Chains
 from shardwise.simulator.trace import MAX_REQUESTS, Ints, Sessions, Trace
 from shardwise.simulator.trace_rows import FORMATS, Row, csv_row, json_row
 
-#: Of English text, for lengths without a tokenizer. Assumed; tokenizers of 100,000 words and more
-#: reach 4 to 4.5. Twice as many would halve all lengths.
+#: Characters per token of English text, for lengths without a tokenizer. Assumed; tokenizers with
+#: 100,000 and more tokens reach 4 to 4.5. Doubling it halves all lengths.
 CHARACTERS_PER_TOKEN = 4.0
 MAX_BLOCK = 1_000_000
 
@@ -37,21 +37,21 @@ class _Labels:
 
 
 def read_trace(path: Path, hash_block: int | None = None) -> Trace:
-    """The trace of a file, sorted by arrival, its first request at 0 s.
+    """Read the trace of a file, sorted by arrival, with its first request at 0 s.
 
-    `hash_block`: tokens that one of a Mooncake trace's hash_ids stands for. InputError names the
-    line and what was expected.
+    `hash_block`: tokens per hash id of a Mooncake trace. InputError names the line and the
+    expected value.
     """
     if hash_block is not None and not 1 <= hash_block <= MAX_BLOCK:
         raise InputError(f"hash block is {hash_block} tokens", f"allowed: 1 to {MAX_BLOCK}")
     rows = list(_rows(path))
     if not 1 <= len(rows) <= MAX_REQUESTS:
-        raise InputError(f"{path} holds {len(rows)} requests", f"allowed: 1 to {MAX_REQUESTS:,}")
+        raise InputError(f"{path} has {len(rows)} requests", f"allowed: 1 to {MAX_REQUESTS:,}")
     return _trace(path, rows, hash_block)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """Each request with the place where it stands."""
+    """Yield each request with its location in the file."""
     try:
         if path.suffix in {".jsonl", ".json"}:
             for number, line in enumerate(read_limited(path).splitlines(), 1):
@@ -115,12 +115,12 @@ def _trace(path: Path, rows: list[tuple[str, Row]], hash_block: int | None) -> T
 def _chain(
     where: str, row: Row, hash_block: int | None, sizes: dict[str, int]
 ) -> tuple[list[object], list[int]]:
-    """Labels and ends of what the prompt begins with; `sizes`: of the prefixes so far."""
+    """Return labels and ends of the prompt's prefix; `sizes`: of the prefixes so far."""
     if row.hash_ids:
         if hash_block is None:
             raise InputError(
                 f"{where}: hash_ids without a block size",
-                "needed: --hash-block, the tokens of one; 512 in Mooncake's own traces",
+                "needed: --hash-block, the tokens per hash id; 512 in Mooncake's own traces",
             )
         whole = -(-row.isl // hash_block)
         ids = row.hash_ids[:whole]
@@ -137,7 +137,7 @@ def _chain(
 
 
 def _sessions(rows: Sequence[Row]) -> Sessions | None:
-    """Turns in order of arrival; one with a think time waits for the answer to the one before."""
+    """Link turns in order of arrival; one with a think time waits for the previous answer."""
     if not any(row.session for row in rows):
         return None
     names, last = _Labels(), dict[str, int]()
@@ -152,12 +152,12 @@ def _sessions(rows: Sequence[Row]) -> Sessions | None:
 
 
 def read_lengths(path: Path) -> tuple[Ints, Ints]:
-    """Input and output tokens of each request of a trace, or of each conversation of a ShareGPT
-    file (.json), whose texts are counted at four characters a token."""
+    """Read input and output tokens of each request of a trace, or of each conversation of a
+    ShareGPT file (.json) at four characters per token."""
     if path.suffix == ".json":
         turns = [turn for turn in read_sharegpt(path) if turn.reply]
         if not turns:
-            raise InputError(f"{path} holds no answered turn")
+            raise InputError(f"{path} has no answered turns")
         return _estimated([t.prompt for t in turns]), _estimated([t.reply for t in turns])
     trace = read_trace(path, MAX_BLOCK)
     return trace.isl, trace.osl
@@ -168,6 +168,6 @@ def _estimated(texts: Sequence[str]) -> Ints:
 
 
 def with_lengths(trace: Trace, lengths: tuple[Ints, Ints], seed: int) -> Trace:
-    """`trace` with pairs of lengths drawn from `lengths` in place of its own."""
+    """Return `trace` with pairs of lengths drawn from `lengths`."""
     chosen = np.random.default_rng([seed, 50]).integers(0, len(lengths[0]), len(trace))
     return replace(trace, isl=lengths[0][chosen], osl=lengths[1][chosen])

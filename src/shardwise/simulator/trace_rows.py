@@ -1,8 +1,8 @@
-"""One request of a trace file, and what each format calls its parts.
+"""One request of a trace file, and the field names of each format.
 
 Azure: TIMESTAMP,ContextTokens,GeneratedTokens; a date and time, of 2023 with seven digits, of 2024
 with an offset. BurstGPT: Timestamp (seconds),Model,Request tokens,Response tokens,Total tokens,
-Log Type; a response of 0 tokens is a request that failed there, and is left out. Own:
+Log Type; a response of 0 tokens is a failed request and is skipped. Own:
 arrival_s,isl,osl and optionally model, prefix (a name) with prefix_tokens (part of isl), session
 (a name) with think_s. Mooncake: a JSON object a line with timestamp (ms), input_length,
 output_length and optionally hash_ids.
@@ -74,8 +74,7 @@ def _tokens(text: str, name: str, where: str, least: int = 1) -> int:
 
 
 def csv_row(cells: Mapping[str, str | None], names: tuple[str, ...], where: str) -> Row | None:
-    """The request of a line; None if it failed where the trace was taken. InputError names the
-    cell."""
+    """Return the request of a line; None if it failed in the trace. InputError names the cell."""
 
     def cell(name: str) -> str:
         return (cells.get(name) or "").strip()
@@ -108,7 +107,7 @@ _DECODER = msgspec.json.Decoder(_Line)
 
 
 def json_row(line: bytes, where: str) -> Row:
-    """The request of a line in Mooncake's format. InputError names what is wrong with it."""
+    """Return the request of a line in Mooncake's format. InputError names the problem."""
     try:
         found = _DECODER.decode(line)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:

@@ -1,4 +1,4 @@
-"""Traffic to draw from a seed: a rate or stages of rates, lengths, shared beginnings."""
+"""Random traffic: a rate or stages of rates, lengths, shared prefixes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMITING_ROUNDS = 20
 class Lengths(msgspec.Struct, frozen=True):
     """Token counts with a mean: all equal (cv 0), or log-normal with a coefficient of variation.
 
-    With `most`, what would be longer is so long, and the others longer by as much on average.
+    With `most`, longer lengths are limited to it, and the others are scaled up to keep the mean.
     """
 
     mean: float
@@ -47,7 +47,7 @@ class Lengths(msgspec.Struct, frozen=True):
             )
 
     def draw(self, rng: np.random.Generator, n: int) -> Ints:
-        """`n` lengths in tokens."""
+        """Draw `n` lengths in tokens."""
         if self.cv == 0:
             return np.full(n, round(self.mean), dtype=np.int64)
         drawn = log_normal(rng, self.mean, self.cv, n)
@@ -57,7 +57,7 @@ class Lengths(msgspec.Struct, frozen=True):
 
 
 def _limited(values: Floats, most: float) -> Floats:
-    """`values` of at most `most`, scaled to keep their mean where that is possible."""
+    """Limit `values` to `most`, scaled to keep their mean if possible."""
     mean, scale = min(float(values.mean()), most), 1.0
     for _ in range(LIMITING_ROUNDS):
         limited = np.minimum(scale * values, most)
@@ -66,9 +66,9 @@ def _limited(values: Floats, most: float) -> Floats:
 
 
 def lengths_within(isl: float, osl: float, cv: float, context: float) -> tuple[Lengths, Lengths]:
-    """Lengths of prompts and answers that make no request longer than `context` tokens.
+    """Return prompt and answer lengths with no request longer than `context` tokens.
 
-    Each is limited to its share of the context, unless the mean request is longer already.
+    Each is limited to its share of the context, unless the mean request is already longer.
     """
     share = math.floor(context) / (isl + osl)
     if cv == 0 or share < 1.0:
@@ -78,20 +78,20 @@ def lengths_within(isl: float, osl: float, cv: float, context: float) -> tuple[L
 
 
 def log_normal(rng: np.random.Generator, mean: float, cv: float, n: int) -> Floats:
-    """`n` draws with a mean and a coefficient of variation."""
+    """Draw `n` values with a mean and a coefficient of variation."""
     sigma = math.sqrt(math.log1p(cv**2))
     return rng.lognormal(math.log(mean) - sigma**2 / 2, sigma, n)
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """A stretch of time at one rate."""
+    """A period at one rate."""
 
     request_rate: float
     duration_s: float
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """Open-loop traffic to draw: a rate, how it varies, lengths, and shared prefixes.
+    """Random open-loop traffic: a rate, its variation, lengths, and shared prefixes.
 
     `bursty`: gamma gaps with coefficient of variation `burstiness`. `prefixes` prompts' beginnings
     of `prefix_tokens` each, chosen evenly, are prepended to isl. With `stages` the rate changes
@@ -134,14 +134,14 @@ class Traffic(msgspec.Struct, frozen=True):
             )
 
     def within(self, context: int) -> Traffic:
-        """The same with no request longer than `context` tokens, system prompt included."""
+        """Limit requests to `context` tokens, including the system prompt."""
         own = max(1, context - (self.prefix_tokens if self.prefixes else 0))
         isl, osl = lengths_within(self.isl.mean, self.osl.mean, self.isl.cv, own)
         return replace(self, isl=isl, osl=replace(osl, cv=self.osl.cv))
 
 
 def in_stages(stages: Sequence[Stage], isl: Lengths, osl: Lengths, **more: Any) -> Traffic:
-    """Traffic whose rate is that of each stage in turn."""
+    """Return traffic with the rate of each stage in turn."""
     if not stages:
         raise InputError("0 stages", "needed: at least 1")
     duration_s = sum(stage.duration_s for stage in stages)
@@ -152,9 +152,9 @@ def in_stages(stages: Sequence[Stage], isl: Lengths, osl: Lengths, **more: Any) 
 
 
 def draw(traffic: Traffic, seed: int = 0) -> Trace:
-    """A trace of the traffic; the same seed gives the same trace.
+    """Draw a trace of the traffic; the same seed gives the same trace.
 
-    At another rate the same seed gives the same requests, closer together or further apart.
+    At another rate, the same seed gives the same requests with scaled gaps.
     """
     gaps_rng, isl_rng, osl_rng, label_rng = (
         np.random.default_rng([seed, stream]) for stream in range(4)
@@ -178,7 +178,7 @@ def draw(traffic: Traffic, seed: int = 0) -> Trace:
 
 
 def draw_arrivals(traffic: Traffic, rng: np.random.Generator) -> Floats:
-    """Times of arrival in order, each stage behind the one before."""
+    """Draw arrival times in order, stage by stage."""
     stages = traffic.stages or (Stage(traffic.request_rate, traffic.duration_s),)
     offered = sum(stage.request_rate * stage.duration_s for stage in stages)
     scale = traffic.request_rate * traffic.duration_s / offered
@@ -192,7 +192,7 @@ def draw_arrivals(traffic: Traffic, rng: np.random.Generator) -> Floats:
 
 
 def draw_gaps(traffic: Traffic, rng: np.random.Generator, n: int) -> Floats:
-    """`n` gaps between arrivals with a mean of 1."""
+    """Draw `n` gaps between arrivals with a mean of 1."""
     if traffic.arrivals == "constant":
         return np.ones(n)
     if traffic.arrivals == "poisson":
