@@ -80,7 +80,7 @@ def test_inferencex_is_published_in_seconds_and_per_gpu() -> None:
     assert (found.deployment.gpu, found.deployment.tp_size) == ("h200", 8)
     plain = json.loads((RECORDED / "vllm_plain.json").read_text())
     assert found.metrics["total_tok_s"].value == pytest.approx(plain["total_token_throughput"])
-    with pytest.raises(InputError, match="give --isl and --osl"):
+    with pytest.raises(InputError, match="pass --isl and --osl"):
         read("inferencex_agg.json", About())
 
 
@@ -130,9 +130,9 @@ def test_rows_come_back_as_they_were_exported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{}", "no known form"),
-        ("[1, 2]", "no known form"),
-        ("", "no known form"),
+        ("{}", "unknown format"),
+        ("[1, 2]", "unknown format"),
+        ("", "unknown format"),
         ("not json", "no JSON"),
         ('{"mean_ttft_ms": 5, "total_output_tokens": 3}', "completed is None"),
         ('{"mean_ttft_ms": 5, "total_output_tokens": 3, "completed": 0}', "no request completed"),

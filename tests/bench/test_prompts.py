@@ -168,7 +168,7 @@ def test_a_count_that_does_not_add_up_is_not_trusted() -> None:
 
 def test_a_server_without_usage_asks_for_a_tokenizer() -> None:
     nobody = parse_target("http://127.0.0.1:9")
-    with pytest.raises(InputError, match=r"give a tokenizer\.json"):
+    with pytest.raises(InputError, match=r"pass a tokenizer\.json"):
         feedback_source(nobody)
 
 

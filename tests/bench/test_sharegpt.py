@@ -38,7 +38,7 @@ def test_replies_give_the_output_length_unless_one_is_given() -> None:
     assert len(counted) == 4
     fixed = sharegpt_prompts(turns, 3, 0, osl=9)
     assert sorted(fixed) == [("one", 9), ("three", 9), ("two", 9)]
-    with pytest.raises(InputError, match="give an osl, or a tokenizer"):
+    with pytest.raises(InputError, match="pass --osl, or a tokenizer"):
         sharegpt_prompts(turns, 3, 0)
 
 

@@ -1,1 +1,1 @@
-"""Load any OpenAI-compatible endpoint and measure it, across tensor-parallel sizes and batches."""
+"""Load-test any OpenAI-compatible endpoint over tensor-parallel sizes and batches."""

@@ -1,4 +1,4 @@
-"""When requests are due in an open loop: Poisson, constant, or as a trace file says."""
+"""Arrival times of an open loop: Poisson, constant, or from a trace file."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Arrivals(msgspec.Struct, frozen=True):
 
 
 def poisson(request_rate: float, requests: int, seed: int) -> Arrivals:
-    """Gaps exponential with mean 1/request_rate. Raises InputError."""
+    """Draw exponential gaps with mean 1/request_rate. Raises InputError."""
     _check(request_rate, requests)
     gaps_s = np.random.default_rng(seed).exponential(1.0 / request_rate, requests)
     return Arrivals([float(due_s) for due_s in np.cumsum(gaps_s)])
 
 
 def constant(request_rate: float, requests: int) -> Arrivals:
-    """Evenly 1/request_rate apart, the first at once. Raises InputError."""
+    """Return times 1/request_rate apart, the first at 0. Raises InputError."""
     _check(request_rate, requests)
     return Arrivals([i / request_rate for i in range(requests)])
 
@@ -59,7 +59,7 @@ def _check(request_rate: float, requests: int) -> None:
 
 
 def read_trace(path: Path, requests: int = 0) -> Arrivals:
-    """The arrivals of a trace file, its first one at 0 s; `requests` limits how many, 0: all.
+    """Read the arrivals of a trace file, the first at 0 s; `requests` limits their number, 0: all.
 
     Raises InputError, naming the line.
     """
@@ -91,7 +91,7 @@ def _rows(path: Path, lines: list[tuple[int, str]]) -> list[tuple[float, int, in
             for (number, _), row in zip(lines[1:], cells, strict=True)
         ]
         if not pairs:
-            raise InputError(f"the trace {path} holds a header only", f"allowed: {_ALLOWED}")
+            raise InputError(f"the trace {path} has only a header", f"allowed: {_ALLOWED}")
         return [_row(path, number, pair) for number, pair in pairs]
     return [_row(path, number, _fields(path, number, line)) for number, line in lines]
 

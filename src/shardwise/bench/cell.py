@@ -1,4 +1,4 @@
-"""One cell: a target under one workload, run until its metrics are known well enough."""
+"""Measure one cell: a target under one workload, until its metrics are precise enough."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ OnProgress = Callable[[int, int], None]  #: (repeat, requests ended in it)
 
 
 class Effort(msgspec.Struct, frozen=True):
-    """How much measuring a cell is worth."""
+    """Measuring effort per cell."""
 
     requests: int  #: of one run; in a closed loop at least two waves
     min_repeats: int = MIN_REPEATS
@@ -57,7 +57,7 @@ class Effort(msgspec.Struct, frozen=True):
 
 
 class Arranged(msgspec.Struct, frozen=True):
-    """What a cell sends: prompts are built before it runs. `due_s` makes an open loop."""
+    """The requests of a cell, built before the run. `due_s` makes an open loop."""
 
     prompts: Sequence[Prompt]
     osl: Sequence[int]
@@ -67,7 +67,7 @@ class Arranged(msgspec.Struct, frozen=True):
 def arrange(
     source: PromptSource, workload: Workload, requests: int, seed: int, shared_prefix: int = 0
 ) -> Arranged:
-    """Requests of `workload`'s lengths, with different prompts; Poisson arrivals where it has a
+    """Build requests with `workload`'s lengths and different prompts; Poisson arrivals if it has a
     request rate."""
     drawn = np.random.default_rng(seed % 2**32)
     spread = workload.length_spread or 0.0
@@ -79,9 +79,10 @@ def arrange(
 
 
 def lengths(mean: float, spread: float, count: int, drawn: np.random.Generator) -> list[int]:
-    """`count` lengths, evenly from `mean` x (1 - spread) to `mean` x (1 + spread), shuffled.
+    """Return `count` shuffled lengths, evenly spaced from `mean` x (1 - spread) to `mean` x (1 +
+    spread).
 
-    Evenly rather than drawn: every run has the same work, so that runs differ by what is measured.
+    They are not drawn at random, so that every run has the same work.
     """
     share = (np.arange(count) + 0.5) / count
     values = np.rint(mean * (1.0 + spread * (2.0 * share - 1.0))).astype(int)
@@ -89,7 +90,7 @@ def lengths(mean: float, spread: float, count: int, drawn: np.random.Generator) 
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """What a cell is about, as it is stored."""
+    """The subject of a cell, as stored."""
 
     study: str
     key: str
@@ -107,7 +108,7 @@ def measure(
     on_progress: OnProgress = lambda _repeat, _ended: None,
     earlier: Sequence[Repeat] = (),
 ) -> Measured:
-    """Warm up, then run until the deciding metrics are narrow enough or the effort is spent.
+    """Warm up, then run until the deciding metrics are precise enough or the effort is spent.
 
     `arrangement(repeat)` gives each run other prompts. Interrupted, it keeps the run it was in;
     interrupted while it warms up, it has no run.
@@ -138,7 +139,7 @@ def measure(
 
 
 def _warm_up(target: Target, first: Arranged, concurrency: int, effort: Effort) -> bool:
-    """Send a wave or two of short answers that are not kept; True where it was interrupted."""
+    """Send a wave or two of short requests that are not recorded; return True if interrupted."""
     count = min(concurrency * effort.warm_up, len(first.prompts))
     short = Arranged(first.prompts[:count], [min(n, 8) for n in first.osl[:count]])
     return run_sharded(target, _load(target, short, concurrency, effort)).interrupted
@@ -171,8 +172,8 @@ def _any_ok(repeat: Repeat) -> bool:
 
 
 def series(repeat: Repeat, metric: str, mode: Mode) -> Values:
-    """A latency of each request in the steady window, in the order they ended; of a static batch
-    one value, the whole batch's."""
+    """Return a latency of each request in the steady window, in order of completion; for a static
+    batch, one value for the batch."""
     ended = inside(repeat.records, repeat.window_s)
     if mode == "static_batch":
         values = np.array([_of_batch(ended)[metric]] if ended else [])
@@ -197,7 +198,7 @@ def _of_batch(ended: Sequence[RequestRecord]) -> dict[str, float]:
 
 
 def throughputs(repeat: Repeat) -> tuple[float, float]:
-    """Output and total tokens/s within the window.
+    """Return output and total tokens/s within the window.
 
     Output tokens count when they came; input tokens with the requests that ended there.
     """
@@ -213,7 +214,7 @@ def throughputs(repeat: Repeat) -> tuple[float, float]:
 
 
 def metrics_of(repeats: Sequence[Repeat], mode: Mode) -> dict[str, Interval]:
-    """Every metric that can be told, with its interval; {} where no request completed."""
+    """Return every available metric with its interval; {} if no request completed."""
     usable = [repeat for repeat in repeats if inside(repeat.records, repeat.window_s)]
     if not usable:
         return {}
@@ -273,7 +274,7 @@ def _measured(
 
 
 def _as_answered(workload: Workload, records: Sequence[RequestRecord]) -> Workload:
-    """`workload` with the mean length of the answers that came, where any did."""
+    """Return `workload` with the mean length of the received answers, if any."""
     lengths_ = [record.output_tokens for record in records if record.ok]
     return replace(workload, osl=sum(lengths_) / len(lengths_)) if lengths_ else workload
 

@@ -1,7 +1,7 @@
-"""The load client: a list of requests, sent as asked, in one process.
+"""The load client: sends a list of requests in one process.
 
-Closed loop: `concurrency` requests are kept in flight. Open loop: each request has a due time,
-which is where its latency starts, so a request that had to wait for the client shows it.
+Closed loop: `concurrency` requests are kept in flight. Open loop: the latency of a request starts
+at its due time, so delays of the client are included.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class _Client:
 
 
 def _overdue(stream: Stream, load: Load) -> tuple[FailureKind, str] | None:
-    """Which limit the request in flight has passed; None for none."""
+    """Return the limit that the current request has exceeded; None for none."""
     record = stream.record
     if record is None:
         return None
@@ -231,7 +231,7 @@ def _overdue(stream: Stream, load: Load) -> tuple[FailureKind, str] | None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM cancel the current task, so that what is measured so far is kept."""
+    """Let SIGINT and SIGTERM cancel the current task, so that results so far are kept."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Short HTTP exchanges outside the measured part: health, model names, prompt lengths."""
+"""HTTP requests outside the measurement: health, model names, prompt lengths."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OWNERS: Final = {
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """HTTP answer: status, body, and where a redirect points."""
+    """HTTP answer: status, body, and redirect target."""
 
     status: int  #: 0: nobody answered
     body: bytes
@@ -51,7 +51,7 @@ class _Response(http.client.HTTPResponse):
 
 
 def ask(target: Target, path: str, body: Any = None, timeout_s: float = 60.0) -> Answer:
-    """GET `path`, or POST `body` to it as JSON. Nobody there is status 0, not an exception.
+    """GET `path`, or POST `body` to it as JSON. Without a server, the status is 0.
 
     Raises InputError where TLS fails, which says what to do about it.
     """
@@ -92,7 +92,7 @@ def _tls_error(target: Target, error: ssl.SSLError) -> InputError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return InputError(
             f"the certificate of {target.url} is not trusted: {error.verify_message}",
-            remedy="name its CA's certificate: --ca-file FILE (PEM)",
+            remedy="pass its CA's certificate: --ca-file FILE (PEM)",
         )
     reason = error.reason or str(error)
     if reason == "TLSV1_ALERT_NO_APPLICATION_PROTOCOL":
@@ -101,7 +101,7 @@ def _tls_error(target: Target, error: ssl.SSLError) -> InputError:
 
 
 def refuse_redirect(target: Target, path: str, answer: Answer) -> None:
-    """Raise InputError naming where `answer` redirects to: a benchmark follows no redirect."""
+    """Raise InputError if `answer` is a redirect; redirects are not followed."""
     if answer.status in REDIRECTS:
         raise InputError(
             f"{target.url}{path} redirects ({answer.status}) to {answer.location or 'nowhere'}",
@@ -110,7 +110,7 @@ def refuse_redirect(target: Target, path: str, answer: Answer) -> None:
 
 
 def require_answer(target: Target) -> None:
-    """Raises InputError where nobody answers at all, whatever the answer might be."""
+    """Raise InputError if no server answers."""
     answer = ask(target, "/health", timeout_s=10.0)
     if not answer.status:
         why = answer.body.decode(errors="replace") or "no answer"
@@ -123,7 +123,8 @@ def require_answer(target: Target) -> None:
 
 
 def served_model(target: Target) -> str:
-    """The name of the one model `target` serves. Raises InputError if there is not exactly one."""
+    """Return the name of the model that `target` serves. Raises InputError unless there is exactly
+    one."""
     answer = ask(target, "/v1/models")
     refuse_redirect(target, "/v1/models", answer)
     listed = answer.json()
@@ -143,7 +144,7 @@ def served_model(target: Target) -> str:
 
 
 def served_engine(target: Target) -> str:
-    """The engine that `target` says its model is owned by; "unknown" where it does not say."""
+    """Return the engine in the model's `owned_by` field; "unknown" if missing."""
     listed = ask(target, "/v1/models").json()
     try:
         owners = {str(entry["owned_by"]) for entry in listed["data"]}

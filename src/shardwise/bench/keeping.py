@@ -1,4 +1,4 @@
-"""A measured cell into its store, or, where that cannot be written, beside it."""
+"""Save a measured cell in its store, or in another one if that fails."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from shardwise.evidence.store import Store, UnkeptError
 
 
 def keep(store: Store, cell: Measured, say: Callable[[str], None]) -> None:
-    """Put `cell` into `store` unless it has no run; say where it went where that fails.
+    """Save `cell` in `store` unless it has no run; report the other store if that fails.
 
-    A run goes on after it: what kept the store may pass, and each cell is tried anew.
+    The run continues: the problem may be temporary, and each cell is tried again.
     """
     if not cell.repeats:  # interrupted while it warmed up
         return

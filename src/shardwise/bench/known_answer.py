@@ -1,4 +1,4 @@
-"""What the server of known delays says, and how it goes wrong when told to."""
+"""Answers of the server with known delays, including injected faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WORD: Final = " x"  #: every token's text
 
 
 class Behaviour(msgspec.Struct, frozen=True):
-    """`mode` strikes every `every`-th request, the first being number 1; "" for none."""
+    """`mode` affects every `every`-th request, counted from 1; "" for none."""
 
     ttft_s: float = 0.05
     itl_s: float = 0.01

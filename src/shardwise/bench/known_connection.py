@@ -1,4 +1,4 @@
-"""One client's connection to the server of known delays: requests in, answers scheduled."""
+"""One connection to the server with known delays: receives requests, schedules answers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Ways in which servers and proxies differ, or go wrong, that the server of known delays can show.
+"""Variations and faults of servers and proxies that the server with known delays can simulate.
 
-A fault is a request that must not count as a success. A manner is an answer of another form that is
-whole all the same, and must be counted as any other.
+A fault must not count as a success. A manner is an unusual but complete answer and must count as a
+success.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ QUERY: Final = "key=known"  #: what `needs_query` asks for
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What a mode does, in words, and how the client must count a request that meets it."""
+    """Description of a mode, and how the client must count such a request."""
 
     does: str
     failure: str = ""  #: kind; "": a success

@@ -1,4 +1,4 @@
-"""A server of known delays, and of known faults: what the client is checked against.
+"""A server with known delays and faults, for checking the client.
 
 It answers the OpenAI API with as many words as asked for: the first `ttft_s` after the request,
 each next one `itl_s` later, due times counted from the request so that lateness does not add up.

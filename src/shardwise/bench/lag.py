@@ -1,4 +1,4 @@
-"""Receive lag: how late this process stamps what has already arrived.
+"""Receive lag: delay between the arrival of data and its time stamp in this process.
 
 A timer makes a file descriptor readable at a known moment, and the load client's own loop reads it
 in its turn among the sockets. The difference is what the client adds to each timestamp, waiting for

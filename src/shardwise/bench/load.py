@@ -1,4 +1,4 @@
-"""What a run sends, and what comes of it."""
+"""The requests of a run, and its results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Load(msgspec.Struct, frozen=True):
 
 @dataclass
 class Run:
-    """What came of a load. Times are seconds of CLOCK_MONOTONIC."""
+    """Results of a load. Times are seconds of CLOCK_MONOTONIC."""
 
     records: list[RequestRecord]  #: of the requests sent, in order of the list
     started_s: float
@@ -62,4 +62,4 @@ class Run:
     processes: int = 1
     #: of a core, the busiest process
     cpu_share: float = math.nan
-    problems: list[str] = field(default_factory=list)  #: what was lost on our side, and why
+    problems: list[str] = field(default_factory=list)  #: losses on the client side, with reasons

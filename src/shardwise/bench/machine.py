@@ -1,4 +1,4 @@
-"""The machine that a measurement was made on, as its record needs it."""
+"""Description of the measuring machine, for records."""
 
 from __future__ import annotations
 

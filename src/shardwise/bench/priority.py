@@ -1,7 +1,7 @@
-"""The client ahead of everything else on its machine, where that is permitted.
+"""Real-time priority for the client, if permitted.
 
-On a machine that it shares with the engine, a client that waits for a core stamps late. It needs a
-hundredth of one, so what it takes is less than what it would add.
+On a machine shared with the engine, a client that waits for a core stamps late. It needs about a
+hundredth of a core, which costs less than the error it avoids.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def ahead() -> Iterator[bool]:
-    """Real-time scheduling of this process meanwhile; whether it was granted.
+    """Use real-time scheduling in this block; yields whether it was granted.
 
     Processes started meanwhile (engines, probes) are scheduled as usual.
     """

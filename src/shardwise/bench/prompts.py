@@ -1,7 +1,7 @@
-"""Prompts of an exact number of tokens, built before a run.
+"""Prompts with an exact number of tokens, built before a run.
 
-Three ways to be exact: token ids, where the server takes them; a tokenizer, where one is at hand;
-else words whose cost the server itself, by its `usage`, has told.
+Three methods are exact: token ids, if the server accepts them; a tokenizer, if available; else
+words whose token count the server reported in `usage`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _TRIAL_TOKENS: Final = 64
 
 
 class PromptSource(msgspec.Struct, frozen=True):
-    """How prompts are made, and how that is called in a result."""
+    """A method of making prompts, and its name in results."""
 
     name: str
     words: Words | None = None
     ids: tuple[int, int] = (0, 0)  #: lowest, and one above the highest, where there are no words
 
     def make(self, rng: random.Random, tokens: int, prefix: Prompt | None = None) -> Prompt:
-        """A prompt of exactly `tokens` tokens in all.
+        """Make a prompt of exactly `tokens` tokens in total.
 
         `prefix`, from `make`, is its beginning where given. Raises InputError where no text has
         that length.
@@ -61,7 +61,8 @@ class PromptSource(msgspec.Struct, frozen=True):
 
 
 def choose_source(target: Target, tokenizer: Tokenizer | None = None) -> PromptSource:
-    """The most exact way that `target`, which must be up, allows. Raises InputError if none."""
+    """Return the most exact method that the running `target` supports. Raises InputError if
+    none."""
     if tokenizer is not None:
         return tokenizer_source(target, tokenizer)
     if target.api == "completions":
@@ -77,7 +78,7 @@ def feedback_source(target: Target) -> PromptSource:
     if words is None:
         raise InputError(
             f"{target.url}: its usage gives no prompt length to go by",
-            remedy="give a tokenizer.json",
+            remedy="pass a tokenizer.json",
         )
     return _tried(target, PromptSource("words by usage feedback", words))
 
@@ -101,7 +102,7 @@ def _tried(target: Target, source: PromptSource) -> PromptSource:
     if found != wanted:
         raise InputError(
             f"{target.url} counts {found} tokens in a prompt made to have {wanted} ({source.name})",
-            remedy="give the tokenizer.json of the model it serves",
+            remedy="pass the tokenizer.json of the served model",
         )
     return source
 

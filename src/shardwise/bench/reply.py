@@ -1,4 +1,4 @@
-"""What the events of one streamed answer say, and whether it is whole."""
+"""Parse the events of one streamed answer, and judge its completeness."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Reply:
             self._finish_is_textless = not text
 
     def judge(self) -> tuple[FailureKind, str] | None:
-        """Why a stream that ended in good order is no success; None where it is one."""
+        """Return why a cleanly ended stream is not a success; None if it is."""
         record = self._record
         if record.usage_reported:
             self._count_textless()

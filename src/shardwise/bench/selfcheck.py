@@ -1,4 +1,4 @@
-"""Whether the client kept up with a run: if not, its figures are the client's, not the server's."""
+"""Check whether the client kept up with a run; if not, its values do not describe the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONCURRENCY_SHARE: Final = 0.95  #: of what was asked
 
 
 class ClientCheck(msgspec.Struct, frozen=True):
-    """How well the client kept up. NaN: there is nothing to tell it by."""
+    """How well the client kept up. NaN if unknown."""
 
     lag_mean_s: float  #: how late the client stamped what had arrived
     lag_p99_s: float
@@ -32,7 +32,7 @@ class ClientCheck(msgspec.Struct, frozen=True):
 
     @property
     def bound(self) -> bool:
-        """Whether the figures are client-bound and must not be read as the server's."""
+        """Whether the values are client-bound and do not describe the server."""
         return bool(self.reasons)
 
 

@@ -1,4 +1,4 @@
-"""The client against a server of known delays: what does it add to what it measures?"""
+"""Measure the client's error on a server with known delays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A load over several processes, past what one core carries.
+"""Distribute a load over several processes.
 
 Each process takes every n-th request, opens its connections and says so; all then start at the same
 moment of CLOCK_MONOTONIC, which is one for the machine.

@@ -1,4 +1,4 @@
-"""Prompts that people wrote: files in the form of ShareGPT."""
+"""Prompts from files in ShareGPT format."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_sharegpt(path: Path) -> list[Turn]:
         raise InputError(f"{path} is no ShareGPT file: {error!r}", _ALLOWED) from None
     found = [turn for turn in turns if turn is not None]
     if not found:
-        raise InputError(f"{path} holds no first turn by a person", _ALLOWED)
+        raise InputError(f"{path} has no first turn by a person", _ALLOWED)
     return found
 
 
@@ -71,7 +71,7 @@ def sharegpt_prompts(
     if not osl and count is None:
         raise InputError(
             "the length of replies is not known",
-            remedy="give an osl, or a tokenizer to count the file's own replies",
+            remedy="pass --osl, or a tokenizer to count the file's replies",
         )
     shuffled = random.Random(seed).sample(turns, len(turns))
     sized = ((turn.prompt, osl or _tokens(turn.reply, count)) for turn in shuffled)

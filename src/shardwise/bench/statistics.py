@@ -1,7 +1,7 @@
 """Intervals for measured values: Student's t over repeats, or over batches of one run.
 
-Every interval in Shardwise is an 80 % one, so that measured and predicted ones can be laid side by
-side; a difference of two cells combines theirs (analysis.transitions).
+Every interval in Shardwise is an 80 % interval, so that measured and predicted ones are
+comparable; a difference of two cells combines theirs (analysis.transitions).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One connection to the server: bytes in, a `RequestRecord` out.
+"""One connection to the server: turns bytes into a `RequestRecord`.
 
 An `asyncio.Protocol` rather than an HTTP library: with hundreds of streams on a core, the objects
 such libraries make for every chunk delay the next stream's timestamp by more than what is measured.

@@ -1,6 +1,6 @@
-"""A sweep: an engine started for each TP, every workload measured on it, each cell kept when done.
+"""A sweep: start an engine at each TP, measure every workload, and store each finished cell.
 
-A rerun does only what is missing, whatever ended the one before.
+A rerun measures only the missing cells.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  #: 
 
 
 class Engine(msgspec.Struct, frozen=True):
-    """What a sweep starts: `instance` of TP=1, and where it may run."""
+    """The engine of a sweep: `instance` at TP=1, and its devices."""
 
     instance: Instance
     weight_dtype: str
@@ -86,7 +86,8 @@ class Sweep(msgspec.Struct, frozen=True):
 
 
 def key_of(sweep: Sweep, engine: Engine, tp_size: int, workload: Workload) -> str:
-    """Names a cell: what it is, and a digest of all else that would change its figures."""
+    """Return the key of a cell: its description, and a digest of everything else that affects its
+    values."""
     offered = f"c={workload.concurrency}"
     if workload.request_rate is not None:
         offered = f"rate={workload.request_rate:g}"
@@ -99,7 +100,7 @@ def key_of(sweep: Sweep, engine: Engine, tp_size: int, workload: Workload) -> st
 
 
 def missing(sweep: Sweep, engine: Engine, store: Store) -> list[tuple[int, Workload]]:
-    """Cells that no run has finished, TP by TP."""
+    """Return unfinished cells, by TP."""
     done = {
         cell.key
         for cell in store.cells(sweep.study)

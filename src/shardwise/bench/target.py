@@ -1,4 +1,4 @@
-"""What is measured: an OpenAI-compatible endpoint, and the bytes of a request to it."""
+"""The measured OpenAI-compatible endpoint, and the bytes of a request to it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def parse_target(
     *,
     exact: bool = True,
 ) -> Target:
-    """The target at `url`, with or without its /v1. Raises InputError for what is no HTTP URL."""
+    """Parse the target at `url`, with or without /v1. Raises InputError unless it is an HTTP
+    URL."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -122,7 +123,7 @@ def _is_host_name(name: str) -> bool:
 
 
 def tls_context(target: Target) -> ssl.SSLContext | None:
-    """How to trust `target`; None where it speaks plain HTTP. Raises InputError."""
+    """Return the TLS context of `target`; None for plain HTTP. Raises InputError."""
     if not target.tls:
         return None
     try:

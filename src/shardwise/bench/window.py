@@ -1,4 +1,4 @@
-"""The steady part of a run, found from when its tokens came."""
+"""The steady part of a run, from its token times."""
 
 from __future__ import annotations
 

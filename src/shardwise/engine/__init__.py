@@ -1,1 +1,1 @@
-"""Tensor parallelism on torch.distributed: the only package that imports torch."""
+"""Tensor parallelism on torch.distributed; the only package that imports torch."""

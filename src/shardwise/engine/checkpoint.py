@@ -1,4 +1,4 @@
-"""Weights from disk: each rank reads only its own slices of safetensors or GGUF."""
+"""Read weights: each rank reads only its own shard of safetensors or GGUF files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Checkpoint(Protocol):
     config: ModelConfig
 
     def check(self) -> None:
-        """Raises InputError where a tensor is absent, cut short or of another shape."""
+        """Raise InputError if a tensor is missing, truncated or has another shape."""
 
     def read(self, shard: Shard) -> torch.Tensor:
         """The elements of `shard`, in the dtype they are stored in, on the CPU."""
@@ -85,7 +85,7 @@ class RandomCheckpoint:
         self.config = config
 
     def check(self) -> None:
-        """Nothing is read, so nothing can be amiss."""
+        """No-op."""
 
     def read(self, shard: Shard) -> torch.Tensor:
         """Uniform in +-sqrt(3 / columns), so that activations keep their variance; norms are 1."""

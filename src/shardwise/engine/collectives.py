@@ -1,4 +1,4 @@
-"""What the ranks say to each other: one sum after attention and one after the MLP, one gather.
+"""Communication between ranks: an all-reduce after attention and after the MLP, and a gather.
 
 `TorchCollectives` is torch.distributed (gloo on CPU, NCCL on CUDA, RCCL on ROCm). On one x86-64
 host `SharedMemoryCollectives` does the same through a shared buffer, which saves a decode step the
@@ -31,7 +31,7 @@ class Collectives(Protocol):
 
 
 class AloneCollectives:
-    """One rank: nothing to say. Also stands in for peers that `profile --emulate` lacks."""
+    """No-op collectives for one rank; also used by `profile --emulate`."""
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """`x` itself, since there is one rank."""

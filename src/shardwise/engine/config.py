@@ -1,4 +1,4 @@
-"""What the engine needs to know of a model: its architecture, and what only inference asks for.
+"""Model configuration of the engine: architecture and inference settings.
 
 Shapes come from `shardwise.architecture`, the one reader of config.json; a GGUF header is put under
 the same names first.
@@ -65,7 +65,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
 
     @property
     def context_limit(self) -> str:
-        """What holds a sequence to max_context, in words."""
+        """Describe what limits a sequence to max_context."""
         if self.sliding_window == self.max_context:
             return "the model's sliding window, which this engine does not slide"
         return "the model's context"

@@ -1,4 +1,4 @@
-"""Limits on what a client may send: bytes of a body, and seconds of a request."""
+"""Limits on clients: bytes of a body, and seconds of a request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIMED_OUT: Final = (
 
 
 class BodyTooLargeError(InputError):
-    """More bytes than any request that fits the context has. Answered 413."""
+    """A body larger than any request that fits the context. Answered with 413."""
 
 
 def body_limit(max_model_len: int) -> int:

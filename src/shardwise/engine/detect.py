@@ -1,6 +1,6 @@
-"""What this machine gives a rank, measured: memory bandwidth, matrix rates, all-reduce.
+"""Measure the hardware of a rank: memory bandwidth, matrix rates, all-reduce.
 
-All ranks measure at the same time, since they share memory and power when they serve.
+All ranks measure at the same time, because they share memory and power when serving.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Progress = Callable[[str], None]
 def detect(
     device: Device, threads_per_rank: int, short: bool, done: Progress, ranks: int = 0
 ) -> Measured:
-    """Measures this machine; `done` is told each part's name before it starts.
+    """Measure this machine; `done` is called with each part's name before it starts.
 
     `threads_per_rank` 0 shares the cores out over at most MAX_CPU_RANKS ranks, `ranks` 0 is as many
     as there are: fewer have the memory's bandwidth to themselves. Raises InputError for a device

@@ -1,4 +1,4 @@
-"""The engine: requests in, tokens out, one `step()` at a time."""
+"""The engine: processes requests one `step()` at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class Output(msgspec.Struct, frozen=True):
-    """One token of a request; the last one says why it is the last."""
+    """One token of a request; the last one has a finish reason."""
 
     request_id: str
     token: int
@@ -100,7 +100,7 @@ class Engine:
         return bool(self._sequences)
 
     def add(self, request_id: str, prompt: list[int], params: SamplingParams) -> None:
-        """Queues a request. Raises InputError where it can never run."""
+        """Queue a request. Raises InputError if it can never run."""
         if params.max_tokens < 1:
             raise InputError(f"max_tokens is {params.max_tokens}", "allowed: 1 or more")
         self._check_prompt(prompt, params.max_tokens)
@@ -123,7 +123,7 @@ class Engine:
             )
 
     def cancel(self, request_id: str) -> None:
-        """Forgets a request and frees its KV blocks; one that has ended is no error."""
+        """Remove a request and free its KV blocks; a finished one is ignored."""
         sequence = self._sequences.pop(request_id, None)
         if sequence:
             self.scheduler.remove(sequence)

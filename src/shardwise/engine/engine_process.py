@@ -1,4 +1,4 @@
-"""The engine in a process of its own, so that HTTP never holds up a step."""
+"""Run the engine in its own process, so that HTTP never delays a step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shardwise.errors import InputError, ShardwiseError
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
-    """What a loaded engine says of itself."""
+    """Description of a loaded engine."""
 
     max_model_len: int
     vocab_size: int
@@ -46,7 +46,7 @@ class Refused(msgspec.Struct, frozen=True):
 def engine_main(
     path: Path, options: EngineOptions, commands: Connection, replies: Connection, parent_pid: int
 ) -> None:
-    """Rank 0's process: serve what comes down `commands` until it closes or says stop.
+    """Main function of rank 0's process: execute `commands` until it closes or sends stop.
 
     Each direction has a pipe of its own, read and written whole by blocking calls.
     """

@@ -1,4 +1,4 @@
-"""One request on its way through the engine, and what its client gets to see."""
+"""One request in the engine, and its output for the client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layers that are cut over ranks, each in a few lines. Shapes are [num_tokens, features]."""
+"""Sharded layers. Shapes are [num_tokens, features]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model is run on one replica, and whether this machine can."""
+"""Options of one replica, and checks against this machine."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def rank_bytes(config: ModelConfig, options: EngineOptions, dtype: str) -> float
 
 
 def check_memory(config: ModelConfig, options: EngineOptions, dtype: str) -> None:
-    """Raises DoesNotFitError where the ranks need more memory than is free."""
+    """Raise DoesNotFitError if the ranks need more memory than is free."""
     need = rank_bytes(config, options, dtype)
     if options.device == "cuda":
         free, where = float(torch.cuda.mem_get_info()[0]), "on the GPU"

@@ -1,7 +1,7 @@
-"""Which parameters of the OpenAI API, and of vLLM's additions to it, the engine honours.
+"""Parameters of the OpenAI API and of vLLM's extensions that the engine honours.
 
 A parameter is honoured (a field of the request), ignored because it cannot change the answer, or
-refused unless it has the value that asks for nothing. One that is none of these is refused too.
+refused unless its value has no effect. Unknown parameters are refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What this machine can do at best: its own copy bandwidth and matrix rate, measured."""
+"""Peak rates of this machine, measured: copy bandwidth and matrix rate."""
 
 from __future__ import annotations
 

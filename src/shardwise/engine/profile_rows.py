@@ -1,6 +1,6 @@
 """A profile as evidence, and as a row that `shardwise calibrate` reads.
 
-What one rank's shard could not measure, the all-reduce, comes from the performance model.
+With one rank's shard, the all-reduce comes from the performance model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GUESSED_SPREAD: Final = 0.4
 
 
 class Named(msgspec.Struct, frozen=True):
-    """What a row calls the model and the hardware."""
+    """Names of the model and the hardware in a row."""
 
     model: str
     gpu: str

@@ -1,4 +1,4 @@
-"""Steps timed over several TP sizes and batches."""
+"""Time steps for several TP sizes and batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shardwise.errors import InputError
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What to look at: each batch of equal requests, at each tp_size."""
+    """What to profile: each batch of equal requests at each tp_size."""
 
     tp_sizes: Sequence[int]
     batches: Sequence[int]

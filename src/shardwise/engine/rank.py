@@ -1,4 +1,4 @@
-"""What one rank is: its shard of a model, its KV cache, its way to the others."""
+"""One rank: its shard of a model, its KV cache, its collectives."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The processes of one replica: rank 0 is the caller's, the others are spawned.
+"""The processes of one replica: rank 0 is the caller, the others are spawned.
 
-Rank 0 sends each command down a pipe and takes part itself. A rank whose parent is gone ends; when
-a spawned rank is gone, rank 0 is told at once, so nobody waits for a sum that never comes.
+Rank 0 sends each command through a pipe and executes it too. A rank exits when its parent is gone.
+When a spawned rank dies, rank 0 is notified at once, so it does not wait for an all-reduce that
+never completes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From logits to tokens."""
+"""Sample tokens from logits."""
 
 from __future__ import annotations
 

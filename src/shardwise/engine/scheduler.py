@@ -1,4 +1,4 @@
-"""Continuous batching with chunked prefill over a paged KV cache: who computes what in a step.
+"""Scheduler: continuous batching with chunked prefill over a paged KV cache.
 
 Paging after vLLM (Kwon et al. 2023); mixing decodes with chunks of prefill under one token budget
 after Sarathi-Serve (Agrawal et al. 2024). Plain Python; every rank gets the same StepPlan.
@@ -116,7 +116,7 @@ class Scheduler:
         return self.allocator.num_blocks * self.block_size
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence. Raises InputError where the whole KV cache could not hold it."""
+        """Queue a sequence. Raises InputError if it does not fit in the whole KV cache."""
         need = len(sequence.prompt) + sequence.params.max_tokens
         if need > self.capacity_tokens:
             raise InputError(
@@ -126,7 +126,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forgets a sequence, finished or cancelled, and frees its blocks."""
+        """Remove a finished or cancelled sequence, and free its blocks."""
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:

@@ -52,7 +52,7 @@ Answer: TypeAlias = Response | EventStream
 
 
 class ServerOptions(msgspec.Struct, frozen=True):
-    """Where to listen, under what name, and how many requests may wait."""
+    """Address, model name, and queue limit of a server."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -74,7 +74,7 @@ class Server:
         self.metrics = ServerMetrics(self.client)
 
     async def run(self, listener: socket.socket) -> int:
-        """Serves until told to stop, or until the engine dies; the exit code."""
+        """Serve until stopped, or until the engine dies; return the exit code."""
         self.tokenizer = tokenizers.load(self._path)
         self.info: EngineInfo = await self.client.start(self._path, self._engine_options)
         self.metrics.kv_blocks = self.info.kv_blocks
@@ -127,7 +127,7 @@ class Server:
         self._uvicorn.force_exit = True  # some client does not read its answer
 
     async def _watch_steps(self) -> None:
-        """Gives up an engine that has work and does not end a step."""
+        """Give up an engine that has work but finishes no step."""
         late = False
         while not self.client.down:
             await asyncio.sleep(min(1.0, self._options.step_timeout_s / 4))
@@ -139,7 +139,7 @@ class Server:
 
     @property
     def _stalled(self) -> str:
-        """What is wrong with an engine that is late with its step; empty where nothing is."""
+        """Describe an engine whose step is late; empty if none is."""
         seconds = self.client.stalled_s
         if seconds <= self._options.step_timeout_s:
             return ""
@@ -242,7 +242,7 @@ async def _client_left(_: HttpRequest, __: Exception) -> Response:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises InputError where the address cannot be had."""
+    """Open a listening socket. Raises InputError if the address is unavailable."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""What /metrics shows, in Prometheus's text format."""
+"""Metrics for /metrics, in Prometheus's text format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's end of the engine process: requests in, tokens out."""
+"""The server's side of the engine process: sends requests, receives tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 5
 
 
 class EngineDownError(ShardwiseError):
-    """The engine's process is gone, or does not go on."""
+    """The engine's process has ended or hangs."""
 
     exit_code = 1
 
@@ -55,7 +55,7 @@ class EngineClient:
 
     @property
     def stalled_s(self) -> float:
-        """Seconds for which the engine has had work and has not ended a step; 0 while idle."""
+        """Seconds since the engine, with work, last finished a step; 0 while idle."""
         return time.monotonic() - self._last_sign_s if self._unfinished else 0.0
 
     async def start(self, path: Path, options: EngineOptions) -> EngineInfo:
@@ -101,14 +101,14 @@ class EngineClient:
         return stream
 
     def release(self, request_id: str, finished: bool) -> None:
-        """The client has all it wanted, or has left."""
+        """Release a request whose client has finished or disconnected."""
         self._streams.pop(request_id, None)
         if not finished and request_id in self._unfinished:
             self._cancelled.add(request_id)
             self._outbox.put(("cancel", request_id))
 
     def fail(self, why: str) -> None:
-        """Gives the engine up: every stream ends with an error, and the server is told."""
+        """Give up the engine: every stream ends with an error, and the server is notified."""
         if self.down or self._stopping:
             return
         self.down = why

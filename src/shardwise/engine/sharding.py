@@ -1,4 +1,4 @@
-"""Where each weight is cut: pure arithmetic, no torch.
+"""Sharding of weights: pure arithmetic, without torch.
 
 Megatron-LM's scheme (Shoeybi et al. 2019, section 3): q, k, v, gate and up are cut by rows of the
 stored (out, in) matrix (column-parallel in the paper's y = xA), output and down by columns

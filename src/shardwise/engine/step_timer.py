@@ -1,7 +1,7 @@
-"""Where a step's time goes on each rank: attention, MLP, all-reduce, and each matrix product.
+"""Time of a step on each rank: attention, MLP, all-reduce, and each GEMM.
 
-The layers are wrapped while a step is timed and left alone otherwise, so that serving pays nothing
-for it. On CUDA the marks are events on the stream, read after the step.
+Layers are wrapped only while a step is timed, so serving is not slowed down. On CUDA, events on
+the stream are read after the step.
 """
 
 from __future__ import annotations

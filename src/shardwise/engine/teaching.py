@@ -1,4 +1,4 @@
-"""One layer's way through tensor parallelism, with the real numbers of a small run.
+"""Show one layer under tensor parallelism, with real values of a small run.
 
 All ranks of the layer are computed here one after another, in fp32, so that every partial output
 can be shown beside the sum; `tests/engine/test_explain.py` holds that sum to the unsharded result.

@@ -1,4 +1,4 @@
-"""Text to token ids and back: tokenizer.json, a GGUF file's vocabulary, or plain ids."""
+"""Convert between text and token ids: tokenizer.json, a GGUF vocabulary, or plain ids."""
 
 from __future__ import annotations
 

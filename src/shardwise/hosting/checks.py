@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before anything starts."""
+"""Checks before a start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 def check_plan(file: DeploymentFile) -> list[Launch]:
-    """What holds on any machine: sharding rules, memory, claims. For exports this is all."""
+    """Check what applies on any machine: sharding rules, memory, devices. Exports need only
+    this."""
     for model in file.models:
         _check_shape(file, model)
     made = launches(file, kind_of(file))
@@ -36,7 +37,7 @@ def check_plan(file: DeploymentFile) -> list[Launch]:
 
 
 def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[Launch]:
-    """What has to hold on this machine before `up`; `ports` are those that must be free."""
+    """Check this machine before `up`; `ports` must be free."""
     from shardwise.replica.probing import port_in_use
 
     _require_one_node(file)
@@ -76,7 +77,7 @@ def _require_one_node(file: DeploymentFile) -> None:
 
 
 def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
-    """The planner's rules, where the architecture is known without asking the network."""
+    """Check the planner's rules, if the architecture is known without network access."""
     from shardwise.engines.checks import layout_problems
     from shardwise.layout.rules import require_layout
 

@@ -1,4 +1,4 @@
-"""Whether a Ray cluster has room for a deployment, asked before anything starts."""
+"""Check whether a Ray cluster has room for a deployment."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ INSTALL = "pip install 'shardwise[ray]'"
 
 
 def need_of(model: ModelTable, kind: str) -> tuple[int, int]:
-    """CPUs and GPUs of one replica, which lie on one node."""
+    """Return the CPUs and GPUs of one replica, which must be on one node."""
     ranks = model.devices_per_replica
     return (ranks, 0) if kind == "cpu" else (0, ranks)
 
 
 def check_cluster(file: DeploymentFile, kind: str) -> None:
-    """InputError where Ray is not installed, no cluster answers, or too little of it is free."""
+    """Raise InputError if Ray is not installed, no cluster answers, or it has too few free
+    resources."""
     if find_spec("ray") is None:
         raise InputError("--on needs Ray", INSTALL)
     pinned = [model.served_name for model in file.models if model.devices]
     if pinned:
         raise InputError(
-            f"model {pinned[0]!r} names devices", "on a cluster Ray deals them: remove devices"
+            f"model {pinned[0]!r} names devices", "Ray assigns devices on a cluster: remove devices"
         )
     import ray  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
@@ -44,7 +45,7 @@ def check_cluster(file: DeploymentFile, kind: str) -> None:
 
 
 def _check_room(file: DeploymentFile, kind: str, nodes: Sequence[dict[str, Any]]) -> None:
-    """Replicas go to the nodes one after the other, the largest first."""
+    """Assign replicas to nodes, the largest first."""
     name = "CPU" if kind == "cpu" else "GPU"
     free = [float(node.get(name, 0.0)) for node in nodes]
     for model in sorted(file.models, key=lambda m: -m.devices_per_replica):

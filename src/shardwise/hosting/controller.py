@@ -1,6 +1,7 @@
-"""The controller: brings what runs in line with a deployment file, and keeps it so.
+"""The controller: applies a deployment file and keeps its replicas running.
 
-It can be stopped or killed at any time: replicas and balancer go on, and the next one adopts them.
+It can be stopped or killed at any time: replicas and balancer keep running, and the next
+controller adopts them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ log = logging.getLogger("shardwise.up")
 
 
 class Controller:
-    """Of one deployment; `folder` holds its state, its logs and a copy of its file."""
+    """The controller of one deployment; `folder` has its state, logs and a copy of its file."""
 
     def __init__(self, path: Path, folder: Path) -> None:
         self.folder, self.deployment = folder, state.deployment_id(path)
@@ -58,7 +59,7 @@ class Controller:
         self.leaving = threading.Event()
 
     def run(self) -> None:
-        """Until SIGTERM, which leaves everything else running."""
+        """Run until SIGTERM, which leaves everything else running."""
         self.journal.write()
         if self.journal.unwritten:
             raise InputError(f"cannot write {self.folder}: {self.journal.unwritten}")
@@ -118,7 +119,7 @@ class Controller:
                     sys.exit(0)
 
     def _roll(self, launch: Launch, wanted: Sequence[Launch]) -> None:
-        """Replace one replica by its new form while the others serve."""
+        """Replace one replica with its new configuration while the others serve."""
         log.info("%s: restarting with the changed file", launch.replica)
         others = [other for other in wanted if other is not launch]
         if others:
@@ -136,7 +137,7 @@ class Controller:
         self.balancer.apply(wanted, self._balancer_pid())
 
     def _remove(self, replica: ReplicaState) -> None:
-        """The balancer has let go of it already; let it finish and stop it."""
+        """Stop a replica, already removed from the balancer, after it finishes its requests."""
         if replica.process:
             log.info("%s: no longer in the file, stopping", replica.replica)
             processes.drain_connections(int(replica.url.rpartition(":")[2]), 30.0)
@@ -189,7 +190,7 @@ class Controller:
             failures += 1
             log.error("balancer %s ended; restart", self.balancer.name)
             if kept:
-                processes.kill_all(processes.session(kept))  # workers whose master was killed
+                processes.kill_all(processes.session(kept))  # workers of a killed master process
             if self.leaving.wait(backoff_s(failures) - 1):
                 return
             self.journal.state.balancer_restarts += 1

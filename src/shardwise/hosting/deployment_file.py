@@ -1,6 +1,6 @@
 """The deployment file: models, replicas, devices, engine and balancer, in TOML.
 
-Decoded strictly: an unknown key, a wrong type or an impossible value is one InputError.
+Decoding is strict: an unknown key, a wrong type or an invalid value raises InputError.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
 
     @property
     def instance(self) -> Instance:
-        """What starts one replica."""
+        """How one replica is started."""
         return Instance(
             replace(self.deployment(""), model=self.model),
             name=self.served_name,
@@ -94,7 +94,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
         )
 
     def deployment(self, gpu: str) -> Deployment:
-        """The record that predictions and simulations take."""
+        """The record for predictions and simulations."""
         return Deployment(
             model=self.architecture or self.model,
             gpu=gpu,
@@ -111,7 +111,7 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
 
 
 class NodeTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """`[node]`: what the file was planned for."""
+    """`[node]`: the planned hardware."""
 
     gpu: str = "cpu"  #: a GPU of the catalogue, or "cpu"
     gpus: int = 0  #: in the node; 0: as many as are found
@@ -131,12 +131,12 @@ class DeploymentFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     models: list[ModelTable] = msgspec.field(name="model")
 
     def deployments(self) -> list[Deployment]:
-        """One record a model."""
+        """One record per model."""
         return [model.deployment(self.node.gpu) for model in self.models]
 
 
 def load(path: Path) -> DeploymentFile:
-    """The file at `path`. InputError if unreadable, not TOML, or not a deployment."""
+    """Load the file at `path`. InputError if unreadable, not TOML, or not a deployment."""
     try:
         data = tomllib.loads(read_utf8(path))
     except OSError as error:
@@ -147,7 +147,7 @@ def load(path: Path) -> DeploymentFile:
 
 
 def parse(data: object, where: str) -> DeploymentFile:
-    """`data` as a DeploymentFile, checked; `where` names its source in errors."""
+    """Parse and check `data`; `where` names its source in errors."""
     try:
         file = msgspec.convert(data, DeploymentFile)
     except msgspec.ValidationError as error:
@@ -157,7 +157,7 @@ def parse(data: object, where: str) -> DeploymentFile:
 
 
 def dump(file: DeploymentFile) -> str:
-    """TOML text that `load` reads back as the same file; values left at their default stay out."""
+    """Return TOML text that `load` reads back as the same file, without default values."""
     lines = [_pair(key, value) for key, value in _changed(file) if key not in ("node", "model")]
     lines += ["", "[node]", *(_pair(key, value) for key, value in _changed(file.node))]
     for model in file.models:
@@ -166,7 +166,7 @@ def dump(file: DeploymentFile) -> str:
 
 
 def save(file: DeploymentFile, path: Path) -> None:
-    """Write `file` at `path`, whole or not at all."""
+    """Write `file` to `path` atomically."""
     try:
         write_whole(path, dump(file).encode())
     except OSError as error:
@@ -242,7 +242,7 @@ def _check_ports(file: DeploymentFile, where: str) -> None:
 
 
 def first_ports(file: DeploymentFile) -> list[int]:
-    """The first replica's port of each model."""
+    """Return the port of the first replica of each model."""
     ports, following = [], FIRST_REPLICA_PORT
     for model in file.models:
         ports.append(model.first_port or following)
@@ -278,5 +278,5 @@ def _check_model(model: ModelTable, where: str) -> None:
     if model.devices and len(model.devices) != model.replicas:
         raise InputError(
             f"{where}: {len(model.devices)} device lists for {model.replicas} replicas",
-            "allowed: one list a replica, or no devices at all",
+            "allowed: one list per replica, or no devices",
         )

@@ -1,4 +1,4 @@
-"""The devices of this machine, and whether a file's claims on them can be met."""
+"""The devices of this machine, and checks of a file's device lists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shardwise.replica.devices import present
 
 
 def kind_of(file: DeploymentFile) -> str:
-    """cpu, cuda or rocm, by the GPU the file names. UnknownNameError if the catalogue has none."""
+    """Return cpu, cuda or rocm for the file's GPU. UnknownNameError if the catalogue has none."""
     if file.node.gpu == "cpu":
         return "cpu"
     from shardwise.hardware.catalogue import default_catalogue
@@ -21,7 +21,7 @@ def kind_of(file: DeploymentFile) -> str:
 
 
 def check_claims(made: Sequence[Launch]) -> None:
-    """InputError for a device claimed twice, or a replica with too few of them."""
+    """Raise InputError for a device used twice, or a replica with too few."""
     claimed: dict[int, str] = {}
     for launch in made:
         need = launch.model.devices_per_replica
@@ -29,7 +29,7 @@ def check_claims(made: Sequence[Launch]) -> None:
         short = have != need if launch.kind not in ("cpu", "ray") else 0 < have < need
         if short:
             what = f"{launch.replica}: devices {list(launch.devices)} for TP x PP = {need}"
-            raise InputError(what, f"allowed: {need} different ones")
+            raise InputError(what, f"allowed: {need} different devices")
         for device in launch.devices:
             if device in claimed:
                 raise InputError(
@@ -40,7 +40,7 @@ def check_claims(made: Sequence[Launch]) -> None:
 
 
 def check_present(made: Sequence[Launch], kind: str) -> None:
-    """InputError for a device that this machine does not have."""
+    """Raise InputError for a device that this machine does not have."""
     here = present(kind)
     for launch in made:
         missing = [device for device in launch.devices if device not in here]

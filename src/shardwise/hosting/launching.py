@@ -1,4 +1,4 @@
-"""What runs for each replica: command line, environment and devices."""
+"""Command line, environment and devices of each replica."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Launch(msgspec.Struct, frozen=True):
     host: str
     port: int
     devices: tuple[int, ...]
-    kind: str  #: cpu, cuda, rocm, or ray: devices are the cluster's business
+    kind: str  #: cpu, cuda, rocm, or ray: the cluster assigns devices
     argv: tuple[str, ...] = ()
     env: dict[str, str] = msgspec.field(default_factory=dict)
 
@@ -31,15 +31,15 @@ class Launch(msgspec.Struct, frozen=True):
 
     @property
     def spec(self) -> str:
-        """A digest that changes when the replica has to be restarted for a changed file."""
+        """A digest that changes if a changed file requires a restart."""
         parts = (self.argv, sorted(self.env.items()), self.devices, self.kind)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def launches(file: DeploymentFile, kind: str, host: str = "127.0.0.1") -> list[Launch]:
-    """Every replica of the file. Replicas listen on `host`; only the balancer is reached from out.
+    """Return every replica of the file. Replicas listen on `host`; only the balancer is exposed.
 
-    Without `devices` in the file, GPUs are dealt in order; CPU replicas are not pinned.
+    Without `devices` in the file, GPUs are assigned in order; CPU replicas are not pinned.
     """
     made, next_gpu = [], 0
     for model, first in zip(file.models, first_ports(file), strict=True):
@@ -70,7 +70,7 @@ def launches(file: DeploymentFile, kind: str, host: str = "127.0.0.1") -> list[L
 
 
 def _on_ray(address: str, name: str, model: ModelTable, port: int, kind: str) -> Launch:
-    """A local process that stands for a replica somewhere on the cluster."""
+    """Return a local process that represents a replica on the cluster."""
     engine = argv(model.instance, NODE_HOST, NODE_PORT, kind)
     env = sorted({*model.env, "VLLM_API_KEY"})
     line = replica_argv(address, port, need_of(model, kind), env, engine)

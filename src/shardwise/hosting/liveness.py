@@ -1,7 +1,7 @@
-"""Whether a replica that runs also works: /health answers, and real completions come back.
+"""Check whether a running replica works: /health answers, and completions arrive.
 
-A hang, unlike a crash, leaves the socket open. A completion is asked for now and then; one that
-does not come is no hang yet where the engine's counters show that it works on others.
+Unlike a crash, a hang leaves the socket open, so a completion is requested regularly. A missing
+completion is not a hang if the engine's counters show progress.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ BLIND_TIMEOUT_S: Final = 300.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a look at a replica found."""
+    """Result of a liveness check."""
 
     trouble: str = ""  #: empty: none
     hangs: bool = False  #: for so long that it is to be restarted
 
 
 class Liveness:
-    """Looks at one replica that was ready; `look` is called every HEALTH_EVERY_S or so."""
+    """Checks one ready replica; `look` is called about every HEALTH_EVERY_S."""
 
     def __init__(self, launch: Launch, key: str = "") -> None:
         self._launch, self._key = launch, key
@@ -44,7 +44,7 @@ class Liveness:
         self._answer = ""
 
     def look(self) -> Verdict:
-        """Asks /health, and for a completion if it is time."""
+        """Request /health, and a completion if it is due."""
         limit_s = self._launch.model.hang_timeout_s
         patience_s = min(HEALTH_TIMEOUT_S, limit_s)
         if probing.request(self._launch.url, "/health", timeout_s=patience_s)[0] != 200:

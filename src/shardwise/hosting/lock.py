@@ -1,4 +1,4 @@
-"""One `up` of a deployment at a time."""
+"""Lock that allows one `up` per deployment at a time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from shardwise.errors import InputError
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Holds the lock of the deployment whose state is in `folder`; the kernel lets go of it however
-    its holder ends. InputError where another holds it, or the folder cannot be written."""
+    """Hold the lock of the deployment whose state is in `folder`; the kernel releases it when the
+    process ends. InputError if another process holds it, or the folder is not writable."""
     try:
         lock = (folder / "lock").open("ab")
     except OSError as error:
@@ -29,7 +29,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def busy(folder: Path) -> InputError:
-    """Error for a deployment that another process is changing."""
+    """Return the error for a deployment that another process is changing."""
     return InputError(
-        f"another `shardwise up` of this file is at work ({folder})", remedy="wait until it ends"
+        f"another `shardwise up` of this file is running ({folder})", remedy="wait until it ends"
     )

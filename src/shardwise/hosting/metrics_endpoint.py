@@ -1,4 +1,4 @@
-"""One Prometheus endpoint for the deployment: each replica's figures under the same names."""
+"""One Prometheus endpoint for the deployment: metrics of each replica under common names."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def serve_metrics(file: DeploymentFile, journal: Journal) -> None:
 
 
 class _Deployment:
-    """Asks the replicas when it is asked itself."""
+    """Collects metrics from the replicas on each scrape."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._lock = threading.Lock()
 
     def describe(self) -> Iterable[Metric]:
-        return []  # else registering would ask every replica
+        return []  # otherwise registering would query every replica
 
     def collect(self) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily as Gauge

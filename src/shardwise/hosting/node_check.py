@@ -1,4 +1,4 @@
-"""Whether the GPUs of this machine are ready for the replicas that are about to start."""
+"""Check whether the GPUs of this machine are ready for the replicas."""
 
 from __future__ import annotations
 

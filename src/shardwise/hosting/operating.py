@@ -1,4 +1,4 @@
-"""Up, status and down, each of which works with or without a living controller."""
+"""Up, status and down; they work with or without a running controller."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ Progress = Callable[[State], None]
 
 
 class HostingError(ShardwiseError):
-    """A deployment that did not come up, or stopped being up."""
+    """A deployment that did not start, or stopped."""
 
     exit_code = 1
 
 
 def up(path: Path, progress: Progress, on: str = "", node_file: Path | None = None) -> State:
-    """Bring what runs in line with the file at `path`; the state once every replica settled.
+    """Apply the file at `path`; return the state when every replica is ready or given up.
 
     `on` is a Ray cluster to run the replicas on, as ray://host:port; the balancer stays here.
     `node_file` says which GPUs replicas take for which the file names none.
 
-    InputError, with nothing started or changed, if the file cannot be run here. HostingError if
-    the controller fails or a replica is given up; the others serve on.
+    InputError, with nothing started or changed, if the file cannot run here. HostingError if the
+    controller fails or a replica is given up; the others keep serving.
     """
     file = load(path)
     if on:
@@ -61,7 +61,7 @@ def up(path: Path, progress: Progress, on: str = "", node_file: Path | None = No
         before = state.read(folder)
         _check(file, before)
         _make(folder)
-        if first:  # there was nothing to lock before, and another may have come first
+        if first:  # the lock file did not exist before, so another process may have been faster
             held.enter_context(alone(folder))
             if state.read(folder):
                 raise busy(folder)
@@ -71,7 +71,7 @@ def up(path: Path, progress: Progress, on: str = "", node_file: Path | None = No
 
 
 def _check(file: DeploymentFile, before: State | None) -> None:
-    """InputError for what cannot run here, before anything is started or written."""
+    """Raise InputError if the file cannot run here, before anything is started or written."""
     held = _held_ports(before)
     wanted = [("127.0.0.1", launch.port) for launch in check_plan(file)]
     wanted.append((file.host, file.port))
@@ -93,7 +93,7 @@ def _make(folder: Path) -> None:
 def _start_controller(
     file: DeploymentFile, path: Path, folder: Path, before: State | None
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """The new controller, and where in the log its lines begin."""
+    """Start a controller; return it and the log position of its first line."""
     if before and before.controller:
         _end_controller(before.controller)
     save(file, folder / "deployment.toml")
@@ -104,7 +104,7 @@ def _start_controller(
 
 
 def _held_ports(before: State | None) -> set[int]:
-    """Ports that our own processes hold."""
+    """Return the ports used by our own processes."""
     if before is None:
         return set()
     held = {_port(r.url) for r in before.replicas if r.process and r.process.alive}
@@ -149,8 +149,8 @@ def _follow(
 
 
 def _how_it_ended(code: int, folder: Path, logged: int) -> str:
-    """Of a controller: its own last line, where it wrote one that says why."""
-    if code <= 0:  # it leaves with 0 on SIGTERM, and else stays
+    """Return the controller's last log line that gives a reason."""
+    if code <= 0:  # it exits with 0 only on SIGTERM
         return "the controller was stopped before every replica was ready, as `shardwise down` does"
     text = (folder / "logs" / "controller.log").read_bytes()[logged:].decode(errors="replace")
     last = text.strip().splitlines()[-1:] or [f"exit code {code}"]
@@ -158,8 +158,8 @@ def _how_it_ended(code: int, folder: Path, logged: int) -> str:
 
 
 def _wait_front(url: str, folder: Path, key: str, timeout_s: float = 15.0) -> None:
-    """Until the balancer has seen a healthy replica: with the key, since a refusal for want of
-    one comes from the balancer alone."""
+    """Wait until the balancer has a healthy replica. The key is sent, because the balancer itself
+    refuses requests without one."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if probing.request(url, "/v1/models", key=key)[0] in (200, 404):
@@ -170,7 +170,7 @@ def _wait_front(url: str, folder: Path, key: str, timeout_s: float = 15.0) -> No
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """One replica as it is now."""
+    """The current state of one replica."""
 
     state: ReplicaState
     status: str
@@ -179,7 +179,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 def look(path: Path) -> tuple[State, list[Seen]]:
-    """What runs now, asked of the processes themselves. InputError if nothing was started."""
+    """Return the current state, queried from the processes. InputError if nothing was started."""
     now = _require(path)
     engines = {m.served_name: m.engine for m in load(state.folder(path) / "deployment.toml").models}
     seen = []
@@ -208,9 +208,9 @@ def _nothing_started(path: Path) -> InputError:
 
 
 def down(path: Path, grace_s: float = 30.0) -> int:
-    """Stop everything of the deployment; how many processes there were. Leaves none.
+    """Stop all processes of the deployment; return their number.
 
-    Also what was started without its state being written. InputError if nothing was started from
+    This includes processes whose state was not written. InputError if nothing was started from
     `path`.
     """
     folder = state.folder(path)
@@ -239,7 +239,7 @@ def down(path: Path, grace_s: float = 30.0) -> int:
 
 
 def _state_left(folder: Path) -> State | None:
-    """The state, if there is one that can be read; the processes are found without it too."""
+    """Return the state if it is readable; processes are found without it too."""
     try:
         return state.read(folder)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""The GPUs of a node file dealt to a deployment's replicas, each group where its links are best."""
+"""Assign the GPUs of a node file to replicas by the best links."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from shardwise.perfmodel.node_gpu import device_order, gpu_of
 
 
 def placed(file: DeploymentFile, path: Path) -> DeploymentFile:
-    """`file` with devices for every replica: those it names, and for the others GPUs of the node at
-    `path`, the widest replicas first.
+    """Return `file` with devices for every replica: its own, else GPUs of the node at `path`, the
+    largest replicas first.
 
     Raises:
         InputError: The node file cannot be read, is of other GPUs, or has fewer than are needed.
@@ -41,7 +41,7 @@ def placed(file: DeploymentFile, path: Path) -> DeploymentFile:
 
 
 def _dealt(model: ModelTable, free: Node, path: Path) -> tuple[ModelTable, Node]:
-    """`model` with devices out of `free`, and what is then left."""
+    """Return `model` with devices from `free`, and the remaining ones."""
     layout = model.layout
     if layout.gpus > len(free.devices):
         raise InputError(

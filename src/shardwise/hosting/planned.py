@@ -1,4 +1,4 @@
-"""A plan as a deployment file: what was scored is what runs, flag for flag."""
+"""Write a plan as a deployment file with the scored flags."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from shardwise.planner.command import as_started, checkpoint, extra_flags, note
 
 
 class Chosen(msgspec.Struct, frozen=True):
-    """One model's deployment and the devices its replicas take."""
+    """One model's deployment and the devices of its replicas."""
 
     given: str  #: as the user named the model
     arch: Model
     gpu: Gpu
     deployment: Deployment
     first_device: int = 0
-    order: Sequence[int] = ()  #: the node's GPUs in the order they are dealt; empty: as numbered
+    order: Sequence[int] = ()  #: the node's GPUs in order of assignment; empty: numerical
 
 
 def planned(chosen: Sequence[Chosen], gpus: int, nodes: int = 1) -> DeploymentFile:
-    """The file that runs `chosen` on one node of `gpus` GPUs.
+    """Return the file that runs `chosen` on one node of `gpus` GPUs.
 
-    For several nodes of as many, it is to be exported: devices are then the cluster's to choose.
+    For several nodes it is for export; the cluster then chooses devices.
     """
     gpu = "cpu" if chosen[0].gpu.vendor == "cpu" else chosen[0].gpu.id
     return DeploymentFile(
@@ -49,7 +49,7 @@ def _table(chosen: Chosen, *, dealt: bool) -> ModelTable:
             "start it with the command that plan prints",
         )
     if found.placeholder:
-        raise InputError(note(found), remedy="give the checkpoint's folder or hub id as MODEL")
+        raise InputError(note(found), remedy="pass the checkpoint's folder or hub id as MODEL")
     return ModelTable(
         model=found.path,
         name=chosen.arch.id,

@@ -1,10 +1,10 @@
-"""A replica on a Ray cluster, as one local process: `python -m shardwise.hosting.ray_replica`.
+"""A replica on a Ray cluster, represented by one local process: `python -m
+shardwise.hosting.ray_replica`.
 
-An actor that holds the replica's CPUs or GPUs starts the engine on its node; this process passes
-connections on to it, lives as long as it does, and so is kept, restarted, drained and stopped like
-any other replica. An actor's resources lie on one node, and so do the replica's ranks; Ray's SPREAD
-puts replicas on different nodes. Connections end when the engine's do, at once, whatever Ray has
-noticed by then.
+An actor that reserves the replica's CPUs or GPUs starts the engine on its node. This process
+forwards connections to it and has the same lifetime, so it is supervised, restarted, drained and
+stopped like any other replica. An actor's resources, and so the replica's ranks, are on one node;
+Ray's SPREAD puts replicas on different nodes. Connections end as soon as the engine's do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One replica's life: started, ready, watched, restarted with back-off, given up loudly."""
+"""Supervise one replica: start, wait until ready, watch, restart with back-off, give up."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ class Surroundings(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """Why a replica is not served any more."""
+    """Why a replica ended."""
 
     problem: str
-    heals: bool = False  #: a taken port, a full disk: not the replica's fault, and may pass
+    heals: bool = (
+        False  #: an occupied port or a full disk: not the replica's fault, and may be temporary
+    )
 
 
 def backoff_s(failures: int) -> float:
@@ -65,7 +67,7 @@ class Supervisor(threading.Thread):
         self._failures = 0
 
     def run(self) -> None:
-        """Start the replica, wait until it ends, and restart it, until told to stop."""
+        """Start the replica, wait until it ends, and restart it, until stopped."""
         while not self._let_go.is_set():
             ended = self._attempt()
             if self._let_go.is_set():
@@ -97,13 +99,13 @@ class Supervisor(threading.Thread):
             return Ended(f"{type(error).__name__}: {error}", heals=True)
 
     def let_go(self) -> None:
-        """Stop watching; the process stays."""
+        """Stop watching; the process keeps running."""
         self._let_go.set()
         if self.is_alive():
             self.join(timeout=90.0)
 
     def stop(self) -> None:
-        """Let the process finish what it has begun, then stop it."""
+        """Let the process finish its requests, then stop it."""
         self.let_go()
         self._mark("draining")
         self._drain()
@@ -111,7 +113,7 @@ class Supervisor(threading.Thread):
         self._mark("stopped")
 
     def _serve(self) -> Ended:
-        """From start (or adoption) to the end of the process; what ended it."""
+        """Supervise the process from start (or adoption) to its end; return why it ended."""
         try:
             if not self._alive():
                 self._start()
@@ -121,7 +123,7 @@ class Supervisor(threading.Thread):
         return Ended(problem or self._watch())
 
     def _start(self) -> None:
-        self._clean_up()  # ranks of the one before may hold the devices still
+        self._clean_up()  # ranks of the previous process may still use the devices
         if probing.port_in_use(self.launch.host, self.launch.port):
             raise InputError(f"port {self.launch.port} is in use")
         env, key = dict(self.launch.env), self.around.key
@@ -192,7 +194,8 @@ class Supervisor(threading.Thread):
         return ""
 
     def _drain(self) -> None:
-        """Wait until nothing is in flight (twice: a request may be on its way), bounded."""
+        """Wait until nothing is in flight (checked twice, because a request may be on its way),
+        with a time limit."""
         deadline, idle = time.monotonic() + self.around.stop_grace_s, 0
         while idle < 2 and self._alive() and time.monotonic() < deadline:
             time.sleep(0.3)

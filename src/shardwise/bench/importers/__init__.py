@@ -1,1 +1,1 @@
-"""Results of other load generators as evidence, their terms converted and each conversion noted."""
+"""Import results of other load generators as evidence, noting each conversion."""

@@ -1,4 +1,4 @@
-"""What an imported file does not say, and what every importer needs."""
+"""Shared parts of importers, and data missing in imported files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shardwise.workload.workload import Mode, Workload
 
 
 class About(msgspec.Struct, frozen=True):
-    """The deployment behind a file, as far as its user says; "" and 0: as the file says."""
+    """The deployment of an imported file as given by the user; "" and 0: as in the file."""
 
     model: str = ""
     gpu: str = ""
@@ -28,7 +28,7 @@ class About(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """One result of a file in our terms. Times in seconds."""
+    """One result of a file with converted metrics. Times in seconds."""
 
     tool: str
     metrics: Mapping[str, Interval]
@@ -49,10 +49,11 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def evidence(found: Found, about: About) -> Evidence:
-    """`found` with what the user says, which wins. InputError where lengths are unknown."""
+    """Return `found` with the user's data, which takes precedence. InputError if lengths are
+    unknown."""
     isl, osl = about.isl or found.isl, about.osl or found.osl
     if not (isl > 0 and osl > 0):
-        raise InputError(f"{found.tool} file without lengths", remedy="give --isl and --osl")
+        raise InputError(f"{found.tool} file without lengths", remedy="pass --isl and --osl")
     _require_finite(found)
     return Evidence(
         Deployment(
@@ -76,14 +77,15 @@ def evidence(found: Found, about: About) -> Evidence:
 
 
 def _require_finite(found: Found) -> None:
-    """Raise InputError naming a metric that is no number above 0."""
+    """Raise InputError naming a metric that is not a number above 0."""
     for name, interval in found.metrics.items():
         if not all(0.0 < bound < math.inf for bound in (interval.value, interval.lo, interval.hi)):
             raise InputError(f"{name} is {interval.value:g}", "allowed: a number above 0")
 
 
 def from_moments(mean: float, deviation: float, n: int) -> Interval:
-    """The 80 % interval of a mean from its standard deviation; a bare value where n tells none."""
+    """Return the 80 % interval of a mean from its standard deviation; a bare value if n is too
+    small."""
     if n < 2 or not math.isfinite(deviation) or deviation < 0:
         return Interval(mean, mean, mean, n)
     half = t90(n - 1) * deviation / math.sqrt(n)
@@ -92,12 +94,12 @@ def from_moments(mean: float, deviation: float, n: int) -> Interval:
 
 
 def exactly(value: float, n: int) -> Interval:
-    """A value whose source gives no interval."""
+    """Return a value without an interval."""
     return Interval(value, value, value, n)
 
 
 def number(document: Mapping[str, Any], *path: str) -> float:
-    """The number at `path`. InputError naming it where it is not there, or no number."""
+    """Return the number at `path`. InputError if it is missing or not a number."""
     at: Any = document
     for name in path:
         at = at.get(name) if isinstance(at, Mapping) else None

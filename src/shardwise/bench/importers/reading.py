@@ -1,4 +1,4 @@
-"""A file of any known form, told apart by what it holds."""
+"""Read a file of any known format, detected by content."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _OF_ANOTHER_FORM: Final = (
 
 
 def read_file(path: Path, about: About) -> tuple[list[Evidence], list[Problem]]:
-    """The results in `path`, and the parts that could not be read. Raises InputError where the
-    file is of no known form, or a field is missing."""
+    """Return the results in `path`, and the unreadable parts. Raises InputError if the format is
+    unknown or a field is missing."""
     if path.suffix.lower() == ".csv":
         return read_rows(path)
     try:
@@ -61,7 +61,7 @@ def _documents(path: Path) -> list[Mapping[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise InputError(f"is no JSON: {error}", f"allowed: {FORMS}") from None
     if not found or not all(isinstance(document, dict) for document in found):
-        raise InputError("is of no known form", f"allowed: {FORMS}")
+        raise InputError("has an unknown format", f"allowed: {FORMS}")
     return found
 
 
@@ -74,4 +74,4 @@ def _read(document: Mapping[str, Any]) -> list[Found]:
         return [read_inferencex(document)]
     if is_vllm(document):
         return [read_vllm(document)]
-    raise InputError("is of no known form", f"allowed: {FORMS}")
+    raise InputError("has an unknown format", f"allowed: {FORMS}")

@@ -1,1 +1,1 @@
-"""Existing load balancers, each behind the same small adapter."""
+"""Adapters for existing load balancers."""

@@ -1,4 +1,4 @@
-"""What every balancer offers."""
+"""The interface of a balancer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shardwise.hosting.launching import Launch
 
 
 class Front(msgspec.Struct, frozen=True):
-    """The address clients use, and the key they must send ("": none)."""
+    """The address for clients, and the key they must send ("": none)."""
 
     host: str
     port: int
@@ -33,13 +33,13 @@ class Front(msgspec.Struct, frozen=True):
 
 
 def keep(path: Path, text: str) -> None:
-    """Write `text` where it is not there yet, so that a restart on a full disk needs no room."""
+    """Write `text` if the file differs, so that a restart on a full disk needs no space."""
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
 
 
 class Balancer(ABC):
-    """One program. Its files and logs are in `folder`."""
+    """One balancer program. Its files and logs are in `folder`."""
 
     name: ClassVar[str]
     program: ClassVar[str]
@@ -53,13 +53,13 @@ class Balancer(ABC):
 
     @classmethod
     def path(cls) -> str | None:
-        """Where the program is: beside this Python, or on the PATH."""
+        """Path of the program: next to this Python, or on the PATH."""
         beside = Path(sys.executable).with_name(cls.program)
         return str(beside) if beside.exists() else shutil.which(cls.program)
 
     @property
     def executable(self) -> str:
-        """Path of the program. Raises InputError with the install line where it is missing."""
+        """Path of the program. Raises InputError with the install command if it is missing."""
         found = self.path()
         if found is None:
             raise InputError(f"balancer {self.name} is not installed", self.install)
@@ -67,9 +67,9 @@ class Balancer(ABC):
 
     @property
     def socket_file(self) -> Path:
-        """Where the program takes commands: a path under the 108 bytes a UNIX socket may have.
+        """Control socket of the program, in less than the 108 bytes of a UNIX socket path.
 
-        In a folder that only this user enters.
+        It is in a folder that only this user can enter.
         """
         home = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
         folder = home / f"shardwise-{os.getuid()}"
@@ -81,16 +81,17 @@ class Balancer(ABC):
 
     @property
     def env(self) -> dict[str, str]:
-        """Variables for the program; the key goes this way, and into no file or command line."""
+        """Environment variables of the program, including the key, which is in no file or command
+        line."""
         return {}
 
     @abstractmethod
     def argv(self, launches: Sequence[Launch]) -> list[str]:
-        """Write what the program reads, and return its command line."""
+        """Write the program's configuration and return its command line."""
 
     @abstractmethod
     def apply(self, launches: Sequence[Launch], running: int) -> None:
-        """Make `launches` the replicas that get new requests; `running` is the program's pid.
+        """Route new requests to `launches`; `running` is the program's pid.
 
-        Streams already begun go on.
+        Started streams continue.
         """

@@ -1,4 +1,4 @@
-"""Which balancer is taken."""
+"""Choose a balancer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from shardwise.hosting.deployment_file import DeploymentFile
 
 
 def known() -> dict[str, type[Balancer]]:
-    """Adapters by name, in the order "auto" tries them."""
+    """Return adapters by name, in the order of "auto"."""
     return {kind.name: kind for kind in (HAProxy, Caddy, VllmRouter, Smg)}
 
 
 def choose(file: DeploymentFile) -> type[Balancer]:
-    """The adapter for `file`. InputError if it is not installed or cannot do what is asked."""
+    """Return the adapter for `file`. InputError if it is not installed or lacks a capability."""
     adapters = known()
     if file.balancer == "auto":
         able = [kind for kind in adapters.values() if not _lacks(kind, file)]

@@ -1,4 +1,4 @@
-"""HAProxy: least connections, active checks, retries of what has not begun to stream."""
+"""HAProxy: least connections, active checks, retries of requests without a response."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import ClassVar
 from shardwise.hosting.balancers.adapter import Balancer, keep
 from shardwise.hosting.launching import Launch
 
-#: A request can be sent again, and its model read, only while it is whole in one buffer.
+#: A request must fit in one buffer to be retried and to read its model.
 BUFFER_BYTES = 1 << 20
 KEY_VARIABLE = "SHARDWISE_API_KEY"
 
@@ -52,7 +52,7 @@ class HAProxy(Balancer):
         return [self.executable, "-W", "-f", str(self.config_file)]
 
     def apply(self, launches: Sequence[Launch], running: int) -> None:
-        """Replicas that are left out are drained; new ones need a reload, which loses nothing."""
+        """Removed replicas are drained; new ones need a reload, which loses no requests."""
         wanted = {_server(launch): launch for launch in launches}
         present = set(re.findall(r"^ *server (\S+) ", self._read_config(), re.MULTILINE))
         if not set(wanted) <= present:

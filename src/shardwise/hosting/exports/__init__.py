@@ -1,4 +1,4 @@
-"""The deployment file in the terms of other systems: text files by name, nothing started."""
+"""Export a deployment file to other systems as text files; nothing is started."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from shardwise.hosting.deployment_file import DeploymentFile
 
 
 def export(file: DeploymentFile, target: str) -> dict[str, str]:
-    """File name -> text. InputError if the deployment cannot be said in `target`'s terms."""
+    """Return file name -> text. InputError if `target` cannot express the deployment."""
     from shardwise.hosting.checks import check_plan
     from shardwise.hosting.exports import compose, grafana, kubernetes, ray_serve, systemd
 

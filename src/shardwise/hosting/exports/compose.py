@@ -1,4 +1,4 @@
-"""Docker Compose: a service for each replica, its devices pinned, and HAProxy in front.
+"""Docker Compose: a service per replica with pinned devices, and HAProxy in front.
 
 https://github.com/compose-spec/compose-spec
 """
@@ -32,7 +32,7 @@ def service_name(launch: Launch) -> str:
 
 
 def write(file: DeploymentFile, made: Sequence[Launch]) -> dict[str, str]:
-    """compose.yaml and the haproxy.cfg it mounts."""
+    """Write compose.yaml and the haproxy.cfg that it mounts."""
     services: dict[str, Any] = {service_name(launch): _service(file, launch) for launch in made}
     services["balancer"] = {
         "image": "haproxy:lts",

@@ -1,4 +1,4 @@
-"""What an engine's container runs: its published image, and its arguments after the entrypoint."""
+"""Container images of engines, and the arguments after the entrypoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTAINER_PORT = 8000
 
 
 def image(launch: Launch) -> str:
-    """InputError for an engine without a published image."""
+    """Return the image. InputError for an engine without a published image."""
     found = IMAGES.get((launch.model.engine, launch.kind))
     if found is None:
         allowed = ", ".join(f"{engine} on {kind}" for engine, kind in IMAGES)
@@ -32,14 +32,14 @@ def image(launch: Launch) -> str:
 
 
 def api_key_variable(launch: Launch) -> str:
-    """The environment variable that its engine reads an API key from; "" where it reads none."""
+    """Return the environment variable of the engine's API key; "" if it has none."""
     if launch.model.engine == "command":
         return ""
     return get(launch.model.engine).packaging.api_key_variable
 
 
 def command(launch: Launch) -> list[str]:
-    """The flags that `up` would give, on the container's own address."""
+    """Return the flags of `up`, with the container's own address."""
     line = argv(launch.model.instance, "0.0.0.0", CONTAINER_PORT, launch.kind)
     return ["python3", *line[1:]]
 
