@@ -26,7 +26,7 @@ def test_a_sweep_of_tp_1_and_2_ends_in_a_table_with_intervals(
     command = [sys.executable, "-m", "shardwise.cli.main", "bench", "sweep", str(random_llama)]
     command += ["--engine", "vllm", "--python", vllm_python, "--gpu", "cpu", "--dtype", "fp32"]
     command += ["--tp", "1,2", "--concurrency", "1,4,8", "--isl", "32", "--osl", "16"]
-    command += ["--store", str(tmp_path / "s.db"), "--repeats", "3,3", "--ready-timeout", "300"]
+    command += ["--store", str(tmp_path / "s.db"), "--repeats", "3,3", "--ready-timeout", "300s"]
     command += [f"--env={name}={value}" for name, value in ENVIRONMENT.items()]
     command += [f"--flag={flag}" for flag in FLAGS]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)

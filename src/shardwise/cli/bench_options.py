@@ -12,7 +12,7 @@ import click
 from msgspec.structs import replace
 
 from shardwise.cli.files import show_table
-from shardwise.cli.options import ABOVE_0, JSON, SEED, Finite, sizes
+from shardwise.cli.options import JSON, SEED, Duration, Finite, sizes
 from shardwise.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -56,25 +56,27 @@ def load_options(command: F) -> F:
         ),
         click.option(
             "--request-timeout",
-            type=ABOVE_0,
-            default=3600.0,
+            type=Duration(),
+            default="1h",
             show_default=True,
-            help="Seconds after which a request fails.",
+            help="Time after which a request fails, e.g. 10m.",
         ),
         click.option(
             "--first-token-timeout",
-            type=ABOVE_0,
-            help="Seconds to wait for the first token; default: --stall-timeout.",
+            type=Duration(),
+            help="Longest wait for the first token, e.g. 60s; default: --stall-timeout.",
         ),
         click.option(
             "--stall-timeout",
-            type=ABOVE_0,
-            default=120.0,
+            type=Duration(),
+            default="2m",
             show_default=True,
-            help="Seconds without an event after which a request fails; comments do not count.",
+            help="Time without an event after which a request fails; comments do not count.",
         ),
         click.option(
-            "--cell-seconds", type=ABOVE_0, help="Minutes after which no repeat is started."
+            "--cell-time",
+            type=Duration(),
+            help="Time of a cell after which no repeat is started, e.g. 5m.",
         ),
         click.option(
             "--precision",
@@ -184,7 +186,7 @@ def effort_of(given: dict[str, Any]) -> Callable[[Workload], Effort]:
             min_repeats=min(repeats),
             max_repeats=max(repeats),
             precision=given["precision"] / 100.0,
-            budget_s=given["cell_seconds"] or math.inf,
+            budget_s=given["cell_time"] or math.inf,
             stall_timeout_s=given["stall_timeout"],
             first_token_timeout_s=given["first_token_timeout"] or math.inf,
             request_timeout_s=given["request_timeout"],

@@ -15,7 +15,7 @@ from shardwise.cli.bench_options import (
     show_cells,
     workloads,
 )
-from shardwise.cli.options import ABOVE_0, sizes
+from shardwise.cli.options import Duration, sizes
 from shardwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--ready-timeout",
-    type=ABOVE_0,
-    default=600.0,
+    type=Duration(),
+    default="10m",
     show_default=True,
-    help="Seconds to wait for an engine to start.",
+    help="Longest wait for an engine to start, e.g. 5m.",
 )
 @load_options
 def sweep(model: str, **given: Any) -> None:
