@@ -107,6 +107,46 @@ def test_any_cut_of_the_bytes_reads_the_same(
     assert list(record.arrivals) == sorted(record.arrivals)
 
 
+def _with_event(event: bytes) -> RequestRecord:
+    """The record of a whole answer of two tokens that has one event more before its [DONE]."""
+    done = b"data: [DONE]\n\n"
+    body = _body(["a", "b"]).replace(done, b"data: " + event + b"\n\n" + done)
+    return _read([HEAD + _chunked(body, [1_000_000])], 2)
+
+
+@pytest.mark.parametrize(
+    "count", ["-7", "1e300", "1e400", "9" * 30, "NaN", '"x"', "[1]", '{"a":1}']
+)
+def test_a_number_of_tokens_that_no_request_has_is_malformed(count: str) -> None:
+    for usage in ('{"prompt_tokens":%s,"completion_tokens":2}', '{"completion_tokens":%s}'):
+        event = '{"choices":[],"usage":' + usage % count + "}"
+        assert _with_event(event.encode()).failure == "malformed", event
+
+
+odd = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+names = st.sampled_from(["choices", "usage", "delta", "text", "finish_reason", "error", "index"])
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        names,
+        odd
+        | st.lists(st.dictionaries(names, odd, max_size=3), max_size=2)
+        | st.dictionaries(st.sampled_from(["prompt_tokens", "completion_tokens"]), odd, max_size=2),
+        max_size=4,
+    )
+)
+def test_an_event_of_any_form_is_read_or_a_failure_of_its_request(event: dict[str, Any]) -> None:
+    record = _with_event(json.dumps(event).encode())
+    assert 0 <= record.input_tokens <= 10**8
+    assert 0 <= record.output_tokens <= 10**8
+
+
 @settings(deadline=None)
 @given(texts, cuts)
 def test_a_stream_that_ends_early_is_never_a_success(said: list[str], at: list[int]) -> None:

@@ -21,7 +21,7 @@ def get(
     server: str, path: str, host: str | None = None, **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
     place = server.removeprefix("http://")
-    connection = http.client.HTTPConnection(place, timeout=20)
+    connection = http.client.HTTPConnection(place, timeout=60)
     connection.request("GET", path, headers={"Host": host or place, **headers})
     answer = connection.getresponse()
     body = answer.read()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import Any
+from typing import Any, Final
 
 from shardwise.evidence.request import FailureKind, RequestRecord
+
+#: of one request; a server that counts more counts something else
+MOST_TOKENS: Final = 100_000_000
 
 
 class Reply:
@@ -33,10 +36,10 @@ class Reply:
                 self._take_choice(choice, at_s)
             usage = event.get("usage")
             if usage:
-                self._record.input_tokens = int(usage.get("prompt_tokens") or 0)
-                self._record.output_tokens = int(usage.get("completion_tokens") or 0)
+                self._record.input_tokens = _count(usage.get("prompt_tokens"))
+                self._record.output_tokens = _count(usage.get("completion_tokens"))
                 self._record.usage_reported = True
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, OverflowError):
             return False
         return True
 
@@ -87,6 +90,14 @@ class Reply:
             textless.append(self._finish_s)
         if textless and missing == len(textless):
             record.arrivals = array("d", sorted([*record.arrivals, *textless]))
+
+
+def _count(value: Any) -> int:
+    """A number of tokens, 0 for none. Raises ValueError for one that no request has."""
+    number = int(value or 0)
+    if not 0 <= number <= MOST_TOKENS:
+        raise ValueError(number)
+    return number
 
 
 def _said(delta: dict[str, Any]) -> Any:
