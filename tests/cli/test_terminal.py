@@ -153,7 +153,7 @@ def test_status_watch_redraws_in_a_terminal_until_interrupted(deployment: Path) 
     )
     assert code == 130
     assert COLOUR.search(written)
-    assert b"last 30 looks" in written
+    assert b"last 30 s" in written
     assert b"\x1b[2J" not in written
 
 

@@ -63,12 +63,15 @@ def test_ports_follow_the_model_before() -> None:
         ({"prot": 1, "model": [MODEL]}, "unknown field `prot`; allowed keys: name, host"),
         ({"model": [{**MODEL, "tp_size": "2"}]}, "model\\[0\\].tp_size: Expected `int`"),
         ({"model": []}, "no \\[\\[model\\]\\]"),
+        ({"model": [{**MODEL, "replicas": 10**9}]}, "replicas = 1000000000; allowed: 1 to"),
+        ({"host": "\x80", "model": [MODEL]}, "host '.x80'; allowed: a host name or IP address"),
+        ({"host": ".a.", "model": [MODEL]}, "host '.a.'; allowed: a host name or IP address"),
         ({"model": [MODEL, MODEL]}, "2 models are served as 'llama-3.1-70b'"),
         ({"port": 8101, "model": [MODEL]}, "port 8101 is claimed 2 times"),
         ({"model": [{**MODEL, "engine": "trt"}]}, "engine 'trt'"),
         ({"model": [{**MODEL, "engine": "command"}]}, "needs a command"),
         ({"model": [{**MODEL, "replicas": 2, "devices": [[0]]}]}, "1 device lists for 2"),
-        ({"model": [{**MODEL, "replicas": 0}]}, "replicas = 0; allowed: 1 or more"),
+        ({"model": [{**MODEL, "replicas": 0}]}, "replicas = 0; allowed: 1 to"),
     ],
 )
 def test_bad_file_is_one_line(data: object, says: str) -> None:

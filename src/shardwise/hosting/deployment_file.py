@@ -25,6 +25,7 @@ BalancerName = Literal["auto", "haproxy", "vllm-router", "caddy", "smg"]
 Task = Literal["generate", "embed"]
 FIRST_REPLICA_PORT: Final = 8101
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
+_HOST: Final = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,253}(?<!\.)|(?=[^:]*:)[0-9A-Fa-f:.]{2,45}")
 
 
 class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -217,7 +218,6 @@ def _check(file: DeploymentFile, where: str) -> None:
         raise InputError(f"{where}: no [[model]]", "allowed: one or more")
     if not _NAME.fullmatch(file.name) or "/" in file.name or ":" in file.name:
         raise InputError(f"{where}: name {file.name!r}", "allowed: letters, digits, . _ -")
-    _check_ports(file, where)
     names = Counter(model.served_name for model in file.models)
     for name, times in names.items():
         if times > 1:
@@ -228,6 +228,9 @@ def _check(file: DeploymentFile, where: str) -> None:
             )
     for model in file.models:
         _check_model(model, f"{where}: model {model.served_name!r}")
+    _check_ports(file, where)
+    if not _HOST.fullmatch(file.host):
+        raise InputError(f"{where}: host {file.host[:80]!r}", "allowed: a host name or IP address")
 
 
 def _check_ports(file: DeploymentFile, where: str) -> None:
@@ -256,7 +259,7 @@ def _check_model(model: ModelTable, where: str) -> None:
     sizes = ("tp_size", "pp_size", "attention_dp", "dcp_size", "replicas")
     for key in (*sizes, "max_num_seqs", "max_num_batched_tokens"):
         if not 1 <= getattr(model, key) <= 1_000_000:
-            raise InputError(f"{where}: {key} = {getattr(model, key)}", "allowed: 1 or more")
+            raise InputError(f"{where}: {key} = {getattr(model, key)}", "allowed: 1 to 1,000,000")
     if model.replicas > 1024 or model.devices_per_replica > 1024:
         raise InputError(f"{where}: more than 1024 replicas or ranks")
     if not 0 < model.gpu_memory_utilization <= 1:
