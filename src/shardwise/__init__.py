@@ -1,6 +1,6 @@
 """Shardwise: choose, prove and deploy parallel layouts for LLM inference.
 
-`import shardwise` loads nothing but this file; a name brings what it needs when it is first used.
+`import shardwise` loads only this file; other modules are imported when a name is first used.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first used (PEP 562)."""
+    """Import a public name when it is first used (PEP 562)."""
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(import_module(_HOME_OF[name]), name)

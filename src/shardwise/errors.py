@@ -16,16 +16,16 @@ from collections.abc import Iterable
 
 
 class ShardwiseError(Exception):
-    """Base of every error that is printed as one line on stderr."""
+    """Base class of errors that are printed as one line on stderr."""
 
     exit_code = 2
 
 
 class InputError(ShardwiseError):
-    """What was given cannot be used.
+    """An input is invalid.
 
-    `what` names the input and its value, `allowed` what would be accepted, `remedy` what to do.
-    `field` is the name of the argument or column at fault, "" where it is no single one.
+    `what` names the input and its value, `allowed` the accepted values, `remedy` what to do.
+    `field` is the name of the invalid argument or column, "" if there is no single one.
     """
 
     def __init__(self, what: str, allowed: str = "", remedy: str = "", field: str = "") -> None:
@@ -35,7 +35,7 @@ class InputError(ShardwiseError):
 
 
 class UnknownNameError(InputError):
-    """A name that is not in the catalogue; the message lists the nearest known ones."""
+    """A name is not in the catalogue; the message lists the nearest known names."""
 
     def __init__(
         self, kind: str, given: str, known: Iterable[str], remedy: str = "", field: str = ""
@@ -53,15 +53,15 @@ class DoesNotFitError(ShardwiseError):
 
 
 class NothingMeetsError(ShardwiseError):
-    """Candidates exist, and every one misses the SLO."""
+    """There are candidates, but none meets the SLO."""
 
     exit_code = 3
 
 
 def printable(text: str, most: int = 0) -> str:
-    """Escape what a terminal would obey: control, bidirectional and invisible characters.
+    """Escape control, bidirectional and invisible characters.
 
-    Cut to `most` characters, where given, with an ellipsis.
+    Shorten to `most` characters, if given, with an ellipsis.
     """
     shown = "".join(
         c.encode("unicode_escape").decode() if unicodedata.category(c) in _OBEYED else c

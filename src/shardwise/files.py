@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and files read up to a limit."""
+"""Write files atomically, and read files up to a size limit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MOST_BYTES: Final = 1 << 30
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Where to write so that `path` is replaced whole or not at all.
+    """Yield a path to write to, so that `path` is replaced atomically.
 
-    A device, pipe or socket is written to directly: renaming a file over /dev/null would take the
-    device from the machine. Of a link, the file that it names is replaced.
+    A device, pipe or socket is written to directly, because renaming a file over /dev/null would
+    remove the device. For a link, its target is replaced.
 
     Raises:
         OSError: The file cannot be replaced.
@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` at `path`, whole or not at all.
+    """Write `content` to `path` atomically.
 
     Raises:
         OSError: It cannot be written.
@@ -46,7 +46,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def read_limited(path: Path) -> bytes:
-    """The bytes of a file.
+    """Read the bytes of a file.
 
     Raises:
         OSError: It cannot be read.
@@ -60,7 +60,7 @@ def read_limited(path: Path) -> bytes:
 
 
 def read_utf8(path: Path) -> str:
-    """The text of a file, without a byte order mark.
+    """Read the text of a file, without a byte order mark.
 
     Raises:
         OSError: It cannot be read.

@@ -1,4 +1,4 @@
-"""One definition of each serving metric, for predicted, simulated, measured and published alike.
+"""Definitions of the serving metrics, for predicted, simulated, measured and published results.
 
 docs/metrics.md shows the formulas. Times in seconds, rates per second.
 """
@@ -75,25 +75,25 @@ ALL: Final = {
 
 
 def percentile_name(metric: str, percentile: float) -> str:
-    """The key of a percentile of a metric in seconds: ttft_s, 99 -> ttft_p99_s."""
+    """Return the key of a percentile of a metric in seconds: ttft_s, 99 -> ttft_p99_s."""
     return f"{metric.removesuffix('_s')}_p{percentile:g}_s"
 
 
 def tpot_s(e2e_latency_s: float, ttft_s: float, osl: float) -> float:
-    """Time per output token after the first, in seconds; NaN for osl < 2."""
+    """Return the time per output token after the first, in seconds; NaN for osl < 2."""
     return (e2e_latency_s - ttft_s) / (osl - 1) if osl >= 2 else float("nan")
 
 
 def usd_per_million_tok(usd_per_hour: float, tok_per_s: float) -> float:
-    """USD for a million tokens at `usd_per_hour` for everything paid for and `tok_per_s`."""
+    """Return USD per million tokens, from the total `usd_per_hour` and `tok_per_s`."""
     return usd_per_hour / (tok_per_s * 3600.0) * 1e6
 
 
 def usd_per_hour(usd_per_million: float, tok_per_s: float) -> float:
-    """USD an hour for everything paid for: the inverse of `usd_per_million_tok`."""
+    """Return the total USD per hour: the inverse of `usd_per_million_tok`."""
     return usd_per_million * (tok_per_s * 3600.0) / 1e6
 
 
 def percent_change(before: float, after: float) -> float:
-    """Change from `before` to `after` in percent: (after / before - 1) * 100."""
+    """Return the change from `before` to `after` in percent: (after / before - 1) * 100."""
     return (after / before - 1.0) * 100.0

@@ -1,4 +1,4 @@
-"""Units: SI inside, the unit in the name outside.
+"""Units: SI internally, with conversion at the edges.
 
 A catalogue value is written with its unit (`"TB/s"`, `"GiB"`, `"TFLOPS"`) and converted here once.
 """
@@ -41,7 +41,8 @@ UNITS: Final[dict[str, tuple[str, float]]] = {
 
 
 def to_si(value: float, unit: str, measures: str, where: str) -> float:
-    """`value` in `unit` as SI. `measures` is the quantity expected, `where` names the input.
+    """Convert `value` in `unit` to SI. `measures` is the expected quantity, `where` names the
+    input.
 
     Raises InputError for an unknown unit or one of another quantity.
     """

@@ -1,4 +1,4 @@
-"""GPUs and prices by name, with where each value came from."""
+"""GPUs and prices by name, with the source of each value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VENDOR_WORDS = ("nvidia", "amd", "intel", "instinct", "geforce", "tesla")
 
 
 class Price(msgspec.Struct, frozen=True):
-    """What one GPU costs for an hour, from whom, on what terms."""
+    """Price of one GPU per hour, with provider and tier."""
 
     gpu: str
     usd_per_hour: float
@@ -42,7 +42,8 @@ class Catalogue(msgspec.Struct, frozen=True):
     all_prices: tuple[Price, ...]
 
     def gpu(self, name: str) -> Gpu:
-        """The GPU of an id or a common spelling. UnknownNameError, with near names, if none."""
+        """Return the GPU with an id or alias. UnknownNameError with the nearest names if
+        unknown."""
         known = self.names.get(_fold(name)) or self.names.get(_fold(_without_vendor(name)))
         if known is None:
             raise UnknownNameError("GPU", name, self.by_id, "add your own in a TOML file")
@@ -53,12 +54,12 @@ class Catalogue(msgspec.Struct, frozen=True):
         return tuple(self.by_id.values())
 
     def prices(self, gpu_id: str) -> tuple[Price, ...]:
-        """Every price of one GPU, the latest file's first."""
+        """Return every price of one GPU, the latest file's first."""
         known = self.gpu(gpu_id).id
         return tuple(price for price in self.all_prices if price.gpu == known)
 
     def price(self, gpu_id: str, tier: str | None = None) -> Price | None:
-        """The default price, or the first of `tier`; None if the GPU has no (default) price.
+        """Return the default price, or the first of `tier`; None if the GPU has no (default) price.
 
         InputError for a tier that a priced GPU does not have.
         """
@@ -72,7 +73,7 @@ class Catalogue(msgspec.Struct, frozen=True):
         return found
 
     def price_used(self, gpu_id: str, given_usd: float | None) -> Price | None:
-        """The price that costs rest on: the user's own where given, else the default price.
+        """Return the price for costs: the user's if given, else the default price.
 
         Raises InputError where the user's price is not above 0.
         """
@@ -85,12 +86,12 @@ class Catalogue(msgspec.Struct, frozen=True):
         return Price(self.gpu(gpu_id).id, given_usd, "given by the user", "", "", "")
 
     def facts(self, gpu_id: str) -> tuple[Fact, ...]:
-        """Each value of one GPU with unit, source, date and the figures that disagree."""
+        """Return each value of one GPU with unit, source, date and conflicting values."""
         return self.facts_by_id[self.gpu(gpu_id).id]
 
 
 def load_catalogue(user_files: Iterable[Path | str] = ()) -> Catalogue:
-    """The bundled data, then `user_files`, each of which adds or replaces GPUs and prices."""
+    """Load the bundled data, then `user_files`, which add or replace GPUs and prices."""
     by_id: dict[str, Gpu] = {}
     names: dict[str, str] = {}
     facts: dict[str, tuple[Fact, ...]] = {}
@@ -115,14 +116,14 @@ def load_catalogue(user_files: Iterable[Path | str] = ()) -> Catalogue:
 
 
 def bundled_files() -> tuple[Path, ...]:
-    """The bundled files, in the order of their numbers: a GPU whose all-reduce nobody measured
-    takes that of the first GPU with the same kind of links."""
+    """Return the bundled files in numerical order: a GPU without a measured all-reduce uses that
+    of the first GPU with the same kind of links."""
     return (*sorted((DATA / "gpus").glob("*.toml")), DATA / "prices.toml")
 
 
 @cache
 def default_catalogue() -> Catalogue:
-    """The bundled data and the user's own hardware folder, read once."""
+    """Return the bundled data and the user's hardware folder, read once."""
     return load_catalogue(own_hardware())
 
 

@@ -1,4 +1,4 @@
-"""What a GPU and its links are, as numbers in SI."""
+"""A GPU and its links, as numbers in SI."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Island(msgspec.Struct, frozen=True):
 
 
 class Interconnect(msgspec.Struct, frozen=True):
-    """How the GPUs of one node reach each other. Bandwidths are per GPU, one direction."""
+    """Links between the GPUs of one node. Bandwidths are per GPU, one direction."""
 
     technology: str
     topology: Topology
@@ -41,7 +41,7 @@ class Interconnect(msgspec.Struct, frozen=True):
     island: Island | None = None
 
     def peer_bandwidth(self, tp_size: int) -> float:
-        """Bytes/s one GPU can send to the `tp_size - 1` peers it shards with.
+        """Return the bytes/s that one GPU can send to its `tp_size - 1` peers.
 
         A full mesh has one link per pair, so TP=2 uses one link, TP=4 three, TP=8 seven. A switch
         gives any pair the full rate; PCIe has one port whatever the number of peers. Within a
@@ -55,7 +55,7 @@ class Interconnect(msgspec.Struct, frozen=True):
         return self.bandwidth_bytes_per_s
 
     def topology_of(self, tp_size: int) -> Topology:
-        """How `tp_size` GPUs reach each other: a full mesh within a fitted island."""
+        """Return the topology of `tp_size` GPUs: a full mesh within a fitted island."""
         return "full_mesh" if self._within_island(tp_size) else self.topology
 
     def _within_island(self, tp_size: int) -> bool:
@@ -104,18 +104,19 @@ class Gpu(msgspec.Struct, frozen=True):
 
     @property
     def fp4_formats(self) -> tuple[str, ...]:
-        """Four-bit formats that the matrix units multiply; empty: weights are widened first."""
+        """Four-bit formats supported by the matrix units; empty: weights are widened first."""
         if "fp4" not in self.flops:
             return ()
         return ("mxfp4", "nvfp4") if self.vendor == "nvidia" else ("mxfp4",)
 
     @property
     def has_fp8_cache(self) -> bool:
-        """Whether attention kernels read an fp8 cache; where nobody says, if it multiplies fp8."""
+        """Whether attention kernels support an fp8 cache; if unknown, whether the GPU supports fp8
+        GEMMs."""
         return "fp8" in self.flops if self.kv_fp8 is None else self.kv_fp8
 
     def matrix_rate(self, dtype: str) -> float:
-        """Dense FLOP/s for `dtype`; one that the GPU lacks runs as the next wider."""
+        """Return dense FLOP/s for `dtype`; an unsupported dtype runs as the next wider one."""
         for name in _WIDER.get(dtype, ("bf16", "fp16")):
             if name in self.flops:
                 return self.flops[name]

@@ -1,4 +1,4 @@
-"""A machine as it was measured, and the catalogue file that says so."""
+"""A measured machine, and its catalogue file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What one rank of this machine has, measured with all ranks at work at the same time."""
+    """Values per rank of this machine, measured with all ranks running."""
 
     name: str  #: the processor's own, a label only
     vendor: str  #: "cpu", "nvidia", "amd"
@@ -57,7 +57,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 def check_id(name: str) -> str:
-    """Raises InputError where `name` cannot be a catalogue id."""
+    """Raise InputError if `name` cannot be a catalogue id."""
     if not _ID.fullmatch(name):
         raise InputError(f"name {name[:80]!r}", "allowed: lower-case letters, digits and '-'")
     return name
@@ -69,7 +69,7 @@ def to_toml(gpu_id: str, found: Measured) -> str:
 
 
 def write(path: Path, gpu_id: str, found: Measured) -> None:
-    """Writes the file whole or not at all. Raises InputError where it cannot."""
+    """Write the file atomically. Raises InputError where it cannot."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, to_toml(gpu_id, found).encode())

@@ -1,1 +1,1 @@
-"""What runs where: a deployment, and what each of its ranks holds of a model."""
+"""Deployments, and what each rank holds of a model."""

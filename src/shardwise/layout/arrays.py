@@ -1,4 +1,4 @@
-"""Many deployments at once, as arrays: what a sweep of the performance model runs over."""
+"""Many deployments as arrays, for sweeps of the performance model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Layouts(msgspec.Struct, frozen=True, dict=True):
         return self.tp_size * self.attention_dp
 
     def unique(self) -> tuple[list[Layout], NDArray[np.int64]]:
-        """The distinct layouts, and for each element the position of its own, in `shape`."""
+        """Return the distinct layouts, and the index of each element's layout, in `shape`."""
         return self._unique
 
     @cached_property
@@ -78,7 +78,7 @@ class Layouts(msgspec.Struct, frozen=True, dict=True):
         return found, index.reshape(self.shape)
 
     def gather(self, of: Callable[[Layout], float]) -> Floats:
-        """`of` each element's layout, worked out once for each distinct one."""
+        """Return `of` each element's layout, computed once per distinct layout."""
         found, index = self.unique()
         return np.array([of(layout) for layout in found], np.float64)[index]
 

@@ -1,7 +1,7 @@
-"""A deployment: which model on which GPUs, in which layout, within which limits.
+"""A deployment: a model on GPUs, in a layout, with engine limits.
 
-The one type for it, from the command line to exports. Fields are plain numbers; the performance
-model takes many deployments at once as `shardwise.layout.arrays.Layouts`.
+The same type is used from the command line to exports. Fields are plain numbers; the performance
+model uses `shardwise.layout.arrays.Layouts` for many deployments at once.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MOST = 10_000_000  #: of any limit in tokens or sequences
 
 
 class Layout(msgspec.Struct, frozen=True, order=True, dict=True):
-    """How a model is spread over GPUs.
+    """How a model is distributed over GPUs.
 
     Attributes:
-        tp_size: Ranks that each tensor of attention and dense MLPs is cut over.
+        tp_size: Ranks over which each tensor of attention and dense MLPs is sharded.
         pp_size: Pipeline stages.
         ep_size: Ranks that whole experts are spread over; 1: experts are cut like dense MLPs.
         attention_dp: Data-parallel copies of attention inside one replica; its experts are spread
@@ -61,12 +61,12 @@ class Layout(msgspec.Struct, frozen=True, order=True, dict=True):
 
     @property
     def expert_parallel(self) -> bool:
-        """Whether whole experts are spread over ranks."""
+        """Whether whole experts are distributed over ranks."""
         return self.ep_size > 1
 
     @cached_property
     def name(self) -> str:
-        """The layout of one replica in words: "TP4", "TP2 x PP2", "DP8 x EP8", "TP8 x DCP8"."""
+        """Name of the layout of one replica: "TP4", "TP2 x PP2", "DP8 x EP8", "TP8 x DCP8"."""
         words = [f"TP{self.tp_size}"] if self.tp_size > 1 or self.attention_dp == 1 else []
         words += [f"DP{self.attention_dp}"] if self.attention_dp > 1 else []
         words += [f"EP{self.ep_size}"] if self.ep_size > 1 else []
@@ -84,9 +84,9 @@ _PART: Final = re.compile(r"(TP|DP|EP|PP|DCP)=?([1-9][0-9]{0,3})", re.IGNORECASE
 
 
 def layout_of(text: str) -> Layout:
-    """The layout called `text`, as `Layout.name` spells it: "TP8", "TP8 x EP8", "DP8xEP8".
+    """Parse a layout as spelled by `Layout.name`: "TP8", "TP8 x EP8", "DP8xEP8".
 
-    Raises InputError for a part that is none, or that comes twice.
+    Raises InputError for an unknown or repeated part.
     """
     sizes: dict[str, int] = {}
     for part in re.split(r"\s*[x×]\s*|\s+", text.strip(), flags=re.IGNORECASE):
@@ -104,9 +104,9 @@ def layout_of(text: str) -> Layout:
 
 
 class EngineLimits(msgspec.Struct, frozen=True):
-    """What bounds an engine's batch and memory, in its own flags.
+    """Limits of an engine's batch and memory, named like its flags.
 
-    With data-parallel attention, sequences and tokens are those of each copy.
+    With data-parallel attention, sequences and tokens are per attention copy.
     """
 
     max_num_seqs: int = MAX_NUM_SEQS
@@ -116,7 +116,7 @@ class EngineLimits(msgspec.Struct, frozen=True):
 
 
 class FixedLimits(msgspec.Struct, frozen=True):
-    """Limits that a user has fixed; None leaves the choice to who asks (planner, study, row)."""
+    """Limits fixed by a user; None leaves the choice to the caller (planner, study, row)."""
 
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
@@ -133,20 +133,20 @@ class FixedLimits(msgspec.Struct, frozen=True):
             raise InputError(f"gpu_memory_utilization is {share:g}", "allowed: above 0, up to 1")
 
     def over(self, chosen: EngineLimits) -> EngineLimits:
-        """`chosen` with what was fixed in its place."""
+        """Return `chosen` with the fixed limits applied."""
         fixed = {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
         return replace(chosen, **fixed)
 
 
 class Dtypes(msgspec.Struct, frozen=True):
-    """Dtypes of weights and KV cache. "auto" is what the checkpoint has and asks for."""
+    """Dtypes of weights and KV cache. "auto" uses the checkpoint's."""
 
     weight: str = "auto"
     kv: str = "auto"
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """`layout.replicas` copies of a model on GPUs of one kind, run by one engine."""
+    """`layout.replicas` replicas of a model on GPUs of one kind, run by one engine."""
 
     model: str
     gpu: str

@@ -1,4 +1,4 @@
-"""The matrix multiplications that one rank makes in a step."""
+"""The GEMMs of one rank in a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which layouts nodes take: TP stays within one; stages and copies of attention may cross."""
+"""Layouts over nodes: TP stays within a node; pipeline stages and attention ranks may span
+nodes."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from shardwise.layout.deployment import Layout
 
 
 def nodes_of(layout: Layout, gpus_per_node: int) -> int:
-    """Nodes that one replica is spread over."""
+    """Return the number of nodes of one replica."""
     return -(-layout.replica_gpus // gpus_per_node)
 
 
@@ -18,7 +19,7 @@ def replicas_on(layout: Layout, nodes: int, gpus_per_node: int) -> int:
 
 
 def straddles(layout: Layout, gpus_per_node: int) -> str:
-    """Why a replica cannot be spread over nodes, or ""."""
+    """Return why a replica cannot span nodes, or ""."""
     if layout.tp_size > gpus_per_node:
         return f"TP={layout.tp_size} over nodes of {gpus_per_node} GPUs; allowed: TP within a node"
     if layout.replica_gpus <= gpus_per_node:

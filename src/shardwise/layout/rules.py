@@ -1,7 +1,7 @@
-"""Which layouts a model allows, and what breaks where it does not.
+"""Rules for the layouts that a model allows.
 
-The rules follow from the tensors: whole heads, whole scale blocks, whole experts. What a single
-engine adds or lifts (padding, halved groups) is in `shardwise.engines`.
+The rules follow from the tensors: whole heads, whole scale blocks, whole experts. Exceptions of
+single engines (padding, halved groups) are in `shardwise.engines`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_LISTED: Final = 64
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """A rule that a layout breaks, in one sentence, and the nearest size that keeps them all."""
+    """A broken rule in one sentence, and the nearest valid size."""
 
     rule: str
     message: str
@@ -58,7 +58,7 @@ def even_cut(tensor: Tensor, ranks: int) -> str:
 
 
 def violations(model: Model, layout: Layout, refusal: Refusal = even_cut) -> list[Violation]:
-    """Every rule that `layout` breaks for `model`, in its dtype; empty if it is possible.
+    """Return every rule that `layout` breaks for `model`, in its dtype; empty if it is valid.
 
     `refusal` is what an engine says to a cut tensor (an `engines.loading.Loader`).
 
@@ -92,7 +92,7 @@ def allowed_tp(
 
 
 def require_layout(model: Model, layout: Layout, refusal: Refusal = even_cut) -> None:
-    """Raises InputError for the first rule that `layout` breaks, with the sizes allowed."""
+    """Raise InputError for the first rule that `layout` breaks, with the allowed sizes."""
     found = violations(model, layout, refusal)
     if not found:
         return
@@ -117,7 +117,7 @@ def require_layout(model: Model, layout: Layout, refusal: Refusal = even_cut) ->
 
 
 def require_kv_dtype(kv_dtype: str, gpu: Gpu) -> None:
-    """Raises InputError for a KV cache dtype that is unknown, or that `gpu` cannot read."""
+    """Raise InputError for a KV cache dtype that is unknown or not supported by `gpu`."""
     if kv_dtype not in KV_BYTES:
         raise InputError(
             f"KV cache dtype is {kv_dtype[:40]!r}",
@@ -134,7 +134,8 @@ def require_kv_dtype(kv_dtype: str, gpu: Gpu) -> None:
 
 
 def require_length(limits: FixedLimits, tokens: float, model: Model) -> None:
-    """Raises InputError if `max_model_len` is fixed below a request, or beyond the model."""
+    """Raise InputError if `max_model_len` is fixed below a request, or beyond the model's
+    context."""
     longest = limits.max_model_len
     if longest is None:
         return
@@ -161,7 +162,7 @@ def model_lengths(tokens: float, model: Model) -> tuple[int, ...]:
 
 
 def undivided(batch: float, layout: Layout) -> InputError:
-    """What to say of a batch that the copies of attention do not share evenly."""
+    """Describe a batch that is not a multiple of the attention DP size."""
     copies = layout.attention_dp
     return InputError(
         f"batch {batch:g} over the {copies} copies of attention of {layout.name}",
@@ -170,7 +171,7 @@ def undivided(batch: float, layout: Layout) -> InputError:
 
 
 def uneven_stages(model: Model, pp_size: int) -> str:
-    """A note where PP leaves the stages unequal, else ""."""
+    """Return a note if pipeline stages are unequal, else ""."""
     sizes = stage_sizes(model.num_layers, pp_size)
     if min(sizes) == max(sizes):
         return ""

@@ -1,6 +1,6 @@
-"""What one rank holds of a model: the one place that cuts tensors and caches.
+"""What one rank holds of a model; the only code that shards tensors and caches.
 
-Memory, speed, `explain` and the tables of the catalogue all take their numbers from here.
+Memory, speed, `explain` and the tables of the catalogue use it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VOCAB_MULTIPLE: Final = 64
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """A rank's part of one tensor: `rows` x `cols`, `copies` times."""
+    """A rank's shard of one tensor: `rows` x `cols`, `copies` times."""
 
     tensor: Tensor
     rows: int

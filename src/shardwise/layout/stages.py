@@ -1,4 +1,4 @@
-"""Which layers each pipeline stage runs."""
+"""Assignment of layers to pipeline stages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from itertools import accumulate
 def stage_sizes(num_layers: int, pp_size: int) -> tuple[int, ...]:
     """Layers of each of `pp_size` stages.
 
-    What does not divide goes to the stages before the last, from the back, since the last has
-    the head as well (vLLM: `get_pp_indices` in distributed/utils.py).
+    The remainder goes to the stages before the last, from the back, because the last stage also
+    has the head (vLLM: `get_pp_indices` in distributed/utils.py).
     """
     each, rest = divmod(num_layers, pp_size)
     sizes = [each] * pp_size

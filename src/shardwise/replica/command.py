@@ -1,4 +1,4 @@
-"""One replica's command line and environment. `shardwise.engines` knows the flags."""
+"""Command line and environment of one replica; the flags come from `shardwise.engines`."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class Instance(msgspec.Struct, frozen=True):
         return self.deployment.dtypes.kv
 
     def at(self, tp_size: int) -> Instance:
-        """The same at another TP."""
+        """Return the same instance at another TP."""
         return replace(self, deployment=self.deployment.with_layout(tp_size=tp_size))
 
     def for_sequences(self, max_num_seqs: int) -> Instance:
-        """The same for as many sequences at once."""
+        """Return the same instance for that many concurrent sequences."""
         return replace(self, deployment=self.deployment.with_limits(max_num_seqs=max_num_seqs))
 
     @property
@@ -81,7 +81,7 @@ class Instance(msgspec.Struct, frozen=True):
 
 
 def argv(instance: Instance, host: str, port: int, kind: str) -> list[str]:
-    """The engine's command line, `flags` last."""
+    """Return the engine's command line, with `flags` last."""
     if instance.engine == "command":
         values = {"{host}": host, "{port}": str(port), "{model}": instance.model}
         return [_filled(part, values) for part in instance.command] + [*instance.flags]
@@ -98,7 +98,7 @@ def argv(instance: Instance, host: str, port: int, kind: str) -> list[str]:
 
 
 def engine_flags(instance: Instance, kind: str) -> list[str]:
-    """The flags that `instance`'s deployment means to its engine, on devices of a kind."""
+    """Return the engine flags of `instance`'s deployment on devices of a kind."""
     flags = get(instance.engine).arguments(_started(instance), _launch(instance), _DEVICES[kind])
     return _without_repeats(flags, instance.flags)
 
@@ -127,7 +127,7 @@ def _filled(part: str, values: dict[str, str]) -> str:
 
 
 def device_env(instance: Instance, devices: tuple[int, ...], kind: str) -> dict[str, str]:
-    """Variables that show a replica its own devices and no others."""
+    """Return environment variables that restrict a replica to its devices."""
     listed = ",".join(map(str, devices))
     if kind == "cuda":
         return {"CUDA_VISIBLE_DEVICES": listed}

@@ -1,4 +1,4 @@
-"""The GPUs and CPU cores that this machine has for us."""
+"""The GPUs and CPU cores available to this process."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def kind_here() -> str:
-    """cuda or rocm where the machine has such GPUs, else cpu."""
+    """Return cuda or rocm if the machine has such GPUs, else cpu."""
     return next((kind for kind in ("cuda", "rocm") if present(kind)), "cpu")
 
 
 def present(kind: str) -> set[int]:
-    """Indices of the GPUs, or the CPU cores, that this machine has for us."""
+    """Return the indices of the available GPUs or CPU cores."""
     if kind == "cpu":
         return os.sched_getaffinity(0)
     if kind == "cuda":

@@ -1,4 +1,4 @@
-"""Questions to a replica over HTTP: does it answer, is it healthy, how many are in flight."""
+"""HTTP probes of a replica: health, completions, requests in flight."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def request(
     key: str = "",
     timeout_s: float = 2.0,
 ) -> tuple[int, bytes]:
-    """Status and body; (0, b"") where nobody answers."""
+    """Return status and body; (0, b"") without an answer."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -53,14 +53,14 @@ def request(
 
 
 def healthy(url: str) -> bool:
-    """Whether `GET /health` answers 200."""
+    """Return whether `GET /health` answers 200."""
     return request(url, "/health")[0] == 200
 
 
 def complete(
     url: str, name: str, task: str = "generate", key: str = "", timeout_s: float = 60.0
 ) -> str:
-    """Ask for one real completion (or embedding); "" if it came, else what came instead."""
+    """Request one completion (or embedding); return "" on success, else the answer."""
     body: dict[str, Any]
     if task == "embed":
         path, body, found = "/v1/embeddings", {"model": name, "input": "1"}, "data"
@@ -77,14 +77,15 @@ def complete(
 
 
 def in_flight(url: str, engine: str) -> int | None:
-    """Requests accepted and not answered, from the engine's metrics; None if it has none."""
+    """Return the accepted but unanswered requests, from the engine's metrics; None if it has
+    none."""
     names = IN_FLIGHT.get(engine)
     total = _sum(url, names) if names else None
     return None if total is None else int(total)
 
 
 def progress(url: str) -> float | None:
-    """A number that grows while the engine works, from its metrics; None if it has none."""
+    """Return a counter that grows while the engine works, from its metrics; None if it has none."""
     return _sum(url, PROGRESS)
 
 
@@ -102,7 +103,7 @@ def _sum(url: str, names: tuple[str, ...]) -> float | None:
 
 
 def port_in_use(host: str, port: int) -> bool:
-    """Whether another process listens on `port`."""
+    """Return whether another process listens on `port`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""Processes that outlive the one that started them: found again, asked to stop, killed."""
+"""Long-lived child processes: find, stop and kill them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Process(msgspec.Struct, frozen=True):
-    """A process by number and start time, so that a number used again is not mistaken for it.
+    """A process identified by pid and start time, since pids are reused.
 
     `started` is in seconds since the machine's boot, as Linux keeps it: the wall clock may jump.
     """
@@ -39,7 +39,7 @@ class Process(msgspec.Struct, frozen=True):
 
     @property
     def alive(self) -> bool:
-        """Whether the same process still runs; its id may have been reused."""
+        """Return whether the same process still runs; its pid may have been reused."""
         try:
             text = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -102,12 +102,12 @@ def spawn(
 
 
 def pid_file(log: Path) -> Path:
-    """Where the process that writes `log` has its line of /proc/PID/stat."""
+    """Return the file with the /proc/PID/stat line of the process that writes `log`."""
     return log.with_suffix(".pid")
 
 
 def recorded(logs: Iterable[Path]) -> list[Process]:
-    """The processes that write these logs and are alive."""
+    """Return the running processes that write these logs."""
     found = []
     for log in logs:
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -118,7 +118,7 @@ def recorded(logs: Iterable[Path]) -> list[Process]:
 
 
 def marked(deployment: str) -> list[Process]:
-    """Every process started for `deployment`, or by one that was."""
+    """Return every process started for `deployment`, directly or indirectly."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -142,7 +142,7 @@ def session(leader: Process) -> list[Process]:
 
 
 def stop(leader: Process, grace_s: float) -> None:
-    """SIGTERM to `leader`, SIGKILL to what is left of its session after `grace_s`."""
+    """Send SIGTERM to `leader`, and SIGKILL to the rest of its session after `grace_s`."""
     tell(leader, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while leader.alive and time.monotonic() < deadline:
@@ -151,7 +151,7 @@ def stop(leader: Process, grace_s: float) -> None:
 
 
 def kill_all(processes: Iterable[Process], wait_s: float = 5.0) -> None:
-    """SIGKILL, and wait until they are gone."""
+    """Send SIGKILL and wait for the processes to exit."""
     left = [process for process in processes if process.alive]
     for process in left:
         tell(process, signal.SIGKILL)
@@ -161,14 +161,14 @@ def kill_all(processes: Iterable[Process], wait_s: float = 5.0) -> None:
 
 
 def tell(process: Process, number: signal.Signals) -> None:
-    """Send a signal; no-op where the process is gone."""
+    """Send a signal; no-op if the process has exited."""
     if process.alive:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, number)
 
 
 def memory_bytes(leader: Process) -> int:
-    """Resident memory of a session; pages shared by several processes count in each."""
+    """Return the resident memory of a session; shared pages count once per process."""
     total = 0
     for process in session(leader):
         with contextlib.suppress(psutil.Error):
@@ -177,7 +177,7 @@ def memory_bytes(leader: Process) -> int:
 
 
 def connections(port: int) -> int:
-    """Open connections to a local port."""
+    """Return the open connections to a local port."""
     return sum(
         1
         for found in psutil.net_connections("tcp")
@@ -186,7 +186,7 @@ def connections(port: int) -> int:
 
 
 def drain_connections(port: int, timeout_s: float) -> None:
-    """Wait until nobody is connected to a local port, at most `timeout_s`."""
+    """Wait until a local port has no connections, at most `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while connections(port) and time.monotonic() < deadline:
         time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""An engine started by itself: until it really answers, and until nothing is left of it."""
+"""Start one engine, wait until it is ready, and stop it completely."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOG_LINES: Final = 12  #: of an engine that did not come up
 
 
 class EngineError(ShardwiseError):
-    """The engine did not come up. `last_lines` are its own."""
+    """The engine did not start. `last_lines` are from its log."""
 
     exit_code = 4
 
@@ -74,7 +74,7 @@ def start(
 def wait_ready(
     running: Running, timeout_s: float, on_wait: Callable[[float], None] = lambda _s: None
 ) -> float:
-    """Seconds until a real completion came back. EngineError where none came."""
+    """Wait for a completion; return the seconds. EngineError if none arrives."""
     begun = time.monotonic()
     answer = "no answer"
     while (waited := time.monotonic() - begun) < timeout_s:
@@ -99,14 +99,14 @@ def _failed(running: Running, why: str) -> EngineError:
 
 
 def stop(running: Running) -> None:
-    """Ask it to end, and kill what is left of its session."""
+    """Stop the engine, and kill the rest of its session."""
     processes.stop(running.process, GRACE_S)
     with contextlib.suppress(subprocess.TimeoutExpired):
         running.child.wait(GRACE_S)
 
 
 def clear(mark: str, logs: Iterable[Path] = ()) -> int:
-    """Kill what an earlier run left under `mark`, or writing `logs`; how many processes."""
+    """Kill leftovers of an earlier run by `mark` or `logs`; return their number."""
     found = [*processes.marked(mark), *processes.recorded(logs)]
     everything = {p.pid: p for leader in found for p in (leader, *processes.session(leader))}
     processes.kill_all(everything.values())

@@ -1,1 +1,1 @@
-"""What is asked of a deployment: lengths, concurrency or rate, and SLOs."""
+"""Workloads: lengths, concurrency or rate, and SLOs."""

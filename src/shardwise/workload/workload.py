@@ -1,4 +1,4 @@
-"""A workload: how long requests are, how they arrive, and what latency they must meet."""
+"""A workload: request lengths, arrivals and latency bounds."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ MOST_SPREAD: Final = 10.0  #: of lengths, as a share of their mean
 
 
 def require_length_cv(length_cv: float) -> None:
-    """Raise InputError where a spread of lengths is none."""
+    """Raise InputError for an invalid coefficient of variation."""
     if not 0 <= length_cv <= MOST_SPREAD:
         raise InputError(f"length_cv is {length_cv:g}", f"allowed: 0 to {MOST_SPREAD:g}")
 
 
 def spread_of(length_cv: float) -> float:
-    """Half-width of a uniform spread with this standard deviation, both as shares of the mean."""
+    """Return the half-width, relative to the mean, of a uniform distribution with this CV."""
     return float(3.0**0.5 * length_cv)
 
 
 class Slo(msgspec.Struct, frozen=True):
-    """Upper bounds in seconds on median metrics; None: not asked."""
+    """Upper bounds in seconds on median metrics; None: no bound."""
 
     ttft_s: float | None = None
     tpot_s: float | None = None
@@ -42,7 +42,7 @@ class Slo(msgspec.Struct, frozen=True):
                 raise InputError(f"{name} bound is {bound:g} s", "allowed: above 0 and finite")
 
     def bounds(self) -> dict[str, float]:
-        """The bounds that are asked, by metric, in seconds."""
+        """Return the given bounds by metric, in seconds."""
         named = {
             "ttft_s": self.ttft_s,
             "tpot_s": self.tpot_s,
@@ -52,7 +52,7 @@ class Slo(msgspec.Struct, frozen=True):
 
 
 def require_cached(cached_tokens: float, isl: float) -> None:
-    """Raise InputError where more of a prompt is cached than can be: its last token never is."""
+    """Raise InputError if too much of a prompt is cached: its last token is always computed."""
     if not 0 <= cached_tokens <= isl - 1:
         raise InputError(
             f"cached_tokens is {cached_tokens:g} of prompts of {isl:g} tokens",
