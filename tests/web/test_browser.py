@@ -177,6 +177,23 @@ def test_the_command_is_copied_and_the_file_is_of_the_answer(page: Any, server: 
     assert (model.replicas, model.tp_size) == (int(replicas), int(layout))
 
 
+def test_the_report_keeps_what_is_compared_and_the_link_is_the_address(
+    page: Any, server: str
+) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    opened(page, f"{server}/?vs_gpu=h200")
+    page.click("#share")
+    page.locator("#shared", has_text="Copied.").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    with page.expect_download() as download:
+        page.click("#download-report")
+    report = download.value.path().read_text()
+    compared = report[report.index('id="table-compared"') :]
+    first = page.locator("#compare-table tbody tr").nth(1).locator("td").nth(2).inner_text()
+    assert "8 × h200" in compared
+    assert first.split()[0] in compared
+
+
 def test_other_questions_are_answered_beside_and_asked_by_a_click(page: Any, server: str) -> None:
     opened(page, server)
     page.wait_for_selector("html[data-detailed]")
