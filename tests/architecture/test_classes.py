@@ -152,3 +152,167 @@ def test_ranks_of_a_class_hold_the_model_and_no_more_with_tp(name: str) -> None:
     assert 8 * held[-1] >= 0.999 * whole
     caches = [rank_shards(model, Layout(tp)).cache_bytes(4096.0, "bf16")[0] for tp in (1, 8)]
     assert caches[0] >= caches[1] > 0
+
+
+#: Zamba2-7B as released (transformers 4.43.0.dev0).
+ZAMBA2 = {
+    "model_type": "zamba2",
+    "add_bias_linear": False,
+    "conv_dimension": 4,
+    "expansion_factor": 2,
+    "ffn_hidden_size": 14336,
+    "hidden_size": 3584,
+    "layers_block_type": [
+        "hybrid" if i in {6, 11, *range(17, 78, 6)} else "mamba" for i in range(81)
+    ],
+    "lora_rank": 128,
+    "mamba_headdim": 64,
+    "mamba_ngroups": 2,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 81,
+    "num_key_value_heads": 32,
+    "num_mem_blocks": 2,
+    "state_size": 64,
+    "torch_dtype": "bfloat16",
+    "use_shared_attention_lora": False,
+    "use_shared_block_lora": True,
+    "vocab_size": 32000,
+}
+
+
+def test_zamba2_as_released_is_the_same_model_under_its_present_names() -> None:
+    named = {
+        "conv_dimension": "mamba_d_conv",
+        "expansion_factor": "mamba_expand",
+        "ffn_hidden_size": "intermediate_size",
+        "lora_rank": "adapter_rank",
+        "state_size": "mamba_d_state",
+        "use_shared_attention_lora": "use_shared_attention_adapter",
+    }
+    present = {named.get(name, name): value for name, value in ZAMBA2.items()}
+    del present["mamba_headdim"]
+    present["n_mamba_heads"] = 112
+    assert parse(ZAMBA2, "old").parameters() == parse(present, "new").parameters()
+
+
+def test_zamba2_refuses_heads_that_do_not_divide_its_state() -> None:
+    with pytest.raises(InputError, match="mamba_headdim"):
+        parse({**ZAMBA2, "mamba_headdim": 60}, "zamba2")
+
+
+def test_nanbeige_runs_its_layers_twice() -> None:
+    """Nanbeige4.2-3B: 3.15 billion weights beside the embeddings, and 44 caches."""
+    model = parse(NANBEIGE, "nanbeige4.2-3b")
+    layer = 2 * 3072 * 6144 + 2 * 3072 * 1024 + 3 * 3072 * 10752 + 2 * 3072
+    assert model.parameters() == 2 * 166144 * 3072 + 22 * layer + 3072
+    assert model.num_layers == 44
+
+
+@pytest.mark.parametrize("name", ["enable_mhc", "emb_neighbor_num", "qk_layernorm"])
+def test_nanbeige_refuses_what_it_does_not_read(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        parse({**NANBEIGE, name: 2 if name.startswith("emb") else True}, "nanbeige")
+
+
+NANBEIGE = {
+    "model_type": "nanbeige",
+    "hidden_size": 3072,
+    "intermediate_size": 10752,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 48,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 166144,
+    "max_position_embeddings": 262144,
+    "attention_bias": False,
+    "num_loops": 2,
+    "loop_loss_weights": [],
+    "skip_loop_final_norm": False,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+#: The published files of Sarvam, what no size depends on left out.
+SARVAM = {
+    "first_k_dense_replace": 1,
+    "hidden_size": 4096,
+    "max_position_embeddings": 131072,
+    "moe_router_enable_expert_bias": True,
+    "num_attention_heads": 64,
+    "num_experts": 128,
+    "num_shared_experts": 1,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 262144,
+}
+SARVAM_30B = {
+    **SARVAM,
+    "model_type": "sarvam_moe",
+    "head_dim": 64,
+    "intermediate_size": 8192,
+    "moe_intermediate_size": 1024,
+    "moe_shared_expert_intermediate_size": 1024,
+    "num_experts_per_tok": 6,
+    "num_hidden_layers": 19,
+    "num_key_value_heads": 4,
+    "use_bias": False,
+    "use_qk_norm": True,
+    "use_qkv_bias": False,
+}
+SARVAM_105B = {
+    **SARVAM,
+    "model_type": "sarvam_mla",
+    "head_dim": 576,
+    "q_head_dim": 192,
+    "intermediate_size": 16384,
+    "kv_lora_rank": 512,
+    "moe_intermediate_size": 2048,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 32,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
+
+
+def test_sarvam_has_its_published_sizes() -> None:
+    """106 and 32.2 billion weights; 10.3 and 2.4 billion a token without embeddings."""
+    small, large = parse(SARVAM_30B, "sarvam-30b"), parse(SARVAM_105B, "sarvam-105b")
+    assert small.parameters() == pytest.approx(32.15e9, rel=1e-3)
+    assert large.parameters() == pytest.approx(106.0e9, rel=1e-3)
+    embeddings = 2 * 262144 * 4096
+    assert large.active_parameters - embeddings == pytest.approx(10.3e9, rel=1e-2)
+    assert small.active_parameters - embeddings == pytest.approx(2.4e9, rel=2e-2)
+
+
+@pytest.mark.parametrize("name", ["first_k_dense_replace", "num_shared_experts", "use_qk_norm"])
+def test_sarvam_is_refused_without_what_its_class_presumes(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        parse({k: v for k, v in SARVAM_30B.items() if k != name}, "sarvam")
+
+
+def test_the_first_files_of_minimax_m2_are_read_as_m2() -> None:
+    config = {
+        "architectures": ["MiniMaxM2ForCausalLM"],
+        "attn_type_list": [1, 1],
+        "head_dim": 32,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "max_position_embeddings": 196608,
+        "num_attention_heads": 2,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 1,
+        "num_local_experts": 8,
+        "qk_norm_type": "per_layer",
+        "rotary_dim": 16,
+        "shared_intermediate_size": 0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "use_qk_norm": True,
+        "vocab_size": 1000,
+    }
+    first, present = (
+        parse({**config, "model_type": name}, name) for name in ("minimax", "minimax_m2")
+    )
+    assert first.parameters() == present.parameters()

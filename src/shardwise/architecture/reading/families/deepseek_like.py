@@ -122,6 +122,27 @@ def bailing_moe(config: Fields) -> Decoder:
     return with_mtp(config, replace(read, embedding="model.word_embeddings"))
 
 
+def sarvam_moe(config: Fields) -> Decoder:
+    """Sarvam 30B: Ling's layers. Its class presumes more, so that the file has to say it."""
+    _written(config, "use_qk_norm", "head_dim")
+    return bailing_moe(config)
+
+
+def sarvam_mla(config: Fields) -> Decoder:
+    """Sarvam 105B: latent attention without a query rank, and Ling's experts."""
+    _written(config)
+    config = config.with_defaults(q_lora_rank=None)
+    attention = mla(config)
+    return decoder(config, lambda _: attention, _bailing_experts(config))
+
+
+def _written(config: Fields, *names: str) -> None:
+    always = ("first_k_dense_replace", "num_shared_experts", "moe_router_enable_expert_bias")
+    for name in (*always, *names):
+        if not config.has(name):
+            raise config.bad(name, "to be given, as in the published files of Sarvam")
+
+
 def _bailing_experts(config: Fields) -> Callable[[int], FeedForward]:
     shared_width = config.size("moe_shared_expert_intermediate_size", default=0, lo=0)
     config.has("moe_router_enable_expert_bias")

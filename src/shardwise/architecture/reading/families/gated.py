@@ -1,4 +1,5 @@
-"""Gated attention (Beam, Muse), sinks behind normed heads (Flint), layers run again (HRM, Ouro).
+"""Gated attention (Beam, Muse), sinks behind normed heads (Flint), layers that run again (HRM,
+Ouro, Nanbeige).
 
 Shapes: the modelling code of transformers 5.23.
 """
@@ -169,29 +170,58 @@ def ouro(config: Fields) -> Decoder:
 
     vLLM always runs all steps, whatever the exit gate says.
     """
-    heads, layers = heads_of(config), num_layers(config)
+    names = (*PRE_NORMS, "input_layernorm_2", "post_attention_layernorm_2")
     steps = config.size("total_ut_steps", default=4, hi=64)
+    hidden = config.size("hidden_size")
+    gate = linear("model.early_exit_gate", 1, hidden, "mlp", "replicated", "exit_gate",
+                  bias=True)  # fmt: skip
+    read = _looped(config, steps, "total_ut_steps", names)
+    return replace(read, outer=read.outer + gate)
+
+
+def nanbeige(config: Fields) -> Decoder:
+    """Nanbeige 4.2 (arXiv:2607.22083): Llama's layers run `num_loops` times, each with a cache."""
+    for name in _NANBEIGE_REFUSED:
+        if config.get(name):
+            raise config.bad(name, "absent, null or false")
+    trained = config.get("loop_loss_weights")
+    loops = len(trained) + 1 if isinstance(trained, list) and trained else 0
+    loops = loops or config.size("num_loops", hi=64)
+    return _looped(config, loops, "num_loops", PRE_NORMS)
+
+
+#: What the class can do and no published model does.
+_NANBEIGE_REFUSED = (
+    "qk_layernorm",
+    "enable_hyper_connection",
+    "enable_mhc",
+    "enable_double_loop_split",
+    "enable_depth_attention",
+    "emb_neighbor_num",
+    "insert_ngram_layer_idx",
+)
+
+
+def _looped(config: Fields, steps: int, field: str, names: tuple[str, ...]) -> Decoder:
+    """All layers `steps` times, with a cache each time."""
+    heads, layers = heads_of(config), num_layers(config)
     if layers * steps > MAX_LAYERS:
-        raise config.bad("total_ut_steps", f"at most {MAX_LAYERS} runs of layers in all")
+        raise config.bad(field, f"at most {MAX_LAYERS} runs of layers in all")
     bias = config.flag("attention_bias", False)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"))
-    first = Layer(attention, mlp, norms(heads.hidden, "input_layernorm", "input_layernorm_2",
-                                        "post_attention_layernorm",
-                                        "post_attention_layernorm_2"))  # fmt: skip
+    first = Layer(attention, mlp, norms(heads.hidden, *names))
     again = Layer(
         replace(attention, tensors=reused(attention.tensors)),
         replace(mlp, tensors=reused(mlp.tensors)),
         reused(first.norms),
     )
-    gate = linear("model.early_exit_gate", 1, heads.hidden, "mlp", "replicated", "exit_gate",
-                  bias=True)  # fmt: skip
     return Decoder(
         hidden_size=heads.hidden,
         vocab_size=config.size("vocab_size"),
         max_context=max_context(config),
         layers=(first,) * layers + (again,) * (layers * (steps - 1)),
-        outer=norms(heads.hidden, "model.norm") + gate,
+        outer=norms(heads.hidden, "model.norm"),
         tie_embeddings=config.flag("tie_word_embeddings", False),
     )
 

@@ -33,6 +33,8 @@ from shardwise.architecture.reading.mlps import (
 
 def minimax(config: Fields) -> Decoder:
     """Seven layers of lightning attention, then one of softmax attention."""
+    if "MiniMaxM2ForCausalLM" in config.items("architectures", str):
+        return minimax_m2(config)  # M2's first files call themselves minimax
     heads, layers = heads_of(config), num_layers(config)
     kinds = layer_types(config, layers, LINEAR, FULL)
     if not kinds:

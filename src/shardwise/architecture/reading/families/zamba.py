@@ -51,17 +51,21 @@ def zamba(config: Fields) -> Decoder:
 
 
 def zamba2(config: Fields) -> Decoder:
-    """Zamba2: several blocks in turn, each use with low-rank adapters of its own."""
+    """Zamba2: several blocks in turn, each use with low-rank adapters of its own.
+
+    Files of the release before transformers had the class name some fields otherwise.
+    """
     hidden, layers = config.size("hidden_size"), num_layers(config)
     kinds = _kinds(config, layers) or ["hybrid" if i in _HYBRID else "mamba" for i in range(layers)]
     bias = config.flag("add_bias_linear", False)
-    heads = config.size("n_mamba_heads", default=8)
+    inner = config.size(config.name_of("mamba_expand", "expansion_factor"), default=2) * hidden
+    heads = _mamba_heads(config, inner)
     shape = Mamba2(
         heads,
-        config.size("mamba_expand", default=2) * hidden // heads,
-        config.size("mamba_d_state", default=64),
+        inner // heads,
+        config.size(config.name_of("mamba_d_state", "state_size"), default=64),
         config.size("mamba_ngroups", default=1),
-        config.size("mamba_d_conv", default=4),
+        config.size(config.name_of("mamba_d_conv", "conv_dimension"), default=4),
     )
     state = mamba2(
         hidden,
@@ -71,13 +75,16 @@ def zamba2(config: Fields) -> Decoder:
         conv_bias=config.flag("use_conv_bias", True),
         dtype=state_dtype(config),
     )
-    width = config.size("intermediate_size", default=4 * hidden)
-    rank = config.size("adapter_rank", default=128)
+    width = config.size(config.name_of("intermediate_size", "ffn_hidden_size"), default=4 * hidden)
+    rank = config.size(config.name_of("adapter_rank", "lora_rank"), default=128)
     attention = _attention(config, hidden)
     mlp = gated_mlp(hidden, width, at="feed_forward", names=FUSED, bias=bias)
-    of_mlp = _adapter("feed_forward.gate_up_proj_adapter", hidden, rank, 2 * width)
+    of_mlp: tuple[Tensor, ...] = ()
+    if config.flag("use_shared_block_lora", True):
+        of_mlp = _adapter("feed_forward.gate_up_proj_adapter", hidden, rank, 2 * width)
     of_attention: tuple[Tensor, ...] = ()
-    if config.flag("use_shared_attention_adapter", False):
+    adapted = config.name_of("use_shared_attention_adapter", "use_shared_attention_lora")
+    if config.flag(adapted, False):
         of_attention = tuple(
             tensor
             for name in "qkv"
@@ -97,6 +104,15 @@ def zamba2(config: Fields) -> Decoder:
     stored, repeated = with_adapters(block), with_adapters(again)
     used = iter((*(stored,) * blocks, *(repeated,) * layers))
     return _decoder(config, [next(used) if kind == "hybrid" else None for kind in kinds], state)
+
+
+def _mamba_heads(config: Fields, inner: int) -> int:
+    if config.has("n_mamba_heads") or not config.has("mamba_headdim"):
+        return config.size("n_mamba_heads", default=8)
+    wide = config.size("mamba_headdim")
+    if inner % wide:
+        raise config.bad("mamba_headdim", f"a divisor of {inner}, the features of a layer's state")
+    return inner // wide
 
 
 #: Zamba2Config's own arrangement of 54 layers.
