@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from shardwise.api.catalogue import load_gpu, load_model
     from shardwise.api.comparing import RunComparison, compare
     from shardwise.api.day import DayResult, simulate_day
+    from shardwise.api.diagnosing import NodeDiagnosis, diagnose
     from shardwise.api.kinds import KindsResult, compare_kinds
     from shardwise.api.layouts import LayoutStudy, study_layouts
     from shardwise.api.measuring import MeasuredStudy, measure_study
@@ -49,6 +50,7 @@ _HOMES = {
     "shardwise.api.layouts": ("LayoutStudy", "study_layouts"),
     "shardwise.api.measuring": ("MeasuredStudy", "measure_study"),
     "shardwise.api.searching": ("SearchResult", "search"),
+    "shardwise.api.diagnosing": ("NodeDiagnosis", "diagnose"),
     "shardwise.api.kinds": ("KindsResult", "compare_kinds"),
     "shardwise.api.percentiles": ("PercentilePlan", "plan_percentiles"),
     "shardwise.api.planning": ("PlanResult", "plan"),
@@ -95,6 +97,7 @@ __all__ = [
     "Layout",
     "LayoutStudy",
     "MeasuredStudy",
+    "NodeDiagnosis",
     "NothingMeetsError",
     "PercentilePlan",
     "PlanResult",
@@ -116,6 +119,7 @@ __all__ = [
     "calibrate",
     "compare",
     "compare_kinds",
+    "diagnose",
     "fit_profile",
     "load_gpu",
     "load_model",

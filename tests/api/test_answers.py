@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.node.samples import PASTE
 from tests.reference import FOLDER, needs_reference
 
 from shardwise import (
@@ -21,6 +22,7 @@ from shardwise import (
     UnknownNameError,
     Workload,
     compare,
+    diagnose,
     load_gpu,
     load_model,
     measure_study,
@@ -261,3 +263,21 @@ def test_a_study_that_cannot_be_measured_here_says_so(tmp_path: Path) -> None:
         measure_study("llama-51m", folder=tmp_path, engine="trtllm")
     assert got.value.field == "engine"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pasted_node_is_diagnosed_as_its_command_does(tmp_path: Path) -> None:
+    paste = tmp_path / "paste.txt"
+    paste.write_text(PASTE)
+    found = diagnose({str(paste): PASTE})
+    assert found.to_dict() == command("doctor", "--from", str(paste), "--json")
+    assert found.table().name == "gpus"
+    found.save(tmp_path / "node.toml")
+    again = diagnose(node_file=tmp_path / "node.toml")
+    kept, read = again.reading.node, found.reading.node
+    assert kept is not None
+    assert read is not None
+    assert (kept.indices, kept.links) == (read.indices, read.links)
+    with pytest.raises(InputError, match="nothing in it is known"):
+        diagnose({"nothing": "hello"})
+    with pytest.raises(InputError, match="both given"):
+        diagnose({"paste": PASTE}, node_file=tmp_path / "node.toml")

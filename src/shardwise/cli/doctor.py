@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec.structs import replace
 
-from shardwise.cli.files import print_json, say, show_table
+from shardwise.cli.files import print_result, say, show_table
 from shardwise.cli.options import JSON, WIDE
 from shardwise.errors import InputError, ShardwiseError, printable
 
@@ -83,65 +82,36 @@ def doctor(
     -m, rocm-smi --showtopo, amd-smi topology, lscpu, vLLM's collect_env, and start-up logs of vLLM
     and SGLang. It changes nothing.
     """
-    from shardwise.doctor.diagnosis import diagnose
-    from shardwise.doctor.startup_check import compare
-    from shardwise.node.files import write
+    from shardwise.api.diagnosing import diagnose
+    from shardwise.cli.pasted import pasted
     from shardwise.node.reading.read import require_whole
-    from shardwise.perfmodel.node_all_reduce import ENGINES
 
     if more and not sources:
         raise InputError(f"unexpected argument {more[0][:80]!r}", remedy="pass --from FILE...")
-    reading = _named(_reading((*sources, *more), node_file), asked["gpu"])
-    chosen = engines or ENGINES
-    found = diagnose(reading, chosen)
-    compared: tuple[Comparison, ...] = ()
-    if model := asked["model"]:
-        name = _gpu_name(reading, asked["gpu"])
-        given = {"tp_size": asked["tp"], "pp_size": asked["pp"], "weight_dtype": asked["dtype"]}
-        given["version"] = asked["engine_version"]
-        compared = compare(reading.startups, model, name, **given)
+    given = (*sources, *more)
+    if given and node_file is not None:
+        raise InputError("--node and --from are both given", "allowed: one of them")
+    found = diagnose(
+        {"stdin" if source == "-" else source: pasted(source) for source in given},
+        node_file=node_file,
+        gpu=asked["gpu"],
+        engines=engines,
+        model=asked["model"],
+        tp_size=asked["tp"],
+        pp_size=asked["pp"],
+        dtype=asked["dtype"],
+        engine_version=asked["engine_version"],
+    )
     if as_json:
-        print_json("doctor", _document(found, chosen, compared))
+        print_result(found)
     else:
-        _show(found, chosen, compared)
+        _show(found.diagnosis, found.engines, found.compared)
     if save is not None:
-        if reading.node is None or not reading.node.devices:
-            raise InputError("no GPU was found to save", remedy="read a node with GPUs")
-        write(save, reading.node)
+        found.save(save)
         click.echo(f"wrote {save}; use it with --node {save}", err=True)
     if measure:
         _measure()
-    require_whole(reading)
-
-
-def _reading(sources: tuple[str, ...], node_file: Path | None) -> Reading:
-    from shardwise.cli.pasted import pasted
-    from shardwise.node.files import read as read_node
-    from shardwise.node.here import read_here
-    from shardwise.node.reading.read import Reading, merge, read, require_something
-
-    if node_file is not None:
-        if sources:
-            raise InputError("--node and --from are both given", "allowed: one of them")
-        return Reading(str(node_file), read_node(node_file))
-    if not sources:
-        return read_here()
-    return merge([require_something(read(pasted(s), "stdin" if s == "-" else s)) for s in sources])
-
-
-def _named(reading: Reading, gpu: str) -> Reading:
-    """Return `reading` with `gpu` as the name of unnamed GPUs."""
-    node = reading.node
-    if not gpu or node is None:
-        return reading
-    devices = tuple(replace(d, name=d.name or gpu) for d in node.devices)
-    return replace(reading, node=replace(node, devices=devices))
-
-
-def _gpu_name(reading: Reading, gpu: str) -> str:
-    from shardwise.node.generations import name_of
-
-    return gpu or (name_of(reading.node) if reading.node is not None else "")
+    require_whole(found.reading)
 
 
 def _show(found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison, ...]) -> None:
@@ -207,14 +177,6 @@ def _about(reading: Reading) -> str:
         "no supported tool found" if reading.source == "this machine" else "no host information"
     )
     return ", ".join(part for part in known if part) or unknown
-
-
-def _document(
-    found: Diagnosis, engines: tuple[str, ...], compared: tuple[Comparison, ...]
-) -> dict[str, object]:
-    from shardwise.doctor.documents import diagnosis_document
-
-    return diagnosis_document(found, engines, compared)
 
 
 def _measure() -> None:
