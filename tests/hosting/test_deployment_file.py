@@ -37,7 +37,10 @@ def test_saved_file_reads_back_the_same(tmp_path: Path) -> None:
     assert load(tmp_path / "deployment.toml") == file
 
 
-@given(st.text(max_size=40), st.dictionaries(st.text(min_size=1, max_size=8), st.text(max_size=8)))
+texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=40)
+
+
+@given(texts, st.dictionaries(texts.filter(bool), texts))
 def test_any_text_survives_the_file(flag: str, env: dict[str, str]) -> None:
     import tomllib
 
@@ -65,6 +68,8 @@ def test_ports_follow_the_model_before() -> None:
         ({"model": []}, "no \\[\\[model\\]\\]"),
         ({"model": [{**MODEL, "replicas": 10**9}]}, "replicas = 1000000000; allowed: 1 to"),
         ({"host": "\x80", "model": [MODEL]}, "host '.x80'; allowed: a host name or IP address"),
+        ({"model": [{**MODEL, "kv_dtype": "int8"}]}, "kv_dtype 'int8'; allowed: auto"),
+        ({"model": [{**MODEL, "flags": ["--x\0"]}]}, "NUL"),
         ({"host": ".a.", "model": [MODEL]}, "host '.a.'; allowed: a host name or IP address"),
         ({"model": [MODEL, MODEL]}, "2 models are served as 'llama-3.1-70b'"),
         ({"port": 8101, "model": [MODEL]}, "port 8101 is claimed 2 times"),

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec.structs import replace
 
+from shardwise.architecture.cache import KV_BYTES
 from shardwise.engines.registry import managed
 from shardwise.errors import InputError
 from shardwise.files import read_utf8, write_whole
@@ -253,9 +254,19 @@ def first_ports(file: DeploymentFile) -> list[int]:
     return ports
 
 
-def _check_model(model: ModelTable, where: str) -> None:
+def _check_words(model: ModelTable, where: str) -> None:
     if not _NAME.fullmatch(model.served_name):
         raise InputError(f"{where}: cannot be a name", "allowed: letters, digits, . _ / : -")
+    if model.kv_dtype not in ("auto", *KV_BYTES):
+        allowed = f"allowed: auto, {', '.join(KV_BYTES)}"
+        raise InputError(f"{where}: kv_dtype {model.kv_dtype[:40]!r}", allowed)
+    words = (*model.command, *model.flags, *model.env, *model.env.values())
+    if any("\0" in word for word in words):
+        raise InputError(f"{where}: command, flags or env contain a NUL character")
+
+
+def _check_model(model: ModelTable, where: str) -> None:
+    _check_words(model, where)
     sizes = ("tp_size", "pp_size", "attention_dp", "dcp_size", "replicas")
     for key in (*sizes, "max_num_seqs", "max_num_batched_tokens"):
         if not 1 <= getattr(model, key) <= 1_000_000:
