@@ -59,12 +59,14 @@ Handler = Callable[[Request], Awaitable[Response]]
 def prepare(known: Explorer) -> None:
     """Compute the first page's answer, so that one-time costs are paid before it is requested.
 
-    What it has loaded stays; the garbage collector need not look at it in the middle of a move,
-    which took 20 to 40 ms of one in twenty.
+    What it has loaded stays, so that the garbage collector need not look at it in the middle of a
+    move, which took 20 to 40 ms of one in twenty; and a move's own objects are few enough to be
+    looked at once in several moves.
     """
     payload(known, State())
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 def app(known: Explorer) -> Starlette:
