@@ -49,3 +49,13 @@ def test_an_exported_function_says_what_it_raises(name: str) -> None:
     errors = re.findall(r"^    (\w+): ", raises, re.MULTILINE)
     assert errors
     assert all(issubclass(getattr(shardwise, error), shardwise.ShardwiseError) for error in errors)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_line_of_a_section_begins_a_name_or_goes_on_further_in(name: str) -> None:
+    doc = inspect.getdoc(getattr(shardwise, name)) or ""
+    for section in ("Args", "Raises"):
+        found = re.search(rf"^{section}:\n((?:    .*\n?)+)", doc, re.MULTILINE)
+        assert found, section
+        for line in found.group(1).splitlines():
+            assert re.match(r" {8}|    \w+: ", line), f"{section}: {line}"

@@ -77,7 +77,7 @@ def compare_kinds(model: str, *, kinds: Sequence[str], **arguments: Any) -> Kind
         model: As in `plan`; one model.
         kinds: GPU ids of the catalogue, each once.
         arguments: Everything else of `plan`. A price, a node file or a start-up log applies to one
-        kind and is not allowed.
+            kind and is not allowed.
 
     Raises:
         InputError: An argument cannot be used.
