@@ -80,11 +80,14 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(tmp_path: Path) -> None:
     folder = tmp_path / "shardwise" / state.deployment_id(path)
     folder.mkdir(parents=True)
     (folder / "state.json.partial").symlink_to("/dev/full")
-    done = run(path, tmp_path, "up")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "No space left on device" in done.stderr
-    assert nothing_runs(path)
+    try:
+        done = run(path, tmp_path, "up")
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert "No space left on device" in done.stderr
+        assert nothing_runs(path)
+    finally:
+        run(path, tmp_path, "down", "--grace", "1")
 
 
 @pytest.mark.live
