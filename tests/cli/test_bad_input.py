@@ -191,7 +191,7 @@ ROW = "llama-3.1-70b,h200,vllm,fp8,{},serving_closed_loop,8,100,100,{}\n"
         # 10 to 15 ms a token, 1.1 to 1.6 s an answer
         ("tpot_ms", (15000, 11000, 9000), "tpot_ms is"),
         ("e2e_s", (1600, 1200, 1100), "needed: seconds"),
-        ("output_tok_s", (0.5, 0.7, 0.9), "needed: tokens a second"),
+        ("output_tok_s", (0.5, 0.7, 0.9), "needed: tokens/s"),
     ],
 )
 def test_a_column_in_another_unit_is_not_calibrated_on(
