@@ -63,7 +63,7 @@ def test_a_better_tp_that_was_not_asked_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"tpot_s": 1e-4}, "misses TPOT by"), ({"rate": 1000.0}, "1000 are asked")],
+    [({"tpot_s": 1e-4}, "misses TPOT by"), ({"rate": 1000.0}, "1000 are needed")],
 )
 def test_what_nothing_meets_names_the_nearest(given: dict[str, Any], words: str) -> None:
     asked = question(**given)

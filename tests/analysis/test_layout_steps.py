@@ -95,7 +95,7 @@ def test_a_layout_that_does_not_fit_is_left_out_with_the_reason() -> None:
         ("deepseek-r1", "TP8xEP4", "EP=4 with vLLM; allowed: 1 or 8"),
         ("deepseek-r1", "TP8xEP3", "3 ranks do not divide the 256 experts"),
         ("deepseek-r1", "TP16", "TP16 on 8 GPUs; allowed: layouts of up to 8"),
-        ("deepseek-r1", "TP8,TP8", "layout TP8 comes twice"),
+        ("deepseek-r1", "TP8,TP8", "layout TP8 is given twice"),
         ("deepseek-r1", "DP8xEP8", "batch 12 over the 8 copies .*allowed: multiples of 8"),
     ],
 )

@@ -35,7 +35,7 @@ def test_intervals_are_those_of_no_row_across_nodes() -> None:
 
 
 def test_a_replica_larger_than_a_node_needs_a_network() -> None:
-    with pytest.raises(InputError, match="TP8 x PP2 takes 16 GPUs, and a node of h100 has 8") as no:
+    with pytest.raises(InputError, match="TP8 x PP2 needs 16 GPUs, but a node of h100 has 8") as no:
         make_group(TWO_NODES)
     assert "name it with --network" in str(no.value)
     for layout, why in (("TP16", "TP within a node"), ("TP8xPP3", "")):

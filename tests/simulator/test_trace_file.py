@@ -176,7 +176,7 @@ def test_a_malformed_line_is_named_with_what_was_expected(
 
 
 def test_files_that_hold_no_trace_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds 0 requests"):
+    with pytest.raises(InputError, match="has 0 requests"):
         read_trace(written(tmp_path, "arrival_s,isl,osl\n"))
     with pytest.raises(InputError, match=r"line 1: columns a, b; expected: TIMESTAMP"):
         read_trace(written(tmp_path, "a,b\n1,2\n"))
