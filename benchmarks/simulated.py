@@ -251,6 +251,7 @@ def group(tp_size: int, replicas: int, steps: Steps) -> Group:
         kv_capacity_tokens=KV_TOKENS,
         max_context=1024,
         delay_s=steps.delay_s,
+        tokenize_s=0.0,
         delay_steps=0.0,
         half_widths={},
         note="step times from closed loops",

@@ -46,7 +46,7 @@ def pair(python: str, group: Group) -> dict[str, Any]:
 
     Vidur starts a request when it arrives, so the time until a scheduler sees it is left out.
     """
-    plain = replace(group, delay_s=0.0, delay_steps=0.0, scheduling=PLAIN)
+    plain = replace(group, delay_s=0.0, tokenize_s=0.0, delay_steps=0.0, scheduling=PLAIN)
     trace = draw(Traffic(RATE, Lengths(1000), Lengths(500), PAIRED_S))
     started = time.process_time()
     ours = simulate([plain], trace, policy="round_robin")

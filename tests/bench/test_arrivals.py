@@ -74,7 +74,7 @@ def test_a_trace_is_read_in_each_of_its_forms(
         ('{"when": 3}\n', "line 1"),
         ('{"timestamp": \n', "line 1"),
         ("arrival_s,isl,osl\n1,2,3\n\nx,2,3\n", "line 4"),
-        ("arrival_s,isl,osl\n", "header only"),
+        ("arrival_s,isl,osl\n", "only a header"),
         ("nan\n", "line 1"),
         ("arrival_s,isl,osl\n1,-2,3\n", "line 2"),
     ],

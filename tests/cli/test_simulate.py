@@ -125,7 +125,7 @@ def test_a_malformed_line_of_a_trace_is_named_with_what_was_expected(tmp_path: P
     assert done.stderr.count("\n") == 1
     assert "line 3: isl is 'many'; expected: a whole number of tokens, 1 to" in done.stderr
     path.write_text("arrival_s,isl,osl\n")
-    assert "holds 0 requests" in simulate("llama-3.1-8b", "--trace", str(path)).stderr
+    assert "has 0 requests" in simulate("llama-3.1-8b", "--trace", str(path)).stderr
 
 
 def test_hash_ids_without_a_block_size_are_refused(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_saved_file_starts_the_command_that_the_plan_printed(
     [
         ("vllm", "h200", "attention_dp", "--data-parallel-size"),
         ("sglang", "mi355x", "attention_dp", "--dp-size"),
-        ("sglang", "h200", "dcp_size", "--dcp-size"),
+        ("sglang", "h200", "attention_dp", "--dp-size"),
     ],
 )
 def test_layouts_beside_tp_are_saved_and_started_as_planned(

@@ -160,7 +160,7 @@ def test_versions_have_levels_of_their_own_where_several_were_measured() -> None
         )
         for version in ("1.0", "2.0")
     }
-    assert abs(errors["1.0"]) < 0.06 > abs(errors["2.0"])
+    assert abs(errors["1.0"]) < 0.08 > abs(errors["2.0"])
 
 
 def test_folds_leave_out_each_layout_gpu_engine_and_family() -> None:

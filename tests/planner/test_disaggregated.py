@@ -50,7 +50,7 @@ def by_hand() -> Times:
 
 
 def test_rate_wait_and_requests_in_flight_by_hand() -> None:
-    requests = Requests(1000, 101)
+    requests, c = Requests(1000, 101), LLAMA.setting.coefficients
     found = serve(LLAMA, by_hand(), Pools(ONE, 1, ONE, 1), requests, first_share=0.0)
     at = int(np.argmin(np.abs(found.batch - 8.0)))
     batch = found.batch[at]
@@ -61,7 +61,7 @@ def test_rate_wait_and_requests_in_flight_by_hand() -> None:
     # M/D/1: rho / (2 (1 - rho)) service times; then two servers' handling, the transfer and a step
     wait = 0.1 * busy / (2 * (1 - busy))
     sent = HAND_OVER_S + 1e9 / (TRANSFER_SHARE * 450e9)
-    ttft = wait + 0.1 + sent + 2 * LLAMA.setting.coefficients["request"] + 2.0 / 100
+    ttft = wait + 0.1 + sent + 2 * (c["request"] + 1000 * c["tokenize"]) + 2.0 / 100
     assert found.ttft_s[at] == pytest.approx(ttft)
     assert found.tpot_s[at] == pytest.approx(0.02)
     assert found.in_flight[at] == pytest.approx(rate * (ttft + 2.0))

@@ -25,7 +25,16 @@ def toy(replicas: int = 1) -> Group:
     """One slot, 10 steps of 0.01 s a request: 10 requests/s a replica at most."""
     flat = StepTable(np.full(3, 0.01), np.full(514, 0.01), (0.0, 0.0), (0.0, 0.0), np.inf, 1)
     return Group(
-        Deployment("toy", "h200", Layout(replicas=replicas)), flat, 1, 512, 1000, 1000, 0.0, 0.0, {}
+        Deployment("toy", "h200", Layout(replicas=replicas)),
+        flat,
+        1,
+        512,
+        1000,
+        1000,
+        0.0,
+        0.0,
+        0.0,
+        {},
     )
 
 

@@ -21,7 +21,7 @@ def group(replicas: int = 1, step_s: float = 0.1, width: float = np.log(2)) -> G
     table = StepTable(np.full(10, step_s), np.full(514, step_s), (0.0, 0.0), (0.0, 0.0), np.inf, 1)
     return Group(
         Deployment("toy", "h200", Layout(replicas=replicas)), table, 8, 512, 10_000, 10**9,
-        0.0, 0.0,
+        0.0, 0.0, 0.0,
         {"tpot_s": width}, "by hand",
     )  # fmt: skip
 

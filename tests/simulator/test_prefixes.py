@@ -36,7 +36,7 @@ def toy(rules: Scheduling, replicas: int = 1, capacity: int = 100_000, seqs: int
     )
     return Group(
         Deployment("toy", "h200", Layout(replicas=replicas)), flat, seqs, 2048, capacity, 10**9,
-        0.0, 0.0, {}, scheduling=rules,
+        0.0, 0.0, 0.0, {}, scheduling=rules,
     )  # fmt: skip
 
 

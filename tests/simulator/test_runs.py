@@ -42,7 +42,7 @@ def toy(
     )
     return Group(
         Deployment("toy", "h200", Layout(replicas=replicas)), table, seqs, budget, capacity, 10**9,
-        0.0, 0.0, {},
+        0.0, 0.0, 0.0, {},
     )  # fmt: skip
 
 

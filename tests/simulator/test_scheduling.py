@@ -23,7 +23,7 @@ def toy(rules: Scheduling, replicas: int = 1, capacity: int = 10_000, seqs: int 
     flat = StepTable(np.ones(seqs + 2), np.ones(514), (0.0, 0.0), (0.0, 0.0), np.inf, 1)
     return Group(
         Deployment("toy", "h200", Layout(replicas=replicas)), flat, seqs, 512, capacity, 10**9,
-        0.0, 0.0, {}, scheduling=rules,
+        0.0, 0.0, 0.0, {}, scheduling=rules,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 FOLDS: Final = 5
 #: A user's rows are from one machine and version, so they may move a coefficient further than the
 #: same number of public rows, which share errors.
-OWN_HOLD: Final = 0.125
+OWN_HOLD: Final = 0.09
 LEAST_GROUPS: Final = 3  #: that judge each other's coverage
 MIN_ROWS: Final = 3  #: fewer say nothing about the error that is left
 

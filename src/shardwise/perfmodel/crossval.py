@@ -68,7 +68,7 @@ def log_errors(batch: Batch, served: Served, chosen: Mask) -> dict[str, Array]:
     for metric, observed in observed_metrics(batch).items():
         use = chosen & np.isfinite(observed)
         if metric == "ttft_s":
-            use &= ~np.array([bool(row.kv_limited) for row in batch.rows]) & batch.ttft_is_told
+            use &= batch.ttft_is_told
         if use.any():
             with np.errstate(divide="ignore", invalid="ignore"):
                 every = np.log(getattr(served, metric) / observed)

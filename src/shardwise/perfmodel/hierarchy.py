@@ -32,11 +32,11 @@ _BY_ENGINE: Final = np.array([c.varies_by == "engine" for c in COEFFICIENTS.valu
 LEVEL_SHARE: Final = {
     "gpu": (0.6, 0.1),
     "engine": (0.4, 0.8),
-    "kind": (0.0, 1.2),
+    "kind": (0.0, 1.6),
     "pair": (0.4, 0.3),
     "version": (1.4, 1.0),
     "model": (1.0, 0.6),
-    "cell": (2.0, 1.2),
+    "cell": (2.8, 1.2),
 }
 
 #: Published properties of a vendor's or generation's kernels, as factors on the prior median.

@@ -21,6 +21,7 @@ from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.loop import decode_steps
 from shardwise.perfmodel.memory import sequence_bytes
+from shardwise.perfmodel.serving import received_s
 from shardwise.perfmodel.serving_steps import (
     chunk,
     decode_step,
@@ -199,7 +200,13 @@ def serve(
     sent = transfer_s(subject, pools.prefill, pools.decode, float(found.cache_bytes[d]))
     steps = max(requests.osl - 1.0, 1e-6) / found.tokens_per_step
     # a request passes two servers, and its first token comes with a decode step
-    ttft = 2.0 * c["request"] + waiting + found.own_s[p] + sent + decoding / steps
+    ttft = (
+        2.0 * received_s(subject.setting, requests.isl)
+        + waiting
+        + found.own_s[p]
+        + sent
+        + decoding / steps
+    )
     in_flight = rate * (ttft + decoding)
     ahead = np.maximum(in_flight / pools.prefill_instances - 1.0, 0.0) / 2.0
     ttft = ttft + first_share * ahead * found.prompt_s[p]

@@ -133,8 +133,9 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def ttft_is_told(self) -> bool:
-        """Whether TTFT is that of serving: ATOM's nightly runs compile on first use."""
-        return not self.source.startswith("rocm_atom_dashboard")
+        """Whether TTFT is that of serving. ATOM's nightly runs compile on first use, and rows that
+        say `kv_limited` hold the wait for memory."""
+        return not self.source.startswith("rocm_atom_dashboard") and not self.kv_limited
 
     @property
     def tp_size(self) -> int:

@@ -77,7 +77,7 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     """
     c = setting.coefficients
     resident, limited = _resident(load)
-    outside = c["request"] + _ahead_s(setting, load, resident)
+    outside = received_s(setting, load.isl) + _ahead_s(setting, load, resident)
     # a request alone finds no step running; steps are counted in those that it decodes in
     steps = c["wait_steps"] + load.gather_wait
     waiting = steps * (1.0 - 1.0 / resident) / decode_steps(setting, load)
@@ -92,6 +92,13 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     front = (c["handle"] + c["stream"] * streamed) * load.concurrency
     e2e = smooth_maximum(ttft + decoding, front, FRONT_KNEE)
     return _served(load, loop, resident, limited, e2e - decoding, e2e)
+
+
+def received_s(setting: Steps, prompt_tokens: Array | float) -> Array:
+    """Seconds that the API takes per request beside the engine: a fixed time, and tokenization of
+    the whole prompt, cached tokens included."""
+    c = setting.coefficients
+    return np.asarray(c["request"] + c["tokenize"] * prompt_tokens)
 
 
 def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:

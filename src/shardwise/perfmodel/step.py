@@ -206,7 +206,10 @@ def step_time(
     )
     compute = compute + np.where(prompts > 0, c["attention"] * scored, 0.0)
     layers = kernels.of(kernels.layers)
-    gaps = kernels.of(kernels.small) * c["launch"] + c["elementwise"] * dense[..., ELEMENTWISE]
+    # activations of a decode step stay in the L2 cache; those of a prompt go through memory
+    tokens = np.maximum(own * queries + prompts, 1e-9)
+    factor = (own * queries + c["elementwise"] * prompts) / tokens
+    gaps = kernels.of(kernels.small) * c["launch"] + factor * dense[..., ELEMENTWISE]
     device = weights + compute + kv + communication + gaps
     # without a graph the host launches ahead of the device: the slower of the two is waited for
     launches = np.where(prompt_tokens > 0, layers * c["eager_layer"], 0.0)

@@ -81,9 +81,7 @@ def _batch_points(batch: Batch, profile: Profile) -> list[Point]:
     for metric, observed in observed_metrics(batch).items():
         predicted = getattr(served, metric)
         for i, row in enumerate(batch.rows):
-            if not np.isfinite(observed[i]) or (
-                metric == "ttft_s" and (row.kv_limited or not row.ttft_is_told)
-            ):
+            if not np.isfinite(observed[i]) or (metric == "ttft_s" and not row.ttft_is_told):
                 continue
             value = float(predicted[i])
             spread = float(np.exp(half_width(profile, asked, metric, row.layout)))

@@ -45,6 +45,7 @@ class Group(msgspec.Struct, frozen=True):
     kv_capacity_tokens: int
     max_context: int
     delay_s: float  #: from arrival until the scheduler sees a request
+    tokenize_s: float  #: the same, per token of the prompt
     delay_steps: float  #: the same, in steps
     half_widths: dict[str, float]  #: log half-widths of 80 % intervals by metric
     note: str = ""
@@ -62,6 +63,7 @@ class Group(msgspec.Struct, frozen=True):
             self,
             table=self.table.scaled(factor),
             delay_s=self.delay_s * factor,
+            tokenize_s=self.tokenize_s * factor,
             scheduling=self.scheduling.slower(factor),
         )
 
@@ -184,6 +186,7 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
         kv_capacity_tokens=memory.kv_capacity_tokens,
         max_context=deployment.limits.max_model_len or arch.max_context,
         delay_s=setting.coefficients["request"],
+        tokenize_s=setting.coefficients["tokenize"],
         delay_steps=max(setting.coefficients["wait_steps"] - RESIDUAL_STEPS, 0.0),
         half_widths=widths,
         note=note_on(subject, [d.layout]),
@@ -247,6 +250,7 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
         reserve=column([x.reserve for x in rules]),
         max_context=whole([g.max_context for g in groups]),
         delay_s=column([g.delay_s for g in groups]),
+        tokenize_s=column([g.tokenize_s for g in groups]),
         delay_steps=column([g.delay_steps for g in groups]),
         request_s=column([x.request_s for x in rules]),
         token_s=column([x.token_s for x in rules]),

@@ -11,15 +11,16 @@ from shardwise.simulator.state import Sim
 
 
 @compiled
-def receive(sim: Sim, r: int, time: float) -> float:
-    """Return when a request that arrives at `time` reaches the engine of replica `r`.
+def receive(sim: Sim, r: int, i: int, time: float) -> float:
+    """Return when request `i`, arriving at `time`, reaches the engine of replica `r`.
 
     The running step may end after `time`; its tokens are then queued behind this request.
     """
     fleet, replicas = sim.fleet, sim.replicas
     work = fleet.request_s[r]
+    delay = fleet.delay_s[r] + fleet.tokenize_s[r] * sim.requests.isl[i]
     if work == 0.0 and fleet.token_s[r] == 0.0:
-        return time + fleet.delay_s[r]  # type: ignore[no-any-return,unused-ignore]
+        return time + delay  # type: ignore[no-any-return,unused-ignore]
     free = replicas.front_before[r] if replicas.now[r] > time else replicas.front[r]
     done = max(free, time) + work
     if replicas.now[r] > time:
@@ -27,7 +28,7 @@ def receive(sim: Sim, r: int, time: float) -> float:
         replicas.front[r] += work
     else:
         replicas.front[r], replicas.front_before[r] = done, done
-    return done + max(fleet.delay_s[r] - work, 0.0)  # type: ignore[no-any-return,unused-ignore]
+    return done + max(delay - work, 0.0)  # type: ignore[no-any-return,unused-ignore]
 
 
 @compiled

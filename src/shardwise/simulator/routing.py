@@ -183,7 +183,7 @@ def dispatch(sim: Sim, i: int, time: float, policy: int) -> None:
     requests.replica[i] = r
     pp = fleet.pp_size[fleet.table[r]]
     step = fleet.decode[fleet.table[r], (replicas.running[r] + pp - 1) // pp]
-    ready = receive(sim, r, time) + fleet.delay_steps[r] * step
+    ready = receive(sim, r, i, time) + fleet.delay_steps[r] * step
     ready = max(ready, replicas.last_ready[r])
     requests.ready[i] = ready
     replicas.last_ready[r] = ready

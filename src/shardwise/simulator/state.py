@@ -57,6 +57,7 @@ class Fleet(NamedTuple):
     reserve: Floats  #: [R] share of the tokens still to come that admission keeps free
     max_context: Ints  #: [R] tokens of one request
     delay_s: Floats  #: [R] from arrival until the scheduler sees the request, on an idle server
+    tokenize_s: Floats  #: [R] the same, per token of the prompt
     delay_steps: Floats  #: [R] the same, in decode steps of the batch then running
     request_s: Floats  #: [R] of `delay_s`: time of the API server that other work waits for
     token_s: Floats  #: [R] the API server's time for each output token

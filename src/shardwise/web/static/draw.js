@@ -77,7 +77,7 @@ function legend(found) {
     "— frontier: no layout is better in both",
     roles.has("cell") && "• every layout at every batch",
     roles.has("measured") && "□ measured",
-    (roles.has("bound-x") || roles.has("bound-y")) && "- - what is asked",
+    (roles.has("bound-x") || roles.has("bound-y")) && "- - requested bounds",
   ].filter(Boolean);
   byId("legend").replaceChildren(...items.map((text) => node("li", {}, text)));
 }
