@@ -168,7 +168,8 @@ def test_the_kv_tokens_of_a_start_up_log_are_those_of_the_plan(tmp_path: Path) -
     found = json.loads(done.stdout)
     tokens = {c["name"]: c["memory"]["kv_capacity_tokens"] for c in found["ranked"]}
     assert tokens["2 x TP4 in bf16"] == pytest.approx(400_000, rel=1e-5)
-    assert found["memory_note"].startswith("KV cache from a start-up log: 30.52 GiB per GPU at TP=4")
+    told = "KV cache from a start-up log: 30.52 GiB per GPU at TP=4"
+    assert found["memory_note"].startswith(told)
 
 
 def test_a_start_up_log_is_of_one_kind_of_gpu_and_states_a_cache(tmp_path: Path) -> None:
