@@ -125,7 +125,7 @@ def test_a_budget_names_what_it_leaves_out(llama: Path, tmp_path: Path) -> None:
     ("options", "words"),
     [
         (["--tp", "3"], "TP=3"),
-        (["--engine", "trtllm"], "allowed with --measure: vllm, sglang, builtin"),
+        (["--engine", "trtllm"], "allowed to be measured: vllm, sglang, builtin"),
         (["--env", "X"], "allowed: NAME=VALUE"),
         (["--minutes", "0"], "--minutes"),
         (["--flag=--no-such-flag"], "no-such-flag"),

@@ -32,7 +32,7 @@ def test_the_command_shows_cuts_replication_and_the_sum(llama: Path) -> None:
     got = CliRunner().invoke(command, [str(llama), "--tp", "4", "--prompt", "1 2 3"])
     assert got.exit_code == 0
     assert "KV heads rank 0: 0, rank 1: 0, rank 2: 1, rank 3: 1" in got.output
-    assert "<- all-reduce of 3x64 numbers" in got.output
+    assert "<- all-reduce of 3x64 values" in got.output
     down = next(line for line in got.output.splitlines() if "mlp.down_proj" in line)
     assert down.split() == ["mlp.down_proj", "64x96", "columns", "0-23", "24-47", "48-71", "72-95"]
 
