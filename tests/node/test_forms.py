@@ -448,3 +448,13 @@ available: 60.02 GiB
     assert start.kv_tokens == 428384
     assert start.kv_bytes == pytest.approx(52.3 * GIB)
     assert start.total_bytes == pytest.approx(79.11 * GIB)
+
+
+def test_a_log_cut_before_its_arguments_still_names_the_model() -> None:
+    start = start_of(
+        "(EngineCore_DP0 pid=12) INFO 10-02 11:22:33 [gpu_model_runner.py:2602] Starting to load "
+        "model openai/gpt-oss-120b...\n"
+        "(EngineCore_DP0 pid=12) INFO 10-02 11:23:33 [gpu_model_runner.py:2653] Model loading took "
+        "64.3809 GiB and 45.2 seconds\n"
+    )
+    assert start.model == "openai/gpt-oss-120b"

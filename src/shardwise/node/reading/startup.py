@@ -78,7 +78,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
     @property
     def model(self) -> str:
         """Model that was loaded, or ""."""
-        return str(self.args.get("model", ""))
+        return str(self.args.get("model") or self.said.get("model", ""))
 
     @property
     def processes(self) -> int:

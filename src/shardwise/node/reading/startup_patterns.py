@@ -136,6 +136,7 @@ SAID: Final = (
     ("sglang", "kv_dtype", _words(r"Using KV cache dtype: (?:torch\.)?(\w+)")),
     ("vllm", "kv_dtype", _words(r"Using (fp8\w*) data type to store kv cache")),
     ("vllm", "kv_dtype", _words(r"Using DeepSeek's (fp8_ds_mla) KV cache format")),
+    ("vllm", "model", _words(r"Starting to load model (\S+?)\.{3}(?=\s|$)")),
     ("sglang", "model_class", _words(r"Load weight end\.GAPtype=(\w+)")),
     ("", "fail_oom", _words(r"((?:CUDA|HIP) out of memory)")),
 )
