@@ -1,4 +1,4 @@
-"""A correction is applied by the share that cells left out support, and by none that is chance."""
+"""Apply the share of a correction that held-out cells support, and none that is chance."""
 
 from __future__ import annotations
 

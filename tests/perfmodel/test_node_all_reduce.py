@@ -94,7 +94,7 @@ def test_without_a_name_the_memory_tells_an_mi300() -> None:
     small = replace(node, devices=tuple(replace(d, memory_bytes=64e9) for d in node.devices))
     assert choose("vllm", best(large, 8)).library == "custom"
     assert choose("vllm", best(small, 8)).library == "rccl"
-    assert "not known" in choose("vllm", best(node, 8)).why
+    assert "name is unknown" in choose("vllm", best(node, 8)).why
 
 
 def test_an_xgmi_path_over_two_steps_is_no_direct_link() -> None:

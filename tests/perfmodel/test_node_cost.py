@@ -93,7 +93,7 @@ def test_four_gpus_across_bridged_pairs_cost_several_times_a_pair() -> None:
 def test_nvlink_that_nobody_measured_is_a_guess_from_its_rate() -> None:
     (found,) = costs(best(mesh("NV2", 4, "Tesla V100-SXM2-16GB"), 4))
     assert found.grade == "guess"
-    assert "50 GB/s of NV2 a pair" in found.source  # two links of 25 GB/s
+    assert "50 GB/s of NV2 per pair" in found.source  # two links of 25 GB/s
     (bridge,) = costs(best(mesh("NV4", 2, "NVIDIA GeForce RTX 3090"), 2))
     assert "56 GB/s of NV4" in bridge.source
 

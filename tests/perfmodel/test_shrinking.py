@@ -1,4 +1,4 @@
-"""A correction is kept by the share that rows left out support; no metric of them gets worse."""
+"""Keep the share of a correction that held-out rows support, if no metric gets worse."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Validation(Result):
         self.profile = profile
         self.points = tuple(points)  #: every measured value beside its prediction
         self.rows = rows  #: rows that hold a measurement and could be predicted
-        self.problems = tuple(problems)  #: rows that were left out, and why
+        self.problems = tuple(problems)  #: rows that were not used, and why
         self.scores: Mapping[str, Sequence[Score]] = {
             name: scores(points, key) for name, key in GROUPINGS.items()
         }

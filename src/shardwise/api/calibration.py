@@ -30,7 +30,7 @@ class Calibration(Result):
         self, made: Personal, rows: Sequence[Row], problems: Sequence[Problem], path: Path | None
     ) -> None:
         self.made = made
-        self.problems = tuple(problems)  #: rows that were left out, and why
+        self.problems = tuple(problems)  #: rows that were not used, and why
         self.path = path  #: where the profile was saved; None: nowhere
         self._rows = rows
 
@@ -129,7 +129,7 @@ class FittedProfile(Result):
 
     def __init__(self, profile: Profile, problems: Sequence[Problem], lines: int) -> None:
         self.profile = profile
-        self.problems = tuple(problems)  #: rows that were left out, and why
+        self.problems = tuple(problems)  #: rows that were not used, and why
         self.lines = lines  #: all-reduce lines fitted
         self.path: Path | None = None
 

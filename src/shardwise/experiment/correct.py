@@ -59,7 +59,7 @@ class Score(msgspec.Struct, frozen=True):
     after_pct: float
     before_inside: int  #: measured values in the 80 % interval
     after_inside: int
-    share: float  #: of the correction, that cells left out support
+    share: float  #: of the correction, supported by held-out cells
 
 
 class CurvePoint(msgspec.Struct, frozen=True):

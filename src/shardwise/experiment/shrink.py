@@ -34,7 +34,7 @@ class Trust(msgspec.Struct, frozen=True):
 
     share: float
     half_width: float = math.inf
-    n: int = 0  #: cells left out, one after the other or in folds
+    n: int = 0  #: held-out cells, one at a time or in folds
 
 
 def trust(before: Sequence[float], after: Sequence[float]) -> Trust:

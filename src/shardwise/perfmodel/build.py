@@ -178,7 +178,7 @@ class Personal(msgspec.Struct, frozen=True):
     before_pct: dict[str, float]  #: the base profile on the user's rows
     after_pct: dict[str, float]  #: cross-validated: each row judged by a fit without it
     shares: Shares  #: of the correction, that are kept
-    is_supported: bool  #: by rows left out; otherwise the base predicts them as well
+    is_supported: bool  #: by held-out rows; otherwise the base profile predicts them as well
 
 
 def adapted(batches: Sequence[Batch], base: Profile) -> Hierarchy:

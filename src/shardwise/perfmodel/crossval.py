@@ -1,5 +1,5 @@
-"""Cross-validation: leave out a layout, a model family, a GPU, an engine, a version, a dtype, a
-model on a GPU, or single rows; and kernels alone, without any fit.
+"""Cross-validation: hold out a layout, a model family, a GPU, an engine, a version, a dtype, a
+model on a GPU, or single rows; and predict with kernels alone, without any fit.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Mask = NDArray[np.bool_]
 
 
 class Fold(msgspec.Struct, frozen=True):
-    """Rows to leave out, and why. Names of independent groups that are left out together are
-    joined by " + ", which saves fits."""
+    """Rows to hold out, and why. Independent groups can be held out together, which saves fits;
+    their names are joined by " + "."""
 
     kind: str  #: an `Unseen`, "row" or "kernels"
     name: str

@@ -1,7 +1,7 @@
 """Coefficients shared through a hierarchy: everything, the GPU, the engine, the engine with models
 of a kind, the pair, the version, the model, and the model on the pair.
 
-log coefficient = log prior (+ what is published about the vendor or generation)
+log coefficient = log prior (+ published corrections of the vendor, generation or engine)
                 + shared + GPU offset + engine offset + kind offset + pair offset + version offset
                 + model offset + cell offset,
 
@@ -39,17 +39,19 @@ LEVEL_SHARE: Final = {
     "cell": (2.8, 1.2),
 }
 
-#: Published properties of a vendor's or generation's kernels, as factors on the prior median.
-#: Collective: on Blackwell engines fuse the all-reduce with the norm that follows, 13.5 to 8.7 us
-#: (github.com/sgl-project/sglang/pull/7621); on Hopper the fused kernel is no faster.
-#: TensorRT-LLM: its PyTorch backend schedules while the GPU computes, and leaves it waiting for
-#: 580 us of a step of 64 sequences (github.com/NVIDIA/TensorRT-LLM/issues/13957, Llama 3.1 8B
-#: on B200); the priors of step and sequence come to 1,140 us there.
-#: Built-in engine and CPU: what a step and a layer of a model too small to matter took, batch 1,
-#: fp32, one Zen 5 thread, 23 Nov 2026: 120 us a step, 110 to 130 us a layer, 180 us in a prefill of
-#: 64 tokens; a CPU runs each operation as it is called, so a prefill has no launches of its own.
-#: The built-in server adds 0.9 ms to a prompt of one token, same day, n = 273, and a request waits
-#: for the step that began as its predecessor ended. (`handle`: beside what vLLM's is fitted to.)
+#: Published or measured properties of a vendor, generation or engine, as factors on the prior
+#: median.
+#: Collective: on Blackwell, engines fuse the all-reduce with the following norm, which reduces
+#: 13.5 us to 8.7 us (github.com/sgl-project/sglang/pull/7621). On Hopper, the fused kernel is no
+#: faster.
+#: TensorRT-LLM: its PyTorch backend schedules while the GPU computes. The GPU idles for 580 us of
+#: a step of 64 sequences (github.com/NVIDIA/TensorRT-LLM/issues/13957, Llama 3.1 8B on B200). The
+#: priors of step and sequence give 1,140 us for this step.
+#: Built-in engine and CPU: measured with a model of negligible size (batch 1, fp32, one Zen 5
+#: thread, 23 Nov 2026): 120 us per step, 110 to 130 us per layer, 180 us in a prefill of 64 tokens.
+#: A CPU runs each operation when it is called, so a prefill has no separate launches. The built-in
+#: server adds 0.9 ms to a prompt of one token (same day, n = 273), and a request waits for the one
+#: step that began when its predecessor ended. `handle` is relative to the fitted value of vLLM.
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
     "blackwell": {"collective": 8.7 / 13.5},
     "trtllm": {"step": 580.0 / 1140.0, "sequence": 580.0 / 1140.0},

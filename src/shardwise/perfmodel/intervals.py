@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from shardwise.perfmodel.profiles import Profile
 
 LEVEL: Final = 0.80  #: share of unseen rows that should be in the interval
-#: Where nothing was held out at all: a factor of two either way for TTFT, 1.5 for the rest.
+#: Half-width (log) if no row was held out: a factor of 2 either way for TTFT, 1.5 for other
+#: metrics.
 _BLIND: Final = {"ttft_s": 0.7}
 _BLIND_OTHER: Final = 0.4
 #: Correlation of the errors of two layouts of one model on one GPU: 0.67 to 0.77 on the reference
@@ -39,11 +40,11 @@ _SAME_AS: Final = {"total_tok_s": "output_tok_s", "usd_per_million_output_tok": 
 #: A group's weight is its number of rows to this power: 1 weights rows equally, 0 weights groups
 #: equally.
 _BY_ROWS: Final = 0.5
-_FEW: Final = 10  #: rows; a smaller group's count singly as much as those of one of this size
-#: Groups that the other kind of model counts for, such that groups left out cover each other by 75
-#: to 88 %.
+_FEW: Final = 10  #: rows; a row of a smaller group weighs as much as one of a group of this size
+#: Weight of the other kind of model, in groups. Chosen so that intervals from the other groups
+#: cover 75 to 88 % of the rows of a held-out group.
 _OTHER_KIND: Final = 0.55
-NEAR: Final = "row"  #: the fold of rows about which everything is known
+NEAR: Final = "row"  #: the fold that holds out only the row itself
 
 
 def ratio_width(first: float, second: float, rho: float = LAYOUT_RHO) -> float:
@@ -65,13 +66,17 @@ def quantile(errors: Sequence[float] | Array) -> float:
     return float(sizes[min(place, len(sizes) - 1)])
 
 
-Groups = Mapping[str, Sequence[float]]  #: errors by the group that was left out
+Groups = Mapping[str, Sequence[float]]  #: errors by held-out group
 
 
 def group_quantile(own: Groups, other: Groups, level: float = LEVEL) -> float:
-    """Return the size below which |error| of a new group stays in a share `level` of rows. `own`
-    are the groups of the same kind of model; `other` those of the other kind, counted as one
-    group."""
+    """Return the weighted quantile `level` of |error|.
+
+    Args:
+        own: Errors of the groups of the same kind of model.
+        other: Errors of the groups of the other kind, which count as one group.
+        level: Share of the rows of a new group that should be covered.
+    """
     errors, weights = [], []
     for groups, mass in ((own, _effective(own)), (other, _OTHER_KIND)):
         if not groups:
@@ -96,7 +101,7 @@ def _effective(groups: Groups) -> float:
 
 
 def by_group(misses: Iterable[Miss]) -> dict[tuple[str, str, str], dict[str, list[float]]]:
-    """Return errors by (fold, kind of model, metric), then by left-out group."""
+    """Return errors by (fold, kind of model, metric), then by held-out group."""
     found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for m in misses:
         groups = found.setdefault((m.fold, kind_of(m.moe), m.metric), {})
@@ -120,7 +125,7 @@ def widths_from(misses: Iterable[Miss]) -> dict[str, float]:
 
 
 class Distance(msgspec.Struct, frozen=True):
-    """What is new in a question, and the kind of its model."""
+    """Properties of a question that no calibration row has, and the kind of its model."""
 
     unseen: tuple[Unseen, ...]
     moe: bool
@@ -144,13 +149,13 @@ def _half_width(profile: Profile, asked: Asked, metric: str, unseen: tuple[Unsee
     if own is not None and not unseen:
         return own
     width = width_of(profile.widths, Distance(unseen, asked.moe), metric)
-    if "gpu" in unseen:  # rows of left-out GPUs still had their own kernel tables
+    if "gpu" in unseen:  # held-out GPUs still had their own kernel tables
         return float(np.hypot(width, asked.kernel_error))
     return width
 
 
 def width_of(widths: Mapping[str, float], distance: Distance, metric: str) -> float:
-    """Return the width of a distance; if several things are new, their errors are assumed
+    """Return the width of a distance. If several properties are new, their errors are assumed
     independent."""
     name = _SAME_AS.get(metric, metric)
     blind = _BLIND.get(name, _BLIND_OTHER)
@@ -167,15 +172,15 @@ def width_of(widths: Mapping[str, float], distance: Distance, metric: str) -> fl
     return float(np.sqrt(near**2 + beyond))
 
 
-#: Error (log) of the ratio of TPOT without and with speculation, with the acceptance known from
-#: other runs of the engine: 80th percentile over the pairs of serving_2026.csv.
+#: Error (log) of the ratio of TPOT without and with speculation, if the acceptance is known from
+#: other runs of the engine. 80th percentile over the pairs of serving_2026.csv.
 SPECULATION_WIDTH: Final = 0.12
 
 
 def with_speculation(width: float, speculation: Speculation | None, metric: str) -> float:
     """Return `width` with the error of the speculation model and the range of the acceptance.
 
-    Errors are assumed independent. A first token is not drafted.
+    Errors are assumed independent. TTFT is unchanged, because the first token is not drafted.
     """
     if speculation is None or metric == "ttft_s":
         return width
@@ -184,5 +189,5 @@ def with_speculation(width: float, speculation: Speculation | None, metric: str)
     return float(np.hypot(np.hypot(width, SPECULATION_WIDTH), np.log(most / least) / 2.0))
 
 
-#: What has no fold of its own, and the one that stands for it.
+#: New properties without a fold of their own, and the fold that they use instead.
 _AS: Final[Mapping[str, str]] = {"pair": "gpu", "links": "gpu"}

@@ -28,12 +28,12 @@ ROUNDS: Final = 2
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """Steps of a loop: decode only, with a chunk of a prompt, and the time that a prompt adds."""
+    """Steps of a loop."""
 
-    decode: StepTime
-    mixed: StepTime
-    extra: StepTime  #: of a whole prompt, beyond the decodes that it runs beside
-    own_steps: Array  #: that a prompt takes
+    decode: StepTime  #: decode only
+    mixed: StepTime  #: with a chunk of a prompt
+    extra: StepTime  #: time that a whole prompt adds to the decode steps
+    own_steps: Array  #: steps of a prompt
 
     @property
     def prefill(self) -> StepTime:
@@ -45,9 +45,9 @@ class Loop(msgspec.Struct, frozen=True):
     """The steady state of a loop. Seconds."""
 
     turn: Turn
-    token: StepTime  #: of one token, others' prompts included
+    token: StepTime  #: of one token, including prompts of other requests
     decoding_s: Array  #: from a request's first token to its last
-    backlog_s: Array  #: that a prompt waits for prompts which no step had room for
+    backlog_s: Array  #: wait of a prompt for earlier prompts that exceeded the step budget
 
 
 def settled(
@@ -95,7 +95,7 @@ def _turn(setting: Steps, load: Load, slots: Array, share: Array) -> Turn:
     """Return the steps of `slots` requests that decode for `share` of their time."""
     decoding = slots * share
     finished = decoding * tokens_per_step(setting) / load.osl
-    # prompts that come together, in a step of a micro-batch or in those they are gathered over
+    # prompts that arrive together: within one step, or within the steps that gather requests
     arrivals = finished / load.pp_size * load.gather_steps
     together = arrivals / -np.expm1(-arrivals)  # mean of a Poisson number given at least one
     tokens = chunk(load, slots * verified(setting), together)
@@ -116,7 +116,7 @@ def _bubbles(chunks: Array, pp_size: Array) -> Array:
         pp_size: Number of stages and of micro-batches.
 
     Returns:
-        From 1, if every micro-batch has a chunk, to `pp_size`, if only one has: the others cannot
+        1 if every micro-batch has a chunk, up to `pp_size` if only one has. The others cannot
         overtake it, so a round takes as long as the longest step needs for all stages (pipeline
         bubbles in Agrawal et al., "Sarathi-Serve", arXiv:2403.02310).
     """

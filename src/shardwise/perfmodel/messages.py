@@ -1,8 +1,8 @@
-"""Seconds of a step's collectives: all-reduces after cut matrices, and the exchange of tokens
-between copies of attention and the ranks that hold the experts.
+"""Time of a step's collectives: all-reduces after sharded matrices, and the exchange of tokens
+between data-parallel attention and the ranks that hold the experts.
 
-Which all-reduce an engine takes is its own affair (`engines`): its custom kernel up to a size, the
-library's beyond; over PCIe the custom kernel runs up to so many ranks only.
+The engine determines which all-reduce runs (`engines`): its custom kernel for small messages, the
+communication library for larger ones. Over PCIe, the custom kernel supports few ranks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shardwise.layout.nodes import crossing_hops
 from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
 
 Array = NDArray[np.float64]
-#: Whose all-reduce an engine runs, where it has no table of its own.
+#: Library whose all-reduce an engine without its own table runs.
 _LIBRARY = {"atom": "aiter", "builtin": "nccl"}
 
 
@@ -36,8 +36,8 @@ class Node(msgspec.Struct, frozen=True, eq=False):
     gpu: Gpu
     engine: str
     version: str = ""
-    all_reduce: str = ""  #: a compressing algorithm that was switched on
-    fabric: Fabric | None = None  #: what joins nodes, where there are several
+    all_reduce: str = ""  #: enabled compressing algorithm, if any
+    fabric: Fabric | None = None  #: network between nodes; None: one node
 
     def _identity(self) -> tuple[int, str, str, str, Fabric | None]:
         return id(self.gpu), self.engine, self.version, self.all_reduce, self.fabric
@@ -46,12 +46,21 @@ class Node(msgspec.Struct, frozen=True, eq=False):
         return hash(self._identity())
 
     def __eq__(self, other: object) -> bool:
-        """The same GPU object: its mappings cannot be hashed."""
+        """Compare GPUs by identity, because their mappings cannot be hashed."""
         return isinstance(other, Node) and other._identity() == self._identity()
 
 
 def reduce_seconds(node: Node, layouts: Sequence[Layout], sizes: Array) -> Array:
-    """Seconds of one all-reduce of each of `sizes` bytes in each layout: (layouts, sizes)."""
+    """Return the time of one all-reduce.
+
+    Args:
+        node: GPUs and engine.
+        layouts: The TP size of each gives the ranks.
+        sizes: Message sizes in bytes.
+
+    Returns:
+        Seconds, shape (layouts, sizes).
+    """
     worlds = sorted({x.tp_size for x in layouts})
     found = {world: _all_reduce(node, world, sizes) for world in worlds}
     return np.stack([found[x.tp_size] for x in layouts])
@@ -81,10 +90,10 @@ def _tabled(node: Node, world: int, sizes: Array) -> Times:
 
 
 def reduce_provenance(node: Node, world: int, size: float) -> Provenance:
-    """How far an all-reduce of `size` bytes over `world` ranks is from a measurement."""
+    """Return the provenance of the time of an all-reduce of `size` bytes over `world` ranks."""
     gpu = node.gpu
     if own_lines(gpu) is not None:
-        # a node file's lines stand in from another machine with such links
+        # lines of a node file come from another machine with similar links
         return Provenance.OTHER_GPU if gpu.all_reduce_source else Provenance.INTERPOLATED
     if gpu.vendor == "cpu" or gpu.interconnect.topology_of(world) == "network":
         return Provenance.ROOFLINE
@@ -92,7 +101,7 @@ def reduce_provenance(node: Node, world: int, size: float) -> Provenance:
 
 
 def own_lines(gpu: Gpu) -> Collectives | None:
-    """All-reduces that somebody measured on this very node, as lines."""
+    """Return the all-reduce lines that the GPU's own file states; None without any."""
     if not gpu.all_reduce:
         return None
     by_world = {
@@ -111,10 +120,19 @@ def _library_alone(node: Node, world: int) -> bool:
 
 
 def exchange_seconds(node: Node, model: Model, layouts: Sequence[Layout], tokens: Array) -> Array:
-    """Seconds that copies of attention take to pass `tokens` (of all copies together) to the
-    ranks of the experts and back, all layers: (layouts, tokens). None without such copies.
+    """Return the time to exchange tokens between data-parallel attention and expert ranks.
 
-    vLLM's and SGLang's default: an all-gather before, a reduce-scatter after.
+    Models the default of vLLM and SGLang: an all-gather before the experts and a reduce-scatter
+    after them.
+
+    Args:
+        node: GPUs and engine.
+        model: Supplies the number of MoE layers and the hidden size.
+        layouts: Layouts without data-parallel attention take no time.
+        tokens: Tokens of all attention replicas together.
+
+    Returns:
+        Seconds for all layers, shape (layouts, tokens).
     """
     layers = sum(g.count for g in model.groups if isinstance(g.feed_forward, Moe))
     out = np.zeros((len(layouts), len(tokens)))
@@ -132,8 +150,11 @@ def exchange_seconds(node: Node, model: Model, layouts: Sequence[Layout], tokens
 
 
 def _between_nodes(fabric: Fabric, ranks: int, size: Array) -> Array:
-    """Seconds that one gather of `size` bytes over `ranks` GPUs spends between nodes: each node
-    takes in what the others have, spread over its adapters, and shares it out over its links."""
+    """Seconds that one all-gather of `size` bytes over `ranks` GPUs spends between nodes.
+
+    Each node receives the data of the others through all its adapters, then distributes it over
+    its own links.
+    """
     nodes = ranks / fabric.gpus_per_node
     return np.asarray(
         fabric.network.latency_s * (nodes - 1.0)
@@ -142,8 +163,10 @@ def _between_nodes(fabric: Fabric, ranks: int, size: Array) -> Array:
 
 
 def hops(node: Node, layout: Layout, hidden_bytes: float) -> tuple[float, float]:
-    """Seconds of a hand-over to the next pipeline stage: for a token, and before the first one;
-    the mean over all hand-overs, of which some may cross nodes."""
+    """Return the time of a transfer to the next pipeline stage: seconds per token, and latency.
+
+    Both are means over all stage boundaries, some of which may cross nodes.
+    """
     within = hidden_bytes / node.gpu.interconnect.peer_bandwidth(2)
     fabric = node.fabric
     if fabric is None or layout.pp_size == 1:

@@ -1,10 +1,11 @@
-"""Which all-reduce an engine takes on a group of GPUs, and why.
+"""Which all-reduce an engine uses on a group of GPUs, and why.
 
-World sizes and message sizes are the engines' (`shardwise.engines`). Which links count is in vLLM's
-and SGLang's custom_all_reduce.py and in vLLM's platforms/rocm.py (gfx94x and gfx95x only; SGLang
-needs XGMI between two AMD GPUs as well). NCCL's choice is in its src/graph/paths.cc,
-ncclTopoCheckP2p: peer to peer up to PXB; up to SYS with at most two GPUs behind an AMD CPU; else
-through host memory. Read in November 2026.
+World sizes and message sizes come from `shardwise.engines`. Sources, read in November 2026:
+
+- Supported links: custom_all_reduce.py of vLLM and SGLang, and platforms/rocm.py of vLLM (gfx94x
+  and gfx95x only). SGLang also requires XGMI between two AMD GPUs.
+- Transport of NCCL: src/graph/paths.cc, ncclTopoCheckP2p. Peer to peer up to PXB; up to SYS with
+  at most two GPUs and an AMD CPU; otherwise through host memory.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from shardwise.node.node import Node
 from shardwise.node.placement import Placement
 
 ENGINES: Final = ("vllm", "sglang")
-#: NCCL goes GPU to GPU over these by itself.
+#: Link kinds over which NCCL uses peer to peer by default.
 _NCCL_P2P: Final = ("NVLINK", "XGMI", "PIX", "PXB")
 
 Transport = Literal["direct", "peer to peer", "host memory", ""]
@@ -33,31 +34,32 @@ Transport = Literal["direct", "peer to peer", "host memory", ""]
 class AllReduce(msgspec.Struct, frozen=True):
     """The all-reduce of one engine on one group.
 
-    `certain` is False where it hangs on a peer-access test that only the machine can answer; then
-    `library` is what is taken if the test passes and `otherwise` what is taken if not.
+    `certain` is False if the choice depends on a peer-access test on the machine. Then `library`
+    is used if the test passes, and `otherwise` if it fails.
     """
 
     engine: str
     tp_size: int
     library: Literal["none", "custom", "nccl", "rccl"]
     why: str
-    below_bytes: int | None = None  #: the engine's own kernel takes smaller messages only
-    larger: str = ""  #: what takes the larger ones
+    below_bytes: int | None = None  #: the engine's own kernel runs below this message size
+    larger: str = ""  #: what runs for larger messages
     transport: Transport = ""  #: of NCCL or RCCL on this group
     certain: bool = True
     otherwise: str = ""
 
 
 def choose(engine: str, placement: Placement) -> AllReduce:
-    """The all-reduce that `engine` takes by default on the GPUs of `placement`.
+    """Return the all-reduce that `engine` uses by default on the GPUs of `placement`.
 
-    InputError for an engine whose gates are not known.
+    Raises:
+        InputError: The engine is not one of `ENGINES`.
     """
     if engine not in ENGINES:
         raise InputError(f"engine {engine[:40]!r}", f"allowed: {', '.join(ENGINES)}")
     tp_size = len(placement.devices)
     if tp_size == 1:
-        return AllReduce(engine, 1, "none", "one GPU adds nothing up")
+        return AllReduce(engine, 1, "none", "a single GPU needs no all-reduce")
     node = placement.node
     amd = node.vendor == "amd"
     library: Literal["nccl", "rccl"] = "rccl" if amd else "nccl"
@@ -82,7 +84,7 @@ def choose(engine: str, placement: Placement) -> AllReduce:
 
 
 def transport_of(placement: Placement) -> Transport:
-    """How NCCL or RCCL move data on the ring's slowest link; empty where it is not known."""
+    """Return how NCCL or RCCL moves data over the ring's slowest link; empty if unknown."""
     slowest, node = placement.slowest, placement.node
     if slowest is None:
         return ""
@@ -91,14 +93,15 @@ def transport_of(placement: Placement) -> Transport:
     ring = placement.ring_pairs
     if any(_reaches(node, a, b) is False for a, b in ring):
         return "host memory"
-    if slowest.kind == "PCIE":  # AMD's tools do not say which path it is
+    if slowest.kind == "PCIE":  # AMD's tools do not report the path
         return ""
     near = slowest.kind in _NCCL_P2P or _amd_pair(node)
     return "peer to peer" if near else "host memory"
 
 
 def nccl_level(placement: Placement) -> str:
-    """The NCCL_P2P_LEVEL that lets the whole ring go GPU to GPU; empty if it does already."""
+    """Return the NCCL_P2P_LEVEL that enables peer to peer on the whole ring; empty if it is
+    enabled by default."""
     slowest = placement.slowest
     if slowest is None or slowest.kind in _NCCL_P2P or slowest.kind == "PCIE":
         return ""
@@ -106,19 +109,19 @@ def nccl_level(placement: Placement) -> str:
 
 
 def _amd_pair(node: Node) -> bool:
-    """NCCL's exception: at most two GPUs in a machine with an AMD CPU."""
+    """Whether NCCL's exception applies: at most two GPUs in a machine with an AMD CPU."""
     return len(node.devices) <= 2 and "AMD" in node.host.cpu_vendor
 
 
 def _refused(engine: str, facts: Facts, placement: Placement, amd: bool) -> str:
-    """Why the engine's own kernel is off; empty if it is not."""
+    """Return why the engine's own kernel is disabled; empty if it is enabled."""
     tp_size, node = len(placement.devices), placement.node
     if tp_size not in facts.custom_world_sizes:
         sizes = ", ".join(map(str, facts.custom_world_sizes))
-        return f"its own kernel takes {sizes} GPUs, not {tp_size}"
+        return f"its own kernel supports {sizes} GPUs, not {tp_size}"
     if amd and (supported := has_amd_kernels(node.device(placement.devices[0]))) is not True:
-        which = "this GPU is none" if supported is False else "the GPU's name is not known"
-        return f"its own kernel is for the MI300 series and later; {which}"
+        which = "this is another GPU" if supported is False else "the GPU's name is unknown"
+        return f"its own kernel needs the MI300 series or later; {which}"
     if placement.fully_connected:
         return ""
     if tp_size > facts.pcie_max_world:
@@ -127,7 +130,8 @@ def _refused(engine: str, facts: Facts, placement: Placement, amd: bool) -> str:
 
 
 def _pair_refused(engine: str, placement: Placement, amd: bool) -> str:
-    """Why two GPUs without a direct link get no kernel of the engine's; empty if they may."""
+    """Return why two GPUs without a direct link cannot use the engine's own kernel; empty if they
+    can."""
     node = placement.node
     if amd and engine == "sglang":
         return "two AMD GPUs without XGMI between them"
@@ -139,7 +143,7 @@ def _pair_refused(engine: str, placement: Placement, amd: bool) -> str:
 
 
 def _missing(placement: Placement) -> str:
-    """A pair without a direct link, the worst first."""
+    """Describe the slowest pair without a direct link."""
     node = placement.node
     pairs = node.pairs(placement.devices)
     unlinked = [p for p in pairs if not ((link := node.links.get(p)) and link.direct)]
@@ -149,7 +153,7 @@ def _missing(placement: Placement) -> str:
 
 
 def _all_reach(node: Node, devices: Sequence[int]) -> bool | None:
-    """Whether all pairs have peer access: False if one has none, None if one is not known."""
+    """Whether all pairs have peer access: False if one has none, else None if one is unknown."""
     said = [_reaches(node, a, b) for a, b in node.pairs(devices)]
     if False in said:
         return False
@@ -157,7 +161,7 @@ def _all_reach(node: Node, devices: Sequence[int]) -> bool | None:
 
 
 def _reaches(node: Node, a: int, b: int) -> bool | None:
-    """Peer access as a table says, else as the driver of such a card gives it."""
+    """Peer access from the node file, else from the driver's known limits; None if unknown."""
     said = node.reaches(a, b)
     if said is None and (lacks_peer_access(node.device(a)) or lacks_peer_access(node.device(b))):
         return False
@@ -165,7 +169,7 @@ def _reaches(node: Node, a: int, b: int) -> bool | None:
 
 
 def _limit(facts: Facts, placement: Placement, amd: bool) -> tuple[int, str]:
-    """The size below which the engine's own kernel is taken, and what takes the rest."""
+    """Return the size below which the engine's own kernel runs, and what runs above it."""
     tp_size, capability = len(placement.devices), _capability(placement)
     limit = facts.custom_limit(tp_size, capability)
     if amd:

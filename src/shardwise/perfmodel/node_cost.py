@@ -1,6 +1,6 @@
-"""What an all-reduce costs on a placement, from measured times; a stand-in is named as one.
+"""Time of an all-reduce on a placement, from measurements of this GPU or of a named stand-in.
 
-`CostFunction` is the boundary: a diagnosis takes any function of this form.
+A diagnosis accepts any `CostFunction`.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from shardwise.perfmodel.collectives import from_topology
 from shardwise.perfmodel.node_all_reduce import AllReduce
 from shardwise.perfmodel.profiles import Line, bundled_profile
 
-#: Measured PCIe nodes, from slow to fast. They differ by three to six at the same size: what lies
-#: between the cards (switches, sockets, peer access) decides, and no pasted matrix tells all of it.
+#: Measured PCIe nodes, from slow to fast. Times differ by a factor of 3 to 6 at the same size. They
+#: depend on switches, sockets and peer access, which a topology matrix states only in part.
 _PCIE: Final = ("l40s", "rtx-pro-6000")
-#: A measured GPU whose links stand in for others with as many NVLinks of the same rate.
+#: Measured GPU that stands in for others with the same number of NVLinks of the same rate.
 _BY_NVLINKS: Final = {18: "h100", 12: "a100-80gb"}
-#: Boards with bridges between pairs, four ranks; NCCL of 2023, launched eagerly.
+#: Measured boards with bridges between pairs: four ranks, NCCL of 2023, eager launches.
 _PAIRWISE: Final = {18: "h100-pairwise-nvlink"}
 _PAIRWISE_DEFAULT: Final = "a100-80gb-pairwise-nvlink"
-#: Bytes/s of one NVLink in one direction: V100 to H100 25 GB/s, data-center Blackwell 50 GB/s; the
-#: bridge of a GeForce or workstation card has 112.5 GB/s both ways over four links. Source:
-#: NVIDIA's datasheets (as commonly quoted, unchecked).
+#: Bytes/s of one NVLink in one direction: 25 GB/s from V100 to H100, 50 GB/s on data-center
+#: Blackwell. The bridge of a GeForce or workstation card has 112.5 GB/s over four links, both
+#: directions together. Source: NVIDIA's datasheets (as commonly quoted, unchecked).
 _NVLINK_RATE: Final = 25e9
 _NVLINK5_RATE: Final = 50e9
 _BRIDGE_RATE: Final = 14.0625e9
-#: Ranks that the tables hold, a message that they all reach, and where they keep a library.
+#: Numbers of ranks in the tables; a message size (bytes) within all of them; and the table's
+#: (engine, algorithm) of each library.
 _RANKS: Final = (2, 4, 8)
 _PROBE: Final = 512 * 2**10
 _TABLES: Final = {"nccl": ("nccl", "nccl"), "rccl": ("rccl", "nccl")}
@@ -68,9 +69,10 @@ CostFunction = Callable[[Placement, AllReduce], tuple[Cost, ...]]
 
 
 def measured_costs(placement: Placement, taken: AllReduce) -> tuple[Cost, ...]:
-    """Costs of `taken` on `placement`, the dearest first; empty where nothing can be said.
+    """Return the costs of `taken` on `placement`, slowest first; empty if none is known.
 
-    Several where measured machines of this kind differ: the node is taken to lie between them.
+    Several costs mean that measured machines of this kind differ; the node is assumed to lie
+    between them.
     """
     if taken.tp_size < 2 or placement.slowest is None:
         return ()
@@ -82,7 +84,7 @@ def measured_costs(placement: Placement, taken: AllReduce) -> tuple[Cost, ...]:
     linked = any(link and link.direct for link in placement.ring_links)
     if taken.tp_size == 4 and linked:
         return _pairwise(placement, known)
-    # a ring of bridged groups crosses PCIe in few places: the slowest PCIe node says nothing of it
+    # a ring of bridged groups crosses PCIe in few places, so the slowest PCIe node does not apply
     unmeasured = _PCIE[-1:] if linked else _PCIE
     candidates = (known,) if known in _PCIE else unmeasured
     found = [_measured(gpu, taken, gpu == known) for gpu in candidates if gpu]
@@ -117,11 +119,11 @@ def _pairwise(placement: Placement, known: str) -> tuple[Cost, ...]:
 
 
 def _measured(gpu: str, taken: AllReduce, own: bool) -> Cost | None:
-    """What is taken, on `gpu` and the next measured number of ranks: a table, else a line."""
+    """Cost of `taken` on `gpu` for the next measured number of ranks: a table, else a line."""
     grade = "measured" if own else "stand-in"
     known = catalogue_gpu(gpu)
     ranks = next((size for size in _RANKS if size >= taken.tp_size), None)
-    # of AMD's own kernels the tables hold a few sizes of several builds; the lines hold the fastest
+    # for AMD's own kernels, tables have few sizes from several builds; lines have the fastest
     if known and ranks and (taken.library != "custom" or known.vendor == "nvidia"):
         engine, algorithm = _TABLES.get(taken.library, (taken.engine, "graph"))
         if _tabled(known, engine, ranks, algorithm):
@@ -139,7 +141,7 @@ def _measured(gpu: str, taken: AllReduce, own: bool) -> Cost | None:
 
 
 def _tabled(gpu: Gpu, engine: str, ranks: int, algorithm: str) -> bool:
-    """Whether this very GPU, engine and number of ranks were measured."""
+    """Whether exactly this GPU, engine and number of ranks were measured."""
     found = all_reduce(gpu, engine, ranks, _PROBE, algorithm)
     nearest = Provenance(int(found.provenance.flat[0]))
     return nearest <= Provenance.INTERPOLATED and float(found.distance.flat[0]) < 1.0
@@ -154,7 +156,7 @@ def _along(lines: Lines) -> Callable[[float], float]:
 
 
 def _guess(placement: Placement, link: Link) -> Cost:
-    """From the rate of the links alone: a mesh of NVLinks that nobody measured."""
+    """Estimate the cost of an unmeasured NVLink mesh from the link rate alone."""
     name, peers = name_of(placement.node), len(placement.devices) - 1
     each = _BRIDGE_RATE if re.search(r"RTX|GeForce", name) else _NVLINK_RATE
     each = _NVLINK5_RATE if re.search(r"\bG?B[23]00\b", name) else each
@@ -162,19 +164,19 @@ def _guess(placement: Placement, link: Link) -> Cost:
     made = from_topology(Interconnect("NVLink", "full_mesh", rate * peers, peers, peers + 1))
     world = min((w for w in made.by_world if w > peers), default=max(made.by_world))
     return Cost(
-        _along(made.by_world[world]), f"{rate / 1e9:.0f} GB/s of {link.code} a pair", "guess"
+        _along(made.by_world[world]), f"{rate / 1e9:.0f} GB/s of {link.code} per pair", "guess"
     )
 
 
 def _catalogue_id(placement: Placement) -> str:
-    """The catalogue's id of the GPUs; empty where it does not know them."""
+    """Return the catalogue id of the GPUs; empty if they are not in the catalogue."""
     known = catalogue_gpu(name_of(placement.node))
     return known.id if known is not None else ""
 
 
 @cache
 def _lines() -> tuple[Line, ...]:
-    """The bundled profile's lines and those of machines with bridged pairs."""
+    """Return the lines of the bundled profile and of machines with bridged pairs."""
     data = resources.files("shardwise.perfmodel").joinpath("data/bridged_pairs.json").read_bytes()
     own = msgspec.json.decode(data, type=_Measured).lines
     return (*bundled_profile().lines, *own)

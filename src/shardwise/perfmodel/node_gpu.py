@@ -1,4 +1,4 @@
-"""A node file as a file of the catalogue: its GPU, with the all-reduces that its links allow."""
+"""Use a node file as a catalogue entry: its GPU, with the all-reduce times of its links."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from shardwise.perfmodel.collectives import from_topology
 from shardwise.perfmodel.node_all_reduce import ENGINES, choose
 from shardwise.perfmodel.node_cost import CostFunction, measured_costs
 
-#: Messages through which the latency and the rate of a line are laid: a decode step's of one
-#: sequence, and a prefill's of a thousand tokens (hidden size 8192, 16 bits).
+#: Message sizes (bytes) that determine the latency and the rate of a line: those of a decode step
+#: of one sequence and of a prefill of 1,024 tokens (hidden size 8192, 16 bits).
 _SMALL, _LARGE = 16 * 2**10, 16 * 2**20
 _ENGINE: Final = "vllm"
-#: Bytes/s of a lane of PCIe 4.0, one direction; each generation doubles it. Source: PCI-SIG.
+#: Bytes/s of one PCIe 4.0 lane in one direction; each generation doubles it. Source: PCI-SIG.
 _LANE_4: Final = 2e9
-#: Memory that differs from the catalogue's by more is another board of the same name.
+#: Relative difference of memory from the catalogue above which the board is a different one of the
+#: same name.
 _SAME_MEMORY: Final = 0.02
 
 
 class NodeFile(msgspec.Struct, frozen=True):
-    """A node file as commands take it: the GPU's id, how many there are, and the node itself."""
+    """A node file as commands use it: the GPU's id, the number of GPUs, and the node."""
 
     gpu: str
     gpus: int
@@ -43,25 +44,25 @@ class NodeFile(msgspec.Struct, frozen=True):
 
 
 def is_node_file(path: Path) -> bool:
-    """Whether `path` describes a node and not GPUs for the catalogue: it has `[[device]]`."""
+    """Whether `path` describes a node (it has `[[device]]`) rather than GPUs of the catalogue."""
     try:
         return "device" in tomllib.loads(read_utf8(path))
     except (OSError, InputError, tomllib.TOMLDecodeError):
-        return False  # whoever reads it says why
+        return False  # the caller that reads it reports the error
 
 
 def node_file(path: Path, catalogue: Catalogue, gpu: str = "", gpus: int | None = None) -> NodeFile:
-    """The node at `path`, whose GPUs `gpu` names where the file does not.
+    """Read the node at `path`. `gpu` names its GPUs if the file does not.
 
     Args:
-        path: What `shardwise doctor --save` wrote.
+        path: File written by `shardwise doctor --save`.
         catalogue: Where the GPU is looked up.
-        gpu: As a user gave it; empty: the file names the GPUs.
-        gpus: How many of the GPUs are used; None: all.
+        gpu: Id given by the user; empty: the file names the GPUs.
+        gpus: Number of GPUs to use; None: all.
 
     Raises:
-        InputError: The file cannot be read, has GPUs of two kinds or of none that is known, or says
-            otherwise than `gpu` and `gpus`.
+        InputError: The file cannot be read, has GPUs of different or unknown kinds, or contradicts
+            `gpu` or `gpus`.
     """
     node = read(path)
     names = sorted({device.name for device in node.devices} - {""})
@@ -86,9 +87,9 @@ def node_file(path: Path, catalogue: Catalogue, gpu: str = "", gpus: int | None 
 
 
 def with_node(catalogue: Catalogue, path: Path, gpu: str, engine: str) -> Catalogue:
-    """`catalogue` with the GPU of the node at `path` as it is on that node.
+    """Return `catalogue` with the GPU of the node at `path` adapted to that node.
 
-    `gpu` is the one that is asked about, taken where the file does not name its own.
+    `gpu` is used if the file does not name its GPUs.
     """
     node = read(path)
     known = gpu_named(catalogue, name_of(node)) or (catalogue.gpu(gpu) if gpu else None)
@@ -98,13 +99,13 @@ def with_node(catalogue: Catalogue, path: Path, gpu: str, engine: str) -> Catalo
 
 
 def gpu_of(node: Node) -> Gpu | None:
-    """The usual catalogue's GPU that `node` names; None where it names none that is known."""
+    """Return the GPU of the default catalogue that `node` names; None if it is unknown."""
     return catalogue_gpu(name_of(node))
 
 
 def gpu_on(node: Node, gpu: Gpu, engine: str = _ENGINE, cost: CostFunction = measured_costs) -> Gpu:
-    """`gpu` as it is on `node`: with the memory that the node reports, and with an all-reduce for
-    each TP size, unless its links are what the catalogue takes for granted."""
+    """Return `gpu` adapted to `node`: with the memory that the node reports, and with an all-reduce
+    line for each TP size unless the node's links are those of the catalogue."""
     count = len(node.devices)
     gpu = replace(with_memory(node, gpu), interconnect=replace(gpu.interconnect, max_world=count))
     if node.fully_connected(node.indices) and gpu.interconnect.topology_of(count) != "pcie":
@@ -126,15 +127,16 @@ def gpu_on(node: Node, gpu: Gpu, engine: str = _ENGINE, cost: CostFunction = mea
 
 
 def device_order(node: Node, tp_size: int) -> tuple[int, ...]:
-    """The GPUs so that each `tp_size` in a row are a good group, GPUs that no group takes last."""
+    """Order the GPUs so that each run of `tp_size` is a good group. Unused GPUs come last."""
     grouped = [i for placed in placements(node, tp_size) for i in placed.devices]
     return (*grouped, *(i for i in node.indices if i not in grouped))
 
 
 def device_order_of(files: Sequence[Path], gpu: str, tp_size: int) -> tuple[int, ...]:
-    """The order in which replicas of `tp_size` take the GPUs of the node file among `files`.
+    """Return the order in which replicas of `tp_size` use the GPUs of the node file in `files`.
 
-    Empty without one, or where it is of other GPUs than `gpu`: as they are numbered.
+    Empty, which means the default numbering, without a node file or if it has other GPUs than
+    `gpu`.
     """
     path = next((path for path in files if is_node_file(path)), None)
     if path is None:
@@ -147,7 +149,8 @@ def device_order_of(files: Sequence[Path], gpu: str, tp_size: int) -> tuple[int,
 
 
 def with_memory(node: Node, gpu: Gpu) -> Gpu:
-    """`gpu` with the least memory that a device of `node` reports, where it is another board."""
+    """Return `gpu` with the smallest memory that a device of `node` reports, if that differs from
+    the catalogue."""
     reported = [d.memory_bytes for d in node.devices if d.memory_bytes is not None]
     if not reported or abs(min(reported) / gpu.memory_bytes - 1) <= _SAME_MEMORY:
         return gpu
@@ -158,8 +161,8 @@ def with_memory(node: Node, gpu: Gpu) -> Gpu:
 def _line(
     node: Node, size: int, engine: str, cost: CostFunction
 ) -> tuple[AllReduceLine, set[str]] | None:
-    """Latency and rate on the best group, and their sources; the geometric mean where machines of
-    this kind differ. None where nothing like it was measured."""
+    """Return latency and rate on the best group, and their sources. If measured machines of this
+    kind differ, take the geometric mean. None if nothing similar was measured."""
     placed = best(node, size)
     taken = choose(engine, placed)
     small, large = cost(placed, taken), cost(placed, replace(taken, library="nccl"))
@@ -175,7 +178,7 @@ def _line(
 def _guessed(
     gpu: Gpu, placed: Placement, smaller: Sequence[AllReduceLine]
 ) -> tuple[AllReduceLine, set[str]]:
-    """A guess from the rate of the links, no faster than what fewer ranks take."""
+    """Estimate a line from the link rate, no faster than the lines of fewer ranks."""
     size, slowest = len(placed.devices), placed.slowest
     link = gpu.interconnect
     if slowest is None or not slowest.direct:
@@ -194,7 +197,7 @@ def _guessed(
 
 
 def _pcie_rate(placed: Placement) -> float:
-    """Bytes/s of the narrowest PCIe link among the GPUs; 4.0 x16 where a device does not say."""
+    """Bytes/s of the slowest PCIe link of the GPUs. PCIe 4.0 x16 is assumed if not reported."""
     devices = [placed.node.device(i) for i in placed.devices]
     return min(_LANE_4 * 2.0 ** ((d.pcie_gen or 4) - 4) * (d.pcie_width or 16) for d in devices)
 

@@ -1,12 +1,12 @@
-"""The operators of a step on one rank, and the seconds that their kernels take.
+"""The operators of a step on one rank, and the time of their kernels.
 
-A step of a model in a layout is a list of operators with the shapes of one rank: fused matrix
-products, routed experts, attention over a cache or a prompt, collectives. What their kernels take
-depends on no fitted coefficient, so it is worked out once for each model, GPU, engine, KV dtype and
-layout, over a grid of tokens, sequences and contexts; a step is then read off by interpolation.
+A step of a model in a layout is a list of operators with the shapes of one rank: fused GEMMs,
+routed experts, attention over a cache or a prompt, and collectives. Kernel times do not depend on
+fitted coefficients. They are computed once for each model, GPU, engine, KV dtype and layout, over a
+grid of tokens, sequences and contexts. The time of a step is interpolated from this grid.
 
-Times are kept by what they wait for: a product's time counts as waiting for its weights or for its
-arithmetic in the proportion in which the datasheet's rates would make it wait.
+GEMM times are split into a memory-bound part (weights) and a compute-bound part (arithmetic), in
+proportion to the roofline times at datasheet rates.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ Array = NDArray[np.float64]
 
 #: Columns of the table over a rank's tokens.
 GEMM_WEIGHTS, GEMM_MATRIX, REDUCE, ELEMENTWISE = range(4)
-#: Columns of the table over a stage's tokens, all copies of attention together.
+#: Columns of the table over a stage's tokens, all attention replicas together.
 EXPERT_WEIGHTS, EXPERT_MATRIX, EXCHANGE = range(3)
-#: Sharpness with which a product's time is told apart into waiting for memory and for arithmetic.
+#: Sharpness of the split of a GEMM's time into memory-bound and compute-bound parts.
 SHARE_POWER: Final = 4.0
-#: Share of the memory bandwidth at which norms and activations pass their operands.
+#: Share of the memory bandwidth that norms and activations reach.
 ELEMENTWISE_SHARE: Final = 0.8
 
 
-#: Formats under other names in the tables; those that are only stored in their dtype.
+#: Names of formats in the tables: first with arithmetic in the format, then weight-only.
 _NAMED: Final = {"fp32": "fp32", "nvfp4": "nvfp4", "int8": "int8", "int4": "int4_wo"}
 _WEIGHT_ONLY: Final = {
     "nvfp4": "w4a16_mxfp4",
@@ -92,10 +92,10 @@ class Experts(msgspec.Struct, frozen=True):
 
 
 def kernel_format(fmt: Format, gpu: Gpu) -> str:
-    """The kernel tables' name of a format that weights are stored in and multiplied from.
+    """Return the name of a weight format in the kernel tables.
 
-    Weights that are only stored in 8 or 4 bits run as weight-only kernels, except MXFP4 on GPUs
-    that multiply fp4: engines quantize its activations to 8 bits there.
+    Formats with 16-bit activations run as weight-only kernels. The exception is MXFP4 on GPUs with
+    fp4 matrix units, where engines quantize its activations to 8 bits.
     """
     wide = fmt.activations in ("bf16", "fp16")
     if fmt.dtype == "mxfp4":
@@ -110,7 +110,7 @@ def kernel_format(fmt: Format, gpu: Gpu) -> str:
 
 
 def products(rank: RankShards, gpu: Gpu) -> list[Product]:
-    """Dense products of a step, all stages added up, without the output head."""
+    """Return the dense GEMMs of a step, summed over all stages, without the output head."""
     return [
         Product(
             gemm.name,
@@ -126,7 +126,7 @@ def products(rank: RankShards, gpu: Gpu) -> list[Product]:
 
 
 def head_products(rank: RankShards, gpu: Gpu) -> list[Product]:
-    """The output head: one product over the tokens whose logits are wanted."""
+    """Return the output head: one GEMM over the tokens that need logits."""
     head = rank.model.head
     return [
         Product("lm_head", kernel_format(s.tensor.format, gpu), s.rows, s.cols, 1)
@@ -136,7 +136,7 @@ def head_products(rank: RankShards, gpu: Gpu) -> list[Product]:
 
 
 def expert_operators(rank: RankShards, gpu: Gpu) -> list[Experts]:
-    """Routed experts of each group of layers that has some."""
+    """Return the routed experts of each MoE layer group."""
     layout = rank.layout
     found = []
     for layer in rank.layers:
@@ -160,10 +160,10 @@ def expert_operators(rank: RankShards, gpu: Gpu) -> list[Experts]:
 
 
 class StepKernels(msgspec.Struct, frozen=True, eq=False):
-    """Seconds of a step's kernels over the grids, and what else of a model a step's time needs.
+    """Kernel times of a step over the grids, in seconds, and other inputs of the step time.
 
-    The first axis of every table is one of the distinct subjects (layouts, or models and layouts);
-    `index` says which one each element of a sweep has.
+    The first axis of every table runs over the distinct subjects (layouts, or models and layouts).
+    `index` gives the subject of each element of a sweep.
     """
 
     index: NDArray[np.int64]
@@ -173,18 +173,18 @@ class StepKernels(msgspec.Struct, frozen=True, eq=False):
     decode: Array  #: (subjects, SEQUENCES, CONTEXTS)
     merge: Array  #: (subjects, SEQUENCES): between ranks that share a cache
     prefill: Array  #: (subjects, TOKENS, CONTEXTS)
-    query_tokens: Array  #: (subjects,), of each sequence that decodes: over 1 to verify drafts
+    query_tokens: Array  #: (subjects,) tokens per decoding sequence; above 1 to verify drafts
     layers: Array
-    small: Array  #: kernels that no table times
-    messages: Array  #: all-reduces of a step
-    ranks: Array  #: that take part in one
+    small: Array  #: kernels per step that have no table
+    messages: Array  #: all-reduces per step
+    ranks: Array  #: ranks of an all-reduce
     attention_dp: Array
-    hop_s: Array  #: seconds to pass one token to the next pipeline stage
-    hop_latency_s: Array  #: seconds before the first of them, where nodes are crossed
-    kernel_error: Array  #: typical error of a decode step's kernels, from where they were measured
+    hop_s: Array  #: seconds to send one token to the next pipeline stage
+    hop_latency_s: Array  #: latency of that transfer between nodes, in seconds
+    kernel_error: Array  #: typical relative error of a decode step's kernels, by their provenance
 
     def of(self, values: Array) -> Array:
-        """A subject's value for each element."""
+        """Return the subject's value for each element."""
         return np.asarray(values[self.index])
 
 
@@ -240,7 +240,7 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
 
 
 def _shared(rank: RankShards) -> float:
-    """Layers whose cache ranks share."""
+    """Return the number of layers whose cache is sharded by DCP."""
     if rank.layout.dcp_size == 1:
         return 0.0
     groups = (layer.group for layer in rank.layers)
@@ -250,8 +250,10 @@ def _shared(rank: RankShards) -> float:
 def step_kernels(
     model: Model, node: Node, kv_dtype: str, layouts: Layouts, query_tokens: int = 1
 ) -> StepKernels:
-    """The kernels of a step of `model` in each of `layouts`, in which each sequence that decodes
-    has `query_tokens` tokens."""
+    """Return the kernel times of a step of `model` in each of `layouts`.
+
+    Each decoding sequence has `query_tokens` tokens in the step.
+    """
     found, index = layouts.unique()
     tables = _tables(model, node, kv_dtype, tuple(found))
     if query_tokens > 1:
@@ -263,20 +265,20 @@ def step_kernels(
 def _verifying(
     model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...], query_tokens: int
 ) -> StepKernels:
-    """The tables of steps in which each sequence verifies `query_tokens` tokens."""
+    """Return tables of steps in which each sequence verifies `query_tokens` tokens."""
     tables = _tables(model, node, kv_dtype, layouts)
     ranks = [rank_shards(model, layout) for layout in layouts]
     unused = _Errors(len(layouts))
     decode = decode_seconds(ranks, node.gpu, node.engine, kv_dtype, unused.add, query_tokens)
     return replace(
         tables,
-        decode=np.maximum(tables.decode, decode),  # tables of more heads may be of better kernels
+        decode=np.maximum(tables.decode, decode),  # tables with more heads may have faster kernels
         query_tokens=query_tokens * np.ones(len(layouts)),
     )
 
 
 class _Errors:
-    """Typical error of a decode step's kernels, weighed by the time that they take."""
+    """Typical error of a decode step's kernels, weighted by their time."""
 
     def __init__(self, layouts: int) -> None:
         self.seconds, self.weighed = np.full(layouts, 1e-12), np.zeros(layouts)
@@ -299,7 +301,7 @@ def _flat(lists: Sequence[Sequence[Product]]) -> Iterator[tuple[int, Product]]:
 def _product_seconds(
     gpu: Gpu, engine: str, by_layout: Sequence[Sequence[Product]], errors: _Errors
 ) -> tuple[Array, Array]:
-    """Seconds of all products of each layout by tokens, waiting for weights and for arithmetic."""
+    """Return seconds of all GEMMs by layout and tokens: memory-bound and compute-bound parts."""
     memory = np.zeros((len(by_layout), len(TOKENS)))
     matrix = np.zeros_like(memory)
     rates = rates_of(gpu)
@@ -330,7 +332,7 @@ def _product_seconds(
 def _expert_seconds(
     gpu: Gpu, engine: str, by_layout: Sequence[Sequence[Experts]], errors: _Errors
 ) -> tuple[Array, Array]:
-    """The same of the routed experts, by tokens of the whole stage."""
+    """Return the same for routed experts, by tokens of the whole stage."""
     memory = np.zeros((len(by_layout), len(TOKENS)))
     matrix = np.zeros_like(memory)
     rates = rates_of(gpu)
@@ -366,14 +368,14 @@ def _expert_seconds(
 
 
 def _share(arithmetic: Array, memory: Array) -> Array:
-    """Share of a product's time that waits for its arithmetic."""
+    """Return the compute-bound share of a GEMM's time."""
     return np.asarray(1.0 / (1.0 + (memory / arithmetic) ** SHARE_POWER))
 
 
-#: Tokens at which a step's kernels are judged: a decode step of a usual batch.
+#: Index of the token count at which kernel errors are evaluated: a decode step of 32 tokens.
 _JUDGED: Final = int(np.argmin(np.abs(TOKENS - 32.0)))
 
 
 def _typical(operator: str, provenance: NDArray[np.uint8]) -> float:
-    """Typical error of a kernel's times where a step is judged."""
+    """Return the typical error of a kernel at the token count `_JUDGED`."""
     return typical_error(operator, Provenance(int(provenance[_JUDGED])))

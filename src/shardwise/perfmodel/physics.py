@@ -1,8 +1,8 @@
-"""Measured rows that no GPU can give: more bytes or arithmetic a second than its datasheet has.
+"""Find measured rows that exceed the peak bandwidth or FLOP/s of their GPU.
 
-A token cannot come faster than one rank reads its weights and the caches of its sequences, and no
-more tokens a second than its matrix units multiply weights for. Both bounds leave out everything
-else, so a row beyond them has a wrong unit, column, GPU or model, or did not do the work.
+TPOT cannot be shorter than the time in which a rank reads its weights and the caches of its
+sequences. Throughput cannot exceed what the matrix units can multiply. Both bounds ignore all other
+costs, so a row beyond them has a wrong unit, column, GPU or model, or did not do the work.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from shardwise.perfmodel.batches import Batch
 from shardwise.perfmodel.rows import Row
 from shardwise.perfmodel.work import Array, rank_work
 
-#: Datasheets round, and a clock may be above the nominal one: how far beyond counts.
+#: Ratio to the peak rate above which a row is impossible. Datasheets round, and a clock may exceed
+#: the nominal one.
 SLACK: Final = 1.05
 
 
 class Impossible(msgspec.Struct, frozen=True):
-    """A row that is beyond its GPU.
+    """A row that exceeds a limit of its GPU.
 
     Attributes:
         resource: "bytes/s" or "FLOP/s".
-        share: Of what the GPU has; above 1.
+        share: Ratio to the GPU's peak rate; above 1.
     """
 
     row: Row
@@ -36,16 +37,19 @@ class Impossible(msgspec.Struct, frozen=True):
 
     @property
     def reason(self) -> str:
-        """What was measured, against which limit, and what to check."""
+        """What exceeds which limit, and what to check."""
         return (
-            f"what was measured takes {self.share:.3g} times the {self.resource} of "
+            f"the measured value needs {self.share:.3g} times the {self.resource} of "
             f"{self.row.gpu}; check its units, model, dtype, GPU and TP"
         )
 
 
 def impossible(batches: Sequence[Batch]) -> list[Impossible]:
-    """Rows of `batches` that imply more than their GPU has, in the order of the batches. Rows that
-    may have run with drafted tokens are not judged: a step gives them several."""
+    """Return rows that exceed the peak rates of their GPU, in the order of `batches`.
+
+    Rows that may have run with speculative decoding are not checked, because a step may produce
+    several of their tokens.
+    """
     found = []
     for batch in batches:
         shares = {"bytes/s": bandwidth_share(batch), "FLOP/s": arithmetic_share(batch)}
@@ -59,10 +63,10 @@ def impossible(batches: Sequence[Batch]) -> list[Impossible]:
 
 
 def bandwidth_share(batch: Batch) -> Array:
-    """Bytes a second that each row's TPOT implies, over its GPU's; NaN without a TPOT.
+    """Return the memory bandwidth that each row's TPOT implies, relative to the GPU's.
 
-    The weights of a rank are read once a token, of experts those that a step's tokens are routed
-    to, and the prompt's cache of every sequence that memory holds.
+    A rank reads per step: its dense weights, the experts to which the step's tokens are routed, and
+    the prompt's cache of each sequence that fits in memory. NaN without a TPOT.
     """
     load, arch = batch.load, batch.arch
     work = rank_work(arch, load.layouts, batch.key.kv_dtype)
@@ -79,9 +83,9 @@ def bandwidth_share(batch: Batch) -> Array:
 
 
 def arithmetic_share(batch: Batch) -> Array:
-    """FLOPs a second that each row's throughput implies, over its GPU's; NaN without one.
+    """Return the FLOP/s that each row's throughput implies, relative to the GPU's.
 
-    Prompts are counted where they are computed: not where a cache may hold their beginning.
+    Cached prompt tokens are not counted. NaN without a throughput.
     """
     load = batch.load
     work = rank_work(batch.arch, load.layouts, batch.key.kv_dtype)

@@ -1,10 +1,12 @@
-"""Pools of instances that only prefill, and of others that only decode, on GPUs of one kind.
+"""Disaggregated serving: a pool of prefill instances and a pool of decode instances on one kind of
+GPU.
 
-A prompt is computed in one pool, its KV cache is sent over the link between the GPUs, and a decode
-instance goes on from there. No step has both prompts and decodes. That is how vLLM's and SGLang's
-disaggregated serving and NVIDIA Dynamo work (Zhong et al., "DistServe", arXiv:2401.09670).
+A prefill instance computes the prompt and sends its KV cache over the link between the GPUs to a
+decode instance, which generates the answer. No step has both prompts and decodes. vLLM, SGLang and
+NVIDIA Dynamo serve this way (Zhong et al., "DistServe", arXiv:2401.09670).
 
-Nothing here was calibrated: steps are those of `serving_steps`, the rest is queueing.
+This model was not calibrated: steps are those of `serving_steps`; waiting times are queueing
+formulas.
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ from shardwise.perfmodel.serving_steps import (
 )
 from shardwise.perfmodel.work import Array
 
-#: Seconds that handing a request over takes beside its bytes: assumed. Twice as long adds 2 ms to
-#: TTFT and nothing else.
+#: Fixed seconds to transfer a request between instances, without its bytes: assumed. Doubling it
+#: adds 2 ms to TTFT and changes nothing else.
 HAND_OVER_S: Final = 2e-3
-#: Share of the link's rate that many blocks of a cache reach: assumed. Half of it doubles the
-#: transfer.
+#: Share of the link rate that the transfer of cache blocks reaches: assumed. Halving it doubles the
+#: transfer time.
 TRANSFER_SHARE: Final = 0.7
 MAX_SEQS: Final = 1024.0  #: of a decode instance
-#: Mean sequences of a decode instance: below one it is idle at times.
+#: Mean sequences of a decode instance; below 1, it is idle part of the time.
 BATCHES: Final = np.concatenate(
     [np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.75]), np.geomspace(1.0, MAX_SEQS, 120)]
 )
@@ -61,7 +63,7 @@ class Pools(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Pools in words, e.g. "2 x TP1 prefill + 3 x TP2 decode"."""
+        """Text such as "2 x TP1 prefill + 3 x TP2 decode"."""
         return (
             f"{self.prefill_instances} x {self.prefill.name} prefill + "
             f"{self.decode_instances} x {self.decode.name} decode"
@@ -78,14 +80,14 @@ class Requests(msgspec.Struct, frozen=True):
 
 
 class Times(msgspec.Struct, frozen=True):
-    """What an instance of each layout takes; arrays over layouts.
+    """Times of one instance of each layout; arrays over layouts.
 
     Attributes:
-        prompt_s: Seconds of a prefill instance that a prompt takes where others wait.
-        own_s: Seconds from a lone prompt's first step to the end of its last.
-        decoding_s: From a request's first token to its last, by layout and `BATCHES`.
-        held: Sequences that a decode instance's cache holds.
-        cache_bytes: KV cache of a prompt on one rank.
+        prompt_s: Seconds per prompt on a saturated prefill instance.
+        own_s: Seconds to prefill a prompt on an idle instance.
+        decoding_s: Seconds from a request's first token to its last, (layouts, `BATCHES`).
+        held: Sequences that fit in a decode instance's cache.
+        cache_bytes: KV cache of a prompt on one rank, in bytes.
     """
 
     layouts: tuple[Layout, ...]
@@ -100,7 +102,10 @@ class Times(msgspec.Struct, frozen=True):
 def times(
     subject: Subject, layouts: Sequence[Layout], requests: Requests, limits: EngineLimits
 ) -> Times:
-    """What instances of `subject` take for `requests` in each of `layouts`, of one stage each."""
+    """Return the times of instances of `subject` for `requests`, for each of `layouts`.
+
+    Layouts have one pipeline stage.
+    """
     setting = subject.setting
     load = _load(subject, layouts, requests, limits, 1)
     nothing = np.zeros(len(layouts))
@@ -129,7 +134,7 @@ def _load(
     limits: EngineLimits,
     repeats: int,
 ) -> Load:
-    """The load of every layout, each `repeats` times."""
+    """Return the load of every layout, repeated `repeats` times."""
     shape = len(layouts) * repeats
     deployments = Deployments(
         Layouts.of(layout for layout in layouts for _ in range(repeats)),
@@ -149,10 +154,11 @@ def _load(
 
 
 def transfer_s(subject: Subject, prefill: Layout, decode: Layout, bytes_per_rank: float) -> float:
-    """Seconds to send a prompt's KV cache from a prefill to a decode instance, after its last step.
+    """Return the seconds to send a prompt's KV cache from a prefill to a decode instance.
 
-    Each decode rank takes in its own part, `bytes_per_rank`; where there are fewer prefill ranks,
-    one sends to several. Engines may send layers that are done during the prefill; none is here.
+    Each decode rank receives its own part, `bytes_per_rank`. With fewer prefill ranks, one rank
+    sends to several. The transfer starts after the last prefill step. Engines that send finished
+    layers during the prefill are faster.
     """
     fan_out = max(1.0, decode.replica_gpus / prefill.replica_gpus)
     rate = TRANSFER_SHARE * subject.gpu.interconnect.peer_bandwidth(2)
@@ -160,11 +166,11 @@ def transfer_s(subject: Subject, prefill: Layout, decode: Layout, bytes_per_rank
 
 
 class Served(msgspec.Struct, frozen=True):
-    """Two pools by the decode instances' batch, one element each of those that can be.
+    """Predictions for two pools; arrays over the feasible batches of a decode instance.
 
     Attributes:
         in_flight: Requests in both pools.
-        prefill_busy: Share of the time that prefill instances work.
+        prefill_busy: Utilization of the prefill instances, 0 to 1.
     """
 
     batch: Array
@@ -180,13 +186,17 @@ class Served(msgspec.Struct, frozen=True):
 def serve(
     subject: Subject, found: Times, pools: Pools, requests: Requests, first_share: float
 ) -> Served:
-    """What two pools give, for each batch of the decode instances that memory and the prefill pool
-    allow.
+    """Predict two pools for each decode batch that memory and the prefill pool allow.
 
-    The decode batch sets the rate (Little's law over decoding); the rate sets how long prompts wait
-    for a prefill instance (M/D/1); both set what is in flight.
+    The decode batch determines the request rate (Little's law over decoding). The rate determines
+    how long prompts wait for a prefill instance (M/D/1). Both determine the requests in flight.
 
-    `first_share` of the requests were sent at once, at the beginning of a run.
+    Args:
+        subject: Model, GPU and engine.
+        found: Result of `times` for the layouts of both pools.
+        pools: Instances and layouts.
+        requests: Lengths.
+        first_share: Share of the requests that are sent at once at the start of the run.
     """
     p, d = found.layouts.index(pools.prefill), found.layouts.index(pools.decode)
     c = subject.setting.coefficients
@@ -199,7 +209,7 @@ def serve(
     waiting = found.prompt_s[p] * busy / (2.0 * (1.0 - busy))
     sent = transfer_s(subject, pools.prefill, pools.decode, float(found.cache_bytes[d]))
     steps = max(requests.osl - 1.0, 1e-6) / found.tokens_per_step
-    # a request passes two servers, and its first token comes with a decode step
+    # a request passes two servers, and a decode step returns its first token
     ttft = (
         2.0 * received_s(subject.setting, requests.isl)
         + waiting

@@ -1,4 +1,4 @@
-"""Predict rows of a table: the same rows out, with predicted columns and a note."""
+"""Predict rows of a table: return the rows with predicted columns and a note."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ NEW_COLUMNS: Final = (
 
 
 def batch_calibration(profile: Profile, batch: Batch) -> Calibrated:
-    """What a profile knows of a batch's GPU and engine."""
+    """Return the calibration of a batch's GPU and engine."""
     siblings = default_catalogue().by_id
     return calibrated(profile, batch.gpu, batch.key.engine, siblings, batch.key.version)
 
 
 def _asked(profile: Profile, batch: Batch) -> Asked:
-    """A batch's surroundings, with the error of kernels on a GPU that no row is of."""
+    """Return the batch's setup, with the kernel error if no calibration row has its GPU."""
     asked = asked_of(batch)
     if asked.gpu in profile.knowledge.gpus:
         return asked
@@ -58,7 +58,7 @@ def _asked(profile: Profile, batch: Batch) -> Asked:
 
 
 def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
-    """Predicted cells of each row, by row number."""
+    """Return the predicted cells of each row, by row number."""
     known = batch_calibration(profile, batch)
     served = batch.serve(known.coefficients_of(batch.model_key))
     asked = _asked(profile, batch)
@@ -95,7 +95,8 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
 
 
 def cannot_run(batch: Batch) -> list[Problem]:
-    """Rows longer than the model, that no rule or engine allows, or that memory does not hold."""
+    """Return rows that exceed the model's context, break a rule of the layout or engine, or do not
+    fit in memory."""
     loader = Platform(batch.gpu, batch.key.engine, batch.key.version).loader
     problems = []
     for i, row in enumerate(batch.rows):
@@ -115,7 +116,7 @@ def cannot_run(batch: Batch) -> list[Problem]:
 
 
 def _refused(batch: Batch, row: Row, loader: Loader) -> str:
-    """Why a row's layout cannot run, "" where it can."""
+    """Return why a row's layout cannot run; "" if it can."""
     most = batch.gpu.interconnect.max_world
     if batch.gpu.all_reduce_source and row.layout.replica_gpus > most:  # that of a node file
         return f"{row.layout.name} needs {row.layout.replica_gpus} GPUs, and the node has {most}"
@@ -131,7 +132,8 @@ def _refused(batch: Batch, row: Row, loader: Loader) -> str:
 def predict_table(
     table: Sequence[Mapping[str, str]], profile: Profile, gpu_of: GpuOf = usual_gpu
 ) -> tuple[list[dict[str, str]], list[Problem]]:
-    """Every row with its predicted cells; a row that cannot be predicted has only the note why."""
+    """Return every row with its predicted cells, and the problems. A row that cannot be predicted
+    has empty cells and a note with the reason."""
     rows, problems = parse_rows(table)
     batches, unknown = group(rows, gpu_of)
     problems = problems + unknown
@@ -152,8 +154,8 @@ def predict_table(
 
 
 def usable_rows(table: Sequence[Mapping[str, str]]) -> tuple[list[Row], list[Problem]]:
-    """Rows that can be predicted and hold a measurement that their GPU can give, and the others'
-    reasons."""
+    """Return rows that can be predicted and have a measurement that is possible on their GPU, and
+    the problems of the other rows."""
     rows, problems = parse_rows(table)
     batches, unknown = group(rows)
     broken = [p for batch in batches for p in cannot_run(batch)]

@@ -1,7 +1,7 @@
 """Profiles: calibrated coefficients and collectives with their provenance and error.
 
-The bundled profile is the hierarchy fitted to the reference rows. A user's own profile adds
-offsets for one GPU and engine on top of it and is found by name.
+The bundled profile is the hierarchy fitted to the reference rows. A user's profile adds offsets for
+one GPU and engine and is loaded by name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMAT_VERSION: Final = 1
 STRUCTURE: Final = 2  #: coefficients are factors on measured kernels
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LIBRARY: Final = {"sglang": ("sglang", "vllm", "nccl", "fastest")}
-#: Which library's all-reduce an engine uses: the first of these that was measured.
+#: Libraries whose all-reduce an engine may use; the first measured one applies.
 _LIBRARIES: Final = ("vllm", "fastest", "nccl")
 
 
@@ -40,16 +40,19 @@ class Error(msgspec.Struct, frozen=True):
     metric: str
     rows: int
     fitted_pct: float  #: on the rows of the fit
-    held_out_pct: float | None  #: on rows left out of the fit; None: none could be
-    covered_pct: float | None = None  #: of rows left out, in the interval of the other ones
+    held_out_pct: float | None  #: on held-out rows; None if no row could be held out
+    covered_pct: float | None = None  #: held-out rows within the interval from the other rows
 
 
 class FoldError(msgspec.Struct, frozen=True):
-    """Errors on rows that fits were without, in percent.
+    """Errors on held-out rows, in percent.
 
-    `fold` is what was left out (`crossval.Fold.kind`), "kernels" for no fit at all; `kind` is
-    "dense" or "moe". `covered_pct`: in the intervals that are shipped; `crossed_pct`: in those that
-    the other groups left out in the same way would give, None for fewer than three.
+    Attributes:
+        fold: What was held out (`crossval.Fold.kind`); "kernels" for predictions without a fit.
+        kind: "dense" or "moe".
+        covered_pct: Rows within the released intervals.
+        crossed_pct: Rows within intervals computed from the other held-out groups; None for fewer
+            than three groups.
     """
 
     fold: str
@@ -78,7 +81,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What the rows of a fit had; see `knowledge.Knowledge`."""
+    """Versions, families, dtypes and layouts of the rows of a fit; see `knowledge.Knowledge`."""
 
     versions: dict[str, list[str]] = {}
     families: list[str] = []
@@ -98,7 +101,7 @@ class Seen(msgspec.Struct, frozen=True):
         )
 
     def with_more(self, other: Seen) -> Seen:
-        """Both together."""
+        """Return the union of both."""
 
         def joined(a: dict[str, list[str]], b: dict[str, list[str]]) -> dict[str, list[str]]:
             return {k: sorted({*a.get(k, []), *b.get(k, [])}) for k in {**a, **b}}
@@ -112,7 +115,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """What a calibration leaves behind."""
+    """The result of a calibration."""
 
     name: str
     created: str  #: ISO date
@@ -124,7 +127,7 @@ class Profile(msgspec.Struct, frozen=True):
     errors: list[Error] = []
     folds: list[FoldError] = []
     seen: Seen = Seen()
-    structure: int = 1  #: of the model that the offsets belong to
+    structure: int = 1  #: version of the performance model of the offsets
 
     @property
     def hierarchy(self) -> Hierarchy:
@@ -143,7 +146,7 @@ def _knowledge_of(held: _Held) -> Knowledge:
 
 
 class _Held:
-    """What was seen, compared by identity, so that it is unpacked once."""
+    """Wrap `Seen` and compare by identity, so that `Knowledge` is built once."""
 
     def __init__(self, seen: Seen) -> None:
         self.seen = seen
@@ -156,7 +159,7 @@ class _Held:
 
 
 class _SharedFile(msgspec.Struct, frozen=True):
-    """What is read of a shared profile; its rows and hardware are for people."""
+    """The part of a shared profile that is loaded. Its rows and hardware are for the reader."""
 
     format: str
     version: int
@@ -164,7 +167,7 @@ class _SharedFile(msgspec.Struct, frozen=True):
 
 
 class Calibrated(msgspec.Struct, frozen=True):
-    """A GPU and engine as a profile sees them."""
+    """A profile applied to one GPU, engine and version."""
 
     profile: Profile
     gpu: Gpu
@@ -178,33 +181,35 @@ class Calibrated(msgspec.Struct, frozen=True):
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """Coefficients for a model that nothing is known of."""
+        """Coefficients for a model without calibration rows."""
         return self.coefficients_of("")
 
     def _hierarchy(self, model: str) -> Hierarchy:
         keys = ["/".join(k) for k in levels_of(self.gpu.id, self.engine, self.version, model)]
         offsets = self.profile.offsets
-        if self.version:  # on other GPUs too
+        if self.version:  # also the offsets of this version on other GPUs
             keys += [key for key in offsets if is_version(key, self.engine, self.version)]
         return decode({key: offsets[key] for key in keys if key in offsets})
 
 
 def profile_folder() -> Path:
-    """Where users' profiles live: $SHARDWISE_HOME, else ~/.config/shardwise."""
+    """Return the folder of users' profiles, in $SHARDWISE_HOME or ~/.config/shardwise."""
     return home() / "profiles"
 
 
 @cache
 def bundled_profile() -> Profile:
-    """Profile that ships with the package."""
+    """Return the profile that ships with the package."""
     data = (Path(__file__).parent / "data" / "reference.json").read_bytes()
     return msgspec.json.decode(data, type=Profile)
 
 
 def load_profile(name: str) -> Profile:
-    """A profile by name, or from a file that `calibrate --export` wrote (a name in .json).
+    """Load a profile by name, or from a file of `calibrate --export` (a name that ends in .json).
 
-    Raises UnknownNameError, or InputError for a damaged file.
+    Raises:
+        UnknownNameError: There is no such profile.
+        InputError: The file is damaged.
     """
     if name == BUNDLED:
         return bundled_profile()
@@ -245,14 +250,14 @@ def _shared_profile(path: Path) -> Profile:
 def _check_structure(profile: Profile, path: Path) -> None:
     if profile.structure != STRUCTURE:
         raise InputError(
-            f"profile {path} is of an older performance model",
+            f"profile {path} was made for an older performance model",
             f"needed: structure {STRUCTURE}, not {profile.structure}",
             "calibrate again from your rows",
         )
 
 
 def check_name(name: str) -> str:
-    """A profile's name, if it can be a file's. Raises InputError."""
+    """Return `name` if it is valid for a profile. Raises InputError otherwise."""
     if not _NAME.fullmatch(name) or name == BUNDLED:
         raise InputError(
             f"profile name {name[:80]!r}",
@@ -262,7 +267,7 @@ def check_name(name: str) -> str:
 
 
 def save_profile(profile: Profile) -> Path:
-    """Write a user's profile, replacing one of the same name whole or not at all."""
+    """Write a user's profile atomically, replacing one of the same name."""
     path = profile_folder() / f"{check_name(profile.name)}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -290,10 +295,13 @@ def _scaled(lines: list[Line], ratio: float) -> dict[int, AllReduce]:
 def collectives_for(
     profile: Profile, gpu: Gpu, engine: str, siblings: Mapping[str, Gpu]
 ) -> Collectives:
-    """All-reduce times of a GPU: its own measured ones; else those of a GPU with links of the
-    same kind, at this one's rate; else a guess from the topology."""
+    """Return the all-reduce times of a GPU.
+
+    Uses its own measurements; else those of a GPU with the same kind of links, scaled to this GPU's
+    link rate; else an estimate from the topology.
+    """
     if gpu.all_reduce:
-        # one line a world size: the bulk one is never the faster
+        # one line per world size: an infinite latency disables the bulk line
         own = {
             world: AllReduce(line.latency_s, line.bytes_per_s, float("inf"), line.bytes_per_s)
             for world, line in gpu.all_reduce.items()
@@ -319,7 +327,7 @@ def collectives_for(
 def calibrated(
     profile: Profile, gpu: Gpu, engine: str, siblings: Mapping[str, Gpu], version: str = ""
 ) -> Calibrated:
-    """What `profile` knows of a GPU and engine; `siblings` are the GPUs links may be taken from."""
+    """Apply `profile` to a GPU and engine. Links may be taken from the GPUs in `siblings`."""
     return Calibrated(
         profile, gpu, engine, version, collectives_for(profile, gpu, engine, siblings)
     )

@@ -1,7 +1,7 @@
-"""How public sources started their engines and clients, where their rows do not say.
+"""How public sources started their engines and clients, if their rows do not say.
 
-InferenceX: github.com/SemiAnalysisAI/InferenceX, benchmarks/, one script a model, GPU and engine.
-What is not named here ran with its engine's defaults or with what the script passes for the load.
+InferenceX: github.com/SemiAnalysisAI/InferenceX, benchmarks/, one script per model, GPU and engine.
+Settings not listed here were the engine's defaults, or followed from the load.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shardwise.layout.deployment import FixedLimits, Layout
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What is asked about: a row's source and configuration; lengths are means."""
+    """Source and configuration of a row. Lengths are means, in tokens."""
 
     source: str
     model: str
@@ -31,12 +31,12 @@ class Recipe(msgspec.Struct, frozen=True):
     """How rows of a source were measured.
 
     Attributes:
-        limits: Of the engine, as started.
+        limits: Engine limits at startup.
         gather_steps: Decode steps over which the scheduler gathers new requests.
-        gather_wait: Steps that a request waits for that, on average.
+        gather_wait: Mean steps that a request waits because of this.
         extra_in_flight: Requests that the client kept in flight beyond the engine's slots.
-        waves: Requests that the client sent, over those in flight; 0: not known.
-        whole_experts: Whether experts were kept whole, whatever the row says.
+        waves: Requests that the client sent per request in flight; 0: unknown.
+        whole_experts: Whether the run used expert parallelism even if the row does not say so.
     """
 
     limits: FixedLimits = FixedLimits()
@@ -62,45 +62,46 @@ _TRTLLM: Final[Mapping[str, FixedLimits]] = {
     "deepseek-r1": FixedLimits(gpu_memory_utilization=0.8),
 }
 _TRTLLM_DSR1_TP4: Final = FixedLimits(gpu_memory_utilization=0.75)
-#: Steps that TensorRT-LLM holds prompts back for more of them, with 1,024 tokens in and out:
-#: `batch_wait_timeout_iters` of 70b_fp8_h200_trt_slurm.sh below TP=8, of dsr1_fp8_b200_trt.sh from
-#: 64 to 255 requests in flight; `timeout_iters` of attention_dp_config, whatever the lengths.
+#: Steps that TensorRT-LLM delays prompts to batch them. With 1,024 tokens in and out:
+#: `batch_wait_timeout_iters` of 70b_fp8_h200_trt_slurm.sh below TP=8, and of dsr1_fp8_b200_trt.sh
+#: from 64 to 255 requests in flight. With any lengths: `timeout_iters` of attention_dp_config.
 _SHORT: Final = 1024.0
 _HELD_70B: Final = 20.0
 _HELD_DSR1: Final = 40.0
 _HELD_DSR1_FROM_TO: Final = (64.0, 256.0)
 _HELD_ATTENTION_DP: Final = 60.0
-#: minimaxm2.5_fp8_b200.sh and _h200.sh: 0.95, and until April 2026 (vLLM 0.19) the test for expert
-#: parallelism was EP_SIZE -ge 1 (B200's; assumed of H200's), which every row passes. At TP=8 no
-#: other way starts: 1536 / 8 is no multiple of the fp8 block of 128.
+#: minimaxm2.5_fp8_b200.sh and _h200.sh: memory utilization 0.95. Until April 2026 (vLLM 0.19), the
+#: B200 script enabled expert parallelism if EP_SIZE -ge 1, which holds for every row (assumed for
+#: H200 too). At TP=8 the engine does not start without it: 1536 / 8 is not a multiple of the fp8
+#: block of 128.
 _MINIMAX: Final = FixedLimits(gpu_memory_utilization=0.95)
 _MINIMAX_ALWAYS_EP: Final = ("0.16", "0.17", "0.18")
 
 
 def recipe_of(run: Run) -> Recipe:
-    """How a source's row was measured, as far as its scripts or its numbers tell."""
+    """Return how a source's row was measured, from its scripts or its numbers."""
     if "inferencex" in run.source:
         return _INFERENCEX.get(run.engine, _vllm)(run)
     if run.source == "aic_silicon_other" and run.engine == "trtllm":
-        # Its TTFT shows no burst at any load. Llama 8B's falls as load rises from 8 to 32 streams
-        # and grows with the answers' length: at each of 160 loads it holds one E2E latency over
-        # the number of streams, a queue of one.
+        # The TTFT of this source shows no burst at any load. For Llama 8B, it falls as the load
+        # rises from 8 to 32 streams, and grows with the output length. At each of 160 loads it
+        # includes the E2E latency divided by the number of streams, which is a queue of one.
         return Recipe(extra_in_flight=float(run.model == "llama-3.1-8b"), waves=STEADY)
     return _DEFAULT
 
 
-#: Requests a stream of a run whose first burst does not show.
+#: Requests per stream of a run whose first burst is negligible.
 STEADY: Final = 30.0
 
 
 def _polled(steps: float, limits: FixedLimits) -> Recipe:
-    """A look for requests every so many steps: one waits for half of them."""
+    """Poll for requests every `steps` steps; a request waits for half of them on average."""
     return Recipe(limits, steps, (steps - 1.0) / 2.0)
 
 
 def _held(steps: float, run: Run, limits: FixedLimits) -> Recipe:
-    """Prompts held back for so many steps after the first of them has come: it waits for all
-    steps, those that come meanwhile for half of them."""
+    """Delay prompts for `steps` steps after the first arrives. The first waits for all steps; those
+    that arrive meanwhile wait for half of them on average."""
     others = steps * run.concurrency / run.osl
     return Recipe(limits, steps, steps * (1.0 + others / 2.0) / (1.0 + others))
 

@@ -1,14 +1,17 @@
-"""Rows of measurements: read, checked, and grouped so that each group is one array computation.
+"""Rows of measurements: read and check them.
 
 The columns are those of the reference set: source_id, model_id, gpu_id, engine_id, weight_dtype,
 kv_dtype, tp, pp, mode, concurrency, isl, osl, and the observed e2e_s, ttft_ms, tpot_ms,
-output_tok_s, total_tok_s. May be added: `ep`, `dp`, `dcp`, `engine_version`; `speculation` (as in
-mtp:3, or whether a measured run may have had any) with `acceptance`; `cached_tokens` of each
-prompt; `requests`, since a run's mean TTFT holds the burst it began with; `length_cv`, since equal
-lengths stay in step. A row that cannot be used is kept with the reason.
+output_tok_s, total_tok_s. Optional columns include:
 
-A file is UTF-8, with or without a byte order mark; its cells are parted by commas, semicolons or
-tabs.
+- `ep`, `dp`, `dcp` and `engine_version`;
+- `speculation` (such as mtp:3, or whether a measured run may have used it) and `acceptance`;
+- `cached_tokens` of each prompt;
+- `requests` of the run, because its mean TTFT includes the first burst;
+- `length_cv`, because requests of equal length stay synchronized.
+
+A row that cannot be used is reported with the reason. A file is UTF-8, with or without a byte order
+mark. Cells are separated by commas, semicolons or tabs.
 """
 
 from __future__ import annotations
@@ -62,7 +65,7 @@ OBSERVED: Final[Mapping[str, tuple[str, float]]] = {
     "total_tok_s": ("total_tok_s", 1.0),
 }
 _TIMES: Final = ("ttft_s", "tpot_s", "e2e_latency_s")
-#: the columns that are read besides
+#: columns that are read if present
 OPTIONAL: Final = (
     *("source_id", "engine", "engine_version", "kv_dtype", "pp", "ep", "dp", "dcp", "gpus"),
     *("requests", "kv_limited", "use", "measured_on", "speculation", "acceptance"),
@@ -70,30 +73,30 @@ OPTIONAL: Final = (
     *("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len"),
     *OBSERVED,
 )
-#: key of the cells that a line has beyond its header
+#: key of the cells of a line that exceed the header
 EXTRA: Final = "\0extra"
-#: Times that no engine gives, in seconds: what lies outside has another unit than its column says.
-#: The reference set's rows are at 2.7 ms a token and more, its slowest answers at 51 minutes.
+#: Range of plausible times in seconds. A time outside has a different unit than its column states.
+#: In the reference set, the smallest TPOT is 2.7 ms and the largest E2E latency 51 minutes.
 PLAUSIBLE_S: Final = (5e-5, 1e5)
-#: An answer's time over the sum of its parts, which are means of the same requests: beyond it a
-#: factor of a thousand, seconds for milliseconds, is the likelier reason.
+#: Largest plausible ratio of E2E latency to TTFT + decode time, which are means of the same
+#: requests. Beyond it, a unit error (seconds instead of milliseconds) is more likely.
 MOST_APART: Final = 30.0
 ALL_QUEUED: Final = 1e6  #: requests, where a source says "max"
 #: "vLLM 0.9.1 (AMD rocm/vllm-dev:main)": a name, then a number
 _VERSION: Final = re.compile(r"\S+\s+v?(\d+(?:\.\w+)*)")
-#: Rows that may have run with drafted tokens, as their source leaves open.
+#: Weight in a fit of rows whose source does not say whether they used speculative decoding.
 UNKNOWN_SPECULATION_WEIGHT: Final = 0.5
 SPECULATION: Final = ("", "likely", "unlikely", "unknown")
 INFERENCEX_WAVES: Final = 10  #: --num-prompts is 10 x the concurrency in InferenceMAX's README
 #: Lengths uniform from 0.8 to 1.0 of the nominal: 0.2 / sqrt(12) over 0.9
 INFERENCEX_CV: Final = 0.064
-#: Requests a stream where a source does not say: 1, 3, 10 or 30, each as likely, and so their
-#: geometric mean in a model of logarithms
+#: Requests per stream if a source does not say. 1, 3, 10 and 30 are equally likely; the geometric
+#: mean is the mean in logs.
 UNKNOWN_WAVES: Final = (1.0 * 3.0 * 10.0 * 30.0) ** 0.25
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One measured or wanted configuration. Lengths are means, in tokens."""
+    """One configuration that was measured or is to be predicted. Lengths are means, in tokens."""
 
     number: int  #: line of data, 1 for the first
     model: str
@@ -110,31 +113,31 @@ class Row(msgspec.Struct, frozen=True):
     version: str  #: of the engine; "" where the source does not say
     use: str
     kv_limited: bool | None
-    requests: float  #: in the whole run, the first `concurrency` of them at once
+    requests: float  #: of the whole run; the first `concurrency` are sent at once
     observed: Mapping[str, float] = msgspec.field(default_factory=dict)
     limits: FixedLimits = msgspec.field(default_factory=FixedLimits)
     speculation: str = ""  #: "likely", "unlikely", "unknown" or ""
-    requests_told: bool = True  #: whether the source says how many
+    requests_told: bool = True  #: whether the source states `requests`
     length_cv: float = 0.0  #: standard deviation of lengths over their mean; 0: all equal
-    all_reduce: str = ""  #: "quick_int4" where messages were compressed; "": the engine's own
-    drafted: Speculation | None = None  #: what each step verified, where the row says so
-    cached_tokens: float = 0.0  #: of `isl`: a beginning that all prompts share
-    recipe: Recipe = Recipe()  #: how its source measured
+    all_reduce: str = ""  #: "quick_int4" for compressed messages; "": the engine's default
+    drafted: Speculation | None = None  #: speculation that the row states
+    cached_tokens: float = 0.0  #: of `isl`: prefix that all prompts share
+    recipe: Recipe = Recipe()  #: how the source measured
 
     @property
     def is_plain(self) -> bool:
-        """Whether each step gave each sequence one token, as far as the source tells."""
+        """Whether the row ran without speculative decoding, as far as the source states."""
         return self.speculation != "likely" and self.drafted is None
 
     @property
     def weight(self) -> float:
-        """What a row counts for in a fit."""
+        """Weight of the row in a fit."""
         return UNKNOWN_SPECULATION_WEIGHT if self.speculation == "unknown" else 1.0
 
     @property
     def ttft_is_told(self) -> bool:
-        """Whether TTFT is that of serving. ATOM's nightly runs compile on first use, and rows that
-        say `kv_limited` hold the wait for memory."""
+        """Whether TTFT is that of serving. In ATOM's nightly runs it includes compilation, and in
+        `kv_limited` rows the wait for memory."""
         return not self.source.startswith("rocm_atom_dashboard") and not self.kv_limited
 
     @property
@@ -144,8 +147,8 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def max_num_seqs(self) -> float:
-        """Load tests start the engine for the concurrency they offer; TensorRT-LLM's own
-        throughput runs use its default of 2,048."""
+        """Stated limit, else the concurrency: load tests start the engine for it. If all requests
+        are queued, 2,048, the default of TensorRT-LLM's throughput runs."""
         if self.limits.max_num_seqs is not None:
             return float(self.limits.max_num_seqs)
         return 2048.0 if self.concurrency >= ALL_QUEUED else self.concurrency
@@ -196,7 +199,7 @@ def _cached(cells: Mapping[str, str], isl: float) -> float:
 
 
 def _drafted(cells: Mapping[str, str]) -> Speculation | None:
-    """What each step verifies; None where the row has no number of drafted tokens."""
+    """Return the stated speculation; None if the row has no number of drafted tokens."""
     text = (cells.get("speculation") or "").strip()
     acceptance = None
     if (cells.get("acceptance") or "").strip():
@@ -214,14 +217,14 @@ def _choice(cells: Mapping[str, str], column: str, allowed: Iterable[str]) -> st
 
 
 def version_of(engine: str) -> str:
-    """The version in an engine's description, "" where there is none."""
+    """Return the version in an engine's description, "" if there is none."""
     found = _VERSION.match(engine.strip())
     return found[1] if found else ""
 
 
 def _layout(cells: Mapping[str, str]) -> Layout:
-    """tp, pp, ep (ranks that hold whole experts), dp (data-parallel attention), dcp (ranks that
-    share a cache), and gpus, which follows from them."""
+    """Return the layout from tp, pp, ep (expert parallel), dp (data-parallel attention) and dcp
+    (decode context parallel). Raises InputError if gpus contradicts them."""
     tp, dp = _whole(cells, "tp"), _whole(cells, "dp", "1")
     pp, ep = _whole(cells, "pp", "1"), _whole(cells, "ep", "1")
     layout = Layout(tp, pp, ep, dp, dcp_size=_whole(cells, "dcp", "1"))
@@ -234,7 +237,8 @@ def _layout(cells: Mapping[str, str]) -> Layout:
 
 
 def _limits(cells: Mapping[str, str], recipe: Recipe) -> FixedLimits:
-    """The engine's limits, each optional, under the names of its flags; else as its source does."""
+    """Return the engine's limits from optional columns named like its flags, else from the
+    recipe of the source."""
 
     def whole(column: str) -> int | None:
         usual: int | None = getattr(recipe.limits, column)
@@ -254,7 +258,7 @@ def _limits(cells: Mapping[str, str], recipe: Recipe) -> FixedLimits:
 
 
 def _observed(cells: Mapping[str, str], osl: float) -> dict[str, float]:
-    """The measured values in SI. Raises InputError for a time in another unit than its column's."""
+    """Return the measured values in SI units. Raises InputError for a time in the wrong unit."""
     found = {}
     for column, (metric, factor) in OBSERVED.items():
         if not (cells.get(column) or "").strip():
@@ -272,7 +276,7 @@ def _observed(cells: Mapping[str, str], osl: float) -> dict[str, float]:
 
 
 def _check_sum(observed: Mapping[str, float], osl: float) -> None:
-    """Raise InputError where an answer's time and its parts cannot be in the units they claim."""
+    """Raise InputError if E2E latency, TTFT and TPOT cannot be in the units of their columns."""
     if not all(metric in observed for metric in _TIMES):
         return
     parts_s = observed["ttft_s"] + observed["tpot_s"] * (osl - 1.0)
@@ -285,7 +289,7 @@ def _check_sum(observed: Mapping[str, float], osl: float) -> None:
 
 
 def parse_row(number: int, cells: Mapping[str, str]) -> Row:
-    """One row from its cells. Raises InputError naming the cell."""
+    """Parse one row. Raises InputError that names the cell."""
     if cells.get(EXTRA):
         raise InputError("more cells than the header has columns", "quote a cell with a comma")
     mode = MODES[_choice(cells, "mode", MODES)]
@@ -296,7 +300,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     source = (cells.get("source_id") or "").strip()
     inferencex = "inferencex" in source
     mean = 0.9 if inferencex else 1.0  # its lengths are uniform from 0.8 to 1.0 of the nominal ones
-    # a row that names no source is a question, asked as planning asks it
+    # a row without a source is a prediction request; assume the same load as planning
     told = inferencex or not source
     model, engine = (cells.get("model_id") or "").strip(), _choice(cells, "engine_id", names())
     version = (cells.get("engine_version") or "").strip() or version_of(cells.get("engine") or "")
@@ -343,13 +347,14 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
 
 
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and cells of a CSV file. Raises InputError if it cannot be read or lacks columns.
+    """Return the header and the cells of a CSV file. Cells that exceed the header are under EXTRA.
 
-    What a line has beyond the header lies under EXTRA.
+    Raises:
+        InputError: The file cannot be read, lacks columns, repeats one, or has no rows.
     """
     text = _text(path)
     try:
-        # strict: a quote that is never closed would take in the rest of the file without a word
+        # strict: an unclosed quote would silently consume the rest of the file
         reader = csv.DictReader(
             io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True, restkey=EXTRA
         )
@@ -378,7 +383,7 @@ def _text(path: Path) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """What parts the cells of the header: a comma, unless it has more semicolons or tabs."""
+    """Return the separator of the header: a comma, unless it has more semicolons or tabs."""
     header = text.partition("\n")[0]
     return max((",", ";", "\t"), key=header.count)
 
@@ -392,13 +397,13 @@ def _cells(cells: Mapping[str, str | list[str] | None]) -> dict[str, str]:
 
 
 def unused_columns(header: Iterable[str]) -> list[str]:
-    """Columns that nothing reads: not of a row, and not what `predict` adds."""
+    """Return columns that are neither read nor added by `predict`."""
     known = {*REQUIRED, *OPTIONAL}
     return [name for name in header if name not in known and not name.startswith("pred_")]
 
 
 def parse_rows(table: Iterable[Mapping[str, str]]) -> tuple[list[Row], list[Problem]]:
-    """Every row that can be parsed, and a problem for each that cannot."""
+    """Return the rows that can be parsed, and a problem for each of the others."""
     rows, problems = [], []
     for number, cells in enumerate(table, start=1):
         try:

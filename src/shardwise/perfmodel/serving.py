@@ -1,6 +1,6 @@
-"""From step times to what a client sees, in the three ways work is offered.
+"""From step times to TTFT, TPOT, E2E latency and throughput, in three load modes.
 
-All arguments are float arrays of one shape (or scalars) and lengths are means.
+All arguments are float arrays of one shape (or scalars). Lengths are means, in tokens.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from shardwise.perfmodel.serving_steps import (
 from shardwise.perfmodel.step import Steps, StepTime, smooth_maximum
 from shardwise.perfmodel.work import Array
 
-FRONT_KNEE: Final = 8.0  #: how sharply the server takes over from the engine as what limits
+FRONT_KNEE: Final = 8.0  #: sharpness of the transition from engine-bound to API-server-bound
 
 
 class Served(msgspec.Struct, frozen=True):
-    """What one replica gives: seconds, tokens/s of the replica, and the causes of E2E latency."""
+    """Predictions for one replica: seconds, tokens/s, and the causes of E2E latency."""
 
     ttft_s: Array
     tpot_s: Array
     e2e_latency_s: Array
     output_tok_s: Array
     total_tok_s: Array
-    batch: Array  #: sequences resident together
-    kv_limited: NDArray[np.bool_]  #: memory admits fewer than were asked
+    batch: Array  #: sequences resident at the same time
+    kv_limited: NDArray[np.bool_]  #: the KV cache holds fewer sequences than requested
     breakdown: StepTime  #: seconds of E2E latency by cause; queueing is the rest
 
     def part(self, chosen: slice) -> Served:
-        """Some of the configurations."""
+        """Return a slice of the configurations."""
         cut = {name: getattr(self, name) for name in self.__struct_fields__ if name != "breakdown"}
         causes = StepTime(
             *(getattr(self.breakdown, name)[chosen] for name in StepTime.__struct_fields__)
@@ -51,8 +51,8 @@ class Served(msgspec.Struct, frozen=True):
 
 
 def _resident(load: Load) -> tuple[Array, NDArray[np.bool_]]:
-    """Sequences resident together, and whether the KV cache is what limits them."""
-    shared = load.cached_tokens * load.layouts.attention_dp  # once in each copy of attention
+    """Return the sequences resident at the same time, and whether the KV cache limits them."""
+    shared = load.cached_tokens * load.layouts.attention_dp  # once per attention replica
     own = _held_tokens(load) - load.cached_tokens
     fit = np.maximum(1.0, (load.kv_capacity_tokens - shared) / own)
     wanted = np.minimum(load.concurrency, load.max_num_seqs)
@@ -60,25 +60,27 @@ def _resident(load: Load) -> tuple[Array, NDArray[np.bool_]]:
 
 
 def _held_tokens(load: Load) -> Array:
-    """Tokens that admission counts for a resident sequence: those it has, or all it will have."""
+    """Return the tokens that admission counts per sequence: current ones, or also future ones."""
     decoded = mean_context(load) - load.isl
     return np.asarray(load.isl + decoded * np.where(load.reserves_output, 2.0, 1.0))
 
 
 def closed_loop(setting: Steps, load: Load) -> Served:
-    """`concurrency` requests kept in flight.
+    """Predict a closed loop with `concurrency` requests in flight.
 
-    A replacement comes as its predecessor ends, finds the next step begun and waits for it, then
-    has its prompt computed beside the others' decodes; in its turn it waits for their prompts.
-    The first `concurrency` requests arrive together and are prefilled one after the other; their
-    mean wait, half the burst, weighs concurrency / requests of the mean.
-    One process handles all requests and tokens, and in no less time than the engine is fed.
-    Requests that the KV cache cannot hold wait by Little's law: (C - n) / n service times.
+    - A request is sent when its predecessor ends. It waits for the step that has just begun, then
+      its prompt shares steps with the decodes of others. Later its decodes wait for their prompts.
+    - The first `concurrency` requests arrive together and are prefilled one after the other. Their
+      mean wait is half the burst and has weight concurrency / requests in the mean.
+    - One API process handles all requests and tokens. If it is slower than the engine, it limits
+      the loop.
+    - Requests beyond the KV cache wait by Little's law: (C - n) / n service times, for concurrency
+      C and n resident sequences.
     """
     c = setting.coefficients
     resident, limited = _resident(load)
     outside = received_s(setting, load.isl) + _ahead_s(setting, load, resident)
-    # a request alone finds no step running; steps are counted in those that it decodes in
+    # a lone request finds no running step; the wait is relative to its own decode steps
     steps = c["wait_steps"] + load.gather_wait
     waiting = steps * (1.0 - 1.0 / resident) / decode_steps(setting, load)
     loop = settled(setting, load, resident, outside, waiting)
@@ -86,8 +88,8 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     ttft = outside + loop.turn.prefill.total + waiting * decoding + loop.backlog_s
     service = ttft + decoding
     ttft = ttft + service * (load.concurrency - resident) / resident
-    # one process takes requests in and streams their tokens: where it is slower than the engine,
-    # every token waits there for as long, which TTFT shows and TPOT does not
+    # one process receives requests and streams tokens; if it is slower than the engine, every token
+    # is delayed equally, which increases TTFT but not TPOT
     streamed = np.where(load.merges_output, 0.0, load.osl)
     front = (c["handle"] + c["stream"] * streamed) * load.concurrency
     e2e = smooth_maximum(ttft + decoding, front, FRONT_KNEE)
@@ -95,18 +97,18 @@ def closed_loop(setting: Steps, load: Load) -> Served:
 
 
 def received_s(setting: Steps, prompt_tokens: Array | float) -> Array:
-    """Seconds that the API takes per request beside the engine: a fixed time, and tokenization of
-    the whole prompt, cached tokens included."""
+    """Return the seconds per request in the API server: a fixed time, and tokenization of the whole
+    prompt including cached tokens."""
     c = setting.coefficients
     return np.asarray(c["request"] + c["tokenize"] * prompt_tokens)
 
 
 def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:
-    """Mean seconds that a request waits for prompts which came before its own.
+    """Return the mean seconds that a request waits for earlier prompts.
 
-    Those of the first requests, sent at once, count for the share of the run that they are. Later,
-    requests of equal length stay in step: those that began together end together, and so do the
-    ones that take their places. Lengths that differ by more than a step's token end that.
+    The first requests are sent at once and are weighted by their share of the run. Later, requests
+    of equal length stay synchronized: those that start together end together, as do their
+    successors. Different lengths break this synchronization.
     """
     full = fullest_chunk(load, np.zeros_like(resident))
     prompt = prefill_step(setting, load, full).total * load.new_tokens / full
@@ -120,7 +122,7 @@ def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:
 def _served(
     load: Load, loop: Loop, resident: Array, limited: NDArray[np.bool_], ttft: Array, e2e: Array
 ) -> Served:
-    """What a loop gives, `concurrency` requests every `e2e` seconds."""
+    """Return the predictions of a loop that serves `concurrency` requests every `e2e` seconds."""
     output = load.concurrency * load.osl / e2e
     return Served(
         ttft,
@@ -135,7 +137,8 @@ def _served(
 
 
 def static_batch(setting: Steps, load: Load) -> Served:
-    """`concurrency` equal requests start together; E2E is until the last token of the last one."""
+    """Predict `concurrency` equal requests that start together. E2E latency is the time to the last
+    token of the last request."""
     load = replace(load, length_cv=0.0)
     resident, limited = _resident(load)
     waves = load.concurrency / resident
@@ -155,8 +158,8 @@ def static_batch(setting: Steps, load: Load) -> Served:
 
 
 def max_throughput(setting: Steps, load: Load) -> Served:
-    """All requests queued at once: the steady batch is what memory and max_num_seqs admit. A
-    request waits for half of those that are served before it, on average."""
+    """Predict requests that are all queued at once. Memory and max_num_seqs limit the batch. On
+    average, a request waits for half of those beyond the batch."""
     resident, limited = _resident(load)
     loop = settled(setting, load, resident)
     own = loop.turn.prefill.total + loop.backlog_s
@@ -167,7 +170,7 @@ def max_throughput(setting: Steps, load: Load) -> Served:
     return replace(served, output_tok_s=output, total_tok_s=output * (1 + load.isl / load.osl))
 
 
-#: By mode.
+#: Prediction function by load mode.
 SERVE: Final[Mapping[str, Callable[[Steps, Load], Served]]] = {
     "closed_loop": closed_loop,
     "static_batch": static_batch,

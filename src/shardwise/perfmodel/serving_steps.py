@@ -1,7 +1,7 @@
-"""The steps that a load is served in, with pipeline stages passed through.
+"""The steps of a load, through all pipeline stages.
 
-The scheduler is continuous batching with chunked prefill: decodes go first, prompts fill the step's
-token budget.
+The scheduler is continuous batching with chunked prefill: decodes go first, and prompts fill the
+rest of the step's token budget.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from shardwise.perfmodel.work import Array
 
 
 def mean_context(load: Load) -> Array:
-    """Tokens that a decoding sequence has behind it, on average: long answers are in more steps,
-    so that the mean answer in a step is (1 + cv^2) times as long as the mean of all."""
+    """Return the mean context of a decoding sequence, in tokens.
+
+    Long answers take part in more steps, so the mean answer length in a step is (1 + cv^2) times
+    the mean over all requests.
+    """
     return np.asarray(load.isl + load.osl * (1.0 + np.square(load.length_cv)) / 2.0)
 
 
@@ -28,8 +31,8 @@ def through_stages(
     tokens: Array,
     step: StepTime,
 ) -> StepTime:
-    """A step that passes pp_size stages: each further stage has its own host time, and receives
-    the hidden vectors of `tokens` tokens over one link."""
+    """Return the time of a step through `pp_size` stages. Each further stage adds its host time and
+    the transfer of the hidden states of `tokens` tokens."""
     more = pp_size - 1.0
     return replace(
         step,
@@ -40,12 +43,12 @@ def through_stages(
 
 
 def decode_step(setting: Steps, load: Load, batch: Array) -> StepTime:
-    """A decode step of `batch` sequences; PP runs pp_size micro-batches that follow each other."""
+    """Return the time of a decode step of `batch` sequences, split into pp_size micro-batches."""
     return mixed_step(setting, load, batch, np.zeros_like(load.isl))
 
 
 def mixed_step(setting: Steps, load: Load, batch: Array, prompt_tokens: Array) -> StepTime:
-    """The same step when `prompt_tokens` are prefilled beside the decodes."""
+    """Return the time of a step of `batch` sequences that also prefills `prompt_tokens`."""
     sequences = batch / load.pp_size
     kernels = setting.kernels(load.layouts)
     step = _step(setting, load, sequences, prompt_tokens)
@@ -57,7 +60,7 @@ def mixed_step(setting: Steps, load: Load, batch: Array, prompt_tokens: Array) -
 
 
 def _step(setting: Steps, load: Load, sequences: Array, prompt_tokens: Array) -> StepTime:
-    """A step on one stage."""
+    """Return the time of a step on one stage."""
     return step_time(
         setting,
         setting.kernels(load.layouts),
@@ -70,7 +73,7 @@ def _step(setting: Steps, load: Load, sequences: Array, prompt_tokens: Array) ->
 
 
 def _drafts(drafting: Drafting, load: Load, sequences: Array, prompt_tokens: Array) -> StepTime:
-    """The passes that draft the next step's tokens: the first also takes in the prompts."""
+    """Return the time of the draft passes of a step. The first pass also processes the prompts."""
     first = _step(drafting.first, load, sequences, prompt_tokens)
     if drafting.passes == 1:
         return first
@@ -79,26 +82,26 @@ def _drafts(drafting: Drafting, load: Load, sequences: Array, prompt_tokens: Arr
 
 
 def tokens_per_step(setting: Steps) -> float:
-    """Mean tokens that a decode step gives a sequence."""
+    """Return the mean tokens that a decode step produces per sequence."""
     return 1.0 if setting.drafting is None else setting.drafting.tokens_per_step
 
 
 def verified(setting: Steps) -> float:
-    """Tokens of a decoding sequence in a step: one, and those drafted."""
+    """Return the tokens of a decoding sequence in a step: one, plus the drafted ones."""
     return 1.0 if setting.drafting is None else setting.drafting.passes + 1.0
 
 
 def prefill_step(setting: Steps, load: Load, prompt_tokens: Array) -> StepTime:
-    """A step of `prompt_tokens` while nothing decodes."""
+    """Return the time of a step of `prompt_tokens` without decodes."""
     return mixed_step(setting, load, np.zeros_like(load.isl), prompt_tokens)
 
 
 def chunk(load: Load, batch: Array, together: Array) -> Array:
-    """Prompt tokens of one step when `together` prompts wait beside `batch` decoded tokens."""
+    """Return the prompt tokens of a step if `together` prompts wait and `batch` tokens decode."""
     room = np.maximum(load.max_num_batched_tokens - batch, 256.0)
     return np.minimum(load.new_tokens * together, room)
 
 
 def fullest_chunk(load: Load, batch: Array) -> Array:
-    """Prompt tokens of one step when prompts without end are waiting."""
+    """Return the prompt tokens of a step if prompts fill the token budget."""
     return chunk(load, batch, load.max_num_batched_tokens / load.new_tokens)

@@ -1,7 +1,7 @@
-"""A profile as one file to share: what was measured, on what, with which error.
+"""Write a profile as one file to share.
 
-The file holds the profile, the GPUs and versions that it was measured on, and the measured rows,
-so that the receiver can judge it and calibrate again. It holds no host name and no path.
+The file has the profile, its error, the GPUs and engine versions, and the measured rows, so that
+the receiver can check it and calibrate again. It has no host name and no path.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from shardwise.perfmodel.rows import Row
 
 
 def shared(made: Personal, rows: Sequence[Row], catalogue: Catalogue) -> dict[str, Any]:
-    """The document of a shared profile, as plain data.
+    """Return the document of a shared profile, as plain data.
 
-    `rows` are those it was calibrated on. The GPUs are written out, since one that was measured or
-    added by the user is in nobody else's catalogue.
+    Args:
+        made: The profile and its errors.
+        rows: Rows of the calibration.
+        catalogue: Supplies the GPUs. They are written in full, because a GPU that the user added is
+            not in the catalogue of others.
     """
     used = [row for row in rows if row.observed]
     versions = {f"{row.engine} {row.version}".strip() for row in used}
@@ -63,7 +66,7 @@ def _row(row: Row) -> Mapping[str, Any]:
 
 
 def save_shared(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a shared profile whole or not at all. Raises InputError where it cannot."""
+    """Write a shared profile atomically. Raises InputError if it cannot be written."""
     try:
         write_whole(path, msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
     except OSError as error:

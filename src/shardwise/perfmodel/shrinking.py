@@ -1,10 +1,10 @@
-"""How much of a correction is kept: as much as rows left out support, and none that is chance.
+"""How much of a correction to keep, from errors on held-out rows.
 
-A fit to a dozen rows corrects what they show and moves what they do not. Each offset is therefore
-moved from where it started by a share of the way to the fit. There are two shares: of what a step
-takes, and of what passes outside steps, which TTFT shows and TPOT hardly does. They are those that
-predict the rows left out best and make no metric of them worse; both are 0 where the gain could be
-chance.
+A fit to a dozen rows also changes coefficients that the rows do not determine. Each offset is
+therefore moved only by a share of the distance to the fit. There are two shares: one for
+coefficients of the step time, one for time outside steps, which affects TTFT much more than TPOT.
+The chosen shares predict held-out rows best and make no metric worse. Both are 0 if the gain could
+be chance.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from shardwise.perfmodel.work import Array
 OUTSIDE: Final = frozenset({"request", "wait_steps", "ahead", "handle", "stream"})
 _IS_OUTSIDE: Final = np.array([name in OUTSIDE for name in NAMES])
 _LEVELS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
-_SLACK: Final = 1e-9  #: of an error, where a metric does not change at all
+_SLACK: Final = 1e-9  #: rounding tolerance if a metric does not change
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """Of a correction, what is kept: 0 is none of it, 1 all."""
+    """Share of a correction that is kept: 0 is none, 1 is all."""
 
     steps: float
     outside: float
@@ -42,7 +42,7 @@ CANDIDATES: Final = tuple(Shares(*pair) for pair in product(_LEVELS, repeat=2))
 
 
 def toward(start: Hierarchy, fitted: Hierarchy, shares: Shares) -> Hierarchy:
-    """`start` moved towards `fitted` by `shares`; an offset that `start` lacks is zero there."""
+    """Move `start` towards `fitted` by `shares`. Offsets missing in `start` are zero."""
     kept = np.where(_IS_OUTSIDE, shares.outside, shares.steps)
     moved = {
         key: origin + kept * (end - origin)
@@ -53,16 +53,16 @@ def toward(start: Hierarchy, fitted: Hierarchy, shares: Shares) -> Hierarchy:
 
 
 def supported(before: Sequence[Miss], after: Mapping[Shares, Sequence[Miss]]) -> Shares:
-    """The shares that rows left out support.
+    """Choose the shares that held-out rows support.
 
     Args:
-        before: Errors on those rows without any correction.
-        after: The same errors, in the same order, with each candidate's share of the correction
-            that a fit without the row makes.
+        before: Errors on held-out rows without any correction.
+        after: The same errors, in the same order, for each candidate. The correction comes from a
+            fit without the row.
 
     Returns:
         Among candidates that make no metric's mean error worse, the one with the largest mean
-        gain; `NONE` where that is no more than one standard error of it.
+        gain; `NONE` if this gain is at most one standard error.
     """
     metrics = np.array([m.metric for m in before])
     rows = np.unique([m.row.number for m in before], return_inverse=True)[1]
@@ -83,6 +83,6 @@ def _sizes(misses: Sequence[Miss]) -> Array:
 
 
 def _doubt(gains: Array, rows: NDArray[np.intp]) -> float:
-    """Standard error of the mean gain. The metrics of one row share their error: it counts once."""
+    """Standard error of the mean gain. Metrics of one row are correlated, so a row counts once."""
     by_row = np.bincount(rows, gains) / np.bincount(rows)
     return float(by_row.std(ddof=1)) / math.sqrt(len(by_row)) if len(by_row) > 1 else math.inf

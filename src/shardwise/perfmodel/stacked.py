@@ -1,7 +1,8 @@
-"""Rows of many models, GPUs and engines as one array computation, one for each mode.
+"""Rows of many models, GPUs and engines as one array computation per mode.
 
-A fit asks for all rows again and again with other coefficients; the kernel times stay. So the
-tables of all batches are put together once, and coefficients are arrays with one element a row.
+A fit predicts all rows many times with different coefficients, but the same kernel times. The
+tables of all batches are therefore concatenated once. Coefficients are arrays with one element per
+row.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Stack(msgspec.Struct, frozen=True):
     tables: StepKernels
 
     def serve(self, coefficients: Mapping[str, Array]) -> Served:
-        """Predict every row; `coefficients` have an element for each of all batches."""
+        """Predict every row. Each of `coefficients` has one element per batch."""
         mine = {name: values[self.batch_of] for name, values in coefficients.items()}
         return SERVE[self.mode](_Stacked(mine, self.tables), self.load)
 
@@ -46,15 +47,15 @@ class Stack(msgspec.Struct, frozen=True):
 class _Stacked(msgspec.Struct, frozen=True):
     coefficients: Mapping[str, Array | float]
     tables: StepKernels
-    drafting: None = None  # rows that are fitted have no drafts
+    drafting: None = None  # rows of a fit have no speculative decoding
 
     def kernels(self, layouts: Layouts) -> StepKernels:
-        del layouts  # those of the load that the tables were put together for
+        del layouts  # the tables are already those of the load
         return self.tables
 
 
 def stack(batches: Sequence[Batch]) -> list[Stack]:
-    """All batches' rows, by mode, in the order of the batches."""
+    """Return the rows of all batches by mode, in the order of the batches."""
     found = []
     for mode in dict.fromkeys(b.key.mode for b in batches):
         places = [i for i, b in enumerate(batches) if b.key.mode == mode]

@@ -1,9 +1,8 @@
 """Time of one engine step: some sequences decode, some prompt tokens are prefilled.
 
-Units are seconds and tokens. Every argument broadcasts. A step is the sum of its operators' kernel
-times (`operators`), each class times a fitted factor that is 1 where the tables are right, and the
-engine's own time. The parts are returned apart, since what binds a step is the answer most users
-are after.
+Units are seconds and tokens. Every argument broadcasts. The time of a step is the sum of its kernel
+times (`operators`) and the engine's own time. Each class of kernels has a fitted factor, which is 1
+if the tables are exact. The parts are returned separately, to show what limits a step.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from shardwise.perfmodel.operators import (
 )
 from shardwise.perfmodel.work import Array, Work, rank_work
 
-#: Sharpness of the hand-over between launching a step's kernels and computing them.
+#: Sharpness of the transition from launch-bound to GPU-bound steps.
 HOST_KNEE: Final = 4.0
 
 
@@ -42,11 +41,11 @@ class StepTime(msgspec.Struct, frozen=True):
     """Seconds of one step by cause; arrays of one shape.
 
     Attributes:
-        weights: Products while they wait for their weights.
-        kv: Decoding attention: reading caches and states.
-        compute: Products while they wait for their arithmetic, and prompts' attention.
+        weights: Memory-bound part of GEMMs and experts: reading weights.
+        kv: Attention of decodes: reading caches and states.
+        compute: Compute-bound part of GEMMs and experts, and attention of prompts.
         communication: Collectives.
-        overhead: The engine's own time, and kernels that no table times: norms, activations.
+        overhead: The engine's own time, and kernels without a table: norms, activations.
     """
 
     weights: Array
@@ -72,8 +71,8 @@ class StepTime(msgspec.Struct, frozen=True):
 
 
 class Steps(Protocol):
-    """What a step's time is made of: coefficients, which are numbers or arrays with one element for
-    each configuration, and kernels."""
+    """Inputs of the step time: kernels, and coefficients, which are numbers or arrays with one
+    element per configuration."""
 
     @property
     def coefficients(self) -> Mapping[str, Array | float]:
@@ -81,7 +80,7 @@ class Steps(Protocol):
 
     @property
     def drafting(self) -> Drafting | None:
-        """What drafts tokens that a decode step verifies; None: nothing."""
+        """Speculative decoding; None: off."""
         ...
 
     def kernels(self, layouts: Layouts) -> StepKernels:
@@ -90,13 +89,13 @@ class Steps(Protocol):
 
 
 class Drafting(msgspec.Struct, frozen=True):
-    """What drafts tokens, and how many of them stay.
+    """Speculative decoding: the draft passes, and the tokens accepted.
 
     Attributes:
-        passes: Of the draft in a step: one for each drafted token.
-        tokens_per_step: Mean tokens that a verifying step gives a sequence, 1 to passes + 1.
-        first: The first pass's steps: it takes in what the last verification accepted.
-        further: The other passes' steps, of one token a sequence.
+        passes: Draft passes per step, one for each drafted token.
+        tokens_per_step: Mean tokens that a step produces per sequence, 1 to passes + 1.
+        first: Steps of the first pass, which processes the tokens accepted last.
+        further: Steps of the other passes, with one token per sequence.
     """
 
     passes: int
@@ -106,7 +105,7 @@ class Drafting(msgspec.Struct, frozen=True):
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What stays fixed over a sweep: model (in its dtype), GPU, engine, KV dtype, coefficients."""
+    """Inputs that are fixed over a sweep; `arch` is the model in its dtype."""
 
     arch: Model
     gpu: Gpu
@@ -114,10 +113,10 @@ class Setting(msgspec.Struct, frozen=True):
     kv_dtype: str
     coefficients: Mapping[str, float]
     version: str = ""
-    all_reduce: str = ""  #: a compressing algorithm that was switched on; "": the engine's own
-    drafting: Drafting | None = None  #: None: each step gives a sequence one token
-    query_tokens: int = 1  #: of each sequence in a decode step
-    fabric: Fabric | None = None  #: what joins nodes, where there are several
+    all_reduce: str = ""  #: enabled compressing algorithm; "": the engine's default
+    drafting: Drafting | None = None  #: None: no speculative decoding
+    query_tokens: int = 1  #: tokens of each sequence in a decode step
+    fabric: Fabric | None = None  #: network between nodes; None: one node
 
     def work(self, layouts: Layouts) -> Work:
         """Bytes and FLOPs of one rank under each layout."""
@@ -129,10 +128,10 @@ class Setting(msgspec.Struct, frozen=True):
         return step_kernels(self.arch, platform, self.kv_dtype, layouts, self.query_tokens)
 
     def compute_dtype(self, fmt: Format) -> str:
-        """What weights of a format are multiplied in, as a key of rates.
+        """Return the dtype in which weights of a format are multiplied, as a key of `Gpu.flops`.
 
-        Weight-only formats are widened to 16 bits; so are formats whose activations the GPU
-        cannot multiply.
+        Weight-only formats are multiplied in 16 bits, as are formats that the GPU's matrix units do
+        not support.
         """
         wanted = "fp8" if fmt.activations == "int8" else fmt.activations
         if wanted in ("fp4", "fp8"):
@@ -141,7 +140,8 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 def smooth_maximum(a: Array, b: Array, sharpness: float) -> Array:
-    """(a^p + b^p)^(1/p) of two positive times: their sum at p = 1, the larger one for large p."""
+    """Return (a^p + b^p)^(1/p) for positive times, with p = `sharpness`: the sum for p = 1, the
+    maximum for large p."""
     high, low = np.maximum(a, b), np.minimum(a, b)
     return np.asarray(
         high * (1.0 + (low / np.maximum(high, 1e-30)) ** sharpness) ** (1.0 / sharpness)
@@ -157,13 +157,20 @@ def step_time(
     prompt_context: Array,
     prompt_length: Array | None = None,
 ) -> StepTime:
-    """One step: `sequences` decode at a mean `context`, and `prompt_tokens` are prefilled, each
-    attending to `prompt_context` earlier tokens on average; `prompt_length` of them are one
-    prompt's, by default twice the context: a prompt of which nothing was cached.
+    """Return the time of one step. Arguments broadcast against `kernels.index`.
 
-    Each sequence has the kernels' `query_tokens` tokens in the step, of one context.
-    With data-parallel attention, sequences are spread over its copies evenly; so are prompt
-    tokens, but one prompt stays in one copy, and the others wait for it.
+    With data-parallel attention, sequences and prompt tokens are spread evenly over its replicas.
+    A single prompt stays on one replica, and the others wait for it.
+
+    Args:
+        setting: Coefficients.
+        kernels: Kernel times. Each decoding sequence has their `query_tokens` tokens.
+        sequences: Decoding sequences.
+        context: Mean context of a decoding sequence, in tokens.
+        prompt_tokens: Tokens that are prefilled.
+        prompt_context: Mean number of earlier tokens to which a prompt token attends.
+        prompt_length: Uncached tokens of one prompt; by default twice `prompt_context`, which
+            holds for a prompt without cached tokens.
     """
     c, copies = setting.coefficients, kernels.of(kernels.attention_dp)
     shape = np.broadcast_shapes(
@@ -174,7 +181,7 @@ def step_time(
         np.broadcast_to(np.asarray(x, np.float64), shape)
         for x in (sequences, context, prompt_tokens, prompt_context)
     )
-    # a step is as long as the fullest copy's: with fewer sequences than copies, some have none
+    # the fullest replica determines the step time; with fewer sequences, some replicas are idle
     own = np.maximum(sequences / copies, np.minimum(sequences, 1.0))
     length = 2.0 * np.maximum(prompt_context, 1.0) if prompt_length is None else prompt_length
     prompts = np.maximum(prompt_tokens / copies, np.minimum(prompt_tokens, length))
@@ -206,12 +213,12 @@ def step_time(
     )
     compute = compute + np.where(prompts > 0, c["attention"] * scored, 0.0)
     layers = kernels.of(kernels.layers)
-    # activations of a decode step stay in the L2 cache; those of a prompt go through memory
+    # activations of a decode step stay in the L2 cache; those of a prompt go to memory
     tokens = np.maximum(own * queries + prompts, 1e-9)
     factor = (own * queries + c["elementwise"] * prompts) / tokens
     gaps = kernels.of(kernels.small) * c["launch"] + factor * dense[..., ELEMENTWISE]
     device = weights + compute + kv + communication + gaps
-    # without a graph the host launches ahead of the device: the slower of the two is waited for
+    # without a CUDA graph the host launches ahead of the GPU; the slower of the two counts
     launches = np.where(prompt_tokens > 0, layers * c["eager_layer"], 0.0)
     waiting = smooth_maximum(device, launches, HOST_KNEE) - device
     overhead = c["step"] + c["sequence"] * sequences + gaps + waiting

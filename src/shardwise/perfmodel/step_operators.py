@@ -1,4 +1,4 @@
-"""A decode step taken apart by operator, each with how far its time is from a measurement."""
+"""The operators of a decode step, with their times and provenance."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class OperatorTime(msgspec.Struct, frozen=True):
     """One kind of operator in a step of one rank.
 
     Attributes:
-        seconds: Of all its calls in a step, fitted factors applied.
-        provenance: Of its kernel time; None for the engine's own time, which rows calibrate.
+        seconds: Time of all its calls in a step, with fitted factors.
+        provenance: Provenance of its kernel time; None for the engine's own time, which is
+            calibrated on rows.
     """
 
     name: str
@@ -43,8 +44,8 @@ class OperatorTime(msgspec.Struct, frozen=True):
 
 
 class StepOperators(msgspec.Struct, frozen=True):
-    """A decode step of `sequences` (the mean number that decode) at a mean `context`; the
-    operators add up to `step_s`."""
+    """A decode step of `sequences` (mean number) at a mean `context`. The times of the operators
+    add up to `step_s`."""
 
     sequences: float
     context: float
@@ -53,14 +54,13 @@ class StepOperators(msgspec.Struct, frozen=True):
 
 
 def step_operators(subject: Subject, evidence: Evidence) -> StepOperators:
-    """The decode step behind a prediction's TPOT, by operator.
+    """Return the operators of the decode step that determines a prediction's TPOT.
 
-    How many sequences decode in a step follows from the prediction by Little's law: those in
-    flight, times the share of a request's time that it decodes for.
+    The number of decoding sequences follows from Little's law: requests in flight times the share
+    of a request's time that it decodes.
 
     Args:
-        subject: The model, GPU and engine that `evidence` was predicted with, without drafted
-            tokens.
+        subject: Model, GPU and engine of `evidence`, without speculative decoding.
         evidence: A prediction of one replica, with TTFT and E2E latency.
     """
     layout, load = evidence.deployment.layout, evidence.workload
@@ -98,7 +98,7 @@ def step_operators(subject: Subject, evidence: Evidence) -> StepOperators:
 def _products(
     subject: Subject, evidence: Evidence, tokens: float, total: float
 ) -> list[OperatorTime]:
-    """Products by name, dense and of experts, which together take `total` seconds of a step."""
+    """Return dense and expert GEMMs by name, scaled so that they add up to `total` seconds."""
     gpu, engine, c = subject.gpu, subject.engine, subject.setting.coefficients
     rank = rank_shards(subject.arch, evidence.deployment.with_layout(replicas=1).layout)
     raw: dict[str, tuple[float, Provenance]] = {}

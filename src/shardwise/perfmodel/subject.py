@@ -1,4 +1,4 @@
-"""Names to a subject: the model, GPU, engine and dtypes of a question, with their calibration."""
+"""Resolve names to a subject: model, GPU, engine and dtypes, with their calibration."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from shardwise.perfmodel.profiles import calibrated, load_profile
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A subject as a user spells it. `catalogue_files` add or replace GPUs and prices; one may be
-    a node file."""
+    """Names given by a user. `catalogue_files` add or replace GPUs and prices; one may be a node
+    file."""
 
     model: str
     gpu: str
@@ -32,21 +32,21 @@ class Asked(msgspec.Struct, frozen=True):
     kv_dtype: str = "auto"
     profile: str = "reference"
     catalogue_files: Sequence[Path] = ()
-    engine_version: str = ""  #: empty: not known
+    engine_version: str = ""  #: empty: unknown
     speculation: Speculation | None = None
 
 
 def catalogue_for(files: Sequence[Path], gpu: str = "", engine: str = "vllm") -> Catalogue:
-    """The bundled catalogue and the user's hardware folder, with `files` on top.
+    """Return the bundled catalogue with the user's hardware folder and `files` added.
 
     Args:
-        files: TOML files that add or replace GPUs and prices. A node file among them puts its links
-            into its GPU, so that everything that looks the GPU up gets it as it is on that node.
-        gpu: The GPU that is asked about, for a node file that does not name its own.
-        engine: Whose all-reduces the node's links are given.
+        files: TOML files that add or replace GPUs and prices. A node file replaces its GPU with one
+            adapted to the node's links.
+        gpu: GPU of a node file that does not name its GPUs.
+        engine: Engine whose all-reduces are assumed on the node's links.
 
     Raises:
-        InputError: A file cannot be used, or two are node files.
+        InputError: A file cannot be used, or there are several node files.
     """
     return (
         _loaded(tuple(map(_version, (*own_hardware(), *files))), gpu, engine)
@@ -56,11 +56,11 @@ def catalogue_for(files: Sequence[Path], gpu: str = "", engine: str = "vllm") ->
 
 
 def _version(path: Path) -> tuple[Path, float]:
-    """A file and when it was written: another key once it has changed."""
+    """Return a file and its modification time, so that a changed file has another cache key."""
     try:
         return Path(path), Path(path).stat().st_mtime
     except OSError:
-        return Path(path), 0.0  # whoever reads it says why
+        return Path(path), 0.0  # the caller that reads it reports the error
 
 
 @lru_cache(maxsize=32)
@@ -75,7 +75,7 @@ def _loaded(files: tuple[tuple[Path, float], ...], gpu: str, engine: str) -> Cat
 
 
 def subject_of(asked: Asked) -> tuple[Subject, Catalogue]:
-    """The subject and the catalogue it was found in. Raises InputError for unknown names."""
+    """Return the subject and its catalogue. Raises InputError for unknown names."""
     get(asked.engine)
     catalogue = catalogue_for(asked.catalogue_files, asked.gpu, asked.engine)
     arch, gpu = load(asked.model), catalogue.gpu(asked.gpu)

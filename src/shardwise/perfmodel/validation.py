@@ -1,4 +1,4 @@
-"""Compare predictions with measured rows: error, bias, coverage, and whether TP is chosen well."""
+"""Compare predictions with measured rows: error, bias, coverage, and the choice of layout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shardwise.perfmodel.predicting import batch_calibration
 from shardwise.perfmodel.profiles import Profile
 from shardwise.perfmodel.rows import Row
 
-#: SLOs under which the choice of TP is checked: TPOT in seconds.
+#: TPOT SLOs, in seconds, for which the choice of layout is checked.
 TPOT_SLOS: Final = (0.010, 0.020, 0.040)
 Grouping = Callable[["Point"], str]
 
@@ -44,7 +44,7 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """Errors of some points: percent."""
+    """Errors of a group of points, in percent."""
 
     group: str
     metric: str
@@ -55,17 +55,17 @@ class Score(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """How often the predicted best layout is the measured best one."""
+    """How often the layout predicted to be best was measured to be best."""
 
     question: str
     cases: int
     agree: int
-    regret_pct: float  #: how much worse the chosen layout measured than the best, on average
+    regret_pct: float  #: mean loss of the chosen layout against the best measured one, percent
 
 
 def points_of(rows: Sequence[Row], profile: Profile) -> list[Point]:
-    """Every measured metric of every usable row with its prediction. TTFT of rows that the
-    source marks KV-limited holds queueing and is left out."""
+    """Return every measured metric of every usable row with its prediction. TTFT is excluded for
+    rows marked KV-limited, because it includes queueing."""
     batches, _ = group(rows)
     found: list[Point] = []
     for batch in batches:
@@ -92,7 +92,7 @@ def _batch_points(batch: Batch, profile: Profile) -> list[Point]:
 
 
 def scores(points: Iterable[Point], key: Grouping) -> list[Score]:
-    """Errors by group and metric, groups in order."""
+    """Return errors by group and metric, sorted by group."""
     parts: dict[tuple[str, str], list[Point]] = {}
     for point in points:
         parts.setdefault((key(point), point.metric), []).append(point)
@@ -111,7 +111,7 @@ def scores(points: Iterable[Point], key: Grouping) -> list[Score]:
 
 
 def kv_limited_recall(rows: Sequence[Row], profile: Profile) -> tuple[int, int]:
-    """Of the rows that the source marks KV-limited, how many are predicted so: (found, marked)."""
+    """Return the number of rows marked KV-limited that are predicted so, and the number marked."""
     batches, _ = group([row for row in rows if row.kv_limited])
     found = marked = 0
     for batch in batches:
@@ -123,8 +123,8 @@ def kv_limited_recall(rows: Sequence[Row], profile: Profile) -> tuple[int, int]:
 
 
 def choices(points: Sequence[Point]) -> list[Choice]:
-    """Whether the best layout is found, at the same offered load: the lowest E2E latency, the most
-    tokens per GPU, and the most tokens per GPU that keep a TPOT."""
+    """Check the choice of layout at the same offered load, for three goals: the lowest E2E latency,
+    the most tokens/s per GPU, and the most tokens/s per GPU within a TPOT SLO."""
     cells: dict[tuple[object, ...], dict[Layout, dict[str, Point]]] = {}
     for p in points:
         r = p.row

@@ -1,7 +1,7 @@
-"""The work of one rank in a step, before any efficiency: bytes it streams, FLOPs it executes.
+"""The work of one rank in a step: bytes read and FLOPs executed, before any efficiency.
 
-Everything comes from the rank's shards (`shardwise.layout.shards`), so speed and memory see the
-same tensors. Arrays run over layouts: a sweep over thousands of them is one NumPy expression.
+The work is computed from the rank's shards (`shardwise.layout.shards`), so speed and memory use the
+same tensors. Arrays run over layouts, so a sweep over thousands of layouts is vectorized.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from shardwise.layout.shards import LayerShard, RankShards, Shard, pieces, rank_
 
 Array = NDArray[np.float64]
 Kind = Literal["dense", "experts", "head"]
-#: Tokens of a chunk in which linear attention and state spaces compute a prompt
+#: Tokens per chunk in which linear attention and state-space layers compute a prompt
 #: (flash-linear-attention and Mamba-2 kernels).
 STATE_CHUNK = 64
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """Matrices of one kind and format: read once a step, multiplied with every token.
+    """Matrices of one kind and format. They are read once per step and multiplied with every token.
 
     Attributes:
-        bytes: Of weights on one rank, scales included.
-        flops_per_token: 2 x the weights a token is multiplied with.
+        bytes: Bytes of weights on one rank, scales included.
+        flops_per_token: 2 x the weights that a token is multiplied with.
     """
 
     kind: Kind
@@ -45,7 +45,7 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 class CacheRead(msgspec.Struct, frozen=True):
-    """Cache that a decoding sequence reads in a step: of at most `limit` of its tokens."""
+    """Cache that a decoding sequence reads in a step, for at most `limit` tokens."""
 
     limit: float  #: tokens; infinite for full attention
     bytes_per_token: Array
@@ -53,14 +53,14 @@ class CacheRead(msgspec.Struct, frozen=True):
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """FLOPs of prefill attention for each (query, key) pair of tokens, keys up to `limit`."""
+    """FLOPs of prefill attention per (query, key) pair, for at most `limit` keys per query."""
 
     limit: float
     flops_per_pair: Array
 
 
 class Work(msgspec.Struct, frozen=True):
-    """Per-rank work of a whole model, all stages added up. Arrays have the shape of the layouts."""
+    """Work per rank of a whole model, summed over stages. Arrays have the shape of the layouts."""
 
     streams: tuple[Stream, ...]
     reads: tuple[CacheRead, ...]
@@ -72,7 +72,7 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class _RankWork(msgspec.Struct, frozen=True):
-    """The same for one layout, in plain numbers."""
+    """`Work` of one layout, in plain numbers."""
 
     streams: dict[tuple[Kind, Format], tuple[float, float]]
     reads: dict[float, tuple[float, float]]
@@ -80,7 +80,7 @@ class _RankWork(msgspec.Struct, frozen=True):
 
 
 def rank_work(model: Model, layouts: Layouts, kv_dtype: str) -> Work:
-    """The work of one rank of `model` in each of `layouts`."""
+    """Return the work of one rank of `model` in each of `layouts`."""
     found, index = layouts.unique()
     ranks = [_rank_work(model, layout, kv_dtype) for layout in found]
 
@@ -128,7 +128,7 @@ def _rank_work(model: Model, layout: Layout, kv_dtype: str) -> _RankWork:
 
 
 def elementwise_bytes(model: Model, layout: Layout) -> float:
-    """Bytes of one pass over what norms and activations touch of a token, all layers."""
+    """Return the bytes per token that norms and activations of all layers move."""
     return sum(
         layer.group.count * _elementwise(model, layer, layout.tp_size)
         for layer in rank_shards(model, layout).layers
@@ -136,8 +136,8 @@ def elementwise_bytes(model: Model, layout: Layout) -> float:
 
 
 def small_kernels(model: Model) -> int:
-    """Kernels of a step too small to be timed by themselves: norms, rotary embeddings, cache
-    writes, activations, routing, and the quantization of each product's input."""
+    """Return the number of small kernels in a step that have no table: norms, rotary embeddings,
+    cache writes, activations, routing, and the quantization of GEMM inputs."""
     return sum(group.count * _small_kernels(group) for group in model.groups)
 
 
@@ -149,7 +149,7 @@ def _small_kernels(group: LayerGroup) -> int:
     }
     feed_forward = 0
     if isinstance(group.feed_forward, Moe):
-        # top-k, sorting by expert, activation, adding up; shared experts: activation, adding
+        # top-k, sort by expert, activation, sum; shared experts: activation, sum
         feed_forward = 4 + 2 * bool(group.feed_forward.shared_width)
     elif isinstance(group.feed_forward, Mlp):
         feed_forward = 1
@@ -157,8 +157,8 @@ def _small_kernels(group: LayerGroup) -> int:
 
 
 def norm_messages(model: Model) -> int:
-    """All-reduces of norms over all heads of a cut query or key, a number a token (MiniMax-M2:
-    vllm/model_executor/layers/mamba/linear_attn.py, MiniMaxText01RMSNormTP)."""
+    """Return the all-reduces of norms over all heads of a sharded query or key, one number per
+    token (MiniMax-M2: vllm/model_executor/layers/mamba/linear_attn.py, MiniMaxText01RMSNormTP)."""
     return sum(
         group.count
         * sum(t.part == "norm" and t.rows > group.mixer.head_dim for t in group.mixer.tensors)
@@ -168,7 +168,7 @@ def norm_messages(model: Model) -> int:
 
 
 def message_count(model: Model) -> int:
-    """All-reduces of a step: after each mixer and feed-forward, and the embedding."""
+    """Return the all-reduces of a step: after each mixer, each feed-forward and the embedding."""
     return 1 + sum(group.count * _messages(group) for group in model.groups)
 
 
@@ -197,7 +197,7 @@ def _streams(rank: RankShards) -> dict[tuple[Kind, Format], tuple[float, float]]
 
 
 def _reads(layer: LayerShard, kv_dtype: str) -> Iterable[tuple[float, float, float]]:
-    """(limit in tokens, bytes per token up to it, bytes per sequence) of each cache."""
+    """Yield (limit in tokens, bytes per token up to it, bytes per sequence) of each cache."""
     indexer = getattr(layer.group.mixer, "indexer", None)
     for shard in layer.caches:
         cache = shard.cache
@@ -212,11 +212,11 @@ def _reads(layer: LayerShard, kv_dtype: str) -> Iterable[tuple[float, float, flo
 
 
 def _scores(mixer: Mixer, tp_size: int) -> Iterable[tuple[float, float]]:
-    """(limit in tokens, FLOPs of a query and key pair) of a layer's prefill attention."""
+    """Yield (limit in tokens, FLOPs per query and key pair) of a layer's prefill attention."""
     if isinstance(mixer, NoMixer):
         return
     if isinstance(mixer, LinearAttention):
-        # within a chunk as attention, plus the state's update and read-out spread over the chunk
+        # attention within a chunk, plus the update and read of the state spread over the chunk
         heads = pieces(mixer.num_v_heads, tp_size)
         state = 4.0 * mixer.head_k_dim * mixer.head_v_dim / STATE_CHUNK
         yield STATE_CHUNK, heads * (2.0 * (mixer.head_k_dim + mixer.head_v_dim) + state)
@@ -241,11 +241,11 @@ def _scores(mixer: Mixer, tp_size: int) -> Iterable[tuple[float, float]]:
 
 
 def _elementwise(model: Model, layer: LayerShard, tp_size: int) -> float:
-    """Bytes that a token's norms and activations pass in a layer, 16 bits an element.
+    """Return the bytes per token that norms and activations of a layer move, in 16 bits.
 
-    Each of two norms reads the output and the residual and writes both; the mixer's vectors are
-    read and written once more for rotation, cache and quantization; an MLP's activation reads two
-    vectors and writes one. What experts do around their products is in their tables.
+    Each of two norms reads the output and the residual and writes both. The mixer's vectors are
+    read and written once more for rotation, cache and quantization. An MLP's activation reads two
+    vectors and writes one. Activations of experts are included in the expert tables.
     """
     feed_forward = layer.group.feed_forward
     width = feed_forward.width if isinstance(feed_forward, Mlp) else 0.0
@@ -266,7 +266,7 @@ def _mixer_width(mixer: Mixer) -> float:
 
 
 def _messages(group: LayerGroup) -> int:
-    """All-reduces of one layer: one after what each part's last matrix adds up."""
+    """Return the all-reduces of one layer: one after each part with a row-parallel matrix."""
     parts = (group.mixer.tensors, group.feed_forward.tensors)
     return sum(any(t.cut == "cols" for t in tensors) for tensors in parts)
 
