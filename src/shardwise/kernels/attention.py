@@ -14,10 +14,10 @@ from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Provenance, Sizes, Times
 from shardwise.kernels.roofline import Rates, ideal
 
-#: Window that stands for none: no context is longer.
+#: Window that means no window: no context is longer.
 NO_WINDOW: Final = float(2**20)
-#: Windows in the tables. Another one is read from the rows without a window, at the pairs of
-#: tokens it leaves: a kernel's time follows what it reads and multiplies.
+#: Windows in the tables. Others use the rows without a window, at the same number of token pairs,
+#: because the time of a kernel follows what it reads and multiplies.
 MEASURED_WINDOWS: Final = (128.0,)
 DTYPES: Final = ("bf16", "fp8")
 BYTES: Final = {"bf16": 2.0, "fp8": 1.0}
@@ -30,7 +30,11 @@ _RELATIVES: Final = {
 
 
 def attention_variant(dtype: str, kv_dtype: str) -> str:
-    """Name of a pair of dtypes in the tables. UnknownNameError for others than bf16 and fp8."""
+    """Return the name of a pair of dtypes in the tables.
+
+    Raises:
+        UnknownNameError: A dtype is neither bf16 nor fp8.
+    """
     for given in (dtype, kv_dtype):
         if given not in DTYPES:
             raise UnknownNameError("attention dtype", given, DTYPES)
@@ -38,7 +42,7 @@ def attention_variant(dtype: str, kv_dtype: str) -> str:
 
 
 def relatives(variant: str) -> tuple[str, ...]:
-    """Pairs of dtypes whose efficiency may stand in, best first."""
+    """Return pairs of dtypes whose efficiency can be used instead, best first."""
     return _RELATIVES[variant]
 
 
@@ -63,8 +67,8 @@ def _decode(rates: Rates, variant: str, shape: Sequence[Array], work: Sequence[A
 
 
 _SHAPE: Final = ("heads", "kv_heads", "head_dim", "window")
-# weights: the best of a few tried with shapes left out; prefill follows query heads, decode the
-# cache's
+# weights: the best of a few tried on held-out shapes; prefill depends on query heads, decode on KV
+# heads
 
 PREFILL: Final = Operator(
     name="attention_prefill",
@@ -101,8 +105,8 @@ def attention_prefill(  # noqa: PLR0913, PLR0917 - one call has this many sizes
 ) -> Times:
     """Time of causal attention of one layer over new tokens.
 
-    Tables hold prompts without a cached prefix; with one, the call is read as the prompt that
-    scores as many pairs of tokens.
+    Tables have prompts without a cached prefix. A prompt with one takes the time of an uncached
+    prompt with the same number of (query, key) pairs.
 
     Args:
         gpu: A GPU of the catalogue.
@@ -170,7 +174,7 @@ def attention_decode(  # noqa: PLR0913, PLR0917 - one call has this many sizes
 
 
 def _seen(window: float) -> float:
-    """Tokens a query sees. InputError for a negative window."""
+    """Return the tokens that a query sees. Raises InputError for a negative window."""
     if not window >= 0:
         raise InputError(f"attention window {window:g}", "allowed: 0 for none, or tokens")
     return float(window) or NO_WINDOW
@@ -181,7 +185,7 @@ def _table_window(seen: float) -> float:
 
 
 def check_cached(cached: Sizes) -> Array:
-    """Cached tokens as an array. InputError if any is negative."""
+    """Return cached tokens as an array. Raises InputError if any is negative."""
     array = np.asarray(cached, np.float64)
     if array.size and not array.min() >= 0:
         raise InputError(f"cached tokens {array.min():g}", "allowed: 0 or more")
@@ -189,5 +193,6 @@ def check_cached(cached: Sizes) -> Array:
 
 
 def same_pairs(isl: Array, cached: Array) -> Array:
-    """Length of the prompt that scores as many pairs as `isl` new tokens after `cached` ones."""
+    """Return the length of an uncached prompt with the same number of (query, key) pairs as `isl`
+    new tokens after `cached` ones."""
     return np.asarray(np.sqrt(isl**2 + 2.0 * isl * cached))

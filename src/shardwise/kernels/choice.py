@@ -1,4 +1,4 @@
-"""Which table answers: this GPU's and engine's own, or the nearest relative's."""
+"""Choose the table for a call: that of the GPU and engine, or the nearest other one."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Provenance
 from shardwise.kernels.roofline import Rates
 
-#: Octaves of shape that the engine's own table may be farther away than another engine's before
-#: the other is taken. Assumed: engines differ by 10 to 30 % at one shape, as shapes half an octave
-#: apart do in the leave-one-shape-out errors.
+#: Octaves of shape by which another engine's table must be nearer to be chosen. Assumed: engines
+#: differ by 10 to 30 % at the same shape, as do shapes half an octave apart (leave-one-shape-out
+#: errors).
 OTHER_ENGINE_OCTAVES: Final = 0.5
-#: The same for each step down a variant's list of relatives. Assumed: twice another engine's.
+#: The same for each step in a variant's list of relatives. Assumed: twice that of another engine.
 OTHER_VARIANT_OCTAVES: Final = 1.0
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """A table, and how far it is from what was asked.
+    """A table and its distance from the question.
 
     Attributes:
         entry: The table.
-        provenance: MEASURED where GPU, engine and variant are the asked ones; else what differs
-            most.
-        octaves: What the difference in engine and variant counts for, in octaves of shape.
+        provenance: MEASURED if GPU, engine and variant match; else the largest difference.
+        octaves: Penalty for another engine or variant, in octaves of shape.
     """
 
     entry: store.Entry
@@ -40,9 +39,9 @@ class Choice(msgspec.Struct, frozen=True):
 
 @cache
 def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> tuple[Choice, ...]:
-    """All tables of the nearest GPU that has one, the best first.
+    """Return all tables of the nearest GPU that has any, best first.
 
-    Empty where the class has no table at all, and for a CPU: its kernels resemble no GPU's.
+    Empty if the class has no table, and for a CPU, whose kernels differ from those of all GPUs.
     """
     index = store.index()
     entries = [entry for entry in index.entries if entry.operator == operator.name]
@@ -50,7 +49,7 @@ def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> t
         return ()
     order = list(operator.relatives(variant))
     distance = {gpu: gpu_distance(rates, known) for gpu, known in index.rates.items()}
-    if operator.shape == ("ranks",):  # a collective: how GPUs are joined matters most
+    if operator.shape == ("ranks",):  # a collective: the interconnect matters most
         distance = {gpu: d + _fabric(rates, index.rates[gpu]) for gpu, d in distance.items()}
     nearest = min(distance[entry.gpu] for entry in entries)
     found = []
@@ -59,7 +58,7 @@ def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> t
             continue
         kin = order.index(entry.variant) if entry.variant in order else len(order)
         octaves = OTHER_VARIANT_OCTAVES * kin
-        if entry.engine != engine:  # of several, a fast one: slow kernels are an engine's own
+        if entry.engine != engine:  # prefer fast engines: slow kernels are specific to an engine
             octaves += OTHER_ENGINE_OCTAVES + float(np.log2(entry.slowness))
         provenance = _provenance(entry, rates, engine, variant)
         found.append(Choice(entry, provenance, octaves))
@@ -67,7 +66,7 @@ def candidates(operator: Operator, rates: Rates, engine: str, variant: str) -> t
 
 
 def _fabric(asked: Rates, known: Rates) -> float:
-    """More than any other distance where one has a bus or a mesh and the other has not."""
+    """Return a distance above all others if only one GPU has a bus, or only one has a mesh."""
     same = (asked.shared_bus, bool(asked.mesh_links)) == (known.shared_bus, bool(known.mesh_links))
     return 0.0 if same else 4.0
 
@@ -81,7 +80,8 @@ def _provenance(entry: store.Entry, rates: Rates, engine: str, variant: str) -> 
 
 
 def gpu_distance(asked: Rates, known: Rates) -> float:
-    """0 for the same GPU, below 1 within a generation, below 2 within a vendor, else more."""
+    """Return 0 for the same GPU, below 1 for the same generation, below 2 for the same vendor, else
+    at least 2."""
     if asked.gpu_id == known.gpu_id:
         return 0.0
     octaves = abs(np.log2(asked.memory / known.memory))
@@ -93,7 +93,7 @@ def gpu_distance(asked: Rates, known: Rates) -> float:
 
 
 def shape_octaves(operator: Operator, shapes: Array, shape: Sequence[float]) -> Array:
-    """Distance of each row of `shapes` from `shape`, in weighted octaves."""
+    """Return the distance of each row of `shapes` from `shape`, in weighted octaves."""
     weights = np.asarray(operator.weights)
     steps = weights * (np.log2(shapes) - np.log2(np.asarray(shape)))
     return np.asarray(np.sqrt(np.sum(steps**2, axis=-1)))
@@ -101,10 +101,10 @@ def shape_octaves(operator: Operator, shapes: Array, shape: Sequence[float]) -> 
 
 @lru_cache(maxsize=4096)
 def best_for(operator: Operator, found: tuple[Choice, ...], shape: tuple[float, ...]) -> Choice:
-    """The candidate whose engine, variant and measured shapes come nearest together."""
+    """Return the candidate with the smallest total distance of engine, variant and shape."""
     best, least = found[0], np.inf
     for choice in found:
-        if choice.octaves >= least:  # its shapes can only add to that
+        if choice.octaves >= least:  # the distance of its shapes only adds to that
             continue
         shapes = store.table(choice.entry).shapes
         cost = choice.octaves + float(np.min(shape_octaves(operator, shapes, shape)))
@@ -115,12 +115,14 @@ def best_for(operator: Operator, found: tuple[Choice, ...], shape: tuple[float, 
 
 @cache
 def typical_error(operator: str, provenance: Provenance) -> float:
-    """Median relative error of a class's times of one provenance, from tables left out.
+    """Return the median relative error of a class's times of one provenance.
+
+    MEASURED has no error. INTERPOLATED and EXTRAPOLATED have that of held-out work or shapes, the
+    others that of the nearest relative, and ROOFLINE the largest known.
 
     Args:
-        operator: Name of the class, e.g. "gemm": the file names of the tables.
-        provenance: 0 for MEASURED; the work or shape left out for INTERPOLATED and EXTRAPOLATED;
-            the nearest relative's for the others; the largest known for ROOFLINE.
+        operator: Name of the class, e.g. "gemm", as in the file names of the tables.
+        provenance: Where the times come from.
 
     Raises:
         UnknownNameError: No class has this name.
@@ -140,6 +142,6 @@ def typical_error(operator: str, provenance: Provenance) -> float:
 
 
 def _median(values: list[float]) -> float:
-    # np.median imports numpy.ma, which takes a plan's start 7 ms
+    # np.median imports numpy.ma, which adds 7 ms to a plan
     ranked, middle = sorted(values), len(values) // 2
     return (ranked[middle] + ranked[~middle]) / 2.0

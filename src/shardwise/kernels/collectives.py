@@ -1,4 +1,4 @@
-"""Collectives in a node or NVLink domain: all-reduce and -gather, reduce-scatter, all-to-all."""
+"""Collectives in a node or NVLink domain: all-reduce, all-gather, reduce-scatter, all-to-all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shardwise.kernels.operator import Ideal, Operator
 from shardwise.kernels.provenance import Array, Sizes, Times
 from shardwise.kernels.roofline import Rates
 
-#: Algorithm -> algorithms that may stand in, best first.
+#: Algorithm -> algorithms whose efficiency can be used instead, best first.
 ALGORITHMS: Final[dict[str, tuple[str, ...]]] = {
     "graph": ("graph", "mnnvl", "nccl", "quick_fp16"),
     "eager": ("eager", "graph", "nccl"),
@@ -26,7 +26,7 @@ ALGORITHMS: Final[dict[str, tuple[str, ...]]] = {
     "quick_int6": ("quick_int6", "quick_int8", "quick_int4", "quick_fp16"),
     "quick_int4": ("quick_int4", "quick_int6", "quick_int8", "quick_fp16"),
 }
-#: Share of the 16-bit message that a compressing algorithm sends; scales are left out.
+#: Share of the 16-bit message that a compressing algorithm sends, without scales.
 _COMPRESSED: Final = {
     "quick_fp8": 0.5,
     "quick_int8": 0.5,
@@ -36,12 +36,13 @@ _COMPRESSED: Final = {
 
 
 def relatives(variant: str) -> tuple[str, ...]:
-    """Algorithms whose efficiency may stand in, best first."""
+    """Return algorithms whose efficiency can be used instead, best first."""
     return ALGORITHMS[variant]
 
 
 def _all_reduce(rates: Rates, variant: str, shape: Sequence[Array], work: Sequence[Array]) -> Array:
-    """A switch can add up in the fabric: each GPU then sends its message once (NVLink SHARP)."""
+    """Roofline of an all-reduce. With a switch that reduces in the fabric (NVLink SHARP), each GPU
+    sends its message only once."""
     (ranks,), (size,) = shape, work
     sent = 2.0 * (ranks - 1.0) / ranks
     if not rates.mesh_links and not rates.shared_bus:
@@ -50,7 +51,7 @@ def _all_reduce(rates: Rates, variant: str, shape: Sequence[Array], work: Sequen
 
 
 def _moved_once(rates: Rates, variant: str, shape: Sequence[Array], work: Sequence[Array]) -> Array:
-    """Each rank sends or receives the others' shares of the whole buffer."""
+    """Roofline if each rank sends or receives the other ranks' shares of the buffer once."""
     (ranks,), (size,) = shape, work
     return _wire(rates, ranks, (ranks - 1.0) / ranks * size * _COMPRESSED.get(variant, 1.0))
 
@@ -102,7 +103,7 @@ def all_reduce(
 
 
 def all_gather(gpu: Gpu, ranks: Sizes, size_bytes: Sizes) -> Times:
-    """Time of one NCCL all-gather; `size_bytes` is the gathered whole, as NCCL's tests report."""
+    """Time of one NCCL all-gather; `size_bytes` is the gathered buffer, as in NCCL's tests."""
     return between_ranks(ALL_GATHER, gpu, "nccl", "nccl", ((), ranks), size_bytes)
 
 

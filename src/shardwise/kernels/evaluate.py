@@ -19,7 +19,7 @@ from shardwise.kernels.roofline import ASSUMED_EFFICIENCY, ASSUMED_LAUNCH_S, Rat
 from shardwise.kernels.surface import Surface, interpolate
 from shardwise.kernels.transfer import surface_of
 
-#: Octaves reported where no table could be asked.
+#: Octaves reported if there is no table.
 UNKNOWN_OCTAVES: Final = 8.0
 
 
@@ -31,13 +31,13 @@ def evaluate(
     shape: Sequence[Sizes],
     work: Sequence[Sizes],
 ) -> Times:
-    """Seconds of one call for each element of the broadcast sizes.
+    """Return the time of one call for each element of the broadcast sizes.
 
     Args:
         operator: The class.
         gpu: A GPU of the catalogue.
         engine: Whose kernels: "vllm", "sglang", "trtllm", "aiter", "nccl", ...
-        variant: Dtype or kernel, as the class names them.
+        variant: Dtype or kernel, under the names of the class.
         shape: The class's shape columns, positive.
         work: The class's work axes, positive.
 
@@ -83,9 +83,10 @@ def between_ranks(
     sizes: tuple[Sequence[Sizes], Sizes],
     work: Sizes,
 ) -> Times:
-    """`evaluate` for a class whose last shape column is a number of ranks: one rank sends nothing.
+    """Call `evaluate` for a class whose last shape column is the number of ranks. One rank takes no
+    time.
 
-    `sizes` are the other shape columns, then the ranks; `work` is the class's one work axis.
+    `sizes` are the other shape columns and the ranks. `work` is the only work axis of the class.
     """
     others, given = sizes
     ranks = _sizes(operator, operator.shape[-1], given)
@@ -111,7 +112,7 @@ def _sizes(operator: Operator, name: str, values: Sizes) -> Array:
 def _distinct(
     given: Sequence[Sizes], shapes: Sequence[Array]
 ) -> tuple[list[tuple[float, ...]], npt.NDArray[np.intp]]:
-    """Distinct shapes, and which one each element has."""
+    """Return the distinct shapes, and the index of the shape of each element."""
     size = shapes[0].size
     codes = np.zeros(size, dtype=np.intp)
     for values, column in zip(given, shapes, strict=True):
@@ -138,7 +139,7 @@ def _one_table(
     shapes: Sequence[Array],
     works: Sequence[Array],
 ) -> tuple[Array, Array, Array]:
-    """Seconds, provenance codes and octaves of elements that one table answers."""
+    """Return seconds, provenance codes and octaves of the elements that use one table."""
     choice, surfaces, which = table
     grid = store.table(choice.entry).grid
     axes = grid.axes
@@ -184,9 +185,9 @@ def _roofline(
 def distinct_of(
     values: npt.NDArray[Any],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """The sorted distinct values, where each stands first, and the place of each value in them.
+    """Return the sorted distinct values, the index of each first occurrence, and the inverse.
 
-    `np.unique` does this too, and imports `numpy.ma` when first called: 8 ms of a plan.
+    Same as `np.unique`, which imports `numpy.ma` on its first call and adds 8 ms to a plan.
     """
     order = np.argsort(values, kind="stable")
     ordered = values[order]

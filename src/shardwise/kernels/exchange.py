@@ -1,4 +1,4 @@
-"""Expert exchange: tokens to the ranks that hold their experts (dispatch), and back (combine)."""
+"""Expert exchange: send tokens to the ranks of their experts (dispatch) and back (combine)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Sizes, Times
 from shardwise.kernels.roofline import Rates
 
-#: DeepEP's high-throughput and low-latency kernels, and those of its second version.
+#: DeepEP's high-throughput and low-latency kernels, of its first and second version.
 MODES: Final = ("ht", "ll", "v2_ht", "v2_ll")
 #: Bytes per element on the wire, scales included.
 WIRE_BYTES: Final = {"bf16": 2.0, "fp8": 1.03125, "nvfp4": 0.5625}
 
 
 def _ideal(rates: Rates, variant: str, shape: Sequence[Array], work: Sequence[Array]) -> Array:
-    """A token goes once to each rank that holds one of its experts."""
+    """Expected time: a token is sent once to each rank that holds one of its experts."""
     _, top_k, _, ep_size = shape
     reached = ep_size * (1.0 - (1.0 - 1.0 / ep_size) ** top_k)
     return _time(rates, variant, shape, work, reached)
 
 
 def _bound(rates: Rates, variant: str, shape: Sequence[Array], work: Sequence[Array]) -> Array:
-    return _time(rates, variant, shape, work, np.ones(1))  # all its experts on one rank
+    return _time(rates, variant, shape, work, np.ones(1))  # all experts of a token on one rank
 
 
 def _time(
@@ -109,7 +109,7 @@ def expert_combine(
     dtype: str = "bf16",
     mode: str = "ht",
 ) -> Times:
-    """Time to bring the experts' results back; sizes and errors as in `expert_dispatch`."""
+    """Time to return the experts' results; arguments and errors as in `expert_dispatch`."""
     sizes = ((hidden, top_k, num_experts), ep_size)
     return between_ranks(COMBINE, gpu, engine, _variant(mode, dtype), sizes, tokens)
 

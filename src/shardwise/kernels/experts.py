@@ -1,4 +1,4 @@
-"""Routed experts of one MoE layer on one rank: grouped products, gate and up, then down."""
+"""Routed experts of one MoE layer on one rank: grouped GEMMs, gate and up, then down."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shardwise.kernels.roofline import Rates, ideal, rates_of
 
 
 def touched(experts: Array, assignments: Array) -> Array:
-    """Expected number of distinct experts that `assignments` equally likely draws reach."""
+    """Return the expected number of distinct experts among `assignments` uniform draws."""
     return np.asarray(experts * (1.0 - (1.0 - 1.0 / experts) ** assignments))
 
 
@@ -28,7 +28,7 @@ def _ideal(rates: Rates, variant: str, shape: Sequence[Array], work: Sequence[Ar
 
 def _bound(rates: Rates, variant: str, shape: Sequence[Array], work: Sequence[Array]) -> Array:
     _, _, _, top_k, ep_size, _ = shape
-    return _time(rates, variant, shape, work, top_k / ep_size)  # skew may send all to one set
+    return _time(rates, variant, shape, work, top_k / ep_size)  # all tokens on the same experts
 
 
 def _time(
@@ -73,10 +73,10 @@ def experts(  # noqa: PLR0913, PLR0917 - one grouped product has this many sizes
     Args:
         gpu: A GPU of the catalogue.
         engine: Whose kernels.
-        dtype: A name of `formats.FORMATS`; one that the GPU lacks runs as weight-only.
+        dtype: A name of `formats.FORMATS`; without matrix units for it, weight-only kernels run.
         tokens: Tokens that enter the layer over all `ep_size` ranks, before routing.
         hidden: Model width.
-        inter: Expert width on this rank: divided by the tensor-parallel size of experts.
+        inter: Expert width on this rank, divided by the tensor-parallel size of experts.
         num_experts: Routed experts of the layer over all ranks.
         top_k: Experts per token.
         ep_size: Ranks that share the layer's experts, each with `num_experts / ep_size`.

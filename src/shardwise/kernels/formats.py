@@ -1,6 +1,6 @@
 """Number formats of GEMM and expert tables: bytes moved, matrix rate, nearest relatives.
 
-Names are those that tables use, with `bf16` for bfloat16.
+Names are those of the tables, with `bf16` for bfloat16.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Format(msgspec.Struct, frozen=True):
         weight_bytes: Bytes per weight, scales included.
         activation_bytes: Bytes per input element as the matrix kernel reads it.
         rate: Key of `Gpu.flops` whose matrix rate it runs at.
-        relatives: Formats whose efficiency may stand in, best first.
+        relatives: Formats whose efficiency can be used instead, best first.
     """
 
     weight_bytes: float
@@ -52,14 +52,14 @@ FORMATS: Final[dict[str, Format]] = {
 
 
 def format_of(name: str) -> Format:
-    """The format called `name`. UnknownNameError, with near names, if there is none."""
+    """Return the format called `name`. Raises UnknownNameError, with similar names."""
     if name not in FORMATS:
         raise UnknownNameError("kernel dtype", name, FORMATS)
     return FORMATS[name]
 
 
 def runs_as(rates: Rates, name: str) -> str:
-    """The format whose kernels a GPU runs: without matrix units for it, weight-only ones.
+    """Return the format whose kernels a GPU runs: weight-only if it lacks matrix units for `name`.
 
     Engines run fp8 on Ampere and fp4 on Hopper as weight-only kernels at the 16-bit rate (Marlin).
     """

@@ -1,4 +1,4 @@
-"""Dense matrix products: m tokens, n outputs, k inputs, of one rank."""
+"""Dense GEMMs of one rank: m tokens, n outputs, k inputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def gemm(gpu: Gpu, engine: str, dtype: str, m: Sizes, n: Sizes, k: Sizes) -> Tim
     Args:
         gpu: A GPU of the catalogue.
         engine: Whose kernels, e.g. "vllm".
-        dtype: A name of `formats.FORMATS`; one that the GPU lacks runs as weight-only.
+        dtype: A name of `formats.FORMATS`; without matrix units for it, weight-only kernels run.
         m: Tokens of the step. Arrays broadcast.
         n: Outputs of this rank.
         k: Inputs of this rank.

@@ -1,9 +1,9 @@
-"""A finer grid of work than the measured one: at most half an octave between nodes.
+"""Refine the measured grid of work to at most half an octave between nodes.
 
-Between measured points a time follows the bend of launch and roofline, not a straight line in
-log-log, which from one token to 128 is wrong by half. What is interpolated is the log of the ratio
-to `launch + roofline / FOLLOWED`; leaving points out, that halves the worst tenth of the errors of
-attention over prompts and never does harm (docs/kernels.md).
+Between measured points, times follow launch time and roofline. A straight line in log-log would be
+wrong by half between 1 and 128 tokens. The log of the ratio to `launch + roofline / FOLLOWED` is
+interpolated. On held-out points this halves the 90th percentile error of prefill attention and
+increases no error (docs/kernels.md).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import numpy.typing as npt
 from shardwise.kernels.provenance import Array
 
 OCTAVES: Final = 0.5
-#: Share of the roofline in the curve that is followed. Tried: 0.35, 0.5, 0.7; equal within a tenth.
+#: Roofline efficiency of the curve between points. 0.35, 0.5 and 0.7 differ by less than a tenth.
 FOLLOWED: Final = 0.5
 
 
 class Grid(msgspec.Struct, frozen=True):
-    """One table's grid, refined.
+    """The refined grid of one table.
 
     Attributes:
-        measured: The table's own axes.
-        axes: The refined ones, which contain the measured.
-        is_measured: Per axis, which refined nodes are the table's own.
+        measured: Measured axes.
+        axes: Refined axes, which include the measured nodes.
+        is_measured: Per axis, which refined nodes were measured.
         weights: Per axis, (refined, measured): linear interpolation in log work.
     """
 
@@ -46,7 +46,7 @@ class Grid(msgspec.Struct, frozen=True):
 
 
 def refined(axes: Sequence[Array]) -> Grid:
-    """The grid of a table with these axes."""
+    """Return the refined grid of a table with these axes."""
     fine = [_fine(axis) for axis in axes]
     return Grid(
         tuple(axes),
@@ -57,7 +57,7 @@ def refined(axes: Sequence[Array]) -> Grid:
 
 
 def columns_on(axes: Sequence[Array]) -> list[Array]:
-    """Axes shaped to broadcast against each other."""
+    """Return the axes, shaped to broadcast against each other."""
     dims = len(axes)
     return [
         axis.reshape(*[-1 if n == at else 1 for n in range(dims)]) for at, axis in enumerate(axes)

@@ -1,7 +1,7 @@
 """Linear attention and state-space layers: a causal convolution, then a scan over a state.
 
-Kinds: "gdn" (gated delta rule), "kda" (Kimi delta attention), "mamba2". No scan of Mamba2 was
-measured: it has the efficiency of another kind's scan on its own roofline.
+Kinds: "gdn" (gated delta rule), "kda" (Kimi delta attention), "mamba2". The scan of Mamba2 was not
+measured: its own roofline is used with the efficiency of another kind.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from shardwise.kernels.provenance import Array, Sizes, Times
 from shardwise.kernels.roofline import Rates, ideal
 
 KINDS: Final = ("gdn", "kda", "mamba2")
-#: State of one value head in fp32, read and written once a step. Source: engines' default; GDN
-#: decode on H200 takes 71 us for 268 MB, which 16 bits would halve.
+#: Bytes per element of the state: fp32, read and written once per step. Source: engines' default.
+#: GDN decode on H200 takes 71 us for 268 MB; a 16-bit state would halve the bytes.
 _STATE_BYTES: Final = 8.0
 #: Tokens per state update of a convolution: width 4 in every model measured.
 _CONVOLUTION: Final = 4.0
@@ -41,7 +41,7 @@ def _scan_prefill(
 ) -> Array:
     batch, isl = work
     tokens = batch * isl
-    flops = 4.0 * tokens * _state(shape)  # into the state and out of it
+    flops = 4.0 * tokens * _state(shape)  # update and read of the state
     moved = 2.0 * tokens * (_channels(shape) + shape[1] * shape[3])
     return ideal(flops, rates.matrix("bf16"), moved, rates.memory)
 
@@ -66,7 +66,7 @@ def _convolution_decode(
 
 
 def _halved_state(least: Callable[..., Array]) -> Callable[..., Array]:
-    """A strict bound: the state may be held in 16 bits."""
+    """Return a strict bound, since the state may be stored in 16 bits."""
 
     def bound(rates: Rates, variant: str, shape: Sequence[Array], work: Sequence[Array]) -> Array:
         return np.asarray(least(rates, variant, shape, work) / 2.0)
@@ -135,7 +135,7 @@ def linear_prefill(
         gpu: A GPU of the catalogue.
         engine: Whose kernels.
         batch: Sequences in the call.
-        isl: New tokens of each. State is passed on, so tokens in the cache cost nothing.
+        isl: New tokens of each. Cached tokens take no time, because the state includes them.
         k_heads: Key heads of this rank; groups of Mamba2.
         v_heads: Value heads of this rank; heads of Mamba2.
         key_dim: Width of a key head; state size of Mamba2.

@@ -1,7 +1,7 @@
 """Multi-head latent attention: the kernel alone, and the whole block with its projections.
 
-Sizes of the latent are DeepSeek-V3's, which Kimi and GLM share: 512 latent and 64 rotary
-dimensions in the cache; heads of 128 + 64 for queries and keys, 128 for values.
+Sizes are those of DeepSeek-V3, Kimi and GLM: 512 latent and 64 rotary dimensions in the cache;
+heads of 128 + 64 for queries and keys, 128 for values.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ QUERY_LATENT: Final = 1536.0
 
 
 def prefill_work(heads: Array, batch: Array, isl: Array, kv_dtype: str) -> tuple[Array, Array]:
-    """FLOPs and bytes of causal attention with keys and values expanded per head."""
+    """Return FLOPs and bytes of causal attention with keys and values expanded per head."""
     flops = batch * heads * isl**2 * (2.0 * HEAD + ROTARY)
     moved = (
         batch * isl * (heads * 2.0 * (4.0 * HEAD + ROTARY) + (LATENT + ROTARY) * BYTES[kv_dtype])
@@ -41,7 +41,7 @@ def prefill_work(heads: Array, batch: Array, isl: Array, kv_dtype: str) -> tuple
 
 
 def decode_work(heads: Array, batch: Array, context: Array, kv_dtype: str) -> tuple[Array, Array]:
-    """FLOPs and bytes of one token's attention in the latent space."""
+    """Return FLOPs and bytes of the attention of one token per sequence in the latent space."""
     flops = 2.0 * batch * heads * context * (2.0 * LATENT + ROTARY)
     per_head = 2.0 * (2.0 * LATENT + ROTARY)
     moved = batch * (context * (LATENT + ROTARY) * BYTES[kv_dtype] + heads * per_head)
@@ -49,7 +49,7 @@ def decode_work(heads: Array, batch: Array, context: Array, kv_dtype: str) -> tu
 
 
 def projections(heads: Array, hidden: Array) -> Array:
-    """Weights of the block's products: queries, latent, absorbed keys and values, output."""
+    """Return the weights of the block's GEMMs: queries, latent, keys and values, output."""
     queries = QUERY_LATENT * (hidden + heads * (HEAD + ROTARY))
     latent = hidden * (LATENT + ROTARY) + LATENT * heads * 2.0 * HEAD
     return np.asarray(queries + latent + heads * HEAD * hidden)
@@ -92,7 +92,10 @@ def _decode_block(
 
 
 def block_relatives(variant: str) -> list[str]:
-    """Variants of whole blocks whose efficiency may stand in: the projections' dtype first."""
+    """Return variants of whole blocks whose efficiency can be used instead, best first.
+
+    The dtype of the projections matters most.
+    """
     dtype, kv_dtype, gemm_dtype = variant.split("/")
     pairs = relatives(f"{dtype}/{kv_dtype}")
     return [f"{pair}/{form}" for form in format_of(gemm_dtype).relatives for pair in pairs]
@@ -167,7 +170,7 @@ def mla_decode(
     kv_dtype: str = "bf16",
     query_tokens: Sizes = 1,
 ) -> Times:
-    """Time of the decode kernel of one layer, without projections and absorbed products.
+    """Time of the decode kernel of one layer, without projections.
 
     Args:
         gpu: A GPU of the catalogue.
@@ -202,8 +205,8 @@ def mla_prefill_block(  # noqa: PLR0913, PLR0917 - one block has this many sizes
 ) -> Times:
     """Time of one layer's whole attention block in prefill: projections, kernel, output.
 
-    Tables hold prompts without a cached prefix; what one adds is the kernel's share of it. The
-    product that expands cached latents to keys and values is not in it.
+    Tables have prompts without a cached prefix. A prefix adds the difference of the attention
+    kernel's times. The GEMM that expands cached latents to keys and values is not included.
 
     Args:
         gpu: A GPU of the catalogue.
@@ -266,5 +269,5 @@ def mla_decode_block(
 
 
 def block_variant(gpu: Gpu, dtype: str, kv_dtype: str, gemm_dtype: str) -> str:
-    """Name of a block's dtypes in the tables. UnknownNameError if one is unknown."""
+    """Return the name of a block's dtypes in the tables. Raises UnknownNameError."""
     return f"{attention_variant(dtype, kv_dtype)}/{runs_as(rates_of(gpu), gemm_dtype)}"

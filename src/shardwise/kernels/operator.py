@@ -1,4 +1,4 @@
-"""What one operator class must say about itself to be tabulated, transferred and bounded."""
+"""Properties of an operator class: shape and work axes, rooflines, relatives."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ Ideal: TypeAlias = Callable[[Rates, str, Sequence[Array], Sequence[Array]], Arra
 class Operator(msgspec.Struct, frozen=True):
     """One class of kernels.
 
-    A table of a class has rows of equal *shape* (heads, hidden size, ...: what a model and layout
-    fix) and a grid of *work* (tokens, context, bytes: what a step varies, and time rises with).
+    A table of a class has one row per *shape* (heads, hidden size, ...), which model and layout
+    determine. Each row is a grid of *work* (tokens, context, bytes), which varies from step to
+    step. Time increases with work.
 
     Attributes:
-        name: Name of the class and of its folder of tables.
+        name: Name of the class and prefix of its table files.
         shape: Names of the shape's columns.
-        weights: Octaves of distance that one octave of each shape column counts for.
-        work: Names of the work axes; time never falls along them.
-        ideal: Expected roofline, used to carry efficiency from one shape or GPU to another.
-        bound: Strict roofline that no answer goes below.
-        relatives: Variants (dtypes, kernels) whose efficiency may stand in, best first.
+        weights: Weight of each shape column in the distance between shapes.
+        work: Names of the work axes; time never decreases along them.
+        ideal: Expected roofline, used to transfer efficiency from one shape or GPU to another.
+        bound: Strict roofline; no returned time is below it.
+        relatives: Variants (dtypes, kernels) whose efficiency can be used instead, best first.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Where a kernel time comes from, so that an interval can be widened by distance."""
+"""Provenance of kernel times, which determines the width of intervals."""
 
 from __future__ import annotations
 
@@ -30,13 +30,12 @@ class Provenance(IntEnum):
 
 
 class Times(msgspec.Struct, frozen=True):
-    """Seconds of one call per element, and how well each is known.
+    """Seconds of one call per element, with their provenance.
 
     Attributes:
-        seconds: Time of one call, with the broadcast shape of the sizes given.
+        seconds: Time of one call, with the broadcast shape of the given sizes.
         provenance: A `Provenance` code per element.
-        distance: Octaves (log2) between what was asked and the nearest measured shape and work;
-            0 at a measured point. Add it to an interval's width.
+        distance: Octaves (log2) to the nearest measured shape and work; 0 at a measured point.
         source: The table used, e.g. "h200 vllm 0.24.0 fp8".
     """
 
@@ -46,7 +45,7 @@ class Times(msgspec.Struct, frozen=True):
     source: str
 
     def plus(self, seconds: Array, other: Times) -> Times:
-        """These times and `seconds` that `other` was asked for, as little known as the worse."""
+        """Add `seconds` to these times. Provenance and distance are the worse of both."""
         total = np.asarray(self.seconds + seconds)
         codes = np.maximum(self.provenance, other.provenance)
         return Times(
@@ -57,7 +56,7 @@ class Times(msgspec.Struct, frozen=True):
         )
 
     def at_least(self, provenance: Provenance, where: npt.ArrayLike = True) -> Times:
-        """The same times, no nearer than `provenance` where `where` holds."""
+        """Return the same times with provenance at least `provenance` where `where` is true."""
         farther = np.maximum(self.provenance, np.uint8(provenance))
         codes = np.where(where, farther, self.provenance).astype(np.uint8)
         return replace(self, provenance=codes)

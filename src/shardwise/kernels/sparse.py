@@ -1,8 +1,8 @@
-"""Sparse latent attention (DeepSeek sparse attention): an indexer picks the tokens to attend to.
+"""Sparse latent attention (DeepSeek sparse attention): an indexer selects the tokens to attend to.
 
-Tables hold whole blocks: projections, indexer, sparse kernel, output. In decode they were measured
-without a context (two tokens), and in prefill without a cached prefix. What these add is put on
-top: the latent kernel over the tokens picked, and the indexer's own work at its roofline.
+Tables have whole blocks: projections, indexer, sparse kernel, output. Decode was measured with a
+context of two tokens, prefill without a cached prefix. For a longer context or a prefix, the latent
+kernel over the selected tokens is added, and the work of the indexer at its roofline.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Provenance, Sizes, Times
 from shardwise.kernels.roofline import ASSUMED_EFFICIENCY, Rates, ideal, rates_of
 
-#: Tokens that the indexer picks, its heads and its head's width: DeepSeek-V3.2's configuration.
+#: Tokens that the indexer selects, its heads and their width, in DeepSeek-V3.2.
 INDEX_TOP_K: Final = 2048.0
 INDEX_HEADS: Final = 64.0
 INDEX_HEAD: Final = 128.0
@@ -30,7 +30,7 @@ INDEX_BYTES: Final = 132.0
 
 
 def _prefill(rates: Rates, variant: str, shape: Sequence[Array], work: Sequence[Array]) -> Array:
-    """Short prompts attend to all tokens; longer ones to 2,048 each, after the indexer's scores."""
+    """Roofline: up to 2,048 tokens, prompts attend to all; beyond, to the 2,048 selected ones."""
     base, _, skips = variant.partition("+")
     dtype, kv_dtype, gemm_dtype = base.split("/")
     (heads, hidden), (batch, isl) = shape, work
@@ -119,7 +119,7 @@ def sparse_prefill(  # noqa: PLR0913, PLR0917 - one block has this many sizes
     if not before.any():
         return block
     new, sequences = np.asarray(isl, np.float64), np.asarray(batch, np.float64)
-    most = np.sqrt(2.0 * new * INDEX_TOP_K)  # a prompt of as many pairs as are picked
+    most = np.sqrt(2.0 * new * INDEX_TOP_K)  # a prompt with as many pairs as are selected
     reading, fresh = (
         mla.mla_prefill(gpu, engine, batch, tokens, heads, 0, dtype, kv_dtype)
         for tokens in (np.minimum(same_pairs(new, before), most), np.minimum(new, most))
@@ -144,7 +144,7 @@ def sparse_decode(  # noqa: PLR0913, PLR0917 - one block has this many sizes
 ) -> Times:
     """Time of one layer's whole sparse-attention block in a decode step.
 
-    Never nearer than EXTRAPOLATED, since no table has a context.
+    The provenance is at least EXTRAPOLATED, because tables have no context.
 
     Args:
         gpu: A GPU of the catalogue.

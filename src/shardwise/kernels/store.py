@@ -18,7 +18,7 @@ from shardwise.kernels.provenance import Array
 from shardwise.kernels.roofline import Rates
 
 DATA: Final = Path(__file__).parent / "data"
-#: Codes per octave of latency: a stored time is within 0.07 % of the one measured.
+#: Codes per octave of latency: stored times are within 0.07 % of the measured ones.
 STEPS_PER_OCTAVE: Final = 512
 MISSING: Final = -32768
 
@@ -32,15 +32,15 @@ class Entry(msgspec.Struct, frozen=True):
         operator: Operator class.
         gpu: GPU it was measured on.
         engine: Whose kernels.
-        variant: Dtype or kernel, as the operator class names it.
+        variant: Dtype or kernel, under the names of the operator class.
         versions: Engine versions of its rows.
-        points: Measurements it holds.
-        launch_s: Its fastest times: what a call takes however small.
+        points: Number of measurements.
+        launch_s: Seconds of its fastest calls, a minimum for any size.
         memory_share: Share of the datasheet's bandwidth that its largest memory-bound calls reach.
-            Smaller ones that seem faster ran from cache, which a real step does not.
+            Smaller calls that exceed it ran from cache, which does not occur in a real step.
         slowness: Median ratio to the fastest engine's times at common points, 1 or more.
-        error: Median relative error of a shape left out, predicted from the others.
-        point_error: Median relative error of an amount of work left out.
+        error: Median relative error of a held-out shape.
+        point_error: Median relative error of a held-out amount of work.
         offset: Where its arrays start in the file of its class and GPU, counted in tables.
     """
 
@@ -67,7 +67,7 @@ class Table(msgspec.Struct, frozen=True, dict=True):
     """Measured times of one entry.
 
     Attributes:
-        shapes: One row per measured shape; columns as the operator class names them.
+        shapes: One row per measured shape, with the columns of the operator class.
         axes: Grid of each work axis, ascending.
         log2_seconds: (shapes, *grid); nan where nothing was measured.
     """
@@ -87,9 +87,9 @@ class Index(msgspec.Struct, frozen=True):
 
     Attributes:
         entries: One per table.
-        rates: Datasheet rates of the GPUs they were measured on.
-        carried: By class and lower-case `Provenance` name, the median relative error of a time
-            carried over from that kind of relative.
+        rates: Datasheet rates of the GPUs of the tables.
+        carried: Median relative error of times transferred from another table, by class and
+            lower-case `Provenance` name.
     """
 
     entries: tuple[Entry, ...]
@@ -99,12 +99,12 @@ class Index(msgspec.Struct, frozen=True):
 
 @cache
 def index() -> Index:
-    """The shipped index."""
+    """Return the bundled index."""
     return read_index(DATA / "index.json")
 
 
 def read_index(path: Path) -> Index:
-    """An index from its file."""
+    """Read an index from its file."""
     raw = msgspec.json.decode(path.read_bytes(), type=_IndexFile)
     rates = {
         name: msgspec.convert({"gpu_id": name, **row}, Rates) for name, row in raw.rates.items()
@@ -120,7 +120,7 @@ class _IndexFile(msgspec.Struct):
 
 @cache
 def table(entry: Entry) -> Table:
-    """The measurements of one entry of the shipped index."""
+    """Return the measurements of one entry of the bundled index."""
     return _file(entry.operator, entry.gpu)[entry.offset]
 
 
@@ -130,7 +130,7 @@ def _file(operator: str, gpu: str) -> tuple[Table, ...]:
 
 
 def read_file(path: Path) -> tuple[Table, ...]:
-    """The tables of one file, in the order they were written."""
+    """Read the tables of one file, in the order in which they were written."""
     raw = lzma.decompress(path.read_bytes())
     (size,) = np.frombuffer(raw, "<u4", 1)
     heads = msgspec.json.decode(raw[4 : 4 + size])
@@ -180,7 +180,8 @@ def decode(codes: Codes16) -> Array:
 
 
 def pack(codes: Codes16) -> bytes:
-    """Differences along the last axis, high bytes apart from low ones: small after compression."""
+    """Encode differences along the last axis, low bytes first, then high bytes, which compresses
+    well."""
     differences = np.diff(codes, axis=-1, prepend=np.int16(0)).astype("<i2")
     return differences.reshape(-1).view(np.uint8).reshape(-1, 2).T.tobytes()
 

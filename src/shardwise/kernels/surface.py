@@ -1,4 +1,4 @@
-"""A surface: log2 seconds of one shape over the grid of work, and its interpolation."""
+"""Surfaces: log2 seconds of one shape over the grid of work, and their interpolation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Surface(msgspec.Struct, frozen=True):
     """Times of one shape.
 
     Attributes:
-        log2_seconds: Over the grid; rises along every axis.
-        known: Where the refined grid lies among measured points.
-        nearest: The provenance of a known point.
-        between: The provenance of what is interpolated.
+        log2_seconds: Values on the grid; they increase along every axis.
+        known: Nodes of the refined grid that are between measured points.
+        nearest: Provenance of a known point.
+        between: Provenance of an interpolated point.
         distance: Octaves to the nearest measured shape.
         source: The table's label.
     """
@@ -34,7 +34,7 @@ class Surface(msgspec.Struct, frozen=True):
 
 
 class Interpolated(msgspec.Struct, frozen=True):
-    """Log2 seconds at clamped work, the clamped work, and where it falls on known points."""
+    """Log2 seconds at clamped work, the clamped work, and which elements are on known points."""
 
     log2_seconds: Array
     clamped: tuple[Array, ...]
@@ -49,12 +49,12 @@ def interpolate(
     which: npt.NDArray[np.intp] | int,
     work: Sequence[Array],
 ) -> Interpolated:
-    """Multilinear interpolation in log work of log time.
+    """Interpolate log time linearly in log work.
 
     Args:
         grid: The table's refined grid.
         nodes: (surfaces, *grid) log2 seconds.
-        known: (surfaces, *grid) whether a node lies among measured ones.
+        known: (surfaces, *grid) whether a node is between measured ones.
         which: Surface of each element.
         work: Work of each element, one array per axis; clamped to the grid.
     """
@@ -88,15 +88,15 @@ def interpolate(
 
 
 def _is_among(values: Array, ascending: Array) -> npt.NDArray[np.bool_]:
-    # np.isin imports numpy.ma, 8 ms of a plan
+    # np.isin imports numpy.ma, which adds 8 ms to a plan
     place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
     return np.asarray(ascending[place] == values)
 
 
 def rising(nodes: Array) -> Array:
-    """The nearest times that rise along every axis (isotonic least squares, axis by axis).
+    """Return the nearest times that increase along every axis (isotonic least squares per axis).
 
-    Isotonic regression keeps the order of its inputs, so an axis done earlier stays sorted.
+    Isotonic regression preserves the order of its inputs, so earlier axes stay sorted.
     """
     for axis in range(nodes.ndim):
         nodes = np.moveaxis(_isotonic(np.moveaxis(nodes, axis, -1)), -1, axis)
@@ -104,9 +104,9 @@ def rising(nodes: Array) -> Array:
 
 
 def _isotonic(values: Array) -> Array:
-    """Isotonic regression along the last axis: max over starts of min over ends of the means.
+    """Isotonic regression along the last axis, by the min-max formula.
 
-    Source: the min-max formula of Robertson, Wright and Dykstra (1988).
+    Source: Robertson, Wright and Dykstra (1988).
     """
     size = values.shape[-1]
     if (np.diff(values, axis=-1) >= 0).all():
@@ -121,12 +121,12 @@ def _isotonic(values: Array) -> Array:
 
 
 def filled(nodes: Array, log2_ideal: Array) -> Array:
-    """Fill what was not measured: the efficiency goes in a straight line between measured nodes,
-    and is held beyond them.
+    """Fill missing values. Efficiency is interpolated linearly between measured nodes and is
+    constant beyond them.
 
     Args:
         nodes: (shapes, *grid) log2 seconds, nan where missing.
-        log2_ideal: Roofline of the same nodes.
+        log2_ideal: Roofline of the same nodes, in log2 seconds.
     """
     if not np.isnan(nodes).any():
         return nodes
@@ -137,8 +137,7 @@ def filled(nodes: Array, log2_ideal: Array) -> Array:
 
 
 def _bridged(values: Array, axis: int) -> Array:
-    """Straight lines over what is nan between two known values along `axis`; at the ends, the
-    nearest one."""
+    """Replace nan along `axis` by linear interpolation; at the ends, by the nearest value."""
     steps = np.cumsum(np.ones_like(values), axis=axis)
     known = np.where(np.isnan(values), np.nan, steps)
     before, after = _forward(values, axis), np.flip(_forward(np.flip(values, axis), axis), axis)

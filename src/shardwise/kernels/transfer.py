@@ -1,4 +1,4 @@
-"""Carry measured times to a shape, dtype or GPU that was not measured."""
+"""Transfer measured times to a shape, dtype or GPU that was not measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shardwise.kernels.provenance import Array, Places, Provenance
 from shardwise.kernels.roofline import Rates, rates_of
 from shardwise.kernels.surface import Surface, filled, rising
 
-#: Nearest measured shapes that are averaged, and the power of distance that weighs them.
+#: Number of nearest measured shapes to average, and the power of the distance in their weights.
 NEIGHBOURS: Final = 6
 POWER: Final = 4.0
 
@@ -31,10 +31,11 @@ def surface_of(
     shape: Sequence[float],
     measured_on: Mapping[str, Rates],
 ) -> Surface:
-    """The surface of `shape` on the target's GPU and variant; `measured_on` has donors' rates.
+    """Return the surface of `shape` on the target's GPU and variant.
 
-    Of a measured time, what exceeds the launch is scaled by the ratio of the two rooflines; the
-    neighbours' results are averaged in the log, nearer ones weighing more.
+    The part of a measured time above the launch is scaled by the ratio of the two rooflines. The
+    results of the nearest shapes are averaged in logs, weighted by distance. `measured_on` has the
+    rates of the measured GPUs.
     """
     octaves = shape_octaves(operator, table.shapes, shape)
     nearest = np.argsort(octaves, kind="stable")[:NEIGHBOURS]
@@ -69,8 +70,11 @@ def surface_of(
 
 
 def _measured_rates(choice: Choice, asked: Rates, measured_on: Mapping[str, Rates]) -> Rates:
-    """Rates of the GPU that a table was measured on: for its own, those of the catalogue, which a
-    user's file may have changed for what is asked."""
+    """Return the rates of the GPU on which a table was measured.
+
+    For the table's own GPU these are the rates of the bundled catalogue, because a user's file may
+    have changed those of `asked`.
+    """
     noted = measured_on[choice.entry.gpu]
     if choice.provenance is Provenance.OTHER_GPU:
         return noted
@@ -92,7 +96,7 @@ def followed(
     columns: tuple[Sequence[Array], Sequence[Array]],
     launch_s: float,
 ) -> Array:
-    """Log2 seconds of the curve that times follow between measured points."""
+    """Return log2 seconds of the curve that times follow between measured points."""
     return np.asarray(np.log2(launch_s + operator.ideal(*target, *columns) / FOLLOWED))
 
 
@@ -118,7 +122,7 @@ def _carried(
     shape: Sequence[float],
     launch_s: float,
 ) -> Array:
-    """Log2 seconds of each row carried to `shape`, over the grid."""
+    """Return log2 seconds of each row transferred to `shape`, over the grid."""
     donor, target = rates
     columns = table.shapes[rows].T.reshape(-1, len(rows), *[1] * len(table.axes))
     _, grid = _on(shape, table.axes)
@@ -131,5 +135,5 @@ def _carried(
 
 
 def _on(shape: Sequence[float], axes: Sequence[Array]) -> tuple[Sequence[Array], Sequence[Array]]:
-    """Shape and work columns that broadcast to the grid."""
+    """Return shape and work columns that broadcast to the grid."""
     return [np.asarray(value) for value in shape], columns_on(axes)

@@ -15,7 +15,7 @@ PAGE = Path("docs/kernels.md")
 
 
 def main(arguments: list[str]) -> int:
-    """Build from the folder named; 2 where it cannot be read."""
+    """Build the tables from a reference folder. Returns the exit status, 2 if it cannot be read."""
     try:
         folder = _folder(arguments)
     except ShardwiseError as error:
@@ -33,12 +33,12 @@ def main(arguments: list[str]) -> int:
 
 def _folder(arguments: list[str]) -> Path:
     if len(arguments) != 1:
-        raise InputError("give one argument", "the folder of reference figures")
+        raise InputError(f"{len(arguments)} arguments", "allowed: one, the reference folder")
     folder = Path(arguments[0])
     if not (folder / "kernels" / "gemm.csv.gz").is_file():
         raise InputError(f"{folder} has no kernels/gemm.csv.gz", "give the reference folder")
     if not PAGE.parent.is_dir():
-        raise InputError(f"no folder {PAGE.parent}/ here", "run it from the repository's root")
+        raise InputError(f"no folder {PAGE.parent}/", remedy="run it in the repository's root")
     return folder
 
 

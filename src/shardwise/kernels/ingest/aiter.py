@@ -1,4 +1,4 @@
-"""AITER's tuned expert tables: what their dtype column leaves out, and copied times."""
+"""Correct AITER's tuned expert tables: missing weight dtypes and copied times."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from shardwise.kernels.ingest.rates import rates_of_id
 from shardwise.kernels.ingest.rows import Names, Rows
 from shardwise.kernels.operator import Operator
 
-#: A shape faster than this share of its 16-bit roofline holds 4-bit weights, not 8-bit ones.
+#: A shape faster than this share of its 16-bit roofline has 4-bit weights, not 8-bit ones.
 _FOUR_BITS: Final = 0.47
-#: Formats by bits, narrowest first, with the share of the 16-bit roofline each may reach.
+#: Formats, narrowest first, with the share of the 16-bit roofline time below which they apply.
 _SHARES: Final = (("mxfp4", _FOUR_BITS), ("fp8", 0.95))
 
 
 def corrected(operator: Operator, rows: Rows) -> tuple[Rows, list[Finding]]:
-    """Rows without copied times, and under the format that their memory traffic allows.
+    """Return rows without copied times, with a format that their memory traffic allows.
 
-    The tables name the activations' dtype. Rows of "bf16" that would read 16-bit weights faster
-    than memory can hold narrower ones.
+    The tables state the dtype of activations. Rows of "bf16" that would read 16-bit weights faster
+    than memory allows have narrower weights.
     """
     if operator is not EXPERTS:
         return rows, []
@@ -55,7 +55,7 @@ def _formats(rows: Rows, gpu: str) -> Names:
 
 
 def _without_copies(rows: Rows) -> tuple[Rows, list[Finding]]:
-    """Drop a time that a shape already has, to the digit, for fewer tokens."""
+    """Drop times that a shape also has, with all digits equal, for fewer tokens."""
     tuned = np.flatnonzero(rows.engine == "aiter")
     if not len(tuned):
         return rows, []

@@ -1,4 +1,4 @@
-"""How far off a relative's efficiency is: another engine's, dtype's or GPU's, against the table."""
+"""Errors of times transferred from another engine's, dtype's or GPU's table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shardwise.kernels.provenance import Array, Provenance
 from shardwise.kernels.roofline import Rates
 from shardwise.kernels.transfer import surface_of
 
-#: Shapes of each table that are compared, spread evenly over it.
+#: Number of shapes of each table to compare, spread evenly over it.
 SHAPES = 6
 
 Known = tuple[store.Entry, store.Table]
@@ -23,7 +23,7 @@ Known = tuple[store.Entry, store.Table]
 def carried_errors(
     operator: Operator, tables: Sequence[Known], rates: dict[str, Rates]
 ) -> dict[str, Array]:
-    """Relative errors of the nearest relative of each table, by kind of relative."""
+    """Return relative errors of each table predicted from its nearest relative, by kind."""
     found: dict[str, list[Array]] = {}
     for entry, table in tables:
         for kind, (donor, donor_table) in _relatives(operator, entry, tables, rates):
@@ -43,7 +43,7 @@ def carried_errors(
 def _relatives(
     operator: Operator, entry: store.Entry, tables: Sequence[Known], rates: dict[str, Rates]
 ) -> Iterator[tuple[Provenance, Known]]:
-    """The nearest table that differs in engine, in variant, in GPU alone."""
+    """Yield the nearest table that differs only in engine, only in variant, and only in GPU."""
     same_gpu = [known for known in tables if known[0].gpu == entry.gpu]
     for known in same_gpu:
         if known[0].variant == entry.variant and known[0].engine != entry.engine:
@@ -69,7 +69,7 @@ def _relatives(
 
 
 def _where_both(theirs: Array, donor: store.Table, table: store.Table, row: int) -> Array:
-    """Relative errors at the work that both tables have on their axes."""
+    """Return relative errors at the work that is on the axes of both tables."""
     left, right = [], []
     for mine, other in zip(table.axes, donor.axes, strict=True):
         _, here, there = np.intersect1d(mine, other, return_indices=True)

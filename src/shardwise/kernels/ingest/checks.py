@@ -1,6 +1,6 @@
-"""Checks before a table is believed: host launches, spikes, caches.
+"""Check tables for host launches, spikes and cached data.
 
-A finding says what was dropped or raised and why; `docs/kernels.md` lists all of them.
+A finding states what was dropped or doubtful, and why. `docs/kernels.md` lists all findings.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from shardwise.kernels.store import Table
 
 Key = tuple[str, str, str]
 
-#: A table whose fastest calls take this many times those of another engine on the same GPU and
-#: dtype was timed with the host's launches in it. Honest tables differ by up to 3 (TensorRT-LLM's
-#: fp8 GEMMs quantise activations first); those found differ by 10 and more.
+#: If a table's fastest calls take this many times as long as another engine's on the same GPU and
+#: dtype, its times include launches by the host. Valid tables differ by up to 3 (TensorRT-LLM's fp8
+#: GEMMs quantize activations first); the tables found differ by 10 or more.
 LAUNCH_RATIO: Final = 4.0
-#: From here on, and this many seconds above, a table is doubtful.
+#: Ratio and difference (seconds) of fastest calls above which a table is doubtful.
 DOUBTFUL_RATIO: Final = 1.8
 DOUBTFUL_SECONDS: Final = 20e-6
-#: A first point this many times slower than the second, in most shapes, is not the kernel.
+#: If the first point is this many times slower than the second in most shapes, it is dropped.
 SPIKE_RATIO: Final = 1.5
-#: A table that is this many times slower than another engine's where kernels are large measured a
-#: kernel that the engine does not serve with.
+#: If large calls of a table are this many times slower than another engine's, it measured a kernel
+#: that the engine does not use for serving.
 SLOWER_RATIO: Final = 2.5
 ATTENTION_CLASSES: Final = ("attention", "mla", "sparse")
-#: A table of narrow matrix arithmetic is dropped where it is this many times slower than 16 bits.
+#: A table of fp8 or fp4 arithmetic is dropped if it is this many times slower than 16 bits.
 WIDE_RATIO: Final = 1.3
-#: Large calls below this share of their roofline, in the median, are impossible.
+#: A table is impossible if the median of large calls is below this share of their roofline time.
 POSSIBLE_SHARE: Final = 0.9
-#: Seconds of roofline from which a call is large.
+#: A call is large if its roofline time is at least this many seconds.
 LARGE_SECONDS: Final = 50e-6
-#: A kernel whose large calls reach less is held up by something else than memory.
+#: Lower limit of the memory share. A kernel that reaches less is not limited by memory.
 LEAST_SHARE: Final = 0.6
-#: Bytes no cache holds: three times the largest (128 MB, RTX PRO 6000).
+#: Bytes that exceed every cache: three times the largest (128 MB, RTX PRO 6000).
 UNCACHED_BYTES: Final = 0.4e9
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One table, or part of it, that is not used as measured."""
+    """A table, or part of one, that is dropped or doubtful."""
 
     operator: str
     key: Key
@@ -57,12 +57,12 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def fastest(rows: Rows) -> float:
-    """Seconds of the fastest calls: the first percentile."""
+    """Return the seconds of the fastest calls: the first percentile."""
     return float(np.quantile(rows.seconds, 0.01))
 
 
 def host_launches(operator: Operator, parts: Mapping[Key, Rows]) -> list[Finding]:
-    """Tables that hold the host's launch: flat, and far above another engine's fastest calls."""
+    """Find tables that include the host's launch: far above another engine's fastest calls."""
     launches = {key: fastest(rows) for key, rows in parts.items()}
     found = []
     for key, launch in launches.items():
@@ -86,11 +86,12 @@ def host_launches(operator: Operator, parts: Mapping[Key, Rows]) -> list[Finding
 def slower_kernels(
     operator: Operator, parts: Mapping[Key, Rows], rates: Mapping[str, Rates]
 ) -> list[Finding]:
-    """Tables whose large calls take several times another engine's at the same points.
+    """Find tables whose large calls take several times as long as another engine's.
 
-    In attention classes that is a kernel the engine does not serve with (SGLang's latent prefill
-    on Hopper was timed in its decode form), and the table is dropped. Elsewhere engines do differ
-    that much (Triton's scans against FlashInfer's), and the table is kept.
+    In attention classes, the measured kernel is one that the engine does not use for serving
+    (SGLang's latent prefill on Hopper was timed in its decode form), and the table is dropped. In
+    other classes engines can differ this much (Triton's and FlashInfer's scans), and the table is
+    kept.
     """
     found: list[Finding] = []
     for key, part in parts.items():
@@ -107,7 +108,7 @@ def slower_kernels(
 def slower_than_wide(
     operator: Operator, parts: Mapping[Key, Rows], rates: Mapping[str, Rates]
 ) -> list[Finding]:
-    """Tables of narrow matrix arithmetic that the same engine's 16 bits beat: untuned kernels."""
+    """Find tables of fp8 or fp4 arithmetic that are slower than 16 bits: untuned kernels."""
     found = []
     for key, part in parts.items():
         gpu, engine, variant = key
@@ -124,7 +125,7 @@ def slower_than_wide(
 def impossible(
     operator: Operator, parts: Mapping[Key, Rows], rates: Mapping[str, Rates]
 ) -> list[Finding]:
-    """Tables whose large calls are faster than the datasheet allows: they did less than named."""
+    """Find tables whose large calls are faster than the datasheet allows."""
     found = []
     for key, part in parts.items():
         datasheet = rates[key[0]]
@@ -142,7 +143,7 @@ def _large(operator: Operator, rows: Rows, rates: Rates, variant: str) -> Rows:
 
 
 def slowness(key: Key, rows: Rows, parts: Mapping[Key, Rows]) -> float:
-    """Median ratio to the fastest other engine's times at common points; 1 where that is less."""
+    """Return the median ratio to the fastest other engine's times at common points, at least 1."""
     gpu, engine, variant = key
     ratios = [
         _ratio(rows, other)
@@ -153,7 +154,7 @@ def slowness(key: Key, rows: Rows, parts: Mapping[Key, Rows]) -> float:
 
 
 def _ratio(rows: Rows, other: Rows) -> float:
-    """Median ratio of times at the points that both have; 1 where there are fewer than ten."""
+    """Return the median ratio of times at common points; 1 if there are fewer than ten."""
     left, right = common_points(rows, other)
     if len(left) < 10:
         return 1.0
@@ -161,7 +162,7 @@ def _ratio(rows: Rows, other: Rows) -> float:
 
 
 def common_points(rows: Rows, other: Rows) -> tuple[Places, Places]:
-    """Places in the two of the points, equal in shape and work, that both have."""
+    """Return the indices, in each of the two, of points with equal shape and work."""
     mine, theirs = (np.concatenate([part.shape, part.work], axis=1) for part in (rows, other))
     _, which = np.unique(np.concatenate([mine, theirs]), axis=0, return_inverse=True)
     which = which.reshape(-1)
@@ -170,7 +171,7 @@ def common_points(rows: Rows, other: Rows) -> tuple[Places, Places]:
 
 
 def without_spike(operator: Operator, key: Key, table: Table) -> tuple[Table, list[Finding]]:
-    """A table without its least work where that is slower than the next, in most shapes."""
+    """Drop the point of least work if it is slower than the next one in most shapes."""
     if len(table.axes) != 1 or len(table.axes[0]) < 3:
         return table, []
     first, second = table.log2_seconds[:, 0], table.log2_seconds[:, 1]
@@ -190,9 +191,10 @@ def without_spike(operator: Operator, key: Key, table: Table) -> tuple[Table, li
 
 
 def memory_share(operator: Operator, table: Table, variant: str, rates: Rates) -> float:
-    """Share of the datasheet's bandwidth that large memory-bound calls reach; 1 if there are none.
+    """Return the share of the datasheet's bandwidth that large memory-bound calls reach.
 
-    Only for classes whose expected and strict rooflines agree, so that the bytes are known.
+    1 if there are none, and for classes whose expected and strict rooflines differ, because their
+    bytes are unknown.
     """
     if operator.ideal is not operator.bound:
         return 1.0
@@ -206,7 +208,7 @@ def memory_share(operator: Operator, table: Table, variant: str, rates: Rates) -
 
 
 def _columns(table: Table) -> tuple[Sequence[Array], Sequence[Array]]:
-    """Shape and work columns that broadcast to (shapes, *grid)."""
+    """Return shape and work columns that broadcast to (shapes, *grid)."""
     dims = len(table.axes)
     columns = table.shapes.T.reshape(table.shapes.shape[1], -1, *[1] * dims)
     grid = [

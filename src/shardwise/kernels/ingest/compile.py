@@ -1,4 +1,4 @@
-"""From rows to shipped tables: check, put on a grid, measure the error, write."""
+"""Build tables from rows: check, put on a grid, measure the error, write."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 @dataclass
 class Built:
-    """All that the build found out; `docs/kernels.md` is written from it."""
+    """Results of the build, from which `docs/kernels.md` is written."""
 
     summaries: list[Summary]
     findings: list[Finding]
@@ -147,7 +147,7 @@ def _rounded(value: float) -> float:
 
 
 def write_index(path: Path, built: Built) -> None:
-    """Write what every table is, its errors, and the datasheet rates it was measured against."""
+    """Write the index: every table with its errors, and the datasheet rates."""
     rates = {}
     for gpu, known in sorted(built.rates.items()):
         row = asdict(known)

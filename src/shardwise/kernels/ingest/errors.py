@@ -1,4 +1,4 @@
-"""How well a table predicts what it was not shown: a point left out, a shape left out."""
+"""Errors of a table on held-out points and held-out shapes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from shardwise.kernels.roofline import Rates
 from shardwise.kernels.surface import Surface
 from shardwise.kernels.transfer import followed, surface_of
 
-#: Shapes of a table that are left out in turn, spread evenly over it.
+#: Number of shapes of a table that are held out in turn, spread evenly over it.
 SHAPES_LEFT_OUT = 24
 
 
 def point_errors(operator: Operator, entry: store.Entry, table: store.Table, rates: Rates) -> Array:
-    """Relative error at each inner point, interpolated from its two neighbours on each axis."""
+    """Return the relative error of each inner point, interpolated from its two neighbours on each
+    axis."""
     dims = len(table.axes)
     columns = list(table.shapes.T.reshape(table.shapes.shape[1], -1, *[1] * dims))
     curve = followed(
@@ -39,7 +40,7 @@ def point_errors(operator: Operator, entry: store.Entry, table: store.Table, rat
 
 
 def shape_errors(operator: Operator, entry: store.Entry, table: store.Table, rates: Rates) -> Array:
-    """Relative error of shapes left out in turn, at each of their measured points."""
+    """Return the relative errors of held-out shapes at each of their measured points."""
     count = len(table.shapes)
     if count < 3:
         return np.array([])
@@ -57,7 +58,8 @@ def shape_errors(operator: Operator, entry: store.Entry, table: store.Table, rat
 
 
 def moved(operator: Operator, entry: store.Entry, table: store.Table, rates: Rates) -> Array:
-    """How far each point moves, relatively, to rise with work and stay above the roofline."""
+    """Return the relative change of each point that makes times increase with work and stay above
+    the roofline."""
     choice = Choice(entry, Provenance.MEASURED)
     final = np.stack(
         [
@@ -72,5 +74,5 @@ def moved(operator: Operator, entry: store.Entry, table: store.Table, rates: Rat
 
 
 def at_measured(table: store.Table, surface: Surface) -> Array:
-    """A surface at the table's own nodes."""
+    """Return a surface at the measured nodes of the table."""
     return np.asarray(surface.log2_seconds[np.ix_(*table.grid.is_measured)])

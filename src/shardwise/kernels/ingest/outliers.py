@@ -1,4 +1,4 @@
-"""Single points that no sibling GPU confirms: a run that was disturbed, or a kernel not tuned."""
+"""Drop single points that are slow on one GPU only: disturbed runs or untuned kernels."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array
 from shardwise.kernels.roofline import Rates
 
-#: GPUs this near have the same cores: H100 and H200; B200, B300, GB200 and GB300.
+#: GPUs within this distance have the same cores: H100 and H200; B200, B300, GB200 and GB300.
 SIBLING: Final = 0.35
-#: A point is dropped where it is this much slower, against its roofline, than on every sibling.
-#: Nine in ten points of siblings agree within 1.3.
+#: A point is dropped if its ratio to the roofline is this many times that of every sibling. 90 % of
+#: the points of siblings agree within a factor of 1.3.
 OUTLIER_RATIO: Final = 1.6
 
 
 def without_outliers(
     operator: Operator, parts: Mapping[Key, Rows], rates: Mapping[str, Rates]
 ) -> tuple[dict[Key, Rows], list[Finding]]:
-    """Each table without such points, and how many each lost.
+    """Return each table without outliers, and the number of points dropped.
 
-    Collectives stay as they are: GPUs with the same cores reach their peers in other ways (eight
+    Collectives are unchanged, because GPUs with the same cores have different interconnects (eight
     GB300 are two nodes).
     """
     if "ranks" in operator.shape or operator.name.startswith("expert_"):

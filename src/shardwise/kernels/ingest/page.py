@@ -48,8 +48,8 @@ def page(built: Built, megabytes: float) -> str:
         f"{len(built.summaries)} tables, "
         f"{sum(s.entry.points for s in built.summaries):,} points, {megabytes:.1f} MB.\n",
         "## Errors by class\n",
-        "Medians and 90th percentiles of relative errors over all tables of a class. *Work left "
-        "out*: a point predicted from its two neighbours along an axis. *Shape left out*: every "
+        "Medians and 90th percentiles of relative errors over all tables of a class. *Work held "
+        "out*: a point predicted from its two neighbours along an axis. *Shape held out*: every "
         "point of a shape predicted from the other shapes of its table. *Moved*: share of points "
         "changed by more than 2 %, and the 99th percentile of the change.\n",
         _classes(built.summaries),
@@ -96,8 +96,8 @@ def _classes(summaries: Sequence[Summary]) -> str:
         "class",
         "tables",
         "points",
-        "work left out",
-        "shape left out",
+        "work held out",
+        "shape held out",
         "moved",
         "99th percentile",
     )

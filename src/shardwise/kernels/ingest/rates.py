@@ -1,4 +1,4 @@
-"""Datasheet rates of the GPUs that tables were measured on."""
+"""Datasheet rates of the GPUs that have tables."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ _EXTRA: Final = {
 
 
 def rates_of_id(gpu_id: str) -> Rates:
-    """The rates of a GPU, from the bundled catalogue first.
+    """Return the rates of a GPU, from the bundled catalogue or from this module.
 
-    UnknownNameError if neither it nor this module has them.
+    Raises:
+        UnknownNameError: Neither has the GPU.
     """
     try:
         return rates_of(load_catalogue().gpu(gpu_id))

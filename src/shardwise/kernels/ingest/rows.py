@@ -22,7 +22,7 @@ class Rows(msgspec.Struct, frozen=True):
     """Timings, one per element.
 
     Attributes:
-        gpu, engine, version, variant: Names; `variant` as the operator class names it.
+        gpu, engine, version, variant: Names; `variant` under the names of the operator class.
         shape: (rows, shape columns). work: (rows, work axes).
         seconds: Time of one call.
     """
@@ -39,7 +39,7 @@ class Rows(msgspec.Struct, frozen=True):
         return len(self.seconds)
 
     def take(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Rows:
-        """The rows that `chosen` names."""
+        """Return the rows selected by a mask or by indices."""
         return Rows(
             self.gpu[chosen],
             self.engine[chosen],
@@ -51,7 +51,7 @@ class Rows(msgspec.Struct, frozen=True):
         )
 
     def tables(self) -> Iterator[tuple[tuple[str, str, str], Rows]]:
-        """The rows of each (gpu, engine, variant), in order of name."""
+        """Yield the rows of each (gpu, engine, variant), sorted by name."""
         keys = np.char.add(np.char.add(self.gpu, "|"), np.char.add(self.engine, "|"))
         names, which = np.unique(np.char.add(keys, self.variant), return_inverse=True)
         for n, name in enumerate(names):
@@ -60,7 +60,7 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 def read_columns(path: Path) -> Columns:
-    """A CSV file, gzipped or not, as one array of text per column."""
+    """Read a CSV file, gzipped or not, as one array of strings per column."""
     raw = path.read_bytes()
     text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
     reader = csv.reader(io.StringIO(text))
@@ -70,12 +70,12 @@ def read_columns(path: Path) -> Columns:
 
 
 def numbers(column: Names, empty: float = 0.0) -> Array:
-    """A column as numbers; `empty` where there is no text."""
+    """Return a column as numbers, with `empty` for empty cells."""
     return np.where(column == "", str(empty), column).astype(np.float64)
 
 
 def concatenate(parts: list[Rows]) -> Rows:
-    """Rows of several sources after one another."""
+    """Concatenate the rows of several sources."""
     return Rows(
         *(
             np.concatenate([getattr(part, name) for part in parts])

@@ -1,4 +1,4 @@
-"""Which columns of the reference files are a class's variant, shape and work."""
+"""Read the reference files: the variant, shape and work columns of each class."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ Reader = Callable[[Path], Mapping[Operator, Rows]]
 
 
 def renamed(column: Names, names: Mapping[str, str]) -> Names:
-    """A column with some of its values spelt another way."""
+    """Replace values of a column by those in `names`."""
     found, which = np.unique(column, return_inverse=True)
     return np.array([names.get(str(name), str(name)) for name in found])[which]
 
 
 def dtypes(column: Names) -> Names:
-    """Dtypes as the tables name them."""
+    """Return dtypes under the names of the tables."""
     return renamed(column, {"bfloat16": "bf16", "float16": "bf16", "half": "bf16"})
 
 
@@ -54,7 +54,7 @@ def rows_of(
     work: list[Array],
     keep: npt.NDArray[np.bool_] | None = None,
 ) -> Rows:
-    """Rows from a file's columns, those that `keep` names."""
+    """Return the valid rows of a file, restricted to the mask `keep`."""
     rows = Rows(
         gpu=columns["gpu_id"],
         engine=columns["engine_id"],
@@ -77,7 +77,7 @@ def gemm_rows(folder: Path) -> Mapping[Operator, Rows]:
 
 
 def expert_rows(folder: Path) -> Mapping[Operator, Rows]:
-    """moe.csv.gz. AITER's rows name what one rank holds, so their layout columns are empty."""
+    """moe.csv.gz. AITER's rows have the sizes of one rank, and empty layout columns."""
     columns = read_columns(folder / "kernels" / "moe.csv.gz")
     hidden, inter, top_k, experts = (
         numbers(columns[name]) for name in ("hidden_size", "inter_size", "topk", "num_experts")
@@ -94,7 +94,7 @@ def expert_rows(folder: Path) -> Mapping[Operator, Rows]:
 
 
 def attention_rows(folder: Path) -> Mapping[Operator, Rows]:
-    """attention.csv.gz, prefill and decode apart."""
+    """attention.csv.gz, split into prefill and decode."""
     columns = read_columns(folder / "kernels" / "attention.csv.gz")
     variant = _joined(columns["attn_dtype"], columns["kv_dtype"])
     window = numbers(columns["window"])
@@ -109,8 +109,8 @@ def attention_rows(folder: Path) -> Mapping[Operator, Rows]:
     }
 
 
-#: Kernels of communication.csv.gz -> algorithm. Engines' eager rows hold the host's launch, and
-#: are what an engine without CUDA graphs pays.
+#: Kernels of communication.csv.gz -> algorithm. The eager rows of engines include the host's
+#: launch, as in an engine without CUDA graphs.
 _ALGORITHMS: Final = {
     "NCCL": "nccl",
     "SGLang_CustomAllReduce_graph": "graph",
@@ -127,8 +127,8 @@ _OPERATIONS: Final = {
     "reduce_scatter": REDUCE_SCATTER,
     "alltoall": ALL_TO_ALL,
 }
-#: (backend, kernel) of collectives*.csv for AMD -> (engine, algorithm). Kernels before tuning, and
-#: one-machine boxes with NVLink between pairs only, are left out.
+#: (backend, kernel) of collectives*.csv for AMD -> (engine, algorithm). Untuned kernels, and nodes
+#: with NVLink only between pairs, are excluded.
 _AMD: Final = {
     ("RCCL 2.20.5+hip6.2", "RCCL"): ("rccl", "nccl"),
     ("QuickReduce", "QR-FP16"): ("quickreduce", "quick_fp16"),
@@ -144,7 +144,7 @@ _AMD: Final = {
 
 
 def collective_rows(folder: Path) -> Mapping[Operator, Rows]:
-    """communication.csv.gz, 16-bit rows, and AMD's all-reduces of collectives*.csv."""
+    """16-bit rows of communication.csv.gz, and AMD's all-reduces of collectives*.csv."""
     columns = read_columns(folder / "kernels" / "communication.csv.gz")
     wide = columns["dtype"] != "int8"
     work = [2.0 * numbers(columns["message_elements"])]
@@ -195,17 +195,17 @@ def mla_rows(folder: Path) -> Mapping[Operator, Rows]:
 
 
 def sparse_rows(folder: Path) -> Mapping[Operator, Rows]:
-    """sparse_attention.csv.gz: whole blocks. Rows with one cached token are left out of prefill."""
+    """sparse_attention.csv.gz: whole blocks. Prefill excludes rows with a cached token."""
     columns = read_columns(folder / "kernels" / "sparse_attention.csv.gz")
     variant = _joined(_joined(columns["mla_dtype"], columns["kv_dtype"]), columns["gemm_type"])
     skips = np.char.find(columns["kernel"], "skip_indexer") >= 0
     variant = np.where(skips, np.char.add(variant, "+skip"), variant)
     deepseek = np.char.startswith(columns["model"], "deepseek-ai/DeepSeek-V3.2")
-    hidden = np.where(deepseek, 7168.0, 6144.0)  # the others are GLM-5's; from the configs
+    hidden = np.where(deepseek, 7168.0, 6144.0)  # DeepSeek-V3.2 and GLM-5, from their configs
     shape = [numbers(columns["num_heads"]), hidden]
     batch, isl = numbers(columns["batch_size"]), numbers(columns["isl"])
     prefill = columns["phase"] == "context"
-    # engines pick another kernel than this one wherever both were measured
+    # engines do not use this kernel if both were measured
     chosen = ~np.char.endswith(columns["kernel"], "flashmla_sparse")
     cold = prefill & chosen & (columns["cached_tokens"] == "0")
     return {
@@ -250,7 +250,7 @@ _MODES: Final = {
 
 
 def exchange_rows(folder: Path) -> Mapping[Operator, Rows]:
-    """expert_exchange.csv.gz. vLLM's rows name no dtype; their times are those of 16 bits."""
+    """expert_exchange.csv.gz. vLLM's rows have no dtype; their times correspond to 16 bits."""
     columns = read_columns(folder / "kernels" / "expert_exchange.csv.gz")
     dtype = renamed(dtypes(columns["comm_dtype"]), {"default": "bf16", "fp4": "nvfp4"})
     variant = _joined(renamed(columns["comm_backend"], _MODES), dtype)

@@ -1,4 +1,4 @@
-"""Rows of one GPU, engine and variant as a table on a grid of work."""
+"""Convert the rows of one GPU, engine and variant to a table on a grid of work."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MOST_NODES = 40
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Order versions: numbers of "1.3.0rc20", "2026-08-22" and the like."""
+    """Return a sort key of a version: the numbers of "1.3.0rc20", "2026-08-22" and similar."""
     digits = "".join(c if c.isdigit() else " " for c in version)
     return tuple(int(part) for part in digits.split())
 
 
 def newest(rows: Rows) -> Rows:
-    """One row per shape and work: the newest version's; of repeats there, the median."""
+    """Return one row per shape and work: the median of the newest version's rows."""
     versions = sorted(set(rows.version.tolist()), key=version_key)
     rank = np.array([versions.index(version) for version in rows.version.tolist()])
     points = np.concatenate([rows.shape, rows.work], axis=1)
@@ -44,7 +44,7 @@ def newest(rows: Rows) -> Rows:
 
 
 def tabulate(rows: Rows) -> Table:
-    """A table with a row per shape and every measured value of work on its axes."""
+    """Return a table with one row per shape, and all measured values of work as axes."""
     shapes, which = np.unique(rows.shape, axis=0, return_inverse=True)
     which = which.reshape(-1)
     if len(np.unique(rows.work[:, 0])) > MOST_NODES:
@@ -60,7 +60,7 @@ def tabulate(rows: Rows) -> Table:
 
 
 def _resampled(rows: Rows, shapes: Array, which: Places) -> Table:
-    """One work axis on powers of two, each shape interpolated within its own range."""
+    """Return a table on powers of two of work, with each shape interpolated within its range."""
     work = rows.work[:, 0]
     axis = 2.0 ** np.arange(np.floor(np.log2(work.min())), np.ceil(np.log2(work.max())) + 1)
     log2_seconds = np.full((len(shapes), len(axis)), np.nan)
