@@ -1,1 +1,1 @@
-"""What a model is made of, read from its Hugging Face config.json."""
+"""Model architectures, read from Hugging Face config.json files."""

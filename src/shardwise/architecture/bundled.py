@@ -1,4 +1,4 @@
-"""Bundled models: their names, spellings, and published checkpoints in other dtypes."""
+"""Bundled models: their names, spellings and published checkpoints."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from shardwise.architecture.model import Model, in_dtype
 from shardwise.architecture.reading.parse import parse
 
 _DATA: Final = Path(__file__).parent / "data"
-#: Words of a checkpoint's name that leave the shape of the model as it is.
+#: Words of a checkpoint's name that do not change the shape of the model.
 _SAME_SHAPE: Final = frozenset(
     {"meta", "instruct", "it", "chat", "hf", "base", "kv", "dynamic", "preview"}
 )
-#: Words that say the weights are quantized, and to what.
+#: Words of a checkpoint's name that state the dtype of the weights -> dtype.
 _DTYPE_WORDS: Final = {
     "bf16": "bf16",
     "fp8": "fp8",
@@ -32,7 +32,7 @@ _DTYPE_WORDS: Final = {
     "int8": "int8",
     "w8a8": "int8",
 }
-#: Publishers of quantized copies under the models' own names, beside those of the models.
+#: Publishers of quantized copies under the original names, besides the models' own publishers.
 _REPUBLISHERS: Final = frozenset(
     {"amd", "nvidia", "neuralmagic", "redhatai", "unsloth", "hugging-quants"}
 )
@@ -49,9 +49,10 @@ def bundled() -> tuple[str, ...]:
 
 
 def named(given: str) -> Model | None:
-    """The bundled model that `given` names: its id, a usual spelling or a published checkpoint.
+    """Return the bundled model that `given` names: an id, a usual spelling or a published
+    checkpoint.
 
-    None for a name that is not known.
+    None for an unknown name.
     """
     if given in bundled():
         return parse(_values(given), given, given)
@@ -66,7 +67,7 @@ def named(given: str) -> Model | None:
     model = parse(_values(found), found, found)
     if dtype_word is None or dtype_word == model.checkpoint_dtype:
         return model
-    # "…-FP8-KV": the checkpoint asks for an fp8 cache
+    # "…-FP8-KV": the checkpoint specifies an fp8 cache
     words = [f"{dtype_word}-kv"] if given.lower().endswith("-kv") else []
     for word in (*words, dtype_word):
         if word in _published(found):
@@ -75,15 +76,15 @@ def named(given: str) -> Model | None:
 
 
 def published_id(name: str) -> str | None:
-    """The Hugging Face id of the bundled model of id `name`; None for a model that has none."""
+    """Return the Hugging Face id of the bundled model `name`; None if it has none."""
     return _values(name).get("_hub_id") if name in bundled() else None
 
 
 def published_checkpoint(name: str, dtype: str) -> str | None:
-    """The Hugging Face id of a published checkpoint of bundled model `name` in `dtype`.
+    """Return the Hugging Face id of a published checkpoint of the bundled model `name` in `dtype`.
 
-    `dtype` is the checkpoint's own ("auto" too) or one that it is quantized to. None where none is
-    known.
+    `dtype` is that of the original checkpoint ("auto"), or of a quantized one. None if no such
+    checkpoint is known.
     """
     if name not in bundled():
         return None
@@ -99,10 +100,13 @@ def published_checkpoint(name: str, dtype: str) -> str | None:
 
 @lru_cache(maxsize=512)
 def stored_in(model: Model, dtype: str) -> Model:
-    """`model` with its weights in `dtype`, as its published checkpoint in that dtype has them.
+    """Return `model` with its weights in `dtype`, stored as in the published checkpoint.
 
-    Where none is published, or the model is not a bundled one: `in_dtype`. "auto" is the model as
-    it is. Raises InputError for an unknown dtype.
+    Without a published checkpoint, and for a model that is not bundled, use `in_dtype`. "auto"
+    returns the model unchanged.
+
+    Raises:
+        InputError: The dtype is unknown.
     """
     if dtype in ("auto", model.checkpoint_dtype) or model.id not in bundled():
         return in_dtype(model, dtype)
@@ -115,7 +119,7 @@ def stored_in(model: Model, dtype: str) -> Model:
 
 
 def bundled_config(name: str) -> dict[str, Any]:
-    """What a config.json of the bundled model of id `name` holds."""
+    """Return the config.json of the bundled model `name`."""
     return {k: v for k, v in _values(name).items() if not k.startswith("_")}
 
 
@@ -130,7 +134,7 @@ def _values(name: str) -> dict[str, Any]:
 
 
 def _published(name: str) -> dict[str, dict[str, Any]]:
-    """dtype -> {"id", "quantization"} of the published checkpoints of a bundled model."""
+    """Return {dtype: {"id", "quantization"}} of the published checkpoints of a bundled model."""
     found: dict[str, dict[str, Any]] = _values(name).get("_checkpoints", {})
     return found
 
@@ -145,7 +149,7 @@ def _as_published(model_id: str, dtype: str) -> Model:
 
 @cache
 def _checkpoints() -> dict[str, tuple[str, str]]:
-    """Hub ids of published checkpoints, in lower case -> (bundled id, dtype)."""
+    """Return {hub id in lower case: (bundled id, dtype)} of the published checkpoints."""
     return {
         checkpoint["id"].lower(): (model_id, dtype)
         for model_id in bundled()
@@ -154,7 +158,7 @@ def _checkpoints() -> dict[str, tuple[str, str]]:
 
 
 def _spelling(name: str) -> tuple[str, str | None]:
-    """`name` reduced to what tells models apart, and the dtype it names, if any."""
+    """Return `name` reduced to the words that identify a model, and its dtype, if any."""
     org, _, last = name.lower().rpartition("/")
     if org and org not in _publishers():
         return "", None
@@ -173,14 +177,14 @@ def _publishers() -> frozenset[str]:
 
 
 def _joined(match: re.Match[str]) -> str:
-    """Qwen writes its version without a hyphen (`qwen3-8b`), the others with one."""
+    """Join family and version: without a hyphen for Qwen (`qwen3-8b`), with one for others."""
     family = match.group(1)
     return family if family == "qwen" else f"{family}-"
 
 
 @cache
 def _spellings() -> dict[str, str]:
-    """Every known spelling, reduced -> bundled id."""
+    """Return {reduced spelling: bundled id}."""
     known = {}
     for model_id in bundled():
         values = _values(model_id)

@@ -1,4 +1,4 @@
-"""What a layer keeps of a sequence while it is served: KV cache, latents, states."""
+"""Per-sequence memory of a layer: KV cache, latents, states."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Final
 
 import msgspec
 
-#: Bytes of one element of the cache. "auto" stands for what the checkpoint asks for and is
-#: resolved by `Model.kv_dtype` before it gets here.
+#: Bytes per element of the cache. "auto", the dtype that the checkpoint specifies, is resolved by
+#: `Model.kv_dtype` before this table is used.
 KV_BYTES: Final = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp32": 4.0}
 
 
 class Cache(msgspec.Struct, frozen=True):
-    """`elements` kept for each token (or once a sequence) by one layer, unsharded.
+    """Cache of one layer, unsharded: one entry per token or per sequence.
 
     Attributes:
-        elements: Numbers kept for each entry, over all units.
-        units: Pieces that tensor parallelism may divide (KV heads, state heads). Each rank keeps
-            whole pieces, and at least one. 1: every rank keeps all of it (MLA's latent).
-        window: Most recent tokens that are kept; 0 keeps all.
-        stride: Tokens that share one entry; above 1 where the layer compresses its past.
+        elements: Elements per entry, over all units.
+        units: Pieces that tensor parallelism can divide (KV heads, state heads). Each rank has
+            whole pieces, and at least one. 1: every rank has the whole cache (MLA's latent).
+        window: Number of most recent tokens that are kept; 0 keeps all.
+        stride: Tokens per entry; above 1 if the layer compresses its past.
         per_sequence: A state of fixed size instead of an entry for each token.
-        dtype: Dtype of the elements; empty follows the KV cache dtype of the deployment.
+        dtype: Dtype of the elements; empty: the KV cache dtype of the deployment.
         name: "kv", "latent", "indexer", "conv_state", "ssm_state", …
     """
 

@@ -1,4 +1,4 @@
-"""What drafts tokens for a model: its own multi-token prediction heads, as a model of their own."""
+"""Multi-token prediction heads, which draft tokens, as a separate model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shardwise.errors import InputError
 
 
 def require_heads(model: Model) -> None:
-    """Raise InputError where `model` has no heads that draft."""
+    """Raise InputError if `model` has no multi-token prediction heads."""
     if not model.drafts:
         raise InputError(
             f"speculation mtp with {model.id}",
@@ -23,10 +23,10 @@ def require_heads(model: Model) -> None:
 
 @lru_cache(maxsize=256)
 def draft_pass(model: Model) -> Model:
-    """What runs when `model`'s heads draft one token: one module's layers and the shared head.
+    """Return the model that drafts one token: the layers of one module and the shared head.
 
-    A checkpoint with several modules takes one after the other; one with a single module takes it
-    again for each token.
+    A checkpoint with several modules runs them in turn. One with a single module runs it again for
+    each token.
     """
     require_heads(model)
     modules = math.gcd(*(group.count for group in model.drafts))
@@ -36,7 +36,8 @@ def draft_pass(model: Model) -> Model:
 
 @lru_cache(maxsize=256)
 def draft_weights(model: Model) -> Model:
-    """What `model`'s heads add in memory: all modules; embedding and head are the model's own."""
+    """Return the weights that the heads add in memory: all modules, without the shared embedding
+    and output head."""
     require_heads(model)
     return replace(_of_drafts(model, model.drafts), outer=(), tie_embeddings=False)
 

@@ -1,4 +1,4 @@
-"""Feed-forward parts of a layer. Each knows its tensors."""
+"""Feed-forward parts of a layer, with their tensors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Moe(msgspec.Struct, frozen=True):
     Attributes:
         expert_width: Intermediate size of one routed expert.
         shared_width: Intermediate size of all shared experts together; 0: none.
-        expert_input: Features that a routed expert takes in and gives out: the hidden size, or
-            less where experts work in a latent space (Nemotron 3).
-        gated: Experts have a gate matrix.
+        expert_input: Input and output features of a routed expert: the hidden size, or less if
+            experts work in a latent space (Nemotron 3).
+        gated: Whether experts have a gate matrix.
     """
 
     num_experts: int
@@ -36,7 +36,7 @@ class Moe(msgspec.Struct, frozen=True):
 
 
 class NoFeedForward(msgspec.Struct, frozen=True):
-    """A block with a mixer alone."""
+    """A block without a feed-forward part."""
 
     tensors: tuple[Tensor, ...] = ()
 

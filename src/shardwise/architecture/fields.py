@@ -1,4 +1,4 @@
-"""Typed, bounded access to the fields of a config.json; what is wrong is an InputError."""
+"""Typed, bounded access to the fields of a config.json. Invalid values raise InputError."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from shardwise.errors import InputError
 
-#: Far above any model, low enough that no product of sizes overflows a float.
+#: Far above any model, and small enough that products of sizes do not overflow a float.
 MAX_SIZE: Final = 100_000_000
 MAX_LAYERS: Final = 10_000
 MAX_EXPERTS: Final = 1_000_000
@@ -16,10 +16,13 @@ MAX_EXPERTS: Final = 1_000_000
 
 @dataclass(frozen=True)
 class Fields:
-    """The object `values`, read from `where` (named in each error).
+    """Fields of a config.json.
 
-    `read` collects the names that were asked for, so that what nobody read can be noticed;
-    `assumed` are the names that the file leaves out.
+    Attributes:
+        values: The JSON object.
+        where: Its file or name, shown in errors.
+        read: Names that were read, to detect unread fields.
+        assumed: Names that are missing in the file and have a default.
     """
 
     values: Mapping[str, Any]
@@ -28,23 +31,24 @@ class Fields:
     assumed: frozenset[str] = frozenset()
 
     def bad(self, name: str, allowed: str) -> InputError:
-        """Error for a missing or unusable value of `name`; `allowed` says what it may be."""
+        """Return the error for a missing or invalid value of `name`; `allowed` describes valid
+        values."""
         if self.values.get(name) is None:
             return InputError(
                 f"{self.where}: no {name!r}", f"allowed: {allowed}", "give the model's config.json"
             )
         shown = repr(self.values[name])[:60]
         if name in self.assumed:
-            shown += ", which transformers takes where a file names none"
+            shown += ", the default of transformers"
         return InputError(f"{self.where}: {name} is {shown}", f"allowed: {allowed}")
 
     def with_defaults(self, **values: Any) -> Fields:
-        """The same fields, with `values` for those that the file leaves out."""
+        """Return the same fields, with `values` for those missing in the file."""
         new = frozenset(values) - set(self.values)
         return Fields({**values, **self.values}, self.where, self.read, self.assumed | new)
 
     def get(self, name: str) -> Any:
-        """Value of `name`, or None; marks the field as read."""
+        """Return the value of `name`, or None, and mark the field as read."""
         self.read.add(name)
         return self.values.get(name)
 
@@ -53,11 +57,11 @@ class Fields:
         return self.get(name) is not None
 
     def name_of(self, *names: str) -> str:
-        """The first of `names` that is there, else the first one."""
+        """Return the first of `names` that is given, else the first one."""
         return next((name for name in names if self.has(name)), names[0])
 
     def size(self, name: str, default: int | None = None, lo: int = 1, hi: int = MAX_SIZE) -> int:
-        """A whole number from `lo` to `hi`; absent or null gives `default`, if there is one."""
+        """Return a whole number from `lo` to `hi`; absent or null returns `default`, if any."""
         value = self.get(name)
         if value is None and default is not None:
             return default
@@ -90,7 +94,7 @@ class Fields:
         if value is None and default is not None:
             return default
         if not isinstance(value, str):
-            raise self.bad(name, "a text")
+            raise self.bad(name, "a string")
         return value
 
     def items(self, name: str, kind: type) -> list[Any]:
@@ -101,7 +105,7 @@ class Fields:
             not isinstance(item, kind) or (isinstance(item, bool) and kind is not bool)
             for item in value
         ):
-            names = {str: "texts", int: "whole numbers", dict: "objects"}
+            names = {str: "strings", int: "whole numbers", dict: "objects"}
             raise self.bad(name, f"a list of {names.get(kind, kind.__name__)}")
         return value
 
@@ -120,5 +124,5 @@ class Fields:
             return (self.size(name, default, lo=0),) * layers
         sizes = self.items(name, int)
         if len(sizes) != layers or any(not 0 <= size <= MAX_SIZE for size in sizes):
-            raise self.bad(name, f"{layers} whole numbers, one a layer")
+            raise self.bad(name, f"{layers} whole numbers, one per layer")
         return tuple(sizes)

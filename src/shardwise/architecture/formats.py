@@ -1,4 +1,4 @@
-"""How a tensor is stored: its dtype, its scales, and the dtype it is multiplied in."""
+"""Storage formats of tensors: dtype, scales, and the dtype of the multiplication."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Format(msgspec.Struct, frozen=True):
         dtype: Name of the dtype, as in `FORMATS`.
         bits: Bits of one weight, without scales.
         block: Rows (outputs) and columns (inputs) that share one scale; 0 is the whole dimension.
-        scale_bytes: Bytes of the scale, zero point and anything else kept for each block.
-        activations: Dtype that the activations are in when multiplied; 16 bits for weight-only.
+        scale_bytes: Bytes per block of the scale, zero point and any other metadata.
+        activations: Dtype of the activations in the multiplication; 16 bits for weight-only.
     """
 
     dtype: str
@@ -57,7 +57,7 @@ class Format(msgspec.Struct, frozen=True):
 
 UNQUANTIZED: Final = frozenset({"fp32", "bf16", "fp16"})
 BF16: Final = Format("bf16", 16)
-#: The usual form of each dtype, taken where a user names a dtype and no checkpoint tells more.
+#: Usual format of each dtype, used if a user names a dtype and no checkpoint specifies more.
 #: Block sizes: OCP Microscaling 1.0 (mx: 32 weights, one 8-bit scale), NVIDIA's NVFP4 (16 weights,
 #: one fp8 scale), AWQ and GPTQ (groups of 128, a 16-bit scale), per-channel 32-bit scales else.
 FORMATS: Final = {
@@ -76,7 +76,7 @@ DTYPES: Final = tuple(FORMATS)
 
 
 def usual_format(dtype: str) -> Format:
-    """The usual format of `dtype`; "fp4" is nvfp4. Raises InputError for an unknown dtype."""
+    """Return the usual format of `dtype`; "fp4" is nvfp4. Raises InputError if unknown."""
     found = FORMATS.get("nvfp4" if dtype == "fp4" else dtype)
     if found is None:
         raise InputError(

@@ -1,7 +1,6 @@
-"""Token mixers: what a layer does between its tokens. Each knows its tensors and its cache.
+"""Token mixers (attention, state-space layers), with their tensors and caches.
 
-Names of tensors are those of the checkpoints, since exclusion lists of quantized checkpoints
-name them.
+Tensors have the names of the checkpoints, because quantized checkpoints list exclusions by name.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from shardwise.architecture.tensor import Tensor
 
 
 class Indexer(msgspec.Struct, frozen=True):
-    """Selects the `top_k` cached tokens that sparse attention reads (DeepSeek-V3.2,
-    arXiv:2512.02556): its own small heads score every cached token.
+    """Indexer of sparse attention (DeepSeek-V3.2, arXiv:2512.02556). It scores every cached token
+    with small heads of its own and selects the `top_k` that attention reads.
 
-    Its tensors ("indexer.wk") and its cache ("indexer") are among those of the attention.
+    Its tensors ("indexer.wk") and its cache ("indexer") are listed with those of the attention.
     """
 
     num_heads: int
@@ -27,7 +26,8 @@ class Indexer(msgspec.Struct, frozen=True):
 class Attention(msgspec.Struct, frozen=True):
     """Softmax attention with `num_kv_heads` keys and values (MHA, GQA, MQA).
 
-    `window`: a token sees the last `window` ones (0: all); `chunk`: it sees its own chunk.
+    `window`: a token attends to the last `window` tokens (0: all). `chunk`: a token attends only to
+    its own chunk of this many tokens (0: all).
     """
 
     num_heads: int
@@ -47,10 +47,10 @@ class Attention(msgspec.Struct, frozen=True):
 
 
 class Mla(msgspec.Struct, frozen=True):
-    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): one compressed entry a token,
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): one compressed entry per token,
     shared by all heads, so that tensor parallelism does not divide the cache.
 
-    `window`: a token sees the last `window` ones (0: all).
+    `window`: a token attends to the last `window` tokens (0: all).
     """
 
     num_heads: int
@@ -68,8 +68,8 @@ class Mla(msgspec.Struct, frozen=True):
 class LinearAttention(msgspec.Struct, frozen=True):
     """Gated delta rule: a matrix state for each value head and sequence instead of a cache.
 
-    `kind`: "gdn" (Gated DeltaNet, arXiv:2412.06464) or "kda" (Kimi Delta Attention,
-    arXiv:2510.26692), "lightning" (MiniMax-01).
+    `kind`: "gdn" (Gated DeltaNet, arXiv:2412.06464), "kda" (Kimi Delta Attention,
+    arXiv:2510.26692) or "lightning" (MiniMax-01).
     """
 
     kind: str
@@ -95,7 +95,7 @@ class Mamba2(msgspec.Struct, frozen=True):
 
 
 class NoMixer(msgspec.Struct, frozen=True):
-    """A block with a feed-forward alone, as in hybrids that alternate blocks (Nemotron-H)."""
+    """A block without a mixer, as in hybrids that alternate blocks (Nemotron-H)."""
 
     tensors: tuple[Tensor, ...] = ()
     caches: tuple[Cache, ...] = ()

@@ -18,8 +18,8 @@ from shardwise.errors import InputError
 class LayerGroup(msgspec.Struct, frozen=True):
     """Layers that are equal in every shape and dtype.
 
-    `layers` are their positions in the model, `norms` what the layer holds beside its mixer and
-    feed-forward.
+    `layers` are their positions in the model. `norms` are the tensors of a layer outside its mixer
+    and feed-forward.
     """
 
     layers: tuple[int, ...]
@@ -39,7 +39,7 @@ class LayerGroup(msgspec.Struct, frozen=True):
 
 
 class Tower(msgspec.Struct, frozen=True):
-    """A vision or audio encoder with its projector: bytes on the GPU, no time in decoding."""
+    """A vision or audio encoder with its projector. It uses GPU memory but no time in decoding."""
 
     name: str
     parameters: int
@@ -50,12 +50,12 @@ class Model(msgspec.Struct, frozen=True, eq=False):
     """A decoder-only language model, unsharded. Compared and cached by identity.
 
     Attributes:
-        id: Name that it was loaded by.
+        id: Name under which it was loaded.
         family: `model_type` of its config.json (of the text model inside a wrapper).
         outer: Tensors outside the layers: embedding, final norm, and lm_head unless it is tied.
         drafts: Layers of multi-token prediction heads; loaded only with speculation.
-        kv_dtype: KV cache dtype that the checkpoint asks for; 16 bits where it asks for none.
-        checkpoint_dtype: Dtype of most of its multiplied weights.
+        kv_dtype: KV cache dtype that the checkpoint specifies; 16 bits by default.
+        checkpoint_dtype: Dtype of most of its GEMM weights.
         generates: False for embedding, reward and classification models.
     """
 
@@ -80,18 +80,18 @@ class Model(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def moe(self) -> Moe | None:
-        """The mixture of experts of the first group that has one."""
+        """The first mixture of experts; None for a dense model."""
         found = (g.feed_forward for g in self.groups if isinstance(g.feed_forward, Moe))
         return next(found, None)
 
     @property
     def mla(self) -> Mla | None:
-        """Its first MLA mixer; None for a model without MLA."""
+        """The first MLA mixer; None for a model without MLA."""
         return next((g.mixer for g in self.groups if isinstance(g.mixer, Mla)), None)
 
     @property
     def num_heads(self) -> int:
-        """Query heads of the attention layers that have most; of the states where none has any."""
+        """Largest number of query heads of a layer; without attention layers, of state heads."""
         heads = [g.mixer.num_heads for g in self.groups if isinstance(g.mixer, Attention | Mla)]
         states = [g.mixer.num_v_heads for g in self.groups if isinstance(g.mixer, LinearAttention)]
         states += [g.mixer.num_heads for g in self.groups if isinstance(g.mixer, Mamba2)]
@@ -104,14 +104,14 @@ class Model(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def head(self) -> Tensor | None:
-        """What gives the logits: lm_head, or the embedding again where tied; None without any."""
+        """Tensor of the logits: lm_head, or the embedding if tied; None if there are no logits."""
         if not self.generates:
             return None
         own = next((t for t in self.outer if t.part == "lm_head"), None)
         return own or (self.embedding if self.tie_embeddings else None)
 
     def tensors(self) -> Iterator[tuple[int, Tensor]]:
-        """(number of layers that have it, tensor) of the language model, without draft heads."""
+        """Yield (number of layers, tensor) for the language model, without draft heads."""
         for group in self.groups:
             for tensor in group.tensors:
                 yield group.count, tensor
@@ -119,12 +119,12 @@ class Model(msgspec.Struct, frozen=True, eq=False):
             yield 1, tensor
 
     def parameters(self, *parts: Part) -> int:
-        """Weights of the language model in `parts`; of all parts where none is named."""
+        """Return the number of weights of the language model in `parts`; by default in all."""
         return sum(n * t.parameters for n, t in self.tensors() if not parts or t.part in parts)
 
     @property
     def active_parameters(self) -> int:
-        """Weights that one token touches, the embedding included (as Qwen and DeepSeek count)."""
+        """Active weights per token, embedding included (as Qwen and DeepSeek count)."""
         idle = sum(
             group.count * t.parameters * (1 - group.feed_forward.top_k / t.copies)
             for group in self.groups
@@ -136,9 +136,10 @@ class Model(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def multiplied_parameters(self) -> int:
-        """Active weights that a token is multiplied with: the embedding look-up is left out.
+        """Active weights that a token is multiplied with, without the embedding look-up.
 
-        gpt-oss's model card counts its active parameters so; a tied embedding is the lm_head.
+        The model card of gpt-oss counts active parameters this way. A tied embedding counts as the
+        lm_head.
         """
         return self.active_parameters - (0 if self.tie_embeddings else self.embedding.parameters)
 
@@ -151,7 +152,7 @@ class Model(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def shape(self) -> str:
-        """What models of one speed share: layers x hidden, then the feed-forward widths."""
+        """Key of models with the same speed: layers x hidden size x feed-forward widths."""
         widths = dict.fromkeys(_width(group.feed_forward) for group in self.groups)
         return f"{self.num_layers}x{self.hidden_size}x{'+'.join(w for w in widths if w)}"
 
@@ -162,17 +163,20 @@ def _width(part: FeedForward) -> str:
     return str(getattr(part, "width", ""))
 
 
-#: Parts that a dtype named by a user leaves in 16 bits, as published quantized checkpoints do.
+#: Parts that stay in 16 bits if a user names a dtype, as in published quantized checkpoints.
 KEPT: frozenset[Part] = frozenset({"embedding", "lm_head", "norm", "router"})
 
 
 @lru_cache(maxsize=512)
 def in_dtype(model: Model, dtype: str) -> Model:
-    """`model` with its weights in `dtype` ("auto": as they are in the checkpoint).
+    """Return `model` with its weights in `dtype` ("auto": that of the checkpoint).
 
-    A dtype other than the checkpoint's is taken in its usual form (`formats.FORMATS`), with
-    embedding, head, norms and router left as they are. "fp4" is the checkpoint's own 4-bit float
-    if it has one, else nvfp4. Raises InputError for an unknown dtype.
+    Another dtype than the checkpoint's has its usual format (`formats.FORMATS`). A quantized dtype
+    does not change embedding, head, norms and router. "fp4" is the checkpoint's own 4-bit float if
+    it has one, else nvfp4.
+
+    Raises:
+        InputError: The dtype is unknown.
     """
     if dtype in ("auto", model.checkpoint_dtype):
         return model
@@ -206,7 +210,7 @@ def _stored(group: LayerGroup, chosen: Format) -> LayerGroup:
 
 
 def _recast(tensors: Iterable[Tensor], chosen: Format) -> tuple[Tensor, ...]:
-    """Tensors in `chosen`; vectors and what stays in 16 bits are recast between plain dtypes."""
+    """Return tensors in `chosen`. A quantized format does not apply to vectors and `KEPT` parts."""
     return tuple(
         replace(t, format=chosen)
         if not chosen.is_quantized or (t.part not in KEPT and t.gemm)
@@ -216,7 +220,7 @@ def _recast(tensors: Iterable[Tensor], chosen: Format) -> tuple[Tensor, ...]:
 
 
 def require_context(model: Model, isl: float, osl: float) -> None:
-    """Raises InputError if a request is longer than the model's context."""
+    """Raise InputError if a request is longer than the model's context."""
     if isl + osl > model.max_context:
         raise InputError(
             f"isl {isl:g} + osl {osl:g} = {isl + osl:g} tokens",

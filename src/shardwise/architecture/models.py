@@ -1,4 +1,4 @@
-"""Models by name: bundled ones, a local file or folder, or the Hugging Face hub."""
+"""Load models by name, from a local file or folder, or from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ __all__ = ["bundled", "bundled_config", "load", "published_checkpoint", "publish
 
 _MAX_CONFIG_BYTES: Final = 10_000_000
 _HUB_ID: Final = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
-#: Beside config.json; modelopt checkpoints of 2024 name their dtype in it alone.
+#: File next to config.json; modelopt checkpoints of 2024 state their dtype only there.
 _SIDECAR: Final = "hf_quant_config.json"
-#: What a checkpoint's name says where it may have such a file.
+#: Words in the name of a checkpoint that may have such a file.
 _QUANTIZED_NAME: Final = re.compile(r"fp8|fp4|int4|int8|awq", re.IGNORECASE)
 
 
 def load(name_or_path: str) -> Model:
-    """The Model of a bundled name, a local config.json or its folder, or a hub id.
+    """Load a model from a bundled name, a local config.json or its folder, or a hub id.
 
-    A bundled model is recognised in its common spellings (`meta-llama/Llama-3.1-70B-Instruct`);
-    one that names a dtype (`…-FP8`) gives a Model stored as that published checkpoint is.
-    Raises InputError for what is not found, cannot be read or is not understood.
+    A bundled model is recognised in its common spellings (`meta-llama/Llama-3.1-70B-Instruct`). A
+    name with a dtype (`…-FP8`) returns the model as stored in that published checkpoint.
+
+    Raises:
+        InputError: The model is not found, cannot be read or is not supported.
     """
     given = name_or_path.strip()
     if not given or "\0" in given or len(given) > 4096:
@@ -107,7 +109,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not valid JSON: {str(error)[:100]}", _remedy()) from error
     if not isinstance(values, dict):
-        raise InputError(f"{file} holds a {type(values).__name__}", "allowed: a JSON object")
+        raise InputError(f"{file} is a {type(values).__name__}", "allowed: a JSON object")
     return values
 
 
@@ -117,14 +119,14 @@ def _from_hub(hub_id: str) -> Model:
         hub = import_module("huggingface_hub")
     except ImportError as error:
         raise InputError(
-            f"{hub_id[:200]!r} is neither bundled nor a local path, and the Hugging Face hub "
-            "cannot be asked without huggingface_hub",
+            f"{hub_id[:200]!r} is neither bundled nor a local path, and downloading from the "
+            "Hugging Face hub needs huggingface_hub",
             "pip install 'shardwise[hub]'",
             f"or {remedy}",
         ) from error
     try:
         file = Path(_fetch(hub, hub_id, "config.json"))
-    # its own errors are OSError (HTTP, offline) or ValueError (a malformed id)
+    # errors of huggingface_hub are OSError (HTTP, offline) or ValueError (a malformed id)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise InputError(
@@ -146,7 +148,7 @@ def _fetched_sidecar(hub: ModuleType, hub_id: str, otherwise: Path) -> Path:
 
 
 def _fetch(hub: ModuleType, hub_id: str, name: str) -> str:
-    """Path of a file of `hub_id` in the hub's local cache, downloaded if not there."""
+    """Return the path of a file of `hub_id` in the hub's local cache; download it if missing."""
     import socket
     from urllib.parse import urlsplit
     from urllib.request import getproxies
@@ -155,6 +157,6 @@ def _fetch(hub: ModuleType, hub_id: str, name: str) -> str:
     if isinstance(cached, str):
         return cached
     if not getproxies():
-        # the client would retry for 20 s, with a warning each, where there is no network
+        # without a network, the client would retry for 20 s and warn each time
         socket.getaddrinfo(urlsplit(hub.constants.ENDPOINT).hostname, 443)
     return str(hub.hf_hub_download(hub_id, name))

@@ -1,4 +1,4 @@
-"""One weight tensor: its shape, how a layout cuts it, and how it is stored."""
+"""A weight tensor: its shape, how it is sharded, and how it is stored."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Tensor(msgspec.Struct, frozen=True):
     """A matrix of `rows` outputs x `cols` inputs (a vector has one column), `copies` times.
 
     Attributes:
-        name: Name in the checkpoint without ".weight", from the layer on: "self_attn.q_proj".
-            "*" stands for the number of each copy. A tensor that a checkpoint stores fused is
-            here once for each part that is cut in its own way, under the fused name.
-        units: Pieces along the cut dimension that are never split (heads, KV heads, state
-            groups). Ranks beyond that number hold copies. 0: every element may be a piece.
-        copies: Equal tensors of this name; the routed experts of a layer.
-        gemm: Name of the matrix multiplication that it is part of; tensors of one name are fused
-            into one GEMM, as engines do ("qkv_proj", "gate_up_proj"). Empty: not multiplied.
-        part: What it belongs to in tables of parameters.
+        name: Name in the checkpoint within the layer, without ".weight": "self_attn.q_proj".
+            "*" is the number of each copy. A fused tensor of the checkpoint is listed once for each
+            part that is sharded differently, under the fused name.
+        units: Pieces along the sharded dimension that are never split (heads, KV heads, state
+            groups). Ranks beyond that number have copies. 0: every element can be a piece.
+        copies: Number of equal tensors of this name, such as the routed experts of a layer.
+        gemm: Name of its GEMM. Tensors with the same name are fused into one GEMM, as in engines
+            ("qkv_proj", "gate_up_proj"). Empty: not multiplied.
+        part: Part of the model, for tables of parameters.
         format: How its weights are stored.
-        reused: Multiplied once more here, stored in an earlier layer (Zamba's shared block,
-            models that run their layers several times).
+        reused: Whether an earlier layer stores it (Zamba's shared block, models that run their
+            layers several times).
     """
 
     name: str

@@ -20,7 +20,7 @@ _MAX_GROUP: Final = 65536
 
 
 def groups(quant: Fields) -> Rules:
-    """AWQ, GPTQ, auto-round: integers with a scale for each group; -1 is one scale a channel."""
+    """AWQ, GPTQ, auto-round: integers with a scale per group; -1 is one scale per channel."""
     form = _integers(quant, quant)
     read: list[Rule] = []
     kept = quant.items("modules_to_not_convert", str)
@@ -58,7 +58,7 @@ def _integers(own: Fields, shared: Fields) -> Format:
 
 
 def _by_layer(quant: Fields) -> Iterator[tuple[str, Fields | None]]:
-    """Layers with bits of their own; None for those that stay as they are."""
+    """Yield layers with their own bits; None for layers that are not quantized."""
     for name in quant.object("dynamic").values:  # GPTQModel: "-:regex" excludes, "+:" changes
         if name.startswith("-:"):
             yield f"re:{_anywhere(name[2:])}", None
@@ -78,7 +78,7 @@ def _anywhere(pattern: str) -> str:
 
 
 def bitsandbytes(quant: Fields) -> Rules:
-    """nf4 and fp4 in blocks of 64 with a 32-bit scale (8 bits where nested), int8 by rows."""
+    """nf4 and fp4 in blocks of 64 with a 32-bit scale (8 bits if nested), int8 by rows."""
     four = quant.flag(quant.name_of("load_in_4bit", "_load_in_4bit"), False)
     eight = quant.flag(quant.name_of("load_in_8bit", "_load_in_8bit"), False)
     if four == eight:
@@ -87,7 +87,7 @@ def bitsandbytes(quant: Fields) -> Rules:
             "allowed: one of them true",
         )
     if four:
-        # the scales of 256 blocks share one 32-bit scale where they are quantized themselves
+        # if scales are quantized too, those of 256 blocks share one 32-bit scale
         nested = quant.flag("bnb_4bit_use_double_quant", False)
         form = Format("int4", 4, (1, 64), 1.0 + 4 / 256 if nested else 4.0, "bf16")
     else:

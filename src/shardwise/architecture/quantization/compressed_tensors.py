@@ -16,7 +16,7 @@ from shardwise.architecture.quantization.rules import Rule, Rules
 from shardwise.errors import InputError
 
 _MAX_GROUP: Final = 65536
-#: Targets that name a class of module instead of modules: every linear layer.
+#: Targets that are a class of modules: every linear layer.
 _CLASSES: Final = frozenset({"Linear", "LinearBase", "FusedMoE", "FusedMoEMethod", "MoE"})
 
 
@@ -31,7 +31,7 @@ def rules(quant: Fields) -> Rules:
         if group.has("weights"):
             read.append(_rule(group))
     ignored = Names(quant.items("ignore", str), quant.where)
-    # rules that name modules come before the ones for a whole class
+    # rules for named modules come before rules for a class
     read.sort(key=lambda rule: rule.names.everything)
     return Rules(rules=tuple(read), excluded=ignored, kv_dtype=kv_dtype(quant))
 

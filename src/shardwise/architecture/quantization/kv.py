@@ -1,4 +1,4 @@
-"""KV cache dtype that a checkpoint asks for: 16 bits or fp8 (`cache.KV_BYTES`)."""
+"""KV cache dtype that a checkpoint specifies: 16 bits or fp8 (`cache.KV_BYTES`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAMES: Final = {"FP8": "fp8", "NONE": "bf16", "AUTO": "bf16"}
 
 
 def kv_dtype(quant: Fields) -> str:
-    """From kv_cache_scheme or kv_cache_quant_algo; 16 bits where neither is given."""
+    """Return the dtype from kv_cache_scheme or kv_cache_quant_algo; 16 bits if neither is given."""
     for field in ("kv_cache_quant_algo", "kv_cache_scheme"):
         value = quant.get(field)
         if isinstance(value, str):

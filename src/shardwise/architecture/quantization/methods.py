@@ -1,4 +1,4 @@
-"""From a quantization_config to `Rules`: which method, then that method's own reading."""
+"""Read a quantization_config as `Rules`, with the reader of its method."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EXCLUDE: Final = ("modules_to_not_convert", "ignored_layers", "ignore", "exclud
 
 
 def plain_format(config: Fields) -> Format:
-    """Format of the tensors that no rule quantizes, from torch_dtype."""
+    """Return the format of unquantized tensors, from torch_dtype."""
     names = [config.text(field) for field in ("torch_dtype", "dtype") if config.has(field)]
     dtypes = {_PLAIN.get(name, name) for name in names}
     if not dtypes <= set(_PLAIN.values()) or len(dtypes) > 1:
@@ -40,7 +40,7 @@ def plain_format(config: Fields) -> Format:
 
 
 def rules_of(quant: Fields, plain: Format) -> Rules:
-    """Rules of a quantization_config. Raises InputError for what is not understood."""
+    """Return the rules of a quantization_config. Raises InputError for unsupported content."""
     from shardwise.architecture.quantization import (
         bits,
         compressed_tensors,
@@ -91,25 +91,25 @@ def rules_of(quant: Fields, plain: Format) -> Rules:
 
 
 def _unnamed(quant: Fields) -> str:
-    """Method of a config that does not name it: ModelOpt names an algorithm instead."""
+    """Return the method of a config without one. ModelOpt states an algorithm instead."""
     if quant.has("quant_algo") or quant.has("quantization"):
         return "modelopt"
     return "compressed-tensors" if quant.has("config_groups") else ""
 
 
 def excluded(quant: Fields) -> Names:
-    """Names that stay as they are, under any of the fields that say so."""
+    """Return the names that are not quantized, from all fields that list exclusions."""
     entries = [entry for name in _EXCLUDE for entry in quant.items(name, str)]
     return Names(entries, quant.where)
 
 
 def whole(quant: Fields, form: Format) -> Rules:
-    """Rules that store all linear layers but the excluded ones in `form`."""
+    """Return rules that store all linear layers except the excluded ones in `form`."""
     return Rules(rules=(Rule(everything(), form),), excluded=excluded(quant))
 
 
 def fp8(quant: Fields) -> Rules:
-    """fp8 with one scale a tensor, or one for each block of weight_block_size."""
+    """fp8 with one scale per tensor, or per block of weight_block_size."""
     blocks = quant.items("weight_block_size", int)
     if blocks and (len(blocks) != 2 or any(not 0 < block <= _MAX_BLOCK for block in blocks)):
         raise quant.bad("weight_block_size", f"two whole numbers from 1 to {_MAX_BLOCK}")
@@ -132,7 +132,7 @@ def w4afp8(quant: Fields) -> Rules:
 
 
 def fbgemm_fp8(quant: Fields) -> Rules:
-    """fp8 with one 32-bit scale for each output."""
+    """fp8 with one 32-bit scale per output."""
     return whole(quant, FORMATS["fp8"])
 
 
@@ -142,6 +142,6 @@ def mxfp8(quant: Fields) -> Rules:
 
 
 def mxfp4(quant: Fields) -> Rules:
-    """gpt-oss: routed experts alone, as vLLM and transformers read this method; 16-bit inputs."""
+    """gpt-oss: only routed experts are quantized, as in vLLM and transformers; 16-bit inputs."""
     form = replace(FORMATS["mxfp4"], activations="bf16")
     return Rules(rules=(Rule(Names(["experts"]), form),), excluded=excluded(quant))

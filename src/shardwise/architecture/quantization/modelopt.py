@@ -1,7 +1,7 @@
-"""NVIDIA ModelOpt: one algorithm for all, or one for each layer (MIXED_PRECISION).
+"""NVIDIA ModelOpt: one algorithm for all layers, or one per layer (MIXED_PRECISION).
 
-Field names: hf_quant_config.json as ModelOpt exports it; the same fields stand in the
-quantization_config of newer checkpoints, partly with compressed-tensors' groups.
+Field names: hf_quant_config.json as exported by ModelOpt. The quantization_config of newer
+checkpoints has the same fields, some with compressed-tensors groups.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shardwise.architecture.quantization.kv import kv_dtype
 from shardwise.architecture.quantization.names import Names, everything
 from shardwise.architecture.quantization.rules import Rule, Rules
 
-#: quant_algo -> format; group sizes of the file replace the last block size.
+#: quant_algo -> format. A group size in the file replaces the last block size.
 _ALGORITHMS: Final = {
     "FP8": Format("fp8", 8, (0, 0), 4.0, "fp8"),
     "FP8_PER_CHANNEL_PER_TOKEN": FORMATS["fp8"],
@@ -41,12 +41,12 @@ _ALGORITHMS: Final = {
 
 
 def rules(quant: Fields) -> Rules:
-    """Rules of a ModelOpt config, whose exclude list keeps modules at full width."""
-    if quant.has("quantization"):  # hf_quant_config.json copied in whole
+    """Rules of a ModelOpt config, whose exclude list keeps modules unquantized."""
+    if quant.has("quantization"):  # a complete hf_quant_config.json
         quant = quant.object("quantization")
     names = [n for field in ("exclude_modules", "ignore") for n in quant.items(field, str)]
     kept = Names(names, quant.where)
-    # 2024's exports have their fields below one name for each group
+    # exports of 2024 have their fields under one name per group
     algorithm = quant.text("quant_algo", "" if quant.has("config_groups") else None)
     if algorithm == "MIXED_PRECISION":
         return Rules(rules=_layers(quant), excluded=kept, kv_dtype=kv_dtype(quant))

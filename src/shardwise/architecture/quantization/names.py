@@ -17,15 +17,14 @@ from shardwise.errors import InputError
 
 _MAX_PATTERN: Final = 2_000
 _LAYER: Final = re.compile(r"(.*?\.\d+)\.(.*)")
-#: What wraps the text model in names of multimodal checkpoints; of no account.
+#: Prefixes of the text model in names of multimodal checkpoints, which are ignored.
 _WRAPPERS: Final = ("", "language_model.", "model.language_model.")
 
 
 class Names:
     """A set of names.
 
-    Layers have many names in common, so what an entry without a layer's number says about a
-    name below a layer is found once for all layers.
+    Layers share most names, so entries without a layer number are matched once for all layers.
     """
 
     def __init__(self, entries: Iterable[str] = (), where: str = "quantization_config") -> None:
@@ -71,7 +70,7 @@ class Names:
             return re.compile(pattern)
         except re.error as error:
             raise InputError(
-                f"{self._where}: {pattern[:60]!r} is no regular expression: {error}"
+                f"{self._where}: {pattern[:60]!r} is not a regular expression: {error}"
             ) from error
 
     def __contains__(self, name: str) -> bool:
@@ -96,7 +95,7 @@ class Names:
         return self._below[rest]
 
     def _anywhere(self, name: str, rest: str) -> bool:
-        """Whether an entry that need not start at the beginning names `name`, `rest` of it."""
+        """Whether an entry that may start anywhere in the name matches `name`, by its `rest`."""
         pieces = rest.split(".")
         spans = combinations(range(len(pieces) + 1), 2)
         if self._plain and any(".".join(pieces[a:b]) in self._plain for a, b in spans):
@@ -109,14 +108,14 @@ class Names:
 
 
 def everything() -> Names:
-    """Set of names that contains every module."""
+    """Return a set of names that contains every module."""
     names = Names()
     names.everything = True
     return names
 
 
 def _bare(name: str) -> str:
-    """`name` without what wraps the text model and without a leading "model."."""
+    """Return `name` without the prefix of the text model and without a leading "model."."""
     return name.replace("language_model.", "").removeprefix("model.").removesuffix(".weight")
 
 

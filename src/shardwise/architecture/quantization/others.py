@@ -1,4 +1,4 @@
-"""Weight-only methods with configs of their own: HQQ, EETQ, Quanto, BitNet, int8 experts, FP-Quant.
+"""Other quantization methods: HQQ, EETQ, Quanto, BitNet, int8 experts, FP-Quant.
 
 Field names: transformers/utils/quantization_config.py; vllm/model_executor/layers/quantization.
 """
@@ -13,14 +13,14 @@ from shardwise.architecture.quantization.names import Names, everything
 from shardwise.architecture.quantization.rules import Rule, Rules
 from shardwise.errors import InputError
 
-#: One 16-bit scale for each output.
+#: One 16-bit scale per output.
 _INT8_WEIGHTS: Final = Format("int8", 8, (1, 0), 2.0, "bf16")
 
 
 def hqq(quant: Fields) -> Rules:
-    """Half-quadratic quantization: a 16-bit scale and zero point for each group.
+    """Half-quadratic quantization: a 16-bit scale and zero point per group.
 
-    `quant_config` holds one scheme for all, or one for each module.
+    `quant_config` has one scheme for all modules, or one per module.
     """
     config = quant.object("quant_config")
     kept = quant.items("skip_modules", str)
@@ -48,7 +48,7 @@ def _hqq_format(config: Fields) -> Format:
 
 
 def eetq(quant: Fields) -> Rules:
-    """8-bit weights with a scale for each output."""
+    """8-bit weights with a scale per output."""
     if quant.text("weights", "int8") != "int8":
         raise quant.bad("weights", "int8")
     kept = Names(quant.items("modules_to_not_convert", str), quant.where)
@@ -83,7 +83,7 @@ def bitnet(quant: Fields) -> Rules:
 
 
 def experts_int8(quant: Fields) -> Rules:
-    """Routed experts in 8 bits with a scale for each output, the rest as it is."""
+    """Routed experts in 8 bits with a scale per output; other tensors are not quantized."""
     kept = Names(quant.items("modules_to_not_convert", str), quant.where)
     return Rules(rules=(Rule(Names(["experts"]), _INT8_WEIGHTS),), excluded=kept)
 

@@ -1,1 +1,1 @@
-"""From a config.json to a `Model`: one function for each model family."""
+"""Read a config.json as a `Model`: one function per model family."""

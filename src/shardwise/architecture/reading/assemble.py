@@ -1,4 +1,4 @@
-"""A `Decoder` to a `Model`: give each tensor its format and merge equal layers."""
+"""Convert a `Decoder` to a `Model`: assign a format to each tensor and merge equal layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def assemble(
     towers: tuple[Tower, ...] = (),
     generates: bool = True,
 ) -> Model:
-    """The model of `decoder` with its tensors stored as `rules` say."""
+    """Return the model of `decoder`, with tensor formats from `rules`."""
     groups = _groups(decoder.layers, rules, decoder.prefix, 0)
     drafts = _groups(
         decoder.drafts,
@@ -64,7 +64,7 @@ def _outer(decoder: Decoder, rules: Rules, generates: bool) -> tuple[Tensor, ...
 def _groups(
     layers: tuple[Layer, ...], rules: Rules, prefix: str, first: int
 ) -> tuple[LayerGroup, ...]:
-    """Layers of one shape whose tensors have the same formats, each with all its positions."""
+    """Group layers with equal shapes and formats; each group has all positions of its layers."""
     found: dict[tuple[int, tuple[Format, ...]], list[int]] = {}
     kinds: dict[Layer, int] = {}  # equal layers -> number of their kind
     numbers: dict[int, int] = {}  # id of a layer -> number: each object is hashed only once
@@ -97,7 +97,7 @@ def _group(
     def stored(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(replace(tensor, format=next(left)) for tensor in tensors)
 
-    # states follow the model's dtype, as in vLLM, not that of the KV cache
+    # as in vLLM, states have the model's dtype, not that of the KV cache
     caches = tuple(
         replace(entry, dtype=plain) if entry.per_sequence and not entry.dtype else entry
         for entry in layer.mixer.caches
@@ -108,7 +108,7 @@ def _group(
 
 
 def _most(groups: tuple[LayerGroup, ...], outer: tuple[Tensor, ...], rules: Rules) -> str:
-    """Dtype of most multiplied weights."""
+    """Return the dtype of most GEMM weights."""
     sizes: dict[str, int] = {}
     counted = [(group.count, t) for group in groups for t in group.tensors]
     for count, tensor in counted + [(1, t) for t in outer]:

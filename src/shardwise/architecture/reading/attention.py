@@ -1,4 +1,4 @@
-"""Softmax attention and MLA: their tensors, under the names of the checkpoints, and caches."""
+"""Softmax attention and MLA: their tensors, with checkpoint names, and caches."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def heads_of(
     kv_default: int | None = None,
     dim_default: int | None = None,
 ) -> Heads:
-    """Heads under the names that most families use. Without KV heads, each head has its own."""
+    """Read heads, by default under the usual field names. Without KV heads, use MHA."""
     width, count = config.size(hidden), config.size(num)
     kv_heads = config.size(kv, default=kv_default or count)
     if kv_heads > count or count % kv_heads:
@@ -52,12 +52,12 @@ def heads_of(
 
 
 class Projections(msgspec.Struct, frozen=True):
-    """Projections below `at`: their names, biases and what is left out.
+    """Projections of the module `at`: names, biases, and which ones exist.
 
     Attributes:
-        gated: The query projection gives an output gate too (Qwen3-Next).
-        shared_kv: Keys and values are those of an earlier layer (Gemma 3n): none of its own.
-        k_is_v: Values are made by the keys' projection (Gemma 4): no v_proj; both are cached.
+        gated: The query projection also computes an output gate (Qwen3-Next).
+        shared_kv: Keys and values come from an earlier layer (Gemma 3n); no k_proj and v_proj.
+        k_is_v: The key projection also computes the values (Gemma 4); no v_proj. Both are cached.
     """
 
     at: str = "self_attn"
@@ -75,7 +75,7 @@ class Projections(msgspec.Struct, frozen=True):
 def fused(
     name: str, o: str = "o_proj", *, at: str = "self_attn", bias: bool = False
 ) -> Projections:
-    """Queries, keys and values in one tensor `name` of the checkpoint; `bias` on all."""
+    """Projections with queries, keys and values in one tensor `name`; `bias` applies to all."""
     return Projections(at, name, name, name, o, bias=bias, o_bias=bias)
 
 
@@ -121,9 +121,9 @@ def with_gate(
     per_head: bool = False,
     extra: tuple[Tensor, ...] = (),
 ) -> Attention:
-    """`attention` whose output is weighed by a projection of its input, and `extra` tensors.
+    """Return `attention` with an output gate computed from its input, and with `extra` tensors.
 
-    `per_head`: one weight for each head instead of one for each output.
+    `per_head`: one gate per head instead of one per output.
     """
     rows = heads.num * (1 if per_head else heads.value)
     gate = linear(name, rows, heads.hidden, "attention", "rows", "g_proj", units=heads.num)
@@ -201,10 +201,10 @@ def with_indexer(
     source: int = 0,
     at: str = "self_attn.indexer",
 ) -> Mla:
-    """`attention` with DeepSeek sparse attention's indexer, which is replicated too.
+    """Return `attention` with the replicated indexer of DeepSeek sparse attention.
 
-    With `pool` above 1, that many tokens share a key of the indexer, made by a learned gate
-    (GLM-5.3-Flash). Its queries are made of `source` features; 0: of the latent of the queries.
+    If `pool` is above 1, that many tokens share a key of the indexer, computed by a learned gate
+    (GLM-5.3-Flash). Its queries have `source` input features; 0: the latent of the queries.
     """
     hidden, rank = config.size("hidden_size"), source or config.size("q_lora_rank")
     heads, dim = config.size("index_n_heads"), config.size("index_head_dim")
@@ -221,7 +221,7 @@ def with_indexer(
             *linear(f"{at}.index_kpool_compress_gate", dim, hidden, "attention", "replicated",
                     "compressor"),
         )  # fmt: skip
-    # vLLM and SGLang keep head_dim fp8 numbers and 4 bytes of scale for each key
+    # vLLM and SGLang store head_dim fp8 numbers and 4 bytes of scale per key
     key = Cache("indexer", float(dim + 4), stride=pool, dtype="fp8")
     return replace(
         attention,

@@ -1,4 +1,4 @@
-"""Readings that many families share: context length, sliding windows, a Llama-like decoder."""
+"""Readers shared by many families: context length, sliding windows, a Llama-like decoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shardwise.architecture.mixers import Mixer
 from shardwise.architecture.reading.decoder import PRE_NORMS, Decoder, Layer, norms
 from shardwise.architecture.tensor import Tensor
 
-#: Spellings of what a layer may see, in `layer_types`.
+#: Values of `layer_types`.
 SLIDING: Final = "sliding_attention"
 FULL: Final = "full_attention"
 CHUNKED: Final = "chunked_attention"
@@ -40,7 +40,7 @@ def max_context(config: Fields, name: str = "max_position_embeddings", default: 
 
 
 def overrides(config: Fields, layers: int) -> list[Fields]:
-    """Each layer's own values where transformers 5 writes some ("per_layer_config")."""
+    """Return the values of single layers that transformers 5 writes ("per_layer_config")."""
     own = config.object("per_layer_config")
     found = {int(name): own.object(name) for name in own.values if name.isdecimal()}
     nothing = Fields({}, own.where)
@@ -48,7 +48,7 @@ def overrides(config: Fields, layers: int) -> list[Fields]:
 
 
 def layer_types(config: Fields, layers: int, *allowed: str) -> list[str]:
-    """`layer_types`, each one of `allowed`; empty where the file has none."""
+    """Return `layer_types`, each one of `allowed`; empty if the file has none."""
     kinds: list[str] = config.items("layer_types", str)
     if kinds and (len(kinds) != layers or not set(kinds) <= set(allowed)):
         raise config.bad("layer_types", f"{layers} times one of {', '.join(allowed)}")
@@ -58,7 +58,7 @@ def layer_types(config: Fields, layers: int, *allowed: str) -> list[str]:
 def windows(config: Fields, layers: int, otherwise: Callable[[int], bool]) -> tuple[int, ...]:
     """Window of each layer in tokens, 0 for full attention.
 
-    Without layer_types in the file, `otherwise` says for a layer's position whether it slides.
+    Without layer_types in the file, `otherwise` returns whether the layer at a position slides.
     """
     if not config.has("sliding_window"):
         return (0,) * layers
@@ -78,7 +78,7 @@ def decoder(
     tie: bool = False,
     context: int = 0,
 ) -> Decoder:
-    """A decoder with Llama's names: layer i is made of `mixers(i)` and `feed_forwards(i)`.
+    """Return a decoder with Llama's names. Layer i has `mixers(i)` and `feed_forwards(i)`.
 
     What differs in names is set afterwards, with dataclasses.replace.
 
@@ -103,5 +103,5 @@ def decoder(
 
 
 def uniform(config: Fields, mixer: Mixer, feed_forward: FeedForward, **names: Any) -> Decoder:
-    """A decoder of equal layers. `names`: as in `decoder`."""
+    """Return a decoder of equal layers. `names`: as in `decoder`."""
     return decoder(config, lambda _: mixer, lambda _: feed_forward, **names)

@@ -1,4 +1,4 @@
-"""What a family function returns, and the small tensors that every family has."""
+"""The result of a family function, and the small tensors that every family has."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Layer(msgspec.Struct, frozen=True, eq=False):
 
 
 class Decoder(msgspec.Struct, frozen=True):
-    """A decoder as a family function reads it, before formats are given to its tensors.
+    """A decoder as read by a family function, before formats are assigned to its tensors.
 
     Attributes:
         layers: In order. Equal layers may be one object.
@@ -75,7 +75,7 @@ def linear(
     copies: int = 1,
     bias: bool = False,
 ) -> tuple[Tensor, ...]:
-    """A multiplied matrix, and its bias if it has one (whole where the inputs are cut)."""
+    """Return a GEMM matrix, and its bias if any (replicated if the matrix is sharded by input)."""
     matrix = Tensor(name, rows, cols, part, cut, units, copies, gemm)
     if not bias:
         return (matrix,)
@@ -87,18 +87,18 @@ def linear(
 def norm(
     name: str, size: int, *, bias: bool = False, cut: Cut = "replicated"
 ) -> tuple[Tensor, ...]:
-    """A normalization's weight, and its bias if it has one."""
+    """Return the weight of a norm, and its bias if any."""
     weight = Tensor(name, size, 1, "norm", cut)
     return (weight, Tensor(f"{name}.bias", size, 1, "norm", cut)) if bias else (weight,)
 
 
 def norms(size: int, *names: str, bias: bool = False) -> tuple[Tensor, ...]:
-    """Norms of one size."""
+    """Return norms of one size."""
     return joined(norm(name, size, bias=bias) for name in names)
 
 
 def joined(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Tensors of all parts, in order."""
+    """Return the tensors of all parts, in order."""
     return tuple(tensor for part in parts for tensor in part)
 
 

@@ -39,7 +39,7 @@ def plain_mlp(
     names: tuple[str, str] = ("up_proj", "down_proj"),
     bias: bool = False,
 ) -> Mlp:
-    """Up, activation, down."""
+    """MLP without a gate: up, activation, down."""
     return Mlp(width, False, plain_tensors(hidden, width, at, "mlp", "", names=names, bias=bias))
 
 
@@ -77,7 +77,7 @@ def plain_tensors(
     names: tuple[str, str] = ("up_proj", "down_proj"),
     bias: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Tensors of an MLP without a gate, `copies` times over."""
+    """Tensors of an MLP without a gate, `copies` times."""
     up, down = names
     return (
         *linear(
@@ -91,7 +91,7 @@ def plain_tensors(
 
 
 class Experts(msgspec.Struct, frozen=True):
-    """Routed experts: how many, how many for each token, and what one is made of."""
+    """Routed experts: their number, the number per token, and their matrices."""
 
     count: int
     top_k: int
@@ -100,11 +100,11 @@ class Experts(msgspec.Struct, frozen=True):
     bias: bool = False
     gated: bool = True
     at: str = "experts"
-    input_size: int = 0  #: features an expert takes in and gives out; 0: the hidden size
+    input_size: int = 0  #: input and output features of an expert; 0: the hidden size
 
 
 class Router(msgspec.Struct, frozen=True):
-    """The router's tensor. `correction`: name of a bias that only selects (DeepSeek-V3)."""
+    """The router's tensor. `correction`: name of a bias used only for selection (DeepSeek-V3)."""
 
     name: str = "gate"
     bias: bool = False
@@ -116,7 +116,7 @@ CORRECTED = Router(correction="gate.e_score_correction_bias")
 
 
 class Shared(msgspec.Struct, frozen=True):
-    """Shared experts as one MLP of `width`; `gate`: its output is weighed (Qwen2-MoE)."""
+    """Shared experts as one MLP of `width`. `gate`: its output has a gate (Qwen2-MoE)."""
 
     width: int
     at: str = "shared_experts"
@@ -133,7 +133,8 @@ def moe(
     at: str = "mlp",
     extra: tuple[Tensor, ...] = (),
 ) -> Moe:
-    """Routed experts with a router, shared experts if there are any, and `extra` tensors."""
+    """Return a mixture of experts: router, routed experts, shared experts if any, and `extra`
+    tensors."""
     tensors = _router(hidden, experts, router, at) + _routed(hidden, experts, at)
     width = shared.width if shared else 0
     if shared and width:
@@ -150,7 +151,7 @@ def moe(
 
 
 def below(at: str, name: str) -> str:
-    """`name` within the module `at`; `name` itself where `at` is empty."""
+    """Return `name` within the module `at`; `name` itself if `at` is empty."""
     return f"{at}.{name}" if at else name
 
 
@@ -194,7 +195,7 @@ def _shared(hidden: int, shared: Shared, at: str, *, gated: bool) -> tuple[Tenso
 
 
 def experts_of(config: Fields, count: str, top_k: str = "num_experts_per_tok") -> tuple[int, int]:
-    """(experts, experts of a token), with the second at most the first."""
+    """Return (number of experts, experts per token). Raises InputError if the second is larger."""
     experts = config.size(count, hi=MAX_EXPERTS)
     chosen = config.size(top_k, hi=MAX_EXPERTS)
     if chosen > experts:

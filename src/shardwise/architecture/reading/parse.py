@@ -1,4 +1,4 @@
-"""A config.json object to a `Model`."""
+"""Parse a config.json object to a `Model`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _NO_HEAD: Final = (
 
 
 def parse(values: Mapping[str, Any], model_id: str, where: str = "config.json") -> Model:
-    """The Model that the config.json object `values` describes.
+    """Return the model that the config.json object `values` describes.
 
-    `where` names the input in errors. Raises InputError for anything not understood.
+    `where` names the input in errors. Raises InputError for unsupported content.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{where} holds a {type(values).__name__}", "allowed: a JSON object")
+        raise InputError(f"{where} is a {type(values).__name__}", "allowed: a JSON object")
     text = text_of(Fields(values, where))
     config = text.config
     decoder = reader(text.family, where)(config)
@@ -55,17 +55,17 @@ def _rules(config: Fields, plain: Format) -> Rules:
     if not config.has(name):
         return Rules(plain)
     quant = config.object(name)
-    # DeepSeek-V4 names the dtype of its experts beside the quantization_config
+    # DeepSeek-V4 states the dtype of its experts outside the quantization_config
     extra = {"expert_dtype": config.get("expert_dtype")}
     return rules_of(Fields({**extra, **quant.values}, quant.where), plain)
 
 
-#: Ends in Model and yet has a head.
+#: Endings in "Model" of architectures with a head.
 _HEADS: Final = ("LMHeadModel", "ChatGLMModel")
 
 
 def generates(config: Fields) -> bool:
-    """Whether the checkpoint has a head that gives tokens, from `architectures`."""
+    """Whether the checkpoint has a language model head, from `architectures`."""
     names = config.items("architectures", str)
     if not names or names[0].endswith(_HEADS):
         return True

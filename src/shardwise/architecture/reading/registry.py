@@ -1,4 +1,4 @@
-"""Which function reads which `model_type`. Functions are imported when they are needed."""
+"""The reader function of each `model_type`. Functions are imported on first use."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ READERS: Final = {
 }
 
 
-#: Types that generate no tokens one after another from one stack of layers -> what they are.
+#: Types that are not autoregressive decoder-only models -> what they are.
 OTHER_KINDS: Final = {
     **dict.fromkeys(
         (
@@ -282,7 +282,7 @@ OTHER_KINDS: Final = {
 
 
 def reader(model_type: str, where: str) -> Callable[[Fields], Decoder]:
-    """The function that reads `model_type`. Raises InputError for one that has none."""
+    """Return the function that reads `model_type`. Raises InputError if there is none."""
     name = READERS.get(model_type)
     if name is None and model_type in OTHER_KINDS:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Mixers that keep a state for each sequence: gated delta rule, Mamba-2, short convolutions.
+"""Mixers with a state per sequence: gated delta rule, Mamba-2, short convolutions.
 
 Shapes of states: vLLM's MambaStateShapeCalculator; dtypes: its MambaStateDtypeCalculator.
 """
@@ -20,7 +20,7 @@ _DTYPES: Final = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def state_dtype(config: Fields) -> str:
-    """Dtype of recurrent states that the file asks for; empty follows the model, as in vLLM."""
+    """Return the dtype of recurrent states in the file; empty: the model's dtype, as in vLLM."""
     name = config.name_of("mamba_ssm_dtype", "mamba_ssm_cache_dtype")
     value = config.text(name, "auto")
     if value == "auto":
@@ -31,14 +31,15 @@ def state_dtype(config: Fields) -> str:
 
 
 def vectors(at: str, names: tuple[str, ...], size: int, units: int) -> tuple[Tensor, ...]:
-    """Vectors with one entry a head, cut with the heads."""
+    """Return vectors with entries per head, sharded with the heads."""
     return tuple(Tensor(f"{at}.{name}", size, 1, "attention", "rows", units) for name in names)
 
 
 def states(
     channels: int, kernel: int, state: int, units: tuple[int, int], dtype: str
 ) -> tuple[Cache, ...]:
-    """The convolution's last inputs and the recurrent state. `units`: of each of the two."""
+    """Return the caches of the convolution's last inputs and of the recurrent state. `units` has
+    one value for each."""
     return (
         Cache("conv_state", float(channels * (kernel - 1)), units[0], per_sequence=True),
         Cache("ssm_state", float(state), units[1], per_sequence=True, dtype=dtype),
@@ -80,9 +81,10 @@ def gated_delta_net(config: Fields, *, split: bool, at: str = "linear_attn") -> 
 
 
 class DeltaShape(msgspec.Struct, frozen=True):
-    """Kimi Delta Attention's heads and how its gates are made.
+    """Heads and gates of Kimi Delta Attention.
 
-    `low_rank_f`, `low_rank_g`: the decay and the output gate go through one head's size.
+    `low_rank_f`, `low_rank_g`: whether decay and output gate have low-rank projections, with the
+    head size as rank.
     """
 
     heads: int
@@ -95,7 +97,7 @@ class DeltaShape(msgspec.Struct, frozen=True):
 def kimi_delta_attention(
     hidden: int, shape: DeltaShape, *, at: str = "self_attn"
 ) -> LinearAttention:
-    """Kimi Delta Attention: decay for each channel; vLLM keeps its state in 32 bits."""
+    """Kimi Delta Attention: decay per channel. vLLM stores its state in 32 bits."""
     heads, dim, kernel = shape.heads, shape.dim, shape.kernel
     inner = heads * dim
     wide = [(name, "qkv_proj") for name in ("q_proj", "k_proj", "v_proj")]
@@ -142,9 +144,9 @@ def mamba2(
     gate_norm: bool = True,
     dtype: str = "",
 ) -> Mamba2:
-    """Mamba-2 of the sizes in `shape`: in_proj makes gate, inputs, B, C and the step for each head.
+    """Mamba-2 of the sizes in `shape`. in_proj computes gate, inputs, B, C and the step per head.
 
-    Groups are copied where there are more ranks than groups, heads are cut.
+    Heads are sharded. Groups are replicated if there are more ranks than groups.
     """
     s = shape
     inner, groups = s.num_heads * s.head_dim, s.num_groups * s.state_size
@@ -175,7 +177,7 @@ def mamba2(
 
 
 def short_conv(hidden: int, kernel: int, *, bias: bool, at: str = "conv") -> LinearAttention:
-    """LFM2's gated short convolution: the last inputs are all that it keeps."""
+    """LFM2's gated short convolution, whose state is its last inputs."""
     tensors = (
         *linear(f"{at}.in_proj", 3 * hidden, hidden, "attention", "rows", "in_proj", bias=bias),
         Tensor(f"{at}.conv", hidden, kernel, "attention", "rows"),
@@ -190,7 +192,7 @@ def mamba1(
     hidden: int, inner: int, state: int, rank: int, kernel: int, *,
     at: str = "mixer", bias: bool = False, conv_bias: bool = True, norms_on: bool = False,
 ) -> LinearAttention:  # fmt: skip
-    """Mamba (arXiv:2312.00752): a state of `state` numbers for each channel.
+    """Mamba (arXiv:2312.00752), with a state of `state` numbers per channel.
 
     `norms_on`: Jamba's norms of the step, B and C.
     """

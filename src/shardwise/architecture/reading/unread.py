@@ -1,4 +1,4 @@
-"""Fields that decide a model's shape and that no reader asked for: refuse rather than guess."""
+"""Refuse configs with fields that determine the model's shape but were not read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final
 from shardwise.architecture.fields import Fields
 from shardwise.errors import InputError
 
-#: Names of sizes that must not be passed over: counts and widths of experts, latent ranks.
+#: Names of sizes that must not be ignored: counts and widths of experts, latent ranks.
 _SHAPES: Final = re.compile(
     r"^(n|num)_\w*expert\w*$|^\w*experts?_(num|count)$|^moe_\w*(size|dim|hidden\w*)$"
     r"|^\w*expert\w*_(size|width|dim)$|^\w*_lora_rank$"
 )
-#: Named like sizes of experts, but only about routing or training, or the same number again.
+#: Named like sizes of experts, but about routing or training, or duplicates of another field.
 _HARMLESS: Final = frozenset(
     {
         *("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "num_expert_group"),
@@ -25,7 +25,7 @@ _HARMLESS: Final = frozenset(
 
 
 def refuse_unread(config: Fields) -> None:
-    """Raise InputError for a size of experts or latents that the family's reader did not read."""
+    """Raise InputError for a size of experts or latents that the family's reader ignored."""
     if config.values.get("per_layer_config") and "per_layer_config" not in config.read:
         raise config.bad("per_layer_config", "none for this family: its layers are equal")
     # files repeat a count that was read under another name (num_local_experts, num_experts)
@@ -41,6 +41,6 @@ def refuse_unread(config: Fields) -> None:
             family = str(config.values.get("model_type"))[:60]
             raise InputError(
                 f"{config.where}: {name[:60]} is {value}, which {family!r} is not known to have",
-                "a field that changes the shape is not passed over",
+                "fields that change the shape are not ignored",
                 "see 'Add a model family' in CONTRIBUTING.md",
             )
