@@ -22,7 +22,7 @@ def down(inputs: int, dtype: str, block: tuple[int, int], **others: bool) -> Wei
 
 
 def test_qwen2_72b_in_int8_is_refused_at_tp4_on_a100() -> None:
-    """llm-compressor#57: 29568 / 4 = 7392 is no multiple of min_thread_k 128."""
+    """llm-compressor#57: 29568 / 4 = 7392 is not a multiple of min_thread_k 128."""
     weight = down(29568, "int8", (1, 0), weight_only=True)
     shard = get("vllm").cut(weight, 4, A100)
     assert "7392" in shard.refused
@@ -39,7 +39,7 @@ def test_later_versions_have_a_kernel_for_it_or_pad() -> None:
 
 
 def test_qwen3_235b_in_fp8_blocks_is_refused_at_tp8_and_not_with_experts_whole() -> None:
-    """QwenLM/Qwen3#1485: 1536 / 8 = 192 is no multiple of 128."""
+    """QwenLM/Qwen3#1485: 1536 / 8 = 192 is not a multiple of 128."""
     weight = down(1536, "fp8", (128, 128), experts=True, down=True)
     for engine in ("vllm", "sglang"):
         assert "192" in get(engine).cut(weight, 8, H100).refused

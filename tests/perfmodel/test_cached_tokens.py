@@ -174,7 +174,10 @@ def test_a_row_says_what_is_cached_in_a_column() -> None:
     [
         ({"cached_tokens": "4000"}, "allowed: 0 to 3999"),
         ({"cached_tokens": "-1"}, "cached_tokens is '-1'"),
-        ({"cached_tokens": "9", "engine_id": "atom", "gpu_id": "mi300x"}, "caches no prefixes"),
+        (
+            {"cached_tokens": "9", "engine_id": "atom", "gpu_id": "mi300x"},
+            "does not cache prefixes",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_cached_says_why(cells: dict[str, str], says: str) -> None:

@@ -1,4 +1,4 @@
-"""Inference engines: their flags, defaults, limits and rules. One module each; `get` finds them."""
+"""Inference engines: flags, defaults, limits and rules, one module each. `get` returns one."""
 
 from shardwise.engines.device import Device
 from shardwise.engines.engine import Engine

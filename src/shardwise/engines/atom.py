@@ -29,7 +29,7 @@ from shardwise.units import GIB, MIB
 
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
-    """With --enable-dp-attention, ATOM turns all of TP into copies of attention."""
+    """Return the flags. With --enable-dp-attention, every TP rank is a copy of attention."""
     del device, launch
     layout, limits = deployment.layout, deployment.limits
     line = ["--tensor-parallel-size", str(layout.stage_gpus)]
@@ -52,7 +52,10 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
 
 
 def defaults(device: Device, version: Version | None, world_size: int) -> Defaults:
-    """docs/configuration_guide.md: the same on every GPU."""
+    """Return the defaults, which are the same on every GPU.
+
+    Source: docs/configuration_guide.md.
+    """
     del device, version, world_size
     return Defaults(
         max_num_seqs=512,
@@ -64,7 +67,7 @@ def defaults(device: Device, version: Version | None, world_size: int) -> Defaul
 
 
 def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -> Shard:
-    """Blocks stay whole; MXFP4 experts are padded to 256 for AITER, as vLLM and SGLang do there."""
+    """Keep scale blocks whole. Pad MXFP4 experts to 256 for AITER, as vLLM and SGLang do on AMD."""
     del device, version
     if weight.dtype == "mxfp4" and weight.experts:
         return padded(weight.sharded(tp_size), 256, 256)
@@ -74,7 +77,10 @@ def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -
 
 
 def startup(device: Device, version: Version | None) -> StartupMemory:
-    """atom/model_engine/model_runner.py, get_num_blocks: a warm-up run, as in early vLLM."""
+    """Return the memory taken at start-up, measured by a warm-up run as in early vLLM.
+
+    Source: atom/model_engine/model_runner.py, get_num_blocks.
+    """
     del device, version
     return StartupMemory(
         share="total",
@@ -83,13 +89,13 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
         ),
         context_counted=True,
         collective_bytes=Quantity(
-            1.8 * GIB, 0.5 * GIB, 4.0 * GIB, "assumed, as vLLM's with RCCL in place of NCCL"
+            1.8 * GIB, 0.5 * GIB, 4.0 * GIB, "assumed equal to vLLM's, with RCCL instead of NCCL"
         ),
         collective_bytes_without_peers=Quantity(
-            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "as vLLM's: vllm#13061, #14452"
+            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "assumed equal to vLLM's: vllm#13061, #14452"
         ),
         collective_counted=True,
-        graph_bytes=Quantity(0.8 * GIB, 0.13 * GIB, 4.8 * GIB, "assumed, as vLLM's"),
+        graph_bytes=Quantity(0.8 * GIB, 0.13 * GIB, 4.8 * GIB, "assumed equal to vLLM's"),
         graph_counted=False,
         sampler_bytes_per_logit=Quantity(
             16.0, 8.0, 40.0, "assumed: logits, softmax and noise in 32 bits"
@@ -111,7 +117,7 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
             custom_world_sizes=(2, 4, 6, 8),
             custom_max_bytes=16 * MIB,
             quick_reduce_world_sizes=(2, 4, 8),
-            source="AITER's custom all-reduce; size limit assumed as SGLang's on ROCm",
+            source="AITER's custom all-reduce; size limit assumed equal to SGLang's on ROCm",
         ),
         source="atom/model_engine/arg_utils.py: --cudagraph-capture-sizes",
     )

@@ -21,18 +21,21 @@ from shardwise.engines.versions import Known, Version
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
 
-#: Private memory of a CPU rank before any weight: shardwise/engine/options.py, measured.
+#: Measured private memory of a CPU rank before weights are loaded: shardwise/engine/options.py.
 RANK_PROCESS_BYTES: Final = 350e6
 
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
-    """shardwise/cli/serve.py. InputError for a KV cache in another dtype than the weights."""
+    """Return the flags of `shardwise serve`.
+
+    Raises InputError if the KV cache dtype differs from the weight dtype.
+    """
     weight, kv = deployment.dtypes.weight, deployment.dtypes.kv
     if kv not in ("auto", weight) and weight != "auto":
         raise InputError(
             f"KV cache dtype {kv[:40]!r} with weights in {weight} on the built-in engine",
             f"allowed: auto, {weight}",
-            "it keeps the cache in the dtype that it computes in",
+            "its KV cache has the dtype of its computation",
         )
     limits = deployment.limits
     line = ["--tensor-parallel-size", str(deployment.layout.tp_size)]
@@ -51,7 +54,10 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
 
 
 def defaults(device: Device, version: Version | None, world_size: int) -> Defaults:
-    """shardwise/engine/options.py. Its KV cache has a size of its own, not a memory fraction."""
+    """Return the defaults of shardwise/engine/options.py.
+
+    The KV cache has a size in tokens instead of a memory fraction.
+    """
     del device, version, world_size
     return Defaults(
         max_num_seqs=64,
@@ -63,13 +69,16 @@ def defaults(device: Device, version: Version | None, world_size: int) -> Defaul
 
 
 def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -> Shard:
-    """shardwise/engine/sharding.py: parts whose sizes differ by at most one; nothing is refused."""
+    """Cut `weight` into parts whose sizes differ by at most one; no size is refused.
+
+    Source: shardwise/engine/sharding.py.
+    """
     del device, version
     return weight.sharded(tp_size)
 
 
 def startup(device: Device, version: Version | None) -> StartupMemory:
-    """The KV cache is allocated as asked; nothing is profiled."""
+    """Return the start-up memory. The KV cache has the requested size; no profiling run is made."""
     del version
     here = "shardwise/engine/options.py: RANK_PROCESS_BYTES, measured with torch 2.13 on x86-64"
     none = Quantity(0.0, 0.0, 0.0, "not allocated")

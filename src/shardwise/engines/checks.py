@@ -1,4 +1,4 @@
-"""What an engine cannot do, as the InputErrors that say so."""
+"""Checks of a deployment against an engine's capabilities. Each violation is an InputError."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from shardwise.layout.deployment import Deployment, Layout
 def problems(
     engine: Engine, deployment: Deployment, device: Device, model: Model | None
 ) -> Iterator[InputError]:
-    """Each thing that `engine` cannot do of `deployment` on `device`, most basic first. What
-    depends on the model is not checked where it is None."""
+    """Yield an InputError for each setting that `engine` does not support, the most basic first.
+
+    Checks that need the model are skipped if it is None.
+    """
     yield from _vendor(engine, device)
     yield from layout_problems(engine, deployment.layout, model)
     yield from _dtypes(engine, deployment, device)
@@ -37,7 +39,10 @@ def _vendor(engine: Engine, device: Device) -> Iterator[InputError]:
 
 
 def layout_problems(engine: Engine, layout: Layout, model: Model | None) -> Iterator[InputError]:
-    """Each thing that `engine` cannot do of a layout of `model`; None: not known, not checked."""
+    """Yield an InputError for each part of the layout that `engine` does not support.
+
+    Checks that need the model are skipped if it is None.
+    """
     can = engine.capabilities
     if layout.tp_size > can.max_tp:
         yield InputError(f"TP={layout.tp_size} with {engine.title}", f"allowed: 1 to {can.max_tp}")
@@ -57,12 +62,12 @@ def _attention_dp(engine: Engine, layout: Layout, model: Model | None) -> Iterat
     if not can.attention_dp:
         yield InputError(
             f"attention DP={layout.attention_dp} with {engine.title}",
-            "allowed: 1, it has no data-parallel attention",
+            "allowed: 1, because it has no data-parallel attention",
         )
     elif layout.tp_size > 1 and not can.attention_dp_with_tp:
         yield InputError(
             f"attention DP={layout.attention_dp} with TP={layout.tp_size} in {engine.title}",
-            "allowed: TP=1, each copy of attention has one GPU",
+            "allowed: TP=1, because each copy of attention has one GPU",
         )
     elif _is_dense(model):
         yield InputError(
@@ -78,9 +83,9 @@ def _experts(engine: Engine, layout: Layout, model: Model | None) -> Iterator[In
     ranks, given = layout.stage_gpus, f"EP={layout.ep_size} with {engine.title}"
     kind = engine.capabilities.experts
     if kind == "none":
-        yield InputError(given, "allowed: 1, it has no expert parallelism")
+        yield InputError(given, "allowed: 1, because it has no expert parallelism")
     elif _is_dense(model):
-        yield InputError(given, "allowed: 1, the model has no experts")
+        yield InputError(given, "allowed: 1, because the model has no experts")
     elif kind == "whole" and layout.ep_size != ranks:
         yield InputError(given, f"allowed: 1 or {ranks}, all GPUs of a stage")
     elif ranks % layout.ep_size:
@@ -102,19 +107,19 @@ def _context_parallel(engine: Engine, layout: Layout, model: Model | None) -> It
     elif can.caches == "latent" and model is not None and _keeps_heads(model):
         yield InputError(
             f"{given} with {engine.title} for {model.id}",
-            "allowed: 1, it cuts the cache of latent attention alone",
+            "allowed: 1, because it splits only the cache of latent attention",
         )
 
 
 def _keeps_heads(model: Model) -> bool:
-    """Whether a layer caches keys and values by head, not one latent vector."""
+    """Return whether a layer caches keys and values per head instead of one latent vector."""
     return any(isinstance(group.mixer, Attention) for group in model.groups)
 
 
 def _context_parallel_there(
     engine: Engine, deployment: Deployment, device: Device, model: Model | None
 ) -> Iterator[InputError]:
-    """What the device, the version and the rest of a deployment leave of it."""
+    """Yield an InputError for each limit of DCP on the device, version and deployment."""
     can, size = engine.capabilities.decode_context_parallel, deployment.layout.dcp_size
     if can is None or size == 1:
         return
@@ -122,7 +127,7 @@ def _context_parallel_there(
     if device.vendor not in can.vendors:
         yield InputError(
             f"DCP={size} with {engine.title} on {_called(device)}",
-            f"allowed: 1, its attention kernels merge shares on {', '.join(can.vendors)}",
+            f"allowed: 1, its attention kernels support DCP only on {', '.join(can.vendors)}",
         )
     if version is not None and version < release(can.since):
         yield InputError(
@@ -156,7 +161,7 @@ def _dtypes(engine: Engine, deployment: Deployment, device: Device) -> Iterator[
     elif weight in can.native_only and not _multiplies(weight, device):
         yield InputError(
             f"weight dtype {weight} on {_called(device)} with {engine.title}",
-            "allowed: dtypes that its matrix units multiply",
+            "allowed: dtypes that its matrix units support",
             field="dtype",
         )
     if kv != "auto" and kv not in can.kv_dtypes:
@@ -168,7 +173,7 @@ def _dtypes(engine: Engine, deployment: Deployment, device: Device) -> Iterator[
     if kv in FP8_KV and not engine.caches_fp8(device):
         yield InputError(
             f"KV cache dtype {kv} on {_called(device)} with {engine.title}",
-            "allowed: auto or bf16, its kernels do not read fp8 caches there",
+            "allowed: auto or bf16, because its kernels do not read fp8 caches there",
             field="kv_dtype",
         )
 
@@ -186,7 +191,7 @@ def _speculation(engine: Engine, deployment: Deployment) -> Iterator[InputError]
     if deployment.layout.pp_size > 1:
         yield InputError(
             f"speculation {drafted.name[:60]} with PP={deployment.layout.pp_size}",
-            "allowed: PP=1, engines draft on one pipeline stage",
+            "allowed: PP=1, because engines draft on one pipeline stage",
         )
 
 

@@ -1,4 +1,4 @@
-"""What an engine must know of a GPU."""
+"""The properties of a GPU that an engine's rules depend on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import msgspec
 
 from shardwise.hardware.gpu import Gpu
 
-#: Compute capability by generation, where a catalogue names only that. Blackwell workstation GPUs
-#: (sm_120) must name theirs. https://developer.nvidia.com/cuda-gpus
+#: Compute capability by generation, for GPUs without one in the catalogue. Blackwell workstation
+#: GPUs (sm_120) must state theirs. Source: https://developer.nvidia.com/cuda-gpus
 CAPABILITIES: Final = {
     "volta": (7, 0),
     "turing": (7, 5),
@@ -20,10 +20,10 @@ CAPABILITIES: Final = {
     "blackwell_ultra": (10, 3),
     "rubin": (10, 7),
 }
-#: AMD generations whose matrix units multiply fp8: MI300 on, and RDNA4
-#: (vllm/platforms/rocm.py, supports_fp8: gfx94, gfx95, gfx12).
+#: AMD generations whose matrix units support fp8: from MI300 on, and RDNA4.
+#: Source: vllm/platforms/rocm.py, supports_fp8 (gfx94, gfx95, gfx12).
 _AMD_FP8: Final = frozenset({"cdna3", "cdna4", "rdna4"})
-#: fp4 matrix rates: Blackwell (datasheets) and MI350 (gfx950).
+#: Generations whose matrix units support fp4: Blackwell (datasheets) and MI350 (gfx950).
 _AMD_FP4: Final = frozenset({"cdna4"})
 
 
@@ -32,10 +32,10 @@ class Device(msgspec.Struct, frozen=True):
 
     Attributes:
         vendor: "nvidia", "amd", "intel" or "cpu".
-        memory_bytes: What the driver reports; 0 if not known.
+        memory_bytes: As the driver reports it; 0 if unknown.
         generation: "hopper", "cdna3", …, as in the catalogue.
-        compute_capability: NVIDIA's; None takes the generation's.
-        name: As the driver reports it; vLLM's defaults ask whether it is an A100.
+        compute_capability: Of NVIDIA GPUs; None means that of the generation.
+        name: As the driver reports it. vLLM's defaults differ on an A100.
     """
 
     vendor: str = "nvidia"
@@ -46,33 +46,33 @@ class Device(msgspec.Struct, frozen=True):
 
     @property
     def capability(self) -> tuple[int, int] | None:
-        """NVIDIA's compute capability; None for other vendors and where it is not known."""
+        """NVIDIA compute capability; None for other vendors or if unknown."""
         if self.vendor != "nvidia":
             return None
         return self.compute_capability or CAPABILITIES.get(self.generation)
 
     @property
     def is_sm100(self) -> bool:
-        """Blackwell of data centers (compute capability 10.x), which has kernels of its own."""
+        """Whether this is a data-center Blackwell (10.x), for which there are special kernels."""
         return self.capability is not None and self.capability[0] == 10
 
     @property
     def multiplies_fp8(self) -> bool:
-        """Whether matrix units take fp8. True where an NVIDIA GPU's capability is not known."""
+        """Whether the matrix units support fp8. True for NVIDIA GPUs of unknown capability."""
         if self.vendor == "nvidia":
             return self.capability is None or self.capability >= (8, 9)
         return self.vendor == "amd" and self.generation in _AMD_FP8
 
     @property
     def multiplies_fp4(self) -> bool:
-        """Whether matrix units take 4-bit floats."""
+        """Whether the matrix units support 4-bit floats."""
         if self.vendor == "nvidia":
             return self.capability is not None and self.capability >= (10, 0)
         return self.vendor == "amd" and self.generation in _AMD_FP4
 
 
 def device_of(gpu: Gpu) -> Device:
-    """A GPU of the catalogue as engines see it."""
+    """Return the device record of a catalogue GPU."""
     return Device(
         vendor=gpu.vendor,
         memory_bytes=gpu.visible_memory_bytes,

@@ -1,4 +1,4 @@
-"""What Shardwise knows of an inference engine, in one record: flags, limits, rules, defaults."""
+"""The record of an inference engine: flags, limits, sharding rules and defaults."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shardwise.engines.versions import Known, Version, parse
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
 
-#: KV cache dtypes of 8 bits in floating point: refused on devices whose kernels cannot read them.
+#: 8-bit floating-point KV cache dtypes. Refused on devices whose kernels cannot read them.
 FP8_KV: Final = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2"})
 
 WriteFlags = Callable[[Deployment, Launch, Device], list[str]]
@@ -35,13 +35,13 @@ AutoKv = Callable[[str, str], str]
 
 
 def no_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ...]:
-    """Most engines take everything on the command line."""
+    """Return no files: most engines take all settings on the command line."""
     del deployment, launch
     return ()
 
 
 def caches_fp8(device: Device) -> bool:
-    """Whether a KV cache in fp8 e4m3 can be used: GPUs that multiply fp8.
+    """Return whether the device supports an fp8 e4m3 KV cache: GPUs with fp8 matrix units.
 
     Ampere is refused: "type fp8e4nv not supported in this architecture"
     (github.com/vllm-project/vllm/issues/26431).
@@ -50,7 +50,7 @@ def caches_fp8(device: Device) -> bool:
 
 
 def checkpoint_kv(weight_dtype: str, kv_scheme: str) -> str:
-    """What an "auto" KV cache is: what the checkpoint asks for, else 16 bits.
+    """Return the dtype of an "auto" KV cache: the checkpoint's, or 16 bits if it states none.
 
     Args:
         weight_dtype: Of the checkpoint.
@@ -66,23 +66,23 @@ class Engine(msgspec.Struct, frozen=True):
 
     Attributes:
         name: As users write it.
-        title: As its project does.
-        program: Words a person types before the model.
-        module: Words after `python -m` before the model.
-        known: Versions that these facts were read from.
-        write_flags: Flags for a deployment, without model, address and served name.
-        write_files: Files that the flags name.
+        title: As its project writes it.
+        program: Command line words before the model.
+        module: Words between `python -m` and the model.
+        known: Range of versions whose sources were read.
+        write_flags: Returns the flags of a deployment, without model, address and served name.
+        write_files: Returns the files that the flags refer to.
         address: Flags for host and port, in this order.
-        served_name_flag: "" where the engine has none.
-        defaults_at: Limits it starts with, by device, version and GPUs of a replica.
-        cut_at: How TP cuts one weight.
-        startup_at: Memory it takes beside weights and KV cache.
-        scheduling_at: How it fills its steps.
-        auto_kv: Dtype of an "auto" KV cache.
-        caches_fp8: Whether a device can keep its KV cache in fp8.
-        managed: Whether Shardwise starts it itself, in `up`, sweeps and measured studies; others
-            are started with `engine = "command"` in a deployment file.
-        vocab_padding: Multiple that the vocabulary is padded to before TP cuts it.
+        served_name_flag: "" if the engine has none.
+        defaults_at: Returns the default limits by device, version and GPUs per replica.
+        cut_at: Returns one rank's shard of a weight.
+        startup_at: Returns the memory that it takes besides weights and KV cache.
+        scheduling_at: Returns how it schedules requests.
+        auto_kv: Returns the dtype of an "auto" KV cache.
+        caches_fp8: Returns whether a device supports an fp8 KV cache.
+        managed: Whether `up`, sweeps and measured studies can start it. Others are started with
+            `engine = "command"` in a deployment file.
+        vocab_padding: The vocabulary is padded to a multiple of this before TP shards it.
     """
 
     name: str
@@ -107,15 +107,15 @@ class Engine(msgspec.Struct, frozen=True):
     vocab_padding: int = 64
 
     def parse_version(self, text: str) -> Version | None:
-        """The version in `text`, as in "vllm 0.11.0"; None where there is none."""
+        """Return the version in text such as "vllm 0.11.0"; None if there is none."""
         return parse(text)
 
     def is_known(self, version: str) -> bool:
-        """Whether these facts were read from versions around `version`."""
+        """Return whether `version` is within the range of versions whose sources were read."""
         return self.known.holds(parse(version))
 
     def version_remark(self, version: str) -> str:
-        """One line on a version that these facts may not hold for; "" where they do."""
+        """Return one line of warning for a version outside that range; "" for one within it."""
         if self.is_known(version):
             return ""
         read = f"{self.known.oldest} to {self.known.newest}"
@@ -123,35 +123,35 @@ class Engine(msgspec.Struct, frozen=True):
             given = f"{self.title} without a version"
         else:
             given = f"{self.title} {version[:40]}"
-        return f"{given}: its limits, rules and memory are those of versions {read}"
+        return f"{given}: limits, sharding rules and memory are those of versions {read}"
 
     def defaults(self, device: Device, version: str = "", world_size: int = 1) -> Defaults:
-        """What it starts with on `device` as a server, with `world_size` GPUs a replica."""
+        """Return the server's default limits on `device` with `world_size` GPUs per replica."""
         return self.defaults_at(device, parse(version), world_size)
 
     def cut(self, weight: Weight, tp_size: int, device: Device, version: str = "") -> Shard:
-        """What one rank holds of `weight`; `refused` says why it does not start.
+        """Return one rank's shard of `weight`; `refused` is the reason if the engine refuses it.
 
-        Without a version, a rule holds if any known version has it: what is accepted then runs on
-        all of them.
+        Without a version, the strictest rule of all known versions applies, so an accepted layout
+        runs on each of them.
         """
         return self.cut_at(weight, tp_size, device, parse(version))
 
     def startup(self, device: Device, version: str = "") -> StartupMemory:
-        """Memory it takes on `device` beside weights and KV cache."""
+        """Return the memory that it takes on `device` besides weights and KV cache."""
         return self.startup_at(device, parse(version))
 
     def scheduling(self, device: Device, version: str = "") -> Scheduling:
-        """How it fills its steps on `device`."""
+        """Return how it schedules requests on `device`."""
         return self.scheduling_at(device, parse(version))
 
     def require(self, deployment: Deployment, device: Device, model: Model | None) -> None:
-        """Raise InputError for the first thing that the engine cannot do.
+        """Raise InputError for the first setting that the engine does not support.
 
         Args:
-            deployment: Its layout and dtypes are checked. Sizes of weights are `cut`'s job.
-            device: What it is to run on.
-            model: What is to be loaded; None: not known, so not checked.
+            deployment: Its layout and dtypes are checked. `cut` checks the sizes of weights.
+            device: The device it runs on.
+            model: The model to load; None if unknown, then checks that need it are skipped.
         """
         from shardwise.engines.checks import problems
 
@@ -161,21 +161,24 @@ class Engine(msgspec.Struct, frozen=True):
     def command(
         self, deployment: Deployment, launch: Launch, device: Device | None = None
     ) -> Command:
-        """What a person types to start one replica. InputError for what it cannot express."""
+        """Return the command that starts one replica.
+
+        Raises InputError for a setting that the engine cannot express.
+        """
         words = (*self.program, launch.model)
         return self._command(words, deployment, launch, device or Device())
 
     def module_command(
         self, python: str, deployment: Deployment, launch: Launch, device: Device | None = None
     ) -> Command:
-        """The same, run by an interpreter of one's own choice."""
+        """Return the same command with a given Python interpreter."""
         words = (python, "-m", *self.module, launch.model)
         return self._command(words, deployment, launch, device or Device())
 
     def arguments(
         self, deployment: Deployment, launch: Launch, device: Device | None = None
     ) -> list[str]:
-        """The flags that `deployment` means to the engine, without model and address.
+        """Return the engine's flags for `deployment`, without model and address.
 
         Raises InputError for a value that it cannot express.
         """

@@ -7,44 +7,44 @@ from typing import Literal
 
 import msgspec
 
-#: Which sizes of expert parallelism an engine offers: none; all ranks of a stage or 1; any divisor.
+#: Supported EP sizes: 1 only; 1 or all ranks of a stage; any divisor of these ranks.
 ExpertParallel = Literal["none", "whole", "divisor"]
 
 
 class ContextParallel(msgspec.Struct, frozen=True):
-    """An engine's decode context parallelism."""
+    """Support for decode context parallelism."""
 
-    caches: Literal["latent", "any"]  #: which it cuts: MLA's alone, or KV heads' copies as well
-    since: str  #: the first version read that has it
-    latent_fp8_since: str  #: the same for an fp8 latent cache
-    speculation: bool  #: beside drafted tokens
-    vendors: tuple[str, ...]  #: of devices whose attention kernels merge shares
+    caches: Literal["latent", "any"]  #: caches it splits: MLA's only, or replicated KV heads too
+    since: str  #: oldest version read that supports it
+    latent_fp8_since: str  #: the same with an fp8 latent cache
+    speculation: bool  #: whether it works together with speculation
+    vendors: tuple[str, ...]  #: vendors of GPUs whose attention kernels merge partial outputs
     source: str
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What an engine can be asked for, whatever the model."""
+    """Settings that an engine supports, independent of the model."""
 
-    vendors: tuple[str, ...]  #: of devices, "cpu" among them
+    vendors: tuple[str, ...]  #: of supported devices; "cpu" is one of them
     pipeline: bool
     experts: ExpertParallel
     attention_dp: bool
-    #: whether attention data parallelism leaves room for attention TP within a copy
+    #: whether attention DP can be combined with TP within a copy of attention
     attention_dp_with_tp: bool
     decode_context_parallel: ContextParallel | None
-    speculation: tuple[str, ...]  #: who may draft: "mtp", "draft_model"
-    online_fp8: bool  #: quantizes 16-bit weights to fp8 while it loads them
-    weight_dtypes: tuple[str, ...]  #: of checkpoints it loads
-    kv_dtypes: Mapping[str, str]  #: our name -> how its flag spells it; "auto" means no flag
+    speculation: tuple[str, ...]  #: supported drafters: "mtp", "draft_model"
+    online_fp8: bool  #: whether it can quantize 16-bit weights to fp8 on load
+    weight_dtypes: tuple[str, ...]  #: of supported checkpoints
+    kv_dtypes: Mapping[str, str]  #: our name -> value of its flag; "auto" means no flag
     max_tp: int = 1024
-    multi_node: bool = False  #: whether its flags for several nodes are known here
-    #: weight dtypes that are refused where matrix units do not take them: "fp8", "nvfp4"
+    multi_node: bool = False  #: whether Shardwise can write its flags for several nodes
+    #: weight dtypes refused on GPUs whose matrix units do not support them: "fp8", "nvfp4"
     native_only: tuple[str, ...] = ()
     source: str = ""
 
 
 class Defaults(msgspec.Struct, frozen=True):
-    """What an engine starts with on a device where no flag says otherwise."""
+    """Default limits of an engine on a device."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -54,27 +54,27 @@ class Defaults(msgspec.Struct, frozen=True):
 
 
 class AllReduce(msgspec.Struct, frozen=True):
-    """Which all-reduce an engine takes: a custom kernel up to a size, the library's beyond."""
+    """The all-reduce an engine uses: its custom kernel up to a size, NCCL or RCCL above it."""
 
     custom_world_sizes: tuple[int, ...]
-    custom_max_bytes: int  #: of a message; where `by_capability` has no entry
-    #: capability -> world size -> the most bytes for the custom kernel
+    custom_max_bytes: int  #: largest message if `by_capability` has no entry
+    #: capability -> world size -> largest message of the custom kernel in bytes
     by_capability: Mapping[tuple[int, int], Mapping[int, int]] = msgspec.field(default_factory=dict)
-    #: the same for the kernel on symmetric memory (multimem), which takes over above `custom`
+    #: the same for the symmetric-memory kernel (multimem), used for messages above `custom`
     symmetric_by_capability: Mapping[tuple[int, int], Mapping[int, int]] = msgspec.field(
         default_factory=dict
     )
-    #: fused with the residual add and RMS norm: capability -> world size -> the most bytes
+    #: the same for the kernel fused with the residual add and RMS norm
     fused_by_capability: Mapping[tuple[int, int], Mapping[int, int]] = msgspec.field(
         default_factory=dict
     )
-    #: GPUs that reach each other over PCIe alone: the custom kernel runs up to so many
+    #: largest world size of the custom kernel on GPUs connected only by PCIe
     pcie_max_world: int = 2
     quick_reduce_world_sizes: tuple[int, ...] = ()  #: on AMD's MI300 series; off by default
     source: str = ""
 
     def custom_limit(self, world_size: int, capability: tuple[int, int] | None) -> int:
-        """Largest message in bytes for the custom kernel; 0 where it is not used at all."""
+        """Return the largest message of the custom kernel in bytes; 0 if it is not used."""
         if world_size not in self.custom_world_sizes:
             return 0
         known = self.by_capability.get(capability) if capability else None
@@ -83,75 +83,75 @@ class AllReduce(msgspec.Struct, frozen=True):
 
 
 class Scheduling(msgspec.Struct, frozen=True):
-    """How an engine fills its steps, as the performance model asks it."""
+    """Scheduling properties that the performance model uses."""
 
-    chunked_prefill: bool  #: on unless a flag says otherwise
+    chunked_prefill: bool  #: enabled by default
     mixed_batches: bool  #: prefill and decode share a step
-    overlapped: bool  #: the next step is prepared while the GPU works on this one
+    overlapped: bool  #: the CPU prepares the next step while the GPU runs this one
     prefix_caching: bool
-    graph_batch_sizes: tuple[int, ...]  #: decode batches are padded up to the next of these
+    graph_batch_sizes: tuple[int, ...]  #: decode batches are padded to the next size
     all_reduce: AllReduce
     source: str
-    #: a request is admitted where the cache has room for its whole output, not for its prompt
+    #: admits a request only if the cache has room for its whole output, not just its prompt
     reserves_output: bool = False
-    #: the server joins tokens of a stream that it falls behind with, so it never queues them
+    #: the server merges waiting tokens of a stream into one event, so tokens never queue
     merges_output: bool = False
 
 
 class Metrics(msgspec.Struct, frozen=True):
-    """Prometheus names."""
+    """Names of an engine's Prometheus metrics."""
 
     path: str
-    in_flight: tuple[str, ...]  #: gauges that add up to the requests in flight
+    in_flight: tuple[str, ...]  #: gauges whose sum is the number of requests in flight
     names: Mapping[str, str] = msgspec.field(
         default_factory=dict
     )  #: Shardwise's name -> the engine's
-    progress: tuple[str, ...] = ()  #: counters that grow while it works
+    progress: tuple[str, ...] = ()  #: counters that increase while it makes progress
 
 
 class Packaging(msgspec.Struct, frozen=True):
-    """Where the engine comes from."""
+    """How to install an engine."""
 
-    module: str  #: importable where it is installed
-    install: str  #: the command that installs it
+    module: str  #: importable if the engine is installed
+    install: str  #: installation command
     images: Mapping[str, str] = msgspec.field(
         default_factory=dict
     )  #: kind of device -> container image
-    api_key_variable: str = ""  #: environment variable that it reads its API key from
+    api_key_variable: str = ""  #: environment variable with its API key
 
 
 class ConfigFile(msgspec.Struct, frozen=True):
-    """A file that must lie beside the process."""
+    """A file that the process reads from its working directory."""
 
     name: str
     text: str
 
 
 class Command(msgspec.Struct, frozen=True):
-    """The arguments that start one replica, and files that they name."""
+    """The arguments that start one replica, and the files they refer to."""
 
     argv: tuple[str, ...]
     files: tuple[ConfigFile, ...] = ()
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """What starting a replica needs beyond its deployment.
+    """Settings of one replica's start that are not part of its deployment.
 
     Attributes:
         model: What the engine loads: hub id, folder or file.
         served_name: As clients name the model; "" leaves the flag out.
         port: TCP port on `host`.
-        checkpoint_dtype: Dtype that the weights are stored in; "" if not known.
-        checkpoint_kv: Dtype of the KV cache that the checkpoint asks for; "" for none.
-        nodes: That the replica is spread over.
-        node_rank: Which of them this process is on, from 0.
-        head: Address of the first of them.
+        checkpoint_dtype: Dtype of the stored weights; "" if unknown.
+        checkpoint_kv: KV cache dtype stated by the checkpoint; "" if it states none.
+        nodes: Number of nodes that the replica spans.
+        node_rank: Index of this process's node, from 0.
+        head: Address of the first node.
         draft: What the engine loads as draft model: hub id, folder or file; "" for none.
-        static_share: SGLang's --mem-fraction-static, of weights and KV cache alone; 0 takes the
-            deployment's gpu_memory_utilization.
-        kv_cache_tokens: The built-in engine's room for KV cache; 0 leaves its default.
-        threads_per_rank: The built-in engine's CPU threads; 0 leaves its default.
-        embeds: An embedding or reward model: no token is generated.
+        static_share: SGLang's --mem-fraction-static, which covers weights and KV cache only; 0 uses
+            the deployment's gpu_memory_utilization.
+        kv_cache_tokens: KV cache size of the built-in engine, in tokens; 0 uses its default.
+        threads_per_rank: CPU threads per rank of the built-in engine; 0 uses its default.
+        embeds: Whether it is an embedding or reward model, which generates no tokens.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""How an engine loads a model's tensors: what a rank holds after padding, and what is refused."""
+"""Loading of a model's tensors by an engine: shard sizes after padding, and refused layouts."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _NAMES: Final = {
 
 
 class Loader(msgspec.Struct, frozen=True):
-    """An engine, of a version or none, on a device: the rules that its weight loader follows."""
+    """The weight-loading rules of an engine on a device; `version` may be None."""
 
     engine: str
     device: Device
     version: str = ""
 
     def __call__(self, tensor: Tensor, ranks: int) -> str:
-        """Why the engine does not start with `tensor` cut over `ranks`, or "" (a `Refusal`)."""
+        """Return why the engine refuses `tensor` sharded over `ranks`; "" if it accepts it."""
         return self._cut(tensor, ranks).refused
 
     def bytes_of(self, shard: Shard, ranks: int) -> float:
-        """Bytes of a rank's part of a tensor as loaded, padding included."""
+        """Return the bytes of one rank's shard of a tensor as loaded, padding included."""
         tensor = shard.tensor
         if not tensor.gemm or not tensor.format.is_quantized:
             return shard.bytes
@@ -53,7 +53,7 @@ class Loader(msgspec.Struct, frozen=True):
 
     def _cut(self, tensor: Tensor, ranks: int) -> Cut:
         if tensor.units and ranks > tensor.units and ranks % tensor.units == 0:
-            ranks = tensor.units  # further ranks hold copies
+            ranks = tensor.units  # the other ranks hold copies
         return _cut_of(self, _weight(tensor), ranks)
 
 
@@ -79,10 +79,11 @@ def _weight(tensor: Tensor) -> Weight:
 
 
 def usual_share(engine: str, gpu: Gpu, version: str = "") -> float:
-    """Memory fraction that an engine is started with where nobody fixes one.
+    """Return the memory fraction that an engine is started with if the user gives none.
 
-    vLLM's is 0.9 in all versions' recipes, and written out in every command. SGLang's is of weights
-    and cache alone, so its own default for the GPU is taken: 0.9 would leave nothing to compute in.
+    For vLLM it is 0.9, as in its recipes for all versions; every command states it. SGLang's
+    fraction covers weights and cache only, so its own default for the GPU is used: 0.9 would leave
+    no memory for activations.
     """
     if engine == "sglang":
         return round(get(engine).defaults(device_of(gpu), version).memory_fraction, 3)
@@ -90,31 +91,31 @@ def usual_share(engine: str, gpu: Gpu, version: str = "") -> float:
 
 
 def require_able(deployment: Deployment, gpu: Gpu, model: Model) -> None:
-    """Raises InputError where the engine does not run on the GPU, or not with the dtypes.
+    """Raise InputError if the engine does not support the GPU or the dtypes.
 
-    The layout is that of one GPU: which layouts are possible is for `refusals` to say.
+    The layout checked is that of one GPU. `refusals` checks other layouts.
     """
     alone = replace(deployment, layout=Layout())
     get(deployment.engine).require(alone, device_of(gpu), model)
 
 
 def require_prefix_caching(engine: str, gpu: Gpu, version: str = "") -> None:
-    """Raise InputError where the engine keeps no beginnings of prompts."""
+    """Raise InputError if the engine does not cache prefixes by default."""
     if not get(engine).scheduling(device_of(gpu), version).prefix_caching:
         raise InputError(
             f"cached tokens with {get(engine).title}{f' {version}' if version else ''}",
-            "allowed: 0, it caches no prefixes unless told to",
+            "allowed: 0, because it does not cache prefixes by default",
         )
 
 
 def refusals(loader: Loader, model: Model, layout: Layout) -> list[Violation]:
-    """What keeps an engine from starting `model` in `layout`; empty if nothing does."""
+    """Return the reasons why an engine refuses `model` in `layout`; empty if it accepts it."""
     return violations(model, layout, loader)
 
 
 @lru_cache(maxsize=4096)
 def loaded_stage_bytes(loader: Loader, model: Model, layout: Layout) -> tuple[float, ...]:
-    """Bytes of weights on one rank of each pipeline stage, as the engine loads them."""
+    """Return the bytes of weights per rank of each pipeline stage, as the engine loads them."""
     rank = rank_shards(model, layout)
     padding = [
         sum(

@@ -1,4 +1,4 @@
-"""Marlin, the weight-only GEMM that vLLM and SGLang use where a GPU lacks the weights' dtype."""
+"""Marlin, the weight-only GEMM of vLLM and SGLang for weight dtypes that a GPU cannot multiply."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ MIN_THREAD_K: Final = 128
 
 
 def marlin(weight: Weight, tp_size: int, pads: bool) -> Shard:
-    """The rank's part for Marlin.
+    """Return one rank's shard for Marlin.
 
     Args:
         weight: A linear layer of a dense model or of attention.
-        tp_size: Ranks it is cut over.
-        pads: Whether odd sizes are padded with zeros (vLLM from 0.24 on) or refused.
+        tp_size: Number of ranks it is sharded over.
+        pads: Whether sizes that are no multiple of a tile are padded with zeros (vLLM from 0.24 on)
+            or refused.
     """
     shard = weight.sharded(tp_size)
     if reason := even(weight, tp_size):
@@ -43,7 +44,7 @@ def marlin(weight: Weight, tp_size: int, pads: bool) -> Shard:
 
 
 def _padded(shard: Shard) -> Shard:
-    """The smaller of the two tiles that Marlin takes: 64 x 128 or 128 x 64."""
+    """Return the smaller of Marlin's two tiles: 64 x 128 or 128 x 64."""
     tiles = [
         padded(shard, MIN_THREAD_N, MIN_THREAD_K),
         padded(shard, MIN_THREAD_K, MIN_THREAD_N),
@@ -54,5 +55,5 @@ def _padded(shard: Shard) -> Shard:
 def _refused(shard: Shard, weight: Weight, size: int, name: str, least: int) -> Shard:
     return replace(
         shard,
-        refused=f"{weight.name} has {size} a rank, which is no multiple of Marlin's {name} {least}",
+        refused=f"{weight.name} has {size} per rank, not a multiple of Marlin's {name} {least}",
     )

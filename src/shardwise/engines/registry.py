@@ -11,7 +11,7 @@ from typing import Final
 from shardwise.engines.engine import Engine
 from shardwise.errors import UnknownNameError
 
-#: Name -> where its record is; a module is imported when its engine is asked for.
+#: Name -> location of its record. A module is imported on first use of its engine.
 _RECORDS: Final = {
     "vllm": ("shardwise.engines.vllm", "VLLM"),
     "sglang": ("shardwise.engines.sglang", "SGLANG"),
@@ -19,16 +19,16 @@ _RECORDS: Final = {
     "atom": ("shardwise.engines.atom", "ATOM"),
     "builtin": ("shardwise.engines.builtin", "BUILTIN"),
 }
-_TRIED: dict[str, Engine] = {}  #: of `registered`
+_TRIED: dict[str, Engine] = {}  #: engines added by `registered`
 
 
 def names() -> tuple[str, ...]:
-    """Names of all engines, the most used first."""
+    """Return the names of all engines, the most used first."""
     return (*_RECORDS, *_TRIED)
 
 
 def get(name: str) -> Engine:
-    """The engine called `name`. Raises UnknownNameError, an InputError, with those there are."""
+    """Return the engine `name`. Raises UnknownNameError, an InputError that lists all names."""
     if name in _TRIED:
         return _TRIED[name]
     if name not in _RECORDS:
@@ -44,18 +44,18 @@ def _record(name: str) -> Engine:
 
 
 def every() -> tuple[Engine, ...]:
-    """All engines, in the order of `names`."""
+    """Return all engines in the order of `names`."""
     return tuple(get(name) for name in names())
 
 
 def managed() -> tuple[str, ...]:
-    """Names of the engines that Shardwise starts itself."""
+    """Return the names of the engines that Shardwise can start."""
     return tuple(engine.name for engine in every() if engine.managed)
 
 
 @contextmanager
 def registered(engine: Engine) -> Iterator[Engine]:
-    """Know `engine` as well within a `with` block: for trying a new one."""
+    """Add `engine` to the registry within a `with` block, to try a new one."""
     assert engine.name not in names()
     _TRIED[engine.name] = engine
     try:

@@ -1,4 +1,4 @@
-"""How an engine's TP cuts a weight: what it pads, which groups it halves, and what it refuses."""
+"""Sharding of a weight by an engine's TP: padding, halved groups and refused sizes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ UNQUANTIZED: Final = frozenset({"bf16", "fp16", "fp32"})
 
 
 class Weight(msgspec.Struct, frozen=True):
-    """One weight as an engine's loader sees it: `outputs` x `inputs`, cut along one of them.
+    """One weight as an engine loads it: `outputs` x `inputs`, sharded along one of them.
 
     Attributes:
         name: For messages.
-        outputs: Of one of the matrices merged in it: gate or up, not both; q, k or v.
-        inputs: Summed over in the product.
+        outputs: Of one of the merged matrices: gate or up, not both; q, k or v.
+        inputs: The dimension that the product sums over.
         cut: "outputs" (column parallel), "inputs" (row parallel) or "none".
         dtype: As in the checkpoint: "fp8", "int4", "mxfp4", …
-        block: Outputs and inputs that share a scale; 0 is the whole dimension.
-        weight_only: Activations stay in 16 bits.
-        experts: Part of a fused mixture-of-experts kernel.
-        down: Of experts, the projection back to the hidden size.
+        block: Outputs and inputs that share a scale; 0 means the whole dimension.
+        weight_only: Whether activations stay in 16 bits.
+        experts: Whether it is part of a fused mixture-of-experts kernel.
+        down: Whether it is the experts' projection back to the hidden size.
     """
 
     name: str
@@ -40,21 +40,21 @@ class Weight(msgspec.Struct, frozen=True):
     down: bool = False
 
     def sharded(self, tp_size: int) -> Shard:
-        """The rank's part by plain division, rounded up."""
+        """Return one rank's shard by division, rounded up."""
         outputs = -(-self.outputs // tp_size) if self.cut == "outputs" else self.outputs
         inputs = -(-self.inputs // tp_size) if self.cut == "inputs" else self.inputs
         return Shard(outputs, inputs, self.block)
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """What one rank holds of a weight.
+    """One rank's shard of a weight.
 
     Attributes:
         outputs: With padding.
         inputs: With padding.
-        block: Of scales, after any halving.
-        refused: Why the engine does not start with it, or "".
-        remark: What depends on a version or kernel, or "".
+        block: Scale block after any halving of groups.
+        refused: Why the engine refuses it, or "".
+        remark: A dependence on a version or kernel, or "".
     """
 
     outputs: int
@@ -64,24 +64,27 @@ class Shard(msgspec.Struct, frozen=True):
     remark: str = ""
 
 
-#: (weight, tp_size, device, version or None) -> what a rank holds
+#: (weight, tp_size, device, version or None) -> one rank's shard
 CutRule = Callable[[Weight, int, Device, Version | None], Shard]
 
 
 class Heads(msgspec.Struct, frozen=True):
-    """Attention heads of one rank, or why there are none."""
+    """Attention heads of one rank; `refused` is the reason if TP cannot shard them."""
 
     query: int
     key_value: int
-    replicated: int = 1  #: ranks that hold the same KV heads
+    replicated: int = 1  #: number of ranks that hold the same KV heads
     refused: str = ""
 
 
 def cut_heads(num_heads: int, num_kv_heads: int, tp_size: int) -> Heads:
-    """Heads of a rank: query heads must divide; KV heads divide, or are replicated by a multiple.
+    """Return the heads of one rank.
 
-    Source: vllm/model_executor/models/llama.py (LlamaAttention), sglang/srt/models/llama.py,
-    tensorrt_llm/_torch/modules/attention.py: the same assertions in all.
+    TP must divide the query heads, and divide the KV heads or be a multiple of them. In the latter
+    case they are replicated.
+
+    Source: the same assertions in vllm/model_executor/models/llama.py (LlamaAttention),
+    sglang/srt/models/llama.py and tensorrt_llm/_torch/modules/attention.py.
     """
     if num_heads % tp_size:
         return Heads(0, 0, refused=f"TP={tp_size} does not divide the {num_heads} attention heads")
@@ -99,7 +102,7 @@ def cut_heads(num_heads: int, num_kv_heads: int, tp_size: int) -> Heads:
 
 
 def even(weight: Weight, tp_size: int) -> str:
-    """Why `tp_size` does not cut `weight` into equal parts, or ""."""
+    """Return why `tp_size` does not divide `weight` into equal parts; "" if it does."""
     size = weight.outputs if weight.cut == "outputs" else weight.inputs
     if weight.cut == "none" or size % tp_size == 0:
         return ""
@@ -107,7 +110,7 @@ def even(weight: Weight, tp_size: int) -> str:
 
 
 def whole_blocks(weight: Weight, tp_size: int) -> Shard:
-    """The rank's part where scale blocks must stay whole; refused where TP cuts one."""
+    """Return one rank's shard if scale blocks must stay whole; refused if TP would cut one."""
     shard = weight.sharded(tp_size)
     if reason := even(weight, tp_size):
         return replace(shard, refused=reason)
@@ -126,12 +129,12 @@ def whole_blocks(weight: Weight, tp_size: int) -> Shard:
 
 
 def round_up(size: int, multiple: int) -> int:
-    """`size` rounded up to a multiple of `multiple`."""
+    """Return `size` rounded up to a multiple of `multiple`."""
     return -(-size // multiple) * multiple
 
 
 def padded(shard: Shard, outputs_to: int, inputs_to: int) -> Shard:
-    """`shard` with both sizes rounded up."""
+    """Return `shard` with both sizes rounded up."""
     return replace(
         shard,
         outputs=round_up(shard.outputs, outputs_to),
@@ -140,9 +143,9 @@ def padded(shard: Shard, outputs_to: int, inputs_to: int) -> Shard:
 
 
 def halved_group(weight: Weight, tp_size: int, least: int) -> Shard:
-    """The rank's part where a group of inputs that TP cuts is halved until it divides.
+    """Return one rank's shard; the group size of the inputs is halved until it divides them.
 
-    Refused where not even groups of `least` do.
+    Refused if not even groups of `least` divide them.
     """
     shard = weight.sharded(tp_size)
     if reason := even(weight, tp_size):

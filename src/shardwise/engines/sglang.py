@@ -1,7 +1,7 @@
 """SGLang.
 
-Flags: sglang/srt/server_args.py and, in 0.5.23, sglang/srt/arg_groups/. Facts were read in the
-sources of the releases 0.4.6, 0.5.3, 0.5.9 and 0.5.23; a change is dated by the first that has it.
+Flags: sglang/srt/server_args.py and, in 0.5.23, sglang/srt/arg_groups/. The sources of releases
+0.4.6, 0.5.3, 0.5.9 and 0.5.23 were read; a change is dated to the first of these that has it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
 from shardwise.units import GIB, MIB
 
-INIT_PORT: Final = 20000  #: as in SGLang's guide
+INIT_PORT: Final = 20000  #: port of the examples in SGLang's guide
 _ATTENTION_DP_FLAG: Final = (("0", ""), ("0.5.23", "--attn-dp-size"))
-#: --kv-cache-dtype has "bfloat16" from here on
+#: first version whose --kv-cache-dtype accepts "bfloat16"
 _NAMES_BF16_CACHE: Final = (("0", False), ("0.5.9", True))
 
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
-    """Flags of the server command that the deployment needs.
+    """Return the server's flags for a deployment.
 
-    SGLang counts TP, running requests and the prefill chunk over all copies of attention, so each
-    is multiplied by the attention DP size here.
+    SGLang's TP, running requests and prefill chunk are totals over all copies of attention, so each
+    is multiplied by the attention DP size.
 
     Source: https://docs.sglang.ai/advanced_features/server_arguments.html
     """
@@ -67,7 +67,10 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
 
 
 def _nodes(launch: Launch) -> list[str]:
-    """docs.sglang.io, references/multi_node_deployment: the same on every node but for its rank."""
+    """Return the multi-node flags, equal on all nodes except the rank.
+
+    Source: docs.sglang.io, references/multi_node_deployment.
+    """
     if launch.nodes == 1:
         return []
     line = ["--nnodes", str(launch.nodes), "--node-rank", str(launch.node_rank)]
@@ -75,7 +78,7 @@ def _nodes(launch: Launch) -> list[str]:
 
 
 def _attention_dp(deployment: Deployment) -> list[str]:
-    """0.5.23 has a flag of its own and deprecates the pair, which every version takes."""
+    """Return flags that all versions accept. 0.5.23 adds one of its own and deprecates these."""
     copies = deployment.layout.attention_dp
     if copies == 1:
         return []
@@ -93,7 +96,7 @@ def _dtype_flags(deployment: Deployment, launch: Launch) -> list[str]:
     version = parse(deployment.engine_version)
     if kv == "bf16" and not since(version, _NAMES_BF16_CACHE):
         if launch.checkpoint_kv in ("", "bf16"):
-            return line  # what "auto" is there
+            return line  # "auto" means bf16 here
         raise InputError(
             f"KV cache dtype bf16 with SGLang {version} for a checkpoint that asks for "
             f"{launch.checkpoint_kv}",
@@ -103,8 +106,10 @@ def _dtype_flags(deployment: Deployment, launch: Launch) -> list[str]:
 
 
 def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
-    """A chain: steps, one candidate each, and the verified token. The model's own MTP heads draft
-    (EAGLE), or a draft model (STANDALONE): docs.sglang.io, advanced_features/speculative_decoding.
+    """Return the flags of a draft chain with one candidate per step, plus the verified token.
+
+    The model's MTP heads draft (EAGLE), or a draft model does (STANDALONE).
+    Source: docs.sglang.io, advanced_features/speculative_decoding.
     """
     drafted = deployment.speculation
     if drafted is None:
@@ -118,14 +123,17 @@ def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
 
 
 def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -> Shard:
-    """sglang/srt/layers/quantization/: fp8.py, marlin_utils.py, mxfp4.py, moe_wna16.py."""
+    """Return one rank's shard of `weight`.
+
+    Source: sglang/srt/layers/quantization/, fp8.py, marlin_utils.py, mxfp4.py and moe_wna16.py.
+    """
     if weight.dtype == "mxfp4" and weight.experts:
         return _mxfp4_experts(weight, tp_size, device, version)
     if weight.dtype in UNQUANTIZED:
         return replace(weight.sharded(tp_size), refused=even(weight, tp_size))
     nvidia = device.vendor == "nvidia"
     weight_only = weight.dtype == "int4" or (weight.dtype == "int8" and weight.weight_only)
-    # an unblocked fp8 weight on a GPU without fp8 goes to Marlin as well
+    # Marlin also runs fp8 weights without scale blocks on GPUs without fp8
     unblocked = weight.dtype == "fp8" and min(weight.block) <= 1 and not device.multiplies_fp8
     if nvidia and not weight.experts and (weight_only or unblocked):
         return marlin(weight, tp_size, pads=False)
@@ -133,7 +141,7 @@ def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -
 
 
 def _mxfp4_experts(weight: Weight, tp_size: int, device: Device, version: Version | None) -> Shard:
-    """Fused MXFP4 experts are padded to what the kernel takes (layers/quantization/mxfp4.py)."""
+    """Pad fused MXFP4 experts as their kernel requires (layers/quantization/mxfp4.py)."""
     shard = weight.sharded(tp_size)
     if device.vendor == "amd":
         intermediate = hidden = 256
@@ -141,22 +149,22 @@ def _mxfp4_experts(weight: Weight, tp_size: int, device: Device, version: Versio
         intermediate = hidden = since(version, (("0", 256), ("0.5.23", 128))) if version else 256
     elif device.multiplies_fp4:
         intermediate = hidden = 128
-    else:  # triton_kernels; its layout pads the hidden size as in vLLM
+    else:  # triton_kernels, which pads the hidden size as in vLLM
         intermediate, hidden = 64, 256
     if weight.down:
         return padded(shard, hidden, intermediate)
     return padded(shard, intermediate, hidden)
 
 
-#: Up to so many GiB -> (chunked prefill, CUDA graph batch at TP < 4, at TP >= 4);
-#: sglang/srt/arg_groups/memory_hook.py of 0.5.23
+#: Upper limit of GPU memory in GiB -> (chunked prefill, CUDA graph batch at TP < 4, at TP >= 4).
+#: Source: sglang/srt/arg_groups/memory_hook.py of 0.5.23
 _BY_MEMORY: Final = (
     (20, 2048, 8, 8),
     (35, 4096, 48, 160),
     (60, 4096, 32, 160),
     (160, 8192, 256, 512),
 )
-#: The same in 0.5.3 and 0.5.9, which differ in the CUDA graph batch at 20 to 35 GiB alone.
+#: The same in 0.5.3 and 0.5.9. Only the CUDA graph batch at 20 to 35 GiB differs.
 _BY_MEMORY_BEFORE: Final = ((20, 2048, 8, 8), (35, 2048, 24, 80), *_BY_MEMORY[2:])
 _LARGEST: Final = (16384, 512, 512)
 #: Before 0.5: by TP size
@@ -172,11 +180,14 @@ def _by_memory(device: Device, version: Version | None) -> tuple[int, int, int]:
 
 
 def defaults(device: Device, version: Version | None, world_size: int) -> Defaults:
-    """sglang/srt/server_args.py; arg_groups/memory_hook.py in 0.5.23.
+    """Return SGLang's default limits.
 
-    The memory fraction leaves room for activations and CUDA graphs, in MiB: 512 + 1.5 a token of
-    the chunk + 2 a sequence of the largest graph + 128 a GPU of the replica; at least 10 GiB on
-    GPUs above 60 GiB. Running requests follow from the KV cache, from 2048 to 4096.
+    The memory fraction reserves memory for activations and CUDA graphs, in MiB: 512 + 1.5 per token
+    of the chunk + 2 per sequence of the largest graph + 128 per GPU of the replica, and at least
+    10 GiB on GPUs above 60 GiB. The limit of running requests follows from the KV cache, from 2048
+    to 4096.
+
+    Source: sglang/srt/server_args.py; arg_groups/memory_hook.py in 0.5.23.
     """
     chunk, narrow, wide = _by_memory(device, version)
     if version is not None and version < Version((0, 5)):
@@ -198,9 +209,9 @@ def defaults(device: Device, version: Version | None, world_size: int) -> Defaul
 
 
 def startup(device: Device, version: Version | None) -> StartupMemory:
-    """No profiling run: the fraction is of what was free before the model was loaded.
+    """Return the start-up memory.
 
-    The KV cache gets free_before_load x fraction - weights
+    There is no profiling run: the KV cache gets free_before_load x fraction - weights
     (sglang/srt/model_executor/model_runner.py, profile_max_num_token).
     """
     del device, version
@@ -221,31 +232,42 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
             "context and collectives",
         ),
         collective_bytes_without_peers=Quantity(
-            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "as vLLM's: vllm#13061, #14452"
+            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "assumed equal to vLLM's: vllm#13061, #14452"
         ),
         collective_counted=True,
         graph_bytes=Quantity(
-            0.8 * GIB, 0.13 * GIB, 4.8 * GIB, "as vLLM's; reserved by the default fraction"
+            0.8 * GIB,
+            0.13 * GIB,
+            4.8 * GIB,
+            "assumed equal to vLLM's; reserved by the default fraction",
         ),
         graph_counted=False,
-        sampler_bytes_per_logit=Quantity(0.0, 0.0, 0.0, "no dummy run: the fraction leaves room"),
-        activation="none: what the fraction leaves must hold it",
+        sampler_bytes_per_logit=Quantity(
+            0.0, 0.0, 0.0, "none: no profiling run, the fraction reserves the memory"
+        ),
+        activation="none: must fit in the memory that the fraction reserves",
     )
 
 
 def graph_batch_sizes(device: Device, version: Version | None) -> tuple[int, ...]:
-    """sglang/srt/arg_groups/cuda_graph_hook.py, without speculation."""
+    """Return the captured batch sizes without speculation.
+
+    Source: sglang/srt/arg_groups/cuda_graph_hook.py.
+    """
     _, largest, _ = _by_memory(device, version)
     sizes = [1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 512, 16), *range(512, 1025, 32)]
     return tuple(size for size in sizes if size <= largest)
 
 
 def scheduling(device: Device, version: Version | None) -> Scheduling:
-    """sglang/srt/managers/scheduler.py: prefill batches run before decode batches."""
+    """Return the scheduling: prefill batches run before decode batches.
+
+    Source: sglang/srt/managers/scheduler.py.
+    """
     return Scheduling(
         chunked_prefill=True,
-        mixed_batches=False,  # --enable-mixed-chunk is off
-        overlapped=True,  # --disable-overlap-schedule is off
+        mixed_batches=False,  # --enable-mixed-chunk is off by default
+        overlapped=True,  # --disable-overlap-schedule is off by default
         prefix_caching=True,
         graph_batch_sizes=graph_batch_sizes(device, version),
         all_reduce=AllReduce(

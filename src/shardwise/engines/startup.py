@@ -1,4 +1,4 @@
-"""Memory that an engine takes at start-up, and what it leaves for the KV cache."""
+"""Memory that an engine takes at start-up, and the rest for its KV cache."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Number = float | NDArray[np.int64] | NDArray[np.float64]
 
-#: What an engine's memory fraction is a share of: the whole GPU; what was free before the model
-#: was loaded; what is free after it was loaded and profiled.
+#: The memory that an engine's memory fraction refers to: the whole GPU, the memory free before the
+#: model was loaded, or the memory free after loading and profiling it.
 MemoryShare = Literal["total", "free_before_load", "free_after_load", "none"]
 
 
@@ -29,13 +29,13 @@ class Quantity(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What a model takes on the fullest rank. Numbers or arrays of one shape.
+    """Memory of a model on the fullest rank. Numbers, or arrays of one shape.
 
     Attributes:
         weight_bytes: As loaded, padding included.
         forward_bytes: Peak of one forward of `max_num_batched_tokens` tokens.
         logits: `max_num_seqs` x vocabulary; 0 for a model without a head.
-        ranks: GPUs of the replica.
+        ranks: Number of GPUs per replica.
     """
 
     weight_bytes: Number
@@ -45,19 +45,22 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class StartupMemory(msgspec.Struct, frozen=True):
-    """What an engine takes on each GPU beside weights and KV cache, and what its budget counts."""
+    """Memory that an engine takes per GPU besides weights and KV cache.
+
+    Each `*_counted` field says whether the engine subtracts that memory from its budget.
+    """
 
     share: MemoryShare
     context_bytes: Quantity  #: driver context and libraries, before the first tensor
-    context_counted: bool  #: whether it is taken out of the budget
-    collective_bytes: Quantity  #: NCCL or RCCL and custom all-reduce buffers, with several ranks
-    collective_bytes_without_peers: Quantity  #: the same where GPUs cannot reach each other
+    context_counted: bool  #: whether it is subtracted from the budget
+    collective_bytes: Quantity  #: NCCL or RCCL and custom all-reduce buffers; with one rank none
+    collective_bytes_without_peers: Quantity  #: the same without peer access between GPUs
     collective_counted: bool
     graph_bytes: Quantity  #: CUDA graphs
-    graph_counted: bool  #: otherwise they come out of what the fraction leaves free
-    #: of the profiling run's sampler, on `max_num_seqs` rows of whole-vocabulary logits
+    graph_counted: bool  #: if not, they use the memory that the fraction leaves free
+    #: of the sampler in the profiling run, for `max_num_seqs` x vocabulary logits
     sampler_bytes_per_logit: Quantity
-    activation: str  #: what the profiling run runs, in words
+    activation: str  #: description of the profiling run
 
     def kv_budget_bytes(
         self,
@@ -67,13 +70,13 @@ class StartupMemory(msgspec.Struct, frozen=True):
         fraction: Number,
         peer_access: bool = True,
     ) -> Floats:
-        """Bytes that a GPU has left for its KV cache; negative by what is missing.
+        """Return the bytes per GPU left for the KV cache; negative if memory is missing.
 
         Args:
-            load: What the model takes. Fields broadcast.
+            load: Memory of the model. Fields broadcast.
             memory_bytes: Of the GPU, as the driver reports it.
-            fraction: The engine's memory fraction, of what `share` names.
-            peer_access: Whether GPUs reach each other directly (NVLink, xGMI, PCIe P2P).
+            fraction: The engine's memory fraction; `share` is what it refers to.
+            peer_access: Whether GPUs access each other directly (NVLink, xGMI, PCIe P2P).
         """
         several = np.asarray(load.ranks) > 1
         reach = self.collective_bytes if peer_access else self.collective_bytes_without_peers

@@ -1,8 +1,8 @@
 """TensorRT-LLM, through `trtllm-serve` and its PyTorch backend.
 
 Flags: tensorrt_llm/commands/serve.py; the YAML file's keys: tensorrt_llm/llmapi/llm_args.py. Read
-on GitHub's main between 1.0 and 1.4. What only the file can say goes there: attention data
-parallelism, chunked prefill, the KV cache's dtype, MTP.
+from GitHub's main between 1.0 and 1.4. Attention data parallelism, chunked prefill, the KV cache
+dtype and MTP can only be set in the file.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
 from shardwise.units import GIB, MIB
 
-#: Key for the tokens that MTP drafts: num_nextn_predict_layers in the guides of 1.0 to 1.2,
-#: max_draft_len in the examples of 1.4.
+#: Key for the number of tokens drafted by MTP: num_nextn_predict_layers in the guides of 1.0 to
+#: 1.2, max_draft_len in the examples of 1.4.
 _MTP_KEY: Final = (("0", "num_nextn_predict_layers"), ("1.3", "max_draft_len"))
 
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
-    """Flags of the server command that the deployment needs.
+    """Return the server's flags for a deployment.
 
-    TP counts all GPUs of a stage, whether attention is cut over them or copied. The memory fraction
-    is of what is free once the model is loaded.
+    TP is the number of GPUs of a stage, with attention sharded over them or copied. The memory
+    fraction refers to the memory free after the model is loaded.
 
     Source: https://nvidia.github.io/TensorRT-LLM/commands/trtllm-serve/trtllm-serve.html
     """
@@ -61,14 +61,14 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
 
 
 def config_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ...]:
-    """The YAML file that --extra_llm_api_options names; none where flags say it all."""
+    """Return the YAML file for --extra_llm_api_options; none if flags are enough."""
     lines = []
     if deployment.layout.attention_dp > 1:
         lines += ["enable_attention_dp: true"]
     if _needs_chunks(deployment):
         lines += ["enable_chunked_prefill: true"]
     if dtype := _kv_dtype(deployment, launch):
-        # the block replaces the flag's, so the fraction stands here as well
+        # this block overrides the flag, so it must repeat the fraction
         share = deployment.limits.gpu_memory_utilization
         lines += ["kv_cache_config:", f"  dtype: {dtype}", f"  free_gpu_memory_fraction: {share:g}"]
     lines += _speculation(deployment, launch)
@@ -78,7 +78,7 @@ def config_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ..
 
 
 def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
-    """MTPDecodingConfig and DraftTargetDecodingConfig of tensorrt_llm/llmapi/llm_args.py."""
+    """Return MTPDecodingConfig or DraftTargetDecodingConfig (tensorrt_llm/llmapi/llm_args.py)."""
     drafted = deployment.speculation
     if drafted is None:
         return []
@@ -91,14 +91,17 @@ def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
 
 
 def _needs_chunks(deployment: Deployment) -> bool:
-    """Whether a prompt may be longer than a step: it is refused without chunked prefill
-    (NVIDIA/TensorRT-LLM#4947). Early versions have no flag for it, all take the file."""
+    """Return whether prompts may exceed a step; if so, chunked prefill must be enabled.
+
+    Without it they are refused (NVIDIA/TensorRT-LLM#4947). Early versions have no flag for it, but
+    all versions accept it in the file.
+    """
     limits = deployment.limits
     return not 0 < limits.max_model_len <= limits.max_num_batched_tokens
 
 
 def _kv_dtype(deployment: Deployment, launch: Launch) -> str:
-    """For the file; "" where the default is meant. `dtype` takes auto and fp8, not 16 bits."""
+    """Return the file's KV cache dtype, auto or fp8; "" for the default. 16 bits is no value."""
     kv = deployment.dtypes.kv
     if kv == "bf16" and launch.checkpoint_kv not in ("", "bf16"):
         raise InputError(
@@ -110,7 +113,10 @@ def _kv_dtype(deployment: Deployment, launch: Launch) -> str:
 
 
 def defaults(device: Device, version: Version | None, world_size: int) -> Defaults:
-    """tensorrt_llm/llmapi/llm_args.py: the same on every GPU."""
+    """Return the default limits, which are the same on every GPU.
+
+    Source: tensorrt_llm/llmapi/llm_args.py.
+    """
     del device, version, world_size
     return Defaults(
         max_num_seqs=2048,
@@ -122,7 +128,9 @@ def defaults(device: Device, version: Version | None, world_size: int) -> Defaul
 
 
 def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -> Shard:
-    """Blocks stay whole, which is vLLM's rule and assumed here: refusing costs a layout at most.
+    """Return one rank's shard. Scale blocks stay whole, assumed as in vLLM.
+
+    If the assumption is wrong, a layout that works is refused.
 
     MXFP4 experts are padded to 128, the input of gate and up to 512 on Blackwell
     (tensorrt_llm/_torch/modules/fused_moe/quantization.py, MXFP4WeightTRTLLMGenFusedMoEMethod).
@@ -137,10 +145,12 @@ def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -
 
 
 def startup(device: Device, version: Version | None) -> StartupMemory:
-    """tensorrt_llm/_torch/pyexecutor/_util.py: a dry run, then a fraction of what is free.
+    """Return the start-up memory: a dry run, then a fraction of the free memory.
 
-    The KV cache gets (total - weights - context - collectives - activations) x fraction; CUDA
-    graphs come out of the rest.
+    The KV cache gets (total - weights - context - collectives - activations) x fraction. CUDA
+    graphs use the rest.
+
+    Source: tensorrt_llm/_torch/pyexecutor/_util.py.
     """
     del device, version
     return StartupMemory(
@@ -149,12 +159,14 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
             1.0 * GIB, 0.5 * GIB, 2.0 * GIB, "assumed; 1 GiB more takes 0.9 GiB of KV cache"
         ),
         context_counted=True,
-        collective_bytes=Quantity(1.0 * GIB, 0.3 * GIB, 2.6 * GIB, "assumed, between vLLM's"),
+        collective_bytes=Quantity(
+            1.0 * GIB, 0.3 * GIB, 2.6 * GIB, "assumed within the range of vLLM's"
+        ),
         collective_bytes_without_peers=Quantity(
-            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "as vLLM's: vllm#13061, #14452"
+            0.1 * GIB, 0.04 * GIB, 0.33 * GIB, "assumed equal to vLLM's: vllm#13061, #14452"
         ),
         collective_counted=True,
-        graph_bytes=Quantity(0.8 * GIB, 0.13 * GIB, 4.8 * GIB, "assumed, as vLLM's"),
+        graph_bytes=Quantity(0.8 * GIB, 0.13 * GIB, 4.8 * GIB, "assumed equal to vLLM's"),
         graph_counted=False,
         sampler_bytes_per_logit=Quantity(
             12.0, 8.0, 40.0, "assumed: 32-bit logits, softmax and a copy"
@@ -163,17 +175,21 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
     )
 
 
-#: tensorrt_llm/llmapi/llm_args.py: without padding, and with its largest default of 128
+#: Captured batch sizes without padding up to the default maximum of 128.
+#: Source: tensorrt_llm/llmapi/llm_args.py.
 _GRAPHS: Final = (*range(1, 33), 64, 128)
 
 
 def scheduling(device: Device, version: Version | None) -> Scheduling:
-    """tensorrt_llm/_torch/pyexecutor/py_executor.py. Chunked prefill is off unless asked for."""
+    """Return the scheduling. Chunked prefill is off by default.
+
+    Source: tensorrt_llm/_torch/pyexecutor/py_executor.py.
+    """
     del device, version
     return Scheduling(
         chunked_prefill=False,
         mixed_batches=True,
-        overlapped=True,  # disable_overlap_scheduler is off
+        overlapped=True,  # disable_overlap_scheduler is off by default
         prefix_caching=True,  # enable_block_reuse
         graph_batch_sizes=_GRAPHS,
         all_reduce=AllReduce(
@@ -184,7 +200,7 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
                 for capability in ((9, 0), (10, 0), (10, 3))
             },
             source="tensorrt_llm/_torch/distributed/ops.py: AllReduceStrategy AUTO; sizes assumed "
-            "after vLLM's, since its workspace differs by GPU and world size",
+            "equal to vLLM's, since its workspace differs by GPU and world size",
         ),
         source="tensorrt_llm/llmapi/llm_args.py; capacity_scheduler_policy GUARANTEED_NO_EVICT",
         reserves_output=True,
@@ -197,7 +213,7 @@ CAPABILITIES: Final = Capabilities(
     experts="divisor",
     attention_dp=True,
     attention_dp_with_tp=False,
-    # Helix is for the decode servers of disaggregated deployments (docs/source/features/helix.md)
+    # Helix runs only on decode servers of disaggregated deployments (docs/source/features/helix.md)
     decode_context_parallel=None,
     speculation=("mtp", "draft_model"),
     online_fp8=False,

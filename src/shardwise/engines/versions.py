@@ -1,4 +1,4 @@
-"""Versions of engines: parsing, ordering, and values that change from one version on."""
+"""Engine versions: parsing, ordering, and values that depend on the version."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Version(msgspec.Struct, frozen=True, order=True):
 
 
 def parse(text: str) -> Version | None:
-    """The first release number in `text`; None where there is none.
+    """Return the first release number in `text`; None if there is none.
 
-    "vllm 0.11.0", "v0.8.5.post1", "vLLM 0.9.1 (AMD rocm/vllm-dev:main)" and "1.2.0rc4" have one.
-    Trailing zeros do not count: 0.11 is 0.11.0.
+    Examples: "vllm 0.11.0", "v0.8.5.post1", "vLLM 0.9.1 (AMD rocm/vllm-dev:main)", "1.2.0rc4".
+    Trailing zeros are ignored: 0.11 equals 0.11.0.
     """
     found = _NUMBERS.search(text)
     return release(found[1]) if found else None
 
 
 def release(numbers: str) -> Version:
-    """The version written "0.11" or "0"."""
+    """Return the version of text such as "0.11" or "0"."""
     parts = [int(part) for part in numbers.split(".")]
     while len(parts) > 1 and parts[-1] == 0:
         parts.pop()
@@ -40,13 +40,13 @@ def release(numbers: str) -> Version:
 
 
 class Known(msgspec.Struct, frozen=True):
-    """The versions that an engine's facts were read from: the oldest and the newest."""
+    """The oldest and newest version whose sources were read for an engine."""
 
     oldest: str
     newest: str
 
     def holds(self, version: Version | None) -> bool:
-        """Whether `version` lies between the oldest and the newest. False for None."""
+        """Return whether `version` is between the oldest and the newest; False for None."""
         if version is None:
             return False
         return release(self.oldest) <= version and version.numbers[:2] <= _pair(self.newest)
@@ -57,10 +57,10 @@ def _pair(numbers: str) -> tuple[int, ...]:
 
 
 def since(version: Version | None, changes: tuple[tuple[str, T], ...]) -> T:
-    """The value that holds at `version`, from (first version, value) in ascending order.
+    """Return the value for `version` from (first version, value) pairs in ascending order.
 
-    None, a version that is not known, gets the newest value. A version before the first entry gets
-    the oldest.
+    None (unknown version) returns the newest value. A version before the first entry returns the
+    oldest.
     """
     value = changes[0][1]
     for start, then in changes:

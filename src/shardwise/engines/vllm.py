@@ -1,8 +1,8 @@
 """vLLM.
 
-Flags: vllm/engine/arg_utils.py. Facts were read in the sources of the releases 0.7.3, 0.8.5, 0.9.2,
-0.10.1, 0.11.0, 0.13.0, 0.15.1, 0.19.0, 0.20.0, 0.21.0, 0.24.0, 0.28.0 and 0.32.0; a change is dated
-by the first of these that has it.
+Flags: vllm/engine/arg_utils.py. The sources of releases 0.7.3, 0.8.5, 0.9.2, 0.10.1, 0.11.0,
+0.13.0, 0.15.1, 0.19.0, 0.20.0, 0.21.0, 0.24.0, 0.28.0 and 0.32.0 were read; a change is dated to
+the first of these that has it.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
 from shardwise.units import GIB, MIB
 
-#: --kv-cache-dtype has "bfloat16" from here on (config/cache.py, CacheDType)
+#: first version whose --kv-cache-dtype accepts "bfloat16" (config/cache.py, CacheDType)
 _NAMES_BF16_CACHE: Final = (("0", False), ("0.11", True))
-#: --speculative-config, in place of single flags, and MTP by the name "mtp" for every model
+#: first versions with --speculative-config instead of single flags, and with "mtp" for all models
 _HAS_MTP: Final = (("0", False), ("0.11", True))
-#: --nnodes without Ray
+#: first version with --nnodes, which needs no Ray
 _HAS_NODES: Final = (("0", False), ("0.13", True))
-RPC_PORT: Final = 13345  #: as in vLLM's guide
-#: V1's "draft_model": refused in 0.13 (issues/31883)
+RPC_PORT: Final = 13345  #: port of the examples in vLLM's guide
+#: first version with "draft_model" in V1; 0.13 refuses it (issues/31883)
 _HAS_DRAFT_MODELS: Final = (("0", False), ("0.15", True))
 
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
-    """Flags of the server command that the deployment needs.
+    """Return the server's flags for a deployment.
 
-    `--max-num-seqs` and `--max-num-batched-tokens` hold for each copy of attention.
+    `--max-num-seqs` and `--max-num-batched-tokens` are limits per copy of attention.
 
     Source: https://docs.vllm.ai/en/latest/cli/serve.html
     """
@@ -72,8 +72,11 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
 
 
 def _nodes(deployment: Deployment, launch: Launch) -> list[str]:
-    """docs/serving/parallelism_scaling.md, "Running vLLM with MultiProcessing", for pipelines, and
-    docs/serving/data_parallel_deployment.md for copies of attention."""
+    """Return the multi-node flags.
+
+    Source: docs/serving/parallelism_scaling.md, "Running vLLM with MultiProcessing", for pipelines;
+    docs/serving/data_parallel_deployment.md for copies of attention.
+    """
     if launch.nodes == 1:
         return []
     headless = ["--headless"] if launch.node_rank else []
@@ -100,7 +103,7 @@ def _dtype_flags(deployment: Deployment, launch: Launch) -> list[str]:
     version = parse(deployment.engine_version)
     if kv == "bf16" and not since(version, _NAMES_BF16_CACHE):
         if launch.checkpoint_kv in ("", "bf16"):
-            return line  # what "auto" is there
+            return line  # "auto" means bf16 here
         raise InputError(
             f"KV cache dtype bf16 with vLLM {version} for a checkpoint that asks for "
             f"{launch.checkpoint_kv}",
@@ -110,8 +113,10 @@ def _dtype_flags(deployment: Deployment, launch: Launch) -> list[str]:
 
 
 def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
-    """vllm/config/speculative.py: the model's own MTP heads draft, or a draft model, which has the
-    model's vocabulary and TP (github.com/vllm-project/vllm/pull/24322).
+    """Return the speculation flags.
+
+    The model's MTP heads draft, or a draft model with the same vocabulary and TP
+    (github.com/vllm-project/vllm/pull/24322). Source: vllm/config/speculative.py.
     """
     drafted = deployment.speculation
     if drafted is None:
@@ -132,15 +137,18 @@ def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
 
 
 def defaults(device: Device, version: Version | None, world_size: int) -> Defaults:
-    """Of `vllm serve`: vllm/engine/arg_utils.py, get_batch_defaults for OPENAI_API_SERVER."""
+    """Return the default limits of `vllm serve`.
+
+    Source: vllm/engine/arg_utils.py, get_batch_defaults for OPENAI_API_SERVER.
+    """
     big = device.memory_bytes >= 70 * GIB
     if version is not None and version < Version((0, 8)):
-        # V0: without chunked prefill a step takes max_model_len; 2048 is the least
+        # V0 without chunked prefill: a step takes max_model_len tokens, at least 2048
         seqs, tokens = 256, 2048
     elif device.vendor == "cpu":
         seqs, tokens = 128 * world_size, 2048 * world_size
     elif device.memory_bytes >= 160 * GIB:
-        # read in 0.28.0, absent in 0.24.0
+        # in 0.28.0, not in 0.24.0
         seqs, tokens = 1024, since(version, (("0", 8192), ("0.28", 16384)))
     elif big and ("a100" not in device.name.lower() or not _spares_a100(version)):
         seqs, tokens = 1024, 8192
@@ -156,30 +164,33 @@ def defaults(device: Device, version: Version | None, world_size: int) -> Defaul
 
 
 def _spares_a100(version: Version | None) -> bool:
-    """A100 keeps the small defaults: github.com/vllm-project/vllm/pull/17885."""
+    """Return whether A100 keeps the small defaults (github.com/vllm-project/vllm/pull/17885)."""
     return since(version, (("0", False), ("0.9", True)))
 
 
-#: The sampler's dummy run, per row and vocabulary entry. PyTorch sorts: 40 bytes
-#: (pull/32558: 1.25 GiB for 256 rows of 131,072), as start-up logs have it: 38 from gpt-oss-120b on
+#: Bytes of the sampler's dummy run per row and vocabulary entry. PyTorch's sampler sorts: 40 bytes
+#: (pull/32558: 1.25 GiB for 256 rows of 131,072). Start-up logs agree: 38 from gpt-oss-120b on
 #: H100 (vllm#23278: 71.27 GiB usable, 65.97 loaded, -2.14 left, 1,024 rows of 201,088; vllm#27508
-#: the same with 1,024 instead of 8,192 tokens a step, so layers do not add), 41 from Llama-3-8B
+#: the same with 1,024 instead of 8,192 tokens a step, so layers add nothing), 41 from Llama-3-8B
 #: (pull/10511: 1.26 GiB for 256 rows of 128,256), 45 from Phi-4 (1.16 GiB for 256 of 100,352).
 _SORTED: Final = Quantity(
     40.0, 38.0, 45.0, "pull/32558; start-up logs of vllm#23278, vllm#27508, pull/10511"
 )
-#: The Triton kernel does not sort: 12 bytes by the same table (384 MiB), and the 16-bit logits.
-#: Nor does FlashInfer's sampler, which V1 takes unasked where FlashInfer is installed, as in the
-#: official image: gpt-oss-120b starts there on one H100 with about 58,000 tokens of cache. Before
-#: 0.19 the larger is assumed, that of an installation by pip or conda.
+#: The Triton kernel does not sort: 12 bytes in the same table (384 MiB), plus the 16-bit logits.
+#: FlashInfer's sampler does not sort either. V1 uses it if FlashInfer is installed, as in the
+#: official image, where gpt-oss-120b starts on one H100 with about 58,000 tokens of cache. Before
+#: 0.19 the larger value is assumed, which holds for an installation by pip or conda.
 UNSORTED: Final = Quantity(14.0, 12.0, 20.0, "pull/32558, merged as pull/33538")
 
 
 def startup(device: Device, version: Version | None) -> StartupMemory:
-    """vllm/v1/worker/gpu_worker.py, determine_available_memory.
+    """Return the start-up memory.
 
-    The budget is what profiling added: since 0.11 the snapshot that it compares with is taken after
-    the process groups exist, and since 0.20 an estimate of the CUDA graphs is subtracted.
+    The memory that profiling added is subtracted from the budget. Since 0.11 the snapshot before
+    profiling is taken after the process groups exist. Since 0.20 an estimate of the CUDA graphs is
+    subtracted too.
+
+    Source: vllm/v1/worker/gpu_worker.py, determine_available_memory.
     """
     del device
     if version is not None and version < Version((0, 7)):
@@ -187,7 +198,7 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
             0.6 * GIB,
             0.4 * GIB,
             1.8 * GIB,
-            "vllm#10517: 0.5 GiB on an RTX 3090 beside a forward of 20,000 tokens, 0.6.4; "
+            "vllm#10517: 0.5 GiB on an RTX 3090 besides a forward of 20,000 tokens, 0.6.4; "
             "pull/10511: 1.79 GiB on an H100, 0.6.5",
         )
     else:
@@ -223,7 +234,7 @@ def startup(device: Device, version: Version | None) -> StartupMemory:
     )
 
 
-#: vllm/distributed/device_communicators/all_reduce_utils.py (0.11.0 to 0.32.0), in MiB
+#: In MiB. Source: vllm/distributed/device_communicators/all_reduce_utils.py (0.11.0 to 0.32.0)
 _CUSTOM: Final = {
     (9, 0): {2: 64 * MIB, 4: 32 * MIB, 6: MIB // 2, 8: MIB // 4},
     (10, 0): {2: 2 * MIB, 4: 2 * MIB, 6: MIB, 8: MIB},

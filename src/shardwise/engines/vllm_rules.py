@@ -1,6 +1,6 @@
-"""How vLLM's TP cuts weights, by dtype, kernel and version.
+"""Sharding of weights by vLLM's TP, by dtype, kernel and version.
 
-Read in the sources of 0.7.3, 0.8.5, 0.9.2, 0.11.0, 0.15.1, 0.24.0 and 0.32.0:
+Source: releases 0.7.3, 0.8.5, 0.9.2, 0.11.0, 0.15.1, 0.24.0 and 0.32.0,
 vllm/model_executor/layers/quantization/ and, for padding of experts, mxfp4.py there or
 layers/fused_moe/oracle/mxfp4.py.
 """
@@ -24,14 +24,14 @@ from shardwise.engines.rules import (
 )
 from shardwise.engines.versions import Version, since
 
-#: Marlin pads odd tiles from here on (marlin_padded_nk; absent in 0.21.0, there in 0.24.0).
+#: First version in which Marlin pads odd tiles (marlin_padded_nk; not in 0.21.0, in 0.24.0).
 _MARLIN_PADS: Final = (("0", False), ("0.24", True))
-#: AllSpark takes per-channel int8 on Ampere and Ada with sizes that are multiples of 16.
+#: AllSpark runs per-channel int8 on Ampere and Ada with sizes that are multiples of 16.
 _ALLSPARK: Final = (("0", False), ("0.8", True))
 _ALLSPARK_MULTIPLE: Final = 16
-#: Multiple that cuBLASLt and CUTLASS ask of 8-bit operands (torch._scaled_mm).
+#: cuBLASLt and CUTLASS require sizes of 8-bit operands to be multiples of 16 (torch._scaled_mm).
 _SCALED_MM_MULTIPLE: Final = 16
-#: moe_wna16 halves the group of int4 experts down to this (assert group_size >= 32).
+#: moe_wna16 halves groups of int4 experts down to this size (assert group_size >= 32).
 _LEAST_GROUP: Final = 32
 _HALVED: Final = (
     "vLLM halves the int4 group for experts since 0.7 (moe_wna16); some versions start and then "
@@ -40,7 +40,7 @@ _HALVED: Final = (
 
 
 def cut(weight: Weight, tp_size: int, device: Device, version: Version | None) -> Shard:
-    """What one rank holds of `weight`."""
+    """Return one rank's shard of `weight`."""
     if weight.dtype == "mxfp4" and weight.experts:
         return _mxfp4_experts(weight, tp_size, device, version)
     if weight.dtype in UNQUANTIZED:
@@ -62,7 +62,7 @@ def _eight_bits_or_blocks(
 
 
 def _pads(version: Version | None) -> bool:
-    """Without a version, the stricter rule."""
+    """Return whether Marlin pads; without a version, the stricter rule applies."""
     return version is not None and since(version, _MARLIN_PADS)
 
 
@@ -71,7 +71,7 @@ def _lacks_fp8(device: Device) -> bool:
 
 
 def _weight_only(weight: Weight, tp_size: int, device: Device, version: Version | None) -> Shard:
-    """int4, or int8 with 16-bit activations: AllSpark where it applies, else Marlin."""
+    """Shard int4, or int8 with 16-bit activations: for AllSpark if it applies, else Marlin."""
     if weight.experts and weight.block[1]:
         return _grouped_experts(weight, tp_size)
     if device.vendor != "nvidia":
@@ -87,13 +87,13 @@ def _weight_only(weight: Weight, tp_size: int, device: Device, version: Version 
 
 
 def _scaled_mm(weight: Weight, tp_size: int, shard: Shard) -> Shard:
-    """One scale a tensor or channel: sizes must be multiples of 16."""
+    """Check weights with one scale per tensor or channel: sizes must be multiples of 16."""
     size = shard.outputs if weight.cut == "outputs" else shard.inputs
     if tp_size > 1 and weight.cut != "none" and size % _SCALED_MM_MULTIPLE:
         return replace(
             shard,
             refused=(
-                f"TP={tp_size} cuts {weight.name} into {size}, which is no multiple of "
+                f"TP={tp_size} cuts {weight.name} into {size}, which is not a multiple of "
                 f"{_SCALED_MM_MULTIPLE}"
             ),
         )
@@ -101,9 +101,10 @@ def _scaled_mm(weight: Weight, tp_size: int, shard: Shard) -> Shard:
 
 
 def _grouped_experts(weight: Weight, tp_size: int) -> Shard:
-    """Fused experts: the fused Marlin kernel where whole groups are left, else halved groups.
+    """Shard fused experts: for the fused Marlin kernel if groups stay whole, else halve groups.
 
-    Gate and up are cut along outputs, but share the group of the down projection's cut inputs.
+    Gate and up are sharded along outputs, but have the same group size as the down projection,
+    which is sharded along inputs.
     """
     inner = weight if weight.cut != "outputs" else _turned(weight)
     found = halved_group(inner, tp_size, _LEAST_GROUP)
@@ -118,7 +119,7 @@ def _turned(weight: Weight) -> Weight:
 
 
 def _mxfp4_experts(weight: Weight, tp_size: int, device: Device, version: Version | None) -> Shard:
-    """Fused MXFP4 experts are padded to what the backend's kernel takes.
+    """Pad fused MXFP4 experts as the backend's kernel requires.
 
     gpt-oss-120b loads 65.97 GiB with Marlin (github.com/vllm-project/vllm/issues/23278) and 64.38
     with Triton on H100 (issues/33155, 0.14.1), where the checkpoint has 60.8.
@@ -131,13 +132,13 @@ def _mxfp4_experts(weight: Weight, tp_size: int, device: Device, version: Versio
 
 
 def _mxfp4_multiples(device: Device, version: Version | None) -> tuple[int, int]:
-    """(multiple of the intermediate size, of the hidden size)."""
+    """Return the multiples that the intermediate and the hidden size are padded to."""
     if device.vendor == "cpu":
         return 32, 32
     if device.vendor == "amd":
-        # 0.32 pads to 128 on some kernels; 256 holds from the first version on
+        # 0.32 pads to 128 for some kernels; 256 is right for all earlier versions
         return 256, 256
     if device.is_sm100:
         # FlashInfer's TensorRT-LLM kernels: 256 until 0.15.1, 128 in 0.32.0
         return since(version, (("0", 256), ("0.16", 128))) if version else 256, 256
-    return 128, 256  # Marlin, on RTX Blackwell as well; Triton's layout on Hopper takes 2 % less
+    return 128, 256  # Marlin, also on RTX Blackwell; Triton's layout on Hopper takes 2 % less

@@ -1,1 +1,1 @@
-"""A machine's GPUs and the links between them: read, written, and which GPUs to take for a TP."""
+"""A machine's GPUs and their links: reading, writing, and assigning GPUs to TP groups."""

@@ -1,4 +1,4 @@
-"""A node as a TOML file: what `--node my-node.toml` reads and `doctor --save` writes."""
+"""A node as a TOML file, read by `--node my-node.toml` and written by `doctor --save`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class HostTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_de
 
 
 class NodeTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The whole file; `links` is "0-1" -> "NV12", `peer_access` "0-1" -> true."""
+    """The whole file. `links` maps "0-1" to "NV12", `peer_access` maps "0-1" to true."""
 
     device: list[DeviceTable]
     links: dict[str, str] = {}
@@ -52,7 +52,7 @@ class NodeTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def read(path: Path) -> Node:
-    """The node of a file. InputError names the file and the key that cannot be used."""
+    """Return the node in a file. Raises InputError naming the file and the invalid key."""
     try:
         data = tomllib.loads(read_utf8(path))
     except OSError as error:
@@ -67,7 +67,7 @@ def read(path: Path) -> Node:
 
 
 def write(path: Path, node: Node) -> None:
-    """Write the file whole or not at all. InputError where it cannot be written."""
+    """Write the file atomically. Raises InputError if it cannot be written."""
     try:
         write_whole(path, to_toml(node).encode())
     except OSError as error:
@@ -75,7 +75,7 @@ def write(path: Path, node: Node) -> None:
 
 
 def to_toml(node: Node) -> str:
-    """The file of `node`; reading it back gives the same devices, links and host."""
+    """Return the file's text. Reading it back gives the same devices, links and host."""
     return "\n".join(_lines(node)) + "\n"
 
 
@@ -133,7 +133,7 @@ def _host_table(host: Host) -> dict[str, Any]:
 
 
 def _keys(table: Mapping[str, Any]) -> Iterator[str]:
-    # a JSON string, number or truth value is a TOML one too
+    # JSON strings, numbers and booleans are valid TOML
     return (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items())
 
 

@@ -1,4 +1,4 @@
-"""This machine, read through its own tools and /proc. Nothing is changed."""
+"""Read this machine through its tools and /proc, without changing anything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from shardwise.node.reading.read import Reading, read
 
 Command = tuple[str, ...]
-#: What is asked, in the order in which it is read; a tool that is not installed is passed over.
+#: Commands in the order in which their output is read. Tools that are not installed are skipped.
 GPU_COMMANDS: Final[tuple[Command, ...]] = (
     ("nvidia-smi",),
     (
@@ -39,7 +39,7 @@ _PACKAGES: Final = ("vllm", "sglang", "torch")
 
 
 def read_here(commands: Sequence[Command] = COMMANDS) -> Reading:
-    """What the tools of this machine say, IOMMU and installed engines included."""
+    """Return the reading of this machine's tools, IOMMU and installed engines."""
     text = "\n".join(_outputs(commands))
     found = read(text, "this machine")
     versions = {**found.versions, **_installed()}
@@ -65,7 +65,7 @@ def _outputs(commands: Sequence[Command]) -> Iterator[str]:
             )
         except (OSError, subprocess.TimeoutExpired):
             continue
-        # the command stands above its output, as in a paste: tables are told apart by it
+        # the command is printed above its output, as in a paste, because it identifies tables
         yield f"$ {' '.join(command)}\n{done.stdout}\n{done.stderr}\n"
 
 
@@ -80,7 +80,7 @@ def _installed() -> dict[str, str]:
 
 
 def _iommu_translates() -> bool | None:
-    """Whether some IOMMU group translates addresses; None where the kernel has no groups."""
+    """Return whether any IOMMU group translates addresses; None if the kernel has no groups."""
     types = set()
     for path in Path("/sys/kernel/iommu_groups").glob("*/type"):
         try:

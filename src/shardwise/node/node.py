@@ -1,4 +1,4 @@
-"""A node as it is: its GPUs, the link of each pair, peer access, and the host they sit in."""
+"""A real node: its GPUs, the link of each pair, peer access, and the host."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import msgspec
 from shardwise.errors import InputError
 from shardwise.node.links import Link
 
-Pair = tuple[int, int]  #: two device indices, the smaller first
+Pair = tuple[int, int]  #: Two device indices, the smaller first.
 
 
 def pair(a: int, b: int) -> Pair:
-    """Key of the link between two devices, the lower index first."""
+    """Return the key of the link between two devices, the lower index first."""
     return (a, b) if a < b else (b, a)
 
 
 class Device(msgspec.Struct, frozen=True):
-    """One GPU as the tools number it. What was not said is None or empty."""
+    """One GPU with the index that tools give it. Unknown values are None or empty."""
 
     index: int
     name: str = ""
     bus_id: str = ""
-    memory_bytes: float | None = None  #: total, as the driver reports it
+    memory_bytes: float | None = None  #: total as the driver reports it
     used_bytes: float | None = None
-    numa: int | None = None  #: the NUMA node, where it is a single one
+    numa: int | None = None  #: the NUMA node if there is only one
     numa_affinity: str = ""  #: as printed: "0", "0-3", "0,3-9"
     cpus: str = ""  #: as printed: "0-31,64-95"
-    gpu_numa_id: int | None = None  #: GPU memory that is a NUMA node of its own (GB200)
-    pcie_gen: int | None = None  #: highest of slot and GPU
+    gpu_numa_id: int | None = None  #: NUMA node of the GPU memory itself (GB200)
+    pcie_gen: int | None = None  #: maximum that slot and GPU support
     pcie_width: int | None = None
     power_cap_w: float | None = None
     partition: str = ""  #: "NPS1, SPX" on AMD
@@ -39,12 +39,12 @@ class Device(msgspec.Struct, frozen=True):
 
     @property
     def island(self) -> str:
-        """What GPUs on one CPU socket share; empty if nothing says."""
+        """Key shared by GPUs on one CPU socket; empty if unknown."""
         return f"numa {self.numa}" if self.numa is not None else self.cpus
 
 
 class Host(msgspec.Struct, frozen=True):
-    """The machine around the GPUs; None where nothing says."""
+    """The host of the GPUs. Unknown values are None or empty."""
 
     cpu_name: str = ""
     cpu_vendor: str = ""  #: "AuthenticAMD", "GenuineIntel", …
@@ -52,11 +52,11 @@ class Host(msgspec.Struct, frozen=True):
     numa_cpus: Mapping[int, str] = msgspec.field(default_factory=dict)  #: NUMA node -> its CPUs
     hypervisor: str = ""
     iommu: bool | None = None
-    acs_redirect: bool | None = None  #: some PCIe bridge sends peer traffic to the root
+    acs_redirect: bool | None = None  #: whether a PCIe bridge sends peer traffic to the root
 
 
 class Node(msgspec.Struct, frozen=True):
-    """GPUs and what connects them. Pairs that nothing was said of are absent from `links`."""
+    """GPUs and their links. Pairs whose link is unknown are absent from `links`."""
 
     devices: tuple[Device, ...]
     links: Mapping[Pair, Link]
@@ -78,7 +78,7 @@ class Node(msgspec.Struct, frozen=True):
         return tuple(sorted(device.index for device in self.devices))
 
     def only(self, indices: Collection[int]) -> Node:
-        """The node as if it had the GPUs of `indices` alone."""
+        """Return a node with only the GPUs of `indices`."""
         return Node(
             tuple(d for d in self.devices if d.index in indices),
             {p: link for p, link in self.links.items() if set(p) <= set(indices)},
@@ -88,17 +88,17 @@ class Node(msgspec.Struct, frozen=True):
         )
 
     def device(self, index: int) -> Device:
-        """Device with this index."""
+        """Return the device with this index."""
         return next(device for device in self.devices if device.index == index)
 
     def link(self, a: int, b: int) -> Link | None:
-        """Link between two devices; None where unknown."""
+        """Return the link between two devices; None if unknown."""
         return self.links.get(pair(a, b))
 
     def reaches(self, a: int, b: int) -> bool | None:
-        """Whether one GPU can read the other's memory; None if nothing says.
+        """Return whether one GPU can read the other's memory; None if unknown.
 
-        Direct links always can.
+        With a direct link it always can.
         """
         found = self.link(a, b)
         if found and found.direct:
@@ -106,20 +106,20 @@ class Node(msgspec.Struct, frozen=True):
         return self.peer_access.get(pair(a, b))
 
     def pairs(self, group: Iterable[int] | None = None) -> tuple[Pair, ...]:
-        """All pairs among `group`, by default among all devices."""
+        """Return all pairs of `group`, by default of all devices."""
         return tuple(itertools.combinations(sorted(self.indices if group is None else group), 2))
 
     def unknown_pairs(self, group: Iterable[int] | None = None) -> tuple[Pair, ...]:
-        """Pairs whose link is unknown."""
+        """Return the pairs whose link is unknown."""
         return tuple(p for p in self.pairs(group) if p not in self.links)
 
     def fully_connected(self, group: Iterable[int]) -> bool:
-        """Whether every pair of `group` has a direct link: what engines call fully connected."""
+        """Return whether every pair of `group` has a direct link ("fully connected" in engines)."""
         return all((link := self.links.get(p)) and link.direct for p in self.pairs(group))
 
     @property
     def vendor(self) -> str:
-        """Vendor from the links and names: "amd", "nvidia" or ""."""
+        """Vendor according to links and names: "amd", "nvidia" or ""."""
         names = " ".join(device.name for device in self.devices).lower().strip()
         kinds = {link.kind for link in self.links.values()}
         if kinds & {"XGMI", "PCIE"} or any(

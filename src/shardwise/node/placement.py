@@ -1,4 +1,4 @@
-"""Which GPUs to take for a TP size: bridged pairs first, one NUMA node before two."""
+"""Assign GPUs to TP groups: prefer bridged pairs, and one NUMA node over two."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from shardwise.errors import InputError
 from shardwise.node.links import Link
 from shardwise.node.node import Node, Pair, pair
 
-#: Groups up to this size have every ring looked at (2,520 of 8 GPUs); larger ones are walked to the
-#: nearest neighbour.
+#: Up to this group size every ring is evaluated (2,520 for 8 GPUs). Above it, the ring goes to the
+#: nearest neighbour at each step.
 _EXACT_RING: Final = 8
-#: Nodes up to this size have every split into groups looked at (105 of 8 GPUs into pairs).
+#: Up to this node size every split into groups is evaluated (105 for 8 GPUs in pairs).
 _EXACT_SPLIT: Final = 8
-#: Candidate groups looked at; beyond, a group is grown from each GPU.
+#: Maximum number of groups to evaluate. Above it, one group is grown from each GPU.
 _EXACT_GROUPS: Final = 500
-_UNKNOWN: Final = (-99, 0)  #: below every link
+_UNKNOWN: Final = (-99, 0)  #: worse than any link
 
 
 class Placement(msgspec.Struct, frozen=True, dict=True):
-    """GPUs of one replica in ring order, and the slowest link that the ring crosses."""
+    """The GPUs of one replica in ring order."""
 
     node: Node
-    devices: tuple[int, ...]  #: ascending, as CUDA_VISIBLE_DEVICES takes them
+    devices: tuple[int, ...]  #: ascending, for CUDA_VISIBLE_DEVICES
     ring: tuple[int, ...]
 
     @property
     def ring_pairs(self) -> tuple[Pair, ...]:
-        """Pairs that are neighbours in the ring."""
+        """Pairs of neighbours in the ring."""
         return _steps(self.ring)
 
     @property
     def ring_links(self) -> tuple[Link | None, ...]:
-        """The links of the ring; None for a pair that nothing was said of."""
+        """The links of the ring; None for a pair whose link is unknown."""
         return tuple(self.node.link(a, b) for a, b in self.ring_pairs)
 
     @cached_property
     def slowest(self) -> Link | None:
-        """The slowest link of the ring; None for a single GPU or where a pair is not known."""
+        """The slowest link of the ring; None for a single GPU or if a link is unknown."""
         links = self.ring_links
         known = [link for link in links if link is not None]
         if not links or len(known) < len(links):
@@ -52,7 +52,7 @@ class Placement(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def crosses_numa(self) -> bool:
-        """Whether the GPUs are known to sit on more than one NUMA node."""
+        """Whether the GPUs are known to span several NUMA nodes."""
         islands = {self.node.device(i).island for i in self.devices} - {""}
         return len(islands) > 1
 
@@ -63,17 +63,18 @@ class Placement(msgspec.Struct, frozen=True, dict=True):
 
 
 def tp_sizes(node: Node) -> tuple[int, ...]:
-    """Powers of two up to the number of GPUs, and that number where it is even."""
+    """Return the powers of two up to the number of GPUs, and that number if it is even."""
     count = len(node.devices)
     sizes = {2**k for k in range(count.bit_length()) if 2**k <= count}
     return tuple(sorted(sizes | ({count} if count % 2 == 0 and count else set())))
 
 
 def placements(node: Node, tp_size: int) -> tuple[Placement, ...]:
-    """Disjoint groups of `tp_size` GPUs, as many as the node holds, the best first.
+    """Return as many disjoint groups of `tp_size` GPUs as the node has, the best first.
 
-    On nodes of up to 8 GPUs the worst group is as good as it can be; on larger ones, and where
-    links are not known, groups are taken one after the other. InputError unless the node holds one.
+    On nodes of up to 8 GPUs, the split with the best worst group is chosen. On larger nodes, or if
+    links are unknown, the best remaining group is chosen repeatedly. Raises InputError if the node
+    has fewer than `tp_size` GPUs.
     """
     count = len(node.devices)
     if not 1 <= tp_size <= count:
@@ -88,7 +89,7 @@ def placements(node: Node, tp_size: int) -> tuple[Placement, ...]:
 
 
 def best(node: Node, tp_size: int) -> Placement:
-    """The best single group of `tp_size` GPUs; InputError unless the node holds one."""
+    """Return the best group of `tp_size` GPUs. Raises InputError if the node has fewer GPUs."""
     if not 1 <= tp_size <= len(node.devices):
         raise InputError(
             f"TP={tp_size} on a node of {len(node.devices)} GPUs",
@@ -99,7 +100,7 @@ def best(node: Node, tp_size: int) -> Placement:
 
 
 def _splits(left: tuple[int, ...], size: int, spare: int) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """Every way to cut `left` into groups of `size`, `spare` GPUs left out."""
+    """Yield every split of `left` into groups of `size` with `spare` GPUs unused."""
     if len(left) < size:
         yield ()
         return
@@ -113,7 +114,7 @@ def _splits(left: tuple[int, ...], size: int, spare: int) -> Iterator[tuple[tupl
 
 
 def _split_quality(node: Node, split: Sequence[tuple[int, ...]]) -> tuple[object, ...]:
-    """Orders splits by their worst group, then the next better one."""
+    """Return a sort key for splits: the worst group first, then the next better one."""
     return tuple(sorted(_group_quality(node, group) for group in split))
 
 
@@ -135,7 +136,7 @@ def _best_group(node: Node, left: tuple[int, ...], size: int) -> tuple[int, ...]
 
 
 def _grown(node: Node, left: tuple[int, ...], seed: int, size: int) -> tuple[int, ...]:
-    """A group from `seed` on, each time with the GPU whose worst link into it is best."""
+    """Grow a group from `seed`, adding the GPU whose worst link into the group is best."""
     group = [seed]
     while len(group) < size:
         rest = [i for i in left if i not in group]
@@ -144,7 +145,7 @@ def _grown(node: Node, left: tuple[int, ...], seed: int, size: int) -> tuple[int
 
 
 def _group_quality(node: Node, group: tuple[int, ...]) -> tuple[object, ...]:
-    """Orders groups: the ring's slowest link, direct links everywhere, one NUMA node, all links."""
+    """Return a sort key: slowest ring link, full connection, one NUMA node, all links."""
     ring = _best_ring(node, group)
     links = [_quality(node, a, b) for a, b in _steps(ring)]
     every = sorted(_quality(node, a, b) for a, b in node.pairs(group))
@@ -158,7 +159,7 @@ def _group_quality(node: Node, group: tuple[int, ...]) -> tuple[object, ...]:
 
 
 def _best_ring(node: Node, group: tuple[int, ...]) -> tuple[int, ...]:
-    """The order in which a ring over `group` crosses its slowest link least badly."""
+    """Return the order of `group` whose ring has the best slowest link."""
     if len(group) <= 3:
         return group
     if len({_quality(node, a, b) for a, b in node.pairs(group)}) == 1:

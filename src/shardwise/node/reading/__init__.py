@@ -1,1 +1,1 @@
-"""Readers of what people paste: matrices, tools' tables, environments and start-up logs."""
+"""Parsers of pasted text: topology matrices, tools' tables, environments and start-up logs."""

@@ -1,4 +1,4 @@
-"""Software versions and GPU names as `collect_env`, `sglang.check_env` and pip print them."""
+"""Parse software versions and GPU names from `collect_env`, `sglang.check_env` and pip."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GPUS: Final = re.compile(
     r"^\W*(?:GPU models and configuration\s*:\s*)?GPU (\d+(?:\s*,\s*\d+)*)\s*:\s*"
     r"((?:NVIDIA|AMD|Tesla|GeForce|Quadro|RTX|TITAN|GRID|Instinct|Radeon)\b[^(]*?)\s*(?:\(UUID.*)?$"
 )
-#: On ROCm, PyTorch names the first GPU alone, with its target and without an index.
+#: On ROCm, PyTorch names only the first GPU, with its target and without an index.
 _FIRST: Final = re.compile(
     r"^\W*GPU models and configuration\s*:\s*((?:AMD|Radeon)\b[^(]*?)\s*\(gfx\w+"
 )
@@ -37,11 +37,11 @@ class Environment(msgspec.Struct, frozen=True):
 
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     devices: dict[int, Device] = msgspec.field(default_factory=dict)
-    gpu: str = ""  #: name of the first of AMD's GPUs, which the others share as a rule
+    gpu: str = ""  #: name of the first AMD GPU; usually all have the same
 
 
 def read_environment(lines: Sequence[Line]) -> Environment:
-    """Versions and GPU names of `lines`; "Could not collect" is no version."""
+    """Return the versions and GPU names in `lines`. "Could not collect" is skipped."""
     versions: dict[str, str] = {}
     names: dict[int, str] = {}
     capabilities: dict[int, str] = {}
@@ -64,7 +64,7 @@ def read_environment(lines: Sequence[Line]) -> Environment:
 
 
 def says_nothing(version: str) -> bool:
-    """Whether a version is a source build's placeholder, which no release can be told from."""
+    """Return whether a version is the placeholder of a source build, which has no release."""
     return bool(re.match(r"0\.[01]\.(?:0\.)?dev", version))
 
 

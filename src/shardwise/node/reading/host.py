@@ -1,4 +1,4 @@
-"""The host's lines in pasted text: lscpu, IOMMU and ACS."""
+"""Parse the host's lines in pasted text: lscpu, IOMMU and ACS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMED: Final = {
     "hypervisor": re.compile(r"^\W*Hypervisor vendor\s*[:：]+\s*(\S.*?)\s*$"),
 }
 _SOCKETS: Final = re.compile(r"^\W*Socket\(s\)\s*[:：]\s*(\d+)\s*$")
-#: "NUMA node0 CPU(s):"; translations keep NUMA, the number, CPU and the colon
+#: "NUMA node0 CPU(s):". Translated output keeps NUMA, the number, CPU and the colon.
 _NUMA_CPUS: Final = re.compile(
     r"NUMA\s*[^\d:：]{0,12}(\d+)\s*[^:：]{0,12}CPU[^:：]*[:：]\s*(\d[\d,\- ]*)\s*$"
 )
@@ -27,7 +27,7 @@ _ACS: Final = re.compile(r"ACSCtl:.*ReqRedir([+-])")
 
 
 def read_host(lines: Sequence[Line]) -> Host:
-    """What lscpu, the kernel's command line and `lspci -vvv` say in `lines`."""
+    """Return the host from lscpu, the kernel's command line and `lspci -vvv` in `lines`."""
     named: dict[str, str] = {}
     numa: dict[int, str] = {}
     sockets: int | None = None

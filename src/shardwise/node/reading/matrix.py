@@ -1,7 +1,7 @@
-"""A matrix of device pairs in pasted text, whichever tool printed it.
+"""Parse matrices of device pairs in the pasted output of any tool.
 
-A header line names the columns, each row starts with a device and holds a cell per column. Rows and
-header may be wrapped, indented, prefixed by a logger, merged where blanks were lost, or cut off.
+A header line names the columns. Each row starts with a device and has one cell per column. Header
+and rows may be wrapped, indented, prefixed by a logger, truncated, or lack blanks between cells.
 """
 
 from __future__ import annotations
@@ -17,53 +17,53 @@ from shardwise.node.reading.text import Line, Problem
 GPU: Final = r"GPU\d+"
 BUS_ID: Final = r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]"
 _DEVICE: Final = re.compile(rf"(?:{GPU}|{BUS_ID})")
-#: What follows the device columns of `nvidia-smi topo -m`, which may run into each other.
+#: Columns after the device columns of `nvidia-smi topo -m`, with or without blanks between them.
 _TAIL: Final = re.compile(r"CPU\s*Affinity|NUMA\s*Affinity|GPU\s*NUMA\s*ID", re.IGNORECASE)
-#: Cells of a table of links or of peer access (NVIDIA) and of AMD's tables.
+#: Cells of a table of links or peer access (NVIDIA), and of AMD's tables.
 NVIDIA_CELL: Final = re.compile(r"NV\d+|NODE|PIX|PXB|PHB|SYS|SOC|OK|CNS|GNS|TNS|NS|DR|N/A|X|U")
 AMD_CELL: Final = re.compile(r"XGMI|PCIE|SELF|ENABLED|DISABLED|UNKNOWN|True|False|N/A|\d+")
 _NIC_ROW: Final = re.compile(r"^\s*(?:NIC\d+|mlx\w+)\b")
 _TAIL_ENDS: Final = ("ID", "Affinity", "NUMA ID")
-#: The affinity columns of a row, wrapped to a line of their own.
+#: The affinity columns of a row, wrapped to a separate line.
 _AFFINITY: Final = re.compile(r"^\s*(?=\S)(?:[\d,-]+\s*)*(?:N?/?A)?\s*$")
-_MAX_WRAPS: Final = 4  #: lines that one row may be wrapped over
-#: Columns, affinity columns and the text that they were read from.
+_MAX_WRAPS: Final = 4  #: maximum number of lines of a wrapped row
+#: Columns, affinity columns, and the text they were read from.
 Header = tuple[tuple[str, ...], tuple[str, ...], str]
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One row: its cells in the order of the columns, and the text after them."""
+    """The cells of one row in column order, and the text after them."""
 
     line: int
     cells: tuple[str, ...]
-    rest: str  #: behind the device cells, tabs kept
+    rest: str  #: text after the device cells, with tabs
 
 
 class Matrix(msgspec.Struct, frozen=True):
-    """A table between devices: `columns` are devices and NICs, `rows` by device."""
+    """A table of device pairs. `columns` are devices and NICs; `rows` are by device."""
 
-    title: str  #: the last heading or command above it
-    line: int  #: of the header, or of the first row where there is none
+    title: str  #: the nearest heading or command above it
+    line: int  #: of the header, or of the first row if there is no header
     columns: tuple[str, ...]
-    tail: tuple[str, ...]  #: which of the affinity columns the header names, normalised
+    tail: tuple[str, ...]  #: affinity columns in the header, normalised
     rows: Mapping[str, Row]
     problems: tuple[Problem, ...] = msgspec.field(default=())
     header: str = ""
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Devices in order: those of the columns, or of the rows where the header is missing."""
+        """Devices in the order of the columns, or of the rows if the header is missing."""
         return tuple(c for c in self.columns if _DEVICE.fullmatch(c))
 
     def cells(self) -> Iterator[tuple[str, str, str]]:
-        """Row, column and cell of everything that was read."""
+        """Yield row, column and cell of each cell that was read."""
         for name, row in self.rows.items():
             for column, cell in zip(self.columns, row.cells, strict=False):
                 yield name, column, cell
 
 
 def matrices(lines: Sequence[Line], is_title: re.Pattern[str]) -> tuple[Matrix, ...]:
-    """Every matrix in `lines`; `is_title` matches lines that say what the next table holds."""
+    """Return every matrix in `lines`; `is_title` matches lines that describe the next table."""
     found, title, at = [], "", 0
     while at < len(lines):
         line = lines[at]
@@ -81,7 +81,7 @@ def matrices(lines: Sequence[Line], is_title: re.Pattern[str]) -> tuple[Matrix, 
 def _matrix_at(
     lines: Sequence[Line], at: int, title: str, is_title: re.Pattern[str]
 ) -> tuple[Matrix, int] | None:
-    """The matrix that starts at `at`, and the index behind it; None if none does."""
+    """Return the matrix that starts at `at` and the index after it; None if there is none."""
     begun = _header_at(lines, at)
     if begun is None:
         return _without_header(lines, at, title, is_title)
@@ -107,7 +107,7 @@ def _matrix_at(
 def _without_header(
     lines: Sequence[Line], at: int, title: str, is_title: re.Pattern[str]
 ) -> tuple[Matrix, int] | None:
-    """A table of links whose header was not pasted: known by GPU0's X in its first column."""
+    """Return a table of links without its header, detected by GPU0's X in the first column."""
     if not re.match(r"^\W*GPU0[\s|]+X\b", lines[at].text):
         return None
     labels: list[str] = []
@@ -121,7 +121,7 @@ def _without_header(
 
 
 def _header_at(lines: Sequence[Line], at: int) -> tuple[Header, int] | None:
-    """The header at `at` and the index behind it, put together where it was cut within a word."""
+    """Return the header at `at` and the index after it; words cut by wrapping are joined."""
     text = lines[at].text
     if _DEVICE.search(text) is None or _row_start(text) is not None:
         return None
@@ -136,7 +136,7 @@ def _header_at(lines: Sequence[Line], at: int) -> tuple[Header, int] | None:
 
 
 def _header(text: str) -> Header | None:
-    """Columns and affinity columns of a header; None for any other line."""
+    """Return the columns and affinity columns of a header; None for any other line."""
     first = _DEVICE.search(text)
     if first is None or _row_start(text) is not None:
         return None
@@ -150,7 +150,7 @@ def _header(text: str) -> Header | None:
 
 
 def _columns(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Device and NIC columns, split where blanks were lost, and the affinity columns."""
+    """Return device and NIC columns, split where blanks are missing, and the affinity columns."""
     behind = _TAIL.search(text)
     named = text[: behind.start()] if behind else text
     split = re.sub(rf"({GPU}|NIC\d+|{BUS_ID})(?=[^\s\d])", r"\1 ", named)
@@ -163,8 +163,10 @@ def _looks_like_nic(name: str) -> bool:
 
 
 def _longer_header(text: str, following: str) -> Header | None:
-    """The header `text` with the line below it, cut between words or within one; None if that line
-    does not belong to it."""
+    """Return the header `text` joined with the line below; None if that line is not part of it.
+
+    The header may be cut between words or within one.
+    """
     if not following.strip() or _row_start(following) is not None:
         return None
     own = _header(text)
@@ -173,7 +175,7 @@ def _longer_header(text: str, following: str) -> Header | None:
     longest = max((found for found in read if found), key=_num_columns, default=own)
     if _num_columns(longest) > _num_columns(own):
         return longest
-    # the words of an affinity column may be wrapped: "GPU NUMA" / "ID"
+    # the name of an affinity column may be wrapped: "GPU NUMA" / "ID"
     return (*own[:2], f"{text} {following}") if following.strip() in _TAIL_ENDS else None
 
 
@@ -182,7 +184,7 @@ def _num_columns(header: Header) -> int:
 
 
 def _row_start(text: str) -> tuple[str, str] | None:
-    """The device a row is of and the text behind it; None if `text` starts no row."""
+    """Return a row's device and the text after it; None if `text` does not start a row."""
     found = _DEVICE.search(text)
     if found is None:
         return None
@@ -193,7 +195,7 @@ def _row_start(text: str) -> tuple[str, str] | None:
 
 
 def _cell_pattern(row: str) -> re.Pattern[str] | None:
-    """Whose cells stand behind the first device of `row`; None if none does."""
+    """Return the pattern that matches the cells of `row`; None if none does."""
     found = _DEVICE.search(row)
     words = row[found.end() :].replace("|", " ").split() if found else []
     if not words:
@@ -205,7 +207,7 @@ def _cell_pattern(row: str) -> re.Pattern[str] | None:
 
 
 def _cut(word: str, pattern: re.Pattern[str]) -> list[str]:
-    """`word` as cells, several where the blanks between them were lost; empty if it is none."""
+    """Split `word` into cells, several if blanks are missing; empty if it is not a cell."""
     if pattern is AMD_CELL and word.isdigit():
         return [word]
     cells = pattern.findall(word)
@@ -213,7 +215,7 @@ def _cut(word: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 def _first_row(lines: Sequence[Line], at: int, columns: Sequence[str]) -> int | None:
-    """Where the first row stands: at most a few lines below the header."""
+    """Return the index of the first row, at most a few lines below the header."""
     for i in range(at, min(at + _MAX_WRAPS, len(lines))):
         start = _row_start(lines[i].text)
         if start and start[0] in columns:
@@ -241,7 +243,7 @@ def _rows(
             break
         if start is None or start[0] not in columns or start[0] in rows:
             if start is not None and start[0] in rows:
-                break  # the same table once more: not ours
+                break  # the same table again, not part of this one
             at += 1
             continue
         number = lines[at].number
@@ -256,7 +258,7 @@ def _rows(
 
 
 def _whole_affinity(rest: str, following: str, count: int) -> str:
-    """The affinity columns of a row that was cut between or within them."""
+    """Return the affinity columns of a row that was cut between or within them."""
     apart, together = f"{rest} {following}", rest + following
     within = not rest[-1:].isspace() and not following[:1].isspace()
     return together if within and len(apart.split()) > count else apart
@@ -265,9 +267,9 @@ def _whole_affinity(rest: str, following: str, count: int) -> str:
 def _row(
     lines: Sequence[Line], at: int, text: str, count: int, pattern: re.Pattern[str]
 ) -> tuple[list[str], str, int]:
-    """The cells of the row at `at`, what follows them, and the index behind the row.
+    """Return the cells of the row at `at`, the text after them, and the index after the row.
 
-    A short row goes on in the lines below as long as they hold nothing but its cells.
+    A short row continues in the lines below as long as they contain only cells.
     """
     cells, rest = _cells(text, count, pattern)
     for wraps in range(1, _MAX_WRAPS):
@@ -286,7 +288,7 @@ def _row(
 
 
 def _cells(text: str, count: int, pattern: re.Pattern[str]) -> tuple[list[str], str]:
-    """Up to `count` cells at the start of `text`, and the rest."""
+    """Return up to `count` cells at the start of `text`, and the rest."""
     cells: list[str] = []
     end = 0
     for word in re.finditer(r"[^\s|]+", text):

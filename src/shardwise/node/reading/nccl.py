@@ -1,4 +1,4 @@
-"""NCCL's and RCCL's INFO lines: which transport each channel takes."""
+"""Parse NCCL's and RCCL's INFO lines: the transport of each channel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from shardwise.node.reading.text import Line
 
-#: "Channel 21/0 : 6[6] -> 7[7] via P2P/CUMEM": the number behind the slash is the connection.
+#: "Channel 21/0 : 6[6] -> 7[7] via P2P/CUMEM": the number after the slash is the connection.
 _CHANNEL: Final = re.compile(
     r"Channel\s+(\d+)(?:/\d+)?\s*:\s*(\d+)\[\w+\]\s*->\s*(\d+)\[\w+\]\s*(?:\[\w+\]\s*)?"
     r"via\s+(\S+(?: pointer)?)"
@@ -19,21 +19,21 @@ _RANKS: Final = re.compile(r"\bnranks\s+(\d+)", re.IGNORECASE)
 
 
 class Nccl(msgspec.Struct, frozen=True):
-    """Ranks of the communicator, channels, and transports by how many connections take them."""
+    """Number of ranks in the communicator, of channels, and of connections per transport."""
 
     ranks: int
     channels: int
     transports: dict[str, int]
-    by_pair: dict[tuple[int, int], str]  #: (from, to) rank -> transport
+    by_pair: dict[tuple[int, int], str]  #: (sending, receiving) rank -> transport
 
     @property
     def peer_to_peer(self) -> bool:
-        """Whether every connection goes GPU to GPU."""
+        """Whether every connection is directly between GPUs."""
         return all(name.startswith("P2P") for name in self.transports)
 
 
 def read_nccl(lines: Sequence[Line]) -> Nccl | None:
-    """The channels in `lines`; None if there are none."""
+    """Return the channels in `lines`; None if there are none."""
     transports: dict[str, int] = {}
     by_pair: dict[tuple[int, int], str] = {}
     channels: set[int] = set()

@@ -1,4 +1,4 @@
-"""One or more pastes as one reading: node, software, start-ups, and what was cut off."""
+"""Combine one or more pastes into a reading: node, software, start-ups and truncated parts."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ READS: Final = (
     "nvidia-smi, nvidia-smi topo -m, rocm-smi --showtopo, amd-smi topology, lscpu, vLLM's "
     "collect_env and start-up logs of vLLM and SGLang"
 )
-#: On these every pair of GPUs in a node has its own XGMI link.
+#: GPUs of which every pair in a node has its own XGMI link.
 _FULL_MESH: Final = re.compile(r"MI3\d\d", re.IGNORECASE)
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """Everything that was recognised. `node` is None where no GPU was named."""
+    """Everything recognised in the text. `node` is None if no GPU was found."""
 
     source: str
     node: Node | None = None
@@ -40,24 +40,24 @@ class Reading(msgspec.Struct, frozen=True):
     nccl: Nccl | None = None
     failed: tuple[FailedGpu, ...] = ()
     problems: tuple[Problem, ...] = ()
-    why_not: Mapping[Pair, str] = msgspec.field(default_factory=dict)  #: NVIDIA's code, by pair
+    why_not: Mapping[Pair, str] = msgspec.field(default_factory=dict)  #: NVIDIA's code by pair
 
     @property
     def empty(self) -> bool:
-        """Whether the text held nothing that was recognised."""
+        """Whether nothing in the text was recognised."""
         host_only = self.node is None and not self.versions and not self.startups
         return host_only and self.nccl is None and not self.failed and not self.problems
 
     @property
     def unknown_pairs(self) -> tuple[Pair, ...]:
-        """Pairs without a link although a matrix was pasted: where it was cut off."""
+        """Pairs without a link in a truncated matrix."""
         if self.node is None or not (self.node.links or self.problems):
             return ()
         return self.node.unknown_pairs()
 
 
 def read(text: str, source: str = "text") -> Reading:
-    """What `text` says. Unknown lines are passed over; what was cut off is in `problems`."""
+    """Parse `text`. Unknown lines are skipped; truncated parts are listed in `problems`."""
     lines = clean(text)
     topologies = (read_nvidia(lines), read_amd(lines))
     smi, amd, environment = read_smi(lines), read_amd_smi(lines), read_environment(lines)
@@ -83,14 +83,14 @@ def read(text: str, source: str = "text") -> Reading:
 
 
 def require_something(reading: Reading) -> Reading:
-    """InputError where nothing in the text was recognised."""
+    """Raise InputError if nothing in the text was recognised."""
     if reading.empty:
         raise InputError(f"{reading.source}: nothing in it is known", f"what is read: {READS}")
     return reading
 
 
 def require_whole(reading: Reading) -> None:
-    """InputError with the line where a matrix was cut off so that pairs are not known."""
+    """Raise InputError, naming the line, if a matrix is truncated and links are unknown."""
     unknown = reading.unknown_pairs
     if not unknown:
         return
@@ -104,9 +104,9 @@ def require_whole(reading: Reading) -> None:
 
 
 def merge(readings: Sequence[Reading]) -> Reading:
-    """Several pastes of one machine as one; the first that names a value wins.
+    """Merge several pastes of one machine. The first paste with a value wins.
 
-    InputError where two describe different machines: another number of GPUs with links.
+    Raises InputError if two pastes have links of different numbers of GPUs.
     """
     if len(readings) == 1:
         return readings[0]
@@ -167,7 +167,7 @@ def _in_order(devices: Mapping[int, Device]) -> tuple[Device, ...]:
 
 
 def _with_mesh(node: Node) -> Node:
-    """`node` with XGMI of unknown steps as direct links where the GPUs are known to have them."""
+    """Return `node` with XGMI links of unknown hops set to direct if its GPUs have such links."""
     named = all(_FULL_MESH.search(device.name) for device in node.devices)
     if not node.devices or not named:
         return node
@@ -176,7 +176,7 @@ def _with_mesh(node: Node) -> Node:
 
 
 def _merged(old: Device | None, new: Device) -> Device:
-    """`old`, with what only `new` says."""
+    """Return `old`, with missing values from `new`."""
     if old is None:
         return new
     values = {f.name: getattr(new, f.name) for f in fields(Device) if _unsaid(old, f.name)}
@@ -184,7 +184,7 @@ def _merged(old: Device | None, new: Device) -> Device:
 
 
 def _unsaid(device: Device, name: str) -> bool:
-    """Whether nothing was said of a value; NUMA node 0 is a value."""
+    """Return whether a value is missing. NUMA node 0 is a value."""
     value = getattr(device, name)
     return value is None or value is False or value == ""
 

@@ -1,4 +1,4 @@
-"""`rocm-smi` and `amd-smi`: device ids, memory, power caps and partitions."""
+"""Parse `rocm-smi` and `amd-smi`: device ids, memory, power caps and partitions."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _CAP: Final = re.compile(r"(\d+(?:\.\d+)?)W\s+(\d+)%\s+\d+%\s*$")
 _DRIVER: Final = re.compile(r"(?:Driver version|amdgpu version)\s*:\s*([\w.-]+)", re.IGNORECASE)
 
 
-#: `amd-smi static`: a block per "GPU: 0" with indented "NAME: value" lines.
+#: `amd-smi static`: a block per GPU, "GPU: 0" followed by indented "NAME: value" lines.
 _BLOCK: Final = re.compile(r"^\W*GPU:\s*(\d+)\s*$")
 _BLOCK_VALUE: Final = re.compile(
     r"^\s+(MARKET_NAME|DEVICE_ID|BDF|SIZE|NODE|MAX_PCIE_WIDTH|PCIE_INTERFACE_VERSION|MAX_POWER"
     r"|COMPUTE_PARTITION|MEMORY_PARTITION):\s*(\S.*?)\s*$"
 )
-#: `amd-smi` alone: two lines a GPU, bus and name above index, partition and memory.
+#: `amd-smi` without a command: two lines per GPU, bus and name above index, partition and memory.
 _MONITOR_NAME: Final = re.compile(
     r"^\W*([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d)\s+(\S[^|]*?)\s*\|(?:.*?/(\d+)\s*W\b)?",
     re.IGNORECASE,
@@ -52,8 +52,9 @@ _MIB: Final = 2.0**20
 
 
 def read_amd_smi(lines: Sequence[Line]) -> Smi:
-    """Devices of rocm-smi's table, of its `GPU[n] : what : value` lines, of `amd-smi` and of
-    `amd-smi static`."""
+    """Return the devices in rocm-smi's table and `GPU[n] : what : value` lines, `amd-smi` and
+    `amd-smi static`.
+    """
     devices: dict[int, Device] = {}
     driver, block = "", -1
     for at, line in enumerate(lines):
@@ -85,7 +86,7 @@ def read_amd_smi(lines: Sequence[Line]) -> Smi:
 
 
 def _monitored(first: str, second: str) -> Device | None:
-    """The GPU of two lines of amd-smi's overview; None for any others."""
+    """Return the GPU in two lines of amd-smi's overview; None for other lines."""
     named, rest = _MONITOR_NAME.search(first), _MONITOR_REST.search(second)
     if named is None or rest is None:
         return None
@@ -101,15 +102,15 @@ def _monitored(first: str, second: str) -> Device | None:
 
 
 def _with_block_value(device: Device, name: str, value: str) -> Device:
-    """`device` with one line of an `amd-smi static` block; N/A says nothing."""
+    """Return `device` with one line of an `amd-smi static` block; N/A is skipped."""
     number = re.match(r"(?:Gen )?(\d+)", value)
     known = NAMES.get(value.lower(), "") if name == "DEVICE_ID" else value
     if name in ("MARKET_NAME", "DEVICE_ID"):
-        # the id names what has no name of its own
+        # a GPU without a name is named by its device id
         return replace(device, name=device.name or known) if known != "N/A" else device
     if name.endswith("_PARTITION"):
         parts = {*device.partition.split(", "), value} - {"", "N/A"}
-        # memory before compute, as rocm-smi has it
+        # memory partition before compute partition, as in rocm-smi
         memory_first = sorted(parts, key=lambda part: not part.startswith("NPS"))
         return replace(device, partition=", ".join(memory_first))
     if name == "BDF":
@@ -128,7 +129,7 @@ def _with_block_value(device: Device, name: str, value: str) -> Device:
 
 
 def _with_value(device: Device, what: str, value: str) -> Device | None:
-    """`device` with one named value; None for a name that nothing is made of."""
+    """Return `device` with one named value; None for a name that is not used."""
     name = what.lower()
     if name == "vram total memory (b)" and value.isdigit():
         return replace(device, memory_bytes=float(value))

@@ -1,4 +1,4 @@
-"""`nvidia-smi` as a table, a list (-L), blocks (-q) and CSV (--query-gpu), and its error lines."""
+"""Parse `nvidia-smi`: table, list (-L), blocks (-q), CSV (--query-gpu) and error lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DRIVER: Final = re.compile(r"Driver Version:\s*([\d.]+)", re.IGNORECASE)
 _ROW: Final = re.compile(
     r"\|\s*(\d+)\s+(\S.*?)\s+(?:On|Off|N/A)\s*\|\s*([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d)\b"
 )
-#: Drivers from 560 on may leave the persistence column out of the name's cell.
+#: Drivers from 560 on may omit the persistence mode after the name.
 _ROW_SHORT: Final = re.compile(
     r"\|\s*(\d+)\s+(\S[^|]*?)\s*\|\s*([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d)\b"
 )
@@ -30,13 +30,13 @@ _LOST: Final = re.compile(
     r"Unable to determine the device handle for (?:GPU|gpu)\s*(?:\d{1,2}:\s*)?"
     r"([0-9A-Fa-f]{3,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d):\s*(.+?)\s*$"
 )
-#: The kernel's word for a GPU that it cannot start, over three lines.
+#: The kernel's three-line message for a GPU that it cannot initialize.
 _FALLEN: Final = re.compile(r"NVRM: The NVIDIA GPU ([0-9A-Fa-f]{4,8}:[0-9A-Fa-f:.]+)")
-#: Xids after which a GPU is gone until a reset: off the bus, or its firmware does not answer.
+#: Xids after which a GPU needs a reset: off the bus, or its firmware does not respond.
 _XID: Final = re.compile(
     r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (79|119|120),(?: pid=\S*,)?(?: name=\S*,)?\s*(.+?)\s*$"
 )
-#: What nvidia-smi prints where it reaches no GPU at all.
+#: Messages of nvidia-smi if it finds no GPU.
 _NO_DRIVER: Final = re.compile(
     r"NVIDIA-SMI has failed because .+|Failed to initialize NVML: .+|No devices were found"
 )
@@ -45,17 +45,17 @@ _CSV_HEAD: Final = re.compile(
 )
 
 
-#: A query whose rows come without their header.
+#: A query whose output has no header.
 _CSV_COMMAND: Final = re.compile(r"nvidia-smi\b.*--query-gpu=([\w.,]+)")
 
 
-#: `nvidia-smi -q`: a block for each GPU, without its index, of indented keys under headings.
+#: `nvidia-smi -q`: a block per GPU, without its index, with indented keys under headings.
 _DETAILED: Final = re.compile(r"^GPU ([0-9A-Fa-f]{8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d)\s*$")
 _DETAIL: Final = re.compile(r"^\s+(\w[\w. -]*?)\s*(?::\s*(\S.*?))?\s*$")
 
 
 class FailedGpu(msgspec.Struct, frozen=True):
-    """A GPU that the driver cannot talk to; without a bus id, all of them."""
+    """A GPU that the driver cannot reach; without a bus id, all GPUs."""
 
     bus_id: str
     what: str
@@ -71,7 +71,7 @@ class Smi(msgspec.Struct, frozen=True):
 
 
 def read_smi(lines: Sequence[Line]) -> Smi:
-    """What nvidia-smi's own output says in `lines`; everything else is passed over."""
+    """Parse nvidia-smi's output in `lines`; other lines are skipped."""
     devices: dict[int, Device] = {}
     failed, driver, current = [], "", -1
     for at, line in enumerate(lines):
@@ -104,12 +104,12 @@ def read_smi(lines: Sequence[Line]) -> Smi:
 
 
 def _name(text: str) -> str:
-    """A name without the driver's mode on Windows, which stands in the same cell."""
+    """Return the name without the driver mode, which is in the same cell on Windows."""
     return re.sub(r"\s+(?:WDDM|TCC|MCDM)$", "", re.sub(r"\s+", " ", text).strip())
 
 
 def _with_usage(device: Device, text: str) -> Device:
-    """The second and third line of a GPU: power, memory and MIG."""
+    """Return `device` with power, memory and MIG from its second and third line."""
     if device.memory_bytes is None and (memory := _MEMORY.search(text)):
         power = _POWER.search(text)
         return replace(
@@ -124,7 +124,7 @@ def _with_usage(device: Device, text: str) -> Device:
 
 
 def _from_blocks(lines: Sequence[Line]) -> dict[int, Device]:
-    """GPUs of `nvidia-smi -q`, numbered in the order in which they stand."""
+    """Return the GPUs of `nvidia-smi -q`, numbered in order of appearance."""
     devices: dict[int, Device] = {}
     heading, current = "", -1
     for line in lines:
@@ -158,7 +158,7 @@ def _with_detail(device: Device, heading: str, key: str, value: str) -> Device:
 
 
 def _from_csv(lines: Sequence[Line]) -> dict[int, Device]:
-    """Rows of `--query-gpu=... --format=csv`, by the names in their header."""
+    """Return the GPUs of `--query-gpu=... --format=csv`, by the names in its header."""
     devices: dict[int, Device] = {}
     header: list[str] = []
     for line in lines:
@@ -186,7 +186,7 @@ def _csv_device(index: int, row: Mapping[str, str]) -> Device:
         return float(found[0]) if found else None
 
     total, used = number("memory.total"), number("memory.used")
-    gen = number("pcie.link.gen.max")  # the current one sinks while a GPU idles
+    gen = number("pcie.link.gen.max")  # the current PCIe generation drops while a GPU is idle
     width = number("pcie.link.width.max") or number("pcie.link.width.current")
     return Device(
         index,

@@ -1,4 +1,4 @@
-"""Start-up logs as facts: one `Startup` for each time an engine was started in the text."""
+"""Parse start-up logs: one `Startup` per start of an engine in the text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from shardwise.node.reading.startup_args import Value
 from shardwise.node.reading.startup_events import Event, events
 from shardwise.node.reading.text import Line
 
-V0_BLOCK_TOKENS: Final = 16  #: vLLM's default block size before V1
-#: Tokens and concurrency x length further apart than this do not say the same: the model keeps a
-#: state per sequence, or windows, besides a cache per token.
+V0_BLOCK_TOKENS: Final = 16  #: vLLM's default block size before V1.
+#: Largest relative difference between tokens and concurrency x length of a model whose cache grows
+#: per token only. A larger one means states per sequence or sliding windows.
 _SAME: Final = 0.03
-#: Facts that a process states once in a start; a second time is the next start.
+#: Facts that a process logs once per start. A second occurrence belongs to the next start.
 _ONCE: Final = (
     "weights", "weights_table", "kv", "tokens", "blocks", "concurrency", "non_torch", "activation",
 )  # fmt: skip
@@ -37,16 +37,16 @@ _OPENING: Final = ("command", "args", "config")
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a start failed, with what the message says would fit."""
+    """Why a start failed, and the longest context that fits according to the message."""
 
     what: str
     line: int
     needed_bytes: float | None = None
-    max_model_len: int | None = None  #: longest that the message says fits
+    max_model_len: int | None = None  #: longest context that fits, according to the message
 
 
 class Startup(msgspec.Struct, frozen=True, dict=True):
-    """One start of an engine. `by_process`: what each worker said, key -> process -> values."""
+    """One start of an engine. `by_process` is key -> process -> values logged by each worker."""
 
     engine: str
     first_line: int
@@ -56,10 +56,10 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
     args: Mapping[str, Value]
     tp_ranks: tuple[int, ...]
     failure: Failure | None = None
-    draft_kv_bytes: float | None = None  #: SGLang: the drafter's own cache
+    draft_kv_bytes: float | None = None  #: SGLang: cache of the drafter
     all_reduce: tuple[str, ...] = msgspec.field(
         default=()
-    )  #: backends in order, where vLLM lists them
+    )  #: backends in vLLM's order, if it lists them
 
     def _all(self, key: str, at: int = 0) -> list[float]:
         return [values[at] for values in self.by_process.get(key, {}).values()]
@@ -72,34 +72,37 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def version(self) -> str:
-        """Engine version, or ""."""
+        """Engine version; "" if not logged."""
         return self.said.get("version", "")
 
     @property
     def model(self) -> str:
-        """Model that was loaded, or ""."""
+        """Loaded model; "" if not logged."""
         return str(self.args.get("model") or self.said.get("model", ""))
 
     @property
     def processes(self) -> int:
-        """Workers that reported their weights."""
+        """Number of workers that logged their weights."""
         return len(self.by_process.get("weights", self.by_process.get("weights_table", {})))
 
     @property
     def tp_size(self) -> int | None:
-        """The TP size that arguments state; None if they do not, whatever ranks are seen."""
+        """TP size in the arguments; None if they have none, even if ranks appear in the log."""
         given = self.args.get("tensor_parallel_size")
         return int(given) if given is not None else None
 
     @property
     def tp_at_least(self) -> int:
-        """TP size that the ranks seen prove."""
+        """Smallest TP size that is consistent with the ranks in the log."""
         return max((self.tp_size or 1, *(rank + 1 for rank in self.tp_ranks)))
 
     @property
     def attention_dp(self) -> int:
-        """Attention replicas that SGLang's tags prove: "DP7 TP7". In "DP1 TP0" each replica counts
-        its own TP ranks: those are whole copies, not replicas of attention."""
+        """Attention DP size according to SGLang's tags, e.g. "DP7 TP7".
+
+        In "DP1 TP0" each replica numbers its own TP ranks: these are replicas of the whole model,
+        not copies of attention.
+        """
         tags = {p for processes in self.by_process.values() for p in processes}
         found = [match for tag in tags if (match := re.search(r"\bDP(\d+) TP(\d+)", tag))]
         ranks = [(int(match[1]), int(match[2])) for match in found]
@@ -109,17 +112,17 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def weights_bytes(self) -> float | None:
-        """Weights of one GPU: of the fullest rank, counted once."""
+        """Bytes of weights per GPU, on the fullest rank."""
         for key in ("weights", "weights_table", "startup_weights"):
             if (found := self._most(key)) is not None:
                 return found
-        # older versions of SGLang say what is free before and after
+        # older versions of SGLang log the free memory before and after
         before, after = self._least("avail_begin"), self._least("avail_loaded")
         return before - after if before is not None and after is not None else None
 
     @property
     def kv_bytes(self) -> float | None:
-        """KV cache of one GPU: what the rank with the least has."""
+        """Bytes of KV cache per GPU, on the rank with the least."""
         for key in ("kv", "kv_one", "startup_kv", "trt_kv"):
             if (found := self._least(key, 1 if key == "kv_one" else 0)) is not None:
                 return found
@@ -131,7 +134,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def block_tokens(self) -> int:
-        """Tokens of one block: as given, else from the concurrency, else V0's default."""
+        """Tokens per block: from the arguments, else from the concurrency, else V0's default."""
         if "block_size" in self.args:
             return int(self.args["block_size"])
         blocks = self._least("blocks")
@@ -141,7 +144,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def kv_tokens(self) -> int | None:
-        """Tokens that the cache holds as the engine counts them; negative if nothing is left."""
+        """KV cache tokens as the engine counts them; negative if no memory is left."""
         if (found := self._least("trt_kv", 1)) is not None:
             return int(found)
         for key in ("tokens", "swa_pool", "kv_two", "kv_one", "kv_count", "max_tokens", "profiled"):
@@ -155,7 +158,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def concurrency(self) -> float | None:
-        """Longest requests that the KV cache holds at a time; None if not logged."""
+        """Number of requests of maximum length that fit in the KV cache; None if not logged."""
         return self._least("concurrency", 1)
 
     @property
@@ -166,7 +169,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def max_model_len(self) -> int | None:
-        """As given or as the engine said it first; the drafter's comes later."""
+        """Maximum length from the arguments, else the first one logged; then come drafters'."""
         given = self.args.get("max_model_len")
         if given is not None:
             return int(given)
@@ -177,8 +180,10 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def tokens_follow_concurrency(self) -> bool | None:
-        """Whether tokens = concurrency x length; False for models that keep more than a cache per
-        token (windows, states). None where the log lacks one of them."""
+        """Whether tokens = concurrency x length; None if the log lacks one of them.
+
+        False for models with sliding windows, or states besides the cache per token.
+        """
         if not (self.kv_tokens and self.concurrency and self.concurrency_len):
             return None
         return abs(self.concurrency * self.concurrency_len / self.kv_tokens - 1) <= _SAME
@@ -191,13 +196,13 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def non_torch_bytes(self) -> tuple[float, float] | None:
-        """Least and most over the ranks; negative where another process freed memory meanwhile."""
+        """Minimum and maximum over ranks; negative if another process freed memory meanwhile."""
         found = self._all("non_torch") or self._all("startup_non_torch")
         return (min(found), max(found)) if found else None
 
     @property
     def graph_bytes(self) -> float | None:
-        """What capturing graphs took: as said, or the memory it left against before."""
+        """Bytes taken by graph capture: as logged, else free memory before minus after."""
         for key, at in (("graphs", 1), ("graphs_pool", 0), ("startup_graphs", 0)):
             if (found := self._most(key, at)) is not None:
                 return found
@@ -212,7 +217,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def graph_avail_bytes(self) -> tuple[float, float] | None:
-        """SGLang: memory free before and after graphs were captured."""
+        """SGLang: free memory before and after graph capture."""
         before, after = self._least("graph_begin"), self._least("graph_end")
         after = self._least("graph_step") if after is None else after
         return (before, after) if before is not None and after is not None else None
@@ -225,7 +230,7 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def graph_estimate_deducted(self) -> bool | None:
-        """Whether the estimate was taken from the KV cache; None where the log does not say."""
+        """Whether the estimate was subtracted from the KV cache; None if not logged."""
         if "graphs_deducted" in self.by_process:
             return True
         return False if "graphs_not_deducted" in self.by_process else None
@@ -241,8 +246,11 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def total_bytes(self) -> float | None:
-        """Memory of the GPU: as said, or what weights took and left, or from the two utilizations
-        that vLLM calls equivalent (they differ by the graph estimate)."""
+        """Bytes of GPU memory.
+
+        As logged, else memory of weights plus free memory, else from the two utilizations that vLLM
+        logs as equivalent, which differ by the graph estimate.
+        """
         known = (("total", 0), ("startup_total", 1), ("avail_begin", 0), ("capacity", 0))
         for key, at in (*known, ("trt_total", 0)):
             if (found := self._most(key, at)) is not None:
@@ -262,18 +270,18 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def left_bytes(self) -> float | None:
-        """SGLang: memory free after the pools were made, or after loading where it ended there."""
+        """SGLang: free memory after allocating the pools, or after loading if it stopped there."""
         found = self._least("left")
         return found if found is not None else self._least("avail_loaded")
 
     @property
     def kv_dtype(self) -> str:
-        """KV cache dtype, or ""."""
+        """KV cache dtype; "" if not logged."""
         return str(self.args.get("kv_cache_dtype") or self.said.get("kv_dtype", ""))
 
     @property
     def nodes(self) -> int:
-        """Machines that the ranks are spread over."""
+        """Number of nodes of the ranks."""
         given = self.args.get("nnodes")
         if given is not None:
             return int(given)
@@ -282,13 +290,13 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def blocks_override(self) -> int | None:
-        """Blocks that replaced the profiled number (0 for models without one)."""
+        """Number of blocks that overrides the profiled one (0 for models without KV cache)."""
         found = self._most("override", 1)
         return int(found) if found is not None else None
 
     @cached_property
     def custom_all_reduce(self) -> bool | None:
-        """Whether the engine's own all-reduce kernel is on; None where the log does not say."""
+        """Whether the engine's own all-reduce kernel is enabled; None if not logged."""
         if self.all_reduce:
             return "CUSTOM" in self.all_reduce
         if "custom_off" in self.said or self.args.get("disable_custom_all_reduce") is True:
@@ -297,13 +305,13 @@ class Startup(msgspec.Struct, frozen=True, dict=True):
 
 
 def read_startups(lines: Sequence[Line]) -> tuple[Startup, ...]:
-    """Every start of vLLM, SGLang or TensorRT-LLM that `lines` tell of, in order."""
+    """Return every start of vLLM, SGLang or TensorRT-LLM in `lines`, in order."""
     found = [_startup(group) for group in _groups(events(lines))]
     return tuple(start for start in found if start is not None)
 
 
 def _groups(found: Sequence[Event]) -> Iterator[list[Event]]:
-    """Events of one start each."""
+    """Yield the events of each start."""
     group: list[Event] = []
     for event in found:
         if group and _opens_another(group, event):
@@ -325,14 +333,14 @@ def _opens_another(group: Sequence[Event], event: Event) -> bool:
     if event.key == "fail_kv_needed":
         return _contradicts(group, event)
     if event.engine == "sglang":
-        # a drafter loads and allocates after the target in the same start
+        # in one start, a drafter loads and allocates after the target model
         return event.key == "weights" and any(e.key.startswith("fail_") for e in group)
     again = [e for e in group if e.key == event.key and e.process == event.process]
     return event.key in _ONCE and bool(again)
 
 
 def _contradicts(group: Sequence[Event], event: Event) -> bool:
-    """Whether a refusal tells of another start than the one that `group` saw come up."""
+    """Return whether a refusal belongs to a different start than the successful one in `group`."""
     if any(e.key in ("tokens", "concurrency") for e in group):
         return True
     stated = [e.values[0] for e in group if e.key == "kv"]
@@ -340,7 +348,7 @@ def _contradicts(group: Sequence[Event], event: Event) -> bool:
 
 
 def _startup(group: Sequence[Event]) -> Startup | None:
-    """The facts of one group; None where it holds nothing but a command or a stray word."""
+    """Return the start in one group; None if it has only a command or a stray match."""
     group = _with_one_pool(group)
     engines = [e.engine for e in group if e.engine]
     failure = _failure(group)
@@ -354,8 +362,8 @@ def _startup(group: Sequence[Event]) -> Startup | None:
         if event.values or event.key.startswith("graphs_"):
             values = by_process.setdefault(event.key, {})
             if event.key in ("graph_step", "graph_end", "trt_kv"):
-                values[event.process] = event.values  # the last one counts
-            elif event.key == "graph_usage":  # the drafter's graphs too
+                values[event.process] = event.values  # the last value is used
+            elif event.key == "graph_usage":  # includes the drafter's graphs
                 values[event.process] = (*values.get(event.process, ()), *event.values)
             else:
                 values.setdefault(event.process, event.values)
@@ -383,12 +391,12 @@ def _startup(group: Sequence[Event]) -> Startup | None:
 
 
 def _with_one_pool(group: Sequence[Event]) -> Sequence[Event]:
-    """`group` with SGLang's pool of windows added to that of full layers, where there are both."""
+    """Return `group` with SGLang's sliding-window pool added to the pool of full layers."""
     tokens = next((e.values[0] for e in group if e.key == "swa_pool"), None)
     if tokens is None:
         return group
     made: list[Event] = []
-    first: dict[str, int] = {}  # where a process's first pool stands, until the second comes
+    first: dict[str, int] = {}  # index of a process's first pool, until its second one is found
     done = set()
     for event in group:
         if event.key != "kv_two" or event.process in done:
@@ -409,7 +417,7 @@ def _first(group: Sequence[Event], key: str) -> str:
 
 
 def _failure(group: Sequence[Event]) -> Failure | None:
-    """The first failure of a start."""
+    """Return the first failure of a start."""
     for event in group:
         values = event.values
         if event.key in _PLAIN_FAILURES:

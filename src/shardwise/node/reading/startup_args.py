@@ -1,6 +1,6 @@
-"""How an engine was started: a command line, vLLM's argument dictionary, a printed configuration.
+"""Parse an engine's arguments: command line, vLLM's argument dictionary, printed configuration.
 
-Only the arguments below are kept: keys, tokens and addresses in a pasted log are dropped.
+Only the arguments below are kept, so keys, tokens and addresses in a pasted log are dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 Value = str | int | float | bool
 Args = Mapping[str, Value]
 
-#: Argument as kept -> how vLLM and SGLang write it, as a flag, a field or a key.
+#: Name of the argument here -> its names in vLLM and SGLang, as a flag, a field or a key.
 _NAMES: Final = {
     "model": ("model", "model_path", "model_tag"),
     "tensor_parallel_size": ("tensor_parallel_size", "tp", "tp_size"),
@@ -53,13 +53,13 @@ _COMMAND: Final = re.compile(
 
 
 def from_dictionary(text: str) -> Args:
-    """The kept arguments of a `non-default args: {...}` line; empty if it holds none."""
+    """Return the known arguments of a `non-default args: {...}` line; empty if there are none."""
     found = _DICTIONARY.search(text)
     if found is None:
         return from_fields(text.split("non-default args:", 1)[-1])
     try:
         given = ast.literal_eval(found[1])
-    except (ValueError, SyntaxError):  # an object's repr, or a line cut in the middle
+    except (ValueError, SyntaxError):  # the repr of an object, or a truncated line
         return from_fields(found[1])
     if not isinstance(given, dict):
         return {}
@@ -71,7 +71,7 @@ def from_dictionary(text: str) -> Args:
 
 
 def from_fields(text: str) -> Args:
-    """The kept arguments of `name=value, name='value'`, as configurations are printed."""
+    """Return the known arguments of a printed configuration: `name=value, name='value'`."""
     kept: dict[str, Value] = {}
     for found in _FIELD.finditer(text):
         name = _KEPT.get(found["key"])
@@ -82,14 +82,14 @@ def from_fields(text: str) -> Args:
 
 
 def from_command(text: str) -> tuple[str, Args] | None:
-    """Engine and kept arguments of a shell line that starts one; None for any other text."""
+    """Return engine and known arguments of a shell command that starts one; None otherwise."""
     found = _COMMAND.search(text)
     if found is None:
         return None
     engine = next(g for g in found.groups()[:4] if g)
     try:
         words = shlex.split(found[5])
-    except ValueError:  # an open quote in a cut line
+    except ValueError:  # an open quote in a truncated line
         words = found[5].split()
     return engine, _from_words(words)
 

@@ -1,4 +1,4 @@
-"""What vLLM and SGLang said while they started, found anywhere in a text: one event a match."""
+"""Find the start-up messages of vLLM and SGLang anywhere in a text; one event per match."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from shardwise.node.reading.startup_args import Args, from_command, from_diction
 from shardwise.node.reading.startup_patterns import NUMBER, SAID, SGLANG, TRTLLM, UNITS, VLLM
 from shardwise.node.reading.text import Line
 
-#: Shorter lines are not taken for ones that a terminal cut.
+#: Minimum length of a line to be considered wrapped by a terminal.
 _NARROWEST: Final = 60
 _MAX_ARGUMENT_LINES: Final = 80
-#: Lines between the start of a record and a fact in it.
+#: Maximum number of lines between the start of a record and a fact in it.
 _MAX_WRAPS: Final = 6
-#: How a line starts that does not continue another.
+#: Start of a line that does not continue another one.
 _RECORD: Final = re.compile(
     r"\s*(?:$|\(\w+(?: rank=\d+)?,? (?:pid|ip)=|\[\d{4}-|\$ |={3,}|INFO|WARN|ERROR|DEBUG|Traceback"
     r"|\d{2,4}[-:/]\d|[^\W\d]{3,4}\.? +\d{1,2} \d\d:\d\d|\S+\s+\|)"
@@ -31,7 +31,7 @@ _CONFIGURED: Final = re.compile(r"LLM engine (?:\(v[^)]*\) )?with config:")
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One thing an engine said. `process` tells the workers of one start apart."""
+    """One logged fact. `process` identifies the worker of a start."""
 
     line: int
     column: int
@@ -42,7 +42,7 @@ class Event(msgspec.Struct, frozen=True):
     process: str = ""
     tp_rank: int | None = None
     args: Args = msgspec.field(default_factory=dict)
-    ends_line: bool = False  #: so what a terminal cut off may be missing
+    ends_line: bool = False  #: if so, the end of the value may be on the next line
 
     @property
     def place(self) -> tuple[int, int, str]:
@@ -51,11 +51,10 @@ class Event(msgspec.Struct, frozen=True):
 
 
 def events(lines: Sequence[Line]) -> tuple[Event, ...]:
-    """Every event of `lines` in the order of the text.
+    """Return every event in `lines` in the order of the text.
 
-    The text is read as it stands, and once more with lines that a terminal may have cut in the
-    middle of a word put together. Where both find an event, the second is right if the first ended
-    with its line.
+    The text is parsed as it is, and again with lines joined that a terminal may have cut within a
+    word. If both find an event, the second one is used if the first ended at the end of its line.
     """
     found = {event.place: event for event in _events(lines, rejoined=False)}
     for event in _events(lines, rejoined=True):
@@ -104,8 +103,10 @@ def _matches(text: str) -> Iterator[tuple[str, str, re.Match[str]]]:
 
 
 def _joined(lines: Sequence[Line], rejoined: bool) -> tuple[str, list[int]]:
-    """The text and where each line starts in it; put together, only lines that go on or continue
-    one are left."""
+    """Return the text and the offset of each line in it.
+
+    With `rejoined`, only lines that are continued or continue another one are included.
+    """
     parts, starts, at, continues = [], [], 0, False
     for i, line in enumerate(lines):
         goes_on = rejoined and len(line.text) >= _NARROWEST and _continues(lines, i + 1)
@@ -118,12 +119,12 @@ def _joined(lines: Sequence[Line], rejoined: bool) -> tuple[str, list[int]]:
 
 
 def _continues(lines: Sequence[Line], at: int) -> bool:
-    """Whether a line may be the rest of the one before it."""
+    """Return whether a line may continue the one before it."""
     return at < len(lines) and _RECORD.match(lines[at].text) is None
 
 
 def _before(lines: Sequence[Line], at: int, column: int) -> str:
-    """What stands before a fact, from the start of its record on."""
+    """Return the text between the start of a fact's record and the fact."""
     first = at
     while first > max(at - _MAX_WRAPS, 0) and _continues(lines, first):
         first -= 1
@@ -131,7 +132,7 @@ def _before(lines: Sequence[Line], at: int, column: int) -> str:
 
 
 def _started(lines: Sequence[Line]) -> Iterator[Event]:
-    """Command lines, argument dictionaries and configurations."""
+    """Yield command lines, argument dictionaries and configurations."""
     for i, line in enumerate(lines):
         process, _ = _process(line.text)
         if "non-default args:" in line.text:
@@ -149,7 +150,7 @@ def _started(lines: Sequence[Line]) -> Iterator[Event]:
 
 
 def _whole(lines: Sequence[Line], at: int) -> tuple[str, str]:
-    """A record with the lines that it was wrapped over: broken between words, and within them."""
+    """Return a wrapped record joined in two ways: as broken between words, and within words."""
     parts = [lines[at].text]
     for i in range(at + 1, min(at + _MAX_ARGUMENT_LINES, len(lines))):
         if not _continues(lines, i):
@@ -159,7 +160,7 @@ def _whole(lines: Sequence[Line], at: int) -> tuple[str, str]:
 
 
 def _continued(lines: Sequence[Line], at: int) -> str:
-    """A line with those that its closing backslashes add to it."""
+    """Return a line joined with its continuation lines (trailing backslashes)."""
     text = lines[at].text
     while text.rstrip().endswith("\\") and at + 1 < len(lines):
         at += 1
@@ -168,7 +169,7 @@ def _continued(lines: Sequence[Line], at: int) -> str:
 
 
 def _values(match: re.Match[str]) -> tuple[float, ...]:
-    """The numbers of a match, sizes in bytes."""
+    """Return the numbers of a match; sizes are in bytes."""
     values: list[float] = []
     for group in match.groups():
         if group is None:
@@ -181,7 +182,7 @@ def _values(match: re.Match[str]) -> tuple[float, ...]:
 
 
 def _process(prefix: str) -> tuple[str, int | None]:
-    """The last process named in a line's prefix, and its TP rank where the tag says it."""
+    """Return the last process named in a line's prefix, and its TP rank if the tag has one."""
     tags = list(_PROCESS.finditer(prefix))
     if tags:
         name, rank, pid = tags[-1].groups()

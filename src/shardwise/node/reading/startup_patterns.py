@@ -1,7 +1,7 @@
-"""The lines that vLLM and SGLang write while they start, as patterns.
+"""Patterns of the lines that vLLM and SGLang log while they start.
 
-Patterns run over a whole text with any blanks between words, so that a line that was wrapped reads
-like one that was not. Both engines print "GB" and mean GiB (they divide by 2**30).
+Patterns match a whole text with any blanks between words, so wrapped lines match too. Both engines
+print "GB" and mean GiB (they divide by 2**30).
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import Final
 NUMBER: Final = r"-?\d[\d,]*(?:\.\d+)?"
 _SIZE: Final = rf"({NUMBER})\s*([KMGT]i?B|B)\b"
 UNITS: Final = {"B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-#: Anything within one log line, wrapped as it may be: no line of it starts a record.
+#: Anything within one log record, which may be wrapped: none of its further lines starts a record.
 _GAP: Final = r"(?:(?!\n\s*(?:[\[(]|\d{4}-))[\s\S]){0,300}?"
 
 _RESULTS: Final = "Memory profiling results:GAP"  #: vLLM 0.6: all of it as key=value
 
 
 def _words(pattern: str) -> re.Pattern[str]:
-    """Blanks match any run of blanks, line ends included; @ is a size, # a number, HASH the sign
-    itself and GAP anything up to the next record."""
+    """Compile a pattern. A blank matches any run of blanks and line ends; @ is a size, # a number,
+    HASH the character itself, and GAP anything up to the next record.
+    """
     spelled = pattern.replace("@", _SIZE).replace("#", f"({NUMBER})").replace("HASH", "[#]")
     return re.compile(spelled.replace(" ", r"\s+").replace("GAP", _GAP), re.IGNORECASE)
 
@@ -61,7 +62,7 @@ VLLM: Final = {
     ),
     "max_len": _words(r"Using max model len #"),
     "world": _words(r"world_size=#[,\s].{0,40}?local_world_size=#"),
-    # what the last lines of a start sum up: its keys are its own, since they say things twice
+    # the summary at the end of a start has separate keys, because it repeats earlier lines
     "startup_total": _words(r"Free memory on device(?: \S+)? \(#/@\) on startup\. Desired"),
     "startup_utilization": _words(r"on startup\. Desired GPU memory utilization is \(#, @\)"),
     "startup_weights": _words(r"Actual usage is @ for weight"),
@@ -104,14 +105,14 @@ SGLANG: Final = {
     "fail_memory": _words(r"Not enough memory\. Please try to increase --mem-fraction-static"),
     "fail_scheduler": _words(r"Scheduler hit an exception"),
 }
-#: The cache is allocated once to profile and once for good.
+#: The cache is allocated twice: for profiling, and finally.
 TRTLLM: Final = {
     "trt_kv": _words(r"\[MemUsageChange\] Allocated @ for max tokens in paged KV cache \(#\)"),
     "trt_total": _words(
         r"Memory usage when calculating max tokens in paged kv cache: total: @, available: @"
     ),
 }
-#: The text itself is the fact.
+#: Patterns whose matched text is the value.
 SAID: Final = (
     (
         "vllm",

@@ -1,4 +1,4 @@
-"""Pasted text as lines: colours, carriage returns and odd blanks taken out, line numbers kept."""
+"""Split pasted text into numbered lines without colours, carriage returns and odd blanks."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from typing import Final
 
 import msgspec
 
-#: Terminal escape sequences, and colours whose escape byte was lost in a paste or written out.
+#: Terminal escape sequences, also if a paste lost the escape byte or wrote it out.
 _ESCAPES: Final = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]"
     r"|(?:#033|\\x1b|\\u001b|\\033|\\e|\^\[)?\[\d{1,3}(?:;\d{1,3})*m"
 )
 _INVISIBLE: Final = re.compile("[\u200b-\u200f\u2060\ufeff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BLANKS: Final = str.maketrans({"\u00a0": " ", "\u2007": " ", "\u202f": " ", "\u3000": " "})
-#: "> " of a quoted mail or issue, "| " is left alone: tables use it.
+#: "> " of a quoted mail or issue. "| " is kept because tables use it.
 _QUOTE: Final = re.compile(r"^(?:>[ ]?)+")
-_BOLD: Final = re.compile(r"\*\*(GPU\d+)\*\*")  #: a Markdown table's first column
-#: What a container runtime, a journal or a shell's clock writes before every line.
+_BOLD: Final = re.compile(r"\*\*(GPU\d+)\*\*")  #: first column of a Markdown table
+#: Prefixes that a container runtime, a journal or a shell's clock adds to every line.
 _PREFIXES: Final = (
     re.compile(r"(?!GPU\d)[\w.-]+\s*\|\s?"),
     re.compile(r"\d{4}-\d\d-\d\dT\S+\s+(?:stdout|stderr)\s+[FP]\s?"),
     re.compile(r"[^\W\d]{3,4}\.?\s+\d{1,2}\s\d\d:\d\d:\d\d\s\S+\s\S+\[\d+\]:\s?"),
     re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*\s(?:\|\s)?"),
 )
-#: Share of the lines that must have a prefix before it is taken off.
+#: A prefix is removed if at least this share of the lines has it.
 _SHARED: Final = 0.8
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One line of the paste; `number` counts from 1."""
+    """One line of the text; `number` counts from 1."""
 
     number: int
     text: str
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something that could not be read to its end, and where."""
+    """A part of the text that is truncated, and its line."""
 
     line: int
     text: str
@@ -46,8 +46,10 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def clean(text: str) -> tuple[Line, ...]:
-    """The lines of `text` without what a terminal obeys and without a prefix that they share. Tabs
-    stay: tables are cut at them."""
+    """Return the lines of `text` without terminal escapes and without a common prefix.
+
+    Tabs are kept because they separate table columns.
+    """
     lines = [_cleaned(line) for line in text.replace("\r\n", "\n").split("\n")]
     for prefix in _PREFIXES:
         lines = _without(prefix, lines)
@@ -55,7 +57,7 @@ def clean(text: str) -> tuple[Line, ...]:
 
 
 def _without(prefix: re.Pattern[str], lines: list[str]) -> list[str]:
-    """`lines` without `prefix`, where nearly all have it."""
+    """Return `lines` without `prefix` if nearly all have it."""
     filled = [line for line in lines if line.strip()]
     having = sum(prefix.match(line) is not None for line in filled)
     if having < 2 or having < _SHARED * len(filled):

@@ -1,4 +1,4 @@
-"""`rocm-smi --showtopo` and `amd-smi topology`: weights, hops, link types, access, NUMA."""
+"""Parse `rocm-smi --showtopo` and `amd-smi topology`: weights, hops, types, access, NUMA."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ TITLE: Final = re.compile(
     r"|^\W*(?P<table>(?-i:[A-Z-]+(?: [A-Z-]+){0,3})) (?-i:TABLE):?\s*$",
     re.IGNORECASE,
 )
-#: Tables that are read; the others (bandwidth, coherence, atomics, DMA) say nothing of the path.
+#: Tables that are read. The others (bandwidth, coherence, atomics, DMA) do not describe the path.
 _READ: Final = ("weight", "hops", "link type", "access", "accessibility", "link accessibility")
 _NUMA: Final = re.compile(
     r"GPU\s*\[?(\d+)\]?\s*:\s*\(Topology\)\s*Numa\s+(Node|Affinity):\s*(-?\d+)", re.IGNORECASE
 )
-#: The driver's weight of one XGMI step. rocm-smi prints the sum over the path; over PCIe it starts
-#: at 20 and is no multiple of 15. Source: vllm-project/vllm issues 16840 and 40771 (an MI250 node:
-#: 15, 30, 45).
+#: The driver's weight of one XGMI hop. rocm-smi prints the sum over the path; over PCIe it is at
+#: least 20 and not a multiple of 15. Source: vllm-project/vllm issues 16840 and 40771 (an MI250
+#: node: 15, 30, 45).
 _XGMI_STEP: Final = 15
 _ACCESS: Final = {"ENABLED": True, "DISABLED": False, "True": True, "False": False}
 
 
 def read_amd(lines: Sequence[Line]) -> Topology:
-    """Links from the link types; where that table is missing, from weights, then from hops.
+    """Return links from the table of link types, else from weights, else from hops.
 
-    Hops of 1 between all GPUs of an MI250 mean that XGMI reaches them, not that a link is direct:
-    where weights are known they decide.
+    Between the GPUs of an MI250 node, one hop means a path over XGMI, not a direct link. If weights
+    are known, they take precedence.
     """
     made = Topology()
     tables = [m for m in matrices(lines, TITLE) if _is_amd(m) and _what(m) in _READ]
@@ -64,7 +64,7 @@ def _is_amd(matrix: Matrix) -> bool:
 
 
 def _what(table: Matrix) -> str:
-    """weight, hops, link type or access; by the cells where no title stands above the table."""
+    """Return "weight", "hops", "link type" or "access", from the title or else from the cells."""
     found = TITLE.search(table.title)
     if found:
         return re.sub(r"\s+", " ", (found["what"] or found["table"] or "")).lower().strip()
@@ -78,7 +78,7 @@ def _what(table: Matrix) -> str:
 
 
 def _numbers(tables: Sequence[Matrix]) -> Mapping[str, int]:
-    """Device indices: GPUn is n; bus ids are numbered in the order of the columns."""
+    """Return device indices: n for GPUn; bus ids are numbered in column order."""
     numbers: dict[str, int] = {}
     for table in tables:
         for position, name in enumerate(table.devices):
@@ -100,7 +100,7 @@ def _values(tables: Sequence[Matrix], numbers: Mapping[str, int], what: str) -> 
 
 
 def _link(kind: str, weight: str, hops: str) -> Link | None:
-    """The link of a pair from whatever tables are there; None if they say none."""
+    """Return the link of a pair from the available tables; None if they have none."""
     steps = int(weight) // _XGMI_STEP if weight.isdigit() and int(weight) >= _XGMI_STEP else None
     if kind == "PCIE":
         return Link("PCIE")
@@ -110,12 +110,12 @@ def _link(kind: str, weight: str, hops: str) -> Link | None:
         return None
     if weight.isdigit() and int(weight):
         return Link("XGMI", hops=steps) if int(weight) % _XGMI_STEP == 0 else Link("PCIE")
-    # hops alone: one is what both a direct XGMI link and an XGMI path report
+    # one hop is reported both for a direct XGMI link and for an XGMI path
     return Link("XGMI", hops=None) if hops == "1" else Link("PCIE") if hops.isdigit() else None
 
 
 def _direct(hops: str) -> int | None:
-    """Steps where the type is XGMI and there is no weight: hops of 1 are as good as it gets."""
+    """Return the XGMI hops without a weight; None for one hop, which may be a longer path."""
     return int(hops) if hops.isdigit() and hops != "1" else None
 
 

@@ -1,4 +1,4 @@
-"""`nvidia-smi topo -m` and `topo -p2p`: links, peer access, CPU and NUMA affinity."""
+"""Parse `nvidia-smi topo -m` and `topo -p2p`: links, peer access, CPU and NUMA affinity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _P2P_COMMAND: Final = re.compile(r"topo\s+(?:-p2p|--p2p_capabilities)\s+(\w+)")
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """What one or more matrices say. `why_not` keeps NVIDIA's code for a pair without access."""
+    """Content of one or more matrices. `why_not` has NVIDIA's code for pairs without access."""
 
     devices: dict[int, Device] = msgspec.field(default_factory=dict)
     links: dict[Pair, Link] = msgspec.field(default_factory=dict)
@@ -31,7 +31,7 @@ class Topology(msgspec.Struct, frozen=True):
 
 
 def read_nvidia(lines: Sequence[Line]) -> Topology:
-    """Every NVIDIA matrix of the text; a later one never overwrites what an earlier one said."""
+    """Parse every NVIDIA matrix in the text; later ones do not overwrite earlier values."""
     made = Topology()
     for matrix in matrices(lines, TITLE):
         if not all(re.fullmatch(GPU, name) for name in matrix.devices) or not _is_nvidia(matrix):
@@ -78,7 +78,7 @@ def _add_links(made: Topology, matrix: Matrix) -> None:
 
 
 def _is_of_another(made: Topology, matrix: Matrix) -> bool:
-    """Whether a matrix of links cannot be of the machine that the first was of."""
+    """Return whether a matrix of links must be of a different machine than the first one."""
     if not made.links:
         return False
     if {_index(name) for name in matrix.devices} != set(made.devices):
@@ -92,7 +92,7 @@ def _is_of_another(made: Topology, matrix: Matrix) -> bool:
 
 
 def _add_peer_access(made: Topology, matrix: Matrix) -> None:
-    """Read and write access; what the NVLink, atomics and property forms say is another matter."""
+    """Add read and write access. The NVLink, atomics and property matrices are skipped."""
     asked = _P2P_COMMAND.search(matrix.title)
     if asked and asked[1] not in ("r", "w", "rw"):
         return
@@ -126,10 +126,10 @@ def _device(index: int, said: dict[str, str]) -> Device:
 
 
 def _affinity(matrix: Matrix, rest: str) -> dict[str, str]:
-    """The affinity columns of a row, by their header's name.
+    """Return the affinity columns of a row by header name.
 
-    Where all are there they stand in order. Where some are empty, N/A is the GPU's own NUMA node
-    and the others go by tab, or by their form: CPUs are a range as a rule.
+    If all are present they are in header order. If some are empty, N/A is the GPU's own NUMA node;
+    the others are assigned by tabs, or by form: CPUs are usually a range.
     """
     rest = rest.replace("|", " ")
     names, words = matrix.tail, rest.split()
@@ -152,6 +152,6 @@ def _affinity(matrix: Matrix, rest: str) -> dict[str, str]:
 
 
 def _without_na(said: dict[str, str]) -> dict[str, str]:
-    """What is said; nothing where a word is no list of numbers, so that the columns are shifted."""
+    """Return the values; none if a word is not a list of numbers, because columns are shifted."""
     words = {name: word for name, word in said.items() if word and word != "N/A"}
     return words if all(_NUMBERS.fullmatch(word) for word in words.values()) else {}
