@@ -176,7 +176,7 @@ def test_a_file_that_is_no_tokenizer_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers", reason="tokenizers is not installed")
     wrong = tmp_path / "tokenizer.json"
     wrong.write_text("{}")
-    with pytest.raises(InputError, match="is no tokenizer"):
+    with pytest.raises(InputError, match="is not a tokenizer"):
         load_tokenizer(wrong)
     with pytest.raises(InputError, match="cannot read the tokenizer"):
         load_tokenizer(tmp_path / "none")

@@ -16,8 +16,8 @@ import numpy as np
 from shardwise.errors import InputError
 from shardwise.files import read_utf8
 
-#: columns of (time, isl, osl): Mooncake's JSON lines, the Azure LLM inference trace, and the form
-#: that `shardwise simulate` reads
+#: Columns of (time, isl, osl): Mooncake's JSON lines, the Azure LLM inference trace, and the format
+#: of `shardwise simulate`.
 _COLUMNS: Final = (
     ("timestamp", "input_length", "output_length"),
     ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
@@ -31,7 +31,7 @@ _ALLOWED: Final = (
 
 
 class Arrivals(msgspec.Struct, frozen=True):
-    """Due times in seconds from the start, ascending, with each request's lengths where known."""
+    """Due times in seconds from the start, ascending, and each request's lengths if known."""
 
     due_s: list[float]
     isl: list[int] | None = None
@@ -82,7 +82,7 @@ def read_trace(path: Path, requests: int = 0) -> Arrivals:
 
 
 def _rows(path: Path, lines: list[tuple[int, str]]) -> list[tuple[float, int, int]]:
-    """(seconds, isl, osl) a line, lengths 0 where it has none."""
+    """Return (seconds, isl, osl) of each line; lengths are 0 if the line has none."""
     header = [cell.strip() for cell in lines[0][1].split(",")]
     if any(columns[0] in header for columns in _COLUMNS):
         cells = csv.reader(line for _, line in lines[1:])

@@ -35,11 +35,11 @@ from shardwise.workload.workload import Mode, Workload
 Values = NDArray[np.float64]
 
 LATENCIES: Final = ("ttft_s", "tpot_s", "e2e_latency_s")
-#: what must be known narrowly before a cell is done; TTFT varies most and decides least
+#: metrics that must be precise before a cell is done; TTFT varies most and matters least
 DECIDING: Final = ("tpot_s", "output_tok_s")
-MIN_REPEATS: Final = 3  #: from three on, repeats vary as runs do (statistics.over_runs)
+MIN_REPEATS: Final = 3  #: for an interval from the variation of runs (statistics.over_runs)
 
-OnProgress = Callable[[int, int], None]  #: (repeat, requests ended in it)
+OnProgress = Callable[[int, int], None]  #: (repeat, requests completed in it)
 
 
 class Effort(msgspec.Struct, frozen=True):
@@ -48,16 +48,16 @@ class Effort(msgspec.Struct, frozen=True):
     requests: int  #: of one run; in a closed loop at least two waves
     min_repeats: int = MIN_REPEATS
     max_repeats: int = 5
-    precision: float = 0.05  #: half-width of the interval, as a share, that ends the repeats
-    budget_s: float = float("inf")  #: no further repeat begins after this
-    warm_up: int = 1  #: waves before the first run whose requests are not kept
+    precision: float = 0.05  #: relative half-width of the interval at which repeats stop
+    budget_s: float = float("inf")  #: no repeat starts after this time
+    warm_up: int = 1  #: waves of requests before the first run that are not recorded
     stall_timeout_s: float = 120.0
     first_token_timeout_s: float = math.inf
     request_timeout_s: float = 3600.0
 
 
 class Arranged(msgspec.Struct, frozen=True):
-    """The requests of a cell, built before the run. `due_s` makes an open loop."""
+    """The requests of a cell, built before the run. With `due_s` the loop is open."""
 
     prompts: Sequence[Prompt]
     osl: Sequence[int]
@@ -110,9 +110,9 @@ def measure(
 ) -> Measured:
     """Warm up, then run until the deciding metrics are precise enough or the effort is spent.
 
-    `arrangement(repeat)` gives each run other prompts. Interrupted, it keeps the run it was in;
-    interrupted while it warms up, it has no run.
-    Runs of the same cell that were made `earlier` count as its first ones.
+    `arrangement(repeat)` returns different prompts for each run. If interrupted, the current run is
+    kept; if interrupted during warm-up, there is no run. `earlier` runs of the same cell count as
+    its first runs.
     """
     concurrency, mode = subject.workload.concurrency, subject.workload.mode
     begun = time.monotonic()
@@ -133,7 +133,7 @@ def measure(
                 )
                 if interrupted or enough or spent >= effort.budget_s or not _any_ok(repeats[-1]):
                     break
-        except KeyboardInterrupt:  # between two runs, or before one began
+        except KeyboardInterrupt:  # between two runs, or before the first
             interrupted = True
     return _measured(subject, repeats, interrupted=interrupted, exact=target.exact)
 
@@ -161,7 +161,7 @@ def _load(target: Target, arranged: Arranged, concurrency: int, effort: Effort) 
 def _repeat(run: Run, load: Load, check: ClientCheck, mode: Mode) -> Repeat:
     if mode == "closed_loop":
         window = steady_window(run.records, None if load.due_s else load.concurrency)
-    else:  # a batch is measured from its start to its last token
+    else:  # a static batch is measured from its start to its last token
         window = (run.started_s, max((r.last_s for r in run.records if r.ok), default=math.nan))
     client = {**asdict(check), "cpu_s": run.cpu_s, "processes": run.processes}
     return Repeat(run.started_s, run.ended_s, window, tuple(run.records), client)
@@ -183,9 +183,11 @@ def series(repeat: Repeat, metric: str, mode: Mode) -> Values:
 
 
 def _of_batch(ended: Sequence[RequestRecord]) -> dict[str, float]:
-    """A static batch from its start until each sequence has its first token, and until its last
-    token; between them its decode steps. What a server does while a batch still arrives, one
-    request a step, is no part of TPOT then."""
+    """Return the latencies of a static batch: TTFT until every sequence has its first token, E2E
+    until the last token, TPOT from the decode steps between them.
+
+    TPOT thus excludes the steps in which the batch is still arriving, one request per step.
+    """
     begun = min(r.origin_s for r in ended)
     first = max(r.first_s for r in ended) - begun
     whole = max(r.last_s for r in ended) - begun
@@ -207,7 +209,7 @@ def throughputs(repeat: Repeat) -> tuple[float, float]:
     ended = inside(repeat.records, repeat.window_s)
     pieces = sum(len(r.arrivals) for r in repeat.records if r.ok)
     tokens = sum(r.output_tokens for r in repeat.records if r.ok)
-    # a piece may hold several tokens; usage says how many on average
+    # a piece of text may have several tokens; `usage` gives the mean
     each = tokens / pieces if pieces else 0.0
     output = each * float(np.count_nonzero((times > start) & (times <= end))) / (end - start)
     return output, output + sum(r.input_tokens for r in ended) / (end - start)
@@ -234,8 +236,11 @@ def metrics_of(repeats: Sequence[Repeat], mode: Mode) -> dict[str, Interval]:
 
 
 def _rate(rates: Values, e2e: Interval | None, n: int) -> Interval:
-    """A throughput over repeats. Fewer than three cannot tell how it varies: by Little's law it
-    varies as much, relatively, as the E2E latency of the same requests."""
+    """Return the throughput over repeats.
+
+    With fewer than three repeats its variation is unknown. By Little's law, its relative variation
+    equals that of the E2E latency of the same requests.
+    """
     if len(rates) >= 3 or e2e is None:
         return mean_interval(rates, n)
     value = float(rates.mean())

@@ -25,9 +25,9 @@ from shardwise.bench.timer import Alarm
 from shardwise.errors import InputError
 from shardwise.evidence.request import FailureKind, RequestRecord
 
-_PAUSE_S = 0.05  #: after a refused connection, lest a server that is down uses up every request
+_PAUSE_S = 0.05  #: after a refused connection, so that not all requests fail at once
 _CONNECT_S = 10.0
-_SPARE_FILES = 64  #: open files that are not connections
+_SPARE_FILES = 64  #: open files other than connections
 
 OnRecord = Callable[[RequestRecord], None]
 
@@ -40,9 +40,9 @@ def run_load(
 ) -> Run:
     """Send `load` to `target` and return every request's record, in order of the list.
 
-    `on_record` is called as each request ends. `wait_to_start` is awaited once connections are
-    open, and returns when to start, of CLOCK_MONOTONIC. Interrupted by SIGINT or SIGTERM, the
-    run ends early and says so.
+    `on_record` is called when a request ends. `wait_to_start` is awaited after connections are
+    opened, and returns the start time on CLOCK_MONOTONIC. After SIGINT or SIGTERM the run ends
+    early and is marked as interrupted.
     """
     try:
         import uvloop
@@ -120,7 +120,7 @@ class _Client:
 
     async def _cancel_all(self) -> None:
         for record in self._records:
-            if math.isnan(record.done_s):  # also those that wait for a connection
+            if math.isnan(record.done_s):  # includes requests that wait for a connection
                 record.cancelled = True
         for stream in list(self._streams):
             stream.cancel()
@@ -153,7 +153,7 @@ class _Client:
             alarm.close()
 
     async def _one(self, index: int, due_s: float) -> None:
-        """Send request `index`; its latency starts at `due_s`, or, where NaN, when it is sent."""
+        """Send request `index`. Its latency starts at `due_s`, or at sending if that is NaN."""
         record = RequestRecord(index, due_s, self._load.asked[index])
         self._records.append(record)
         stream = self._take_idle() or await self._open()
@@ -184,7 +184,7 @@ class _Client:
         return None
 
     async def _open(self) -> Stream | str:
-        """A new connection, or why there is none."""
+        """Return a new connection, or the reason why there is none."""
         loop = asyncio.get_running_loop()
         target = self._target
         try:
@@ -239,7 +239,7 @@ def _interruptible() -> Iterator[None]:
     former = [signal.getsignal(number) for number in signals]
     signalled = False
 
-    def cancel_once() -> None:  # a second signal must not end the first one's tidying up
+    def cancel_once() -> None:  # a second signal must not interrupt the cleanup after the first
         nonlocal signalled
         if not signalled:
             signalled = True
@@ -248,7 +248,7 @@ def _interruptible() -> Iterator[None]:
     try:
         for number in signals:
             loop.add_signal_handler(number, cancel_once)
-    except (RuntimeError, ValueError):  # not in the main thread, where no signal comes
+    except (RuntimeError, ValueError):  # not in the main thread, so no signals arrive
         yield
         return
     try:
@@ -261,7 +261,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """No pauses for cyclic garbage, of which a run makes next to none."""
+    """Disable garbage collection in this block. A run creates almost no cyclic garbage."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()

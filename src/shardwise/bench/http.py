@@ -13,7 +13,7 @@ from shardwise.bench.target import Target, tls_context
 from shardwise.errors import InputError
 
 REDIRECTS: Final = (301, 302, 303, 307, 308)
-#: a SETTINGS frame after its three bytes of length: type 4, no flags, stream 0 (RFC 9113, 6.5)
+#: A SETTINGS frame after its three length bytes: type 4, no flags, stream 0 (RFC 9113, 6.5).
 _SETTINGS: Final = b"\x04\x00\x00\x00\x00\x00"
 HTTP2_ONLY: Final = "the server speaks HTTP/2 only, and this client speaks HTTP/1.1"
 #: `/v1/models` entry's owned_by -> engine: vLLM's, SGLang's and TensorRT-LLM's OpenAI protocol
@@ -28,12 +28,12 @@ _OWNERS: Final = {
 class Answer(msgspec.Struct, frozen=True):
     """HTTP answer: status, body, and redirect target."""
 
-    status: int  #: 0: nobody answered
+    status: int  #: 0: no answer
     body: bytes
     location: str = ""  #: of a redirect
 
     def json(self) -> Any:
-        """The body as JSON, None where it is not."""
+        """Return the parsed JSON body; None if it is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError:
@@ -41,7 +41,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class _Response(http.client.HTTPResponse):
-    """Skips every interim answer; the library skips 100 alone."""
+    """Connection that skips every interim answer; the library skips only 100."""
 
     def begin(self) -> None:
         super().begin()
@@ -51,9 +51,9 @@ class _Response(http.client.HTTPResponse):
 
 
 def ask(target: Target, path: str, body: Any = None, timeout_s: float = 60.0) -> Answer:
-    """GET `path`, or POST `body` to it as JSON. Without a server, the status is 0.
+    """GET `path`, or POST `body` to it as JSON. The status is 0 if no server answers.
 
-    Raises InputError where TLS fails, which says what to do about it.
+    Raises InputError if TLS fails, with what to do about it.
     """
     headers = {"Content-Type": "application/json"}
     if target.api_key:
@@ -84,7 +84,7 @@ def ask(target: Target, path: str, body: Any = None, timeout_s: float = 60.0) ->
 
 
 def is_http2(data: bytes) -> bool:
-    """Whether the first bytes of a connection are an HTTP/2 server's preface."""
+    """Return whether the first bytes of a connection are the preface of an HTTP/2 server."""
     return data[3:9] == _SETTINGS
 
 

@@ -13,7 +13,7 @@ def keep(store: Store, cell: Measured, say: Callable[[str], None]) -> None:
 
     The run continues: the problem may be temporary, and each cell is tried again.
     """
-    if not cell.repeats:  # interrupted while it warmed up
+    if not cell.repeats:  # interrupted during warm-up
         return
     try:
         store.put(cell)

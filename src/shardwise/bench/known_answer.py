@@ -20,25 +20,25 @@ from shardwise.bench.known_modes import (
 )
 
 _CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
-_WORD: Final = " x"  #: every token's text
+_WORD: Final = " x"  #: text of every token
 
 
 class Behaviour(msgspec.Struct, frozen=True):
-    """`mode` affects every `every`-th request, counted from 1; "" for none."""
+    """`mode` applies to every `every`-th request, counted from 1; "" for no fault."""
 
     ttft_s: float = 0.05
     itl_s: float = 0.01
     mode: Fault | Manner | Literal[""] = ""
     every: int = 4
     keep_alive: bool = True
-    query: str = ""  #: answer 404 to a request whose URL has another
+    query: str = ""  #: requests with a different query get 404
 
 
 class Answer:
-    """One streamed answer: `head`, then as many times `step` as there are tokens.
+    """One streamed answer: call `head` once, then `step` for each token.
 
-    The words of a prompt, or its token ids, are its tokens. Raises ValueError, TypeError or
-    AttributeError for a body that is no request.
+    Each word or token id of the prompt counts as a token. Raises ValueError, TypeError or
+    AttributeError for a body that is not a request.
     """
 
     def __init__(self, behaviour: Behaviour, body: dict[str, Any], number: int) -> None:
@@ -46,8 +46,8 @@ class Answer:
         self.mode = behaviour.mode if struck else ""
         self.keep_alive = behaviour.keep_alive
         self.sent = 0
-        self.ended = False  #: nothing more will be said
-        self.hang_up = False  #: and the connection is to be closed
+        self.ended = False  #: no more bytes will be sent
+        self.hang_up = False  #: the connection must be closed
         self._chat = "messages" in body
         self._tokens = int(body.get("max_tokens") or 16)
         if self.mode == "short":
@@ -58,7 +58,7 @@ class Answer:
         self._piece = self._framed(self._event(None))
 
     def head(self) -> bytes:
-        """Status line and headers, malformed where the mode asks for it."""
+        """Return status line and headers, malformed if the mode requires it."""
         version = b"1.0" if self.mode == "http10" else b"1.1"
         kind = b"text/html" if self.mode == "html" else b"text/event-stream"
         head = BEFORE.get(self.mode, b"") + b"HTTP/" + version + b" 200 OK\r\n"
@@ -69,7 +69,7 @@ class Answer:
         return head + b"\r\n" + mark
 
     def step(self) -> bytes:
-        """The bytes of the next token; with the last one, what ends the stream."""
+        """Return the bytes of the next token; the last one includes the end of the stream."""
         said = self._strike()
         if said is not None:
             return said
@@ -81,7 +81,7 @@ class Answer:
         return self._last()
 
     def _last(self) -> bytes:
-        """The last token and what ends the stream."""
+        """Return the last token and the end of the stream."""
         self.ended = True
         self.hang_up = not self.keep_alive or self.mode in UNCHUNKED
         reason = None if self.mode == "missing_finish" else "length"
@@ -96,7 +96,7 @@ class Answer:
         return said + b"0\r\n" + (TRAILER if self.mode == "trailers" else b"") + b"\r\n"
 
     def whole(self) -> bytes:
-        """The answer to a request that does not stream, as JSON; it comes without delay."""
+        """Return the JSON answer to a request without streaming; it is sent without delay."""
         text = _WORD * self._tokens
         said = {"message": {"content": text}} if self._chat else {"text": text}
         self.sent = self._tokens
@@ -104,7 +104,7 @@ class Answer:
         return json.dumps({"model": "known", "choices": choices, "usage": self.usage()}).encode()
 
     def usage(self) -> dict[str, int]:
-        """Token counts that the answer reports, wrong where the mode asks for it."""
+        """Return the token counts of the answer, wrong if the mode requires it."""
         sent = min(self.sent, self._tokens)
         said = {"usage_too_low": sent // 2, "usage_too_high": 2 * sent}.get(self.mode, sent)
         return {
@@ -114,8 +114,7 @@ class Answer:
         }
 
     def _strike(self) -> bytes | None:
-        """What is said in place of the next token; None where the stream goes on as if nothing
-        was."""
+        """Return the bytes of the fault sent in place of the next token; None without a fault."""
         if self.mode == "only_comments":
             return _chunk(b": keep-alive\n\n")
         if self.mode == "endless":
@@ -136,7 +135,7 @@ class Answer:
         return said
 
     def _framed(self, events: bytes) -> bytes:
-        """Events in the form of the mode, as a chunk where the body has chunks."""
+        """Return events in the form of the mode, as an HTTP chunk if the body is chunked."""
         said = dressed(self.mode, events)
         if self.mode == "gzip":
             said = gzip.compress(said)
@@ -160,7 +159,7 @@ class Answer:
 
 
 def prompt_tokens(body: dict[str, Any]) -> int:
-    """Words, or token ids, of the request's prompt or messages."""
+    """Return the number of words or token ids in the request's prompt or messages."""
     prompt = body.get("prompt", "")
     if isinstance(prompt, list):
         return len(prompt)

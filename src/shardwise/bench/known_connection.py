@@ -15,22 +15,22 @@ from shardwise.bench.known_modes import HTTP2_PREFACE, REFUSALS
 
 
 class Scheduler(Protocol):
-    """What a connection needs of its server."""
+    """The interface of the server that a connection uses."""
 
     behaviour: Behaviour
 
     def number_of_next(self) -> int:
-        """The number of the streamed request that just came, the first being 1."""
+        """Return the number of the newest streamed request, counted from 1."""
 
     def schedule(self, when_s: float, connection: Connection, answer: Answer) -> None:
         """Send the next token of `answer` at `when_s` of CLOCK_MONOTONIC."""
 
     def account(self) -> dict[str, float]:
-        """How late tokens left since this was last asked."""
+        """Return how late tokens were sent since the last call."""
 
 
 class Connection:
-    """One client's connection: requests in, answers scheduled."""
+    """One client's connection. Receives requests and schedules answers."""
 
     def __init__(
         self, server: Scheduler, sock: socket.socket, selector: selectors.BaseSelector
@@ -44,26 +44,26 @@ class Connection:
         self._path = self._body = b""
 
     def write(self, data: bytes) -> None:
-        """Send `data`, or queue it behind bytes that are not sent yet."""
+        """Send `data`, or queue it behind unsent bytes."""
         if self.closed:
             return
         if self._unsent:
             self._unsent += data
             return
         sent = self._send(data)
-        if sent < len(data) and not self.closed:  # the client reads too slowly
+        if sent < len(data) and not self.closed:  # the client reads slower than tokens are sent
             self._unsent += data[sent:]
             both = selectors.EVENT_READ | selectors.EVENT_WRITE
             self._selector.modify(self._socket, both, self)
 
     def flush(self) -> None:
-        """Send what the client had no room for."""
+        """Send queued bytes."""
         del self._unsent[: self._send(self._unsent)]
         if not self._unsent and not self.closed:
             self._selector.modify(self._socket, selectors.EVENT_READ, self)
 
     def _send(self, data: bytes | bytearray) -> int:
-        """How many bytes went out."""
+        """Send bytes; return how many were sent."""
         try:
             return self._socket.send(data)
         except BlockingIOError:
@@ -80,7 +80,7 @@ class Connection:
             self._socket.close()
 
     def receive(self) -> None:
-        """Read what has arrived and parse it."""
+        """Read and parse the received bytes."""
         try:
             data = self._socket.recv(1 << 16)
             if not data:

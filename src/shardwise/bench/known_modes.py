@@ -1,7 +1,7 @@
-"""Variations and faults of servers and proxies that the server with known delays can simulate.
+"""Faults and variations of servers and proxies that the server with known delays can simulate.
 
-A fault must not count as a success. A manner is an unusual but complete answer and must count as a
-success.
+The client must not count a fault as a success. A variation is an unusual but complete answer, and
+the client must count it as a success.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ Manner = Literal[
 ]
 FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 MANNERS: Final[tuple[Manner, ...]] = get_args(Manner)
-QUERY: Final = "key=known"  #: what `needs_query` asks for
+QUERY: Final = "key=known"  #: query that `needs_query` requires
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """Description of a mode, and how the client must count such a request."""
+    """A mode, and how the client must count its requests."""
 
     does: str
-    failure: str = ""  #: kind; "": a success
+    failure: str = ""  #: kind of failure; "": a success
     remark: str = ""  #: field of TokenCheck that counts it
 
 
@@ -104,7 +104,7 @@ EXPECTED: Final[dict[str, Expected]] = {
     "http10": Expected("answers as HTTP/1.0"),
 }
 
-#: what stands before the answer
+#: bytes sent before the answer
 BEFORE: Final[dict[str, bytes]] = {
     "continue_100": b"HTTP/1.1 100 Continue\r\n\r\n",
     "early_hints": b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n",
@@ -115,7 +115,7 @@ HEADERS: Final[dict[str, bytes]] = {
     "closes": b"Connection: close\r\n",
     "http10": b"Connection: close\r\n",
 }
-#: in place of 200 and an event stream: status line's end, further headers
+#: instead of 200 with an event stream: end of the status line, and further headers
 REFUSALS: Final[dict[str, tuple[bytes, bytes]]] = {
     "http_4xx": (b"429 Too Many Requests", b""),
     "http_5xx": (b"500 Internal Server Error", b""),
@@ -123,14 +123,14 @@ REFUSALS: Final[dict[str, tuple[bytes, bytes]]] = {
     "retry_after": (b"503 Service Unavailable", b"Retry-After: 7\r\n"),
 }
 UNCHUNKED: Final = ("closes", "http10")
-#: a SETTINGS frame without settings, all that an HTTP/2 server says to HTTP/1.1 (RFC 9113, 3.4)
+#: an empty SETTINGS frame, the answer of an HTTP/2 server to HTTP/1.1 (RFC 9113, 3.4)
 HTTP2_PREFACE: Final = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 PAGE: Final = b"<!DOCTYPE html>\n<title>Sign in</title>\n"
 TRAILER: Final = b"X-Checksum: 0\r\nContent-Encoding: gzip\r\n"
 
 
 def dressed(mode: str, events: bytes) -> bytes:
-    """`events`, each ended by an empty line, in the form that `mode` gives them."""
+    """Return `events`, each ended by an empty line, in the form of `mode`."""
     if mode == "crlf":
         return events.replace(b"\n", b"\r\n")
     if mode == "cr":

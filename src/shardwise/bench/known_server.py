@@ -1,9 +1,9 @@
 """A server with known delays and faults, for checking the client.
 
-It answers the OpenAI API with as many words as asked for: the first `ttft_s` after the request,
-each next one `itl_s` later, due times counted from the request so that lateness does not add up.
-It sends each token by a call of its own and notes how late that was. No event loop stands between
-the clock and the socket, since those round to a millisecond.
+It answers the OpenAI API with the requested number of words: the first `ttft_s` after the request,
+the others `itl_s` apart. Due times are relative to the request, so delays do not accumulate. Each
+token is sent by a separate call, and its delay is recorded. The server uses no event loop, because
+the timers of event loops round to a millisecond.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from msgspec.structs import asdict
 from shardwise.bench.known_answer import Answer, Behaviour
 from shardwise.bench.known_connection import Connection
 
-_IDLE_S = 0.2  #: how soon `stop` is noticed
+_IDLE_S = 0.2  #: maximum delay until `stop` takes effect
 
 
 class Lateness(msgspec.Struct):
-    """How late tokens left, against when they were due: sums in seconds, and counts."""
+    """Delays between due time and sending of tokens: sums in seconds, and counts."""
 
     tokens: int = 0
     sum_s: float = 0.0
@@ -57,7 +57,7 @@ class Lateness(msgspec.Struct):
 
 @contextmanager
 def serving(behaviour: Behaviour) -> Iterator[str]:
-    """The URL of a server in a thread; a process of its own would take longer to start."""
+    """Run a server in a thread and yield its URL. A separate process would start more slowly."""
     server = KnownServer(behaviour)
     port = server.listen()
     thread = threading.Thread(target=server.serve)
@@ -70,7 +70,7 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
 
 
 class KnownServer:
-    """Listens on 127.0.0.1; `serve` answers until `stop`, which any thread may call."""
+    """Server on 127.0.0.1. `serve` answers until `stop`, which any thread may call."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
@@ -83,7 +83,7 @@ class KnownServer:
         self._stopped = False
 
     def listen(self, port: int = 0) -> int:
-        """Start to listen; returns the port."""
+        """Start listening; return the port."""
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
@@ -94,21 +94,21 @@ class KnownServer:
         return int(listener.getsockname()[1])
 
     def stop_listening(self) -> None:
-        """Refuse new connections from now on; open ones stay."""
+        """Refuse new connections; open ones stay."""
         if self._listener is not None:
             self._selector.unregister(self._listener)
             self._listener.close()
             self._listener = None
 
     def stop(self) -> None:
-        """End `serve` within its next wait."""
+        """Make `serve` return after its current wait."""
         self._stopped = True
 
     def serve(self) -> None:
         """Accept requests and send tokens when they are due, until `stop`."""
         while not self._stopped:
             wait_s = min(self._due[0][0] - monotonic(), _IDLE_S) if self._due else _IDLE_S
-            if wait_s > 0:  # select takes microseconds, where epoll takes milliseconds
+            if wait_s > 0:  # select's timeout is in microseconds, epoll's in milliseconds
                 select.select([self._selector], [], [], wait_s)
             for key, events in self._selector.select(0):
                 if key.data is None:
@@ -124,12 +124,12 @@ class KnownServer:
         self._selector.close()
 
     def number_of_next(self) -> int:
-        """The number of the streamed request that just came, the first being 1."""
+        """Return the number of the newest streamed request, counted from 1."""
         self.requests += 1
         return self.requests
 
     def account(self) -> dict[str, float]:
-        """How late tokens left since this was last asked."""
+        """Return how late tokens were sent since the last call."""
         told, self.lateness = asdict(self.lateness), Lateness()
         return told
 
@@ -139,7 +139,7 @@ class KnownServer:
 
     def _accept(self) -> None:
         listener = self._listener
-        if listener is None:  # closed meanwhile
+        if listener is None:  # closed in the meantime
             return
         try:
             accepted, _ = listener.accept()
@@ -168,15 +168,17 @@ class KnownServer:
 
 
 def main(arguments: list[str]) -> None:
-    """`python -m shardwise.bench.known_server PORT TTFT_S ITL_S [MODE EVERY [QUERY]]`: prints its
-    port."""
+    """Run `python -m shardwise.bench.known_server PORT TTFT_S ITL_S [MODE EVERY [QUERY]]`.
+
+    Prints the port.
+    """
     port, ttft_s, itl_s = int(arguments[0]), float(arguments[1]), float(arguments[2])
     mode: Any = arguments[3] if len(arguments) > 3 else ""
     every = int(arguments[4]) if len(arguments) > 4 else 4
     query = arguments[5] if len(arguments) > 5 else ""
     server = KnownServer(Behaviour(ttft_s, itl_s, mode, every, query=query))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each stream
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one open file per stream
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     sys.stdout.write(f"{server.listen(port)}\n")

@@ -1,8 +1,8 @@
 """Receive lag: delay between the arrival of data and its time stamp in this process.
 
-A timer makes a file descriptor readable at a known moment, and the load client's own loop reads it
-in its turn among the sockets. The difference is what the client adds to each timestamp, waiting for
-the core included; a server's delays are not in it.
+A timer makes a file descriptor readable at a known time, and the load client's event loop reads it
+like a socket. The difference is the delay that the client adds to each timestamp, including the
+time it waits for a core. It does not include delays of the server.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Final
 
 from shardwise.bench.timer import Timer
 
-#: Rare beside tokens, so that looking costs little. No multiple of common gaps between tokens,
-#: lest it always meet the same one.
+#: Rare compared with tokens, so that the cost is small. Not a multiple of common gaps between
+#: tokens, so that it does not always coincide with the same one.
 EVERY_S: Final = 0.0497
 
 
 class LagProbe:
-    """From `start` to `stop`, `lags` collects seconds, one for every EVERY_S.
+    """Collect the lag in seconds every EVERY_S, from `start` to `stop`, in `lags`.
 
-    A stretch in which the loop did not turn counts once for each moment missed, as it delayed
-    every token of that stretch.
+    If the loop was blocked, every missed interval counts, because every token in that time was
+    delayed.
     """
 
     def __init__(self) -> None:

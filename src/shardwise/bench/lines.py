@@ -1,6 +1,6 @@
-"""Lines of an event stream, which may end in LF, in CRLF or in CR alone.
+"""Split an event stream into lines, which may end with LF, CRLF or CR.
 
-WHATWG HTML, section 9.2.5: "parsing an event stream".
+Source: WHATWG HTML, section 9.2.5, "parsing an event stream".
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 from typing import Final
 
 _BOM: Final = b"\xef\xbb\xbf"
-LONGEST: Final = 1 << 24  #: bytes of a line that are kept; no event of a token comes near
+LONGEST: Final = 1 << 24  #: maximum bytes of a line; events of tokens are much shorter
 
 
 class LineReader:
-    """Takes bytes as they come; gives whole lines, without their ends."""
+    """Collects bytes and returns complete lines without their line ends."""
 
     def __init__(self) -> None:
         self._rest = b""  #: of a line
-        self._after_cr = False  #: a LF that comes next belongs to the line end before it
+        self._after_cr = False  #: a LF that comes next is part of the previous line end
         self._begun = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` ends. Raises ValueError for a line longer than LONGEST."""
+        """Return the lines completed by `data`. Raises ValueError for a line above LONGEST."""
         if self._after_cr or b"\r" in data:
             data = self._with_lf(data)
         lines = (self._rest + data if self._rest else data).split(b"\n")
@@ -33,7 +33,7 @@ class LineReader:
         return lines
 
     def last(self) -> bytes:
-        """What is left when the stream ends: a line that lacks its end, or nothing."""
+        """Return the incomplete line at the end of the stream, if any."""
         rest, self._rest = self._rest, b""
         return rest
 

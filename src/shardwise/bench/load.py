@@ -14,18 +14,18 @@ from shardwise.evidence.request import RequestRecord
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What to send: `requests` are whole HTTP requests, `asked` the tokens each asks for."""
+    """What to send: complete HTTP requests, and the number of tokens that each asks for."""
 
     requests: Sequence[bytes]
     asked: Sequence[int]
-    concurrency: int  #: kept in flight; in an open loop, connections opened beforehand
+    concurrency: int  #: requests kept in flight; in an open loop, connections opened beforehand
     due_s: Sequence[float] | None = None  #: seconds from the start, ascending; None: closed loop
-    stall_timeout_s: float = 120.0  #: without an event
+    stall_timeout_s: float = 120.0  #: maximum time without an event
     duration_s: float = math.inf  #: no request is sent after this
-    ramp_s: float = 0.0  #: over which the slots of a closed loop start, evenly
+    ramp_s: float = 0.0  #: the slots of a closed loop start evenly over this time
     first_token_timeout_s: float = math.inf
     request_timeout_s: float = 3600.0
-    exact: bool = True  #: an answer of fewer tokens than `asked` is a failure
+    exact: bool = True  #: whether an answer with fewer tokens than `asked` is a failure
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or not self.requests:
@@ -53,10 +53,10 @@ class Load(msgspec.Struct, frozen=True):
 class Run:
     """Results of a load. Times are seconds of CLOCK_MONOTONIC."""
 
-    records: list[RequestRecord]  #: of the requests sent, in order of the list
+    records: list[RequestRecord]  #: of the sent requests, in order of the list
     started_s: float
     ended_s: float
-    cpu_s: float  #: of the client's processes between those, user and system
+    cpu_s: float  #: CPU time of the client's processes in that interval, user and system
     lags_s: array[float] = field(default_factory=lambda: array("d"))
     interrupted: bool = False
     processes: int = 1

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """CPU model, cores that are ours, memory in bytes, kernel, Python, and GPUs by their tools."""
+    """Return CPU model, available cores, memory in bytes, kernel, Python, and GPUs."""
     return {
         "cpu": _cpu_name(),
         "cores": sorted(os.sched_getaffinity(0)),
@@ -31,7 +31,7 @@ def _cpu_name() -> str:
 
 
 def _gpus() -> list[str]:
-    """A line a GPU with driver, from the vendor's own tool; none where there is no such tool."""
+    """Return one line per GPU with its driver, from the vendor's tool; none without the tool."""
     for command in (
         ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
         ["rocm-smi", "--showproductname", "--csv"],

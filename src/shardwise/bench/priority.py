@@ -1,7 +1,7 @@
 """Real-time priority for the client, if permitted.
 
-On a machine shared with the engine, a client that waits for a core stamps late. It needs about a
-hundredth of a core, which costs less than the error it avoids.
+On a machine shared with the engine, timestamps are late if the client waits for a core. The client
+needs about 1 % of a core, which costs less than the error that this avoids.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 def ahead() -> Iterator[bool]:
     """Use real-time scheduling in this block; yields whether it was granted.
 
-    Processes started meanwhile (engines, probes) are scheduled as usual.
+    Processes started in the block (engines, probes) have normal priority.
     """
     try:
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))

@@ -20,23 +20,23 @@ from shardwise.errors import InputError
 
 Prompt = str | list[int]
 
-#: ids that vocabularies use for ordinary text; the second for the smallest of them
+#: ranges of token ids of ordinary text; the second is for very small vocabularies
 _ID_RANGES: Final = ((100, 1000), (10, 200), (10, 100))
 _TRIAL_TOKENS: Final = 64
 
 
 class PromptSource(msgspec.Struct, frozen=True):
-    """A method of making prompts, and its name in results."""
+    """A method of building prompts, and its name in results."""
 
     name: str
     words: Words | None = None
-    ids: tuple[int, int] = (0, 0)  #: lowest, and one above the highest, where there are no words
+    ids: tuple[int, int] = (0, 0)  #: lowest id and one above the highest, if there are no words
 
     def make(self, rng: random.Random, tokens: int, prefix: Prompt | None = None) -> Prompt:
-        """Make a prompt of exactly `tokens` tokens in total.
+        """Build a prompt of exactly `tokens` tokens in total.
 
-        `prefix`, from `make`, is its beginning where given. Raises InputError where no text has
-        that length.
+        It begins with `prefix`, a result of `make`, if given. Raises InputError if no text has that
+        length.
         """
         words = self.words
         if words is None:
@@ -53,7 +53,7 @@ class PromptSource(msgspec.Struct, frozen=True):
         return " ".join([begin_text, *chosen])
 
     def length(self, prompt: Prompt) -> int:
-        """Tokens of a prompt that `make` made."""
+        """Return the number of tokens of a prompt built by `make`."""
         if self.words is None or isinstance(prompt, list):
             return len(prompt)
         costs = dict(self.words.costs)
@@ -73,18 +73,21 @@ def choose_source(target: Target, tokenizer: Tokenizer | None = None) -> PromptS
 
 
 def feedback_source(target: Target) -> PromptSource:
-    """Words whose cost is found by asking `target`; no tokenizer needed. Raises InputError."""
+    """Find words and their token counts from answers of `target`, without a tokenizer.
+
+    Raises InputError.
+    """
     words = measure(lambda text: prompt_tokens(target, text))
     if words is None:
         raise InputError(
-            f"{target.url}: its usage gives no prompt length to go by",
+            f"{target.url}: its usage has no prompt length",
             remedy="pass a tokenizer.json",
         )
     return _tried(target, PromptSource("words by usage feedback", words))
 
 
 def tokenizer_source(target: Target, tokenizer: Tokenizer) -> PromptSource:
-    """Words of the vocabulary; what `target` adds, a template say, is found by asking it once."""
+    """Use words of the vocabulary. One request to `target` finds the tokens it adds (template)."""
     words = measure(tokenizer.count, vocabulary(tokenizer))
     if words is None:
         raise InputError(f"the tokenizer {tokenizer.name} gives no words of a known length")
@@ -95,7 +98,7 @@ def tokenizer_source(target: Target, tokenizer: Tokenizer) -> PromptSource:
 
 
 def _tried(target: Target, source: PromptSource) -> PromptSource:
-    """`source`, once a prompt of its making has the length it should. Raises InputError."""
+    """Return `source` if the server confirms the length of a prompt. Raises InputError."""
     assert source.words is not None
     wanted = source.words.overhead + _TRIAL_TOKENS
     found = prompt_tokens(target, source.make(random.Random(0), wanted))
@@ -108,9 +111,9 @@ def _tried(target: Target, source: PromptSource) -> PromptSource:
 
 
 def prompt_tokens(target: Target, prompt: Prompt) -> int:
-    """What the server's `usage` counts for `prompt`; 0 where it does not take it.
+    """Return the length of `prompt` in the server's `usage`; 0 if the server refuses it.
 
-    Raises InputError where it redirects.
+    Raises InputError if it redirects.
     """
     body: dict[str, Any] = {"model": target.model, "max_tokens": 1, "temperature": 0}
     if target.api == "chat":
@@ -129,9 +132,9 @@ def prompt_tokens(target: Target, prompt: Prompt) -> int:
 def make_prompts(
     source: PromptSource, isl: Sequence[int], seed: int, shared_prefix: int = 0
 ) -> list[Prompt]:
-    """A prompt for each length in `isl`, all different but for their first `shared_prefix` tokens.
+    """Return a prompt for each length in `isl`, all different after `shared_prefix` tokens.
 
-    Raises InputError for a prefix that leaves a prompt nothing of its own.
+    Raises InputError if the prefix is as long as a prompt.
     """
     if shared_prefix < 0 or (shared_prefix and shared_prefix >= min(isl)):
         raise InputError(f"shared prefix is {shared_prefix}", f"allowed: 0 to {min(isl) - 1}")

@@ -1,4 +1,4 @@
-"""Parse the events of one streamed answer, and judge its completeness."""
+"""Parse the events of one streamed answer, and check that it is complete."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any, Final
 
 from shardwise.evidence.request import FailureKind, RequestRecord
 
-#: of one request; a server that counts more counts something else
+#: maximum tokens of one request; a larger count is not a number of tokens
 MOST_TOKENS: Final = 100_000_000
 
 
 class Reply:
-    """Takes events of completions or chat in order; notes tokens, finish and usage in `record`.
+    """Parses events of completions or chat; stores tokens, finish and usage in `record`.
 
-    A token is a piece of non-empty text. Some have none: half a character, a special token. Their
-    events are kept aside, and count once `usage` shows that every event was one token.
+    An event with text counts as a token. Some tokens have no text (half a character, a special
+    token). Their events count only if `usage` shows that every event was one token.
     """
 
     def __init__(self, record: RequestRecord, *, exact: bool = True) -> None:
         self.saw_done = False
         self.took_any = False  #: event
-        self._exact = exact  #: fewer tokens than asked for are a failure
+        self._exact = exact  #: whether fewer tokens than requested are a failure
         self._record = record
         self._finish_s = math.nan
-        self._textless: array[float] = array("d")  #: events of no text
+        self._textless: array[float] = array("d")  #: times of events without text
         self._finish_is_textless = False
 
     def take(self, event: dict[str, Any], at_s: float) -> bool:
-        """Note what came at `at_s`; False where `event` has another form than the API's."""
+        """Record an event received at `at_s`; return False if it does not match the API."""
         self.took_any = True
         try:
             for choice in event.get("choices") or ():
@@ -64,7 +64,7 @@ class Reply:
             record.output_tokens = len(record.arrivals)
         pieces = len(record.arrivals)
         record.last_s = record.arrivals[-1] if pieces else self._finish_s
-        # A last token without text of its own comes with the finish.
+        # The last token may have no text and arrive with the finish.
         if pieces < record.output_tokens and self._finish_s > record.last_s:
             record.last_s = self._finish_s
         if math.isnan(self._finish_s):
@@ -82,7 +82,7 @@ class Reply:
         return None
 
     def _count_textless(self) -> None:
-        """Take textless events for tokens where that makes events and `usage` agree."""
+        """Count events without text as tokens if events and `usage` then agree."""
         record = self._record
         missing = record.output_tokens - len(record.arrivals)
         textless = list(self._textless)
@@ -93,7 +93,7 @@ class Reply:
 
 
 def _count(value: Any) -> int:
-    """A number of tokens, 0 for none. Raises ValueError for one that no request has."""
+    """Return a number of tokens, 0 if missing. Raises ValueError for an impossible number."""
     number = int(value or 0)
     if not 0 <= number <= MOST_TOKENS:
         raise ValueError(number)
@@ -101,7 +101,7 @@ def _count(value: Any) -> int:
 
 
 def _said(delta: dict[str, Any]) -> Any:
-    """What a chat's delta adds: text, reasoning, or a piece of a tool call; falsy for nothing."""
+    """Return the text, reasoning or tool call of a chat delta; falsy if it has none."""
     found = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
     if found:
         return found

@@ -12,23 +12,23 @@ import numpy as np
 from shardwise.bench.load import Load, Run
 from shardwise.evidence.request import RequestRecord
 
-MEAN_LAG_SHARE: Final = 0.02  #: of the mean TTFT; the self-test's own tolerance
-P99_LAG_SHARE: Final = 0.2  #: of the mean TTFT: more would show in the tail of TTFT
-CPU_SHARE: Final = 0.85  #: of a core: above it queues of tokens grow fast (M/D/1: 2.8 services)
-CONCURRENCY_SHARE: Final = 0.95  #: of what was asked
+MEAN_LAG_SHARE: Final = 0.02  #: of the mean TTFT; equal to the tolerance of the self-test
+P99_LAG_SHARE: Final = 0.2  #: of the mean TTFT; a larger lag would change the tail of TTFT
+CPU_SHARE: Final = 0.85  #: of a core; above it token queues grow fast (M/D/1: 2.8 services)
+CONCURRENCY_SHARE: Final = 0.95  #: of the requested concurrency
 
 
 class ClientCheck(msgspec.Struct, frozen=True):
-    """How well the client kept up. NaN if unknown."""
+    """Measures of whether the client kept up. NaN if unknown."""
 
-    lag_mean_s: float  #: how late the client stamped what had arrived
+    lag_mean_s: float  #: delay between arrival of data and its timestamp
     lag_p99_s: float
     lag_n: int
     cpu_share: float  #: of a core, the busiest process
     concurrency_asked: int
-    concurrency_achieved: float  #: mean in flight while requests were left (closed loop)
-    send_delay_mean_s: float  #: sent after it was due (open loop)
-    reasons: tuple[str, ...]  #: why the client, not the server, set the figures; none: it kept up
+    concurrency_achieved: float  #: mean requests in flight while requests were left (closed loop)
+    send_delay_mean_s: float  #: delay between due time and sending (open loop)
+    reasons: tuple[str, ...]  #: reasons why the client limited the results; none: it kept up
 
     @property
     def bound(self) -> bool:
@@ -81,9 +81,9 @@ def _mean(values_s: Sequence[float]) -> float:
 
 
 def _achieved(records: Sequence[RequestRecord], load: Load) -> float:
-    """Mean requests in flight between the last slot's first request and the last request sent.
+    """Return the mean requests in flight from the last slot's first request to the last sending.
 
-    NaN where that is no time, or where failures, which pause or shorten requests, are to blame.
+    NaN if that interval is empty, or if failures paused or shortened requests.
     """
     sent = sorted(record.sent_s for record in records if not math.isnan(record.sent_s))
     if any(record.failure for record in records) or len(sent) <= load.concurrency:

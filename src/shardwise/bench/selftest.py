@@ -25,15 +25,15 @@ TTFT_S: Final = 0.05
 ITL_S: Final = 0.01
 OSL: Final = 100
 CONCURRENCIES: Final = (1, 16, 128, 512)
-#: largest relative error of each mean
+#: maximum relative error of each mean
 TOLERANCES: Final = {"ttft_s": 0.02, "itl_s": 0.01, "e2e_latency_s": 0.01}
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """A mean as the client read it, as the server was told, and as the server managed to send it.
+    """A mean as measured by the client, as configured in the server, and as the server sent it.
 
-    The client's error is against the last: a server that is late, which it knows of itself, is not
-    the client's doing, but is shown.
+    The client's error is relative to the last, because the server's own delay is not an error of
+    the client. The server records its delay, and it is reported too.
     """
 
     metric: str
@@ -49,7 +49,7 @@ class Reading(msgspec.Struct, frozen=True):
 
     @property
     def error_against_told(self) -> float:
-        """Measured over what the server was told to send, minus 1."""
+        """Measured over configured, minus 1."""
         return self.measured_s / self.told_s - 1.0
 
     @property
@@ -59,7 +59,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class SelfTest(msgspec.Struct, frozen=True):
-    """One concurrency's readings."""
+    """Results at one concurrency."""
 
     concurrency: int
     completed: int
@@ -75,7 +75,7 @@ class SelfTest(msgspec.Struct, frozen=True):
         return self.completed == self.requests and all(r.within for r in self.readings)
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`: numbers as they are, null where there is none, seconds in the names."""
+        """Return the JSON form: numbers, null for missing values, units (seconds) in the names."""
         return {
             "concurrency": self.concurrency,
             "completed": self.completed,
@@ -115,10 +115,10 @@ def known_server(
     prefix: Sequence[str] = (),
     query: str = "",
 ) -> Iterator[Target]:
-    """The bundled server in a process of its own; `prefix` stands before its command line.
+    """Run the bundled server in a separate process; `prefix` is put before its command line.
 
-    `mode` strikes every `every`-th request; the server answers only requests with `query`, where
-    given.
+    `mode` applies to every `every`-th request. If `query` is given, the server answers only
+    requests with it.
     """
     if mode and mode not in EXPECTED:
         raise InputError(f"mode {mode!r}", f"allowed: {', '.join(EXPECTED)}")
@@ -131,7 +131,7 @@ def known_server(
             assert process.stdout is not None
             line = process.stdout.readline().strip()
             if not line:
-                raise InputError("the server of known delays did not start")
+                raise InputError("the server with known delays did not start")
             yield parse_target(f"http://127.0.0.1:{line}?{query}", model="known")
         finally:
             process.terminate()
@@ -144,11 +144,14 @@ def check_client(
     osl: int = OSL,
     processes: int | None = None,
 ) -> SelfTest:
-    """Load `target`, a server with the delays of this module, and read it. Raises InputError."""
+    """Run a load on `target`, a server with this module's delays, and return the results.
+
+    Raises InputError.
+    """
     body = target.request("known " * 16, osl)
-    # slots start over a request's length, lest the server owe every token at the same moment
+    # slots start over the duration of a request, so that tokens are not all due at the same time
     load = Load([body] * requests, [osl] * requests, concurrency, ramp_s=TTFT_S + osl * ITL_S)
-    ask(target, "/lateness")  # begins the server's account afresh
+    ask(target, "/lateness")  # resets the delays recorded by the server
     run = run_sharded(target, load, processes=processes)
     done = [record for record in run.records if record.ok]
     if not done:
@@ -184,10 +187,10 @@ def _readings(run: Run, osl: int, late: Mapping[str, float]) -> tuple[Reading, .
 
 
 def selftest(concurrencies: Sequence[int] = CONCURRENCIES) -> Iterator[SelfTest]:
-    """Run the self-test at each concurrency against a server of its own, each as it is done.
+    """Run the self-test at each concurrency against a new server; yield each result when done.
 
-    The server runs at real-time priority where that is permitted, since it is the clock; the client
-    does as in any run. Raises InputError.
+    The server runs at real-time priority if permitted, because it is the reference clock. The
+    client runs as in any measurement. Raises InputError.
     """
     for concurrency in concurrencies:
         if concurrency < 1:
@@ -197,7 +200,7 @@ def selftest(concurrencies: Sequence[int] = CONCURRENCIES) -> Iterator[SelfTest]
 
 
 def realtime_prefix() -> tuple[str, ...]:
-    """What to put before a command for real-time priority (chrt(1)); empty where not permitted."""
+    """Return the command prefix for real-time priority (chrt(1)); empty if not permitted."""
     chrt = shutil.which("chrt")
     if chrt is None:
         return ()

@@ -1,7 +1,7 @@
 """Distribute a load over several processes.
 
-Each process takes every n-th request, opens its connections and says so; all then start at the same
-moment of CLOCK_MONOTONIC, which is one for the machine.
+Each process takes every n-th request, opens its connections and reports ready. Then all start at
+the same time on CLOCK_MONOTONIC, which is shared by all processes of a machine.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from shardwise.bench.target import Target
 from shardwise.errors import InputError
 from shardwise.evidence.request import RequestRecord
 
-STREAMS_A_PROCESS: Final = 512  #: at 100 tokens/s each, half of one core (benchmarks/client.py)
-_START_AFTER_S: Final = 0.05  #: from the last process being ready
+STREAMS_A_PROCESS: Final = 512  #: at 100 tokens/s each they use half a core (benchmarks/client.py)
+_START_AFTER_S: Final = 0.05  #: delay of the start after the last process is ready
 _REPORT_EVERY_S: Final = 0.25
 
-OnProgress = Callable[[int], None]  #: (requests ended so far)
+OnProgress = Callable[[int], None]  #: (requests completed so far)
 
 
 def processes_for(concurrency: int) -> int:
-    """How many processes to use: one for every STREAMS_A_PROCESS, one core left to the rest."""
+    """Return the number of processes: one per STREAMS_A_PROCESS, leaving one core free."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(math.ceil(concurrency / STREAMS_A_PROCESS), (cores or 1) - 1))
 
@@ -50,8 +50,8 @@ def run_sharded(
 ) -> Run:
     """Send `load` to `target` from `processes` processes (None: `processes_for` its concurrency).
 
-    `on_progress` is called with the number of requests that ended, now and then. A process that
-    dies takes its records with it; the others' are kept, and `Run.problems` says so.
+    `on_progress` is called from time to time with the number of completed requests. If a process
+    dies, its records are lost and `Run.problems` reports it; the others' records are kept.
     """
     count = processes_for(load.concurrency) if processes is None else processes
     if count < 1:
@@ -90,7 +90,7 @@ class _Shard:
     problem: str = ""
 
     def receive(self) -> None:
-        """Take one message: a count of requests ended, a Run, or an InputError."""
+        """Receive one message: a count of completed requests, a Run, or an InputError."""
         try:
             message: Any = self.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -120,7 +120,7 @@ def _run_here(target: Target, load: Load, on_progress: OnProgress | None) -> Run
 
 
 def _part(load: Load, number: int, count: int) -> Load:
-    """Every `count`-th request from `number` on, and its share of the concurrency."""
+    """Return every `count`-th request starting at `number`, with its share of the concurrency."""
     concurrency = load.concurrency // count + (number < load.concurrency % count)
     due_s = None if load.due_s is None else load.due_s[number::count]
     return replace(
@@ -133,7 +133,7 @@ def _part(load: Load, number: int, count: int) -> Load:
 
 
 def _shard(pipe: Connection, target: Target, load: Load) -> None:
-    """One process's work: ready out, the start in, counts out, its Run out."""
+    """Run one process: send ready, receive the start time, send counts and the Run."""
     told_s = time.monotonic()
     ended = 0
 
@@ -151,7 +151,7 @@ def _shard(pipe: Connection, target: Target, load: Load) -> None:
         def receive() -> None:
             try:
                 start.set_result(float(pipe.recv()))
-            except (EOFError, ConnectionResetError):  # whoever started this is gone
+            except (EOFError, ConnectionResetError):  # the parent process is gone
                 os._exit(1)
 
         loop.add_reader(pipe.fileno(), receive)
@@ -166,7 +166,7 @@ def _shard(pipe: Connection, target: Target, load: Load) -> None:
 
 @contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """SIGINT waits, and for good in a process started meanwhile: this one passes it on."""
+    """Block SIGINT. Processes started in the block keep it blocked; this one forwards it."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -176,8 +176,7 @@ def _without_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as SIGINT does; not in a thread, to which no signal
-    comes."""
+    """Make SIGTERM raise KeyboardInterrupt like SIGINT. No-op in a thread (no signals there)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -218,7 +217,7 @@ def _start(shards: list[_Shard]) -> None:
     for shard in shards:
         if not shard.started and not shard.problem and shard.run is None:
             shard.started = True
-            with suppress(BrokenPipeError):  # it died just now: `receive` will find out
+            with suppress(BrokenPipeError):  # it just died; `receive` detects that
                 shard.pipe.send(start_s)
 
 
@@ -226,7 +225,7 @@ def _merge(shards: list[_Shard], count: int, interrupted: bool) -> Run:
     records: list[RequestRecord] = []
     lags_s: array[float] = array("d")
     runs = [shard.run for shard in shards if shard.run is not None]
-    # interrupted before it began, a process has nothing to lose
+    # a process that has not started yet has no results to lose
     problems = [s.problem for s in shards if s.problem and (s.started or not interrupted)]
     if not runs and not interrupted:
         raise InputError("every load process died", remedy="; ".join(problems))

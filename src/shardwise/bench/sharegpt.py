@@ -21,14 +21,14 @@ _ALLOWED: Final = (
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """What a person asked first in a conversation, and the reply, "" where there is none."""
+    """The first question of a person in a conversation, and its reply ("" if there is none)."""
 
     prompt: str
     reply: str
 
 
 def read_sharegpt(path: Path) -> list[Turn]:
-    """The first turn of each conversation that a person began. Raises InputError."""
+    """Return the first turn of each conversation that begins with a person. Raises InputError."""
     try:
         text = read_utf8(path)
     except OSError as error:
@@ -40,7 +40,7 @@ def read_sharegpt(path: Path) -> list[Turn]:
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
         turns = [_first_turn(entry["conversations"]) for entry in entries]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is no ShareGPT file: {error!r}", _ALLOWED) from None
+        raise InputError(f"{path} is not a ShareGPT file: {error!r}", _ALLOWED) from None
     found = [turn for turn in turns if turn is not None]
     if not found:
         raise InputError(f"{path} has no first turn by a person", _ALLOWED)
@@ -63,14 +63,14 @@ def sharegpt_prompts(
     osl: int = 0,
     count: Callable[[str], int] | None = None,
 ) -> list[tuple[str, int]]:
-    """`number` prompts with output tokens each, in random order, repeated if need be.
+    """Return `number` prompts with their output tokens, in random order, repeated if necessary.
 
-    Output tokens are `osl`, or, where that is 0, those of the reply by `count`; turns without a
-    reply are then left out. Raises InputError where neither is given.
+    The number of output tokens is `osl`, or if that is 0, the length of the reply by `count`; turns
+    without a reply are then skipped. Raises InputError if neither is given.
     """
     if not osl and count is None:
         raise InputError(
-            "the length of replies is not known",
+            "the length of replies is unknown",
             remedy="pass --osl, or a tokenizer to count the file's replies",
         )
     shuffled = random.Random(seed).sample(turns, len(turns))

@@ -1,7 +1,7 @@
 """One connection to the server: turns bytes into a `RequestRecord`.
 
-An `asyncio.Protocol` rather than an HTTP library: with hundreds of streams on a core, the objects
-such libraries make for every chunk delay the next stream's timestamp by more than what is measured.
+It is an `asyncio.Protocol` and uses no HTTP library. With hundreds of streams on a core, the
+objects that such libraries create per chunk would delay timestamps by more than the measured times.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from shardwise.bench.lines import LineReader
 from shardwise.bench.reply import Reply
 from shardwise.evidence.request import FailureKind, RequestRecord
 
-_DETAIL_BYTES: Final = 300  #: of an error's body that are kept
-_NOTED: Final = (b"content-encoding", b"location", b"retry-after")  #: headers that are read
+_DETAIL_BYTES: Final = 300  #: bytes kept of the body of an error
+_NOTED: Final = (b"content-encoding", b"location", b"retry-after")  #: headers that are used
 
 
 class Stream(asyncio.Protocol):
-    """Sends one request at a time and stamps what comes back.
+    """Sends one request at a time and timestamps the answer.
 
-    `exact`: an answer of fewer tokens than asked for is a failure.
+    `exact`: an answer with fewer tokens than requested is a failure.
     """
 
     def __init__(self, *, exact: bool = True) -> None:
         self.transport: asyncio.Transport | None = None
-        self.record: RequestRecord | None = None  #: in flight
+        self.record: RequestRecord | None = None  #: the request in flight
         self.last_receive_s = 0.0
-        self.last_event_s = 0.0  #: of the request in flight; comments are no events
+        self.last_event_s = 0.0  #: of the request in flight; comments do not count
         self._exact = exact
         self._waiter: asyncio.Future[None] | None = None
         self._parser: httptools.HttpResponseParser | None = None
@@ -43,7 +43,7 @@ class Stream(asyncio.Protocol):
         return self.transport is not None and not self.transport.is_closing()
 
     def start(self, record: RequestRecord, request: bytes) -> asyncio.Future[None]:
-        """Send `request`; the future is done when `record` is complete, failed or not."""
+        """Send `request`. The future completes when `record` is complete, also after a failure."""
         assert self.transport is not None
         assert self.record is None
         self.record = record
@@ -52,8 +52,8 @@ class Stream(asyncio.Protocol):
         self._headers: dict[bytes, str] = {}
         self._body = b""
         self._lines = LineReader()
-        self._strange = b""  #: the first line that is no field of an event
-        self._open_data = b""  #: of an event
+        self._strange = b""  #: the first line that is not a field of an event
+        self._open_data = b""  #: data lines of an event
         self._error_next = False
         self._reply = Reply(record, exact=self._exact)
         self._parser = httptools.HttpResponseParser(self)
@@ -62,7 +62,7 @@ class Stream(asyncio.Protocol):
         return self._waiter
 
     def fail(self, kind: FailureKind, detail: str) -> None:
-        """End the request in flight as a failure and close: what follows cannot be trusted."""
+        """Fail the request in flight and close the connection: further data is unreliable."""
         if self.record is not None:
             self.record.failure = kind
             self.record.detail = detail[:_DETAIL_BYTES]
@@ -92,7 +92,7 @@ class Stream(asyncio.Protocol):
         """asyncio callback: note the time, then parse the bytes."""
         self.last_receive_s = monotonic()
         if self.record is None or self._parser is None:
-            self.close()  # bytes nobody asked for: the next answer could not be told apart
+            self.close()  # unrequested bytes, which would be mistaken for the next answer
             return
         try:
             self._parser.feed_data(data)
@@ -107,7 +107,7 @@ class Stream(asyncio.Protocol):
         self.transport = None
         if self.record is None:
             return
-        # a server may end its answer by closing; bytes of an event that it did not end do not count
+        # a server may end its answer by closing; an incomplete event does not count
         if self._reply.saw_done or self._status not in {0, 200}:
             self._complete()
         else:
@@ -116,25 +116,25 @@ class Stream(asyncio.Protocol):
     # --- httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Parser callback: keep the headers that are read later."""
+        """Parser callback: store the headers that are used later."""
         name = name.lower()
-        if name in _NOTED and not self._status:  # not a trailer
+        if name in _NOTED and not self._status:  # headers, not trailers
             self._headers[name] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """Parser callback: note the status; skip interim answers."""
         assert self._parser is not None
         status = self._parser.get_status_code()
-        if status < 200 and status != 101:  # interim: the answer itself follows
+        if status < 200 and status != 101:  # an interim answer; the final one follows
             self._headers.clear()
             return
         self._status = status
         coding = self._headers.get(b"content-encoding", "identity").strip().lower()
         if status == 200 and coding != "identity":
-            self.fail("malformed", f"the body is compressed ({coding}), and identity was asked for")
+            self.fail("malformed", f"the body is compressed ({coding}), but identity was requested")
 
     def on_body(self, body: bytes) -> None:
-        """Parser callback: pass events on, or keep the start of an error."""
+        """Parser callback: forward events, or store the start of an error."""
         if self.record is None:
             return
         if self._status != 200:
@@ -159,7 +159,7 @@ class Stream(asyncio.Protocol):
         if self._parser is not None and not self._parser.should_keep_alive():
             self.close()
 
-    # --- server-sent events: an empty line after each; fields that nobody knows are skipped
+    # --- server-sent events: each ends with an empty line; unknown fields are skipped
 
     def _line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
@@ -174,7 +174,7 @@ class Stream(asyncio.Protocol):
             self._strange = line[:80]
 
     def _data(self, data: bytes) -> None:
-        """Read an event at its first line, or, where that is not yet JSON, with those after it."""
+        """Parse an event at its first line, or if that is not complete JSON, with later lines."""
         if self._open_data:
             data = self._open_data + b"\n" + data
         try:
@@ -188,19 +188,19 @@ class Stream(asyncio.Protocol):
         self._open_data = b""
         self.last_event_s = self.last_receive_s
         if not isinstance(event, dict):
-            self.fail("malformed", f"an event that is no object: {data[:80]!r}")
+            self.fail("malformed", f"an event that is not an object: {data[:80]!r}")
         elif self._error_next or event.get("error") or event.get("object") == "error":
             self.fail("error_event", data.decode(errors="replace").strip())
         elif not self._reply.take(event, self.last_receive_s):
-            self.fail("malformed", f"an event of another form: {data[:80]!r}")
+            self.fail("malformed", f"an event of unknown form: {data[:80]!r}")
 
     # --- the end of a request
 
     def _complete(self) -> None:
         if self._status == 200:
-            self._line(self._lines.last())  # the last line may lack its end
+            self._line(self._lines.last())  # the last line may have no line end
         record = self.record
-        if record is None:  # that line was a failure
+        if record is None:  # that line failed the request
             return
         if self._open_data:
             self.fail("malformed", f"not JSON: {self._open_data[:80]!r}")
@@ -220,8 +220,7 @@ class Stream(asyncio.Protocol):
         self._end()
 
     def _refusal(self) -> str:
-        """Status and body of an answer that is not 200, with where it redirects to and when to
-        come again."""
+        """Return status and body of an answer other than 200, with its redirect and Retry-After."""
         said = f"{self._status} {self._body.decode(errors='replace')}"
         if self._status in REDIRECTS and b"location" in self._headers:
             said = f"{self._status} redirects to {self._headers[b'location']}"

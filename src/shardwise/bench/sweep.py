@@ -32,7 +32,7 @@ from shardwise.replica.command import Instance
 from shardwise.workload.workload import Workload
 
 Say = Callable[[str], None]
-_DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  #: vLLM's and SGLang's
+_DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  #: of vLLM and SGLang
 
 
 class Engine(msgspec.Struct, frozen=True):
@@ -40,21 +40,24 @@ class Engine(msgspec.Struct, frozen=True):
 
     instance: Instance
     weight_dtype: str
-    gpu: str  #: as evidence names the hardware
+    gpu: str  #: name of the hardware in evidence
     kind: str  #: cpu, cuda or rocm
     devices: tuple[int, ...]  #: GPUs, or CPU cores
     port: int = 8390
     ready_timeout_s: float = 600.0
 
     def instance_of(self, tp_size: int, max_num_seqs: int) -> Instance:
-        """The instance at a TP, for as many sequences as will be in flight."""
+        """Return the instance at a TP, with max_num_seqs for the requests in flight."""
         flags = [*self.instance.flags, *_dtype_flags(self.instance.engine, self.weight_dtype)]
         sized = self.instance.at(tp_size).for_sequences(max_num_seqs)
         return replace(sized, flags=tuple(flags))
 
     def devices_of(self, tp_size: int) -> tuple[int, ...]:
-        """GPUs: one a rank. CPU cores: all of them, whatever the TP, so that TP values are
-        compared at equal total threads; as many to each rank as divide evenly."""
+        """Return the devices at a TP: one GPU per rank, or CPU cores.
+
+        CPU ranks share all cores at every TP, so TP values are compared at equal total threads.
+        Each rank gets the same number; a remainder is unused.
+        """
         if self.kind != "cpu":
             if tp_size > len(self.devices):
                 raise InputError(
@@ -72,17 +75,17 @@ def _dtype_flags(engine: str, dtype: str) -> list[str]:
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """Every TP under every workload."""
+    """Combinations of every TP and every workload."""
 
     study: str
-    model: str  #: as evidence names it
+    model: str  #: name of the model in evidence
     tp_sizes: tuple[int, ...]
     workloads: tuple[Workload, ...]
     effort: Callable[[Workload], Effort]
     seed: int = 0
     shared_prefix: int = 0
     api: Api = "completions"
-    exact: bool = True  #: False: take answers of any length
+    exact: bool = True  #: False: answers may have any length
 
 
 def key_of(sweep: Sweep, engine: Engine, tp_size: int, workload: Workload) -> str:
@@ -115,9 +118,12 @@ def missing(sweep: Sweep, engine: Engine, store: Store) -> list[tuple[int, Workl
 
 
 def run_sweep(sweep: Sweep, engine: Engine, store: Store, say: Say) -> list[Measured]:
-    """Measure what is missing; the cells measured now. Interrupted, it stops after the run it is
-    in, which is kept as interrupted. A cell that `store` cannot take lies beside it, and `say` is
-    told. Raises EngineError where an engine does not start."""
+    """Measure missing cells; return the cells measured now.
+
+    If interrupted, it stops after the current run, which is kept as interrupted. If a cell cannot
+    be saved in `store`, it is saved in a file next to it and reported with `say`. Raises
+    EngineError if an engine does not start.
+    """
     todo = missing(sweep, engine, store)
     total = len(sweep.tp_sizes) * len(sweep.workloads)
     if todo and len(todo) < total:
@@ -138,7 +144,7 @@ def run_sweep(sweep: Sweep, engine: Engine, store: Store, say: Say) -> list[Meas
 
 
 class Served(msgspec.Struct, frozen=True):
-    """An engine that answers, with what is recorded about it."""
+    """A ready engine and its recorded conditions."""
 
     tp_size: int
     target: Target
@@ -149,8 +155,10 @@ class Served(msgspec.Struct, frozen=True):
 
 @contextmanager
 def serving(sweep: Sweep, engine: Engine, tp_size: int, place: Path, say: Say) -> Iterator[Served]:
-    """The engine at `tp_size`, started, and stopped at the end. What an earlier run left behind
-    is stopped first; its log lies beside the store at `place`."""
+    """Start the engine at `tp_size`, and stop it at the end.
+
+    Leftovers of an earlier run are stopped first. The log is next to the store at `place`.
+    """
     mark = f"sweep {place.resolve()}"
     left = running.clear(mark, place.parent.glob(f"{place.stem}.*-tp*.log"))
     if left:
@@ -225,7 +233,7 @@ def _measure_cell(
 
 
 class _Clock:
-    """How long the cells that are left may take, by those that are done."""
+    """Estimates the time of remaining cells from the completed ones."""
 
     def __init__(self, cells: int) -> None:
         self._begun, self._done, self._cells = time.monotonic(), 0, cells

@@ -16,7 +16,7 @@ Api = Literal["completions", "chat"]
 
 
 class Target(msgspec.Struct, frozen=True):
-    """An endpoint: where it listens, which of the two APIs is used, and the model's name there."""
+    """An endpoint: its address, which of the two APIs is used, and the model's name."""
 
     host: str
     port: int
@@ -25,9 +25,9 @@ class Target(msgspec.Struct, frozen=True):
     api: Api = "completions"
     model: str = ""
     api_key: str = ""
-    ca_file: str = ""  #: PEM file of certificates to trust; "": the system's
-    query: str = ""  #: of the URL, sent with every request; not shown, since it may hold a key
-    exact: bool = True  #: ask for exactly so many tokens; False: for at most so many
+    ca_file: str = ""  #: PEM file of trusted certificates; "": the system's
+    query: str = ""  #: of the URL, sent with every request; hidden, since it may contain a key
+    exact: bool = True  #: True: request exactly this many tokens; False: at most
 
     @property
     def address(self) -> str:
@@ -40,18 +40,18 @@ class Target(msgspec.Struct, frozen=True):
         return f"{'https' if self.tls else 'http'}://{self.address}{self.path}"
 
     def uri(self, path: str) -> str:
-        """What a request line names for `path`."""
+        """Return the request target for `path`."""
         return f"{self.path}{path}" + (f"?{self.query}" if self.query else "")
 
     def named(self, model: str) -> Target:
-        """The same target for another model name."""
+        """Return the same target with another model name."""
         return replace(self, model=model)
 
     def request(self, prompt: str | list[int], osl: int) -> bytes:
-        """Head and body of a streaming request for `osl` tokens, greedy.
+        """Return head and body of a greedy streaming request for `osl` tokens.
 
-        `ignore_eos` is an extension that vLLM, SGLang and TensorRT-LLM share; where the target is
-        not `exact`, it is left out, since a server that lacks it may refuse it.
+        `ignore_eos` is an extension of vLLM, SGLang and TensorRT-LLM. It is omitted if the target
+        is not `exact`, because other servers may refuse it.
         """
         body: dict[str, Any] = {
             "model": self.model,
@@ -97,12 +97,12 @@ def parse_target(
         raise InputError(f"URL {url!r}", "allowed: http://host:port or https://host:port")
     if parts.username is not None:
         raise InputError(
-            f"the URL of {parts.hostname} holds a user name",
+            f"the URL of {parts.hostname} contains a user name",
             "allowed: http://host:port",
             "name a variable that holds the key: --api-key-env",
         )
     if not all(32 < ord(c) < 127 for c in api_key + parts.hostname + parts.path + parts.query):
-        raise InputError(f"URL {url!r} or its key holds characters that HTTP does not allow")
+        raise InputError(f"URL {url!r} or its key contains characters that HTTP does not allow")
     if not _is_host_name(parts.hostname):
         raise InputError(f"URL {url!r}", "allowed: a host name with parts of 1 to 63 characters")
     path = parts.path.rstrip("/").removesuffix("/v1")
@@ -114,7 +114,7 @@ def parse_target(
 
 
 def _is_host_name(name: str) -> bool:
-    """Whether a name has a form that DNS can be asked for."""
+    """Return whether a name is a valid DNS name."""
     try:
         name.encode("idna")
     except UnicodeError:

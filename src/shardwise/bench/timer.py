@@ -1,7 +1,7 @@
-"""Timers finer than an event loop's, which round to a millisecond: 2 % of a TTFT of 50 ms.
+"""Timers with a finer resolution than an event loop's millisecond (2 % of a TTFT of 50 ms).
 
-On Linux a timerfd wakes the loop as a socket would, within tens of microseconds and without
-spinning (timerfd_create(2)). Elsewhere the loop's own timers serve, with their rounding.
+On Linux a timerfd wakes the loop like a socket, within tens of microseconds and without spinning
+(timerfd_create(2)). On other systems the loop's own timers are used, with their rounding.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class _Setting(ctypes.Structure):
 
 
 def _timerfd() -> int:
-    """A new timerfd, -1 where the system has none."""
+    """Return a new timerfd; -1 if the system has none."""
     create = getattr(ctypes.CDLL(None), "timerfd_create", None)
     return -1 if create is None else int(create(_CLOCK_MONOTONIC, _NONBLOCK_CLOEXEC))
 
 
 class Timer:
-    """Calls `wake` in the running loop at the time set last. Close it after use."""
+    """Calls `wake` in the running loop at the time last set. Close it after use."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -46,13 +46,13 @@ class Timer:
             self._loop.add_reader(self._fd, self._expired)
 
     def set(self, when_s: float) -> None:
-        """Wake at `when_s` of CLOCK_MONOTONIC, at once if that is past."""
+        """Wake at `when_s` of CLOCK_MONOTONIC, or now if that is in the past."""
         if self._fd < 0:
             wait_s = max(when_s - monotonic(), 0.0)
             self._handle = self._loop.call_later(math.ceil(wait_s * 1e3) / 1e3, self._wake)
             return
         whole = int(when_s)
-        at = _Timespec(whole, max(int((when_s - whole) * 1e9), 1))  # 0 would mean: disarm
+        at = _Timespec(whole, max(int((when_s - whole) * 1e9), 1))  # 0 would disarm the timer
         self._set(self._fd, _ABSOLUTE, ctypes.byref(_Setting(_Timespec(0, 0), at)), None)
 
     def close(self) -> None:
@@ -66,21 +66,21 @@ class Timer:
 
     def _expired(self) -> None:
         try:
-            os.read(self._fd, 8)  # else it stays readable
-        except BlockingIOError:  # set anew since it expired
+            os.read(self._fd, 8)  # otherwise it stays readable
+        except BlockingIOError:  # it was set again after it expired
             return
         self._wake()
 
 
 class Alarm:
-    """`await alarm.until(t)`: one waiter at a time."""
+    """Sleep with `await alarm.until(t)`, one waiter at a time."""
 
     def __init__(self) -> None:
         self._timer = Timer(self._ring)
         self._waiter: asyncio.Future[None] | None = None
 
     async def until(self, when_s: float) -> None:
-        """Return at `when_s` of CLOCK_MONOTONIC, never before it."""
+        """Return at `when_s` of CLOCK_MONOTONIC, never earlier."""
         while monotonic() < when_s:
             self._waiter = asyncio.get_running_loop().create_future()
             self._timer.set(when_s)

@@ -1,4 +1,4 @@
-"""A model's tokenizer, where one is at hand, to count tokens without asking the server."""
+"""A model's tokenizer, to count tokens without requests to the server."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from shardwise.files import read_limited
 
 
 class Tokenizer(msgspec.Struct, frozen=True):
-    """Counts the tokens of a text, without those a server adds, and names those it knows."""
+    """Counts the tokens of a text, without tokens that a server adds, and lists its vocabulary."""
 
     name: str
     count: Callable[[str], int]
     decode: Callable[[list[int]], str]
-    size: int  #: of the vocabulary
+    size: int  #: words of the vocabulary
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer.json at `path`, or in it where that is a folder. Raises InputError."""
+    """Load the tokenizer.json at `path`, or in the folder `path`. Raises InputError."""
     try:
         import tokenizers
     except ImportError:
@@ -37,7 +37,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - the library raises no narrower class
-        raise InputError(f"{file} is no tokenizer: {error}", allowed) from None
+        raise InputError(f"{file} is not a tokenizer: {error}", allowed) from None
     return Tokenizer(
         name=file.name if path.is_file() else path.name,
         count=lambda text: len(loaded.encode(text, add_special_tokens=False).ids),

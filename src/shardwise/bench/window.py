@@ -1,4 +1,4 @@
-"""The steady part of a run, from its token times."""
+"""Find the steady part of a run from its token times."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from shardwise.evidence.request import RequestRecord
 
 Values = NDArray[np.float64]
 
-BINS: Final = 60  #: of token counts over a run
+BINS: Final = 60  #: number of bins of token counts over a run
 _MSER_BATCH: Final = 5
 
 
 def token_times(records: Sequence[RequestRecord]) -> Values:
-    """When tokens came, ascending, in seconds of CLOCK_MONOTONIC; of requests without failure."""
+    """Return arrival times of tokens of successful requests, ascending, on CLOCK_MONOTONIC."""
     times = [np.asarray(r.arrivals) for r in records if r.failure is None and len(r.arrivals)]
     return np.sort(np.concatenate(times)) if times else np.empty(0)
 
 
 def mser(series: Values) -> int:
-    """How many of the first values of `series` to leave out as warm-up.
+    """Return the number of first values of `series` to drop as warm-up.
 
-    MSER-5: of the means of five values each, drop as many as make the standard error of the rest
-    smallest, at most half (White 1997, "An effective truncation heuristic for bias reduction in
-    simulation output", Simulation 69(6)).
+    MSER-5: of the means of five values each, drop the number that minimizes the standard error of
+    the rest, at most half. Source: White 1997, "An effective truncation heuristic for bias
+    reduction in simulation output", Simulation 69(6).
     """
     batches = len(series) // _MSER_BATCH
     if batches < 4:
@@ -39,13 +39,13 @@ def mser(series: Values) -> int:
 
 
 def steady_window(records: Sequence[RequestRecord], concurrency: int | None) -> tuple[float, float]:
-    """Start and end of the steady part of a run.
+    """Return start and end of the steady part of a run.
 
-    It ends when the load does: in a closed loop (`concurrency` given) when fewer than that are
-    left in flight, in an open loop at the last request's origin. It begins where MSER finds the
-    rate of tokens settled, and in a closed loop not before the first wave has ended, whose
-    requests were all prefilled at once. A run too short for both keeps its middle part: from the
-    first token to the end of load.
+    It ends with the load: in a closed loop (`concurrency` given) when fewer requests are in flight,
+    in an open loop at the origin of the last request. It begins where MSER finds the token rate
+    steady. In a closed loop it does not begin before the end of the first wave, whose requests were
+    all prefilled together. If a run is too short for that, the part from the first token to the end
+    of load is used.
     """
     done = [r for r in records if r.failure is None and len(r.arrivals)]
     if not done:
@@ -71,9 +71,10 @@ def _load_ended(done: Sequence[RequestRecord], concurrency: int | None) -> float
 
 
 def inside(records: Sequence[RequestRecord], window: tuple[float, float]) -> list[RequestRecord]:
-    """Successful requests that ended inside the window, by when they did.
+    """Return the successful requests that ended in the window, in order of their end.
 
-    Chosen by their end alone: to ask for their beginning too would prefer short ones.
+    Only the end counts. If the start had to be in the window too, short requests would be
+    preferred.
     """
     start, end = window
     found = [r for r in records if r.ok and start < r.last_s <= end]

@@ -1,8 +1,8 @@
-"""Words whose cost in tokens is known, and prompts of an exact length made from them.
+"""Words with known token counts, and prompts of an exact length built from them.
 
-Tokenizers of this field do not merge across the space before a word, so the costs of words add up;
-`measure` tries that on a whole text before it trusts it. A cost comes from a tokenizer, or, where
-none is at hand, from the `usage` of the server's own answers.
+The tokenizers of LLMs do not merge across the space before a word, so the token counts of words add
+up; `measure` checks this on a whole text first. Counts come from a tokenizer, or without one from
+the `usage` of the server's answers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import msgspec
 
 from shardwise.bench.tokenizer import Tokenizer
 
-Count = Callable[[str], int]  #: tokens of a text, 0 where it cannot be told
+Count = Callable[[str], int]  #: returns the tokens of a text, 0 if unknown
 
-#: short common words, one token each in most vocabularies, numbers, and letters for the smallest
+#: Short common words, one token each in most vocabularies; numbers; letters for small vocabularies.
 CANDIDATES: Final = tuple(
     """the of and to in is for on that by with from at are this be as was it not or have an will
     can all one two new time people world water light house river stone green field night day
@@ -26,18 +26,18 @@ CANDIDATES: Final = tuple(
     a b c d e f g h i j k l m n 1 2 3 4 5 6 7 8 9 10 20 30 40 50 60 70 80 90""".split()  # noqa: SIM905
 )
 _FIRST: Final = "the"
-_ENOUGH: Final = 8  #: different words, so that prompts differ early
-_TRIED_IDS: Final = 4096  #: of a vocabulary, in search of words
+_ENOUGH: Final = 8  #: number of different words, so that prompts differ early
+_TRIED_IDS: Final = 4096  #: entries of a vocabulary searched for words
 
 
 class Words(msgspec.Struct, frozen=True):
-    """Text of an exact number of tokens. `costs` are tokens by word, after a space."""
+    """Builds text of an exact number of tokens. `costs` maps a word after a space to its tokens."""
 
     costs: tuple[tuple[str, int], ...]
-    overhead: int  #: tokens of what the server adds and of the first word
+    overhead: int  #: tokens added by the server, plus the first word
 
     def fill(self, rng: random.Random, tokens: int) -> list[str] | None:
-        """Random words that cost `tokens` in sum; None where there are none."""
+        """Return random words with `tokens` tokens in total; None if there are none."""
         reachable = _reachable(frozenset(cost for _, cost in self.costs), tokens)
         if not reachable[tokens]:
             return None
@@ -50,13 +50,13 @@ class Words(msgspec.Struct, frozen=True):
         return chosen
 
     def text(self, words: Sequence[str]) -> str:
-        """Prompt made of `words`."""
+        """Return the prompt of `words`."""
         return " ".join([_FIRST, *words])
 
 
 def _reachable(costs: frozenset[int], tokens: int) -> bytearray:
-    """[tokens + 1 or more]: whether words of these costs can sum to so many."""
-    return _sums(costs, 1 << tokens.bit_length())  # few sizes, so that they are kept
+    """Return, for each total from 0 to at least `tokens`, whether words can add up to it."""
+    return _sums(costs, 1 << tokens.bit_length())  # round up, so that few sizes are cached
 
 
 @lru_cache(maxsize=8)
@@ -68,9 +68,9 @@ def _sums(costs: frozenset[int], up_to: int) -> bytearray:
 
 
 def measure(count: Count, candidates: Sequence[str] = CANDIDATES) -> Words | None:
-    """The cost of each candidate by `count`; None where costs do not add up.
+    """Return the token count of each candidate by `count`; None if counts do not add up.
 
-    One question where every word is one token, else one a word.
+    Uses one request if every word is one token, else one per word.
     """
     base, whole = count(_FIRST), count(" ".join([_FIRST, *candidates]))
     if base < 1 or whole <= base:
@@ -87,7 +87,7 @@ def measure(count: Count, candidates: Sequence[str] = CANDIDATES) -> Words | Non
 
 
 def vocabulary(tokenizer: Tokenizer, seed: int = 0) -> list[str]:
-    """Words that are one token each after a space, from all over the vocabulary."""
+    """Return words that are one token after a space, spread over the vocabulary."""
     rng = random.Random(seed)
     ids = rng.sample(range(tokenizer.size), min(_TRIED_IDS, tokenizer.size))
     words = {tokenizer.decode([token]).strip() for token in ids}

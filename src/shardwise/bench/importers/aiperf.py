@@ -12,14 +12,14 @@ from shardwise.evidence.record import Interval
 
 
 def is_aiperf(document: Mapping[str, Any]) -> bool:
-    """Whether a JSON document is a result of AIPerf."""
+    """Return whether a JSON document is a result of AIPerf."""
     return "aiperf_version" in document or (
         "time_to_first_token" in document and "request_latency" in document
     )
 
 
 def read_aiperf(document: Mapping[str, Any]) -> Found:
-    """One result. Raises InputError for a missing field."""
+    """Convert one result. Raises InputError for a missing field."""
     settings = document.get("input_config") or {}
     phase = _measured_phase(settings)
     metrics = {
@@ -59,7 +59,7 @@ def read_aiperf(document: Mapping[str, Any]) -> Found:
 
 
 def _measured_phase(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Its load: a list of phases, or `loadgen` in files of older versions."""
+    """Return the load: a list of phases, or `loadgen` in files of older versions."""
     phases = [p for p in settings.get("phases") or () if p.get("kind", "profiling") == "profiling"]
     return phases[-1] if phases else settings.get("loadgen") or {}
 

@@ -11,12 +11,12 @@ from shardwise.evidence.record import Interval
 
 
 def is_guidellm(document: Mapping[str, Any]) -> bool:
-    """Whether a JSON document is a result of GuideLLM."""
+    """Return whether a JSON document is a result of GuideLLM."""
     return isinstance(document.get("benchmarks"), list)
 
 
 def read_guidellm(document: Mapping[str, Any]) -> list[Found]:
-    """A result for each benchmark of the report. Raises InputError for a missing field."""
+    """Return a result for each benchmark of the report. Raises InputError for a missing field."""
     return [_read(item, _version(document)) for item in document["benchmarks"]]
 
 
@@ -55,7 +55,7 @@ def _read(item: Mapping[str, Any], version: str) -> Found:
 
 
 def _of(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
-    """A metric over the successful requests."""
+    """Return a metric over the successful requests."""
     return {key: number(metrics, name, "successful", key) for key in ("mean", "std_dev", "count")}
 
 

@@ -1,4 +1,4 @@
-"""InferenceX `agg_*.json`: vLLM's client, each `*_ms` in seconds and without that ending."""
+"""InferenceX `agg_*.json`: fields of vLLM's client, with `*_ms` renamed and in seconds."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, Final
 
 from shardwise.bench.importers.about import Found, exactly, from_moments, number
 
-#: Its runs send ten prompts a slot (its benchmark scripts: num-prompts = concurrency x 10).
+#: Its benchmark scripts send ten prompts per slot: num-prompts = concurrency x 10.
 WAVES: Final = 10
 
 
 def is_inferencex(document: Mapping[str, Any]) -> bool:
-    """Whether a JSON document is a result of InferenceX."""
+    """Return whether a JSON document is a result of InferenceX."""
     return "tput_per_gpu" in document and "conc" in document
 
 
 def read_inferencex(document: Mapping[str, Any]) -> Found:
-    """One result. Raises InputError for a missing field."""
+    """Convert one result. Raises InputError for a missing field."""
     concurrency, tp = int(number(document, "conc")), int(number(document, "tp"))
     n = WAVES * concurrency
     metrics = {}

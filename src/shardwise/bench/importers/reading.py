@@ -23,7 +23,7 @@ FORMS: Final = (
     "profile_export_aiperf.json, guidellm's JSON, InferenceX agg_*.json, or a CSV of rows"
 )
 MAX_BYTES: Final = 500_000_000
-#: what reading fields of other types than a tool writes raises
+#: errors raised by fields of unexpected types
 _OF_ANOTHER_FORM: Final = (
     *(TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError),
     RecursionError,
@@ -44,7 +44,7 @@ def read_file(path: Path, about: About) -> tuple[list[Evidence], list[Problem]]:
 
 
 def _documents(path: Path) -> list[Mapping[str, Any]]:
-    """One JSON document, or one a line."""
+    """Return one JSON document, or one per line."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"larger than {MAX_BYTES / 1e6:g} MB")

@@ -1,4 +1,4 @@
-"""Rows of measurements.csv's form, which `bench export` writes too."""
+"""Import rows in the format of measurements.csv, which `bench export` writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MODES: dict[str, Mode] = {
 
 
 def read_rows(path: Path) -> tuple[list[Evidence], list[Problem]]:
-    """Evidence of every row that can be read, and a problem for each that cannot."""
+    """Return the evidence of every readable row, and a problem for each unreadable one."""
     _, table = read_table(path)
     rows, problems = parse_rows(table)
     return [_evidence(row) for row in rows if row.observed], problems

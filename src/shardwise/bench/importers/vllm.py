@@ -1,6 +1,6 @@
 """`vllm bench serve --save-result` (plain and detailed) and `sglang.bench_serving` JSONL.
 
-SGLang's client grew out of vLLM's: the same fields in milliseconds, two of them under other names.
+SGLang's client is based on vLLM's. It has the same fields in milliseconds, two with other names.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _E2E: Final = ("e2el", "e2e_latency")
 
 
 def is_vllm(document: Mapping[str, Any]) -> bool:
-    """Whether a JSON document is a result of `vllm bench serve`."""
+    """Return whether a JSON document is a result of `vllm bench serve`."""
     return "mean_ttft_ms" in document and "total_output_tokens" in document
 
 
 def read_vllm(document: Mapping[str, Any]) -> Found:
-    """One result of either client. Raises InputError for a missing field."""
+    """Convert one result of either client. Raises InputError for a missing field."""
     sglang = "mean_e2e_latency_ms" in document
     completed = int(number(document, "completed"))
     if completed < 1:
@@ -73,7 +73,7 @@ def _latencies(document: Mapping[str, Any], n: int) -> dict[str, Interval]:
 
 
 def _detailed(document: Mapping[str, Any]) -> dict[str, Interval]:
-    """From the requests themselves: lists of seconds."""
+    """Compute metrics from the lists of single requests, in seconds."""
     ttfts, itls = document.get("ttfts"), document.get("itls")
     lengths, errors = document.get("output_lens"), document.get("errors") or []
     if not (ttfts and itls and lengths):
@@ -99,7 +99,7 @@ def _throughputs(document: Mapping[str, Any], n: int) -> dict[str, Interval]:
 
 
 def _date(text: str) -> str:
-    """20261123-071013 as 2026-11-23."""
+    """Convert 20261123-071013 to 2026-11-23."""
     digits = text.split("-", maxsplit=1)[0]
     whole = len(digits) == 8 and digits.isdigit()
     return f"{digits[:4]}-{digits[4:6]}-{digits[6:]}" if whole else ""
