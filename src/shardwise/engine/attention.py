@@ -1,8 +1,8 @@
 """Attention over a paged KV cache, with torch's scaled_dot_product_attention.
 
-K and V of a layer are one tensor each, [num_blocks * block_size, num_kv_heads, head_dim]: a token's
-slot is block * block_size + offset. Decodes of a step with about as long a context are one batched
-call over gathered blocks; long sequences whose blocks are neighbours are read in place.
+K and V of a layer are one tensor each, [num_blocks * block_size, num_kv_heads, head_dim]. A token's
+slot is block * block_size + offset. Decodes of a step with contexts of similar length are batched
+in one call over gathered blocks. Long sequences in consecutive blocks are read in place.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from shardwise.engine.scheduler import Segment, StepPlan
 
-#: tokens of context from which a call per sequence, in place, beats one call over a gathered copy
+#: tokens of context from which a call per sequence in place is faster than one over a copy
 #: (fp32, 16 sequences, 2-core Zen 5: 561 against 609 us at 256, 3.2 against 4.2 ms at 1024)
 IN_PLACE_CONTEXT = 256
-#: blocks that the longest of a batched call may have beyond the shortest: as a share, and at least.
-#: What is padded is copied and read like the rest; a call more costs about as much as four blocks.
+#: Blocks that the longest sequence of a batched call may have beyond the shortest: as a share, and
+#: at least this number. Padding is copied and read too; another call costs as much as four blocks.
 PADDING, PADDING_BLOCKS = 0.25, 4
 
 
 class Span(msgspec.Struct, frozen=True):
-    """One segment's rows of the step and the slots of its context."""
+    """One segment's rows in the step, and the slots of its context."""
 
     rows: slice
     past: int  #: tokens of context before the segment
-    slots: slice | torch.Tensor  #: a slice where the blocks are neighbours
+    slots: slice | torch.Tensor  #: a slice if the blocks are consecutive
     mask: torch.Tensor | None  #: [length, context], added to the scores; None: plain causal
 
 
 class Gathered(msgspec.Struct, frozen=True):
-    """Decodes that are attended in one batch, padded to the longest."""
+    """Decodes whose attention is one batch, padded to the longest."""
 
     rows: slice
     blocks: torch.Tensor  #: [rows * blocks of the longest]
@@ -43,12 +43,12 @@ class Gathered(msgspec.Struct, frozen=True):
 
 
 class StepInputs(msgspec.Struct, frozen=True):
-    """A StepPlan as tensors on the rank's device, made once and used by every layer."""
+    """A StepPlan as tensors on the rank's device, built once per step for all layers."""
 
     tokens: torch.Tensor  #: [num_tokens]
     positions: torch.Tensor
-    slots: torch.Tensor  #: where each token's K and V go
-    spans: list[Span]  #: segments attended one by one
+    slots: torch.Tensor  #: slot of each token's K and V
+    spans: list[Span]  #: segments whose attention is computed one by one
     gathered: list[Gathered]
     logit_rows: torch.Tensor
 
@@ -56,7 +56,7 @@ class StepInputs(msgspec.Struct, frozen=True):
 def prepare(
     plan: StepPlan, block_size: int, dtype: torch.dtype, device: torch.device
 ) -> StepInputs:
-    """The tensors of `plan`."""
+    """Build the tensors of `plan`."""
     positions, slots, spans = [], [], []
     logit_rows: list[int] = []
     gathered = _gathered(plan.segments[: plan.num_decodes], block_size, dtype, device)
@@ -95,8 +95,10 @@ def _neighbours(blocks: tuple[int, ...]) -> bool:
 def _gathered(
     decodes: Sequence[Segment], block_size: int, dtype: torch.dtype, device: torch.device
 ) -> list[Gathered]:
-    """Batches of neighbouring rows of `decodes`, which come in order of their blocks, without
-    those that are best read in place."""
+    """Return batches of neighbouring rows of `decodes`, except those that are read in place.
+
+    `decodes` are in order of their number of blocks.
+    """
     found, start = [], 0
     while start < len(decodes):
         shortest = len(decodes[start].blocks)
@@ -113,7 +115,7 @@ def _gathered(
 
 
 def _in_place(decodes: Sequence[Segment]) -> bool:
-    """Whether each decode is best read where it lies: alone, or long contexts of neighbours."""
+    """Return whether each decode is read in place: alone, or a long context in one slice."""
     if len(decodes) < 2:
         return True
     mean = sum(segment.context for segment in decodes) / len(decodes)
@@ -133,7 +135,7 @@ def _span(
         ids = np.asarray(segment.blocks)[where // block_size] * block_size + where % block_size
         slots = torch.from_numpy(ids).to(device)
     mask = None
-    if past and segment.length > 1:  # causal, shifted by the past
+    if past and segment.length > 1:  # causal mask, shifted by the context before the segment
         mask = torch.full((segment.length, segment.context), float("-inf"), dtype=dtype)
         mask = mask.triu_(past + 1).to(device)
     return Span(rows, past, slots, mask)
@@ -142,7 +144,7 @@ def _span(
 def gather_inputs(
     decodes: Sequence[Segment], block_size: int, dtype: torch.dtype, width: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Block ids of each decode padded to the longest, or to `width`, and the mask that hides it."""
+    """Return block ids of each decode padded to the longest or `width`, and the padding mask."""
     width = width or max(-(-segment.context // block_size) for segment in decodes)
     ids = np.zeros((len(decodes), width), np.int64)
     for row, segment in enumerate(decodes):
@@ -157,7 +159,7 @@ def gather_inputs(
 
 
 class LayerCache:
-    """K and V of one layer on one rank; `block_shape`: (block_size, num_kv_heads, head_dim)."""
+    """K and V of one layer on one rank. `block_shape` is (block_size, num_kv_heads, head_dim)."""
 
     def __init__(
         self,
@@ -177,17 +179,17 @@ class LayerCache:
         self.v.index_copy_(0, slots, v)
 
     def gather(self, cache: torch.Tensor, blocks: torch.Tensor, rows: int) -> torch.Tensor:
-        """[rows, num_kv_heads, context, head_dim] of the blocks, copied."""
+        """Return a copy of the blocks, [rows, num_kv_heads, context, head_dim]."""
         _, heads, dim = cache.shape
         chosen = cache.view(-1, self.block_size * heads * dim).index_select(0, blocks)
         return chosen.view(rows, -1, heads, dim).transpose(1, 2)
 
 
 def attend(q: torch.Tensor, cache: LayerCache, inputs: StepInputs) -> torch.Tensor:
-    """softmax(q k^T / sqrt(head_dim)) v for each token of the step, causal within its sequence.
+    """Return softmax(q k^T / sqrt(head_dim)) v per token, causal within its sequence.
 
-    `q` is [num_tokens, heads, head_dim]; the result has that shape. One decode's query heads that
-    share a KV head are passed as that head's queries, so no K or V is repeated.
+    `q` is [num_tokens, heads, head_dim]; the result has that shape. The query heads of a decode
+    that share a KV head are passed as several queries of that head, so K and V are not repeated.
     """
     _, heads, dim = q.shape
     kv_heads = cache.k.shape[1]

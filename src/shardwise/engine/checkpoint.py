@@ -24,11 +24,11 @@ class Checkpoint(Protocol):
         """Raise InputError if a tensor is missing, truncated or has another shape."""
 
     def read(self, shard: Shard) -> torch.Tensor:
-        """The elements of `shard`, in the dtype they are stored in, on the CPU."""
+        """Return the elements of `shard` on the CPU, in the stored dtype."""
 
 
 def open_checkpoint(path: Path, random_weights: bool = False) -> Checkpoint:
-    """The checkpoint at `path`: a directory with config.json, or a .gguf file."""
+    """Open the checkpoint at `path`: a directory with config.json, or a .gguf file."""
     if path.suffix == ".gguf":
         return GgufCheckpoint(path)
     config = configs.from_json(path / "config.json")
@@ -36,7 +36,7 @@ def open_checkpoint(path: Path, random_weights: bool = False) -> Checkpoint:
 
 
 class SafetensorsCheckpoint:
-    """model.safetensors, or the files that model.safetensors.index.json names."""
+    """Reads model.safetensors, or the files listed in model.safetensors.index.json."""
 
     def __init__(self, path: Path, config: ModelConfig) -> None:
         import safetensors
@@ -54,13 +54,13 @@ class SafetensorsCheckpoint:
             except (OSError, safetensors.SafetensorError) as e:
                 raise InputError(
                     f"cannot read {path / name}: {e}",
-                    remedy="fetch the file again, or run config.json alone with --random-weights",
+                    remedy="download the file again, or use only config.json with --random-weights",
                 ) from None
             self._files |= dict.fromkeys(file.keys(), file)
         self._path = path
 
     def check(self) -> None:
-        """Raise InputError where a tensor is missing or has another shape."""
+        """Raise InputError if a tensor is missing or has another shape."""
         for weight in weights(self.config):
             if weight.name not in self._files:
                 raise InputError(f"{self._path} holds no tensor {weight.name}")
@@ -116,7 +116,7 @@ class GgufCheckpoint:
         self.config = configs.from_gguf(self.fields, path, tied)
 
     def check(self) -> None:
-        """Raise InputError where a tensor is missing or has another shape."""
+        """Raise InputError if a tensor is missing or has another shape."""
         for weight in weights(self.config):
             name = gguf_name(weight)
             if name not in self._tensors:

@@ -1,8 +1,8 @@
 """Communication between ranks: an all-reduce after attention and after the MLP, and a gather.
 
-`TorchCollectives` is torch.distributed (gloo on CPU, NCCL on CUDA, RCCL on ROCm). On one x86-64
-host `SharedMemoryCollectives` does the same through a shared buffer, which saves a decode step the
-socket round trips of gloo; benchmarks/engine.py measures the gain.
+`TorchCollectives` uses torch.distributed (gloo on CPU, NCCL on CUDA, RCCL on ROCm). On one x86-64
+host, `SharedMemoryCollectives` uses a shared buffer instead, which avoids gloo's socket round trips
+in decode steps; benchmarks/engine.py measures the gain.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ CACHE_LINE_BYTES = 64
 
 
 class Collectives(Protocol):
-    """Every rank calls the same methods in the same order with the same shapes."""
+    """Interface. Every rank must call the same methods in the same order with the same shapes."""
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
-        """The sum of every rank's `x`, the same bits on each; `x` may be overwritten."""
+        """Return the sum of `x` over ranks, bitwise equal on all; `x` may be overwritten."""
 
     def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Rank 0: every rank's `x` in rank order. The others: an empty list."""
+        """Return every rank's `x` in rank order on rank 0, and an empty list on the others."""
 
 
 class AloneCollectives:
     """No-op collectives for one rank; also used by `profile --emulate`."""
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` itself, since there is one rank."""
+        """Return `x`, because there is one rank."""
         return x
 
     def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """`x` alone, since there is one rank."""
+        """Return a list of `x`, because there is one rank."""
         return [x]
 
 
 class TorchCollectives:
-    """torch.distributed's default process group."""
+    """Collectives of torch.distributed's default process group."""
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum of `x` over all ranks, in place."""
+        """Sum `x` over all ranks in place."""
         dist.all_reduce(x)
         return x
 
@@ -61,14 +61,14 @@ class TorchCollectives:
 
 
 class SharedBuffer(msgspec.Struct, frozen=True):
-    """Memory that all ranks map: two turns of one slot a rank, and a turn counter a rank."""
+    """Memory mapped by all ranks: per rank, two slots used in turns and one turn counter."""
 
     slots: torch.Tensor  #: uint8, [2, world_size, slot_bytes]
     turns: torch.Tensor  #: int64, [world_size, CACHE_LINE_BYTES / 8]
 
     @staticmethod
     def create(world_size: int, slot_bytes: int) -> SharedBuffer:
-        """Buffer for `world_size` ranks with `slot_bytes` bytes each."""
+        """Allocate a buffer for `world_size` ranks with `slot_bytes` bytes each."""
         padded = -(-slot_bytes // CACHE_LINE_BYTES) * CACHE_LINE_BYTES
         slots = torch.zeros(2, world_size, padded, dtype=torch.uint8)
         turns = torch.zeros(world_size, CACHE_LINE_BYTES // 8, dtype=torch.int64)
@@ -76,16 +76,20 @@ class SharedBuffer(msgspec.Struct, frozen=True):
 
 
 def shared_memory_works() -> bool:
-    """x86-64 keeps stores in order (Intel SDM 3A, 8.2.2): a counter may follow its data plainly."""
+    """Return whether the CPU is x86-64, which keeps stores in order (Intel SDM 3A, 8.2.2).
+
+    A counter stored after its data is then visible after it, without a fence.
+    """
     return platform.machine() in ("x86_64", "AMD64")
 
 
 class SharedMemoryCollectives:
-    """All-reduce through a shared buffer: write own slot, raise own counter, await all, sum.
+    """All-reduce in a shared buffer: write own slot, increment own counter, wait for all, sum.
 
-    Slots alternate between two turns. A rank writes turn t + 2 only after every counter reached
-    t + 1, and a rank raises its counter to t + 1 only after it has read turn t: nobody overwrites
-    what another still reads, with one wait a call. All sum in rank order, so all get the same bits.
+    Each rank alternates between two slots. It writes turn t + 2 only after every counter reached t
+    + 1, and each rank sets its counter to t + 1 only after it has read turn t. So no rank
+    overwrites data that another one still reads, and a call waits only once. All ranks sum in rank
+    order, so the results are bitwise equal.
     """
 
     def __init__(self, buffer: SharedBuffer, tp_rank: int, check_peers: Callable[[], None]) -> None:
@@ -95,7 +99,7 @@ class SharedMemoryCollectives:
         self._views: dict[tuple[int, int, torch.dtype], torch.Tensor] = {}
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum of `x` over all ranks, in place, through shared memory."""
+        """Sum `x` over all ranks in place, through shared memory."""
         flat = x.reshape(-1)
         slots = self._exchange(flat)
         if len(slots) == 2:
@@ -108,11 +112,11 @@ class SharedMemoryCollectives:
         """Every rank's `x` on rank 0; an empty list on the others."""
         slots = self._exchange(x.reshape(-1))
         parts = [slot.view_as(x).clone() for slot in slots] if self._rank == 0 else []
-        self._exchange(x.new_zeros(1))  # the reader has its copy before anyone goes on
+        self._exchange(x.new_zeros(1))  # no rank continues before rank 0 has copied the data
         return parts
 
     def _exchange(self, flat: torch.Tensor) -> torch.Tensor:
-        """Every rank's `flat`, [world_size, numel], valid until the next call but one."""
+        """Return every rank's `flat`, [world_size, numel], valid until the second next call."""
         self._turn += 1
         key = (self._turn % 2, flat.numel(), flat.dtype)
         if key not in self._views:

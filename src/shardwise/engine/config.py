@@ -1,7 +1,7 @@
 """Model configuration of the engine: architecture and inference settings.
 
-Shapes come from `shardwise.architecture`, the one reader of config.json; a GGUF header is put under
-the same names first.
+Shapes come from `shardwise.architecture`, which reads config.json. The fields of a GGUF header are
+renamed to those of config.json first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shardwise.errors import InputError
 from shardwise.files import read_utf8
 
 FAMILIES: Final = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
-#: What each kind of RoPE scaling reads.
+#: Fields of each kind of RoPE scaling.
 ROPE_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "default": (),
     "linear": ("factor",),
@@ -37,7 +37,7 @@ DTYPES: Final = ("fp32", "bf16", "fp16")
 
 
 class ModelConfig(msgspec.Struct, frozen=True):
-    """A decoder-only transformer as the engine runs it. Sizes in elements, unsharded."""
+    """A decoder-only transformer that the engine runs. Sizes in elements, before sharding."""
 
     family: str
     hidden_size: int
@@ -45,9 +45,9 @@ class ModelConfig(msgspec.Struct, frozen=True):
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    intermediate_size: int  #: of one expert where num_experts > 0
+    intermediate_size: int  #: of one expert if num_experts > 0
     vocab_size: int
-    max_context: int  #: tokens; never above the sliding window, which is not implemented
+    max_context: int  #: tokens; at most the sliding window, because sliding is not implemented
     sliding_window: int  #: tokens; 0: none
     norm_eps: float
     rope_theta: float
@@ -57,11 +57,11 @@ class ModelConfig(msgspec.Struct, frozen=True):
     output_bias: bool  #: on the attention output
     qk_norm: bool
     num_experts: int
-    top_k: int  #: experts a token takes
-    norm_topk: bool  #: the chosen experts' weights are scaled to sum to 1
+    top_k: int  #: experts per token
+    norm_topk: bool  #: whether the weights of the chosen experts are normalized to sum to 1
     dtype: str  #: of the checkpoint: one of DTYPES
     eos_token_ids: tuple[int, ...]
-    interleaved_rope: bool = False  #: q and k rows are stored in GGUF's llama order
+    interleaved_rope: bool = False  #: whether q and k rows are in GGUF's llama order
 
     @property
     def context_limit(self) -> str:
@@ -72,7 +72,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from `path`. Raises InputError where it is absent or not an object."""
+    """Read a JSON object from `path`. Raises InputError if it is missing or not an object."""
     try:
         value = json.loads(read_utf8(path))
     except OSError as e:
@@ -80,14 +80,14 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as e:
         raise InputError(f"{path} is not JSON: {e}", remedy="fetch the file again") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path} holds no JSON object", remedy="fetch the file again")
+        raise InputError(f"{path} is not a JSON object", remedy="fetch the file again")
     return value
 
 
 def from_json(path: Path) -> ModelConfig:
-    """The model that a Hugging Face config.json describes. Raises InputError, naming the field."""
+    """Return the model of a Hugging Face config.json. Raises InputError, naming the field."""
     values = read_json(path)
-    # instruct models name the end of a turn only in generation_config.json
+    # instruct models have the end-of-turn token only in generation_config.json
     generation = path.with_name("generation_config.json")
     if generation.exists():
         eos = read_json(generation).get("eos_token_id", values.get("eos_token_id"))
@@ -133,19 +133,19 @@ def _from_values(values: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _require_runnable(arch: Model, where: str) -> tuple[Attention, int]:
-    """The attention and the feed-forward width that all layers have. Raises InputError."""
+    """Return the attention and feed-forward width shared by all layers. Raises InputError."""
     if arch.checkpoint_dtype not in DTYPES:
         raise InputError(
             f"{where}: the checkpoint is {arch.checkpoint_dtype}",
             f"the engine runs {', '.join(DTYPES)}",
-            "take the unquantized checkpoint",
+            "use the unquantized checkpoint",
         )
     widths = {
         part.expert_width if isinstance(part, Moe) else getattr(part, "width", 0)
         for part in (group.feed_forward for group in arch.groups)
     }
     mixers = [group.mixer for group in arch.groups if isinstance(group.mixer, Attention)]
-    # within a window a layer that slides does what one that does not would do
+    # up to the window's length, layers with and without a sliding window are equal
     window = min((mixer.window for mixer in mixers if mixer.window), default=0)
     alike = {replace(mixer, window=window, caches=()) for mixer in mixers}
     if len(mixers) < len(arch.groups) or len(alike) > 1 or len(widths) > 1:
@@ -154,7 +154,7 @@ def _require_runnable(arch: Model, where: str) -> tuple[Attention, int]:
 
 
 def _rope(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], float]:
-    """RoPE scaling with its rope_type, and theta."""
+    """Return the RoPE scaling with its rope_type, and theta."""
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ROPE_FIELDS:
@@ -185,7 +185,7 @@ _GGUF_FIELDS: Final = {
 
 
 def from_gguf(fields: Mapping[str, Any], path: Path, tied: bool) -> ModelConfig:
-    """The model that a GGUF file's header describes; `tied`: it holds no separate lm_head."""
+    """Return the model of a GGUF header; `tied`: the file has no separate lm_head."""
     kind = fields.get("general.architecture")
     if kind not in ("llama", "qwen2", "qwen3") or fields.get(f"{kind}.expert_count"):
         raise InputError(
@@ -205,7 +205,7 @@ def from_gguf(fields: Mapping[str, Any], path: Path, tied: bool) -> ModelConfig:
         "vocab_size": len(fields.get("tokenizer.ggml.tokens", ())),
         "tie_word_embeddings": tied,
         "eos_token_id": fields.get("tokenizer.ggml.eos_token_id"),
-        "dtype": "float32",  # what quantized blocks are dequantized to
+        "dtype": "float32",  # dtype of dequantized blocks
     }
     found = _from_values(values, str(path))
     return found if kind != "llama" else msgspec.structs.replace(found, interleaved_rope=True)

@@ -1,4 +1,4 @@
-"""Limits on clients: bytes of a body, and seconds of a request."""
+"""Limits on clients: size of a body, and time to send a request."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shardwise.errors import InputError
 
-REQUEST_TIMEOUT_S: Final = 30.0  #: from a request's first byte to its last; HAProxy's is the same
-#: a token is 4 to 5 characters of text, and JSON writes one as at most 12 bytes (a surrogate pair)
+REQUEST_TIMEOUT_S: Final = 30.0  #: from a request's first to its last byte; equal to HAProxy's
+#: a token is 4 to 5 characters, and a character in JSON is at most 12 bytes (a surrogate pair)
 BODY_BYTES_PER_TOKEN: Final = 64
 LEAST_BODY_LIMIT: Final = 1 << 20
 _TIMED_OUT: Final = (
@@ -20,16 +20,16 @@ _TIMED_OUT: Final = (
 
 
 class BodyTooLargeError(InputError):
-    """A body larger than any request that fits the context. Answered with 413."""
+    """The body is larger than any request that fits the context. Answered with 413."""
 
 
 def body_limit(max_model_len: int) -> int:
-    """Bytes of the largest body that is read, by the tokens that a request can have."""
+    """Return the largest accepted body in bytes, for the maximum tokens of a request."""
     return max(LEAST_BODY_LIMIT, BODY_BYTES_PER_TOKEN * max_model_len)
 
 
 async def read_body(http: HttpRequest, limit: int) -> bytes:
-    """The body. Raises BodyTooLargeError as soon as it is known to be over `limit` bytes."""
+    """Read the body. Raises BodyTooLargeError as soon as it exceeds `limit` bytes."""
     declared = http.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
@@ -46,8 +46,10 @@ def _too_large(limit: int) -> BodyTooLargeError:
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP, with a deadline for each request to arrive whole; without one, clients that
-    send half a request hold their connection and what they sent for ever."""
+    """uvicorn's HTTP protocol with a deadline for receiving each request.
+
+    Without it, a client that sends half a request would keep its connection and memory forever.
+    """
 
     timeout_s = REQUEST_TIMEOUT_S
     _deadline: asyncio.TimerHandle | None = None
@@ -82,7 +84,7 @@ class TimedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _late(self) -> None:
-        if self.pipeline:  # reading is paused until the answer before is complete
+        if self.pipeline:  # reading is paused until the previous answer is complete
             self._arm()
             return
         if self.cycle is None or not self.cycle.response_started:

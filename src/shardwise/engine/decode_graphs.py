@@ -1,12 +1,12 @@
-"""Decode steps as CUDA graphs: the launches of a whole step replayed as one.
+"""Decode steps as CUDA graphs: all kernel launches of a step are replayed as one.
 
-PyTorch's pattern (docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs"): inputs that stay
-where they are, a warm-up on a side stream, a capture; then each step copies its inputs in and
-replays. Batch and blocks of the longest sequence are rounded up to powers of two, and each such
-pair is captured once. Used at TP=1 on CUDA, for dense models; the rest runs as it is called.
+This is PyTorch's pattern (docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs"): inputs at
+fixed addresses, a warm-up on a side stream, and a capture; then each step copies its inputs and
+replays. Batch size and blocks of the longest sequence are rounded up to powers of two, and each
+pair is captured once. Graphs are used for dense models at TP=1 on CUDA. Other steps run eagerly.
 
-What is captured is tested on CPU, where the recorder calls the work again. The capture itself has
-not run on a GPU yet.
+The captured work is tested on CPU, where the recorder calls it again. The capture itself has not
+been run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WARM_UPS = 3
 
 
 def record_cuda(work: Step) -> Step:
-    """`work` captured; the result replays it and returns the captured output's memory."""
+    """Capture `work`. The result replays it and returns the memory of the captured output."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -42,8 +42,10 @@ def record_cuda(work: Step) -> Step:
 
 
 class DecodeGraphs:
-    """Recorded decode steps of one rank. `scratch_block` of its caches belongs to nobody: rows that
-    fill a batch up write there."""
+    """Captured decode steps of one rank.
+
+    No sequence uses `scratch_block` of the caches: padding rows of a batch write there.
+    """
 
     def __init__(
         self,
@@ -61,11 +63,11 @@ class DecodeGraphs:
 
     @staticmethod
     def fits(plan: StepPlan) -> bool:
-        """Whether `plan` is a batch of decodes and nothing else."""
+        """Return whether `plan` has only decodes."""
         return not plan.all_logits and all(s.length == 1 and s.logits for s in plan.segments)
 
     def run(self, plan: StepPlan) -> torch.Tensor:
-        """Logits of `plan`, [sequences, vocab_size], valid until the next step."""
+        """Return the logits of `plan`, [sequences, vocab_size], valid until the next step."""
         rows = _up(len(plan.segments))
         width = _up(max(-(-s.context // self._block_size) for s in plan.segments))
         fill = rows - len(plan.segments)
@@ -98,11 +100,11 @@ class DecodeGraphs:
 
 
 def _tensors(inputs: StepInputs) -> list[torch.Tensor]:
-    """What differs from step to step of one shape."""
+    """Inputs that change between steps of one shape."""
     batch = inputs.gathered[0]
     return [inputs.tokens, inputs.positions, inputs.slots, batch.blocks, batch.mask]
 
 
 def _up(n: int) -> int:
-    """The power of two at or above `n`."""
+    """Return the smallest power of two that is at least `n`."""
     return 1 << (n - 1).bit_length()

@@ -26,7 +26,7 @@ from shardwise.hardware.measured import Measured
 
 DTYPES: Final = ("bf16", "fp32")
 MESSAGE_BYTES: Final = tuple(2**k for k in range(10, 25, 2))  #: 1 KB to 16 MB
-MAX_CPU_RANKS: Final = 8  #: a machine's cores are shared out over at most so many
+MAX_CPU_RANKS: Final = 8  #: maximum number of ranks that share the cores
 SHORT_N, LONG_N = 3, 7
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -36,11 +36,11 @@ Progress = Callable[[str], None]
 def detect(
     device: Device, threads_per_rank: int, short: bool, done: Progress, ranks: int = 0
 ) -> Measured:
-    """Measure this machine; `done` is called with each part's name before it starts.
+    """Measure this machine. `done` is called with the name of each part before it starts.
 
-    `threads_per_rank` 0 shares the cores out over at most MAX_CPU_RANKS ranks, `ranks` 0 is as many
-    as there are: fewer have the memory's bandwidth to themselves. Raises InputError for a device
-    that is not here or more than there is of it.
+    `threads_per_rank` 0 divides the cores among at most MAX_CPU_RANKS ranks. `ranks` 0 uses all
+    ranks; with fewer, each has more memory bandwidth. Raises InputError for a missing device, or
+    for more ranks than available.
     """
     start, n = time.perf_counter(), SHORT_N if short else LONG_N
     load_before = os.getloadavg()[0]
@@ -86,9 +86,9 @@ def worlds(num_ranks: int) -> list[int]:
 
 
 def fit_line(sizes: tuple[int, ...], seconds: list[float]) -> AllReduceLine:
-    """latency + bytes / rate through the points, relative errors least squared.
+    """Fit latency + bytes / rate to the points by least squares of relative errors.
 
-    A latency that the slope would push to zero or below is the smallest message's time.
+    If the fitted latency is not positive, the time of the smallest message is used.
     """
     t, size = np.asarray(seconds), np.asarray(sizes, dtype=np.float64)
     (latency, per_byte), *_ = np.linalg.lstsq(np.stack([1 / t, size / t], 1), np.ones_like(t))
@@ -120,18 +120,18 @@ def _of(spec: GroupSpec, world: int) -> GroupSpec:
 
 
 def _rates(rank: Rank, n: int) -> dict[str, float]:
-    """Bytes/s under "memory", FLOP/s under each dtype."""
+    """Return bytes/s under "memory", and FLOP/s under each dtype."""
     memory = max(peak_rates.copy_rate(rank.device, n), peak_rates.read_rate(rank.device, n))
     flops = {d: peak_rates.matrix_rate(TORCH_DTYPES[d], rank.device, n) for d in DTYPES}
     return {"memory": memory, **flops}
 
 
 def _all_reduce_times(rank: Rank, n: int) -> list[float]:
-    """Median seconds of one all-reduce of each of MESSAGE_BYTES."""
+    """Return the median seconds of one all-reduce for each of MESSAGE_BYTES."""
     found = []
     for size in MESSAGE_BYTES:
         x = torch.zeros(size // 4, device=rank.device)
-        calls = 20 if size <= 2**16 else 3  # several a timing: one is below the clock's grain
+        calls = 20 if size <= 2**16 else 3  # one is too short to time
 
         def work(x: torch.Tensor = x, calls: int = calls) -> None:
             for _ in range(calls):
@@ -156,7 +156,7 @@ def _cpu_name() -> str:
 
 
 def _memory_bytes() -> float:
-    """What this machine, or the container it is, has."""
+    """Return the memory of this machine or container."""
     there = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()

@@ -1,4 +1,4 @@
-"""The engine: processes requests one `step()` at a time."""
+"""The engine: processes requests in calls of `step()`."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Output(msgspec.Struct, frozen=True):
 class Engine:
     """One replica of a model, sharded over `options.tp_size` ranks.
 
-    Raises InputError for a model or option that cannot be used, DoesNotFitError for too little
-    memory, both before any process starts. Use as a context manager, or call close().
+    Raises InputError for an unsupported model or option, and DoesNotFitError for too little memory,
+    both before any process starts. Use as a context manager, or call close().
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Stop the ranks that this engine started."""
+        """Stop the ranks started by this engine."""
         if self._own_group:
             self.group.close()
 
@@ -100,7 +100,7 @@ class Engine:
         return bool(self._sequences)
 
     def add(self, request_id: str, prompt: list[int], params: SamplingParams) -> None:
-        """Queue a request. Raises InputError if it can never run."""
+        """Queue a request. Raises InputError if it cannot be run at all."""
         if params.max_tokens < 1:
             raise InputError(f"max_tokens is {params.max_tokens}", "allowed: 1 or more")
         self._check_prompt(prompt, params.max_tokens)
@@ -111,7 +111,7 @@ class Engine:
     def _check_prompt(self, prompt: list[int], max_tokens: int) -> None:
         if not prompt or not all(0 <= t < self.config.vocab_size for t in prompt):
             raise InputError(
-                "the prompt is empty or holds a token id outside the vocabulary",
+                "the prompt is empty or has a token id outside the vocabulary",
                 f"allowed: 1 or more ids from 0 to {self.config.vocab_size - 1}",
             )
         limit = self.max_model_len
@@ -129,7 +129,7 @@ class Engine:
             self.scheduler.remove(sequence)
 
     def step(self) -> list[Output]:
-        """Plan a batch, run it on every rank, sample, hand out the tokens."""
+        """Schedule a batch, run it on every rank, sample, and return the tokens."""
         scheduled = self.scheduler.schedule()
         if scheduled is None:
             return []
@@ -153,7 +153,7 @@ class Engine:
         return Output(sequence.request_id, token, reason)
 
     def generate(self, prompts: Iterable[list[int]], params: SamplingParams) -> list[list[int]]:
-        """The output tokens of each prompt, all run as one batch."""
+        """Return the output tokens of each prompt, all run as one batch."""
         outputs: dict[str, list[int]] = {}
         for index, prompt in enumerate(prompts):
             outputs[str(index)] = []
@@ -164,11 +164,11 @@ class Engine:
         return list(outputs.values())
 
     def logits(self, prompt: list[int]) -> torch.Tensor:
-        """Logits after each token of `prompt`, [len(prompt), vocab_size], on an idle engine."""
+        """Return logits after each token of `prompt`, [len(prompt), vocab_size], if idle."""
         assert not self.has_work, "logits() borrows the KV cache of running requests"
         self._check_prompt(prompt, 0)
         blocks = tuple(range(-(-len(prompt) // self.options.block_size)))
-        # messages between ranks have room for the logits of max_num_seqs rows
+        # the message buffer between ranks has room for logits of max_num_seqs rows
         rows, parts = self.options.max_num_seqs, []
         for start in range(0, len(prompt), rows):
             chunk = prompt[start : start + rows]

@@ -1,4 +1,4 @@
-"""Run the engine in its own process, so that HTTP never delays a step."""
+"""Run the engine in a separate process, so that HTTP does not delay steps."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class EngineInfo(msgspec.Struct, frozen=True):
     dtype: str
     device: str
     kv_blocks: int
-    pids: list[int]  #: of the ranks, 0 first
+    pids: list[int]  #: of the ranks, rank 0 first
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How busy the engine is after a step."""
+    """Load of the engine after a step."""
 
     running: int = 0
     waiting: int = 0
@@ -37,7 +37,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """Why the engine could not take a request."""
+    """Why the engine refused a request."""
 
     request_id: str
     message: str
@@ -46,11 +46,11 @@ class Refused(msgspec.Struct, frozen=True):
 def engine_main(
     path: Path, options: EngineOptions, commands: Connection, replies: Connection, parent_pid: int
 ) -> None:
-    """Main function of rank 0's process: execute `commands` until it closes or sends stop.
+    """Main function of rank 0's process: execute `commands` until the pipe closes or sends stop.
 
-    Each direction has a pipe of its own, read and written whole by blocking calls.
+    Each direction has a separate pipe with blocking reads and writes of whole messages.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the server decides when to stop
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with_parent(parent_pid)
     try:
@@ -66,7 +66,7 @@ def engine_main(
     try:
         _step_until_stopped(engine, commands, replies)
     except (EOFError, BrokenPipeError):
-        pass  # the server is gone
+        pass  # the server process is gone
     except RankDiedError as e:
         _die(str(e))
     except Exception as e:  # noqa: BLE001 - out of memory, a bug: either way nobody can go on
@@ -85,14 +85,14 @@ def _step_until_stopped(engine: Engine, commands: Connection, replies: Connectio
 
 
 def _die(message: str) -> None:
-    """Leave at once: the main thread may be waiting for a dead peer."""
+    """Exit immediately: the main thread may be waiting for a dead peer."""
     sys.stderr.write(f"shardwise engine: {message}; the replica is going down\n")
     sys.stderr.flush()
     os._exit(1)
 
 
 def _take_commands(engine: Engine, commands: Connection, replies: Connection) -> bool:
-    """Runs the commands that wait, or waits for one while idle; False: stop."""
+    """Run the waiting commands, or wait for one if idle; return False to stop."""
     while not engine.has_work or commands.poll():
         command, *args = commands.recv()
         if command == "stop":

@@ -1,4 +1,4 @@
-"""One request in the engine, and its output for the client."""
+"""One generation request, and its output for the client."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from shardwise.engine.tokenizer import AnyTokenizer
 from shardwise.errors import InputError, ShardwiseError
 
 T = TypeVar("T")
-Piece = tuple[str, str | None]  #: text that may be shown, and the finish reason
+Piece = tuple[str, str | None]  #: text for the client, and the finish reason
 
 
-#: bodies up to this size are read and tokenized on the event loop, in less than a millisecond
+#: bodies up to this size are parsed and tokenized on the event loop, in less than a millisecond
 INLINE_BODY_BYTES = 16 << 10
 
 
@@ -32,11 +32,11 @@ class ClientGoneError(Exception):
 
 
 class UnknownModelError(InputError):
-    """The request names a model that is not the one served. Answered 404."""
+    """The request is for a model that is not served. Answered with 404."""
 
 
 class Host(Protocol):
-    """What a generation needs of its server."""
+    """The interface of the server that a generation uses."""
 
     client: EngineClient
     metrics: ServerMetrics
@@ -46,7 +46,7 @@ class Host(Protocol):
 
 
 class Generation:
-    """One request on its way through the engine. Raises InputError for a value out of range."""
+    """One request in the engine. Raises InputError for a value out of range."""
 
     def __init__(self, server: Host, request: protocol.AnyRequest, prompt: list[int]) -> None:
         params = request.sampling(request.limit(len(prompt), server.info.max_model_len))
@@ -63,7 +63,7 @@ class Generation:
         self._queue = self._client.submit(self._id, prompt, params)
 
     async def next(self) -> Piece:
-        """Text that may be shown after one more token, and the finish reason."""
+        """Add a token; return the new text for the client, and the finish reason."""
         item = await self._queue.get()
         if isinstance(item, ShardwiseError):
             self._outcome = "failed"
@@ -78,7 +78,7 @@ class Generation:
         return piece, "stop" if self._stop.stopped else reason
 
     async def events(self, first: Piece) -> AsyncIterator[bytes]:
-        """Server-sent events of the answer."""
+        """Yield the server-sent events of the answer."""
         piece, reason = first
         opening = True
         try:
@@ -91,14 +91,14 @@ class Generation:
                 piece, reason = await self.next()
         except EngineDownError as e:
             yield event(error_body(503, str(e)))
-            raise  # cuts the connection, so that no client takes this for an answer
+            raise  # closes the connection, so that the answer is not taken for complete
         options = self._request.stream_options
         if options and options.include_usage:
             yield event(self._reply.usage_chunk(self._usage()))
         yield b"data: [DONE]\n\n"
 
     async def whole(self, first: Piece) -> dict[str, object]:
-        """The answer in one piece."""
+        """Return the complete answer."""
         piece, reason = first
         pieces = [piece]
         while not reason:
@@ -115,7 +115,7 @@ class Generation:
         return protocol.usage(self._num_prompt, self._num_output)
 
     def release(self) -> None:
-        """The answer is complete, or its client has left: the engine may forget it."""
+        """Release the request in the engine, after the answer or if the client has disconnected."""
         if self._released:
             return
         self._released = True
@@ -129,9 +129,9 @@ class Generation:
 async def understand(
     server: Host, body: bytes, chat: bool
 ) -> tuple[protocol.AnyRequest, list[int]]:
-    """The request in `body` and its prompt's tokens. Raises InputError.
+    """Return the request in `body` and the tokens of its prompt. Raises InputError.
 
-    A large one is worked on by a thread, so that /health and the other streams do not wait.
+    A large body is processed in a thread, so that /health and other streams are not delayed.
     """
     if len(body) <= INLINE_BODY_BYTES:
         return _understand(server, body, chat)
@@ -151,7 +151,7 @@ def _understand(server: Host, body: bytes, chat: bool) -> tuple[protocol.AnyRequ
 
 
 class EventStream:
-    """Streams a generation, and releases it even if its client left before the first event."""
+    """Streams a generation, and releases it even if the client leaves before the first event."""
 
     def __init__(self, generation: Generation, first: Piece) -> None:
         events = generation.events(first)
@@ -159,7 +159,7 @@ class EventStream:
         self._generation = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events, and release the request however that ends."""
+        """Send the events, and always release the request at the end."""
         try:
             await self._response(scope, receive, send)
         finally:
@@ -167,7 +167,7 @@ class EventStream:
 
 
 async def unless_gone(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. Raises ClientGoneError, and cancels it, if the client leaves before."""
+    """Return the result of `work`. If the client leaves, cancel it and raise ClientGoneError."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnect(http))
     try:
@@ -186,12 +186,12 @@ async def _disconnect(http: HttpRequest) -> None:
 
 
 def event(value: object) -> bytes:
-    """One server-sent event holding `value` as JSON."""
+    """Return a server-sent event with `value` as JSON."""
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
 def error_body(status: int, message: str) -> dict[str, object]:
-    """Body of an error in OpenAI's form."""
+    """Return the body of an error in OpenAI's format."""
     kind = "server_error"
     if 400 <= status < 500:
         kind = "rate_limit_error" if status == 429 else "invalid_request_error"

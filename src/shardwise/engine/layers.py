@@ -15,8 +15,9 @@ from shardwise.engine.config import ModelConfig
 class Linear:
     """y = x W^T + b, W [out, in].
 
-    On CPU the weight is packed once in oneDNN's blocked layout: measured on a Zen 5 core, fp32, 245
-    against 104 GFLOP/s for functional.linear at 512 rows, and 38 against 21 GB/s at one row.
+    On CPU the weight is packed once into oneDNN's blocked layout. On a Zen 5 core in fp32, this
+    gives 245 instead of 104 GFLOP/s (functional.linear) at 512 rows, and 38 instead of 21 GB/s at
+    one row.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
@@ -24,12 +25,12 @@ class Linear:
         self.bias = bias
         self._packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
         if self._packed:
-            # any row count: a hint would choose a layout that is slow for the others
+            # no hint of a row count, because it would choose a layout that is slow for others
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         self._weight = weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x W^T + b for x of shape (tokens, in_features)."""
+        """Return x W^T + b for x of shape (tokens, in_features)."""
         if self._packed:
             y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
                 x, self._weight, self.bias, "none", [], ""
@@ -39,18 +40,18 @@ class Linear:
 
 
 class ColumnParallel:
-    """Projections of the same input, outputs cut over ranks, as one product: no communication."""
+    """Projections of the same input as one product, sharded along outputs: no communication."""
 
     def __init__(self, weights: list[torch.Tensor], biases: list[torch.Tensor]) -> None:
         self.linear = Linear(torch.cat(weights), torch.cat(biases) if biases else None)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """This rank's slice of the output features; no communication."""
+        """Return this rank's slice of the output features; no communication."""
         return self.linear(x)
 
 
 class RowParallel:
-    """Inputs cut over ranks: every rank has a partial output of full width, and all are summed."""
+    """Projection sharded along inputs; the full-width partial outputs of all ranks are summed."""
 
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, collectives: Collectives
@@ -60,19 +61,19 @@ class RowParallel:
         self.collectives = collectives
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """All output features, summed over ranks by an all-reduce."""
+        """Return all output features, summed over ranks by an all-reduce."""
         y = self.collectives.all_reduce(self.linear(x))
-        return y if self.bias is None else y + self.bias  # after the sum, so it is added once
+        return y if self.bias is None else y + self.bias  # after the sum, so that it is added once
 
 
 class VocabParallelEmbedding:
-    """Rows [start, stop) of the table: a token of another rank gives 0 here, and all are summed."""
+    """Rows [start, stop) of the table. Tokens of other ranks give 0, and all ranks are summed."""
 
     def __init__(self, weight: torch.Tensor, start: int, collectives: Collectives) -> None:
         self.weight, self.start, self.collectives = weight, start, collectives
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Embeddings of `tokens`, summed over the ranks' parts of the vocabulary."""
+        """Return embeddings of `tokens`, summed over the ranks' shards of the vocabulary."""
         local = tokens - self.start
         mine = (local >= 0) & (local < self.weight.shape[0])
         x = functional.embedding(local * mine, self.weight) * mine.unsqueeze(-1)
@@ -87,7 +88,7 @@ class VocabParallelHead:
         self.widths, self.collectives = widths, collectives
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor | None:
-        """Logits over the whole vocabulary on rank 0; None on the others."""
+        """Return logits over the whole vocabulary on rank 0; None on the others."""
         y = self.linear(x)
         y = functional.pad(y, (0, max(self.widths) - y.shape[1])).contiguous()
         parts = self.collectives.gather(y)
@@ -104,13 +105,13 @@ class GatedMlp:
         self.down = Linear(down)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """down(silu(gate(x)) * up(x)), this rank's part of the sum."""
+        """Return down(silu(gate(x)) * up(x)), this rank's part of the sum."""
         gate, up = self.gate_up(x).chunk(2, -1)
         return self.down(functional.silu(gate).mul_(up))
 
 
 class ExpertMlp:
-    """Top-k mixture of GatedMlp experts, each cut over all ranks; the router is replicated."""
+    """Top-k mixture of GatedMlp experts, each sharded over all ranks; the router is replicated."""
 
     def __init__(
         self, router: torch.Tensor, experts: list[GatedMlp], top_k: int, norm_topk: bool
@@ -118,7 +119,7 @@ class ExpertMlp:
         self.router, self.experts, self.top_k, self.norm_topk = router, experts, top_k, norm_topk
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Weighted sum of the chosen experts, this rank's part."""
+        """Return this rank's part of the weighted sum of the chosen experts."""
         scores = functional.linear(x, self.router).softmax(-1, dtype=torch.float32)
         weights, chosen = scores.topk(self.top_k, -1)
         if self.norm_topk:
@@ -138,26 +139,26 @@ class Rope:
         frequencies = rope_frequencies(config)
         angles = torch.outer(torch.arange(max_context).float(), frequencies)
         cos, sin = angles.cos(), angles.sin()
-        # rolled by half, (x1, x2) reads (x2, x1): the minus of rotate_half goes into the table
+        # rolling by half turns (x1, x2) into (x2, x1); the table has rotate_half's minus sign
         self._cos = torch.cat([cos, cos], -1).to(device)
         self._sin = torch.cat([-sin, sin], -1).to(device)
 
     def tables(
         self, positions: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin of each token, [num_tokens, 1, head_dim]."""
+        """Return cos and sin of each token, [num_tokens, 1, head_dim]."""
         cos, sin = self._cos[positions], self._sin[positions]
         return cos.unsqueeze(1).to(dtype), sin.unsqueeze(1).to(dtype)
 
 
 def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """`x` [num_tokens, heads, head_dim] turned by its positions."""
+    """Return `x` [num_tokens, heads, head_dim] rotated by its positions."""
     cos, sin = tables
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def rope_frequencies(config: ModelConfig) -> torch.Tensor:
-    """Radians per position of each pair, [head_dim / 2]; scaled as config.json asks."""
+    """Return radians per position of each pair, [head_dim / 2], scaled as in config.json."""
     d, scaling = config.head_dim, config.rope_scaling
     frequencies = 1.0 / config.rope_theta ** (torch.arange(0, d, 2).float() / d)
     if scaling["rope_type"] == "linear":
@@ -168,7 +169,7 @@ def rope_frequencies(config: ModelConfig) -> torch.Tensor:
 
 
 def _llama3(frequencies: torch.Tensor, scaling: Mapping[str, float]) -> torch.Tensor:
-    """Llama 3.1's stretch: long wavelengths by `factor`, short ones not, smooth between.
+    """Scale as Llama 3.1: long wavelengths by `factor`, short ones by 1, interpolated between.
 
     Source: Meta, llama-models, models/llama3/model.py, apply_scaling.
     """

@@ -25,7 +25,7 @@ Tables = tuple[torch.Tensor, torch.Tensor]
 
 
 class ShardReader:
-    """Reads a rank's part of each weight, on its device and in its dtype."""
+    """Reads a rank's shard of each weight to its device in its dtype."""
 
     def __init__(
         self,
@@ -41,12 +41,12 @@ class ShardReader:
         self._weights = {weight.name: weight for weight in sharding.weights(self.config)}
 
     def __call__(self, name: str) -> torch.Tensor:
-        """This rank's shard of the tensor `name`, on its device in its dtype."""
+        """Return this rank's shard of the tensor `name`, on its device in its dtype."""
         shard = sharding.shard(self._weights[name], self.config, self.tp_size, self.tp_rank)
         return self._checkpoint.read(shard).to(self.device, self.dtype)
 
     def optional(self, name: str) -> torch.Tensor | None:
-        """This rank's shard of `name`, or None where the model has no such tensor."""
+        """Return this rank's shard of `name`, or None if the model has no such tensor."""
         return self(name) if name in self._weights else None
 
 
@@ -73,7 +73,7 @@ class Attention:
     def __call__(
         self, x: torch.Tensor, tables: Tables, cache: LayerCache, inputs: StepInputs
     ) -> torch.Tensor:
-        """Attention of a step's tokens, `x` of shape (tokens, hidden), over the cache."""
+        """Return attention of a step's tokens, `x` of shape (tokens, hidden), over the cache."""
         heads, kv_heads = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x).view(-1, heads + 2 * kv_heads, self.head_dim)
         qk, v = qkv.split([heads + kv_heads, kv_heads], 1)
@@ -88,7 +88,7 @@ class Attention:
 
 
 class Mlp:
-    """Gated MLP or experts over this rank's part of the intermediate size; summed over ranks."""
+    """Gated MLP or experts over this rank's shard of the intermediate size; summed over ranks."""
 
     def __init__(self, read: ShardReader, prefix: str, collectives: Collectives) -> None:
         config = read.config
@@ -105,7 +105,7 @@ class Mlp:
             self.local = GatedMlp(*(read(w.name) for w in sharding.mlp_weights(config, prefix)))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Output of the MLP, summed over ranks by an all-reduce."""
+        """Return the output of the MLP, summed over ranks by an all-reduce."""
         return self.collectives.all_reduce(self.local(x))
 
 
@@ -123,14 +123,14 @@ class DecoderLayer:
     def __call__(
         self, x: torch.Tensor, tables: Tables, cache: LayerCache, inputs: StepInputs
     ) -> torch.Tensor:
-        """One layer with both residuals, for `x` of shape (tokens, hidden)."""
+        """Return one layer with both residuals, for `x` of shape (tokens, hidden)."""
         normed = functional.rms_norm(x, x.shape[-1:], self.input_norm, self.eps)
         x = x + self.attention(normed, tables, cache, inputs)
         return x + self.mlp(functional.rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps))
 
 
 class ShardedModel:
-    """Embedding, layers, head: what `tp_rank` of `tp_size` computes of a forward pass."""
+    """Embedding, layers and head: the part of a forward pass of `tp_rank` out of `tp_size`."""
 
     def __init__(self, read: ShardReader, max_context: int, collectives: Collectives) -> None:
         config: ModelConfig = read.config
@@ -147,7 +147,7 @@ class ShardedModel:
         self.rope = Rope(config, max_context, read.device)
 
     def forward(self, inputs: StepInputs, caches: list[LayerCache]) -> torch.Tensor | None:
-        """Logits [wanted rows, vocab_size] on rank 0; None on others, or where none is wanted."""
+        """Return logits [wanted rows, vocab_size] on rank 0; None on others or without any."""
         x = self.embed(inputs.tokens)
         tables = self.rope.tables(inputs.positions, self.dtype)
         for layer, cache in zip(self.layers, caches, strict=True):

@@ -15,30 +15,30 @@ from shardwise.engine.rank import AllReduce, GroupSpec
 from shardwise.errors import DoesNotFitError, InputError
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-#: private memory of a rank before any weight: 145 MB of Python and torch, 160 MB of oneDNN code
-#: for the row counts it has met; measured, torch 2.13 on x86-64
+#: Private memory of a rank before weights: 145 MB of Python and torch, 160 MB of oneDNN code for
+#: row counts used so far. Measured with torch 2.13 on x86-64.
 RANK_PROCESS_BYTES = 350e6
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
-    """How a model is run on one replica."""
+    """Options of one replica."""
 
     tp_size: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     all_reduce: AllReduce = "auto"
-    threads_per_rank: int = 0  #: 0: this machine's cores, shared out
+    threads_per_rank: int = 0  #: 0: this machine's cores divided by the ranks
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 1024
-    max_model_len: int = 0  #: tokens; 0: the model's own, as far as the KV cache holds it
+    max_model_len: int = 0  #: tokens; 0: the model's, limited by the KV cache
     kv_cache_tokens: int = 32768
     block_size: int = 16
     random_weights: bool = False
-    emulate_tp_size: int = 0  #: one rank's shard of a TP this machine does not have
+    emulate_tp_size: int = 0  #: run one rank's shard of a TP size that this machine lacks
 
 
 def resolved(options: EngineOptions) -> EngineOptions:
-    """`options` with the device chosen. Raises InputError for values no machine could use."""
+    """Return `options` with the device resolved. Raises InputError for invalid values."""
     for name in ("tp_size", "max_num_seqs", "max_num_batched_tokens", "block_size"):
         if getattr(options, name) < 1:
             raise InputError(f"{name} is {getattr(options, name)}", "allowed: 1 or more")
@@ -65,7 +65,7 @@ def resolved(options: EngineOptions) -> EngineOptions:
 
 
 def auto_dtype(config: ModelConfig, options: EngineOptions) -> str:
-    """The checkpoint's dtype; on CPU 16 bits are bf16 where the cores multiply it, else fp32."""
+    """Return the checkpoint's dtype; on CPU, bf16 for 16 bits if cores support it, else fp32."""
     if options.device != "cpu" or config.dtype == "fp32":
         return config.dtype
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -73,7 +73,7 @@ def auto_dtype(config: ModelConfig, options: EngineOptions) -> str:
 
 
 def group_spec(config: ModelConfig, options: EngineOptions) -> GroupSpec:
-    """The ranks that `options` ask for, with shared slots for the largest message of the model."""
+    """Return the ranks of `options`, with shared slots for the model's largest message."""
     assert options.device != "auto"
     rows = max(options.max_num_batched_tokens, options.max_num_seqs)
     widest = -(-config.vocab_size // options.tp_size)  # logits of max_num_seqs rows
@@ -84,7 +84,7 @@ def group_spec(config: ModelConfig, options: EngineOptions) -> GroupSpec:
 
 
 def rank_bytes(config: ModelConfig, options: EngineOptions, dtype: str) -> float:
-    """Bytes of the fullest rank: weights, KV cache, and on CPU the process itself."""
+    """Return the bytes of the fullest rank: weights, KV cache, and on CPU the process itself."""
     tp_size = options.emulate_tp_size or options.tp_size
     elements = sharding.elements_per_rank(config, tp_size)
     if config.tie_embeddings:  # the packed head is a second copy of the embedding
@@ -111,7 +111,7 @@ def check_memory(config: ModelConfig, options: EngineOptions, dtype: str) -> Non
 
 
 def _available_bytes() -> float:
-    """Memory a process could take now: what Linux says, or all there is."""
+    """Return available memory according to Linux; elsewhere the total memory."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

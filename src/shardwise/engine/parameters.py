@@ -1,6 +1,6 @@
-"""Parameters of the OpenAI API and of vLLM's extensions that the engine honours.
+"""Parameters of the OpenAI API and vLLM's extensions.
 
-A parameter is honoured (a field of the request), ignored because it cannot change the answer, or
+A parameter is supported (a field of the request), ignored because it cannot change the answer, or
 refused unless its value has no effect. Unknown parameters are refused.
 """
 
@@ -14,7 +14,7 @@ import msgspec
 
 from shardwise.errors import InputError
 
-#: They say who asks, or how the request is billed, stored, cached or scheduled.
+#: Ignored: they describe the user, or how the request is billed, stored, cached or scheduled.
 IGNORED: Final = frozenset(
     {
         "cache_salt",
@@ -33,7 +33,7 @@ IGNORED: Final = frozenset(
     }
 )
 
-#: name -> the values that ask for nothing, which are accepted besides null
+#: Refused, except null and these values, which have no effect.
 REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "allowed_token_ids": (),
     "audio": (),
@@ -77,7 +77,7 @@ REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
 
 
 def check(fields: Mapping[str, msgspec.Raw], honoured: Collection[str]) -> None:
-    """Raises InputError for the first field that asks for what the engine does not do."""
+    """Raise InputError for the first field with an unsupported value."""
     for name, raw in fields.items():
         value = bytes(raw) if len(raw) <= 64 else b""
         if name in honoured or name in IGNORED or value == b"null":
