@@ -1,1 +1,1 @@
-"""How the tensors of a checkpoint are stored, from its quantization_config."""
+"""Storage formats of a checkpoint's tensors, from its quantization_config."""

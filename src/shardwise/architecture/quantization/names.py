@@ -1,8 +1,8 @@
-"""Sets of tensor names as quantization configs write them: plain, with wildcards, as regex.
+"""Sets of tensor names as in quantization configs: plain, with wildcards, or regular expressions.
 
-A plain entry names a module and all below it, wherever it stands in a name: "lm_head",
-"model.layers.0.self_attn", "gate". "*" stands for any text. "re:…" is a regular expression that
-must match from the start, as compressed-tensors reads it.
+A plain entry matches a module and all modules below it, at any position in a name: "lm_head",
+"model.layers.0.self_attn", "gate". "*" matches any text. "re:…" is a regular expression that must
+match from the start, as in compressed-tensors.
 """
 
 from __future__ import annotations

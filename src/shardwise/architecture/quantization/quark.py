@@ -1,6 +1,6 @@
 """AMD Quark: a global scheme, schemes by layer name, and an exclude list.
 
-Field names: quantization_config as Quark exports it for Hugging Face.
+Field names: quantization_config as exported by Quark for Hugging Face.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rules that say how each tensor of a checkpoint is stored, by its name."""
+"""Rules for the storage format of each tensor of a checkpoint, by name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from shardwise.architecture.formats import BF16, Format
 from shardwise.architecture.quantization.names import Names
 from shardwise.architecture.tensor import Part, Tensor
 
-#: Parts whose matrices engines quantize without being told so by name.
+#: Parts whose matrices engines quantize by default.
 _LINEAR: frozenset[Part] = frozenset({"attention", "mlp", "experts", "shared_experts"})
-#: Small matrices that engines keep in 16 or 32 bits whatever the checkpoint's default is.
+#: Small matrices that engines always keep in 16 or 32 bits.
 _NEVER = frozenset(
     {
         *("indexer.weights_proj", "compressor", "hyper_connection", "eh_proj"),
@@ -24,7 +24,7 @@ _NEVER = frozenset(
 class Rule(msgspec.Struct, frozen=True):
     """Tensors whose names are in `names` are stored in `format`.
 
-    `everywhere`: also where engines do not quantize by themselves: lm_head, router, embedding.
+    `everywhere`: also tensors that engines do not quantize by default: lm_head, router, embedding.
     """
 
     names: Names
@@ -33,12 +33,12 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """First the exclusions, then the first rule that names a tensor; else its plain dtype.
+    """Exclusions apply first, then the first rule that matches a tensor's name, else `plain`.
 
     Attributes:
-        plain: Format of what is not quantized.
-        excluded: Names that stay in `plain`.
-        kv_dtype: KV cache dtype that the checkpoint asks for.
+        plain: Format of unquantized tensors.
+        excluded: Names of tensors that stay in `plain`.
+        kv_dtype: KV cache dtype that the checkpoint specifies.
     """
 
     plain: Format = BF16
@@ -52,14 +52,14 @@ class Rules(msgspec.Struct, frozen=True):
         return any(names.tells_layers for names in (self.excluded, *(r.names for r in self.rules)))
 
     def format_of(self, name: str, tensor: Tensor) -> Format:
-        """Format of `tensor`, whose full name in the checkpoint is `name`."""
+        """Return the format of `tensor`, whose full name in the checkpoint is `name`."""
         if not tensor.gemm or not self.rules:
             return self.plain
         usual = tensor.part in _LINEAR and tensor.gemm not in _NEVER
         candidates = [rule for rule in self.rules if usual or rule.everywhere]
         if not candidates:
             return self.plain
-        # configs made for an engine name the module that fuses several tensors
+        # configs made for an engine have the name of the fused module
         names = (name, f"{name.rpartition('.')[0]}.{tensor.gemm.rpartition('.')[2]}")
         if any(n in self.excluded for n in names):
             return self.plain
@@ -67,7 +67,7 @@ class Rules(msgspec.Struct, frozen=True):
         return next(found, self.plain)
 
     def formats_of(self, layer: str, tensors: Sequence[Tensor]) -> tuple[Format, ...]:
-        """Formats of the tensors of the layer named `layer` ("model.layers.3")."""
+        """Return the formats of the tensors of the layer named `layer` ("model.layers.3")."""
         if not self.rules:
             return (self.plain,) * len(tensors)
         return tuple(self.format_of(f"{layer}.{t.name}", t) for t in tensors)

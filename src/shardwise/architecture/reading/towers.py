@@ -1,9 +1,9 @@
-"""Vision and audio towers: how many weights they have, projectors included.
+"""Number of weights of vision and audio towers, projectors included.
 
-Engines keep towers in the checkpoint's plain dtype, and vLLM and SGLang load them with the text
-model. Sizes come from vision_config and audio_config. Towers of the types in `_EXACT` are counted
-as transformers builds them; others are taken for a plain transformer of their sizes, which leaves
-out positions, projectors and other small parts (a few percent of the tower).
+vLLM and SGLang load towers with the text model, in the checkpoint's plain dtype. Sizes come from
+vision_config and audio_config. Towers of the types in `_EXACT` are counted as transformers builds
+them. Others are counted as a plain transformer of their sizes, without positions, projectors and
+other small parts (a few percent of the tower).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _AUDIO: Final = ("audio_config", "speech_config", "sound_config", "audio_encoder
 
 
 def towers(config: Fields, hidden: int, plain: Format) -> tuple[Tower, ...]:
-    """Towers that the whole file `config` describes, beside a text model of `hidden` features."""
+    """Return the towers of the whole file `config`, for a text model of hidden size `hidden`."""
     found = []
     wrapper = config.text("model_type", "")
     for name, fields, count in (("vision", _VISION, _vision), ("audio", _AUDIO, _audio)):
         part = _part(config, fields)
         if part is not None and part.values:
-            # a tower without a type of its own is its wrapper's
+            # a tower without its own type has that of its wrapper
             part = Fields({"model_type": wrapper, **part.values}, part.where)
             parameters = count(part, hidden)
             parameters += _pixel_shuffled(config, part, hidden) if name == "vision" else 0
@@ -50,7 +50,7 @@ def towers(config: Fields, hidden: int, plain: Format) -> tuple[Tower, ...]:
 
 
 def _part(config: Fields, names: tuple[str, ...]) -> Fields | None:
-    """The tower's fields, in the file or one object below (Omni models keep a thinker)."""
+    """Return the tower's fields, from the file or its thinker_config (Omni models)."""
     for where in (config, *(config.object(n) for n in ("thinker_config",) if config.has(n))):
         for name in names:
             if isinstance(where.values.get(name), dict):

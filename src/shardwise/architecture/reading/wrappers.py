@@ -1,4 +1,4 @@
-"""Text models inside wrappers: where a multimodal config.json keeps the language model."""
+"""Find the language model in a multimodal config.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shardwise.architecture.reading.registry import READERS
 from shardwise.errors import InputError
 
 _DEFAULTS: Final = Path(__file__).parents[1] / "data" / "_class_defaults.json"
-#: Fields under which wrappers keep their text model, in the order in which they are looked for.
+#: Fields in which wrappers store their text model, in search order.
 _TEXT: Final = (
     "text_config",
     "llm_config",
@@ -25,7 +25,7 @@ _TEXT: Final = (
     "talker_config",
     "decoder_config",
 )
-#: Wrappers whose inner config may leave out its model_type -> what it is then.
+#: Wrappers whose inner config may have no model_type -> its default.
 _DEFAULT_TYPES: Final = {
     "llava": "llama",
     "llava_next": "llama",
@@ -105,7 +105,7 @@ _DEFAULT_TYPES: Final = {
     "internvl_chat": "qwen2",
     "hunyuan_vl": "hunyuan_vl_text",
 }
-#: What a text model has in common with its wrapper, where only the wrapper says it.
+#: Fields that a text model inherits from its wrapper.
 _SHARED: Final = (
     "quantization_config",
     "compression_config",
@@ -115,7 +115,7 @@ _SHARED: Final = (
 
 
 class Text(msgspec.Struct, frozen=True):
-    """The fields of the text model, and of the whole file that it was found in."""
+    """The fields of the text model, and of the whole file."""
 
     config: Fields
     family: str
@@ -123,16 +123,16 @@ class Text(msgspec.Struct, frozen=True):
 
 
 def text_of(config: Fields) -> Text:
-    """The text model of `config`: itself, or what a wrapper holds.
+    """Return the text model of `config`: itself, or that inside a wrapper.
 
-    Raises InputError for a wrapper without text.
+    Raises InputError for a wrapper without a text model.
     """
     named = _BY_ARCHITECTURE.get(_first_architecture(config), "")
     family = named or config.text("model_type", "")
     if not family:
         family = _WITHOUT_TYPE.get(_first_architecture(config), "")
     found, where = config, config
-    for _ in range(3):  # Omni models keep a thinker, and that its text
+    for _ in range(3):  # Omni models contain a thinker, which contains the text model
         name = next((n for n in _TEXT if isinstance(where.values.get(n), dict)), None)
         if name is None:
             break
@@ -161,16 +161,16 @@ def _refuse_without_text(config: Fields, family: str) -> None:
 
 @cache
 def _class_defaults() -> dict[str, dict[str, Any]]:
-    """model_type -> sizes that an inner config may leave out, since wrappers are saved without what
-    is at its default, and other names of them. Source: configuration classes of transformers 5.23.
+    """Return {model_type: default sizes and their aliases}. Inner configs may lack sizes, because
+    wrappers are saved without default values. Source: configuration classes of transformers 5.23.
     """
     found: dict[str, dict[str, Any]] = msgspec.json.decode(_DEFAULTS.read_bytes())
     return found
 
 
-#: Sizes that every file has which was not saved without its defaults.
+#: Sizes that every file has, unless it was saved without default values.
 _ALWAYS: Final = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-#: Sizes that have one name in all families.
+#: Sizes that have the same name in all families.
 _ONE_NAME: Final = (
     *_ALWAYS,
     *("intermediate_size", "num_key_value_heads", "max_position_embeddings"),
@@ -178,9 +178,10 @@ _ONE_NAME: Final = (
 
 
 def _defaults_of(family: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The class's defaults for sizes that `given` has under no name.
+    """Return the class's defaults for sizes that `given` lacks under any alias.
 
-    A file with all of `_ALWAYS` may name its other sizes in an older way.
+    In a file with all of `_ALWAYS`, other sizes may have older names, so only sizes in `_ONE_NAME`
+    get defaults.
     """
     known = _class_defaults().get(_LIKE.get(family, family), {})
     aliases = known.get("aliases", {})
@@ -194,7 +195,7 @@ def _defaults_of(family: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in absent.items() if name in _ONE_NAME}
 
 
-#: What a file may leave out, and transformers then fills in -> other ways of saying it.
+#: Fields that a file may lack and transformers then fills in -> their aliases.
 _LEFT_OUT: Final = {
     "num_key_value_heads": ("num_kv_heads", "n_head_kv", "num_attention_groups"),
     "head_dim": ("kv_channels", "attention_head_dim"),
@@ -209,7 +210,8 @@ _LEFT_OUT: Final = {
 
 
 def _left_out(family: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The class's defaults for what a file that is no wrapper leaves out: never its main sizes."""
+    """Return the class's defaults for missing fields of a file without a wrapper, except its main
+    sizes."""
     if all(name in given for name in _LEFT_OUT):
         return {}
     known = _class_defaults().get(family, {}).get("values", {})
@@ -220,14 +222,14 @@ def _left_out(family: str, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-#: Families that are another's class under a name of their own.
+#: Families that use the class of another family.
 _LIKE: Final = {"kimi_k2": "deepseek_v3", "minimax_m3": "minimax_m3_vl_text"}
 
 
 def _merged(inner: Fields, outer: Fields, family: str) -> Fields:
     values: dict[str, Any] = {**_defaults_of(family, inner.values), **inner.values}
     tie = "tie_word_embeddings"
-    if outer.values.get(tie) is not None:  # the class that holds the head decides
+    if outer.values.get(tie) is not None:  # the head belongs to the outer class
         values[tie] = outer.values[tie]
     for name in _SHARED:
         if values.get(name) is None and outer.values.get(name) is not None:
@@ -241,9 +243,9 @@ def _merged(inner: Fields, outer: Fields, family: str) -> Fields:
     return Fields(values, inner.where, inner.read)
 
 
-#: Architectures whose files have the model_type of something else.
+#: Architectures whose files have another model_type.
 _BY_ARCHITECTURE: Final = {"Grok1ForCausalLM": "grok-1", "Grok1ModelForCausalLM": "grok-1"}
-#: `architectures` of files that leave out model_type.
+#: `architectures` of files without model_type -> family.
 _WITHOUT_TYPE: Final = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",

@@ -1,1 +1,1 @@
-"""Model families. Each function takes the fields of a config.json and gives a `Decoder`."""
+"""Model families. Each function reads the fields of a config.json and returns a `Decoder`."""

@@ -1,4 +1,4 @@
-"""GPT-2's descendants: plain MLPs, biases, norms with biases, learned positions."""
+"""Families derived from GPT-2: plain MLPs, biases, norms with biases, learned positions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def gpt2(config: Fields) -> Decoder:
 
 
 def gpt_bigcode(config: Fields) -> Decoder:
-    """StarCoder: GPT-2 with one key for all heads."""
+    """StarCoder: GPT-2 with MQA."""
     return _gpt2(config, _gpt_heads(config, grouped=config.flag("multi_query", True)))
 
 
@@ -92,7 +92,7 @@ def gpt_neo(config: Fields) -> Decoder:
 
 
 def gptj(config: Fields) -> Decoder:
-    """GPT-J and CodeGen: attention and MLP side by side, a head with a bias."""
+    """GPT-J and CodeGen: attention and MLP in parallel, a head with a bias."""
     config = config.with_defaults(n_embd=4096, n_head=16)
     heads = _gpt_heads(config, grouped=False)
     attention = gqa_attention(heads, Projections(at="attn", o="out_proj"))
@@ -146,7 +146,7 @@ def persimmon(config: Fields) -> Decoder:
 
 
 def bloom(config: Fields) -> Decoder:
-    """BLOOM: fused QKV, ALiBi positions, a norm behind the embedding."""
+    """BLOOM: fused QKV, ALiBi positions, a norm after the embedding."""
     hidden = config.size(config.name_of("hidden_size", "n_embed"))
     count = config.size(config.name_of("n_head", "num_attention_heads"))
     heads = Heads(hidden, count, count, hidden // count)
@@ -169,7 +169,7 @@ def bloom(config: Fields) -> Decoder:
 
 
 def falcon(config: Fields) -> Decoder:
-    """Falcon 7B, 40B and 180B: one or several keys for all heads, side by side with the MLP."""
+    """Falcon 7B, 40B and 180B: MQA or GQA, in parallel with the MLP."""
     hidden, count = config.size("hidden_size"), config.size("num_attention_heads")
     new = config.flag("new_decoder_architecture", False)
     multi_query = config.flag("multi_query", True)

@@ -57,9 +57,10 @@ def _deepseek(config: Fields, mixer: Mixer, *, correction_bias: bool = False) ->
 def deepseek_moe(
     config: Fields, *, correction_bias: bool, dense_layers: int = 0
 ) -> Callable[[int], FeedForward]:
-    """Position -> feed-forward: dense first layers, then routed and shared experts.
+    """Return a function from position to feed-forward: dense first layers, then routed and shared
+    experts.
 
-    There are `dense_layers` dense layers where the file does not say.
+    `dense_layers` is the number of dense layers if the file does not state it.
     """
     hidden = config.size("hidden_size")
     count = config.name_of("n_routed_experts", "num_routed_experts", "num_experts")
@@ -92,7 +93,8 @@ def deepseek_moe(
 
 
 def sparse_layers(config: Fields, layers: int, dense: int) -> list[bool]:
-    """Which layers have experts: mlp_layer_types, a list of flags, or all but the first."""
+    """Return which layers have experts, from mlp_layer_types, from a list of flags, or all except
+    the first layers."""
     kinds = config.items("mlp_layer_types", str)
     if kinds:
         if len(kinds) < layers or not set(kinds) <= {"dense", "sparse"}:
@@ -108,9 +110,9 @@ def sparse_layers(config: Fields, layers: int, dense: int) -> list[bool]:
 
 
 def with_mtp(config: Fields, read: Decoder) -> Decoder:
-    """`read` with its multi-token prediction heads: a whole layer each, with a projection.
+    """Return `read` with its multi-token prediction heads: each is a layer with a projection.
 
-    Embedding and head of a draft are the model's own.
+    Drafts share the embedding and the output head of the model.
     """
     count = config.size("num_nextn_predict_layers", default=0, lo=0, hi=64)
     if not count:

@@ -61,7 +61,7 @@ def solar_open(config: Fields) -> Decoder:
 
 
 def hy_v3(config: Fields) -> Decoder:
-    """Hunyuan 3: DeepSeek's experts behind attention with normed queries and keys."""
+    """Hunyuan 3: DeepSeek's experts, and attention with norms of queries and keys."""
     heads, bias = heads_of(config, dim_default=128), config.flag("attention_bias", False)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias), qk_norm=QkNorm())
     experts = deepseek_moe(config, correction_bias=True, dense_layers=1)
@@ -123,7 +123,7 @@ def bailing_moe(config: Fields) -> Decoder:
 
 
 def sarvam_moe(config: Fields) -> Decoder:
-    """Sarvam 30B: Ling's layers. Its class presumes more, so that the file has to say it."""
+    """Sarvam 30B: Ling's layers. Its file must state the fields that differ by class."""
     _written(config, "use_qk_norm", "head_dim")
     return bailing_moe(config)
 
@@ -155,10 +155,10 @@ def _bailing_experts(config: Fields) -> Callable[[int], FeedForward]:
 
 
 def longcat_flash(config: Fields) -> Decoder:
-    """Two attentions and two MLPs in a layer, with experts beside the first pair.
+    """LongCat-Flash: two attentions and two MLPs per layer, experts parallel to the first pair.
 
-    Each pair is a layer here, so that there are twice as many. Experts that only pass their input
-    on have no weights; the router sees them.
+    Each pair is read as one layer, which doubles the number of layers. Identity experts have no
+    weights but count in the router's size.
     """
     hidden = config.size("hidden_size")
     count, top_k = experts_of(config, "n_routed_experts", "moe_topk")
@@ -194,7 +194,7 @@ def longcat_flash(config: Fields) -> Decoder:
 
 
 def afmoe(config: Fields) -> Decoder:
-    """Arcee Trinity: gated attention that slides in three layers of four, four norms."""
+    """Arcee Trinity: gated attention, a sliding window in three of four layers, four norms."""
     heads, layers = heads_of(config, dim_default=128), num_layers(config)
     every = config.size("global_attn_every_n_layers", default=4)
     slides = windows(config, layers, lambda i: (i + 1) % every != 0)
@@ -227,7 +227,7 @@ def afmoe(config: Fields) -> Decoder:
 
 
 def laguna(config: Fields) -> Decoder:
-    """Poolside Laguna: a gate for each head, one shared expert."""
+    """Poolside Laguna: one gate per head, one shared expert."""
     heads = heads_of(config, dim_default=128)
     slides = windows(config, num_layers(config), lambda _: False)
     gate = linear("self_attn.g_proj", heads.num, heads.hidden, "attention", "rows", "g_proj",
@@ -252,7 +252,7 @@ def laguna(config: Fields) -> Decoder:
 
 
 def axk1(config: Fields) -> Decoder:
-    """A.X-K1: DeepSeek-V3 with one more norm behind the MLP."""
+    """A.X-K1: DeepSeek-V3 with one more norm after the MLP."""
     attention = mla(config, bias=config.flag("attention_bias", False))
     beside = norms(config.size("hidden_size"), *PRE_NORMS, "mlp.post_mlp_layernorm")
     experts = deepseek_moe(config, correction_bias=True, dense_layers=1)

@@ -24,7 +24,7 @@ _RATIOS: Final = {
     "compressed_sparse_attention": 4,
     "heavily_compressed_attention": 128,
 }
-#: Ratio at which the indexer selects among the compressed entries.
+#: Compression ratio of layers whose indexer selects among the compressed entries.
 _SPARSE: Final = 4
 
 
@@ -54,7 +54,7 @@ def deepseek_v4(config: Fields) -> Decoder:
 
 
 def _ratios(config: Fields, layers: int) -> list[int]:
-    """Tokens that share a compressed entry, by layer; 0: a window and nothing else."""
+    """Return the tokens per compressed entry of each layer; 0: only a window."""
     ratios = config.items("compress_ratios", int)
     if not ratios:
         kinds = config.items("layer_types", str)
@@ -90,7 +90,7 @@ def _attention(config: Fields, ratio: int) -> Attention:
             f"{at}.weights_proj", count, hidden, "attention", "replicated", "indexer.weights_proj"
         )
         tensors += _compressor(f"{at}.compressor", hidden, 2 * size, size, ratio)
-        # as in V3.2: fp8 with a 32-bit scale for each key
+        # as in V3.2: fp8 with a 32-bit scale per key
         caches.append(Cache("indexer", float(size + 4), stride=ratio, dtype="fp8"))
     return Attention(
         heads, 1, dim, window=window, tensors=tensors, caches=tuple(caches), indexer=indexer
@@ -100,7 +100,7 @@ def _attention(config: Fields, ratio: int) -> Attention:
 def _projections(
     config: Fields, hidden: int, heads: int, dim: int, rank: int
 ) -> tuple[Tensor, ...]:
-    """Low-rank queries, one key that is the value too, and an output of low rank by groups."""
+    """Low-rank queries, one shared key and value, and a grouped low-rank output projection."""
     groups, out = config.size("o_groups", default=8), config.size("o_lora_rank", default=1024)
     return (
         *linear("attn.wq_a", rank, hidden, "attention", "replicated", "fused_wqa_wkv"),
@@ -145,7 +145,7 @@ def _hyper_head(config: Fields) -> tuple[Tensor, ...]:
 
 
 def _moe(config: Fields, by_hash: bool) -> Moe:
-    """The first layers route by a table of token ids, the others by a router with a bias."""
+    """The first layers route by a table over token ids, the others by a router with a bias."""
     hidden, width = config.size("hidden_size"), config.size("moe_intermediate_size")
     count, top_k = experts_of(config, "n_routed_experts")
     shared = config.size("n_shared_experts", default=1, lo=0, hi=MAX_EXPERTS)

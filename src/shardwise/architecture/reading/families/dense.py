@@ -32,7 +32,7 @@ def internlm(config: Fields) -> Decoder:
 
 
 def internlm2(config: Fields) -> Decoder:
-    """InternLM2: fused QKV under names of its own."""
+    """InternLM2: fused QKV with its own tensor names."""
     heads, bias = heads_of(config), config.flag("bias", False)
     attention = gqa_attention(heads, fused("wqkv", "wo", at="attention", bias=bias))
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"), at="feed_forward", names=W123)
@@ -50,7 +50,7 @@ def internlm3(config: Fields) -> Decoder:
 
 
 def baichuan(config: Fields) -> Decoder:
-    """Heads all have keys of their own; the 13B names its length model_max_length."""
+    """Baichuan: MHA. The 13B states its context as model_max_length."""
     heads = heads_of(config)
     attention = gqa_attention(heads, fused("W_pack"))
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"))
@@ -119,7 +119,7 @@ def starcoder2(config: Fields) -> Decoder:
 
 
 def exaone(config: Fields) -> Decoder:
-    """EXAONE 3: Llama under names of its own."""
+    """EXAONE 3: Llama with its own tensor names."""
     heads = heads_of(config)
     attention = gqa_attention(heads, Projections(at="attn.attention", o="out_proj"))
     names = replace(W123, gate="c_fc_0", up="c_fc_1", down="c_proj")
@@ -162,7 +162,7 @@ def olmo(config: Fields) -> Decoder:
 
 
 def olmo2(config: Fields) -> Decoder:
-    """OLMo 2: norms behind each part, full attention everywhere."""
+    """OLMo 2: norms after each part, full attention in all layers."""
     return _olmo(config, (0,) * num_layers(config))
 
 
@@ -186,12 +186,12 @@ def _olmo(config: Fields, slides: tuple[int, ...]) -> Decoder:
 
 
 def cohere(config: Fields) -> Decoder:
-    """Attention and MLP side by side behind one norm."""
+    """Attention and MLP in parallel after one norm."""
     return _cohere(config, (0,) * num_layers(config), qk_norm=config.flag("use_qk_norm", False))
 
 
 def cohere2(config: Fields) -> Decoder:
-    """Command R7B: attention and MLP side by side; most layers have a sliding window."""
+    """Command R7B: attention and MLP in parallel; most layers have a sliding window."""
     pattern = config.size("sliding_window_pattern", default=4)
     slides = windows(config, num_layers(config), lambda i: (i + 1) % pattern != 0)
     return _cohere(config, slides, qk_norm=False)
@@ -279,7 +279,7 @@ def smollm3(config: Fields) -> Decoder:
 
 
 def tied_llama(config: Fields) -> Decoder:
-    """Llama whose file leaves tie_word_embeddings at true (MiniCPM, Ernie 4.5, Granite)."""
+    """Llama with tied embeddings by default (MiniCPM, Ernie 4.5, Granite)."""
     heads = heads_of(config)
     bias = config.flag(config.name_of("attention_bias", "use_bias"), False)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
@@ -342,7 +342,7 @@ def cwm(config: Fields) -> Decoder:
 
 
 def vaultgemma(config: Fields) -> Decoder:
-    """VaultGemma: Gemma 2 without the norms behind attention and MLP."""
+    """VaultGemma: Gemma 2 without the norms after attention and MLP."""
     heads = heads_of(config, dim_default=256)
     slides = windows(config, num_layers(config), lambda i: i % 2 == 0)
     attention = cache(lambda window: gqa_attention(heads, window=window))
@@ -354,7 +354,7 @@ def vaultgemma(config: Fields) -> Decoder:
 
 
 def bitnet(config: Fields) -> Decoder:
-    """BitNet: a further norm within attention and within the MLP."""
+    """BitNet: an additional norm within attention and within the MLP."""
     heads = heads_of(config)
     beside = norms(heads.hidden, *PRE_NORMS, "self_attn.attn_sub_norm")
     beside += norms(config.size("intermediate_size"), "mlp.ffn_sub_norm")
@@ -363,7 +363,7 @@ def bitnet(config: Fields) -> Decoder:
 
 
 def phi3(config: Fields) -> Decoder:
-    """Projections fused in the file."""
+    """Phi-3: Llama with fused projections in the checkpoint."""
     heads = heads_of(config)
     slides = windows(config, num_layers(config), lambda _: True)
     projections = fused("qkv_proj")
@@ -378,7 +378,7 @@ def phi4_multimodal(config: Fields) -> Decoder:
 
 
 def phi(config: Fields) -> Decoder:
-    """Phi 1 and 2: attention and MLP side by side, a head with a bias."""
+    """Phi 1 and 2: attention and MLP in parallel, a head with a bias."""
     heads = heads_of(config)
     projections = Projections(o="dense", bias=True, o_bias=True)
     kind = QkNorm(bias=True, q="q_layernorm", k="k_layernorm")

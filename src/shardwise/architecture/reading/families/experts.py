@@ -73,7 +73,7 @@ _GRANITE = MlpNames("input_linear", "input_linear", "output_linear")
 
 
 def granite_experts(config: Fields) -> FeedForward:
-    """Granite's experts, the shared MLP beside them, or that MLP alone."""
+    """Granite's experts with a shared MLP, or only this MLP."""
     hidden = config.size("hidden_size")
     shared = config.size("shared_intermediate_size", default=0, lo=0)
     count = config.size("num_local_experts", default=8, lo=0, hi=MAX_EXPERTS)
@@ -89,7 +89,7 @@ def granite_experts(config: Fields) -> FeedForward:
     )
     if not shared:
         return sparse
-    # it stands beside the experts, not among them
+    # the checkpoint stores it next to the experts, not among them
     beside = gated_tensors(
         hidden, shared, "shared_mlp", "shared_experts", "shared_experts.", names=_GRANITE
     )
@@ -114,7 +114,7 @@ def granitemoe_swa(config: Fields) -> Decoder:
 
 
 def hunyuan_moe(config: Fields) -> Decoder:
-    """Hunyuan-A13B and -Large: sizes of experts as one number or one for each layer."""
+    """Hunyuan-A13B and -Large: sizes of experts as one number, or one per layer."""
     heads, layers = heads_of(config, dim="attention_head_dim" if config.has("attention_head_dim")
                              else "head_dim"), num_layers(config)  # fmt: skip
     bias = config.flag("attention_bias", False)
@@ -182,7 +182,7 @@ def dbrx(config: Fields) -> Decoder:
 
 
 def grok1(config: Fields) -> Decoder:
-    """Grok 1 and 2; the second has a dense MLP beside the experts."""
+    """Grok 1 and 2. Grok 2 has a dense MLP in parallel with the experts."""
     heads = heads_of(config)
     attention = gqa_attention(heads, Projections(at="attn"))
     count, top_k = experts_of(config, config.name_of("num_experts", "num_local_experts"))
@@ -200,7 +200,7 @@ def grok1(config: Fields) -> Decoder:
 
 
 def arctic(config: Fields) -> Decoder:
-    """Every n-th layer has experts, with a dense MLP of the hidden size beside them."""
+    """Every n-th layer has experts, in parallel with a dense MLP of the hidden size."""
     heads, layers = heads_of(config), num_layers(config)
     step = config.size("moe_layer_frequency", default=2)
     residual = config.flag("use_residual", True)

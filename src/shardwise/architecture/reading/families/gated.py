@@ -1,5 +1,5 @@
-"""Gated attention (Beam, Muse), sinks behind normed heads (Flint), layers that run again (HRM,
-Ouro, Nanbeige).
+"""Gated attention (Beam, Muse), sinks with normalized heads (Flint), layers that run several times
+(HRM, Ouro, Nanbeige).
 
 Shapes: the modelling code of transformers 5.23.
 """
@@ -33,7 +33,7 @@ _FOUR = (*PRE_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
 def beam(config: Fields) -> Decoder:
-    """Reflection Beam: every sixth layer and the last see all tokens; dense first layers."""
+    """Reflection Beam: full attention in every sixth layer and the last; dense first layers."""
     config = config.with_defaults(sliding_window=512)
     heads, layers = heads_of(config, dim_default=128), num_layers(config)
     bias = config.flag("attention_bias", False)
@@ -61,7 +61,7 @@ def beam(config: Fields) -> Decoder:
 
 
 def flint(config: Fields) -> Decoder:
-    """Sinks, normed queries and keys, a shared expert that is not weighed."""
+    """Sinks, norms of queries and keys, a shared expert without a gate."""
     config = config.with_defaults(sliding_window=513)
     heads, layers = heads_of(config, dim_default=128), num_layers(config)
     bias = config.flag("attention_bias", False)
@@ -103,7 +103,7 @@ def _muse(
     feed_forward: Callable[[int], FeedForward],
     beside: tuple[Tensor, ...],
 ) -> Decoder:
-    """Every fourth layer, counted from the last, sees all tokens."""
+    """Every fourth layer, counted from the last, has full attention."""
     config = config.with_defaults(sliding_window=2048)
     layers, bias = num_layers(config), config.flag("attention_bias", False)
     slides = windows(config, layers, lambda i: (layers - 1 - i) % 4 != 0)
@@ -131,9 +131,10 @@ def _latent_experts(config: Fields, hidden: int) -> FeedForward:
 
 
 def hrm_text(config: Fields) -> Decoder:
-    """Two stacks of layers, run again and again: a slow one after every L_cycles of a fast one.
+    """HRM: two stacks of layers that run repeatedly. The slow stack runs after every L_cycles runs
+    of the fast one.
 
-    Each run keeps a cache of its own; weights are stored once.
+    Each run has its own cache; weights are stored once.
     """
     hidden, count = config.size("hidden_size"), config.size("num_attention_heads")
     heads = Heads(hidden, count, count, config.size("head_dim", default=128))
@@ -151,7 +152,7 @@ def hrm_text(config: Fields) -> Decoder:
         replace(attention, tensors=reused(attention.tensors)),
         replace(mlp, tensors=reused(mlp.tensors)),
     )
-    # of each cycle, the fast stack's runs come first and the slow one's last
+    # in each cycle, the fast stack runs first and the slow stack last
     runs = [run in (0, fast) for run in range(slow * (fast + 1))]
     stacks = [layer for new in runs for layer in [first if new else again] * each]
     return Decoder(
@@ -168,7 +169,7 @@ def hrm_text(config: Fields) -> Decoder:
 def ouro(config: Fields) -> Decoder:
     """Ouro (arXiv:2510.25741): all layers run `total_ut_steps` times, each run with a cache.
 
-    vLLM always runs all steps, whatever the exit gate says.
+    vLLM always runs all steps and ignores the exit gate.
     """
     names = (*PRE_NORMS, "input_layernorm_2", "post_attention_layernorm_2")
     steps = config.size("total_ut_steps", default=4, hi=64)
@@ -190,7 +191,7 @@ def nanbeige(config: Fields) -> Decoder:
     return _looped(config, loops, "num_loops", PRE_NORMS)
 
 
-#: What the class can do and no published model does.
+#: Options of the class that no published model uses.
 _NANBEIGE_REFUSED = (
     "qk_layernorm",
     "enable_hyper_connection",
@@ -203,7 +204,7 @@ _NANBEIGE_REFUSED = (
 
 
 def _looped(config: Fields, steps: int, field: str, names: tuple[str, ...]) -> Decoder:
-    """All layers `steps` times, with a cache each time."""
+    """Return all layers `steps` times, each time with a cache."""
     heads, layers = heads_of(config), num_layers(config)
     if layers * steps > MAX_LAYERS:
         raise config.bad(field, f"at most {MAX_LAYERS} runs of layers in all")
@@ -227,5 +228,5 @@ def _looped(config: Fields, steps: int, field: str, names: tuple[str, ...]) -> D
 
 
 def reused(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The tensors of a layer that runs once more."""
+    """Return the tensors of a repeated layer."""
     return tuple(replace(tensor, reused=True) for tensor in tensors)

@@ -55,7 +55,7 @@ def gemma(config: Fields) -> Decoder:
 
 
 def gemma2(config: Fields) -> Decoder:
-    """Every other layer slides; norms before and after each part."""
+    """Gemma 2: a sliding window in every other layer; norms before and after each part."""
     return _sliding(config, None, lambda i: i % 2 == 0)
 
 
@@ -88,7 +88,7 @@ def _with(config: Fields, **values: int) -> Fields:
 
 
 def _heads(config: Fields) -> Heads:
-    """Gemma 3's files leave out what is at the default of transformers' Gemma3TextConfig."""
+    """Return the heads, by default those of transformers' Gemma3TextConfig."""
     config.read.update(("num_attention_heads", "num_key_value_heads", "head_dim"))
     hidden, count = config.size("hidden_size"), config.size("num_attention_heads", default=8)
     kv = config.size("num_key_value_heads", default=4)
@@ -98,7 +98,7 @@ def _heads(config: Fields) -> Heads:
 
 
 def gemma3n(config: Fields) -> Decoder:
-    """Embeddings for each layer, AltUp streams, low-rank residuals, KV of later layers shared."""
+    """Gemma 3n: per-layer embeddings, AltUp streams, low-rank residuals; late layers share KV."""
     heads, layers = _heads_3n(config), num_layers(config)
     hidden = heads.hidden
     kinds = layer_types(config, layers, SLIDING, FULL) or [
@@ -137,7 +137,7 @@ def _heads_3n(config: Fields) -> Heads:
 
 
 def _altup(config: Fields, hidden: int) -> tuple[Tensor, ...]:
-    """What mixes Gemma 3n's streams, and its low-rank residual, in each layer."""
+    """Return the tensors of a layer's AltUp streams and low-rank residual in Gemma 3n."""
     streams, rank = (
         config.size("altup_num_inputs", default=4),
         config.size("laurel_rank", default=64),
@@ -155,7 +155,7 @@ def _altup(config: Fields, hidden: int) -> tuple[Tensor, ...]:
 
 
 def per_layer_inputs(config: Fields, hidden: int, default: int) -> tuple[Tensor, ...]:
-    """A layer's own embedding is gated into it."""
+    """Return the gate and projection of a layer's own embedding."""
     size = config.size("hidden_size_per_layer_input", default=default, lo=0)
     if not size:
         return ()
@@ -167,7 +167,7 @@ def per_layer_inputs(config: Fields, hidden: int, default: int) -> tuple[Tensor,
 
 
 def per_layer_embedding(config: Fields, hidden: int, layers: int) -> tuple[Tensor, ...]:
-    """Gemma 3n's embedding of every layer and its projections; empty where absent."""
+    """Return Gemma 3n's per-layer embedding and its projections; empty if absent."""
     size = config.size("hidden_size_per_layer_input", default=256, lo=0)
     if not size:
         return ()
@@ -192,7 +192,7 @@ def _altup_outer(config: Fields, hidden: int, layers: int) -> tuple[Tensor, ...]
 
 
 def gemma4(config: Fields) -> Decoder:
-    """Full-attention layers have heads of their own size; values may be the keys' projection."""
+    """Gemma 4: full-attention layers have their own head size; keys may serve as values."""
     layers, hidden = num_layers(config), config.size("hidden_size")
     kinds = layer_types(config, layers, SLIDING, FULL) or [
         FULL if (i + 1) % 6 == 0 else SLIDING for i in range(layers)
@@ -234,7 +234,7 @@ def gemma4_unified(config: Fields) -> Decoder:
 
 
 def _attention_4(config: Fields, full_layer: Fields) -> Callable[[str, bool], Attention]:
-    """`full_layer`: what the file says of a full-attention layer alone."""
+    """`full_layer`: fields of the file that apply only to full-attention layers."""
     own = _heads(config)
     window = config.size("sliding_window", default=512)
     k_eq_v = config.flag("attention_k_eq_v", False)
@@ -258,7 +258,7 @@ def _attention_4(config: Fields, full_layer: Fields) -> Callable[[str, bool], At
 
 
 def _feed_forward_4(config: Fields) -> Callable[[bool], FeedForward]:
-    """A dense MLP and, in the MoE models, experts beside it: it counts as a shared expert."""
+    """A dense MLP. In MoE models it is parallel to the experts and counts as a shared expert."""
     hidden = config.size("hidden_size")
     width = config.size("intermediate_size", default=9216)
     double = config.flag("use_double_wide_mlp", False)

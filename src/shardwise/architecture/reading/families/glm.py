@@ -70,11 +70,11 @@ def glm4_moe_lite(config: Fields) -> Decoder:
 
 
 def glm_moe_dsa(config: Fields) -> Decoder:
-    """GLM-5: MLA with DeepSeek's indexer, which later versions share among layers."""
+    """GLM-5: MLA with DeepSeek's indexer. Later versions share indexers between layers."""
     choosing = choosing_layers(config, num_layers(config))
     own = mla(config, bias=config.flag("attention_bias", False))
     full = with_indexer(own, config)
-    # a layer that shares the choice of an earlier one has no indexer tensors and no keys
+    # a layer that uses the selection of an earlier one has no indexer tensors and no keys
     shared = replace(own, indexer=full.indexer)
     read = decoder(
         config,
@@ -132,7 +132,7 @@ def _indexed(config: Fields, layers: int) -> list[bool]:
 
 
 def choosing_layers(config: Fields, layers: int) -> list[bool]:
-    """Layers that choose for themselves what to attend to."""
+    """Return the layers with their own indexer."""
     kinds = config.items("indexer_types", str)
     if kinds:
         if len(kinds) != layers or not set(kinds) <= {"full", "shared"}:
@@ -144,7 +144,7 @@ def choosing_layers(config: Fields, layers: int) -> list[bool]:
 
 
 def chatglm(config: Fields) -> Decoder:
-    """ChatGLM 2 and 3, GLM-4-9B in its first form."""
+    """ChatGLM 2 and 3, and the original GLM-4-9B."""
     hidden, count = config.size("hidden_size"), config.size("num_attention_heads")
     grouped = config.flag("multi_query_attention", False)
     kv = config.size("multi_query_group_num", default=1) if grouped else count

@@ -31,7 +31,7 @@ _FULL, _SLIDING = "hybrid", "hybrid_sliding"
 
 
 def inkling(config: Fields) -> Decoder:
-    """Five sliding layers, then one that sees all tokens; drafts are dense layers."""
+    """Inkling: five sliding layers, then one of full attention; drafts are dense layers."""
     config = _published(config)
     layers, hidden = num_layers(config), config.size("hidden_size")
     local = config.items("local_layer_ids", int) or [i for i in range(layers) if (i + 1) % 6]
@@ -41,7 +41,7 @@ def inkling(config: Fields) -> Decoder:
     shared = config.size("n_shared_experts", default=2, lo=0, hi=MAX_EXPERTS)
     count, top_k = experts_of(config, config.name_of("n_routed_experts", "num_local_experts"))
     width = config.size("moe_intermediate_size")
-    # the router weighs the shared experts too
+    # the router also has outputs for the shared experts
     seen = shared if config.flag("shared_expert_sink", True) else 0
     made = moe(
         hidden,
@@ -77,7 +77,7 @@ def inkling(config: Fields) -> Decoder:
 
 
 def _published(config: Fields) -> Fields:
-    """The published file names the experts' width intermediate_size."""
+    """The published file stores the width of experts as intermediate_size."""
     if not config.has("dense_intermediate_size"):
         return config
     names = {
@@ -93,7 +93,7 @@ def _kinds(config: Fields, layers: int, local: frozenset[int]) -> list[str]:
 
 
 def _heads(config: Fields, kind: str) -> Heads:
-    """Sliding layers have head counts of their own."""
+    """Sliding layers have their own head counts."""
     prefix = "swa_" if kind == _SLIDING else ""
     num = config.size(f"{prefix}num_attention_heads", default=config.size("num_attention_heads"))
     kv = config.size(f"{prefix}num_key_value_heads", default=config.size("num_key_value_heads"))

@@ -1,4 +1,4 @@
-"""Kimi Linear and K3, Ling 3: Kimi Delta Attention with a layer of MLA in between."""
+"""Kimi Linear and K3, Ling 3: Kimi Delta Attention with interleaved MLA layers."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def bailing_hybrid(config: Fields) -> Decoder:
     """Ling 3: every n-th layer is MLA; gates of full rank."""
     hidden, layers = config.size("hidden_size"), num_layers(config)
     heads = config.size("num_attention_heads")
-    # transformers keeps the delta heads' size apart once MLA's has taken the name head_dim
+    # if head_dim is the size of MLA heads, transformers stores that of delta heads separately
     name = config.name_of("linear_head_dim", "head_dim")
     shape = DeltaShape(
         config.size("linear_num_heads", default=heads),

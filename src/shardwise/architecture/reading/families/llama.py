@@ -1,4 +1,4 @@
-"""Llama and what is built like it: Mistral, Qwen 2 and 3, Mixtral, gpt-oss."""
+"""Llama and similar families: Mistral, Qwen 2 and 3, Mixtral, gpt-oss."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def llama(config: Fields) -> Decoder:
 
 
 def mistral(config: Fields) -> Decoder:
-    """Mistral, Ministral, Devstral: a window in each layer where the file names one."""
+    """Mistral, Ministral, Devstral: a window in each layer if the file states one."""
     heads = heads_of(config)
     slides = windows(config, num_layers(config), lambda _: True)
     attention = cache(lambda window: gqa_attention(heads, window=window))
@@ -76,8 +76,8 @@ def qwen3_moe(config: Fields) -> Decoder:
 def _qwen_attention(
     config: Fields, *, bias: bool, qk_norm: bool = False, head_dim: int = 0
 ) -> Callable[[int], Attention]:
-    """Position -> attention. Qwen keeps a window in the file that is off unless a flag says so."""
-    # Qwen3Config has a size of its own for heads, the other classes derive it
+    """Return a function from position to attention. Qwen's window applies only if a flag is set."""
+    # Qwen3Config has a head size; the other classes derive it
     heads = heads_of(config, dim_default=head_dim or None)
     layers = num_layers(config)
     full = config.size("max_window_layers", default=layers, lo=0)
@@ -135,7 +135,7 @@ def mixtral(config: Fields) -> Decoder:
 
 
 def gpt_oss(config: Fields) -> Decoder:
-    """Sinks, biases everywhere, every other layer with a window; experts fused in the file."""
+    """gpt-oss: sinks, biases on all projections, a window in every other layer; fused experts."""
     heads = heads_of(config, dim_default=64)
     bias = config.flag("attention_bias", True)
     slides = windows(config, num_layers(config), lambda i: i % 2 == 0)

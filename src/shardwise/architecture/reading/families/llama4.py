@@ -38,7 +38,7 @@ from shardwise.architecture.tensor import Tensor
 
 
 def llama4(config: Fields) -> Decoder:
-    """Three layers in chunks, one with all tokens; experts in every n-th layer."""
+    """Llama 4: three layers of chunked attention, then a full one; experts in every n-th layer."""
     heads, layers = heads_of(config, dim_default=128, kv_default=8), num_layers(config)
     bias = config.flag("attention_bias", False)
     chunk = config.size("attention_chunk_size", default=8192, lo=0)
@@ -47,7 +47,7 @@ def llama4(config: Fields) -> Decoder:
     @cache
     def attention(size: int) -> Attention:
         made = gqa_attention(heads, Projections(bias=bias, o_bias=bias), chunk=size)
-        # vLLM keeps the current chunk alone, as it does a window (all tokens where its
+        # vLLM stores only the current chunk, as for a window (all tokens if its
         # VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE is off, the default before 2026)
         kept = tuple(replace(entry, window=size) for entry in made.caches)
         return replace(made, caches=kept)
@@ -69,7 +69,7 @@ def _chunked(config: Fields, layers: int) -> list[bool]:
     interval = config.size(
         config.name_of("no_rope_layer_interval", "nope_layer_interval"), default=4
     )
-    # layers without positional encoding see all tokens
+    # layers without positional encoding have full attention
     return [bool(r) for r in rope] or [(i + 1) % interval != 0 for i in range(layers)]
 
 
@@ -105,7 +105,7 @@ def mllama(config: Fields) -> Decoder:
     crossing = frozenset(config.items("cross_attention_layers", int))
     own = gqa_attention(heads)
     crossed = gqa_attention(heads, Projections(at="cross_attn"), qk_norm=QkNorm())
-    # keys and values are the image's: kept once a sequence, at most 4 tiles of 1,601 patches
+    # keys and values of the image: once per sequence, at most 4 tiles of 1,601 patches
     images = Cache("cross_kv", crossed.caches[0].elements * 4 * 1601, heads.kv, per_sequence=True)
     crossed = replace(crossed, caches=(images,))
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"))
@@ -117,5 +117,5 @@ def mllama(config: Fields) -> Decoder:
         lambda _: mlp,
         layer_norms=lambda i: plain + gates if i in crossing else plain,
     )
-    # eight rows for the image token and its likes, which the head does not have
+    # eight rows for image tokens, which the head does not have
     return replace(read, extra_embedding_rows=8)

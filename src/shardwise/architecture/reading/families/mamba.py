@@ -102,7 +102,7 @@ def bamba(config: Fields) -> Decoder:
 
 
 def falcon_h1(config: Fields) -> Decoder:
-    """Mamba-2 and attention side by side in each layer; each is a layer of its own here."""
+    """Mamba-2 and attention in parallel in each layer; each is read as a separate layer."""
     heads, layers = heads_of(config), num_layers(config)
     bias = config.flag("attention_bias", False)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
@@ -176,7 +176,7 @@ def _states_alone(config: Fields, mixer: Mixer) -> Decoder:
     return Decoder(
         hidden_size=hidden,
         vocab_size=config.size("vocab_size"),
-        # a state has no length; what engines take where the file names none
+        # a state has no maximum length; this is the default of engines
         max_context=config.size("max_position_embeddings", default=1_048_576),
         layers=(layer,) * num_layers(config),
         outer=norms(hidden, "backbone.norm_f"),

@@ -56,7 +56,7 @@ def minimax(config: Fields) -> Decoder:
 
 
 def _lightning(heads: Heads) -> LinearAttention:
-    """One matrix of dim x dim for each head and sequence, in the model's dtype as in vLLM."""
+    """One state of dim x dim per head and sequence, in the model's dtype as in vLLM."""
     h, inner, at = heads.hidden, heads.num * heads.dim, "self_attn"
     tensors = (
         *linear(f"{at}.qkv_proj", 3 * inner, h, "attention", "rows", "qkv_proj", units=heads.num),
@@ -73,7 +73,7 @@ def _lightning(heads: Heads) -> LinearAttention:
 
 
 def minimax_m2(config: Fields) -> Decoder:
-    """Norms over all heads. The drafts that the file counts were not published."""
+    """MiniMax-M2: norms over all heads. The drafts listed in the file were not published."""
     heads = heads_of(config)
     kind = config.text("qk_norm_type", "per_layer")
     qk_norm = QkNorm(over_all=kind == "per_layer") if config.flag("use_qk_norm", True) else None
@@ -92,7 +92,7 @@ def minimax_m2(config: Fields) -> Decoder:
 
 
 def minimax_m3(config: Fields) -> Decoder:
-    """Layers that choose blocks of 128 cached tokens with a small indexer; dense first layers."""
+    """MiniMax-M3: a small indexer selects blocks of 128 cached tokens; dense first layers."""
     heads, layers = heads_of(config, dim_default=128), num_layers(config)
     sparse = _sparse_layers(config, layers)
     qk_norm = QkNorm() if config.flag("use_qk_norm", True) else None
@@ -112,7 +112,7 @@ def _sparse_layers(config: Fields, layers: int) -> list[bool]:
 
 
 def _with_block_indexer(config: Fields, attention: Attention) -> Attention:
-    """The indexer's heads score pooled keys; a layer keeps one key of its own for each token."""
+    """The indexer's heads score pooled keys; its cache has one key per token and layer."""
     old = config.object("sparse_attention_config")
 
     def size(name: str, old_name: str, default: int) -> int:

@@ -73,7 +73,7 @@ def _nemotron_blocks(config: Fields, listed: str, pattern: str) -> list[str]:
 
 
 def hybrid_kind(kind: str) -> str:
-    """transformers 5 writes the kinds of all hybrids alike."""
+    """Translate a layer type of transformers 5, which uses the same names for all hybrids."""
     names = {"full_attention": "attention", "linear_attention": "mamba", "mamba2": "mamba"}
     return names.get(kind, kind)
 
@@ -129,7 +129,7 @@ def _nemotron_mamba(config: Fields) -> Mamba2:
 
 
 def _nemotron_moe(config: Fields) -> Moe:
-    """Plain experts, in Super and Ultra behind a projection to a smaller space."""
+    """Experts without a gate; in Super and Ultra, in a smaller latent space."""
     hidden, latent = config.size("hidden_size"), config.size("moe_latent_size", default=0, lo=0)
     count, top_k = experts_of(config, "n_routed_experts")
     width = config.size("moe_intermediate_size")
@@ -153,7 +153,7 @@ def _nemotron_moe(config: Fields) -> Moe:
 
 
 def _nemotron_mtp(config: Fields, read: Decoder, parts: Callable[[str], Layer]) -> Decoder:
-    """A draft is an attention block and one with experts; the first has the projection."""
+    """A draft has an attention block, which includes the projection, and a block with experts."""
     count = config.size("num_nextn_predict_layers", default=0, lo=0, hi=64)
     if not count:
         return read

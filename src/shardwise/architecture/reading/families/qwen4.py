@@ -26,7 +26,7 @@ _INDEXED = "indexed_attention"
 
 
 def qwen4_exp(config: Fields) -> Decoder:
-    """Three layers of a gated delta net, then one of indexed attention; experts in all."""
+    """Three layers of a gated delta net, then one of indexed attention; experts in all layers."""
     layers, hidden = num_layers(config), config.size("hidden_size")
     every = config.size("full_attention_interval", default=4)
     kinds = layer_types(config, layers, LINEAR, FULL, _INDEXED) or [
@@ -63,7 +63,7 @@ def qwen4_exp(config: Fields) -> Decoder:
 
 
 def _indexed(config: Fields) -> Attention:
-    """Gated attention to the blocks of tokens that an indexer picks."""
+    """Gated attention to blocks of tokens selected by an indexer."""
     heads = heads_of(config, dim_default=256, kv_default=2)
     bias = config.flag("attention_bias", False)
     made = gqa_attention(heads, Projections(bias=bias, o_bias=bias, gated=True), qk_norm=QkNorm())
@@ -88,7 +88,7 @@ def _indexed(config: Fields) -> Attention:
 
 
 def _streams(config: Fields, name: str, *, inject: bool = True) -> tuple[Tensor, ...]:
-    """What mixes `hc_count` residual streams before a part, and spreads its output over them."""
+    """Tensors that mix `hc_count` residual streams before a part and distribute its output."""
     count, hidden = config.size("hc_count", default=4), config.size("hidden_size")
     rank, wide = config.size("hc_lowrank", default=320), count * hidden
     gemm = "hyper_connection"
@@ -103,7 +103,7 @@ def _streams(config: Fields, name: str, *, inject: bool = True) -> tuple[Tensor,
 
 
 def _words(config: Fields, hidden: int) -> tuple[Tensor, ...]:
-    """What brings n-gram embeddings into the streams of a layer."""
+    """Tensors that add n-gram embeddings to the streams of a layer."""
     size = config.size("ple_embed_dim", default=hidden)
     wide = config.size("hc_count", default=4) * hidden
     kernel = config.size("ple_conv_kernel_size", default=4)
@@ -127,7 +127,7 @@ def _word_states(config: Fields) -> tuple[Cache, ...]:
 def _ngrams(config: Fields, hidden: int) -> tuple[int, int]:
     """Rows and columns of a layer's table.
 
-    Each head's rows are the next prime above ngram_vocab_size_base: a few in a million more.
+    The rows of each head are the next prime above ngram_vocab_size_base, a few in a million more.
     """
     size = config.size("ple_embed_dim", default=hidden)
     heads = (config.size("ngram_size", default=3) - 1) * config.size("heads_per_ngram", default=8)

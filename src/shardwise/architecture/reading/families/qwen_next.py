@@ -24,7 +24,7 @@ from shardwise.architecture.reading.states import gated_delta_net
 
 def qwen3_next(config: Fields) -> Decoder:
     """Qwen3-Next: gated delta nets, attention at an interval, experts everywhere."""
-    # vLLM builds one draft layer for it, since the file does not say so
+    # the file does not state its draft layer; vLLM builds one
     return _hybrid(config, _experts(config), split=False, drafts=1)
 
 
@@ -69,7 +69,7 @@ def _gated_attention(config: Fields) -> Attention:
 def _with_mtp(
     config: Fields, read: Decoder, attention: Attention, feed_forward: FeedForward, default: int
 ) -> Decoder:
-    """A draft is one attention layer under "mtp.layers", with a projection of its own."""
+    """A draft is one attention layer under "mtp.layers", with its own projection."""
     count = config.size(
         config.name_of("mtp_num_hidden_layers", "num_nextn_predict_layers"),
         default=default, lo=0, hi=64,

@@ -62,7 +62,7 @@ def ernie4_5_vl_moe(config: Fields) -> Decoder:
         router=Router("text_moe.gate", correction="text_moe.gate.moe_statics"),
         shared=Shared(shared * vision[0]),
     )
-    # experts for images are loaded too, and idle while text is generated
+    # experts for images are also loaded, but idle while text is generated
     images = moe(
         heads.hidden,
         Experts(text[1], top_k, vision[1], at="vision_moe.experts"),
@@ -80,7 +80,7 @@ def ernie4_5_vl_moe(config: Fields) -> Decoder:
 
 
 def _pair(config: Fields, name: str, default: int | None = None) -> tuple[int, int]:
-    """A size for text and one for images; one number stands for both."""
+    """Return a size for text and one for images; a single number applies to both."""
     if isinstance(config.get(name), list):
         first, second = config.per_layer(name, 2)
         return first, second
@@ -224,7 +224,7 @@ def orion(config: Fields) -> Decoder:
 
 
 def minicpm_v(config: Fields) -> Decoder:
-    """MiniCPM-V and -o: the text model's fields stand in the file itself; `version` tells which."""
+    """MiniCPM-V and -o: the file itself has the fields of the text model; `version` selects it."""
     readers = {"2.5": llama, "2.6": qwen2, "4": llama, "4.0": llama, "4.5": qwen3}
     version = str(config.get("version") or "2.6")
     if version not in readers:

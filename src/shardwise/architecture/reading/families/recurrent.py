@@ -1,4 +1,4 @@
-"""States of other kinds: RWKV, RecurrentGemma's linear recurrence, xLSTM's matrix memory.
+"""Other recurrent states: RWKV, RecurrentGemma's linear recurrence, xLSTM's matrix memory.
 
 Shapes: the modelling code of transformers 5.23.
 """
@@ -94,13 +94,13 @@ def recurrent_gemma(config: Fields) -> Decoder:
         layer_norms=norms(hidden, "temporal_pre_norm", "channel_pre_norm"),
         final_norm=norms(hidden, "model.final_norm"),
         tie=True,
-        # a window and a state have no length; the models were trained on this many
+        # a window and a state have no maximum length; this is the training length
         context=config.size("max_position_embeddings", default=8192) if layers else 0,
     )
 
 
 def _linear_recurrence(config: Fields, hidden: int, blocks: int) -> LinearAttention:
-    """The RG-LRU: gates are blocks of a matrix, one a head."""
+    """The RG-LRU: gates are block-diagonal matrices, one block per head."""
     inner = config.size("lru_width", default=hidden)
     kernel = config.size("conv1d_width", default=4)
     at, each = "temporal_block", inner // blocks

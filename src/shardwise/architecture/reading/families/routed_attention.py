@@ -31,9 +31,9 @@ from shardwise.architecture.tensor import Tensor
 
 
 def jetmoe(config: Fields) -> Decoder:
-    """JetMoE (arXiv:2404.07413): experts of the query and output projections too.
+    """JetMoE (arXiv:2404.07413): also experts of the query and output projections.
 
-    As many query heads as KV heads in each chosen expert.
+    Each selected expert has as many query heads as there are KV heads.
     """
     hidden, kv = config.size("hidden_size"), config.size("num_key_value_heads")
     dim = config.size(config.name_of("kv_channels", "head_dim"), default=128)
@@ -96,7 +96,7 @@ def zaya(config: Fields) -> Decoder:
 
 
 def _zaya_attention(config: Fields, heads: Heads, bias: bool, window: int) -> Attention:
-    """Half of the values come from the token before."""
+    """Half of the values come from the previous token."""
     at = "self_attn.qkv_proj"
     first, second = config.size("cca_time0", default=2), config.size("cca_time1", default=2)
     both = (heads.num + heads.kv) * heads.dim
@@ -122,9 +122,9 @@ def _zaya_attention(config: Fields, heads: Heads, bias: bool, window: int) -> At
 
 
 def _zaya_experts(config: Fields, hidden: int, earlier: int) -> FeedForward:
-    """One expert for each token, or none: the router has one output more.
+    """One expert per token, or none: the router has one more output than there are experts.
 
-    `earlier`: 1 where the router takes in the state of the layer before.
+    `earlier`: 1 if the router uses the state of the previous layer.
     """
     count, top_k = experts_of(config, "num_experts")
     rank = config.size("router_hidden_size", default=256)

@@ -39,7 +39,7 @@ _INDEXED = "indexed_attention"
 
 
 def axk2(config: Fields) -> Decoder:
-    """A.X-K2: queries and an output gate from twice the latent, norms with a low-rank gate."""
+    """A.X-K2: queries and an output gate from 2 x q_lora_rank features, norms with a gate."""
     config = config.with_defaults(
         q_lora_rank=384, index_n_heads=16, index_head_dim=128, index_topk=2048
     )
@@ -72,7 +72,7 @@ def _gate_of_norm(name: str, hidden: int, rank: int) -> tuple[Tensor, ...]:
 
 
 def dots3_note(config: Fields) -> Decoder:
-    """dots 3: indexed layers among sliding ones, which have heads and latents of their own."""
+    """dots 3: indexed and sliding layers; sliding layers have their own heads and latents."""
     config = config.with_defaults(
         q_lora_rank=1024, index_n_heads=64, index_head_dim=128, index_topk=2048
     )
@@ -93,7 +93,7 @@ def dots3_note(config: Fields) -> Decoder:
 
 
 def _dots_mla(config: Fields) -> Mla:
-    """With a norm of the rotated key and a gate for each head."""
+    """MLA with a norm of the rotary key and one output gate per head."""
     made = mla(config, bias=config.flag("attention_bias", False))
     gate = linear("self_attn.g_proj", made.num_heads, config.size("hidden_size"), "attention",
                   "rows", "g_proj", units=made.num_heads)  # fmt: skip
@@ -170,7 +170,7 @@ def mistral_large4(config: Fields) -> Decoder:
 
 
 def _with_pattern(config: Fields) -> Fields:
-    """index_topk_pattern, a letter for each layer, as indexer_types."""
+    """Convert index_topk_pattern, a letter per layer, to indexer_types."""
     pattern = config.get("index_topk_pattern")
     if not isinstance(pattern, str) or config.has("indexer_types"):
         return config

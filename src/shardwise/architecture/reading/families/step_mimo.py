@@ -1,4 +1,4 @@
-"""Step 3 to 3.7 and MiMo: layers of different heads, experts behind them."""
+"""Step 3 to 3.7 and MiMo: layers with different head counts, and experts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from shardwise.architecture.reading.mlps import (
 
 
 def step3_5(config: Fields) -> Decoder:
-    """Step 3.5 and 3.7: sliding layers with more heads, a gate for each head."""
+    """Step 3.5 and 3.7: sliding layers with more heads, one gate per head."""
     layers, heads = num_layers(config), _step_heads(config)
     kinds = config.items("layer_types", str)[:layers] or ["full_attention"] * layers
     other = config.object("attention_other_setting")
@@ -102,7 +102,7 @@ def _step_experts(config: Fields, layers: int) -> Callable[[int], FeedForward]:
 
 
 def step3(config: Fields) -> Decoder:
-    """Step3: factorized attention, one key for all heads, queries through a small space."""
+    """Step3: factorized attention, one key for all heads, low-rank queries."""
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     kv, dim = config.size("num_attention_groups", default=1), config.size("head_dim", default=256)
     rank = config.size("share_q_dim", default=2048)
@@ -171,7 +171,8 @@ def mimo_v2(config: Fields) -> Decoder:
 
 
 def _mimo_heads(config: Fields, layer: Fields) -> tuple[Heads, Heads]:
-    """Heads of full and of sliding layers. `layer`: what the file says of a sliding one alone."""
+    """Heads of full and sliding layers. `layer`: fields of the file that apply only to sliding
+    ones."""
     heads = heads_of(config, dim_default=192)
     heads = replace(heads, v_dim=config.size("v_head_dim", default=128))
     own = replace(

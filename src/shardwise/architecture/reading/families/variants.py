@@ -1,4 +1,4 @@
-"""Variants of Llama with one thing of their own: HyperCLOVA X, DiffLlama, Doge, Ettin, Molmo 2.
+"""Variants of Llama: HyperCLOVA X, DiffLlama, Doge, Ettin, Molmo 2.
 
 Shapes: the modelling code of transformers 5.23.
 """
@@ -41,7 +41,7 @@ from shardwise.architecture.tensor import Tensor
 
 
 def hyperclovax(config: Fields) -> Decoder:
-    """Llama with norms after each part too, unless the file says no."""
+    """Llama with additional norms after each part, unless the file disables them."""
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
     mlp = gated_mlp(
@@ -52,7 +52,7 @@ def hyperclovax(config: Fields) -> Decoder:
 
 
 def diffllama(config: Fields) -> Decoder:
-    """Two softmaxes are subtracted: four vectors weigh them."""
+    """DiffLlama: the difference of two softmaxes, weighted with four vectors."""
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     made = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
     weights = tuple(
@@ -64,7 +64,7 @@ def diffllama(config: Fields) -> Decoder:
 
 
 def doge(config: Fields) -> Decoder:
-    """Attention with a learned mask, residuals with weights, single neurons as experts."""
+    """Doge: attention with a learned mask, weighted residuals, single neurons as experts."""
     heads, bias = heads_of(config), config.flag("attention_bias", False)
     made = gqa_attention(heads, Projections(bias=bias, o_bias=bias), qk_norm=QkNorm())
     mask = (
@@ -97,7 +97,7 @@ def _doge_mlp(config: Fields, hidden: int) -> FeedForward:
 
 
 def modernbert_decoder(config: Fields) -> Decoder:
-    """ModernBERT as a decoder (Ettin): every third layer sees all tokens, a head of two layers."""
+    """ModernBERT as a decoder (Ettin): full attention in every third layer, a two-layer head."""
     hidden, count, layers = (
         config.size("hidden_size"),
         config.size("num_attention_heads"),
@@ -164,7 +164,7 @@ def _molmo_norm(config: Fields, heads: Heads) -> QkNorm:
 
 
 def voxtral_realtime(config: Fields) -> Decoder:
-    """Mistral with a small network in each layer that the delay of the audio steers."""
+    """Mistral with a small network per layer, whose input is the audio delay."""
     heads = heads_of(config, dim_default=128)
     slides = windows(config, num_layers(config), lambda _: True)
     bias = config.flag("attention_bias", False)

@@ -1,4 +1,4 @@
-"""Zamba: Mamba layers, and a transformer block that several layers share.
+"""Zamba: Mamba layers, and a transformer block shared by several layers.
 
 A layer with the block is two layers here: the block, whose weights are stored where it is used
 first, and its Mamba layer. Shapes: the modelling code of transformers 5.23.
@@ -51,9 +51,9 @@ def zamba(config: Fields) -> Decoder:
 
 
 def zamba2(config: Fields) -> Decoder:
-    """Zamba2: several blocks in turn, each use with low-rank adapters of its own.
+    """Zamba2: several shared blocks in turn, each use with its own low-rank adapters.
 
-    Files of the release before transformers had the class name some fields otherwise.
+    Files older than the class in transformers have different names for some fields.
     """
     hidden, layers = config.size("hidden_size"), num_layers(config)
     kinds = _kinds(config, layers) or ["hybrid" if i in _HYBRID else "mamba" for i in range(layers)]
@@ -115,7 +115,7 @@ def _mamba_heads(config: Fields, inner: int) -> int:
     return inner // wide
 
 
-#: Zamba2Config's own arrangement of 54 layers.
+#: Hybrid layers of the default 54 layers in Zamba2Config.
 _HYBRID = frozenset({6, 12, 18, 24, 30, 36, 42, 47, 51})
 
 
@@ -128,7 +128,7 @@ def _kinds(config: Fields, layers: int) -> list[str]:
 
 
 def _attention(config: Fields, hidden: int) -> Attention:
-    """Over the hidden states beside the embeddings: twice as many features in, `hidden` out."""
+    """Attention over hidden states and embeddings concatenated: twice the input features."""
     count = config.size("num_attention_heads")
     wide = config.size("attention_hidden_size", default=2 * hidden)
     dim = config.size("attention_head_dim", default=2 * hidden // count)
@@ -163,7 +163,7 @@ def _adapter(name: str, inputs: int, rank: int, outputs: int) -> tuple[Tensor, .
 
 
 def _decoder(config: Fields, blocks: list[Layer | None], state: Mixer) -> Decoder:
-    """Mamba layers, before each of which a block may stand."""
+    """Return Mamba layers, each optionally preceded by a shared block."""
     hidden = config.size("hidden_size")
     alone = Layer(state, NoFeedForward(), norms(hidden, "input_layernorm"))
     joining = linear("linear", hidden, hidden, "mlp", "replicated", "linear")
