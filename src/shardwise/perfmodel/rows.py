@@ -103,14 +103,14 @@ class Row(msgspec.Struct, frozen=True):
     gpu: str
     engine: str
     weight_dtype: str
-    kv_dtype: str  #: "" where the source does not say
+    kv_dtype: str  #: "" if the source does not say
     layout: Layout  #: of one replica
     mode: str
     concurrency: float
     isl: float
     osl: float
     source: str
-    version: str  #: of the engine; "" where the source does not say
+    version: str  #: of the engine; "" if the source does not say
     use: str
     kv_limited: bool | None
     requests: float  #: of the whole run; the first `concurrency` are sent at once

@@ -24,10 +24,10 @@ def num_layers(config: Fields, name: str = "num_hidden_layers") -> int:
 
 
 def max_context(config: Fields, name: str = "max_position_embeddings", default: int = 0) -> int:
-    """Tokens, after rope scaling, as vLLM derives its max_model_len.
+    """Return the context in tokens after rope scaling, as vLLM derives its max_model_len.
 
-    YaRN (Peng et al. 2023) multiplies the length trained on; linear and dynamic scaling multiply
-    max_position_embeddings; llama3 scaling is already counted in it.
+    YaRN (Peng et al. 2023) multiplies the original training length. Linear and dynamic scaling
+    multiply max_position_embeddings, which already includes llama3 scaling.
     """
     longest = config.size(name, default=default or None)
     rope = config.object("rope_scaling" if config.has("rope_scaling") else "rope_parameters")
@@ -80,9 +80,9 @@ def decoder(
 ) -> Decoder:
     """Return a decoder with Llama's names. Layer i has `mixers(i)` and `feed_forwards(i)`.
 
-    What differs in names is set afterwards, with dataclasses.replace.
+    Families with other names replace them in the result.
 
-    `tie`: what the family does where the file has no tie_word_embeddings.
+    `tie`: default of tie_word_embeddings.
     """
     hidden = config.size("hidden_size")
     own = norms(hidden, *PRE_NORMS) if layer_norms is None else layer_norms

@@ -12,10 +12,10 @@ from shardwise.architecture.tensor import Cut, Part, Tensor
 
 
 class Layer(msgspec.Struct, frozen=True, eq=False):
-    """One layer. `norms`: what it holds beside its mixer and its feed-forward.
+    """One layer. `norms`: its tensors outside the mixer and the feed-forward.
 
-    `number`: of the layer in the checkpoint's names, where it is not the position among all
-    layers (two mixers in one layer are two layers here).
+    `number`: layer number in the checkpoint's names, if it differs from the position (a layer with
+    two mixers is read as two layers).
     """
 
     mixer: Mixer
@@ -40,11 +40,11 @@ class Decoder(msgspec.Struct, frozen=True):
     Attributes:
         layers: In order. Equal layers may be one object.
         drafts: Layers of multi-token prediction heads, in order.
-        outer: Tensors outside the layers beside embedding and lm_head: the final norm.
-        lm_head_bias: The head has a bias.
+        outer: Tensors outside the layers, except embedding and lm_head: the final norm.
+        lm_head_bias: Whether the head has a bias.
         head: Name of the LM head in the checkpoint.
         prefix: Name of the layers in the checkpoint: "model.layers".
-        draft_prefix: Name of the drafts; empty: they follow the layers.
+        draft_prefix: Name of the drafts in the checkpoint; empty: numbered after the layers.
         extra_embedding_rows: Rows of the embedding beyond those of the head.
     """
 

@@ -85,7 +85,7 @@ _DEPTHS: Final = (
 
 
 def _plain_or_several(part: Fields) -> int:
-    """A plain transformer, or all those that the object holds (two encoders in DeepSeek-OCR)."""
+    """A plain transformer, or the sum of several (two encoders in DeepSeek-OCR)."""
     if _is_transformer(part.values):
         return _plain(part)
     inner = [
@@ -105,7 +105,7 @@ def _is_transformer(values: Mapping[str, Any]) -> bool:
 
 
 def _projector(part: Fields, hidden: int) -> int:
-    """Two linear layers behind merged patches, where the file says how many are merged."""
+    """Two linear layers after merged patches, if the file states how many are merged."""
     merged = part.size("spatial_merge_size", default=0, lo=0, hi=100) ** 2
     if not merged or not any(name in part.values for name in _WIDTHS):
         return 0
@@ -136,7 +136,7 @@ def _two_linears(first: int, inner: int, last: int) -> int:
 
 
 def _plain(part: Fields) -> int:
-    """A transformer of the sizes that are there, under any of their usual names."""
+    """A transformer of the given sizes, under any of their usual names."""
     width = part.size(part.name_of(*_WIDTHS))
     depth = part.size(part.name_of(*_DEPTHS), hi=1_000)
     field = part.name_of("intermediate_size", "mlp_dim", "encoder_ffn_dim", "ffn_dim")
@@ -148,7 +148,7 @@ def _plain(part: Fields) -> int:
 
 
 def _pixel_shuffled(config: Fields, part: Fields, hidden: int) -> int:
-    """The projector of Cohere's and Aya's vision models, behind four merged patches."""
+    """The projector of Cohere's and Aya's vision models, after four merged patches."""
     inner = config.size("alignment_intermediate_size", default=0, lo=0)
     if not inner or "hidden_size" not in part.values:
         return 0
@@ -157,7 +157,7 @@ def _pixel_shuffled(config: Fields, part: Fields, hidden: int) -> int:
 
 
 def _clip(part: Fields, hidden: int) -> int:
-    """CLIP: a class token, norms before and after; LLaVA's two linear layers behind it."""
+    """CLIP: a class token, norms before and after; then LLaVA's two linear layers."""
     width, depth, inner, patch, side = _vit(part, 1024, 24, 4096, 14, 336)
     positions = (side // patch) ** 2 + 1
     return (
@@ -172,7 +172,7 @@ def _clip(part: Fields, hidden: int) -> int:
 def _vit(
     part: Fields, width: int, depth: int, inner: int, patch: int, side: int
 ) -> tuple[int, int, int, int, int]:
-    """(width, layers, MLP width, patch, image side), with the class's defaults."""
+    """Return (width, layers, MLP width, patch, image side), with the class's defaults."""
     return (
         part.size("hidden_size", default=width),
         part.size("num_hidden_layers", default=depth, hi=1_000),
@@ -183,7 +183,7 @@ def _vit(
 
 
 def _siglip(part: Fields, hidden: int) -> int:
-    """SigLIP as in Gemma 3: one matrix and a norm behind it."""
+    """SigLIP as in Gemma 3: then one matrix and a norm."""
     width, depth, inner, patch, side = _vit(part, 768, 12, 3072, 16, 224)
     positions = (side // patch) ** 2
     count = depth * _layer(width, inner) + 3 * patch**2 * width + width
@@ -194,7 +194,7 @@ def _siglip(part: Fields, hidden: int) -> int:
 
 
 def _internvl(part: Fields, hidden: int) -> int:
-    """InternViT: a class token, scales of residuals, two linear layers behind merged patches."""
+    """InternViT: a class token, scales of residuals, two linear layers after merged patches."""
     width, depth = (
         part.size("hidden_size", default=1024),
         part.size("num_hidden_layers", default=24, hi=1_000),
@@ -228,7 +228,7 @@ def _kimi_k25(part: Fields, hidden: int) -> int:
 
 
 def _mel_codes(part: Fields, hidden: int) -> int:
-    """Inkling hears by looking up a code for each mel bin."""
+    """Inkling's audio encoder: an embedding of a code per mel bin."""
     bins, codes = part.size("n_mel_bins", default=80), part.size("mel_vocab_size", default=256)
     return (bins * codes + 1) * part.size("text_hidden_size", default=hidden)
 
@@ -282,7 +282,7 @@ def _mllama(part: Fields, hidden: int) -> int:
 
 
 def _gemma4(part: Fields, hidden: int) -> int:
-    """Gemma 4: gated MLPs, a table of positions for each axis, one matrix behind it."""
+    """Gemma 4: gated MLPs, a table of positions per axis, then one matrix."""
     width = part.size("hidden_size", default=768)
     depth = part.size("num_hidden_layers", default=16, hi=1_000)
     inner = part.size("intermediate_size", default=3072)
@@ -293,12 +293,12 @@ def _gemma4(part: Fields, hidden: int) -> int:
 
 
 def _gemma3n(part: Fields, hidden: int) -> int:
-    """Gemma 3n sees with MobileNet-V5, of 300 million weights by its name."""
+    """Gemma 3n: MobileNet-V5, which has 300 million weights according to its name."""
     return 300_000_000 + part.size("hidden_size", default=2048) * hidden
 
 
 def _perception(part: Fields, hidden: int) -> int:
-    """Step 3.7's encoder with two strided convolutions and a projection behind it."""
+    """Step 3.7's encoder, then two strided convolutions and a projection."""
     width = part.size(part.name_of("width", "hidden_size"), default=1536)
     depth = part.size(part.name_of("layers", "num_hidden_layers"), default=47, hi=1_000)
     patch = part.size("patch_size", default=14, hi=1_000)
@@ -338,7 +338,7 @@ def _qwen2_5_vl(part: Fields, hidden: int) -> int:
     inner = part.size("intermediate_size", default=3420)
     merge = part.size("spatial_merge_size", default=2) ** 2 * width
     output = part.size("out_hidden_size", default=hidden)
-    # biases on all matrices, norms without
+    # biases on all matrices, but not on norms
     layer = _layer(width, inner, gated=True) - 2 * width
     count = depth * layer + _patches(part, width, bias=False)
     return count + width + _two_linears(merge, merge, output)
@@ -352,7 +352,7 @@ def _qwen3_vl(part: Fields, hidden: int) -> int:
     output = part.size("out_hidden_size", default=hidden)
     positions = part.size("num_position_embeddings", default=2304)
     listed = part.get("deepstack_visual_indexes")
-    # transformers' default where the file has none: three layers feed the text model directly
+    # default of transformers: three layers feed the text model directly
     deep = 3 if listed is None and part.text("model_type", "").startswith("qwen3_vl") else 0
     deep = len(listed) if isinstance(listed, list) else deep
     mergers = _two_linears(merge, merge, output)
@@ -389,7 +389,7 @@ _AUDIO_WIDTHS: Final = ("hidden_size", "d_model", "encoder_dim", "hidden_dim")
 
 
 def _audio(part: Fields, hidden: int) -> int:
-    """Encoders like Whisper's by their sizes; conformers have a second MLP and a convolution."""
+    """Encoders similar to Whisper's; conformers have a second MLP and a convolution."""
     exact = _EXACT_AUDIO.get(part.text("model_type", ""))
     if exact:
         return exact(part, hidden)

@@ -100,9 +100,10 @@ def _qwen_attention(
 def qwen_moe(
     config: Fields, shared_width: int, *, weighed: bool = True
 ) -> Callable[[int], FeedForward]:
-    """Position -> feed-forward: experts in every `decoder_sparse_step`-th layer.
+    """Return a function from position to feed-forward: experts in every `decoder_sparse_step`-th
+    layer.
 
-    `weighed`: the shared expert has a gate of its own.
+    `weighed`: whether the shared expert has a gate.
     """
     hidden = config.size("hidden_size")
     step = config.size("decoder_sparse_step", default=1)

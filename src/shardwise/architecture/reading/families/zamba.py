@@ -1,7 +1,7 @@
 """Zamba: Mamba layers, and a transformer block shared by several layers.
 
-A layer with the block is two layers here: the block, whose weights are stored where it is used
-first, and its Mamba layer. Shapes: the modelling code of transformers 5.23.
+A layer with the block is read as two layers: the block, whose weights are stored at its first use,
+and the Mamba layer. Shapes: the modelling code of transformers 5.23.
 """
 
 from __future__ import annotations
