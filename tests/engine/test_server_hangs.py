@@ -127,5 +127,5 @@ def test_a_sender_or_reader_that_dies_takes_the_replica_down(llama: Path, which:
             client.stop()
 
     why, refused = asyncio.run(scenario())
-    assert "cannot be spoken to" in why
+    assert "connection to the engine failed" in why
     assert refused

@@ -10,12 +10,12 @@ import torch
 
 from shardwise.engine.layers import Linear
 
-COPY_BYTES = 256 * 2**20  #: far above any last-level cache
+COPY_BYTES = 256 * 2**20  #: much larger than any last-level cache
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
 class PeakRates(msgspec.Struct, frozen=True):
-    """Best rates of one rank with its threads; each the best of `n` runs."""
+    """Peak rates of one rank with its threads, each from the best of `n` runs."""
 
     copy_bytes_per_s: float  #: bytes read plus bytes written
     matrix_flops: float  #: dense, in the dtype measured
@@ -23,7 +23,7 @@ class PeakRates(msgspec.Struct, frozen=True):
 
 
 def seconds(work: Callable[[], object], device: torch.device, n: int) -> list[float]:
-    """Durations of `n` runs of `work`, after one that is not counted."""
+    """Return the durations of `n` runs of `work`, after a warm-up run."""
     work()
     times = []
     for _ in range(n):
@@ -41,26 +41,29 @@ def _settle(device: torch.device) -> None:
 
 
 def measure(dtype: torch.dtype, device: torch.device, n: int = 5) -> PeakRates:
-    """The peak_rates in `dtype`, with the threads torch has now."""
+    """Return the peak rates in `dtype` with torch's current threads."""
     return PeakRates(copy_rate(device, n), matrix_rate(dtype, device, n), n)
 
 
 def copy_rate(device: torch.device, n: int) -> float:
-    """Bytes/s, read and written."""
+    """Return bytes/s of a copy, read plus written."""
     source = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     return 2 * COPY_BYTES / min(seconds(lambda: target.copy_(source), device, n))
 
 
 def read_rate(device: torch.device, n: int) -> float:
-    """Bytes/s, read only, as weights are: a sum."""
+    """Return bytes/s of a sum, which only reads, as weights are read."""
     source = torch.ones(COPY_BYTES // 4, device=device)
     return COPY_BYTES / min(seconds(source.sum, device, n))
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device, n: int) -> float:
-    """FLOP/s of a square product, by the same packed kernel the layers use: on AMD cores
-    torch.matmul reaches less than half of it in fp32, which would flatter the layers."""
+    """Return FLOP/s of a square product with the packed kernel of the layers.
+
+    On AMD cores, torch.matmul reaches less than half of it in fp32, so layers would seem to exceed
+    the peak.
+    """
     size = MATRIX_SIZE[device.type]
     square = torch.randn(size, size, device=device).to(dtype)
     linear = Linear(square)

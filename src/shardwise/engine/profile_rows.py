@@ -1,6 +1,6 @@
-"""A profile as evidence, and as a row that `shardwise calibrate` reads.
+"""Convert a profile to evidence, and to a row for `shardwise calibrate`.
 
-With one rank's shard, the all-reduce comes from the performance model.
+If only one rank's shard was measured, the performance model adds the all-reduce.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from shardwise.perfmodel.profiles import Calibrated, bundled_profile, calibrated
 from shardwise.perfmodel.subject import catalogue_for
 from shardwise.workload.workload import Workload
 
-Z80: Final = 1.28  #: half an 80 % interval of a normal, in standard deviations
-#: Log spread of an all-reduce guessed from the links' topology: a factor of 1.7 either way at 80 %.
+Z80: Final = (
+    1.28  #: half-width of an 80 % interval of a normal distribution, in standard deviations
+)
+#: Log spread of an all-reduce estimated from the topology: a factor of 1.7 either way at 80 %.
 GUESSED_SPREAD: Final = 0.4
 
 
@@ -37,11 +39,11 @@ class Named(msgspec.Struct, frozen=True):
 
     model: str
     gpu: str
-    catalogue_files: tuple[Path, ...] = ()  #: a node file, where the GPU is looked up on one
+    catalogue_files: tuple[Path, ...] = ()  #: node file that the GPU comes from, if any
 
     @property
     def known_gpu(self) -> Gpu | None:
-        """Its entry in the catalogue, where it has one."""
+        """Entry in the catalogue, if there is one."""
         try:
             return catalogue_for(self.catalogue_files, self.gpu, "builtin").gpu(self.gpu)
         except UnknownNameError:
@@ -49,7 +51,7 @@ class Named(msgspec.Struct, frozen=True):
 
 
 def model_id(path: Path) -> str:
-    """A name under which other commands find the model: a bundled one of its shape, or its path."""
+    """Return a name that other commands accept: a bundled model of the same shape, or the path."""
     try:
         known, given = models.load(path.name), models.load(str(path.resolve()))
     except ShardwiseError:
@@ -59,7 +61,7 @@ def model_id(path: Path) -> str:
 
 
 def require_collectives(named: Named) -> None:
-    """Raises InputError where the performance model knows no all-reduce of the hardware."""
+    """Raise InputError if the performance model has no all-reduce for the hardware."""
     if named.known_gpu is None:
         raise InputError(
             f"--gpu is {named.gpu!r}, and rows of --emulate need its all-reduce",
@@ -69,9 +71,9 @@ def require_collectives(named: Named) -> None:
 
 
 def evidence(profile: Profile, question: Question, named: Named) -> Evidence:
-    """A profile as a static batch: prefill, then osl - 1 decode steps, of the slowest rank.
+    """Return a profile as a static batch: prefill, then osl - 1 decode steps, of the slowest rank.
 
-    Steps timed one by one, added up; what a server adds between them is not in it.
+    The result is the sum of steps timed one by one, without the time of a server between them.
     """
     prefill = max(profile.prefill, key=lambda r: r.seconds["total"])
     decode = max(profile.decode, key=lambda r: r.seconds["total"])
@@ -109,7 +111,7 @@ def evidence(profile: Profile, question: Question, named: Named) -> Evidence:
 
 
 class _Link(msgspec.Struct, frozen=True):
-    """All-reduce of `tp_size` ranks as the performance model has it."""
+    """All-reduce of `tp_size` ranks in the performance model."""
 
     tp_size: int
     known: Calibrated
@@ -120,7 +122,7 @@ class _Link(msgspec.Struct, frozen=True):
         return cls(tp_size, calibrated(bundled_profile(), gpu, "builtin", siblings))
 
     def seconds(self, rank: RankProfile) -> float:
-        """Of all all-reduces of one step of `rank`."""
+        """Return the seconds of all all-reduces in one step of `rank`."""
         c, collectives = self.known.coefficients, self.known.collectives
         tp, total = np.array(float(self.tp_size)), 0.0
         for message in rank.messages:
@@ -131,14 +133,14 @@ class _Link(msgspec.Struct, frozen=True):
 
     @property
     def factor(self) -> float:
-        """Half-width of its 80 % interval, as a factor."""
+        """Return the half-width of its 80 % interval, as a factor."""
         measured = self.known.collectives.measured
         spread = COEFFICIENTS["collective"].spread if measured else GUESSED_SPREAD
         return float(np.exp(Z80 * spread))
 
 
 def _interval(rank: RankProfile, link: _Link | None) -> Interval:
-    """Median and the middle 80 % of the repeats, with the modelled all-reduce and its interval."""
+    """Return median and middle 80 % of the repeats, with the modelled all-reduce's interval."""
     lo, mid, hi = np.quantile(rank.totals_s, [0.1, 0.5, 0.9]).tolist()
     added, factor = (link.seconds(rank), link.factor) if link else (0.0, 1.0)
     return Interval(mid + added, lo + added / factor, hi + added * factor, len(rank.totals_s))
@@ -183,7 +185,7 @@ CSV_COLUMNS: Final = (
 
 
 def csv_row(result: Evidence) -> Mapping[str, str]:
-    """The evidence as a row of measurements, under CSV_COLUMNS."""
+    """Return the evidence as a row of measurements with CSV_COLUMNS."""
     at, load, metrics = result.deployment, result.workload, result.metrics
     return {
         "source_id": result.source.name.replace(" --", "_").replace(" ", "_"),

@@ -24,11 +24,11 @@ class Question(msgspec.Struct, frozen=True):
     isl: int
     osl: int
     repeats: int = 10
-    emulate: bool = False  #: one rank's shard alone, without its peers
+    emulate: bool = False  #: time one rank's shard without its peers
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """One tp_size and batch: every rank's prefill and decode step, and what the ranks could do."""
+    """One tp_size and batch: prefill and decode step of every rank, and the ranks' peak rates."""
 
     tp_size: int
     batch: int
@@ -43,10 +43,10 @@ class Profile(msgspec.Struct, frozen=True):
 def profile(
     path: Path, question: Question, options: EngineOptions, done: Callable[[str], None]
 ) -> Iterator[Profile]:
-    """A Profile for each tp_size and batch, as they come; `done` is told each one's name.
+    """Yield a Profile for each tp_size and batch; `done` is called with the name of each.
 
-    A prefill is one step of batch * isl tokens; a decode is taken in the middle of the answer, at
-    a context of isl + osl / 2. Raises InputError before anything is loaded.
+    A prefill is one step of batch * isl tokens. A decode step is timed in the middle of the answer,
+    at a context of isl + osl / 2. Raises InputError before anything is loaded.
     """
     config = open_checkpoint(path, options.random_weights).config
     for tp_size in question.tp_sizes:

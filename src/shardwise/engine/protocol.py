@@ -1,4 +1,4 @@
-"""The OpenAI API's requests and replies, as far as the engine speaks it."""
+"""Requests and replies of the OpenAI API that the engine supports."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """OpenAI's `stream_options`."""
 
     include_usage: bool | None = False
-    include_obfuscation: bool | None = None  #: ignored: padding against eavesdroppers
+    include_obfuscation: bool | None = None  #: ignored: padding against traffic analysis
 
 
 class Request(msgspec.Struct, kw_only=True):
-    """Fields that completions and chat share, each of which may be null as in OpenAI's API.
+    """Fields shared by completions and chat. Each may be null as in OpenAI's API.
 
-    `parameters` says what becomes of the fields that are not named here.
+    `parameters` handles all other fields.
     """
 
     model: str | None = None
@@ -43,7 +43,7 @@ class Request(msgspec.Struct, kw_only=True):
     stream_options: StreamOptions | None = None
 
     def sampling(self, max_tokens: int) -> SamplingParams:
-        """Raises InputError for a value that means nothing."""
+        """Raise InputError for an invalid value."""
         temperature = 1.0 if self.temperature is None else self.temperature
         top_p = 1.0 if self.top_p is None else self.top_p
         if not 0 <= temperature <= 100:
@@ -72,13 +72,13 @@ class Request(msgspec.Struct, kw_only=True):
 
     @property
     def stop_strings(self) -> list[str]:
-        """Non-empty stop strings."""
+        """Return the non-empty stop strings."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [s for s in stop if s]
 
 
 def _shown(value: int) -> str:
-    """A number of any length; Python refuses to write one of more than 4,300 digits."""
+    """Format a number of any length. Python refuses to format more than 4,300 digits."""
     return str(value) if abs(value) < 10**18 else "too large"
 
 
@@ -88,7 +88,7 @@ class CompletionRequest(Request, kw_only=True):
     prompt: str | list[Any]
 
     def tokens(self, tokenizer: AnyTokenizer) -> list[int]:
-        """Prompt as token ids. Raises InputError for more than one prompt."""
+        """Return the prompt as token ids. Raises InputError for more than one prompt."""
         prompt: Any = self.prompt
         if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)):
             prompt = prompt[0]
@@ -96,14 +96,14 @@ class CompletionRequest(Request, kw_only=True):
             return tokenizer.encode(prompt)
         if not all(isinstance(t, int) and not isinstance(t, bool) for t in prompt):
             raise InputError(
-                "prompt is several prompts, or holds something other than token ids",
+                "prompt is several prompts, or contains something other than token ids",
                 "allowed: one text or one list of ids",
             )
         ids: list[int] = prompt
         return ids
 
     def limit(self, num_prompt: int, max_model_len: int) -> int:  # noqa: ARG002
-        """Tokens to generate; OpenAI's default is 16."""
+        """Return the tokens to generate; OpenAI's default is 16."""
         return 16 if self.max_tokens is None else self.max_tokens
 
 
@@ -114,18 +114,18 @@ class ChatRequest(Request, kw_only=True):
     max_completion_tokens: int | None = None
 
     def tokens(self, tokenizer: AnyTokenizer) -> list[int]:
-        """Messages as token ids, through the chat template."""
+        """Return the messages as token ids, using the chat template."""
         return tokenizer.encode_chat([m | {"content": _text(m)} for m in self.messages])
 
     def limit(self, num_prompt: int, max_model_len: int) -> int:
-        """Tokens to generate; by default as many as fit."""
+        """Return the tokens to generate; by default as many as fit."""
         given = self.max_completion_tokens
         given = self.max_tokens if given is None else given
         return max(max_model_len - num_prompt, 1) if given is None else given
 
 
 def _text(message: dict[str, Any]) -> str:
-    """A message's text, of a string or of text parts."""
+    """Return a message's text from a string or from text parts."""
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
@@ -139,7 +139,7 @@ AnyRequest = CompletionRequest | ChatRequest
 
 
 def parse(body: bytes, chat: bool) -> AnyRequest:
-    """The request in `body`. Raises InputError naming the field that is wrong."""
+    """Parse the request in `body`. Raises InputError naming the invalid field."""
     kind: type[AnyRequest] = ChatRequest if chat else CompletionRequest
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
@@ -152,7 +152,7 @@ def parse(body: bytes, chat: bool) -> AnyRequest:
 
 
 def check_length(num_prompt: int, max_model_len: int) -> None:
-    """Raises InputError for a prompt that no output fits behind, before the engine gets it."""
+    """Raise InputError for a prompt that leaves no room for output."""
     if num_prompt >= max_model_len:
         raise InputError(
             f"a prompt of {num_prompt} tokens",
@@ -161,7 +161,7 @@ def check_length(num_prompt: int, max_model_len: int) -> None:
 
 
 class StopWatcher:
-    """Text as it may be shown: cut at a stop string, holding back what could begin one."""
+    """Output text, cut at a stop string. Text that may begin a stop string is held back."""
 
     def __init__(self, stops: list[str]) -> None:
         self._stops = stops
@@ -169,7 +169,7 @@ class StopWatcher:
         self.stopped = False
 
     def add(self, text: str, last: bool) -> str:
-        """What may be shown after `text` came; `last`: nothing follows."""
+        """Add `text`; return the text to send. `last`: no text follows."""
         self._held += text
         found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
@@ -186,13 +186,13 @@ class StopWatcher:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+    """Return the length of the longest suffix of `text` that is a prefix of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class Reply:
-    """Builds the JSON of one request's reply, whole or in chunks."""
+    """Builds the JSON reply to one request, complete or in chunks."""
 
     def __init__(self, request_id: str, model: str, chat: bool) -> None:
         self.chat = chat
@@ -200,7 +200,7 @@ class Reply:
         self._head = {"id": f"{prefix}-{request_id}", "created": int(time.time()), "model": model}
 
     def chunk(self, text: str, reason: str | None, first: bool) -> dict[str, Any]:
-        """One streamed piece of the answer."""
+        """Return one streamed piece of the answer."""
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
         if self.chat:
             choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": text}
@@ -209,12 +209,12 @@ class Reply:
         return self._body("chat.completion.chunk" if self.chat else "text_completion", [choice])
 
     def usage_chunk(self, usage: dict[str, int]) -> dict[str, Any]:
-        """Last event of a stream, with token counts and no choices."""
+        """Return the last event of a stream, with token counts and no choices."""
         name = "chat.completion.chunk" if self.chat else "text_completion"
         return self._body(name, []) | {"usage": usage}
 
     def whole(self, text: str, reason: str, usage: dict[str, int]) -> dict[str, Any]:
-        """The answer in one piece."""
+        """Return the complete answer."""
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text}
@@ -228,7 +228,7 @@ class Reply:
 
 
 def usage(num_prompt: int, num_output: int) -> dict[str, int]:
-    """Token counts in OpenAI's form."""
+    """Return token counts in OpenAI's format."""
     return {
         "prompt_tokens": num_prompt,
         "completion_tokens": num_output,

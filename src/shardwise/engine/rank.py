@@ -1,4 +1,4 @@
-"""One rank: its shard of a model, its KV cache, its collectives."""
+"""One rank: its model shard, KV cache and collectives."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from shardwise.engine.scheduler import StepPlan
 
 AllReduce = Literal["auto", "shared_memory", "torch"]
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-#: glibc's names for what malloc gives back, and where it starts to ask the kernel for each piece;
-#: 32 MB is the largest that the second may be
+#: glibc's parameters for the memory that malloc returns to the kernel, and for the size from which
+#: it maps each allocation separately; 32 MB is the maximum of the second
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES, PIECE_BYTES = 2**28, 2**25
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class GroupSpec(msgspec.Struct, frozen=True):
     tp_size: int
     device: Literal["cpu", "cuda"] = "cpu"
     all_reduce: AllReduce = "auto"
-    threads_per_rank: int = 0  #: 0: the cores there are, shared out
+    threads_per_rank: int = 0  #: 0: the available cores divided by the ranks
     slot_bytes: int = 64 * 2**20  #: largest message through shared memory
 
 
@@ -47,11 +47,11 @@ class LoadSpec(msgspec.Struct, frozen=True):
     block_size: int
     max_model_len: int
     random_weights: bool = False
-    emulate_tp_size: int = 0  #: load rank 0's shard of this tp_size instead, without its peers
+    emulate_tp_size: int = 0  #: load only rank 0's shard of this tp_size, without peers
 
 
 class Rank:
-    """What one process holds: its shard, its KV cache, its way to the others."""
+    """State of one process: model shard, KV cache and collectives."""
 
     def __init__(self, spec: GroupSpec, tp_rank: int, collectives: Collectives) -> None:
         self.spec, self.tp_rank, self.collectives = spec, tp_rank, collectives
@@ -61,12 +61,12 @@ class Rank:
             self.device = torch.device("cuda", tp_rank)
             torch.cuda.set_device(self.device)
         torch.set_num_threads(threads_per_rank(spec))
-        # oneDNN and its wrapper each keep code for 1024 row counts, 0.6 MB a piece: 600 MB a rank
+        # by default oneDNN and its wrapper cache code for 1024 row counts: 600 MB per rank
         for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
             os.environ.setdefault(cache, "256")
 
     def load(self, spec: LoadSpec) -> None:
-        """Reads this rank's shard and sets up its KV cache."""
+        """Load this rank's shard and allocate its KV cache."""
         tp_size = spec.emulate_tp_size or self.spec.tp_size
         checkpoint = open_checkpoint(spec.path, spec.random_weights)
         dtype = TORCH_DTYPES[spec.dtype]
@@ -95,29 +95,29 @@ class Rank:
         return logits
 
     def forward(self, plan: StepPlan) -> torch.Tensor | None:
-        """Logits of the plan's wanted rows on rank 0."""
+        """Return the logits of the plan's wanted rows on rank 0."""
         if self._graphs and self._graphs.fits(plan):
             with torch.inference_mode():
                 return self._graphs.run(plan)
         return self.call_by_call(plan)
 
     def call_by_call(self, plan: StepPlan) -> torch.Tensor | None:
-        """The same without graphs, so that each call can be watched."""
+        """Do the same without CUDA graphs, so that each call can be timed."""
         with torch.inference_mode():
             inputs = prepare(plan, self.block_size, self.model.dtype, self.device)
             return self.model.forward(inputs, self.caches)
 
     def call(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
-        """Run `work` with this rank, in this process."""
+        """Run `work` with this rank in this process."""
         return work(self, *args)
 
 
 def _keep_freed_memory() -> None:
-    """Have malloc keep what a step frees, for the next step.
+    """Make malloc keep freed memory for the next step.
 
-    By default glibc gives pieces of many MB back to the kernel, layer by layer, and the kernel
-    clears each page of the next one: 43 against 36 ms for a step of 32 sequences at 180 tokens of
-    context each (51M parameters, fp32, one Zen 5 core).
+    By default glibc returns blocks of many MB to the kernel in each layer, and the kernel clears
+    every page of the next block. Keeping them takes 36 instead of 43 ms for a step of 32 sequences
+    at 180 tokens of context each (51M parameters, fp32, one Zen 5 core).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -126,5 +126,5 @@ def _keep_freed_memory() -> None:
 
 
 def threads_per_rank(spec: GroupSpec) -> int:
-    """Compute threads of one rank: as given, else its share of the cores this process may use."""
+    """Return the threads of one rank: as given, else its share of the available cores."""
     return spec.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // spec.tp_size)

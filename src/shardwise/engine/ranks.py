@@ -41,16 +41,16 @@ T = TypeVar("T")
 
 
 class RankDiedError(ShardwiseError):
-    """A rank process is gone: the replica cannot go on."""
+    """A rank process has died, so the replica cannot continue."""
 
     exit_code = 1
 
 
 class RankGroup:
-    """`tp_size` ranks, this process being rank 0. Commands run on all of them in the same order.
+    """`tp_size` ranks; this process is rank 0. Commands run on all ranks in the same order.
 
-    `on_death`, called from a watching thread with one line, may end the process (a server does);
-    by default the next command raises RankDiedError.
+    `on_death` is called with one line from a monitoring thread and may end the process, as the
+    server does. By default the next command raises RankDiedError.
     """
 
     def __init__(self, spec: GroupSpec, on_death: Callable[[str], None] | None = None) -> None:
@@ -69,7 +69,7 @@ class RankGroup:
             spec.all_reduce == "auto" and spec.device == "cpu" and shared_memory_works()
         ):
             buffer = SharedBuffer.create(spec.tp_size, spec.slot_bytes)
-        # an ephemeral port of the loopback; spawned ranks inherit the interface's name
+        # an ephemeral port on the loopback interface; spawned ranks inherit the interface name
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
         store = TCPStore("127.0.0.1", 0, spec.tp_size, is_master=True, wait_for_workers=False)
         context = torch_mp.get_context("spawn")
@@ -94,17 +94,17 @@ class RankGroup:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the spawned ranks, 1 first."""
+        """Process ids of the spawned ranks, rank 1 first."""
         return [process.pid for process in self._processes]
 
     def run(self, command: str, *args: Any) -> Any:
-        """`Rank.command(*args)` on every rank; rank 0's result."""
+        """Run `Rank.command(*args)` on every rank; return rank 0's result."""
         try:
             for pipe in self._pipes:
                 pipe.send((command, args))
             return getattr(self.local, command)(*args)
         except (OSError, RuntimeError) as e:
-            # a socket torn by a peer's death shows before the watcher has seen it
+            # a socket broken by a peer's death is noticed before the watcher sees the death
             deadline = time.monotonic() + 0.5
             while self._processes and not self._died and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -112,15 +112,15 @@ class RankGroup:
             raise
 
     def collect(self, work: Callable[..., T], *args: Any) -> list[T]:
-        """`work(rank, *args)` on every rank, and every rank's result in rank order.
+        """Run `work(rank, *args)` on every rank; return all results in rank order.
 
-        `work` is a function of a module, so that spawned ranks can import it.
+        `work` must be a module-level function, so that spawned ranks can import it.
         """
         mine: T = self.run("call", work, args)
         return [mine, *(pipe.recv() for pipe in self._pipes)]
 
     def close(self) -> None:
-        """Ends the spawned ranks. Safe to call twice."""
+        """Stop the spawned ranks. Safe to call twice."""
         self._closing = True
         for pipe in self._pipes:
             pipe.close()
@@ -167,7 +167,7 @@ def _join_group(spec: GroupSpec, tp_rank: int, store: TCPStore) -> None:
 
 
 class _Seat(msgspec.Struct, frozen=True):
-    """What a spawned rank needs to find its place."""
+    """Arguments of a spawned rank."""
 
     spec: GroupSpec
     tp_rank: int
@@ -177,8 +177,8 @@ class _Seat(msgspec.Struct, frozen=True):
 
 
 def _rank_main(seat: _Seat, commands: Connection) -> None:
-    """A spawned rank's life: join, then run what rank 0 sends until the pipe closes."""
-    # Ctrl-C and a service manager's SIGTERM reach every process; stopping is rank 0's to decide
+    """Main function of a spawned rank: join, then run rank 0's commands until the pipe closes."""
+    # Ctrl-C and a service manager's SIGTERM reach every process, but only rank 0 decides to stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with_parent(seat.parent_pid)
@@ -197,10 +197,10 @@ def _rank_main(seat: _Seat, commands: Connection) -> None:
 
 
 def end_with_parent(parent_pid: int) -> None:
-    """Ends this process soon after `parent_pid` is no longer its parent, however that died.
+    """Kill this process soon after its parent `parent_pid` has ended for any reason.
 
-    On Linux the kernel does it, which also reaches a process that is stopped. The parent here is
-    the thread that started the process: it must live as long as its children shall.
+    On Linux the kernel does it, even if this process is stopped (SIGSTOP). The parent is the thread
+    that started the process, so that thread must outlive its children.
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl:

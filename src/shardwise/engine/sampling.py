@@ -8,13 +8,13 @@ import torch
 
 from shardwise.engine.scheduler import Sequence
 
-MIN_TEMPERATURE = 1e-6  #: below it fp32 cannot tell the draw from greedy
+MIN_TEMPERATURE = 1e-6  #: below it, sampling in fp32 equals greedy decoding
 
 
 def sample(logits: torch.Tensor, sequences: Seq[Sequence]) -> list[int]:
-    """One token for each row of `logits` [len(sequences), vocab_size], as its sequence asks.
+    """Sample one token for each row of `logits` [len(sequences), vocab_size].
 
-    A seeded sequence draws from its own seed and position, so it does not depend on the batch.
+    A seeded sequence samples from its own seed and position, independent of the batch.
     """
     tokens: list[int] = logits.argmax(-1).tolist()
     for row, sequence in enumerate(sequences):
@@ -25,15 +25,15 @@ def sample(logits: torch.Tensor, sequences: Seq[Sequence]) -> list[int]:
 
 def _draw(logits: torch.Tensor, sequence: Sequence) -> int:
     params = sequence.params
-    # the largest logit taken off first, so that no temperature however small divides to infinity
+    # subtract the largest logit first, so that a very small temperature does not overflow
     scaled = (logits - logits.max()) / max(params.temperature, MIN_TEMPERATURE)
     probabilities = torch.softmax(scaled, -1)
     ranked, order = probabilities.sort(descending=True)
     if params.top_k:
         ranked[params.top_k :] = 0
-    # nucleus (Holtzman et al. 2020): the fewest tokens whose mass reaches top_p
+    # nucleus sampling (Holtzman et al. 2020): the fewest tokens whose probabilities reach top_p
     dropped = ranked.cumsum(-1) - ranked >= params.top_p
-    dropped[0] = False  # fp32 reads the smallest top_p as 0
+    dropped[0] = False  # the smallest top_p is 0 in fp32
     ranked[dropped] = 0
     generator = None
     if params.seed is not None:

@@ -1,7 +1,7 @@
 """Scheduler: continuous batching with chunked prefill over a paged KV cache.
 
-Paging after vLLM (Kwon et al. 2023); mixing decodes with chunks of prefill under one token budget
-after Sarathi-Serve (Agrawal et al. 2024). Plain Python; every rank gets the same StepPlan.
+Paging follows vLLM (Kwon et al. 2023). Decodes and prefill chunks share one token budget, as in
+Sarathi-Serve (Agrawal et al. 2024). Plain Python; every rank gets the same StepPlan.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shardwise.errors import InputError
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
-    """How tokens are drawn, and when a request ends."""
+    """Sampling parameters and end of a request."""
 
     max_tokens: int = 16
     temperature: float = 0.0  #: 0: greedy
@@ -30,7 +30,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
 
 @dataclass(eq=False)
 class Sequence:
-    """One request: its tokens so far, and how many of them the KV cache holds."""
+    """One request: its tokens so far, and the number of them in the KV cache."""
 
     request_id: str
     prompt: list[int]
@@ -46,12 +46,12 @@ class Sequence:
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """`length` consecutive tokens of a sequence whose cache holds `context` after the step."""
+    """`length` consecutive tokens of a sequence with `context` cached tokens after the step."""
 
     length: int
     context: int
     blocks: tuple[int, ...]
-    logits: bool  #: its last token's logits are wanted (`StepPlan.all_logits`: every token's)
+    logits: bool  #: return the last token's (`StepPlan.all_logits`: every token's)
 
 
 class StepPlan(msgspec.Struct, frozen=True):
@@ -63,12 +63,12 @@ class StepPlan(msgspec.Struct, frozen=True):
 
     @property
     def num_decodes(self) -> int:
-        """Sequences that get one token in this step."""
+        """Number of sequences that get one token in this step."""
         return sum(segment.length == 1 for segment in self.segments)
 
 
 class BlockAllocator:
-    """Free blocks of the KV cache. A sequence gets neighbours where it can, which reads faster."""
+    """Free blocks of the KV cache. A sequence gets consecutive ones if possible: faster reads."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
@@ -81,7 +81,7 @@ class BlockAllocator:
         return len(self._free)
 
     def allocate(self, after: int | None) -> int:
-        """A free block: the one behind `after`, or the lowest."""
+        """Take a free block: the one after `after`, else the lowest."""
         block = -1 if after is None else after + 1
         if block not in self._free:
             while (block := heapq.heappop(self._heap)) not in self._free:
@@ -98,7 +98,7 @@ class BlockAllocator:
 
 
 class Scheduler:
-    """Waiting and running sequences; at most max_num_seqs run, max_num_batched_tokens a step."""
+    """Waiting and running sequences: at most max_num_seqs, and max_num_batched_tokens per step."""
 
     def __init__(
         self, num_blocks: int, block_size: int, max_num_seqs: int, max_num_batched_tokens: int
@@ -112,7 +112,7 @@ class Scheduler:
 
     @property
     def capacity_tokens(self) -> int:
-        """Tokens that the KV cache holds."""
+        """Capacity of the KV cache in tokens."""
         return self.allocator.num_blocks * self.block_size
 
     def add(self, sequence: Sequence) -> None:
@@ -134,10 +134,10 @@ class Scheduler:
         self._release(sequence)
 
     def schedule(self) -> tuple[StepPlan, list[Sequence]] | None:
-        """The next step and its sequences, in segment order; None where nothing waits.
+        """Return the next step and its sequences in segment order; None if there is no work.
 
-        Running sequences come before waiting ones, so decodes are never starved by prefills; what
-        is left of the token budget goes to prefill, cut into chunks.
+        Running sequences come before waiting ones, so prefills never starve decodes. The rest of
+        the token budget is used for prefill chunks.
         """
         budget = self.max_num_batched_tokens
         chosen: list[tuple[Sequence, int]] = []
@@ -154,11 +154,11 @@ class Scheduler:
             self.running.append(self.waiting.popleft())
             chosen.append((sequence, length))
             budget -= length
-        # a sequence chosen early may have been preempted for one chosen later
+        # a later sequence may have preempted one that was scheduled before
         chosen = [pair for pair in chosen if pair[0].blocks]
         if not chosen:
             return None
-        # decodes by length, so that those attended in one batch need little padding
+        # sort decodes by length, so that batched attention needs little padding
         chosen.sort(key=lambda pair: (pair[1] > 1, len(pair[0].blocks) if pair[1] == 1 else 0))
         return self._plan(chosen), [sequence for sequence, _ in chosen]
 
@@ -177,14 +177,14 @@ class Scheduler:
         return StepPlan(tokens, segments)
 
     def _grow(self, sequence: Sequence, length: int, preempt: bool) -> bool:
-        """Blocks for `length` more tokens; `preempt`: from the latest admitted if none is free."""
+        """Allocate blocks for `length` more tokens; `preempt`: evict the latest if none is free."""
         need = -(-(sequence.num_computed + length) // self.block_size) - len(sequence.blocks)
         while need > self.allocator.num_free:
             if not preempt:
                 return False
             victim = self.running.pop()
             self._release(victim)
-            victim.num_computed = 0  # its KV is computed again, output tokens included
+            victim.num_computed = 0  # its KV cache is recomputed later, including output tokens
             self.waiting.appendleft(victim)
             if victim is sequence:
                 return False

@@ -56,9 +56,9 @@ class ServerOptions(msgspec.Struct, frozen=True):
 
     host: str = "127.0.0.1"
     port: int = 8000
-    model_name: str = ""  #: as clients name it; empty: the path's last part
-    max_queue: int = 256  #: requests beyond max_num_seqs; more get 429
-    step_timeout_s: float = 30.0  #: /health fails after it; the replica ends after twice as long
+    model_name: str = ""  #: model name for clients; empty: the last part of the path
+    max_queue: int = 256  #: queued requests beyond max_num_seqs; more are answered with 429
+    step_timeout_s: float = 30.0  #: /health fails after it; the replica exits after twice that
 
 
 class Server:
@@ -119,15 +119,15 @@ class Server:
     def _engine_down(self, why: str) -> None:
         log.error("replica down: %s", why)
         self.exit_code = 1
-        logging.getLogger("uvicorn.error").disabled = True  # streams are cut on purpose below
+        logging.getLogger("uvicorn.error").disabled = True  # streams are closed on purpose below
         self._uvicorn.should_exit = True
         asyncio.get_running_loop().call_later(1.0, self._leave)
 
     def _leave(self) -> None:
-        self._uvicorn.force_exit = True  # some client does not read its answer
+        self._uvicorn.force_exit = True  # a client does not read its answer
 
     async def _watch_steps(self) -> None:
-        """Give up an engine that has work but finishes no step."""
+        """Stop the replica if the engine has work but completes no step."""
         late = False
         while not self.client.down:
             await asyncio.sleep(min(1.0, self._options.step_timeout_s / 4))
@@ -139,7 +139,7 @@ class Server:
 
     @property
     def _stalled(self) -> str:
-        """Describe an engine whose step is late; empty if none is."""
+        """Return a description if a step is late; else empty."""
         seconds = self.client.stalled_s
         if seconds <= self._options.step_timeout_s:
             return ""
@@ -148,20 +148,20 @@ class Server:
         )
 
     async def health(self, _: HttpRequest) -> Response:
-        """`GET /health`: 200, or 503 with the reason."""
+        """Answer `GET /health`: 200, or 503 with the reason."""
         why = self.client.down or self._stalled
         return _error(503, why) if why else Response()
 
     async def show_metrics(self, _: HttpRequest) -> Response:
-        """`GET /metrics`: Prometheus text."""
+        """Answer `GET /metrics` with Prometheus text."""
         return Response(self.metrics.render(), media_type="text/plain; version=0.0.4")
 
     async def models(self, _: HttpRequest) -> Response:
-        """`GET /v1/models`: the one model that is served."""
+        """Answer `GET /v1/models` with the served model."""
         return _json({"object": "list", "data": [self._model()]})
 
     async def one_model(self, http: HttpRequest) -> Response:
-        """`GET /v1/models/NAME`: that model, or 404."""
+        """Answer `GET /v1/models/NAME` with that model, or 404."""
         asked = http.path_params["model"]
         if asked != self.model_name:
             return _error(
@@ -194,7 +194,7 @@ class Server:
         try:
             body = await read_body(http, body_limit(self.info.max_model_len))
             generation = Generation(self, *await understand(self, body, chat))
-            # the first token is awaited here, so that a refused request gets a status, not a stream
+            # wait for the first token, so that a refused request gets a status instead of a stream
             first = await unless_gone(http, generation.next())
             if generation.wants_stream:
                 response = EventStream(generation, first)
@@ -204,7 +204,7 @@ class Server:
         except (InputError, EngineDownError) as e:
             return _error(next(code for kind, code in _STATUSES if isinstance(e, kind)), str(e))
         except ClientGoneError:
-            return Response(status_code=499)  # nginx's code; nobody is there to read it
+            return Response(status_code=499)  # nginx's code for a closed connection
         finally:
             if generation:
                 generation.release()
@@ -238,7 +238,7 @@ async def _http_error(_: HttpRequest, error: Exception) -> Response:
 
 
 async def _client_left(_: HttpRequest, __: Exception) -> Response:
-    return Response(status_code=499)  # nginx's code; nobody is there to read it
+    return Response(status_code=499)  # nginx's code for a closed connection
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -249,7 +249,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(2048)
-    except (OSError, OverflowError, UnicodeError) as e:  # a name that DNS has no form for
+    except (OSError, OverflowError, UnicodeError) as e:  # not a valid DNS name
         taken = isinstance(e, OSError) and e.errno == errno.EADDRINUSE
         why = "is in use" if taken else f"cannot be used: {e}"
         raise InputError(f"port {port} on {host} {why}", remedy="choose another --port") from None
@@ -257,14 +257,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(path: Path, engine: EngineOptions, options: ServerOptions) -> int:
-    """Runs one replica in the foreground until SIGTERM or SIGINT; the exit code."""
+    """Run one replica in the foreground until SIGTERM or SIGINT; return the exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     listener = listen(options.host, options.port)
     server = Server(path, engine, options)
 
     def stop(signum: int, _: object) -> None:
-        # uvicorn has its own handlers while it serves, and raises the signal again when it is done
+        # uvicorn has its own handlers while it serves, and raises the signal again at the end
         if not server.started:
             os._exit(128 + signum)
 

@@ -15,7 +15,7 @@ LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
 
 
 class ServerMetrics:
-    """Counters and latencies of one server; definitions of the latencies: shardwise.metrics."""
+    """Counters and latencies of one server. `shardwise.metrics` defines the latencies."""
 
     def __init__(self, client: EngineClient) -> None:
         self.kv_blocks = 1
@@ -48,12 +48,12 @@ class ServerMetrics:
         }
 
     def render(self) -> bytes:
-        """All metrics as Prometheus text."""
+        """Return all metrics as Prometheus text."""
         text: bytes = generate_latest(self._registry)
         return text
 
     def refused(self) -> None:
-        """A request got 429."""
+        """Count a request answered with 429."""
         self._requests.labels("refused").inc()
 
     def timer(self, num_prompt: int) -> RequestTimer:
@@ -75,7 +75,7 @@ class ServerMetrics:
 
 
 class _Steps(Collector):
-    """The engine's steps, counted where its replies are read."""
+    """Count a step of the engine; called when its reply is read."""
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
@@ -106,7 +106,7 @@ class RequestTimer:
         self._metrics.generated()
 
     def ended(self, outcome: str) -> None:
-        """`outcome`: "finished", "cancelled" or "failed"."""
+        """Record the end of a request; `outcome` is "finished", "cancelled" or "failed"."""
         if outcome == "finished":
             self._metrics.observe("e2e_latency", self._last - self._start)
         self._metrics.ended(outcome)

@@ -1,4 +1,4 @@
-"""The server's side of the engine process: sends requests, receives tokens."""
+"""The server's connection to the engine process: sends requests, receives tokens."""
 
 from __future__ import annotations
 
@@ -23,43 +23,45 @@ STOP_TIMEOUT_S = 5
 
 
 class EngineDownError(ShardwiseError):
-    """The engine's process has ended or hangs."""
+    """The engine process has ended or hangs."""
 
     exit_code = 1
 
 
 class EngineClient:
-    """Requests to the engine process, and its tokens to one queue each, on the running event loop.
+    """Sends requests to the engine process, and delivers tokens to one queue per request.
 
-    Commands and replies go through a one-way pipe each, with a thread that writes the one and a
-    thread that reads the other, both with blocking calls: a message of any size goes through whole,
-    and neither direction waits for the other. Whatever ends a thread takes the replica down.
+    Commands and replies have separate one-way pipes. One thread writes commands and one reads
+    replies, both with blocking calls, so messages of any size are transferred whole and neither
+    direction waits for the other. If a thread ends unexpectedly, the replica exits.
     """
 
     def __init__(self, on_down: Callable[[str], None]) -> None:
         self.load = Load()
-        self.steps = 0  #: that the engine has ended
-        self.down = ""  #: why the engine is gone; empty while it runs
+        self.steps = 0  #: set when the engine has ended
+        self.down = ""  #: why the engine ended; empty while it runs
         self._on_down = on_down
         self._stopping = False
         self._streams: dict[str, asyncio.Queue[Output | ShardwiseError]] = {}
-        self._unfinished: set[str] = set()  #: requests that the engine has still to end
-        self._cancelled: set[str] = set()  #: of them, those that its next reply ends
-        self._last_sign_s = 0.0  #: when the engine last ended a step, or got work while idle
+        self._unfinished: set[str] = set()  #: requests that the engine has not ended yet
+        self._cancelled: set[str] = set()  #: those of them that its next reply ends
+        self._last_sign_s = (
+            0.0  #: when the engine last completed a step, or received work while idle
+        )
         self._outbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
 
     @property
     def in_flight(self) -> int:
-        """Requests that are not answered in full yet."""
+        """Number of requests without a complete answer."""
         return len(self._streams)
 
     @property
     def stalled_s(self) -> float:
-        """Seconds since the engine, with work, last finished a step; 0 while idle."""
+        """Seconds since the busy engine last completed a step; 0 while idle."""
         return time.monotonic() - self._last_sign_s if self._unfinished else 0.0
 
     async def start(self, path: Path, options: EngineOptions) -> EngineInfo:
-        """Spawns the engine and waits until it is loaded. Raises what made it fail."""
+        """Spawn the engine and wait until it is loaded. Raises the error if it fails."""
         context = multiprocessing.get_context("spawn")
         their_commands, self._commands = context.Pipe(duplex=False)
         self._replies, their_replies = context.Pipe(duplex=False)
@@ -88,7 +90,7 @@ class EngineClient:
     def submit(
         self, request_id: str, prompt: list[int], params: SamplingParams
     ) -> asyncio.Queue[Output | ShardwiseError]:
-        """Queues a request; its tokens, or the error that ends it, come on the queue."""
+        """Submit a request; its tokens, or the error that ends it, are put in the queue."""
         stream: asyncio.Queue[Output | ShardwiseError] = asyncio.Queue()
         self._streams[request_id] = stream
         if self.down:
@@ -118,7 +120,7 @@ class EngineClient:
         self._on_down(why)
 
     def stop(self) -> None:
-        """Ends the engine's process and waits for it; its ranks end with it."""
+        """Stop the engine process and wait for it; its ranks stop with it."""
         self._stopping = True
         self._outbox.put(("stop",))
         self._outbox.put(None)
@@ -128,7 +130,7 @@ class EngineClient:
             self._process.join()
 
     def _run(self, work: Callable[[], None]) -> None:
-        """A thread's life; its end, unless asked for, is the replica's."""
+        """Main function of a thread. If it ends unexpectedly, the replica exits."""
         try:
             work()
             return
@@ -136,7 +138,7 @@ class EngineClient:
             self._process.join(timeout=1)
             why = f"the engine process died, exit code {self._process.exitcode}"
         except Exception as e:  # noqa: BLE001 - nobody else would hear of it
-            why = f"the engine cannot be spoken to: {type(e).__name__}: {e}"
+            why = f"the connection to the engine failed: {type(e).__name__}: {e}"
         self._on_loop(self.fail, why)
 
     def _send_all(self) -> None:
@@ -150,14 +152,14 @@ class EngineClient:
             self._on_loop(self._take, message)
 
     def _on_loop(self, call: Callable[[Any], None], argument: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed: the server has ended
+        with suppress(RuntimeError):  # the event loop is closed because the server has ended
             self._loop.call_soon_threadsafe(call, argument)
 
     def _take(self, message: Any) -> None:
         try:
             self._hand_out(message)
         except Exception as e:  # noqa: BLE001 - the loop would log it and leave the clients waiting
-            self.fail(f"the engine's reply cannot be used: {type(e).__name__}: {e}")
+            self.fail(f"the engine's reply is invalid: {type(e).__name__}: {e}")
 
     def _hand_out(self, message: Any) -> None:
         if isinstance(message, Refused):

@@ -1,9 +1,9 @@
 """Sharding of weights: pure arithmetic, without torch.
 
-Megatron-LM's scheme (Shoeybi et al. 2019, section 3): q, k, v, gate and up are cut by rows of the
-stored (out, in) matrix (column-parallel in the paper's y = xA), output and down by columns
-(row-parallel), embedding and lm_head by rows of the vocabulary. One all-reduce after each of
-attention and MLP restores the sum. KV heads are replicated where tp_size exceeds them.
+Megatron-LM's scheme (Shoeybi et al. 2019, section 3): q, k, v, gate and up are sharded by rows of
+the stored (out, in) matrix (column-parallel in the paper's y = xA), output and down by columns
+(row-parallel), embedding and lm_head by rows of the vocabulary. An all-reduce after attention and
+one after the MLP sum the partial outputs. KV heads are replicated if tp_size exceeds their number.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Axis = Literal["none", "heads", "kv_heads", "intermediate", "vocab"]
 
 
 class Weight(msgspec.Struct, frozen=True):
-    """One tensor of the checkpoint: its Hugging Face name, full shape, and how it is cut."""
+    """One tensor of the checkpoint: Hugging Face name, full shape, and sharded dimension."""
 
     name: str
     shape: tuple[int, ...]
     axis: Axis = "none"
-    dim: int = 0  #: the dimension that is cut; 1 makes a row-parallel matrix
+    dim: int = 0  #: the sharded dimension; 1 means row-parallel
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """Elements [start, stop) of `weight` along its dim; the whole of it where axis is none."""
+    """Elements [start, stop) of `weight` along its dim; all of it if the dim is None."""
 
     weight: Weight
     start: int
@@ -44,12 +44,12 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 def even_range(size: int, tp_size: int, tp_rank: int) -> tuple[int, int]:
-    """Rank `tp_rank`'s part of range(size): contiguous, in order, lengths within 1 of equal."""
+    """Return rank `tp_rank`'s contiguous part of range(size). Lengths differ by at most 1."""
     return size * tp_rank // tp_size, size * (tp_rank + 1) // tp_size
 
 
 def kv_head_range(num_kv_heads: int, tp_size: int, tp_rank: int) -> tuple[int, int]:
-    """The KV heads of a rank: a shard of them, or the one that its query heads attend to."""
+    """Return the KV heads of a rank: a shard of them, or the one used by its query heads."""
     if tp_size <= num_kv_heads:
         return even_range(num_kv_heads, tp_size, tp_rank)
     head = tp_rank * num_kv_heads // tp_size
@@ -57,13 +57,13 @@ def kv_head_range(num_kv_heads: int, tp_size: int, tp_rank: int) -> tuple[int, i
 
 
 def allowed_tp_sizes(config: ModelConfig) -> list[int]:
-    """Every tp_size that shards whole heads, each rank with the KV heads of its query heads."""
+    """Return every tp_size with whole heads per rank, and with the KV heads of its query heads."""
     heads, kv = config.num_heads, config.num_kv_heads
     return [n for n in range(1, heads + 1) if heads % n == 0 and (kv % n == 0 or n % kv == 0)]
 
 
 def check_tp_size(config: ModelConfig, tp_size: int) -> None:
-    """Raises InputError where `tp_size` cannot shard the model."""
+    """Raise InputError if `tp_size` cannot shard the model."""
     allowed = allowed_tp_sizes(config)
     if tp_size not in allowed:
         raise InputError(
@@ -74,7 +74,7 @@ def check_tp_size(config: ModelConfig, tp_size: int) -> None:
 
 
 def weights(config: ModelConfig) -> Iterator[Weight]:
-    """Every tensor of the checkpoint, in layer order, under its Hugging Face name."""
+    """Return every tensor of the checkpoint in layer order, with its Hugging Face name."""
     h = config.hidden_size
     yield Weight("model.embed_tokens.weight", (config.vocab_size, h), "vocab")
     for layer in range(config.num_layers):
@@ -85,7 +85,7 @@ def weights(config: ModelConfig) -> Iterator[Weight]:
 
 
 def layer_weights(config: ModelConfig, prefix: str) -> Iterator[Weight]:
-    """The tensors of one decoder layer, their names under `prefix`."""
+    """Return the tensors of one decoder layer; `prefix` begins their names."""
     h, d = config.hidden_size, config.head_dim
     q, kv = config.num_heads * d, config.num_kv_heads * d
     attention = f"{prefix}self_attn."
@@ -115,13 +115,13 @@ def layer_weights(config: ModelConfig, prefix: str) -> Iterator[Weight]:
 
 
 def router_name(config: ModelConfig) -> str:
-    """Name of the router's weight within a layer."""
+    """Return the name of the router's weight in a layer."""
     block = "block_sparse_moe" if config.family == "mixtral" else "mlp"
     return f"{block}.gate.weight"
 
 
 def mlp_weights(config: ModelConfig, prefix: str, expert: int | None = None) -> list[Weight]:
-    """gate, up, down of the dense MLP, or of one expert: every expert is cut over all ranks."""
+    """Return gate, up and down of the dense MLP or of one expert, sharded over all ranks."""
     h, size = config.hidden_size, config.intermediate_size
     block, gate, up, down = "mlp", "gate_proj", "up_proj", "down_proj"
     if config.family == "mixtral":
@@ -136,7 +136,7 @@ def mlp_weights(config: ModelConfig, prefix: str, expert: int | None = None) -> 
 
 
 def shard(weight: Weight, config: ModelConfig, tp_size: int, tp_rank: int) -> Shard:
-    """The part of `weight` that `tp_rank` of `tp_size` holds. Heads are never cut in two."""
+    """Return the shard of `weight` of `tp_rank` out of `tp_size`. Heads are never split."""
     size = weight.shape[weight.dim]
     if weight.axis == "none":
         return Shard(weight, 0, size)
@@ -151,7 +151,7 @@ def shard(weight: Weight, config: ModelConfig, tp_size: int, tp_rank: int) -> Sh
 
 
 def elements_per_rank(config: ModelConfig, tp_size: int) -> int:
-    """Weight elements of the fullest rank."""
+    """Return the weight elements of the fullest rank."""
 
     def elements(tp_rank: int) -> int:
         total = 0
@@ -166,7 +166,7 @@ def elements_per_rank(config: ModelConfig, tp_size: int) -> int:
 
 
 def kv_elements_per_token(config: ModelConfig, tp_size: int) -> int:
-    """KV cache elements one token takes on one rank, all layers, K and V."""
+    """Return the KV cache elements per token on one rank: K and V of all layers."""
     heads = max(
         stop - start
         for start, stop in (kv_head_range(config.num_kv_heads, tp_size, r) for r in range(tp_size))

@@ -26,13 +26,13 @@ from shardwise.engine.scheduler import Segment, StepPlan
 
 
 class Product(msgspec.Struct, frozen=True):
-    """One kind of matrix product of a step: y [rows, outputs] = x [rows, inputs] W^T."""
+    """One kind of matrix product in a step: y [rows, outputs] = x [rows, inputs] W^T."""
 
     name: str
     rows: int
     inputs: int
     outputs: int
-    calls: int  #: a step
+    calls: int  #: per step
     seconds: float  #: median of one call
     flops_per_s: float
     bytes_per_s: float  #: of weight, input and output
@@ -51,7 +51,7 @@ class RankProfile(msgspec.Struct, frozen=True):
 
     tp_rank: int
     seconds: dict[str, float]
-    totals_s: list[float]  #: of every repeat
+    totals_s: list[float]  #: times of every repeat
     products: list[Product]
     messages: list[Message]
 
@@ -61,14 +61,14 @@ class _Mark:
     label: str
     shape: tuple[int, ...]
     size: int  #: rows, or bytes of a message
-    inside: str  #: label of the part around it
+    inside: str  #: label of the enclosing part
     start: Any
     end: Any = None
 
 
 @dataclass
 class _Watch:
-    """Marks of one step, in the order they began."""
+    """Timed intervals of one step, in order of their start."""
 
     device: torch.device
     marks: list[_Mark] = field(default_factory=list)
@@ -104,7 +104,7 @@ class _Watch:
 
 
 def _watched(model: ShardedModel) -> Iterator[tuple[object, str, str, tuple[int, ...]]]:
-    """(owner, attribute, label, weight shape) of what is timed."""
+    """Return (owner, attribute, label, weight shape) of each timed call."""
     for layer in model.layers:
         yield layer, "attention", "attention", ()
         yield layer, "mlp", "mlp", ()
@@ -121,7 +121,7 @@ def _watched(model: ShardedModel) -> Iterator[tuple[object, str, str, tuple[int,
 
 @contextmanager
 def _watching(model: ShardedModel, watch: _Watch) -> Iterator[None]:
-    """The model's parts report to `watch` while the context lasts."""
+    """Make the parts of the model report to `watch` within the context."""
     replaced = []
     try:
         for owner, name, label, shape in list(_watched(model)):
@@ -135,7 +135,7 @@ def _watching(model: ShardedModel, watch: _Watch) -> Iterator[None]:
 
 
 def profile_rank(rank: Rank, plan: StepPlan, repeats: int) -> RankProfile:
-    """`repeats` watched runs of `plan` on this rank, after one that is not counted."""
+    """Time `repeats` runs of `plan` on this rank, after a warm-up run."""
     rank.call_by_call(plan)
     steps: list[dict[str, float]] = []
     calls: dict[tuple[str, tuple[int, ...], int], list[float]] = defaultdict(list)
@@ -165,7 +165,7 @@ def profile_rank(rank: Rank, plan: StepPlan, repeats: int) -> RankProfile:
 
 
 def _parts(watch: _Watch) -> dict[str, float]:
-    """Seconds of a step by part; a sum over ranks is not counted in the part it ends."""
+    """Return the seconds of a step by part. A part does not include the all-reduce at its end."""
     spent: dict[str, float] = defaultdict(float)
     for mark in watch.marks:
         if mark.label in ("attention", "mlp", "all_reduce", "step"):
@@ -195,17 +195,17 @@ def _product(
 
 
 def measure_peak_rates(rank: Rank) -> PeakRates:
-    """This rank's peak_rates, with the others measuring theirs at the same time."""
+    """Return this rank's peak rates, measured at the same time as those of other ranks."""
     return peak_rates.measure(rank.model.dtype, rank.device)
 
 
 def prefill_plan(batch: int, isl: int, block_size: int) -> StepPlan:
-    """`batch` prompts of `isl` tokens in one step."""
+    """Return a plan of `batch` prompts of `isl` tokens in one step."""
     return _plan(batch, isl, isl, block_size)
 
 
 def decode_plan(batch: int, context: int, block_size: int) -> StepPlan:
-    """One token each of `batch` sequences whose cache holds `context` with it."""
+    """Return a plan of one token for each of `batch` sequences with `context` tokens then."""
     return _plan(batch, 1, context, block_size)
 
 

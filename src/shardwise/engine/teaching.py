@@ -1,7 +1,7 @@
 """Show one layer under tensor parallelism, with real values of a small run.
 
-All ranks of the layer are computed here one after another, in fp32, so that every partial output
-can be shown beside the sum; `tests/engine/test_explain.py` holds that sum to the unsharded result.
+All ranks of the layer are computed one after another in fp32, so that every partial output can be
+shown with the sum. `tests/engine/test_explain.py` compares the sum with the unsharded result.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from shardwise.engine.model import DecoderLayer, ShardReader
 from shardwise.engine.scheduler import Segment, StepPlan
 from shardwise.errors import InputError
 
-SHOWN = 4  #: numbers of each output that are shown
+SHOWN = 4  #: number of values shown of each output
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """One weight of the layer and what each rank holds of it."""
+    """One weight of the layer, and each rank's shard."""
 
     name: str
     shape: tuple[int, ...]
     how: str  #: "rows", "columns", "whole", "rows, replicated"
-    ranges: list[tuple[int, int]]  #: one a rank
+    ranges: list[tuple[int, int]]  #: one per rank
 
 
 class Sum(msgspec.Struct, frozen=True):
     """An all-reduce: each rank's partial output, their sum, and the unsharded output."""
 
     part: str  #: "attention" or "mlp"
-    shape: tuple[int, int]  #: of every partial output, and so of the message
-    partials: list[list[float]]  #: the first numbers of the last token, one list a rank
+    shape: tuple[int, int]  #: of every partial output, and of the message
+    partials: list[list[float]]  #: first values of the last token, one list per rank
     total: list[float]
     unsharded: list[float]
-    relative_error: float  #: largest difference over the whole output / its largest value
+    relative_error: float  #: largest difference in the whole output, divided by its largest value
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """A layer's cuts and its two sums."""
+    """The sharded weights of a layer and its two all-reduces."""
 
     layer: int
     tp_size: int
@@ -58,9 +58,9 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(path: Path, tp_size: int, layer: int, prompt: list[int], random: bool) -> Explanation:
-    """`prompt` through `layer` on `tp_size` ranks and on one. Raises InputError for bad input.
+    """Run `prompt` through `layer` on `tp_size` ranks and on one. Raises InputError.
 
-    The layer's input is the normed embedding of the prompt, as layer 0 sees it.
+    The layer's input is the normalized embedding of the prompt, as for layer 0.
     """
     checkpoint = open_checkpoint(path, random)
     config = checkpoint.config
@@ -99,14 +99,14 @@ def _reader(checkpoint: Checkpoint, tp_size: int, rank: int) -> ShardReader:
 
 
 def _layer(checkpoint: Checkpoint, tp_size: int, rank: int, index: int) -> DecoderLayer:
-    """A rank's layer whose outputs stay partial: nothing is summed."""
+    """A layer of one rank whose outputs stay partial, without an all-reduce."""
     return DecoderLayer(_reader(checkpoint, tp_size, rank), index, AloneCollectives())
 
 
 def _attention_of(
     checkpoint: Checkpoint, prompt: list[int]
 ) -> Callable[[DecoderLayer, torch.Tensor], torch.Tensor]:
-    """Attention of one layer over the prompt, with a cache of its own."""
+    """Return the attention of one layer over the prompt, with a separate cache."""
     config, device = checkpoint.config, torch.device("cpu")
     plan = StepPlan(prompt, [Segment(len(prompt), len(prompt), (0,), True)])
     inputs = prepare(plan, len(prompt), torch.float32, device)
@@ -117,7 +117,9 @@ def _attention_of(
         cache = LayerCache(1, shape, torch.float32, device)
         normed = functional.rms_norm(x, x.shape[-1:], layer.input_norm, layer.eps)
         y = layer.attention(normed, tables, cache, inputs)
-        bias = layer.attention.output.bias  # belongs to the sum, not to a rank's part of it
+        bias = (
+            layer.attention.output.bias
+        )  # the bias is added to the sum, not to a rank's partial output
         return y if bias is None else y - bias
 
     return run
@@ -134,7 +136,7 @@ def _compare(
     shards: list[DecoderLayer],
     run: Callable[[DecoderLayer, torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, Sum]:
-    """x + the part's output, and how the shards' outputs add up to it."""
+    """Return x + the part's output, and how the partial outputs add up to it."""
     unsharded = run(whole, x)
     partials = [run(shard, x) for shard in shards]
     total = torch.stack(partials).sum(0)

@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from shardwise.engine import config as configs
 from shardwise.errors import InputError
 
-#: llama.cpp's name of a pre-tokenizer -> the pattern it splits by (None: GPT-2's)
+#: llama.cpp's name of a pre-tokenizer -> its split pattern (None: GPT-2's)
 GGUF_PATTERNS = {
     "gpt-2": None,
     "smollm": None,
@@ -20,7 +20,7 @@ GGUF_PATTERNS = {
     "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
-CONTROL_TOKEN = 3  #: GGUF token_type of <|im_start|> and the like
+CONTROL_TOKEN = 3  #: GGUF token_type of control tokens such as <|im_start|>
 
 
 class TextTokenizer:
@@ -32,17 +32,17 @@ class TextTokenizer:
         self._tokenizer, self._template, self._special = tokenizer, template, special
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, special tokens included."""
+        """Return the token ids of `text`, including special tokens."""
         return self._ids(text, special=True)
 
     def _ids(self, text: str, special: bool) -> list[int]:
-        # of one text `encode` keeps the GIL: 5 s for 10 MB, in which no other thread runs
+        # `encode` of a single text holds the GIL: 5 s for 10 MB, in which no other thread runs
         (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=special)
         ids: list[int] = encoding.ids
         return ids
 
     def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
-        """A conversation as the model's chat template writes it, ready for the answer."""
+        """Return the conversation in the model's chat template, up to the start of the answer."""
         if self._template is None:
             raise InputError("this model has no chat template", remedy="use /v1/completions")
         from jinja2 import TemplateError
@@ -54,7 +54,7 @@ class TextTokenizer:
             text = environment.from_string(self._template).render(
                 messages=messages, add_generation_prompt=True, **self._special
             )
-        except (TemplateError, TypeError, ValueError) as e:  # what templates do to odd messages
+        except (TemplateError, TypeError, ValueError) as e:  # raised for unusual messages
             raise InputError(f"the chat template refuses the messages: {e}") from None
         return self._ids(text, special=False)
 
@@ -64,22 +64,22 @@ class TextTokenizer:
 
 
 class TextStream:
-    """Text of a growing list of tokens, given out when its characters are whole."""
+    """Decodes a growing list of tokens; returns text once its characters are complete."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._stream = decoders.DecodeStream(skip_special_tokens=True)
 
     def add(self, token: int) -> str:
-        """Text that `token` completes; empty within a character."""
+        """Return the text completed by `token`; empty within a character."""
         return self._stream.step(self._tokenizer, token) or ""
 
 
 class IdTokenizer:
-    """For a model without a tokenizer: text is its token ids, "17 4 291"."""
+    """Tokenizer for a model without one: text consists of token ids, e.g. "17 4 291"."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids written as numbers. Raises InputError for anything else."""
+        """Parse token ids written as numbers. Raises InputError for anything else."""
         try:
             return [int(word) for word in text.split()]
         except ValueError:
@@ -89,7 +89,7 @@ class IdTokenizer:
             ) from None
 
     def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Token ids of all messages, one after another."""
+        """Return the token ids of all messages, one after another."""
         return [i for message in messages for i in self.encode(str(message.get("content", "")))]
 
     def stream(self) -> IdStream:
@@ -98,10 +98,10 @@ class IdTokenizer:
 
 
 class IdStream:
-    """Each token as its id and a space."""
+    """Decodes each token to its id and a space."""
 
     def add(self, token: int) -> str:
-        """The id as text."""
+        """Return the id as text."""
         return f"{token} "
 
 
@@ -109,7 +109,7 @@ AnyTokenizer = TextTokenizer | IdTokenizer
 
 
 def load(path: Path) -> AnyTokenizer:
-    """The tokenizer of the model at `path`. Raises InputError where it cannot be read."""
+    """Load the tokenizer of the model at `path`. Raises InputError if it cannot be read."""
     if path.suffix == ".gguf":
         from shardwise.engine.checkpoint import GgufCheckpoint
 
@@ -131,7 +131,7 @@ def load(path: Path) -> AnyTokenizer:
 
 
 def from_gguf(fields: Mapping[str, Any], path: Path) -> TextTokenizer:
-    """The byte-level BPE tokenizer that a GGUF header holds."""
+    """Build the byte-level BPE tokenizer of a GGUF header."""
     kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     if kind != "gpt2" or pre not in GGUF_PATTERNS:
         raise InputError(

@@ -36,7 +36,9 @@ class Claim(msgspec.Struct, frozen=True):
     value: Interval
     unit: str
     verdict: Verdict
-    drift: float = math.nan  #: of the machine's pace over the runs compared; NaN: not measured
+    drift: float = (
+        math.nan
+    )  #: change of the machine's speed over the compared runs; NaN: not measured
 
 
 def claims(compared: Sequence[Compared]) -> tuple[Claim, ...]:

@@ -14,8 +14,8 @@ from shardwise.evidence.export import STEADY_WAVES
 from shardwise.experiment.split import Machine, Split
 from shardwise.workload.workload import Mode, Workload
 
-RUNS: Final = 3  #: of each cell; how they differ is its interval
-#: Requests of a closed loop's run: four waves, of which the steady window keeps two or three.
+RUNS: Final = 3  #: runs per cell; their variation gives its interval
+#: Requests per run of a closed loop: four waves, two or three of them in the steady window.
 WAVES, LEAST_REQUESTS = 4, 8
 STALL_TIMEOUT_S: Final = 120.0
 #: Lengths of a closed loop, uniform from half to one and a half times the mean. Equal lengths end
@@ -38,7 +38,7 @@ class Cell(msgspec.Struct, frozen=True):
 
     @property
     def requests(self) -> int:
-        """Of one run."""
+        """Effort of one run."""
         slots = self.workload.concurrency
         if self.workload.mode == "closed_loop":
             return max(LEAST_REQUESTS, WAVES * slots)
@@ -72,7 +72,7 @@ def cells(splits: Sequence[Split], concurrencies: Sequence[int], isl: int, osl: 
 
 def longest(isl: int, osl: int) -> int:
     """Return the tokens of the longest request, rounded up to a multiple of 256 with room for the
-    server's own."""
+    server's additional tokens."""
     return -(-(math.ceil((isl + osl) * (1 + SPREAD)) + 16) // 256) * 256
 
 

@@ -22,7 +22,7 @@ from shardwise.perfmodel.estimate import Subject, predict
 from shardwise.perfmodel.profiles import Profile, calibrated
 
 FILE: Final = "predictions.json"
-_OF_ALL: Final = ("output_tok_s", "total_tok_s")  #: metrics that replicas add up
+_OF_ALL: Final = ("output_tok_s", "total_tok_s")  #: metrics that are summed over replicas
 
 
 class Forecast(msgspec.Struct, frozen=True):

@@ -42,7 +42,7 @@ def detect(name: str, machine: Machine, ranks: int, threads: int) -> None:
     if done.returncode:
         words = done.stderr.strip().splitlines() or ["no reason was given"]
         raise InputError(f"cannot measure this machine: {words[-1][:300]}")
-    default_catalogue.cache_clear()  # what was read before has not got it
+    default_catalogue.cache_clear()  # the cached catalogue does not have it
 
 
 def shapes(

@@ -19,8 +19,8 @@ from msgspec.structs import replace
 
 from shardwise.evidence.measured import Measured
 
-#: About 20 ms of matrix products and 10 ms of copies on one core of 2024: what the ranks of a CPU
-#: engine do. On a GPU machine it is the speed of the host, which runs the engine's process.
+#: About 20 ms of matrix products and 10 ms of copies on one core of 2024, like the work of a CPU
+#: engine's ranks. On a GPU machine it measures the host, which runs the engine process.
 _SIZE, _PRODUCTS = 256, 12
 _COPIED_BYTES, _COPIES = 16 << 20, 2
 _SAMPLES: Final = 3

@@ -48,7 +48,7 @@ class Wanted(msgspec.Struct, frozen=True):
         ways = splits(self.machine, self.tp_sizes)
         seqs = max(self.concurrencies)
         found = cells(ways, self.concurrencies, self.isl, self.osl)
-        # by the model's name: a bundled one is in the folder, which may move
+        # by model name, because a bundled model's path depends on the folder
         named = replace(self.instance.deployment, model=self.model)
         started = replace(self.instance, deployment=named).for_sequences(seqs)
         instance = (self.model, started, self.weight_dtype)
@@ -74,7 +74,7 @@ class Ran(msgspec.Struct, frozen=True):
 
     measured: dict[str, Measured]
     forecasts: dict[str, Forecast]
-    dropped: list[str]  #: what the budget did not allow, in words
+    dropped: list[str]  #: description of what the budget did not allow
     interrupted: bool = False
 
 

@@ -84,7 +84,7 @@ def shrunk(before: Evidence, after: Evidence, trusts: Mapping[str, Trust]) -> Ev
 
 def _blend(old: Interval, new: Interval, known: Trust) -> Interval:
     value = old.value ** (1.0 - known.share) * new.value**known.share
-    if not math.isfinite(known.half_width):  # as wide as it was, around where it is now
+    if not math.isfinite(known.half_width):  # same width as before, around the new value
         return Interval(value, old.lo * value / old.value, old.hi * value / old.value, old.n)
     factor = math.exp(known.half_width)
     return Interval(value, value / factor, value * factor, known.n)

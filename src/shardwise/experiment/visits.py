@@ -27,12 +27,12 @@ from shardwise.layout.deployment import Deployment
 from shardwise.replica.command import Instance
 
 STUDY: Final = "experiment"
-#: Guesses of an engine's start and stop until one was seen, and of what follows the last cell.
+#: Assumed seconds of an engine's start and stop until measured, and after the last cell.
 START_S: Final = {"builtin": 6.0, "vllm": 60.0, "sglang": 60.0}
 ANALYSIS_S: Final = 15.0
 WARM_UP_S: Final = 1.0  #: before each run
-PACE_S: Final = 0.3  #: to see the machine's pace before and after it
-QUICK_START_S: Final = 10.0  #: an engine that starts as quickly is started for every run
+PACE_S: Final = 0.3  #: to measure the machine's speed before and after it
+QUICK_START_S: Final = 10.0  #: an engine that starts within this time is restarted for every run
 SEED: Final = 0
 
 Say = Callable[[str], None]
@@ -51,7 +51,7 @@ class Place(msgspec.Struct, frozen=True):
     """Where cells are measured and stored."""
 
     machine: Machine
-    instance: Instance  #: what the engine is started with
+    instance: Instance  #: settings of the engine's start
     folder: Path  #: for logs
     store: Store
 
@@ -149,7 +149,7 @@ class Visits:
         self._expected_s += job.run_s
         self.left[job.cell] -= 1
         if not self.left[job.cell] or not found.conditions["completed"]:
-            del self.left[job.cell]  # it would not answer in the next run either
+            del self.left[job.cell]  # it would not answer in another run either
         return False
 
     def _measured(self, job: Job, made: int, served: serving.Served) -> Measured:

@@ -37,7 +37,7 @@ class Catalogue(msgspec.Struct, frozen=True):
     """Every known GPU and price. Build with `load_catalogue` or `default_catalogue`."""
 
     by_id: Mapping[str, Gpu]
-    names: Mapping[str, str]  #: folded spelling -> id
+    names: Mapping[str, str]  #: normalized spelling -> id
     facts_by_id: Mapping[str, tuple[Fact, ...]]
     all_prices: tuple[Price, ...]
 
@@ -75,7 +75,7 @@ class Catalogue(msgspec.Struct, frozen=True):
     def price_used(self, gpu_id: str, given_usd: float | None) -> Price | None:
         """Return the price for costs: the user's if given, else the default price.
 
-        Raises InputError where the user's price is not above 0.
+        Raises InputError if the user's price is not above 0.
         """
         if given_usd is None:
             return self.price(gpu_id)

@@ -10,8 +10,8 @@ import msgspec
 Topology = Literal["full_mesh", "switched", "pcie", "network"]
 Status = Literal["released", "announced"]
 
-#: What a matrix unit runs a dtype as where it lacks it: the next wider one.
-#: Datasheets give fp32 without matrix units: where nobody measured it, it is not told apart.
+#: The dtype that a matrix unit uses for an unsupported dtype: the next wider one. Datasheets give
+#: the fp32 rate without matrix units; without a measurement, that rate is used.
 _WIDER = {
     "fp4": ("fp4", "fp8", "bf16", "fp16"),
     "fp8": ("fp8", "bf16", "fp16"),
@@ -26,8 +26,8 @@ class Island(msgspec.Struct, frozen=True):
 
     technology: str  #: "NVLink 4 bridge", …
     gpus: int
-    bandwidth_bytes_per_s: float  #: of one GPU to all its peers in the island, one direction
-    fitted: bool  #: whether a node usually has these links; bridges are often bought apart
+    bandwidth_bytes_per_s: float  #: from one GPU to all its peers in the island, one direction
+    fitted: bool  #: whether a node usually has these links; bridges are often sold separately
 
 
 class Interconnect(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class Interconnect(msgspec.Struct, frozen=True):
 
     technology: str
     topology: Topology
-    bandwidth_bytes_per_s: float  #: of all links of one GPU together
+    bandwidth_bytes_per_s: float  #: total of all links of one GPU
     links: int  #: on a full mesh, one per peer
     max_world: int  #: GPUs that can talk at this rate
     island: Island | None = None
@@ -63,20 +63,20 @@ class Interconnect(msgspec.Struct, frozen=True):
 
 
 class AllReduceLine(msgspec.Struct, frozen=True):
-    """A measured all-reduce: latency_s + bytes / bytes_per_s, of the message."""
+    """A measured all-reduce: latency_s + message bytes / bytes_per_s."""
 
     latency_s: float
     bytes_per_s: float
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """One accelerator, from its datasheet; or one rank's share of a CPU, measured."""
+    """One accelerator from its datasheet, or one rank's measured share of a CPU."""
 
     id: str
     name: str
     vendor: str  #: "nvidia", "amd", "cpu", …
     generation: str  #: "hopper", "cdna3", … : GPUs of one generation share priors
-    memory_bytes: float  #: what software can allocate: the driver's figure where known
+    memory_bytes: float  #: memory that software can allocate: as the driver reports it, if known
     memory_bandwidth: float  #: bytes/s
     flops: Mapping[str, float]  #: dense FLOP/s by native dtype: "bf16", "fp16", "fp8", …
     tdp_w: float  #: 0: not known
@@ -85,12 +85,12 @@ class Gpu(msgspec.Struct, frozen=True):
     node_gpus: int  #: GPUs in the usual node
     memory_nameplate_gb: float = 0.0  #: the marketed figure: 24, 80, 141, 192, 288
     all_reduce: Mapping[int, AllReduceLine] = msgspec.field(default_factory=dict)  #: by world size
-    all_reduce_source: str = ""  #: of `all_reduce`; empty: measured on this GPU
+    all_reduce_source: str = ""  #: source of `all_reduce`; empty: measured on this GPU
     runtime_memory_bytes: float = 0.0  #: total that CUDA or HIP reports to a program; 0: not known
     l2_cache_bytes: float = 0.0  #: 0: not known
     compute_capability: tuple[int, int] | None = None  #: NVIDIA's, e.g. (9, 0); None: not known
     llvm_target: str = ""  #: AMD's, e.g. "gfx942"
-    #: what the KV cache of a start-up log lacks of the one predicted; below 0: it is larger
+    #: predicted minus logged KV cache of a start-up log; negative if the logged one is larger
     cache_shortfall_bytes: float = 0.0
     kv_fp8: bool | None = None  #: whether kernels can read an fp8 KV cache; None: not known
     status: Status = "released"
@@ -98,8 +98,9 @@ class Gpu(msgspec.Struct, frozen=True):
 
     @property
     def visible_memory_bytes(self) -> float:
-        """What an engine multiplies with its memory utilization: the runtime's total, else the
-        driver's. CUDA reports 0.4 to 1 GiB less than nvidia-smi does."""
+        """Memory that an engine multiplies by its memory utilization: the runtime's total, else the
+        driver's. CUDA reports 0.4 to 1 GiB less than nvidia-smi.
+        """
         return self.runtime_memory_bytes or self.memory_bytes
 
     @property

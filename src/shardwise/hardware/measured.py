@@ -21,31 +21,31 @@ _ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 class Measured(msgspec.Struct, frozen=True):
     """Values per rank of this machine, measured with all ranks running."""
 
-    name: str  #: the processor's own, a label only
+    name: str  #: name of the processor, used only as a label
     vendor: str  #: "cpu", "nvidia", "amd"
     device: str  #: "cpu" or "cuda"
-    num_ranks: int  #: GPUs, or shares of the cores
+    num_ranks: int  #: number of GPUs, or of shares of the cores
     threads_per_rank: int  #: 0 on a GPU
-    cores: int  #: this process may use
+    cores: int  #: available to this process
     compute_units: int  #: of one rank: SMs or CUs, on CPU its threads
     memory_bytes: float  #: of one rank
     memory_bandwidth: float  #: bytes/s of one rank
     flops: Mapping[str, float]  #: by dtype
     all_reduce: Mapping[int, AllReduceLine]  #: by world size
     date: str
-    seconds: float  #: that measuring took
-    load_before: float  #: processes that wanted a core in the minute before
+    seconds: float  #: duration of the measurement
+    load_before: float  #: processes that wanted a core in the minute before the measurement
     compute_capability: str = ""  #: NVIDIA's, e.g. "9.0"
     llvm_target: str = ""  #: AMD's, e.g. "gfx942"
 
     @property
     def was_busy(self) -> bool:
-        """Whether other work held enough of the cores to be measured as well."""
+        """Whether other processes used so much of the cores that the results are affected."""
         return self.load_before > BUSY_SHARE * self.cores
 
     @property
     def what(self) -> str:
-        """The ranks in words: what every number of the file is of."""
+        """Description of the ranks that the file's numbers refer to."""
         if self.device == "cpu":
             threads = "thread" if self.threads_per_rank == 1 else "threads"
             ranks = "rank" if self.num_ranks == 1 else "ranks"
@@ -64,12 +64,12 @@ def check_id(name: str) -> str:
 
 
 def to_toml(gpu_id: str, found: Measured) -> str:
-    """The catalogue file of `found` under `gpu_id`."""
+    """Return the catalogue file of `found` with the id `gpu_id`."""
     return "\n".join(_lines(check_id(gpu_id), found)) + "\n"
 
 
 def write(path: Path, gpu_id: str, found: Measured) -> None:
-    """Write the file atomically. Raises InputError where it cannot."""
+    """Write the file atomically. Raises InputError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, to_toml(gpu_id, found).encode())

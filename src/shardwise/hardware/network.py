@@ -1,4 +1,4 @@
-"""Networks between nodes: rates from data sheets, latencies assumed."""
+"""Networks between nodes: rates from datasheets, assumed latencies."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _DATA: Final = Path(__file__).parent / "data" / "networks.toml"
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What joins nodes. `gbit_per_s` is one adapter's; `each` GPU, or each node, has one."""
+    """A network between nodes. `gbit_per_s` is per adapter; `each` GPU or node has one."""
 
     name: str
     gbit_per_s: float
     each: Literal["gpu", "node"]
-    latency_us: float  #: of a small message from GPU to GPU; assumed
+    latency_us: float  #: assumed latency of a small message between GPUs
     source: str
     date: str
 
     @property
     def bytes_per_s(self) -> float:
-        """Of one adapter."""
+        """Bytes/s of one adapter."""
         return self.gbit_per_s * 1e9 / 8.0
 
     @property
@@ -36,26 +36,26 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fabric(msgspec.Struct, frozen=True):
-    """Nodes of equal size and the network that joins them."""
+    """Nodes of equal size and the network between them."""
 
     gpus_per_node: int
     network: Network
 
     @property
     def node_bytes_per_s(self) -> float:
-        """What all GPUs of a node send together."""
+        """Bytes/s that all GPUs of a node send together."""
         adapters = self.gpus_per_node if self.network.each == "gpu" else 1
         return self.network.bytes_per_s * adapters
 
 
 @cache
 def networks() -> dict[str, Network]:
-    """Every network of the catalogue by id."""
+    """Return every network of the catalogue by id."""
     return msgspec.convert(tomli.loads(_DATA.read_text("utf-8")), dict[str, Network])
 
 
 def network(name: str) -> Network:
-    """The network of an id. Raises InputError naming those there are."""
+    """Return the network with an id. Raises InputError listing all ids."""
     found = networks().get(name)
     if found is None:
         raise InputError(f"network {name[:40]!r}", f"allowed: {', '.join(networks())}")

@@ -1,4 +1,4 @@
-"""Nodes: some GPUs of one kind that share a scale-up domain, and what joins several of them."""
+"""Nodes: GPUs of one kind in one scale-up domain, and the network between several nodes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MOST_NODES: Final = 64
 
 
 class Node(msgspec.Struct, frozen=True):
-    """`gpus` GPUs of one kind in all, in `nodes` equal nodes.
+    """`gpus` GPUs of one kind in total, in `nodes` equal nodes.
 
-    Raises InputError for a node with fewer than one GPU or more than can talk at link speed, and
-    for several nodes without a network.
+    Raises InputError for a node with fewer than one GPU or more than its links can connect, and for
+    several nodes without a network.
     """
 
     gpu: Gpu
@@ -43,12 +43,12 @@ class Node(msgspec.Struct, frozen=True):
 
     @property
     def gpus_per_node(self) -> int:
-        """GPUs of one node, where `gpus` counts all of them."""
+        """Number of GPUs per node; `gpus` is the total."""
         return self.gpus // self.nodes
 
     @property
     def fabric(self) -> Fabric | None:
-        """What joins the nodes; None for one."""
+        """Network between the nodes; None for a single node."""
         if self.network is None or self.nodes == 1:
             return None
         return Fabric(self.gpus_per_node, self.network)
@@ -60,7 +60,7 @@ class Node(msgspec.Struct, frozen=True):
         return one if self.nodes == 1 else f"{self.nodes} nodes of {one}"
 
     def check_tp(self, tp_size: int) -> None:
-        """InputError unless `tp_size` GPUs of this node can shard one layer."""
+        """Raise InputError unless `tp_size` GPUs of this node can shard a layer."""
         if not 1 <= tp_size <= self.gpus:
             raise InputError(
                 f"TP={tp_size} on {self.gpus} x {self.gpu.id}",

@@ -1,4 +1,4 @@
-"""Whether a hardware figure can be true: most that cannot were written in another unit."""
+"""Plausibility checks of hardware values. Most implausible values are in a wrong unit."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from shardwise.units import UNITS, to_si
 
 
 class Quantity(msgspec.Struct, frozen=True):
-    """What a fact measures (a kind of `units.UNITS`) and the SI range that hardware has."""
+    """A quantity (a kind in `units.UNITS`) and its plausible range in SI units."""
 
     measures: str
     low: float
     high: float
 
 
-#: From a single CPU core or a small link to ten times the largest accelerator announced (2026).
+#: From a single CPU core or a small link to ten times the largest announced accelerator (2026).
 QUANTITIES: Final = {
     "memory": Quantity("bytes", 64e6, 10e12),
     "cache": Quantity("bytes", 1e3, 100e9),
@@ -39,10 +39,10 @@ DRIVER_SHARE: Final = (0.75, 1.08)
 
 
 def in_si(value: float, unit: str, quantity: str, where: str) -> float:
-    """`value` in SI.
+    """Return `value` in SI units.
 
     Raises:
-        InputError: Not a positive number, a unit of something else, or out of the range of
+        InputError: Not a positive number, a unit of another quantity, or out of the range of
             `quantity` (a key of QUANTITIES).
     """
     if not (math.isfinite(value) and value > 0):
@@ -53,7 +53,7 @@ def in_si(value: float, unit: str, quantity: str, where: str) -> float:
         factor = UNITS[unit][1]
         low, high = kind.low / factor, kind.high / factor
         raise InputError(
-            f"{where}: {value:g} {unit} is no plausible {quantity}",
+            f"{where}: {value:g} {unit} is not a plausible {quantity}",
             f"plausible: {low:g} to {high:g} {unit}",
             "check value and unit",
         )
@@ -61,12 +61,12 @@ def in_si(value: float, unit: str, quantity: str, where: str) -> float:
 
 
 def check_rates(flops: dict[str, float], memory_bandwidth: float, where: str) -> None:
-    """InputError for a matrix rate that no memory bandwidth of this size goes with."""
+    """Raise InputError for a matrix rate that is implausible at this memory bandwidth."""
     low, high = INTENSITY
     for dtype, rate in flops.items():
         if not low <= rate / memory_bandwidth <= high:
             raise InputError(
-                f"{where}.flops.{dtype}: {rate / 1e12:g} TFLOPS beside a memory bandwidth of "
+                f"{where}.flops.{dtype}: {rate / 1e12:g} TFLOPS with a memory bandwidth of "
                 f"{memory_bandwidth / 1e12:g} TB/s",
                 f"plausible: {low * memory_bandwidth / 1e12:g} to "
                 f"{high * memory_bandwidth / 1e12:g} TFLOPS",
@@ -75,7 +75,7 @@ def check_rates(flops: dict[str, float], memory_bandwidth: float, where: str) ->
 
 
 def check_memory(nameplate: float, driver: float, runtime: float, where: str) -> None:
-    """InputError where the memory that software sees does not go with the marketed figure."""
+    """Raise InputError if the software-visible memory is implausible for the nameplate value."""
     low, high = DRIVER_SHARE
     for key, found, most in (
         ("usable_memory", driver, high * nameplate),

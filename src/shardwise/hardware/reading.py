@@ -1,4 +1,4 @@
-"""A GPU's table of a catalogue file as a `Gpu` and as printable facts, checked."""
+"""Convert a GPU's table of a catalogue file to a `Gpu` and to printable facts, with checks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FLOPS = ("bf16", "fp16", "fp8", "fp4", "int8", "fp32")
 DATE = re.compile(r"(\d{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 RELEASED = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 CAPABILITY = re.compile(r"(\d{1,2})\.(\d)")
-FP8_CAPABILITY = (8, 9)  #: the first with fp8 conversions; Triton refuses fp8e4nv below it
+FP8_CAPABILITY = (8, 9)  #: first capability with fp8 conversions; Triton refuses fp8e4nv below it
 FP8_TARGETS = ("gfx94", "gfx95", "gfx12")  #: prefixes of LLVM targets with fp8 instructions
 
 
 class Fact(msgspec.Struct, frozen=True):
-    """One value of a GPU as its file wrote it, for printing."""
+    """One value of a GPU as written in its file, for printing."""
 
     field: str
     value: float | str
@@ -33,7 +33,7 @@ class Fact(msgspec.Struct, frozen=True):
 
 
 def gpu_of(gpu_id: str, table: GpuTable, where: str) -> Gpu:
-    """The GPU of a table. InputError, which names `where` and the key, if it cannot be true."""
+    """Return the GPU of a table. Raises InputError naming `where` and an implausible key."""
 
     def amount(key: str, quantity: str) -> float:
         fact = getattr(table, key)
@@ -44,7 +44,7 @@ def gpu_of(gpu_id: str, table: GpuTable, where: str) -> Gpu:
     bandwidth = amount("memory_bandwidth", "memory bandwidth")
     flops = _flops(table, f"{where}.flops")
     check_memory(nameplate, usable, runtime, where)
-    if table.vendor != "cpu":  # a core without bf16 instructions is slower than its memory
+    if table.vendor != "cpu":  # without bf16 instructions, a core is slower than its memory
         check_rates(flops, bandwidth, where)
     capability = _capability(table.compute_capability, f"{where}.compute_capability")
     target = table.llvm_target.value if table.llvm_target else ""
@@ -94,7 +94,7 @@ def _kv_fp8(
     target: str,
     flops: Mapping[str, float],
 ) -> bool | None:
-    """Whether kernels read an fp8 KV cache: as the file says, else by the instructions."""
+    """Return whether kernels read an fp8 KV cache: from the file, else from the instructions."""
     if given is not None:
         return given
     if capability:
@@ -157,7 +157,7 @@ def _node_gpus(table: GpuTable, where: str) -> int:
 
 
 def facts_of(table: GpuTable, file: str, where: str) -> Iterable[Fact]:
-    """Each value of a table with its unit and source; InputError for a malformed date."""
+    """Return each value of a table with unit and source. InputError for a malformed date."""
     for parent, part in (
         ("", table),
         ("flops.", table.flops),
@@ -180,6 +180,6 @@ def facts_of(table: GpuTable, file: str, where: str) -> Iterable[Fact]:
 
 
 def check_date(fact: Value | Text, where: str) -> None:
-    """InputError unless the date is empty, a month or a day."""
+    """Raise InputError unless the date is empty, a year and month, or a day."""
     if not DATE.fullmatch(fact.date):
         raise InputError(f"{where}: date {fact.date!r}", 'allowed: "YYYY-MM-DD" or "YYYY-MM"')

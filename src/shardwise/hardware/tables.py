@@ -1,4 +1,4 @@
-"""The TOML form of GPUs and prices, decoded strictly; an error names file and key in one line."""
+"""TOML tables of GPUs and prices, decoded strictly. An error names file and key in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Value(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One fact; `source` and `date` may be left out of a user's file."""
+    """One numerical fact. A user's file may omit `source` and `date`."""
 
     value: float
     unit: str
@@ -29,7 +29,7 @@ class Value(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Text(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One fact that is not a number."""
+    """One textual fact."""
 
     value: str
     source: str = ""
@@ -125,7 +125,7 @@ _FORMS = {"flops": FlopsTable, "interconnect": LinkTable, "island": IslandTable}
 
 
 def read_toml(path: Path) -> FileTable:
-    """The top level of a catalogue file. InputError if unreadable or not TOML."""
+    """Return the top level of a catalogue file. InputError if unreadable or not TOML."""
     try:
         data = tomli.loads(read_utf8(path))
     except OSError as error:
@@ -136,7 +136,7 @@ def read_toml(path: Path) -> FileTable:
 
 
 def decode(data: object, form: type[T], where: str) -> T:
-    """`data` as `form`; InputError names `where`, the key and the keys that are allowed."""
+    """Convert `data` to `form`. InputError names `where`, the key and the allowed keys."""
     try:
         return msgspec.convert(data, form)
     except msgspec.ValidationError as error:
@@ -151,5 +151,5 @@ def decode(data: object, form: type[T], where: str) -> T:
 
 
 def number(fact: Value, quantity: str, where: str) -> float:
-    """A fact in SI. InputError unless it is plausible for `quantity` (see `plausible`)."""
+    """Return a fact in SI units. InputError unless plausible for `quantity` (see `plausible`)."""
     return in_si(fact.value, fact.unit, quantity, where)

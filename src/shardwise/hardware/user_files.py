@@ -1,4 +1,4 @@
-"""Where a user's own files live: $SHARDWISE_HOME, else ~/.config/shardwise."""
+"""Folder of the user's files: $SHARDWISE_HOME, or ~/.config/shardwise."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """Folder of the user's own files: SHARDWISE_HOME, or ~/.config/shardwise."""
+    """Return the folder of the user's files: SHARDWISE_HOME, or ~/.config/shardwise."""
     given = os.environ.get("SHARDWISE_HOME")
     return Path(given) if given else Path.home() / ".config" / "shardwise"
 
 
 def hardware_folder() -> Path:
-    """Catalogue files that every command reads after the bundled ones."""
+    """Return the catalogue files that every command reads after the bundled ones."""
     return home() / "hardware"
 
 
 def own_hardware() -> tuple[Path, ...]:
-    """TOML files of machines measured by `shardwise hardware detect`."""
+    """Return the TOML files of machines measured by `shardwise hardware detect`."""
     return tuple(sorted(hardware_folder().glob("*.toml")))

@@ -45,7 +45,7 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
     if file.node.ray:
         check_cluster(file, kind_of(file))
     check_present(made, kind_of(file))
-    to_start = {port for _, port in ports}  # a running replica holds the memory that it uses
+    to_start = {port for _, port in ports}  # a running replica's memory is already in use
     starting = [launch for launch in made if launch.port in to_start]
     _check_memory(file, starting, check_node(starting))
     choose(file)
@@ -72,7 +72,7 @@ def _require_one_node(file: DeploymentFile) -> None:
         raise InputError(
             f"{gpus} GPUs for the replicas, and the file's node has {file.node.gpus}",
             "allowed with 'shardwise up': one node",
-            "translate the file for several with 'shardwise export --to kubernetes' or ray",
+            "for several nodes, use 'shardwise export --to kubernetes' or ray",
         )
 
 
@@ -93,8 +93,10 @@ def _check_shape(file: DeploymentFile, model: ModelTable) -> None:
 
 
 def _check_memory(file: DeploymentFile, starting: Sequence[Launch], node: Node | None) -> None:
-    """DoesNotFitError for a replica whose GPUs here have less memory than the catalogue's, so that
-    nothing is left for its cache. Without a node that was read: no-op."""
+    """Raise DoesNotFitError if the GPUs here have too little memory for a replica's KV cache.
+
+    Their memory may be less than the catalogue's. No-op if the node was not read.
+    """
     from shardwise.perfmodel.node_gpu import with_memory
 
     for launch in starting:
@@ -108,7 +110,7 @@ def _check_memory(file: DeploymentFile, starting: Sequence[Launch], node: Node |
 
 
 def _architecture(model: ModelTable) -> Model | None:
-    """The model's, where it is known without asking the network."""
+    """Return the model's architecture if it is known without network access."""
     from shardwise.architecture.models import bundled, load
 
     given = model.architecture or model.model
@@ -129,7 +131,7 @@ def _gpu(file: DeploymentFile) -> Gpu:
 
 
 def _require_room(model: ModelTable, arch: Model, gpu: Gpu, where: str = "") -> None:
-    """Raise DoesNotFitError where `gpu` has no room for a cache beside the weights."""
+    """Raise DoesNotFitError if `gpu` has no room for a KV cache besides the weights."""
     from shardwise.perfmodel.memory import plan
 
     found = plan(arch, gpu, model.deployment(gpu.id), model.max_model_len or arch.max_context)

@@ -83,7 +83,7 @@ class Controller:
         self._watch_balancer(wanted)
 
     def _adopt_or_start(self, wanted: Sequence[Launch]) -> list[Launch]:
-        """Keepers for all; the launches whose running process is of an older file."""
+        """Start supervisors for all replicas; return launches that still run with an older file."""
         changed = []
         fresh = []
         for launch in wanted:
@@ -190,19 +190,19 @@ class Controller:
             failures += 1
             log.error("balancer %s ended; restart", self.balancer.name)
             if kept:
-                processes.kill_all(processes.session(kept))  # workers of a killed master process
+                processes.kill_all(processes.session(kept))  # workers of a killed master
             if self.leaving.wait(backoff_s(failures) - 1):
                 return
             self.journal.state.balancer_restarts += 1
             started = time.monotonic()
             try:
                 self._start_balancer(wanted)
-            except (InputError, OSError) as error:  # a full disk may pass
+            except (InputError, OSError) as error:  # a full disk may be temporary
                 log.error("balancer %s: %s", self.balancer.name, error)
 
 
 def main(path: Path) -> None:
-    """Run as a process of its own: `python -m shardwise.hosting.controller FILE`."""
+    """Main function of the process `python -m shardwise.hosting.controller FILE`."""
     folder = state.folder(path)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"

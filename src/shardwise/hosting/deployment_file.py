@@ -32,9 +32,11 @@ _HOST: Final = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,253}(?<!\.)|(?=[^:]*:)[0-9A-F
 class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """`[[model]]`: one model and its replicas. Defaults are those of evidence.record.Deployment."""
 
-    model: str  #: what the engine loads: Hugging Face id, folder or file
-    name: str = ""  #: as requests name it; empty: the last part of `model`
-    architecture: str = ""  #: catalogue id or config.json where `model` does not tell; for checks
+    model: str  #: Hugging Face id, folder or file that the engine loads
+    name: str = ""  #: model name in requests; empty: the last part of `model`
+    architecture: str = (
+        ""  #: catalogue id or config.json for checks, if `model` does not identify it
+    )
     engine: str = "vllm"  #: one that Shardwise starts itself, or "command"
     task: Task = "generate"
     tp_size: int = 1
@@ -42,22 +44,24 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     replicas: int = 1
     weight_dtype: str = "auto"
     kv_dtype: str = "auto"
-    expert_parallel: bool = False  #: experts whole, spread over all GPUs of a stage
-    attention_dp: int = 1  #: data-parallel copies of attention within a replica
-    dcp_size: int = 1  #: ranks of TP that share each sequence's KV cache
-    max_num_seqs: int = 256  #: of each copy of attention, as the tokens of a step
+    expert_parallel: bool = False  #: whether whole experts are distributed over all GPUs of a stage
+    attention_dp: int = 1  #: number of data-parallel copies of attention in a replica
+    dcp_size: int = 1  #: TP ranks that split the KV cache of each sequence
+    max_num_seqs: int = 256  #: per copy of attention, like max_num_batched_tokens
     max_num_batched_tokens: int = 8192
     gpu_memory_utilization: float = 0.9
     max_model_len: int = 0  #: tokens; 0: the model's own
-    devices: list[list[int]] = []  #: one list a replica: GPU indices, or CPU cores
-    first_port: int = 0  #: of the first replica, the others follow; 0: after the model before
-    flags: list[str] = []  #: added to the engine's command line as they are
+    devices: list[list[int]] = []  #: one list per replica: GPU indices or CPU cores
+    first_port: int = 0  #: of the first replica, the others follow; 0: after the previous model's
+    flags: list[str] = []  #: appended to the engine's command line unchanged
     env: dict[str, str] = {}
-    command: list[str] = []  #: engine "command": any OpenAI server; {port}, {host}, {model}
+    command: list[
+        str
+    ] = []  #: for engine "command": any OpenAI server; {port}, {host}, {model} are replaced
     python: str = ""  #: interpreter of the engine's own environment; empty: this one
     ready_timeout_s: float = 1800.0
-    probe_interval_s: float = 15.0  #: between the completions that show that a replica works
-    hang_timeout_s: float = 30.0  #: a replica that does nothing for so long is restarted
+    probe_interval_s: float = 15.0  #: interval of completions that check whether a replica works
+    hang_timeout_s: float = 30.0  #: a replica without progress for this time is restarted
 
     @property
     def served_name(self) -> str:
@@ -115,9 +119,9 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
 class NodeTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """`[node]`: the planned hardware."""
 
-    gpu: str = "cpu"  #: a GPU of the catalogue, or "cpu"
-    gpus: int = 0  #: in the node; 0: as many as are found
-    ray: str = ""  #: Ray cluster that replicas run on, as ray://host:port; empty: this machine
+    gpu: str = "cpu"  #: GPU id from the catalogue, or "cpu"
+    gpus: int = 0  #: number in the node; 0: as many as are found
+    ray: str = ""  #: Ray cluster for the replicas, as ray://host:port; empty: this machine
 
 
 class DeploymentFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -128,7 +132,7 @@ class DeploymentFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     port: int = 8000  #: where clients connect
     metrics_port: int = 0  #: Prometheus endpoint; 0: none
     balancer: BalancerName = "auto"
-    api_key_env: str = ""  #: environment variable that holds the key; the key is in no file
+    api_key_env: str = ""  #: environment variable with the API key; the key itself is in no file
     node: NodeTable = NodeTable()
     models: list[ModelTable] = msgspec.field(name="model")
 
@@ -193,7 +197,7 @@ def _pair(key: str, value: Any) -> str:
 
 
 def _toml(value: Any) -> str:
-    """JSON's scalars, strings and arrays are TOML's too, but for inline tables and DEL."""
+    """Format a value as TOML. It equals JSON except for inline tables and DEL."""
     if isinstance(value, dict):
         inner = ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items())
         return f"{{ {inner} }}"
@@ -287,7 +291,7 @@ def _check_model(model: ModelTable, where: str) -> None:
     if (model.engine == "command") != bool(model.command):
         raise InputError(
             f"{where}: engine {model.engine!r} and command {model.command}",
-            'engine = "command" needs a command, and only it takes one',
+            'engine = "command" needs a command, and no other engine accepts one',
         )
     if model.devices and len(model.devices) != model.replicas:
         raise InputError(

@@ -17,16 +17,16 @@ from shardwise.replica import probing
 
 HEALTH_EVERY_S: Final = 2.0
 HEALTH_TIMEOUT_S: Final = 5.0
-RETRY_S: Final = 2.0  #: after a completion that failed
-#: an engine without counters may be busy for all that is known; it is given this long
+RETRY_S: Final = 2.0  #: interval after a failed completion
+#: time limit for an engine without counters, which may be busy
 BLIND_TIMEOUT_S: Final = 300.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """Result of a liveness check."""
 
-    trouble: str = ""  #: empty: none
-    hangs: bool = False  #: for so long that it is to be restarted
+    trouble: str = ""  #: empty: no problem
+    hangs: bool = False  #: whether the problem lasted so long that a restart is needed
 
 
 class Liveness:
@@ -37,8 +37,8 @@ class Liveness:
         now = time.monotonic()
         self._well_s = now  #: when /health last answered
         self._next_ask_s = now + launch.model.probe_interval_s
-        self._asked_s: float | None = None  #: when the completion that is still missing was asked
-        self._moved_s = now  #: when the engine's counters last moved
+        self._asked_s: float | None = None  #: when the unanswered completion was requested
+        self._moved_s = now  #: when the engine's counters last changed
         self._counter: float | None = None
         self._thread: threading.Thread | None = None
         self._answer = ""

@@ -15,14 +15,14 @@ from shardwise.replica.probing import request
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-#: quantities that replicas report, as they are named here
+#: reported quantities, with their common names
 NAMES: Final = (*get("builtin").metrics.names, "shardwise_tpot_seconds")
-#: each engine's name of a quantity -> ours
+#: engine's name of a quantity -> common name
 _OURS: Final = {theirs: ours for engine in every() for ours, theirs in engine.metrics.names.items()}
 
 
 def serve_metrics(file: DeploymentFile, journal: Journal) -> None:
-    """Answer on `metrics_port` from a thread, on the address the balancer uses."""
+    """Serve `metrics_port` in a thread, on the balancer's address."""
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()

@@ -11,10 +11,10 @@ from shardwise.node.node import Node
 
 
 def check_node(starting: Sequence[Launch]) -> Node | None:
-    """The GPUs as their tools describe them; None where no replica starts on one of this machine.
+    """Return the GPUs according to their tools; None if no replica uses a GPU of this machine.
 
     Raises:
-        InputError: A GPU does not answer, is split or is in use.
+        InputError: A GPU does not respond, is partitioned, or is in use.
     """
     on_gpus = [launch for launch in starting if launch.kind in ("cuda", "rocm")]
     if not on_gpus:

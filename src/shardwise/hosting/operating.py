@@ -36,11 +36,11 @@ class HostingError(ShardwiseError):
 def up(path: Path, progress: Progress, on: str = "", node_file: Path | None = None) -> State:
     """Apply the file at `path`; return the state when every replica is ready or given up.
 
-    `on` is a Ray cluster to run the replicas on, as ray://host:port; the balancer stays here.
-    `node_file` says which GPUs replicas take for which the file names none.
+    `on` is a Ray cluster for the replicas, as ray://host:port; the balancer runs here. Replicas
+    without devices in the file get GPUs by the links in `node_file`.
 
-    InputError, with nothing started or changed, if the file cannot run here. HostingError if the
-    controller fails or a replica is given up; the others keep serving.
+    Raises InputError if the file cannot run here; then nothing is started or changed. Raises
+    HostingError if the controller fails or a replica is given up; the others keep serving.
     """
     file = load(path)
     if on:
@@ -61,7 +61,7 @@ def up(path: Path, progress: Progress, on: str = "", node_file: Path | None = No
         before = state.read(folder)
         _check(file, before)
         _make(folder)
-        if first:  # the lock file did not exist before, so another process may have been faster
+        if first:  # the lock file is new, so another process may have been first
             held.enter_context(alone(folder))
             if state.read(folder):
                 raise busy(folder)
@@ -150,7 +150,7 @@ def _follow(
 
 def _how_it_ended(code: int, folder: Path, logged: int) -> str:
     """Return the controller's last log line that gives a reason."""
-    if code <= 0:  # it exits with 0 only on SIGTERM
+    if code <= 0:  # exit code 0 means SIGTERM
         return "the controller was stopped before every replica was ready, as `shardwise down` does"
     text = (folder / "logs" / "controller.log").read_bytes()[logged:].decode(errors="replace")
     last = text.strip().splitlines()[-1:] or [f"exit code {code}"]
@@ -217,7 +217,7 @@ def down(path: Path, grace_s: float = 30.0) -> int:
     now = _state_left(folder)
     if now and now.controller:
         _end_controller(now.controller)
-        now = _state_left(folder)  # it may have started one more
+        now = _state_left(folder)  # it may have started another process
     leaders = processes.recorded((folder / "logs").glob("*.log"))
     if now:
         leaders += [r.process for r in now.replicas if r.process]
@@ -239,7 +239,7 @@ def down(path: Path, grace_s: float = 30.0) -> int:
 
 
 def _state_left(folder: Path) -> State | None:
-    """Return the state if it is readable; processes are found without it too."""
+    """Return the state if it is readable. Processes can be found without it."""
     try:
         return state.read(folder)
     except InputError as error:

@@ -18,7 +18,7 @@ from shardwise.planner.command import as_started, checkpoint, extra_flags, note
 class Chosen(msgspec.Struct, frozen=True):
     """One model's deployment and the devices of its replicas."""
 
-    given: str  #: as the user named the model
+    given: str  #: model name given by the user
     arch: Model
     gpu: Gpu
     deployment: Deployment

@@ -3,8 +3,9 @@ shardwise.hosting.ray_replica`.
 
 An actor that reserves the replica's CPUs or GPUs starts the engine on its node. This process
 forwards connections to it and has the same lifetime, so it is supervised, restarted, drained and
-stopped like any other replica. An actor's resources, and so the replica's ranks, are on one node;
-Ray's SPREAD puts replicas on different nodes. Connections end as soon as the engine's do.
+stopped like any other replica. An actor's resources are on one node, and so are the replica's
+ranks; Ray's SPREAD puts replicas on different nodes. A connection closes when the engine closes its
+end.
 """
 
 from __future__ import annotations
@@ -19,24 +20,26 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-NODE_HOST: Final = "{node_host}"  #: in an engine's command line, what only its node knows
+NODE_HOST: Final = (
+    "{node_host}"  #: placeholder in an engine's command line for a value known only on its node
+)
 NODE_PORT: Final = 65535
 POLL_S: Final = 0.5
-GONE_S: Final = 30.0  #: an actor that says nothing this long is gone
+GONE_S: Final = 30.0  #: an actor that does not respond for this time is considered dead
 GRACE_S: Final = 20.0
 
 
 def replica_argv(
     address: str, port: int, need: tuple[int, int], env: Sequence[str], engine: Sequence[str]
 ) -> list[str]:
-    """The command line of this module: `need` CPUs and GPUs, variables named in `env` passed on."""
+    """Return the command line of this module for `need` CPUs and GPUs and variables in `env`."""
     line = [sys.executable, "-m", "shardwise.hosting.ray_replica", address, str(port)]
     line += ["--cpus", str(need[0]), "--gpus", str(need[1])]
     return [*line, *(f"--env={name}" for name in env), "--", *engine]
 
 
 class Engine:
-    """The actor. Runs on the replica's node, where shardwise itself need not be installed."""
+    """The actor. It runs on the replica's node, which does not need shardwise."""
 
     def __init__(self, line: Sequence[str], env: Mapping[str, str]) -> None:
         import ctypes
@@ -63,11 +66,11 @@ class Engine:
         )
 
     def address(self) -> tuple[str, int]:
-        """Host and port that the engine listens on."""
+        """Return the host and port of the engine."""
         return self.host, self.port
 
     def exit_code(self) -> int | None:
-        """Exit code, or None while it runs."""
+        """Return the exit code; None while it runs."""
         return self.child.poll()
 
     def stop(self, grace_s: float) -> None:
@@ -93,7 +96,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def relay(port: int, host: str, upstream: int) -> None:
-    """Pass connections to 127.0.0.1:`port` on to `host`:`upstream`, for ever."""
+    """Forward connections from 127.0.0.1:`port` to `host`:`upstream` forever."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -102,7 +105,7 @@ async def relay(port: int, host: str, upstream: int) -> None:
             writer.close()
             return
         up = asyncio.ensure_future(_pump(reader, back))
-        await _pump(there, writer)  # the engine's end is the connection's
+        await _pump(there, writer)  # close the connection when the engine closes its end
         up.cancel()
         back.close()
         writer.close()
@@ -112,7 +115,7 @@ async def relay(port: int, host: str, upstream: int) -> None:
 
 
 def main(given: Sequence[str]) -> int:
-    """Until the engine or its node ends: exit code 1, or the engine's own; 0 after SIGTERM."""
+    """Run until the engine or its node ends; return the engine's exit code, 1, or 0 on SIGTERM."""
     import ray  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     asked = _parsed(given)
@@ -161,7 +164,7 @@ def _parsed(given: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    # out before Ray's threads: a client that was cut off may wait for an answer that never comes
+    # exit without waiting for Ray's threads, which may wait for an answer that never arrives
     status = main(sys.argv[1:])
     sys.stdout.flush()
     os._exit(status)

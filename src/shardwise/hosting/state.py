@@ -1,4 +1,4 @@
-"""What runs, on disk, so that any later command finds it without the controller."""
+"""The state of a deployment on disk, so that later commands work without the controller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Status = Literal["starting", "ready", "unready", "waiting", "draining", "gave up
 
 
 class ReplicaState(msgspec.Struct):
-    """One replica as the controller last saw it."""
+    """Last state of one replica seen by the controller."""
 
     replica: str
     model: str
@@ -36,7 +36,7 @@ class ReplicaState(msgspec.Struct):
 
 
 class State(msgspec.Struct):
-    """A deployment as the controller last saw it."""
+    """Last state of a deployment seen by the controller."""
 
     name: str
     file: str
@@ -45,31 +45,31 @@ class State(msgspec.Struct):
     balancer_process: Process | None = None
     balancer_restarts: int = 0
     controller: Process | None = None
-    file_digest: str = ""  #: of the file this controller has brought up
-    settled: bool = False  #: every replica is ready or has been given up
+    file_digest: str = ""  #: digest of the file that the controller has started
+    settled: bool = False  #: whether every replica is ready or given up
     error: str = ""
     replicas: list[ReplicaState] = []
 
 
 def deployment_id(file: Path) -> str:
-    """The same for the same path, and safe as a folder's name."""
+    """Return a folder name that depends only on the path."""
     path = file.resolve()
     return f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
 def folder(file: Path) -> Path:
-    """Where the state and logs of the deployment of `file` are."""
+    """Return the folder with state and logs of the deployment of `file`."""
     home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     return home / "shardwise" / deployment_id(file)
 
 
 def digest(path: Path) -> str:
-    """First 16 hex digits of the file's SHA-256."""
+    """Return the first 16 hex digits of the file's SHA-256."""
     return hashlib.sha256(read_limited(path)).hexdigest()[:16]
 
 
 def read(where: Path) -> State | None:
-    """The state kept in `where`; None if there is none."""
+    """Return the state in the folder `where`; None if there is none."""
     path = where / "state.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=State)
@@ -84,15 +84,15 @@ def read(where: Path) -> State | None:
 
 
 class Journal:
-    """The state in memory and on disk; each change is written whole before anything follows.
+    """The state in memory and on disk. Each change is written atomically before the next action.
 
-    A disk that takes no more ends nothing: it is logged, and the next change or `retry` writes.
+    If the disk is full, the error is logged, and the next change or `retry` writes again.
     """
 
     def __init__(self, where: Path, state: State) -> None:
         self.where, self.state = where, state
         self.lock = threading.RLock()
-        self.unwritten = ""  #: why the state on disk is older than this one
+        self.unwritten = ""  #: why the state on disk is outdated; empty if it is not
 
     def write(self) -> None:
         """Replace the state file in one step."""
@@ -111,12 +111,12 @@ class Journal:
                 self.unwritten = ""
 
     def retry(self) -> None:
-        """Write what could not be written before."""
+        """Write the state if the last write failed."""
         if self.unwritten:
             self.write()
 
     def mark(self, replica: ReplicaState, status: Status, note: str = "") -> None:
-        """Set a replica's status and note, and write the file where either changed."""
+        """Set a replica's status and note, and write the file if either changed."""
         with self.lock:
             if (replica.status, replica.note) != (status, note):
                 replica.status, replica.note, replica.since = status, note, time.time()

@@ -18,8 +18,8 @@ from shardwise.hosting.state import Journal, ReplicaState, Status
 from shardwise.replica import probing, processes
 from shardwise.replica.processes import Process
 
-MAX_FAILURES: Final = 5  #: in a row, without STABLE_S of service between them
-MAX_START_FAILURES: Final = 2  #: where it never was ready: a wrong flag does not heal
+MAX_FAILURES: Final = 5  #: consecutive failures without STABLE_S of service between them
+MAX_START_FAILURES: Final = 2  #: if it was never ready, e.g. because of a wrong flag
 STABLE_S: Final = 60.0
 MAX_BACKOFF_S: Final = 60.0
 POLL_S: Final = 0.2
@@ -27,7 +27,7 @@ log = logging.getLogger("shardwise.up")
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """What every supervisor of a deployment shares."""
+    """Data shared by all supervisors of a deployment."""
 
     folder: Path
     deployment: str
@@ -41,27 +41,27 @@ class Ended(msgspec.Struct, frozen=True):
 
     problem: str
     heals: bool = (
-        False  #: an occupied port or a full disk: not the replica's fault, and may be temporary
+        False  #: a port in use or a full disk: not caused by the replica, and maybe temporary
     )
 
 
 def backoff_s(failures: int) -> float:
-    """1, 2, 4 … 60 s after the first, second, third … failure in a row."""
+    """Return the back-off: 1, 2, 4 … 60 s after the first, second, third … consecutive failure."""
     return float(min(MAX_BACKOFF_S, 2.0 ** min(failures - 1, 30)))
 
 
 def log_file(folder: Path, replica: str) -> Path:
-    """File that holds the output of `replica`."""
+    """Return the log file of `replica`."""
     return folder / "logs" / f"{replica.replace('/', '-')}.log"
 
 
 class Supervisor(threading.Thread):
-    """Keeps one replica running until told to let go of it, which leaves it running."""
+    """Keeps one replica running. When the supervisor is stopped, the replica keeps running."""
 
     def __init__(self, launch: Launch, state: ReplicaState, around: Surroundings) -> None:
         super().__init__(name=launch.replica, daemon=True)
         self.launch, self.state, self.around = launch, state, around
-        self.settled = threading.Event()  #: ready once, or given up
+        self.settled = threading.Event()  #: set when the replica was ready once, or is given up
         self._let_go = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._failures = 0
@@ -88,7 +88,7 @@ class Supervisor(threading.Thread):
             self.state.restarts += 1
 
     def _attempt(self) -> Ended:
-        """One life of the replica, and what it left cleared away. Nothing ends the supervisor."""
+        """Run the replica once and clean up after it. No error ends the supervisor."""
         try:
             ended = self._serve()
             if not self._let_go.is_set():
@@ -141,7 +141,7 @@ class Supervisor(threading.Thread):
 
     def _alive(self) -> bool:
         if self._child:
-            return self._child.poll() is None  # and reaps it
+            return self._child.poll() is None  # also reaps the process
         return self.state.process is not None and self.state.process.alive
 
     def _ending(self) -> str:

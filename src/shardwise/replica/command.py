@@ -15,8 +15,10 @@ from shardwise.engines import Device, Launch, get
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment, EngineLimits
 
-MEMORY_SHARE: Final = "--mem-fraction-static"  #: SGLang's, of weights and KV cache alone
-#: kind of device -> what an engine's flags depend on
+MEMORY_SHARE: Final = (
+    "--mem-fraction-static"  #: SGLang's flag, a share for weights and KV cache only
+)
+#: kind of device -> device record for the engine's flags
 _DEVICES: Final = {"cuda": Device("nvidia"), "rocm": Device("amd"), "cpu": Device("cpu")}
 
 
@@ -24,13 +26,13 @@ class Instance(msgspec.Struct, frozen=True):
     """One engine process to start.
 
     Attributes:
-        deployment: What runs; its model is what the engine loads: hub id, folder or file.
-        name: As requests name the model; empty: the last part of it.
-        flags: Added to the engine's command line as they are.
+        deployment: Its model is the hub id, folder or file that the engine loads.
+        name: Model name in requests; empty: the last part of the model.
+        flags: Appended to the engine's command line unchanged.
         python: Interpreter of the engine's own environment; empty: this one.
-        env: Environment variables on top of ours.
+        env: Environment variables in addition to those of this process.
         task: "generate" or "embed".
-        command: Engine "command": any OpenAI server; {port}, {host} and {model} are filled in.
+        command: For engine "command": any OpenAI server; {port}, {host} and {model} are replaced.
     """
 
     deployment: Deployment
@@ -108,12 +110,12 @@ def _launch(instance: Instance) -> Launch:
 
 
 def _started(instance: Instance) -> Deployment:
-    """The deployment as flags write it: its weights are the checkpoint's, `flags` say otherwise."""
+    """Return the deployment for flags; the weight dtype is the checkpoint's, unless in `flags`."""
     return instance.deployment.with_dtypes(weight="auto")
 
 
 def _without_repeats(words: Sequence[str], given: Sequence[str]) -> list[str]:
-    """`words` without the memory share where `given` has it."""
+    """Return `words` without the memory share if `given` has it."""
     if MEMORY_SHARE not in given or MEMORY_SHARE not in words:
         return [*words]
     at = list(words).index(MEMORY_SHARE)
@@ -134,7 +136,7 @@ def device_env(instance: Instance, devices: tuple[int, ...], kind: str) -> dict[
     if kind == "rocm":
         return {"HIP_VISIBLE_DEVICES": listed}
     if instance.engine == "vllm":
-        # with TP > 1 vLLM's CPU workers ask NUMA nodes unless each rank has its cores named
+        # with TP > 1, vLLM's CPU workers query NUMA nodes unless the cores of each rank are given
         cores = devices or tuple(sorted(os.sched_getaffinity(0)))
         share = max(1, len(cores) // instance.tp_size)
         ranks = [

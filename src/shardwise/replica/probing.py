@@ -9,14 +9,14 @@ import socket
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-#: Gauges that add up to the requests in flight, by engine.
+#: Gauges whose sum is the number of requests in flight, by engine.
 IN_FLIGHT: Final = {
     "builtin": ("shardwise_requests_in_flight",),
     "vllm": ("vllm:num_requests_running", "vllm:num_requests_waiting"),
     "sglang": ("sglang:num_running_reqs", "sglang:num_queue_reqs"),
 }
 
-#: Counters that grow while an engine works. vLLM counts steps as observations of a histogram.
+#: Counters that increase while an engine works. vLLM counts steps as observations of a histogram.
 PROGRESS: Final = (
     "shardwise_engine_steps_total",
     "vllm:iteration_tokens_total_count",
@@ -35,7 +35,7 @@ def request(
     key: str = "",
     timeout_s: float = 2.0,
 ) -> tuple[int, bytes]:
-    """Return status and body; (0, b"") without an answer."""
+    """Return status and body; (0, b"") if there is no answer."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -65,7 +65,7 @@ def complete(
     if task == "embed":
         path, body, found = "/v1/embeddings", {"model": name, "input": "1"}, "data"
     else:
-        # token ids: a model without a tokenizer answers them too
+        # token ids, which also work for a model without a tokenizer
         path, found = "/v1/completions", "choices"
         body = {"model": name, "prompt": [1, 2, 3], "max_tokens": 1, "temperature": 0}
     status, answer = request(url, path, body, key=key, timeout_s=timeout_s)
@@ -90,7 +90,7 @@ def progress(url: str) -> float | None:
 
 
 def _sum(url: str, names: tuple[str, ...]) -> float | None:
-    """The sum of these samples on /metrics; None if there is none of them."""
+    """Return the sum of these samples on /metrics; None if there are none."""
     status, text = request(url, "/metrics")
     if status != 200:
         return None

@@ -17,8 +17,8 @@ import psutil
 
 from shardwise.errors import InputError
 
-#: The variable that marks every process started for a deployment or a sweep, so that all of them
-#: are found again.
+#: Environment variable that marks every process started for a deployment or a sweep, so that all
+#: of them can be found.
 MARK: Final = "SHARDWISE_DEPLOYMENT"
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
@@ -26,7 +26,7 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 class Process(msgspec.Struct, frozen=True):
     """A process identified by pid and start time, since pids are reused.
 
-    `started` is in seconds since the machine's boot, as Linux keeps it: the wall clock may jump.
+    `started` is in seconds since boot, as Linux reports it, because the wall clock may jump.
     """
 
     pid: int
@@ -34,7 +34,7 @@ class Process(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """Raises OSError where there is none."""
+        """Return the running process with this pid. Raises OSError if there is none."""
         return _read_stat(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace"))
 
     @property
@@ -48,12 +48,12 @@ class Process(msgspec.Struct, frozen=True):
 
 
 def _fields(stat: str) -> list[str]:
-    """What follows the program's name, which may hold spaces and brackets: state first."""
+    """Return the fields after the program's name, which may contain spaces and brackets."""
     return stat.rpartition(")")[2].split()
 
 
 def _read_stat(stat: str) -> Process:
-    """A line of /proc/PID/stat (proc(5)): the first field is the pid, the 22nd the start time."""
+    """Parse a line of /proc/PID/stat (proc(5)): field 1 is the pid, field 22 the start time."""
     return Process(int(stat.split(maxsplit=1)[0]), int(_fields(stat)[19]) / _TICKS_PER_S)
 
 
@@ -64,13 +64,14 @@ def spawn(
     deployment: str,
     cores: Iterable[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start `argv` in a session of its own, its output added to `log`, on `cores` if any.
+    """Start `argv` in a new session on `cores` (if given), and append its output to `log`.
 
-    The child itself writes its /proc/PID/stat beside `log` before it becomes the program: whoever
-    is killed between starting it and writing that down leaves a trace. The mark in the environment
-    is not enough, since programs that give themselves a title (vllm-router, vLLM) write over it.
-    A disk too full for that does not keep the program from starting.
-    InputError where the program cannot be started.
+    Before it becomes the program, the child writes its /proc/PID/stat to a file next to `log`. So
+    the process can be found even if this one is killed right after starting it. The mark in the
+    environment is not sufficient, because programs that set a process title (vllm-router, vLLM)
+    overwrite it. If the disk is full, the program starts without that file.
+
+    Raises InputError if the program cannot be started.
     """
     if shutil.which(argv[0]) is None:
         raise InputError(f"cannot start {argv[0]}: no such program")
@@ -85,7 +86,7 @@ def spawn(
     with out:
         try:
             if wanted:
-                os.sched_setaffinity(0, wanted)  # of this thread; the child inherits it
+                os.sched_setaffinity(0, wanted)  # affinity of this thread, which the child inherits
             return subprocess.Popen(
                 noted,
                 env={**os.environ, **env, MARK: deployment},
@@ -128,9 +129,9 @@ def marked(deployment: str) -> list[Process]:
 
 
 def session(leader: Process) -> list[Process]:
-    """The processes of `leader`'s session, alive or orphaned.
+    """Return the processes of `leader`'s session, including orphans.
 
-    An engine's ranks stay in it, also those that rewrite their title over the environment.
+    An engine's ranks stay in the session, even if their process title overwrites the environment.
     """
     found = []
     for process in psutil.process_iter():

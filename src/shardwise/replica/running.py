@@ -19,7 +19,7 @@ from shardwise.replica.processes import Process
 
 POLL_S: Final = 0.1
 GRACE_S: Final = 10.0
-LOG_LINES: Final = 12  #: of an engine that did not come up
+LOG_LINES: Final = 12  #: lines shown of the log of an engine that did not start
 
 
 class EngineError(ShardwiseError):
@@ -54,7 +54,7 @@ def start(
 ) -> Running:
     """Start `instance` on `devices` (CPU cores where `kind` is "cpu"), its output in `log`.
 
-    `mark` is what `leftovers` finds its processes by. InputError for a port in use, or a program
+    `leftovers` finds the processes by `mark`. Raises InputError for a port in use, or a program
     that cannot be started.
     """
     host = "127.0.0.1"
@@ -128,7 +128,7 @@ print(json.dumps(found))
 
 
 def versions(python: str) -> dict[str, str]:
-    """Versions of the packages that matter in an engine's interpreter. InputError if it is none."""
+    """Return versions of relevant packages in an engine's interpreter. InputError if invalid."""
     try:
         done = subprocess.run(
             [python, "-c", _VERSIONS], capture_output=True, text=True, timeout=60, check=True

@@ -19,7 +19,7 @@ from shardwise.hosting.launching import Launch
 
 
 class Front(msgspec.Struct, frozen=True):
-    """The address for clients, and the key they must send ("": none)."""
+    """The address for clients, and the API key they must send ("": none)."""
 
     host: str
     port: int

@@ -63,9 +63,9 @@ class Caddy(Balancer):
         """
         proxy = {
             "handler": "reverse_proxy",
-            "flush_interval": -1,  # each streamed event at once
+            "flush_interval": -1,  # forward each streamed event immediately
             "upstreams": [{"dial": f"{launch.host}:{launch.port}"} for launch in launches],
-            "request_buffers": 1 << 20,  # a request that nobody began to answer is sent again
+            "request_buffers": 1 << 20,  # retry a request that no replica has begun to answer
             "load_balancing": {
                 "selection_policy": {"policy": "least_conn"},
                 "retries": 3,
@@ -77,7 +77,7 @@ class Caddy(Balancer):
                 "active": {"uri": "/health", "interval": "500ms", "timeout": "2s"},
                 "passive": {"fail_duration": "1s", "max_fails": 1},
             },
-            # a connection to a replica is then a request in flight, which draining waits for
+            # one connection per request in flight, so that draining can wait for them
             "transport": {
                 "protocol": "http",
                 "dial_timeout": "2s",

@@ -31,7 +31,7 @@ class HAProxy(Balancer):
     @classmethod
     def path(cls) -> str | None:
         """Path of the program, also where Debian installs it; None if absent."""
-        # Debian puts it where users other than root do not look
+        # Debian installs it in a folder that is only on root's PATH
         found = super().path()
         usual = Path("/usr/sbin/haproxy")
         return found or (str(usual) if usual.exists() else None)
@@ -43,7 +43,7 @@ class HAProxy(Balancer):
 
     @property
     def env(self) -> dict[str, str]:
-        """Variable with the API key, so that no file holds it."""
+        """Variable with the API key, so that no file contains it."""
         return {KEY_VARIABLE: self.front.key} if self.front.key else {}
 
     def argv(self, launches: Sequence[Launch]) -> list[str]:
@@ -67,7 +67,7 @@ class HAProxy(Balancer):
                 self.command(f"set server {fields[1]}/{fields[3]} state {state}")
 
     def command(self, text: str) -> str:
-        """The answer of HAProxy's runtime API; "" where it does not answer."""
+        """Return the answer of HAProxy's runtime API; "" if it does not answer."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(2.0)
             try:
@@ -91,12 +91,14 @@ class HAProxy(Balancer):
                 return
 
     def config(self, launches: Sequence[Launch]) -> str:
-        """HAProxy's configuration; source: https://docs.haproxy.org/2.6/configuration.html.
+        """Return HAProxy's configuration.
 
-        Without `on-marked-down shutdown-sessions`: when a replica dies it also ends the requests
-        that no replica has begun to answer, which are sent to another one otherwise (10 of 640 in
-        tests/hosting/test_builtin.py). A replica that hangs is killed by its supervisor
-        instead, which cuts the streams it had begun and sends on the others.
+        `on-marked-down shutdown-sessions` is not used: when a replica dies, it would also end
+        requests that no replica has begun to answer (10 of 640 in tests/hosting/test_builtin.py),
+        which are otherwise sent to another replica. A hanging replica is killed by its supervisor,
+        which closes its open streams and retries its other requests.
+
+        Source: https://docs.haproxy.org/2.6/configuration.html
         """
         models = list(dict.fromkeys(launch.model.served_name for launch in launches))
         lines = [
@@ -110,16 +112,16 @@ class HAProxy(Balancer):
             "    mode http",
             "    log global",
             "    timeout connect 2s",
-            # else a check fails after its interval: half a second without an answer, twice, took
-            # every replica of a busy machine out, and clients got 503
+            # by default a check times out after its interval: two checks without an answer in 0.5 s
+            # removed every replica of a busy machine, and clients got 503
             "    timeout check 2s",
             "    timeout client 1h",
             "    timeout server 1h",
             "    timeout http-request 30s",
-            # without it streamed tokens wait for a full packet: median TTFT 205 ms instead of 23
+            # otherwise streamed tokens wait for a full packet: median TTFT 205 ms instead of 23
             "    option http-no-delay",
             "    option http-buffer-request",
-            # a connection to a replica is then a request in flight, which draining waits for
+            # one connection per request in flight, so that draining can wait for them
             "    option http-server-close",
             "    option redispatch 1",
             "    retries 3",
@@ -128,7 +130,7 @@ class HAProxy(Balancer):
             f"    bind {self.front.host}:{self.front.port}",
         ]
         if self.front.key:
-            # expanded from the environment when HAProxy reads it: the key is in no file
+            # HAProxy expands this from the environment, so no file contains the key
             lines += [
                 f'    acl with_key req.hdr(Authorization) -m str "Bearer ${{{KEY_VARIABLE}}}"',
                 "    http-request return status 401 content-type application/json string "
@@ -143,7 +145,7 @@ class HAProxy(Balancer):
             lines += [f"backend model{number}", "    balance leastconn"]
             lines += ["    option httpchk GET /health"]
             lines += [
-                # one that refuses connections is out at once, and back at the first good check
+                # a replica that refuses connections is removed until its next good check
                 f"    server {_server(launch)} {launch.host}:{launch.port} check inter 500ms "
                 "fall 2 rise 1 observe layer4 error-limit 3 on-error mark-down"
                 for launch in launches

@@ -12,7 +12,7 @@ from shardwise.hosting.balancers.adapter import Balancer
 from shardwise.hosting.launching import Launch
 from shardwise.replica.probing import request
 
-#: Checked often and forgiven soon: by default a worker that came back waits over 7 s.
+#: Frequent checks and fast recovery: by default a recovered worker waits more than 7 s.
 _HEALTH = [
     *("--health-check-interval-secs", "1", "--health-failure-threshold", "1"),
     *("--health-success-threshold", "1", "--health-check-endpoint", "/health"),
@@ -22,7 +22,7 @@ _HEALTH = [
 
 
 class VllmRouter(Balancer):
-    """vllm-router, whose workers are added and removed over HTTP."""
+    """vllm-router. Workers are added and removed over HTTP."""
 
     name: ClassVar[str] = "vllm-router"
     program: ClassVar[str] = "vllm-router"
@@ -52,7 +52,10 @@ class VllmRouter(Balancer):
 
 
 class Smg(Balancer):
-    """cache_aware keeps a prefix on one worker; its own thresholds send everything to one."""
+    """smg with the cache_aware policy, which keeps a prefix on one worker.
+
+    With its default thresholds, all requests would go to one worker.
+    """
 
     name: ClassVar[str] = "smg"
     program: ClassVar[str] = "smg"
@@ -81,9 +84,9 @@ class Smg(Balancer):
         for url in set(present) - wanted:
             request(self.front.url, f"/workers/{present[url]}", method="DELETE", timeout_s=30.0)
         if set(present) != wanted:
-            time.sleep(0.5)  # both are carried out after they are answered
+            time.sleep(0.5)  # both take effect after they are answered
 
 
 def _metrics_port(launches: Sequence[Launch]) -> int:
-    """The routers insist on one; a port below the replicas' is as likely to be free as theirs."""
+    """Return the metrics port, which the routers require: one below the replicas' ports."""
     return min(launch.port for launch in launches) - 1

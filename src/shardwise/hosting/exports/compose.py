@@ -59,7 +59,7 @@ def _service(file: DeploymentFile, launch: Launch) -> dict[str, Any]:
         "entrypoint": command(launch)[:1],
         "command": command(launch)[1:],
         "environment": dict(launch.model.env),
-        "ipc": "host",  # ranks pass tensors in shared memory
+        "ipc": "host",  # ranks exchange tensors in shared memory
         "volumes": [_CACHE, *_local_model(launch)],
         "healthcheck": {
             "test": ["CMD-SHELL", f"curl -sf http://127.0.0.1:{CONTAINER_PORT}/health"],
@@ -73,7 +73,7 @@ def _service(file: DeploymentFile, launch: Launch) -> dict[str, Any]:
     if file.api_key_env and (variable := api_key_variable(launch)):
         service["environment"][variable] = f"${{{file.api_key_env}}}"
     if launch.kind == "rocm":
-        # https://rocm.docs.amd.com: the two device files, and which of their GPUs is ours
+        # the two device files, and the GPUs of this replica; source: https://rocm.docs.amd.com
         service["devices"] = ["/dev/kfd", "/dev/dri"]
         service["group_add"] = ["video", "render"]
         service["security_opt"] = ["seccomp=unconfined"]
@@ -98,7 +98,7 @@ def _balancer(file: DeploymentFile, made: Sequence[Launch]) -> str:
         front = Front("0.0.0.0", file.port, key="from the environment" if file.api_key_env else "")
         text = HAProxy(Path(folder), front).config(made)
     for launch in made:
-        # replicas are told apart by name here, each on its container's own port
+        # containers differ by host name, so each replica uses the same port
         text = text.replace(f" {launch.host}:{launch.port} ", f" {launch.host}:{CONTAINER_PORT} ")
     lines = [line for line in text.splitlines() if "stats socket" not in line]
     return "\n".join(lines) + "\n"

@@ -30,7 +30,7 @@ _PANELS = [
 
 
 def write(file: DeploymentFile, made: Sequence[Launch]) -> dict[str, str]:  # noqa: ARG001
-    """dashboard.json, to be imported; it asks for the Prometheus data source."""
+    """Return dashboard.json. On import, Grafana asks for the Prometheus data source."""
     source = {"type": "prometheus", "uid": "${prometheus}"}
     panels: list[dict[str, Any]] = []
     for number, (title, query, unit) in enumerate(_PANELS):

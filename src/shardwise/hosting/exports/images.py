@@ -9,7 +9,7 @@ from shardwise.errors import InputError
 from shardwise.hosting.launching import Launch
 from shardwise.replica.command import argv
 
-#: (engine, kind of device) -> image, as its project publishes it
+#: (engine, kind of device) -> image published by the engine's project
 IMAGES = {
     (engine.name, kind): image
     for engine in every()
@@ -45,7 +45,7 @@ def command(launch: Launch) -> list[str]:
 
 
 def dump(*documents: dict[str, Any]) -> str:
-    """YAML, keys in the order given."""
+    """Return YAML with keys in the given order."""
     import yaml
 
     text: str = yaml.safe_dump_all(documents, sort_keys=False, width=100)

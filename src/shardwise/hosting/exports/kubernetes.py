@@ -23,9 +23,9 @@ RESOURCES = {"cuda": "nvidia.com/gpu", "rocm": "amd.com/gpu"}
 
 
 def write(file: DeploymentFile, made: Sequence[Launch]) -> dict[str, str]:
-    """One manifest a model. Devices are the scheduler's to choose, so their numbers are not used.
+    """Return one manifest per model. Device numbers are not used: the scheduler assigns them.
 
-    Each model has its own Service; routing by the request's `model` is a gateway's job there.
+    Each model has its own Service. Routing by the `model` field of requests needs a gateway.
     """
     manifests = {}
     for model in file.models:
@@ -47,7 +47,7 @@ def _name(model: ModelTable) -> str:
 
 
 def _nodes(file: DeploymentFile, model: ModelTable) -> int:
-    """Nodes that one replica spans: more than one only if its GPUs exceed a node's."""
+    """Return the number of nodes of one replica: one, unless it needs more GPUs than a node has."""
     per_node = file.node.gpus
     if not per_node or model.devices_per_replica <= per_node:
         return 1
@@ -83,7 +83,7 @@ def _container(file: DeploymentFile, launch: Launch, gpus: int) -> dict[str, Any
         "readinessProbe": {**probe, "periodSeconds": 2, "failureThreshold": 2},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
-        # streams end before the process does: the endpoint is withdrawn first
+        # the endpoint is removed first, so that streams end before the process does
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", "10"]}}},
     }
 
@@ -104,7 +104,7 @@ def _deployment(
     file: DeploymentFile, launch: Launch, name: str, labels: dict[str, str]
 ) -> dict[str, Any]:
     model = launch.model
-    # the GPUs of a replica are only free once the old one has ended
+    # the GPUs of a replica are free only after the old one has ended
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
     return {
         "apiVersion": "apps/v1",

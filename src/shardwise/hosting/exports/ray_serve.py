@@ -18,15 +18,15 @@ from shardwise.hosting.launching import Launch
 
 
 def write(file: DeploymentFile, made: Sequence[Launch]) -> dict[str, str]:
-    """serve.yaml. InputError for an engine other than vLLM, or flags that have no field there."""
+    """Return serve.yaml. Raises InputError for engines other than vLLM, and unsupported flags."""
     kind = made[0].kind
     models = [_llm(file, model, kind) for model in file.models]
     copied = next((model for model in file.models if model.attention_dp > 1), None)
     if copied is not None and len(models) > 1:
         raise InputError(
-            f"{copied.served_name}: {copied.layout.name} beside other models on Ray Serve",
+            f"{copied.served_name}: {copied.layout.name} together with other models on Ray Serve",
             "allowed: one model with attention DP",
-            "Ray builds an application of its own for it; split the file",
+            "Ray needs a separate application for it; split the file",
         )
     application = {
         "name": file.name,
@@ -73,10 +73,10 @@ def _llm(file: DeploymentFile, model: ModelTable, kind: str) -> dict[str, Any]:
         "runtime_env": {"env_vars": dict(model.env)},
     }
     if model.attention_dp > 1:
-        # groups of ranks; Ray places each rank's GPUs and starts a group whole
+        # number of groups of ranks; Ray places each rank's GPUs and starts complete groups
         made["deployment_config"] = {"num_replicas": model.replicas}
     elif model.devices_per_replica > 1 and kind != "cpu":
-        # a replica's ranks on one node, where the links between them are
+        # all ranks of a replica on one node, for fast links
         bundles = [{"GPU": 1}] * model.devices_per_replica
         within = not file.node.gpus or model.devices_per_replica <= file.node.gpus
         strategy = "STRICT_PACK" if within else "PACK"
@@ -88,7 +88,7 @@ def _llm(file: DeploymentFile, model: ModelTable, kind: str) -> dict[str, Any]:
 
 
 def _fields(model: ModelTable) -> dict[str, Any]:
-    """`flags` as the fields of the same names: --a-b 1 is a_b: "1", a lone --a-b is true."""
+    """Return `flags` as fields: --a-b 1 becomes a_b: "1", and --a-b alone becomes true."""
     found: dict[str, Any] = {}
     rest = list(model.flags)
     while rest:

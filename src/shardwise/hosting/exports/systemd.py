@@ -1,6 +1,7 @@
-"""systemd: a unit for each replica, one for the balancer, and a target for them all.
+"""systemd: one unit per replica, one for the balancer, and a target for all of them.
 
-systemd does the restarts here; https://www.freedesktop.org/software/systemd/man/systemd.service
+systemd restarts failed units. Source:
+https://www.freedesktop.org/software/systemd/man/systemd.service
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from shardwise.hosting.launching import Launch
 
 
 def write(file: DeploymentFile, made: Sequence[Launch]) -> dict[str, str]:
-    """Units and the haproxy.cfg they start it with, to be put in /etc/systemd/system."""
+    """Return units and haproxy.cfg, to be copied to /etc/systemd/system."""
     name = file.name
     units = {f"{name}-{service_name(launch)}.service": _replica(file, launch) for launch in made}
     folder = Path("/run") / name
@@ -60,7 +61,7 @@ def _replica(file: DeploymentFile, launch: Launch) -> str:
 
 
 def _key(file: DeploymentFile, variable: str) -> list[str]:
-    """The key stays in a file that only root reads."""
+    """Return the lines for the API key, which is in a file that only root can read."""
     if not file.api_key_env:
         return []
     return [f"# holds {variable}=<the key>", f"EnvironmentFile=/etc/{file.name}.env"]
@@ -72,7 +73,7 @@ def _unit(name: str, what: str, service: Sequence[str]) -> str:
         f"Description={name}: {what}",
         "After=network-online.target",
         f"PartOf={name}.target",
-        # back-off of 1 to 60 s, as `shardwise up` has it; it gives up after ten in ten minutes
+        # back-off of 1 to 60 s as in `shardwise up`; gives up after ten restarts in ten minutes
         "StartLimitIntervalSec=600",
         "StartLimitBurst=10",
         "",
