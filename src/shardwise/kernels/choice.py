@@ -106,8 +106,8 @@ def best_for(operator: Operator, found: tuple[Choice, ...], shape: tuple[float, 
     for choice in found:
         if choice.octaves >= least:  # the distance of its shapes only adds to that
             continue
-        shapes = store.table(choice.entry).shapes
-        cost = choice.octaves + float(np.min(shape_octaves(operator, shapes, shape)))
+        octaves = shape_octaves(operator, store.shapes(choice.entry), shape)
+        cost = choice.octaves + float(np.min(octaves))
         if cost < least:
             best, least = choice, cost
     return best

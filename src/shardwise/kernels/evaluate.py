@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
@@ -21,6 +22,8 @@ from shardwise.kernels.transfer import surface_of
 
 #: Octaves reported if there is no table.
 UNKNOWN_OCTAVES: Final = 8.0
+#: Largest number of sizes in a call whose times are cached: enough for the grids of a step.
+KEPT_SIZES: Final = 4096
 
 
 def evaluate(
@@ -45,11 +48,38 @@ def evaluate(
         InputError: A size is not a positive finite number.
     """
     named = [*zip(operator.shape, shape, strict=True), *zip(operator.work, work, strict=True)]
-    columns = np.broadcast_arrays(*(_sizes(operator, name, values) for name, values in named))
+    sizes = [_sizes(operator, name, values) for name, values in named]
+    call = (operator, rates_of(gpu), engine, variant)
+    if sum(column.size for column in sizes) > KEPT_SIZES:
+        return _times(*call, sizes)
+    return _kept_times(*call, tuple((column.shape, column.tobytes()) for column in sizes))
+
+
+@lru_cache(maxsize=512)
+def _kept_times(
+    operator: Operator,
+    rates: Rates,
+    engine: str,
+    variant: str,
+    sizes: tuple[tuple[tuple[int, ...], bytes], ...],
+) -> Times:
+    """Return the times of a call that may be repeated: layouts share most of their kernels."""
+    columns = [np.frombuffer(values).reshape(shape) for shape, values in sizes]
+    times = _times(operator, rates, engine, variant, columns)
+    for values in (times.seconds, times.provenance, times.distance):
+        values.flags.writeable = False
+    return times
+
+
+def _times(
+    operator: Operator, rates: Rates, engine: str, variant: str, sizes: Sequence[Array]
+) -> Times:
+    """Return the times of each element of `sizes`: the shape's columns, then the work's."""
+    columns = np.broadcast_arrays(*sizes)
     extent = columns[0].shape
     flat = [column.reshape(-1) for column in columns]
+    shape = sizes[: len(operator.shape)]
     shapes, works = flat[: len(shape)], flat[len(shape) :]
-    rates = rates_of(gpu)
     found = candidates(operator, rates, engine, variant)
     if not found:
         return _roofline(operator, rates, variant, shapes, works, extent)
@@ -110,26 +140,40 @@ def _sizes(operator: Operator, name: str, values: Sizes) -> Array:
 
 
 def _distinct(
-    given: Sequence[Sizes], shapes: Sequence[Array]
+    given: Sequence[Array], shapes: Sequence[Array]
 ) -> tuple[list[tuple[float, ...]], npt.NDArray[np.intp]]:
     """Return the distinct shapes, and the index of the shape of each element."""
     size = shapes[0].size
     codes = np.zeros(size, dtype=np.intp)
     for values, column in zip(given, shapes, strict=True):
-        if np.ndim(values) and np.size(values) > 1:
+        if values.size > 1:
             distinct, _, inverse = distinct_of(column)
             codes = codes * len(distinct) + inverse
     _, first, which = distinct_of(codes)
     return [tuple(float(column[n]) for column in shapes) for n in first], which
 
 
-@lru_cache(maxsize=4096)
 def _surface(
     operator: Operator, choice: Choice, rates: Rates, variant: str, shape: tuple[float, ...]
 ) -> Surface:
-    return surface_of(
-        operator, choice, store.table(choice.entry), (rates, variant), shape, store.index().rates
-    )
+    """Return the surface of a choice; engines that use one table share its times."""
+    if choice.provenance is not Provenance.OTHER_ENGINE:
+        return _kept_surface(operator, choice.entry, choice.provenance, rates, variant, shape)
+    own = _kept_surface(operator, choice.entry, Provenance.MEASURED, rates, variant, shape)
+    return replace(own, nearest=choice.provenance, between=choice.provenance)
+
+
+@lru_cache(maxsize=4096)
+def _kept_surface(
+    operator: Operator,
+    entry: store.Entry,
+    provenance: Provenance,
+    rates: Rates,
+    variant: str,
+    shape: tuple[float, ...],
+) -> Surface:
+    choice, measured_on = Choice(entry, provenance), store.index().rates
+    return surface_of(operator, choice, store.table(entry), (rates, variant), shape, measured_on)
 
 
 def _one_table(
@@ -149,7 +193,8 @@ def _one_table(
     seconds = np.exp2(found.log2_seconds)
     outside = np.zeros(seconds.shape)
     for axis, values in zip(axes, works, strict=True):
-        outside += np.abs(np.log2(values / np.clip(values, axis[0], axis[-1])))
+        held = np.minimum(np.maximum(values, axis[0]), axis[-1])
+        outside += np.abs(np.log2(values / held))
     beyond = [np.maximum(w, axis[0]) for w, axis in zip(works, axes, strict=True)]
     if any((w > axis[-1]).any() for w, axis in zip(works, axes, strict=True)):
         seconds = seconds * (

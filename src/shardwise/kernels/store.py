@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import math
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -121,32 +122,54 @@ class _IndexFile(msgspec.Struct):
 @cache
 def table(entry: Entry) -> Table:
     """Return the measurements of one entry of the bundled index."""
-    return _file(entry.operator, entry.gpu)[entry.offset]
+    return _file(entry.operator, entry.gpu)[entry.offset].table
 
 
 @cache
-def _file(operator: str, gpu: str) -> tuple[Table, ...]:
-    return read_file(DATA / f"{operator}.{gpu}.xz")
+def shapes(entry: Entry) -> Array:
+    """Return the measured shapes of one entry of the bundled index, without decoding its times."""
+    return _file(entry.operator, entry.gpu)[entry.offset].shapes
+
+
+@cache
+def _file(operator: str, gpu: str) -> tuple[_Stored, ...]:
+    return _read(DATA / f"{operator}.{gpu}.xz")
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    """One table of a file. Its times are decoded on demand, since few tables are used."""
+
+    head: dict[str, Any]
+    codes: memoryview
+
+    @property
+    def shapes(self) -> Array:
+        return np.asarray(self.head["shapes"], dtype=np.float64)
+
+    @property
+    def table(self) -> Table:
+        return Table(
+            self.shapes,
+            tuple(np.asarray(axis, dtype=np.float64) for axis in self.head["axes"]),
+            decode(unpack(self.codes, tuple(self.head["dims"]))),
+        )
 
 
 def read_file(path: Path) -> tuple[Table, ...]:
     """Read the tables of one file, in the order in which they were written."""
-    raw = lzma.decompress(path.read_bytes())
-    (size,) = np.frombuffer(raw, "<u4", 1)
-    heads = msgspec.json.decode(raw[4 : 4 + size])
-    tables, at = [], 4 + int(size)
-    for head in heads:
-        count = int(np.prod(head["dims"]))
-        codes = unpack(raw[at : at + 2 * count], tuple(head["dims"]))
-        at += 2 * count
-        tables.append(
-            Table(
-                np.asarray(head["shapes"], dtype=np.float64),
-                tuple(np.asarray(axis, dtype=np.float64) for axis in head["axes"]),
-                decode(codes),
-            )
-        )
-    return tuple(tables)
+    return tuple(stored.table for stored in _read(path))
+
+
+def _read(path: Path) -> tuple[_Stored, ...]:
+    raw = memoryview(lzma.decompress(path.read_bytes()))
+    (size,) = np.frombuffer(raw[:4], "<u4")
+    at = 4 + int(size)
+    found = []
+    for head in msgspec.json.decode(raw[4:at]):
+        end = at + 2 * math.prod(head["dims"])
+        found.append(_Stored(head, raw[at:end]))
+        at = end
+    return tuple(found)
 
 
 def write_file(path: Path, tables: list[Table]) -> None:
@@ -186,7 +209,7 @@ def pack(codes: Codes16) -> bytes:
     return differences.reshape(-1).view(np.uint8).reshape(-1, 2).T.tobytes()
 
 
-def unpack(raw: bytes, dims: tuple[int, ...]) -> Codes16:
+def unpack(raw: bytes | memoryview, dims: tuple[int, ...]) -> Codes16:
     """Undo `pack`."""
     planes = np.frombuffer(raw, np.uint8).reshape(2, -1).T
     differences = np.ascontiguousarray(planes).view("<i2").reshape(dims)

@@ -60,11 +60,10 @@ def interpolate(
     """
     axes = grid.axes
     lower, share, clamped = [], [], []
-    for axis, values in zip(axes, work, strict=True):
-        held = np.clip(values, axis[0], axis[-1])
-        cell = np.clip(np.searchsorted(axis, held, side="right") - 1, 0, max(len(axis) - 2, 0))
-        logs = np.log2(axis)
-        width = np.diff(logs) if len(axis) > 1 else np.ones(1)
+    for axis, logs, width, values in zip(axes, grid.logs, grid.log_widths, work, strict=True):
+        held = np.minimum(np.maximum(values, axis[0]), axis[-1])
+        cell = axis.searchsorted(held, side="right") - 1
+        cell = np.minimum(np.maximum(cell, 0), max(len(axis) - 2, 0))
         lower.append(cell)
         share.append((np.log2(held) - logs[cell]) / width[cell])
         clamped.append(held)
@@ -79,12 +78,10 @@ def interpolate(
             at.append(np.minimum(cell + side, len(axis) - 1))
         total += weight * nodes[(which, *at)]
         all_known &= known[(which, *at)] | (weight < 1e-9)
-    whole = [
-        _is_among(held, axis[own])
-        for held, axis, own in zip(clamped, axes, grid.is_measured, strict=True)
-    ]
-    on_point = np.broadcast_to(np.logical_and.reduce(np.broadcast_arrays(*whole)), shape)
-    return Interpolated(total, tuple(clamped), on_point & all_known, all_known)
+    on_point = all_known
+    for held, measured in zip(clamped, grid.measured, strict=True):
+        on_point = on_point & _is_among(held, measured)
+    return Interpolated(total, tuple(clamped), on_point, all_known)
 
 
 def _is_among(values: Array, ascending: Array) -> npt.NDArray[np.bool_]:
@@ -99,7 +96,7 @@ def rising(nodes: Array) -> Array:
     Isotonic regression preserves the order of its inputs, so earlier axes stay sorted.
     """
     for axis in range(nodes.ndim):
-        nodes = np.moveaxis(_isotonic(np.moveaxis(nodes, axis, -1)), -1, axis)
+        nodes = _isotonic(nodes.swapaxes(axis, -1)).swapaxes(axis, -1)
     return nodes
 
 
@@ -109,7 +106,7 @@ def _isotonic(values: Array) -> Array:
     Source: Robertson, Wright and Dykstra (1988).
     """
     size = values.shape[-1]
-    if (np.diff(values, axis=-1) >= 0).all():
+    if (values[..., 1:] >= values[..., :-1]).all():
         return values
     sums = np.concatenate([np.zeros((*values.shape[:-1], 1)), np.cumsum(values, axis=-1)], axis=-1)
     start, end = np.arange(size)[:, None], np.arange(size)[None, :]
@@ -149,7 +146,7 @@ def _bridged(values: Array, axis: int) -> Array:
 
 def _forward(values: Array, axis: int) -> Array:
     """Carry the last value that is not nan along `axis`."""
-    moved = np.moveaxis(values, axis, -1)
+    moved = values.swapaxes(axis, -1)
     last = np.where(np.isnan(moved), 0, np.arange(moved.shape[-1]))
     last = np.maximum.accumulate(last, axis=-1)
-    return np.moveaxis(np.take_along_axis(moved, last, axis=-1), -1, axis)
+    return np.take_along_axis(moved, last, axis=-1).swapaxes(axis, -1)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from shardwise.hardware.catalogue import load_catalogue
 from shardwise.kernels import store
 from shardwise.kernels.choice import Choice, shape_octaves
-from shardwise.kernels.grid import FOLLOWED, columns_on
+from shardwise.kernels.grid import FOLLOWED
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Places, Provenance
 from shardwise.kernels.roofline import Rates, rates_of
@@ -56,12 +56,15 @@ def surface_of(
     nodes = np.asarray(np.einsum("s,s...->...", weights / weights.sum(), log2_seconds))
     fine = _refined(operator, table, nodes, target, (shape, choice.entry.launch_s))
     reached = replace(target[0], memory=target[0].memory * choice.entry.memory_share)
-    bound = np.log2(operator.bound(reached, target[1], *_on(shape, table.grid.axes)))
-    missing = np.asarray(np.isnan(measured).all(axis=0), dtype=np.float64)
+    bound = np.log2(operator.bound(reached, target[1], *_on(shape, table.grid.columns)))
+    missing = np.asarray(np.isnan(measured).all(axis=0))
+    known = np.ones(fine.shape, dtype=np.bool_)
+    if missing.any():
+        known = np.asarray(table.grid.refine(missing.astype(np.float64)) == 0.0)
     between = max(choice.provenance, Provenance.INTERPOLATED)
     return Surface(
         log2_seconds=np.maximum(rising(np.maximum(fine, bound)), bound),
-        known=np.asarray(table.grid.refine(missing) == 0.0),
+        known=known,
         nearest=choice.provenance if exact else between,
         between=between,
         distance=float(octaves[nearest[0]]),
@@ -109,8 +112,8 @@ def _refined(
 ) -> Array:
     shape, launch_s = shape_and_launch
     grid = table.grid
-    coarse = followed(operator, target, _on(shape, grid.measured), launch_s)
-    fine = followed(operator, target, _on(shape, grid.axes), launch_s)
+    coarse = followed(operator, target, _on(shape, grid.measured_columns), launch_s)
+    fine = followed(operator, target, _on(shape, grid.columns), launch_s)
     return np.asarray(grid.refine(nodes - coarse) + fine)
 
 
@@ -125,15 +128,15 @@ def _carried(
     """Return log2 seconds of each row transferred to `shape`, over the grid."""
     donor, target = rates
     columns = table.shapes[rows].T.reshape(-1, len(rows), *[1] * len(table.axes))
-    _, grid = _on(shape, table.axes)
+    grid = table.grid.measured_columns
     theirs = operator.ideal(*donor, list(columns), grid)
-    ours = operator.ideal(*target, *_on(shape, table.axes))
+    ours = operator.ideal(*target, *_on(shape, grid))
     logs = np.broadcast_to(np.log2(theirs), table.log2_seconds[rows].shape)
     seconds = np.exp2(filled(table.log2_seconds[rows], logs))
     launch = np.minimum(launch_s, seconds)
     return np.log2(launch + (seconds - launch) * (ours / theirs))
 
 
-def _on(shape: Sequence[float], axes: Sequence[Array]) -> tuple[Sequence[Array], Sequence[Array]]:
-    """Return shape and work columns that broadcast to the grid."""
-    return [np.asarray(value) for value in shape], columns_on(axes)
+def _on(shape: Sequence[float], work: Sequence[Array]) -> tuple[Sequence[Array], Sequence[Array]]:
+    """Return shape columns that broadcast to those of `work`, and `work`."""
+    return [np.asarray(value) for value in shape], work

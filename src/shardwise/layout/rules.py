@@ -185,11 +185,9 @@ def nearest_tp(
     """The TP nearest to `tp_size` that breaks no rule, the smaller of two; 1 where an engine takes
     none."""
     highest = min(model.num_heads, MAX_TP)
-    return min(
-        (tp for tp in range(1, highest + 1) if not _of_tp(model, tp, expert_parallel, refusal)),
-        key=lambda tp: (abs(tp - tp_size), tp),
-        default=1,
-    )
+    nearest_first = sorted(range(1, highest + 1), key=lambda tp: (abs(tp - tp_size), tp))
+    allowed = (tp for tp in nearest_first if not _of_tp(model, tp, expert_parallel, refusal))
+    return next(allowed, 1)
 
 
 def _of_tp(
