@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+import accuracy_field_cases
 import accuracy_layouts
 from shardwise import metrics
 from shardwise.analysis.published import load_published
@@ -425,6 +426,7 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
         "## Choosing the best TP, with the model's family left out",
         markdown(choice_table(choices(family))),
         accuracy_layouts.section(misses),
+        accuracy_field_cases.section(),
         "## The published study (never fitted)",
         markdown(comparison_table(published_pairs())),
         "## Comparison with a bare roofline",
