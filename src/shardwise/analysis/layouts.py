@@ -15,13 +15,13 @@ from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.perfmodel.estimate import Subject, sweep, widths_in
 from shardwise.perfmodel.knowledge import WORDS
-from shardwise.perfmodel.loads import Offered
 from shardwise.planner.candidates import Rejected
 from shardwise.planner.operating_point import (
     WAVES,
     limited_deployments,
     limits_of,
     max_num_seqs,
+    offered_in_waves,
 )
 from shardwise.planner.plan import Plan, explore
 from shardwise.planner.question import Question
@@ -147,14 +147,7 @@ def _cells(
     demand = question.demand
     # requests at a rate are not sent at once: there is no first burst
     waves = WAVES if demand.request_rate is None else np.inf
-    offered = Offered(
-        concurrency,
-        np.full(len(pairs), float(demand.isl)),
-        np.full(len(pairs), float(demand.osl)),
-        waves * concurrency,
-        demand.length_cv,
-        cached_tokens=float(demand.cached_tokens),
-    )
+    offered = offered_in_waves(concurrency, demand, waves)
     served = sweep(subject, "closed_loop", deployments, offered)
     spread = {
         key: float(np.exp(width)) for key, width in widths_in(subject, layouts, METRICS).items()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from shardwise.cli.files import print_result, require_writable, show_table, write_result
+from shardwise.cli.files import print_result, require_writable, show_tables, write_result
 from shardwise.cli.options import JSON, WIDE
 from shardwise.errors import InputError
 
@@ -65,8 +65,7 @@ def compare(
     if as_json:
         print_result(found)
     else:
-        for table in found.tables():
-            show_table(table)
+        show_tables(found)
     if limit is not None:
         _gate(found.comparison, limit)
 

@@ -77,6 +77,12 @@ def show_table(table: Table) -> None:
     sys.stdout.write(rendered(table) + "\n")
 
 
+def show_tables(found: Result) -> None:
+    """Print every table of a result, as `show_table` does."""
+    for table in found.tables():
+        show_table(table)
+
+
 def rendered(table: Table) -> str:
     """Return `table` as `show_table` prints it."""
     from shardwise.reports.table_text import is_coloured, render, terminal_width

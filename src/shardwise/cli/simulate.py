@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardwise.cli.files import show_table
+from shardwise.cli.files import show_tables
 from shardwise.cli.options import ABOVE_0, JSON, SEED, WIDE, Duration, Finite, put_on_node
 from shardwise.cli.simulate_options import (
     DEPLOYMENT,
@@ -112,8 +112,7 @@ def _day(deployments: list[Deployment], options: dict[str, Any], as_json: bool) 
     if as_json:
         print_result(found)
         return
-    for table in found.tables():
-        show_table(table)
+    show_tables(found)
 
 
 def _say_if_long(options: dict[str, Any]) -> None:
@@ -273,8 +272,7 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     if as_json:
         print_result(found)
     else:
-        for table in found.tables():
-            show_table(table)
+        show_tables(found)
         click.echo(found.summary())
     require_answers(found.found)
     if found.overloaded:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from shardwise.cli.files import print_result, say_prose, show_progress, show_table
+from shardwise.cli.files import print_result, say_prose, show_progress, show_tables
 from shardwise.cli.options import (
     GPUS,
     JSON,
@@ -167,8 +167,7 @@ def _predict(given: dict[str, Any]) -> None:
         print_result(found)
     else:
         say_prose(found.summary() + "\n")
-        for table in found.tables():
-            show_table(table)
+        show_tables(found)
     if given["output"]:
         written = found.write(given["output"], show_progress)
         click.echo(f"wrote {len(written)} files to {given['output']}/", err=True)
@@ -191,8 +190,7 @@ def _layouts(given: dict[str, Any]) -> None:
     else:
         if found.summary():
             say_prose(found.summary())
-        for table in found.tables():
-            show_table(table)
+        show_tables(found)
     if given["output"]:
         written = found.write(given["output"])
         click.echo(f"wrote {len(written)} files to {given['output']}/", err=True)

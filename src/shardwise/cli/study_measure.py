@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from shardwise.cli.files import print_result, show_progress, show_table
+from shardwise.cli.files import print_result, show_progress, show_tables
 from shardwise.cli.options import sizes
 from shardwise.errors import InputError
 
@@ -41,8 +41,7 @@ def measure(given: dict[str, Any]) -> None:
     if given["as_json"]:
         print_result(found)
     else:
-        for table in found.tables():
-            show_table(table)
+        show_tables(found)
         click.echo(found.summary())
         if found.profile:
             click.echo(f"corrected profile: --profile {found.profile}")

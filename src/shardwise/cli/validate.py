@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shardwise.cli.files import print_result, show_progress, show_table, write_result
+from shardwise.cli.files import print_result, show_progress, show_tables, write_result
 from shardwise.cli.options import JSON, PROFILE, WIDE
 from shardwise.cli.rows import report_problems, report_unused_of
 
@@ -39,8 +39,7 @@ def validate(rows: Path, profile: str, use: str, output: Path | None, as_json: b
     if as_json:
         print_result(found)
     else:
-        for table in found.tables():
-            show_table(table)
+        show_tables(found)
         if found.kv_limited_marked:
             recognised = f"{found.kv_limited_found} of {found.kv_limited_marked}"
             click.echo(f"KV-limited rows recognised: {recognised}")

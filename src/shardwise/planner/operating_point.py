@@ -24,8 +24,9 @@ from shardwise.perfmodel.memory import (
 from shardwise.perfmodel.serving import Served
 from shardwise.perfmodel.work import Array
 from shardwise.planner.candidates import Option, Rejected
-from shardwise.planner.question import Question
+from shardwise.planner.question import Demand, Question
 from shardwise.units import GB
+from shardwise.workload.workload import Workload
 
 MAX_SEQS: Final = 1024  #: of a copy of attention
 #: Concurrencies of one replica that are searched: every one to 32, then steps of about 4 %, and
@@ -168,16 +169,22 @@ def _sweep(question: Question, subject: Subject, options: Sequence[Option]) -> _
 
     longest = longest_held(arch, subject.platform, deployments, question.longest, kv_dtype, draft)
     shortfall = short(max(question.context, question.limits.max_model_len or 0))
-    offered = Offered(
-        concurrency,
-        np.full(shape, float(demand.isl)),
-        np.full(shape, float(demand.osl)),
-        WAVES * concurrency,
-        demand.length_cv,
-        cached_tokens=float(demand.cached_tokens),
-    )
+    offered = offered_in_waves(concurrency, demand)
     served = sweep(subject, "closed_loop", deployments, offered)
     return _Sweep(replicas, concurrency, deployments.max_num_seqs, longest, shortfall, served)
+
+
+def offered_in_waves(concurrency: Array, asked: Demand | Workload, waves: float = WAVES) -> Offered:
+    """Return requests of the asked lengths at each of `concurrency`, for a run that sends `waves`
+    times as many as are in flight; infinite for one without a first burst."""
+    return Offered(
+        concurrency,
+        np.full(concurrency.shape, float(asked.isl)),
+        np.full(concurrency.shape, float(asked.osl)),
+        waves * concurrency,
+        asked.length_cv,
+        cached_tokens=float(asked.cached_tokens),
+    )
 
 
 def _too_large(question: Question, option: Option, shortfall: float) -> Rejected:

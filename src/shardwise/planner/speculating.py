@@ -18,9 +18,8 @@ from shardwise.layout.speculation import MTP, Speculation, usual_acceptance
 from shardwise.perfmodel.drafts import require_draft
 from shardwise.perfmodel.estimate import Subject, sweep
 from shardwise.perfmodel.intervals import with_speculation
-from shardwise.perfmodel.loads import Offered
 from shardwise.perfmodel.serving import Served
-from shardwise.planner.operating_point import MAX_SEQS, WAVES
+from shardwise.planner.operating_point import MAX_SEQS, offered_in_waves
 from shardwise.planner.plan import Plan
 from shardwise.planner.rank import Candidate
 
@@ -146,14 +145,7 @@ def _served(subject: Subject, best: Candidate, loads: Sequence[int]) -> Served:
         max_num_batched_tokens=np.full(shape, float(limits.max_num_batched_tokens)),
         gpu_memory_utilization=np.full(shape, limits.gpu_memory_utilization),
     )
-    offered = Offered(
-        concurrency,
-        np.full(shape, float(workload.isl)),
-        np.full(shape, float(workload.osl)),
-        WAVES * concurrency,
-        workload.length_cv,
-        cached_tokens=float(workload.cached_tokens),
-    )
+    offered = offered_in_waves(concurrency, workload)
     return sweep(subject, "closed_loop", deployments, offered)
 
 
