@@ -28,7 +28,7 @@ from shardwise.reports.figure_pareto import (
     pareto_figure,
     pareto_rows,
 )
-from shardwise.reports.figure_style import DASHES, DRAWN, SHAPES
+from shardwise.reports.figure_style import DASHES, DRAWN, LINE, SHAPES, data, titled
 from shardwise.reports.figures import (
     cell_errors,
     memory_per_gpu,
@@ -201,3 +201,14 @@ def test_importing_the_figures_does_not_load_altair() -> None:
         "sys.exit(bool({'altair', 'vl_convert', 'rich', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_long_subtitle_goes_on_in_the_next_line() -> None:
+    import altair as alt
+
+    words = " ".join(["interval from errors on held-out rows"] * 6)
+    made = titled(alt.Chart(data([{"x": 1}])).mark_bar(), "Title", [words, "second"]).to_dict()
+    *first, second = made["title"]["subtitle"]
+    assert " ".join(first) == words
+    assert max(map(len, first)) <= LINE
+    assert second == "second"

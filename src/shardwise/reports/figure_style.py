@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -67,7 +68,7 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
 
     heading = alt.TitleParams(
         text=_cut(title),
-        subtitle=[_cut(line) for line in subtitle],
+        subtitle=[part for line in subtitle for part in _wrapped(line)],
         anchor="start",
         frame="bounds",
         offset=14,
@@ -88,6 +89,11 @@ def titled(chart: Any, title: str, subtitle: Sequence[str]) -> Any:
 def _cut(line: str) -> str:
     """Shorten `line` to the width of a figure."""
     return printable(line, LINE)
+
+
+def _wrapped(line: str) -> list[str]:
+    """Break `line` at the width of a figure, into at most three lines."""
+    return textwrap.wrap(printable(line, 3 * LINE - 10), LINE)
 
 
 def by_batch(panel: Any, rows: Sequence[dict[str, Any]]) -> Any:

@@ -40,7 +40,7 @@ def ranking_table(layouts: LayoutStudy) -> Table:
         columns=(
             Column("#", "rank"),
             Column("layout", "layout", align="left"),
-            Column("in flight", "concurrency", "a replica"),
+            Column("in flight", "concurrency", "per replica"),
             Column("throughput", "tok_s_per_gpu", "tok/s per GPU"),
             Column("TTFT", "ttft_s", scales["ttft_s"].unit),
             Column("TPOT", "tpot_s", scales["tpot_s"].unit),

@@ -154,7 +154,7 @@ function tip(row, event) {
   place.classList.toggle("pointed", Boolean(row));
   if (!row) return;
   const { data } = shown;
-  const lines = [["on", row.series], ["layout", row.name], ["in flight a replica", row.batch], [data.x, three.format(row.x)], [data.y, three.format(row.y)]];
+  const lines = [["on", row.series], ["layout", row.name], ["in flight per replica", row.batch], [data.x, three.format(row.x)], [data.y, three.format(row.y)]];
   tooltip.replaceChildren(...lines.flatMap(([name, value]) => [text("dt", name), text("dd", value)]));
   const box = place.getBoundingClientRect();
   const [x, y] = [event.clientX - box.left, event.clientY - box.top];

@@ -90,7 +90,7 @@ function swatch(colour) {
 
 function cell(found) {
   const one = found.cell;
-  byId("cell-title").textContent = `${one.title} at ${one.batch} in flight a replica (${one.kind})`;
+  byId("cell-title").textContent = `${one.title} at ${one.batch} in flight per replica (${one.kind})`;
   const chosen = byId("layout").value;
   const offered = [["", "recommended"], ...found.grid.layouts.map((l) => [l.id, l.name])];
   if (String(offered) !== String([...byId("layout").options].map((o) => [o.value, o.text]))) options("layout", offered);
