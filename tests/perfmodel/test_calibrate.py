@@ -19,7 +19,7 @@ from shardwise.perfmodel.crossval import Fold, folds_of, hold_out, in_sample
 from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, decode, encode
 from shardwise.perfmodel.profiles import bundled_profile, load_profile, save_profile
 from shardwise.perfmodel.rows import Row
-from shardwise.perfmodel.shrinking import WHOLE
+from shardwise.perfmodel.shrinking import HOLDS, WHOLE
 
 GRID = [(tp, c, isl) for tp in (1, 2, 4, 8) for c in (1, 4, 16, 64) for isl in (256, 2048)]
 
@@ -181,3 +181,9 @@ def test_offsets_survive_being_written_down() -> None:
     made = Hierarchy({("pair", "h200", "vllm"): np.linspace(-1, 1, len(NAMES))})
     again = decode(encode(made)).offsets["pair", "h200", "vllm"]
     assert again == pytest.approx(made.offsets["pair", "h200", "vllm"], abs=1e-3)
+
+
+def test_rows_that_agree_are_followed_to_within_two_percent() -> None:
+    made = build_personal(rows("h100", "vllm", 1.3), bundled_profile(), "clean", "test", silent)
+    assert made.shares.hold == min(HOLDS)
+    assert made.after_pct["tpot_s"] < 2

@@ -75,7 +75,6 @@ def test_no_metric_of_the_rows_left_out_is_ever_worse(before: list[float], seed:
     after = {
         shares: [replace(m, error=m.error + drawn.gauss(0.0, 0.3)) for m in start]
         for shares in CANDIDATES
-        if shares != NONE
     }
     chosen = supported(start, after)
     for metric in ("tpot_s", "ttft_s"):

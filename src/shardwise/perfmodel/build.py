@@ -29,13 +29,10 @@ from shardwise.perfmodel.intervals import (
 from shardwise.perfmodel.knowledge import knowledge_of
 from shardwise.perfmodel.profiles import STRUCTURE, Error, FoldError, Line, Profile, Seen
 from shardwise.perfmodel.rows import Row
-from shardwise.perfmodel.shrinking import CANDIDATES, NONE, WHOLE, Shares, supported, toward
+from shardwise.perfmodel.shrinking import CANDIDATES, HOLDS, NONE, WHOLE, Shares, supported, toward
 
 Progress = Callable[[str, int, int], None]
 FOLDS: Final = 5
-#: A user's rows are from one machine and version, so they may move a coefficient further than the
-#: same number of public rows, which share errors.
-OWN_HOLD: Final = 0.09
 LEAST_GROUPS: Final = 3  #: that judge each other's coverage
 MIN_ROWS: Final = 3  #: fewer say nothing about the error that is left
 
@@ -181,7 +178,7 @@ class Personal(msgspec.Struct, frozen=True):
     is_supported: bool  #: by held-out rows; otherwise the base profile predicts them as well
 
 
-def adapted(batches: Sequence[Batch], base: Profile) -> Hierarchy:
+def adapted(batches: Sequence[Batch], base: Profile, hold: float = HOLDS[0]) -> Hierarchy:
     """Fit the offsets of the batches' own pairs of GPU and engine, and of a GPU or engine unknown
     to `base`; shared offsets are kept."""
     start = base.hierarchy
@@ -189,7 +186,7 @@ def adapted(batches: Sequence[Batch], base: Profile) -> Hierarchy:
     def free(key: tuple[str, ...]) -> bool:
         return key[0] == "pair" or (key[0] in ("gpu", "engine") and key not in start.offsets)
 
-    return fit(batches, start, free, hold=OWN_HOLD)
+    return fit(batches, start, free, hold=hold)
 
 
 def build_personal(
@@ -217,7 +214,7 @@ def build_personal(
     found = supported(before, candidates)
     shares = WHOLE if force and found == NONE else found
     after = before if shares == NONE else candidates[shares]
-    hierarchy = toward(base.hierarchy, adapted(batches, base), shares)
+    hierarchy = toward(base.hierarchy, adapted(batches, base, shares.hold), shares)
     metrics = sorted({h.metric for h in before})
     profile = Profile(
         name=name,
@@ -247,16 +244,16 @@ def _left_out(
     """Return the errors of `base` on each row, and with each share of the correction of a fit
     without that row."""
     before: list[Miss] = []
-    after: dict[Shares, list[Miss]] = {shares: [] for shares in CANDIDATES if shares != NONE}
+    after: dict[Shares, list[Miss]] = {shares: [] for shares in CANDIDATES}
     folds = min(FOLDS, len(used))
     for k in range(folds):
         progress("cross-validate", k + 1, folds)
         kept, _ = group([row for i, row in enumerate(used) if i % folds != k])
         judged = problem_of(group([row for i, row in enumerate(used) if i % folds == k])[0])
-        fitted = adapted(kept, base)
+        fitted = {hold: adapted(kept, base, hold) for hold in HOLDS}
         before += in_sample(judged, base.hierarchy)
         for shares in after:
-            after[shares] += in_sample(judged, toward(base.hierarchy, fitted, shares))
+            after[shares] += in_sample(judged, toward(base.hierarchy, fitted[shares.hold], shares))
     return before, after
 
 

@@ -23,22 +23,29 @@ from shardwise.perfmodel.hierarchy import NAMES, Hierarchy
 from shardwise.perfmodel.work import Array
 
 #: Coefficients of the time outside steps.
-OUTSIDE: Final = frozenset({"request", "wait_steps", "ahead", "handle", "stream"})
+OUTSIDE: Final = frozenset({"request", "tokenize", "wait_steps", "ahead", "handle", "stream"})
 _IS_OUTSIDE: Final = np.array([name in OUTSIDE for name in NAMES])
+#: Factors on the pull of the prior in a fit to a user's rows. The rows are from one machine and
+#: version, so they may move a coefficient further than as many public rows, which share errors.
+#: Noisy rows need the firmer of the two.
+HOLDS: Final = (0.09, 0.03)
 _LEVELS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SLACK: Final = 1e-9  #: rounding tolerance if a metric does not change
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """Share of a correction that is kept: 0 is none, 1 is all."""
+    """Share of a correction that is kept: 0 is none, 1 is all; and how firm its fit's prior is."""
 
     steps: float
     outside: float
+    hold: float = HOLDS[0]
 
 
 NONE: Final = Shares(0.0, 0.0)
 WHOLE: Final = Shares(1.0, 1.0)
-CANDIDATES: Final = tuple(Shares(*pair) for pair in product(_LEVELS, repeat=2))
+CANDIDATES: Final = tuple(
+    Shares(*kept) for kept in product(_LEVELS, _LEVELS, HOLDS) if kept[:2] != (0.0, 0.0)
+)
 
 
 def toward(start: Hierarchy, fitted: Hierarchy, shares: Shares) -> Hierarchy:
