@@ -71,7 +71,7 @@ profile: $(VENV)/dev.stamp  ## fit the bundled profile anew
 	  --output src/shardwise/perfmodel/data/reference.json
 
 kernels: $(VENV)/dev.stamp  ## compress the reference kernel timings and write docs/kernels.md
-	$(BIN)/python -m shardwise.kernels.ingest $(REFERENCE)
+	$(BIN)/python benchmarks/kernels.py $(REFERENCE)
 
 accuracy: $(VENV)/dev.stamp  ## write docs/accuracy.md from the reference rows
 	$(BIN)/python benchmarks/accuracy.py --write

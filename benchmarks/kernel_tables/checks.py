@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from kernel_tables.rows import Rows
 from shardwise.kernels.formats import FORMATS
-from shardwise.kernels.ingest.rows import Rows
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Places
 from shardwise.kernels.roofline import Rates

@@ -9,12 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from shardwise.kernels.attention import DECODE, NO_WINDOW, PREFILL
-from shardwise.kernels.collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER
-from shardwise.kernels.exchange import COMBINE, DISPATCH
-from shardwise.kernels.experts import EXPERTS
-from shardwise.kernels.gemm import GEMM
-from shardwise.kernels.ingest.rows import (
+from kernel_tables.rows import (
     Columns,
     Names,
     Rows,
@@ -22,6 +17,11 @@ from shardwise.kernels.ingest.rows import (
     numbers,
     read_columns,
 )
+from shardwise.kernels.attention import DECODE, NO_WINDOW, PREFILL
+from shardwise.kernels.collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER
+from shardwise.kernels.exchange import COMBINE, DISPATCH
+from shardwise.kernels.experts import EXPERTS
+from shardwise.kernels.gemm import GEMM
 from shardwise.kernels.linear import (
     CONVOLUTION_DECODE,
     CONVOLUTION_PREFILL,

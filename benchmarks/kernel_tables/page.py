@@ -7,8 +7,8 @@ from itertools import groupby
 
 import numpy as np
 
-from shardwise.kernels.ingest.checks import Finding
-from shardwise.kernels.ingest.compile import LICENCES, Built, Summary
+from kernel_tables.checks import Finding
+from kernel_tables.compile import LICENCES, Built, Summary
 from shardwise.kernels.provenance import Array
 
 HEAD = """# Kernel tables

@@ -6,15 +6,16 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import msgspec
 import numpy as np
 from msgspec.structs import asdict, replace
 
-from shardwise.kernels.ingest.aiter import corrected
-from shardwise.kernels.ingest.carried import carried_errors
-from shardwise.kernels.ingest.checks import (
+from kernel_tables.aiter import corrected
+from kernel_tables.carried import carried_errors
+from kernel_tables.checks import (
     Finding,
     Key,
     fastest,
@@ -26,14 +27,14 @@ from shardwise.kernels.ingest.checks import (
     slowness,
     without_spike,
 )
-from shardwise.kernels.ingest.errors import moved, point_errors, shape_errors
-from shardwise.kernels.ingest.outliers import without_outliers
-from shardwise.kernels.ingest.rates import rates_of_id
-from shardwise.kernels.ingest.rows import Rows
-from shardwise.kernels.ingest.tabulate import newest, tabulate
+from kernel_tables.errors import moved, point_errors, shape_errors
+from kernel_tables.outliers import without_outliers
+from kernel_tables.rows import Rows
+from kernel_tables.tabulate import newest, tabulate
+from shardwise.hardware.catalogue import load_catalogue
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array
-from shardwise.kernels.roofline import Rates
+from shardwise.kernels.roofline import Rates, rates_of
 from shardwise.kernels.store import Entry, Table, write_file
 
 LICENCES: Final = {
@@ -64,10 +65,18 @@ class Built:
 
 
 def compile_all(sources: Iterable[Mapping[Operator, Rows]], output: Path) -> Built:
-    """Write every table and the index to `output`."""
+    """Replace the tables and the index in `output`, once all of them are built."""
     output.mkdir(parents=True, exist_ok=True)
-    for old in (*output.glob("*.xz"), *output.glob("index.json")):
-        old.unlink()
+    with TemporaryDirectory(dir=output.parent) as folder:
+        built = _built(sources, Path(folder))
+        for old in (*output.glob("*.xz"), *output.glob("index.json")):
+            old.unlink()
+        for new in Path(folder).iterdir():
+            new.rename(output / new.name)
+    return built
+
+
+def _built(sources: Iterable[Mapping[Operator, Rows]], output: Path) -> Built:
     built = Built([], [], {}, {})
     for source in sources:
         for operator, rows in source.items():
@@ -81,7 +90,7 @@ def compile_one(operator: Operator, rows: Rows, output: Path, built: Built) -> N
     rows, findings = corrected(operator, rows)
     built.findings += findings
     parts = {key: newest(part) for key, part in rows.tables()}
-    rates = {gpu: rates_of_id(gpu) for gpu in sorted({key[0] for key in parts})}
+    rates = {gpu: rates_of(load_catalogue().gpu(gpu)) for gpu in sorted({key[0] for key in parts})}
     built.rates |= rates
     for check in (_launches, impossible, slower_kernels, slower_than_wide):
         findings = check(operator, parts, rates)

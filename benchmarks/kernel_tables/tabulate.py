@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shardwise.kernels.ingest.rows import Rows
+from kernel_tables.rows import Rows
 from shardwise.kernels.provenance import Array, Places
 from shardwise.kernels.store import Table
 

@@ -11,20 +11,26 @@ import pytest
 from msgspec.structs import replace
 from tests.reference import FOLDER, needs_reference
 
+from shardwise.errors import UnknownNameError
 from shardwise.hardware.catalogue import default_catalogue
-from shardwise.kernels import all_reduce
-from shardwise.kernels.collectives import ALL_REDUCE
+from shardwise.kernels import all_reduce, store
+from shardwise.kernels.collectives import ALL_REDUCE, REDUCE_SCATTER
 from shardwise.kernels.experts import EXPERTS
 from shardwise.kernels.gemm import GEMM
-from shardwise.kernels.ingest import aiter, checks
-from shardwise.kernels.ingest.outliers import without_outliers
-from shardwise.kernels.ingest.rates import rates_of_id
-from shardwise.kernels.ingest.rows import Rows
-from shardwise.kernels.ingest.sources import collective_rows
-from shardwise.kernels.ingest.tabulate import newest, tabulate, version_key
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array
+from shardwise.kernels.roofline import rates_of
 from shardwise.kernels.store import index
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+from kernel_tables import aiter, checks  # noqa: E402
+from kernel_tables.compile import compile_all  # noqa: E402
+from kernel_tables.outliers import without_outliers  # noqa: E402
+from kernel_tables.rows import Rows  # noqa: E402
+from kernel_tables.sources import collective_rows  # noqa: E402
+from kernel_tables.tabulate import newest, tabulate, version_key  # noqa: E402
 
 
 def rows(
@@ -49,7 +55,7 @@ def gemms(seconds: Array, gpu: str = "h200", engine: str = "vllm") -> Rows:
 
 
 def least(part: Rows, operator: Operator = GEMM) -> Array:
-    rates = rates_of_id(str(part.gpu[0]))
+    rates = rates_of(default_catalogue().gpu(str(part.gpu[0])))
     return operator.ideal(rates, "bf16", list(part.shape.T), list(part.work.T))
 
 
@@ -112,7 +118,7 @@ def test_a_first_point_slower_than_the_second_is_dropped() -> None:
 def test_times_below_the_roofline_are_impossible() -> None:
     part = rows(np.full((12, 2), 65536.0), np.arange(1.0, 13.0)[:, None], np.ones(12))
     fast = replace(part, seconds=least(part) * 0.5)
-    rates = {"h200": rates_of_id("h200")}
+    rates = {"h200": rates_of(default_catalogue().gpu("h200"))}
     (finding,) = checks.impossible(GEMM, {("h200", "vllm", "bf16"): fast}, rates)
     assert "0.50 of their roofline" in finding.reason
 
@@ -126,7 +132,7 @@ def test_a_point_that_no_sibling_confirms_is_dropped() -> None:
         ("h100", "vllm", "bf16"): gemms(times, gpu="h100"),
         ("l40s", "vllm", "bf16"): gemms(times, gpu="l40s"),
     }
-    rates = {gpu: rates_of_id(gpu) for gpu, _, _ in parts}
+    rates = {gpu: rates_of(default_catalogue().gpu(gpu)) for gpu, _, _ in parts}
     kept, findings = without_outliers(GEMM, parts, rates)
     assert 8.0 not in kept["h200", "vllm", "bf16"].work
     assert len(kept["h100", "vllm", "bf16"]) == 12
@@ -163,8 +169,6 @@ def test_every_table_names_its_source_and_its_error() -> None:
 
 
 def test_the_tables_stay_small() -> None:
-    from shardwise.kernels import store
-
     assert sum(path.stat().st_size for path in store.DATA.iterdir()) < 5e6
 
 
@@ -180,9 +184,32 @@ def test_all_reduces_of_a_gpu_are_those_of_the_reference() -> None:
     assert (times.provenance == 0).all()
 
 
+@needs_reference
+def test_the_shipped_tables_are_built_from_the_reference(tmp_path: Path) -> None:
+    built = compile_all([{REDUCE_SCATTER: collective_rows(FOLDER)[REDUCE_SCATTER]}], tmp_path / "a")
+    files = sorted((tmp_path / "a").glob("*.xz"))
+    assert len(files) == len(built.rates) == 9
+    for file in files:
+        assert file.read_bytes() == (store.DATA / file.name).read_bytes(), file.name
+    fresh = store.read_index(tmp_path / "a" / "index.json").entries
+    shipped = [entry for entry in index().entries if entry.operator == REDUCE_SCATTER.name]
+    # not compared: errors that depend on the catalogue of the day
+    assert [(e.label, e.points, e.launch_s, e.offset) for e in fresh] == [
+        (e.label, e.points, e.launch_s, e.offset) for e in shipped
+    ]
+
+
+def test_tables_stay_as_they_are_if_building_new_ones_fails(tmp_path: Path) -> None:
+    (tmp_path / "gemm.h200.xz").write_bytes(b"kept")
+    unknown = gemms(np.array([1e-5, 2e-5, 3e-5, 4e-5]), gpu="no-such-gpu")
+    with pytest.raises(UnknownNameError, match="no-such-gpu"):
+        compile_all([{GEMM: unknown}], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["gemm.h200.xz"]
+
+
 def test_a_wrong_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "shardwise.kernels.ingest", str(tmp_path)],
+        [sys.executable, str(BENCHMARKS / "kernels.py"), str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,

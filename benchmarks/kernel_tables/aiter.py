@@ -7,11 +7,12 @@ from typing import Final
 import numpy as np
 from msgspec.structs import replace
 
+from kernel_tables.checks import Finding
+from kernel_tables.rows import Names, Rows
+from shardwise.hardware.catalogue import load_catalogue
 from shardwise.kernels.experts import EXPERTS
-from shardwise.kernels.ingest.checks import Finding
-from shardwise.kernels.ingest.rates import rates_of_id
-from shardwise.kernels.ingest.rows import Names, Rows
 from shardwise.kernels.operator import Operator
+from shardwise.kernels.roofline import rates_of
 
 #: A shape faster than this share of its 16-bit roofline has 4-bit weights, not 8-bit ones.
 _FOUR_BITS: Final = 0.47
@@ -42,7 +43,9 @@ def corrected(operator: Operator, rows: Rows) -> tuple[Rows, list[Finding]]:
 
 
 def _formats(rows: Rows, gpu: str) -> Names:
-    least = EXPERTS.ideal(rates_of_id(gpu), "bf16", list(rows.shape.T), list(rows.work.T))
+    least = EXPERTS.ideal(
+        rates_of(load_catalogue().gpu(gpu)), "bf16", list(rows.shape.T), list(rows.work.T)
+    )
     share = rows.seconds / least
     _, which = np.unique(rows.shape, axis=0, return_inverse=True)
     which = which.reshape(-1)

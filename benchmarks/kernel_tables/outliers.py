@@ -7,9 +7,9 @@ from typing import Final
 
 import numpy as np
 
+from kernel_tables.checks import Finding, Key, common_points
+from kernel_tables.rows import Rows
 from shardwise.kernels.choice import gpu_distance
-from shardwise.kernels.ingest.checks import Finding, Key, common_points
-from shardwise.kernels.ingest.rows import Rows
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array
 from shardwise.kernels.roofline import Rates

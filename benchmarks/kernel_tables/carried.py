@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from kernel_tables.errors import at_measured
 from shardwise.kernels import store
 from shardwise.kernels.choice import Choice, gpu_distance
-from shardwise.kernels.ingest.errors import at_measured
 from shardwise.kernels.operator import Operator
 from shardwise.kernels.provenance import Array, Provenance
 from shardwise.kernels.roofline import Rates

@@ -44,14 +44,11 @@ def shape_errors(operator: Operator, entry: store.Entry, table: store.Table, rat
     count = len(table.shapes)
     if count < 3:
         return np.array([])
-    choice = Choice(entry, Provenance.MEASURED)
     found = []
     for n in np.unique(np.linspace(0, count - 1, min(count, SHAPES_LEFT_OUT)).astype(int)):
         rest = np.arange(count) != n
         others = store.Table(table.shapes[rest], table.axes, table.log2_seconds[rest])
-        surface = surface_of(
-            operator, choice, others, (rates, entry.variant), table.shapes[n].tolist(), {}
-        )
+        surface = _surface(operator, entry, others, rates, table.shapes[n].tolist())
         errors = np.exp2(at_measured(table, surface) - table.log2_seconds[n]) - 1.0
         found.append(np.abs(errors[~np.isnan(errors)]))
     return np.concatenate(found)
@@ -60,17 +57,22 @@ def shape_errors(operator: Operator, entry: store.Entry, table: store.Table, rat
 def moved(operator: Operator, entry: store.Entry, table: store.Table, rates: Rates) -> Array:
     """Return the relative change of each point that makes times increase with work and stay above
     the roofline."""
-    choice = Choice(entry, Provenance.MEASURED)
     final = np.stack(
         [
-            at_measured(
-                table, surface_of(operator, choice, table, (rates, entry.variant), shape, {})
-            )
+            at_measured(table, _surface(operator, entry, table, rates, shape))
             for shape in table.shapes.tolist()
         ]
     )
     errors = np.exp2(final - table.log2_seconds) - 1.0
     return np.asarray(errors[~np.isnan(errors)])
+
+
+def _surface(
+    operator: Operator, entry: store.Entry, table: store.Table, rates: Rates, shape: list[float]
+) -> Surface:
+    """Return the surface of `shape` from `table`, on the GPU that it was measured on."""
+    choice, target = Choice(entry, Provenance.MEASURED), (rates, entry.variant)
+    return surface_of(operator, choice, table, target, shape, {entry.gpu: rates})
 
 
 def at_measured(table: store.Table, surface: Surface) -> Array:

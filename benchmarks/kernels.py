@@ -1,15 +1,18 @@
-"""python -m shardwise.kernels.ingest REFERENCE_FOLDER: write the tables and docs/kernels.md."""
+"""Write the kernel tables of the package and docs/kernels.md from the reference timings.
+
+`python benchmarks/kernels.py REFERENCE_FOLDER`, in the root of the repository.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from kernel_tables.compile import compile_all
+from kernel_tables.page import page
+from kernel_tables.sources import READERS
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.kernels import store
-from shardwise.kernels.ingest.compile import compile_all
-from shardwise.kernels.ingest.page import page
-from shardwise.kernels.ingest.sources import READERS
 
 PAGE = Path("docs/kernels.md")
 
@@ -19,7 +22,7 @@ def main(arguments: list[str]) -> int:
     try:
         folder = _folder(arguments)
     except ShardwiseError as error:
-        print(f"kernels.ingest: {error}", file=sys.stderr)
+        print(f"kernels.py: {error}", file=sys.stderr)
         return error.exit_code
     built = compile_all((read(folder) for read in READERS), store.DATA)
     size = sum(path.stat().st_size for path in store.DATA.iterdir())
