@@ -3,7 +3,9 @@
     python benchmarks/accuracy_layouts.py    print the section, each model family left out
 
 Cells are rows of one model, GPU, engine, dtype and load, measured in several layouts (TP, EP,
-attention DP) on the same number of GPUs. Needs the reference rows and SciPy.
+attention DP) on the same number of GPUs, with one engine version. Only where no version was
+measured in several layouts, a cell compares rows of several versions. Needs the reference rows and
+SciPy.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from shardwise.perfmodel.crossval import Miss
 from shardwise.reports.table import Column, Row, Table, markdown, text_cell
 
 Cell = tuple[object, ...]
+#: Version of a cell whose layouts were measured with several engine versions.
+SEVERAL: Final = "several"
 #: Measured values within this share of the best count as the best: where one layout was measured
 #: several times, the runs differ by as much.
 NOISE: Final = 0.02
@@ -33,22 +37,39 @@ class Chosen(msgspec.Struct, frozen=True):
     model: str
     where: str
     layouts: tuple[str, ...]
+    version: str  #: of the engine; `SEVERAL` if the layouts' differ
     plain: bool  #: whether all rows are known to have run without drafted tokens
     worse: float  #: the chosen layout's value over the best one's, less 1
     spread: float  #: the worst layout's value over the best one's, less 1
 
 
 def cells(misses: Iterable[Miss], metric: str) -> dict[Cell, dict[Layout, list[Miss]]]:
-    """Errors by cell and layout, of cells with several layouts on as many GPUs."""
-    found: dict[Cell, dict[Layout, list[Miss]]] = {}
+    """Errors by cell and layout, of cells with several layouts on as many GPUs. A cell's last part
+    is its engine version."""
+    loads: dict[Cell, dict[str, list[Miss]]] = {}
     for miss in misses:
         r = miss.row
         if miss.metric != metric or r.mode != "closed_loop":
             continue
         gpus = r.layout.replica_gpus
-        cell = (r.model, r.gpu, r.engine, r.weight_dtype, gpus, r.concurrency, r.isl, r.osl)
-        found.setdefault(cell, {}).setdefault(r.layout, []).append(miss)
-    return {cell: by_layout for cell, by_layout in found.items() if len(by_layout) > 1}
+        load: Cell = (r.model, r.gpu, r.engine, r.weight_dtype, gpus, r.concurrency, r.isl, r.osl)
+        loads.setdefault(load, {}).setdefault(r.version, []).append(miss)
+    found: dict[Cell, dict[Layout, list[Miss]]] = {}
+    for load, versions in loads.items():
+        within = {v: _by_layout(some) for v, some in versions.items() if v}
+        within = {v: by_layout for v, by_layout in within.items() if len(by_layout) > 1}
+        every = _by_layout([m for some in versions.values() for m in some])
+        for version, by_layout in (within or {SEVERAL: every}).items():
+            if len(by_layout) > 1:
+                found[*load, version] = by_layout
+    return found
+
+
+def _by_layout(misses: Iterable[Miss]) -> dict[Layout, list[Miss]]:
+    found: dict[Layout, list[Miss]] = {}
+    for miss in misses:
+        found.setdefault(miss.row.layout, []).append(miss)
+    return found
 
 
 def choices(misses: Sequence[Miss], metric: str) -> list[Chosen]:
@@ -65,6 +86,7 @@ def choices(misses: Sequence[Miss], metric: str) -> list[Chosen]:
                 str(cell[0]),
                 f"{cell[1]} {cell[2]}",
                 tuple(sorted(x.name for x in by_layout)),
+                str(cell[-1]),
                 all(m.row.speculation in PLAIN for some in by_layout.values() for m in some),
                 float(np.expm1(measured[chosen] - best)),
                 float(np.expm1(worst - best)),
@@ -91,12 +113,14 @@ def layout_table(misses: Sequence[Miss]) -> Table:
         every = choices(misses, metric)
         for plain, which in ((True, "all, no speculation"), (False, "all, unknown")):
             some = [c for c in every if c.plain == plain]
-            for (model, where, layouts), group in _grouped(some).items():
-                body.append(_row(question, model, where, ", ".join(layouts), group))
+            for key, group in _grouped(some).items():
+                body.append(_row(question, *key, group))
             if some:
-                body.append(_row(question, which, "", "", some))
-        body.append(_row(question, "all", "", "", every))
-    left = ("best by", "model", "GPU and engine", "layouts")
+                body.append(_row(question, which, "", "", "", some))
+        same = [c for c in every if c.plain and c.version != SEVERAL]
+        body.append(_row(question, "all, no speculation, one version", "", "", "", same))
+        body.append(_row(question, "all", "", "", "", every))
+    left = ("best by", "model", "GPU and engine", "layouts", "engine version")
     right = ("loads", "found, %", "regret, %", "worst over best, %")
     columns = [Column(t, t, align="left") for t in left] + [Column(t, t) for t in right]
     return Table(
@@ -109,20 +133,25 @@ def layout_table(misses: Sequence[Miss]) -> Table:
             "one, the repeatability of one layout",
             "regret: mean measured loss of the chosen layout against the best one",
             "worst over best: mean measured loss of the worst layout against the best one",
+            "several: no engine version was measured in more than one of the layouts, so the "
+            "measured difference is also that of the versions",
             "unknown: some of the rows may have used speculative decoding and others not, so the "
             "difference is not only due to the layout",
         ),
     )
 
 
-def _grouped(some: Sequence[Chosen]) -> dict[tuple[str, str, tuple[str, ...]], list[Chosen]]:
-    groups: dict[tuple[str, str, tuple[str, ...]], list[Chosen]] = {}
-    for one in sorted(some, key=lambda c: (c.model, c.where, c.layouts)):
-        groups.setdefault((one.model, one.where, one.layouts), []).append(one)
+def _grouped(some: Sequence[Chosen]) -> dict[tuple[str, str, str, str], list[Chosen]]:
+    groups: dict[tuple[str, str, str, str], list[Chosen]] = {}
+    for one in sorted(some, key=lambda c: (c.model, c.where, c.layouts, c.version)):
+        key = (one.model, one.where, ", ".join(one.layouts), one.version)
+        groups.setdefault(key, []).append(one)
     return groups
 
 
-def _row(question: str, model: str, where: str, layouts: str, some: Sequence[Chosen]) -> Row:
+def _row(
+    question: str, model: str, where: str, layouts: str, version: str, some: Sequence[Chosen]
+) -> Row:
     found, regret, spread = (
         f"{100 * float(np.mean(values)):.1f}"
         for values in (
@@ -131,7 +160,7 @@ def _row(question: str, model: str, where: str, layouts: str, some: Sequence[Cho
             [c.spread for c in some],
         )
     )
-    words = (question, model, where, layouts, str(len(some)), found, regret, spread)
+    words = (question, model, where, layouts, version, str(len(some)), found, regret, spread)
     return tuple(text_cell(w) for w in words)
 
 
