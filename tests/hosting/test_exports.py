@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shardwise.engines import Share
 from shardwise.errors import InputError
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, NodeTable
 from shardwise.hosting.exports import export
+from shardwise.replica.command import argv
 
 
 def node(gpu: str = "mi300x", **model: object) -> DeploymentFile:
@@ -99,6 +102,107 @@ def test_replica_over_two_nodes_is_a_leader_worker_set() -> None:
     assert template["size"] == 2  # 16 GPUs on nodes of 8
     leader = template["leaderTemplate"]["spec"]["containers"][0]
     assert leader["resources"]["limits"] == {"amd.com/gpu": "8"}
+
+
+def expanded(text: str) -> str:
+    """Return a container's argument as Kubernetes passes it: `$$` is an escaped `$`."""
+    return text.replace("$$", "$")
+
+
+def started(template: dict[str, Any], index: int, folder: Path) -> list[str]:
+    """Run a pod's script in a shell with stand-ins for the programs; return the engine's argv."""
+    (container,) = template["spec"]["containers"]
+    for name, body in (
+        ("getent", 'test "$2" = head.example && echo "10.0.0.7  $2"'),
+        ("python3", 'printf "%s\\n" "$@"'),
+        ("vllm", 'printf "%s\\n" "$@"'),
+    ):
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    done = subprocess.run(
+        [*container["command"], expanded(container["args"][0])],
+        env={
+            "PATH": f"{folder}:/usr/bin:/bin",
+            "LWS_LEADER_ADDRESS": "head.example",
+            "LWS_WORKER_INDEX": str(index),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    return done.stdout.splitlines()
+
+
+def over_nodes(engine: str, **layout: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The LeaderWorkerSet and the Service of one replica on nodes of 8 GPUs."""
+    import yaml
+
+    file = node("h200", model="deepseek-r1", engine=engine, replicas=1, **layout)
+    (text,) = export(file, "kubernetes").values()
+    assert "&id" not in text
+    made, service = yaml.safe_load_all(text)
+    return made, service
+
+
+COPIES = {"tp_size": 1, "attention_dp": 32, "expert_parallel": True}
+OWN_FLAGS = json.loads((Path(__file__).parents[1] / "engines" / "flags.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize("layout", [COPIES, {"tp_size": 8, "pp_size": 4}], ids=["DP32", "TP8xPP4"])
+def test_every_node_of_a_replica_gets_the_command_that_plan_prints_for_it(
+    tmp_path: Path, engine: str, layout: dict[str, Any]
+) -> None:
+    made, _ = over_nodes(engine, **layout)
+    assert made["kind"] == "LeaderWorkerSet"
+    group = made["spec"]["leaderWorkerTemplate"]
+    assert group["size"] == 4
+    instance = (
+        node("h200", model="deepseek-r1", engine=engine, replicas=1, **layout).models[0].instance
+    )
+    for index in range(4):
+        template = group["workerTemplate" if index else "leaderTemplate"]
+        assert template["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "8"}
+        words = started(template, index, tmp_path)
+        share = Share(4, index, "10.0.0.7")
+        assert words == argv(instance, "0.0.0.0", 8000, "cuda", share)[1:]
+        used = {word for word in words if word.startswith("--")}
+        assert used <= set(OWN_FLAGS[engine]["flags"].split())
+
+
+def test_copies_of_attention_start_at_their_rank_on_each_node(tmp_path: Path) -> None:
+    made, _ = over_nodes("vllm", **COPIES)
+    words = started(made["spec"]["leaderWorkerTemplate"]["workerTemplate"], 2, tmp_path)
+    assert words[words.index("--data-parallel-start-rank") + 1] == "16"
+    assert words[words.index("--data-parallel-size-local") + 1] == "8"
+    assert words[words.index("--data-parallel-address") + 1] == "10.0.0.7"
+    assert "--headless" in words
+
+
+def test_requests_reach_the_leader_only() -> None:
+    made, service = over_nodes("vllm", **COPIES)
+    group = made["spec"]["leaderWorkerTemplate"]
+    chosen = service["spec"]["selector"].items()
+    assert chosen <= group["leaderTemplate"]["metadata"]["labels"].items()
+    assert not chosen <= group["workerTemplate"]["metadata"]["labels"].items()
+    assert "readinessProbe" not in group["workerTemplate"]["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        ({"tp_size": 16}, "TP within a node"),
+        ({"tp_size": 4, "attention_dp": 3, "expert_parallel": True}, "multiple of the nodes"),
+        ({"tp_size": 1, "attention_dp": 16, "engine": "atom"}, "allowed: vllm, sglang"),
+    ],
+)
+def test_layouts_that_no_node_boundary_divides_are_refused(
+    layout: dict[str, Any], words: str
+) -> None:
+    file = node("h200", **{"model": "deepseek-ai/unknown", "replicas": 1, **layout})
+    with pytest.raises(InputError, match=words):
+        export(file, "kubernetes")
 
 
 def test_systemd_accepts_its_units(tmp_path: Path) -> None:

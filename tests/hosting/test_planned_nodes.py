@@ -9,6 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from shardwise.cli.main import cli
+from shardwise.errors import InputError
 from shardwise.hosting.deployment_file import load
 from shardwise.hosting.exports import export
 
@@ -41,6 +42,12 @@ def test_kubernetes_gets_a_leader_worker_set_of_two(saved: Path) -> None:
     leader = template["leaderTemplate"]["spec"]["containers"][0]
     assert leader["resources"]["limits"] == {"nvidia.com/gpu": "8"}
     assert "--pipeline-parallel-size 2" in leader["args"][0]
+
+
+@pytest.mark.parametrize("target", ["compose", "systemd"])
+def test_what_starts_on_one_machine_is_refused(saved: Path, target: str) -> None:
+    with pytest.raises(InputError, match=f"16 GPUs.*allowed with {target}: one node"):
+        export(load(saved), target)
 
 
 def test_ray_gets_a_placement_group_over_nodes(saved: Path) -> None:

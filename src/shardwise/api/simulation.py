@@ -459,7 +459,6 @@ def render(found: dict[str, Any]) -> str:
     lines.append(f"{found['requests']} requests: {outcomes}{offered}")
     lines.append(
         f"prefix cache: {100 * found['cache_hit_rate']:.0f} % of prompt tokens found; the busiest "
-        f""
         f"replica got {found['imbalance']:.2f} times the mean load"
     )
     lines.append(

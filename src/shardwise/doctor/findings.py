@@ -268,7 +268,6 @@ def _of_level(groups: list[Placement]) -> Finding:
     return Finding(
         "warning",
         f"NCCL uses host memory on {sizes}: by default it uses GPU-to-GPU only up to PXB, and the "
-        f""
         f"slowest link is {slowest.code if slowest else '?'}",
         "on four RTX PRO 6000 on two sockets, NCCL_P2P_LEVEL=SYS raised the bus bandwidth of a "
         "32 MB all-reduce from 30.3 to 39.3 GB/s (local-inference-lab/rtx6kpro)",

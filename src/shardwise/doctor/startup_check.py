@@ -247,7 +247,6 @@ def _off(start: Startup, made: Prediction, found: Sequence[Quantity]) -> Iterato
     if q := wrong.get("weights"):
         yield (
             f"weights by {q.predicted - q.logged:+.2f} GiB: another dtype, parts that remain in "
-            f""
             "16 bits, a draft model, or another TP size"
         )
     if "KV tokens" in wrong and start.kv_bytes and (tokens := tokens_held(start)):

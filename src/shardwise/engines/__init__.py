@@ -2,7 +2,7 @@
 
 from shardwise.engines.device import Device
 from shardwise.engines.engine import Engine
-from shardwise.engines.facts import Command, Launch
+from shardwise.engines.facts import Command, Launch, Share
 from shardwise.engines.registry import every, get, managed, names, registered
 from shardwise.engines.rules import Shard, Weight, cut_heads
 
@@ -12,6 +12,7 @@ __all__ = [
     "Engine",
     "Launch",
     "Shard",
+    "Share",
     "Weight",
     "cut_heads",
     "every",

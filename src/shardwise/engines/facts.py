@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 #: Supported EP sizes: 1 only; 1 or all ranks of a stage; any divisor of these ranks.
 ExpertParallel = Literal["none", "whole", "divisor"]
@@ -134,6 +135,14 @@ class Command(msgspec.Struct, frozen=True):
     files: tuple[ConfigFile, ...] = ()
 
 
+class Share(msgspec.Struct, frozen=True):
+    """One node's share of a replica that spans several nodes."""
+
+    nodes: int
+    rank: int
+    head: str  #: address of the first of them
+
+
 class Launch(msgspec.Struct, frozen=True):
     """Settings of one replica's start that are not part of its deployment.
 
@@ -168,3 +177,7 @@ class Launch(msgspec.Struct, frozen=True):
     kv_cache_tokens: int = 0
     threads_per_rank: int = 0
     embeds: bool = False
+
+    def on(self, share: Share) -> Launch:
+        """Return the start of one node's share."""
+        return replace(self, nodes=share.nodes, node_rank=share.rank, head=share.head)

@@ -40,7 +40,7 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
     """Check this machine before `up`; `ports` must be free."""
     from shardwise.replica.probing import port_in_use
 
-    _require_one_node(file)
+    require_one_node(file, "'shardwise up'")
     made = check_plan(file)
     if file.node.ray:
         check_cluster(file, kind_of(file))
@@ -63,15 +63,15 @@ def check_here(file: DeploymentFile, ports: Sequence[tuple[str, int]]) -> list[L
     return made
 
 
-def _require_one_node(file: DeploymentFile) -> None:
-    """Raise InputError for a file of several nodes, which is to be exported."""
+def require_one_node(file: DeploymentFile, using: str) -> None:
+    """Raise InputError for a file of several nodes, which `using` cannot start."""
     if file.node.ray or not file.node.gpus or file.node.gpu == "cpu":
         return
     gpus = sum(model.devices_per_replica * model.replicas for model in file.models)
     if gpus > file.node.gpus:
         raise InputError(
             f"{gpus} GPUs for the replicas, and the file's node has {file.node.gpus}",
-            "allowed with 'shardwise up': one node",
+            f"allowed with {using}: one node",
             "for several nodes, use 'shardwise export --to kubernetes' or ray",
         )
 

@@ -16,7 +16,7 @@ from shardwise.architecture.bundled import bundled, published_checkpoint, publis
 from shardwise.architecture.formats import UNQUANTIZED
 from shardwise.architecture.model import Model
 from shardwise.engines.device import device_of
-from shardwise.engines.facts import Command, ConfigFile, Launch
+from shardwise.engines.facts import Command, ConfigFile, Launch, Share
 from shardwise.engines.registry import get
 from shardwise.hardware.gpu import Gpu
 from shardwise.hardware.node import Node
@@ -50,14 +50,6 @@ class Replica(msgspec.Struct, frozen=True):
         """The command for a shell."""
         settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in self.environment.items())
         return f"{settings} {shlex.join(self.argv)}".strip()
-
-
-class Share(msgspec.Struct, frozen=True):
-    """One node's share of a replica that spans several nodes."""
-
-    nodes: int
-    rank: int
-    head: str  #: address of the first of them
 
 
 def checkpoint(given: str, model: Model, deployment: Deployment) -> Checkpoint:
@@ -165,7 +157,7 @@ def engine_command(
     """
     launch = launch_of(deployment, model, gpu, found, port)
     if share is not None:
-        launch = replace(launch, nodes=share.nodes, node_rank=share.rank, head=share.head)
+        launch = launch.on(share)
     started = as_started(deployment, model)
     return get(deployment.engine).command(started, launch, device_of(gpu))
 

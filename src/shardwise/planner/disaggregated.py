@@ -137,7 +137,6 @@ def _no_room(question: Question, layouts: Sequence[Layout]) -> str:
     least = min(layout.replica_gpus for layout in layouts)
     return (
         f"an instance of {question.arch.id} needs {least} of the {gpus} GPUs, so two pools need "
-        f""
         f"{2 * least}"
     )
 

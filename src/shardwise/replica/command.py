@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from shardwise.engines import Device, Launch, get
+from shardwise.engines import Device, Launch, Share, get
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment, EngineLimits
 
@@ -82,15 +82,24 @@ class Instance(msgspec.Struct, frozen=True):
         return self.name or Path(self.model).name.removesuffix(".gguf")
 
 
-def argv(instance: Instance, host: str, port: int, kind: str) -> list[str]:
-    """Return the engine's command line, with `flags` last."""
+def argv(
+    instance: Instance, host: str, port: int, kind: str, share: Share | None = None
+) -> list[str]:
+    """Return the engine's command line, with `flags` last.
+
+    With `share`, it is that of one of the replica's nodes and starts the engine's own program,
+    since vLLM's server module ignores --headless (entrypoints/cli/serve.py handles it).
+    """
     if instance.engine == "command":
         values = {"{host}": host, "{port}": str(port), "{model}": instance.model}
         return [_filled(part, values) for part in instance.command] + [*instance.flags]
     launch = replace(_launch(instance), served_name=instance.served_name, host=host, port=port)
-    python = instance.python or sys.executable
-    engine = get(instance.engine)
-    started = engine.module_command(python, _started(instance), launch, _DEVICES[kind])
+    engine, deployment = get(instance.engine), _started(instance)
+    if share is None:
+        python = instance.python or sys.executable
+        started = engine.module_command(python, deployment, launch, _DEVICES[kind])
+    else:
+        started = engine.command(deployment, launch.on(share), _DEVICES[kind])
     if started.files:
         raise InputError(
             f"{engine.title} takes these settings from a file",

@@ -262,7 +262,6 @@ def _most(layouts: LayoutStudy, shown: Shown) -> str:
     assert most
     return (
         f"One node sustains at most {number(most.value)} requests/s within the bounds, as "
-        f""
         f"{shown.title}; {rate:g} requests/s need {math.ceil(rate / most.value)} such nodes."
     )
 

@@ -14,7 +14,6 @@ from shardwise.reports.table import INTERVALS, Cell, Column, Table, Tone, text_c
 
 SEEN: Final = (
     f"seen from: smallest slowdown that repeats like these detect in 80 % of attempts; "
-    f""
     f"{MISSING}: a value has no interval"
 )
 RESULT: Final = (

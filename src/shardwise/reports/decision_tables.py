@@ -133,7 +133,6 @@ def claim_table(matches: Sequence[ClaimMatch]) -> Table:
     return Table(
         name="claim",
         title=f"TP{claim.from_tp} to TP{claim.to_tp} on {claim.gpus} GPUs: costs implied by "
-        f""
         "each batch's steps, and the published ones",
         columns=(
             BATCH,

@@ -26,7 +26,6 @@ def kinds_table(kinds: Kinds) -> Table:
     return ranked_table(
         "kinds",
         f"{q.arch.id} on {q.node.gpus} GPUs of each kind, {lengths(q.demand)}, ranked by the "
-        f""
         f"pessimistic end of {q.objective}",
         columns,
         [_row(kinds, i) for i in range(len(kinds.plans))],

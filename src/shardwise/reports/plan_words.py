@@ -122,7 +122,6 @@ def _runner_up(plan: Plan, other: RunnerUp) -> str:
     label, first, second = _values(plan, other)
     return (
         f"Runner-up: {other.candidate.name}, {why}. To decide, measure {label} of both with "
-        f""
         f"{load} (predicted: {first} and {second})."
     )
 
@@ -169,7 +168,7 @@ def _room(plan: Plan, gain: CacheGain) -> str:
 
 def _shared(gain: CacheGain) -> str:
     if gain.shared is None:
-        return "f"
+        return ""
     return (
         f" {gain.shared.layout.name} shards the cache over tokens: {gain.shared_tokens:,} tokens "
         f"and "

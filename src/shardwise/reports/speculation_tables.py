@@ -30,7 +30,6 @@ def speculation_lines(found: Drafted) -> list[str]:
     if share.lo < share.hi:
         lines.append(
             f"Assumed acceptance: {share.value:.0%} of the drafted tokens ({share.lo:.0%} to "
-            f""
             f"{share.hi:.0%}). It depends on your text: pass the value that your engine logs as "
             f"--acceptance."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shardwise.engines import every, get
+from shardwise.engines import Share, every, get
 from shardwise.errors import InputError
 from shardwise.hosting.launching import Launch
 from shardwise.replica.command import argv
@@ -38,15 +38,19 @@ def api_key_variable(launch: Launch) -> str:
     return get(launch.model.engine).packaging.api_key_variable
 
 
-def command(launch: Launch) -> list[str]:
-    """Return the flags of `up`, with the container's own address."""
-    line = argv(launch.model.instance, "0.0.0.0", CONTAINER_PORT, launch.kind)
-    return ["python3", *line[1:]]
+def command(launch: Launch, share: Share | None = None) -> list[str]:
+    """Return the flags of `up`, with the container's own address; with `share`, of one node."""
+    line = argv(launch.model.instance, "0.0.0.0", CONTAINER_PORT, launch.kind, share)
+    return line if share and line[0] != "python" else ["python3", *line[1:]]
 
 
 def dump(*documents: dict[str, Any]) -> str:
-    """Return YAML with keys in the given order."""
+    """Return YAML with keys in the given order, and equal parts written out each time."""
     import yaml
 
-    text: str = yaml.safe_dump_all(documents, sort_keys=False, width=100)
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, _data: Any) -> bool:
+            return True
+
+    text: str = yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, width=100)
     return text

@@ -156,7 +156,6 @@ def _accuracy(output: StudyOutput) -> list[Section]:
         "Errors of these predictions against measured or published values."
         if shown or folded
         else f"There are no measurements on {d.gpu} with {d.engine}, so the intervals are wide. "
-        f""
         "Measure before you decide."
     )
     title = "Predicted and measured"
