@@ -147,3 +147,26 @@ def test_three_gpus_refuse_tp_3_with_the_heads_that_it_does_not_divide() -> None
     tp3 = [r for r in made.rejected if r.option.layout.tp_size == 3]
     assert tp3
     assert all("TP=3 does not divide the 64 attention heads" in r.reason for r in tp3)
+
+
+def test_an_idle_gpu_is_explained_by_what_all_of_them_could_run(ask: Any) -> None:
+    # 64 heads on 3 GPUs: no TP3. 33 GB in fp8 on 24 GB each: TP2, or three pipeline stages
+    found = plan(ask("qwen3-32b", "rtx-4090", 3, Demand(4000, 1000, 8)))
+    idle = explain(found).idle
+    assert idle is not None
+    assert idle.count == 1
+    assert "64 attention heads" in idle.tensor_parallel
+    assert idle.full is not None
+    assert idle.full.deployment.layout.pp_size == 3
+    first, full = (c.node_output_tok_s.value for c in (found.best, idle.full))
+    assert idle.apart_pct == pytest.approx(100 * (first / full - 1))
+    assert "1 GPU is idle. TP3 is impossible: TP=3 does not divide the 64 attention heads." in (
+        recommendation(found)
+    )
+
+
+def test_no_gpu_is_called_idle_where_all_work(ask: Any) -> None:
+    found = plan(ask("llama-3.1-8b", "h100", 3, Demand(4000, 1000, 64)))
+    assert found.best.deployment.gpus == 3
+    assert explain(found).idle is None
+    assert "idle" not in recommendation(found)

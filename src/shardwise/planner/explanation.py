@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.mixers import Mla
-from shardwise.layout.deployment import Deployment
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.perfmodel.estimate import predict
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.planner import ties
@@ -68,6 +68,22 @@ class NarrowerWeights(msgspec.Struct, frozen=True):
     now_tokens: int
 
 
+class IdleGpus(msgspec.Struct, frozen=True):
+    """Why the first candidate leaves GPUs unused.
+
+    Attributes:
+        count: Unused GPUs.
+        tensor_parallel: Why TP over all GPUs is impossible; "" if it is possible.
+        full: The best candidate that uses all GPUs; None if there is none.
+        apart_pct: Percent by which the predicted objective of `full` is worse; negative if better.
+    """
+
+    count: int
+    tensor_parallel: str
+    full: Candidate | None
+    apart_pct: float
+
+
 class Explanation(msgspec.Struct, frozen=True):
     """Reasons for the first candidate of a plan.
 
@@ -85,6 +101,7 @@ class Explanation(msgspec.Struct, frozen=True):
     runner_up: RunnerUp | None
     cache: CacheGain | None
     narrower: NarrowerWeights | None
+    idle: IdleGpus | None
 
 
 def explain(plan: Plan) -> Explanation:
@@ -100,7 +117,20 @@ def explain(plan: Plan) -> Explanation:
         runner_up=_runner_up(question, plan.ranked) if len(plan.ranked) > 1 else None,
         cache=_cache_gain(plan),
         narrower=_narrower(plan),
+        idle=_idle(plan),
     )
+
+
+def _idle(plan: Plan) -> IdleGpus | None:
+    best, gpus = plan.best, plan.question.node.gpus
+    if best.deployment.gpus == gpus:
+        return None
+    whole = Layout(tp_size=gpus)
+    reasons = [r.reason for r in plan.rejected if r.option.layout == whole]
+    full = next((c for c in plan.ranked if c.deployment.gpus == gpus), None)
+    criterion = ties.criteria(plan.question)[-1]
+    apart = 0.0 if full is None else math.expm1(ties.apart(best, full, criterion))
+    return IdleGpus(gpus - best.deployment.gpus, reasons[0] if reasons else "", full, 100.0 * apart)
 
 
 def _narrower(plan: Plan) -> NarrowerWeights | None:

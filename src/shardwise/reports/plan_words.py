@@ -10,11 +10,13 @@ from shardwise.perfmodel.knowledge import WORDS
 from shardwise.planner.explanation import (
     CacheGain,
     Explanation,
+    IdleGpus,
     NarrowerWeights,
     RunnerUp,
     explain,
 )
 from shardwise.planner.plan import Plan
+from shardwise.planner.ties import criteria
 from shardwise.reports.numbers import brief, number
 
 BINDING: Final = {
@@ -34,6 +36,8 @@ def recommendation(plan: Plan) -> str:
     found = explain(plan)
     lines = [_deploy(plan, found), *_narrowed(plan), _limits(plan, found)]
     best = plan.best
+    if found.idle is not None:
+        lines += [_idle(plan, found.idle)]
     lines += [
         f"SLO {metrics.ALL[c.metric].label} {c.bound_s * 1e3:g} ms: met by the predicted "
         f"{c.predicted_s * 1e3:.4g} ms, "
@@ -95,15 +99,30 @@ def _limits(plan: Plan, found: Explanation) -> str:
     )
 
 
+def _idle(plan: Plan, idle: IdleGpus) -> str:
+    """Say why GPUs are left over, and what a layout that uses all of them would give."""
+    gpus, reason = plan.question.node.gpus, idle.tensor_parallel.partition(";")[0]
+    because = f" TP{gpus} is impossible: {reason}." if reason else ""
+    count = f"{idle.count} GPU{' is' if idle.count == 1 else 's are'} idle."
+    if idle.full is None:
+        return f"{count}{because} No layout that uses all {gpus} GPUs fits."
+    return (
+        f"{count}{because} The best layout that uses all {gpus} GPUs is {idle.full.name}: "
+        f"{idle.apart_pct:+.1f} % {_objective(plan)}."
+    )
+
+
+def _objective(plan: Plan) -> str:
+    return "E2E latency" if criteria(plan.question)[-1] == "latency" else "cost"
+
+
 def _sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
 def _runner_up(plan: Plan, other: RunnerUp) -> str:
     """Say why the second candidate is not the first, and what to measure to decide."""
-    objective = {"cost": "cost", "latency": "E2E latency", "throughput": "cost"}
-    what = "E2E latency" if other.metric == "e2e_latency_s" else objective[plan.question.objective]
-    size = f"{other.apart_pct:+.1f} % {what}"
+    size = f"{other.apart_pct:+.1f} % {_objective(plan)}"
     cause = f"of which {other.part_pct:.0f} points are {_LOST[other.part]}"
     doubt = f"the uncertainty of the difference is {other.doubt_pct:.0f} %"
     why = {
