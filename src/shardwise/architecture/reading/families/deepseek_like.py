@@ -122,6 +122,23 @@ def bailing_moe(config: Fields) -> Decoder:
     return with_mtp(config, replace(read, embedding="model.word_embeddings"))
 
 
+def param2_moe(config: Fields) -> Decoder:
+    """Param2: Ling's layers. moe_shared_expert_intermediate_size is the size of all shared experts,
+    as in vLLM."""
+    config = config.with_defaults(
+        use_qk_norm=False, moe_router_enable_expert_bias=True, first_k_dense_replace=1,
+        num_shared_experts=1,
+    )  # fmt: skip
+    shared = config.size("num_shared_experts", lo=0, hi=MAX_EXPERTS)
+    width = config.size("moe_intermediate_size")
+    name = "moe_shared_expert_intermediate_size"
+    total = config.size(name, default=shared * width, lo=0)
+    if shared and total % width:
+        raise config.bad(name, f"a multiple of moe_intermediate_size {width}")
+    values = {**config.values, name: None, "num_shared_experts": total // width if shared else 0}
+    return bailing_moe(Fields(values, config.where, config.read, config.assumed))
+
+
 def sarvam_moe(config: Fields) -> Decoder:
     """Sarvam 30B: Ling's layers. Its file must state the fields that differ by class."""
     _written(config, "use_qk_norm", "head_dim")

@@ -18,7 +18,15 @@ from shardwise.architecture.reading.attention import (
 )
 from shardwise.architecture.reading.common import decoder, max_context, num_layers, uniform, windows
 from shardwise.architecture.reading.decoder import PRE_NORMS, Decoder, norms
-from shardwise.architecture.reading.mlps import FUSED, W123, gated_mlp, plain_mlp
+from shardwise.architecture.reading.mlps import (
+    FUSED,
+    W123,
+    Experts,
+    experts_of,
+    gated_mlp,
+    moe,
+    plain_mlp,
+)
 from shardwise.architecture.tensor import Tensor
 
 _POST = ("post_attention_layernorm", "post_feedforward_layernorm")
@@ -286,6 +294,41 @@ def tied_llama(config: Fields) -> Decoder:
     mlp_bias = config.flag(config.name_of("mlp_bias", "use_bias"), False)
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"), bias=mlp_bias)
     return uniform(config, attention, mlp, tie=True)
+
+
+def minicpm(config: Fields) -> Decoder:
+    """MiniCPM: dense, or with experts of the MLP's size in each layer (MiniCPM-MoE-8x2B)."""
+    if not config.has("num_experts") or config.size("num_experts", lo=0) == 0:
+        return tied_llama(config)
+    count, top_k = experts_of(config, "num_experts")
+    heads = heads_of(config)
+    experts = Experts(count, top_k, config.size("intermediate_size"), names=W123)
+    return uniform(config, gqa_attention(heads), moe(heads.hidden, experts), tie=True)
+
+
+def telechat2(config: Fields) -> Decoder:
+    """TeleChat 1 and 2: keys and values in one tensor; biases on both output projections only."""
+    config = config.with_defaults(
+        num_hidden_layers=config.get("n_layer"),
+        num_attention_heads=config.get("n_head"),
+        intermediate_size=config.get("ffn_hidden_size"),
+    )
+    heads = heads_of(config)
+    names = Projections("self_attention", "query", "key_value", "key_value", "dense", o_bias=True)
+    mlp = gated_mlp(heads.hidden, config.size("intermediate_size"))
+    bias = Tensor("mlp.down_proj.bias", heads.hidden, 1, "mlp")
+    longest = config.name_of("max_position_embeddings", "seq_length", "training_seqlen")
+    extra = norms(heads.hidden, "transformer.word_embeddings_layernorm")
+    embed_norm = config.flag("embed_layernorm", False)
+    read = uniform(
+        config,
+        gqa_attention(heads, names),
+        replace(mlp, tensors=(*mlp.tensors, bias)),
+        final_norm=norms(heads.hidden, "transformer.ln_f") + (extra if embed_norm else ()),
+        tie=True,
+        context=max_context(config, longest),
+    )
+    return replace(read, prefix="transformer.h", embedding="transformer.word_embeddings")
 
 
 def granite_swa(config: Fields) -> Decoder:

@@ -191,6 +191,34 @@ def nanbeige(config: Fields) -> Decoder:
     return _looped(config, loops, "num_loops", PRE_NORMS)
 
 
+def iquest_loop_coder(config: Fields) -> Decoder:
+    """IQuest LoopCoder: all layers run `loop_num` times.
+
+    Later runs attend to the first run's cache and to a window of their own, mixed by a gate of each
+    head. Only the first run keeps the whole cache; the window's reads are not counted as time.
+    """
+    loops = config.size("loop_num", default=2, hi=64)
+    window = config.size("loop_window_size", default=64)
+    read = _looped(config, loops, "loop_num", PRE_NORMS)
+    heads, layers = heads_of(config), num_layers(config)
+    gate = (
+        Tensor("gate_projections.weight", heads.num, heads.dim, "attention", "rows", heads.num),
+        Tensor("gate_projections.bias", heads.num, 1, "attention", "rows", heads.num),
+    )
+    made: dict[int, Layer] = {}
+
+    def later(layer: Layer, loop: int) -> Layer:
+        caches = tuple(replace(entry, window=window) for entry in layer.mixer.caches)
+        own = gate if loop == 1 else reused(gate)
+        mixer = replace(layer.mixer, tensors=layer.mixer.tensors + own, caches=caches)
+        return made.setdefault(loop, replace(layer, mixer=mixer))
+
+    runs = tuple(
+        later(layer, i // layers) if i >= layers else layer for i, layer in enumerate(read.layers)
+    )
+    return replace(read, layers=runs)
+
+
 #: Options of the class that no published model uses.
 _NANBEIGE_REFUSED = (
     "qk_layernorm",

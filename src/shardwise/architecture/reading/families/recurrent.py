@@ -1,74 +1,20 @@
-"""Other recurrent states: RWKV, RecurrentGemma's linear recurrence, xLSTM's matrix memory.
+"""Other recurrent states: RecurrentGemma's linear recurrence, xLSTM's matrix memory.
 
 Shapes: the modelling code of transformers 5.23.
 """
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from shardwise.architecture.cache import Cache
-from shardwise.architecture.feed_forward import FeedForward, Mlp
+from shardwise.architecture.feed_forward import FeedForward
 from shardwise.architecture.fields import Fields
 from shardwise.architecture.mixers import LinearAttention
 from shardwise.architecture.reading.attention import Projections, gqa_attention, heads_of
 from shardwise.architecture.reading.common import decoder, num_layers
-from shardwise.architecture.reading.decoder import Decoder, Layer, joined, linear, norm, norms
+from shardwise.architecture.reading.decoder import Decoder, Layer, linear, norm, norms
 from shardwise.architecture.reading.mlps import MlpNames, gated_mlp
 from shardwise.architecture.reading.states import vectors
 from shardwise.architecture.tensor import Tensor
-
-
-def rwkv(config: Fields) -> Decoder:
-    """RWKV-4 (arXiv:2305.13048): a decayed sum of keys and values for each channel."""
-    hidden, layers = config.size("hidden_size"), num_layers(config)
-    inner = config.size("attention_hidden_size", default=hidden)
-    width = config.size("intermediate_size", default=4 * hidden)
-    block = Layer(_time_mix(hidden, inner), _channel_mix(hidden, width),
-                  norms(hidden, "ln1", "ln2", bias=True))  # fmt: skip
-    first = replace(block, norms=norms(hidden, "pre_ln", bias=True) + block.norms)
-    return Decoder(
-        hidden_size=hidden,
-        vocab_size=config.size("vocab_size"),
-        max_context=config.size(
-            config.name_of("context_length", "max_position_embeddings"), default=1024
-        ),
-        layers=(first,) + (block,) * (layers - 1),
-        outer=norms(hidden, "rwkv.ln_out", bias=True),
-        tie_embeddings=config.flag("tie_word_embeddings", False),
-        prefix="rwkv.blocks",
-        embedding="rwkv.embeddings",
-        head="head",
-    )
-
-
-def _time_mix(hidden: int, inner: int) -> LinearAttention:
-    at = "attention"
-    tensors = (
-        *joined(linear(f"{at}.{name}", inner, hidden, "attention", "rows", "qkv_proj")
-                for name in ("receptance", "key", "value")),
-        *vectors(at, ("time_decay", "time_first"), inner, 0),
-        *(Tensor(f"{at}.time_mix_{name}", hidden, 1, "attention")
-          for name in ("key", "value", "receptance")),
-        *linear(f"{at}.output", hidden, inner, "attention", "cols", "o_proj"),
-    )  # fmt: skip
-    caches = (
-        # the last token's input of both parts, and numerator, denominator and maximum
-        Cache("conv_state", 2.0 * hidden, per_sequence=True),
-        Cache("ssm_state", 3.0 * inner, inner, per_sequence=True, dtype="fp32"),
-    )
-    return LinearAttention("rwkv", 1, inner, 3, 1, 2, tensors, caches)
-
-
-def _channel_mix(hidden: int, width: int) -> Mlp:
-    at = "feed_forward"
-    tensors = (
-        *linear(f"{at}.key", width, hidden, "mlp", "rows", "up_proj"),
-        *linear(f"{at}.receptance", hidden, hidden, "mlp", "replicated", "receptance"),
-        *linear(f"{at}.value", hidden, width, "mlp", "cols", "down_proj"),
-        *(Tensor(f"{at}.time_mix_{name}", hidden, 1, "mlp") for name in ("key", "receptance")),
-    )
-    return Mlp(width, False, tensors)
 
 
 def recurrent_gemma(config: Fields) -> Decoder:

@@ -78,17 +78,20 @@ def _step_experts(config: Fields, layers: int) -> Callable[[int], FeedForward]:
     if config.has("mlp_layer_types"):
         routed = sparse_layers(config, layers, 0)
     else:
-        entries = named.split(",") if isinstance(named, str) else (named or range(3, layers))
+        first = config.size("first_k_dense_replace", default=3, lo=0)
+        entries = named.split(",") if isinstance(named, str) else (named or range(first, layers))
         numbers = {int(n) for n in entries if str(n).strip().isdecimal()}
         routed = [i in numbers for i in range(layers)]
     hidden = config.size("hidden_size")
     count, top_k = experts_of(
         config,
-        config.name_of("moe_num_experts", "n_routed_experts"),
+        config.name_of("moe_num_experts", "n_routed_experts", "num_experts"),
         config.name_of("moe_top_k", "num_experts_per_tok"),
     )
     config.has("num_local_experts")
     shared = config.size(config.name_of("share_expert_dim", "share_expert_dims"), default=0, lo=0)
+    if config.size("n_shared_experts", default=1, lo=0) != 1:  # share_expert_dim is the size of all
+        raise config.bad("n_shared_experts", "1")
     corrected = config.flag("use_moe_router_bias", True)
     sparse = moe(
         hidden,
