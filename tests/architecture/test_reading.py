@@ -199,6 +199,19 @@ def test_layers_that_share_keys_and_values_keep_none() -> None:
     assert kept == 5
 
 
+@pytest.mark.parametrize("model_type", [None, "my_llama"])
+def test_an_unknown_type_is_read_as_the_class_that_engines_load(model_type: str | None) -> None:
+    """vLLM and SGLang choose their model class by `architectures`."""
+    named = {**LLAMA, "model_type": model_type, "architectures": ["LlamaForCausalLM"]}
+    assert parse(named, "tiny").parameters() == parse(LLAMA, "tiny").parameters()
+    assert parse(named, "tiny").family == "llama"
+
+
+def test_a_known_type_is_not_read_as_another_class() -> None:
+    named = {**LLAMA, "model_type": "qwen3", "architectures": ["LlamaForCausalLM"]}
+    assert parse(named, "tiny").family == "qwen3"
+
+
 def test_text_is_found_in_a_wrapper_and_the_tower_is_counted() -> None:
     text = {name: value for name, value in LLAMA.items() if name != "model_type"}
     vision = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "patch_size": 4}

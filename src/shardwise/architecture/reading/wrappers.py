@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from shardwise.architecture.fields import Fields
-from shardwise.architecture.reading.registry import READERS
+from shardwise.architecture.reading.registry import OTHER_KINDS, READERS
 from shardwise.errors import InputError
 
 _DEFAULTS: Final = Path(__file__).parents[1] / "data" / "_class_defaults.json"
@@ -129,8 +129,6 @@ def text_of(config: Fields) -> Text:
     """
     named = _BY_ARCHITECTURE.get(_first_architecture(config), "")
     family = named or config.text("model_type", "")
-    if not family:
-        family = _WITHOUT_TYPE.get(_first_architecture(config), "")
     found, where = config, config
     for _ in range(3):  # Omni models contain a thinker, which contains the text model
         name = next((n for n in _TEXT if isinstance(where.values.get(n), dict)), None)
@@ -140,6 +138,8 @@ def text_of(config: Fields) -> Text:
         inner = found.text("model_type", "")
         family = inner or _DEFAULT_TYPES.get(family, family)
         where = found
+    if family not in READERS and family not in OTHER_KINDS:
+        family = _OF_CLASS.get(_first_architecture(found), family)
     if found is config:
         if not family:
             raise config.bad("model_type", "the name of a model family")
@@ -245,15 +245,69 @@ def _merged(inner: Fields, outer: Fields, family: str) -> Fields:
 
 #: Architectures whose files have another model_type.
 _BY_ARCHITECTURE: Final = {"Grok1ForCausalLM": "grok-1", "Grok1ModelForCausalLM": "grok-1"}
-#: `architectures` of files without model_type -> family.
-_WITHOUT_TYPE: Final = {
+#: `architectures` -> family, for files without a model_type or with one that is not understood.
+#: vLLM and SGLang choose their class by this name.
+_OF_CLASS: Final = {
     "LlamaForCausalLM": "llama",
+    "LLaMAForCausalLM": "llama",
+    "AquilaForCausalLM": "llama",
+    "IQuestCoderForCausalLM": "llama",
+    "TeleFLMForCausalLM": "llama",
+    "TeleChat3ForCausalLM": "telechat3",
     "MistralForCausalLM": "mistral",
+    "Ministral3ForCausalLM": "ministral3",
     "MixtralForCausalLM": "mixtral",
     "Qwen2ForCausalLM": "qwen2",
+    "Qwen2MoeForCausalLM": "qwen2_moe",
     "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
+    "Qwen3NextForCausalLM": "qwen3_next",
+    "Qwen3_5ForCausalLM": "qwen3_5_text",
+    "Qwen3_5MoeForCausalLM": "qwen3_5_moe_text",
     "GptOssForCausalLM": "gpt_oss",
+    "DeepseekForCausalLM": "deepseek",
+    "DeepseekV2ForCausalLM": "deepseek_v2",
     "DeepseekV3ForCausalLM": "deepseek_v3",
+    "DeepseekV32ForCausalLM": "deepseek_v32",
+    "GlmForCausalLM": "glm",
+    "Glm4ForCausalLM": "glm4",
+    "Glm4MoeForCausalLM": "glm4_moe",
+    "Glm4MoeLiteForCausalLM": "glm4_moe_lite",
+    "GlmMoeDsaForCausalLM": "glm_moe_dsa",
+    "GemmaForCausalLM": "gemma",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3_text",
+    "Phi3ForCausalLM": "phi3",
+    "CohereForCausalLM": "cohere",
+    "Cohere2ForCausalLM": "cohere2",
+    "InternLM2ForCausalLM": "internlm2",
+    "InternLM3ForCausalLM": "internlm3",
+    "MiniMaxM2ForCausalLM": "minimax_m2",
+    "MiMoForCausalLM": "mimo",
+    "MiMoV2FlashForCausalLM": "mimo_v2_flash",
+    "MiMoV2ForCausalLM": "mimo_v2",
+    "BailingMoeForCausalLM": "bailing_moe",
+    "BailingMoeV2ForCausalLM": "bailing_moe_v2",
+    "BailingMoeV2_5ForCausalLM": "bailing_hybrid",
+    "BailingMoeV3ForCausalLM": "bailing_hybrid",
+    "Ernie4_5ForCausalLM": "ernie4_5",
+    "Ernie4_5_MoeForCausalLM": "ernie4_5_moe",
+    "SeedOssForCausalLM": "seed_oss",
+    "LongcatFlashForCausalLM": "longcat_flash",
+    "LongcatFlashNgramForCausalLM": "longcat_flash",
+    "NemotronForCausalLM": "nemotron",
+    "NemotronHForCausalLM": "nemotron_h",
+    "Step1ForCausalLM": "step1",
+    "Step3p5ForCausalLM": "step3p5",
+    "PanguEmbeddedForCausalLM": "PanguEmbedded",
+    "PanguProMoEV2ForCausalLM": "PanguProMoE",
+    "PanguUltraMoEForCausalLM": "pangu_ultra_moe",
+    "TeleChatForCausalLM": "telechat",
+    "TeleChat2ForCausalLM": "telechat2",
+    "Param2MoEForCausalLM": "param2moe",
+    "AliceAIForCausalLM": "alice_ai",
+    "Rnj1ForCausalLM": "rnj1",
+    "XverseForCausalLM": "xverse",
 }
 
 

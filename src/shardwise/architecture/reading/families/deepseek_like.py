@@ -118,7 +118,7 @@ def bailing_moe(config: Fields) -> Decoder:
     )
     qk_norm = QkNorm(q="query_layernorm", k="key_layernorm") if used else None
     attention = gqa_attention(heads, projections, qk_norm=qk_norm)
-    read = decoder(config, lambda _: attention, _bailing_experts(config))
+    read = decoder(config, lambda _: attention, bailing_experts(config))
     return with_mtp(config, replace(read, embedding="model.word_embeddings"))
 
 
@@ -150,7 +150,7 @@ def sarvam_mla(config: Fields) -> Decoder:
     _written(config)
     config = config.with_defaults(q_lora_rank=None)
     attention = mla(config)
-    return decoder(config, lambda _: attention, _bailing_experts(config))
+    return decoder(config, lambda _: attention, bailing_experts(config))
 
 
 def _written(config: Fields, *names: str) -> None:
@@ -160,7 +160,8 @@ def _written(config: Fields, *names: str) -> None:
             raise config.bad(name, "to be given, as in the published files of Sarvam")
 
 
-def _bailing_experts(config: Fields) -> Callable[[int], FeedForward]:
+def bailing_experts(config: Fields) -> Callable[[int], FeedForward]:
+    """Experts of Ling and Ring, one function of the layer's position."""
     shared_width = config.size("moe_shared_expert_intermediate_size", default=0, lo=0)
     config.has("moe_router_enable_expert_bias")
     corrected = config.flag("moe_router_enable_expert_bias", False)
@@ -195,6 +196,7 @@ def longcat_flash(config: Fields) -> Decoder:
     second = gated_mlp(hidden, dense, at="mlps.1")
     parts: tuple[FeedForward, ...] = (first, second)
     made = []
+    table, extra = _ngram_embedding(config, hidden)
     for number in range(num_layers(config, config.name_of("num_layers", "num_hidden_layers"))):
         for n, part in enumerate(parts):
             own = norms(hidden, f"input_layernorm.{n}", f"post_attention_layernorm.{n}")
@@ -205,9 +207,26 @@ def longcat_flash(config: Fields) -> Decoder:
         vocab_size=config.size("vocab_size"),
         max_context=config.size("max_position_embeddings"),
         layers=tuple(made),
-        outer=norms(hidden, "model.norm"),
+        outer=(*norms(hidden, "model.norm"), *table, *extra),
         tie_embeddings=config.flag("tie_word_embeddings", False),
     )
+
+
+def _ngram_embedding(config: Fields, hidden: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Tables of hashed n-grams that add to the embedding (LongCat-Flash-Lite), and their
+    projections.
+
+    Shapes: vllm/model_executor/models/longcat_flash_ngram.py.
+    """
+    if not config.has("ngram_vocab_size_ratio"):
+        return (), ()
+    count = config.size("emb_split_num") * (config.size("emb_neighbor_num", lo=2) - 1)
+    first = round(config.number("ngram_vocab_size_ratio") * config.size("vocab_size"))
+    rows = sum(first + 2 * i + 1 for i in range(count))
+    width = hidden // count
+    at = "model.ngram_embeddings"
+    table = (Tensor(f"{at}.embedders", rows, width, "embedding", "rows"),)
+    return table, (Tensor(f"{at}.post_projs", hidden, width, "embedding", copies=count),)
 
 
 def afmoe(config: Fields) -> Decoder:

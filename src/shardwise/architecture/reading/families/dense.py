@@ -6,7 +6,7 @@ from functools import cache
 
 from msgspec.structs import replace
 
-from shardwise.architecture.fields import Fields
+from shardwise.architecture.fields import MAX_EXPERTS, Fields
 from shardwise.architecture.reading.attention import (
     Heads,
     Projections,
@@ -18,10 +18,13 @@ from shardwise.architecture.reading.attention import (
 )
 from shardwise.architecture.reading.common import decoder, max_context, num_layers, uniform, windows
 from shardwise.architecture.reading.decoder import PRE_NORMS, Decoder, norms
+from shardwise.architecture.reading.families.llama import llama
 from shardwise.architecture.reading.mlps import (
     FUSED,
     W123,
     Experts,
+    Router,
+    Shared,
     experts_of,
     gated_mlp,
     moe,
@@ -294,6 +297,35 @@ def tied_llama(config: Fields) -> Decoder:
     mlp_bias = config.flag(config.name_of("mlp_bias", "use_bias"), False)
     mlp = gated_mlp(heads.hidden, config.size("intermediate_size"), bias=mlp_bias)
     return uniform(config, attention, mlp, tie=True)
+
+
+def xverse(config: Fields) -> Decoder:
+    """XVERSE: Llama; the MoE has small experts in each layer and shared ones."""
+    if not config.has("num_experts"):
+        return llama(config)
+    heads = heads_of(config)
+    count, top_k = experts_of(config, "num_experts", "moe_top_k")
+    width = config.size("intermediate_size")
+    shared = config.size("num_shared_experts", default=0, lo=0, hi=MAX_EXPERTS)
+    experts = moe(
+        heads.hidden,
+        Experts(count, top_k, width),
+        router=Router("router"),
+        shared=Shared(shared * width) if shared else None,
+    )
+    return uniform(config, gqa_attention(heads), experts)
+
+
+def step1(config: Fields) -> Decoder:
+    """Step 1: Llama with ALiBi instead of rotary positions."""
+    groups = config.name_of("num_attention_groups", "num_key_value_heads")
+    heads = heads_of(config, kv=groups, kv_default=1)
+    bias = config.flag("attention_bias", False)
+    attention = gqa_attention(heads, Projections(bias=bias, o_bias=bias))
+    mlp_bias = config.flag("mlp_bias", False)
+    mlp = gated_mlp(heads.hidden, config.size("intermediate_size"), bias=mlp_bias)
+    longest = config.name_of("max_position_embeddings", "max_seq_len")
+    return uniform(config, attention, mlp, tie=True, context=max_context(config, longest))
 
 
 def minicpm(config: Fields) -> Decoder:

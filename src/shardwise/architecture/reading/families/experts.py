@@ -15,9 +15,10 @@ from shardwise.architecture.reading.attention import (
     fused,
     gqa_attention,
     heads_of,
+    with_gate,
 )
 from shardwise.architecture.reading.common import decoder, num_layers, uniform, windows
-from shardwise.architecture.reading.decoder import PRE_NORMS, Decoder, Layer, norms
+from shardwise.architecture.reading.decoder import PRE_NORMS, Decoder, Layer, linear, norms
 from shardwise.architecture.reading.mlps import (
     W123,
     Experts,
@@ -257,4 +258,68 @@ def cohere2_moe(config: Fields) -> Decoder:
         lambda i: sparse if i >= first else dense,
         layer_norms=norms(heads.hidden, "input_layernorm"),
         tie=True,
+    )
+
+
+def klear(config: Fields) -> Decoder:
+    """Klear: experts in most layers, and a weight of the shared ones from the input."""
+    heads, bias = heads_of(config), config.flag("attention_bias", False)
+    projections = Projections(bias=bias, o_bias=bias)
+    attention = gqa_attention(heads, projections, qk_norm=QkNorm())
+    count, top_k = experts_of(config, "num_experts")
+    width = config.size("moe_intermediate_size")
+    shared = config.size("n_shared_experts", default=1, lo=0, hi=MAX_EXPERTS)
+    weighing = linear(
+        "mlp.coefficient", 2, heads.hidden, "router", "replicated", "shared_expert_gate", bias=True
+    )
+    sparse = moe(
+        heads.hidden,
+        Experts(count, top_k, width),
+        router=Router(correction="gate.e_score_correction_bias"),
+        shared=Shared(shared * width) if shared else None,
+        extra=weighing if shared else (),
+    )
+    dense = gated_mlp(heads.hidden, config.size("intermediate_size"))
+    alone, step = (
+        config.items("mlp_only_layers", int),
+        config.size("decoder_sparse_step", default=1),
+    )
+    return decoder(
+        config,
+        lambda _: attention,
+        lambda i: dense if i in alone or (i + 1) % step else sparse,
+    )
+
+
+def k2_horizon(config: Fields) -> Decoder:
+    """K2 Horizon: dense first layers, then routed and shared experts; an optional output gate.
+
+    Models whose values come from routed experts (MoVA) are not supported.
+    """
+    for name in ("mova_num_experts", "num_values"):
+        if config.size(name, default=0, lo=0):
+            raise config.bad(name, "0: values from routed experts are not supported")
+    heads, bias = heads_of(config), config.flag("attention_bias", False)
+    qk_norm = QkNorm(over_all=True) if config.flag("query_key_norm", False) else None
+    made = gqa_attention(heads, Projections(bias=bias, o_bias=bias), qk_norm=qk_norm)
+    if config.get("attention_gate_func") or config.flag("apply_attn_gate", False):
+        made = with_gate(made, heads)
+    dense = gated_mlp(heads.hidden, config.size("intermediate_size"))
+    if not config.size("num_experts", default=0, lo=0):
+        return decoder(config, lambda _: made, lambda _: dense)
+    count, top_k = experts_of(config, "num_experts")
+    width = config.size("moe_intermediate_size")
+    shared = config.size("num_shared_experts", default=0, lo=0, hi=MAX_EXPERTS)
+    sparse = moe(
+        heads.hidden,
+        Experts(count, top_k, width),
+        router=Router(correction="gate.bias" if config.flag("moe_gate_bias", False) else ""),
+        shared=Shared(shared * width) if shared else None,
+    )
+    alone, step = (
+        config.items("mlp_only_layers", int),
+        config.size("decoder_sparse_step", default=1),
+    )
+    return decoder(
+        config, lambda _: made, lambda i: dense if i in alone or (i + 1) % step else sparse
     )

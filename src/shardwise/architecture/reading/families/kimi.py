@@ -24,6 +24,7 @@ from shardwise.architecture.reading.families.deepseek import (
     sparse_layers,
     with_mtp,
 )
+from shardwise.architecture.reading.families.ling import ling_2_5
 from shardwise.architecture.reading.mlps import (
     CORRECTED,
     W123,
@@ -75,11 +76,17 @@ def _attention(config: Fields) -> Mla:
     if "q_lora_rank" not in config.values:
         config = Fields({**config.values, "q_lora_rank": None}, config.where, config.read)
     made = mla(config, bias=config.flag("attention_bias", False))
-    if not config.flag("mla_use_output_gate", False):
-        return made
     heads = made.num_heads
+    rows = {"": 0, "head_wise": heads, "element_wise": heads * made.v_head_dim}
+    granularity = config.text("gated_attention_proj_granularity_type", "")
+    if granularity not in rows:
+        raise config.bad("gated_attention_proj_granularity_type", "head_wise or element_wise")
+    gated = config.flag("mla_use_output_gate", False)
+    size = heads * made.v_head_dim if gated else rows[granularity]
+    if not size:
+        return made
     gate = linear(
-        "self_attn.g_proj", heads * made.v_head_dim, config.size("hidden_size"),
+        "self_attn.g_proj", size, config.size("hidden_size"),
         "attention", "rows", "g_proj", units=heads,
     )  # fmt: skip
     return replace(made, tensors=made.tensors + gate)
@@ -128,7 +135,13 @@ def _experts(config: Fields, layers: int) -> Callable[[int], FeedForward]:
 
 
 def bailing_hybrid(config: Fields) -> Decoder:
-    """Ling 3: every n-th layer is MLA; gates of full rank."""
+    """Ling 3: every n-th layer is MLA; gates of full rank. Ling 2.5 has the same model_type."""
+    if "BailingMoeV2_5ForCausalLM" in config.items("architectures", str) or (
+        config.has("group_norm_size")
+        and not config.has("short_conv_kernel_size")
+        and not config.has("no_kda_lora")
+    ):
+        return ling_2_5(config)
     hidden, layers = config.size("hidden_size"), num_layers(config)
     heads = config.size("num_attention_heads")
     # if head_dim is the size of MLA heads, transformers stores that of delta heads separately
@@ -144,7 +157,9 @@ def bailing_hybrid(config: Fields) -> Decoder:
     attention = _attention(config)
     group = config.size("layer_group_size", default=6)
     kinds = layer_types(config, layers, LINEAR, FULL)
-    kinds = kinds or [FULL if (i + 1) % group == 0 else LINEAR for i in range(layers)]
+    whole = layers // group * group  # the layers behind the last whole group are full too
+    full = [(i + 1) % group == 0 or i >= whole for i in range(layers)]
+    kinds = kinds or [FULL if is_full else LINEAR for is_full in full]
     experts = deepseek_moe(config, correction_bias=True, dense_layers=1)
     read = decoder(
         config,

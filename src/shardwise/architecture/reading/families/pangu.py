@@ -35,7 +35,7 @@ def open_pangu(config: Fields) -> Decoder:
     for name in ("use_mhc", "use_mome"):
         if config.get(name):
             raise config.bad(name, "absent or false: openPangu 2.0 is not supported")
-    beside = PRE_NORMS
+    beside: tuple[str, ...] = PRE_NORMS
     if config.flag("sandwich_norm", False):
         beside = (*PRE_NORMS, "pre_mlp_layernorm", "post_mlp_layernorm")
     count = config.name_of("num_nextn_predict_layers", "num_mtp_layers")
@@ -100,7 +100,11 @@ def _with_sinks(config: Fields, projections: Projections, sinks: int, window: in
         *norms(dim, "self_attn.k_layernorm"),
         Tensor("self_attn.param_sink_key", kv * dim, sinks, "attention", "rows", kv),
         *(
-            (Tensor("self_attn.param_sink_value", kv * heads.value, sinks, "attention", "rows", kv),)
+            (
+                Tensor(
+                    "self_attn.param_sink_value", kv * heads.value, sinks, "attention", "rows", kv
+                ),
+            )
             if values
             else ()
         ),

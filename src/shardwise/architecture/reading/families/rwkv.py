@@ -136,7 +136,7 @@ def _heads(config: Fields, hidden: int) -> tuple[int, int]:
 def _time_mixing(
     hidden: int, heads: int, dim: int, shifts: tuple[Tensor, ...], per_channel: tuple[str, ...]
 ) -> LinearAttention:
-    """Time mixing of RWKV-5 and RWKV-6. `shifts`: tensors that mix a token with the previous one."""
+    """Time mixing of RWKV-5 and 6. `shifts`: tensors that mix a token with the previous one."""
     at, inner = "attention", heads * dim
     tensors = (
         *joined(linear(f"{at}.{name}", inner, hidden, "attention", "rows", "qkv_proj", units=heads)

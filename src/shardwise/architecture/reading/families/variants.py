@@ -29,7 +29,7 @@ from shardwise.architecture.reading.common import (
     uniform,
     windows,
 )
-from shardwise.architecture.reading.decoder import PRE_NORMS, Decoder, linear, norm, norms
+from shardwise.architecture.reading.decoder import PRE_NORMS, Decoder, Layer, linear, norm, norms
 from shardwise.architecture.reading.mlps import (
     FUSED,
     MlpNames,
@@ -196,3 +196,51 @@ def cosmos3_edge(config: Fields) -> Decoder:
         bias=config.flag("mlp_bias", False),
     )
     return uniform(config, attention, mlp)
+
+
+def openelm(config: Fields) -> Decoder:
+    """OpenELM (arXiv:2404.14619): each layer has its own number of heads and width."""
+    hidden, dim = config.size("model_dim"), config.size("head_dim")
+    layers = num_layers(config, "num_transformer_layers")
+    queries = config.per_layer("num_query_heads", layers)
+    keys = config.per_layer("num_kv_heads", layers)
+    widths = _openelm_widths(config, hidden, layers)
+    if not config.flag("ffn_with_glu", True):
+        raise config.bad("ffn_with_glu", "true")
+    qk_norm = QkNorm() if config.flag("normalize_qk_projections", True) else None
+    names = Projections("attn", *("qkv_proj",) * 3, "out_proj")
+    mlp_names = MlpNames("proj_1", "proj_1", "proj_2")
+    made = []
+    for query, key, width in zip(queries, keys, widths, strict=True):
+        if not key or query % key:
+            raise config.bad("num_kv_heads", "divisors of num_query_heads")
+        attention = gqa_attention(Heads(hidden, query, key, dim), names, qk_norm=qk_norm)
+        mlp = gated_mlp(hidden, width, at="ffn", names=mlp_names)
+        made.append(Layer(attention, mlp, norms(hidden, "ffn_norm", "attn_norm")))
+    longest = config.name_of("max_context_length", "max_position_embeddings")
+    return Decoder(
+        hidden_size=hidden,
+        vocab_size=config.size("vocab_size"),
+        max_context=config.size(longest, default=2048),
+        layers=tuple(made),
+        outer=norms(hidden, "transformer.norm"),
+        tie_embeddings=config.flag("share_input_output_layers", True),
+        prefix="transformer.layers",
+        embedding="transformer.token_embeddings",
+    )
+
+
+def _openelm_widths(config: Fields, hidden: int, layers: int) -> list[int]:
+    """MLP widths, rounded to the divisor but not by more than a tenth down."""
+    step = config.size("ffn_dim_divisor", default=256)
+    factors = config.get("ffn_multipliers")
+    if (
+        not isinstance(factors, list)
+        or len(factors) != layers
+        or any(isinstance(f, bool) or not isinstance(f, int | float) or not 0 < f < 100
+               for f in factors)
+    ):  # fmt: skip
+        raise config.bad("ffn_multipliers", f"{layers} numbers above 0")
+    exact = [factor * hidden for factor in factors]
+    rounded = [max(step, int(size + step / 2) // step * step) for size in exact]
+    return [r + step if r < 0.9 * e else r for r, e in zip(rounded, exact, strict=True)]
