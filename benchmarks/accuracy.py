@@ -18,6 +18,7 @@ import numpy as np
 
 import accuracy_field_cases
 import accuracy_layouts
+import accuracy_speculation
 from shardwise import metrics
 from shardwise.analysis.published import load_published
 from shardwise.analysis.run import Question, run
@@ -426,6 +427,7 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
         "## Choosing the best TP, with the model's family left out",
         markdown(choice_table(choices(family))),
         accuracy_layouts.section(misses),
+        accuracy_speculation.section(),
         accuracy_field_cases.section(),
         "## The published study (never fitted)",
         markdown(comparison_table(published_pairs())),

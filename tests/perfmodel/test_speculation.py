@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterator
+import sys
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.reference import FOLDER, needs_reference
+from tests.reference import needs_reference
 
 from shardwise.architecture.drafts import draft_pass, draft_weights
 from shardwise.architecture.models import load
@@ -20,20 +20,21 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.layout.speculation import Acceptance, Speculation
-from shardwise.perfmodel.batches import group
-from shardwise.perfmodel.drafting import speculating
 from shardwise.perfmodel.estimate import Subject, predict, sweep
 from shardwise.perfmodel.intervals import SPECULATION_WIDTH, quantile
 from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.memory import plan
-from shardwise.perfmodel.predicting import batch_calibration, predict_table
+from shardwise.perfmodel.predicting import predict_table
 from shardwise.perfmodel.profiles import bundled_profile
-from shardwise.perfmodel.rows import parse_row
-from shardwise.perfmodel.serving import SERVE, Served, closed_loop, static_batch
+from shardwise.perfmodel.serving import Served, closed_loop, static_batch
 from shardwise.perfmodel.serving_steps import decode_step
 from shardwise.perfmodel.step import Setting
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.workload.workload import Workload
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import accuracy_speculation
 
 SUBJECTS = {
     "mtp": subject_of(Asked("qwen3.5-27b", "h200"))[0],
@@ -187,87 +188,24 @@ def test_a_row_that_cannot_draft_says_why(cells: dict[str, str], says: str) -> N
     assert says in done[0]["pred_note"]
 
 
-# InferenceX ran DeepSeek-R1 on B200 with and without MTP. What drafted is in its launch scripts
-# (github.com/SemiAnalysisAI/InferenceX): 3 tokens with TensorRT-LLM, 1 with attention DP
-# (benchmarks/dsr1_fp8_b200_trt_mtp.sh), 2 with SGLang (dsr1_fp8_b200_mtp.sh). The share that was
-# accepted is not published, so each twin is judged with what its engine's other twins imply.
-Twin = tuple[dict[str, str], int, float]
-
-
-def twins() -> Iterator[Twin]:
-    """(the row without MTP, tokens drafted, TPOT without over TPOT with)."""
-    with (FOLDER / "serving_2026.csv").open() as file:
-        rows = [r for r in csv.DictReader(file) if r["use"] == "calibrate"]
-    where = ("engine_id", "tp", "ep", "dp", "concurrency", "isl", "osl")
-    found: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
-    for row in rows:
-        if row["speculation"] in ("likely", "unlikely") and row["engine"].strip() != "trtllm":
-            key = tuple(row[name] for name in where)
-            found.setdefault(key, {})[row["speculation"]] = row
-    for pair in found.values():
-        if len(pair) == 2:
-            without = pair["unlikely"]
-            drafted = 2 if without["engine_id"] == "sglang" else 1 if without["dp"] == "8" else 3
-            yield (
-                without,
-                drafted,
-                float(without["tpot_ms"]) / float(pair["likely"]["tpot_ms"]),
-            )
-
-
-def ratio(row: dict[str, str], drafted: int, acceptance: float) -> float:
-    """Predicted TPOT without drafts over that with them."""
-    batch = group([parse_row(1, {**row, "speculation": ""})])[0][0]
-    plain = batch.setting(
-        batch_calibration(bundled_profile(), batch).coefficients_of(batch.model_key)
-    )
-    serve = SERVE[batch.key.mode]
-    on = speculating(plain, drafting("mtp", drafted, acceptance))
-    return float(serve(plain, batch.load).tpot_s[0] / serve(on, batch.load).tpot_s[0])
-
-
-def implied(row: dict[str, str], drafted: int, measured: float) -> float:
-    """The acceptance with which `ratio` is as measured, by bisection."""
-    low, high = 0.0, 1.0
-    while high - low > 1e-4:
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if ratio(row, drafted, middle) < measured else (low, middle)
-    return (low + high) / 2.0
-
-
 @needs_reference
 def test_twins_with_and_without_mtp_come_out_within_15_percent() -> None:
     """Nothing of the model was fitted to them; the acceptance comes from the other twins."""
-    every = list(twins())
-    assert len(every) == 33
-    shares = [implied(*twin) for twin in every]
-    errors = []
-    for i, (row, drafted, measured) in enumerate(every):
-        others = [
-            shares[j]
-            for j, (other, same, _) in enumerate(every)
-            if j != i and other["engine_id"] == row["engine_id"] and same == drafted
-        ]
-        if others:  # the one with attention DP has no like
-            share = sum(others) / len(others)
-            errors.append(ratio(row, drafted, share) / measured - 1.0)
-    assert len(errors) == 32
+    found = accuracy_speculation.judged()
+    assert len(found) == 33
+    errors = [one.error for one in found if one.error is not None]
+    assert len(errors) == 32  # the one with attention DP has no like
     sizes = [abs(e) for e in errors]
     assert median(sizes) < 0.08
     assert sum(size < 0.15 for size in sizes) >= 29  # 40 to 2,560 requests each, random prompts
     assert abs(median(errors)) < 0.03
     assert quantile([math.log1p(e) for e in errors]) <= SPECULATION_WIDTH
-
-
-@needs_reference
-def test_the_assumed_acceptance_holds_what_the_twins_imply() -> None:
-    implied_ = [(d, implied(row, d, measured)) for row, d, measured in twins()]
     inside = 0
-    for drafted, share in implied_:
-        usual = Speculation.parse(f"mtp:{drafted}")
+    for one in found:
+        usual = Speculation.parse(f"mtp:{one.twin.drafted}")
         assert usual is not None
-        inside += usual.acceptance.lo <= share <= usual.acceptance.hi
-    assert inside >= 0.75 * len(implied_)  # 80 % of 33, as far as 33 can tell
+        inside += usual.acceptance.lo <= one.implied <= usual.acceptance.hi
+    assert inside >= 0.75 * len(found)  # 80 % of 33, as far as 33 can tell
 
 
 def test_a_closed_loop_keeps_the_definition_of_tpot_with_drafts() -> None:
