@@ -77,6 +77,22 @@ def test_a_start_without_sizes_is_not_compared() -> None:
     assert compare(read("$ vllm serve some/model\n").startups, "m", "g") == ()
 
 
+def test_weights_that_a_log_rounds_to_nothing_are_not_compared() -> None:
+    def predict(_model: str, _gpu: str, _flags: Flags) -> Prediction:
+        return Prediction(1e6, 20 * GIB, 327_680, 64 * 1024)
+
+    (found,) = compare(read(LOG.replace("10.00 GiB", "0.00 GiB")).startups, "m", "g", predict)
+    assert [q.name for q in found.quantities] == ["KV cache", "KV tokens"]
+    assert found.off == ()
+
+
+def test_a_quantity_is_printed_with_its_error_and_tolerance() -> None:
+    first, weights, *_ = made(12.0, 20.0, 64).lines()
+    assert first == "vllm, lines 1 to 4: predicted and logged"
+    assert weights == "  weights: logged 10.00 GiB, predicted 12.00 (+20.0 %, outside 3 %)"
+    assert "within 3 %" in list(made(10.1, 20.0, 64).lines())[1]
+
+
 def test_an_unknown_model_is_refused_by_name() -> None:
     with pytest.raises(UnknownNameError, match="llama-9"):
         compare(read(LOG).startups, "llama-9", "h100")

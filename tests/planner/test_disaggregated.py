@@ -109,7 +109,8 @@ def test_a_model_that_fills_the_node_has_no_two_pools(ask: Any) -> None:
     found = judge(plan(ask("deepseek-r1", "h200", 8, Demand(4000, 1000, 64), engine="sglang")))
     assert found.answer == "not for you"
     assert found.best is None
-    assert "needs 8 of the 8 GPUs, so two pools need 16" in disaggregated_lines(found, "NVLink")[0]
+    (line,) = disaggregated_lines(found, "NVLink")
+    assert line.endswith("needs 8 of the 8 GPUs, so two pools need 16.")
 
 
 def test_short_prompts_and_long_answers_leave_a_prefill_pool_idle(ask: Any) -> None:
@@ -119,7 +120,9 @@ def test_short_prompts_and_long_answers_leave_a_prefill_pool_idle(ask: Any) -> N
     assert found.gain is not None
     assert found.gain.value < 1.0
     assert found.best.prefill_busy < 0.5
-    assert "not for you, because" in disaggregated_lines(found, "NVLink")[0]
+    lines = disaggregated_lines(found, "NVLink")
+    assert lines[0].startswith("Disaggregated prefill and decode: not for you, because ")
+    assert all(line.endswith(".") for line in lines)
     assert "its GPUs are idle" in found.reason
 
 

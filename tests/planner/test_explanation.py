@@ -132,6 +132,7 @@ def test_the_first_is_of_the_kind_that_an_expert_expects(
     assert kind(made.best.deployment.layout), made.best.name
     assert words in said
     assert "Measured rows: " in said
+    assert [line for line in said.splitlines() if not line.endswith(".")] == []
     assert (made.best.far != "") == ("nothing similar was measured" in first_sentence(made))
 
 

@@ -101,6 +101,9 @@ def layout_grid(subject: Subject, question: Question, layouts: Sequence[Layout])
     Raises InputError as `require_able_layouts`, and DoesNotFitError if none of them fits.
     """
     require_question(subject, question)
+    for what, given in (("layouts", layouts), ("concurrencies", question.concurrencies)):
+        if not given:
+            raise InputError(f"0 {what}", "needed: at least 1", field=what)
     require_able_layouts(subject, question, layouts)
     fitting: list[tuple[Layout, MemoryPlan]] = []
     left_out: list[LeftOut] = []

@@ -125,6 +125,8 @@ def _runnable(subject: Subject, question: Question) -> tuple[list[int], list[Ski
     A TP that the model cannot be sharded to is an input error; one that is too small is a result
     of the study.
     """
+    if not question.tp_sizes:
+        raise InputError("0 TP sizes", "needed: at least 1", field="tp_sizes")
     fitting, skipped = [], []
     context = question.isl + question.osl
     for tp in question.tp_sizes:

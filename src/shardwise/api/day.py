@@ -86,7 +86,7 @@ def simulate_day(
         InputError: No bound is given, or an argument cannot be used.
         DoesNotFitError: The deployment does not have the memory.
     """
-    from shardwise.api.simulation import price_of, with_caching
+    from shardwise.api.simulation import price_of, require_seed, with_caching
     from shardwise.perfmodel.profiles import load_profile
     from shardwise.perfmodel.subject import catalogue_for
     from shardwise.reports.prices import price_note
@@ -95,6 +95,7 @@ def simulate_day(
     from shardwise.simulator.fleet import fabric_of, make_group
     from shardwise.simulator.traffic import lengths_within
 
+    require_seed(seed)
     bounds = {"ttft_s": ttft_p99_s, "tpot_s": tpot_p99_s}
     targets = [Target(name, 99, bound) for name, bound in bounds.items() if bound is not None]
     if not targets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -102,11 +103,12 @@ def search(
     Raises:
         InputError: An argument cannot be used, or there are no or too many combinations.
     """
-    from shardwise.api.simulation import Asked, sessions_of
+    from shardwise.api.simulation import Asked, require_warmup, sessions_of
     from shardwise.perfmodel.subject import catalogue_for
     from shardwise.simulator.fleet import fabric_of
     from shardwise.simulator.search import Job, Store, digest_of
     from shardwise.simulator.search import search as run
+    from shardwise.simulator.simulate import require_policy
     from shardwise.simulator.summary import summaries
     from shardwise.simulator.traffic import Lengths, Traffic
     from shardwise.workload.workload import Slo
@@ -114,6 +116,9 @@ def search(
     count = len(deployments) * len(request_rates) * len(policies) * seeds
     if not 1 <= count <= MAX_JOBS:
         raise InputError(f"{count} simulations", f"allowed: 1 to {MAX_JOBS:,}")
+    for policy in policies:
+        require_policy(policy)
+    require_warmup(warmup_s, duration_s if turns is None else math.inf)
     sessions = Asked(
         isl=isl, osl=osl, length_cv=length_cv, duration_s=duration_s, turns=turns,
         think_s=think_s, prefix_tokens=prefix_tokens, prefixes=prefixes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,13 @@ def simulate(
         files, prefix_caching, prefill_replicas, prefill_tp, network, gpus_per_node,
     )  # fmt: skip
     some = [deployments] if isinstance(deployments, Deployment) else list(deployments)
-    return Simulation(answer(some, asked))
+    if not some:
+        raise InputError("0 deployments", "needed: at least 1", field="deployments")
+    require_seed(seed)
+    _require_load(asked)
+    found = answer(some, asked)
+    _require_answers(found)
+    return Simulation(found)
 
 
 def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
@@ -376,7 +383,42 @@ def _pools(
     return replace(made, prefill=prefill, decode=decoding)
 
 
-def require_answers(found: dict[str, Any]) -> None:
+def require_seed(seed: int) -> None:
+    """Raise InputError for a seed that is not a whole number from 0 up."""
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed is {seed!r}", "allowed: whole numbers from 0 up", field="seed")
+
+
+def require_warmup(warmup_s: float, offered_s: float = math.inf) -> None:
+    """Raise InputError unless a warm-up is shorter than `offered_s`, while requests arrive."""
+    if not 0 <= warmup_s < offered_s:
+        most = f", below the {offered_s:g} s of arrivals" if math.isfinite(offered_s) else ""
+        raise InputError(
+            f"warm-up is {warmup_s:g} s", f"allowed: 0 or more{most}", field="warmup_s"
+        )
+
+
+def _require_load(asked: Asked) -> None:
+    """Raise InputError for values that no load can have."""
+    if asked.concurrency is not None and asked.concurrency < 1:
+        raise InputError(
+            f"concurrency is {asked.concurrency}", "allowed: 1 or more", field="concurrency"
+        )
+    if asked.prefill_tp is not None and not (asked.prefill_replicas and asked.prefill_tp >= 1):
+        raise InputError(
+            f"prefill_tp is {asked.prefill_tp} with {asked.prefill_replicas} prefill replicas",
+            "allowed: 1 or more of both",
+            field="prefill_tp",
+        )
+    by_rate = asked.request_rate is not None and asked.turns is None
+    offered_s = asked.duration_s if by_rate else math.inf  # the last turns come after it
+    if asked.stages:
+        offered_s = sum(stage.duration_s for stage in asked.stages)
+    offered_s = offered_s if offered_s > 0 else math.inf  # refused with the traffic
+    require_warmup(asked.warmup_s, offered_s)
+
+
+def _require_answers(found: dict[str, Any]) -> None:
     """Raise InputError if no request was answered after the warm-up."""
     if not found["outcomes"].get("done"):
         said = ", ".join(f"{n} {name}" for name, n in found["outcomes"].items() if n)

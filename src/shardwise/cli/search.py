@@ -18,7 +18,6 @@ from shardwise.cli.simulate_options import (
     load_arguments,
     load_options,
     require_on_node,
-    require_window,
 )
 from shardwise.errors import InputError
 
@@ -91,8 +90,6 @@ def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> N
     deployments = _deployments(model, options)
     if on_node:
         require_on_node(deployments, options["catalogue_files"][-1], options["gpu"])
-    if options["turns"] is None:  # sessions continue after the duration
-        require_window(options["duration"], options["warmup"])
     found = run(
         deployments,
         request_rates=_rates(options["rate"]),

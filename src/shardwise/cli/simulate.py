@@ -19,7 +19,6 @@ from shardwise.cli.simulate_options import (
     load_arguments,
     load_options,
     require_on_node,
-    require_window,
     stages_of,
 )
 from shardwise.errors import InputError
@@ -45,16 +44,6 @@ def _failure(text: str) -> Failure:
         raise InputError(
             f"--fail {text[:40]!r}", "expected: REPLICA:DOWN_S[:UP_S], e.g. 0:60:90"
         ) from None
-
-
-def _require_window(options: dict[str, Any]) -> None:
-    """Raise InputError if the warm-up leaves no requests; sessions continue after the duration."""
-    if options["stage"]:
-        offered_s = sum(stage.duration_s for stage in stages_of(options["stage"]))
-        if offered_s > 0:  # another message otherwise
-            require_window(offered_s, options["warmup"])
-    elif options["rate"] is not None and options["turns"] is None:
-        require_window(options["duration"], options["warmup"])
 
 
 def _require_pools(subject: str, options: dict[str, Any]) -> None:
@@ -238,7 +227,6 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
             f"given: {', '.join('--' + name for name in given) or 'no traffic'}",
             f"needed: exactly one of {', '.join('--' + name for name in TRAFFIC)}",
         )
-    _require_window(options)
     _require_pools(deployment, options)
     on_node = options["node_file"] is not None
     put_on_node(options)
@@ -250,7 +238,6 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     if options["day"] is not None:
         _day(deployments, options, as_json)
         return
-    from shardwise.api.simulation import require_answers
     from shardwise.api.simulation import simulate as simulate_load
 
     found = simulate_load(
@@ -274,7 +261,6 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
     else:
         show_tables(found)
         click.echo(found.summary())
-    require_answers(found.found)
     if found.overloaded:
         click.echo(f"shardwise: {found.found['overload']}", err=True)
         raise SystemExit(3)

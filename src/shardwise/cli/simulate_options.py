@@ -230,15 +230,6 @@ def require_on_node(deployments: Sequence[Deployment], node_file: Path, gpu: str
             )
 
 
-def require_window(duration_s: float, warmup_s: float) -> None:
-    """Raise InputError if the warm-up is not shorter than the run."""
-    if warmup_s >= duration_s:
-        raise InputError(
-            f"--warmup is {warmup_s:g} s, but requests arrive for {duration_s:g} s",
-            "allowed: a warm-up shorter than the duration",
-        )
-
-
 def load_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of `load_options` under the names of the Python API."""
     return {

@@ -218,7 +218,7 @@ def flags_of(
 
 
 def _quantities(start: Startup, made: Prediction) -> Iterator[Quantity]:
-    if start.weights_bytes is not None:
+    if start.weights_bytes:
         yield Quantity(
             "weights", "GiB", start.weights_bytes / GIB, made.weights_bytes / GIB, WEIGHTS_PCT
         )

@@ -103,6 +103,22 @@ def layout_of(text: str) -> Layout:
     return Layout(**sizes)
 
 
+def _require_limits(seqs: int | None, batched_tokens: int | None, model_len: int | None) -> None:
+    """Raise InputError for a limit outside 1 to `MOST`; None is not checked."""
+    for name, value in (
+        ("max_num_seqs", seqs),
+        ("max_num_batched_tokens", batched_tokens),
+        ("max_model_len", model_len),
+    ):
+        if value is not None and not 1 <= value <= MOST:
+            raise InputError(f"{name} is {value}", f"allowed: 1 to {MOST:,}")
+
+
+def _require_share(share: float | None) -> None:
+    if share is not None and not 0 < share <= 1:
+        raise InputError(f"gpu_memory_utilization is {share:g}", "allowed: above 0, up to 1")
+
+
 class EngineLimits(msgspec.Struct, frozen=True):
     """Limits of an engine's batch and memory, named like its flags.
 
@@ -114,6 +130,10 @@ class EngineLimits(msgspec.Struct, frozen=True):
     gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION
     max_model_len: int = 0  #: tokens; 0: the model's own
 
+    def __post_init__(self) -> None:
+        _require_limits(self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len or None)
+        _require_share(self.gpu_memory_utilization)
+
 
 class FixedLimits(msgspec.Struct, frozen=True):
     """Limits fixed by a user; None leaves the choice to the caller (planner, study, row)."""
@@ -124,13 +144,8 @@ class FixedLimits(msgspec.Struct, frozen=True):
     max_model_len: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= MOST:
-                raise InputError(f"{name} is {value}", f"allowed: 1 to {MOST:,}")
-        share = self.gpu_memory_utilization
-        if share is not None and not 0 < share <= 1:
-            raise InputError(f"gpu_memory_utilization is {share:g}", "allowed: above 0, up to 1")
+        _require_limits(self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)
+        _require_share(self.gpu_memory_utilization)
 
     def over(self, chosen: EngineLimits) -> EngineLimits:
         """Return `chosen` with the fixed limits applied."""

@@ -67,6 +67,8 @@ def violations(model: Model, layout: Layout, refusal: Refusal = even_cut) -> lis
     """
     if not 1 <= layout.tp_size <= MAX_TP:
         return [Violation("tp_range", f"TP={layout.tp_size} is not from 1 to {MAX_TP}", 1)]
+    if none := [f"{mark}={n}" for mark, n in _sizes(layout) if n < 1]:
+        return [Violation("sizes", f"{none[0]} is not 1 or more", layout.tp_size)]
     broken = [
         *_copies(model, layout.attention_dp),
         *dict.fromkeys(_context_parallel(model, layout.tp_size, layout.dcp_size)),
@@ -79,6 +81,15 @@ def violations(model: Model, layout: Layout, refusal: Refusal = even_cut) -> lis
         message = f"PP={layout.pp_size} is not from 1 to the {model.num_layers} layers"
         found.append(Violation("pp_range", message, min(max(layout.pp_size, 1), model.num_layers)))
     return found
+
+
+def _sizes(layout: Layout) -> tuple[tuple[str, int], ...]:
+    return (
+        ("attention DP", layout.attention_dp),
+        ("EP", layout.ep_size),
+        ("DCP", layout.dcp_size),
+        ("replicas", layout.replicas),
+    )
 
 
 def allowed_tp(
@@ -105,7 +116,7 @@ def require_layout(model: Model, layout: Layout, refusal: Refusal = even_cut) ->
             f"{model.id}: {first.message}",
             f"allowed DCP at TP={layout.tp_size}: {', '.join(map(str, allowed))}",
         )
-    if first.rule in ("experts", "attention_dp"):
+    if first.rule in ("experts", "attention_dp", "sizes"):
         raise InputError(f"{model.id}: {first.message}")
     limit = min(model.num_heads, _MOST_LISTED)
     sizes = allowed_tp(model, limit, expert_parallel=layout.expert_parallel, refusal=refusal)

@@ -41,6 +41,8 @@ def plan_kinds(gpus: Sequence[str], plan_on: Callable[[str], Plan]) -> Kinds:
 
     Raises InputError for a repeated kind, and NothingMeetsError if no kind has a plan.
     """
+    if not gpus:
+        raise InputError("0 kinds of GPU", "needed: at least 1", field="gpu")
     made: list[Plan] = []
     without: list[NoPlan] = []
     for gpu in gpus:

@@ -29,13 +29,12 @@ def disaggregated_lines(found: Verdict, link: str) -> list[str]:
     """
     because = {"for you": "", "measure it": "", "not for you": ", because"}[found.answer]
     joined = f"{because} " if because else ": "
-    lines = [f"Disaggregated prefill and decode: {found.answer}{joined}{found.reason}.f"]
+    lines = [f"Disaggregated prefill and decode: {found.answer}{joined}{found.reason}."]
     if found.best is None:
         return lines
     lines.append(_numbers(found.best, link))
     lines.append(
         "No calibration row has disaggregated pools, so the gain has an assumed error of "
-        ""
         f"{100 * (math.exp(RATIO_WIDTH) - 1):.0f} % either way. If that decides, the verdict is "
         "'measure it'. The commands below are for the aggregated layout."
     )

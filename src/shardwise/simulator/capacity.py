@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from shardwise.errors import InputError
 from shardwise.simulator.fleet import Group
 from shardwise.simulator.results import Result
 from shardwise.simulator.simulate import simulate
@@ -23,6 +24,12 @@ class Target(msgspec.Struct, frozen=True):
     metric: str
     percentile: float
     bound_s: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bound_s < math.inf:
+            raise InputError(
+                f"{self.metric} bound is {self.bound_s:g} s", "allowed: above 0 and finite"
+            )
 
 
 def holds(result: Result, targets: Iterable[Target], warmup_s: float = 0.0) -> bool:

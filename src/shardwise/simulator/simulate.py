@@ -58,6 +58,14 @@ def _least_think_s(trace: Trace) -> float:
     return float(sessions.think_s[sessions.previous >= 0].min())
 
 
+def require_policy(name: str) -> None:
+    """Raise InputError for an unknown policy of the balancer."""
+    if name not in POLICIES:
+        raise InputError(
+            f"balancer policy {name!r}", f"allowed: {', '.join(POLICIES)}", field="policy"
+        )
+
+
 def simulate(
     groups: Sequence[Group],
     trace: Trace,
@@ -77,8 +85,7 @@ def simulate(
     """
     from shardwise.simulator.kernel import run_loop
 
-    if policy not in POLICIES:
-        raise InputError(f"balancer policy {policy!r}", f"allowed: {', '.join(POLICIES)}")
+    require_policy(policy)
     if len(trace) == 0:
         raise InputError("0 requests", "needed: at least 1")
     if concurrency and trace.sessions is not None:

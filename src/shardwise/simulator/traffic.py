@@ -70,9 +70,10 @@ def lengths_within(isl: float, osl: float, cv: float, context: float) -> tuple[L
 
     Each is limited to its share of the context, unless the mean request is already longer.
     """
+    unlimited = Lengths(isl, cv), Lengths(osl, cv)
     share = math.floor(context) / (isl + osl)
     if cv == 0 or share < 1.0:
-        return Lengths(isl, cv), Lengths(osl, cv)
+        return unlimited
     first, second = (Lengths(x, cv, max(x, math.floor(share * x))) for x in (isl, osl))
     return first, second
 
@@ -81,6 +82,16 @@ def log_normal(rng: np.random.Generator, mean: float, cv: float, n: int) -> Floa
     """Draw `n` values with a mean and a coefficient of variation."""
     sigma = math.sqrt(math.log1p(cv**2))
     return rng.lognormal(math.log(mean) - sigma**2 / 2, sigma, n)
+
+
+def require_prompts(prefixes: int, prefix_tokens: int) -> None:
+    """Raise InputError for an impossible number or length of system prompts."""
+    least = 1 if prefix_tokens else 0
+    if not (prefixes >= least and 0 <= prefix_tokens <= 10_000_000):
+        raise InputError(
+            f"{prefixes} system prompts of {prefix_tokens} tokens",
+            "allowed: 1 or more, of 0 to 10000000 tokens",
+        )
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -124,6 +135,7 @@ class Traffic(msgspec.Struct, frozen=True):
             raise InputError(f"arrivals {self.arrivals!r}", f"allowed: {', '.join(ARRIVALS)}")
         if not 0 < self.burstiness <= 100:
             raise InputError(f"burstiness is {self.burstiness:g}", "allowed: above 0, up to 100")
+        require_prompts(self.prefixes, self.prefix_tokens)
         if len(self.stages) > MAX_STAGES:
             raise InputError(f"{len(self.stages)} stages", f"allowed: up to {MAX_STAGES}")
         if self.request_rate * self.duration_s > MAX_REQUESTS:
@@ -136,8 +148,9 @@ class Traffic(msgspec.Struct, frozen=True):
     def within(self, context: int) -> Traffic:
         """Limit requests to `context` tokens, including the system prompt."""
         own = max(1, context - (self.prefix_tokens if self.prefixes else 0))
-        isl, osl = lengths_within(self.isl.mean, self.osl.mean, self.isl.cv, own)
-        return replace(self, isl=isl, osl=replace(osl, cv=self.osl.cv))
+        cv = max(self.isl.cv, self.osl.cv)
+        isl, osl = lengths_within(self.isl.mean, self.osl.mean, cv, own)
+        return replace(self, isl=replace(isl, cv=self.isl.cv), osl=replace(osl, cv=self.osl.cv))
 
 
 def in_stages(stages: Sequence[Stage], isl: Lengths, osl: Lengths, **more: Any) -> Traffic:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
 from shardwise.errors import InputError
 
 Mode = Literal["static_batch", "closed_loop", "max_throughput"]
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 MAX_TOKENS = 10_000_000
 #: Spread of lengths where nobody says: traffic's, of which no two requests stay in step. Published
 #: traces have 0.7 to 2; load tests of one length have 0.
@@ -91,6 +92,8 @@ class Workload(msgspec.Struct, frozen=True):
         ):
             if not 1 <= value <= MAX_TOKENS:
                 raise InputError(f"{name} is {value:,}", f"allowed: 1 to {MAX_TOKENS:,}")
+        if self.mode not in MODES:
+            raise InputError(f"mode is {self.mode!r}", f"allowed: {', '.join(MODES)}", field="mode")
         require_cached(self.cached_tokens, self.isl)
         if not 0 <= self.requests <= MAX_TOKENS:
             raise InputError(f"requests is {self.requests:,}", f"allowed: 0 to {MAX_TOKENS:,}")

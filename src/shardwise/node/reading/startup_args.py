@@ -6,9 +6,10 @@ Only the arguments below are kept, so keys, tokens and addresses in a pasted log
 from __future__ import annotations
 
 import ast
+import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 Value = str | int | float | bool
@@ -41,6 +42,15 @@ _NAMES: Final = {
     "enable_expert_parallel": ("enable_expert_parallel",),
     "enable_dp_attention": ("enable_dp_attention",),
 }
+_WORDS: Final = ("model", "kv_cache_dtype", "quantization", "dtype")
+_SWITCHES: Final = (
+    "enforce_eager",
+    "disable_custom_all_reduce",
+    "enable_expert_parallel",
+    "enable_dp_attention",
+)
+#: vLLM's `human_readable_int` (utils/argparse_utils.py): 32k is 32,000, 32K is 32,768.
+_MULTIPLES: Final = {"k": 1e3, "m": 1e6, "g": 1e9, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30}
 _KEPT: Final = {spelling: name for name, spellings in _NAMES.items() for spelling in spellings}
 _FIELD: Final = re.compile(
     r"['\"]?\b(?P<key>[a-z_]+)['\"]?\s*[:=]\s*(?P<value>'[^']*'|\"[^\"]*\"|-?[\w./-]+)"
@@ -63,22 +73,19 @@ def from_dictionary(text: str) -> Args:
         return from_fields(found[1])
     if not isinstance(given, dict):
         return {}
-    return {
-        _KEPT[key]: value
-        for key, value in given.items()
-        if key in _KEPT and isinstance(value, (str, int, float, bool))
-    }
+    named = ((_KEPT[key], value) for key, value in given.items() if key in _KEPT)
+    return _usable((k, v) for k, v in named if isinstance(v, (str, int, float, bool)))
 
 
 def from_fields(text: str) -> Args:
     """Return the known arguments of a printed configuration: `name=value, name='value'`."""
-    kept: dict[str, Value] = {}
+    given: list[tuple[str, Value]] = []
     for found in _FIELD.finditer(text):
         name = _KEPT.get(found["key"])
         value = found["value"].strip("'\"")
         if name and value not in ("None", "auto", "null", ""):
-            kept.setdefault(name, _typed(value))
-    return kept
+            given.append((name, _typed(value)))
+    return _usable(given)
 
 
 def from_command(text: str) -> tuple[str, Args] | None:
@@ -95,22 +102,40 @@ def from_command(text: str) -> tuple[str, Args] | None:
 
 
 def _from_words(words: list[str]) -> Args:
-    kept: dict[str, Value] = {}
+    given: list[tuple[str, Value]] = []
     at = 0
     while at < len(words):
         word = words[at]
         at += 1
         if not word.startswith("-"):
             if at == 1:
-                kept["model"] = word
+                given.append(("model", word))
             continue
         flag, has_value, value = word.partition("=")
         name = _KEPT.get(flag.lstrip("-").replace("-", "_"))
         if not has_value and at < len(words) and not words[at].startswith("-"):
             value, at = words[at], at + 1
         if name:
-            kept.setdefault(name, _typed(value) if value else True)
+            given.append((name, _typed(value) if value else True))
+    return _usable(given)
+
+
+def _usable(given: Iterable[tuple[str, Value]]) -> Args:
+    """Return the first value of each argument that its engine could have meant.
+
+    A size that is not a number above 0 ("auto", -1, a truncated flag) leaves the choice to the
+    engine.
+    """
+    kept: dict[str, Value] = {}
+    for name, value in given:
+        sized = name not in (*_WORDS, *_SWITCHES)
+        if not sized or (_is_number(value) and 0 < float(value) < math.inf):
+            kept.setdefault(name, value)
     return kept
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _typed(text: str) -> Value:
@@ -123,4 +148,8 @@ def _typed(text: str) -> Value:
     try:
         return float(text)
     except ValueError:
+        pass
+    try:
+        return int(float(text[:-1]) * _MULTIPLES[text[-1:]])
+    except (ValueError, KeyError, OverflowError):
         return text
