@@ -171,3 +171,13 @@ def test_no_gpu_is_called_idle_where_all_work(ask: Any) -> None:
     assert found.best.deployment.gpus == 3
     assert explain(found).idle is None
     assert "idle" not in recommendation(found)
+
+
+def test_rows_of_another_dtype_are_named_where_there_are_none_of_the_first() -> None:
+    """Qwen3.5-397B was measured in fp8, with SGLang; the plan for B200 is in nvfp4."""
+    made = planned("qwen3.5-397b-a17b", "b200", 8, 64)
+    assert made.best.deployment.dtypes.weight == "nvfp4"
+    assert explain(made).nearest.startswith("b200 with sglang as TP4")
+    assert explain(made).nearest.endswith("(weights in fp8)")
+    assert "(weights in" not in explain(planned("deepseek-r1", "h200", 8, 64)).nearest
+    assert explain(planned("kimi-k2.5", "h200", 8, 8)).nearest == ""

@@ -173,9 +173,23 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
         return f"no row of {asked.gpu} with {engine} has {' or '.join(missing)}" if missing else ""
 
     def nearest(self, asked: Asked) -> str:
-        """Name the layouts measured for this model, on this pair or else elsewhere; "" for none."""
+        """Name the layouts measured for this model, on this pair or else elsewhere; "" for none.
+
+        Rows with other weight dtypes count only if there are none with this one.
+        """
+        if own := self._nearest(asked, asked.model):
+            return own
+        shape = asked.model.rpartition(":")[0]
+        others = {cell.rpartition("/")[2] for cell in self.layouts}
+        return "; ".join(
+            f"{self._nearest(asked, other)} (weights in {other.rpartition(':')[2]})"
+            for other in sorted(others)
+            if other.rpartition(":")[0] == shape
+        )
+
+    def _nearest(self, asked: Asked, model: str) -> str:
         by_pair: dict[str, list[str]] = {}
-        for pair, name in sorted(self._cells(lambda _, model: model == asked.model)):
+        for pair, name in sorted(self._cells(lambda _, measured: measured == model)):
             by_pair.setdefault(pair, []).append(name)
         if asked.pair in by_pair:
             by_pair = {asked.pair: by_pair[asked.pair]}

@@ -199,5 +199,7 @@ def _ground(found: Explanation) -> str:
     if not found.unseen:
         return "Measured rows: this model, GPU, engine and layout."
     words = ", ".join(text for name, text in WORDS.items() if name in found.unseen)
-    near = f"this model was measured on {found.nearest}" if found.nearest else "not this model"
+    near = (
+        f"this model was measured on {found.nearest}" if found.nearest else "no row of this model"
+    )
     return f"Measured rows: {words}; {near}."
