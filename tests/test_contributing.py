@@ -49,7 +49,7 @@ def test_every_recipe_is_there() -> None:
         ("hosting/balancers/choosing.py", ["def known("]),
         ("metrics.py", ["ALL: Final"]),
         ("reports/study_output.py", ["def study_figures("]),
-        ("cli/engine_extra.py", ["def require_modules("]),
+        ("api/extras.py", ["def require_modules("]),
     ],
 )
 def test_what_a_recipe_changes_is_where_it_says(file: str, names: list[str]) -> None:

@@ -96,5 +96,5 @@ def test_every_kind_has_a_place_in_the_reference(kind: str) -> None:
 def test_nothing_prints_json_past_the_versioned_document() -> None:
     for path in (PACKAGE / "cli").glob("*.py"):
         source = path.read_text("utf-8")
-        assert "json.dumps(" not in source or path.name == "model_folder.py", path.name
+        assert "json.dumps(" not in source, path.name
         assert "msgspec.json.encode(" not in source, path.name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shardwise.cli.engine_extra import EXTRA_OF_COMMAND, EXTRAS, install_line
+from shardwise.cli.install_lines import EXTRA_OF_COMMAND, EXTRAS, install_line
 from shardwise.cli.main import COMMANDS
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from shardwise.api.model_folder import bundled_folder
 from shardwise.api.result import Result
 from shardwise.errors import InputError
 
@@ -139,6 +139,9 @@ def measure_study(
         InputError: An argument cannot be used, a library is missing, or the budget is too short.
         ShardwiseError: The engine did not start; `last_lines` is the end of its log.
     """
+    from shardwise.api.extras import MEASURE, require_modules
+
+    require_modules(MEASURE, "measure")
     from shardwise.experiment.outcome import outcome
     from shardwise.experiment.run import run
     from shardwise.experiment.timeline import Timeline
@@ -240,7 +243,7 @@ def _instance(asked: _Asked, dtype: str, say: Callable[[str], None]) -> Instance
     if own:
         flags += ["--max-queue", "100000"]
         if asked.model in bundled():
-            loads = _without_weights(asked.model, asked.folder)
+            loads = str(bundled_folder(asked.model, asked.folder))
             flags.append("--random-weights")
             say(f"{asked.model}: random weights, which take the same time")
     deployment = Deployment(
@@ -251,16 +254,6 @@ def _instance(asked: _Asked, dtype: str, say: Callable[[str], None]) -> Instance
         engine=asked.engine,
     )
     return Instance(deployment, flags=tuple(flags), python=asked.python, env=asked.env)
-
-
-def _without_weights(model: str, folder: Path) -> str:
-    """Create a folder with the config of a bundled model, without weights."""
-    from shardwise.architecture.models import bundled_config
-
-    made = folder / model
-    made.mkdir(parents=True, exist_ok=True)
-    (made / "config.json").write_text(json.dumps(bundled_config(model), indent=1), "utf-8")
-    return str(made.resolve())
 
 
 def _machine_words(wanted: Wanted) -> str:

@@ -181,7 +181,7 @@ def _about(reading: Reading) -> str:
 
 def _measure() -> None:
     """Measure memory bandwidth and all-reduce of this machine, as `hardware detect` does."""
-    from shardwise.cli.engine_extra import require_engine_extra
+    from shardwise.api.extras import require_engine_extra
 
     require_engine_extra()
     from shardwise.engine.detect import detect

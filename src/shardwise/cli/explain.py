@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shardwise.cli.engine_extra import require_engine_extra
-from shardwise.cli.files import print_json
-from shardwise.cli.model_folder import model_folder
+from shardwise.cli.files import print_result
 from shardwise.cli.options import JSON
 
 if TYPE_CHECKING:
-    from shardwise.engine.teaching import Cut, Explanation, Sum
+    from shardwise.engine.teaching import Explanation, Sum
 
 WHY = {
     "attention": "Each rank computes attention for its own heads. Its columns of o_proj turn them\n"
@@ -40,47 +38,34 @@ def explain(
 
     MODEL is a Hugging Face folder, a .gguf file, or a bundled id (llama-51m) with random weights.
     """
-    require_engine_extra()
-    from shardwise.engine import teaching, tokenizer
+    from shardwise.api.explaining import explain as explain_layer
 
-    with model_folder(model, random_weights) as (path, random):
-        tokens = tokenizer.load(path).encode(prompt) if prompt else [1, 2, 3, 4]
-        found = teaching.explain(path, tp, layer, tokens, random)
+    found = explain_layer(
+        model,
+        tp_size=tp,
+        layer=layer,
+        prompt=prompt,
+        random_weights=random_weights,
+        say=lambda line: click.echo(line, err=True),
+    )
     if as_json:
-        import msgspec
-
-        print_json("explain", msgspec.to_builtins(found))
-        return
-    _print(found)
+        print_result(found)
+    else:
+        _print(found.explanation)
 
 
 def _print(found: Explanation) -> None:
+    from shardwise.reports.explain_tables import collapsed, held, kv_heads, shape_of
+
     click.echo(f"Layer {found.layer} on {found.tp_size} ranks, {found.num_tokens} tokens\n")
     click.echo("1. The weights are sharded. A matrix is stored as (outputs, inputs).")
-    for line in _collapsed(found.cuts):
-        click.echo(f"   {line}")
-    held = ", ".join(f"rank {r}: {_range(kv)}" for r, kv in enumerate(found.kv_heads))
-    click.echo(f"\n   {found.heads_per_rank} query heads per rank; KV heads {held}\n")
+    for name, cut in collapsed(found.cuts):
+        where = "every rank" if cut.how == "whole" else "  ".join(map(held, cut.ranges))
+        click.echo(f"   {name:34} {shape_of(cut):>12}  {cut.how:17} {where}")
+    click.echo(f"\n   {found.heads_per_rank} query heads per rank; KV heads {kv_heads(found)}\n")
     for number, part in enumerate(found.sums, start=2):
         click.echo(f"{number}. {WHY[part.part]}")
         _print_sum(part)
-
-
-def _collapsed(cuts: list[Cut]) -> list[str]:
-    """Return one line per weight; experts are sharded alike, so only the first is shown."""
-    lines = []
-    for cut in cuts:
-        if "experts." in cut.name and "experts.0." not in cut.name:
-            continue
-        name = cut.name.replace("experts.0.", "experts.*.").removesuffix(".weight")
-        shape = "x".join(map(str, cut.shape))
-        where = "every rank" if cut.how == "whole" else "  ".join(map(_range, cut.ranges))
-        lines.append(f"{name:34} {shape:>12}  {cut.how:17} {where}")
-    return lines
-
-
-def _range(held: tuple[int, int]) -> str:
-    return f"{held[0]}-{held[1] - 1}" if held[1] - held[0] > 1 else str(held[0])
 
 
 def _print_sum(part: Sum) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from shardwise.errors import InputError, printable
-from shardwise.files import replacing
 
 if TYPE_CHECKING:
     from shardwise.api.result import Result
@@ -37,17 +35,6 @@ def require_writable(path: Path) -> None:
         raise InputError(f"cannot write to {folder}: {error.strerror}") from None
     if path.is_dir():
         raise InputError(f"{path} is a folder", "allowed: a file name")
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
-    """Write a CSV file atomically."""
-    try:
-        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, fieldnames=list(header), extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def show_progress(what: str, done: int, total: int) -> None:

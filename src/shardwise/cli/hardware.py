@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from shardwise.cli.engine_extra import require_engine_extra
+from shardwise.api.extras import require_engine_extra
 from shardwise.cli.options import JSON
 
 

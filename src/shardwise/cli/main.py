@@ -133,7 +133,7 @@ def _require_utf8(words: Sequence[str]) -> None:
 
 def _fail_for_want_of(error: ModuleNotFoundError) -> None:
     """Print how to install the missing library; re-raise `error` if no extra has it."""
-    from shardwise.cli.engine_extra import install_line
+    from shardwise.cli.install_lines import install_line
 
     command = next((word for word in sys.argv[1:] if word in COMMANDS), "")
     line = install_line(error.name or "", command)

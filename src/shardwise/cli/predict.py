@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from shardwise.cli.files import print_result, require_writable, write_csv
+from shardwise.cli.files import print_result, require_writable
 from shardwise.cli.options import CATALOGUE, JSON, NODE, PROFILE
 from shardwise.cli.rows import report_problems, report_unused_of
 
@@ -35,6 +35,7 @@ def predict(
     each with its 80 % interval in _lo and _hi; pred_kv_limited; pred_note.
     """
     from shardwise.api.predicting import predict_rows
+    from shardwise.reports.files import write_rows
 
     require_writable(output)
     found = predict_rows(
@@ -42,7 +43,7 @@ def predict(
     )
     report_unused_of(rows)
     report_problems(found.problems)
-    write_csv(output, found.header, found.rows)
+    write_rows(output, found.header, found.rows)
     if as_json:
         print_result(found)
     click.echo(f"{output}: {found.predicted} of {len(found.rows)} rows predicted", err=True)

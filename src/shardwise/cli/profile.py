@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shardwise import metrics
-from shardwise.cli.engine_extra import require_engine_extra
-from shardwise.cli.files import print_json, require_writable, say, show_table, write_csv
-from shardwise.cli.model_folder import model_folder
-from shardwise.cli.options import COMPUTE_DTYPE, DEVICE, JSON, NODE, WIDE, put_on_node, sizes
-from shardwise.errors import InputError
+from shardwise.cli.files import print_result, require_writable, say, show_table
+from shardwise.cli.options import COMPUTE_DTYPE, DEVICE, JSON, NODE, WIDE, sizes
 from shardwise.reports.numbers import quantity
 
 if TYPE_CHECKING:
-    from shardwise.engine.profiling import Profile
-    from shardwise.evidence.record import Evidence
-    from shardwise.hardware.gpu import Gpu
+    from shardwise.api.profiling import StepProfile
 
 
 @click.command()
@@ -59,9 +54,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--gpu",
-    default="cpu",
-    show_default=True,
-    help="Hardware name in the rows; for a catalogue GPU, --emulate adds its all-reduce.",
+    default="",
+    help="Hardware name in the rows; default: cpu, or that of --node. For a catalogue GPU, "
+    "--emulate adds its all-reduce.",
 )
 @NODE
 @click.option("--model-id", default="", help="Model id in the rows; default: its path.")
@@ -74,9 +69,6 @@ def profile(
     model: str,
     tp: str,
     batch: str,
-    gpu: str,
-    node_file: Path | None,
-    model_id: str,
     as_json: bool,
     output: Path | None,
     **given: Any,
@@ -87,61 +79,30 @@ def profile(
     --emulate profiles a larger TP on one GPU or CPU; the performance model supplies the all-reduce
     of --gpu.
     """
-    require_engine_extra()
-    from shardwise.engine import profile_rows, profiling
-    from shardwise.engine.options import EngineOptions
+    from shardwise.api.profiling import profile_steps
 
-    question = profiling.Question(
-        tp_sizes=sizes(tp, "--tp"),
-        batches=sizes(batch, "--batch"),
-        **{name: given.pop(name) for name in ("isl", "osl", "repeats", "emulate")},
-    )
-    hardware: dict[str, Any] = {"gpu": gpu, "node_file": node_file, "catalogue_files": ()}
-    put_on_node(hardware)
-    at, files = Path(model), hardware["catalogue_files"]
-    name = model_id or (profile_rows.model_id(at) if at.exists() else model)
-    named = profile_rows.Named(name, hardware["gpu"], files)
+    tp_sizes, batches = sizes(tp, "--tp"), sizes(batch, "--batch")
     if output is not None:
         require_writable(output)
-        if question.emulate and max(question.tp_sizes) > 1:
-            profile_rows.require_collectives(named)
-    given["threads_per_rank"] = _threads(given["threads_per_rank"], named.known_gpu)
-    results = []
-    with model_folder(model, given.pop("random_weights")) as (path, random):
-        engine = EngineOptions(**given, random_weights=random)
-        for result in profiling.profile(path, question, engine, _progress):
-            results.append((result, profile_rows.evidence(result, question, named)))
-            if not as_json:
-                _print(*results[-1])
-            if output is not None:  # rewritten after each cell: an interrupted run keeps its rows
-                rows = [profile_rows.csv_row(row) for _, row in results]
-                write_csv(output, profile_rows.CSV_COLUMNS, rows)
+    found = profile_steps(
+        model,
+        tp_sizes=tp_sizes,
+        batches=batches,
+        rows_file=output,
+        say=lambda line: click.echo(line, err=True),
+        done=(lambda _: None) if as_json else _print,
+        **given,
+    )
     if as_json:
-        pairs = [{"profile": result, "evidence": row} for result, row in results]
-        print_json("profile", {"profiles": pairs})
+        print_result(found)
 
 
-def _threads(given: int, gpu: Gpu | None) -> int:
-    """Return the threads per rank; for a measured CPU, those it was measured with."""
-    if gpu is None or gpu.vendor != "cpu":
-        return given
-    if given not in (0, gpu.num_compute_units):
-        raise InputError(
-            f"--threads-per-rank is {given}, but a rank of {gpu.id} has {gpu.num_compute_units}",
-            remedy="omit it, or measure such ranks with 'shardwise hardware detect'",
-        )
-    return gpu.num_compute_units
-
-
-def _progress(what: str) -> None:
-    click.echo(f"profiling {what} …", err=True)
-
-
-def _print(result: Profile, row: Evidence) -> None:
+def _print(one: StepProfile) -> None:
     """Print the tables of one profile, then its evidence."""
     from shardwise.reports.profile_tables import profile_tables
 
-    for table in profile_tables(result):
+    row = one.evidence
+    for table in profile_tables(one.profile):
         show_table(table)
     shown = ", ".join(
         f"{metrics.ALL[name].label} {quantity(row.metrics[name], 's')}"

@@ -89,7 +89,7 @@ def serve(
     Starts one replica with weights sharded over --tensor-parallel-size processes. Without a
     tokenizer, text is read and written as token ids, e.g. "17 4 291".
     """
-    from shardwise.cli.engine_extra import require_engine_extra
+    from shardwise.api.extras import require_engine_extra
 
     require_engine_extra()
     from shardwise.engine.options import EngineOptions

@@ -19,12 +19,10 @@ FOLDER: Final = Path("measured")
 def measure(given: dict[str, Any]) -> None:
     """Predict, run the missing cells, compare, calibrate, and write the results to a folder."""
     from shardwise.api.measuring import measure_study
-    from shardwise.cli.engine_extra import require_modules
     from shardwise.cli.files import require_writable
     from shardwise.replica.running import EngineError
 
     folder: Path = given["output"] or FOLDER
-    require_modules(("scipy", "uvloop", "httptools", "orjson", "psutil"), "measure")
     require_writable(folder / "measured.db")
     try:
         found = measure_study(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,12 @@ def write_json(path: Path, value: Any) -> Path:
 def write_csv(path: Path, table: Table) -> Path:
     """Write `table` with raw values in the units of its column names (SI)."""
     return write_bytes(path, table_csv(table).encode())
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, str]]) -> Path:
+    """Write rows as CSV with the columns of `header`; other cells are left out."""
+    lines = [[row.get(name, "") for name in header] for row in rows]
+    return write_bytes(path, _csv([header, *lines]).encode())
 
 
 def write_evidence_csv(path: Path, evidence: Iterable[Evidence]) -> Path:

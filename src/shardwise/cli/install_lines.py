@@ -1,12 +1,8 @@
-"""Report missing optional libraries with the command that installs them."""
+"""The command line that installs a library which a command failed to import."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Final
-
-from shardwise.errors import InputError
 
 #: extra that installs a library, if it does not follow from the command
 EXTRAS: Final = {
@@ -36,17 +32,6 @@ EXTRA_OF_COMMAND: Final = {
     "web": "web",
     **dict.fromkeys(("up", "status", "logs", "down", "export"), "host"),
 }
-NEEDED = (
-    "torch",
-    "safetensors",
-    "tokenizers",
-    "gguf",
-    "jinja2",
-    "starlette",
-    "uvicorn",
-    "uvloop",
-    "prometheus_client",
-)
 
 
 def install_line(module: str, command: str) -> str:
@@ -58,17 +43,3 @@ def install_line(module: str, command: str) -> str:
     if extra in ("bench", "host", "engine", "web"):
         extra = EXTRA_OF_COMMAND.get(command, extra)
     return f"pip install 'shardwise[{extra}]'"
-
-
-def require_engine_extra() -> None:
-    """Raise InputError naming the libraries that are not installed."""
-    require_modules(NEEDED, "engine")
-
-
-def require_modules(needed: Sequence[str], extra: str) -> None:
-    """Raise InputError naming the missing modules of `needed` and the extra that installs them."""
-    absent = [name for name in needed if find_spec(name) is None]
-    if absent:
-        raise InputError(
-            f"this needs {', '.join(absent)}", remedy=f"pip install 'shardwise[{extra}]'"
-        )
