@@ -10,21 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shardwise.api.accuracy import Validation, validate
+    from shardwise.api.benchmarking import bench_run
     from shardwise.api.calibration import Calibration, FittedProfile, calibrate, fit_profile
     from shardwise.api.catalogue import load_gpu, load_model
     from shardwise.api.comparing import RunComparison, compare
     from shardwise.api.day import DayResult, simulate_day
     from shardwise.api.diagnosing import NodeDiagnosis, diagnose
+    from shardwise.api.explaining import LayerExplanation, explain
+    from shardwise.api.hosting import DeploymentStatus, RunningDeployment, down, export, status, up
     from shardwise.api.kinds import KindsResult, compare_kinds
     from shardwise.api.layouts import LayoutStudy, study_layouts
+    from shardwise.api.measurements import Measurements, load_bench
     from shardwise.api.measuring import MeasuredStudy, measure_study
     from shardwise.api.percentiles import PercentilePlan, plan_percentiles
     from shardwise.api.planning import PlanResult, plan
     from shardwise.api.predicting import PredictedRows, Predictions, predict, predict_rows
+    from shardwise.api.profiling import StepProfile, StepProfiles, profile_steps
     from shardwise.api.result import Result
     from shardwise.api.searching import SearchResult, search
+    from shardwise.api.serving import ServedModel, serve
     from shardwise.api.simulation import Simulation, simulate
     from shardwise.api.studying import StudyResult, study
+    from shardwise.api.sweeping import bench_sweep
     from shardwise.errors import (
         DoesNotFitError,
         InputError,
@@ -42,6 +49,33 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "shardwise.api.benchmarking": ("bench_run",),
+    "shardwise.api.explaining": (
+        "LayerExplanation",
+        "explain",
+    ),
+    "shardwise.api.hosting": (
+        "DeploymentStatus",
+        "RunningDeployment",
+        "down",
+        "export",
+        "status",
+        "up",
+    ),
+    "shardwise.api.measurements": (
+        "Measurements",
+        "load_bench",
+    ),
+    "shardwise.api.profiling": (
+        "StepProfile",
+        "StepProfiles",
+        "profile_steps",
+    ),
+    "shardwise.api.serving": (
+        "ServedModel",
+        "serve",
+    ),
+    "shardwise.api.sweeping": ("bench_sweep",),
     "shardwise.api.accuracy": ("Validation", "validate"),
     "shardwise.api.calibration": ("Calibration", "FittedProfile", "calibrate", "fit_profile"),
     "shardwise.api.catalogue": ("load_gpu", "load_model"),
@@ -84,6 +118,7 @@ __all__ = [
     "Calibration",
     "DayResult",
     "Deployment",
+    "DeploymentStatus",
     "DoesNotFitError",
     "Dtypes",
     "EngineLimits",
@@ -94,9 +129,11 @@ __all__ = [
     "InputError",
     "Interval",
     "KindsResult",
+    "LayerExplanation",
     "Layout",
     "LayoutStudy",
     "MeasuredStudy",
+    "Measurements",
     "NodeDiagnosis",
     "NothingMeetsError",
     "PercentilePlan",
@@ -105,22 +142,32 @@ __all__ = [
     "Predictions",
     "Result",
     "RunComparison",
+    "RunningDeployment",
     "SearchResult",
+    "ServedModel",
     "ShardwiseError",
     "Simulation",
     "Slo",
     "Source",
     "Stage",
+    "StepProfile",
+    "StepProfiles",
     "StudyResult",
     "Table",
     "UnknownNameError",
     "Validation",
     "Workload",
+    "bench_run",
+    "bench_sweep",
     "calibrate",
     "compare",
     "compare_kinds",
     "diagnose",
+    "down",
+    "explain",
+    "export",
     "fit_profile",
+    "load_bench",
     "load_gpu",
     "load_model",
     "measure_study",
@@ -128,11 +175,15 @@ __all__ = [
     "plan_percentiles",
     "predict",
     "predict_rows",
+    "profile_steps",
     "search",
+    "serve",
     "simulate",
     "simulate_day",
+    "status",
     "study",
     "study_layouts",
+    "up",
     "validate",
 ]
 

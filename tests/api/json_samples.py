@@ -13,10 +13,9 @@ from click.testing import CliRunner
 from tests.node.samples import FAILED, PASTE
 
 import shardwise
-from shardwise import Deployment, Dtypes, Workload, compare, predict
+from shardwise import Deployment, DeploymentStatus, Dtypes, Workload, compare, predict
 from shardwise.bench.selfcheck import ClientCheck
 from shardwise.bench.selftest import Reading, SelfTest
-from shardwise.cli.host import status_document
 from shardwise.cli.main import cli
 from shardwise.evidence.measured import Measured, Repeat
 from shardwise.experiment.outcome import Outcome
@@ -114,7 +113,7 @@ def samples(folder: Path) -> list[dict[str, Any]]:
         document("profile", profiled()),
         document("bench", {"cells": dict.fromkeys(names_of(Measured) - names_of(Repeat))}),
         document("bench_selftest", {"selftest": [tested().as_json()]}),
-        document("status", status()),
+        status(),
     ]
 
 
@@ -141,6 +140,5 @@ def tested() -> SelfTest:
 
 def status() -> dict[str, Any]:
     replica = ReplicaState("m/0", "m", "http://127.0.0.1:8000", [0], "", "ready")
-    return status_document(
-        State("d", "d.toml", "http://127.0.0.1:80", "caddy"), [Seen(replica, "ready", 2**30, 1)]
-    )
+    state = State("d", "d.toml", "http://127.0.0.1:80", "caddy")
+    return DeploymentStatus(state, [Seen(replica, "ready", 2**30, 1)]).to_dict()

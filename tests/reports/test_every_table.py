@@ -23,7 +23,7 @@ from shardwise.analysis.run import Question
 from shardwise.analysis.slo_search import Finalist, SloSearch
 from shardwise.api import simulation
 from shardwise.architecture.models import bundled, load
-from shardwise.cli import bench_selftest, host_status
+from shardwise.cli import bench_selftest
 from shardwise.doctor.diagnosis import diagnose
 from shardwise.evidence.measured import Measured
 from shardwise.evidence.record import Evidence, Interval, Source
@@ -57,6 +57,7 @@ from shardwise.reports import (
     day_tables,
     doctor_tables,
     experiment_tables,
+    explain_tables,
     measured_tables,
     node_tables,
     plan_tables,
@@ -64,6 +65,7 @@ from shardwise.reports import (
     search_tables,
     slo_search_tables,
     speculation_tables,
+    status_tables,
     study_output,
 )
 from shardwise.reports import tables as tables_of_study
@@ -261,7 +263,7 @@ def status() -> list[Table]:
     )  # fmt: skip
     seen, now = [Seen(replica, "gave up", 2**36, 128)], State("d", "d.toml", "http://127.0.0.1:80")
     looks = {replica.replica: deque([1.0, 2.0] * 15)}
-    return [host_status.status_table(now, seen), host_status.status_table(now, seen, looks)]
+    return [status_tables.status_table(now, seen), status_tables.status_table(now, seen, looks)]
 
 
 def profiles() -> list[Table]:
@@ -280,6 +282,23 @@ def profiles() -> list[Table]:
         prefill=[rank], decode=[rank],
     )  # fmt: skip
     return profile_tables.profile_tables(found)
+
+
+def explained() -> list[Table]:
+    ranks = range(8)
+    cut = SimpleNamespace(
+        name="self_attn.kv_a_proj_with_mqa.weight", shape=(28672, 16384), how="rows, replicated",
+        ranges=[(3584 * r, 3584 * (r + 1)) for r in ranks],
+    )  # fmt: skip
+    values = [-1234.56789] * 4
+    part = SimpleNamespace(
+        part="attention", shape=(2048, 16384), partials=[values for _ in ranks], total=values,
+        unsharded=values, relative_error=1.2e-6,
+    )  # fmt: skip
+    found: Any = SimpleNamespace(
+        tp_size=8, heads_per_rank=16, kv_heads=[(r, r + 1) for r in ranks], cuts=[cut], sums=[part]
+    )
+    return [explain_tables.weights_table(found), explain_tables.sums_table(found)]
 
 
 def selftest() -> list[Table]:
@@ -332,6 +351,7 @@ MAKERS: Final[dict[str, Callable[[], list[Table]]]] = {
     "predict": predictions,
     "simulate": simulated,
     "status": status,
+    "explain": explained,
     "profile": profiles,
     "bench selftest": selftest,
     "bench show": measurements,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shardwise.cli.bench_options import STORE, UNKNOWN, require_names
+from shardwise.api.benchmarking import UNKNOWN, require_names
+from shardwise.cli.bench_options import STORE
 from shardwise.cli.options import Finite
 from shardwise.errors import InputError
 

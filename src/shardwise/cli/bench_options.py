@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-from msgspec.structs import replace
 
-from shardwise.cli.files import show_table
+from shardwise.cli.files import print_result, show_tables
 from shardwise.cli.options import JSON, SEED, Duration, Finite, sizes
-from shardwise.errors import InputError, UnknownNameError
+from shardwise.errors import InputError
 
 if TYPE_CHECKING:
-    from shardwise.bench.cell import Effort
+    from shardwise.api.measurements import Measurements
     from shardwise.evidence.measured import Measured
-    from shardwise.evidence.store import Store
-    from shardwise.workload.workload import Workload
 
 F = TypeVar("F", bound=Callable[..., Any])
 STORE: Final = Path("shardwise.db")
-UNKNOWN, OTHER = "unknown", "other"
 MAX_TOKENS: Final = 10_000_000  #: of a prompt or an answer
 MAX_REQUESTS: Final = 1_000_000  #: of a run; all its prompts are built beforehand
+_AS_GIVEN: Final = (
+    *("isl", "osl", "mode", "requests", "api", "actual_lengths", "shared_prefix", "seed"),
+    *("store", "study"),
+)
 
 
 def load_options(command: F) -> F:
@@ -144,19 +144,21 @@ def load_options(command: F) -> F:
     return command
 
 
-def workloads(given: dict[str, Any]) -> tuple[Workload, ...]:
-    """Return a workload for each concurrency, or for each request rate."""
-    from shardwise.workload.workload import Workload
-
-    slots = sizes(given["concurrency"], "--concurrency")
-    isl, osl, mode = given["isl"], given["osl"], given["mode"]
-    if not given["request_rate"]:
-        return tuple(Workload(isl, osl, slot, mode) for slot in slots)
-    if mode == "static_batch":
-        raise InputError("--request-rate with --mode static_batch", "allowed: one of them")
-    return tuple(
-        Workload(isl, osl, max(slots), request_rate=rate) for rate in _rates(given["request_rate"])
-    )
+def load_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `bench_run` and `bench_sweep` that `load_options` parsed."""
+    repeats = sizes(given["repeats"], "--repeats")
+    return {
+        "concurrencies": sizes(given["concurrency"], "--concurrency"),
+        "request_rates": _rates(given["request_rate"]) if given["request_rate"] else (),
+        "min_repeats": min(repeats),
+        "max_repeats": max(repeats),
+        "precision_pct": given["precision"],
+        "cell_time_s": given["cell_time"],
+        "stall_timeout_s": given["stall_timeout"],
+        "first_token_timeout_s": given["first_token_timeout"],
+        "request_timeout_s": given["request_timeout"],
+        **{name: given[name] for name in _AS_GIVEN},
+    }
 
 
 def _rates(text: str) -> list[float]:
@@ -169,78 +171,21 @@ def _rates(text: str) -> list[float]:
     return found
 
 
-def effort_of(given: dict[str, Any]) -> Callable[[Workload], Effort]:
-    """Return the measuring effort of each workload."""
-    from shardwise.bench.cell import Effort
-
-    repeats = sizes(given["repeats"], "--repeats")
-
-    def effort(workload: Workload) -> Effort:
-        slots = workload.concurrency
-        usual = 64 if workload.request_rate is not None else 10 * slots
-        requests = given["requests"] or usual
-        if workload.mode == "static_batch":
-            requests = slots
-        return Effort(
-            requests=max(requests, slots),
-            min_repeats=min(repeats),
-            max_repeats=max(repeats),
-            precision=given["precision"] / 100.0,
-            budget_s=given["cell_time"] or math.inf,
-            stall_timeout_s=given["stall_timeout"],
-            first_token_timeout_s=given["first_token_timeout"] or math.inf,
-            request_timeout_s=given["request_timeout"],
-        )
-
-    return effort
-
-
-def require_names(gpu: str, engine: str, dtype: str) -> None:
-    """Raise UnknownNameError for names that results cannot be compared by. A name must be known,
-    or say that it is unknown."""
-    from shardwise.architecture.formats import DTYPES
-    from shardwise.engines.registry import names
-    from shardwise.hardware.catalogue import default_catalogue
-
-    if engine not in (*names(), OTHER, UNKNOWN):
-        raise UnknownNameError("engine", engine, (*names(), OTHER, UNKNOWN))
-    dtypes = ("auto", *DTYPES, "fp4")
-    if dtype not in dtypes:
-        raise UnknownNameError("dtype", dtype, dtypes)
-    if gpu not in ("cpu", UNKNOWN):
-        default_catalogue().gpu(gpu)
-
-
-def report_unkept(cells: Sequence[Measured], store: Store) -> None:
+def report_unkept(found: Measurements, store: Path) -> None:
     """Exit with 2 if a measured cell is not in its store. A message has already named the store
     that it was saved to."""
-    unkept = [cell for cell in cells if cell.repeats and not store.has(cell.study, cell.key)]
-    if unkept:
-        raise InputError(f"{len(unkept)} of {len(cells)} cells are not in {store.path}")
+    if found.unkept:
+        raise InputError(
+            f"{len(found.unkept)} of {len(found.measured_now)} cells are not in {store}"
+        )
 
 
-def show_cells(cells: Sequence[Measured], as_json: bool) -> None:
+def show_measurements(found: Measurements, as_json: bool) -> None:
     """Print the cells and, for several TPs, the change of each step; or JSON."""
     if as_json:
-        from shardwise.cli.files import print_json
-
-        # raw requests stay in the store: they would be a hundred times as large as the rest
-        print_json("bench", {"cells": [replace(cell, repeats=()) for cell in cells]})
-        return
-    from shardwise import metrics
-    from shardwise.analysis.grid import index
-    from shardwise.analysis.transitions import transitions
-    from shardwise.reports.measured_tables import measured_table
-    from shardwise.reports.tables import transitions_table
-
-    show_table(measured_table(cells))
-    usable = [c.evidence for c in cells if c.usable]
-    closed = [e for e in usable if e.workload.request_rate is None]
-    if len({e.deployment.tp_size for e in closed}) > 1:
-        names = (metrics.E2E, metrics.TTFT, metrics.TPOT, metrics.OUTPUT_THROUGHPUT)
-        steps = transitions(index(closed), [metric.name for metric in names])
-        if steps:
-            show_table(transitions_table(steps))
+        print_result(found)
+    elif found.cells:
+        show_tables(found)
 
 
 def exit_if_nothing(cells: Sequence[Measured]) -> None:

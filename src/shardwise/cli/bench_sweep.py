@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from shardwise.cli.bench_options import (
-    effort_of,
     exit_if_nothing,
+    load_arguments,
     load_options,
     report_unkept,
-    show_cells,
-    workloads,
+    show_measurements,
 )
 from shardwise.cli.options import Duration, sizes
 from shardwise.errors import InputError
-
-if TYPE_CHECKING:
-    from shardwise.bench.sweep import Engine, Sweep
 
 
 @click.command()
@@ -64,91 +59,27 @@ def sweep(model: str, **given: Any) -> None:
 
     Run an interrupted sweep again to measure only the missing cells.
     """
-    from shardwise.bench.shards import terminable
-    from shardwise.bench.sweep import missing, run_sweep
-    from shardwise.evidence.store import open_store
+    from shardwise.api.sweeping import bench_sweep
     from shardwise.replica.running import EngineError
 
-    asked, engine = _sweep(model, given), _engine(model, given)
-    for tp in asked.tp_sizes:
-        engine.devices_of(tp)
-    with open_store(given["store"]) as store, terminable():
-        try:
-            measured = run_sweep(asked, engine, store, lambda line: click.echo(line, err=True))
-        except EngineError as error:
-            for line in error.last_lines:
-                click.echo(f"  | {line}", err=True)
-            raise
-        cells = store.cells(asked.study)
-        there = {cell.key for cell in cells}
-        cells += [cell for cell in measured if cell.repeats and cell.key not in there]
-        left = len(missing(asked, engine, store))
-        if cells:
-            show_cells(cells, given["as_json"])
-        exit_if_nothing(measured)
-        report_unkept(measured, store)
-    if left:
-        click.echo(f"shardwise: {left} cells have no completed request", err=True)
-
-
-def _sweep(model: str, given: dict[str, Any]) -> Sweep:
-    from shardwise.architecture.models import load
-    from shardwise.bench.sweep import Sweep
-    from shardwise.layout.deployment import Layout
-    from shardwise.layout.rules import require_layout
-
-    tp_sizes = sizes(given["tp"], "--tp")
-    architecture = load(model)
-    for tp in tp_sizes:
-        require_layout(architecture, Layout(tp))
-    return Sweep(
-        study=given["study"],
-        model=model,
-        tp_sizes=tp_sizes,
-        workloads=workloads(given),
-        effort=effort_of(given),
-        seed=given["seed"],
-        shared_prefix=given["shared_prefix"],
-        api=given["api"],
-        exact=not given["actual_lengths"],
-    )
-
-
-def _engine(model: str, given: dict[str, Any]) -> Engine:
-    from shardwise.bench.sweep import Engine
-    from shardwise.layout.deployment import Deployment, EngineLimits
-    from shardwise.replica.command import Instance
-    from shardwise.replica.devices import kind_here, present
-
-    kind = "cpu" if given["gpu"] == "cpu" else kind_here()
-    there = present(kind)
-    devices = _numbers(given["devices"]) if given["devices"] else sorted(there)
-    if not devices or not set(devices) <= there:
-        listed = ", ".join(map(str, sorted(there)))
-        raise InputError(f"--devices {given['devices']}", f"allowed on this machine: {listed}")
-    path = Path(model).expanduser()
-    deployment = Deployment(
-        str(path.resolve()) if path.exists() else model,
-        given["gpu"] or "",
-        limits=EngineLimits(max_model_len=_rounded(given["isl"] + given["osl"])),
-        engine=given["engine"],
-    )
-    instance = Instance(
-        deployment,
-        flags=given["flags"],
-        python=given["python"],
-        env=_environment(given["env"]),
-    )
-    dtype = given["dtype"]
-    return Engine(
-        instance=instance,
-        weight_dtype="fp32" if dtype == "auto" and kind == "cpu" else dtype,
-        gpu=given["gpu"] or kind,
-        kind=kind,
-        devices=tuple(devices),
-        port=given["port"],
-        ready_timeout_s=given["ready_timeout"],
-    )
+    try:
+        found = bench_sweep(
+            model,
+            tp_sizes=sizes(given["tp"], "--tp"),
+            devices=_numbers(given["devices"]) if given["devices"] else (),
+            env=_environment(given["env"]),
+            ready_timeout_s=given["ready_timeout"],
+            say=lambda line: click.echo(line, err=True),
+            **{name: given[name] for name in ("engine", "gpu", "dtype", "python", "flags", "port")},
+            **load_arguments(given),
+        )
+    except EngineError as error:
+        for line in error.last_lines:
+            click.echo(f"  | {line}", err=True)
+        raise
+    show_measurements(found, given["as_json"])
+    exit_if_nothing(found.measured_now)
+    report_unkept(found, given["store"])
 
 
 def _numbers(text: str) -> list[int]:
@@ -163,8 +94,3 @@ def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
         if "=" not in pair:
             raise InputError(f"--env is {pair[:40]!r}", "allowed: NAME=VALUE")
     return dict(pair.split("=", 1) for pair in pairs)
-
-
-def _rounded(tokens: int) -> int:
-    """Round up to a multiple of 256, with room for tokens that a server adds to a prompt."""
-    return -(-(tokens + 16) // 256) * 256

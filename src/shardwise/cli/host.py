@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
+from collections import defaultdict, deque
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import click
 
-from shardwise.cli.files import print_json, show_table
+from shardwise.cli.files import print_result, rendered, show_table
 from shardwise.cli.options import JSON, NODE, WIDE
 from shardwise.errors import InputError
 
-if TYPE_CHECKING:
-    from shardwise.hosting.operating import Seen
-    from shardwise.hosting.state import State
-
+Target = Literal["compose", "systemd", "kubernetes", "ray", "grafana"]
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -28,18 +28,12 @@ def up(file: Path, on: str, node_file: Path | None) -> None:
 
     With --node, replicas for which FILE names no devices get the GPUs with the best links.
     """
-    from shardwise.hosting.operating import up as bring_up
+    from shardwise.api.hosting import up as bring_up
 
-    shown: set[tuple[str, str]] = set()
-
-    def progress(now: State) -> None:
-        for replica in now.replicas:
-            if (replica.replica, replica.status) not in shown:
-                shown.add((replica.replica, replica.status))
-                note = f": {replica.note}" if replica.note else ""
-                click.echo(f"{replica.replica} {replica.status}{note}", err=True)
-
-    now = bring_up(file, progress, on, node_file)
+    running = bring_up(
+        file, on=on, node_file=node_file, say=lambda line: click.echo(line, err=True)
+    )
+    now = running.state
     click.echo(f"{len(now.replicas)} replicas behind {now.balancer} on {now.url}")
 
 
@@ -50,49 +44,38 @@ def up(file: Path, on: str, node_file: Path | None) -> None:
 @JSON
 def status(file: Path, watch: bool, as_json: bool) -> None:
     """Show each replica's state, devices, memory, requests in flight and restarts."""
-    from shardwise.hosting.operating import look
+    from shardwise.api.hosting import status as look
 
+    if watch and not as_json:
+        _keep_looking(file)
+    found = look(file)
     if as_json:
-        now, seen = look(file)
-        print_json("status", status_document(now, seen))
+        print_result(found)
         return
-    from shardwise.cli.host_status import status_table
-    from shardwise.cli.host_status import watch as keep_looking
-
-    if watch:
-        keep_looking(file)
-    now, seen = look(file)
-    show_table(status_table(now, seen))
-    if not (now.controller and now.controller.alive):
+    show_table(found.table())
+    if not found.is_supervised:
         text = "the controller is not running: nothing is restarted until you run `shardwise up`"
         click.echo(text, err=True)
 
 
-def status_document(now: State, seen: list[Seen]) -> dict[str, object]:
-    """The state of a deployment for JSON."""
-    controller = bool(now.controller and now.controller.alive)
-    balancing = bool(now.balancer_process and now.balancer_process.alive)
-    replicas = [
-        {
-            "replica": one.state.replica,
-            "status": one.status,
-            "pid": one.state.process.pid if one.state.process else None,
-            "url": one.state.url,
-            "devices": one.state.devices,
-            "memory_bytes": one.memory_bytes,
-            "in_flight": one.in_flight,
-            "restarts": one.state.restarts,
-            "note": one.state.note,
-        }
-        for one in seen
-    ]
-    return {
-        "url": now.url,
-        "balancer": now.balancer,
-        "balancer_running": balancing,
-        "controller_running": controller,
-        "replicas": replicas,
-    }
+def _keep_looking(file: Path) -> None:
+    """Refresh every second until interrupted: in place in a terminal, table after table when
+    piped."""
+    from shardwise.api.hosting import status as look
+    from shardwise.reports.status_tables import LOOKS, status_table
+
+    history: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LOOKS))
+    drawn = 0  # lines to go up before the next table
+    while True:
+        found = look(file)
+        for one in found.replicas:
+            busy = math.nan if one.in_flight is None else float(one.in_flight)
+            history[one.state.replica].append(busy)
+        text = rendered(status_table(found.state, found.replicas, history))
+        sys.stdout.write(f"\x1b[{drawn}A\x1b[J{text}" if drawn else text)
+        sys.stdout.flush()
+        drawn = text.count("\n") if sys.stdout.isatty() else 0
+        time.sleep(1.0)
 
 
 @click.command()
@@ -136,9 +119,9 @@ def logs(file: Path, replica: str, lines: int) -> None:
 )
 def down(file: Path, grace_s: float) -> None:
     """Stop everything that `up` started for FILE."""
-    from shardwise.hosting.operating import down as bring_down
+    from shardwise.api.hosting import down as bring_down
 
-    click.echo(f"{bring_down(file, grace_s)} processes stopped")
+    click.echo(f"{bring_down(file, grace_s=grace_s)} processes stopped")
 
 
 @click.command()
@@ -154,28 +137,16 @@ def down(file: Path, grace_s: float) -> None:
     "-o", "--output", type=click.Path(path_type=Path), help="Folder to write to; default: stdout."
 )
 @NODE
-def export(file: Path, target: str, output: Path | None, node_file: Path | None) -> None:
+def export(file: Path, target: Target, output: Path | None, node_file: Path | None) -> None:
     """Write FILE as compose, systemd units, Kubernetes manifests or a Ray Serve config.
 
     With --node, replicas for which FILE names no devices get the GPUs with the best links.
     """
-    from shardwise.hosting.deployment_file import load
-    from shardwise.hosting.exports import export as translate
+    from shardwise.api.hosting import export as translate
 
-    deployment = load(file)
-    if node_file is not None:
-        from shardwise.hosting.placing import placed
-
-        deployment = placed(deployment, node_file)
-    files = translate(deployment, target)
-    if output is None:
-        for name, text in files.items():
+    files = translate(file, to=target, folder=output, node_file=node_file)
+    for name, text in files.items():
+        if output is None:
             sys.stdout.write(f"# {name}\n{text}" if len(files) > 1 else text)
-        return
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (output / name).write_text(text, encoding="utf-8")
+        else:
             click.echo(str(output / name))
-    except OSError as error:
-        raise InputError(f"cannot write to {output}: {error.strerror}") from None

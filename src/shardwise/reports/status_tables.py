@@ -1,17 +1,11 @@
-"""`shardwise status`: show the replicas as a table; with --watch, with recent requests in
-flight."""
+"""Table of the replicas of a deployment, with recent requests in flight if they are known."""
 
 from __future__ import annotations
 
-import math
-import sys
-import time
-from collections import defaultdict, deque
-from collections.abc import Mapping
-from pathlib import Path
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from shardwise.cli.files import rendered
 from shardwise.reports.bars import sparkline
 from shardwise.reports.numbers import MISSING
 from shardwise.reports.table import Cell, Column, Table, Tone, text_cell
@@ -34,7 +28,7 @@ TONES: Final[dict[str, Tone]] = {
 
 
 def status_table(
-    now: State, seen: list[Seen], history: Mapping[str, deque[float]] | None = None
+    now: State, seen: Sequence[Seen], history: Mapping[str, deque[float]] | None = None
 ) -> Table:
     """Return a row per replica; with `history`, recent requests in flight as a sparkline."""
     alive = now.balancer_process and now.balancer_process.alive
@@ -69,23 +63,3 @@ def status_table(
         sections=(tuple(rows),),
         bar="" if history is not None else "in_flight",
     )
-
-
-def watch(file: Path) -> None:
-    """Refresh every second until interrupted: in place in a terminal, table after table when
-    piped."""
-    from shardwise.hosting.operating import look
-
-    history: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LOOKS))
-    drawn = 0  # lines to go up before the next table
-    while True:
-        now, seen = look(file)
-        for one in seen:
-            history[one.state.replica].append(
-                math.nan if one.in_flight is None else float(one.in_flight)
-            )
-        text = rendered(status_table(now, seen, history))
-        sys.stdout.write(f"\x1b[{drawn}A\x1b[J{text}" if drawn else text)
-        sys.stdout.flush()
-        drawn = text.count("\n") if sys.stdout.isatty() else 0
-        time.sleep(1.0)
