@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from shardwise.errors import InputError
+
+#: A path as users of the Python API give it.
+AnyPath: TypeAlias = str | os.PathLike[str]
 
 #: Largest file that is read at once. 200,000 rows are 20 MB; a device such as /dev/zero has no end.
 MOST_BYTES: Final = 1 << 30

@@ -43,6 +43,15 @@ def test_every_argument_is_documented_and_all_but_the_first_two_are_keywords(nam
     assert all(n.endswith("_s") for n in times)
 
 
+@pytest.mark.parametrize("name", shardwise.__all__)
+def test_paths_may_be_text_and_lists_of_them_too(name: str) -> None:
+    found = getattr(shardwise, name)
+    methods = [m for _, m in inspect.getmembers(found, inspect.isfunction) if m.__name__[0] != "_"]
+    for function in [found, *methods] if inspect.isfunction(found) else methods:
+        for argument in inspect.signature(function).parameters.values():
+            assert not re.search(r"\bPath\b", str(argument.annotation)), argument
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'plann'"):
         shardwise.plann  # noqa: B018

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardwise.api.result import Result
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 from shardwise.perfmodel.validation import (
     GROUPINGS,
     Choice,
@@ -68,7 +69,7 @@ class Validation(Result):
         }
 
 
-def validate(rows: Path, *, profile: str = "reference", use: str = "") -> Validation:
+def validate(rows: AnyPath, *, profile: str = "reference", use: str = "") -> Validation:
     """Compare predictions with the measured rows of a CSV file.
 
     Args:

@@ -14,6 +14,7 @@ from shardwise.api.extras import BENCH, require_modules
 from shardwise.api.loads import CONCURRENCIES, Loads
 from shardwise.api.measurements import Measurements
 from shardwise.errors import UnknownNameError
+from shardwise.files import AnyPath
 from shardwise.workload.workload import Mode, Workload
 
 if TYPE_CHECKING:
@@ -47,16 +48,16 @@ def bench_run(
     ca_file: str = "",
     actual_lengths: bool = False,
     shared_prefix: int = 0,
-    tokenizer: Path | None = None,
-    trace: Path | None = None,
-    sharegpt: Path | None = None,
+    tokenizer: AnyPath | None = None,
+    trace: AnyPath | None = None,
+    sharegpt: AnyPath | None = None,
     seed: int = 0,
     architecture: str = "",
     gpu: str = UNKNOWN,
     engine: str = "",
     tp_size: int = 1,
     dtype: str = "auto",
-    store: Path | None = None,
+    store: AnyPath | None = None,
     study: str = STUDY,
     say: Callable[[str], None] = lambda _: None,
     done: Callable[[Measured], None] = lambda _: None,
@@ -116,6 +117,7 @@ def bench_run(
         requests=requests, min_repeats=min_repeats, max_repeats=max_repeats,
         precision_pct=precision_pct, cell_time_s=cell_time_s, stall_timeout_s=stall_timeout_s,
         first_token_timeout_s=first_token_timeout_s, request_timeout_s=request_timeout_s,
+        are_equal=trace is None and sharegpt is None,
     )  # fmt: skip
     require_names(gpu, engine or UNKNOWN, dtype)
     if architecture:
@@ -149,9 +151,9 @@ class _Prompts(msgspec.Struct, frozen=True):
     seed: int
     shared_prefix: int
     requests: int
-    tokenizer: Path | None
-    trace: Path | None
-    sharegpt: Path | None
+    tokenizer: AnyPath | None
+    trace: AnyPath | None
+    sharegpt: AnyPath | None
     isl: int
     osl: int
 
@@ -161,7 +163,7 @@ def _measure(
     loads: Loads,
     labels: _Labels,
     prompts: _Prompts,
-    store: Path | None,
+    store: AnyPath | None,
     say: Callable[[str], None],
     done: Callable[[Measured], None],
 ) -> Measurements:
@@ -189,7 +191,7 @@ def _measure(
     return Measurements(cells, cells, unkept)
 
 
-def _subject(target: Target, load: Workload, labels: _Labels, trace: Path | None) -> Subject:
+def _subject(target: Target, load: Workload, labels: _Labels, trace: AnyPath | None) -> Subject:
     from shardwise.bench.cell import Subject
     from shardwise.bench.machine import describe
     from shardwise.evidence.record import Source
@@ -229,10 +231,10 @@ def _arrangement(
     from shardwise.bench.sharegpt import read_sharegpt, sharegpt_prompts
     from shardwise.bench.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(given.tokenizer) if given.tokenizer else None
+    tokenizer = load_tokenizer(Path(given.tokenizer)) if given.tokenizer else None
     seed = given.seed * 1000
     if given.sharegpt:
-        turns = read_sharegpt(given.sharegpt)
+        turns = read_sharegpt(Path(given.sharegpt))
 
         def asked_by_people(repeat: int) -> Arranged:
             pairs = sharegpt_prompts(turns, effort.requests, seed + repeat, given.osl)
@@ -241,7 +243,7 @@ def _arrangement(
         return asked_by_people
     source = choose_source(target, tokenizer)
     if given.trace:
-        trace = read_trace(given.trace, given.requests)
+        trace = read_trace(Path(given.trace), given.requests)
         count = len(trace.due_s)
         isl, osl = trace.isl or [given.isl] * count, trace.osl or [given.osl] * count
         return lambda repeat: Arranged(make_prompts(source, isl, seed + repeat), osl, trace.due_s)

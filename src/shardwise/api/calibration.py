@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shardwise.api.result import Result
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 from shardwise.reports.documents import as_json
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Calibration(Result):
 
         return [calibration_table(self.made.before_pct, self.made.after_pct)]
 
-    def export(self, path: Path) -> None:
+    def export(self, path: AnyPath) -> None:
         """Write the profile with its rows, GPUs and errors to one file to share.
 
         Raises:
@@ -63,7 +64,7 @@ class Calibration(Result):
         from shardwise.hardware.catalogue import default_catalogue
         from shardwise.perfmodel.sharing import save_shared, shared
 
-        save_shared(path, shared(self.made, self._rows, default_catalogue()))
+        save_shared(Path(path), shared(self.made, self._rows, default_catalogue()))
 
     def _answer(self) -> dict[str, Any]:
         return {
@@ -77,7 +78,7 @@ class Calibration(Result):
 
 
 def calibrate(
-    rows: Path,
+    rows: AnyPath,
     *,
     name: str,
     profile: str = "reference",
@@ -143,7 +144,7 @@ class FittedProfile(Result):
 
         return [held_out_table(self.profile.errors)]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the profile to a file.
 
         Raises:
@@ -152,7 +153,7 @@ class FittedProfile(Result):
         from shardwise.reports.files import write_bytes
 
         text = as_json(self.profile, indent=1)
-        self.path = write_bytes(path, text.encode() + b"\n")
+        self.path = write_bytes(Path(path), text.encode() + b"\n")
 
     def _answer(self) -> dict[str, Any]:
         path = None if self.path is None else str(self.path)
@@ -160,9 +161,9 @@ class FittedProfile(Result):
 
 
 def fit_profile(
-    rows: Sequence[Path],
+    rows: Sequence[AnyPath],
     *,
-    collectives: Path,
+    collectives: AnyPath,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> FittedProfile:
     """Fit the whole hierarchy of coefficients. The bundled profile is made this way.
@@ -180,10 +181,11 @@ def fit_profile(
     from shardwise.perfmodel.fit_collectives import fit_lines, line_of
 
     require_scipy()
-    lines = [line_of(fitted) for fitted in fit_lines(collectives)]
-    named = " and ".join(path.name for path in rows)
+    lines = [line_of(fitted) for fitted in fit_lines(Path(collectives))]
+    files = [Path(path) for path in rows]
+    named = " and ".join(path.name for path in files)
     provenance = f"rows marked 'calibrate' of {named} over kernel tables (docs/kernels.md)"
-    read = [measured_rows(path) for path in rows]
+    read = [measured_rows(path) for path in files]
     good = [row for found, _ in read for row in found]
     made = build_reference(good, lines, provenance, progress)
     return FittedProfile(made, [problem for _, some in read for problem in some], len(lines))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shardwise.files import AnyPath
+
 if TYPE_CHECKING:
     from shardwise.architecture.model import Model
     from shardwise.hardware.gpu import Gpu
@@ -26,7 +28,7 @@ def load_model(name: str) -> Model:
     return load(name)
 
 
-def load_gpu(name: str, *, catalogue_files: Sequence[Path] = ()) -> Gpu:
+def load_gpu(name: str, *, catalogue_files: Sequence[AnyPath] = ()) -> Gpu:
     """Load a GPU with its memory, rates and links.
 
     Args:
@@ -38,4 +40,4 @@ def load_gpu(name: str, *, catalogue_files: Sequence[Path] = ()) -> Gpu:
     """
     from shardwise.perfmodel.subject import catalogue_for
 
-    return catalogue_for(catalogue_files).gpu(name)
+    return catalogue_for([Path(path) for path in catalogue_files]).gpu(name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardwise.analysis.comparison import Change, Comparison, compare_runs, slower_by
 from shardwise.api.result import Result
+from shardwise.files import AnyPath
 from shardwise.reports.runs import Run, read_run
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class RunComparison(Result):
         return comparison_document(self.comparison, self.a, self.b)
 
 
-def compare(run_a: Path, run_b: Path, *, study_a: str = "", study_b: str = "") -> RunComparison:
+def compare(
+    run_a: AnyPath, run_b: AnyPath, *, study_a: str = "", study_b: str = ""
+) -> RunComparison:
     """Compare run B with the earlier run A.
 
     Args:

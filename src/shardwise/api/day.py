@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from shardwise.api.hardware import all_files
 from shardwise.api.result import Result
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 from shardwise.layout.deployment import Deployment
 from shardwise.workload.workload import TRAFFIC_CV
 
@@ -57,8 +58,8 @@ def simulate_day(
     usd_per_gpu_hour: float | None = None,
     seed: int = 0,
     profile: str = "reference",
-    catalogue_files: Sequence[Path] = (),
-    node_file: Path | None = None,
+    catalogue_files: Sequence[AnyPath] = (),
+    node_file: AnyPath | None = None,
     network: str = "",
     gpus_per_node: int | None = None,
 ) -> DayResult:
@@ -102,7 +103,7 @@ def simulate_day(
         raise InputError("a day without a bound", "needed: a bound on TTFT, on TPOT or on both")
     if len(request_rates) > MAX_HOURS:
         raise InputError(f"a day of {len(request_rates)} hours", f"allowed: up to {MAX_HOURS}")
-    files = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
+    files = all_files(catalogue_files, node_file)
     catalogue = catalogue_for(files, deployment.gpu, deployment.engine)
     fabric = fabric_of(network, gpus_per_node, deployment, catalogue)
     made = make_group(deployment, load_profile(profile), catalogue, fabric)

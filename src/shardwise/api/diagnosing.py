@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from shardwise.api.result import Result
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 
 if TYPE_CHECKING:
     from shardwise.doctor.diagnosis import Diagnosis
@@ -54,7 +55,7 @@ class NodeDiagnosis(Result):
             found.append(doctor_tables.startup_table(self.reading.startups))
         return found
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the node to a TOML file, which `plan` and others take as `node_file`.
 
         Raises:
@@ -65,7 +66,7 @@ class NodeDiagnosis(Result):
         node = self.reading.node
         if node is None or not node.devices:
             raise InputError("no GPU was found to save", remedy="read a node with GPUs")
-        write(path, node)
+        write(Path(path), node)
 
     def _answer(self) -> dict[str, Any]:
         from shardwise.doctor.documents import diagnosis_document
@@ -76,7 +77,7 @@ class NodeDiagnosis(Result):
 def diagnose(
     texts: Mapping[str, str] | None = None,
     *,
-    node_file: Path | None = None,
+    node_file: AnyPath | None = None,
     gpu: str = "",
     engines: Sequence[str] = (),
     model: str = "",
@@ -117,7 +118,7 @@ def diagnose(
     return NodeDiagnosis(diagnosis_of(reading, chosen), chosen, compared)
 
 
-def _reading(texts: Mapping[str, str] | None, node_file: Path | None) -> Reading:
+def _reading(texts: Mapping[str, str] | None, node_file: AnyPath | None) -> Reading:
     from shardwise.node.files import read as read_node
     from shardwise.node.here import read_here
     from shardwise.node.reading.read import Reading, merge, read, require_something
@@ -125,7 +126,7 @@ def _reading(texts: Mapping[str, str] | None, node_file: Path | None) -> Reading
     if node_file is not None:
         if texts:
             raise InputError("a node file and texts are both given", "allowed: one of them")
-        return Reading(str(node_file), read_node(node_file))
+        return Reading(str(node_file), read_node(Path(node_file)))
     if not texts:
         return read_here()
     return merge([require_something(read(text, source)) for source, text in texts.items()])

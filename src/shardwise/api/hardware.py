@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 
 if TYPE_CHECKING:
     from shardwise.hardware.catalogue import Catalogue
@@ -44,8 +45,8 @@ class Hardware(msgspec.Struct, frozen=True):
 def hardware_of(
     gpu: str,
     gpus: int | None = None,
-    node_file: Path | None = None,
-    catalogue_files: Sequence[Path] = (),
+    node_file: AnyPath | None = None,
+    catalogue_files: Sequence[AnyPath] = (),
 ) -> Hardware:
     """Return the hardware that a user names.
 
@@ -61,9 +62,18 @@ def hardware_of(
     if node_file is None:
         if not gpu:
             raise InputError("no GPU is given", "allowed: a GPU id, or a node file", field="gpu")
-        return Hardware(gpu, USUAL_GPUS if gpus is None else gpus, tuple(catalogue_files))
+        return Hardware(gpu, USUAL_GPUS if gpus is None else gpus, all_files(catalogue_files))
     from shardwise.perfmodel.node_gpu import node_file as read_node
     from shardwise.perfmodel.subject import catalogue_for
 
-    found = read_node(Path(node_file), catalogue_for(catalogue_files), gpu, gpus)
-    return Hardware(found.gpu, found.gpus, (*catalogue_files, Path(node_file)))
+    files = all_files(catalogue_files, node_file)
+    found = read_node(files[-1], catalogue_for(files[:-1]), gpu, gpus)
+    return Hardware(found.gpu, found.gpus, files)
+
+
+def all_files(
+    catalogue_files: Sequence[AnyPath], node_file: AnyPath | None = None
+) -> tuple[Path, ...]:
+    """Return the files that GPUs are looked up in, a node file last."""
+    given = (*catalogue_files, node_file) if node_file is not None else catalogue_files
+    return tuple(Path(path) for path in given)

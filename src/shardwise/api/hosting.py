@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from shardwise.api.extras import HOST, require_modules
 from shardwise.api.result import Result
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 
 if TYPE_CHECKING:
     from shardwise.hosting.operating import Seen
@@ -124,10 +125,10 @@ class RunningDeployment:
 
 
 def up(
-    file: Path,
+    file: AnyPath,
     *,
     on: str = "",
-    node_file: Path | None = None,
+    node_file: AnyPath | None = None,
     grace_s: float = GRACE_S,
     say: Callable[[str], None] = lambda _: None,
 ) -> RunningDeployment:
@@ -161,10 +162,11 @@ def up(
                 say(f"{one.replica} {one.status}{f': {one.note}' if one.note else ''}")
 
     file = Path(file)
-    return RunningDeployment(file, bring_up(file, progress, on, node_file), grace_s)
+    node = Path(node_file) if node_file is not None else None
+    return RunningDeployment(file, bring_up(file, progress, on, node), grace_s)
 
 
-def status(file: Path) -> DeploymentStatus:
+def status(file: AnyPath) -> DeploymentStatus:
     """Return the state of each replica of a deployment, asked of its processes.
 
     Args:
@@ -179,7 +181,7 @@ def status(file: Path) -> DeploymentStatus:
     return DeploymentStatus(*look(Path(file)))
 
 
-def down(file: Path, *, grace_s: float = GRACE_S) -> int:
+def down(file: AnyPath, *, grace_s: float = GRACE_S) -> int:
     """Stop everything that `up` started for a deployment file.
 
     Args:
@@ -199,11 +201,11 @@ def down(file: Path, *, grace_s: float = GRACE_S) -> int:
 
 
 def export(
-    file: Path,
+    file: AnyPath,
     *,
     to: Literal["compose", "systemd", "kubernetes", "ray", "grafana"],
-    folder: Path | None = None,
-    node_file: Path | None = None,
+    folder: AnyPath | None = None,
+    node_file: AnyPath | None = None,
 ) -> dict[str, str]:
     """Translate a deployment file for another system. Nothing is started.
 
@@ -228,7 +230,7 @@ def export(
     if node_file is not None:
         from shardwise.hosting.placing import placed
 
-        deployment = placed(deployment, node_file)
+        deployment = placed(deployment, Path(node_file))
     files = translate(deployment, to)
     if folder is not None:
         _write(files, Path(folder))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shardwise.api.planning import Part, PlanResult, plan
 from shardwise.api.result import Result
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 from shardwise.planner.kinds import Kinds, plan_kinds
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class KindsResult(Result):
         """Return the charts of the best kind."""
         return self.best.charts()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the best kind's deployment to a file for `shardwise up`.
 
         Raises:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shardwise.api.hardware import hardware_of
 from shardwise.api.result import Result
 from shardwise.api.studying import BATCHES
+from shardwise.files import AnyPath
 from shardwise.layout.deployment import FixedLimits, Layout
 from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.subject import Asked, subject_of
@@ -44,7 +45,7 @@ class LayoutStudy(Result):
 
         return layout_tables(self.grid)
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: AnyPath) -> list[Path]:
         """Write the grid as JSON and each table as CSV into `folder`.
 
         Raises:
@@ -52,7 +53,7 @@ class LayoutStudy(Result):
         """
         from shardwise.reports.files import prepare_folder, write_csv, write_json
 
-        prepare_folder(folder)
+        folder = prepare_folder(Path(folder))
         written = [write_json(folder / "layouts.json", self.grid)]
         return [*written, *(write_csv(folder / f"{t.name}.csv", t) for t in self.tables())]
 
@@ -79,8 +80,8 @@ def study_layouts(
     engine_version: str = "",
     limits: FixedLimits | None = None,
     profile: str = "reference",
-    catalogue_files: Sequence[Path] = (),
-    node_file: Path | None = None,
+    catalogue_files: Sequence[AnyPath] = (),
+    node_file: AnyPath | None = None,
     speculation: str = "none",
     acceptance: float | None = None,
 ) -> LayoutStudy:

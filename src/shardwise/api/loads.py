@@ -20,7 +20,7 @@ AT_A_RATE, PER_SLOT = 64, 10
 
 
 class Loads(msgspec.Struct, frozen=True, kw_only=True):
-    """Loads of equal lengths: one per concurrency, or one per request rate if there are some."""
+    """Loads: one per concurrency, or one per request rate if there are some."""
 
     concurrencies: Sequence[int] = CONCURRENCIES
     request_rates: Sequence[float] = ()
@@ -35,6 +35,7 @@ class Loads(msgspec.Struct, frozen=True, kw_only=True):
     stall_timeout_s: float = 120.0
     first_token_timeout_s: float | None = None
     request_timeout_s: float = 3600.0
+    are_equal: bool = True  #: whether all requests have these lengths; a file may have others
 
     def __post_init__(self) -> None:
         self._require(bool(self.concurrencies) and min(self.concurrencies) >= 1, "concurrencies")

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from shardwise import metrics
 from shardwise.api.result import Result
 from shardwise.errors import InputError, UnknownNameError
+from shardwise.files import AnyPath
 
 if TYPE_CHECKING:
     from shardwise.analysis.transitions import Step
@@ -72,7 +73,7 @@ class Measurements(Result):
         steps = self._steps()
         return {"tp_steps": Figure(tp_changes(steps))} if steps else {}
 
-    def export(self, path: Path) -> int:
+    def export(self, path: AnyPath) -> int:
         """Write the cells to a .csv, .json or .parquet file; return how many were written.
 
         CSV and Parquet are rows for `validate` and `calibrate`, without cells that cannot be
@@ -93,7 +94,7 @@ class Measurements(Result):
         return {"cells": [replace(cell, repeats=()) for cell in self.cells]}
 
 
-def load_bench(store: Path, *, study: str = "") -> Measurements:
+def load_bench(store: AnyPath, *, study: str = "") -> Measurements:
     """Load the measured cells of a store.
 
     Args:

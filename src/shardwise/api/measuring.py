@@ -11,6 +11,7 @@ import msgspec
 from shardwise.api.model_folder import bundled_folder
 from shardwise.api.result import Result
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 
 if TYPE_CHECKING:
     from shardwise.experiment.outcome import Outcome
@@ -58,7 +59,7 @@ class MeasuredStudy(Result):
 
     def write(
         self,
-        folder: Path,
+        folder: AnyPath,
         progress: Callable[[str, int, int], None] = lambda *_: None,
         *,
         command: str = "",
@@ -78,6 +79,7 @@ class MeasuredStudy(Result):
         from shardwise.reports.files import write_bytes, write_csv, write_json
         from shardwise.reports.html.experiment import experiment_html
 
+        folder = Path(folder)
         write_json(folder / "experiment.json", portable(self.outcome))
         for table in self.tables():
             write_csv(folder / f"{table.name}.csv", table)
@@ -95,7 +97,7 @@ class MeasuredStudy(Result):
 def measure_study(
     model: str,
     *,
-    folder: Path,
+    folder: AnyPath,
     tp_sizes: Sequence[int] | None = None,
     concurrencies: Sequence[int] = (1, 4, 16),
     isl: int = 128,

@@ -11,6 +11,7 @@ from shardwise.api.hardware import hardware_of
 from shardwise.api.planning import Part, Setting, demands_of, questions_of
 from shardwise.api.result import Result
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 from shardwise.layout.deployment import Deployment, FixedLimits
 from shardwise.layout.speculation import Speculation
 from shardwise.planner.command import Replica, checkpoint, note, replicas, replicas_across
@@ -65,7 +66,7 @@ class PercentilePlan(Result):
         """Return the table of finalists."""
         return [part.table for part in self.parts()]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the recommended deployment to a file for `shardwise up`.
 
         Raises:
@@ -78,7 +79,7 @@ class PercentilePlan(Result):
         chosen = Chosen(self._name, q.arch, q.node.gpu, best, order=self._order)
         nodes = q.node.nodes
         gpus = best.gpus if nodes == 1 else q.node.gpus_per_node
-        deployment_file.save(planned([chosen], gpus, nodes), path)
+        deployment_file.save(planned([chosen], gpus, nodes), Path(path))
 
     def _answer(self) -> dict[str, Any]:
         from shardwise.reports.slo_search_tables import slo_search_document
@@ -108,9 +109,9 @@ def plan_percentiles(
     engine_version: str = "",
     limits: FixedLimits | None = None,
     profile: str = "reference",
-    catalogue_files: Sequence[Path] = (),
+    catalogue_files: Sequence[AnyPath] = (),
     usd_per_gpu_hour: float | None = None,
-    node_file: Path | None = None,
+    node_file: AnyPath | None = None,
     nodes: int = 1,
     network: str = "",
     speculation: str = "none",

@@ -20,6 +20,7 @@ from shardwise.api.verdicts import (
     with_pools,
 )
 from shardwise.errors import InputError, NothingMeetsError
+from shardwise.files import AnyPath
 from shardwise.layout.deployment import Deployment, FixedLimits
 from shardwise.layout.speculation import Speculation
 from shardwise.planner.command import Replica, checkpoint, note, replicas, replicas_across
@@ -44,7 +45,7 @@ class Setting(msgspec.Struct, frozen=True):
 
     gpu: str = ""
     gpus: int | None = None  #: None: those of the node file, else 8
-    node_file: Path | None = None
+    node_file: AnyPath | None = None
     startup_log: str | None = None
     dtype: str | None = None
     kv_dtype: str = "auto"
@@ -52,7 +53,7 @@ class Setting(msgspec.Struct, frozen=True):
     engine_version: str = ""
     limits: FixedLimits = msgspec.field(default_factory=FixedLimits)
     profile: str = "reference"
-    catalogue_files: Sequence[Path] = ()
+    catalogue_files: Sequence[AnyPath] = ()
     usd_per_gpu_hour: float | None = None
     speculation: Speculation | None = None
     nodes: int = 1
@@ -163,7 +164,7 @@ class PlanResult(Result):
             for name, view in views.items()
         }
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the recommended deployment to a file for `shardwise up`.
 
         Over several nodes, the file is for `shardwise export`.
@@ -187,7 +188,7 @@ class PlanResult(Result):
         ]
         taken = [m.packed.plan.question.node for m in self.models]
         gpus = sum(node.gpus_per_node for node in taken)
-        deployment_file.save(planned(chosen, gpus, taken[0].nodes), path)
+        deployment_file.save(planned(chosen, gpus, taken[0].nodes), Path(path))
 
     def _answer(self) -> dict[str, Any]:
         found = [m.document() for m in self.models]
@@ -215,9 +216,9 @@ def plan(
     engine_version: str = "",
     limits: FixedLimits | None = None,
     profile: str = "reference",
-    catalogue_files: Sequence[Path] = (),
+    catalogue_files: Sequence[AnyPath] = (),
     usd_per_gpu_hour: float | None = None,
-    node_file: Path | None = None,
+    node_file: AnyPath | None = None,
     nodes: int = 1,
     network: str = "",
     startup_log: str | None = None,

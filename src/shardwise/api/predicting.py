@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from shardwise.api.hardware import all_files
 from shardwise.api.result import Result
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
+from shardwise.files import AnyPath
 from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.workload.workload import Workload
 
@@ -70,8 +72,8 @@ def predict(
     workloads: Workload | Sequence[Workload],
     *,
     profile: str = "reference",
-    catalogue_files: Sequence[Path] = (),
-    node_file: Path | None = None,
+    catalogue_files: Sequence[AnyPath] = (),
+    node_file: AnyPath | None = None,
 ) -> Predictions:
     """Predict one replica of each deployment under its workload.
 
@@ -88,7 +90,7 @@ def predict(
         DoesNotFitError: A deployment does not fit in memory.
     """
     pairs = _pairs(deployments, workloads)
-    files = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
+    files = all_files(catalogue_files, node_file)
     subjects: dict[tuple[Any, ...], Subject] = {}
     found = []
     for deployment, workload in pairs:
@@ -141,11 +143,11 @@ def _predicted(subject: Subject, deployment: Deployment, workload: Workload) -> 
 
 
 def predict_rows(
-    rows: Path,
+    rows: AnyPath,
     *,
     profile: str = "reference",
-    catalogue_files: Sequence[Path] = (),
-    node_file: Path | None = None,
+    catalogue_files: Sequence[AnyPath] = (),
+    node_file: AnyPath | None = None,
 ) -> PredictedRows:
     """Predict each row of a CSV file with the columns of measured rows.
 
@@ -163,7 +165,7 @@ def predict_rows(
     from shardwise.perfmodel.rows import read_table
     from shardwise.perfmodel.subject import catalogue_for
 
-    files = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
+    files = all_files(catalogue_files, node_file)
     loaded = load_profile(profile)
     header, table = read_table(Path(rows))
     predicted, problems = predict_table(

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from shardwise.api.result import Result
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
+from shardwise.files import AnyPath
 
 if TYPE_CHECKING:
     from shardwise.engine.profile_rows import Named
@@ -76,9 +77,9 @@ def profile_steps(
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     threads_per_rank: int = 0,
     gpu: str = "",
-    node_file: Path | None = None,
+    node_file: AnyPath | None = None,
     model_id: str = "",
-    rows_file: Path | None = None,
+    rows_file: AnyPath | None = None,
     say: Callable[[str], None] = lambda _: None,
     done: Callable[[StepProfile], None] = lambda _: None,
 ) -> StepProfiles:
@@ -136,7 +137,7 @@ def profile_steps(
     return StepProfiles(found)
 
 
-def _named(model: str, model_id: str, gpu: str, node_file: Path | None) -> Named:
+def _named(model: str, model_id: str, gpu: str, node_file: AnyPath | None) -> Named:
     from shardwise.api.hardware import hardware_of
     from shardwise.engine import profile_rows
 

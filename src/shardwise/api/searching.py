@@ -8,8 +8,10 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from shardwise.api.hardware import all_files
 from shardwise.api.result import Result
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 from shardwise.layout.deployment import Deployment
 from shardwise.workload.workload import TRAFFIC_CV
 
@@ -47,7 +49,7 @@ def search(
     request_rates: Sequence[float],
     policies: Sequence[str] = ("least_loaded",),
     seeds: int = 1,
-    store: Path = Path("simulations.sqlite"),
+    store: AnyPath = Path("simulations.sqlite"),
     on: str = "",
     isl: float = 1000.0,
     osl: float = 500.0,
@@ -63,8 +65,8 @@ def search(
     ttft_s: float | None = None,
     tpot_s: float | None = None,
     profile: str = "reference",
-    catalogue_files: Sequence[Path] = (),
-    node_file: Path | None = None,
+    catalogue_files: Sequence[AnyPath] = (),
+    node_file: AnyPath | None = None,
     network: str = "",
     gpus_per_node: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
@@ -124,8 +126,8 @@ def search(
         think_s=think_s, prefix_tokens=prefix_tokens, prefixes=prefixes,
     )  # fmt: skip
     lengths = Lengths(isl, length_cv), Lengths(osl, length_cv)
-    given = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
-    files = tuple(str(Path(path).resolve()) for path in given)
+    given = all_files(catalogue_files, node_file)
+    files = tuple(str(path.resolve()) for path in given)
     digest = digest_of(given)
 
     def joined(one: Deployment) -> Fabric | None:
@@ -152,4 +154,4 @@ def search(
         for deployment, policy, rate in product(deployments, policies, request_rates)
         for seed in range(seeds)
     ]  # fmt: skip
-    return SearchResult(summaries(jobs, run(jobs, Store(store), on=on, progress=progress)))
+    return SearchResult(summaries(jobs, run(jobs, Store(Path(store)), on=on, progress=progress)))

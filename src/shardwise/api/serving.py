@@ -14,6 +14,7 @@ import msgspec
 
 from shardwise.api.extras import require_engine_extra
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def serve(
     python: str = "",
     flags: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
-    log_file: Path | None = None,
+    log_file: AnyPath | None = None,
     ready_timeout_s: float = 600.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[ServedModel]:

@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from shardwise.api.hardware import all_files
 from shardwise.api.result import Result
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
+from shardwise.files import AnyPath
 from shardwise.hardware.catalogue import Catalogue, Price
 from shardwise.layout.deployment import Deployment
 from shardwise.metrics import ALL, GOOD_COST, RECOVERY, percentile_name
@@ -40,7 +42,7 @@ FEW = 10  #: requests beyond the 99th percentile, below which it is mostly chanc
 class Asked(msgspec.Struct, frozen=True):
     """The load, in seconds and tokens; exactly one of the first five is given."""
 
-    trace_file: Path | None = None
+    trace_file: AnyPath | None = None
     request_rate: float | None = None  #: of sessions if `turns` is given
     stages: tuple[Stage, ...] = ()
     concurrency: int | None = None
@@ -49,7 +51,7 @@ class Asked(msgspec.Struct, frozen=True):
     isl: float = 1000.0
     osl: float = 500.0
     length_cv: float = TRAFFIC_CV
-    lengths_file: Path | None = None
+    lengths_file: AnyPath | None = None
     duration_s: float = 600.0
     warmup_s: float = 0.0
     turns: float | None = None
@@ -97,7 +99,7 @@ def _traffic(asked: Asked, groups: Sequence[Group]) -> Traffic:
 
 def _trace(asked: Asked, groups: Sequence[Group]) -> Trace:
     if asked.trace_file is not None:
-        trace = read_trace(asked.trace_file, asked.hash_block)
+        trace = read_trace(Path(asked.trace_file), asked.hash_block)
     elif asked.turns is not None:
         if asked.request_rate is None:
             raise InputError("--turns without --rate", "needed: the rate of new sessions")
@@ -107,7 +109,7 @@ def _trace(asked: Asked, groups: Sequence[Group]) -> Trace:
     else:
         trace = draw(_traffic(asked, groups), asked.seed)
     if asked.lengths_file is not None:
-        trace = with_lengths(trace, read_lengths(asked.lengths_file), asked.seed)
+        trace = with_lengths(trace, read_lengths(Path(asked.lengths_file)), asked.seed)
     return trace
 
 
@@ -181,7 +183,7 @@ def simulate(
     request_rate: float | None = None,
     concurrency: int | None = None,
     stages: Sequence[Stage] = (),
-    trace_file: Path | None = None,
+    trace_file: AnyPath | None = None,
     isl: float = 1000.0,
     osl: float = 500.0,
     length_cv: float = TRAFFIC_CV,
@@ -200,9 +202,9 @@ def simulate(
     usd_per_gpu_hour: float | None = None,
     seed: int = 0,
     profile: str = "reference",
-    catalogue_files: Sequence[Path] = (),
-    node_file: Path | None = None,
-    lengths_file: Path | None = None,
+    catalogue_files: Sequence[AnyPath] = (),
+    node_file: AnyPath | None = None,
+    lengths_file: AnyPath | None = None,
     hash_block: int | None = None,
     prefill_replicas: int = 0,
     prefill_tp: int | None = None,
@@ -259,7 +261,7 @@ def simulate(
         raise InputError(
             f"given: {', '.join(named) or 'no load'}", f"needed: exactly one of {', '.join(given)}"
         )
-    files = (*catalogue_files, node_file) if node_file else tuple(catalogue_files)
+    files = all_files(catalogue_files, node_file)
     asked = Asked(
         trace_file, request_rate, tuple(stages), concurrency, hash_block, arrivals, isl, osl,
         length_cv, lengths_file, duration_s, warmup_s, turns, think_s, prefix_tokens, prefixes,

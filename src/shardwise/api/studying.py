@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shardwise.api.hardware import hardware_of
 from shardwise.api.result import Result
+from shardwise.files import AnyPath
 from shardwise.layout.deployment import FixedLimits
 from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.subject import Asked, subject_of
@@ -57,7 +58,7 @@ class StudyResult(Result):
         return {name: Figure(chart) for name, chart in study_figures(self.output).items()}
 
     def write(
-        self, folder: Path, progress: Callable[[str, int, int], None] = lambda *_: None
+        self, folder: AnyPath, progress: Callable[[str, int, int], None] = lambda *_: None
     ) -> list[Path]:
         """Write JSON, CSV and figures into `folder`, which `shardwise report` and `compare` read.
 
@@ -67,8 +68,7 @@ class StudyResult(Result):
         from shardwise.reports.files import prepare_folder
         from shardwise.reports.study_output import write_study
 
-        prepare_folder(folder)
-        return write_study(self.output, folder, progress)
+        return write_study(self.output, prepare_folder(Path(folder)), progress)
 
     def _answer(self) -> dict[str, Any]:
         return {"study": self.output.study, "advice": self.output.advice}
@@ -95,9 +95,9 @@ def study(
     engine_version: str = "",
     limits: FixedLimits | None = None,
     profile: str = "reference",
-    catalogue_files: Sequence[Path] = (),
+    catalogue_files: Sequence[AnyPath] = (),
     usd_per_gpu_hour: float | None = None,
-    node_file: Path | None = None,
+    node_file: AnyPath | None = None,
     speculation: str = "none",
     acceptance: float | None = None,
     command: str = "",

@@ -13,6 +13,7 @@ from shardwise.api.extras import BENCH, require_modules
 from shardwise.api.loads import CONCURRENCIES, Loads
 from shardwise.api.measurements import Measurements
 from shardwise.errors import InputError
+from shardwise.files import AnyPath
 from shardwise.workload.workload import Mode
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ FIRST_PORT = 8390
 def bench_sweep(
     model: str,
     *,
-    store: Path,
+    store: AnyPath,
     tp_sizes: Sequence[int] = (1, 2),
     engine: Literal["builtin", "vllm", "sglang"] = "builtin",
     devices: Sequence[int] = (),
