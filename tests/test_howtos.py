@@ -53,6 +53,22 @@ def test_every_command_shown_exists_with_its_options(page: Path) -> None:
         assert given <= known | {"-h", "--help"}, f"{line}: {sorted(given - known)}"
 
 
+@pytest.mark.parametrize("page", pages("```python run"), ids=name_of)
+def test_every_program_marked_to_run_runs(page: Path, tmp_path: Path) -> None:
+    for language, name, text in BLOCK.findall(page.read_text("utf-8")):
+        if language == "python" and name == "run":
+            done = subprocess.run(
+                [sys.executable, "-c", text],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stdout
+
+
 @pytest.mark.parametrize("page", pages("```sh run"), ids=name_of)
 def test_every_command_marked_to_run_runs(page: Path, tmp_path: Path) -> None:
     env = {**os.environ, "SHARDWISE_HOME": str(tmp_path / "home")}

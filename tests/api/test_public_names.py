@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import shardwise
+from shardwise.cli.main import COMMANDS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md"
 
@@ -50,6 +51,17 @@ def test_paths_may_be_text_and_lists_of_them_too(name: str) -> None:
     for function in [found, *methods] if inspect.isfunction(found) else methods:
         for argument in inspect.signature(function).parameters.values():
             assert not re.search(r"\bPath\b", str(argument.annotation)), argument
+
+
+def test_every_command_has_a_function_or_is_listed_without_one() -> None:
+    page = (PAGE.parents[1] / "howto" / "python.md").read_text("utf-8").split("## Commands and")[1]
+    table, alone = page.split("\n\n", 2)[1:]
+    rows = [line.split("|")[1:3] for line in table.splitlines()[2:]]
+    listed = {words.split()[0] for row in rows for words in re.findall(r"`([a-z ]+)`", row[0])}
+    listed |= {words.split()[0] for words in re.findall(r"`([a-z ]+)`", alone)}
+    assert listed == set(COMMANDS)
+    functions = {name for row in rows for name in re.findall(r"`(\w+)`", row[1])}
+    assert functions == set(FUNCTIONS)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

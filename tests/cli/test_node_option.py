@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from shardwise import plan, predict
+from shardwise import calibrate, plan, predict, validate
 from shardwise.cli.main import COMMANDS, cli
 from shardwise.errors import InputError
 from shardwise.hosting.deployment_file import load
@@ -76,7 +76,7 @@ def test_every_command_that_looks_a_gpu_up_takes_a_node() -> None:
             assert "--node" in options, name
     assert {"up", "predict", "report", "web"} <= set(COMMANDS)
     for name, command in leaves(cli):
-        if name in ("up", "export", "predict", "report", "web", "search"):
+        if name in ("up", "export", "predict", "validate", "calibrate", "report", "web", "search"):
             assert "--node" in {option for p in command.params for option in p.opts}, name
 
 
@@ -124,6 +124,39 @@ def test_one_node_has_one_answer_in_every_command(
     assert found.exit_code == 0, found.output
     (cells,) = csv.DictReader(made.open())
     assert float(cells["pred_tpot_ms"]) == pytest.approx(1e3 * tpot, rel=1e-5)
+
+
+def test_rows_of_a_node_are_judged_and_calibrated_on_its_links(
+    node_file: Path, tmp_path: Path
+) -> None:
+    """Rows that are exactly what is predicted on the node need no correction there."""
+    rows, made = tmp_path / "rows.csv", tmp_path / "measured.csv"
+    header = "model_id,gpu_id,engine_id,weight_dtype,tp,mode,concurrency,isl,osl,use"
+    lines = [
+        f"{MODEL},h200-nvl,vllm,fp8,{tp},serving_closed_loop,{batch},1024,512,calibrate"
+        for tp in (2, 4) for batch in (4, 32)
+    ]  # fmt: skip
+    rows.write_text("\n".join([header, *lines, ""]))
+    done = run("predict", rows, "-o", made, "--node", node_file)
+    assert done.exit_code == 0, done.output
+    measured = [
+        {**cells, "tpot_ms": cells["pred_tpot_ms"]} for cells in csv.DictReader(made.open())
+    ]
+    with made.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*header.split(","), "tpot_ms"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(measured)
+
+    here, elsewhere = validate(made, node_file=node_file), validate(made)
+    assert [point.error for point in here.points] == pytest.approx([0.0] * 4, abs=1e-5)
+    assert min(abs(point.error) for point in elsewhere.points) > 0.01
+    told = answer("validate", made, "--node", node_file)
+    assert told["scores"] == here.to_dict()["scores"]
+
+    fitted = calibrate(made, name="node", node_file=node_file, save=False, force=True).made
+    assert fitted.before_pct["tpot_s"] < 0.01
+    blamed = calibrate(made, name="node", save=False, force=True).made
+    assert blamed.before_pct["tpot_s"] > 1.0, "without the node, its links are corrected for"
 
 
 def test_a_row_that_the_node_does_not_hold_is_not_predicted(tmp_path: Path) -> None:

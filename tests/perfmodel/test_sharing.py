@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from shardwise.errors import InputError
-from shardwise.hardware.catalogue import default_catalogue
 from shardwise.layout.deployment import Layout
+from shardwise.perfmodel.batches import usual_gpu
 from shardwise.perfmodel.build import Personal
 from shardwise.perfmodel.profiles import Profile, bundled_profile, load_profile
 from shardwise.perfmodel.rows import Row
@@ -43,7 +43,7 @@ def written(folder: Path) -> Path:
     profile = named("node-a")
     made = Personal(profile, 1, {"tpot_s": 12.0}, {"tpot_s": 4.0}, WHOLE, is_supported=True)
     path = folder / "node.json"
-    save_shared(path, shared(made, [ROW, replace(ROW, observed={})], default_catalogue()))
+    save_shared(path, shared(made, [ROW, replace(ROW, observed={})], usual_gpu))
     return path
 
 

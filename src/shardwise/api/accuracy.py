@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shardwise.api.hardware import all_files
 from shardwise.api.result import Result
 from shardwise.errors import InputError
 from shardwise.files import AnyPath
@@ -21,6 +22,7 @@ from shardwise.perfmodel.validation import (
 )
 
 if TYPE_CHECKING:
+    from shardwise.perfmodel.batches import GpuOf
     from shardwise.perfmodel.rows import Problem, Row
     from shardwise.reports.figure_style import Figure
     from shardwise.reports.table import Table
@@ -69,32 +71,43 @@ class Validation(Result):
         }
 
 
-def validate(rows: AnyPath, *, profile: str = "reference", use: str = "") -> Validation:
+def validate(
+    rows: AnyPath,
+    *,
+    profile: str = "reference",
+    use: str = "",
+    catalogue_files: Sequence[AnyPath] = (),
+    node_file: AnyPath | None = None,
+) -> Validation:
     """Compare predictions with the measured rows of a CSV file.
 
     Args:
         rows: The file; the reference of file formats lists its columns.
         profile: Name of a profile, or a shared profile file.
         use: Only rows whose `use` column says this; "" takes all.
+        catalogue_files: TOML files with your own GPUs.
+        node_file: Node file that `shardwise doctor --save` wrote: rows of its GPU are on its links.
 
     Raises:
         InputError: The file cannot be read, or no measured row can be predicted.
     """
     from shardwise.perfmodel.profiles import load_profile
+    from shardwise.perfmodel.subject import gpus_of
 
     loaded = load_profile(profile)
-    good, problems = measured_rows(Path(rows))
+    gpu_of = gpus_of(all_files(catalogue_files, node_file))
+    good, problems = measured_rows(Path(rows), gpu_of)
     wanted = [row for row in good if not use or row.use == use]
     if not wanted:
         raise InputError(f"no measured row of {rows} can be predicted")
-    found = Validation(loaded.name, points_of(wanted, loaded), len(wanted), problems)
-    found.kv_limited_found, found.kv_limited_marked = kv_limited_recall(wanted, loaded)
+    found = Validation(loaded.name, points_of(wanted, loaded, gpu_of), len(wanted), problems)
+    found.kv_limited_found, found.kv_limited_marked = kv_limited_recall(wanted, loaded, gpu_of)
     return found
 
 
-def measured_rows(path: Path) -> tuple[list[Row], list[Problem]]:
+def measured_rows(path: Path, gpu_of: GpuOf) -> tuple[list[Row], list[Problem]]:
     """Return rows with a measurement that can be predicted, and the others with the reason."""
     from shardwise.perfmodel.predicting import usable_rows
     from shardwise.perfmodel.rows import read_table
 
-    return usable_rows(read_table(path)[1])
+    return usable_rows(read_table(path)[1], gpu_of)

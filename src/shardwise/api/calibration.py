@@ -7,12 +7,14 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+from shardwise.api.hardware import all_files
 from shardwise.api.result import Result
 from shardwise.errors import InputError
 from shardwise.files import AnyPath
 from shardwise.reports.documents import as_json
 
 if TYPE_CHECKING:
+    from shardwise.perfmodel.batches import GpuOf
     from shardwise.perfmodel.build import Personal
     from shardwise.perfmodel.profiles import Profile
     from shardwise.perfmodel.rows import Problem, Row
@@ -28,12 +30,18 @@ class Calibration(Result):
     kind = "calibrate"
 
     def __init__(
-        self, made: Personal, rows: Sequence[Row], problems: Sequence[Problem], path: Path | None
+        self,
+        made: Personal,
+        rows: Sequence[Row],
+        problems: Sequence[Problem],
+        path: Path | None,
+        files: Sequence[Path] = (),
     ) -> None:
         self.made = made
         self.problems = tuple(problems)  #: rows that were not used, and why
         self.path = path  #: where the profile was saved; None: nowhere
         self._rows = rows
+        self._files = tuple(files)
 
     @property
     def profile(self) -> Profile:
@@ -61,10 +69,10 @@ class Calibration(Result):
         Raises:
             InputError: The file cannot be written.
         """
-        from shardwise.hardware.catalogue import default_catalogue
         from shardwise.perfmodel.sharing import save_shared, shared
+        from shardwise.perfmodel.subject import gpus_of
 
-        save_shared(Path(path), shared(self.made, self._rows, default_catalogue()))
+        save_shared(Path(path), shared(self.made, self._rows, gpus_of(self._files)))
 
     def _answer(self) -> dict[str, Any]:
         return {
@@ -84,6 +92,8 @@ def calibrate(
     profile: str = "reference",
     save: bool = True,
     force: bool = False,
+    catalogue_files: Sequence[AnyPath] = (),
+    node_file: AnyPath | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Calibration:
     """Fit the coefficients of your own GPU and engine to the measured rows of a CSV file.
@@ -94,6 +104,9 @@ def calibrate(
         profile: Profile to start from.
         save: Whether to save the profile under its name, for use with `profile=name`.
         force: Whether to save the whole correction even if held-out rows do not support it.
+        catalogue_files: TOML files with your own GPUs.
+        node_file: Node file that `shardwise doctor --save` wrote. What its links explain is not
+            corrected, so predictions with this profile need the same `node_file`.
         progress: Called with the current item, the number of finished items, and the total.
 
     Raises:
@@ -103,14 +116,17 @@ def calibrate(
     from shardwise.api.accuracy import measured_rows
     from shardwise.perfmodel.build import build_personal
     from shardwise.perfmodel.profiles import check_name, load_profile, save_profile
+    from shardwise.perfmodel.subject import gpus_of
 
     require_scipy()
     rows = Path(rows)
     called, start = check_name(name), load_profile(profile)
-    good, problems = measured_rows(rows)
-    check_units(rows, start)
+    files = all_files(catalogue_files, node_file)
+    gpu_of = gpus_of(files)
+    good, problems = measured_rows(rows, gpu_of)
+    check_units(rows, start, gpu_of)
     provenance = f"{rows.name} on top of {start.name}"
-    made = build_personal(good, start, called, provenance, progress, force)
+    made = build_personal(good, start, called, provenance, progress, force, gpu_of)
     if not made.is_supported and not force:
         raise InputError(
             f"{rows.name}: no correction of {start.name} improves the prediction of held-out rows "
@@ -120,7 +136,7 @@ def calibrate(
             field="rows",
         )
     path = save_profile(made.profile) if save else None
-    return Calibration(made, good, problems, path)
+    return Calibration(made, good, problems, path, files)
 
 
 class FittedProfile(Result):
@@ -177,6 +193,7 @@ def fit_profile(
         InputError: SciPy is not installed, or a file cannot be used.
     """
     from shardwise.api.accuracy import measured_rows
+    from shardwise.perfmodel.batches import usual_gpu
     from shardwise.perfmodel.build import build_reference
     from shardwise.perfmodel.fit_collectives import fit_lines, line_of
 
@@ -185,7 +202,7 @@ def fit_profile(
     files = [Path(path) for path in rows]
     named = " and ".join(path.name for path in files)
     provenance = f"rows marked 'calibrate' of {named} over kernel tables (docs/kernels.md)"
-    read = [measured_rows(path) for path in files]
+    read = [measured_rows(path, usual_gpu) for path in files]
     good = [row for found, _ in read for row in found]
     made = build_reference(good, lines, provenance, progress)
     return FittedProfile(made, [problem for _, some in read for problem in some], len(lines))
@@ -199,7 +216,7 @@ def require_scipy() -> None:
         raise InputError("calibrate needs SciPy", remedy="run: pip install 'shardwise[calibrate]'")
 
 
-def check_units(path: Path, base: Profile) -> None:
+def check_units(path: Path, base: Profile, gpu_of: GpuOf) -> None:
     """Raise InputError if a column is a thousand times the prediction of `base`.
 
     Its unit is then probably wrong.
@@ -207,7 +224,7 @@ def check_units(path: Path, base: Profile) -> None:
     from shardwise.perfmodel.predicting import COLUMNS, predict_table
     from shardwise.perfmodel.rows import read_table
 
-    table, _ = predict_table(read_table(path)[1], base)
+    table, _ = predict_table(read_table(path)[1], base, gpu_of)
     for predicted in COLUMNS:
         column = predicted.removeprefix("pred_")
         ratios = [float(c[column]) / float(c[predicted]) for c in table if _both(c, column)]

@@ -163,14 +163,12 @@ def predict_rows(
     from shardwise.perfmodel.predicting import NEW_COLUMNS, predict_table
     from shardwise.perfmodel.profiles import load_profile
     from shardwise.perfmodel.rows import read_table
-    from shardwise.perfmodel.subject import catalogue_for
+    from shardwise.perfmodel.subject import gpus_of
 
     files = all_files(catalogue_files, node_file)
     loaded = load_profile(profile)
     header, table = read_table(Path(rows))
-    predicted, problems = predict_table(
-        table, loaded, lambda gpu, engine: catalogue_for(files, gpu, engine).gpu(gpu)
-    )
+    predicted, problems = predict_table(table, loaded, gpus_of(files))
     kept = [name for name in header if name not in NEW_COLUMNS]
     found = PredictedRows([*kept, *NEW_COLUMNS], predicted, problems)
     if not found.predicted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,7 +14,7 @@ from shardwise.cli.files import (
     show_progress,
     show_table,
 )
-from shardwise.cli.options import JSON
+from shardwise.cli.options import CATALOGUE, JSON, NODE
 from shardwise.cli.rows import report_problems, report_unused_of
 from shardwise.errors import InputError
 
@@ -44,6 +45,8 @@ from shardwise.errors import InputError
     is_flag=True,
     help="Save the whole correction even if held-out rows do not support it.",
 )
+@NODE
+@CATALOGUE
 @JSON
 def calibrate(
     rows: tuple[Path, ...],
@@ -54,12 +57,14 @@ def calibrate(
     output: Path | None,
     force: bool,
     as_json: bool,
+    **files: Any,
 ) -> None:
     """Fit the performance model to the measured ROWS of CSV files.
 
     With --name, your rows change only the coefficients of your GPU and engine. The error before
     and after is cross-validated. --export writes the same profile as one file to share, including
-    the rows, GPUs, versions and errors; it does not need --name.
+    the rows, GPUs, versions and errors; it does not need --name. With --node, what the node's links
+    explain is not corrected: give the same --node to predictions with the profile.
 
     With --collectives and --output, the whole hierarchy is fitted to the rows marked 'calibrate'.
     The bundled profile is made this way.
@@ -68,8 +73,8 @@ def calibrate(
 
     require_scipy()
     if (name or export) and not output and not collectives and len(rows) == 1:
-        _personal(rows[0], name, profile, export, force, as_json)
-    elif output and collectives and not name and not export:
+        _personal(rows[0], name, profile, export, force, as_json, **files)
+    elif output and collectives and not name and not export and not any(files.values()):
         _reference(rows, collectives, output, as_json)
     else:
         raise InputError(
@@ -79,7 +84,13 @@ def calibrate(
 
 
 def _personal(
-    path: Path, name: str | None, base: str, export: Path | None, force: bool, as_json: bool
+    path: Path,
+    name: str | None,
+    base: str,
+    export: Path | None,
+    force: bool,
+    as_json: bool,
+    **files: Any,
 ) -> None:
     from shardwise.api.calibration import calibrate as fit
 
@@ -94,6 +105,7 @@ def _personal(
         save=bool(name),
         force=force,
         progress=show_progress,
+        **files,
     )
     report_problems(found.problems)
     if export:

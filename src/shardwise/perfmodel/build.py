@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from shardwise.errors import InputError
-from shardwise.perfmodel.batches import Batch, group
+from shardwise.perfmodel.batches import Batch, GpuOf, group, usual_gpu
 from shardwise.perfmodel.calibrate import fit, problem_of
 from shardwise.perfmodel.crossval import Miss, folds_of, hold_out, in_sample, kernels_alone
 from shardwise.perfmodel.hierarchy import Hierarchy, encode
@@ -196,21 +196,23 @@ def build_personal(
     provenance: str,
     progress: Progress,
     force: bool = False,
+    gpu_of: GpuOf = usual_gpu,
 ) -> Personal:
     """Fit the offsets of the user's own pairs of GPU and engine, and of a GPU or engine unknown to
     the base; shared offsets are kept.
 
     The correction is scaled by the shares that held-out rows support; with `force` it is applied
-    fully if they support none. Raises InputError if fewer than three rows can be used.
+    fully if they support none. `gpu_of` looks up the GPU of a row. Raises InputError if fewer than
+    three rows can be used.
     """
-    batches, problems = group(rows)
+    batches, problems = group(rows, gpu_of)
     used = [row for batch in batches for row in batch.rows if row.observed]
     if len(used) < MIN_ROWS:
         reason = f" ({problems[0].reason})" if problems else ""
         raise InputError(
             f"{len(used)} usable rows{reason}", f"allowed: {MIN_ROWS} or more measured rows"
         )
-    before, candidates = _left_out(used, base, progress)
+    before, candidates = _left_out(used, base, progress, gpu_of)
     found = supported(before, candidates)
     shares = WHOLE if force and found == NONE else found
     after = before if shares == NONE else candidates[shares]
@@ -239,7 +241,7 @@ def build_personal(
 
 
 def _left_out(
-    used: Sequence[Row], base: Profile, progress: Progress
+    used: Sequence[Row], base: Profile, progress: Progress, gpu_of: GpuOf
 ) -> tuple[list[Miss], dict[Shares, list[Miss]]]:
     """Return the errors of `base` on each row, and with each share of the correction of a fit
     without that row."""
@@ -248,8 +250,9 @@ def _left_out(
     folds = min(FOLDS, len(used))
     for k in range(folds):
         progress("cross-validate", k + 1, folds)
-        kept, _ = group([row for i, row in enumerate(used) if i % folds != k])
-        judged = problem_of(group([row for i, row in enumerate(used) if i % folds == k])[0])
+        kept, _ = group([row for i, row in enumerate(used) if i % folds != k], gpu_of)
+        left, _ = group([row for i, row in enumerate(used) if i % folds == k], gpu_of)
+        judged = problem_of(left)
         fitted = {hold: adapted(kept, base, hold) for hold in HOLDS}
         before += in_sample(judged, base.hierarchy)
         for shares in after:

@@ -153,11 +153,13 @@ def predict_table(
     return out, sorted(problems, key=lambda p: p.number)
 
 
-def usable_rows(table: Sequence[Mapping[str, str]]) -> tuple[list[Row], list[Problem]]:
+def usable_rows(
+    table: Sequence[Mapping[str, str]], gpu_of: GpuOf = usual_gpu
+) -> tuple[list[Row], list[Problem]]:
     """Return rows that can be predicted and have a measurement that is possible on their GPU, and
     the problems of the other rows."""
     rows, problems = parse_rows(table)
-    batches, unknown = group(rows)
+    batches, unknown = group(rows, gpu_of)
     broken = [p for batch in batches for p in cannot_run(batch)]
     broken += [Problem(found.row.number, found.reason) for found in impossible(batches)]
     bad = {p.number for p in (*unknown, *broken)}

@@ -16,29 +16,30 @@ import shardwise
 from shardwise.errors import InputError
 from shardwise.evidence.portable import portable
 from shardwise.files import write_whole
-from shardwise.hardware.catalogue import Catalogue
+from shardwise.perfmodel.batches import GpuOf
 from shardwise.perfmodel.build import Personal
 from shardwise.perfmodel.profiles import FORMAT, FORMAT_VERSION
 from shardwise.perfmodel.rows import Row
 
 
-def shared(made: Personal, rows: Sequence[Row], catalogue: Catalogue) -> dict[str, Any]:
+def shared(made: Personal, rows: Sequence[Row], gpu_of: GpuOf) -> dict[str, Any]:
     """Return the document of a shared profile, as plain data.
 
     Args:
         made: The profile and its errors.
         rows: Rows of the calibration.
-        catalogue: Supplies the GPUs. They are written in full, because a GPU that the user added is
-            not in the catalogue of others.
+        gpu_of: Looks up the GPU of an id. GPUs are written in full, because one that the user added
+            is not in the catalogue of others.
     """
     used = [row for row in rows if row.observed]
     versions = {f"{row.engine} {row.version}".strip() for row in used}
+    gpus = {gpu.id: gpu for gpu in (gpu_of(row.gpu, row.engine) for row in used)}
     document = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "shardwise": shardwise.__version__,
         "engines": sorted(versions),
-        "hardware": [catalogue.gpu(gpu) for gpu in sorted({row.gpu for row in used})],
+        "hardware": [gpus[name] for name in sorted(gpus)],
         "error_pct": {"before": made.before_pct, "after_cross_validated": made.after_pct},
         "rows": [_row(row) for row in used],
         "profile": made.profile,

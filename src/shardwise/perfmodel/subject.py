@@ -16,6 +16,7 @@ from shardwise.hardware.catalogue import Catalogue, default_catalogue, load_cata
 from shardwise.hardware.user_files import own_hardware
 from shardwise.layout.rules import require_kv_dtype
 from shardwise.layout.speculation import Speculation
+from shardwise.perfmodel.batches import GpuOf
 from shardwise.perfmodel.drafts import require_draft
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.profiles import calibrated, load_profile
@@ -53,6 +54,11 @@ def catalogue_for(files: Sequence[Path], gpu: str = "", engine: str = "vllm") ->
         if files
         else (default_catalogue())
     )
+
+
+def gpus_of(files: Sequence[Path]) -> GpuOf:
+    """Return the lookup of GPUs in the catalogue with `files` added."""
+    return lambda gpu, engine: catalogue_for(files, gpu, engine).gpu(gpu)
 
 
 def _version(path: Path) -> tuple[Path, float]:

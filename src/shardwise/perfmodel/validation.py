@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from shardwise.layout.deployment import Layout
-from shardwise.perfmodel.batches import Batch, group
+from shardwise.perfmodel.batches import Batch, GpuOf, group, usual_gpu
 from shardwise.perfmodel.crossval import observed_metrics
 from shardwise.perfmodel.intervals import METRICS, half_width
 from shardwise.perfmodel.knowledge import asked_of
@@ -63,10 +63,10 @@ class Choice(msgspec.Struct, frozen=True):
     regret_pct: float  #: mean loss of the chosen layout against the best measured one, percent
 
 
-def points_of(rows: Sequence[Row], profile: Profile) -> list[Point]:
+def points_of(rows: Sequence[Row], profile: Profile, gpu_of: GpuOf = usual_gpu) -> list[Point]:
     """Return every measured metric of every usable row with its prediction. TTFT is excluded for
     rows marked KV-limited, because it includes queueing."""
-    batches, _ = group(rows)
+    batches, _ = group(rows, gpu_of)
     found: list[Point] = []
     for batch in batches:
         found += _batch_points(batch, profile)
@@ -110,9 +110,11 @@ def scores(points: Iterable[Point], key: Grouping) -> list[Score]:
     ]
 
 
-def kv_limited_recall(rows: Sequence[Row], profile: Profile) -> tuple[int, int]:
+def kv_limited_recall(
+    rows: Sequence[Row], profile: Profile, gpu_of: GpuOf = usual_gpu
+) -> tuple[int, int]:
     """Return the number of rows marked KV-limited that are predicted so, and the number marked."""
-    batches, _ = group([row for row in rows if row.kv_limited])
+    batches, _ = group([row for row in rows if row.kv_limited], gpu_of)
     found = marked = 0
     for batch in batches:
         known = batch_calibration(profile, batch)
