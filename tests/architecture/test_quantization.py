@@ -280,7 +280,7 @@ def test_the_cache_has_the_dtype_that_the_checkpoint_asks_for(
 @pytest.mark.parametrize(
     ("quant", "field"),
     [
-        ({"quant_method": "aqlm"}, "quant_method"),
+        ({"quant_method": "fp3"}, "quant_method"),
         ({}, "quant_method"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size"),
         ({"quant_method": "fp8", "weight_block_size": [0, 128]}, "weight_block_size"),
@@ -315,6 +315,11 @@ def test_a_quantization_that_is_not_understood_names_its_field(
         ({"quant_method": "bitnet", "quantization_mode": "offline"}, "int4", 0.25),
         ({"quant_method": "fp_quant", "forward_dtype": "mxfp4"}, "mxfp4", 0.5 + 1 / 32),
         ({"quant_method": "w8a8_int8"}, "int8", 1 + 4 / 256),
+        ({"quant_method": "blockwise_int8", "weight_block_size": [128, 128]}, "int8",
+         1 + 4 / 128**2),
+        ({"quant_method": "nvfp4"}, "nvfp4", 0.5 + 1 / 16),
+        ({"quant_method": "fouroversix"}, "nvfp4", 0.5 + 1 / 16),
+        ({"quant_method": "higgs", "bits": 3, "group_size": 256}, "int4", 3 / 8 + 2 / 256),
     ],
 )  # fmt: skip
 def test_methods_with_configs_of_their_own(
@@ -344,3 +349,91 @@ def test_experts_int8_leaves_attention_as_it_is() -> None:
 def test_a_bad_value_of_these_methods_names_its_field(quant: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError, match=field):
         quantized(quant)
+
+
+LLAMA_2_7B: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "torch_dtype": "float16",
+}
+
+
+@pytest.mark.parametrize(("books", "bits"), [(1, 16), (2, 8)])
+def test_aqlm_has_codebooks_for_each_matrix(books: int, bits: int) -> None:
+    """With one codebook of 16 bits, 2.4 GB as in AQLM's README."""
+    quant = {
+        "quant_method": "aqlm", "in_group_size": 8, "out_group_size": 1, "num_codebooks": books,
+        "nbits_per_codebook": bits,
+        "linear_weights_not_to_quantize": ["model.embed_tokens.weight", "lm_head.weight"],
+    }  # fmt: skip
+    model = quantized(quant, LLAMA_2_7B)
+    if bits == 16:
+        assert round(model.weight_bytes / 1e9, 1) == 2.4
+    weights = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    scales = 32 * 2 * (5 * 4096 + 2 * 11008)
+    tables = 32 * 7 * books * 2**bits * 8 * 2
+    outside = 2 * (2 * 32000 * 4096 + 65 * 4096)
+    assert model.weight_bytes == weights * 2 / 8 + scales + tables + outside
+
+
+def test_ranks_have_a_copy_of_the_codebooks() -> None:
+    form = Format("int4", 2, (1, 0), 2.0, "bf16", table_bytes=1000.0)
+    assert float(form.bytes_of(64, 64)) == form.size(64, 64) == 64 * 64 / 4 + 2 * 64 + 1000
+    halves = 2 * form.size(32, 64)
+    assert halves - form.size(64, 64) == 1000
+    assert form.size(0, 64) == float(form.bytes_of(0, 64)) == 0.0
+
+
+def test_vptq_lists_each_module_with_its_codebooks() -> None:
+    module = {
+        "vector_lens": [-1, 8], "num_centroids": [-1, 65536], "num_res_centroids": [-1, 256],
+        "group_num": 1, "group_size": 256, "outlier_size": 0, "in_features": 256,
+        "out_features": 256, "enable_norm": True, "enable_perm": True, "indices_as_float": False,
+        "is_indice_packed": True,
+    }  # fmt: skip
+    name = "model.layers.0.self_attn.q_proj"
+    model = quantized({"quant_method": "vptq", "config_for_layers": {name: module}})
+    form = stored(model, "self_attn.q_proj")
+    # 16 + 8 bits for 8 weights; two codebooks; scale, offset and position of each input
+    held = 256 * 256 * 3 / 8 + (65536 + 256) * 8 * 2 + 256 * 6
+    assert form.size(256, 256) == held
+    assert stored(model, "self_attn.q_proj", 1).dtype == "bf16"
+    for field, value in (("outlier_size", 4), ("num_centroids", [-1, 1000])):
+        with pytest.raises(InputError, match=field):
+            quantized(
+                {"quant_method": "vptq", "config_for_layers": {name: {**module, field: value}}}
+            )
+
+
+@pytest.mark.parametrize("method", ["spqr", "gguf", "sinq"])
+def test_a_method_whose_bytes_the_file_does_not_tell_is_refused_by_name(method: str) -> None:
+    with pytest.raises(InputError, match=f"quant_method is '{method}': ") as caught:
+        quantized({"quant_method": method})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["quantization", "quantization_config"])
+def test_an_mlx_checkpoint_is_not_read_as_16_bits(field: str) -> None:
+    with pytest.raises(InputError, match="MLX"):
+        parse({**LLAMA, field: {"group_size": 64, "bits": 4}}, "tiny")
+
+
+def test_nvfp4_experts_in_an_fp8_checkpoint_leave_the_rest_in_fp8() -> None:
+    """nvidia/DeepSeek-V4-Flash-NVFP4: `ignore` lists what is not NVFP4, and stays fp8."""
+    quant = {
+        "quant_method": "fp8", "weight_block_size": [128, 128], "moe_quant_algo": "NVFP4",
+        "quant_algo": "MIXED_PRECISION", "ignore": ["*.attn.*", "*.self_attn.*"],
+        "quantized_layers": {"model.layers.0.block_sparse_moe.experts": {"quant_algo": "NVFP4"}},
+    }  # fmt: skip
+    model = quantized(quant, MIXTRAL)
+    assert stored(model, "block_sparse_moe.experts.*.w1").dtype == "nvfp4"
+    assert stored(model, "block_sparse_moe.experts.*.w1", 1).dtype == "fp8"
+    assert stored(model, "self_attn.q_proj").dtype == "fp8"
+    in_fp4 = parse({**MIXTRAL, "quantization_config": quant, "expert_dtype": "fp4"}, "tiny")
+    assert stored(in_fp4, "block_sparse_moe.experts.*.w1", 1).dtype == "mxfp4"

@@ -22,6 +22,7 @@ class Format(msgspec.Struct, frozen=True):
         block: Rows (outputs) and columns (inputs) that share one scale; 0 is the whole dimension.
         scale_bytes: Bytes per block of the scale, zero point and any other metadata.
         activations: Dtype of the activations in the multiplication; 16 bits for weight-only.
+        table_bytes: Bytes of the codebooks of a matrix, which every rank with a part of it has.
     """
 
     dtype: str
@@ -29,24 +30,29 @@ class Format(msgspec.Struct, frozen=True):
     block: tuple[int, int] = (0, 0)
     scale_bytes: float = 0.0
     activations: str = "bf16"
+    table_bytes: float = 0.0
 
     def bytes_of(self, rows: ArrayLike, cols: ArrayLike) -> Floats:
-        """Bytes of `rows` x `cols` weights with their scales. Broadcasts."""
+        """Bytes of `rows` x `cols` weights with their scales and codebooks. Broadcasts."""
         r, c = np.asarray(rows, np.float64), np.asarray(cols, np.float64)
         scales: Floats | float = 0.0
         if self.scale_bytes:
             down = np.ceil(r / self.block[0]) if self.block[0] else 1.0
             across = np.ceil(c / self.block[1]) if self.block[1] else 1.0
             scales = self.scale_bytes * down * across
+        if self.table_bytes:
+            scales = scales + np.where(r * c > 0, self.table_bytes, 0.0)
         return np.asarray(self.bits / 8 * r * c + scales)
 
     def size(self, rows: int, cols: int) -> float:
-        """Bytes of one matrix of `rows` x `cols` weights with its scales."""
+        """Bytes of one matrix of `rows` x `cols` weights with its scales and codebooks."""
         scales = 0.0
         if self.scale_bytes:
             down = -(-rows // self.block[0]) if self.block[0] else 1
             across = -(-cols // self.block[1]) if self.block[1] else 1
             scales = self.scale_bytes * down * across
+        if self.table_bytes and rows and cols:
+            scales += self.table_bytes
         return self.bits / 8 * rows * cols + scales
 
     @property

@@ -43,6 +43,7 @@ def rules_of(quant: Fields, plain: Format) -> Rules:
     """Return the rules of a quantization_config. Raises InputError for unsupported content."""
     from shardwise.architecture.quantization import (
         bits,
+        codebooks,
         compressed_tensors,
         modelopt,
         others,
@@ -80,14 +81,40 @@ def rules_of(quant: Fields, plain: Format) -> Rules:
         "compressed_tensors": compressed_tensors.rules,
         "modelopt_mxfp8": modelopt.rules,
         "petit_nvfp4": modelopt.rules,
+        "modelopt_fp8": modelopt.rules,
+        "quark_mxfp4": quark.rules,
+        "gpt_oss_mxfp4": mxfp4,
+        "deepseek_v4_fp8": fp8,
+        "blockwise_int8": others.blockwise_int8,
+        "nvfp4": others.nvfp4,
+        "fouroversix": others.four_over_six,
+        "aqlm": codebooks.aqlm,
+        "higgs": codebooks.higgs,
+        "vptq": codebooks.vptq,
         **dict.fromkeys(("inc", "autoround", "auto_gptq", "gptqmodel", "moe_wna16"), bits.groups),
+        **dict.fromkeys(("auto_awq", "auto-round-int8"), bits.groups),
         **dict.fromkeys(("bitblas", "gptq_bitblas", "marlin", "gptq_marlin_24"), bits.groups),
     }
     method = quant.text("quant_method", _unnamed(quant))
     read = methods.get(method.lower())
+    if method.lower() in _NOT_COUNTED:
+        raise InputError(
+            f"{quant.where}: quant_method is {method!r}: {_NOT_COUNTED[method.lower()]}",
+            f"supported: {', '.join(methods)}",
+        )
     if read is None:
         raise quant.bad("quant_method", f"one of {', '.join(methods)}")
     return replace(read(quant), plain=plain)
+
+
+#: Methods whose config does not determine the bytes of a matrix -> why.
+_NOT_COUNTED: Final = {
+    "spqr": "the number of its sparse outliers differs by matrix",
+    "gguf": "each tensor of the file has a type of its own",
+    "sinq": "the bytes of its scales are not known",
+    "humming": "its dtypes are chosen when the engine starts",
+    "modelslim": "its formats are in quant_model_description.json",
+}
 
 
 def _unnamed(quant: Fields) -> str:
@@ -116,11 +143,34 @@ def fp8(quant: Fields) -> Rules:
     block = (blocks[0], blocks[1]) if blocks else (0, 0)
     form = FORMATS["mxfp8"] if block == (1, 32) else Format("fp8", 8, block, 4.0, "fp8")
     rules = whole(quant, form)
+    if quant.text("moe_quant_algo", "").upper() == "NVFP4":
+        return _with_nvfp4_experts(quant, form)
     if quant.text("expert_dtype", "fp8") != "fp4":
         return rules
-    # DeepSeek-V4: routed experts in microscaled 4 bits, multiplied with fp8 activations
-    experts = Rule(Names(["experts"]), replace(FORMATS["mxfp4"], activations="fp8"))
-    return replace(rules, rules=(experts, *rules.rules))
+    return replace(rules, rules=(_FP4_EXPERTS, *rules.rules))
+
+
+#: DeepSeek-V4: routed experts in microscaled 4 bits, multiplied with fp8 activations.
+_FP4_EXPERTS: Final = Rule(Names(["experts"]), replace(FORMATS["mxfp4"], activations="fp8"))
+
+
+def _with_nvfp4_experts(quant: Fields, form: Format) -> Rules:
+    """DeepSeek-V4 of NVIDIA: the listed experts in NVFP4, the rest as in the original.
+
+    `ignore` lists what is not in NVFP4; vLLM does not read it.
+    """
+    listed = list(quant.object("quantized_layers").values) or ["experts"]
+    original = (_FP4_EXPERTS,) if quant.text("expert_dtype", "fp8") == "fp4" else ()
+    names = [e for field in ("ignored_layers", "modules_to_not_convert")
+             for e in quant.items(field, str)]  # fmt: skip
+    return Rules(
+        rules=(
+            Rule(Names(listed, quant.where), FORMATS["nvfp4"]),
+            *original,
+            Rule(everything(), form),
+        ),
+        excluded=Names(names, quant.where),
+    )
 
 
 def w4afp8(quant: Fields) -> Rules:

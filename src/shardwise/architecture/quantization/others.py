@@ -1,4 +1,5 @@
-"""Other quantization methods: HQQ, EETQ, Quanto, BitNet, int8 experts, FP-Quant.
+"""Other quantization methods: HQQ, EETQ, Quanto, BitNet, int8 by block and of experts, FP-Quant,
+Four Over Six.
 
 Field names: transformers/utils/quantization_config.py; vllm/model_executor/layers/quantization.
 """
@@ -99,5 +100,33 @@ def fp_quant(quant: Fields) -> Rules:
     name = quant.text("forward_dtype", "nvfp4")
     if name not in ("mxfp4", "nvfp4"):
         raise InputError(f"{quant.where}: forward_dtype is {name[:40]!r}", "allowed: mxfp4, nvfp4")
+    kept = Names(quant.items("modules_to_not_convert", str), quant.where)
+    return Rules(rules=(Rule(everything(), FORMATS[name]),), excluded=kept)
+
+
+def blockwise_int8(quant: Fields) -> Rules:
+    """8-bit weights and activations with a 32-bit scale per block (SGLang)."""
+    blocks = quant.items("weight_block_size", int)
+    if len(blocks) != 2 or any(not 0 < block <= 65536 for block in blocks):
+        raise quant.bad("weight_block_size", "two whole numbers from 1 to 65536")
+    form = Format("int8", 8, (blocks[0], blocks[1]), 4.0, "int8")
+    names = ("ignored_layers", "modules_to_not_convert")
+    kept = Names([entry for name in names for entry in quant.items(name, str)], quant.where)
+    return Rules(rules=(Rule(everything(), form),), excluded=kept)
+
+
+def nvfp4(quant: Fields) -> Rules:
+    """transformers' NVFP4 for weights and activations."""
+    kept = Names(quant.items("modules_to_not_convert", str), quant.where)
+    return Rules(rules=(Rule(everything(), FORMATS["nvfp4"]),), excluded=kept)
+
+
+def four_over_six(quant: Fields) -> Rules:
+    """Four Over Six: NVFP4 or MXFP4 whose blocks have the largest value 4 or 6."""
+    name = quant.text("weight_dtype", quant.text("dtype", "nvfp4"))
+    if name not in ("mxfp4", "nvfp4") or quant.flag("keep_master_weights", False):
+        raise quant.bad("weight_dtype", "mxfp4 or nvfp4, without keep_master_weights")
+    if quant.object("module_config_overrides").values:
+        raise quant.bad("module_config_overrides", "none: overrides by module are not supported")
     kept = Names(quant.items("modules_to_not_convert", str), quant.where)
     return Rules(rules=(Rule(everything(), FORMATS[name]),), excluded=kept)

@@ -42,7 +42,7 @@ def parse(values: Mapping[str, Any], model_id: str, where: str = "config.json") 
     plain = plain_format(config)
     return assemble(
         decoder,
-        _rules(config, plain),
+        _rules(config, text.whole, plain),
         model_id=model_id,
         family=text.family,
         towers=towers(text.whole, decoder.hidden_size, plain),
@@ -50,14 +50,31 @@ def parse(values: Mapping[str, Any], model_id: str, where: str = "config.json") 
     )
 
 
-def _rules(config: Fields, plain: Format) -> Rules:
+def _rules(config: Fields, whole: Fields, plain: Format) -> Rules:
     name = config.name_of("quantization_config", "compression_config")
+    for fields, at in ((config, name), (config, "quantization"), (whole, "quantization")):
+        _refuse_mlx(fields, at)
     if not config.has(name):
         return Rules(plain)
     quant = config.object(name)
     # DeepSeek-V4 states the dtype of its experts outside the quantization_config
     extra = {"expert_dtype": config.get("expert_dtype")}
     return rules_of(Fields({**extra, **quant.values}, quant.where), plain)
+
+
+def _refuse_mlx(config: Fields, name: str) -> None:
+    """Refuse MLX's config, which has no method: engines for servers do not load its weights."""
+    quant = config.values.get(name)
+    if (
+        isinstance(quant, dict)
+        and "quant_method" not in quant
+        and {"bits", "group_size"} <= {*quant}
+    ):
+        raise InputError(
+            f"{config.where}: {name} is of MLX: no quant_method, bits {str(quant['bits'])[:20]}",
+            "MLX checkpoints are not supported",
+            "give the config.json of the original or of a quantized checkpoint for vLLM or SGLang",
+        )
 
 
 #: Endings in "Model" of architectures with a head.
