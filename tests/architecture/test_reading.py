@@ -230,6 +230,23 @@ def test_text_is_found_in_a_wrapper_and_the_tower_is_counted() -> None:
         assert tower.bytes == 2 * tower.parameters
 
 
+@pytest.mark.parametrize(
+    ("audio", "transformers"),
+    [
+        ({"model_type": "gemma4_audio", "hidden_size": 1024, "num_hidden_layers": 12}, 304_824_608),
+        ({"model_type": "gemma3n_audio", "hidden_size": 1536, "conf_num_hidden_layers": 12,
+          "conf_conv_kernel_size": 5}, 681_348_640),
+    ],
+)  # fmt: skip
+def test_a_conformer_has_the_weights_that_transformers_builds(
+    audio: dict[str, Any], transformers: int
+) -> None:
+    model = parse({**LLAMA, "audio_config": audio}, "tiny")
+    (tower,) = model.towers
+    projector = (1536 if audio["model_type"] == "gemma4_audio" else audio["hidden_size"]) * 64
+    assert tower.parameters - projector == pytest.approx(transformers, rel=1e-4)
+
+
 def test_the_text_of_an_omni_model_is_its_thinker_s() -> None:
     encoder = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
     thinker = {

@@ -22,7 +22,10 @@ _CLASSES: Final = frozenset({"Linear", "LinearBase", "FusedMoE", "FusedMoEMethod
 
 def rules(quant: Fields) -> Rules:
     """Rules of a compressed-tensors config, one for each of its groups."""
+    _refuse_sparse(quant)
     groups = quant.object("config_groups")
+    if not groups.values and quant.has("config_groups") and quant.has("kv_cache_scheme"):
+        return Rules(kv_dtype=kv_dtype(quant))  # only the cache is quantized
     if not groups.values:
         raise quant.bad("config_groups", "an object with at least one group")
     read = []
@@ -34,6 +37,15 @@ def rules(quant: Fields) -> Rules:
     # rules for named modules come before rules for a class
     read.sort(key=lambda rule: rule.names.everything)
     return Rules(rules=tuple(read), excluded=ignored, kv_dtype=kv_dtype(quant))
+
+
+def _refuse_sparse(quant: Fields) -> None:
+    """Refuse 2:4 sparsity, which stores half of the weights and their positions."""
+    sparsity = quant.object("sparsity_config")
+    if sparsity.text("format", "dense") != "dense":
+        raise sparsity.bad("format", "dense: sparse weights are not supported")
+    if quant.text("format", "") == "marlin-24":
+        raise quant.bad("format", "no sparse one: sparse weights are not supported")
 
 
 def _rule(group: Fields) -> Rule:

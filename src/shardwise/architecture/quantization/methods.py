@@ -93,7 +93,7 @@ def rules_of(quant: Fields, plain: Format) -> Rules:
         "vptq": codebooks.vptq,
         **dict.fromkeys(("inc", "autoround", "auto_gptq", "gptqmodel", "moe_wna16"), bits.groups),
         **dict.fromkeys(("auto_awq", "auto-round-int8"), bits.groups),
-        **dict.fromkeys(("bitblas", "gptq_bitblas", "marlin", "gptq_marlin_24"), bits.groups),
+        **dict.fromkeys(("bitblas", "gptq_bitblas", "marlin"), bits.groups),
     }
     method = quant.text("quant_method", _unnamed(quant))
     read = methods.get(method.lower())
@@ -111,6 +111,7 @@ def rules_of(quant: Fields, plain: Format) -> Rules:
 _NOT_COUNTED: Final = {
     "spqr": "the number of its sparse outliers differs by matrix",
     "gguf": "each tensor of the file has a type of its own",
+    "gptq_marlin_24": "it stores half of the weights and their positions",
     "sinq": "the bytes of its scales are not known",
     "humming": "its dtypes are chosen when the engine starts",
     "modelslim": "its formats are in quant_model_description.json",

@@ -23,16 +23,25 @@ def num_layers(config: Fields, name: str = "num_hidden_layers") -> int:
     return config.size(name, hi=MAX_LAYERS)
 
 
+#: Other names of the longest sequence (vLLM's derive_max_model_len_and_key).
+_LENGTHS: Final = (
+    *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length"),
+    *("max_sequence_length", "max_seq_length", "seq_len"),
+)
+
+
 def max_context(config: Fields, name: str = "max_position_embeddings", default: int = 0) -> int:
     """Return the context in tokens after rope scaling, as vLLM derives its max_model_len.
 
     YaRN (Peng et al. 2023) multiplies the original training length. Linear and dynamic scaling
     multiply max_position_embeddings, which already includes llama3 scaling.
     """
+    if not default:
+        name = config.name_of(name, *_LENGTHS)
     longest = config.size(name, default=default or None)
     rope = config.object("rope_scaling" if config.has("rope_scaling") else "rope_parameters")
     kind = rope.text("rope_type", rope.text("type", "default"))
-    if kind == "yarn" and rope.has("original_max_position_embeddings"):
+    if kind.endswith("yarn") and rope.has("original_max_position_embeddings"):
         return round(rope.size("original_max_position_embeddings") * rope.number("factor"))
     if kind in ("linear", "dynamic") and rope.has("factor"):
         return round(longest * rope.number("factor"))

@@ -62,14 +62,16 @@ def _rules(config: Fields, whole: Fields, plain: Format) -> Rules:
     return rules_of(Fields({**extra, **quant.values}, quant.where), plain)
 
 
+#: Fields of a quantization config that MLX's does not have.
+_GPTQ: Final = {"quant_method", "desc_act", "sym", "zero_point"}
+
+
 def _refuse_mlx(config: Fields, name: str) -> None:
     """Refuse MLX's config, which has no method: engines for servers do not load its weights."""
     quant = config.values.get(name)
-    if (
-        isinstance(quant, dict)
-        and "quant_method" not in quant
-        and {"bits", "group_size"} <= {*quant}
-    ):
+    if not isinstance(quant, dict) or _GPTQ & {*quant}:
+        return
+    if {"bits", "group_size"} <= {*quant}:
         raise InputError(
             f"{config.where}: {name} is of MLX: no quant_method, bits {str(quant['bits'])[:20]}",
             "MLX checkpoints are not supported",

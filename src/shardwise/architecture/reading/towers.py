@@ -408,9 +408,27 @@ def _audio(part: Fields, hidden: int) -> int:
     return depth * layer + width * hidden
 
 
+def _gemma_audio(part: Fields, hidden: int) -> int:
+    """Conformers of Gemma 3n and 4: two MLPs, attention with relative positions, a convolution."""
+    width = part.size("hidden_size", default=1024)
+    depth = part.size(
+        part.name_of("num_hidden_layers", "conf_num_hidden_layers"), default=12, hi=1_000
+    )
+    kernel = part.size(part.name_of("conv_kernel_size", "conf_conv_kernel_size"), default=5)
+    layer = 24 * width**2 + (kernel + 9) * width
+    # behind two convolutions, 32 channels of 32 frequencies
+    start = 32 * 32 * width + 9 * 128 * 33
+    usual = 1536 if part.text("model_type", "") == "gemma4_audio" else width
+    output = part.size("output_proj_dims", default=usual)
+    projected = output * (width + 1) if output != width else 0
+    return depth * layer + start + projected + output * hidden
+
+
 _EXACT_AUDIO: Final[dict[str, Callable[[Fields, int], int]]] = {
     "inkling_audio": _mel_codes,
     "muse_spark_audio": _convolutional_audio,
+    "gemma3n_audio": _gemma_audio,
+    "gemma4_audio": _gemma_audio,
 }
 _EXACT: Final[dict[str, Callable[[Fields, int], int]]] = {
     "clip_vision_model": _clip,
