@@ -168,8 +168,8 @@ def _cache(plan: Plan, gain: CacheGain) -> str:
         f"KV cache: {gain.copied.layout.name} holds {gain.copied_tokens:,} tokens, "
         f"{gain.copied_tokens / max(gain.cut_tokens, 1):.1f} times the {gain.cut_tokens:,} of "
         f"{gain.cut.layout.name}, since TP keeps the whole latent cache on every GPU. "
-        f"{_room(plan, gain)} With one "
-        f"request in flight its TPOT is {1e3 * gain.copied_tpot_s:.3g} ms against "
+        f"{_room(plan, gain)} With one request in flight, the TPOT of {gain.copied.layout.name} is "
+        f"{1e3 * gain.copied_tpot_s:.3g} ms and that of {gain.cut.layout.name} "
         f"{1e3 * gain.cut_tpot_s:.3g} ms.{_shared(gain)}"
     )
 

@@ -53,7 +53,8 @@ def _advice(found: Drafted) -> str:
 
 def _break_even(found: Drafted) -> str:
     at, most = found.break_even, found.points[-1].concurrency
-    ends = f"80 % interval {_load(at.lo, most)} to {_load(at.hi, most)}"
+    low, high = _load(at.lo, most), _load(at.hi, most)
+    ends = f"80 % interval {low} to {high}" if low != high else f"80 % interval: {low}"
     if at.value == math.inf:
         return f"Break-even: none up to {most:,} in flight per replica ({ends})."
     if at.value < 1.0:
