@@ -181,3 +181,13 @@ def test_rows_of_another_dtype_are_named_where_there_are_none_of_the_first() -> 
     assert explain(made).nearest.endswith("(weights in fp8)")
     assert "(weights in" not in explain(planned("deepseek-r1", "h200", 8, 64)).nearest
     assert explain(planned("kimi-k2.5", "h200", 8, 8)).nearest == ""
+
+
+def test_a_tie_that_ttft_decides_gives_both() -> None:
+    made = planned("deepseek-r1", "h200", 8, 512)
+    other = explain(made).runner_up
+    assert other is not None
+    assert other.reason == "ttft"
+    sooner, later = (c.evidence.metrics["ttft_s"].value for c in (made.best, other.candidate))
+    assert sooner < later
+    assert f"its TTFT is {later:.1f} s instead of {sooner:.2f} s" in recommendation(made)

@@ -16,6 +16,7 @@ from shardwise.planner.explanation import (
     explain,
 )
 from shardwise.planner.plan import Plan
+from shardwise.planner.rank import Candidate
 from shardwise.planner.ties import criteria
 from shardwise.reports.numbers import brief, number
 
@@ -130,7 +131,8 @@ def _runner_up(plan: Plan, other: RunnerUp) -> str:
         "measured": f"{size}, but it has less measured support, and {doubt}",
         "replicas": f"{size}, a tie because {doubt}; it has fewer replicas",
         "experts": f"{size}, a tie since {doubt}; measured rows are no faster with whole experts",
-        "ttft": f"{size}, a tie because {doubt}; its TTFT is higher",
+        "ttft": f"{size}, a tie because {doubt}; its TTFT is {_ttft(other.candidate)} instead of "
+        f"{_ttft(plan.best)}",
     }[other.reason]
     demand = plan.question.demand
     load = f"{demand.isl} input and {demand.osl} output tokens"
@@ -143,6 +145,11 @@ def _runner_up(plan: Plan, other: RunnerUp) -> str:
         f"Runner-up: {other.candidate.name}, {why}. To decide, measure {label} of both with "
         f"{load} (predicted: {first} and {second})."
     )
+
+
+def _ttft(candidate: Candidate) -> str:
+    value = candidate.evidence.metrics["ttft_s"].value
+    return f"{number(value)} s" if value >= 1.0 else f"{number(1e3 * value)} ms"
 
 
 def _values(plan: Plan, other: RunnerUp) -> tuple[str, str, str]:
