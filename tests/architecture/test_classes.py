@@ -76,6 +76,17 @@ def test_a_class_has_the_weights_that_transformers_builds(name: str) -> None:
         assert experts == pytest.approx(CLASSES[name]["experts"], rel=2e-2)
 
 
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [("mamba2", "n_groups"), ("openai-gpt", "n_positions"), ("hy_v4", "indexer_types")],
+)
+def test_a_field_that_is_left_out_has_the_default_of_its_class(name: str, left_out: str) -> None:
+    given = {**CLASSES[name]["config"], "model_type": name}
+    assert left_out in given
+    without = {field: value for field, value in given.items() if field != left_out}
+    assert parse(without, name).parameters() == parse(given, name).parameters()
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_defaults_that_are_no_model_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=REFUSED[name]):

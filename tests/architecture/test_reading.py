@@ -207,6 +207,12 @@ def test_an_unknown_type_is_read_as_the_class_that_engines_load(model_type: str 
     assert parse(named, "tiny").family == "llama"
 
 
+@pytest.mark.parametrize("field", ["text_config", "llm_config", "llm_cfg", "language_config"])
+def test_wrappers_name_their_text_model_differently(field: str) -> None:
+    wrapper = {"model_type": "some_vlm", field: LLAMA}
+    assert parse(wrapper, "tiny").parameters() == parse(LLAMA, "tiny").parameters()
+
+
 def test_a_known_type_is_not_read_as_another_class() -> None:
     named = {**LLAMA, "model_type": "qwen3", "architectures": ["LlamaForCausalLM"]}
     assert parse(named, "tiny").family == "qwen3"

@@ -24,7 +24,8 @@ _NAMED: Final = {
     "openai/clip-vit-large-patch14": 303_966_208,
 }
 _VISION: Final = (
-    *("vision_config", "vision_tower_config", "visual_config", "vit_config", "visual"),
+    *("vision_config", "vision_tower_config", "vision_tower_cfg", "visual_config"),
+    *("vit_config", "visual"),
     "img_processor",
 )
 _AUDIO: Final = ("audio_config", "speech_config", "sound_config", "audio_encoder_config")

@@ -18,6 +18,7 @@ _DEFAULTS: Final = Path(__file__).parents[1] / "data" / "_class_defaults.json"
 _TEXT: Final = (
     "text_config",
     "llm_config",
+    "llm_cfg",
     "language_config",
     "language_model_config",
     "text_model_config",

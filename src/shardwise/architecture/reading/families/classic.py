@@ -257,6 +257,7 @@ def phi_msft(config: Fields) -> Decoder:
 
 def openai_gpt(config: Fields) -> Decoder:
     """GPT 1: norms after each part, none at the end."""
+    config = config.with_defaults(n_positions=512)
     heads = _gpt_heads(config, grouped=False)
     read = _gpt2(config, heads)
     positions = tuple(t for t in read.outer if t.part == "embedding")

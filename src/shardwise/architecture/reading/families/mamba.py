@@ -137,7 +137,7 @@ def mamba_2(config: Fields) -> Decoder:
         config.size("num_heads", default=inner // dim),
         dim,
         config.size("state_size", default=128),
-        config.size("n_groups", default=1),
+        config.size("n_groups", default=8),
         config.size("conv_kernel", default=4),
     )
     mixer = mamba2(

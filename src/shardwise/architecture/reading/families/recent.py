@@ -110,7 +110,9 @@ def hy_v4(config: Fields) -> Decoder:
     plain = _gated_mla(config, mla(config, bias=config.flag("attention_bias", False)))
     full = with_indexer(plain, config)
     shared = replace(plain, indexer=full.indexer)
-    choosing = choosing_layers(config, layers)
+    choosing = [i == 0 or (i - 1) % 4 == 0 for i in range(layers)]
+    if config.has("indexer_types"):
+        choosing = choosing_layers(config, layers)
     beside = norms(hidden, *PRE_NORMS) + _streams(config, "attn_hc") + _streams(config, "ffn_hc")
     return decoder(
         config,
