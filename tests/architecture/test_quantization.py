@@ -243,6 +243,12 @@ def test_torchao_names_a_config_class(kind: object, dtype: str) -> None:
     assert stored(model, "lm_head", -1).dtype == "bf16"
 
 
+def test_torchao_int4_has_a_scale_and_a_zero_point_per_group() -> None:
+    kind = {"default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}}
+    form = stored(quantized({"quant_method": "torchao", "quant_type": kind}), "self_attn.q_proj")
+    assert form.size(256, 256) == 256 * 256 / 2 + 256 * 256 / 64 * 4
+
+
 def test_fbgemm_fp8_has_a_scale_for_each_output() -> None:
     quant = {"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["model.layers.0.mlp"]}
     model = quantized(quant)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shardwise.architecture.bundled import bundled_config
 from shardwise.architecture.reading.parse import parse
+from shardwise.architecture.reading.registry import NOT_DESCRIBED
 from shardwise.errors import InputError
 
 LLAMA: dict[str, Any] = {
@@ -43,6 +44,14 @@ def test_an_unknown_model_type_with_llamas_fields_is_refused() -> None:
     assert "'llama_but_different'" in text
     assert "supported: " in text
     assert "CONTRIBUTING.md" in text
+
+
+@pytest.mark.parametrize("model_type", sorted(NOT_DESCRIBED))
+def test_a_known_model_that_cannot_be_described_is_refused_with_the_reason(
+    model_type: str,
+) -> None:
+    text = refused({**LLAMA, "model_type": model_type})
+    assert f"{model_type!r} is not supported: {NOT_DESCRIBED[model_type]}" in text
 
 
 def test_a_file_without_a_model_type_is_refused() -> None:

@@ -98,7 +98,8 @@ def bitsandbytes(quant: Fields) -> Rules:
 
 #: torchao's config class or older short name, lower case without "config" -> format.
 _TORCHAO: Final = {
-    "int4weightonly": FORMATS["int4"],
+    # a 16-bit scale and a 16-bit zero point per group
+    "int4weightonly": Format("int4", 4, (1, 128), 4.0, "bf16"),
     "int8weightonly": Format("int8", 8, (1, 0), 2.0, "bf16"),
     "int8dynamicactivationint8weight": FORMATS["int8"],
     "int8dynamicactivationint4weight": Format("int4", 4, (1, 32), 2.0, "int8"),
