@@ -61,7 +61,8 @@ def test_a_model_larger_than_a_node_holds_a_rate_over_two() -> None:
     catalogue = default_catalogue()
     asked = replace(
         question("h100"),
-        arch=load("deepseek-r1"),
+        arch=load("llama-3.1-405b"),
+        weight_dtype="bf16",  # 810 GB; eight H100s have 640
         node=Node(catalogue.gpu("h100"), 16, 2, network("ib-ndr")),
         demand=Demand(1000, 200, request_rate=0.5),
     )

@@ -24,6 +24,7 @@ from shardwise.hosting.operating import Seen
 from shardwise.hosting.state import ReplicaState, State
 from shardwise.perfmodel.profiles import Profile
 from shardwise.reports.documents import document
+from shardwise.reports.files import write_json
 
 ENGINE: Final = Path(shardwise.__file__).parent / "engine"
 H200: Final = ("--gpu", "h200")
@@ -81,8 +82,8 @@ def samples(folder: Path) -> list[dict[str, Any]]:
     model = "llama-3.1-8b"
     asked = ("plan", model, *LOAD, "--gpus", "2", "--dtype", "fp8")
     study = ("study", model, *H200, "--gpus", "2", "--tp", "1,2", "--batch", "1,16")
-    for name in ("a", "b"):
-        printed(*study, "-o", str(folder / name))
+    studied = printed(*study)
+    write_json(folder / "study.json", studied["study"])
     day = ("--day", "2", "--isl", "200", "--osl", "50", "--ttft", "2s")
     load = ("--rate", "4", "--isl", "200", "--osl", "20", "--duration", "5s")
     return [
@@ -91,7 +92,7 @@ def samples(folder: Path) -> list[dict[str, Any]]:
         printed("plan", "qwen3.5-27b", *H200, *LOAD, "--concurrency", "4", "--gpus", "1"),
         printed(*asked, *H200, "--gpu", "h100", "--concurrency", "16"),
         printed(*asked, *H200, "--request-rate", "4", "--ttft-p99", "2s", "--gpus", "1"),
-        printed(*study),
+        studied,
         printed("study", "llama-3.1-70b", *H200, "--gpus", "2", "--tp", "1,2", "--batch", "1"),
         printed("study", model, *H200, "--gpus", "2", "--layouts", "TP1,TP2", "--batch", "8"),
         document("study_measure", {"outcome": dict.fromkeys(fields_of(Outcome))}),
@@ -101,7 +102,7 @@ def samples(folder: Path) -> list[dict[str, Any]]:
         predict(Deployment(model, "h200", dtypes=Dtypes("fp8")), Workload(1000, 200, 1)).to_dict(),
         printed("predict", str(rows), "-o", str(folder / "out.csv")),
         printed("validate", str(rows)),
-        compare(folder / "a", folder / "b").to_dict(),
+        compare(folder, folder / "study.json").to_dict(),
         document("calibrate", calibrated()),
         printed("catalogue", "gpus"),
         printed("catalogue", "facts", "h200"),

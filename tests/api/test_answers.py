@@ -160,6 +160,7 @@ def test_validate_gives_what_its_command_prints() -> None:
     assert found.rows == printed["rows"] > 10
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_compare_takes_two_saved_studies(tmp_path: Path) -> None:
     asked: dict[str, Any] = {"gpu": "h200", "gpus": 2, "tp_sizes": [1, 2], "concurrencies": [8]}
     for name, isl in (("a", 1000), ("b", 1000)):

@@ -141,6 +141,7 @@ def test_the_commands_give_them_too(asked: Asked, ours: Evidence) -> None:
     assert printed["deployment"] == msgspec.to_builtins(ours.deployment)
 
 
+@pytest.mark.usefixtures("without_figures")
 @questions(tp_alone=True)
 def test_a_study_of_tp_sizes_and_the_folder_that_report_reads(
     asked: Asked, ours: Evidence, tmp_path: Path

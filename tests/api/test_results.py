@@ -96,10 +96,13 @@ def test_a_notebook_and_print_show_the_words_and_the_table(name: str) -> None:
 def test_charts_are_drawn_by_name_or_refused(name: str) -> None:
     found = answer(name)
     charts = found.charts()
-    for chart in charts:
-        spec = found.chart(chart).chart.to_dict()
+    specs = {at: made.chart.to_dict() for at, made in charts.items()}
+    for spec in specs.values():
         assert spec["$schema"].startswith("https://vega.github.io/schema/vega-lite/")
-    if not charts:
+    if charts:
+        last = list(charts)[-1]
+        assert found.chart(last).chart.to_dict() == specs[last]
+    else:
         with pytest.raises(UnknownNameError):
             found.chart()
 

@@ -195,6 +195,7 @@ def test_a_search_has_the_node_s_links_and_its_changes_are_new_jobs(
     assert answer(*words)["summaries"] != first
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_study_writes_commands_for_the_node_s_devices(node_file: Path) -> None:
     found = run(
         "study", MODEL, "--node", node_file, "--tp", "4", "--batch", "32", "--dtype", "fp8",

@@ -159,6 +159,7 @@ def test_plan_and_simulate_agree_where_neither_is_told_how_lengths_spread(
         assert value == pytest.approx(planned[metric]["value"], rel=tolerance), metric
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize(("model", "gpu", "tp", "dtype"), QUESTIONS)
 @pytest.mark.parametrize("cv", ["1", "0"])
 def test_plan_study_predict_explorer_and_report_agree_on_a_steady_load(
@@ -177,7 +178,7 @@ def test_plan_study_predict_explorer_and_report_agree_on_a_steady_load(
     fixed = ("--max-num-batched-tokens", str(limits["max_num_batched_tokens"]))
     batch = ("--tp", str(tp), "--batch", str(CONCURRENCY))
     folder = str(tmp_path / "study")
-    written = run("study", model, *node, *load_, *batch, *fixed, "--json")
+    written = run("study", model, *node, *load_, *batch, *fixed, "-o", folder, "--json")
     studied = json.loads(written)["study"]["evidence"][0]
     table = tmp_path / "rows.csv"
     table.write_text(
@@ -198,10 +199,9 @@ def test_plan_study_predict_explorer_and_report_agree_on_a_steady_load(
         )
         (cell,) = cells_of(found_of(explorer(), state), [(Layout(tp), CONCURRENCY)])
         found["explorer"] = {m: {"value": i.value} for m, i in cell.metrics.items()}
-    run("study", model, *node, *load_, *batch, *fixed, "-o", folder)
-    run("report", folder, "-o", str(tmp_path / "report.html"))
-    page = (tmp_path / "report.html").read_text("utf-8")
-    assert f"{1e3 * studied['metrics']['tpot_s']['value']:.3g}" in page
+        run("report", folder, "-o", str(tmp_path / "report.html"))
+        page = (tmp_path / "report.html").read_text("utf-8")
+        assert f"{1e3 * studied['metrics']['tpot_s']['value']:.3g}" in page
     for metric, _, _ in COLUMNS:
         value = candidate["evidence"]["metrics"][metric]["value"]
         for place, metrics in found.items():

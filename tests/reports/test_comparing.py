@@ -21,7 +21,11 @@ from shardwise.web.state import State
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("study")
     words = ["llama-3.1-70b", "--gpu", "h200", "--dtype", "bf16", "--ttft", "2s", "--tpot", "50ms"]
-    result = CliRunner().invoke(study_command, [*words, "-o", str(made)], catch_exceptions=False)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("shardwise.reports.figures.save", lambda *_: [])  # seconds of drawing
+        result = CliRunner().invoke(
+            study_command, [*words, "-o", str(made)], catch_exceptions=False
+        )
     assert result.exit_code == 0
     return made
 
