@@ -11,8 +11,10 @@ from shardwise.reports.numbers import (
     number,
     percent,
     percent_interval,
+    point_spread,
     quantity,
     scale_for,
+    spread,
     value_and_bounds,
 )
 
@@ -27,6 +29,11 @@ from shardwise.reports.numbers import (
         (15828.4, "15,828"),
         (0.0, "0"),
         (-4.567, "-4.57"),
+        # what rounds up to the next power of ten has no fourth digit
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (0.9996, "1.00"),
+        (999.6, "1,000"),
         (None, "–"),
         (float("nan"), "–"),
         (float("inf"), "–"),
@@ -82,6 +89,34 @@ def test_percent_changes_are_signed_and_their_bounds_have_no_dash() -> None:
     assert percent(31.04, signed=False) == "31.0"
     assert percent_interval(Interval(-33.5, -36, -31)) == "(-36.0…-31.0)"
     assert percent_interval(Interval(-33.5, -33.5, -33.5)) == ""
+
+
+@given(st.floats(1e-6, 9.99e5).filter(bool))
+def test_a_number_below_a_thousand_has_exactly_three_significant_digits(value: float) -> None:
+    digits = number(value).replace(",", "").replace(".", "").lstrip("0")
+    assert len(digits) == max(3, len(f"{value:.0f}"))
+    assert number(-value) == f"-{number(value)}"
+
+
+def test_percent_has_no_decimals_from_100_up_and_no_minus_before_nothing() -> None:
+    assert percent(99.94) == "+99.9"
+    assert percent(99.96) == "+100"
+    assert percent(1234.5) == "+1,234"
+    assert percent(-0.04) == "+0.0"
+    assert percent(-0.04, signed=False) == "0.0"
+    assert percent(-0.2, 0) == "+0"
+    assert percent(None) == percent(float("nan")) == "–"
+
+
+def test_a_spread_is_the_wider_side_as_a_share_or_in_the_value_s_own_unit() -> None:
+    assert spread(Interval(100.0, 95.0, 112.0)) == "±12%"
+    assert spread(Interval(100.0, 99.7, 100.5)) == "±0.5%"  # below 1 % with a decimal
+    assert spread(Interval(0.0, -1.0, 1.0)) == ""  # no share of nothing
+    assert spread(Interval(5.0, 5.0, 5.0)) == spread(None) == ""
+    assert point_spread(Interval(-33.5, -36.0, -31.2)) == "±2.5"
+    assert point_spread(Interval(250.0, 240.0, 262.4)) == "±12"
+    assert point_spread(Interval(0.11, 0.06, 0.67), 2) == "±0.56"
+    assert point_spread(Interval(1.0, 1.0, 1.0)) == ""
 
 
 def test_one_of_several_numbers_of_a_sentence_has_a_spread_instead_of_bounds() -> None:

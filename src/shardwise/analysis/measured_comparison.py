@@ -69,6 +69,6 @@ def mean_absolute_error_pct(pairs: Iterable[CellPair]) -> float:
 def _cell(item: Evidence) -> tuple[object, ...]:
     d, w = item.deployment, item.workload
     return (
-        *(d.model, d.gpu, d.dtypes.weight, d.engine, d.tp_size, d.pp_size, d.replicas),
-        *(round(w.isl), round(w.osl), w.concurrency, w.mode),
+        *(d.model, d.gpu, d.dtypes.weight, d.engine, d.layout, d.speculation is None),
+        *(round(w.isl), round(w.osl), w.concurrency, w.request_rate, w.mode),
     )

@@ -26,6 +26,8 @@ PROGRESS: Final = (
     "sglang:generation_tokens_total",
 )
 
+_SAMPLE: Final = re.compile(r"([\w:]+)(?:\{.*\})? ([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)$")
+
 
 def request(
     url: str,
@@ -96,7 +98,7 @@ def _sum(url: str, names: tuple[str, ...]) -> float | None:
         return None
     total, found = 0.0, False
     for line in text.decode(errors="replace").splitlines():
-        match = re.match(r"([\w:]+)(?:\{.*\})? ([\d.eE+-]+)$", line)
+        match = _SAMPLE.match(line)
         if match and match[1] in names:
             total, found = total + float(match[2]), True
     return total if found else None

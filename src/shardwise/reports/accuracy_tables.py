@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from shardwise import metrics
 from shardwise.perfmodel.profiles import Error
 from shardwise.perfmodel.validation import Choice, Score
-from shardwise.reports.table import Cell, Column, Table, text_cell
+from shardwise.reports.table import Cell, Column, Table, Tone, text_cell
 
 _PERCENT = "%"
 NOMINAL_COVERAGE = (75.0, 88.0)
@@ -83,14 +83,11 @@ def calibration_table(before_pct: Mapping[str, float], after_pct: Mapping[str, f
         (
             text_cell(metrics.ALL[name].label, "strong"),
             _number(before),
-            Cell(
-                f"{after_pct[name]:.1f}",
-                after_pct[name],
-                "worse" if after_pct[name] > before else "better",
-            ),
-            text_cell("✗ worse" if after_pct[name] > before else "✓ better"),
+            Cell(f"{after_pct[name]:.1f}", after_pct[name], tone),
+            text_cell(verdict),
         )
         for name, before in before_pct.items()
+        for verdict, tone in [_changed(before, after_pct[name])]
     )
     return Table(
         name="calibration",
@@ -103,6 +100,14 @@ def calibration_table(before_pct: Mapping[str, float], after_pct: Mapping[str, f
         ),
         sections=(rows,),
     )
+
+
+def _changed(before_pct: float, after_pct: float) -> tuple[str, Tone]:
+    """Return the verdict on an error to the digit that is shown, and its tone."""
+    change = round(after_pct, 1) - round(before_pct, 1)
+    if change == 0:
+        return "same", "plain"
+    return ("✗ worse", "worse") if change > 0 else ("✓ better", "better")
 
 
 def held_out_table(errors: Sequence[Error]) -> Table:

@@ -219,7 +219,7 @@ def _missed(advice: NoAdvice, layouts: LayoutStudy | None, ground: Ground) -> An
     asked = _asked(advice.slo, layouts)
     title, why = "Nothing meets this", f"Nearest: {advice.nearest}."
     if layouts is None or not (layouts.missing or layouts.free):
-        return Answer(advice.use, asked, False, title, why)
+        return Answer(advice.use, asked, False, title, "", why=why)
     shown = Shown.of(_nearest(layouts))
     if _short_of_rate(layouts):
         title, why = f"Not enough for {layouts.request_rate:g} requests/s", _most(layouts, shown)

@@ -102,8 +102,8 @@ def _remarks(c: Compared) -> str:
     if c.before is None:
         return "more ranks than cores"
     moved = drift(c.paces)
-    drifted = f" pace drifted {100 * moved:.0f} %" if moved > SHOWN_DRIFT else ""
-    return ("*" if c.judged else "") + drifted
+    drifted = f"pace drifted {100 * moved:.0f} %" if moved > SHOWN_DRIFT else ""
+    return " ".join(filter(None, ("*" if c.judged else "", drifted)))
 
 
 def scores_table(found: Outcome) -> Table:

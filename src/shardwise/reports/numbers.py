@@ -45,7 +45,8 @@ def decimals(value: float) -> int:
     """Return the decimals that show `value` to three significant digits; none from 100 up."""
     if value == 0 or not math.isfinite(value):
         return 0
-    return max(SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(abs(value))), 0)
+    exponent = int(f"{value:.{SIGNIFICANT_DIGITS - 1}e}".partition("e")[2])  # 9.996 is 1.00e1
+    return max(SIGNIFICANT_DIGITS - 1 - exponent, 0)
 
 
 def number(value: float | None, places: int | None = None) -> str:
@@ -109,7 +110,8 @@ def percent(value: float | None, places: int = 1, *, signed: bool = True) -> str
     """
     if value is None or not math.isfinite(value):
         return MISSING
-    places = 0 if abs(value) >= 100 else places
+    places = 0 if abs(round(value, places)) >= 100 else places
+    value = round(value, places) or 0.0  # no minus before nothing
     return f"{value:{'+' if signed else ''},.{places}f}"
 
 

@@ -26,7 +26,7 @@ export function draw(found) {
   byId("terminal").textContent = found.terminal.join("\n");
   byId("source").textContent = `${found.source}.`;
   drawChart(found.chart, `${found.chart.y} against ${found.chart.x} for ${found.name}. `
-    + `${online.found ? "Recommended" : "Nearest"}: ${online.line}. The tables below have the numbers.`);
+    + `${online.found ? `Recommended: ${online.line}.` : online.line ? `${online.line}.` : online.why} The tables below have the numbers.`);
 }
 
 const short = (n) => `${n.text} ${n.unit} ${n.plus_minus}`.trim();
