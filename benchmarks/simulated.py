@@ -29,7 +29,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from shardwise.bench.client import run_load
 from shardwise.bench.load import Load
@@ -222,13 +222,12 @@ def mixed(alone: Steps, together: Steps, busy: float) -> Steps:
     """A replica whose neighbours are busy a share `busy` of its own time."""
 
     def mean(a: StepTable, b: StepTable) -> StepTable:
-        slope = (1 - busy) * a.kv_slope[0] + busy * b.kv_slope[0]
+        reads = replace(a.reads, seconds=(1 - busy) * a.reads.seconds + busy * b.reads.seconds)
         return StepTable(
             (1 - busy) * a.decode + busy * b.decode,
             (1 - busy) * a.prompt + busy * b.prompt,
-            (slope, slope),
-            a.attention_slope,
-            a.window,
+            reads,
+            a.scores,
             a.pp_size,
         )
 

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 
@@ -105,8 +106,8 @@ def ask_vidur(python: str, group: Group, trace: Trace) -> dict[str, Any]:
         "replicas": group.deployment.replicas,
         "decode_s": table.decode.tolist(),
         "prompt_s": table.prompt.tolist(),
-        "kv_s": table.kv_slope[0],
-        "attention_s": table.attention_slope[0],
+        "reads": msgspec.to_builtins(table.reads, enc_hook=np.ndarray.tolist),
+        "scores": msgspec.to_builtins(table.scores, enc_hook=np.ndarray.tolist),
         "launch": table.launch,
         "host_knee": HOST_KNEE,
         "max_num_seqs": group.max_num_seqs,

@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 import time
+from bisect import bisect_right
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,13 +41,30 @@ JOB: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text("utf-8"))
 BLOCK = 16  #: tokens
 
 
+def read_at(surface: dict[str, Any], row: float, column: float) -> float:
+    """Seconds of a surface (shardwise.simulator.surface.read_at, in Python)."""
+
+    def place(nodes: list[float], value: float) -> tuple[int, float]:
+        cell = min(max(bisect_right(nodes, value) - 1, 0), len(nodes) - 2)
+        return cell, max(value - nodes[cell], 0.0) / (nodes[cell + 1] - nodes[cell])
+
+    (a, x), (b, y) = place(surface["rows"], row), place(surface["columns"], column)
+    low, high = (
+        (1 - x) * one + x * other
+        for one, other in zip(
+            surface["seconds"][a][b : b + 2], surface["seconds"][a + 1][b : b + 2], strict=True
+        )
+    )
+    return float((1 - y) * low + y * high)
+
+
 class GivenSteps(BaseExecutionTimePredictor):  # type: ignore[misc]
     """The job's step tables (shardwise.simulator.stepping.mixed_step_s, in Python)."""
 
     def get_execution_time(self, batch: Any, _stage: int) -> Any:
         decode, prompt = JOB["decode_s"], JOB["prompt_s"]
         n = context = tokens = 0
-        attention = 0.0
+        seconds = 0.0
         for request, new, cached in zip(
             batch.requests, batch.num_q_tokens, batch.num_kv_tokens, strict=True
         ):
@@ -55,8 +73,9 @@ class GivenSteps(BaseExecutionTimePredictor):  # type: ignore[misc]
                 context += cached - 1
             else:
                 tokens += new
-                attention += JOB["attention_s"] * new * (cached - new / 2)
-        seconds = JOB["kv_s"] * context + attention
+                seconds += read_at(JOB["scores"], new, cached - new / 2)
+        if n:
+            seconds += read_at(JOB["reads"], n, context / n)
         if tokens == 0:
             seconds += decode[n]
         elif n == 0:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-SMALL = ("--gpu", "h200", "--isl", "200", "--osl", "20", "--duration", "10s")
+LENGTHS = ("--isl", "200", "--osl", "20")
+SMALL = ("--gpu", "h200", *LENGTHS, "--duration", "10s")
 
 
 def simulate(*words: str) -> subprocess.CompletedProcess[str]:
@@ -95,10 +96,15 @@ def test_overload_says_the_rate_that_holds() -> None:
         (("--concurrency", "0"), "0 is not in the range 1<=x<=1000000"),
         (("--rate", "1", "--fail", "0"), "expected: REPLICA:DOWN_S[:UP_S]"),
         (("--trace", "absent.csv"), "cannot read absent.csv"),
+        (("--trace", "a.csv", "--hash-block", "8"), "allowed: a .jsonl trace with hash_ids"),
+        (("--concurrency", "2", "--duration", "5s", "--warmup", "5s"), "requests arrive for 5 s"),
     ],
 )
 def test_bad_input_is_one_line(words: tuple[str, ...], message: str) -> None:
-    done = simulate("llama-3.1-8b", *SMALL, *words)
+    own = {"--trace", "--lengths"} & set(words)
+    lasts = "--rate" in words and "--duration" not in words and "--warmup" not in words
+    few = (*(() if own else LENGTHS), *(("--duration", "10s") if lasts else ()))
+    done = simulate("llama-3.1-8b", "--gpu", "h200", *few, *words)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -112,7 +118,7 @@ def test_requests_that_the_model_cannot_hold_are_no_answer() -> None:
 
 
 def test_a_warm_up_past_the_end_of_a_closed_loop_is_no_answer() -> None:
-    done = simulate("llama-3.1-8b", *SMALL, "--concurrency", "2", "--warmup", "1e6s")
+    done = simulate("llama-3.1-8b", *LENGTHS, "--concurrency", "2", "--warmup", "1e6s")
     assert done.returncode == 2
     assert "no request finished after the warm-up" in done.stderr
 
@@ -139,8 +145,19 @@ def test_hash_ids_without_a_block_size_are_refused(tmp_path: Path) -> None:
 
 
 def test_sessions_and_stages_are_simulated_and_their_cache_hits_said() -> None:
-    words = ("llama-3.1-8b", "--isl", "100", "--osl", "20", "--duration", "20s", "--json")
-    sessions = ("--rate", "2", "--turns", "4", "--think", "500ms", "--prefix-tokens", "200")
+    words = ("llama-3.1-8b", "--isl", "100", "--osl", "20", "--json")
+    sessions = (
+        "--rate",
+        "2",
+        "--duration",
+        "20s",
+        "--turns",
+        "4",
+        "--think",
+        "500ms",
+        "--prefix-tokens",
+        "200",
+    )
     found = json.loads(simulate(*words, *sessions, "--policy", "session_sticky").stdout)
     assert found["outcomes"]["done"] == found["requests"] > 100
     assert found["cache_hit_rate"] > 0.5
@@ -156,6 +173,24 @@ def test_the_table_says_how_many_requests_its_p99_stands_on() -> None:
     assert done.returncode == 0, done.stderr
     assert "the p99 is based on the 0 slowest requests; mostly noise: run longer" in done.stdout
     assert "intervals: 80 %, from step times and run-to-run variation" in done.stdout
+
+
+def test_a_closed_loop_says_what_it_covers_and_how_many_requests_its_p99_stands_on() -> None:
+    words = ("llama-3.1-8b", *LENGTHS, "--concurrency", "16")
+    shown = simulate(*words, "--duration", "20s").stdout
+    found = json.loads(simulate(*words, "--duration", "20s", "--json").stdout)
+    assert found["beyond_p99"] == found["counted"] // 100 >= 10
+    assert f"the p99 is based on the {found['beyond_p99']} slowest requests\n" in shown
+    assert "closed loop: 16 in flight until the last of these requests ends" in " ".join(
+        shown.split()
+    )
+    metrics = found["evidence"][0]["metrics"]
+    for name in ("ttft_p99_s", "tpot_p50_s", "e2e_latency_p90_s"):
+        assert metrics[name]["lo"] < metrics[name]["value"] < metrics[name]["hi"]
+        assert metrics[name]["n"] == found["counted"] == found["requests"]
+    ten = json.loads(simulate(*words, "--json").stdout)
+    assert ten["requests"] == 160
+    assert ten["request_rate"] is None
 
 
 def test_a_day_is_sized_by_the_hour() -> None:

@@ -13,6 +13,7 @@ from shardwise.simulator.day import size_day
 from shardwise.simulator.fleet import Group
 from shardwise.simulator.simulate import Change, simulate
 from shardwise.simulator.steptable import StepTable
+from shardwise.simulator.surface import plane
 from shardwise.simulator.trace import make_trace
 from shardwise.simulator.traffic import Lengths
 
@@ -23,7 +24,7 @@ BOUND = [Target("ttft_s", 99, 1.0)]
 
 def toy(replicas: int = 1) -> Group:
     """One slot, 10 steps of 0.01 s a request: 10 requests/s a replica at most."""
-    flat = StepTable(np.full(3, 0.01), np.full(514, 0.01), (0.0, 0.0), (0.0, 0.0), np.inf, 1)
+    flat = StepTable(np.full(3, 0.01), np.full(514, 0.01), plane(0.0), plane(0.0))
     return Group(
         Deployment("toy", "h200", Layout(replicas=replicas)),
         flat,

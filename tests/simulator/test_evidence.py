@@ -12,13 +12,14 @@ from shardwise.layout.deployment import Deployment, Layout
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
 from shardwise.simulator.fleet import Failure, Group
 from shardwise.simulator.steptable import StepTable
+from shardwise.simulator.surface import plane
 from shardwise.simulator.trace import make_trace
 from shardwise.simulator.traffic import Lengths, Traffic, draw
 from shardwise.workload.workload import Slo
 
 
 def group(replicas: int = 1, step_s: float = 0.1, width: float = np.log(2)) -> Group:
-    table = StepTable(np.full(10, step_s), np.full(514, step_s), (0.0, 0.0), (0.0, 0.0), np.inf, 1)
+    table = StepTable(np.full(10, step_s), np.full(514, step_s), plane(0.0), plane(0.0))
     return Group(
         Deployment("toy", "h200", Layout(replicas=replicas)), table, 8, 512, 10_000, 10**9,
         0.0, 0.0, 0.0,

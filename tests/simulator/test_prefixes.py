@@ -21,6 +21,7 @@ from shardwise.simulator.sessions import SessionTraffic, draw_sessions
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.state import JUMPS
 from shardwise.simulator.steptable import StepTable
+from shardwise.simulator.surface import plane
 from shardwise.simulator.trace import Shared, Trace, make_trace, one_prefix
 from shardwise.simulator.trace_file import read_trace
 from shardwise.simulator.traffic import Lengths
@@ -31,9 +32,7 @@ HASH_BLOCK, BLOCK = 512, 128
 
 def toy(rules: Scheduling, replicas: int = 1, capacity: int = 100_000, seqs: int = 8) -> Group:
     """Replicas whose every step takes 0.01 s."""
-    flat = StepTable(
-        np.full(seqs + 2, 0.01), np.full(2050, 0.01), (0.0, 0.0), (0.0, 0.0), np.inf, 1
-    )
+    flat = StepTable(np.full(seqs + 2, 0.01), np.full(2050, 0.01), plane(0.0), plane(0.0))
     return Group(
         Deployment("toy", "h200", Layout(replicas=replicas)), flat, seqs, 2048, capacity, 10**9,
         0.0, 0.0, 0.0, {}, scheduling=rules,

@@ -16,6 +16,7 @@ from shardwise.simulator.results import Result
 from shardwise.simulator.routing import POLICIES
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.steptable import StepTable
+from shardwise.simulator.surface import plane
 from shardwise.simulator.trace import Trace, make_trace, one_prefix
 from shardwise.simulator.traffic import Lengths, Traffic, draw
 from shardwise.workload.workload import Slo
@@ -33,12 +34,7 @@ def toy(
 ) -> Group:
     """Replicas whose every step takes `step_s`, and `slope` more for each cached token."""
     table = StepTable(
-        np.full(seqs + 2, step_s),
-        np.full(budget + 2, step_s),
-        (slope, slope),
-        (0.0, 0.0),
-        np.inf,
-        1,
+        np.full(seqs + 2, step_s), np.full(budget + 2, step_s), plane(slope), plane(0.0)
     )
     return Group(
         Deployment("toy", "h200", Layout(replicas=replicas)), table, seqs, budget, capacity, 10**9,

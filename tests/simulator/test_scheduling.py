@@ -14,13 +14,14 @@ from shardwise.simulator.scheduling import VLLM_GRAPHS, Scheduling, padded, sche
 from shardwise.simulator.sessions import SessionTraffic, draw_sessions
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.steptable import StepTable
+from shardwise.simulator.surface import plane
 from shardwise.simulator.trace import make_trace
 from shardwise.simulator.traffic import Lengths
 
 
 def toy(rules: Scheduling, replicas: int = 1, capacity: int = 10_000, seqs: int = 8) -> Group:
     """Replicas whose every step takes 1 s."""
-    flat = StepTable(np.ones(seqs + 2), np.ones(514), (0.0, 0.0), (0.0, 0.0), np.inf, 1)
+    flat = StepTable(np.ones(seqs + 2), np.ones(514), plane(0.0), plane(0.0))
     return Group(
         Deployment("toy", "h200", Layout(replicas=replicas)), flat, seqs, 512, capacity, 10**9,
         0.0, 0.0, 0.0, {}, scheduling=rules,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,19 @@ from shardwise.reports.decision_tables import ranked_table
 from shardwise.reports.prices import price_note
 from shardwise.reports.table import Column, Table
 from shardwise.simulator.capacity import highest_rate, highest_trace_rate
+from shardwise.simulator.closed_loop import WAVES, ClosedLoop, draw_evenly
 from shardwise.simulator.compiling import HAS_NUMBA, INSTALL
 from shardwise.simulator.disaggregated import Pools, make_pools, simulate_pools
-from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
+from shardwise.simulator.evidence import Simulated, evidence, simulate_thrice, timeline
 from shardwise.simulator.fleet import Failure, Group, fabric_of, make_group
 from shardwise.simulator.results import LATENCIES, PERCENTILES
 from shardwise.simulator.sessions import SessionTraffic, draw_sessions
-from shardwise.simulator.trace import Trace
+from shardwise.simulator.trace import Ints, Trace
 from shardwise.simulator.trace_file import read_lengths, read_trace, with_lengths
 from shardwise.simulator.traffic import Arrivals, Lengths, Stage, Traffic, draw, in_stages
 from shardwise.workload.workload import TRAFFIC_CV, Slo
 
-WAVES = 10  #: requests of each client of a closed loop
+DURATION_S = 600.0  #: of arrivals, if none is given
 FEW = 10  #: requests beyond the 99th percentile, below which it is mostly chance
 
 
@@ -52,7 +54,7 @@ class Asked(msgspec.Struct, frozen=True):
     osl: float = 500.0
     length_cv: float = TRAFFIC_CV
     lengths_file: AnyPath | None = None
-    duration_s: float = 600.0
+    duration_s: float | None = None
     warmup_s: float = 0.0
     turns: float | None = None
     think_s: float = 20.0
@@ -74,16 +76,12 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def _traffic(asked: Asked, groups: Sequence[Group]) -> Traffic:
-    closed = asked.concurrency
     lengths = Lengths(asked.isl, asked.length_cv), Lengths(asked.osl, asked.length_cv)
     if asked.stages:
         traffic = in_stages(list(asked.stages), *lengths, arrivals=asked.arrivals)
     else:
-        rate = (
-            asked.request_rate if asked.request_rate is not None else float((closed or 1) * WAVES)
-        )
-        duration_s = 1.0 if closed else asked.duration_s
-        traffic = Traffic(rate, *lengths, duration_s, asked.arrivals)
+        rate = 1.0 if asked.request_rate is None else asked.request_rate  # none: a closed loop
+        traffic = Traffic(rate, *lengths, _duration_s(asked), asked.arrivals)
     traffic = replace(traffic, prefixes=asked.prefixes, prefix_tokens=asked.prefix_tokens)
     longest = min(group.longest for group in groups)
     mean = asked.isl + asked.osl + asked.prefix_tokens
@@ -97,20 +95,67 @@ def _traffic(asked: Asked, groups: Sequence[Group]) -> Traffic:
     return traffic.within(longest)
 
 
+def _require_effect(asked: Asked) -> None:
+    """Raise InputError for arguments that have no effect with the others."""
+    rate, trace = asked.request_rate is not None, asked.trace_file is not None
+    for used, name, needed in (
+        (asked.turns is None or rate, "turns", "request_rate"),
+        (
+            asked.duration_s is None or rate or asked.concurrency is not None,
+            "duration_s",
+            "request_rate or concurrency",
+        ),
+        (not asked.prefix_tokens or not trace, "prefix_tokens", "random traffic"),
+        (asked.hash_block is None or trace, "hash_block", "trace_file"),
+    ):
+        if not used:
+            raise InputError(f"{name} without {needed}", "it would have no effect", field=name)
+
+
+def _duration_s(asked: Asked) -> float:
+    return DURATION_S if asked.duration_s is None else asked.duration_s
+
+
+def _closed_loop(asked: Asked, groups: Sequence[Group]) -> ClosedLoop | None:
+    """Return the closed loop that is asked for; None if it is a rate or a trace."""
+    slots = asked.concurrency
+    if slots is None:
+        return None
+    traffic = _traffic(asked, groups)
+    given = _lengths(asked)
+
+    @cache
+    def requests(n: int) -> Trace:
+        trace = draw_evenly(traffic, n, WAVES * slots, asked.seed)
+        return trace if given is None else with_lengths(trace, given, asked.seed)
+
+    return ClosedLoop(slots, requests, asked.duration_s)
+
+
 def _trace(asked: Asked, groups: Sequence[Group]) -> Trace:
     if asked.trace_file is not None:
         trace = read_trace(Path(asked.trace_file), asked.hash_block)
     elif asked.turns is not None:
-        if asked.request_rate is None:
-            raise InputError("--turns without --rate", "needed: the rate of new sessions")
+        assert asked.request_rate is not None
         if asked.lengths_file is not None:
             raise InputError("--turns with --lengths", "allowed: one of them")
         trace = draw_sessions(sessions_of(asked, asked.request_rate), asked.seed)
     else:
         trace = draw(_traffic(asked, groups), asked.seed)
-    if asked.lengths_file is not None:
-        trace = with_lengths(trace, read_lengths(Path(asked.lengths_file)), asked.seed)
-    return trace
+    given = _lengths(asked)
+    if given is None:
+        return trace
+    if asked.trace_file is not None and trace.shared is not None:
+        raise InputError("--lengths with a trace of shared prefixes", "allowed: its own lengths")
+    return with_lengths(trace, given, asked.seed)
+
+
+def _lengths(asked: Asked) -> tuple[Ints, Ints] | None:
+    """Return the pairs of lengths to draw from, with shared prefixes; None if none are given."""
+    if asked.lengths_file is None:
+        return None
+    isl, osl = read_lengths(Path(asked.lengths_file))
+    return isl + asked.prefix_tokens, osl
 
 
 def sessions_of(asked: Asked, rate: float) -> SessionTraffic:
@@ -122,7 +167,7 @@ def sessions_of(asked: Asked, rate: float) -> SessionTraffic:
         question=Lengths(asked.isl, asked.length_cv),
         answer=Lengths(asked.osl, asked.length_cv),
         think_s=asked.think_s,
-        duration_s=asked.duration_s,
+        duration_s=_duration_s(asked),
         prefixes=asked.prefixes,
         prefix_tokens=asked.prefix_tokens,
     )
@@ -188,7 +233,7 @@ def simulate(
     osl: float = 500.0,
     length_cv: float = TRAFFIC_CV,
     arrivals: Arrivals = "poisson",
-    duration_s: float = 600.0,
+    duration_s: float | None = None,
     warmup_s: float = 0.0,
     turns: float | None = None,
     think_s: float = 20.0,
@@ -223,7 +268,8 @@ def simulate(
         osl: Mean output tokens of a request.
         length_cv: Standard deviation of lengths over their mean.
         arrivals: `poisson`, `bursty` or `constant`.
-        duration_s: How long requests, or sessions, arrive, in seconds.
+        duration_s: How long requests, or sessions, arrive, in seconds; None: 10 minutes, and in a
+            closed loop ten requests of each client.
         warmup_s: Time at the start whose requests are left out of the results, in seconds.
         turns: Mean turns of a session; None: single requests.
         think_s: Mean time from an answer to the next turn, in seconds.
@@ -268,6 +314,7 @@ def simulate(
         policy, tuple(failures), ttft_s, tpot_s, usd_per_gpu_hour, seed, profile,
         files, prefix_caching, prefill_replicas, prefill_tp, network, gpus_per_node,
     )  # fmt: skip
+    _require_effect(asked)
     some = [deployments] if isinstance(deployments, Deployment) else list(deployments)
     if not some:
         raise InputError("0 deployments", "needed: at least 1", field="deployments")
@@ -290,19 +337,8 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
         groups = [
             with_caching(_group(asked, d, profile), asked.prefix_caching) for d in deployments
         ]
-    trace = _trace(asked, groups)
     price = price_of(groups, asked.usd_per_gpu_hour, catalogue)
-    if pools is not None:
-        runs = simulate_pools(pools, trace, policy=asked.policy, seed=asked.seed)
-    else:
-        runs = simulate_thrice(
-            groups,
-            trace,
-            policy=asked.policy,
-            concurrency=asked.concurrency or 0,
-            failures=asked.failures,
-            seed=asked.seed,
-        )
+    runs, trace = _runs(asked, groups, pools)
     result = runs.expected
     records = evidence(
         runs,
@@ -314,11 +350,12 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
     counted = int(result.counted(asked.warmup_s).sum())
     found: dict[str, Any] = {
         "evidence": records,
-        "requests": len(trace),
+        "concurrency": asked.concurrency,
+        "requests": len(result.requests.arrival),
         "counted": counted,
         "beyond_p99": counted // 100,
         "outcomes": result.outcomes(),
-        "request_rate": trace.request_rate if not asked.concurrency else None,
+        "request_rate": trace.request_rate if trace is not None else None,
         "preemptions": result.preemptions,
         "cache_hit_rate": result.hit_rate(asked.warmup_s),
         "imbalance": result.imbalance(),
@@ -332,9 +369,11 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
         "seed": asked.seed,
         "price_note": price_note(price),
         "pools": pools.name if pools is not None else None,
-        "transfer_s": float(pools.transfer_s(trace.isl).mean()) if pools is not None else None,
+        "transfer_s": None,
     }
-    if result.overloaded:
+    if pools is not None and trace is not None:
+        found["transfer_s"] = float(pools.transfer_s(trace.isl).mean())
+    if trace is not None and result.overloaded:
         found["overload"] = (
             f"overload: at {trace.request_rate:.3g} requests/s the queue grows without bound, up "
             f"to "
@@ -346,6 +385,18 @@ def answer(deployments: list[Deployment], asked: Asked) -> dict[str, Any]:
                 f"; {held:.3g} requests/s are sustainable" if held else "; no rate is sustainable"
             )
     return found
+
+
+def _runs(asked: Asked, groups: list[Group], pools: Pools | None) -> tuple[Simulated, Trace | None]:
+    """Return the runs, and their requests; those of a closed loop have no times."""
+    policy, seed, failures = asked.policy, asked.seed, asked.failures
+    loop = _closed_loop(asked, groups)
+    if loop is not None:
+        return loop.run_thrice(groups, policy=policy, failures=failures, seed=seed), None
+    trace = _trace(asked, groups)
+    if pools is not None:
+        return simulate_pools(pools, trace, policy=policy, seed=seed), trace
+    return simulate_thrice(groups, trace, policy=policy, failures=failures, seed=seed), trace
 
 
 def _catalogue(asked: Asked, deployment: Deployment) -> Catalogue:
@@ -412,8 +463,9 @@ def _require_load(asked: Asked) -> None:
             "allowed: 1 or more of both",
             field="prefill_tp",
         )
-    by_rate = asked.request_rate is not None and asked.turns is None
-    offered_s = asked.duration_s if by_rate else math.inf  # the last turns come after it
+    lasts = asked.request_rate is not None or asked.duration_s is not None
+    # the last turns of sessions come after the duration
+    offered_s = _duration_s(asked) if lasts and asked.turns is None else math.inf
     if asked.stages:
         offered_s = sum(stage.duration_s for stage in asked.stages)
     offered_s = offered_s if offered_s > 0 else math.inf  # refused with the traffic
@@ -467,6 +519,7 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
             f"{w.length_cv:.2g}",
             f"the p99 is based on the {beyond} slowest requests{few}",
             "intervals: 80 %, from step times and run-to-run variation",
+            *([_closed(found["concurrency"])] if found.get("concurrency") else []),
             *(
                 [f"sending a prompt's KV cache takes {1e3 * found['transfer_s']:.3g} ms"]
                 if found.get("pools")
@@ -475,6 +528,14 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
             *_goods(record, bool(found["failures"])),
             *([found["price_note"]] if found["price_note"] else []),
         ),
+    )
+
+
+def _closed(concurrency: int) -> str:
+    """Say what the figures of a closed loop cover."""
+    return (
+        f"closed loop: {concurrency} in flight until the last of these requests ends, so the "
+        f"throughput does not include an emptying loop; latencies include the start"
     )
 
 

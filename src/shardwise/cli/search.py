@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from shardwise.cli.combinations import require_effect
 from shardwise.cli.files import print_result, show_progress, show_table
 from shardwise.cli.options import JSON, WIDE, put_on_node, sizes
 from shardwise.cli.simulate_options import (
@@ -84,7 +85,11 @@ def search(model: str, store: Path, on: str, as_json: bool, **options: Any) -> N
     The command can be interrupted at any point; run it again to resume.
     """
     from shardwise.api.searching import search as run
+    from shardwise.api.simulation import DURATION_S
 
+    require_effect()
+    if options["duration"] is None:
+        options["duration"] = DURATION_S
     on_node = options["node_file"] is not None
     put_on_node(options)
     deployments = _deployments(model, options)

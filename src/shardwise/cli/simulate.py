@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from shardwise.cli.combinations import given_options, require_effect
 from shardwise.cli.files import show_tables
 from shardwise.cli.options import ABOVE_0, JSON, SEED, WIDE, Duration, Finite, put_on_node
 from shardwise.cli.simulate_options import (
@@ -46,20 +47,24 @@ def _failure(text: str) -> Failure:
         ) from None
 
 
-def _require_pools(subject: str, options: dict[str, Any]) -> None:
-    """Raise InputError for options that disaggregated pools do not support."""
-    if not options["prefill_replicas"]:
-        if options["prefill_tp"] is not None:
-            raise InputError("--prefill-tp without --prefill-replicas", "needed: both or none")
+def _require_name(subject: str) -> None:
+    """Raise InputError for options that describe a deployment beside a file that does."""
+    if not subject.endswith(".toml"):
         return
-    if subject.endswith(".toml"):
-        raise InputError("--prefill-replicas with a deployment file", "allowed: a model's name")
-    for name in ("concurrency", "turns", "fails", "day"):
-        if options[name] not in (None, ()):
-            flag = "fail" if name == "fails" else name
+    given = given_options()
+    for name in (*DEPLOYMENT, "tp_size", "replicas", "prefill_replicas"):
+        if name in given:
             raise InputError(
-                f"--prefill-replicas with --{flag}", "allowed: --rate, --stage or --trace"
+                f"{given[name]} with a deployment file",
+                "allowed: a model's name",
+                f"set it in {subject}",
             )
+
+
+def _require_hash_ids(options: dict[str, Any]) -> None:
+    """Raise InputError for a block size beside a trace without hash ids."""
+    if options["hash_block"] is not None and options["trace"].suffix == ".csv":
+        raise InputError("--hash-block with a CSV trace", "allowed: a .jsonl trace with hash_ids")
 
 
 def _rates(text: str) -> list[float]:
@@ -107,11 +112,12 @@ def _day(deployments: list[Deployment], options: dict[str, Any], as_json: bool) 
 def _say_if_long(options: dict[str, Any]) -> None:
     """Announce long simulations on stderr."""
     from shardwise.api.day import HOUR_S
-    from shardwise.api.simulation import WAVES
+    from shardwise.api.simulation import DURATION_S
+    from shardwise.simulator.closed_loop import WAVES
     from shardwise.simulator.trace import MAX_REQUESTS
 
     slots, rate = options["concurrency"] or 0, options["rate"] or 0.0
-    requests = slots * WAVES + rate * options["duration"] * (options["turns"] or 1.0)
+    requests = slots * WAVES + rate * (options["duration"] or DURATION_S) * (options["turns"] or 1)
     requests += sum(s.request_rate * s.duration_s for s in stages_of(options["stage"]))
     if options["day"] is not None:
         requests += HOUR_S * sum(_rates(options["day"]))
@@ -170,7 +176,7 @@ def read_deployments(subject: str, options: dict[str, Any]) -> list[Deployment]:
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 1_000_000),
-    help="Requests kept in flight, instead of a rate.",
+    help="Requests kept in flight, instead of a rate: ten for each, or --duration.",
 )
 @click.option("--day", help="Requests/s of each hour, e.g. 2,1,1,4; finds the replicas for each.")
 @click.option(
@@ -227,7 +233,9 @@ def simulate(deployment: str, as_json: bool, **options: Any) -> None:
             f"given: {', '.join('--' + name for name in given) or 'no traffic'}",
             f"needed: exactly one of {', '.join('--' + name for name in TRAFFIC)}",
         )
-    _require_pools(deployment, options)
+    require_effect()
+    _require_hash_ids(options)
+    _require_name(deployment)
     on_node = options["node_file"] is not None
     put_on_node(options)
     named = {name: options.pop(name) for name in (*DEPLOYMENT, "tp_size", "replicas")}

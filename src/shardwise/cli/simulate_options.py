@@ -129,9 +129,7 @@ def load_options(command: F) -> F:
         click.option(
             "--duration",
             type=Duration(),
-            default="10m",
-            show_default=True,
-            help="Time during which requests or sessions arrive.",
+            help="Time during which requests or sessions arrive; default: 10m.",
         ),
         click.option(
             "--warmup",

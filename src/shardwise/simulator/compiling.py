@@ -20,7 +20,7 @@ HAS_NUMBA: Final = importlib.util.find_spec("numba") is not None
 INSTALL: Final = "pip install 'shardwise[traffic]'"
 SOURCES: Final = (
     *("compiling", "frontend", "kernel", "memory", "prefixes"),
-    *("queues", "routing", "state", "stepping"),
+    *("queues", "routing", "state", "stepping", "surface"),
 )
 
 

@@ -44,21 +44,21 @@ def simulate_thrice(
     trace: Trace,
     *,
     policy: str = "least_loaded",
-    concurrency: int = 0,
     failures: Sequence[Failure] = (),
     seed: int = 0,
 ) -> Simulated:
+    """Serve `trace` with steps as expected, fast and slow."""
+    return thrice(
+        groups,
+        lambda some: simulate(some, trace, policy=policy, failures=failures, seed=seed),
+    )
+
+
+def thrice(groups: Sequence[Group], run: Callable[[Sequence[Group]], Result]) -> Simulated:
     """Run with steps as expected, fast and slow, by the half-width of TPOT's interval."""
 
     def once(sign: float) -> Result:
-        return simulate(
-            [g.slower(math.exp(sign * g.half_widths.get("tpot_s", 0.0))) for g in groups],
-            trace,
-            policy=policy,
-            concurrency=concurrency,
-            failures=failures,
-            seed=seed,
-        )
+        return run([g.slower(math.exp(sign * g.half_widths.get("tpot_s", 0.0))) for g in groups])
 
     return Simulated(once(0.0), once(-1.0), once(1.0))
 
@@ -135,7 +135,7 @@ def _workload(run: Result) -> Workload:
     n = len(q.arrival)
     if not n:
         return Workload(1, 1, 1)
-    span = run.span_s
+    span = run.window_s() if run.concurrency else run.span_s
     rate = n / span if span > 0 else 0.0
     in_flight = rate * float(run.percentiles("e2e_latency_s").mean or 0.0)
     open_loop = not run.concurrency and 0 < rate < 1e9
@@ -143,7 +143,7 @@ def _workload(run: Result) -> Workload:
     return Workload(
         isl=isl,
         osl=osl,
-        concurrency=run.concurrency or max(1, round(in_flight) if math.isfinite(in_flight) else 1),
+        concurrency=max(1, round(in_flight) if math.isfinite(in_flight) else 1),
         length_spread=3.0**0.5 * float(q.osl.std()) / osl,
         request_rate=rate if open_loop else None,
         requests=min(n, 10_000_000),

@@ -24,6 +24,7 @@ from shardwise.perfmodel.estimate import Subject, note_on
 from shardwise.perfmodel.intervals import half_width, with_speculation
 from shardwise.perfmodel.memory import require_fit
 from shardwise.perfmodel.profiles import Profile, bundled_profile, calibrated
+from shardwise.simulator import surface
 from shardwise.simulator.scheduling import PLAIN, Scheduling, padded, scheduling_of
 from shardwise.simulator.state import Fleet
 from shardwise.simulator.steptable import StepTable, step_table
@@ -227,6 +228,8 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
         return out
 
     def beside(table: StepTable) -> Floats:
+        if len(table.beside):
+            return table.beside
         q = table.query_tokens
         head = table.decode[1:] - table.decode[1]
         matrices = table.prompt[q : q * len(table.decode) : q] - table.prompt[q]
@@ -265,9 +268,7 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
         prompt=stacked([padded(g.table.prompt, g.scheduling.graph_sizes) for g in groups]),
         beside=stacked([beside(g.table) for g in groups]),
         copy=stacked([g.table.copy for g in groups]),
-        kv_slope=np.array([g.table.kv_slope for g in groups])
-        / np.array([[g.table.tokens_per_step] for g in groups]),
-        attention_slope=np.array([g.table.attention_slope for g in groups]),
-        window=np.array([g.table.window for g in groups]),
+        reads=surface.stacked([g.table.reads.scaled(1 / g.table.tokens_per_step) for g in groups]),
+        scores=surface.stacked([g.table.scores for g in groups]),
         launch=np.array([g.table.launch for g in groups]),
     )

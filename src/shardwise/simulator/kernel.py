@@ -9,10 +9,12 @@ from shardwise.simulator.compiling import compiled, entry
 from shardwise.simulator.queues import pop_turn, take_slot
 from shardwise.simulator.routing import dispatch, fail, recover
 from shardwise.simulator.state import (
+    COUNTED,
     DOWN,
     DRAINING,
     ISSUED,
     LEAST_OSL,
+    OPEN,
     PENDING_TURNS,
     SLOTS,
     TURNS_LEFT,
@@ -41,8 +43,8 @@ def horizon(sim: Sim, r: int) -> float:
         steps = requests.osl[i] - requests.generated[i] - 1
         soonest = min(soonest, now + steps * step_s + JUST)
     if n > 0:
-        base, slope = base_and_slope(sim, r)
-        k = replicas.heap_step[r, 0] - replicas.steps[r]
+        base, slope, holds = base_and_slope(sim, r)
+        k = min(replicas.heap_step[r, 0] - replicas.steps[r], holds)
         soonest = min(soonest, now + base * k + slope * (k * (k - 1) / 2.0))
     return soonest
 
@@ -64,7 +66,7 @@ def next_arrival(sim: Sim, closed: bool) -> float:
 
 
 @compiled
-def take_next(sim: Sim, closed: bool, time: float) -> int:
+def take_next(sim: Sim, closed: bool, time: float, limit: int, until_s: float) -> int:
     """Return the request that is sent at `time`."""
     requests, loop = sim.requests, sim.loop
     if loop.counts[PENDING_TURNS] > 0 and loop.turn_time[0] <= time:
@@ -75,6 +77,9 @@ def take_next(sim: Sim, closed: bool, time: float) -> int:
     i = loop.first_turns[loop.counts[ISSUED]]
     if closed:
         requests.arrival[i] = take_slot(loop)
+        if i == loop.counts[COUNTED] and i < limit and requests.arrival[i] < until_s:
+            loop.counts[COUNTED] += 1
+            loop.counts[OPEN] += 1
     loop.counts[ISSUED] += 1
     return i  # type: ignore[no-any-return,unused-ignore]
 
@@ -92,21 +97,33 @@ def safe_time(sim: Sim, closed: bool, least_think_s: float) -> float:
     return soonest if closed else soonest + least_think_s
 
 
+@compiled
+def ended(sim: Sim, closed: bool, due: float, limit: int, until_s: float) -> bool:
+    """Return whether the counted requests of a closed loop are all sent and answered."""
+    counts = sim.loop.counts
+    return bool(closed and counts[OPEN] == 0 and (counts[ISSUED] >= limit or due >= until_s))
+
+
 @entry
 def run_loop(
     sim: Sim,
     policy: int,
     closed: bool,
+    limit: int,
+    until_s: float,
     least_think_s: float,
     event_time: Floats,
     event_replica: Ints,
     event_up: Ints,
 ) -> None:
-    """Serve all requests. In a closed loop, a request is sent when a client is free."""
+    """Serve all requests. In a closed loop, a request is sent when a client is free, until the
+    first `limit` requests that are sent before `until_s` have been answered."""
     replicas = sim.replicas
     count, event = len(sim.fleet.model), 0
     while True:
         due = next_arrival(sim, closed)
+        if ended(sim, closed, due, limit, until_s):
+            return
         time = min(due, safe_time(sim, closed, least_think_s))
         if event < len(event_time):
             time = min(time, event_time[event])
@@ -124,4 +141,4 @@ def run_loop(
                 fail(sim, event_replica[event], time, policy)
             event += 1
         elif due <= time:
-            dispatch(sim, take_next(sim, closed, due), due, policy)
+            dispatch(sim, take_next(sim, closed, due, limit, until_s), due, policy)

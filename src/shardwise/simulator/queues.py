@@ -5,7 +5,9 @@ from __future__ import annotations
 from shardwise.simulator.compiling import compiled
 from shardwise.simulator.state import (
     BINS,
+    COUNTED,
     KV_USED,
+    OPEN,
     PENDING_TURNS,
     RUNNING,
     SLOTS,
@@ -142,6 +144,8 @@ def pop_turn(loop: Loop) -> int:
 def answered(requests: Requests, loop: Loop, i: int, time: float) -> None:
     """Notify the client of request `i` at `time`; it sends the next request when due."""
     requests.finish[i] = time
+    if i < loop.counts[COUNTED]:
+        loop.counts[OPEN] -= 1
     free_slot(loop, time)
     following = requests.next_turn[i]
     if following >= 0:

@@ -60,6 +60,7 @@ class Result(msgspec.Struct, frozen=True):
     failures: tuple[Failure, ...]
     concurrency: int  #: of the closed loop; 0: open
     pooled: bool = False  #: each request went through both groups; replicas are the last one's
+    whole: Requests | None = None  #: of all groups, if `requests` are those of one
 
     def counted(self, warmup_s: float = 0.0) -> NDArray[np.bool_]:
         """Requests that arrived after the warm-up and were answered completely."""
@@ -103,9 +104,14 @@ class Result(msgspec.Struct, frozen=True):
         first = sum(counts[:number])
         q = self.requests
         own = (q.replica >= first) & (q.replica < first + counts[number])
-        whole = {"segment_at", "segment", "segment_end"}
-        kept = {name: getattr(q, name)[own] for name in q._fields if name not in whole}
-        return replace(self, groups=(self.groups[number],), requests=q._replace(**kept))
+        return replace(self.part(own), groups=(self.groups[number],), whole=q)
+
+    def part(self, own: NDArray[np.bool_] | slice) -> Result:
+        """Return the requests `own`, for latencies and rates."""
+        q = self.requests
+        shared = {"segment_at", "segment", "segment_end"}
+        kept = {name: getattr(q, name)[own] for name in q._fields if name not in shared}
+        return replace(self, requests=q._replace(**kept))
 
     def outcomes(self) -> dict[str, int]:
         """The numbers of completed, rejected and failed requests, which add up to all."""
@@ -129,7 +135,19 @@ class Result(msgspec.Struct, frozen=True):
         return self.end_s if self.concurrency or last <= 0 else last
 
     def window_s(self, warmup_s: float = 0.0) -> float:
-        """Seconds from the warm-up until the last counted request is answered."""
+        """Seconds that rates refer to.
+
+        At a rate: from the warm-up until the last counted request is answered. In a closed loop:
+        the time of a client with the requests sent after the warm-up, failed ones among them, as a
+        mean over the clients. All clients are busy during that time, so tokens over it are the
+        throughput of a loop that neither starts nor empties. By Little's law it is
+        `concurrency` x mean tokens / mean E2E latency, without a choice of an end, which would
+        prefer short requests (count by completion) or long ones.
+        """
+        if self.concurrency:
+            q = self.requests if self.whole is None else self.whole
+            taken = np.where(q.arrival >= warmup_s, q.finish - q.arrival, 0.0)
+            return float(np.nansum(taken)) / self.concurrency
         counted = self.counted(warmup_s)
         if not counted.any():
             return 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -12,6 +13,7 @@ from shardwise.simulator.fleet import Failure, Group, make_fleet, model_names
 from shardwise.simulator.results import Result
 from shardwise.simulator.routing import POLICIES
 from shardwise.simulator.state import (
+    COUNTED,
     DOWN,
     DRAINING,
     UP,
@@ -72,6 +74,8 @@ def simulate(
     *,
     policy: str = "least_loaded",
     concurrency: int = 0,
+    counted: int | None = None,
+    until_s: float = math.inf,
     failures: Sequence[Failure] = (),
     changes: Sequence[Change] = (),
     seed: int = 0,
@@ -79,9 +83,11 @@ def simulate(
     """Serve `trace` with `groups` of replicas behind a balancer; the same seed gives the same
     result.
 
-    With `concurrency` above 0, that many closed-loop clients ignore the trace's times. `changes`
-    are replicas that start and stop without losing requests. Raises InputError for an unknown
-    policy, a missing model or an invalid failure.
+    With `concurrency` above 0, that many closed-loop clients ignore the trace's times. The result
+    then covers the first `counted` requests (None: all) that are sent before `until_s`, and the run
+    ends with the last of them: the others only keep the clients busy. `changes` are replicas that
+    start and stop without losing requests. Raises InputError for an unknown policy, a missing model
+    or an invalid failure.
     """
     from shardwise.simulator.kernel import run_loop
 
@@ -101,9 +107,12 @@ def simulate(
         sim,
         POLICIES.index(policy),
         concurrency > 0,
+        len(trace) if counted is None else counted,
+        until_s,
         _least_think_s(trace),
         np.array([time for time, _, _ in events], dtype=np.float64),
         np.array([replica for _, replica, _ in events], dtype=np.int64),
         np.array([up for _, _, up in events], dtype=np.int64),
     )
-    return Result(tuple(groups), requests, sim.replicas, loop, tuple(failures), concurrency)
+    result = Result(tuple(groups), requests, sim.replicas, loop, tuple(failures), concurrency)
+    return result.part(slice(int(loop.counts[COUNTED]))) if concurrency else result

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shardwise.simulator.surface import Surfaces
 from shardwise.simulator.trace import Floats, Ints, Trace
 
 #: Outcomes of a request.
@@ -40,7 +41,9 @@ TURN: Final = 5  #: of the round robin
 PENDING_TURNS: Final = 6  #: further turns of sessions whose time of arrival is known
 TURNS_LEFT: Final = 7  #: further turns of sessions that have not been sent
 LEAST_OSL: Final = 8  #: of all requests
-COUNTS: Final = 9
+COUNTED: Final = 9  #: requests of a closed loop that the results cover: the first so many
+OPEN: Final = 10  #: of these, sent and not yet answered
+COUNTS: Final = 11
 
 
 class Fleet(NamedTuple):
@@ -70,9 +73,10 @@ class Fleet(NamedTuple):
     prompt: Floats  #: [K, max_tokens + 2] step of so many prompt tokens and no sequence
     beside: Floats  #: [K, max_seqs + 2] what so many sequences add beside their tokens
     copy: Floats  #: [K, max_tokens + 2] so many prompt tokens in one copy, without experts
-    kv_slope: Floats  #: [K, 2] per cached token read, below and above the window
-    attention_slope: Floats  #: [K, 2] per prompt token and earlier token
-    window: Floats  #: [K] tokens; infinite where no layer slides
+    reads: (
+        Surfaces  #: s a token, by sequences of a micro-batch in one copy of attention and context
+    )
+    scores: Surfaces  #: s of a step, by prompt tokens of one prompt and tokens before them
     launch: Floats  #: [K, 4] of a step with prompts; beside the device a step, sequence, token
 
 

@@ -10,6 +10,7 @@ because every sequence reads one more token per step.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from shardwise.perfmodel.step import HOST_KNEE
 from shardwise.simulator.compiling import compiled, entry
@@ -25,21 +26,26 @@ from shardwise.simulator.memory import (
 from shardwise.simulator.prefixes import evict, leave
 from shardwise.simulator.queues import answered, heap_up, pop, record
 from shardwise.simulator.state import ADMITTED, DONE, JUMPS, Sim
+from shardwise.simulator.surface import read_at
+
+MANY: Final = 1 << 40  #: tokens
 
 
 @entry
-def base_and_slope(sim: Sim, r: int) -> tuple[float, float]:
-    """Seconds that replica `r`'s sequences take to their next token, and what each further one
-    adds. Where tokens are drafted a step gives several, and a token takes its share of it."""
+def base_and_slope(sim: Sim, r: int) -> tuple[float, float, int]:
+    """Seconds that replica `r`'s sequences take to their next token, what each further one adds,
+    and for how many tokens that holds. Where tokens are drafted a step gives several, and a token
+    takes its share of it."""
     fleet, n = sim.fleet, sim.replicas.running[r]
     k = fleet.table[r]
     micro = (n + fleet.pp_size[k] - 1) // fleet.pp_size[k]
-    below, above, window = fleet.kv_slope[k, 0], fleet.kv_slope[k, 1], fleet.window[k]
-    context = float(sim.replicas.context[r])
-    base = fleet.decode[k, micro]
-    if context < n * window:
-        return base + below * context, below * n
-    return base + n * (below - above) * window + above * context, above * n
+    if n == 0:
+        return fleet.decode[k, micro], 0.0, MANY
+    context = sim.replicas.context[r] / n
+    own = max(n / (fleet.pp_size[k] * fleet.copies[k]), 1.0)
+    read, slope, end = read_at(fleet.reads, k, own, context)
+    holds = MANY if math.isinf(end) else max(1, math.ceil(end - context))
+    return fleet.decode[k, micro] + read, slope, holds
 
 
 @entry
@@ -88,11 +94,7 @@ def launch_wait_s(sim: Sim, k: int, sequences: int, tokens: int, step_s: float) 
 def attention_of(sim: Sim, r: int, tokens: int, start: int) -> float:
     """Return the attention seconds of a chunk of `tokens` after `start` earlier tokens of the
     prompt."""
-    fleet, k = sim.fleet, sim.fleet.table[r]
-    earlier = start + tokens / 2.0
-    below = min(earlier, fleet.window[k])
-    slope = fleet.attention_slope
-    return tokens * (slope[k, 0] * below + slope[k, 1] * (earlier - below))  # type: ignore[no-any-return,unused-ignore]
+    return read_at(sim.fleet.scores, sim.fleet.table[r], float(tokens), start + tokens / 2.0)[0]
 
 
 @compiled
@@ -242,13 +244,10 @@ def decode_jump(sim: Sim, r: int, until: float) -> None:
     """Run decode steps until another event, but none that starts after `until`."""
     fleet, replicas = sim.fleet, sim.replicas
     n, start = replicas.running[r], replicas.now[r]
-    base, slope = base_and_slope(sim, r)
+    base, slope, holds = base_and_slope(sim, r)
     steps = replicas.heap_step[r, 0] - replicas.steps[r]
     room = fleet.kv_blocks[r] - replicas.kv_used[r] + replicas.evictable[r]
-    steps = min(steps, steps_within(sim, r, room))
-    window = fleet.window[fleet.table[r]]
-    if replicas.context[r] < n * window and window < 1e15:
-        steps = min(steps, max(1, math.ceil(window - replicas.context[r] / n)))
+    steps = min(steps, steps_within(sim, r, room), holds)
     if until < 1e300:
         steps = min(steps, steps_until(base, slope, until - start))
     replicas.kv_used[r] += growth_of(sim, r, steps)

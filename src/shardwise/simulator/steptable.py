@@ -1,14 +1,16 @@
-"""Step times of a replica as tables and slopes, from the performance model.
+"""Step times of a replica as tables, from the performance model.
 
 The time of a step is a sum: weights, compute and communication depend on its tokens, the output
-head on its sequences, the KV read on the cached tokens, prefill attention on pairs of tokens. So
-it is tabulated for every number of sequences and of prompt tokens, without interpolation. The wait
-for a host that launches more slowly than the device computes is added to that sum.
+head on its sequences, and attention on sequences or prompt tokens and on their context. The first
+two are tabulated for every number of sequences and of prompt tokens, and attention at the nodes of
+the performance model's own tables. The wait for a host that launches more slowly than the device
+computes is added to that sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -17,10 +19,16 @@ from msgspec.structs import replace
 from shardwise.errors import InputError
 from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Layout
+from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS
 from shardwise.perfmodel.operators import StepKernels
 from shardwise.perfmodel.serving_steps import through_stages, tokens_per_step, verified
 from shardwise.perfmodel.step import Setting, Steps, StepTime, step_time
 from shardwise.perfmodel.work import Array
+from shardwise.simulator.surface import Surface, plane
+
+#: Prompt tokens beside which sequences are tabulated. What these add hardly depends on it: 512
+#: instead changes steps by less than 0.5 %.
+BESIDE: Final = 1024.0
 
 
 class StepTable(msgspec.Struct, frozen=True):
@@ -32,10 +40,9 @@ class StepTable(msgspec.Struct, frozen=True):
 
     decode: Array
     prompt: Array
-    kv_slope: tuple[float, float]  #: s per cached token read, below and above the window
-    attention_slope: tuple[float, float]  #: s per prompt token and earlier token, the same
-    window: float  #: tokens
-    pp_size: int
+    reads: Surface  #: added by the context of so many sequences in one copy of attention
+    scores: Surface  #: added by the earlier tokens of so many prompt tokens of one prompt
+    pp_size: int = 1
     #: s that the host takes to launch a step with prompts, and what of any step is not the
     #: device's: s a step, a sequence, a token
     launch: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -44,6 +51,9 @@ class StepTable(msgspec.Struct, frozen=True):
     copy: Array = msgspec.field(default_factory=lambda: np.zeros(0))
     query_tokens: int = 1  #: of each sequence in a step: one, and those drafted
     tokens_per_step: float = 1.0  #: mean tokens that a decode step gives a sequence
+    #: `beside[s]`: what s sequences add to a step with prompts, beside their tokens, which `prompt`
+    #: counts as a prompt's; empty: as the differences of `decode` and `prompt` say
+    beside: Array = msgspec.field(default_factory=lambda: np.zeros(0))
 
     @property
     def lanes(self) -> int:
@@ -57,10 +67,11 @@ class StepTable(msgspec.Struct, frozen=True):
             self,
             decode=self.decode * factor,
             prompt=self.prompt * factor,
-            kv_slope=(self.kv_slope[0] * factor, self.kv_slope[1] * factor),
-            attention_slope=(self.attention_slope[0] * factor, self.attention_slope[1] * factor),
+            reads=self.reads.scaled(factor),
+            scores=self.scores.scaled(factor),
             launch=(launch * factor, per_step * factor, per_sequence * factor, per_token * factor),
             copy=self.copy * factor,
+            beside=self.beside * factor,
         )
 
 
@@ -72,7 +83,7 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
     of one micro-batch through all stages.
     """
     layouts = Layouts.of([layout])
-    work, kernels = setting.work(layouts), setting.kernels(layouts)
+    kernels = setting.kernels(layouts)
     c, pp_size, copies = setting.coefficients, layout.pp_size, layout.attention_dp
     queries = int(verified(setting))
     at_once = replace(setting, coefficients={**c, "eager_layer": 0.0})
@@ -81,10 +92,14 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
         return np.asarray(found.total, dtype=np.float64)
 
     def seconds(
-        sequences: Array, context: float, prompt: Array, earlier: float, used: StepKernels = kernels
+        sequences: Array,
+        context: Array,
+        prompt: Array,
+        earlier: Array,
+        used: StepKernels = kernels,
     ) -> Array:
         def of(steps: Steps, at: StepKernels, prompts: Array) -> StepTime:
-            return step_time(steps, at, sequences, np.array(context), prompts, np.array(earlier))
+            return step_time(steps, at, sequences, context, prompts, earlier)
 
         tokens = queries * sequences + prompt
         found = total(
@@ -97,29 +112,26 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
             found = found + (drafting.passes - 1.0) * rest
         return found
 
-    none, one = np.zeros(1), np.ones(1)
+    none = np.zeros(1)
     # one above the largest index, since a mixed step looks at s + 1
-    decode = seconds(np.arange(max_num_seqs + 2.0), 0.0, none, 0.0)
+    decode = seconds(np.arange(max_num_seqs + 2.0), none, none, none)
     most = max(copies * max_tokens, queries * max_num_seqs) + queries * (copies + 2)
-    prompt = seconds(none, 0.0, np.arange(most + 2.0), 0.0)
-    window = float(min((read.limit for read in work.reads), default=np.inf))
-    knee = window if np.isfinite(window) else 65536.0
-    # slopes of a usual batch and chunk: kernels use a GPU less well for a single sequence
-    batch, part = one * min(32 * copies, max_num_seqs), one * min(2048, max_tokens)
-    kv = [float((seconds(batch, x * knee, none, 0.0) / batch)[0]) for x in (0.0, 1.0, 2.0)]
+    prompt = seconds(none, none, np.arange(most + 2.0), none)
+    beside = seconds(np.arange(max_num_seqs + 2.0), none, none + BESIDE, none)
+    beside = beside - seconds(none, none, queries * np.arange(max_num_seqs + 2.0) + BESIDE, none)
     # a prompt is in one copy of attention, whatever there are more
     alone = replace(kernels, attention_dp=np.ones_like(kernels.attention_dp))
-    attention = [float((seconds(none, 0.0, part, x * knee, alone) / part)[0]) for x in (0, 1, 2)]
     dense = replace(alone, experts=None)
+    sequences = copies * SEQUENCES[:, None]
+    parts, earlier = np.meshgrid(TOKENS, CONTEXTS, indexing="ij")
+    reads = seconds(sequences, CONTEXTS, none, none) - seconds(sequences, none, none, none)
+    scores = seconds(none, none, parts, earlier, alone) - seconds(none, none, parts, none, alone)
     return StepTable(
         decode=decode,
         prompt=prompt,
-        kv_slope=((kv[1] - kv[0]) / knee / pp_size, (kv[2] - kv[1]) / knee / pp_size),
-        attention_slope=(
-            (attention[1] - attention[0]) / knee,
-            (attention[2] - attention[1]) / knee,
-        ),
-        window=window,
+        beside=beside,
+        reads=Surface(SEQUENCES, CONTEXTS, reads),
+        scores=Surface(TOKENS, CONTEXTS, scores),
         pp_size=pp_size,
         launch=(
             setting.arch.num_layers * c["eager_layer"],
@@ -128,7 +140,7 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
             (pp_size - 1) * float(kernels.hop_s[0]),
         ),
         copies=copies,
-        copy=seconds(none, 0.0, np.arange(most + 2.0), 0.0, dense) if copies > 1 else np.zeros(0),
+        copy=seconds(none, none, np.arange(most + 2.0), none, dense) if copies > 1 else np.zeros(0),
         query_tokens=queries,
         tokens_per_step=tokens_per_step(setting),
     )
@@ -159,4 +171,4 @@ def measured_table(
 
     decode = line(decode_s, max_num_seqs)
     prompt = line({1: float(decode[1])} | dict(prompt_s), max(max_tokens, max_num_seqs))
-    return StepTable(decode, prompt, (kv_slope, kv_slope), (0.0, 0.0), float("inf"), 1)
+    return StepTable(decode, prompt, plane(kv_slope), plane(0.0))

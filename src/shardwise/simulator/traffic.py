@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any, Literal
 
 import msgspec
@@ -55,6 +56,26 @@ class Lengths(msgspec.Struct, frozen=True):
             drawn = _limited(drawn, self.most)
         return np.maximum(1, np.rint(drawn)).astype(np.int64)
 
+    def draw_evenly(self, rng: np.random.Generator, n: int) -> Ints:
+        """Draw `n` lengths in tokens with their mean.
+
+        One is from each of `n` equal parts of the distribution, in random order.
+        """
+        if self.cv == 0:
+            return np.full(n, round(self.mean), dtype=np.int64)
+        normal = NormalDist()
+        points = (np.arange(n) + np.clip(rng.random(n), 1e-6, 1.0 - 1e-6)) / n
+        spread = np.exp(_sigma(self.cv) * np.array([normal.inv_cdf(p) for p in points.tolist()]))
+        values = self.mean / spread.mean() * spread
+        if self.most:
+            values = _limited(values, self.most)
+        return rng.permutation(np.maximum(1, np.rint(values)).astype(np.int64))
+
+
+def _sigma(cv: float) -> float:
+    """Return the standard deviation of the logarithm of log-normal values."""
+    return math.sqrt(math.log1p(cv**2))
+
 
 def _limited(values: Floats, most: float) -> Floats:
     """Limit `values` to `most`, scaled to keep their mean if possible."""
@@ -80,7 +101,7 @@ def lengths_within(isl: float, osl: float, cv: float, context: float) -> tuple[L
 
 def log_normal(rng: np.random.Generator, mean: float, cv: float, n: int) -> Floats:
     """Draw `n` values with a mean and a coefficient of variation."""
-    sigma = math.sqrt(math.log1p(cv**2))
+    sigma = _sigma(cv)
     return rng.lognormal(math.log(mean) - sigma**2 / 2, sigma, n)
 
 
@@ -178,16 +199,16 @@ def draw(traffic: Traffic, seed: int = 0) -> Trace:
     if len(traffic.models) > 1:
         models = label_rng.integers(0, len(traffic.models), n)
         trace = replace(trace, model=models, models=traffic.models)
-    if traffic.prefixes and traffic.prefix_tokens:
-        trace = replace(
-            trace,
-            isl=trace.isl + traffic.prefix_tokens,
-            shared=one_prefix(
-                label_rng.integers(0, traffic.prefixes, n),
-                np.full(traffic.prefixes, traffic.prefix_tokens, dtype=np.int64),
-            ),
-        )
-    return trace
+    return with_prefixes(trace, traffic.prefixes, traffic.prefix_tokens, label_rng)
+
+
+def with_prefixes(trace: Trace, prefixes: int, tokens: int, rng: np.random.Generator) -> Trace:
+    """Prepend one of `prefixes` shared beginnings of `tokens` tokens to each prompt."""
+    if not (prefixes and tokens):
+        return trace
+    chosen = rng.integers(0, prefixes, len(trace))
+    shared = one_prefix(chosen, np.full(prefixes, tokens, dtype=np.int64))
+    return replace(trace, isl=trace.isl + tokens, shared=shared)
 
 
 def draw_arrivals(traffic: Traffic, rng: np.random.Generator) -> Floats:
