@@ -173,11 +173,16 @@ def test_a_warm_up_may_last_as_long_as_requests_still_arrive() -> None:
     require_warmup(1e6)  # of a trace, whose length is not known before it is read
     require_seed(2**62)
     with pytest.raises(InputError, match=r"below the 3 s of arrivals"):
-        CALLS["simulate"](request_rate=None, stages=[Stage(2, 1.0), Stage(4, 2.0)], warmup_s=3.0)
+        stages = {
+            "request_rate": None,
+            "duration_s": None,
+            "stages": [Stage(2, 1.0), Stage(4, 2.0)],
+        }
+        CALLS["simulate"](**stages, warmup_s=3.0)
 
 
 def test_a_run_in_which_every_request_is_warm_up_has_no_result() -> None:
-    closed = {"request_rate": None, "concurrency": 2, "warmup_s": 1e6}
+    closed = {"request_rate": None, "duration_s": None, "concurrency": 2, "warmup_s": 1e6}
     with pytest.raises(InputError, match="no request finished after the warm-up"):
         CALLS["simulate"](**closed)
 
