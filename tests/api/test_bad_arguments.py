@@ -172,12 +172,8 @@ def test_a_warm_up_may_last_as_long_as_requests_still_arrive() -> None:
     require_warmup(2.999, 3.0)
     require_warmup(1e6)  # of a trace, whose length is not known before it is read
     require_seed(2**62)
+    stages = {"request_rate": None, "duration_s": None, "stages": [Stage(2, 1.0), Stage(4, 2.0)]}
     with pytest.raises(InputError, match=r"below the 3 s of arrivals"):
-        stages = {
-            "request_rate": None,
-            "duration_s": None,
-            "stages": [Stage(2, 1.0), Stage(4, 2.0)],
-        }
         CALLS["simulate"](**stages, warmup_s=3.0)
 
 
