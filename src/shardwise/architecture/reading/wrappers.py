@@ -229,6 +229,7 @@ _LIKE: Final = {"kimi_k2": "deepseek_v3", "minimax_m3": "minimax_m3_vl_text"}
 
 def _merged(inner: Fields, outer: Fields, family: str) -> Fields:
     values: dict[str, Any] = {**_defaults_of(family, inner.values), **inner.values}
+    values = {**_left_out(_LIKE.get(family, family), values), **values}
     tie = "tie_word_embeddings"
     if outer.values.get(tie) is not None:  # the head belongs to the outer class
         values[tie] = outer.values[tie]
