@@ -384,3 +384,75 @@ def test_step_without_its_wrapper_is_read() -> None:
     expected = 45 * attention + 3 * 3 * 4096 * 11264 + 42 * sparse
     assert model.parameters() == expected + 2 * 128896 * 4096 + 4096
     assert model.parameters("experts") == 42 * 288 * 3 * 4096 * 1280
+
+
+GROK_2: Final = {
+    "architectures": ["Grok1ForCausalLM"],
+    "model_type": "git",
+    "hidden_size": 8192,
+    "intermediate_size": 32768,
+    "moe_intermediate_size": 16384,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "residual_moe": True,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 64,
+    "head_dim": 128,
+    "vocab_size": 131072,
+    "max_position_embeddings": 131072,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_grok_2_has_a_head_of_its_own_and_an_mlp_beside_the_experts() -> None:
+    """xai-org/grok-2: 270 billion weights."""
+    model = parse(GROK_2, "grok-2")
+    attention = 2 * 8192**2 + 2 * 8192 * 1024
+    layer = attention + 8 * 8192 + 8 * 3 * 8192 * 16384 + 3 * 8192 * 32768 + 4 * 8192
+    assert model.parameters() == 64 * layer + 2 * 131072 * 8192 + 8192
+    assert model.parameters() == pytest.approx(270e9, rel=2e-3)
+    assert not model.tie_embeddings
+
+
+DEEPSEEK_OCR: Final = {
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "first_k_dense_replace": 1,
+    "hidden_size": 1280,
+    "intermediate_size": 6848,
+    "kv_lora_rank": None,
+    "max_position_embeddings": 8192,
+    "moe_intermediate_size": 896,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "num_attention_heads": 10,
+    "num_experts_per_tok": 6,
+    "num_hidden_layers": 12,
+    "num_key_value_heads": 10,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 0,
+    "qk_rope_head_dim": 0,
+    "use_mla": False,
+    "v_head_dim": 0,
+    "vocab_size": 129280,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_deepseek_ocr_has_plain_attention_and_a_named_encoder() -> None:
+    """deepseek-ai/DeepSeek-OCR: 3.34 billion weights, 2.6 million of them in the projector."""
+    whole = {
+        "architectures": ["DeepseekOCRForCausalLM"],
+        "model_type": "deepseek_vl_v2",
+        "language_config": DEEPSEEK_OCR,
+        "projector_config": {"input_dim": 2048, "n_embed": 1280, "projector_type": "linear"},
+        "vision_config": {"image_size": 1024, "model_name": "deeplip_b_l", "model_type": "vision"},
+        "vocab_size": 129280,
+    }
+    model = parse(whole, "deepseek-ocr")
+    expert = 3 * 1280 * 896
+    layers = 12 * (4 * 1280**2 + 2 * 1280) + 3 * 1280 * 6848 + 11 * (66 * expert + 64 * 1280)
+    assert model.parameters() == layers + 2 * 129280 * 1280 + 1280
+    total = model.parameters() + sum(tower.parameters for tower in model.towers)
+    assert total + 2048 * 1280 + 1280 == pytest.approx(3.34e9, rel=2e-3)
+    assert model.groups[0].mixer.caches[0].elements == 2 * 1280

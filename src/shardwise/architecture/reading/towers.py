@@ -18,6 +18,8 @@ from shardwise.errors import InputError
 
 #: Towers that a file names instead of describing. Counts: the models of those names on the hub.
 _NAMED: Final = {
+    # DeepSeek-OCR: SAM-B's encoder (89,670,912) and two convolutions, and CLIP-L
+    "deeplip_b_l": 398_746_880,
     "siglip_so400m_patch14_384": 428_225_600,
     "siglip_large_patch16_384": 316_283_904,
     "openai/clip-vit-large-patch14-336": 304_293_888,

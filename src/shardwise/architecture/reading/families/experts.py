@@ -196,7 +196,9 @@ def grok1(config: Fields) -> Decoder:
         sparse = replace(sparse, shared_width=dense, tensors=sparse.tensors + beside)
     around = norms(heads.hidden, "pre_attn_norm", "post_attn_norm", "pre_moe_norm",
                    "post_moe_norm")  # fmt: skip
-    read = uniform(config, attention, sparse, layer_norms=around, tie=True)
+    # Grok 2's file has the model_type of another class, whose head is not tied
+    tied = config.text("model_type", "") != "git"
+    read = uniform(config, attention, sparse, layer_norms=around, tie=tied)
     return replace(read, prefix="transformer.decoder_layer", embedding="transformer.in_out_embed")
 
 
