@@ -213,6 +213,17 @@ def test_wrappers_name_their_text_model_differently(field: str) -> None:
     assert parse(wrapper, "tiny").parameters() == parse(LLAMA, "tiny").parameters()
 
 
+@pytest.mark.parametrize("name", ["google/siglip-so400m-patch14-384", "siglip_so400m_patch14_384"])
+def test_a_named_tower_is_known_with_and_without_its_publisher(name: str) -> None:
+    model = parse({**LLAMA, "model_type": "llava_llama", "mm_vision_tower": name}, "tiny")
+    assert model.towers[0].parameters - (1025 * 64 + 65 * 64) == 428_225_600
+
+
+def test_a_window_has_two_names() -> None:
+    given = {**LLAMA, "model_type": "mistral", "sliding_window_size": 32}
+    assert parse(given, "tiny").groups[0].mixer.caches[0].window == 32
+
+
 def test_a_known_type_is_not_read_as_another_class() -> None:
     named = {**LLAMA, "model_type": "qwen3", "architectures": ["LlamaForCausalLM"]}
     assert parse(named, "tiny").family == "qwen3"

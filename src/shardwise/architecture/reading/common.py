@@ -69,9 +69,10 @@ def windows(config: Fields, layers: int, otherwise: Callable[[int], bool]) -> tu
 
     Without layer_types in the file, `otherwise` returns whether the layer at a position slides.
     """
-    if not config.has("sliding_window"):
+    name = config.name_of("sliding_window", "sliding_window_size")
+    if not config.has(name):
         return (0,) * layers
-    window = config.size("sliding_window", lo=-1)
+    window = config.size(name, lo=-1)
     kinds = layer_types(config, layers, SLIDING, FULL)
     slides = [kind == SLIDING for kind in kinds] or [otherwise(i) for i in range(layers)]
     return tuple(max(window, 0) if slide else 0 for slide in slides)

@@ -22,8 +22,9 @@ _NAMED: Final = {
     "deeplip_b_l": 398_746_880,
     "siglip_so400m_patch14_384": 428_225_600,
     "siglip_large_patch16_384": 316_283_904,
-    "openai/clip-vit-large-patch14-336": 304_293_888,
-    "openai/clip-vit-large-patch14": 303_966_208,
+    "siglip2_so400m_patch14_384": 428_225_600,
+    "clip_vit_large_patch14_336": 304_293_888,
+    "clip_vit_large_patch14": 303_966_208,
 }
 _VISION: Final = (
     *("vision_config", "vision_tower_config", "vision_tower_cfg", "visual_config"),
@@ -117,12 +118,13 @@ def _projector(part: Fields, hidden: int) -> int:
 
 
 def _by_name(part: Fields, name: str) -> int:
-    if name not in _NAMED:
+    known = name.rpartition("/")[2].lower().replace("-", "_")
+    if known not in _NAMED:
         raise InputError(
             f"{part.where}: the vision tower {name[:60]!r} is not known",
             f"known by name: {', '.join(_NAMED)}",
         )
-    return _NAMED[name]
+    return _NAMED[known]
 
 
 def _layer(width: int, inner: int, *, gated: bool = False, bias: bool = True) -> int:

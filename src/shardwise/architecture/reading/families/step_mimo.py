@@ -148,12 +148,6 @@ def mimo_v2(config: Fields) -> Decoder:
     local = [bool(n) for n in pattern] or [i > 0 and (i + 1) % 6 != 0 for i in range(layers)]
     if len(local) != layers:
         raise config.bad("hybrid_layer_pattern", f"{layers} times 0 (full) or 1 (sliding)")
-    if config.has("sliding_window_size") and not config.has("sliding_window"):
-        config = Fields(
-            {**config.values, "sliding_window": config.size("sliding_window_size")},
-            config.where,
-            config.read,
-        )
     slides = windows(config, layers, lambda i: local[i])
     written = overrides(config, layers)
     full, sliding = _mimo_heads(
