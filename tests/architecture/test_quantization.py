@@ -211,6 +211,51 @@ def test_gptq_may_have_rules_by_layer_and_a_quantized_head() -> None:
     assert stored(model, "lm_head", -1).bits == 4
 
 
+def test_gptq_and_auto_round_may_quantize_some_modules_or_blocks() -> None:
+    some = {"modules_in_block_to_quantize": [["self_attn.q_proj", "self_attn.k_proj"]]}
+    model = quantized({"quant_method": "gptq", "bits": 4, **some})
+    assert stored(model, "self_attn.q_proj").dtype == "int4"
+    assert stored(model, "mlp.up_proj").dtype == "bf16"
+    first = {"block_name_to_quantize": "model.layers.0"}
+    model = quantized({"quant_method": "auto-round", "bits": 4, **first})
+    assert stored(model, "mlp.up_proj").dtype == "int4"
+    assert stored(model, "mlp.up_proj", 1).dtype == "bf16"
+    every = {"block_name_to_quantize": ["model.language_model.layers"]}
+    model = quantized({"quant_method": "auto-round", "bits": 4, **every})
+    assert stored(model, "mlp.up_proj", 1).dtype == "int4"
+
+
+@pytest.mark.parametrize(
+    "quant",
+    [
+        {"quant_method": "modelopt", "quant_algo": None, "kv_cache_quant_algo": "FP8"},
+        {"quant_method": "compressed-tensors", "config_groups": {},
+         "kv_cache_scheme": {"num_bits": 8, "type": "float"}},
+    ],
+)  # fmt: skip
+def test_the_cache_alone_may_be_quantized(quant: dict[str, Any]) -> None:
+    model = quantized(quant)
+    assert model.kv_dtype == "fp8"
+    assert stored(model, "mlp.up_proj").dtype == "bf16"
+
+
+def test_groups_without_an_algorithm_are_not_the_cache_alone() -> None:
+    group = {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float"}}
+    quant = {"quant_method": "modelopt", "config_groups": {"group_0": group},
+             "kv_cache_quant_algo": "FP8"}  # fmt: skip
+    assert stored(quantized(quant), "mlp.up_proj").dtype == "fp8"
+
+
+@pytest.mark.parametrize(
+    "sparse",
+    [{"sparsity_config": {"format": "sparse-24-bitmask"}}, {"format": "marlin-24"}],
+)
+def test_sparse_weights_are_not_read_as_dense_ones(sparse: dict[str, Any]) -> None:
+    groups = {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": 128}}}
+    with pytest.raises(InputError, match="sparse weights are not supported"):
+        quantized({"quant_method": "compressed-tensors", "config_groups": groups, **sparse})
+
+
 def test_bitsandbytes_nf4_has_a_scale_for_each_64() -> None:
     plain = quantized({"quant_method": "bitsandbytes", "load_in_4bit": True})
     nested = quantized(

@@ -29,10 +29,26 @@ def groups(quant: Fields) -> Rules:
             kept.append(name)
         else:
             read.append(Rule(Names([name], quant.where), _integers(changes, quant)))
-    read.append(Rule(everything(), form))
+    read.append(Rule(_quantized(quant), form))
     if quant.get("lm_head") is True:
         read.append(Rule(Names(["lm_head"]), form, everywhere=True))
     return Rules(rules=tuple(read), excluded=Names(kept, quant.where))
+
+
+def _quantized(quant: Fields) -> Names:
+    """Return the names that are quantized: all, those of some modules of each block (GPTQ), or
+    those of some blocks (auto-round)."""
+    modules = [n for entry in quant.items("modules_in_block_to_quantize", list) for n in entry]
+    if modules and all(isinstance(name, str) for name in modules):
+        return Names(modules, quant.where)
+    blocks = quant.get("block_name_to_quantize")
+    named = blocks.split(",") if isinstance(blocks, str) else blocks
+    if not isinstance(named, list):
+        return everything()
+    entries = [name.strip() for name in named if isinstance(name, str)]
+    if entries and all(re.search(r"\.\d+$", name) for name in entries):
+        return Names(entries, quant.where)
+    return everything()  # "model.layers" is every block
 
 
 def _integers(own: Fields, shared: Fields) -> Format:

@@ -46,6 +46,9 @@ def rules(quant: Fields) -> Rules:
         quant = quant.object("quantization")
     names = [n for field in ("exclude_modules", "ignore") for n in quant.items(field, str)]
     kept = Names(names, quant.where)
+    weights = ("quant_algo", "config_groups", "quantized_layers")
+    if not any(quant.has(name) for name in weights) and quant.has("kv_cache_quant_algo"):
+        return Rules(kv_dtype=kv_dtype(quant))  # only the cache is quantized
     # exports of 2024 have their fields under one name per group
     algorithm = quant.text("quant_algo", "" if quant.has("config_groups") else None)
     if algorithm == "MIXED_PRECISION":
