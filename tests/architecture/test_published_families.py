@@ -456,3 +456,30 @@ def test_deepseek_ocr_has_plain_attention_and_a_named_encoder() -> None:
     total = model.parameters() + sum(tower.parameters for tower in model.towers)
     assert total + 2048 * 1280 + 1280 == pytest.approx(3.34e9, rel=2e-3)
     assert model.groups[0].mixer.caches[0].elements == 2 * 1280
+
+
+FILES: Final = {
+    "rwkv5": rwkv("rwkv5", 32, 2560),
+    "rwkv6": rwkv("rwkv6", 24, 2048),
+    "rwkv7": goose(24, 2048, 96, 96, 256, 64),
+    "plamo2": PLAMO_2_1B,
+    "pangu": PANGU_7B,
+    "pangu_ultra": PANGU_ULTRA,
+    "loop_coder": LOOP_CODER,
+    "step": STEP_FLAT,
+    "grok_2": GROK_2,
+    "deepseek_ocr": {**DEEPSEEK_OCR, "model_type": "deepseek_v2"},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_ranks_hold_the_model_and_no_more_with_tp(name: str) -> None:
+    model = parse(FILES[name], name)
+    ranks = [rank_shards(model, Layout(tp)) for tp in (1, 2, 4, 8)]
+    held = [rank.weight_bytes for rank in ranks]
+    assert held[0] == pytest.approx(model.weight_bytes, rel=2e-3)
+    assert held == sorted(held, reverse=True)
+    assert 8 * held[-1] >= 0.999 * model.weight_bytes
+    caches = [rank.cache_bytes(4096.0, "bf16")[0] for rank in ranks]
+    assert caches == sorted(caches, reverse=True)
+    assert caches[-1] > 0
