@@ -341,3 +341,20 @@ def test_step_1_names_its_kv_heads_groups() -> None:
     found = model("step1", num_attention_groups=2, max_seq_len=8192, **named)
     assert found.parameters() == 4 * (GQA + GATED + 2 * H) + OUTSIDE
     assert found.max_context == 8192
+
+
+def test_layers_of_intern_s2_mobius_share_banks_of_experts() -> None:
+    given = {
+        "layer_types": ["linear_attention", "full_attention"] * 2, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+        "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": EXPERT,
+        "shared_expert_intermediate_size": 48,
+    }  # fmt: skip
+    apart, shared = (
+        model("qwen3_5_moe_text", **given),
+        model("interns2_mobius_text", **given, num_blocks=2),
+    )
+    bank = 8 * H + 8 * 3 * H * EXPERT
+    assert apart.parameters() - shared.parameters() == 2 * bank
+    assert shared.parameters("experts") == 2 * 8 * 3 * H * EXPERT
+    assert shared.num_layers == 4

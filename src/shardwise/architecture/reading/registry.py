@@ -224,6 +224,7 @@ READERS: Final = {
     "KeyeVL1_5": "llama:qwen3",
     "keye_vl1_5": "llama:qwen3",
     "isaac": "llama:qwen3",
+    "interns2_mobius_text": "qwen_next:intern_s2_mobius",
     "spark2_5": "sliding:spark2_5",
     "iquest_q1": "sliding:iquest_q1",
     "baichuan_m1": "sliding:baichuan_m1",

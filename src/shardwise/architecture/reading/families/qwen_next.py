@@ -7,7 +7,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from shardwise.architecture.feed_forward import FeedForward
-from shardwise.architecture.fields import Fields
+from shardwise.architecture.fields import MAX_LAYERS, Fields
 from shardwise.architecture.mixers import Attention
 from shardwise.architecture.reading.attention import (
     Projections,
@@ -37,6 +37,18 @@ def qwen3_5(config: Fields) -> Decoder:
 def qwen3_5_moe(config: Fields) -> Decoder:
     """Qwen3.5 with experts in every layer."""
     return _hybrid(config, _experts(config), split=True, drafts=0)
+
+
+def intern_s2_mobius(config: Fields) -> Decoder:
+    """Intern-S2-Mobius: Qwen3.5 whose layers share `num_blocks` banks of routed experts in turn.
+
+    Source: sglang/srt/models/interns2_mobius.py.
+    """
+    banks = config.size("num_blocks", default=4, hi=MAX_LAYERS)
+    own = _experts(config)(0)
+    again = tuple(replace(t, reused=t.part == "experts" or t.gemm == "router") for t in own.tensors)
+    later = replace(own, tensors=again)
+    return _hybrid(config, lambda i: own if i < banks else later, split=True, drafts=0)
 
 
 def _experts(config: Fields) -> Callable[[int], FeedForward]:
