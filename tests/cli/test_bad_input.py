@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.cli.running import in_process
 
 PLAN = ["plan", "llama-3.1-70b", "--gpu", "mi300x", "--isl", "1024", "--osl", "512"]
 STUDY = ["study", "llama-3.1-70b", "--gpu", "mi300x", "--dtype", "fp8", "--batch", "16"]
@@ -25,7 +26,10 @@ def shardwise(*words: str, cwd: Path | None = None) -> subprocess.CompletedProce
 
 
 def refused(words: list[str], code: int = 2, cwd: Path | None = None) -> str:
-    done = shardwise(*words, cwd=cwd)
+    return one_line(shardwise(*words, cwd=cwd), code)
+
+
+def one_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     lines = done.stderr.strip().splitlines()
@@ -85,7 +89,9 @@ def refused(words: list[str], code: int = 2, cwd: Path | None = None) -> str:
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(words: list[str], said: str, tmp_path: Path) -> None:
-    assert said in refused(words, cwd=tmp_path)
+    done = in_process(*words, cwd=tmp_path)
+    assert said in one_line(done)
+    assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
 

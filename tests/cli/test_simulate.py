@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.cli.running import in_process
 
 LENGTHS = ("--isl", "200", "--osl", "20")
 SMALL = ("--gpu", "h200", *LENGTHS, "--duration", "10s")
@@ -104,7 +105,7 @@ def test_bad_input_is_one_line(words: tuple[str, ...], message: str) -> None:
     own = {"--trace", "--lengths"} & set(words)
     lasts = "--rate" in words and "--duration" not in words
     few = (*(() if own else LENGTHS), *(("--duration", "10s") if lasts else ()))
-    done = simulate("llama-3.1-8b", "--gpu", "h200", *few, *words)
+    done = in_process("simulate", "llama-3.1-8b", "--gpu", "h200", *few, *words)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
