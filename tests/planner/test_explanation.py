@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -133,6 +134,7 @@ def test_the_first_is_of_the_kind_that_an_expert_expects(
     assert words in said
     assert "Measured rows: " in said
     assert [line for line in said.splitlines() if not line.endswith(".")] == []
+    assert not re.search(r"\b(nan|inf|None)\b|-0\.0 |[{}]|  ", said)
     assert (made.best.far != "") == ("nothing similar was measured" in first_sentence(made))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from msgspec.structs import replace
 from tests.reports.conftest import make
@@ -10,9 +13,11 @@ from shardwise.analysis.advice import Advice, NoAdvice
 from shardwise.analysis.cost import Node, node_costs
 from shardwise.analysis.grid import Grid, index
 from shardwise.analysis.layouts import LayoutStudy
+from shardwise.analysis.run import Question
 from shardwise.evidence.record import Interval
-from shardwise.hardware.catalogue import Price
+from shardwise.hardware.catalogue import Price, load_catalogue
 from shardwise.layout.deployment import Layout
+from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.reports.advice_words import advice_lines, copies_and_tp, how_sure
 from shardwise.reports.answer import (
     Ground,
@@ -26,6 +31,7 @@ from shardwise.reports.answer import (
     three_numbers,
     title_of,
 )
+from shardwise.reports.answering import memory_of_each_gpu
 from shardwise.reports.cells import lengths
 from shardwise.reports.prices import price_note
 from shardwise.workload.workload import Slo, Workload
@@ -161,3 +167,26 @@ def test_a_shown_layout_has_its_replicas_and_the_node_s_throughput(grid: Grid) -
     shown = Shown(item, Interval(800.0, 720.0, 880.0), cost, "usd_per_million_output_tok", 8)
     assert (shown.layout, shown.title) == ("TP2", "4 × TP2")
     assert shown.tok_s_per_gpu == Interval(100.0, 90.0, 110.0)
+
+
+def test_a_machine_measured_here_is_in_no_study_of_another_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARDWISE_HOME", str(tmp_path))
+    page = Path(__file__).parents[2] / "docs/howto/hardware.md"
+    block = re.search(r"```toml\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    assert block is not None
+    mine = tmp_path / "hardware" / "mine.toml"
+    mine.parent.mkdir()
+    mine.write_text(block[1].replace("gpu.mi308x", "gpu.mine"))
+    catalogue = load_catalogue([mine])
+    assert catalogue.gpu("mine").status == "released"
+    subject, _ = subject_of(Asked("llama-3.1-8b", "h200"))
+    question = Question(1, (1,), (1,), 100, 100)
+
+    def listed(gpu: str) -> set[str]:
+        asked = replace(subject, gpu=catalogue.gpu(gpu))
+        return {use.gpu for use in memory_of_each_gpu(asked, catalogue, question)}
+
+    assert "mine" not in listed("h200")
+    assert {"mine", "h200"} <= listed("mine")

@@ -122,7 +122,7 @@ def _littles_law_of_steps(steps: tuple[Step, ...], tolerance: float) -> Iterator
             "littles_law",
             (product.value - 1) * 100,
             f"E2E latency {_signed(other)} allows {metrics.ALL[step.metric].label} "
-            f"{(1 / other.ratio - 1) * 100:+.1f} %, the table says {_signed(step)}",
+            f"{(1 / other.ratio - 1) * 100:+z.1f} %, the table says {_signed(step)}",
         )
 
 
@@ -139,7 +139,7 @@ def _inverse_steps(steps: tuple[Step, ...]) -> Iterator[Finding]:
                 "inverse_steps",
                 (product.value - 1) * 100,
                 f"{metrics.ALL[step.metric].label} {_signed(step)} going up is "
-                f"{(1 / step.ratio - 1) * 100:+.1f} % going down, the table says {_signed(back)}",
+                f"{(1 / step.ratio - 1) * 100:+z.1f} % going down, the table says {_signed(back)}",
             )
 
 
@@ -182,7 +182,7 @@ def _key(step: Step) -> Key:
 
 
 def _signed(step: Step) -> str:
-    return f"{step.change_pct.value:+.1f} %"
+    return f"{step.change_pct.value:+z.1f} %"
 
 
 def _in_cell(item: Evidence, check: Check, mismatch_pct: float, message: str) -> Finding:

@@ -85,7 +85,7 @@ class Comparison(msgspec.Struct, frozen=True):
             mark = "within" if q.holds else "outside"
             yield (
                 f"  {q.name}: logged {q.logged:,.2f} {q.unit}, predicted {q.predicted:,.2f} "
-                f"({q.error_pct:+.1f} %, {mark} {q.tolerance_pct:.0f} %)"
+                f"({q.error_pct:+z.1f} %, {mark} {q.tolerance_pct:.0f} %)"
             )
         for reason in self.off:
             yield f"  off: {reason}"

@@ -17,6 +17,11 @@ def hardware_folder() -> Path:
     return home() / "hardware"
 
 
+def own_ids() -> frozenset[str]:
+    """Return the GPU ids of those machines; `detect` names a file after its machine."""
+    return frozenset(path.stem for path in own_hardware())
+
+
 def own_hardware() -> tuple[Path, ...]:
     """Return the TOML files of machines measured by `shardwise hardware detect`."""
     return tuple(sorted(hardware_folder().glob("*.toml")))

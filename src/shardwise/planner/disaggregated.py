@@ -255,12 +255,12 @@ def _compared(question: Question, one: Candidate, best: Point) -> str:
         return (
             f"{best.pools.name} take {mine:.3g} s per request, {one.name} takes "
             f"{theirs:.3g} s "
-            f"({metrics.percent_change(theirs, mine):+.0f} %)"
+            f"({metrics.percent_change(theirs, mine):+z.0f} %)"
         )
     mine, theirs = best.values["output_tok_s"].value, one.node_output_tok_s.value
     return (
         f"{best.pools.name} reach {mine:,.0f} output tok/s, {one.name} reaches {theirs:,.0f} "
-        f"({metrics.percent_change(theirs, mine):+.0f} %)"
+        f"({metrics.percent_change(theirs, mine):+z.0f} %)"
     )
 
 

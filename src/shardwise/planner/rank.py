@@ -233,6 +233,6 @@ def _behind(question: Question, above: Candidate, below: Candidate, second: bool
     name = {"cost": "cost", "latency": "E2E latency", "throughput": "throughput"}
     why = _WHY.get(ties.reason(question, above, below), "") if second else ""
     if _tied(question, above, below):
-        return f"same {name[question.objective]}, {slower:+.1f} % E2E latency{why}"
+        return f"same {name[question.objective]}, {slower:+z.1f} % E2E latency{why}"
     a, b = (abs(c.objective(question.objective)) for c in (above, below))
-    return f"{metrics.percent_change(a, b):+.1f} % {name[question.objective]}{why}"
+    return f"{metrics.percent_change(a, b):+z.1f} % {name[question.objective]}{why}"

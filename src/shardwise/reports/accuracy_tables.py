@@ -14,7 +14,7 @@ NOMINAL_COVERAGE = (75.0, 88.0)
 
 
 def _number(value: float, signed: bool = False) -> Cell:
-    return Cell(f"{value:+.1f}" if signed else f"{value:.1f}", value)
+    return Cell(f"{value:+z.1f}" if signed else f"{value:.1f}", value)
 
 
 def score_table(scores: Sequence[Score], grouped_by: str) -> Table:

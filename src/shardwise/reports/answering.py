@@ -16,6 +16,7 @@ from shardwise.analysis.run import Question, Study, run
 from shardwise.errors import DoesNotFitError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
 from shardwise.hardware.node import Node
+from shardwise.hardware.user_files import own_ids
 from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.perfmodel.estimate import Subject
 from shardwise.perfmodel.memory import plan
@@ -188,9 +189,14 @@ def memory_of_each_gpu(
     subject: Subject, catalogue: Catalogue, question: Question, tp_size: int = 1
 ) -> list[MemoryUse]:
     """Return the memory of one rank on each kind of GPU, for one sequence of the question's
-    length."""
+    length. Machines that the user measured are left out unless the question is about them."""
     dtype, uses = subject.weight_dtype, []
-    sold = [g for g in catalogue.gpus() if g.status == "released" or g.id == subject.gpu.id]
+    own = own_ids()
+    sold = [
+        g
+        for g in catalogue.gpus()
+        if g.id == subject.gpu.id or (g.status == "released" and g.id not in own)
+    ]
     for gpu in sorted(sold, key=lambda g: (g.memory_bytes, g.id)):
         deployment = Deployment(
             subject.arch.id,

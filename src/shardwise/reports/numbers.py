@@ -111,8 +111,7 @@ def percent(value: float | None, places: int = 1, *, signed: bool = True) -> str
     if value is None or not math.isfinite(value):
         return MISSING
     places = 0 if abs(round(value, places)) >= 100 else places
-    value = round(value, places) or 0.0  # no minus before nothing
-    return f"{value:{'+' if signed else ''},.{places}f}"
+    return f"{value:{'+' if signed else ''}z,.{places}f}"
 
 
 def percent_interval(interval: Interval) -> str:

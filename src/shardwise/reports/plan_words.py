@@ -109,7 +109,7 @@ def _idle(plan: Plan, idle: IdleGpus) -> str:
         return f"{count}{because} No layout that uses all {gpus} GPUs fits."
     return (
         f"{count}{because} The best layout that uses all {gpus} GPUs is {idle.full.name}: "
-        f"{idle.apart_pct:+.1f} % {_objective(plan)}."
+        f"{idle.apart_pct:+z.1f} % {_objective(plan)}."
     )
 
 
@@ -123,7 +123,7 @@ def _sentence(words: str) -> str:
 
 def _runner_up(plan: Plan, other: RunnerUp) -> str:
     """Say why the second candidate is not the first, and what to measure to decide."""
-    size = f"{other.apart_pct:+.1f} % {_objective(plan)}"
+    size = f"{other.apart_pct:+z.1f} % {_objective(plan)}"
     cause = f"of which {other.part_pct:.0f} points are {_LOST[other.part]}"
     doubt = f"the uncertainty of the difference is {other.doubt_pct:.0f} %"
     why = {

@@ -14,7 +14,7 @@ def speculation_lines(found: Drafted) -> list[str]:
     """Say whether to draft and why, the assumptions, and the break-even."""
     drafted, here = found.speculation, found.here
     value, lo, hi = (
-        f"{100.0 * (x - 1.0):+.0f}"
+        f"{100.0 * (x - 1.0):+z.0f}"
         for x in (found.speedup.value, found.speedup.lo, found.speedup.hi)
     )
     lines = [
