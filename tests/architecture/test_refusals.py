@@ -158,3 +158,22 @@ def test_no_value_ends_in_a_traceback(family: str, changes: dict[str, Any]) -> N
     except InputError as error:
         refusal = str(error)
     assert "\n" not in refusal
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LlamaForCausalLMEagle3",
+        "EagleLlamaForCausalLM",
+        "DFlashDraftModel",
+        "Qwen3NextMTP",
+        "DeepseekV3ForCausalLMNextN",
+    ],
+)
+def test_a_draft_head_is_not_taken_for_a_model_of_one_layer(name: str) -> None:
+    assert f"{name} drafts tokens for another model" in refused(LLAMA | {"architectures": [name]})
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Eagle2_5_VLForConditionalGeneration"])
+def test_a_model_that_answers_is_no_draft_head(name: str) -> None:
+    assert parse(LLAMA | {"architectures": [name]}, "tiny").num_layers == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -26,6 +27,12 @@ _NO_HEAD: Final = (
     "RewardModel",
     "ForEmbedding",
 )
+#: Architectures of heads that draft tokens for a base model: names from vLLM's
+#: `_SPECULATIVE_DECODING_MODELS` and SGLang's models folder. Eagle VL is none of them.
+_DRAFT: Final = re.compile(
+    r"(Eagle3?|NextN|MTP|MTPModel|Speculator|DraftModel)$"
+    r"|^Eagle3?[A-Z]\w*ForCausalLM$|DFlash|DSpark|Medusa"
+)
 
 
 def parse(values: Mapping[str, Any], model_id: str, where: str = "config.json") -> Model:
@@ -37,7 +44,9 @@ def parse(values: Mapping[str, Any], model_id: str, where: str = "config.json") 
         raise InputError(f"{where} is a {type(values).__name__}", "allowed: a JSON object")
     text = text_of(Fields(values, where))
     config = text.config
-    decoder = reader(text.family, where)(config)
+    read = reader(text.family, where)
+    _refuse_draft(config)
+    decoder = read(config)
     refuse_unread(config)
     plain = plain_format(config)
     return assemble(
@@ -48,6 +57,17 @@ def parse(values: Mapping[str, Any], model_id: str, where: str = "config.json") 
         towers=towers(text.whole, decoder.hidden_size, plain),
         generates=generates(config),
     )
+
+
+def _refuse_draft(config: Fields) -> None:
+    """Refuse a draft head, whose config names the family of the base model."""
+    name = next(iter(config.items("architectures", str)), "")
+    if _DRAFT.search(name):
+        raise InputError(
+            f"{config.where}: {name[:40]} drafts tokens for another model",
+            "allowed: a model that is served by itself",
+            "give the config.json of the base model",
+        )
 
 
 def _rules(config: Fields, whole: Fields, plain: Format) -> Rules:
