@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from shardwise.layout.deployment import Deployment, Layout
 from shardwise.simulator.evidence import evidence, simulate_thrice, timeline
 from shardwise.simulator.fleet import Failure, Group
+from shardwise.simulator.scheduling import Scheduling
 from shardwise.simulator.steptable import StepTable
 from shardwise.simulator.surface import plane
 from shardwise.simulator.trace import make_trace
@@ -74,8 +75,16 @@ def test_two_groups_are_two_records_that_share_the_requests() -> None:
     runs = simulate_thrice([group(), group(2)], trace)
     records = evidence(runs)
     assert sum(r.metrics["ttft_s"].n for r in records) == len(trace)
-    rate = sum(r.metrics["output_tok_s"].value for r in records)
+    # throughput is of one replica
+    rate = sum(r.metrics["output_tok_s"].value * r.deployment.replicas for r in records)
     assert rate == pytest.approx(4 * 5, rel=0.15)
+
+
+def test_the_share_of_the_cache_in_use_counts_tokens() -> None:
+    # a prompt of 100 tokens and an answer of 100: 100 to 199 of 1,000 tokens, in blocks of 10
+    whole = replace(group(), kv_capacity_tokens=1000, scheduling=Scheduling(block_tokens=10))
+    runs = simulate_thrice([whole], make_trace(np.zeros(1), np.array([100]), np.array([100])))
+    assert max(timeline(runs.expected)["kv_share"]) == pytest.approx(0.2, abs=0.02)
 
 
 def test_a_failure_has_a_time_to_recover_and_shows_in_the_queue() -> None:

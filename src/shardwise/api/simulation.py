@@ -30,7 +30,7 @@ from shardwise.simulator.compiling import HAS_NUMBA, INSTALL
 from shardwise.simulator.disaggregated import Pools, make_pools, simulate_pools
 from shardwise.simulator.evidence import Simulated, evidence, simulate_thrice, timeline
 from shardwise.simulator.fleet import Failure, Group, fabric_of, make_group
-from shardwise.simulator.results import LATENCIES, PERCENTILES
+from shardwise.simulator.results import FEW, LATENCIES, PERCENTILES
 from shardwise.simulator.sessions import SessionTraffic, draw_sessions
 from shardwise.simulator.trace import Ints, Trace
 from shardwise.simulator.trace_file import read_lengths, read_trace, with_lengths
@@ -38,7 +38,6 @@ from shardwise.simulator.traffic import Arrivals, Lengths, Stage, Traffic, draw,
 from shardwise.workload.workload import TRAFFIC_CV, Slo
 
 DURATION_S = 600.0  #: of arrivals, if none is given
-FEW = 10  #: requests beyond the 99th percentile, below which it is mostly chance
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -525,7 +524,7 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
                 if found.get("pools")
                 else []
             ),
-            *_goods(record, bool(found["failures"])),
+            *_goods(record, bool(found["failures"]), bool(found.get("pools"))),
             *([found["price_note"]] if found["price_note"] else []),
         ),
     )
@@ -539,11 +538,13 @@ def _closed(concurrency: int) -> str:
     )
 
 
-def _goods(record: Evidence, failed: bool) -> list[str]:
+def _goods(record: Evidence, failed: bool, pooled: bool) -> list[str]:
     m = record.metrics
+    each = " per replica" if record.deployment.replicas > 1 and not pooled else ""
     cost = m.get(GOOD_COST.name)
     lines = [
-        f"output {m['output_tok_s'].value:.0f} tok/s, goodput {m['goodput'].value:.3g} requests/s"
+        f"output {m['output_tok_s'].value:.0f} tok/s{each}, "
+        f"goodput {m['goodput'].value:.3g} requests/s"
         + (f", {cost.value:.3g} USD per million good tokens" if cost else "")
     ]
     if failed:

@@ -108,7 +108,8 @@ def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:
 
     The first requests are sent at once and are weighted by their share of the run. Later, requests
     of equal length stay synchronized: those that start together end together, as do their
-    successors. Different lengths break this synchronization.
+    successors. Different lengths break this synchronization, and so do random arrivals: at a
+    request rate the run is infinite.
     """
     full = fullest_chunk(load, np.zeros_like(resident))
     prompt = prefill_step(setting, load, full).total * load.new_tokens / full
@@ -116,6 +117,7 @@ def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:
     first = np.minimum(1.0, load.concurrency / load.requests)
     burst = first * others / 2.0 * (prompt + setting.coefficients["handle"])
     ahead = setting.coefficients["ahead"] / (1.0 + load.length_cv * load.osl)
+    ahead = np.where(np.isinf(load.requests), 0.0, ahead)
     return np.asarray(burst + ahead * others / (others + ahead) * prompt)
 
 

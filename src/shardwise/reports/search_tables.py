@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from shardwise.planner.candidates import Option
 from shardwise.reports.decision_tables import Value, ranked_table
 from shardwise.reports.table import Column, Table
+from shardwise.simulator.results import FEW
 from shardwise.simulator.summary import Summary
 
 
@@ -21,10 +22,13 @@ def search_table(found: Sequence[Summary]) -> Table:
         Column("goodput", "goodput", "requests/s"),
         Column("TTFT p99", "ttft_p99_s", "s"),
         Column("TPOT p99", "tpot_p99_s", "s"),
+        Column("beyond", "beyond_p99", "requests", optional=3),
         Column("cached", "hit_rate", optional=3),
         Column("busiest", "imbalance", "x mean", optional=3),
         Column("outcome", "error", align="left", optional=1),
     )
+    fewest = min((s.beyond_p99 for s in found if not s.error), default=0)
+    few = " or more" + ("; mostly noise: run longer" if fewest < FEW else "")
     return ranked_table(
         "search",
         f"{sum(s.runs for s in found)} simulations",
@@ -32,6 +36,7 @@ def search_table(found: Sequence[Summary]) -> Table:
         [_row(s) for s in found],
         (
             "medians over the seeds; intervals: the range that 80 % of the runs fall in",
+            f"the p99 of a run is based on its {fewest} slowest requests{few}",
             "cached: share of prompt tokens found in a prefix cache; busiest: requests of the "
             "replica with the most",
         ),
@@ -49,6 +54,7 @@ def _row(s: Summary) -> dict[str, Value]:
         "goodput": s.goodput,
         "ttft_p99_s": s.ttft_p99_s,
         "tpot_p99_s": s.tpot_p99_s,
+        "beyond_p99": str(s.beyond_p99),
         "hit_rate": s.hit_rate,
         "imbalance": s.imbalance,
         "error": s.error or "simulated",

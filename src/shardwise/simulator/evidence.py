@@ -71,19 +71,23 @@ def evidence(
     warmup_s: float = 0.0,
 ) -> list[Evidence]:
     """Return one record per group: latencies are means, with percentiles under their own names.
-    Intervals include the uncertainty of step times and the run-to-run variation.
 
-    Missing metrics are omitted: TPOT for osl 1, a cost without a price or without good requests, a
-    recovery that did not happen within the run.
+    Throughput and requests in flight are of one replica, goodput and cost of all. Intervals include
+    the uncertainty of step times and the run-to-run variation. Missing metrics are omitted: TPOT
+    for osl 1, a cost without a price or without good requests, a recovery that did not happen
+    within the run.
     """
     slo = slo or Slo()
     found = []
     pooled = runs.expected.pooled
     for number, group in enumerate(runs.expected.groups[-1:] if pooled else runs.expected.groups):
         own = runs if pooled else runs.of_group(number)
+        instances = 1 if pooled else group.deployment.replicas  # the pools are one instance
         values = {
             **_latencies(own, warmup_s),
-            metrics.OUTPUT_THROUGHPUT.name: own.interval(lambda r: r.output_tok_s(warmup_s)),
+            metrics.OUTPUT_THROUGHPUT.name: own.interval(
+                lambda r, n=instances: r.output_tok_s(warmup_s) / n  # type: ignore[misc]
+            ),
             metrics.GOODPUT.name: own.interval(lambda r: r.goodput(slo, warmup_s)),
         }
         if usd_per_gpu_hour is not None:
@@ -95,7 +99,8 @@ def evidence(
             values[metrics.RECOVERY.name] = own.interval(lambda r: r.recovery_s() or 0.0)
         known = {name: value for name, value in values.items() if value is not None}
         source = Source("simulated", group.note or "step times as given")
-        found.append(Evidence(group.deployment, _workload(own.expected), known, source))
+        workload = _workload(own.expected, instances)
+        found.append(Evidence(group.deployment, workload, known, source))
     return found
 
 
@@ -129,15 +134,16 @@ def _beside(groups: Sequence[Group], name: str) -> float:
     return math.sqrt(max(0.0, *beyond))
 
 
-def _workload(run: Result) -> Workload:
-    """Return mean lengths and their variation; requests in flight by Little's law."""
+def _workload(run: Result, instances: int) -> Workload:
+    """Return mean lengths and their variation; by Little's law, requests in flight at each of the
+    instances, among which the requests are shared evenly."""
     q = run.requests
     n = len(q.arrival)
     if not n:
         return Workload(1, 1, 1)
     span = run.window_s() if run.concurrency else run.span_s
     rate = n / span if span > 0 else 0.0
-    in_flight = rate * float(run.percentiles("e2e_latency_s").mean or 0.0)
+    in_flight = rate * float(run.percentiles("e2e_latency_s").mean or 0.0) / instances
     open_loop = not run.concurrency and 0 < rate < 1e9
     isl, osl = float(q.isl.mean()), float(q.osl.mean())
     return Workload(
@@ -146,7 +152,7 @@ def _workload(run: Result) -> Workload:
         concurrency=max(1, round(in_flight) if math.isfinite(in_flight) else 1),
         length_spread=3.0**0.5 * float(q.osl.std()) / osl,
         request_rate=rate if open_loop else None,
-        requests=min(n, 10_000_000),
+        requests=min(max(1, round(n / instances)), 10_000_000),
     )
 
 

@@ -15,6 +15,7 @@ from shardwise.simulator.state import (
     Loop,
     Replicas,
     Requests,
+    Sim,
 )
 from shardwise.simulator.trace import Floats, Ints
 
@@ -173,9 +174,11 @@ def take_slot(loop: Loop) -> float:
 
 
 @compiled
-def record(loop: Loop, replicas: Replicas, r: int, busy: int, start: float, end: float) -> None:
+def record(sim: Sim, r: int, busy: int, start: float, end: float) -> None:
     """Add replica `r`'s state from `start` to `end` to the timeline; `busy` requests are
     computed."""
+    loop, replicas = sim.loop, sim.replicas
+    kv_tokens = (replicas.kv_used[r] - replicas.evictable[r]) * sim.fleet.block[r]
     width = loop.bin_s[0]
     while end >= width * BINS:
         for b in range(BINS // 2):
@@ -194,6 +197,6 @@ def record(loop: Loop, replicas: Replicas, r: int, busy: int, start: float, end:
         upto = min(end, (b + 1) * width)
         loop.timeline[b, RUNNING] += busy * (upto - at)
         loop.timeline[b, WAITING] += replicas.waiting[r] * (upto - at)
-        loop.timeline[b, KV_USED] += (replicas.kv_used[r] - replicas.evictable[r]) * (upto - at)
+        loop.timeline[b, KV_USED] += kv_tokens * (upto - at)
         at = upto
         b += 1

@@ -28,6 +28,7 @@ from shardwise.workload.workload import Slo
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_latency_s")
 PERCENTILES = (50.0, 90.0, 99.0)
+FEW = 10  #: requests beyond the 99th percentile, below which it is mostly chance
 #: A queue that keeps growing and ends longer than this per replica is overload.
 OVERLOAD_QUEUE = 8.0
 RECOVERY_WINDOW_S = 10.0

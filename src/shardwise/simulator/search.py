@@ -74,6 +74,7 @@ class Outcome(msgspec.Struct, frozen=True):
     overloaded: bool = False
     hit_rate: float = 0.0  #: share of prompt tokens found in a prefix cache
     imbalance: float = 1.0  #: requests of the busiest replica over the mean
+    counted: int = 0  #: requests behind the percentiles: answered, after the warm-up
     error: str = ""  #: why it could not be simulated
 
 
@@ -102,6 +103,7 @@ def run_job(job: Job) -> Outcome:
         overloaded=result.overloaded,
         hit_rate=result.hit_rate(job.warmup_s),
         imbalance=result.imbalance(),
+        counted=int(result.counted(job.warmup_s).sum()),
     )
 
 

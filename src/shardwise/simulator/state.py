@@ -25,7 +25,7 @@ DOWN: Final = 0
 UP: Final = 1
 DRAINING: Final = 2  #: finishes its requests and accepts no more
 
-#: Columns of the timeline: replica-seconds in each state, integrated per bin.
+#: Columns of the timeline: requests, and tokens of cache in use, times seconds, per bin.
 RUNNING: Final = 0
 WAITING: Final = 1
 KV_USED: Final = 2

@@ -218,7 +218,7 @@ def prompt_step(sim: Sim, r: int) -> None:
     whole, token = mixed_step_s(sim, r, n, tokens, largest, attention_s)
     end = start + token
     replicas.kv_peak[r] = max(replicas.kv_peak[r], replicas.kv_used[r])
-    record(loop, replicas, r, seqs, start, end)
+    record(sim, r, seqs, start, end)
     replicas.now[r] = end
     seen = deliver(sim, r, n + begun, 1, end, end)
     if n > 0:
@@ -254,7 +254,7 @@ def decode_jump(sim: Sim, r: int, until: float) -> None:
     evict(sim, r, 0)
     replicas.kv_peak[r] = max(replicas.kv_peak[r], replicas.kv_used[r])
     end = start + base * steps + slope * (steps * (steps - 1) / 2.0)
-    record(sim.loop, replicas, r, n, start, end)
+    record(sim, r, n, start, end)
     replicas.now[r] = end
     seen = deliver(sim, r, n, steps, start + base, end)
     end_steps(sim, r, steps, seen)
@@ -272,7 +272,7 @@ def advance(sim: Sim, r: int, until: float) -> None:
             if requests.ready[head] > replicas.now[r]:
                 if requests.ready[head] >= until:
                     return
-                record(sim.loop, replicas, r, 0, replicas.now[r], requests.ready[head])
+                record(sim, r, 0, replicas.now[r], requests.ready[head])
                 replicas.now[r] = requests.ready[head]
         sim.loop.counts[JUMPS] += 1
         replicas.last_done[r] = 0

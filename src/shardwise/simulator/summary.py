@@ -29,6 +29,7 @@ class Summary(msgspec.Struct, frozen=True):
     tpot_p99_s: Interval | None
     hit_rate: Interval | None  #: share of prompt tokens found in a prefix cache
     imbalance: Interval | None  #: requests of the busiest replica over the mean
+    beyond_p99: int = 0  #: requests slower than the 99th percentile, in the shortest run
 
 
 def _over(values: Sequence[float | None]) -> Interval | None:
@@ -61,6 +62,7 @@ def summaries(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Summary]
                 tpot_p99_s=_over([run.percentiles["tpot_s"]["p99"] for run in done]),
                 hit_rate=_over([run.hit_rate for run in done]),
                 imbalance=_over([run.imbalance for run in done]),
+                beyond_p99=min((run.counted or run.done) // 100 for run in done) if done else 0,
             )
         )
     return found
