@@ -117,8 +117,8 @@ def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:
     first = np.minimum(1.0, load.concurrency / load.requests)
     burst = first * others / 2.0 * (prompt + setting.coefficients["handle"])
     ahead = setting.coefficients["ahead"] / (1.0 + load.length_cv * load.osl)
-    ahead = np.where(np.isinf(load.requests), 0.0, ahead)
-    return np.asarray(burst + ahead * others / (others + ahead) * prompt)
+    in_step = np.where(np.isinf(load.requests), 0.0, ahead * others / (others + ahead))
+    return np.asarray(burst + in_step * prompt)
 
 
 def _served(
