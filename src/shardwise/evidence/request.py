@@ -130,7 +130,7 @@ class TokenCheck(msgspec.Struct, frozen=True):
     def remarks(self) -> tuple[str, ...]:
         """Describe limitations of the token times or counts."""
         found = (
-            (self.at_once, "arrived at once: a buffering proxy hides TTFT and ITL"),
+            (self.at_once, "arrived at once: a buffering proxy or busy client hides TTFT and ITL"),
             (self.more_pieces, "have more chunks of text than tokens in usage"),
             (self.more_than_asked, "have more tokens in usage than requested"),
             (self.fewer_pieces, "have several tokens per chunk: ITL is between chunks"),
