@@ -65,8 +65,8 @@ def _refuse_draft(config: Fields) -> None:
     if _DRAFT.search(name):
         raise InputError(
             f"{config.where}: {name[:40]} drafts tokens for another model",
-            "allowed: a model that is served by itself",
-            "give the config.json of the base model",
+            "allowed: a complete model",
+            "give the config.json of the base model, or of a complete draft model",
         )
 
 
