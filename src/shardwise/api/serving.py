@@ -84,7 +84,12 @@ def serve(
         raise InputError(f"random weights on {engine}", "allowed: the built-in engine")
     from shardwise.replica import running
     from shardwise.replica.devices import kind_here
+    from shardwise.replica.probing import require_port
 
+    if tp_size < 1:
+        raise InputError(f"tp_size is {tp_size}", "allowed: 1 or more", field="tp_size")
+    if port:
+        require_port(port)
     with TemporaryDirectory(prefix="shardwise-serve-") as folder:
         loads, extra = _loaded(model, engine, random_weights, Path(folder), say)
         words = [*extra, *(["--dtype", dtype] if dtype != "auto" else []), *flags]

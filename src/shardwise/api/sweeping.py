@@ -107,6 +107,7 @@ def bench_sweep(
     from shardwise.evidence.store import open_store
     from shardwise.layout.deployment import Layout
     from shardwise.layout.rules import require_layout
+    from shardwise.replica.probing import require_port
 
     loads = Loads(
         concurrencies=concurrencies, request_rates=request_rates, isl=isl, osl=osl, mode=mode,
@@ -114,6 +115,9 @@ def bench_sweep(
         precision_pct=precision_pct, cell_time_s=cell_time_s, stall_timeout_s=stall_timeout_s,
         first_token_timeout_s=first_token_timeout_s, request_timeout_s=request_timeout_s,
     )  # fmt: skip
+    if not tp_sizes:
+        raise InputError("0 TP sizes", "needed: at least 1", field="tp_sizes")
+    require_port(port)
     architecture = load(model)
     for tp in tp_sizes:
         require_layout(architecture, Layout(tp))

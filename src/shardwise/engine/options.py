@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 import torch
@@ -20,12 +20,18 @@ DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 RANK_PROCESS_BYTES = 350e6
 
 
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+DEVICES: Final[tuple[Device, ...]] = get_args(Device)
+DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
+
+
 class EngineOptions(msgspec.Struct, frozen=True):
     """Options of one replica."""
 
     tp_size: int = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
     all_reduce: AllReduce = "auto"
     threads_per_rank: int = 0  #: 0: this machine's cores divided by the ranks
     max_num_seqs: int = 64
@@ -42,6 +48,17 @@ def resolved(options: EngineOptions) -> EngineOptions:
     for name in ("tp_size", "max_num_seqs", "max_num_batched_tokens", "block_size"):
         if getattr(options, name) < 1:
             raise InputError(f"{name} is {getattr(options, name)}", "allowed: 1 or more")
+    for name, kind in (("device", DEVICES), ("dtype", DTYPES)):
+        if getattr(options, name) not in kind:
+            raise InputError(
+                f"{name} is {getattr(options, name)!r}", f"allowed: {', '.join(kind)}", field=name
+            )
+    if options.threads_per_rank < 0:
+        raise InputError(
+            f"threads_per_rank is {options.threads_per_rank}",
+            "allowed: 1 or more; 0 is an equal share of the cores",
+            field="threads_per_rank",
+        )
     if options.max_num_batched_tokens < options.max_num_seqs:
         raise InputError(
             f"max_num_batched_tokens is {options.max_num_batched_tokens}",

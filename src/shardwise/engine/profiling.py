@@ -26,6 +26,15 @@ class Question(msgspec.Struct, frozen=True):
     repeats: int = 10
     emulate: bool = False  #: time one rank's shard without its peers
 
+    def __post_init__(self) -> None:
+        for name in ("tp_sizes", "batches"):
+            if not getattr(self, name):
+                raise InputError(f"0 {name}", "needed: at least 1", field=name)
+        for name, least in (("isl", self.isl), ("osl", self.osl), ("repeats", self.repeats),
+                            ("batch", min(self.batches))):  # fmt: skip
+            if least < 1:
+                raise InputError(f"{name} is {least}", "allowed: 1 or more", field=name)
+
 
 class Profile(msgspec.Struct, frozen=True):
     """One tp_size and batch: prefill and decode step of every rank, and the ranks' peak rates."""

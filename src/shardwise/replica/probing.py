@@ -9,6 +9,9 @@ import socket
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from shardwise.errors import InputError
+
+LAST_PORT: Final = 65535
 #: Gauges whose sum is the number of requests in flight, by engine.
 IN_FLIGHT: Final = {
     "builtin": ("shardwise_requests_in_flight",),
@@ -102,6 +105,12 @@ def _sum(url: str, names: tuple[str, ...]) -> float | None:
         if match and match[1] in names:
             total, found = total + float(match[2]), True
     return total if found else None
+
+
+def require_port(port: int) -> None:
+    """Raise InputError for a number that no port has."""
+    if not 1 <= port <= LAST_PORT:
+        raise InputError(f"port is {port}", f"allowed: 1 to {LAST_PORT}", field="port")
 
 
 def port_in_use(host: str, port: int) -> bool:

@@ -124,7 +124,7 @@ def _sentence(words: str) -> str:
 def _runner_up(plan: Plan, other: RunnerUp) -> str:
     """Say why the second candidate is not the first, and what to measure to decide."""
     size = f"{other.apart_pct:+z.1f} % {_objective(plan)}"
-    cause = f"of which {other.part_pct:.0f} points are {_LOST[other.part]}"
+    cause = f"of which {other.part_pct:z.0f} points are {_LOST[other.part]}"
     doubt = f"the uncertainty of the difference is {other.doubt_pct:.0f} %"
     why = {
         "better": f"{size}, {cause}; {doubt}" if other.apart_pct > 0 else f"{size}; {doubt}",
