@@ -106,6 +106,7 @@ def ask_vidur(python: str, group: Group, trace: Trace) -> dict[str, Any]:
         "replicas": group.deployment.replicas,
         "decode_s": table.decode.tolist(),
         "prompt_s": table.prompt.tolist(),
+        "beside_s": table.beside.tolist(),
         "reads": msgspec.to_builtins(table.reads, enc_hook=np.ndarray.tolist),
         "scores": msgspec.to_builtins(table.scores, enc_hook=np.ndarray.tolist),
         "launch": table.launch,

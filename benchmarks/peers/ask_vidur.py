@@ -81,7 +81,7 @@ class GivenSteps(BaseExecutionTimePredictor):  # type: ignore[misc]
         elif n == 0:
             seconds += prompt[tokens]
         else:
-            seconds += prompt[n + tokens] + decode[n + 1] - decode[1] - prompt[n + 1] + prompt[1]
+            seconds += prompt[n + tokens] + JOB["beside_s"][n]
         if tokens:
             launch, per_step, per_sequence, _ = JOB["launch"]
             knee = JOB["host_knee"]
