@@ -27,7 +27,8 @@ from shardwise import (
     study,
     study_layouts,
 )
-from shardwise.api.simulation import require_seed, require_warmup
+from shardwise.api.seeds import require_seed
+from shardwise.api.simulation import require_warmup
 from shardwise.layout.deployment import FixedLimits
 from shardwise.simulator.traffic import Lengths, Traffic, draw
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -53,9 +54,20 @@ def test_an_endpoint_is_measured_and_its_store_gives_the_same_cells(tmp_path: Pa
         ({"request_rates": (1.0, 0.0)}, "request_rates"),
         ({"osl": 0}, "osl"),
         ({"min_repeats": 4, "max_repeats": 3}, "min_repeats"),
+        ({"requests": -1}, "requests"),
+        ({"requests": 10**9}, "requests"),
+        ({"mode": "max_throughput"}, "mode"),
+        ({"precision_pct": math.nan}, "precision_pct"),
+        ({"cell_time_s": -1.0}, "cell_time_s"),
+        ({"seed": -1}, "seed"),
+        ({"tp_size": 0}, "tp_size"),
+        ({"gpu": "h2000"}, "gpu"),
+        ({"api": "embed"}, "api"),
     ],
 )
-def test_a_load_that_cannot_be_names_its_argument(given: dict[str, object], field: str) -> None:
+def test_an_argument_that_cannot_be_is_named_before_any_request(
+    given: dict[str, object], field: str
+) -> None:
     with pytest.raises(InputError) as caught:
         bench_run("http://127.0.0.1:9", **given)  # type: ignore[arg-type]
     assert caught.value.field == field

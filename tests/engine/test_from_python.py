@@ -35,11 +35,12 @@ def test_an_engine_that_cannot_start_says_why(llama: Path, tmp_path: Path) -> No
     broken.write_text("#!/bin/sh\necho no such module\nexit 3\n")
     broken.chmod(0o755)
     with (
-        pytest.raises(EngineError, match="did not start: exit code 3") as caught,
-        serve(str(llama), python=str(broken)),
+        pytest.raises(EngineError, match="did not start: exit code 3: no such module;") as caught,
+        serve(str(llama), python=str(broken), log_file=tmp_path / "engine.log"),
     ):
         pytest.fail("the block must not be entered")
     assert caught.value.last_lines == ("no such module",)
+    assert (tmp_path / "engine.log").read_text() == "no such module\n"
 
 
 def test_a_layer_has_its_shards_and_sums_as_tables(llama: Path) -> None:

@@ -13,7 +13,8 @@ import msgspec
 from shardwise.api.extras import BENCH, require_modules
 from shardwise.api.loads import CONCURRENCIES, Loads
 from shardwise.api.measurements import Measurements
-from shardwise.errors import UnknownNameError
+from shardwise.api.seeds import require_seed
+from shardwise.errors import InputError, UnknownNameError
 from shardwise.files import AnyPath
 from shardwise.workload.workload import Mode, Workload
 
@@ -119,7 +120,10 @@ def bench_run(
         first_token_timeout_s=first_token_timeout_s, request_timeout_s=request_timeout_s,
         are_equal=trace is None and sharegpt is None,
     )  # fmt: skip
+    require_seed(seed)
     require_names(gpu, engine or UNKNOWN, dtype)
+    if tp_size < 1:
+        raise InputError(f"tp_size is {tp_size}", "allowed: 1 or more", field="tp_size")
     if architecture:
         load(architecture)
     target = parse_target(url, api, model, api_key, ca_file, exact=not actual_lengths)

@@ -87,7 +87,8 @@ def simulate_day(
         InputError: No bound is given, or an argument cannot be used.
         DoesNotFitError: The deployment does not have the memory.
     """
-    from shardwise.api.simulation import price_of, require_seed, with_caching
+    from shardwise.api.seeds import require_seed
+    from shardwise.api.simulation import price_of, with_caching
     from shardwise.perfmodel.profiles import load_profile
     from shardwise.perfmodel.subject import catalogue_for
     from shardwise.reports.prices import price_note

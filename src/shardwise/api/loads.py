@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from shardwise.bench.cell import Effort
 
 CONCURRENCIES: Final = (1, 4, 16)
+MODES: Final = ("closed_loop", "static_batch")
+MAX_REQUESTS: Final = 1_000_000  #: of a run; all its prompts are built beforehand
 #: requests of a run at a rate, and for each one in flight of a closed loop
 AT_A_RATE, PER_SLOT = 64, 10
 
@@ -42,14 +44,17 @@ class Loads(msgspec.Struct, frozen=True, kw_only=True):
         self._require(all(0 < rate < math.inf for rate in self.request_rates), "request_rates")
         for name in ("isl", "osl", "precision_pct", "stall_timeout_s", "request_timeout_s"):
             self._require(getattr(self, name) > 0, name)
-        self._require(1 <= self.min_repeats <= self.max_repeats, "min_repeats")
+        for name in ("cell_time_s", "first_token_timeout_s"):
+            self._require(getattr(self, name) is None or getattr(self, name) > 0, name)
+        self._require(0 <= self.requests <= MAX_REQUESTS, "requests", f"0 to {MAX_REQUESTS:,}")
+        least = f"1 to max_repeats ({self.max_repeats})"
+        self._require(1 <= self.min_repeats <= self.max_repeats, "min_repeats", least)
+        self._require(self.mode in MODES, "mode", ", ".join(MODES))
         if self.request_rates and self.mode == "static_batch":
             raise InputError("a request rate with a static batch", "allowed: one of them")
 
-    def _require(self, holds: bool, name: str) -> None:
+    def _require(self, holds: bool, name: str, allowed: str = "above 0") -> None:
         if not holds:
-            at_most = f", at most max_repeats ({self.max_repeats})"
-            allowed = f"above 0{at_most if name == 'min_repeats' else ''}"
             raise InputError(f"{name} is {getattr(self, name)}", f"allowed: {allowed}", field=name)
 
     def workloads(self) -> tuple[Workload, ...]:

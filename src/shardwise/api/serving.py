@@ -7,7 +7,8 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -70,7 +71,8 @@ def serve(
         python: Interpreter of the engine's environment; "" is this one.
         flags: Added to the engine's command.
         env: Variables for the engine.
-        log_file: Where the engine's output is kept; None discards it with the engine.
+        log_file: Where the engine's output is kept; None keeps it only if the engine fails to
+            start, in the system's folder for temporary files.
         ready_timeout_s: Longest wait for the first answer, in seconds.
         say: Called with each line of progress.
 
@@ -90,24 +92,32 @@ def serve(
         raise InputError(f"tp_size is {tp_size}", "allowed: 1 or more", field="tp_size")
     if port:
         require_port(port)
-    with TemporaryDirectory(prefix="shardwise-serve-") as folder:
-        loads, extra = _loaded(model, engine, random_weights, Path(folder), say)
+    folder, keeps = Path(mkdtemp(prefix="shardwise-serve-")), False
+    try:
+        loads, extra = _loaded(model, engine, random_weights, folder, say)
         words = [*extra, *(["--dtype", dtype] if dtype != "auto" else []), *flags]
         instance = _instance(loads, engine, tp_size, kv_dtype, limits, words, python, env)
         kind = kind_here()
         chosen = _devices(kind, devices, tp_size)
-        log = Path(log_file) if log_file is not None else Path(folder) / "engine.log"
+        log = Path(log_file) if log_file is not None else folder / "engine.log"
         mark = f"serve {os.getpid()} {folder}"
         say(f"starting {engine} with TP={tp_size} on {kind} {','.join(map(str, chosen))}")
         started = running.start(instance, kind, chosen, port or _free_port(), log, mark)
         try:
-            ready_s = running.wait_ready(started, ready_timeout_s)
+            try:
+                ready_s = running.wait_ready(started, ready_timeout_s)
+            except running.EngineError:
+                keeps = log_file is None  # the error names the log
+                raise
             yield ServedModel(
                 started.url, instance.served_name, started.process.pid, started.argv, ready_s
             )
         finally:
             running.stop(started)
             running.clear(mark)
+    finally:
+        if not keeps:
+            rmtree(folder, ignore_errors=True)
 
 
 def _loaded(

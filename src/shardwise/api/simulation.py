@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from shardwise.api.hardware import all_files
 from shardwise.api.result import Result
+from shardwise.api.seeds import require_seed
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
 from shardwise.files import AnyPath
@@ -433,12 +434,6 @@ def _pools(
     made = make_pools(replace(decode, layout=layout), decode, profile, catalogue)
     prefill, decoding = (with_caching(group, asked.prefix_caching) for group in made.groups)
     return replace(made, prefill=prefill, decode=decoding)
-
-
-def require_seed(seed: int) -> None:
-    """Raise InputError for a seed that is not a whole number from 0 up."""
-    if not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed is {seed!r}", "allowed: whole numbers from 0 up", field="seed")
 
 
 def require_warmup(warmup_s: float, offered_s: float = math.inf) -> None:

@@ -12,6 +12,7 @@ from shardwise.api.benchmarking import STUDY
 from shardwise.api.extras import BENCH, require_modules
 from shardwise.api.loads import CONCURRENCIES, Loads
 from shardwise.api.measurements import Measurements
+from shardwise.api.seeds import require_seed
 from shardwise.errors import InputError
 from shardwise.files import AnyPath
 from shardwise.workload.workload import Mode
@@ -115,6 +116,7 @@ def bench_sweep(
         precision_pct=precision_pct, cell_time_s=cell_time_s, stall_timeout_s=stall_timeout_s,
         first_token_timeout_s=first_token_timeout_s, request_timeout_s=request_timeout_s,
     )  # fmt: skip
+    require_seed(seed)
     if not tp_sizes:
         raise InputError("0 TP sizes", "needed: at least 1", field="tp_sizes")
     require_port(port)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -88,6 +88,8 @@ def parse_target(
 ) -> Target:
     """Parse the target at `url`, with or without /v1. Raises InputError unless it is an HTTP
     URL."""
+    if api not in get_args(Api):
+        raise InputError(f"api is {api!r}", f"allowed: {', '.join(get_args(Api))}", field="api")
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from shardwise.api.loads import MAX_REQUESTS, MODES
 from shardwise.cli.files import print_result, show_tables
 from shardwise.cli.options import JSON, SEED, Duration, Finite, sizes
 from shardwise.errors import InputError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 STORE: Final = Path("shardwise.db")
 MAX_TOKENS: Final = 10_000_000  #: of a prompt or an answer
-MAX_REQUESTS: Final = 1_000_000  #: of a run; all its prompts are built beforehand
 _AS_GIVEN: Final = (
     *("isl", "osl", "mode", "requests", "api", "actual_lengths", "shared_prefix", "seed"),
     *("store", "study"),
@@ -111,7 +111,7 @@ def load_options(command: F) -> F:
         ),
         click.option(
             "--mode",
-            type=click.Choice(["closed_loop", "static_batch"]),
+            type=click.Choice(MODES),
             default="closed_loop",
             show_default=True,
             help="closed_loop keeps the batch in flight; static_batch runs it once.",

@@ -30,10 +30,11 @@ class Question(msgspec.Struct, frozen=True):
         for name in ("tp_sizes", "batches"):
             if not getattr(self, name):
                 raise InputError(f"0 {name}", "needed: at least 1", field=name)
-        for name, least in (("isl", self.isl), ("osl", self.osl), ("repeats", self.repeats),
-                            ("batch", min(self.batches))):  # fmt: skip
-            if least < 1:
-                raise InputError(f"{name} is {least}", "allowed: 1 or more", field=name)
+        for name, value, least in (("isl", self.isl, 1), ("osl", self.osl, 2),
+                                   ("repeats", self.repeats, 1),
+                                   ("batch", min(self.batches), 1)):  # fmt: skip
+            if value < least:
+                raise InputError(f"{name} is {value}", f"allowed: {least} or more", field=name)
 
 
 class Profile(msgspec.Struct, frozen=True):

@@ -93,6 +93,8 @@ def _failed(running: Running, why: str) -> EngineError:
     s, lines = running.instance, []
     with contextlib.suppress(OSError):
         lines = running.log.read_text("utf-8", errors="replace").splitlines()[-LOG_LINES:]
+    if lines:
+        why += f": {lines[-1].strip()[-300:]}"
     return EngineError(
         f"{s.engine} with TP={s.tp_size} did not start: {why}; its log: {running.log}", lines
     )
