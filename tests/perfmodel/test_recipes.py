@@ -9,7 +9,7 @@ from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.build import plain
 from shardwise.perfmodel.predicting import usable_rows
 from shardwise.perfmodel.recipes import Run, recipe_of
-from shardwise.perfmodel.rows import parse_row, read_table
+from shardwise.perfmodel.rows import Row, parse_row, read_table
 
 
 def run(
@@ -70,6 +70,71 @@ def test_minimax_ran_with_whole_experts_until_its_scripts_asked_for_more_than_on
     assert parse_row(1, cells()).layout.ep_size == 8
     assert parse_row(1, cells(engine="vllm 0.19.0", tp="4")).layout.ep_size == 1
     assert parse_row(1, cells(source_id="mine")).layout.ep_size == 1
+
+
+def inferencex(model: str, gpu: str, engine: str, tp: str, **given: str) -> Row:
+    """A row of InferenceX on the GPUs of one node."""
+    name = engine.partition(" ")[0]
+    usual = {"model_id": model, "gpu_id": gpu, "engine_id": name, "engine": engine}
+    return parse_row(1, cells(**{**usual, "gpus": tp, "tp": tp, **given}))
+
+
+def test_tensorrt_llm_ran_with_whole_experts_until_its_results_named_a_version() -> None:
+    """Scripts of October 2025: `--ep_size=$TP` in gptoss_fp4_h200_trt_slurm.sh, `EP_SIZE="$TP"` in
+    dsr1_fp8_b200_trt_slurm.sh. Later results state the EP."""
+    fp4 = {"weight_dtype": "fp4"}
+    assert inferencex("gpt-oss-120b", "h200", "trtllm ", "4", **fp4).layout.ep_size == 4
+    assert inferencex("deepseek-r1", "b200", "trtllm ", "8").layout.ep_size == 8
+    assert inferencex("deepseek-r1", "b200", "trtllm 1.2.0rc6.post2", "8").layout.ep_size == 1
+    assert inferencex("llama-3.1-70b", "h200", "trtllm ", "4").layout.ep_size == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (("qwen3.5-397b-a17b", "b200", "sglang 0.5.9", "4"), "likely"),
+        (("qwen3.5-397b-a17b", "b200", "sglang 0.5.9", "8"), "unlikely"),
+        (("deepseek-r1", "b200", "sglang 0.5.6", "8"), "unlikely"),
+        (("deepseek-r1", "b200", "sglang 0.5.9", "4"), "unlikely"),
+        (("deepseek-r1", "b200", "trtllm 1.2.0rc6.post2", "8"), "unlikely"),
+        (("deepseek-r1", "b200", "trtllm 1.2.0rc6.post3", "8"), "likely"),
+    ],
+)
+def test_the_search_spaces_of_inferencex_tell_which_runs_drafted(
+    row: tuple[str, str, str, str], says: str
+) -> None:
+    found = inferencex(*row, speculation="unknown", measured_on="2026-03-25")
+    assert found.speculation == says
+    assert found.is_plain == (says == "unlikely")
+
+
+def test_loads_that_were_run_both_ways_stay_as_the_row_says() -> None:
+    sglang = ("deepseek-r1", "b200", "sglang 0.5.9", "8")
+    for load, says in (
+        ({"concurrency": "64"}, "unknown"),
+        ({"concurrency": "128"}, "likely"),
+        ({"concurrency": "4", "isl": "8192"}, "unknown"),
+        ({"concurrency": "8", "isl": "8192"}, "likely"),
+    ):
+        assert inferencex(*sglang, speculation="unknown", **load).speculation == says
+    both = ("deepseek-r1", "b200", "trtllm 1.1.0rc2.post2", "8")
+    for date, says in (("2025-12-15", "unlikely"), ("2026-01-14", "likely"), ("", "unknown")):
+        row = inferencex(*both, speculation="unknown", measured_on=date)
+        assert row.speculation == says
+
+
+def test_a_copy_of_a_run_with_drafts_is_not_taken_for_one_without() -> None:
+    drafted = inferencex("qwen3.5-397b-a17b", "b200", "sglang 0.5.9", "4", speculation="unknown")
+    copy = inferencex(
+        "qwen3.5-397b-a17b",
+        "b200",
+        "sglang 0.5.9",
+        "4",
+        speculation="unknown",
+        source_id="aic_silicon_other",
+    )
+    assert copy.is_plain
+    assert plain([drafted, copy]) == []
 
 
 def test_what_a_row_says_counts_before_what_its_source_does() -> None:

@@ -99,7 +99,7 @@ EXPECTED: list[tuple[str, str, int, int, str | None, Any, str]] = [
     # fp8 blocks of 128 do not divide expert widths of 1536 / 8: TP8 needs whole experts
     ("qwen3-235b-a22b", "h100", 4, 64, "fp8", lambda x: x.tp_size == 4, "Runner-up: "),
     ("qwen3-235b-a22b", "h100", 8, 64, "fp8", lambda x: x.name != "TP8", "Runner-up: "),
-    ("qwen3.5-397b-a17b", "b200", 8, 64, None, lambda x: x.replicas > 1, "a tie"),
+    ("qwen3.5-397b-a17b", "b200", 8, 64, None, lambda x: x.replicas > 1, "Runner-up: 2 x "),
     ("kimi-k2.5", "h200", 8, 8, None, lambda x: x.tp_size == 8, "times the"),
     ("kimi-k2.5", "h200", 8, 512, None, lambda x: x.attention_dp > 1, "times the"),
     (

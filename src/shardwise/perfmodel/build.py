@@ -100,8 +100,12 @@ def crossed_pct(own: Groups, other: Groups, level: float = LEVEL) -> float | Non
 
 
 def plain(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows for a fit: marked `calibrate`, without speculation, without duplicates."""
-    return without_copies(row for row in rows if row.use == "calibrate" and row.is_plain)
+    """Return the rows for a fit: marked `calibrate`, without duplicates, without speculation.
+
+    A copy does not say what its source does, so duplicates are removed first.
+    """
+    marked = without_copies(row for row in rows if row.use == "calibrate")
+    return [row for row in marked if row.is_plain]
 
 
 def without_copies(rows: Iterable[Row]) -> list[Row]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from shardwise.layout.deployment import FixedLimits, Layout
 
@@ -25,6 +26,7 @@ class Run(msgspec.Struct, frozen=True):
     concurrency: float
     isl: float
     osl: float
+    measured_on: str = ""  #: ISO date; "" if the source does not say
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -37,6 +39,7 @@ class Recipe(msgspec.Struct, frozen=True):
         extra_in_flight: Requests that the client kept in flight beyond the engine's slots.
         waves: Requests that the client sent per request in flight; 0: unknown.
         whole_experts: Whether the run used expert parallelism even if the row does not say so.
+        drafted: Whether the run drafted tokens; None: as the row says.
     """
 
     limits: FixedLimits = FixedLimits()
@@ -45,6 +48,7 @@ class Recipe(msgspec.Struct, frozen=True):
     extra_in_flight: float = 0.0
     waves: float = 0.0
     whole_experts: bool = False
+    drafted: bool | None = None
 
 
 _DEFAULT: Final = Recipe()
@@ -70,6 +74,22 @@ _HELD_70B: Final = 20.0
 _HELD_DSR1: Final = 40.0
 _HELD_DSR1_FROM_TO: Final = (64.0, 256.0)
 _HELD_ATTENTION_DP: Final = 60.0
+#: Until November 2025, TensorRT-LLM's scripts of these models set EP to the TP size
+#: (`--ep_size=$TP` in gptoss_fp4_h200_trt_slurm.sh, `EP_SIZE="$TP"` in
+#: dsr1_fp8_b200_trt_slurm.sh), and the results had neither an EP nor a version. Where the same
+#: loads were run again with a stated EP in December, TPOT is the same within 3 %.
+_TRTLLM_EP_UNTOLD: Final = ("gpt-oss-120b", "deepseek-r1")
+#: Runs with MTP (`spec-decoding: mtp`), from the search spaces in
+#: .github/configs/nvidia-master.yaml and their changes in perf-changelog.yaml. DeepSeek-R1 with
+#: SGLang: none before 0.5.8. From then on, TP=8 up to 512 in flight with MTP; without, TP=4, and
+#: TP=8 up to 64 in flight (4 for prompts of 8,192 tokens). Qwen3.5 in fp8: TP=4 with MTP; TP=8, and
+#: TP=4 with whole experts, without. DeepSeek-R1 with TensorRT-LLM: 1.2.0rc6.post3 only with MTP,
+#: 1.2.0rc6.post2 and results without a version only without, 1.1.0rc2.post2 from 2026 on.
+_SGLANG_MTP_SINCE: Final = ("0.5.8", "0.5.9")
+_SGLANG_DSR1_PLAIN_TO: Final = {False: 64.0, True: 4.0}  #: requests in flight, by long prompts
+_TRTLLM_DSR1_MTP: Final = "1.2.0rc6.post3"
+_TRTLLM_DSR1_BOTH: Final = "1.1.0rc2.post2"
+_TRTLLM_DSR1_MTP_FROM: Final = "2026"
 #: minimaxm2.5_fp8_b200.sh and _h200.sh: memory utilization 0.95. Until April 2026 (vLLM 0.19), the
 #: B200 script enabled expert parallelism if EP_SIZE -ge 1, which holds for every row (assumed for
 #: H200 too). At TP=8 the engine does not start without it: 1536 / 8 is not a multiple of the fp8
@@ -107,12 +127,41 @@ def _held(steps: float, run: Run, limits: FixedLimits) -> Recipe:
 
 
 def _sglang(run: Run) -> Recipe:
+    return replace(_sglang_settings(run), drafted=_sglang_drafted(run))
+
+
+def _sglang_drafted(run: Run) -> bool | None:
+    """Return whether the run drafted tokens; None where it was measured with and without."""
+    tp_size = run.layout.tp_size
+    if run.model == "qwen3.5-397b-a17b":
+        return tp_size == 4 and not run.layout.expert_parallel
+    if run.model != "deepseek-r1":
+        return None
+    if tp_size == 4 or not run.version.startswith(_SGLANG_MTP_SINCE):
+        return False
+    return True if run.concurrency > _SGLANG_DSR1_PLAIN_TO[run.isl > _SHORT] else None
+
+
+def _sglang_settings(run: Run) -> Recipe:
     if (run.model, run.layout.tp_size) == ("deepseek-r1", 4):
         return _polled(_POLLS[0], _SGLANG_DSR1_TP4)
     return _polled(_POLLS[run.concurrency >= _POLLS_FROM], _SGLANG)
 
 
 def _trtllm(run: Run) -> Recipe:
+    untold = not run.version and run.model in _TRTLLM_EP_UNTOLD
+    return replace(_trtllm_settings(run), whole_experts=untold, drafted=_trtllm_drafted(run))
+
+
+def _trtllm_drafted(run: Run) -> bool | None:
+    if run.model != "deepseek-r1":
+        return None
+    if run.version == _TRTLLM_DSR1_BOTH:
+        return run.measured_on >= _TRTLLM_DSR1_MTP_FROM if run.measured_on else None
+    return run.version == _TRTLLM_DSR1_MTP
+
+
+def _trtllm_settings(run: Run) -> Recipe:
     limits = _TRTLLM.get(run.model, FixedLimits())
     short = run.isl <= _SHORT and run.osl <= _SHORT
     if run.layout.attention_dp > 1:

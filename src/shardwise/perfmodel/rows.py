@@ -306,7 +306,8 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     version = (cells.get("engine_version") or "").strip() or version_of(cells.get("engine") or "")
     layout = _layout(cells)
     isl, osl = mean * _positive(cells, "isl"), max(mean * _positive(cells, "osl"), 1.0)
-    run = Run(source, model, engine, version, layout, concurrency, isl, osl)
+    date = (cells.get("measured_on") or "").strip()
+    run = Run(source, model, engine, version, layout, concurrency, isl, osl, date)
     recipe = recipe_of(run)
     usual = concurrency * (INFERENCEX_WAVES if told else recipe.waves or UNKNOWN_WAVES)
     if recipe.whole_experts and layout.ep_size == 1:
@@ -337,13 +338,19 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         observed=_observed(cells, osl),
         limits=_limits(cells, recipe),
         recipe=recipe,
-        speculation="" if drafted else (cells.get("speculation") or "").strip().lower(),
+        speculation="" if drafted else _speculation(cells, recipe),
         drafted=drafted,
         cached_tokens=_cached(cells, isl),
         all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
         length_cv=_share(cells, "length_cv", spread),
         requests_told=inferencex or bool((cells.get("requests") or "").strip()),
     )
+
+
+def _speculation(cells: Mapping[str, str], recipe: Recipe) -> str:
+    if recipe.drafted is None:
+        return (cells.get("speculation") or "").strip().lower()
+    return "likely" if recipe.drafted else "unlikely"
 
 
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 TYPICAL: Final = 0.674 / 1.282
 #: What put one candidate before another: it is better; more of it was measured; or, in a tie, it
 #: has more replicas, cuts its experts, has a lower TTFT. Of the calibrated rows with cut and with
-#: whole experts on the same GPUs under the same load (some of other engine versions), no model's
-#: are faster with whole ones: TPOT is, in the median, 27 and 31 % higher (DeepSeek-R1 on B200,
-#: SGLang and TensorRT-LLM), 33 % (Qwen3.5-397B, SGLang), 2 % (MiniMax-M2.5, vLLM) and the same
-#: (gpt-oss-120b on H200, TensorRT-LLM).
+#: whole experts on the same GPUs under the same load, no model's are faster with whole ones: TPOT
+#: is, in the median, 2 % higher (MiniMax-M2.5, vLLM 0.19), and 23 and 41 % higher with whole
+#: experts and an older version (DeepSeek-R1 on B200, SGLang and TensorRT-LLM).
 Reason = Literal["better", "measured", "replicas", "experts", "ttft"]
 
 
