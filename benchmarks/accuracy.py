@@ -390,7 +390,7 @@ def summary(rows: Sequence[Row], profile: Profile, misses: Sequence[Miss]) -> di
         "folds": [msgspec.to_builtins(fold) for fold in profile.folds],
         "h200_vllm_70b_tp_left_out_tpot_pct": round(_h200_70b(misses, "tpot_s"), 2),
         "h200_vllm_70b_tp_left_out_ttft_pct": round(_h200_70b(misses, "ttft_s"), 2),
-        "published_steps_mae_points": round(mean_absolute_error_points(published_pairs()), 2),
+        "published_steps_mae_points": round(mean_absolute_error_points(published_pairs()), 3),
     }
 
 
