@@ -43,7 +43,7 @@ _BY_ROWS: Final = 0.5
 _FEW: Final = 10  #: rows; a row of a smaller group weighs as much as one of a group of this size
 #: Weight of the other kind of model, in groups. Chosen so that intervals from the other groups
 #: cover 75 to 88 % of the rows of a held-out group.
-_OTHER_KIND: Final = 0.55
+_OTHER_KIND: Final = 0.3
 NEAR: Final = "row"  #: the fold that holds out only the row itself
 
 
