@@ -218,7 +218,10 @@ def _choose(
                 f"sustains {holds:.3g} requests/s on the node, {demand.request_rate:g} are needed"
             )
             return Rejected(option, "overload", reason, request_rate=holds)
-        k, node = int(np.argmax(each * replicas >= wanted)), wanted
+        # a Poisson arrival finds the mean number in flight before it (PASTA; Wolff 1982), so its
+        # replica is a loop of one client more; to the nearest whole number
+        found = each * (1.0 - 0.5 / swept.concurrency[i]) * replicas >= wanted
+        k, node = int(np.argmax(found)) if found.any() else int(np.argmax(each)), wanted
     else:
         k = _best(question, swept.served, i, fits)
         node = replicas * float(each[k])
