@@ -204,7 +204,8 @@ def serve(
     rate = pools.decode_instances * BATCHES / decoding
     busy = rate * found.prompt_s[p] / pools.prefill_instances
     front = rate * (c["handle"] + c["stream"] * requests.osl) / pools.decode_instances
-    possible = (busy < 1.0) & (front < 1.0) & (max(found.held[d], 1.0) >= BATCHES)
+    gains = np.diff(np.maximum.accumulate(rate), prepend=0.0) > 0  # else a smaller batch is better
+    possible = gains & (busy < 1.0) & (front < 1.0) & (max(found.held[d], 1.0) >= BATCHES)
     batch, decoding, rate, busy = (x[possible] for x in (BATCHES, decoding, rate, busy))
     waiting = found.prompt_s[p] * busy / (2.0 * (1.0 - busy))
     sent = transfer_s(subject, pools.prefill, pools.decode, float(found.cache_bytes[d]))
