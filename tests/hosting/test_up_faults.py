@@ -97,7 +97,7 @@ def test_of_two_up_at_once_one_does_it_and_the_other_says_so(tmp_path: Path) -> 
     try:
         second = run(path, tmp_path, "up")
         assert second.returncode == 2, second.stderr
-        assert "another `shardwise up` of this file is at work" in second.stderr
+        assert "another `shardwise up` of this file is running" in second.stderr
         assert second.stderr.count("\n") == 1
         out, err = first.communicate(timeout=60)
         assert first.returncode == 0, err
