@@ -18,9 +18,11 @@ from shardwise.cli.calibrate import calibrate  # noqa: E402
 from shardwise.cli.profile import profile as command  # noqa: E402
 from shardwise.engine import profile_rows  # noqa: E402
 from shardwise.engine.checkpoint import open_checkpoint  # noqa: E402
+from shardwise.engine.decode_graphs import Step  # noqa: E402
 from shardwise.engine.engine import Engine  # noqa: E402
 from shardwise.engine.options import EngineOptions  # noqa: E402
 from shardwise.engine.profile_rows import CSV_COLUMNS  # noqa: E402
+from shardwise.engine.step_timer import decode_plan, prefill_plan, profile_rank  # noqa: E402
 from shardwise.errors import InputError  # noqa: E402
 
 QUICK = ["--isl", "32", "--osl", "8", "--repeats", "3", "--device", "cpu"]
@@ -57,6 +59,38 @@ def test_parts_add_up_and_products_have_the_shapes_of_the_shard(llama: Path) -> 
             "down": (tokens, 48, 64),
             "lm_head": (3, 64, 65),
         }
+
+
+def test_a_decode_step_that_is_served_as_a_graph_is_timed_as_one(llama: Path) -> None:
+    options = EngineOptions(device="cpu", dtype="fp32", kv_cache_tokens=512)
+    with Engine(llama, options) as engine:
+        rank = engine.group.local
+        rank._scratch_block = 31  # the last block, which the plan below does not use
+        captured = []
+
+        def record(work: Step) -> Step:
+            captured.append(work)
+            return work  # calling it again is what a replay does
+
+        rank.record = record
+        rank._graphs = rank.graphs(record)
+        prefill, decode = prefill_plan(3, 32, 16), decode_plan(3, 32, 16)
+        assert not rank.replays(prefill)
+        assert rank.replays(decode)
+        assert len(profile_rank(rank, prefill, 3).totals_s) == 3
+        assert not captured  # the server launches prompts kernel by kernel
+        found = profile_rank(rank, decode, 3)
+    assert len(captured) == 2  # one with timers between the parts, one without
+    seconds = dict(found.seconds)
+    total = seconds.pop("total")
+    assert total in found.totals_s
+    assert sum(seconds.values()) == pytest.approx(total)
+    assert all(value >= 0 for value in seconds.values())
+    # a batch of 3 is filled up to 4 rows
+    calls = {product.name: (product.rows, product.calls) for product in found.products}
+    assert calls == {
+        "qkv": (4, 2), "output": (4, 2), "gate_up": (4, 2), "down": (4, 2), "lm_head": (4, 1)
+    }  # fmt: skip
 
 
 def test_rates_follow_from_shape_and_time(llama: Path) -> None:

@@ -64,10 +64,14 @@ def test_an_engine_that_reads_a_file_names_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "variable"), [("cuda", "CUDA_VISIBLE_DEVICES"), ("rocm", "HIP_VISIBLE_DEVICES")]
+    ("kind", "expected"),
+    [
+        ("cuda", {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "2,3"}),
+        ("rocm", {"HIP_VISIBLE_DEVICES": "2,3"}),
+    ],
 )
-def test_a_replica_sees_its_own_gpus_alone(kind: str, variable: str) -> None:
-    assert device_env(instance("vllm"), (2, 3), kind) == {variable: "2,3"}
+def test_a_replica_sees_its_own_gpus_alone(kind: str, expected: dict[str, str]) -> None:
+    assert device_env(instance("vllm"), (2, 3), kind) == expected
 
 
 @given(tp_size=st.integers(1, 8), cores=st.lists(st.integers(0, 63), min_size=8, unique=True))

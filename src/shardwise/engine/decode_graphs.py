@@ -5,8 +5,9 @@ fixed addresses, a warm-up on a side stream, and a capture; then each step copie
 replays. Batch size and blocks of the longest sequence are rounded up to powers of two, and each
 pair is captured once. Graphs are used for dense models at TP=1 on CUDA. Other steps run eagerly.
 
-The captured work is tested on CPU, where the recorder calls it again. The capture itself has not
-been run on a GPU yet.
+On one H100 (results/engine_cuda.json), replays give the tokens of plain calls. A step of Llama 3.1
+8B in bf16 at 512 tokens of context takes 7.7 instead of 9.1 ms for one sequence and 13 instead of
+88 ms for 64, whose attention is one batch in a graph and a call per sequence outside.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from shardwise.engine.attention import Gathered, StepInputs, gather_inputs
 from shardwise.engine.scheduler import Segment, StepPlan
 
 Step = Callable[[], torch.Tensor]
+Recorder = Callable[[Step], Step]
 WARM_UPS = 3
 
 
@@ -54,7 +56,7 @@ class DecodeGraphs:
         scratch_block: int,
         dtype: torch.dtype,
         device: torch.device,
-        record: Callable[[Step], Step] = record_cuda,
+        record: Recorder = record_cuda,
     ) -> None:
         self._forward, self._record = forward, record
         self._block_size, self._dtype, self._device = block_size, dtype, device

@@ -15,7 +15,7 @@ from shardwise.engine import sharding
 from shardwise.engine.attention import LayerCache, StepInputs, prepare
 from shardwise.engine.checkpoint import open_checkpoint
 from shardwise.engine.collectives import AloneCollectives, Collectives
-from shardwise.engine.decode_graphs import DecodeGraphs
+from shardwise.engine.decode_graphs import DecodeGraphs, Recorder, record_cuda
 from shardwise.engine.model import ShardedModel, ShardReader
 from shardwise.engine.scheduler import StepPlan
 
@@ -57,6 +57,7 @@ class Rank:
         self.spec, self.tp_rank, self.collectives = spec, tp_rank, collectives
         self.device = torch.device("cpu")
         self._graphs: DecodeGraphs | None = None
+        self.record: Recorder = record_cuda
         if spec.device == "cuda":
             self.device = torch.device("cuda", tp_rank)
             torch.cuda.set_device(self.device)
@@ -85,14 +86,28 @@ class Rank:
         if self.device.type == "cpu":
             _keep_freed_memory()
         if graphs:
-            self._graphs = DecodeGraphs(
-                self._logits, spec.block_size, spec.num_blocks, dtype, self.device
-            )
+            self._scratch_block = spec.num_blocks
+            self._graphs = self.graphs(self.record)
 
     def _logits(self, inputs: StepInputs) -> torch.Tensor:
         logits = self.model.forward(inputs, self.caches)
         assert logits is not None
         return logits
+
+    def graphs(self, record: Recorder) -> DecodeGraphs:
+        """Return graphs of decode steps that `record` captures, none of them recorded yet."""
+        return DecodeGraphs(
+            self._logits,
+            self.block_size,
+            self._scratch_block,
+            self.model.dtype,
+            self.device,
+            record,
+        )
+
+    def replays(self, plan: StepPlan) -> bool:
+        """Return whether `plan` runs as a CUDA graph."""
+        return self._graphs is not None and self._graphs.fits(plan)
 
     def forward(self, plan: StepPlan) -> torch.Tensor | None:
         """Return the logits of the plan's wanted rows on rank 0."""

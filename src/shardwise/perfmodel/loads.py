@@ -67,6 +67,18 @@ class Load(msgspec.Struct, frozen=True):
         return self.layouts.pp_size
 
 
+def held_tokens(
+    isl: Array, osl: Array, length_cv: Array | float, *, reserves_output: Array | bool
+) -> Array:
+    """Return the tokens that admission counts per sequence: current ones, or also future ones.
+
+    Long answers take part in more steps, so the mean answer length in a step is (1 + cv^2) times
+    the mean over all requests.
+    """
+    decoded = osl * (1.0 + np.square(length_cv)) / 2.0
+    return np.asarray(isl + decoded * np.where(reserves_output, 2.0, 1.0))
+
+
 def make_load(
     model: Model,
     platform: Platform,
@@ -83,11 +95,15 @@ def make_load(
         np.minimum(deployments.max_num_batched_tokens, PROFILED_TOKENS),
         deployments.gpu_memory_utilization,
     )
-    context = offered.isl + offered.osl / 2.0
+    scheduling = platform.scheduling
+    # layers with a window hold less per token of a longer sequence, so the length that is counted
+    # at admission has to be the length that the capacity is stated for
+    context = held_tokens(
+        offered.isl, offered.osl, offered.length_cv, reserves_output=scheduling.reserves_output
+    )
     budget = kv_budget_bytes(model, platform, profiled, draft)
     sequence = sequence_bytes(model, context, deployments.layouts, kv_dtype, draft)
     capacity = kv_capacity_tokens(budget, sequence, context, deployments.layouts)
-    scheduling = platform.scheduling
     return Load(
         layouts=deployments.layouts,
         concurrency=offered.concurrency,

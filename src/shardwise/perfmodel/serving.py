@@ -13,13 +13,12 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from shardwise.perfmodel.loads import Load
+from shardwise.perfmodel.loads import Load, held_tokens
 from shardwise.perfmodel.loop import Loop, decode_steps, settled
 from shardwise.perfmodel.serving_steps import (
     chunk,
     decode_step,
     fullest_chunk,
-    mean_context,
     prefill_step,
     tokens_per_step,
 )
@@ -53,16 +52,11 @@ class Served(msgspec.Struct, frozen=True):
 def _resident(load: Load) -> tuple[Array, NDArray[np.bool_]]:
     """Return the sequences resident at the same time, and whether the KV cache limits them."""
     shared = load.cached_tokens * load.layouts.attention_dp  # once per attention replica
-    own = _held_tokens(load) - load.cached_tokens
+    held = held_tokens(load.isl, load.osl, load.length_cv, reserves_output=load.reserves_output)
+    own = held - load.cached_tokens
     fit = np.maximum(1.0, (load.kv_capacity_tokens - shared) / own)
     wanted = np.minimum(load.concurrency, load.max_num_seqs)
     return np.minimum(wanted, fit), fit < wanted
-
-
-def _held_tokens(load: Load) -> Array:
-    """Return the tokens that admission counts per sequence: current ones, or also future ones."""
-    decoded = mean_context(load) - load.isl
-    return np.asarray(load.isl + decoded * np.where(load.reserves_output, 2.0, 1.0))
 
 
 def closed_loop(setting: Steps, load: Load) -> Served:

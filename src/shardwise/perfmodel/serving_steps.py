@@ -9,19 +9,15 @@ from __future__ import annotations
 import numpy as np
 from msgspec.structs import replace
 
-from shardwise.perfmodel.loads import Load
+from shardwise.perfmodel.loads import Load, held_tokens
 from shardwise.perfmodel.operators import StepKernels
 from shardwise.perfmodel.step import Drafting, Steps, StepTime, step_time
 from shardwise.perfmodel.work import Array
 
 
 def mean_context(load: Load) -> Array:
-    """Return the mean context of a decoding sequence, in tokens.
-
-    Long answers take part in more steps, so the mean answer length in a step is (1 + cv^2) times
-    the mean over all requests.
-    """
-    return np.asarray(load.isl + load.osl * (1.0 + np.square(load.length_cv)) / 2.0)
+    """Return the mean context of a decoding sequence, in tokens."""
+    return held_tokens(load.isl, load.osl, load.length_cv, reserves_output=False)
 
 
 def through_stages(

@@ -141,7 +141,8 @@ def device_env(instance: Instance, devices: tuple[int, ...], kind: str) -> dict[
     """Return environment variables that restrict a replica to its devices."""
     listed = ",".join(map(str, devices))
     if kind == "cuda":
-        return {"CUDA_VISIBLE_DEVICES": listed}
+        # CUDA's own order is fastest first, which differs from nvidia-smi's on mixed nodes
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": listed}
     if kind == "rocm":
         return {"HIP_VISIBLE_DEVICES": listed}
     if instance.engine == "vllm":
