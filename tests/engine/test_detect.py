@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 def shardwise(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     settings = {"SHARDWISE_HOME": str(home), "PYTHONPATH": str(ROOT / "src")}
+    settings["CUDA_VISIBLE_DEVICES"] = ""  # what is measured here are cores
     return subprocess.run(
         [sys.executable, "-m", "shardwise.cli.main", *arguments],
         capture_output=True,

@@ -27,6 +27,11 @@ def _command(model: Path, folder: Path, *options: str) -> list[str]:
     return [*command, "-o", str(folder), *options]
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    """Settings of a process with a user's folder of its own, on the cores of this machine."""
+    return {**os.environ, "SHARDWISE_HOME": str(folder / "home"), "CUDA_VISIBLE_DEVICES": ""}
+
+
 def _rows(store: Path, query: str) -> list[Any]:
     with sqlite3.connect(store) as db:
         return db.execute(query).fetchall()
@@ -36,7 +41,7 @@ def test_killed_at_three_random_points_it_ends_with_the_same_cells_and_no_duplic
     llama: Path, tmp_path: Path
 ) -> None:
     folder, log = tmp_path / "measured", tmp_path / "log"
-    env = {**os.environ, "SHARDWISE_HOME": str(tmp_path / "home")}
+    env = _environment(tmp_path)
     for most in (6.0, 12.0, 18.0):
         after_s = random.uniform(0.5, most)
         with log.open("a") as out:
@@ -85,7 +90,7 @@ def test_the_runs_of_a_cell_lie_a_start_apart_where_an_engine_starts_quickly(
     command += ["--tp", "1", "--batch", "1,2", "--isl", "16", "--osl", "8", "-o"]
     done = subprocess.run(
         [*command, str(tmp_path / "m")],
-        env={**os.environ, "SHARDWISE_HOME": str(tmp_path / "home")},
+        env=_environment(tmp_path),
         capture_output=True,
         text=True,
         check=False,
@@ -107,7 +112,7 @@ def test_the_runs_of_a_cell_lie_a_start_apart_where_an_engine_starts_quickly(
 
 
 def test_a_budget_names_what_it_leaves_out(llama: Path, tmp_path: Path) -> None:
-    env = {**os.environ, "SHARDWISE_HOME": str(tmp_path / "home")}
+    env = _environment(tmp_path)
     done = subprocess.run(
         _command(llama, tmp_path / "m", "--minutes", "0.3"),
         env=env,
@@ -134,7 +139,7 @@ def test_a_budget_names_what_it_leaves_out(llama: Path, tmp_path: Path) -> None:
 def test_bad_input_is_said_before_anything_is_measured(
     llama: Path, tmp_path: Path, options: list[str], words: str
 ) -> None:
-    env = {**os.environ, "SHARDWISE_HOME": str(tmp_path / "home")}
+    env = _environment(tmp_path)
     done = subprocess.run(
         _command(llama, tmp_path / "m", *options),
         env=env,

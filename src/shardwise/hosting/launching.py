@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from itertools import chain, count, islice
 
 import msgspec
 
@@ -10,6 +12,7 @@ from shardwise.hosting.cluster import need_of
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, first_ports
 from shardwise.hosting.ray_replica import NODE_HOST, NODE_PORT, replica_argv
 from shardwise.replica.command import argv, device_env
+from shardwise.replica.devices import present
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -39,17 +42,17 @@ class Launch(msgspec.Struct, frozen=True):
 def launches(file: DeploymentFile, kind: str, host: str = "127.0.0.1") -> list[Launch]:
     """Return every replica of the file. Replicas listen on `host`; only the balancer is exposed.
 
-    Without `devices` in the file, GPUs are assigned in order; CPU replicas are not pinned.
+    Without `devices` in the file, the GPUs that this process may use are assigned in order; CPU
+    replicas are not pinned.
     """
-    made, next_gpu = [], 0
+    made, gpus = [], _gpus(kind)
     for model, first in zip(file.models, first_ports(file), strict=True):
         for index in range(model.replicas):
             devices: tuple[int, ...] = ()
             if model.devices:
                 devices = tuple(model.devices[index])
             elif kind != "cpu":
-                devices = tuple(range(next_gpu, next_gpu + model.devices_per_replica))
-                next_gpu += len(devices)
+                devices = tuple(islice(gpus, model.devices_per_replica))
             port, name = first + index, f"{model.served_name}/{index}"
             if file.node.ray:
                 made.append(_on_ray(file.node.ray, name, model, port, kind))
@@ -67,6 +70,12 @@ def launches(file: DeploymentFile, kind: str, host: str = "127.0.0.1") -> list[L
                 )
             )
     return made
+
+
+def _gpus(kind: str) -> Iterator[int]:
+    """Yield the GPUs here, then indices that do not exist, which `check_present` refuses."""
+    there = sorted(present(kind)) if kind != "cpu" else []
+    return chain(there, count(max(there, default=-1) + 1))
 
 
 def _on_ray(address: str, name: str, model: ModelTable, port: int, kind: str) -> Launch:

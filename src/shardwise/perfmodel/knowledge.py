@@ -3,7 +3,8 @@
 The distance is a list of what is new, from the outside in: the GPU, the engine, the pair of both,
 the model's family, the model on that pair, the dtype on that pair, the version, the layout,
 pipelines. All up to the layout correspond to a kind of fold (`crossval.Fold.kind`), whose errors
-set the interval. No row has pipeline stages, shared caches or several nodes.
+set the interval, but for kernels of an engine that was never timed. No row has pipeline stages,
+shared caches or several nodes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Unseen = Literal[
     "gpu",
     "engine",
+    "untimed",
     "pair",
     "family",
     "model",
@@ -38,6 +40,7 @@ Unseen = Literal[
 WORDS: Final[dict[Unseen, str]] = {
     "gpu": "no row of this GPU",
     "engine": "no row of this engine",
+    "untimed": "this engine's kernels were never timed on a GPU",
     "pair": "GPU and engine never seen together",
     "family": "no row of this model family",
     "model": "model not seen on this GPU and engine",
@@ -63,6 +66,11 @@ _FEATURES: Final = {
 
 #: Parts that few rows have, by the mark in a layout's name.
 _NOWHERE: Final[dict[str, Unseen]] = {"PP": "pipeline", "DCP": "sharing"}
+
+
+#: Engines with kernels of their own that no table holds. The built-in one copies the KV cache of a
+#: batch before each attention.
+_UNTIMED: Final = frozenset({"builtin"})
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -118,14 +126,8 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
 
     def unseen(self, asked: Asked, layout: Layout) -> tuple[Unseen, ...]:
         """Return what is new in a question, without what follows from it."""
-        missing: list[Unseen] = []
-        if asked.gpu not in self.gpus:
-            missing.append("gpu")
-        if asked.engine not in self.engines:
-            missing.append("engine")
+        missing = self._unseen_place(asked)
         known_pair = asked.pair in self.versions
-        if not missing and not known_pair:
-            missing.append("pair")
         cell = f"{asked.pair}/{asked.model}"
         if asked.family not in self.families:
             missing.append("family")
@@ -146,6 +148,19 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
         if asked.gpus_per_node and layout.replica_gpus > asked.gpus_per_node:
             missing.append("nodes")
         return tuple(missing)
+
+    def _unseen_place(self, asked: Asked) -> list[Unseen]:
+        """Return what is new about the GPU and the engine."""
+        missing: list[Unseen] = []
+        if asked.gpu not in self.gpus:
+            missing.append("gpu")
+        if asked.engine not in self.engines:
+            missing.append("engine")
+        if asked.pair in self.versions:
+            return missing
+        if asked.engine in _UNTIMED and asked.gpu in self.gpus:
+            missing.append("untimed")
+        return missing or ["pair"]
 
     def _lacks(self, mark: str, layout: Layout) -> bool:
         """Return whether `layout` has `mark` in its name and no row's layout does."""
