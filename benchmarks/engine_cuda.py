@@ -1,6 +1,7 @@
 """The built-in engine on one NVIDIA GPU, and that GPU against the kernel tables of the package.
 
     python benchmarks/engine_cuda.py [--parts decode,kernels] [--rounds N] [--out FILE]
+    python benchmarks/engine_cuda.py --page results/engine_cuda.json > docs/engine-on-gpu.md
 
 Decode: steps of a random Llama 3.1 8B in bf16 through CUDA graphs, the same steps launched kernel
 by kernel, and transformers' decode with its own cache, in alternating rounds; beside them, the
@@ -273,12 +274,77 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+PAGE: Final = """# On a real GPU
+
+`python benchmarks/engine_cuda.py` measured this on one {gpu} ({date}; torch {torch}, CUDA {cuda},
+driver {driver}, transformers {transformers}). `results/engine_cuda.json` has every row,
+`results/gpu_checks_h100.json` the other checks on that machine. Nothing is fitted to them.
+
+## Decode steps of the built-in engine
+
+A step of a random Llama 3.1 8B in bf16 at {context} tokens of context, in ms (medians of
+alternating rounds). The memory bound is the time in which the measured bandwidth reads the weights
+and the KV cache once.
+
+| batch | memory bound | CUDA graph | kernel by kernel | transformers |
+| ---: | ---: | ---: | ---: | ---: |
+{steps}
+
+The server replays decode steps of dense models at TP=1 as CUDA graphs. Replays give the tokens of
+plain calls (`tests/engine/test_cuda.py`). Attention copies the KV cache of a batch before it reads
+it, which is most of the growth with the batch.
+
+## Kernel tables
+
+Predicted by the package's tables for vLLM on this GPU, divided by what torch's own kernels (cuBLAS,
+flash attention) took here. Shapes are those of Llama 8B and 70B at TP 1 to 8.
+
+| kernel | n | median ratio | lowest | highest | within 10 % |
+| --- | ---: | ---: | ---: | ---: | ---: |
+{kernels}
+
+bf16 products agree. fp8 products are slower in the tables than with cuBLAS and one scale per tensor.
+vLLM takes a scale per token, and the tables' source does not say whether the quantization of
+activations is included.
+"""
+
+
+def page(found: dict[str, Any]) -> str:
+    """The page of a result, in Markdown."""
+    steps = [
+        f"| {step['batch']} | "
+        + " | ".join(
+            f"{1e3 * step[name]:.1f}"
+            for name in ("memory_bound_s", "graph_s", "eager_s", "transformers_s")
+        )
+        + " |"
+        for step in found["decode"]
+    ]
+    kernel_lines = [
+        f"| {name.replace('_', ' ')} | {of['n']} | {of['median_ratio']:.2f} | {of['lowest']:.2f} | "
+        f"{of['highest']:.2f} | {100 * of['within_10_percent']:.0f} % |"
+        for name, of in found["kernels"]["summary"].items()
+    ]
+    return PAGE.format(
+        gpu=found["gpu"],
+        date=found["date"],
+        context=CONTEXT,
+        steps="\n".join(steps),
+        kernels="\n".join(kernel_lines),
+        **{name: found["software"][name] for name in ("torch", "cuda", "driver", "transformers")},
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default="decode,kernels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--page", type=Path, help="print the page of this result")
     asked = parser.parse_args()
+    if asked.page:
+        print(page(json.loads(asked.page.read_text())), end="")
+        return
     start = time.perf_counter()
     found: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name(0), "software": software(),
