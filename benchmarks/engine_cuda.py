@@ -303,7 +303,7 @@ flash attention) took here. Shapes are those of Llama 8B and 70B at TP 1 to 8.
 | --- | ---: | ---: | ---: | ---: | ---: |
 {kernels}
 
-bf16 products agree. fp8 products are slower in the tables than with cuBLAS and one scale per tensor.
+bf16 products agree. fp8 products are slower in the tables than cuBLAS is with one scale per tensor.
 vLLM takes a scale per token, and the tables' source does not say whether the quantization of
 activations is included.
 """
