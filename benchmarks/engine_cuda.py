@@ -78,7 +78,7 @@ def event_seconds(work: Callable[[], object], repeats: int) -> float:
         torch.cuda.synchronize()
         if i >= 2:
             times.append(start.elapsed_time(end) / 1e3)
-    return statistics.median(times)
+    return float(statistics.median(times))
 
 
 def in_graph(calls: list[Callable[[], object]], repeats: int = 10) -> float:
@@ -198,20 +198,13 @@ def _product_seconds(dtype: str, m: int, n: int, k: int) -> float:
         torch.randn(n, k, device="cuda", dtype=torch.bfloat16) / k**0.5 for _ in range(copies)
     ]
     if dtype == "bf16":
-        return in_graph([lambda w=w: torch.nn.functional.linear(x, w) for w in weights])
+        return in_graph([partial(torch.nn.functional.linear, x, w) for w in weights])
     low = torch.float8_e4m3fn
     x8, one = x.to(low), torch.ones((), device="cuda")
     if m % 16:  # torch's fp8 product takes rows in multiples of 16
         x8 = torch.zeros(math.ceil(m / 16) * 16, k, device="cuda").to(low)
-    scaled = [w.to(low).t() for w in weights]
-    return in_graph(
-        [
-            lambda w=w: torch._scaled_mm(
-                x8, w, scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True
-            )
-            for w in scaled
-        ]
-    )
+    options = {"scale_a": one, "scale_b": one, "out_dtype": torch.bfloat16, "use_fast_accum": True}
+    return in_graph([partial(torch._scaled_mm, x8, w.to(low).t(), **options) for w in weights])
 
 
 def prompts() -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ Skipped without a CUDA GPU.
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ if not torch.cuda.is_available():
     pytest.skip("needs a CUDA GPU", allow_module_level=True)
 
 from shardwise.engine.engine import Engine  # noqa: E402
-from shardwise.engine.options import EngineOptions  # noqa: E402
+from shardwise.engine.options import Device, EngineOptions  # noqa: E402
 from shardwise.engine.peak_rates import seconds  # noqa: E402
 from shardwise.engine.rank import Rank  # noqa: E402
 from shardwise.engine.scheduler import SamplingParams  # noqa: E402
@@ -27,7 +28,7 @@ GREEDY = SamplingParams(max_tokens=40, ignore_eos=True)
 PROMPTS = [[1 + (7 * i + 3 * j) % 120 for j in range(5 + 11 * i)] for i in range(7)]
 
 
-def options(device: str, **others: Any) -> EngineOptions:
+def options(device: Device, **others: Any) -> EngineOptions:
     return EngineOptions(device=device, dtype="fp32", kv_cache_tokens=4096, **others)
 
 
@@ -98,7 +99,7 @@ def test_a_profiled_decode_step_takes_as_long_as_a_replay_and_not_as_plain_calls
         rank = engine.group.local
         profiled = profile_rank(rank, plan, repeats=20).seconds["total"]
         replay, plain = (
-            statistics.median(seconds(lambda call=call: call(plan), rank.device, 20))
+            statistics.median(seconds(partial(call, plan), rank.device, 20))
             for call in (rank.forward, rank.call_by_call)
         )
     assert profiled == pytest.approx(replay, rel=0.3)
