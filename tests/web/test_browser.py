@@ -163,6 +163,8 @@ def test_buttons_work_for_a_valid_state_alone(page: Any, server: str) -> None:
 def test_the_command_is_copied_and_the_file_is_of_the_answer(page: Any, server: str) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     opened(page, f"{server}/?gpu=h200&tpot=30")
+    page.wait_for_selector("html[data-detailed]")
+    page.bring_to_front()  # a page without the focus may not write to the clipboard
     page.click("#copy-command")
     # not wait_for_function: it evaluates a string, which the page's content policy forbids
     page.locator("#shared", has_text="Copied.").wait_for()
