@@ -184,3 +184,23 @@ def test_a_start_up_log_is_of_one_kind_of_gpu_and_states_a_cache(tmp_path: Path)
         assert done.returncode == 2, done.stdout
         assert says in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_closes_the_output_early_does_not_cost_the_saved_files(
+    tmp_path: Path,
+) -> None:
+    saved, document = tmp_path / "deployment.toml", tmp_path / "plan.json"
+    command = ["plan", *BASE, "--concurrency", "64", "--save", str(saved), "-o", str(document)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "shardwise.cli.main", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()  # as `head` does once it has its lines
+        told = process.stderr.read().decode()
+    assert "Traceback" not in told
+    assert "replicas" in saved.read_text()
+    assert json.loads(document.read_text())["kind"] == "plan"

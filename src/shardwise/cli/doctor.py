@@ -102,12 +102,15 @@ def doctor(
         dtype=asked["dtype"],
         engine_version=asked["engine_version"],
     )
-    if as_json:
-        print_result(found)
-    else:
-        _show(found.diagnosis, found.engines, found.compared)
+    try:  # the file first: a reader such as `head` may close the output early
+        if save is not None:
+            found.save(save)
+    finally:
+        if as_json:
+            print_result(found)
+        else:
+            _show(found.diagnosis, found.engines, found.compared)
     if save is not None:
-        found.save(save)
         click.echo(f"wrote {save}; use it with --node {save}", err=True)
     if measure:
         _measure()

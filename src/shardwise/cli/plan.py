@@ -135,49 +135,57 @@ def plan(
     --request-rate. The cheapest that meets the bounds is recommended. Each is shown with the
     highest rate that it sustains.
     """
-    from shardwise.api.planning import plan as plan_models
-
     if not options["gpu"] and options["node_file"] is None:
         raise InputError("no --gpu is given", "allowed: a GPU id, or a node file with --node")
     for path in filter(None, (output, save)):
         require_writable(path)
     if options["nodes"] > 1:
         _refuse_across_nodes(options)
-    if any(options[f"{name}_p99"] is not None for name in BOUNDS):
-        from shardwise.cli.plan_percentiles import find
-
-        found: PlanResult | PercentilePlan | KindsResult = find((model, *more), options)
-    else:
-        log = options["startup_log"]
-        arguments = dict(
-            concurrency=options["concurrency"],
-            request_rate=options["request_rate"],
-            objective=options["objective"],
-            nodes=options["nodes"],
-            network=options["network"],
-            startup_log=None if log is None else pasted(log),
-            speculation=options["speculation"],
-            acceptance=options["acceptance"],
-            disaggregated=options["disaggregated"],
-            **shared_arguments(options),
-        )
-        if len(options["gpu"]) > 1:
-            found = _kinds((model, *more), arguments, options)
+    found = _found((model, *more), options)
+    try:  # files first: a reader such as `head` may close the output early
+        if output is not None:
+            write_result(found, output)
+        if save is not None:
+            found.save(save)
+    finally:
+        if options["as_json"]:
+            print_result(found)
         else:
-            gpu = options["gpu"][0] if options["gpu"] else ""
-            found = plan_models((model, *more), gpu=gpu, **arguments)
-    if options["as_json"]:
-        print_result(found)
-    else:
-        _show(found, options)
-    if output is not None:
-        write_result(found, output)
+            _show(found, options)
     if save is not None:
-        found.save(save)
         then = f"start it with 'shardwise up {save}'"
         if options["nodes"] > 1:
             then = f"translate it with 'shardwise export {save} --to kubernetes'"
         click.echo(f"wrote {save}: {then}", err=True)
+
+
+def _found(
+    names: tuple[str, ...], options: dict[str, Any]
+) -> PlanResult | PercentilePlan | KindsResult:
+    """Answer the question of the options."""
+    if any(options[f"{name}_p99"] is not None for name in BOUNDS):
+        from shardwise.cli.plan_percentiles import find
+
+        return find(names, options)
+    from shardwise.api.planning import plan as plan_models
+
+    log = options["startup_log"]
+    arguments = dict(
+        concurrency=options["concurrency"],
+        request_rate=options["request_rate"],
+        objective=options["objective"],
+        nodes=options["nodes"],
+        network=options["network"],
+        startup_log=None if log is None else pasted(log),
+        speculation=options["speculation"],
+        acceptance=options["acceptance"],
+        disaggregated=options["disaggregated"],
+        **shared_arguments(options),
+    )
+    if len(options["gpu"]) > 1:
+        return _kinds(names, arguments, options)
+    gpu = options["gpu"][0] if options["gpu"] else ""
+    return plan_models(names, gpu=gpu, **arguments)
 
 
 def _kinds(
