@@ -36,6 +36,7 @@ import torch
 
 from shardwise import __version__, kernels
 from shardwise.engine import peak_rates
+from shardwise.engine.decode_graphs import record_cuda
 from shardwise.engine.engine import Engine
 from shardwise.engine.options import EngineOptions
 from shardwise.engine.step_timer import decode_plan
@@ -81,19 +82,13 @@ def event_seconds(work: Callable[[], object], repeats: int) -> float:
     return float(statistics.median(times))
 
 
-def in_graph(calls: list[Callable[[], object]], repeats: int = 10) -> float:
-    """Median seconds of one of `calls`, all of them captured in one graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for call in calls[:2]:
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    return event_seconds(graph.replay, repeats) / len(calls)
+def in_graph(calls: list[Callable[[], torch.Tensor]], repeats: int = 10) -> float:
+    """Median seconds of one of `calls`, all of them captured in one graph as the engine does."""
+
+    def work() -> torch.Tensor:
+        return [call() for call in calls][-1]
+
+    return event_seconds(record_cuda(work), repeats) / len(calls)
 
 
 def decode(rounds: int) -> list[dict[str, Any]]:
@@ -214,11 +209,14 @@ def prompts() -> Iterator[dict[str, Any]]:
         q = torch.randn(batch, 32, isl, 128, device="cuda", dtype=torch.bfloat16)
         k, v = (torch.randn(batch, 8, isl, 128, device="cuda", dtype=torch.bfloat16) for _ in "kv")
 
-        def attend(q: Any = q, k: Any = k, v: Any = v) -> None:
-            torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, is_causal=True, enable_gqa=True
-            )
-
+        attend = partial(
+            torch.nn.functional.scaled_dot_product_attention,
+            q,
+            k,
+            v,
+            is_causal=True,
+            enable_gqa=True,
+        )
         told = kernels.attention_prefill(gpu, "vllm", batch, isl, 32, 8, 128)
         yield {
             "kind": "attention_prefill", "batch": batch, "isl": isl,
