@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import sys
@@ -50,6 +51,42 @@ def stand_in(
         engine="command",
         command=[*command, str(ttft_s), str(tpot_s)],
         replicas=replicas,
+        first_port=first_port,
+    )
+
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 512,
+    "max_position_embeddings": 1024,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "hidden_act": "silu",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def toy(folder: Path, replicas: int, first_port: int, *flags: str) -> ModelTable:
+    """Replicas of a small random model on the built-in engine."""
+    (folder / "toy").mkdir()
+    (folder / "toy" / "config.json").write_text(json.dumps(CONFIG))
+    return ModelTable(
+        model=str(folder / "toy"),
+        engine="builtin",
+        replicas=replicas,
+        max_num_seqs=64,
+        max_num_batched_tokens=256,
+        flags=["--random-weights", "--dtype", "fp32", "--threads-per-rank", "1", *flags],
         first_port=first_port,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import os
 import signal
 import time
@@ -14,52 +13,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.hosting.conftest import free_port, require_balancer
+from tests.hosting.conftest import free_port, require_balancer, toy
 from tests.hosting.load import closed_loop
 
 from shardwise.hosting import operating
-from shardwise.hosting.deployment_file import DeploymentFile, ModelTable
+from shardwise.hosting.deployment_file import DeploymentFile
 from shardwise.replica import processes
 
 if not (importlib.util.find_spec("torch") and importlib.util.find_spec("shardwise.engine")):
     pytest.skip("the engine extra is not installed", allow_module_level=True)
 
 pytestmark = pytest.mark.live
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 512,
-    "max_position_embeddings": 1024,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float32",
-    "hidden_act": "silu",
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
-def toy(folder: Path, replicas: int, first_port: int, *flags: str) -> ModelTable:
-    """Replicas of a small random model on the built-in engine."""
-    (folder / "toy").mkdir()
-    (folder / "toy" / "config.json").write_text(json.dumps(CONFIG))
-    return ModelTable(
-        model=str(folder / "toy"),
-        engine="builtin",
-        replicas=replicas,
-        max_num_seqs=64,
-        max_num_batched_tokens=256,
-        flags=["--random-weights", "--dtype", "fp32", "--threads-per-rank", "1", *flags],
-        first_port=first_port,
-    )
 
 
 def wait_until_back(path: Path) -> operating.Seen:

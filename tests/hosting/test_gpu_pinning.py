@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from tests.hosting.conftest import free_port, require_balancer
+from tests.hosting.conftest import free_port, require_balancer, toy
 from tests.hosting.load import closed_loop
-from tests.hosting.test_builtin import toy
 
 from shardwise.errors import InputError
 from shardwise.hosting import operating
