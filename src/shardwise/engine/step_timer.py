@@ -2,8 +2,8 @@
 
 Layers are wrapped only while a step is timed, so serving is not slowed down. On CUDA, events on
 the stream are read after the step. A step that the server replays as a CUDA graph is timed as a
-graph too: launched kernel by kernel, a decode step of a 1B model takes seven times as long on an
-H100. Its parts come from a second capture, with events between them.
+graph too: launched kernel by kernel, decode steps of a 1B model take four to eight times as long on
+an H100. Its parts come from a second capture, with events between them.
 """
 
 from __future__ import annotations
