@@ -166,7 +166,7 @@ def _found(
     if any(options[f"{name}_p99"] is not None for name in BOUNDS):
         from shardwise.cli.plan_percentiles import find
 
-        return find(names, options)
+        return find(names, options, _shared_arguments(options))
     from shardwise.api.planning import plan as plan_models
 
     log = options["startup_log"]
@@ -180,7 +180,7 @@ def _found(
         speculation=options["speculation"],
         acceptance=options["acceptance"],
         disaggregated=options["disaggregated"],
-        **shared_arguments(options),
+        **_shared_arguments(options),
     )
     if len(options["gpu"]) > 1:
         return _kinds(names, arguments, options)
@@ -215,7 +215,7 @@ def _refuse_across_nodes(options: dict[str, Any]) -> None:
         raise InputError(f"--disaggregated on {options['nodes']} nodes", "allowed: one node")
 
 
-def shared_arguments(options: dict[str, Any]) -> dict[str, Any]:
+def _shared_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a plan from the options, with or without percentile bounds."""
     return {
         "isl": options["isl"],

@@ -12,12 +12,21 @@ if TYPE_CHECKING:
     from shardwise.api.percentiles import PercentilePlan
 
 
-def find(names: tuple[str, ...], options: dict[str, Any]) -> PercentilePlan:
-    """Find the cheapest deployment that sustains the rate. Raises InputError for unsupported
-    options."""
+def find(
+    names: tuple[str, ...], options: dict[str, Any], arguments: dict[str, Any]
+) -> PercentilePlan:
+    """Find the cheapest deployment that sustains the rate.
+
+    Args:
+        names: The models; only one is supported.
+        options: The command's options.
+        arguments: Arguments that any plan takes, from these options.
+
+    Raises:
+        InputError: An option is not supported with percentile bounds.
+    """
     from shardwise.api.percentiles import plan_percentiles
     from shardwise.cli.files import show_progress
-    from shardwise.cli.plan import shared_arguments
     from shardwise.simulator.compiling import HAS_NUMBA, INSTALL, compiles_first
 
     if len(names) > 1:
@@ -55,7 +64,6 @@ def find(names: tuple[str, ...], options: dict[str, Any]) -> PercentilePlan:
         click.echo(f"running without compilation, a hundred times slower: {INSTALL}", err=True)
     elif compiles_first():
         click.echo("compiling the simulation (once, half a minute)", err=True)
-    arguments = shared_arguments(options)
     single = {name: arguments[name][0] for name in ("isl", "osl")}
     single["cached_tokens"] = (*options["cached_tokens"], 0)[0]
     return plan_percentiles(
