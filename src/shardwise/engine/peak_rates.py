@@ -27,15 +27,16 @@ def seconds(work: Callable[[], object], device: torch.device, n: int) -> list[fl
     work()
     times = []
     for _ in range(n):
-        _settle(device)
+        settle(device)
         start = time.perf_counter()
         work()
-        _settle(device)
+        settle(device)
         times.append(time.perf_counter() - start)
     return times
 
 
-def _settle(device: torch.device) -> None:
+def settle(device: torch.device) -> None:
+    """Wait until the device has done what was launched on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -172,7 +172,7 @@ def _called(rank: Rank, plan: StepPlan, repeats: int) -> Iterator[tuple[_Watch, 
         watch = _Watch(rank.device)
         with _watching(rank.model, watch):
             watch.timed("step", (), lambda _: rank.call_by_call(plan))(torch.empty(1))
-        _settle(rank)
+        peak_rates.settle(rank.device)
         yield watch, _parts(watch)
 
 
@@ -196,7 +196,7 @@ def _replayed(
         plain.timed("step", (), lambda _: rank.forward(plan))(torch.empty(1))
         with torch.inference_mode():
             graphs.run(plan)
-        _settle(rank)
+        peak_rates.settle(rank.device)
         yield watch, _scaled(_parts(watch), plain.seconds(plain.marks[0]))
 
 
@@ -205,11 +205,6 @@ def _scaled(parts: dict[str, float], total: float) -> dict[str, float]:
     shrunk = min(1.0, total / parts["total"])
     inside = {name: parts[name] * shrunk for name in ("attention", "mlp", "all_reduce")}
     return inside | {"other": total - sum(inside.values()), "total": total}
-
-
-def _settle(rank: Rank) -> None:
-    if rank.device.type == "cuda":
-        torch.cuda.synchronize(rank.device)
 
 
 def _parts(watch: _Watch) -> dict[str, float]:

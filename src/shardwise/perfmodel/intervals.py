@@ -31,10 +31,10 @@ LEVEL: Final = 0.80  #: share of unseen rows that should be in the interval
 #: metrics.
 _BLIND: Final = {"ttft_s": 0.7}
 _BLIND_OTHER: Final = 0.4
-#: The least (log) where an engine's kernels were never timed: a factor of 2 either way. On an H100
-#: the built-in engine took 1.5 to 1.9 times the TPOT that vLLM's kernels give
+#: Least half-widths (log). A factor of 2 either way where an engine's kernels were never timed: on
+#: an H100 the built-in engine took 1.5 to 1.9 times the TPOT that vLLM's kernels give
 #: (results/gpu_checks_h100.json).
-_UNTIMED: Final = 0.7
+_LEAST: Final[Mapping[Unseen, float]] = {"untimed": 0.7}
 #: Correlation of the errors of two layouts of one model on one GPU: 0.67 to 0.77 on the reference
 #: rows with several TPs (docs/accuracy.md says how it was found).
 LAYOUT_RHO: Final = 0.75
@@ -171,8 +171,7 @@ def width_of(widths: Mapping[str, float], distance: Distance, metric: str) -> fl
     near = learnt(NEAR) or blind / 4.0
     if not distance.unseen:
         return near
-    least = {"untimed": _UNTIMED}
-    parts = [max(learnt(_AS.get(u, u)) or blind, near, least.get(u, 0.0)) for u in distance.unseen]
+    parts = [max(learnt(_AS.get(u, u)) or blind, near, _LEAST.get(u, 0.0)) for u in distance.unseen]
     beyond = sum(max(p**2 - near**2, 0.0) for p in parts)
     return float(np.sqrt(near**2 + beyond))
 
