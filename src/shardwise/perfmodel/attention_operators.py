@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from shardwise import kernels
 from shardwise.architecture.mixers import Attention, Indexer, LinearAttention, Mamba2, Mixer, Mla
 from shardwise.hardware.gpu import Gpu
+from shardwise.kernels.attention import BYTES
+from shardwise.kernels.mla import LATENT, ROTARY
 from shardwise.kernels.provenance import Provenance, Times
 from shardwise.kernels.roofline import ASSUMED_EFFICIENCY, ASSUMED_LAUNCH_S
 from shardwise.layout.shards import RankShards, pieces
 from shardwise.perfmodel.context_parallel import earlier_seconds
 from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS
+from shardwise.perfmodel.timed_alone import ATTENTION_LAUNCH_S, from_memory, without_launch
 
 Array = NDArray[np.float64]
 AnyFloats = NDArray[np.floating[Any]]
@@ -126,17 +129,26 @@ def _decode(mixer: Mixer, cut: Cut, where: Where, query_tokens: int) -> Times | 
             gpu, engine, batch, seen, heads * sharers, kv_heads,
             mixer.head_dim, window, "bf16", kv, queries,
         )  # fmt: skip
+        read = np.minimum(seen, window) if window else seen
+        times = _in_step(times, gpu, batch * read * 2.0 * kv_heads * mixer.head_dim, kv)
         return _with_indexer(times, mixer.indexer, gpu, queries * pairs, pairs)
     if isinstance(mixer, Mla):
         heads = pieces(mixer.num_heads, tp_size)
         seen = _picked(mixer.indexer, context)
         seen = np.minimum(seen, float(mixer.window)) if mixer.window else seen
         times = kernels.mla_decode(gpu, engine, batch, seen, heads * sharers, "bf16", kv, queries)
+        times = _in_step(times, gpu, batch * seen * (LATENT + ROTARY), kv)
         return _with_indexer(times, mixer.indexer, gpu, queries * pairs, pairs)
     if isinstance(mixer, LinearAttention | Mamba2):
         times = kernels.linear_decode(gpu, engine, batch, *_states(mixer, tp_size))
         return replace(times, seconds=times.seconds * _state_passes(query_tokens))
     return None
+
+
+def _in_step(times: Times, gpu: Gpu, elements: Array, kv_dtype: str) -> Times:
+    """Return times within a step of calls that read so many elements of the cache."""
+    read = elements * BYTES[kv_dtype]
+    return without_launch(from_memory(times, gpu, read), ATTENTION_LAUNCH_S)
 
 
 def _state_passes(query_tokens: int) -> float:

@@ -45,18 +45,21 @@ LEVEL_SHARE: Final = {
 #: 13.5 us to 8.7 us (github.com/sgl-project/sglang/pull/7621). On Hopper, the fused kernel is no
 #: faster.
 #: TensorRT-LLM: its PyTorch backend schedules while the GPU computes. The GPU idles for 580 us of
-#: a step of 64 sequences (github.com/NVIDIA/TensorRT-LLM/issues/13957, Llama 3.1 8B on B200). The
-#: priors of step and sequence give 1,140 us for this step.
+#: a step of 64 sequences (github.com/NVIDIA/TensorRT-LLM/issues/13957, Llama 3.1 8B on B200), half
+#: of the 1,140 us that 500 us a step and 10 us a sequence give. How much of that is per sequence is
+#: not published; half of each prior has the smallest error on throughput with everything queued.
 #: Built-in engine and CPU: measured with a model of negligible size (batch 1, fp32, one Zen 5
 #: thread, 23 Nov 2026): 120 us per step, 110 to 130 us per layer, 180 us in a prefill of 64 tokens.
 #: A CPU runs each operation when it is called, so a prefill has no separate launches. The built-in
 #: server adds 0.9 ms to a prompt of one token (same day, n = 273), and a request waits for the one
-#: step that began when its predecessor ended. `handle` is relative to the fitted value of vLLM.
+#: step that began when its predecessor ended. It schedules between steps, so that a sequence takes
+#: the whole 10 us. `handle` is relative to the fitted value of vLLM.
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
     "blackwell": {"collective": 8.7 / 13.5},
-    "trtllm": {"step": 580.0 / 1140.0, "sequence": 580.0 / 1140.0},
+    "trtllm": {"step": 0.5, "sequence": 0.5},
     "builtin": {
         "step": 120e-6 / 500e-6,
+        "sequence": 10e-6 / 3e-6,
         "request": 0.9e-3 / 20e-3,
         "wait_steps": 1.0 / 2.0,
         "handle": 0.9e-3 / 7.6e-3,

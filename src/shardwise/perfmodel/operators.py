@@ -39,6 +39,7 @@ from shardwise.perfmodel.best_tables import fastest, own_or_fastest
 from shardwise.perfmodel.context_parallel import MESSAGES, merge_seconds
 from shardwise.perfmodel.grids import TOKENS
 from shardwise.perfmodel.messages import Node, exchange_seconds, hops, reduce_seconds
+from shardwise.perfmodel.timed_alone import EXPERTS_LAUNCH_S, without_launch
 from shardwise.perfmodel.work import (
     elementwise_bytes,
     message_count,
@@ -350,7 +351,7 @@ def _expert_seconds(
         top_k, ep_size = column("top_k"), column("ep_size")
         sizes = (TOKENS, hidden, inter, number, top_k, ep_size, gated)
         times = own_or_fastest(lambda e, f=form, s=sizes: experts_kernel(gpu, e, f, *s), engine)  # type: ignore[misc]
-        seconds = column("count") * times.seconds
+        seconds = column("count") * without_launch(times, EXPERTS_LAUNCH_S).seconds
         made = format_of(runs_as(rates, form))
         weights = (3.0 if gated else 2.0) * hidden * inter
         rows = TOKENS * top_k / ep_size

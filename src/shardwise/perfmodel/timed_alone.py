@@ -1,0 +1,73 @@
+"""What differs between a kernel that was timed alone and the same kernel within an engine's step.
+
+The tables' kernels were timed by replaying a CUDA graph several times (ai-dynamo/aiconfigurator,
+collector/: vllm/collect_attn.py, trtllm/collect_attn.py, sglang/collect_attn.py,
+vllm/collect_moe.py, helper.py). That has two effects which a step does not have:
+
+- A graph of decode attention has a single call, and one of experts has five, so that a call
+  includes all or a fifth of a graph's launch. An engine launches one graph for the whole step.
+- Decode attention reads the same keys and values in each replay. If they fit in the L2 cache, they
+  come from there. In a step, every layer reads a cache of its own, and the weights of all layers
+  are read in between, so that keys and values always come from memory.
+
+GEMMs have six calls in a graph, each with its own weights, and are left as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from msgspec.structs import replace
+
+from shardwise.hardware.gpu import Gpu
+from shardwise.kernels.provenance import Array, Provenance, Times
+
+#: Seconds of a graph's launch in a call of decode attention. Chosen among 0, 2, 3, 4, 5 and 6 us by
+#: the errors of left-out families, GPUs and engines, which hardly change between 3 and 6. The
+#: fastest calls of the H100's tables take 5.4 us in all.
+ATTENTION_LAUNCH_S: Final = 4e-6
+#: The same for a call of experts, chosen among 0, 2 and 4 us. Their graph is replayed only once.
+EXPERTS_LAUNCH_S: Final = 2e-6
+#: Largest share of a call that is taken for the launch.
+LARGEST_SHARE: Final = 0.5
+#: Bytes that a call reads, as shares of the L2 cache, up to which all of them and from which none
+#: come from the cache. On an H100 (50 MB) all come from it at 34 MB and none at 67.
+ALL_CACHED: Final = 0.7
+NONE_CACHED: Final = 1.3
+#: Tables of these sources are tuning results without launches.
+WITHOUT_LAUNCH: Final = ("aiter",)
+
+
+def without_launch(times: Times, launch_s: float) -> Times:
+    """Return times without the share of a graph's launch that each call includes.
+
+    Args:
+        times: Of a call, from the tables. A time from datasheet rates is not changed.
+        launch_s: Seconds of the launch in a call.
+    """
+    if any(name in times.source for name in WITHOUT_LAUNCH):
+        return times
+    launch = np.minimum(launch_s, LARGEST_SHARE * times.seconds)
+    launch = np.where(times.provenance == Provenance.ROOFLINE, 0.0, launch)
+    return replace(times, seconds=np.asarray(times.seconds - launch))
+
+
+def from_memory(times: Times, gpu: Gpu, read: Array) -> Times:
+    """Return times with reads from memory where the tables' came from the L2 cache.
+
+    Args:
+        times: Of calls over sequences and contexts, both increasing: (sequences, contexts).
+        gpu: Its `l2_cache_bytes` is 0 if it is unknown; then times are not changed.
+        read: Bytes of keys and values that each call reads.
+    """
+    if not gpu.l2_cache_bytes:
+        return times
+    share = read / gpu.l2_cache_bytes
+    cached = np.clip((NONE_CACHED - share) / (NONE_CACHED - ALL_CACHED), 0.0, 1.0)
+    cached = np.where(times.provenance == Provenance.ROOFLINE, 0.0, cached)
+    seconds = times.seconds + cached * read / gpu.memory_bandwidth
+    # where tables rise less at the cache's size than `cached` falls
+    for axis in (0, 1):
+        seconds = np.maximum.accumulate(seconds, axis)
+    return replace(times, seconds=np.asarray(seconds))
