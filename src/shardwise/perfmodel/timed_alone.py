@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 from msgspec.structs import replace
 
+from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.kernels.provenance import Array, Provenance, Times
 
@@ -58,16 +59,21 @@ def from_memory(times: Times, gpu: Gpu, read: Array) -> Times:
 
     Args:
         times: Of calls over sequences and contexts, both increasing: (sequences, contexts).
-        gpu: Its `l2_cache_bytes` is 0 if it is unknown; then times are not changed.
+        gpu: The GPU of the step. The cache is that of the GPU in the table.
         read: Bytes of keys and values that each call reads.
     """
-    if not gpu.l2_cache_bytes:
+    cache = _cache_bytes(times.source)
+    if not cache:
         return times
-    share = read / gpu.l2_cache_bytes
-    cached = np.clip((NONE_CACHED - share) / (NONE_CACHED - ALL_CACHED), 0.0, 1.0)
-    cached = np.where(times.provenance == Provenance.ROOFLINE, 0.0, cached)
+    cached = np.clip((NONE_CACHED - read / cache) / (NONE_CACHED - ALL_CACHED), 0.0, 1.0)
     seconds = times.seconds + cached * read / gpu.memory_bandwidth
     # where tables rise less at the cache's size than `cached` falls
     for axis in (0, 1):
         seconds = np.maximum.accumulate(seconds, axis)
     return replace(times, seconds=np.asarray(seconds))
+
+
+def _cache_bytes(source: str) -> float:
+    """Return the L2 cache of the GPU of a table; 0 if it is unknown, and without a table."""
+    known = default_catalogue().by_id.get(source.partition(" ")[0])
+    return known.l2_cache_bytes if known else 0.0
