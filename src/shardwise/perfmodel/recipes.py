@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from shardwise.layout.deployment import FixedLimits, Layout
+from shardwise.workload.workload import TRAFFIC_CV
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -40,6 +41,8 @@ class Recipe(msgspec.Struct, frozen=True):
         waves: Requests that the client sent per request in flight; 0: unknown.
         whole_experts: Whether the run used expert parallelism even if the row does not say so.
         drafted: Whether the run drafted tokens; None: as the row says.
+        length_cv: Standard deviation of lengths over their mean; None: lengths were equal, or as
+            the row says.
     """
 
     limits: FixedLimits = FixedLimits()
@@ -49,9 +52,13 @@ class Recipe(msgspec.Struct, frozen=True):
     waves: float = 0.0
     whole_experts: bool = False
     drafted: bool | None = None
+    length_cv: float | None = None
 
 
 _DEFAULT: Final = Recipe()
+#: GPUStack's lab sends prompts of ShareGPT, whose means are 190 to 240 tokens, or equal lengths.
+_SHAREGPT: Final = (150.0, 300.0)
+_CONVERSATIONS: Final = Recipe(length_cv=TRAFFIC_CV)
 #: `--scheduler-recv-interval` of the SGLang scripts: 10 below 16 requests in flight, else 30
 #: (dsr1_fp8_b200.sh, qwen3.5_fp8_b200.sh); DeepSeek-R1 at TP=4 always 10.
 _POLLS: Final = (10.0, 30.0)
@@ -107,6 +114,8 @@ def recipe_of(run: Run) -> Recipe:
         # rises from 8 to 32 streams, and grows with the output length. At each of 160 loads it
         # includes the E2E latency divided by the number of streams, which is a queue of one.
         return Recipe(extra_in_flight=float(run.model == "llama-3.1-8b"), waves=STEADY)
+    if run.source == "gpustack_performance_lab" and min(run.isl, run.osl) > _SHAREGPT[0]:
+        return _CONVERSATIONS if max(run.isl, run.osl) < _SHAREGPT[1] else _DEFAULT
     return _DEFAULT
 
 

@@ -313,6 +313,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     if recipe.whole_experts and layout.ep_size == 1:
         layout = replace(layout, ep_size=layout.tp_size)
     spread = INFERENCEX_CV if inferencex else 0.0 if source else TRAFFIC_CV
+    spread = spread if recipe.length_cv is None else recipe.length_cv
     kv_dtype = (cells.get("kv_dtype") or "").strip()
     if kv_dtype and kv_dtype not in KV_BYTES:
         raise InputError(f"kv_dtype is {kv_dtype[:40]!r}", f"allowed: {', '.join(KV_BYTES)}")

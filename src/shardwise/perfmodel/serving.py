@@ -13,6 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from shardwise.perfmodel.emptying import emptying_s
 from shardwise.perfmodel.loads import Load, held_tokens
 from shardwise.perfmodel.loop import Loop, decode_steps, settled
 from shardwise.perfmodel.serving_steps import (
@@ -155,14 +156,16 @@ def static_batch(setting: Steps, load: Load) -> Served:
 
 def max_throughput(setting: Steps, load: Load) -> Served:
     """Predict requests that are all queued at once. Memory and max_num_seqs limit the batch. On
-    average, a request waits for half of those beyond the batch."""
+    average, a request waits for half of those beyond the batch. Throughput is that of the whole
+    run, whose last sequences run in an ever smaller batch."""
     resident, limited = _resident(load)
     loop = settled(setting, load, resident)
     own = loop.turn.prefill.total + loop.backlog_s
     service = own + loop.decoding_s
     queue = np.maximum(load.concurrency / resident - 1.0, 0.0) * service / 2.0
     served = _served(load, loop, resident, limited, own + queue, service + queue)
-    output = resident * load.osl / service
+    run = load.concurrency * service / resident + emptying_s(setting, load, resident)
+    output = load.concurrency * load.osl / run
     return replace(served, output_tok_s=output, total_tok_s=output * (1 + load.isl / load.osl))
 
 
