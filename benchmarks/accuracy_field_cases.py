@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy_field_cases.py    print the section
 
-The reports queue 500 or 1,000 requests at once. They are not used in the fit. Needs the reference
-files.
+The reports queue 500 or 1,000 requests at once, of ShareGPT's lengths or of one length. They are
+not used in the fit. Needs the reference files.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from shardwise.reports.table import Column, Row, Table, markdown, text_cell
 CASES: Final = Path(__file__).resolve().parents[2] / "shared" / "reference" / "field_cases.csv"
 NAMES: Final = ("model", "GPU", "layout", "isl", "osl", "measured", "predicted", "in interval")
 LEFT: Final = 3  #: columns of text
+USUAL: Final = "1000"  #: requests of a report that does not say how many; ShareGPT's always are
 
 
 def throughput_table() -> Table:
@@ -48,6 +49,7 @@ def _row(case: dict[str, str]) -> Row:
 def _question(case: dict[str, str]) -> dict[str, str]:
     """Return a report as a row of `predict`, with the engine's default of sequences per step."""
     version = re.search(r"vLLM (\S+)", case["flags"])
+    queued = re.search(r"(\d+) queued", case["source"])
     return {
         "model_id": case["model"],
         "gpu_id": case["gpu"],
@@ -56,7 +58,8 @@ def _question(case: dict[str, str]) -> dict[str, str]:
         "mode": "max_throughput",
         "max_num_seqs": "1024",
         **{name: case[name] for name in ("weight_dtype", "kv_dtype", "tp", "pp", "isl", "osl")},
-        "concurrency": case["concurrency"],
+        "concurrency": queued[1] if queued else USUAL,
+        "length_cv": "1" if "ShareGPT" in case["source"] else "0",
     }
 
 
