@@ -164,7 +164,7 @@ def test_more_of_what_a_gpu_has_never_lowers_throughput(gpu: str, what: str) -> 
         for slower, quicker in pairwise(found):
             assert np.min(quicker / slower) > 1 - 0.05, (model, mode, tp)
         if what == "bandwidth":  # and a token alone waits for memory: it gains
-            assert np.max(found[-1] / found[0]) > 1.2
+            assert np.max(found[-1] / found[0]) > 1.15
 
 
 _GPU = """[gpu.mine]

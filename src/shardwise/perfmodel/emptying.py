@@ -42,16 +42,18 @@ def emptying_s(setting: Steps, load: Load, resident: Array) -> Array:
     later = np.clip(load.concurrency / resident - 1.0, 0.0, 1.0)
     mean = 1.0 + later * ((1.0 + np.minimum(cv, 1.0) ** 2) / 2.0 - 1.0)
     spread = np.maximum(cv + later * UNIFORM_CV * (1.0 - np.minimum(cv, 1.0)), LEAST_CV)
-    shape = spread**-1.086  # of Weibull; within 1 % of the CV from 0.1 to 2 (Justus et al., 1978)
+    shape = spread**-1.086  # of Weibull (Justus et al., 1978), good to 4 % of the CV up to 1
     scale = mean / _gamma(1.0 + 1.0 / shape)
     longest = np.log(np.maximum(resident, 1.0) / LONGEST) ** (1.0 / shape)
     part = scale * longest * decode_steps(setting, load) / PARTS
     full = decode_step(setting, load, resident).total
     longer = np.zeros_like(full)
     for n in range(PARTS):
-        running = np.exp(-((longest * (n + 0.5) / PARTS) ** shape))
-        step = decode_step(setting, load, np.maximum(resident * running, 1.0)).total
-        longer = longer + part * (step - full * running)
+        share = np.exp(-((longest * (n + 0.5) / PARTS) ** shape))
+        running = np.maximum(share * resident, 1.0)
+        longer = longer + part * (
+            decode_step(setting, load, running).total - full * running / resident
+        )
     return np.asarray(longer)
 
 
