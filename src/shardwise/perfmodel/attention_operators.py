@@ -223,6 +223,7 @@ def _prefill(mixer: Mixer, cut: Cut, where: Where) -> Times | None:
         times = kernels.attention_prefill(
             gpu, engine, prompts, new, heads, kv_heads, mixer.head_dim, kept, window, "bf16", kv
         )
+        times = without_launch(times, ATTENTION_LAUNCH_S)
         times = _with_earlier(times, mixer, cut, gpu, tokens, prompts * cached)
         return _with_indexer(times, mixer.indexer, gpu, tokens * seen, prompts * (new + cached))
     if isinstance(mixer, Mla):
@@ -230,6 +231,7 @@ def _prefill(mixer: Mixer, cut: Cut, where: Where) -> Times | None:
         kept = _kept(mixer.indexer, cached, new)
         kept = np.minimum(kept, float(mixer.window)) if mixer.window else kept
         times = kernels.mla_prefill(gpu, engine, prompts, new, heads, kept, "bf16", kv)
+        times = without_launch(times, ATTENTION_LAUNCH_S)
         times = _with_earlier(times, mixer, cut, gpu, tokens, prompts * cached)
         return _with_indexer(times, mixer.indexer, gpu, tokens * seen, prompts * (new + cached))
     return None
