@@ -65,10 +65,8 @@ def test_four_fifths_of_what_was_left_out_lie_in_their_intervals_in_every_fold()
 
 
 def test_each_group_left_out_is_covered_by_what_the_others_would_have_promised() -> None:
-    """The next family, GPU, engine or layout: no error of its own is in the width that judges it.
-
-    Intervals cover 72 % of the TTFT of dense models on a held-out GPU: only three GPUs have rows.
-    """
+    """The next family, GPU, engine or layout: no error of its own is in the width that judges
+    it."""
     crossed = {
         (f.fold, f.kind, f.metric): f.crossed_pct
         for f in bundled_profile().folds
@@ -76,9 +74,8 @@ def test_each_group_left_out_is_covered_by_what_the_others_would_have_promised()
     }
     assert len(crossed) == 24
     for key, percent in crossed.items():
-        least = 72 if key[:2] == ("gpu", "dense") else 75
         assert percent is not None
-        assert least <= percent <= 88.5, (key, percent)
+        assert 74.5 <= percent <= 88.5, (key, percent)
 
 
 @needs_reference
