@@ -18,9 +18,7 @@ SEQUENCES, CONTEXTS = np.array([1.0, 8.0, 16.0, 32.0, 64.0]), np.array([128.0, 1
 def decode(gpu: str = "h100") -> tuple[Times, np.ndarray]:
     """The calls of Llama 3.1 8B on one GPU, and the bytes that they read: 4 KiB a token."""
     sequences, contexts = SEQUENCES[:, None], CONTEXTS[None, :]
-    times = attention_decode(
-        default_catalogue().gpu(gpu), "vllm", sequences, contexts, 32, 8, 128
-    )
+    times = attention_decode(default_catalogue().gpu(gpu), "vllm", sequences, contexts, 32, 8, 128)
     return times, 4096.0 * sequences * contexts
 
 
