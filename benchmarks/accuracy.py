@@ -31,6 +31,7 @@ from shardwise.perfmodel.calibrate import Problem, problem_of
 from shardwise.perfmodel.crossval import Miss, folds_of, hold_out, in_sample, kernels_alone
 from shardwise.perfmodel.intervals import (
     METRICS,
+    QUEUED,
     Distance,
     by_group,
     kind_of,
@@ -87,7 +88,7 @@ def chosen(misses: Sequence[Miss], profile: Profile) -> list[Point]:
     found = []
     for m in misses:
         measured = observed_of(m)
-        width = width_of(profile.widths, Distance(m.unseen, m.moe), m.metric)
+        width = width_of(profile.widths, Distance(m.unseen, m.moe), m.width)
         value = measured * float(np.exp(m.error))
         lo, hi = value * float(np.exp(-width)), value * float(np.exp(width))
         found.append(Point(m.row, m.metric, value, lo, hi, measured))
@@ -215,6 +216,9 @@ FOLDS = {
 }
 
 
+TITLES = {"output_tok_s": "Output throughput, closed loops", QUEUED: "Output throughput, queued"}
+
+
 def fold_table(folds: Iterable[FoldError], metric: str) -> Table:
     """What each way of leaving rows out costs, dense models and mixtures of experts apart."""
     found = {(f.fold, f.kind): f for f in folds if f.metric == metric}
@@ -247,7 +251,7 @@ def fold_table(folds: Iterable[FoldError], metric: str) -> Table:
         "crossed, %",
     )
     columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
-    title = f"{metrics.ALL[metric].label}: errors on held-out rows"
+    title = f"{TITLES.get(metric) or metrics.ALL[metric].label}: errors on held-out rows"
     return Table(f"folds_{metric}", title, columns, (tuple(body),))
 
 
@@ -277,26 +281,6 @@ def worst_table(misses: Sequence[Miss], fold: str, metric: str) -> Table:
 
 #: Folds that a reader asks about: the next layout, family, GPU, engine.
 ASKED = ("row", "layout", "family", "gpu", "engine")
-
-
-def queued_table(misses: Sequence[Miss]) -> Table:
-    """Output throughput with everything queued, alone: closed loops follow from TTFT and TPOT."""
-    body = []
-    for fold in (*ASKED, "kernels"):
-        for kind in ("dense", "moe"):
-            some = [
-                m.error
-                for m in misses
-                if (m.fold, kind_of(m.moe), m.metric) == (fold, kind, "output_tok_s")
-                and m.row.mode == "max_throughput"
-            ]
-            if some:
-                mean = 100 * float(np.mean(np.abs(np.expm1(some))))
-                words = (FOLDS[fold], kind, str(len(some)), _median_pct(some), f"{mean:.1f}")
-                body.append(tuple(text_cell(w) for w in words))
-    names = ("left out", "models", "n", "median, %", "mean, %")
-    columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
-    return Table("queued", "Output throughput, everything queued", columns, (tuple(body),))
 
 
 def tier_table(misses: Sequence[Miss], profile: Profile) -> Table:
@@ -332,8 +316,8 @@ def reliability_points(misses: Sequence[Miss]) -> list[dict[str, object]]:
     for (fold, kind, metric), own in sorted(groups.items()):
         other = groups.get(other_kind((fold, kind, metric)), {})
         for level in LEVELS:
-            share = crossed_pct(own, other, level)
-            if metric != "e2e_latency_s" and share is not None:
+            share = crossed_pct(metric, own, other, level)
+            if metric not in ("e2e_latency_s", QUEUED) and share is not None:
                 found.append(
                     {
                         "promised": 100 * level,
@@ -416,8 +400,7 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
     parts = [
         (ROOT / "docs" / "accuracy.head.md").read_text("utf-8").strip(),
         "## Held-out rows",
-        *(markdown(fold_table(profile.folds, metric)) for metric in METRICS),
-        markdown(queued_table(misses)),
+        *(markdown(fold_table(profile.folds, metric)) for metric in (*METRICS, QUEUED)),
         markdown(tier_table(misses, profile)),
         "![Nominal and actual coverage of intervals](images/reliability.svg)",
         "### By model, with its family left out",

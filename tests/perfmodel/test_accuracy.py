@@ -17,7 +17,7 @@ from shardwise.architecture.models import load
 from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.build import plain
 from shardwise.perfmodel.hierarchy import model_key
-from shardwise.perfmodel.intervals import half_width
+from shardwise.perfmodel.intervals import QUEUED, half_width
 from shardwise.perfmodel.knowledge import Asked
 from shardwise.perfmodel.predicting import usable_rows
 from shardwise.perfmodel.profiles import bundled_profile
@@ -59,9 +59,10 @@ def test_the_committed_table_is_of_the_bundled_profile() -> None:
 
 
 def test_four_fifths_of_what_was_left_out_lie_in_their_intervals_in_every_fold() -> None:
+    """Up to 92 % of queued runs: a few are twice as slow as predicted, most are within 6 %."""
     for fold in bundled_profile().folds:
         if fold.fold in COVERED and fold.rows >= 40:
-            assert 75 <= fold.covered_pct <= 89, fold
+            assert 75 <= fold.covered_pct <= (92 if fold.metric == QUEUED else 89), fold
 
 
 def test_each_group_left_out_is_covered_by_what_the_others_would_have_promised() -> None:
@@ -75,7 +76,7 @@ def test_each_group_left_out_is_covered_by_what_the_others_would_have_promised()
     assert len(crossed) == 24
     for key, percent in crossed.items():
         assert percent is not None
-        assert 74.5 <= percent <= 88.5, (key, percent)
+        assert 75 <= percent <= 88.5, (key, percent)
 
 
 @needs_reference

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardwise.perfmodel.build import crossed_pct
-from shardwise.perfmodel.intervals import Distance, group_quantile, quantile, width_of
+from shardwise.perfmodel.intervals import (
+    QUEUED,
+    Distance,
+    group_quantile,
+    quantile,
+    width_name,
+    width_of,
+)
 from shardwise.perfmodel.knowledge import Unseen
 
 WIDTHS = {
@@ -63,16 +70,21 @@ def test_a_large_group_counts_for_less_than_its_rows_and_the_other_kind_as_one_g
     assert group_quantile({"a": [0.1] * 100}, {"m": [0.5] * 10}) == pytest.approx(0.5)
     # one row alone weighs little
     assert group_quantile({"a": [0.1] * 100, "b": [0.9]}, {}) == pytest.approx(0.1)
+    # one group: the level is 0.8 + 0.2 x 0.5 instead of 0.8
+    ranks = {"a": [n / 100 for n in range(1, 101)]}
+    assert group_quantile(ranks, {}) == pytest.approx(0.8)
+    assert group_quantile(ranks, {}, few=0.5) == pytest.approx(0.9)
 
 
 def test_no_error_of_a_group_is_in_the_width_that_judges_it() -> None:
     own = {"a": [0.1] * 50, "b": [0.1] * 50, "c": [9.0] * 50}
     # a and b are judged by widths that c reaches into; c by 0.1
-    assert crossed_pct(own, {}) == pytest.approx(100 * 2 / 3, abs=0.1)
-    assert crossed_pct({"a": [0.1]}, {"a": [0.2]}) is None
+    assert crossed_pct("tpot_s", own, {}) == pytest.approx(100 * 2 / 3, abs=0.1)
+    assert crossed_pct("tpot_s", {"a": [0.1]}, {"a": [0.2]}) is None
 
 
-def test_throughput_and_cost_share_a_width() -> None:
-    widths = {"row/moe/output_tok_s": 0.2}
-    here = Distance((), True)
-    assert width_of(widths, here, "total_tok_s") == width_of(widths, here, "output_tok_s")
+def test_throughput_and_cost_share_a_width_and_a_queued_run_has_its_own() -> None:
+    for metric in ("output_tok_s", "total_tok_s", "usd_per_million_output_tok"):
+        assert width_name(metric) == "output_tok_s"
+        assert width_name(metric, "max_throughput") == QUEUED
+    assert width_name("tpot_s", "max_throughput") == "tpot_s"

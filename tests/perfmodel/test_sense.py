@@ -146,7 +146,7 @@ def faster(gpu: Gpu, what: str, factor: float) -> Gpu:
 @pytest.mark.parametrize("what", ["bandwidth", "flops", "links"])
 @pytest.mark.parametrize("gpu", ["h100", "b200", "mi300x"])
 def test_more_of_what_a_gpu_has_never_lowers_throughput(gpu: str, what: str) -> None:
-    """By up to 5 %: with more bandwidth a product waits for arithmetic instead of weights, and is
+    """By up to 6 %: with more bandwidth a product waits for arithmetic instead of weights, and is
     corrected by that class's factor (up to 1.2), which rows of the real GPU gave."""
     siblings = default_catalogue().by_id
     for model, mode, tp in product(
@@ -162,7 +162,7 @@ def test_more_of_what_a_gpu_has_never_lowers_throughput(gpu: str, what: str) -> 
             load = make_load(its.arch, its.platform, its.setting.kv_dtype, deployments, offered)
             found.append(SERVE[mode](its.setting, load).output_tok_s)
         for slower, quicker in pairwise(found):
-            assert np.min(quicker / slower) > 1 - 0.05, (model, mode, tp)
+            assert np.min(quicker / slower) > 1 - 0.06, (model, mode, tp)
         if what == "bandwidth":  # and a token alone waits for memory: it gains
             assert np.max(found[-1] / found[0]) > 1.15
 

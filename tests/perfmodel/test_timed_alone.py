@@ -61,7 +61,7 @@ def test_times_that_include_no_launch_are_not_changed() -> None:
     times, _ = decode()
     tuned = replace(times, source="mi300x aiter 2026-08-22 bf16")
     assert np.array_equal(without_launch(tuned, 4e-6).seconds, times.seconds)
-    sheet = replace(
-        times, provenance=np.full(times.seconds.shape, Provenance.ROOFLINE, dtype=np.uint8)
-    )
-    assert np.array_equal(without_launch(sheet, 4e-6).seconds, times.seconds)
+    for code in (Provenance.OTHER_GPU, Provenance.ROOFLINE):
+        codes = np.full(times.seconds.shape, code, dtype=np.uint8)
+        elsewhere = replace(times, provenance=codes)
+        assert np.array_equal(without_launch(elsewhere, 4e-6).seconds, times.seconds)

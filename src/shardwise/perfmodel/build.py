@@ -15,6 +15,7 @@ from shardwise.perfmodel.calibrate import fit, problem_of
 from shardwise.perfmodel.crossval import Miss, folds_of, hold_out, in_sample, kernels_alone
 from shardwise.perfmodel.hierarchy import Hierarchy, encode
 from shardwise.perfmodel.intervals import (
+    FEW_GROUPS,
     LEVEL,
     Distance,
     Groups,
@@ -62,10 +63,10 @@ def error_table(fitted: Sequence[Miss], held_out: Sequence[Miss]) -> list[Error]
 
 
 def fold_errors(misses: Sequence[Miss], widths: Mapping[str, float]) -> list[FoldError]:
-    """Return errors by kind of fold, kind of model and metric."""
+    """Return errors by kind of fold, kind of model and name of the width."""
     parts: dict[tuple[str, str, str], list[Miss]] = {}
     for m in misses:
-        parts.setdefault((m.fold, kind_of(m.moe), m.metric), []).append(m)
+        parts.setdefault((m.fold, kind_of(m.moe), m.width), []).append(m)
     groups = by_group(misses)
     return [
         FoldError(
@@ -75,7 +76,7 @@ def fold_errors(misses: Sequence[Miss], widths: Mapping[str, float]) -> list[Fol
             round(mape(some), 2),
             round(100 * float(np.mean([np.expm1(m.error) for m in some])), 2),
             round(covered_pct(some, widths), 1),
-            crossed_pct(groups[key], groups.get(other_kind(key), {})),
+            crossed_pct(key[2], groups[key], groups.get(other_kind(key), {})),
         )
         for key, some in sorted(parts.items())
     ]
@@ -83,19 +84,19 @@ def fold_errors(misses: Sequence[Miss], widths: Mapping[str, float]) -> list[Fol
 
 def covered_pct(misses: Sequence[Miss], widths: Mapping[str, float]) -> float:
     """Return the percentage of held-out rows within their interval."""
-    inside = [abs(m.error) <= width_of(widths, Distance(m.unseen, m.moe), m.metric) for m in misses]
+    inside = [abs(m.error) <= width_of(widths, Distance(m.unseen, m.moe), m.width) for m in misses]
     return 100.0 * float(np.mean(inside))
 
 
-def crossed_pct(own: Groups, other: Groups, level: float = LEVEL) -> float | None:
-    """Return the percentage of held-out rows within the width computed from the other groups. None
-    for fewer than three groups."""
+def crossed_pct(metric: str, own: Groups, other: Groups, level: float = LEVEL) -> float | None:
+    """Return the percentage of held-out rows within the width of `metric` computed from the other
+    groups. None for fewer than three groups."""
     if len({*own, *other}) < LEAST_GROUPS:
         return None
-    inside = 0
+    inside, few = 0, FEW_GROUPS.get(metric, 0.0)
     for name, errors in own.items():
         mine, others = ({g: e for g, e in some.items() if g != name} for some in (own, other))
-        inside += int(np.sum(np.abs(errors) <= group_quantile(mine, others, level)))
+        inside += int(np.sum(np.abs(errors) <= group_quantile(mine, others, level, few)))
     return round(100.0 * inside / sum(len(errors) for errors in own.values()), 1)
 
 
@@ -268,5 +269,5 @@ def _own_widths(misses: Sequence[Miss]) -> dict[str, float]:
     """Return interval widths of the user's own pairs, from cross-validated errors."""
     parts: dict[str, list[float]] = {}
     for m in misses:
-        parts.setdefault(f"{m.gpu}/{m.engine}/{m.metric}", []).append(m.error)
+        parts.setdefault(f"{m.gpu}/{m.engine}/{m.width}", []).append(m.error)
     return {key: round(quantile(errors), 4) for key, errors in parts.items()}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from shardwise.perfmodel.batches import Batch
 from shardwise.perfmodel.calibrate import WARM_ROUNDS, Problem, fit
 from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, versions_of
-from shardwise.perfmodel.intervals import METRICS
+from shardwise.perfmodel.intervals import METRICS, width_name
 from shardwise.perfmodel.knowledge import Unseen, asked_of, knowledge_of
 from shardwise.perfmodel.rows import Row
 from shardwise.perfmodel.serving import Served
@@ -46,6 +46,11 @@ class Miss(msgspec.Struct, frozen=True):
     unseen: tuple[Unseen, ...]
     error: float
     row: Row
+
+    @property
+    def width(self) -> str:
+        """Name of the width of its interval."""
+        return width_name(self.metric, self.row.mode)
 
 
 def observed_metrics(batch: Batch) -> dict[str, Array]:

@@ -119,7 +119,10 @@ def sweep(subject: Subject, mode: str, deployments: Deployments, offered: Offere
 
 
 def widths_in(
-    subject: Subject, layouts: Iterable[Layout], metrics: Sequence[str]
+    subject: Subject,
+    layouts: Iterable[Layout],
+    metrics: Sequence[str],
+    mode: str = "closed_loop",
 ) -> dict[tuple[Layout, str], float]:
     """Return the half-width (log) of the 80 % interval of each of `metrics` in each of
     `layouts`."""
@@ -127,7 +130,7 @@ def widths_in(
     return {
         (layout, metric): with_speculation(width, drafted, metric)
         for layout in layouts
-        for metric, width in half_widths(profile, subject.asked, metrics, layout).items()
+        for metric, width in half_widths(profile, subject.asked, metrics, layout, mode).items()
     }
 
 
@@ -192,7 +195,7 @@ def predict(
     served = sweep(subject, workloads[0].mode, Deployments.of(deployments), offered)
     source = Source("predicted", note_on(subject, [d.layout for d in deployments]))
     shown = (*METRICS, "total_tok_s")
-    widths = widths_in(subject, {d.layout for d in deployments}, shown)
+    widths = widths_in(subject, {d.layout for d in deployments}, shown, workloads[0].mode)
     found = []
     for i, (deployment, workload) in enumerate(zip(deployments, workloads, strict=True)):
         metrics = {

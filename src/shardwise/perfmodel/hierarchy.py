@@ -35,7 +35,7 @@ LEVEL_SHARE: Final = {
     "kind": (0.0, 1.6),
     "pair": (0.4, 0.3),
     "version": (1.4, 1.0),
-    "model": (1.0, 0.6),
+    "model": (1.6, 0.6),
     "cell": (2.8, 1.2),
 }
 

@@ -38,6 +38,8 @@ _LEAST: Final[Mapping[Unseen, float]] = {"untimed": 0.7}
 #: Correlation of the errors of two layouts of one model on one GPU: 0.67 to 0.77 on the reference
 #: rows with several TPs (docs/accuracy.md says how it was found).
 LAYOUT_RHO: Final = 0.75
+#: Name of the width of throughput if everything is queued at once.
+QUEUED: Final = "queued_tok_s"
 METRICS: Final = ("ttft_s", "tpot_s", "e2e_latency_s", "output_tok_s")
 #: Metrics that share another's width.
 _SAME_AS: Final = {"total_tok_s": "output_tok_s", "usd_per_million_output_tok": "output_tok_s"}
@@ -48,9 +50,10 @@ _FEW: Final = 10  #: rows; a row of a smaller group weighs as much as one of a g
 #: Weight of the other kind of model, in groups. Chosen so that intervals from the other groups
 #: cover 75 to 88 % of the rows of a held-out group.
 _OTHER_KIND: Final = 0.3
-#: Correction for few groups: the quantile's level is this share of the rest, over the number of
-#: groups, higher. Conformal sets of n exchangeable groups would need 4. Chosen like _OTHER_KIND.
-_FEW_GROUPS: Final = 0.17
+#: Correction for few groups, by metric: the level of the quantile is this share of the rest, over
+#: the number of groups, higher. Conformal sets of n exchangeable groups would need 4. Chosen like
+#: _OTHER_KIND. TTFT includes host time, which differs between groups more than within one.
+FEW_GROUPS: Final[Mapping[str, float]] = {"ttft_s": 0.3}
 NEAR: Final = "row"  #: the fold that holds out only the row itself
 
 
@@ -76,13 +79,14 @@ def quantile(errors: Sequence[float] | Array) -> float:
 Groups = Mapping[str, Sequence[float]]  #: errors by held-out group
 
 
-def group_quantile(own: Groups, other: Groups, level: float = LEVEL) -> float:
-    """Return the weighted quantile `level` of |error|, a little higher for few groups.
+def group_quantile(own: Groups, other: Groups, level: float = LEVEL, few: float = 0.0) -> float:
+    """Return the weighted quantile `level` of |error|.
 
     Args:
         own: Errors of the groups of the same kind of model.
         other: Errors of the groups of the other kind, which count as one group.
         level: Share of the rows of a new group that should be covered.
+        few: The correction for few groups of the metric, see `FEW_GROUPS`.
     """
     errors, weights = [], []
     for groups, mass in ((own, _effective(own)), (other, _OTHER_KIND)):
@@ -98,7 +102,7 @@ def group_quantile(own: Groups, other: Groups, level: float = LEVEL) -> float:
     order = np.argsort(sizes_)
     reached = np.cumsum(shares[order])
     masses = float(reached[-1])  # own groups and the other kind
-    asked = min(level + (1.0 - level) * _FEW_GROUPS / masses, 1.0)
+    asked = min(level + (1.0 - level) * few / masses, 1.0)
     place = int(np.searchsorted(reached, asked * masses * (1.0 - 1e-12)))
     return float(sizes_[order][min(place, len(order) - 1)])
 
@@ -110,10 +114,10 @@ def _effective(groups: Groups) -> float:
 
 
 def by_group(misses: Iterable[Miss]) -> dict[tuple[str, str, str], dict[str, list[float]]]:
-    """Return errors by (fold, kind of model, metric), then by held-out group."""
+    """Return errors by (fold, kind of model, name of the width), then by held-out group."""
     found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for m in misses:
-        groups = found.setdefault((m.fold, kind_of(m.moe), m.metric), {})
+        groups = found.setdefault((m.fold, kind_of(m.moe), m.width), {})
         groups.setdefault(m.name, []).append(m.error)
     return found
 
@@ -125,10 +129,13 @@ def other_kind(key: tuple[str, str, str]) -> tuple[str, str, str]:
 
 
 def widths_from(misses: Iterable[Miss]) -> dict[str, float]:
-    """Return widths by "fold/kind of model/metric"."""
+    """Return widths by "fold/kind of model/name"."""
     parts = by_group(misses)
     return {
-        "/".join(key): round(group_quantile(groups, parts.get(other_kind(key), {})), 4)
+        "/".join(key): round(
+            group_quantile(groups, parts.get(other_kind(key), {}), few=FEW_GROUPS.get(key[2], 0.0)),
+            4,
+        )
         for key, groups in sorted(parts.items())
     }
 
@@ -140,33 +147,45 @@ class Distance(msgspec.Struct, frozen=True):
     moe: bool
 
 
-def half_width(profile: Profile, asked: Asked, metric: str, layout: Layout) -> float:
+def width_name(metric: str, mode: str = "closed_loop") -> str:
+    """Return the name of a metric's width. Throughput has one of its own if everything is queued,
+    because its errors are larger: tails and clients differ more than steps."""
+    name = _SAME_AS.get(metric, metric)
+    return QUEUED if (name, mode) == ("output_tok_s", "max_throughput") else name
+
+
+def half_width(
+    profile: Profile, asked: Asked, metric: str, layout: Layout, mode: str = "closed_loop"
+) -> float:
     """Return the half-width (log) of the 80 % interval of `metric` for a question in a layout."""
-    return half_widths(profile, asked, (metric,), layout)[metric]
+    return half_widths(profile, asked, (metric,), layout, mode)[metric]
 
 
 def half_widths(
-    profile: Profile, asked: Asked, metrics: Iterable[str], layout: Layout
+    profile: Profile,
+    asked: Asked,
+    metrics: Iterable[str],
+    layout: Layout,
+    mode: str = "closed_loop",
 ) -> dict[str, float]:
     """Return `half_width` for each of `metrics`."""
     unseen = profile.knowledge.unseen(asked, layout)
-    return {metric: _half_width(profile, asked, metric, unseen) for metric in metrics}
+    return {m: _half_width(profile, asked, width_name(m, mode), unseen) for m in metrics}
 
 
-def _half_width(profile: Profile, asked: Asked, metric: str, unseen: tuple[Unseen, ...]) -> float:
-    own = profile.own_widths.get(f"{asked.pair}/{_SAME_AS.get(metric, metric)}")
+def _half_width(profile: Profile, asked: Asked, name: str, unseen: tuple[Unseen, ...]) -> float:
+    own = profile.own_widths.get(f"{asked.pair}/{name}")
     if own is not None and not unseen:
         return own
-    width = width_of(profile.widths, Distance(unseen, asked.moe), metric)
+    width = width_of(profile.widths, Distance(unseen, asked.moe), name)
     if "gpu" in unseen:  # held-out GPUs still had their own kernel tables
         return float(np.hypot(width, asked.kernel_error))
     return width
 
 
-def width_of(widths: Mapping[str, float], distance: Distance, metric: str) -> float:
-    """Return the width of a distance. If several properties are new, their errors are assumed
-    independent."""
-    name = _SAME_AS.get(metric, metric)
+def width_of(widths: Mapping[str, float], distance: Distance, name: str) -> float:
+    """Return the width of a distance, by the width's name. If several properties are new, their
+    errors are assumed independent."""
     blind = _BLIND.get(name, _BLIND_OTHER)
 
     def learnt(fold: str) -> float | None:

@@ -65,7 +65,9 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
     layouts = {row.layout for row in batch.rows}
     widths = {
         (metric, layout): with_speculation(
-            half_width(profile, asked, metric, layout), batch.key.speculation, metric
+            half_width(profile, asked, metric, layout, batch.key.mode),
+            batch.key.speculation,
+            metric,
         )
         for metric, _ in COLUMNS.values()
         for layout in layouts

@@ -44,13 +44,14 @@ def without_launch(times: Times, launch_s: float) -> Times:
     """Return times without the share of a graph's launch that each call includes.
 
     Args:
-        times: Of a call, from the tables. A time from datasheet rates is not changed.
+        times: Of a call, from the tables. Times from another GPU's table or from datasheet rates
+            are not changed, because nothing is known of launches on the GPU itself.
         launch_s: Seconds of the launch in a call.
     """
     if any(name in times.source for name in WITHOUT_LAUNCH):
         return times
     launch = np.minimum(launch_s, LARGEST_SHARE * times.seconds)
-    launch = np.where(times.provenance == Provenance.ROOFLINE, 0.0, launch)
+    launch = np.where(times.provenance >= Provenance.OTHER_GPU, 0.0, launch)
     return replace(times, seconds=np.asarray(times.seconds - launch))
 
 

@@ -84,7 +84,7 @@ def _batch_points(batch: Batch, profile: Profile) -> list[Point]:
             if not np.isfinite(observed[i]) or (metric == "ttft_s" and not row.ttft_is_told):
                 continue
             value = float(predicted[i])
-            spread = float(np.exp(half_width(profile, asked, metric, row.layout)))
+            spread = float(np.exp(half_width(profile, asked, metric, row.layout, row.mode)))
             found.append(
                 Point(row, metric, value, value / spread, value * spread, float(observed[i]))
             )
