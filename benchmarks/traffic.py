@@ -27,7 +27,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from shardwise.layout.deployment import Deployment, Dtypes, Layout
-from shardwise.perfmodel.step import HOST_KNEE
+from shardwise.perfmodel.step import HOST_KNEE, PIECEWISE_SHARE
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group, make_group
 from shardwise.simulator.scheduling import PLAIN
@@ -110,6 +110,8 @@ def ask_vidur(python: str, group: Group, trace: Trace) -> dict[str, Any]:
         "reads": msgspec.to_builtins(table.reads, enc_hook=np.ndarray.tolist),
         "scores": msgspec.to_builtins(table.scores, enc_hook=np.ndarray.tolist),
         "launch": table.launch,
+        "graph_tokens": table.graph_tokens,
+        "piecewise_share": PIECEWISE_SHARE,
         "host_knee": HOST_KNEE,
         "max_num_seqs": group.max_num_seqs,
         "max_num_batched_tokens": group.max_num_batched_tokens,

@@ -85,6 +85,8 @@ class GivenSteps(BaseExecutionTimePredictor):  # type: ignore[misc]
         if tokens:
             launch, per_step, per_sequence, _ = JOB["launch"]
             knee = JOB["host_knee"]
+            if n + tokens <= JOB["graph_tokens"]:
+                launch *= JOB["piecewise_share"]
             device = seconds - per_step - per_sequence * n
             seconds += (device**knee + launch**knee) ** (1 / knee) - device
         # it adds up parts of a layer in ms; all is one part of a single layer here

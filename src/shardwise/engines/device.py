@@ -57,6 +57,11 @@ class Device(msgspec.Struct, frozen=True):
         return self.capability is not None and self.capability[0] == 10
 
     @property
+    def uses_flash_attention(self) -> bool:
+        """Whether engines prefer FlashAttention here: NVIDIA GPUs from Ampere to Hopper."""
+        return self.capability is not None and (8, 0) <= self.capability < (10, 0)
+
+    @property
     def multiplies_fp8(self) -> bool:
         """Whether the matrix units support fp8. True for NVIDIA GPUs of unknown capability."""
         if self.vendor == "nvidia":

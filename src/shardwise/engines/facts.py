@@ -97,6 +97,10 @@ class Scheduling(msgspec.Struct, frozen=True):
     reserves_output: bool = False
     #: the server merges waiting tokens of a stream into one event, so tokens never queue
     merges_output: bool = False
+    #: one call of attention serves a step's decodes and prompts together
+    one_attention_call: bool = False
+    #: tokens of the largest step with prompts that runs as CUDA graphs but for attention; 0: none
+    piecewise_tokens: int = 0
 
 
 class Metrics(msgspec.Struct, frozen=True):

@@ -290,8 +290,13 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
         graph_batch_sizes=graph_batch_sizes(device, version),
         all_reduce=ALL_REDUCE,
         source="vllm/config/vllm.py: async scheduling off in 0.13.0, on in 0.15.1; V1 from 0.8 on; "
-        "vllm/v1/engine/output_processor.py: RequestOutputCollector merges deltas",
+        "vllm/v1/engine/output_processor.py: RequestOutputCollector merges deltas; "
+        "vllm/v1/attention/backends/flash_attn.py: one flash_attn_varlen_func for the whole batch; "
+        "flashinfer.py (Blackwell): decodes and prompts apart; docs/design/cuda_graphs.md: prompts "
+        "up to the largest captured size run as piecewise graphs",
         merges_output=v1,
+        one_attention_call=v1 and device.uses_flash_attention,
+        piecewise_tokens=max(graph_batch_sizes(device, version)) if v1 else 0,
     )
 
 

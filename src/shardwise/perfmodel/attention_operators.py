@@ -205,6 +205,22 @@ def prefill_seconds(ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype
     return np.maximum.accumulate(out, axis=2)
 
 
+def least_prefill_seconds(
+    ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype: str
+) -> Array:
+    """Return the seconds of the smallest calls of prefill attention over all layers with a cache of
+    keys and values: (ranks,). A prompt does not need them in a call that serves decodes too."""
+    where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
+    out = np.zeros(len(ranks))
+    times = _by_mixer(ranks, lambda mixer, cut: _prefill(mixer, cut, where))
+    for place, rank in enumerate(ranks):
+        for group, layer in enumerate(rank.layers):
+            found = times[group, _cut(rank)]
+            if found is not None and isinstance(layer.group.mixer, Attention):
+                out[place] += layer.group.count * float(found.seconds[0, 0])
+    return out
+
+
 def _prefill(mixer: Mixer, cut: Cut, where: Where) -> Times | None:
     """Return the time of prompts of twice the mean context; fewer tokens are a chunk of one such
     prompt with earlier tokens in the cache."""

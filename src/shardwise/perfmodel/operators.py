@@ -24,6 +24,8 @@ from shardwise.architecture.feed_forward import Moe
 from shardwise.architecture.formats import Format
 from shardwise.architecture.mixers import Attention, Mla
 from shardwise.architecture.model import Model
+from shardwise.engines.device import device_of
+from shardwise.engines.registry import get
 from shardwise.hardware.gpu import Gpu
 from shardwise.kernels import experts as experts_kernel
 from shardwise.kernels import gemm as gemm_kernel
@@ -34,7 +36,11 @@ from shardwise.kernels.roofline import rates_of
 from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Layout
 from shardwise.layout.shards import RankShards, expert_ranks, rank_shards
-from shardwise.perfmodel.attention_operators import decode_seconds, prefill_seconds
+from shardwise.perfmodel.attention_operators import (
+    decode_seconds,
+    least_prefill_seconds,
+    prefill_seconds,
+)
 from shardwise.perfmodel.best_tables import fastest, own_or_fastest
 from shardwise.perfmodel.context_parallel import MESSAGES, merge_seconds
 from shardwise.perfmodel.grids import TOKENS
@@ -174,8 +180,10 @@ class StepKernels(msgspec.Struct, frozen=True, eq=False):
     decode: Array  #: (subjects, SEQUENCES, CONTEXTS)
     merge: Array  #: (subjects, SEQUENCES): between ranks that share a cache
     prefill: Array  #: (subjects, TOKENS, CONTEXTS)
+    least_prefill: Array  #: (subjects,) of `prefill` that a call for decodes too does without
     query_tokens: Array  #: (subjects,) tokens per decoding sequence; above 1 to verify drafts
     layers: Array
+    graph_tokens: Array  #: largest step with prompts that runs as graphs but for its attention
     small: Array  #: kernels per step that have no table
     messages: Array  #: all-reduces per step
     ranks: Array  #: ranks of an all-reduce
@@ -219,6 +227,9 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
     decode = decode_seconds(ranks, gpu, engine, kv_dtype, errors.add)
     prefill = prefill_seconds(ranks, gpu, engine, kv_dtype)
     count = np.ones(len(layouts))
+    facts = get(engine).scheduling(device_of(gpu), node.version)
+    shared = facts.one_attention_call
+    least = least_prefill_seconds(ranks, gpu, engine, kv_dtype) if shared else 0.0 * count
     hop = np.array([hops(node, layout, 2.0 * model.hidden_size) for layout in layouts])
     return StepKernels(
         index=np.arange(len(layouts)),
@@ -228,8 +239,10 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
         decode=decode,
         merge=merge_seconds(ranks, gpu),
         prefill=prefill,
+        least_prefill=least,
         query_tokens=count,
         layers=model.num_layers * count,
+        graph_tokens=facts.piecewise_tokens * count,
         small=small_kernels(model) * count,
         messages=message_count(model) + MESSAGES * np.array([_shared(rank) for rank in ranks]),
         ranks=np.array([float(x.tp_size) for x in layouts]),

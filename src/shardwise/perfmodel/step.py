@@ -35,6 +35,9 @@ from shardwise.perfmodel.work import Array, Work, rank_work
 
 #: Sharpness of the transition from launch-bound to GPU-bound steps.
 HOST_KNEE: Final = 4.0
+#: Share of a layer's launches that is left if all but its attention runs as graphs: two, of about
+#: ten. Assumed.
+PIECEWISE_SHARE: Final = 0.2
 
 
 class StepTime(msgspec.Struct, frozen=True):
@@ -211,6 +214,8 @@ def step_time(
     scored = across(
         kernels.prefill, subject, place(prompts, TOKENS), place(prompt_context, CONTEXTS, 1)
     )
+    # in a call that serves decodes too, a prompt adds its work
+    scored = np.maximum(scored - np.minimum(own, 1.0) * kernels.of(kernels.least_prefill), 0.0)
     compute = compute + np.where(prompts > 0, c["attention"] * scored, 0.0)
     layers = kernels.of(kernels.layers)
     # activations of a decode step stay in the L2 cache; those of a prompt go to memory
@@ -219,7 +224,8 @@ def step_time(
     gaps = kernels.of(kernels.small) * c["launch"] + factor * dense[..., ELEMENTWISE]
     device = weights + compute + kv + communication + gaps
     # without a CUDA graph the host launches ahead of the GPU; the slower of the two counts
-    launches = np.where(prompt_tokens > 0, layers * c["eager_layer"], 0.0)
+    pieces = np.where(tokens <= kernels.of(kernels.graph_tokens), PIECEWISE_SHARE, 1.0)
+    launches = np.where(prompt_tokens > 0, pieces * layers * c["eager_layer"], 0.0)
     waiting = smooth_maximum(device, launches, HOST_KNEE) - device
     overhead = c["step"] + c["sequence"] * sequences + gaps + waiting
     parts = (weights, kv, compute, communication, overhead)

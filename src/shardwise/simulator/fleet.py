@@ -271,4 +271,5 @@ def make_fleet(groups: Sequence[Group]) -> Fleet:
         reads=surface.stacked([g.table.reads.scaled(1 / g.table.tokens_per_step) for g in groups]),
         scores=surface.stacked([g.table.scores for g in groups]),
         launch=np.array([g.table.launch for g in groups]),
+        graph_tokens=np.array([g.table.graph_tokens for g in groups]),
     )

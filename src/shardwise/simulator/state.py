@@ -78,6 +78,7 @@ class Fleet(NamedTuple):
     )
     scores: Surfaces  #: s of a step, by prompt tokens of one prompt and tokens before them
     launch: Floats  #: [K, 4] of a step with prompts; beside the device a step, sequence, token
+    graph_tokens: Floats  #: [K] of the largest step with prompts that runs as piecewise graphs
 
 
 class Requests(NamedTuple):

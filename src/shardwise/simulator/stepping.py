@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from shardwise.perfmodel.step import HOST_KNEE
+from shardwise.perfmodel.step import HOST_KNEE, PIECEWISE_SHARE
 from shardwise.simulator.compiling import compiled, entry
 from shardwise.simulator.frontend import deliver
 from shardwise.simulator.memory import (
@@ -87,7 +87,10 @@ def launch_wait_s(sim: Sim, k: int, sequences: int, tokens: int, step_s: float) 
         return 0.0
     beside = launch[1] + launch[2] * sequences + launch[3] * (sequences + tokens)
     device = step_s - beside
-    return float((device**HOST_KNEE + launch[0] ** HOST_KNEE) ** (1.0 / HOST_KNEE) - device)
+    host = launch[0]
+    if sim.fleet.queries[k] * sequences + tokens <= sim.fleet.graph_tokens[k]:
+        host *= PIECEWISE_SHARE
+    return float((device**HOST_KNEE + host**HOST_KNEE) ** (1.0 / HOST_KNEE) - device)
 
 
 @entry

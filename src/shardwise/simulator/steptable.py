@@ -46,6 +46,7 @@ class StepTable(msgspec.Struct, frozen=True):
     #: s that the host takes to launch a step with prompts, and what of any step is not the
     #: device's: s a step, a sequence, a token
     launch: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    graph_tokens: float = 0.0  #: largest step with prompts that runs as graphs but for attention
     copies: int = 1  #: of attention (data-parallel); a prompt is computed by one of them
     #: `copy[p]`: p prompt tokens in one copy, without routed experts; empty where there is one copy
     copy: Array = msgspec.field(default_factory=lambda: np.zeros(0))
@@ -139,6 +140,7 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
             c["sequence"],
             (pp_size - 1) * float(kernels.hop_s[0]),
         ),
+        graph_tokens=float(kernels.graph_tokens[0]),
         copies=copies,
         copy=seconds(none, none, np.arange(most + 2.0), none, dense) if copies > 1 else np.zeros(0),
         query_tokens=queries,
