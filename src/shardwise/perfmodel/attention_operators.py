@@ -190,35 +190,29 @@ def _with_indexer(
     return Times(times.seconds + scoring, times.provenance, times.distance, times.source)
 
 
-def prefill_seconds(ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype: str) -> Array:
+def prefill_seconds(
+    ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype: str
+) -> tuple[Array, Array]:
     """Return the seconds of prefill attention over all layers, by new tokens and mean earlier
-    tokens of each: (ranks, TOKENS, CONTEXTS)."""
+    tokens of each: (ranks, TOKENS, CONTEXTS).
+
+    Also return those of the smallest calls over all layers with a cache of keys and values:
+    (ranks,). A prompt does not need them in a call that serves decodes too.
+    """
     where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
     out = np.zeros((len(ranks), len(TOKENS), len(CONTEXTS)))
+    least = np.zeros(len(ranks))
     times = _by_mixer(ranks, lambda mixer, cut: _prefill(mixer, cut, where))
     for place, rank in enumerate(ranks):
         for group, layer in enumerate(rank.layers):
             found = times[group, _cut(rank)]
-            if found is not None:
-                out[place] += layer.group.count * np.broadcast_to(found.seconds, out.shape[1:])
+            if found is None:
+                continue
+            out[place] += layer.group.count * np.broadcast_to(found.seconds, out.shape[1:])
+            if isinstance(layer.group.mixer, Attention):
+                least[place] += layer.group.count * float(found.seconds[0, 0])
     # a longer context is never cheaper, for any number of prompts
-    return np.maximum.accumulate(out, axis=2)
-
-
-def least_prefill_seconds(
-    ranks: Sequence[RankShards], gpu: Gpu, engine: str, kv_dtype: str
-) -> Array:
-    """Return the seconds of the smallest calls of prefill attention over all layers with a cache of
-    keys and values: (ranks,). A prompt does not need them in a call that serves decodes too."""
-    where = (gpu, engine, "fp8" if kv_dtype == "fp8" else "bf16")
-    out = np.zeros(len(ranks))
-    times = _by_mixer(ranks, lambda mixer, cut: _prefill(mixer, cut, where))
-    for place, rank in enumerate(ranks):
-        for group, layer in enumerate(rank.layers):
-            found = times[group, _cut(rank)]
-            if found is not None and isinstance(layer.group.mixer, Attention):
-                out[place] += layer.group.count * float(found.seconds[0, 0])
-    return out
+    return np.maximum.accumulate(out, axis=2), least
 
 
 def _prefill(mixer: Mixer, cut: Cut, where: Where) -> Times | None:

@@ -36,11 +36,7 @@ from shardwise.kernels.roofline import rates_of
 from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Layout
 from shardwise.layout.shards import RankShards, expert_ranks, rank_shards
-from shardwise.perfmodel.attention_operators import (
-    decode_seconds,
-    least_prefill_seconds,
-    prefill_seconds,
-)
+from shardwise.perfmodel.attention_operators import decode_seconds, prefill_seconds
 from shardwise.perfmodel.best_tables import fastest, own_or_fastest
 from shardwise.perfmodel.context_parallel import MESSAGES, merge_seconds
 from shardwise.perfmodel.grids import TOKENS
@@ -225,11 +221,9 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
         )
         experts[..., EXCHANGE] = exchange_seconds(node, model, layouts, TOKENS)
     decode = decode_seconds(ranks, gpu, engine, kv_dtype, errors.add)
-    prefill = prefill_seconds(ranks, gpu, engine, kv_dtype)
+    prefill, least = prefill_seconds(ranks, gpu, engine, kv_dtype)
     count = np.ones(len(layouts))
     facts = get(engine).scheduling(device_of(gpu), node.version)
-    shared = facts.one_attention_call
-    least = least_prefill_seconds(ranks, gpu, engine, kv_dtype) if shared else 0.0 * count
     hop = np.array([hops(node, layout, 2.0 * model.hidden_size) for layout in layouts])
     return StepKernels(
         index=np.arange(len(layouts)),
@@ -239,7 +233,7 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
         decode=decode,
         merge=merge_seconds(ranks, gpu),
         prefill=prefill,
-        least_prefill=least,
+        least_prefill=least * facts.one_attention_call,
         query_tokens=count,
         layers=model.num_layers * count,
         graph_tokens=facts.piecewise_tokens * count,
