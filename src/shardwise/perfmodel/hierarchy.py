@@ -26,6 +26,7 @@ NAMES: Final = tuple(COEFFICIENTS)
 _PRIOR: Final = np.log([c.prior for c in COEFFICIENTS.values()])
 _SPREAD: Final = np.array([c.spread for c in COEFFICIENTS.values()])
 _BY_ENGINE: Final = np.array([c.varies_by == "engine" for c in COEFFICIENTS.values()])
+_IS_REQUEST: Final = np.array([name == "request" for name in NAMES])
 
 #: Share of a coefficient's spread per level, for (hardware, host) coefficients. Host time depends
 #: on the engine, not the GPU.
@@ -38,6 +39,10 @@ LEVEL_SHARE: Final = {
     "model": (1.6, 0.6),
     "cell": (2.8, 1.2),
 }
+#: Shares for the time of a request, where they differ. Tokenizer and chat template belong to the
+#: model, on every GPU. vLLM's API server is a process of its own, for which experts make no
+#: difference: its dense and MoE models share one time.
+REQUEST_SHARE: Final = {("kind", "vllm"): 0.0, ("model",): 1.6, ("cell",): 0.8}
 
 #: Published or measured properties of a vendor, generation or engine, as factors on the prior
 #: median.
@@ -81,7 +86,9 @@ class Level(msgspec.Struct, frozen=True):
         if self.key[0] == "shared":
             return np.asarray(_SPREAD)
         hardware, host = LEVEL_SHARE[self.key[0]]
-        return np.asarray(_SPREAD * np.where(_BY_ENGINE, host, hardware))
+        request = REQUEST_SHARE.get(self.key[:1], REQUEST_SHARE.get(self.key[:2], host))
+        share = np.where(_BY_ENGINE, host, hardware)
+        return np.asarray(_SPREAD * np.where(_IS_REQUEST, request, share))
 
 
 def levels_of(
