@@ -45,19 +45,10 @@ def _as_if_measured(made: Evidence, drawn: random.Random) -> dict[str, Interval]
     return {name: Interval(v, 0.95 * v, 1.05 * v, 10) for name, v in values.items()}
 
 
-def test_what_is_wrong_is_corrected_and_what_is_right_is_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # fits take seconds each: three folds do, no learning curve, and no profile from all cells
-    monkeypatch.setattr(correcting, "FOLDS", 3)
-    monkeypatch.setattr(correcting, "CURVE_ROWS", (0,))
-    whole = SimpleNamespace(profile=WANTED.profile)
-    monkeypatch.setattr(correcting, "build_personal", lambda *_: whole)
-    drawn = random.Random(1)
-    cells = WANTED.cells()
-    before = {k: Forecast("now", predicted(WANTED, c, WANTED.profile)) for k, c in cells.items()}
+def _measured(before: dict[str, Forecast], seed: int) -> dict[str, Measured]:
+    drawn = random.Random(seed)
     source = Source("measured", "test")
-    measured = {
+    return {
         key: Measured(
             "experiment",
             key,
@@ -66,11 +57,28 @@ def test_what_is_wrong_is_corrected_and_what_is_right_is_left(
         )
         for key, f in before.items()
     }
-    found = correcting.correct(WANTED, Ran(measured, before, []), "mine")
-    scores = {score.metric: score for score in found.scores}
-    for metric in ("tpot_s", "e2e_latency_s", "output_tok_s"):
-        assert scores[metric].share > 0.8, metric
-        assert scores[metric].after_pct < 0.5 * scores[metric].before_pct, metric
-    assert scores["ttft_s"].share == 0.0
-    assert scores["ttft_s"].after_pct == pytest.approx(scores["ttft_s"].before_pct)
-    assert all(score.after_inside >= 0.6 * score.n for score in found.scores)
+
+
+def test_what_is_wrong_is_corrected_and_what_is_right_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A gain of one standard error is kept, so noise alone passes in one draw of six."""
+    # fits take seconds each: three folds do, no learning curve, and no profile from all cells
+    monkeypatch.setattr(correcting, "FOLDS", 3)
+    monkeypatch.setattr(correcting, "CURVE_ROWS", (0,))
+    whole = SimpleNamespace(profile=WANTED.profile)
+    monkeypatch.setattr(correcting, "build_personal", lambda *_: whole)
+    cells = WANTED.cells()
+    before = {k: Forecast("now", predicted(WANTED, c, WANTED.profile)) for k, c in cells.items()}
+    left = 0
+    for seed in range(5):
+        found = correcting.correct(WANTED, Ran(_measured(before, seed), before, []), "mine")
+        scores = {score.metric: score for score in found.scores}
+        for metric in ("tpot_s", "e2e_latency_s", "output_tok_s"):
+            assert scores[metric].share > 0.8, metric
+            assert scores[metric].after_pct < 0.5 * scores[metric].before_pct, metric
+        if scores["ttft_s"].share == 0.0:
+            left += 1
+            assert scores["ttft_s"].after_pct == pytest.approx(scores["ttft_s"].before_pct)
+            assert all(score.after_inside >= 0.6 * score.n for score in found.scores)
+    assert left >= 3
