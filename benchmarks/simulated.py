@@ -8,10 +8,13 @@ say what arriving requests will see, and which deployment serves them better.
 
 Step times come from static batches and closed loops alone, at lengths that no judged run has; the
 judged runs are open loops whose very trace is simulated as well. A shared machine drifts by ten
-percent in minutes: closed loops before and after each judged run say how fast it is then. Two
-replicas that share a machine's memory bandwidth slow each other: they are timed alone and together,
-and mixed by the share of time that a neighbour is busy in the simulation. Wants a quiet machine.
-Prints a table, then one JSON line.
+percent in minutes: closed loops before and after each judged run say how fast it is then, and how
+far apart they are says how well that is known. A measured value is off by its distance to what the
+80 % interval of the pace gives. Streams that wait cost the server time on cores that the ranks need
+too: batches of as many requests as wait on average in the judged run say how much. Two replicas
+that share a machine's memory bandwidth slow each other: they are timed alone and together, and
+mixed by the share of time that a neighbour is busy in the simulation. Wants a quiet machine. Prints
+a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -70,12 +73,9 @@ ISL, OSL = Lengths(160, 0.3), Lengths(40, 0.3)
 PACED = Lengths(96, 0.3), Lengths(64, 0.3)  #: of the closed loops that set the pace
 PACE_AT, PACE_WAVES = (4, 32), 4  #: sequences a replica
 CONNECTIONS = 64  #: opened before an open loop starts
-#: of the rate that the slower deployment holds in the simulation: light, busy and saturated
-JUDGED = (0.3, 0.6, 1.5)
-#: and two that are shown only: where the queue begins, a percent of capacity moves TTFT by five;
-#: with a thousand streams waiting, the server's own work for them, which nobody simulates, shows
-SHOWN = (0.85, 3.0)
-LOADS = sorted((*JUDGED, *SHOWN))
+#: of the rate that the slower deployment holds in the simulation: light, busy, where a queue
+#: begins, saturated, and with hundreds of streams waiting
+LOADS = (0.3, 0.6, 0.85, 1.5, 3.0)
 BATCHES = (1, 2, 4, 8, 16, 32)
 PROMPTS = (16, 64, 128, 256, 480)
 SHORT, LONG = 16, 480  #: prompts that decode steps are timed behind
@@ -84,6 +84,23 @@ DECODED = 48  #: tokens of a timed batch
 MAX_SEQS, MAX_TOKENS, KV_TOKENS = 32, 512, 32768
 LIMITS_PCT = {"p50": 15.0, "p99": 30.0}
 NAMES = ("ttft_s", "tpot_s")
+METRICS = (*NAMES, "e2e_latency_s")
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """Time of closed loops with few and with many sequences, over what the step times say."""
+
+    few: float
+    many: float
+
+    def of(self, sequences: float) -> float:
+        """The pace with a number of sequences, log-linear between the loops'."""
+        few, many = PACE_AT
+        return float(
+            np.exp(
+                np.interp(math.log(sequences), np.log([few, many]), np.log([self.few, self.many]))
+            )
+        )
 
 
 class Steps(msgspec.Struct, frozen=True):
@@ -96,18 +113,74 @@ class Steps(msgspec.Struct, frozen=True):
         return Steps(self.table.scaled(factor), self.delay_s * factor)
 
 
+class Run(msgspec.Struct, frozen=True):
+    """One deployment at one rate, as measured.
+
+    Attributes:
+        tp_size: TP size of each replica.
+        replicas: Replicas.
+        load: Rate over what the slower deployment holds in the simulation.
+        trace: Arrivals and lengths.
+        paces: Of the closed loops before and after.
+        sequences: That a busy replica has on average in the simulation.
+        crowding: Further factor for streams that wait.
+        percentiles: In seconds, by metric and percentile.
+    """
+
+    tp_size: int
+    replicas: int
+    load: float
+    trace: Trace
+    paces: tuple[Pace, Pace]
+    sequences: float
+    crowding: float
+    percentiles: dict[str, float]
+
+    @property
+    def pace(self) -> float:
+        """Mean of the paces before and after."""
+        return statistics.geometric_mean(p.of(self.sequences) for p in self.paces)
+
+    @property
+    def drift(self) -> float:
+        """Logarithm of the pace after the run over that before."""
+        before, after = (p.of(self.sequences) for p in self.paces)
+        return math.log(after / before)
+
+
 class Row(msgspec.Struct, frozen=True):
-    """One deployment at one rate. Percentiles in seconds, by metric and percentile."""
+    """A run beside its simulation. Percentiles in seconds, by metric and percentile.
+
+    Attributes:
+        deployment: Replicas and TP size.
+        load: Rate over what the slower deployment holds in the simulation.
+        request_rate: Requests per second.
+        n: Requests.
+        pace_pct: Half-width of the 80 % interval of the pace, in percent.
+        crowding: Factor for streams that wait.
+        measured: Percentiles.
+        simulated: Percentiles at the mean pace.
+        between: Lowest and highest percentile in the interval of the pace.
+    """
 
     deployment: str
-    load: float  #: of what the slower deployment holds in the simulation
+    load: float
     request_rate: float
     n: int
+    pace_pct: float
+    crowding: float
     measured: dict[str, float]
     simulated: dict[str, float]
+    between: dict[str, tuple[float, float]]
 
     def error_pct(self, key: str) -> float:
         return 100.0 * (self.simulated[key] / self.measured[key] - 1.0)
+
+    def beyond_pct(self, key: str) -> float:
+        """Distance of the measured value to the simulated interval; 0 within it."""
+        low, high = self.between[key]
+        nearest = min(max(self.measured[key], low), high)
+        return 100.0 * (nearest / self.measured[key] - 1.0)
 
 
 def free_ports(count: int) -> int:
@@ -203,19 +276,44 @@ def calibrate(target: Target, replicas: int) -> Steps:
     return Steps(measured_table(decode, prompt, slope, MAX_SEQS, MAX_TOKENS), delay_s)
 
 
-def pace(target: Target, replicas: int, steps: Steps) -> float:
+def slowness(
+    target: Target, replicas: int, steps: Steps, slots: int, count: int, seed: int
+) -> float:
+    """How much longer a closed loop of mixed lengths takes than `steps` say."""
+    trace = draw(Traffic(1.0, *PACED, float(count)), seed=seed)
+    result = simulate([group(1, replicas, steps)], trace, concurrency=slots)
+    records = measure(target, trace, slots)
+    begun, ended = min(r.origin_s for r in records), max(r.last_s for r in records)
+    return (ended - begun) / float(np.nanmax(result.requests.finish))
+
+
+def pace(target: Target, replicas: int, steps: Steps) -> Pace:
     """How much longer closed loops of mixed lengths take than `steps` say: what a request costs
     beside its steps, in the server and the balancer, which share the cores with the ranks, and
     what the machine has become slower or faster since `steps` were timed."""
-    ratios = []
-    for each in PACE_AT:
-        slots = each * replicas
-        trace = draw(Traffic(1.0, *PACED, float(PACE_WAVES * slots)), seed=each)
-        result = simulate([group(1, replicas, steps)], trace, concurrency=slots)
-        records = measure(target, trace, slots)
-        begun, ended = min(r.origin_s for r in records), max(r.last_s for r in records)
-        ratios.append((ended - begun) / float(np.nanmax(result.requests.finish)))
-    return statistics.geometric_mean(ratios)
+    few, many = (
+        slowness(target, replicas, steps, each * replicas, PACE_WAVES * each * replicas, each)
+        for each in PACE_AT
+    )
+    return Pace(few, many)
+
+
+def crowding(
+    target: Target, replicas: int, steps: Steps, in_flight: float, without: float
+) -> float:
+    """How much slower a replica is with `in_flight` requests there than `without` any that wait:
+    the server's work for their streams. Requests that all come at once are there for half of the
+    time on average, so there are twice as many."""
+    if in_flight <= MAX_SEQS * replicas:
+        return 1.0
+    crowd = round(2 * in_flight)
+    return slowness(target, replicas, steps, crowd, crowd, MAX_SEQS) / without
+
+
+def in_flight(result: Result) -> float:
+    """Requests that are there on average, waiting ones too."""
+    q = result.requests
+    return float(np.nansum(q.finish - q.arrival)) / result.end_s
 
 
 def mixed(alone: Steps, together: Steps, busy: float) -> Steps:
@@ -299,24 +397,74 @@ def percentiles(values: Mapping[str, list[float]]) -> dict[str, float]:
     return found
 
 
-def judge(
-    name: str, load: float, trace: Trace, records: list[RequestRecord], result: Result
-) -> Row:
-    names = (*NAMES, "e2e_latency_s")
+def of_records(records: list[RequestRecord]) -> dict[str, float]:
+    return percentiles({m: [float(getattr(r, m)) for r in records] for m in METRICS})
+
+
+def of_result(result: Result) -> dict[str, float]:
+    return percentiles({m: [float(x) for x in result.latency(m)] for m in METRICS})
+
+
+def measured_run(
+    target: Target,
+    tp_size: int,
+    replicas: int,
+    steps: tuple[Steps, Steps],
+    load: float,
+    trace: Trace,
+) -> Run:
+    """Measure one trace, and the machine's pace before and after."""
+    together = steps[1]
+    before = pace(target, replicas, together)
+    expected = simulated(tp_size, replicas, at(steps, before.many), trace)
+    there = in_flight(expected)
+    sequences = min(there / (replicas * busy_share(expected)), float(MAX_SEQS))
+    crowd = crowding(target, replicas, together, there, before.many)
+    found = of_records(measure(target, trace))
+    after = pace(target, replicas, together)
+    return Run(tp_size, replicas, load, trace, (before, after), sequences, crowd, found)
+
+
+def at(steps: tuple[Steps, Steps], factor: float) -> tuple[Steps, Steps]:
+    alone, together = steps
+    return alone.scaled(factor), together.scaled(factor)
+
+
+def spread(runs: list[Run]) -> float:
+    """Half-width (log) of the 80 % interval of the pace in a run, around the mean of both paces.
+
+    Paces scatter with standard deviation s around a mean: two differ by sqrt(2) s, and a third one
+    is sqrt(1.5) s from the mean of two.
+    """
+    differ = math.sqrt(statistics.fmean(r.drift**2 for r in runs))
+    return statistics.NormalDist().inv_cdf(0.9) * math.sqrt(1.5 / 2.0) * differ
+
+
+def judge(run: Run, steps: tuple[Steps, Steps], half: float) -> Row:
+    """Simulate a run at its mean pace, and at both ends of the pace's interval."""
+    mean = run.pace * run.crowding
+    slow, found, fast = (
+        of_result(simulated(run.tp_size, run.replicas, at(steps, factor), run.trace))
+        for factor in (mean * math.exp(half), mean, mean * math.exp(-half))
+    )
+    of_all = {key: (slow[key], found[key], fast[key]) for key in found}
     return Row(
-        name,
-        load,
-        trace.request_rate,
-        len(records),
-        percentiles({m: [float(getattr(r, m)) for r in records] for m in names}),
-        percentiles({m: [float(x) for x in result.latency(m)] for m in names}),
+        f"{run.replicas} x TP={run.tp_size}",
+        run.load,
+        run.trace.request_rate,
+        len(run.trace.arrival_s),
+        100.0 * math.expm1(half),
+        run.crowding,
+        run.percentiles,
+        found,
+        {key: (min(values), max(values)) for key, values in of_all.items()},
     )
 
 
 def run(folder: Path, seconds: float) -> list[Row]:
     deployments = ((2, 1), (1, 2))
     running = {}
-    rows = []
+    runs: list[Run] = []
     steps: dict[int, tuple[Steps, Steps]] = {}
     held: dict[int, list[Group]] = {}
     try:
@@ -330,33 +478,28 @@ def run(folder: Path, seconds: float) -> list[Row]:
             steps[tp_size] = (alone, together)
             step_ms, beside_ms = (1e3 * s.table.decode[1] for s in steps[tp_size])
             print(f"TP={tp_size}: step {step_ms:.2f} ms alone, {beside_ms:.2f} ms beside others")
-            factor = pace(balancer, replicas, together)
-            held[tp_size] = [group(tp_size, replicas, together.scaled(factor))]
+            full = pace(balancer, replicas, together).many
+            held[tp_size] = [group(tp_size, replicas, together.scaled(full))]
         traffic = Traffic(1.0, ISL, OSL, 120.0)
         capacity = min(highest_rate(held[tp], traffic) for tp, _ in deployments)
         print(f"the slower deployment holds {capacity:.2f} requests/s in the simulation")
         for k, load in enumerate(LOADS):
             trace = draw(Traffic(load * capacity, ISL, OSL, seconds), seed=k)
             for tp_size, replicas in deployments:
-                target, (alone, together) = running[tp_size][1][0], steps[tp_size]
-                before = pace(target, replicas, together)
-                records = measure(target, trace)
-                after = pace(target, replicas, together)
-                factor = math.sqrt(before * after)
-                own = (alone.scaled(factor), together.scaled(factor))
-                result = simulated(tp_size, replicas, own, trace)
-                row = judge(f"{replicas} x TP={tp_size}", load, trace, records, result)
-                rows.append(row)
-                print(f"{line(row)} pace {before:.3f}, {after:.3f}", flush=True)
+                target = running[tp_size][1][0]
+                runs.append(measured_run(target, tp_size, replicas, steps[tp_size], load, trace))
+                print(line(judge(runs[-1], steps[tp_size], 0.0)), flush=True)
     finally:
         for path, _ in running.values():
             operating.down(path)
-    return rows
+    half = {tp: spread([r for r in runs if r.tp_size == tp]) for tp, _ in deployments}
+    return [judge(r, steps[r.tp_size], half[r.tp_size]) for r in runs]
 
 
 def cell(row: Row, key: str) -> str:
-    measured, found = 1e3 * row.measured[key], 1e3 * row.simulated[key]
-    return f"{measured:.1f} / {found:.1f} ({row.error_pct(key):+.0f} %)"
+    measured, (low, high) = 1e3 * row.measured[key], row.between[key]
+    found = f"{1e3 * low:.1f} to {1e3 * high:.1f}"
+    return f"{measured:.1f} / {found} ({row.error_pct(key):+.0f} %)"
 
 
 KEYS = tuple(f"{name} p{at}" for name in NAMES for at in (50, 99))
@@ -364,7 +507,9 @@ KEYS = tuple(f"{name} p{at}" for name in NAMES for at in (50, 99))
 
 def line(row: Row) -> str:
     cells = " | ".join(cell(row, key) for key in KEYS)
-    return f"| {row.load:g} | {row.request_rate:.2f} | {row.deployment} | {row.n} | {cells} |"
+    machine = f"{row.pace_pct:.1f} % | {row.crowding:.2f}"
+    what = f"{row.load:g} | {row.request_rate:.2f} | {row.deployment} | {row.n}"
+    return f"| {what} | {machine} | {cells} |"
 
 
 def better(rows: list[Row], which: str) -> str:
@@ -372,16 +517,17 @@ def better(rows: list[Row], which: str) -> str:
 
 
 def within(rows: list[Row]) -> dict[str, bool]:
-    """Whether every judged row is within the limit of each percentile."""
+    """Whether every row is within the limit of each percentile."""
     return {
-        at: all(
-            abs(row.error_pct(f"{name} {at}")) <= limit
-            for row in rows
-            for name in NAMES
-            if row.load in JUDGED
-        )
+        at: all(abs(row.beyond_pct(f"{name} {at}")) <= limit for row in rows for name in NAMES)
         for at, limit in LIMITS_PCT.items()
     }
+
+
+def count_within(rows: list[Row], at: str) -> int:
+    """Values within the limit of a percentile if only the mean pace is simulated."""
+    errors = [abs(row.error_pct(f"{name} {at}")) for row in rows for name in NAMES]
+    return sum(error <= LIMITS_PCT[at] for error in errors)
 
 
 def choices(rows: list[Row]) -> list[tuple[float, str, str]]:
@@ -408,26 +554,33 @@ def document(rows: list[Row]) -> str:
             f"this machine's {os.cpu_count()} cores ({platform.machine()}), under Poisson arrivals "
             f"with {ISL.mean:g} input and {OSL.mean:g} output tokens (log-normal, coefficient of "
             f"variation {ISL.cv:g}). Step times come from static batches and closed loops at other "
-            "lengths. The closed loops are repeated before and after each evaluated run. The "
-            "simulation uses the same arrivals as the measurement. Load is relative to the rate "
-            "that the slower deployment sustains in the simulation. At a load of "
-            f"{JUDGED[-1]:g}, neither deployment keeps up, and the queue grows until the trace "
-            f"ends.",
+            "lengths. The simulation uses the same arrivals as the measurement. Load is relative "
+            "to the rate that the slower deployment sustains in the simulation. At loads of "
+            f"{LOADS[-2]:g} and {LOADS[-1]:g}, neither deployment keeps up, and the queue grows "
+            "until the trace ends.",
             "",
-            f"Two loads are shown but not evaluated. At {SHOWN[0]:g} a queue starts to form, and 1 "
-            f"% "
-            f"of capacity changes TTFT by 5 %. At {SHOWN[1]:g} a thousand streams wait. The server "
-            "handles them on cores that the ranks also need, which no step time includes, so the "
-            "simulation is too fast.",
+            "Two properties of the machine are measured and included:",
             "",
-            "Each cell: measured / simulated, in ms.",
+            f"- **Pace**: closed loops with {PACE_AT[0]} and {PACE_AT[1]} sequences per replica "
+            "are repeated before and after each run. Their mean, at the run's number of sequences, "
+            "scales the step times, and their differences give an 80 % interval of the pace in a "
+            f"run. Where a queue starts to form (load {LOADS[2]:g}), 1 % of capacity changes TTFT "
+            "by 5 %.",
+            "- **Crowding**: streams that wait cost the server time on cores that the ranks also "
+            "need. The factor is from batches of requests sent at once, in which on average as "
+            "many wait as in the run.",
             "",
-            "| load | requests/s | deployment | n | TTFT p50 | TTFT p99 | TPOT p50 | TPOT p99 |",
-            "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+            "Each cell: measured / simulated in the interval of the pace, in ms, and the error at "
+            "the mean pace. A value is within a limit if its distance to the interval is.",
+            "",
+            "| load | requests/s | deployment | n | pace ± | crowding | TTFT p50 | TTFT p99 | "
+            "TPOT p50 | TPOT p99 |",
+            "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             *map(line, rows),
             "",
             *(
-                f"- {at} of the evaluated rows: {verdict[ok[at]]} {limit:g} %"
+                f"- {at}: {verdict[ok[at]]} {limit:g} %; at the mean pace, "
+                f"{count_within(rows, at)} of {len(rows) * len(NAMES)}"
                 for at, limit in LIMITS_PCT.items()
             ),
             *(
