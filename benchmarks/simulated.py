@@ -298,15 +298,13 @@ def pace(target: Target, replicas: int, steps: Steps) -> Pace:
     return Pace(few, many)
 
 
-def crowding(
-    target: Target, replicas: int, steps: Steps, in_flight: float, without: float
-) -> float:
-    """How much slower a replica is with `in_flight` requests there than `without` any that wait:
+def crowding(target: Target, replicas: int, steps: Steps, there: float, without: float) -> float:
+    """How much slower a replica is with `there` requests than `without` any that wait:
     the server's work for their streams. Requests that all come at once are there for half of the
     time on average, so there are twice as many."""
-    if in_flight <= MAX_SEQS * replicas:
+    if there <= MAX_SEQS * replicas:
         return 1.0
-    crowd = round(2 * in_flight)
+    crowd = round(2 * there)
     return slowness(target, replicas, steps, crowd, crowd, MAX_SEQS) / without
 
 
@@ -487,8 +485,13 @@ def run(folder: Path, seconds: float) -> list[Row]:
             trace = draw(Traffic(load * capacity, ISL, OSL, seconds), seed=k)
             for tp_size, replicas in deployments:
                 target = running[tp_size][1][0]
-                runs.append(measured_run(target, tp_size, replicas, steps[tp_size], load, trace))
-                print(line(judge(runs[-1], steps[tp_size], 0.0)), flush=True)
+                found = measured_run(target, tp_size, replicas, steps[tp_size], load, trace)
+                runs.append(found)
+                print(
+                    f"load {load:g}, {replicas} x TP={tp_size}: pace {found.pace:.3f}, drift "
+                    f"{found.drift:+.3f}, crowding {found.crowding:.2f}",
+                    flush=True,
+                )
     finally:
         for path, _ in running.values():
             operating.down(path)
@@ -564,8 +567,7 @@ def document(rows: list[Row]) -> str:
             f"- **Pace**: closed loops with {PACE_AT[0]} and {PACE_AT[1]} sequences per replica "
             "are repeated before and after each run. Their mean, at the run's number of sequences, "
             "scales the step times, and their differences give an 80 % interval of the pace in a "
-            f"run. Where a queue starts to form (load {LOADS[2]:g}), 1 % of capacity changes TTFT "
-            "by 5 %.",
+            "run. The closer the load is to capacity, the more TTFT depends on the pace.",
             "- **Crowding**: streams that wait cost the server time on cores that the ranks also "
             "need. The factor is from batches of requests sent at once, in which on average as "
             "many wait as in the run.",
