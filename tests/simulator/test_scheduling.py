@@ -81,7 +81,8 @@ def test_a_request_waits_for_the_tokens_before_it_in_the_servers_queue() -> None
     # A's first token is ready at 1.5 s (0.5 s for the request) and takes until 3.5 s;
     # B comes at 2 s, is parsed from 3.5 to 4.0 s, and its prompt runs from 4.5 to 5.5 s
     trace = make_trace(np.array([0.0, 2.0]), np.array([10, 10]), np.array([1, 1]))
-    q = simulate([toy(Scheduling(request_s=0.5, token_s=2.0))], trace).requests
+    one = replace(toy(Scheduling(request_s=0.5, token_s=2.0)), delay_s=0.5)
+    q = simulate([one], trace).requests
     assert q.first[0] == pytest.approx(3.5)
     assert q.ready.tolist() == pytest.approx([0.5, 4.0])
     assert q.first[1] == pytest.approx(7.0)  # engine done at 5.0, and 2 s for the token

@@ -169,6 +169,8 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
     _require_nodes(subject, d.layout)
     stored = replace(d, dtypes=Dtypes(arch.checkpoint_dtype, setting.kv_dtype))
     memory = require_fit(arch, subject.gpu, stored, REFERENCE_CONTEXT)
+    coefficients = setting.coefficients
+    stream_s = 0.0 if subject.platform.scheduling.merges_output else coefficients["stream"]
     tokens, copies = deployment.limits.max_num_batched_tokens, d.layout.attention_dp
     seqs = min(deployment.limits.max_num_seqs, tokens // setting.query_tokens) * copies
     widths = {
@@ -186,12 +188,12 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
         max_num_batched_tokens=tokens,
         kv_capacity_tokens=memory.kv_capacity_tokens,
         max_context=deployment.limits.max_model_len or arch.max_context,
-        delay_s=setting.coefficients["request"],
-        tokenize_s=setting.coefficients["tokenize"],
-        delay_steps=max(setting.coefficients["wait_steps"] - RESIDUAL_STEPS, 0.0),
+        delay_s=coefficients["request"],
+        tokenize_s=coefficients["tokenize"],
+        delay_steps=max(coefficients["wait_steps"] - RESIDUAL_STEPS, 0.0),
         half_widths=widths,
         note=note_on(subject, [d.layout]),
-        scheduling=scheduling_of(deployment.engine),
+        scheduling=scheduling_of(d.engine, coefficients["handle"], stream_s),
     )
 
 

@@ -22,13 +22,14 @@ def receive(sim: Sim, r: int, i: int, time: float) -> float:
     if work == 0.0 and fleet.token_s[r] == 0.0:
         return time + delay  # type: ignore[no-any-return,unused-ignore]
     free = replicas.front_before[r] if replicas.now[r] > time else replicas.front[r]
-    done = max(free, time) + work
+    start = max(free, time)
+    done = start + work
     if replicas.now[r] > time:
         replicas.front_before[r] = done
         replicas.front[r] += work
     else:
         replicas.front[r], replicas.front_before[r] = done, done
-    return done + max(delay - work, 0.0)  # type: ignore[no-any-return,unused-ignore]
+    return start + delay  # type: ignore[no-any-return,unused-ignore]
 
 
 @compiled

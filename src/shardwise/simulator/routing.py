@@ -185,8 +185,10 @@ def dispatch(sim: Sim, i: int, time: float, policy: int) -> None:
         answered(requests, sim.loop, i, time + GIVE_UP_S if waits else time)
         return
     requests.replica[i] = r
+    idle = replicas.running[r] == 0 and replicas.waiting[r] == 0 and replicas.partial[r] < 0
     pp = fleet.pp_size[fleet.table[r]]
-    step = fleet.decode[fleet.table[r], (replicas.running[r] + pp - 1) // pp]
+    sequences = (replicas.running[r] + pp - 1) // pp
+    step = 0.0 if idle else fleet.decode[fleet.table[r], sequences]
     ready = receive(sim, r, i, time) + fleet.delay_steps[r] * step
     ready = max(ready, replicas.last_ready[r])
     requests.ready[i] = ready
@@ -195,7 +197,7 @@ def dispatch(sim: Sim, i: int, time: float, policy: int) -> None:
     if policy == PREFIX_AWARE:
         requests.queued[i] = requests.isl[i] - found(sim, r, i, requests.isl[i])[0] * fleet.block[r]
         replicas.queued[r] += requests.queued[i]
-    if replicas.running[r] == 0 and replicas.waiting[r] == 0 and replicas.partial[r] < 0:
+    if idle:
         replicas.now[r] = max(replicas.now[r], time)
     append(requests, replicas, r, i)
 

@@ -12,13 +12,6 @@ from shardwise.simulator.trace import Floats
 VLLM_GRAPHS = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
 #: SGLang's with padding: 1, 2, 4, 8, every 8 to 160 (cuda_graph_runner.py, 0.5).
 SGLANG_GRAPHS = (1, 2, 4, *range(8, 161, 8))
-#: Seconds of one API server process per request (HTTP, chat template, tokenizer) and per output
-#: token (detokenizer, one event of the stream). Assumed: 33,000 tokens/s a process. vLLM's pull
-#: request 17546 measured 15,000 tokens/s through one process early in 2025, its client included.
-#: Doubling it halves the rate at which the server limits throughput, and adds n x 15 us to the
-#: TTFT with n streams.
-REQUEST_S = 0.5e-3
-TOKEN_S = 30e-6
 
 
 class Scheduling(msgspec.Struct, frozen=True):
@@ -30,6 +23,8 @@ class Scheduling(msgspec.Struct, frozen=True):
     #: share of the remaining tokens of running requests that admission keeps free
     reserve: float = 0.0
     graph_sizes: tuple[int, ...] = ()  #: tokens that a step is padded to; above: as it is
+    #: seconds of the one API server process per request (HTTP, chat template, tokenizer), and per
+    #: output token (detokenizer, one event of the stream)
     request_s: float = 0.0
     token_s: float = 0.0
 
@@ -42,24 +37,20 @@ PLAIN = Scheduling()
 #: By engine. vLLM V1: blocks of 16 tokens, decodes and chunks of prompts in one step. SGLang:
 #: pages of one token, prompts first, and room for 0.098 of what may still come
 #: (SGLANG_INIT_NEW_TOKEN_RATIO 0.7 decayed by SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR 0.14).
-#: TensorRT-LLM: blocks of 32 tokens (KvCacheConfig.tokens_per_block).
+#: TensorRT-LLM: blocks of 32 tokens (KvCacheConfig.tokens_per_block), and room for all that may
+#: come (GUARANTEED_NO_EVICT).
 BY_ENGINE = {
-    "vllm": Scheduling(16, graph_sizes=VLLM_GRAPHS, request_s=REQUEST_S, token_s=TOKEN_S),
-    "sglang": Scheduling(
-        1,
-        mixed=False,
-        reserve=0.098,
-        graph_sizes=SGLANG_GRAPHS,
-        request_s=REQUEST_S,
-        token_s=TOKEN_S,
-    ),
-    "trtllm": Scheduling(32, request_s=REQUEST_S, token_s=TOKEN_S),
+    "vllm": Scheduling(16, graph_sizes=VLLM_GRAPHS),
+    "sglang": Scheduling(1, mixed=False, reserve=0.098, graph_sizes=SGLANG_GRAPHS),
+    "trtllm": Scheduling(32, reserve=1.0),
 }
 
 
-def scheduling_of(engine: str) -> Scheduling:
-    """Return the rules of `engine`; the default rules for unknown engines."""
-    return BY_ENGINE.get(engine, PLAIN)
+def scheduling_of(engine: str, request_s: float = 0.0, token_s: float = 0.0) -> Scheduling:
+    """Return the rules of `engine` with these seconds of its API server; for unknown engines, the
+    default rules without a server."""
+    known = BY_ENGINE.get(engine)
+    return replace(known, request_s=request_s, token_s=token_s) if known else PLAIN
 
 
 def padded(seconds: Floats, sizes: tuple[int, ...], tokens: float = 1.0) -> Floats:

@@ -62,7 +62,7 @@ class Fleet(NamedTuple):
     delay_s: Floats  #: [R] from arrival until the scheduler sees the request, on an idle server
     tokenize_s: Floats  #: [R] the same, per token of the prompt
     delay_steps: Floats  #: [R] the same, in decode steps of the batch then running
-    request_s: Floats  #: [R] of `delay_s`: time of the API server that other work waits for
+    request_s: Floats  #: [R] time of the API server per request, for which other work waits
     token_s: Floats  #: [R] the API server's time for each output token
     least_step_s: Floats  #: [R] no step is shorter
     pp_size: Ints  #: [K]
