@@ -224,7 +224,8 @@ def test_the_explorer_shows_them(asked: Asked, ours: Evidence) -> None:
 WITHIN: Final = {0.25: 0.01, 1.0: 0.015}
 #: The same where the two schedule differently. SGLang computes prompts in steps of their own, and
 #: the prediction in steps with decodes; with attention in copies it spreads prompts evenly.
-MORE: Final = {"sglang": 0.05, "copies of attention": 0.03}
+#: With steps of 5 ms, a server that receives a request in 4 ms lets fewer prompts share a step.
+MORE: Final = {"sglang": 0.05, "copies of attention": 0.03, "experts with EP": 0.015}
 STEADY: Final = ("tpot_s", "e2e_latency_s", "output_tok_s")
 
 
@@ -244,6 +245,29 @@ def test_a_long_simulated_closed_loop_gives_the_predictions_numbers(
         assert item.metrics[metric].value == expected, metric
     # the prediction counts a mean wait; the simulation also has prompts that arrive together
     assert item.metrics["ttft_s"].value == pytest.approx(there.metrics["ttft_s"].value, rel=0.15)
+
+
+@needs_numba
+@questions(plain=True)
+def test_requests_of_equal_length_stay_in_step_in_both(
+    name: str, asked: Asked, ours: Evidence
+) -> None:
+    (item,) = simulate(
+        ours.deployment, concurrency=asked.batch, isl=asked.isl, osl=asked.osl, length_cv=0.0
+    ).evidence
+    there = predict(ours.deployment, item.workload).evidence[0]
+    varied = predict(ours.deployment, replace(item.workload, length_spread=None)).evidence[0]
+    # a prompt that takes less than its request takes the API server hardly waits for others in the
+    # simulation, since they arrive one after the other
+    quick = name == "experts with EP"
+    for metric, within in (
+        ("ttft_s", 0.5 if quick else 0.3),
+        ("tpot_s", 0.1 if quick else 0.05),
+        ("e2e_latency_s", 0.02),
+    ):
+        expected = pytest.approx(there.metrics[metric].value, rel=within)
+        assert item.metrics[metric].value == expected, metric
+    assert there.metrics["ttft_s"].value > varied.metrics["ttft_s"].value
 
 
 @needs_numba

@@ -20,6 +20,7 @@ from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, decode, encode
 from shardwise.perfmodel.profiles import bundled_profile, load_profile, save_profile
 from shardwise.perfmodel.rows import Row
 from shardwise.perfmodel.shrinking import HOLDS, WHOLE
+from shardwise.workload.workload import TRAFFIC_CV
 
 GRID = [(tp, c, isl) for tp in (1, 2, 4, 8) for c in (1, 4, 16, 64) for isl in (256, 2048)]
 
@@ -28,7 +29,7 @@ def rows(gpu: str, engine: str, factor: float = 1.0, start: int = 1) -> list[Row
     """Rows that the bundled profile itself would measure, every time multiplied by `factor`."""
     blank = [
         Row(start + i, "llama-3.1-8b", gpu, engine, "bf16", "bf16", Layout(tp), "closed_loop", c,
-            isl, 512.0, "made", "", "calibrate", None, 10.0 * c, {})
+            isl, 512.0, "made", "", "calibrate", None, 10.0 * c, {}, length_cv=TRAFFIC_CV)
         for i, (tp, c, isl) in enumerate(GRID)
     ]  # fmt: skip
     (batch,), _ = group(blank)

@@ -46,6 +46,29 @@ def test_schedulers_that_gather_requests_make_them_wait(
     assert found.gather_wait == pytest.approx(wait, abs=0.01)
 
 
+def test_aiconfigurators_client_sends_ten_equal_requests_per_stream() -> None:
+    # 16 sequences and floor(2524 / 1024) = 2 whole prompts; one of 4,096; 12 of 128
+    for tokens, limit in ((1024, 16 + 2048), (4096, 16 + 4096), (128, 16 + 12 * 128)):
+        asked = run("aic_silicon_other", "qwen3-32b", "trtllm", concurrency=16, tokens=tokens)
+        found = recipe_of(asked)
+        assert found.limits.max_num_batched_tokens == limit
+        assert (found.waves, found.length_cv) == (10, 0.0)
+    other = recipe_of(run("aic_silicon_other", "llama-3.1-8b", "trtllm"))
+    assert other.length_cv is None
+    assert other.extra_in_flight == 1
+
+
+def test_pages_of_engines_say_how_many_requests_of_which_lengths_they_send() -> None:
+    cookbook, recipes = (
+        recipe_of(run(source, "minimax-m2.5", engine, concurrency=32))
+        for source, engine in (("sgl_cookbook", "sglang"), ("vllm_recipes_mi300x_202605", "vllm"))
+    )
+    # uniform from 1 to twice the mean: 1 / sqrt(3)
+    assert cookbook.length_cv == pytest.approx(3**-0.5, abs=1e-3)
+    assert recipes.waves == pytest.approx(100 / 32)
+    assert recipes.length_cv == 0.0
+
+
 def cells(**given: str) -> dict[str, str]:
     usual = {
         "source_id": "aic_silicon_inferencex",

@@ -25,8 +25,28 @@ GOOD = {
 }
 
 
-def test_inferencex_lengths_are_nine_tenths_of_the_nominal() -> None:
-    assert parse_row(1, {**GOOD, "source_id": "aic_silicon_inferencex"}).isl == 921.6
+@pytest.mark.parametrize("source", ["aic_silicon_inferencex", "rocm_atom_dashboard"])
+def test_lengths_drawn_from_four_fifths_are_nine_tenths_of_the_nominal(source: str) -> None:
+    row = parse_row(1, {**GOOD, "source_id": source})
+    assert row.isl == 921.6
+    # uniform over a fifth of the nominal: 0.2 / sqrt(12) / 0.9
+    assert row.length_cv == pytest.approx(0.2 / 12**0.5 / 0.9, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "told"),
+    [
+        ("", "", True),  # a question: lengths of traffic
+        ("aic_silicon_inferencex", "", True),
+        ("somewhere", "", False),
+        ("somewhere", "0", True),
+    ],
+)
+def test_a_source_that_does_not_say_how_lengths_vary_is_not_taken_to_have_equal_ones(
+    source: str, given: str, told: bool
+) -> None:
+    row = parse_row(1, {**GOOD, "source_id": source, "length_cv": given})
+    assert row.lengths_told is told
 
 
 @pytest.mark.parametrize(

@@ -268,4 +268,6 @@ def test_lengths_that_differ_do_not_stay_in_step() -> None:
     s, load = offered(4.0, 32.0, 1024.0, 512.0)
     equal, spread = (closed_loop(s, replace(load, length_cv=cv)) for cv in (0.0, 0.3))
     assert spread.ttft_s < equal.ttft_s
-    assert spread.tpot_s == pytest.approx(equal.tpot_s, rel=0.05)
+    # what they wait for before the first token, they no longer wait for between tokens
+    assert spread.tpot_s > equal.tpot_s
+    assert spread.e2e_latency_s == pytest.approx(equal.e2e_latency_s, rel=0.02)

@@ -180,6 +180,7 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         cached_tokens=column(lambda r: r.cached_tokens),
         gather_steps=column(lambda r: r.recipe.gather_steps),
         gather_wait=column(lambda r: r.recipe.gather_wait),
+        lengths_told=np.array([row.lengths_told for row in rows]),
     )
     draft = draft_held(model, key.speculation) if key.speculation else None
     return make_load(model, platform, key.kv_dtype, deployments, offered, draft)

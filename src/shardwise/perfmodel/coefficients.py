@@ -55,7 +55,12 @@ _ALL: Final = (
         "engine",
     ),
     Coefficient(
-        "ahead", 1.0, 1.0, "prompts", "prompts that stay in step before a request's own", "engine"
+        "ahead",
+        1.0,
+        1.0,
+        "prompts",
+        "prompts before a request's own, if the source does not state how lengths vary",
+        "engine",
     ),
     Coefficient("handle", 1e-3, 0.60, "s", "serial server time per request", "engine"),
     Coefficient("stream", 20e-6, 0.60, "s", "serial server time per streamed token", "engine"),

@@ -31,6 +31,7 @@ class Offered(msgspec.Struct, frozen=True):
     cached_tokens: Array | float = 0.0  #: of `isl`: a beginning that all prompts share
     gather_steps: Array | float = 1.0  #: decode steps over which new requests are gathered
     gather_wait: Array | float = 0.0  #: steps that one of them waits for the others, on average
+    lengths_told: NDArray[np.bool_] | bool = True  #: `length_cv` is known; if not, it is not used
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -50,6 +51,8 @@ class Load(msgspec.Struct, frozen=True):
     gather_wait: Array | float = 0.0  #: steps that one of them waits for the others, on average
     reserves_output: Array | bool = False  #: admission counts a request's whole output
     merges_output: Array | bool = False  #: the server never queues tokens of a stream
+    mixed_batches: NDArray[np.bool_] | bool = True  #: prompts and decodes share steps
+    lengths_told: NDArray[np.bool_] | bool = True  #: whether `length_cv` is known
 
     @property
     def new_tokens(self) -> Array:
@@ -122,4 +125,6 @@ def make_load(
         gather_wait=offered.gather_wait,
         reserves_output=scheduling.reserves_output,
         merges_output=scheduling.merges_output,
+        mixed_batches=scheduling.mixed_batches,
+        lengths_told=offered.lengths_told,
     )

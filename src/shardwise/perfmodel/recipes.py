@@ -41,8 +41,7 @@ class Recipe(msgspec.Struct, frozen=True):
         waves: Requests that the client sent per request in flight; 0: unknown.
         whole_experts: Whether the run used expert parallelism even if the row does not say so.
         drafted: Whether the run drafted tokens; None: as the row says.
-        length_cv: Standard deviation of lengths over their mean; None: lengths were equal, or as
-            the row says.
+        length_cv: Standard deviation of lengths over their mean; None: as the row says, or unknown.
     """
 
     limits: FixedLimits = FixedLimits()
@@ -110,17 +109,45 @@ def recipe_of(run: Run) -> Recipe:
     if "inferencex" in run.source:
         return _INFERENCEX.get(run.engine, _vllm)(run)
     if run.source == "aic_silicon_other" and run.engine == "trtllm":
-        # The TTFT of this source shows no burst at any load. For Llama 8B, it falls as the load
-        # rises from 8 to 32 streams, and grows with the output length. At each of 160 loads it
-        # includes the E2E latency divided by the number of streams, which is a queue of one.
-        return Recipe(extra_in_flight=float(run.model == "llama-3.1-8b"), waves=STEADY)
+        return _LLAMA_8B if run.model == "llama-3.1-8b" else _genai_perf(run)
+    if run.source == "sgl_cookbook":
+        return _COOKBOOK
+    if run.source.startswith("vllm_recipes"):
+        return Recipe(waves=_VLLM_RECIPES_REQUESTS / run.concurrency, length_cv=0.0)
     if run.source == "gpustack_performance_lab" and min(run.isl, run.osl) > _SHAREGPT[0]:
         return _CONVERSATIONS if max(run.isl, run.osl) < _SHAREGPT[1] else _DEFAULT
     return _DEFAULT
 
 
+#: Requests per stream of a run whose TTFT is a median, which the first burst does not change.
+_MEDIAN: Final = 1000.0
+#: Pages of SGLang's cookbook draw lengths uniformly from 1 to the nominal: their means are half of
+#: 1,000, 4,000 and 8,000. TTFT is a median: 155 ms with 64 streams of 3,981 tokens, where a burst
+#: of 64 prompts among 320 requests would add 400 ms to the mean.
+_COOKBOOK: Final = Recipe(length_cv=0.577, waves=_MEDIAN)
+#: Pages of github.com/vllm-project/recipes send 100 requests of equal length (`vllm bench serve`).
+_VLLM_RECIPES_REQUESTS: Final = 100.0
 #: Requests per stream of a run whose first burst is negligible.
 STEADY: Final = 30.0
+#: Not the client below. The TTFT of these rows falls as the load rises from 8 to 32 streams, and
+#: grows with the output length. At each of 160 loads it includes the E2E latency divided by the
+#: number of streams, which is a queue of one.
+_LLAMA_8B: Final = Recipe(extra_in_flight=1.0, waves=STEADY)
+#: TensorRT-LLM's token limit in aiconfigurator's benchmarks beyond batch size and prompt
+#: (generator/rule_plugin/benchmark/trtllm.rule). Chunked prefill is off, so a step takes whole
+#: prompts.
+_BEYOND_PROMPT: Final = 1500.0
+
+
+def _genai_perf(run: Run) -> Recipe:
+    """Equal lengths, ten requests per stream (aiconfigurator/eval/benchmarks/genai_perf_runner.py).
+
+    Rows agree: TTFT is a number of prefills that does not depend on the output length and grows by
+    one per 20 streams, which is a burst of which every tenth request is part.
+    """
+    prompts = (run.isl + _BEYOND_PROMPT) // run.isl
+    limit = int(run.concurrency + prompts * run.isl)
+    return Recipe(FixedLimits(max_num_batched_tokens=limit), waves=10.0, length_cv=0.0)
 
 
 def _polled(steps: float, limits: FixedLimits) -> Recipe:

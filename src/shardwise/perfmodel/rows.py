@@ -8,7 +8,7 @@ output_tok_s, total_tok_s. Optional columns include:
 - `speculation` (such as mtp:3, or whether a measured run may have used it) and `acceptance`;
 - `cached_tokens` of each prompt;
 - `requests` of the run, because its mean TTFT includes the first burst;
-- `length_cv`, because requests of equal length stay synchronized.
+- `length_cv`, because requests of equal length stay synchronized; unknown if a source omits it.
 
 A row that cannot be used is reported with the reason. A file is UTF-8, with or without a byte order
 mark. Cells are separated by commas, semicolons or tabs.
@@ -88,8 +88,11 @@ _VERSION: Final = re.compile(r"\S+\s+v?(\d+(?:\.\w+)*)")
 UNKNOWN_SPECULATION_WEIGHT: Final = 0.5
 SPECULATION: Final = ("", "likely", "unlikely", "unknown")
 INFERENCEX_WAVES: Final = 10  #: --num-prompts is 10 x the concurrency in InferenceMAX's README
-#: Lengths uniform from 0.8 to 1.0 of the nominal: 0.2 / sqrt(12) over 0.9
-INFERENCEX_CV: Final = 0.064
+#: Sources whose lengths are uniform from 0.8 to 1.0 of the nominal ones, their mean over the
+#: nominal, and their standard deviation over the mean: 0.2 / sqrt(12) over 0.9
+SHORTENED: Final = ("inferencex", "rocm_atom_dashboard")
+SHORTENED_MEAN: Final = 0.9
+SHORTENED_CV: Final = 0.064
 #: Requests per stream if a source does not say. 1, 3, 10 and 30 are equally likely; the geometric
 #: mean is the mean in logs.
 UNKNOWN_WAVES: Final = (1.0 * 3.0 * 10.0 * 30.0) ** 0.25
@@ -119,6 +122,7 @@ class Row(msgspec.Struct, frozen=True):
     speculation: str = ""  #: "likely", "unlikely", "unknown" or ""
     requests_told: bool = True  #: whether the source states `requests`
     length_cv: float = 0.0  #: standard deviation of lengths over their mean; 0: all equal
+    lengths_told: bool = True  #: whether the source states `length_cv`
     all_reduce: str = ""  #: "quick_int4" for compressed messages; "": the engine's default
     drafted: Speculation | None = None  #: speculation that the row states
     cached_tokens: float = 0.0  #: of `isl`: prefix that all prompts share
@@ -299,7 +303,8 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         raise InputError("concurrency is 'max'", "allowed only with offline_throughput_inf_rate")
     source = (cells.get("source_id") or "").strip()
     inferencex = "inferencex" in source
-    mean = 0.9 if inferencex else 1.0  # its lengths are uniform from 0.8 to 1.0 of the nominal ones
+    shortened = any(name in source for name in SHORTENED)
+    mean = SHORTENED_MEAN if shortened else 1.0
     # a row without a source is a prediction request; assume the same load as planning
     told = inferencex or not source
     model, engine = (cells.get("model_id") or "").strip(), _choice(cells, "engine_id", names())
@@ -312,7 +317,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     usual = concurrency * (INFERENCEX_WAVES if told else recipe.waves or UNKNOWN_WAVES)
     if recipe.whole_experts and layout.ep_size == 1:
         layout = replace(layout, ep_size=layout.tp_size)
-    spread = INFERENCEX_CV if inferencex else 0.0 if source else TRAFFIC_CV
+    spread = SHORTENED_CV if shortened else 0.0 if source else TRAFFIC_CV
     spread = spread if recipe.length_cv is None else recipe.length_cv
     kv_dtype = (cells.get("kv_dtype") or "").strip()
     if kv_dtype and kv_dtype not in KV_BYTES:
@@ -344,6 +349,12 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         cached_tokens=_cached(cells, isl),
         all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
         length_cv=_share(cells, "length_cv", spread),
+        lengths_told=(
+            not source
+            or shortened
+            or recipe.length_cv is not None
+            or bool((cells.get("length_cv") or "").strip())
+        ),
         requests_told=inferencex or bool((cells.get("requests") or "").strip()),
     )
 

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.perfmodel.emptying import emptying_s
+from shardwise.perfmodel.in_step import in_step, share_in_step
 from shardwise.perfmodel.loads import Load, held_tokens
-from shardwise.perfmodel.loop import Loop, decode_steps, settled
+from shardwise.perfmodel.loop import Loop, decode_steps, decoded, settled
 from shardwise.perfmodel.serving_steps import (
     chunk,
     decode_step,
@@ -66,7 +67,8 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     - A request is sent when its predecessor ends. It waits for the step that has just begun, then
       its prompt shares steps with the decodes of others. Later its decodes wait for their prompts.
     - The first `concurrency` requests arrive together and are prefilled one after the other. Their
-      mean wait is half the burst and has weight concurrency / requests in the mean.
+      mean wait is half the burst and has weight concurrency / requests in the mean. If lengths are
+      equal, so are those of every later wave (`in_step`).
     - One API process handles all requests and tokens. If it is slower than the engine, it limits
       the loop.
     - Requests beyond the KV cache wait by Little's law: (C - n) / n service times, for concurrency
@@ -74,13 +76,20 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     """
     c = setting.coefficients
     resident, limited = _resident(load)
+    share = share_in_step(load)
     outside = received_s(setting, load.isl) + _ahead_s(setting, load, resident)
     # a lone request finds no running step; the wait is relative to its own decode steps
     steps = c["wait_steps"] + load.gather_wait
     waiting = steps * (1.0 - 1.0 / resident) / decode_steps(setting, load)
     loop = settled(setting, load, resident, outside, waiting)
-    decoding = loop.decoding_s
+    decoding, token, causes = loop.decoding_s, loop.token.total, _causes(load, loop)
     ttft = outside + loop.turn.prefill.total + waiting * decoding + loop.backlog_s
+    if np.any(share > 0.0):
+        wave = in_step(setting, load, resident, received_s(setting, load.isl))
+        ttft = ttft + share * (wave.ttft_s - ttft)
+        decoding = decoding + share * (wave.decoding_s - decoding)
+        token = token + share * (wave.decoding_s / decoded(load) - token)
+        causes = causes.scaled(1.0 - share).plus(wave.causes.scaled(share))
     service = ttft + decoding
     ttft = ttft + service * (load.concurrency - resident) / resident
     # one process receives requests and streams tokens; if it is slower than the engine, every token
@@ -88,7 +97,7 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     streamed = np.where(load.merges_output, 0.0, load.osl)
     front = (c["handle"] + c["stream"] * streamed) * load.concurrency
     e2e = smooth_maximum(ttft + decoding, front, FRONT_KNEE)
-    return _served(load, loop, resident, limited, e2e - decoding, e2e)
+    return _served(load, token, causes, (resident, limited), e2e - decoding, e2e)
 
 
 def received_s(setting: Steps, prompt_tokens: Array | float) -> Array:
@@ -101,36 +110,36 @@ def received_s(setting: Steps, prompt_tokens: Array | float) -> Array:
 def _ahead_s(setting: Steps, load: Load, resident: Array) -> Array:
     """Return the mean seconds that a request waits for earlier prompts.
 
-    The first requests are sent at once and are weighted by their share of the run. Later, requests
-    of equal length stay synchronized: those that start together end together, as do their
-    successors. Different lengths break this synchronization, and so do random arrivals: at a
-    request rate the run is infinite.
+    The first requests are sent at once and are weighted by their share of the run. If a source does
+    not state how its lengths vary, some requests may stay in step after that; how many is fitted.
     """
     full = fullest_chunk(load, np.zeros_like(resident))
     prompt = prefill_step(setting, load, full).total * load.new_tokens / full
     others = resident - 1.0
     first = np.minimum(1.0, load.concurrency / load.requests)
     burst = first * others / 2.0 * (prompt + setting.coefficients["handle"])
-    ahead = setting.coefficients["ahead"] / (1.0 + load.length_cv * load.osl)
-    in_step = np.where(np.isinf(load.requests), 0.0, ahead * others / (others + ahead))
-    return np.asarray(burst + in_step * prompt)
+    ahead = setting.coefficients["ahead"]
+    waits = np.where(load.lengths_told, 0.0, ahead * others / (others + ahead))
+    return np.asarray(burst + waits * prompt)
+
+
+def _causes(load: Load, loop: Loop) -> StepTime:
+    """Return the steps of a request: its own prompt, and its tokens with others' prompts."""
+    return loop.turn.prefill.plus(loop.token.scaled(load.osl - 1.0))
 
 
 def _served(
-    load: Load, loop: Loop, resident: Array, limited: NDArray[np.bool_], ttft: Array, e2e: Array
+    load: Load,
+    token: Array,
+    causes: StepTime,
+    batch: tuple[Array, NDArray[np.bool_]],
+    ttft: Array,
+    e2e: Array,
 ) -> Served:
     """Return the predictions of a loop that serves `concurrency` requests every `e2e` seconds."""
     output = load.concurrency * load.osl / e2e
-    return Served(
-        ttft,
-        loop.token.total,
-        e2e,
-        output,
-        output * (1 + load.isl / load.osl),
-        resident,
-        limited,
-        loop.turn.prefill.plus(loop.token.scaled(load.osl - 1.0)),
-    )
+    total = output * (1 + load.isl / load.osl)
+    return Served(ttft, token, e2e, output, total, *batch, causes)
 
 
 def static_batch(setting: Steps, load: Load) -> Served:
@@ -163,7 +172,8 @@ def max_throughput(setting: Steps, load: Load) -> Served:
     own = loop.turn.prefill.total + loop.backlog_s
     service = own + loop.decoding_s
     queue = np.maximum(load.concurrency / resident - 1.0, 0.0) * service / 2.0
-    served = _served(load, loop, resident, limited, own + queue, service + queue)
+    batch, causes = (resident, limited), _causes(load, loop)
+    served = _served(load, loop.token.total, causes, batch, own + queue, service + queue)
     run = load.concurrency * service / resident + emptying_s(setting, load, resident)
     output = load.concurrency * load.osl / run
     return replace(served, output_tok_s=output, total_tok_s=output * (1 + load.isl / load.osl))
