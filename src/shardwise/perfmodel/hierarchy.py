@@ -42,7 +42,7 @@ LEVEL_SHARE: Final = {
 #: Shares for the time of a request, where they differ. Tokenizer and chat template belong to the
 #: model, on every GPU. vLLM's API server is a process of its own, for which experts make no
 #: difference: its dense and MoE models share one time.
-REQUEST_SHARE: Final = {("kind", "vllm"): 0.0, ("model",): 1.6, ("cell",): 0.8}
+REQUEST_SHARE: Final = {("kind", "vllm"): 0.0, ("model",): 1.6}
 
 #: Published or measured properties of a vendor, generation or engine, as factors on the prior
 #: median.
