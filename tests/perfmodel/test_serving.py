@@ -105,29 +105,36 @@ def test_what_the_cache_cannot_hold_waits(tp: float, concurrency: int, isl: int,
 
 
 @settings(max_examples=150, deadline=None)
-@given(subject=st.sampled_from(SUBJECTS), **LOADS)
+@given(subject=st.sampled_from(SUBJECTS), length_cv=st.sampled_from([0.0, 1.0]), **LOADS)
 def test_ttft_never_rises_when_load_falls(
-    subject: Subject, tp: float, concurrency: int, isl: int, osl: int
+    subject: Subject, length_cv: float, tp: float, concurrency: int, isl: int, osl: int
 ) -> None:
-    more = closed_loop(*offered(tp, 2.0 * concurrency, isl, osl, subject=subject))
-    less = closed_loop(*offered(tp, concurrency, isl, osl, subject=subject))
-    assert less.ttft_s <= more.ttft_s * (1 + 1e-3)
+    def ttft(streams: float) -> float:
+        s, load = offered(tp, streams, isl, osl, subject=subject)
+        return float(closed_loop(s, replace(load, length_cv=length_cv)).ttft_s[0])
+
+    assert ttft(concurrency) <= ttft(2.0 * concurrency) * (1 + 1e-3)
 
 
 @settings(max_examples=150, deadline=None)
 # layers with a window, an engine that counts the whole output, and memory for fewer than ask
 @example(
-    subject=subject_on("gpt-oss-120b", "h100", "trtllm"), tp=1.0, concurrency=310, isl=1, osl=298
-)
-@example(subject=subject_on("qwen3-0.6b", "h100", "trtllm"), tp=2.0, concurrency=18, isl=15, osl=2)
-@given(subject=st.sampled_from(SUBJECTS), **LOADS)
+    subject=subject_on("gpt-oss-120b", "h100", "trtllm"),
+    length_cv=1.0, tp=1.0, concurrency=310, isl=1, osl=298,
+)  # fmt: skip
+@example(
+    subject=subject_on("qwen3-0.6b", "h100", "trtllm"),
+    length_cv=1.0, tp=2.0, concurrency=18, isl=15, osl=2,
+)  # fmt: skip
+@given(subject=st.sampled_from(SUBJECTS), length_cv=st.sampled_from([0.0, 1.0]), **LOADS)
 def test_ttft_never_falls_when_prompts_grow(
-    subject: Subject, tp: float, concurrency: int, isl: int, osl: int
+    subject: Subject, length_cv: float, tp: float, concurrency: int, isl: int, osl: int
 ) -> None:
     # where the server is slower than its engine, what is left to wait for shrinks instead
     def ttft(tokens: float) -> float:
         s, load = offered(tp, concurrency, tokens, osl, subject=subject)
         engine = {**s.coefficients, "handle": 1e-9, "stream": 1e-9}
+        load = replace(load, length_cv=length_cv)
         return float(closed_loop(replace(s, coefficients=engine), load).ttft_s[0])
 
     # short answers: with longer prompts, fewer sequences decode at a time, which is worth 0.002 %
