@@ -1,9 +1,10 @@
-"""Throughputs that people reported, beside their predictions. A section of docs/accuracy.md.
+"""Throughputs and TTFTs that people reported, beside their predictions. A section of
+docs/accuracy.md.
 
     python benchmarks/accuracy_field_cases.py    print the section
 
-The reports queue 500 or 1,000 requests at once, of ShareGPT's lengths or of one length. They are
-not used in the fit. Needs the reference files.
+Throughputs are of 500 or 1,000 requests queued at once, TTFTs of a few streams, with ShareGPT's
+lengths or one length. They are not used in the fit. Needs the reference files.
 """
 
 from __future__ import annotations
@@ -25,18 +26,28 @@ USUAL: Final = "1000"  #: requests of a report that does not say how many; Share
 
 def throughput_table() -> Table:
     """Return output tok/s of each report, measured and predicted with its 80 % interval."""
-    with CASES.open(newline="", encoding="utf-8") as handle:
-        body = [_row(case) for case in csv.DictReader(handle) if case["kind"] == "throughput"]
-    columns = [Column(n, n, align="left" if i < LEFT else "right") for i, n in enumerate(NAMES)]
     title = "Reported output tok/s, everything queued at once"
-    return Table("field_cases", title, tuple(columns), (tuple(body),))
+    return _table("field_throughput", title, "throughput", "output_tok_s")
 
 
-def _row(case: dict[str, str]) -> Row:
+def ttft_table() -> Table:
+    """Return TTFT of each report in ms, measured and predicted with its 80 % interval."""
+    return _table("field_ttft", "Reported TTFT, ms", "latency", "ttft_ms")
+
+
+def _table(name: str, title: str, kind: str, metric: str) -> Table:
+    with CASES.open(newline="", encoding="utf-8") as handle:
+        cases = [case for case in csv.DictReader(handle) if case["kind"] == kind]
+    body = [_row(case, metric) for case in cases if case["what"].startswith(metric)]
+    columns = [Column(n, n, align="left" if i < LEFT else "right") for i, n in enumerate(NAMES)]
+    return Table(name, title, tuple(columns), (tuple(body),))
+
+
+def _row(case: dict[str, str], metric: str) -> Row:
     (found,), _ = predict_table([_question(case)], bundled_profile())
     measured = float(case["right_value"])
-    if found["pred_output_tok_s"]:
-        value, low, high = (float(found[f"pred_output_tok_s{end}"]) for end in ("", "_lo", "_hi"))
+    if found[f"pred_{metric}"]:
+        value, low, high = (float(found[f"pred_{metric}{end}"]) for end in ("", "_lo", "_hi"))
         told = f"{value:,.0f} ({low:,.0f}–{high:,.0f})"
         inside = "yes" if low <= measured <= high else "no"
     else:
@@ -48,24 +59,28 @@ def _row(case: dict[str, str]) -> Row:
 
 def _question(case: dict[str, str]) -> dict[str, str]:
     """Return a report as a row of `predict`, with the engine's default of sequences per step."""
-    version = re.search(r"vLLM (\S+)", case["flags"])
+    version = re.search(r"vLLM (\d\S*)", case["flags"])
     queued = re.search(r"(\d+) queued", case["source"])
+    sent = re.search(r"(\d+) requests", case["source"])
+    streams = case["concurrency"] != "max"
     return {
         "model_id": case["model"],
         "gpu_id": case["gpu"],
-        "engine_id": "vllm",
+        "engine_id": "trtllm" if "TensorRT-LLM" in case["flags"] else "vllm",
         "engine_version": version[1] if version else "",
-        "mode": "max_throughput",
+        "mode": "closed_loop" if streams else "max_throughput",
+        "requests": sent[1] if sent and streams else "",
         "max_num_seqs": "1024",
         **{name: case[name] for name in ("weight_dtype", "kv_dtype", "tp", "pp", "isl", "osl")},
-        "concurrency": queued[1] if queued else USUAL,
-        "length_cv": "1" if "ShareGPT" in case["source"] else "0",
+        "concurrency": case["concurrency"] if streams else queued[1] if queued else USUAL,
+        "length_cv": "0" if "fixed" in case["source"] or "/" in case["source"] else "1",
     }
 
 
 def section() -> str:
     """Return the section of the page."""
-    return f"## Field reports (not used in the fit)\n\n{markdown(throughput_table())}"
+    tables = "\n\n".join(markdown(table) for table in (throughput_table(), ttft_table()))
+    return f"## Field reports (not used in the fit)\n\n{tables}"
 
 
 if __name__ == "__main__":
