@@ -268,6 +268,8 @@ def test_requests_of_equal_length_stay_in_step_in_both(
         expected = pytest.approx(there.metrics[metric].value, rel=within)
         assert item.metrics[metric].value == expected, metric
     assert there.metrics["ttft_s"].value > varied.metrics["ttft_s"].value
+    assert "equal lengths" in there.source.name
+    assert "equal lengths" not in varied.source.name
 
 
 @needs_numba

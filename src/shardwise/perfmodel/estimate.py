@@ -21,6 +21,7 @@ from shardwise.perfmodel.collectives import Collectives
 from shardwise.perfmodel.drafting import speculating
 from shardwise.perfmodel.drafts import draft_held
 from shardwise.perfmodel.hierarchy import model_key
+from shardwise.perfmodel.in_step import WORDS as IN_STEP
 from shardwise.perfmodel.intervals import METRICS, half_widths, with_speculation
 from shardwise.perfmodel.knowledge import WORDS, Asked
 from shardwise.perfmodel.loads import Offered, make_load
@@ -171,6 +172,12 @@ def _sent(workload: Workload) -> float:
     return workload.requests or 10 * workload.concurrency
 
 
+def _in_step(workload: Workload) -> bool:
+    """Return whether requests start and end together."""
+    closed = workload.mode == "closed_loop" and workload.request_rate is None
+    return closed and workload.length_cv == 0.0 and workload.concurrency > 1
+
+
 def predict(
     subject: Subject, deployments: Sequence[Deployment], workloads: Sequence[Workload]
 ) -> list[Evidence]:
@@ -193,7 +200,7 @@ def predict(
         cached_tokens=column([w.cached_tokens for w in workloads]),
     )
     served = sweep(subject, workloads[0].mode, Deployments.of(deployments), offered)
-    source = Source("predicted", note_on(subject, [d.layout for d in deployments]))
+    note = note_on(subject, [d.layout for d in deployments])
     shown = (*METRICS, "total_tok_s")
     widths = widths_in(subject, {d.layout for d in deployments}, shown, workloads[0].mode)
     found = []
@@ -210,5 +217,7 @@ def predict(
         }
         queue = metrics["e2e_latency_s"].value - sum(breakdown.values())
         breakdown["queueing"] = max(queue, 0.0)
+        words = f"{note}; {IN_STEP}" if _in_step(workload) else note
+        source = Source("predicted", words)
         found.append(Evidence(deployment, workload, metrics, source, breakdown))
     return found

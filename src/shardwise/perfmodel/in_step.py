@@ -10,6 +10,8 @@ steps take longer, and the following groups wait for as many groups as arrived w
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 import numpy as np
 
@@ -24,6 +26,9 @@ from shardwise.perfmodel.serving_steps import (
 )
 from shardwise.perfmodel.step import Steps, StepTime
 from shardwise.perfmodel.work import Array
+
+#: What a note says of a loop whose requests stay in step.
+WORDS: Final = "equal lengths: prompts wait for each other (a spread of 2 % ends that)"
 
 
 class InStep(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from shardwise.hardware.catalogue import default_catalogue
 from shardwise.layout.rules import require_length, undivided, violations
 from shardwise.perfmodel.batches import Batch, GpuOf, group, usual_gpu
 from shardwise.perfmodel.estimate import note_of
+from shardwise.perfmodel.in_step import WORDS as IN_STEP
 from shardwise.perfmodel.intervals import half_width, with_speculation
 from shardwise.perfmodel.knowledge import Asked, asked_of
 from shardwise.perfmodel.memory import Platform
@@ -91,9 +92,17 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
         limit = ""
         if served.kv_limited[i]:
             limit = f"; kv-limited: the cache holds {served.batch[i]:.0f} sequences"
+        if stays_in_step(row):
+            limit += f"; {IN_STEP}"
         cells["pred_note"] = notes[row.layout] + limit
         out[row.number] = cells
     return out
+
+
+def stays_in_step(row: Row) -> bool:
+    """Return whether the requests of a row start and end together."""
+    equal = row.lengths_told and row.length_cv == 0.0
+    return equal and row.mode == "closed_loop" and row.concurrency > 1.0
 
 
 def cannot_run(batch: Batch) -> list[Problem]:
