@@ -170,7 +170,9 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
     stored = replace(d, dtypes=Dtypes(arch.checkpoint_dtype, setting.kv_dtype))
     memory = require_fit(arch, subject.gpu, stored, REFERENCE_CONTEXT)
     coefficients = setting.coefficients
-    stream_s = 0.0 if subject.platform.scheduling.merges_output else coefficients["stream"]
+    facts = subject.platform.scheduling
+    stream_s = 0.0 if facts.merges_output else coefficients["stream"]
+    rules = scheduling_of(d.engine, coefficients["handle"], stream_s)
     tokens, copies = deployment.limits.max_num_batched_tokens, d.layout.attention_dp
     seqs = min(deployment.limits.max_num_seqs, tokens // setting.query_tokens) * copies
     widths = {
@@ -193,7 +195,7 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
         delay_steps=max(coefficients["wait_steps"] - RESIDUAL_STEPS, 0.0),
         half_widths=widths,
         note=note_on(subject, [d.layout]),
-        scheduling=scheduling_of(d.engine, coefficients["handle"], stream_s),
+        scheduling=replace(rules, reserve=1.0) if facts.reserves_output else rules,
     )
 
 

@@ -37,12 +37,11 @@ PLAIN = Scheduling()
 #: By engine. vLLM V1: blocks of 16 tokens, decodes and chunks of prompts in one step. SGLang:
 #: pages of one token, prompts first, and room for 0.098 of what may still come
 #: (SGLANG_INIT_NEW_TOKEN_RATIO 0.7 decayed by SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR 0.14).
-#: TensorRT-LLM: blocks of 32 tokens (KvCacheConfig.tokens_per_block), and room for all that may
-#: come (GUARANTEED_NO_EVICT).
+#: TensorRT-LLM: blocks of 32 tokens (KvCacheConfig.tokens_per_block).
 BY_ENGINE = {
     "vllm": Scheduling(16, graph_sizes=VLLM_GRAPHS),
     "sglang": Scheduling(1, mixed=False, reserve=0.098, graph_sizes=SGLANG_GRAPHS),
-    "trtllm": Scheduling(32, reserve=1.0),
+    "trtllm": Scheduling(32),
 }
 
 
