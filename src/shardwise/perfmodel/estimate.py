@@ -172,12 +172,6 @@ def _sent(workload: Workload) -> float:
     return workload.requests or 10 * workload.concurrency
 
 
-def _in_step(workload: Workload) -> bool:
-    """Return whether requests start and end together."""
-    closed = workload.mode == "closed_loop" and workload.request_rate is None
-    return closed and workload.length_cv == 0.0 and workload.concurrency > 1
-
-
 def predict(
     subject: Subject, deployments: Sequence[Deployment], workloads: Sequence[Workload]
 ) -> list[Evidence]:
@@ -217,7 +211,7 @@ def predict(
         }
         queue = metrics["e2e_latency_s"].value - sum(breakdown.values())
         breakdown["queueing"] = max(queue, 0.0)
-        words = f"{note}; {IN_STEP}" if _in_step(workload) else note
+        words = f"{note}; {IN_STEP}" if served.in_step[i] else note
         source = Source("predicted", words)
         found.append(Evidence(deployment, workload, metrics, source, breakdown))
     return found

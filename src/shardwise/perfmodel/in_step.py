@@ -30,6 +30,8 @@ from shardwise.perfmodel.work import Array
 #: What a note says of a loop whose requests stay in step.
 WORDS: Final = "equal lengths: prompts wait for each other (a spread of 2 % ends that)"
 
+NEARLY_NONE: Final = 1e-4  #: share of requests in step that is taken as none
+
 
 class InStep(msgspec.Struct, frozen=True):
     """A loop whose requests stay in step. Means over requests, in seconds."""
@@ -94,8 +96,10 @@ def _prompts_of_burst(requests: Array, together: Array) -> Array:
 def share_in_step(load: Load) -> Array:
     """Return the share of requests that stay in step, by the standard deviation of their lengths.
 
-    Fitted by eye to simulations: half of them if lengths differ by 1.4 tokens, 7 % if they differ
-    by 5. Nobody is in step at a request rate.
+    Chosen by eye from simulations: half of them if lengths differ by 1.4 tokens, 7 % if they differ
+    by 5. Shares below `NEARLY_NONE` are 0, so that loads of varied lengths need no second loop.
+    Nobody is in step at a request rate.
     """
-    apart = np.square(load.length_cv * load.osl) / 2.0
-    return np.where(np.isinf(load.requests) | ~np.asarray(load.lengths_told), 0.0, 1 / (1 + apart))
+    share = 1.0 / (1.0 + np.square(load.length_cv * load.osl) / 2.0)
+    never = np.isinf(load.requests) | ~np.asarray(load.lengths_told) | (share < NEARLY_NONE)
+    return np.where(never, 0.0, share)

@@ -92,17 +92,11 @@ def _predict_batch(profile: Profile, batch: Batch) -> dict[int, dict[str, str]]:
         limit = ""
         if served.kv_limited[i]:
             limit = f"; kv-limited: the cache holds {served.batch[i]:.0f} sequences"
-        if stays_in_step(row):
+        if served.in_step[i]:
             limit += f"; {IN_STEP}"
         cells["pred_note"] = notes[row.layout] + limit
         out[row.number] = cells
     return out
-
-
-def stays_in_step(row: Row) -> bool:
-    """Return whether the requests of a row start and end together."""
-    equal = row.lengths_told and row.length_cv == 0.0
-    return equal and row.mode == "closed_loop" and row.concurrency > 1.0
 
 
 def cannot_run(batch: Batch) -> list[Problem]:

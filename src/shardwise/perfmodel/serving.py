@@ -40,6 +40,7 @@ class Served(msgspec.Struct, frozen=True):
     total_tok_s: Array
     batch: Array  #: sequences resident at the same time
     kv_limited: NDArray[np.bool_]  #: the KV cache holds fewer sequences than requested
+    in_step: NDArray[np.bool_]  #: several requests of equal length start and end together
     breakdown: StepTime  #: seconds of E2E latency by cause; queueing is the rest
 
     def part(self, chosen: slice) -> Served:
@@ -97,7 +98,8 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     streamed = np.where(load.merges_output, 0.0, load.osl)
     front = (c["handle"] + c["stream"] * streamed) * load.concurrency
     e2e = smooth_maximum(ttft + decoding, front, FRONT_KNEE)
-    return _served(load, token, causes, (resident, limited), e2e - decoding, e2e)
+    served = _served(load, token, causes, (resident, limited), e2e - decoding, e2e)
+    return replace(served, in_step=(share == 1.0) & (load.concurrency > 1.0))
 
 
 def received_s(setting: Steps, prompt_tokens: Array | float) -> Array:
@@ -139,7 +141,7 @@ def _served(
     """Return the predictions of a loop that serves `concurrency` requests every `e2e` seconds."""
     output = load.concurrency * load.osl / e2e
     total = output * (1 + load.isl / load.osl)
-    return Served(ttft, token, e2e, output, total, *batch, causes)
+    return Served(ttft, token, e2e, output, total, *batch, np.zeros_like(batch[1]), causes)
 
 
 def static_batch(setting: Steps, load: Load) -> Served:
@@ -158,9 +160,9 @@ def static_batch(setting: Steps, load: Load) -> Served:
     e2e = causes.total
     tpot = (e2e - ttft) / np.maximum(load.osl - 1.0, 1.0)
     output = load.concurrency * load.osl / e2e
-    return Served(
-        ttft, tpot, e2e, output, output * (1 + load.isl / load.osl), resident, limited, causes
-    )
+    total = output * (1 + load.isl / load.osl)
+    together = np.zeros_like(limited)
+    return Served(ttft, tpot, e2e, output, total, resident, limited, together, causes)
 
 
 def max_throughput(setting: Steps, load: Load) -> Served:
