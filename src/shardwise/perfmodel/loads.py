@@ -31,7 +31,7 @@ class Offered(msgspec.Struct, frozen=True):
     cached_tokens: Array | float = 0.0  #: of `isl`: a beginning that all prompts share
     gather_steps: Array | float = 1.0  #: decode steps over which new requests are gathered
     gather_wait: Array | float = 0.0  #: steps that one of them waits for the others, on average
-    lengths_told: NDArray[np.bool_] | bool = True  #: `length_cv` is known; if not, it is not used
+    lengths_told: NDArray[np.bool_] | bool = True  #: whether `length_cv` is known
 
 
 class Load(msgspec.Struct, frozen=True):

@@ -129,9 +129,9 @@ _COOKBOOK: Final = Recipe(length_cv=0.577, waves=_MEDIAN)
 _VLLM_RECIPES_REQUESTS: Final = 100.0
 #: Requests per stream of a run whose first burst is negligible.
 STEADY: Final = 30.0
-#: Not the client below. The TTFT of these rows falls as the load rises from 8 to 32 streams, and
-#: grows with the output length. At each of 160 loads it includes the E2E latency divided by the
-#: number of streams, which is a queue of one.
+#: An unknown client, unlike that of the source's other rows. TTFT falls as the load rises from 8 to
+#: 32 streams, and grows with the output length. At each of 160 loads it includes the E2E latency
+#: divided by the number of streams, which is a queue of one.
 _LLAMA_8B: Final = Recipe(extra_in_flight=1.0, waves=STEADY)
 #: TensorRT-LLM's token limit in aiconfigurator's benchmarks beyond batch size and prompt
 #: (generator/rule_plugin/benchmark/trtllm.rule). Chunked prefill is off, so a step takes whole
@@ -140,7 +140,8 @@ _BEYOND_PROMPT: Final = 1500.0
 
 
 def _genai_perf(run: Run) -> Recipe:
-    """Equal lengths, ten requests per stream (aiconfigurator/eval/benchmarks/genai_perf_runner.py).
+    """Return the settings of aiconfigurator's client: equal lengths and ten requests per stream
+    (eval/benchmarks/genai_perf_runner.py).
 
     Rows agree: TTFT is a number of prefills that does not depend on the output length and grows by
     one per 20 streams, which is a burst of which every tenth request is part.
