@@ -90,6 +90,24 @@ def test_words_of_several_tokens_still_give_the_exact_length(
         assert tokenizer.count(str(make_prompts(source, [isl], isl)[0])) + template == isl
 
 
+def test_the_prompt_that_checks_the_length_is_new_each_time(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def served(_target: Target, prompt: Any) -> int:
+        asked.append(str(prompt))
+        return tokenizer.count(str(prompt))
+
+    monkeypatch.setattr(module, "prompt_tokens", served)
+    checks = set()
+    for _ in range(3):
+        tokenizer_source(parse_target("http://x"), tokenizer)
+        checks.add(asked[-1])
+    assert len(checks) == 3
+    assert all(len(check.split()) > 8 for check in checks)
+
+
 @pytest.mark.parametrize("template", [0, 1, 11])
 def test_a_tokenizer_and_one_question_give_the_exact_length(
     tokenizer: Tokenizer, template: int, monkeypatch: pytest.MonkeyPatch

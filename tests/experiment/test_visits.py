@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shardwise.bench.prompts import PromptSource
 from shardwise.evidence.measured import Measured, Repeat
 from shardwise.evidence.record import Evidence, Interval
 from shardwise.evidence.store import Store, open_store
@@ -22,6 +23,7 @@ from shardwise.replica.command import Instance
 
 MACHINE = Machine("cpu", (0, 1))
 ONE, TWO = Split(1, 1, 1), Split(2, 1, 1)
+SOURCE = PromptSource("token ids", ids=(100, 1000))
 RUN_S = 4.0  #: of a cell; with its warm-up and pace 1.3 s more are planned
 
 
@@ -35,20 +37,23 @@ class World:
         self.interrupt_at = 0  #: the run that is interrupted; 0: none
         self.silent: set[str] = set()  #: keys of cells that never answer
         self.runs = 0
+        self.prompts: list[tuple[int, ...]] = []
 
     @contextmanager
     def using(self, service: Split) -> Iterator[Any]:
         self.log.append(f"start {service.slug}")
         self.elapsed_s += self.start_s
-        yield SimpleNamespace(target=None, source=None, conditions={})
+        yield SimpleNamespace(target=None, source=SOURCE, conditions={})
 
     @contextmanager
     def doing(self, _what: str) -> Iterator[None]:
         yield
 
-    def measure(self, _target: object, subject: Any, _source: object, effort: Any, *,
+    def measure(self, _target: object, subject: Any, arrangement: Any, effort: Any, *,
                 earlier: Sequence[Repeat] = ()) -> Measured:  # fmt: skip
         self.runs += 1
+        for repeat in (-1, len(earlier)):  # a warm-up and a run
+            self.prompts += map(tuple, arrangement(repeat).prompts)
         self.log.append(subject.key)
         self.elapsed_s += self.run_s + visiting.WARM_UP_S + visiting.PACE_S
         answers = subject.key not in self.silent
@@ -139,6 +144,13 @@ def test_a_second_run_of_the_command_makes_only_what_is_missing(world: World, st
     assert not visits(world, store, wanted).make()
     assert world.log == []
     assert "2 of 2 cells are already in" in world.said[-1]
+
+
+def test_no_two_runs_have_a_prompt_in_common(world: World, store: Store) -> None:
+    world.start_s = 60.0  # all runs of a cell in one start, whose prefix cache is kept
+    visits(world, store, jobs(ONE, TWO, batches=(1, 2))).make()
+    assert world.runs == 4 * RUNS
+    assert len(set(world.prompts)) == len(world.prompts)
 
 
 def test_an_interrupted_run_is_not_kept(world: World, store: Store) -> None:

@@ -92,7 +92,7 @@ def bench_run(
         tokenizer: A tokenizer.json, or its folder; None finds prompts of exact lengths without.
         trace: Trace file with arrival times and lengths.
         sharegpt: ShareGPT file to take prompts from.
-        seed: Random seed of prompts and arrivals.
+        seed: Random seed of arrivals and the shared prefix; other prompt text is always new.
         architecture: Model id for comparison with predictions; "" is `model`.
         gpu: GPU id for comparison with predictions.
         engine: Engine in the results; "" is what the endpoint reports.
@@ -231,17 +231,16 @@ def _arrangement(
     """Return the requests that each repeat sends."""
     from shardwise.bench.arrivals import read_trace
     from shardwise.bench.cell import Arranged, arrange
-    from shardwise.bench.prompts import choose_source, make_prompts
+    from shardwise.bench.prompts import choose_source, draw_prompt_seed, make_prompts
     from shardwise.bench.sharegpt import read_sharegpt, sharegpt_prompts
     from shardwise.bench.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(Path(given.tokenizer)) if given.tokenizer else None
-    seed = given.seed * 1000
     if given.sharegpt:
         turns = read_sharegpt(Path(given.sharegpt))
 
         def asked_by_people(repeat: int) -> Arranged:
-            pairs = sharegpt_prompts(turns, effort.requests, seed + repeat, given.osl)
+            pairs = sharegpt_prompts(turns, effort.requests, given.seed * 1000 + repeat, given.osl)
             return Arranged([prompt for prompt, _ in pairs], [osl for _, osl in pairs])
 
         return asked_by_people
@@ -250,8 +249,16 @@ def _arrangement(
         trace = read_trace(Path(given.trace), given.requests)
         count = len(trace.due_s)
         isl, osl = trace.isl or [given.isl] * count, trace.osl or [given.osl] * count
-        return lambda repeat: Arranged(make_prompts(source, isl, seed + repeat), osl, trace.due_s)
-    return lambda repeat: arrange(source, load, effort.requests, seed + repeat, given.shared_prefix)
+
+        def as_traced(_repeat: int) -> Arranged:
+            words = draw_prompt_seed()
+            prompts = make_prompts(source, isl, words, given.shared_prefix, given.seed)
+            return Arranged(prompts, osl, trace.due_s, words)
+
+        return as_traced
+    return lambda repeat: arrange(
+        source, load, effort.requests, given.seed, repeat, given.shared_prefix
+    )
 
 
 def require_names(gpu: str, engine: str, dtype: str) -> None:

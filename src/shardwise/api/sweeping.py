@@ -83,7 +83,7 @@ def bench_sweep(
         api: `completions` or `chat`.
         actual_lengths: Whether to accept answers of any length, for servers without `ignore_eos`.
         shared_prefix: Tokens that all prompts begin with.
-        seed: Random seed of prompts and arrivals.
+        seed: Random seed of arrivals and the shared prefix; other prompt text is always new.
         gpu: GPU id in the results; "" is `cpu`, or what is found.
         dtype: Weight dtype; `auto` is fp32 on CPU, else as stored.
         python: Interpreter of the engine's environment; "" is this one.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shardwise.bench.arrivals import poisson
 from shardwise.bench.load import Load, Run
-from shardwise.bench.prompts import Prompt, PromptSource, make_prompts
+from shardwise.bench.prompts import Prompt, PromptSource, draw_prompt_seed, make_prompts
 from shardwise.bench.selfcheck import ClientCheck, keeping_up
 from shardwise.bench.shards import run_sharded, terminable
 from shardwise.bench.statistics import mean_interval, narrow_enough, over_runs, percentiles
@@ -37,6 +37,7 @@ Values = NDArray[np.float64]
 LATENCIES: Final = ("ttft_s", "tpot_s", "e2e_latency_s")
 #: metrics that must be precise before a cell is done; TTFT varies most and matters least
 DECIDING: Final = ("tpot_s", "output_tok_s")
+PROMPT_SEED: Final = "prompt_seed"  #: key in what a run says about the client
 MIN_REPEATS: Final = 3  #: for an interval from the variation of runs (statistics.over_runs)
 
 OnProgress = Callable[[int, int], None]  #: (repeat, requests completed in it)
@@ -62,20 +63,33 @@ class Arranged(msgspec.Struct, frozen=True):
     prompts: Sequence[Prompt]
     osl: Sequence[int]
     due_s: Sequence[float] | None = None
+    prompt_seed: int | None = None  #: of `make_prompts`; None if the prompts are not random
 
 
 def arrange(
-    source: PromptSource, workload: Workload, requests: int, seed: int, shared_prefix: int = 0
+    source: PromptSource,
+    workload: Workload,
+    requests: int,
+    seed: int,
+    repeat: int,
+    shared_prefix: int = 0,
+    prompt_seed: int | None = None,
 ) -> Arranged:
     """Build requests with `workload`'s lengths and different prompts; Poisson arrivals if it has a
-    request rate."""
-    drawn = np.random.default_rng(seed % 2**32)
+    request rate.
+
+    Lengths and arrivals depend on `seed` and `repeat`, and the shared prefix on `seed`. All other
+    words depend on `prompt_seed`. None draws it, so that no two calls return the same prompt.
+    """
+    of_run = (seed * 1000 + repeat) % 2**32
+    drawn = np.random.default_rng(of_run)
     spread = workload.length_spread or 0.0
     isl = lengths(workload.isl, spread, requests, drawn)
     osl = lengths(workload.osl, spread, requests, drawn)
     rate = workload.request_rate
-    due_s = None if rate is None else poisson(rate, requests, seed % 2**32).due_s
-    return Arranged(make_prompts(source, isl, seed, shared_prefix), osl, due_s)
+    due_s = None if rate is None else poisson(rate, requests, of_run).due_s
+    words = draw_prompt_seed() if prompt_seed is None else prompt_seed
+    return Arranged(make_prompts(source, isl, words, shared_prefix, seed), osl, due_s, words)
 
 
 def lengths(mean: float, spread: float, count: int, drawn: np.random.Generator) -> list[int]:
@@ -110,9 +124,9 @@ def measure(
 ) -> Measured:
     """Warm up, then run until the deciding metrics are precise enough or the effort is spent.
 
-    `arrangement(repeat)` returns different prompts for each run. If interrupted, the current run is
-    kept; if interrupted during warm-up, there is no run. `earlier` runs of the same cell count as
-    its first runs.
+    `arrangement(repeat)` returns different prompts for each run, and for the warm-up, which is -1.
+    If interrupted, the current run is kept; if interrupted during warm-up, there is no run.
+    `earlier` runs of the same cell count as its first runs.
     """
     concurrency, mode = subject.workload.concurrency, subject.workload.mode
     begun = time.monotonic()
@@ -123,9 +137,11 @@ def measure(
             if effort.warm_up:
                 interrupted = _warm_up(target, arrangement(-1), concurrency, effort)
             for number in range(len(earlier), 0 if interrupted else effort.max_repeats):
-                load = _load(target, arrangement(number), concurrency, effort)
+                arranged = arrangement(number)
+                load = _load(target, arranged, concurrency, effort)
                 run = run_sharded(target, load, partial(on_progress, number))
-                repeats.append(_repeat(run, load, keeping_up(run, load), mode))
+                check = keeping_up(run, load)
+                repeats.append(_repeat(run, load, check, mode, arranged.prompt_seed))
                 interrupted = run.interrupted
                 spent = time.monotonic() - begun
                 enough = number + 1 >= effort.min_repeats and narrow_enough(
@@ -158,12 +174,16 @@ def _load(target: Target, arranged: Arranged, concurrency: int, effort: Effort) 
     )
 
 
-def _repeat(run: Run, load: Load, check: ClientCheck, mode: Mode) -> Repeat:
+def _repeat(
+    run: Run, load: Load, check: ClientCheck, mode: Mode, prompt_seed: int | None
+) -> Repeat:
     if mode == "closed_loop":
         window = steady_window(run.records, None if load.due_s else load.concurrency)
     else:  # a static batch is measured from its start to its last token
         window = (run.started_s, max((r.last_s for r in run.records if r.ok), default=math.nan))
     client = {**asdict(check), "cpu_s": run.cpu_s, "processes": run.processes}
+    if prompt_seed is not None:
+        client[PROMPT_SEED] = prompt_seed
     return Repeat(run.started_s, run.ended_s, window, tuple(run.records), client)
 
 
@@ -271,6 +291,7 @@ def _measured(
         **({} if exact else {"osl_asked": subject.workload.osl}),
         "percentiles": _percentiles(repeats, subject.workload.mode),
         "repeats": len(repeats),
+        "prompt_seeds": [r.client[PROMPT_SEED] for r in repeats if PROMPT_SEED in r.client],
         "interrupted": interrupted,
         "client_bound": bool(reasons),
         "client_reasons": reasons,

@@ -7,6 +7,7 @@ words whose token count the server reported in `usage`.
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ Prompt = str | list[int]
 #: ranges of token ids of ordinary text; the second is for very small vocabularies
 _ID_RANGES: Final = ((100, 1000), (10, 200), (10, 100))
 _TRIAL_TOKENS: Final = 64
+_SEED_BITS: Final = 53  #: every reader of JSON keeps such an integer exact
 
 
 class PromptSource(msgspec.Struct, frozen=True):
@@ -101,7 +103,7 @@ def _tried(target: Target, source: PromptSource) -> PromptSource:
     """Return `source` if the server confirms the length of a prompt. Raises InputError."""
     assert source.words is not None
     wanted = source.words.overhead + _TRIAL_TOKENS
-    found = prompt_tokens(target, source.make(random.Random(0), wanted))
+    found = prompt_tokens(target, source.make(random.Random(draw_prompt_seed()), wanted))
     if found != wanted:
         raise InputError(
             f"{target.url} counts {found} tokens in a prompt made to have {wanted} ({source.name})",
@@ -129,15 +131,29 @@ def prompt_tokens(target: Target, prompt: Prompt) -> int:
     return int((found.get("usage") or {}).get("prompt_tokens") or 0)
 
 
+def draw_prompt_seed() -> int:
+    """Return a new random seed for the words of prompts.
+
+    Servers cache the prefixes of prompts. A prompt that was sent before, even by an earlier
+    command, is not computed again, so its TTFT is too low.
+    """
+    return secrets.randbits(_SEED_BITS)
+
+
 def make_prompts(
-    source: PromptSource, isl: Sequence[int], seed: int, shared_prefix: int = 0
+    source: PromptSource,
+    isl: Sequence[int],
+    seed: int,
+    shared_prefix: int = 0,
+    prefix_seed: int = 0,
 ) -> list[Prompt]:
     """Return a prompt for each length in `isl`, all different after `shared_prefix` tokens.
 
+    The prefix depends on `prefix_seed` and not on `seed`, so prompts of several seeds can share it.
     Raises InputError if the prefix is as long as a prompt.
     """
     if shared_prefix < 0 or (shared_prefix and shared_prefix >= min(isl)):
         raise InputError(f"shared prefix is {shared_prefix}", f"allowed: 0 to {min(isl) - 1}")
     rng = random.Random(seed)
-    prefix = source.make(rng, shared_prefix) if shared_prefix else None
+    prefix = source.make(random.Random(prefix_seed), shared_prefix) if shared_prefix else None
     return [source.make(rng, tokens, prefix) for tokens in isl]

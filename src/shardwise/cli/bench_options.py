@@ -47,7 +47,7 @@ def load_options(command: F) -> F:
             type=SEED,
             default=0,
             show_default=True,
-            help="Random seed of prompts and arrivals.",
+            help="Random seed of arrivals and the shared prefix; other prompt text is always new.",
         ),
         click.option(
             "--actual-lengths",

@@ -169,7 +169,7 @@ class Visits:
             served.target,
             subject,
             lambda repeat: arrange(
-                served.source, job.cell.workload, job.cell.requests, SEED * 1000 + repeat
+                served.source, job.cell.workload, job.cell.requests, SEED, repeat
             ),
             job.cell.effort(made + 1),
             earlier=self.place.store.repeats(STUDY, job.key) if made else (),
