@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -45,6 +46,22 @@ def test_an_endpoint_is_measured_and_its_store_gives_the_same_cells(tmp_path: Pa
         load_bench(store, study="bensh")
     with pytest.raises(InputError, match=r"allowed: a name ending in \.csv"):
         again.export(tmp_path / "rows.txt")
+
+
+def test_equal_lengths_are_stated_and_those_of_a_file_are_not(tmp_path: Path) -> None:
+    said = [{"from": "human", "value": "hello there"}, {"from": "gpt", "value": "hello"}]
+    chats, trace = tmp_path / "chats.json", tmp_path / "trace.csv"
+    chats.write_text(json.dumps([{"conversations": said}]))
+    trace.write_text("arrival_s,isl,osl\n0,8,6\n0.01,9,6\n")
+    usual: dict[str, Any] = {"isl": 8, "osl": 6, "requests": 4, "concurrencies": (2,)}
+    given: list[dict[str, Any]] = [{}, {"request_rates": (200.0,)}, {"mode": "static_batch"}]
+    files: list[dict[str, Any]] = [{"sharegpt": chats}, {"trace": trace}]
+    spreads = []
+    with known_server(0.002, 0.001) as target:
+        for more in (*given, *files):
+            found = bench_run(target.url, min_repeats=1, max_repeats=1, **usual, **more)
+            spreads += [cell.evidence.workload.length_spread for cell in found.cells]
+    assert spreads == [0.0, 0.0, 0.0, None, None]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def run(target: Target, concurrency: int, waves: int = 5, **effort: int | float)
     source = choose_source(target)
 
     def arrangement(repeat: int) -> Arranged:
-        return arrange(source, about.workload, concurrency * waves, repeat + 1)
+        return arrange(source, about.workload, concurrency * waves, 0, repeat)
 
     return measure(target, about, arrangement, Effort(concurrency * waves, **effort))  # type: ignore[arg-type]
 
@@ -153,8 +153,21 @@ def test_answers_of_their_own_length_give_the_cell_its_osl() -> None:
         found = measure(any_length, subject(2), lambda _: body, Effort(8, 1, 1, warm_up=0))
     assert found.conditions["failures"] == {}
     assert found.evidence.workload.osl == OSL - 1
+    assert found.evidence.workload.length_spread == 0.0  # all of them one token short
     assert found.conditions["osl_asked"] == OSL
     assert found.conditions["tokens"]["tokens"] == 8 * (OSL - 1)
+
+
+def test_answers_of_several_lengths_give_the_cell_their_spread() -> None:
+    with known_server(0.01, 0.002, "short", every=2) as at:
+        body = Arranged(["a b c"] * 8, [OSL] * 8)
+        about = subject(2)
+        equal = replace(about, workload=replace(about.workload, length_spread=0.0))
+        any_length = replace(at, exact=False)
+        found = measure(any_length, equal, lambda _: body, Effort(8, 1, 1, warm_up=0))
+    # half of them 9 tokens, half 10: a deviation of 0.5 around 9.5
+    assert found.evidence.workload.osl == OSL - 0.5
+    assert found.evidence.workload.length_cv == pytest.approx(0.5 / 9.5)
 
 
 def test_what_stands_against_the_token_times_is_said() -> None:

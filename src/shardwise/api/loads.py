@@ -58,13 +58,16 @@ class Loads(msgspec.Struct, frozen=True, kw_only=True):
             raise InputError(f"{name} is {getattr(self, name)}", f"allowed: {allowed}", field=name)
 
     def workloads(self) -> tuple[Workload, ...]:
-        """Return the workload of each cell."""
-        most = max(self.concurrencies)
+        """Return the workload of each cell. Its spread of lengths is unknown with a file."""
+        most, spread = max(self.concurrencies), 0.0 if self.are_equal else None
         if self.request_rates:
             return tuple(
-                Workload(self.isl, self.osl, most, request_rate=rate) for rate in self.request_rates
+                Workload(self.isl, self.osl, most, length_spread=spread, request_rate=rate)
+                for rate in self.request_rates
             )
-        return tuple(Workload(self.isl, self.osl, slots, self.mode) for slots in self.concurrencies)
+        return tuple(
+            Workload(self.isl, self.osl, slots, self.mode, spread) for slots in self.concurrencies
+        )
 
     def effort(self, workload: Workload) -> Effort:
         """Return the effort of one cell."""

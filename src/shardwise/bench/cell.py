@@ -30,7 +30,7 @@ from shardwise.evidence.request import (
     sample_failures,
 )
 from shardwise.layout.deployment import Deployment
-from shardwise.workload.workload import Mode, Workload
+from shardwise.workload.workload import Mode, Workload, spread_of
 
 Values = NDArray[np.float64]
 
@@ -300,9 +300,12 @@ def _measured(
 
 
 def _as_answered(workload: Workload, records: Sequence[RequestRecord]) -> Workload:
-    """Return `workload` with the mean length of the received answers, if any."""
-    lengths_ = [record.output_tokens for record in records if record.ok]
-    return replace(workload, osl=sum(lengths_) / len(lengths_)) if lengths_ else workload
+    """Return `workload` with the mean and spread of the received answers' lengths, if any."""
+    answered = np.array([record.output_tokens for record in records if record.ok], np.float64)
+    if not len(answered):
+        return workload
+    osl = float(answered.mean())
+    return replace(workload, osl=osl, length_spread=spread_of(float(answered.std()) / osl))
 
 
 def _percentiles(repeats: Sequence[Repeat], mode: Mode) -> dict[str, dict[str, float]]:
