@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import sqlite3
@@ -11,11 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("uvloop", reason="needs: pip install 'shardwise[bench]'")
 
 from shardwise.bench.selftest import known_server
+from shardwise.evidence.measured import Measured
+from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.evidence.store import open_store
+from shardwise.layout.deployment import Deployment
+from shardwise.workload.workload import Workload
 
 
 def bench(*words: str) -> subprocess.CompletedProcess[str]:
@@ -40,6 +46,31 @@ def test_an_endpoint_is_measured_kept_and_shown(tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "requests/s" in shown.stdout
     assert "Traceback" not in shown.stderr
+
+
+def test_an_export_says_why_cells_are_no_rows(tmp_path: Path) -> None:
+    path, rows = tmp_path / "s.db", tmp_path / "rows.csv"
+    closed = Workload(512, 128, 8, length_spread=0.0)
+    rate = replace(closed, request_rate=2.0)
+    cells = [(closed, {}), (rate, {}), (rate, {}), (closed, {"client_bound": True})]
+    with open_store(path) as store:
+        for number, (load, conditions) in enumerate(cells):
+            evidence = Evidence(
+                Deployment("llama-3.1-8b", "h200"),
+                load,
+                {"tpot_s": Interval(0.01, 0.009, 0.011, 40)},
+                Source("measured", "test"),
+            )
+            store.put(Measured("bench", str(number), evidence, conditions))
+    done = bench("export", str(path), "-o", str(rows))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        f"wrote 1 cells to {rows}",
+        "skipped: 2 at a request rate, which rows cannot express; 1 client-bound",
+    ]
+    with rows.open() as handle:
+        (row,) = csv.DictReader(handle)
+    assert (row["length_cv"], row["requests"]) == ("0", "8000")
 
 
 def test_no_request_completed_is_exit_4_and_kept(tmp_path: Path) -> None:

@@ -9,8 +9,15 @@ import pytest
 from msgspec.structs import replace
 
 from shardwise.errors import InputError
-from shardwise.evidence.export import FORMATS, write
-from shardwise.evidence.measured import Measured
+from shardwise.evidence.export import (
+    FORMATS,
+    STEADY_WAVES,
+    exported,
+    row_of,
+    why_not_a_row,
+    write,
+)
+from shardwise.evidence.measured import Measured, count_reasons
 from shardwise.evidence.record import Evidence, Interval, Source
 from shardwise.layout.deployment import Deployment, Dtypes, EngineLimits, Layout
 from shardwise.perfmodel.build import build_personal
@@ -72,6 +79,39 @@ def test_a_client_bound_cell_is_no_figure_of_the_servers(tmp_path: Path) -> None
     assert write([bound, empty], tmp_path / "all.json") == 2
     kept = json.loads((tmp_path / "all.json").read_text())
     assert kept[0]["conditions"] == {"client_bound": True}
+
+
+def _under(cell: Measured, load: Workload, key: str = "k", **conditions: object) -> Measured:
+    return Measured("s", key, replace(cell.evidence, workload=load), conditions)
+
+
+def test_equal_lengths_and_a_steady_window_are_stated_in_the_row() -> None:
+    equal = _under(cells()[0], Workload(512, 128, 8, length_spread=0.0))
+    row = row_of(equal)
+    assert (row["length_cv"], row["requests"]) == ("0", STEADY_WAVES * 8)
+
+
+def test_each_cell_that_is_no_row_has_its_reason() -> None:
+    item, closed = cells()[0], Workload(512, 128, 8)
+    nothing = replace(item.evidence, metrics={})
+    reasons = {
+        "": item,
+        "client-bound": _under(item, replace(closed, request_rate=2.0), client_bound=True),
+        "without a completed request": Measured("s", "k", nothing, {"completed": 0}),
+        "without a request in the steady window": Measured("s", "k", nothing, {"completed": 3}),
+        "at a request rate, which rows cannot express": _under(
+            item, replace(closed, request_rate=2.0)
+        ),
+        "with a trace's arrivals, which rows cannot express": _under(item, closed, trace="t.csv"),
+    }
+    assert {reason: why_not_a_row(cell) for reason, cell in reasons.items()} == {
+        reason: reason for reason in reasons
+    }
+    older = _under(item, closed, key="m tp=1 closed_loop trace=t.csv isl=512 osl=128 2026")
+    assert why_not_a_row(older) == why_not_a_row(_under(item, closed, trace="t.csv"))
+    every = [*reasons.values(), *reasons.values(), older]
+    assert exported(every) == [item, item]
+    assert count_reasons(map(why_not_a_row, [*every[:2], every[1]])) == "2 client-bound"
 
 
 def test_parquet_holds_numbers(tmp_path: Path) -> None:

@@ -47,12 +47,13 @@ def test_tables_fit_the_width_and_cut_no_number(width: int) -> None:
 def test_what_differs_between_the_runs_is_in_the_notes() -> None:
     d = A[0].deployment
     b = [replace(item, deployment=replace(d, engine="sglang")) for item in B[:2]]
-    before, after = Run("before", tuple(A), {"vllm": "0.9.1"}), Run("after", tuple(b), {}, 3)
+    reasons = ("client-bound", "without a completed request", "client-bound")
+    before, after = Run("before", tuple(A), {"vllm": "0.9.1"}), Run("after", tuple(b), {}, reasons)
     text = render(overall_table(compare_runs(A, b), before, after))
     assert "engine: vllm in A, sglang in B" in text
     assert "vllm: 0.9.1 in A, – in B" in text
     assert "only in A, not compared: 1 cells, e.g. 2 x TP4, 256 in flight, 2048/1024" in text
-    assert "skipped in B: 3 cells" in text
+    assert "skipped in B: 3 cells (2 client-bound; 1 without a completed request)" in text
     assert re.search(r"TPOT\s+2\s+\+4\.9", text)  # sqrt(1 x 1.1) = 1.0488
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -209,6 +209,9 @@ def _subject(target: Target, load: Workload, labels: _Labels, trace: AnyPath | N
     key = f"{target.model} tp={labels.tp_size} {load.mode} {offered}"
     key += f" isl={load.isl:g} osl={load.osl:g}"
     now = datetime.now(UTC)
+    conditions: dict[str, Any] = {"url": target.url, "seed": labels.seed, "client": describe()}
+    if trace is not None:
+        conditions["trace"] = Path(trace).name
     return Subject(
         labels.study,
         f"{key} {now.isoformat(timespec='seconds')}",
@@ -221,7 +224,7 @@ def _subject(target: Target, load: Workload, labels: _Labels, trace: AnyPath | N
         ),
         load,
         Source("measured", f"shardwise bench of {target.url}", now.date().isoformat()),
-        {"url": target.url, "seed": labels.seed, "client": describe()},
+        conditions,
     )
 
 

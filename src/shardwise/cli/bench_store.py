@@ -48,14 +48,15 @@ def export(store: Path, study: str, output: Path) -> None:
     """Write the cells of STORE as JSON, Parquet, or CSV rows for validate and calibrate."""
     from shardwise.api.measurements import load_bench
     from shardwise.cli.files import require_writable
-    from shardwise.evidence.export import FORMATS
+    from shardwise.evidence.export import FORMATS, why_not_a_row
+    from shardwise.evidence.measured import count_reasons
 
     if output.suffix not in FORMATS:
         raise InputError(f"{output}", f"allowed: a name ending in {', '.join(FORMATS)}")
     require_writable(output)
     found = load_bench(store, study=study)
     written = found.export(output)
-    left_out = len(found.cells) - written
     click.echo(f"wrote {written} cells to {output}", err=True)
-    if left_out:
-        click.echo(f"skipped {left_out}: client-bound, or no request completed", err=True)
+    if written < len(found.cells):
+        reasons = count_reasons(map(why_not_a_row, found.cells))
+        click.echo(f"skipped: {reasons}", err=True)

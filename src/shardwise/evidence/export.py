@@ -86,9 +86,26 @@ def row_of(cell: Measured) -> dict[str, Any]:
     }
 
 
+def why_not_a_row(cell: Measured) -> str:
+    """Return the reason why CSV and Parquet leave out a cell; "" if they do not.
+
+    Rows have a fixed number of requests in flight. They cannot express arrivals at a rate or of a
+    trace.
+    """
+    if cell.why_unusable:
+        return cell.why_unusable
+    if cell.evidence.workload.request_rate is not None:
+        return "at a request rate, which rows cannot express"
+    return "with a trace's arrivals, which rows cannot express" if _is_traced(cell) else ""
+
+
+def _is_traced(cell: Measured) -> bool:
+    return bool(cell.conditions.get("trace")) or " trace=" in cell.key  # older cells: the key alone
+
+
 def exported(cells: Sequence[Measured]) -> list[Measured]:
-    """Return the cells with server-side values at a fixed load; rows cannot express rates."""
-    return [c for c in cells if c.usable and c.evidence.workload.request_rate is None]
+    """Return the cells that are rows of CSV and Parquet."""
+    return [cell for cell in cells if not why_not_a_row(cell)]
 
 
 def _csv(cells: Sequence[Measured], path: Path) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -25,8 +26,8 @@ class Measured(msgspec.Struct, frozen=True):
     """A cell of a study, as stored.
 
     `conditions` record everything that is not a metric: engine version and flags, hardware, cores,
-    seed, how prompts were made, percentiles, failures by kind with samples, and whether the client
-    kept up.
+    seed, how prompts were made, the `prompt_seeds` of the runs, percentiles, failures by kind with
+    samples, and whether the client kept up.
     """
 
     study: str
@@ -43,4 +44,21 @@ class Measured(msgspec.Struct, frozen=True):
     @property
     def usable(self) -> bool:
         """Whether requests completed and the client kept up."""
-        return not self.client_bound and bool(self.evidence.metrics)
+        return not self.why_unusable
+
+    @property
+    def why_unusable(self) -> str:
+        """The reason why the values do not describe the server; "" if they do."""
+        if self.client_bound:
+            return "client-bound"
+        if self.evidence.metrics:
+            return ""
+        if self.conditions.get("completed"):
+            return "without a request in the steady window"
+        return "without a completed request"
+
+
+def count_reasons(reasons: Iterable[str]) -> str:
+    """Return how often each reason occurs, the most frequent first, as text; "" is no reason."""
+    counted = Counter(filter(None, reasons)).most_common()
+    return "; ".join(f"{count} {reason}" for reason, count in counted)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from shardwise import metrics
 from shardwise.analysis.comparison import COMPARED, Change, Comparison, Load
+from shardwise.evidence.measured import count_reasons
 from shardwise.reports.cells import change_cell, scaled_column
 from shardwise.reports.numbers import MISSING, percent, percent_interval
 from shardwise.reports.runs import Run
@@ -138,7 +139,7 @@ def _remarks(comparison: Comparison, a: Run, b: Run) -> Iterable[str]:
             yield f"only in {name}, not compared: {len(loads)} cells, e.g. {cell_name(loads[0])}"
     for name, run in (("A", a), ("B", b)):
         if run.left_out:
-            yield f"skipped in {name}: {run.left_out} cells, client-bound or without a result"
+            yield f"skipped in {name}: {run.left_out} cells ({count_reasons(run.skipped)})"
 
 
 def _about(run: Run) -> dict[str, Any]:

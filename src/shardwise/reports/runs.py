@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from shardwise.errors import InputError, UnknownNameError
-from shardwise.evidence.measured import Measured
+from shardwise.evidence.measured import Measured, count_reasons
 from shardwise.evidence.record import Evidence
 from shardwise.evidence.store import is_store, open_store
 from shardwise.files import read_limited
@@ -17,12 +17,17 @@ from shardwise.reports.saved import read_evidence
 
 
 class Run(msgspec.Struct, frozen=True):
-    """`left_out` counts skipped cells: client-bound, or without a completed request."""
+    """A run to compare. `skipped` has the reason for each cell that was left out."""
 
     name: str
     evidence: tuple[Evidence, ...]
     versions: Mapping[str, str] = msgspec.field(default_factory=dict)
-    left_out: int = 0
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> int:
+        """Number of skipped cells."""
+        return len(self.skipped)
 
 
 class _Exported(msgspec.Struct, frozen=True):
@@ -47,7 +52,8 @@ def read_run(path: Path, study: str = "") -> Run:
     else:
         run = _from_file(path / "study.json" if _is_folder(path) else path)
     if not run.evidence:
-        raise InputError(f"{path} has no usable cells", "", f"{run.left_out} were skipped")
+        skipped = f"skipped: {count_reasons(run.skipped)}" if run.skipped else ""
+        raise InputError(f"{path} has no usable cells", "", skipped)
     return run
 
 
@@ -92,5 +98,5 @@ def _of_cells(name: str, cells: Iterable[Measured]) -> Run:
         name,
         tuple(cell.evidence for cell in usable),
         {library: ", ".join(sorted(found)) for library, found in versions.items()},
-        len(every) - len(usable),
+        tuple(cell.why_unusable for cell in every if not cell.usable),
     )
