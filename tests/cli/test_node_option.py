@@ -223,7 +223,7 @@ def test_plan_takes_each_bridge_for_a_copy_and_saves_it(node_file: Path, tmp_pat
         "--node", node_file, "--save", saved,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "CUDA_VISIBLE_DEVICES=0,2,4,6 vllm serve" in done.stdout
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=0,2,4,6 vllm serve" in done.stdout
     (model,) = tomllib.loads(saved.read_text("utf-8"))["model"]
     assert model["tp_size"] == 4
     assert model["devices"] == [[0, 2, 4, 6], [1, 3, 5, 7]]

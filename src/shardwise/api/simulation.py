@@ -138,7 +138,7 @@ def _trace(asked: Asked, groups: Sequence[Group]) -> Trace:
     elif asked.turns is not None:
         assert asked.request_rate is not None
         if asked.lengths_file is not None:
-            raise InputError("--turns with --lengths", "allowed: one of them")
+            raise InputError("sessions of turns with a file of lengths", "allowed: one of them")
         trace = draw_sessions(sessions_of(asked, asked.request_rate), asked.seed)
     else:
         trace = draw(_traffic(asked, groups), asked.seed)
@@ -146,7 +146,9 @@ def _trace(asked: Asked, groups: Sequence[Group]) -> Trace:
     if given is None:
         return trace
     if asked.trace_file is not None and trace.shared is not None:
-        raise InputError("--lengths with a trace of shared prefixes", "allowed: its own lengths")
+        raise InputError(
+            "a file of lengths with a trace of shared prefixes", "allowed: the trace's own lengths"
+        )
     return with_lengths(trace, given, asked.seed)
 
 

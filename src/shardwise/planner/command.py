@@ -199,14 +199,13 @@ def replicas(
     """Return one process per replica, each with its own port and contiguous devices, from `order`
     if given."""
     width = deployment.layout.replica_gpus
-    variable = _VISIBLE.get(gpu.vendor, "CUDA_VISIBLE_DEVICES")
     made = []
     for i in range(deployment.replicas):
         devices = tuple(range(first_device + i * width, first_device + (i + 1) * width))
         devices = tuple(sorted(order[d] for d in devices)) if order else devices
         port = first_port + i
         command = engine_command(deployment, model, gpu, found, port)
-        visible = {} if gpu.vendor == "cpu" else {variable: ",".join(map(str, devices))}
+        visible = _visible(gpu, devices, is_chosen=bool(order))
         made.append(Replica(devices, port, visible, command.argv, command.files))
     return tuple(made)
 
@@ -217,7 +216,6 @@ def replicas_across(
     """Return the processes of several nodes, by node: replicas within a node, or each node's share
     of one that spans nodes. `NODE0` is a placeholder for the first node's address."""
     width, size = deployment.layout.replica_gpus, node.gpus_per_node
-    variable = _VISIBLE.get(node.gpu.vendor, "CUDA_VISIBLE_DEVICES")
     made = []
     for i in range(deployment.replicas):
         shares: list[Share | None] = [None]
@@ -230,10 +228,23 @@ def replicas_across(
             start, port = place * width, first_port + place
             devices = tuple(range(start, start + min(width, size)))
             command = engine_command(deployment, model, node.gpu, found, port, share)
-            visible = {variable: ",".join(map(str, devices))}
+            visible = _visible(node.gpu, devices)
             argv, files = command.argv, command.files
             made.append(Replica(devices, port, visible, argv, files, at + rank))
     return tuple(sorted(made, key=lambda replica: (replica.node, replica.port)))
 
 
 _VISIBLE = {"amd": "HIP_VISIBLE_DEVICES", "intel": "ZE_AFFINITY_MASK"}
+
+
+def _visible(gpu: Gpu, devices: Sequence[int], *, is_chosen: bool = False) -> dict[str, str]:
+    """Return the variables that restrict a process to its devices.
+
+    Devices that a node file chose are numbered as in `nvidia-smi`. CUDA's own order is fastest
+    first, which differs on mixed nodes.
+    """
+    if gpu.vendor == "cpu":
+        return {}
+    variable = _VISIBLE.get(gpu.vendor, "CUDA_VISIBLE_DEVICES")
+    by_bus = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if is_chosen and gpu.vendor == "nvidia" else {}
+    return {**by_bus, variable: ",".join(map(str, devices))}

@@ -111,5 +111,5 @@ def _explain_misfit(question: Question, rejected: list[Rejected]) -> None:
     # it fits with fewer sequences in flight than requested
     raise DoesNotFitError(
         f"{question.arch.id} on {question.node.gpus} x {question.node.gpu.id}: {option} is "
-        f"{nearest.reason}; lower --concurrency"
+        f"{nearest.reason}; lower the concurrency"
     )
