@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
@@ -41,23 +42,24 @@ def mser(series: Values) -> int:
 def steady_window(records: Sequence[RequestRecord], concurrency: int | None) -> tuple[float, float]:
     """Return start and end of the steady part of a run.
 
-    It ends with the load: in a closed loop (`concurrency` given) when fewer requests are in flight,
-    in an open loop at the origin of the last request. It begins where MSER finds the token rate
-    steady. In a closed loop it does not begin before the end of the first wave, whose requests were
-    all prefilled together. If a run is too short for that, the part from the first token to the end
-    of load is used.
+    It begins where MSER finds the token rate steady. In a closed loop (`concurrency` given) it does
+    not begin before the end of the first wave, whose requests were all prefilled together, and it
+    lasts from the end of a request until `concurrency` more requests have ended, or twice as many,
+    and so on, while all are in flight: requests of equal length stay in step, and a part of a wave
+    has more or fewer tokens than the mean. In an open loop it ends with the origin of the last
+    request. If a run is too short, the part from the first token to the end of load is used.
     """
     done = [r for r in records if r.failure is None and len(r.arrivals)]
     if not done:
         return (float("nan"), float("nan"))
     times = token_times(done)
     end = _load_ended(done, concurrency)
-    edges = np.linspace(times[0], end, BINS + 1)
     if end <= times[0]:
         return (float(times[0]), float(times[-1]))
-    settled = float(edges[mser(np.histogram(times, edges)[0].astype(np.float64))])
-    first_wave = sorted(r.last_s for r in done)[: concurrency or 0]
-    start = max([settled, *first_wave[-1:]])
+    edges = np.linspace(times[0], end, BINS + 1)
+    start = float(edges[mser(np.histogram(times, edges)[0].astype(np.float64))])
+    if concurrency is not None:
+        start, end = _whole_waves(sorted(r.last_s for r in done), start, concurrency)
     if start >= end or not any(r.origin_s >= start and r.last_s <= end for r in done):
         start, end = float(times[0]), float(max(r.last_s for r in done))
     return (start, end)
@@ -68,6 +70,16 @@ def _load_ended(done: Sequence[RequestRecord], concurrency: int | None) -> float
         return max(r.origin_s for r in done)
     ends = sorted(r.last_s for r in done)
     return ends[-concurrency] if concurrency <= len(ends) else ends[-1]
+
+
+def _whole_waves(ends: Sequence[float], settled: float, concurrency: int) -> tuple[float, float]:
+    """Return the ends of two requests, after the first wave and `settled`, with as many whole waves
+    of ends between them as there are while all are in flight; equal if there is none."""
+    first = max(concurrency - 1, bisect_left(ends, settled))
+    last = len(ends) - concurrency - 1  # its successor is the last request to start
+    waves = max(0, last - first) // concurrency
+    begin = min(first, len(ends) - 1)
+    return (ends[begin], ends[begin + waves * concurrency])
 
 
 def inside(records: Sequence[RequestRecord], window: tuple[float, float]) -> list[RequestRecord]:
