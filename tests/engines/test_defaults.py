@@ -72,8 +72,8 @@ def test_the_custom_all_reduce_stops_at_a_size_and_world() -> None:
 
 
 def test_async_scheduling_is_on_since_0_14() -> None:
-    assert not get("vllm").scheduling(H100, "0.13.0").overlapped
-    assert get("vllm").scheduling(H100, "0.15.1").overlapped
+    assert get("vllm").scheduling(H100, "0.13.0").steps_ahead == 0
+    assert get("vllm").scheduling(H100, "0.15.1").steps_ahead == 1
 
 
 def test_the_cache_follows_the_checkpoint_and_is_else_16_bits() -> None:

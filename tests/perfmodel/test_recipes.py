@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from tests.reference import FOLDER, needs_reference
 
 from shardwise.layout.deployment import Layout
@@ -87,6 +88,14 @@ def cells(**given: str) -> dict[str, str]:
         "use": "calibrate",
     }
     return {**usual, **given}
+
+
+def test_vllm_rows_without_a_version_schedule_ahead_from_the_release_on_that_does() -> None:
+    asked = run(model="llama-3.1-70b", engine="vllm", version="")
+    assert recipe_of(replace(asked, measured_on="2025-10-29")).steps_ahead == 0
+    assert recipe_of(replace(asked, measured_on="2026-02-01")).steps_ahead is None
+    assert recipe_of(asked).steps_ahead is None
+    assert recipe_of(replace(asked, version="0.11", measured_on="2025-10-29")).steps_ahead is None
 
 
 def test_minimax_ran_with_whole_experts_until_its_scripts_asked_for_more_than_one() -> None:

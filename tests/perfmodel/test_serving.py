@@ -182,6 +182,15 @@ def test_requests_that_are_gathered_wait_for_each_other() -> None:
     assert gathered.tpot_s == pytest.approx(at_once.tpot_s, rel=0.1)
 
 
+def test_a_request_waits_for_the_step_that_is_already_scheduled() -> None:
+    s, load = offered(4.0, 32.0, 1024.0, 512.0)
+    now = closed_loop(s, replace(load, steps_ahead=0.0))
+    ahead = closed_loop(s, replace(load, steps_ahead=1.0))
+    # 31 of 32 requests find a step that runs; each waits for one more of about a TPOT
+    waited = float(ahead.ttft_s[0] - now.ttft_s[0])
+    assert waited == pytest.approx(31 / 32 * float(now.tpot_s[0]), rel=0.1)
+
+
 def test_h200_holds_about_46_of_64_long_requests() -> None:
     # 143,771 MiB x 0.9 = 135.7 GB - 72.7 GB of weights - about 3 GB = 60 GB; fp8 KV of 70B:
     # 80 layers x 2 x 8 x 128 = 163,840 bytes a token; 7,373 + 922 / 2 tokens each: 1.28 GB

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment, Layout
-from shardwise.simulator.fleet import Failure, Group
+from shardwise.simulator.fleet import Failure, Group, make_group
 from shardwise.simulator.scheduling import VLLM_GRAPHS, Scheduling, padded, scheduling_of
 from shardwise.simulator.sessions import SessionTraffic, draw_sessions
 from shardwise.simulator.simulate import simulate
@@ -35,6 +35,14 @@ def test_prompts_run_beside_decodes_or_before_them() -> None:
     assert (mixed.finish.tolist(), mixed.first.tolist()) == ([5.0, 4.0], [1.0, 3.0])
     apart = simulate([toy(Scheduling(mixed=False))], trace).requests
     assert (apart.finish.tolist(), apart.first.tolist()) == ([6.0, 4.0], [1.0, 3.0])
+
+
+def test_requests_wait_one_step_more_for_vllm_that_schedules_ahead() -> None:
+    def steps(version: str) -> float:
+        deployment = Deployment("llama-3.1-8b", "h200", engine_version=version)
+        return make_group(deployment).delay_steps
+
+    assert steps("0.15.1") > steps("0.13.0") + 0.5
 
 
 def test_admission_keeps_room_for_what_running_requests_may_still_ask_for() -> None:

@@ -110,7 +110,6 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
     return Scheduling(
         chunked_prefill=True,
         mixed_batches=False,
-        overlapped=True,
         prefix_caching=False,
         graph_batch_sizes=(*range(1, 9), 16, 32, 48, 64, 128, 256, 512),
         all_reduce=AllReduce(

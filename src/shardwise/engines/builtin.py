@@ -103,7 +103,6 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
     return Scheduling(
         chunked_prefill=True,
         mixed_batches=True,
-        overlapped=False,
         prefix_caching=False,
         graph_batch_sizes=(),
         all_reduce=AllReduce((), 0, source="shardwise/engine/collectives.py"),

@@ -88,7 +88,6 @@ class Scheduling(msgspec.Struct, frozen=True):
 
     chunked_prefill: bool  #: enabled by default
     mixed_batches: bool  #: prefill and decode share a step
-    overlapped: bool  #: the CPU prepares the next step while the GPU runs this one
     prefix_caching: bool
     graph_batch_sizes: tuple[int, ...]  #: decode batches are padded to the next size
     all_reduce: AllReduce
@@ -101,6 +100,9 @@ class Scheduling(msgspec.Struct, frozen=True):
     one_attention_call: bool = False
     #: tokens of the largest step with prompts that runs as CUDA graphs but for attention; 0: none
     piecewise_tokens: int = 0
+    #: steps that a new request waits beyond the fitted `wait_steps`, because they are scheduled
+    #: before it arrives; 0 also where all fitted rows of an engine wait for them
+    steps_ahead: float = 0.0
 
 
 class Metrics(msgspec.Struct, frozen=True):

@@ -267,7 +267,6 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
     return Scheduling(
         chunked_prefill=True,
         mixed_batches=False,  # --enable-mixed-chunk is off by default
-        overlapped=True,  # --disable-overlap-schedule is off by default
         prefix_caching=True,
         graph_batch_sizes=graph_batch_sizes(device, version),
         all_reduce=AllReduce(

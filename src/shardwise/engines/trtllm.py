@@ -189,7 +189,6 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
     return Scheduling(
         chunked_prefill=False,
         mixed_batches=True,
-        overlapped=True,  # disable_overlap_scheduler is off by default
         prefix_caching=True,  # enable_block_reuse
         graph_batch_sizes=_GRAPHS,
         all_reduce=AllReduce(

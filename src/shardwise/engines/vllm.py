@@ -285,7 +285,6 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
     return Scheduling(
         chunked_prefill=v1,
         mixed_batches=v1,
-        overlapped=since(version, (("0", False), ("0.14", True))),
         prefix_caching=v1,
         graph_batch_sizes=graph_batch_sizes(device, version),
         all_reduce=ALL_REDUCE,
@@ -297,6 +296,7 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
         merges_output=v1,
         one_attention_call=v1 and device.uses_flash_attention,
         piecewise_tokens=max(graph_batch_sizes(device, version)) if v1 else 0,
+        steps_ahead=since(version, (("0", 0.0), ("0.14", 1.0))),
     )
 
 

@@ -162,6 +162,7 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         return np.array([read(row) for row in rows], dtype=np.float64)
 
     platform = Platform(gpu, key.engine, key.version)
+    ahead = platform.scheduling.steps_ahead
     budget = STATIC_BATCHED_TOKENS if key.mode == "static_batch" else BATCHED_TOKENS
     deployments = Deployments(
         Layouts.of(row.layout for row in rows),
@@ -181,6 +182,9 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         gather_steps=column(lambda r: r.recipe.gather_steps),
         gather_wait=column(lambda r: r.recipe.gather_wait),
         lengths_told=np.array([row.lengths_told for row in rows]),
+        steps_ahead=column(
+            lambda r: ahead if r.recipe.steps_ahead is None else r.recipe.steps_ahead
+        ),
     )
     draft = draft_held(model, key.speculation) if key.speculation else None
     return make_load(model, platform, key.kv_dtype, deployments, offered, draft)

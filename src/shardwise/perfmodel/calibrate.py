@@ -39,10 +39,10 @@ WEIGHTS: Final = {
 }
 _STEP: Final = 1e-4
 #: Gauss-Newton rounds of a fit, and of one that starts from a fit of nearly the same rows.
-ROUNDS: Final = 14
+ROUNDS: Final = 40
 WARM_ROUNDS: Final = 6
 #: The fit ends when a round lowers the loss by less than this share.
-ENOUGH: Final = 1e-4
+ENOUGH: Final = 1e-5
 MOST_MOVED: Final = 3.0  #: of an offset in one round, in units of its scale
 MOST_GRADIENTS: Final = 400  #: of one Gauss-Newton step
 CLOSE: Final = 1e-8  #: of the first squared residual, where they end

@@ -65,7 +65,7 @@ KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
     "builtin": {
         "step": 120e-6 / 500e-6,
         "sequence": 10e-6 / 3e-6,
-        "request": 0.9e-3 / 20e-3,
+        "request": 0.9e-3 / 12e-3,
         "wait_steps": 1.0 / 2.0,
         "handle": 0.9e-3 / 7.6e-3,
     },

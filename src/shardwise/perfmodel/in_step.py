@@ -56,7 +56,8 @@ def in_step(setting: Steps, load: Load, resident: Array, outside: Array) -> InSt
     own = np.maximum(load.new_tokens / tokens, 1.0)  # steps of a group's prompts
     groups = np.maximum(resident * load.new_tokens / (tokens * own), 1.0)
     apart = np.where(load.mixed_batches, own * decode.total, 0.0)
-    waiting = np.maximum(setting.coefficients["wait_steps"] - 1.0, 0.0) * decode.total
+    steps = setting.coefficients["wait_steps"] + load.steps_ahead
+    waiting = np.maximum(steps - 1.0, 0.0) * decode.total
     with np.errstate(divide="ignore"):
         arrived = np.minimum(1.0 + (outside + waiting) / apart, groups)
     # where a whole wave arrives before its first prompt, no step is running

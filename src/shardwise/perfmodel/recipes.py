@@ -42,6 +42,7 @@ class Recipe(msgspec.Struct, frozen=True):
         whole_experts: Whether the run used expert parallelism even if the row does not say so.
         drafted: Whether the run drafted tokens; None: as the row says.
         length_cv: Standard deviation of lengths over their mean; None: as the row says, or unknown.
+        steps_ahead: Steps scheduled before a request arrives; None: as the version says.
     """
 
     limits: FixedLimits = FixedLimits()
@@ -52,6 +53,7 @@ class Recipe(msgspec.Struct, frozen=True):
     whole_experts: bool = False
     drafted: bool | None = None
     length_cv: float | None = None
+    steps_ahead: float | None = None
 
 
 _DEFAULT: Final = Recipe()
@@ -217,7 +219,11 @@ def _trtllm_settings(run: Run) -> Recipe:
 def _vllm(run: Run) -> Recipe:
     if run.model == "minimax-m2.5":
         return Recipe(_MINIMAX, whole_experts=run.version.startswith(_MINIMAX_ALWAYS_EP))
+    if not run.version and "" < run.measured_on < _SCHEDULES_AHEAD_FROM:
+        return Recipe(steps_ahead=0.0)
     return _DEFAULT
 
 
+#: Day on which vLLM 0.14 was released, the first version that schedules ahead by default.
+_SCHEDULES_AHEAD_FROM: Final = "2026-01-20"
 _INFERENCEX: Final[Mapping[str, Callable[[Run], Recipe]]] = {"sglang": _sglang, "trtllm": _trtllm}

@@ -80,7 +80,7 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     share = share_in_step(load)
     outside = received_s(setting, load.isl) + _ahead_s(setting, load, resident)
     # a lone request finds no running step; the wait is relative to its own decode steps
-    steps = c["wait_steps"] + load.gather_wait
+    steps = c["wait_steps"] + load.gather_wait + load.steps_ahead
     waiting = steps * (1.0 - 1.0 / resident) / decode_steps(setting, load)
     loop = settled(setting, load, resident, outside, waiting)
     decoding, token, causes = loop.decoding_s, loop.token.total, _causes(load, loop)

@@ -192,7 +192,7 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
         max_context=deployment.limits.max_model_len or arch.max_context,
         delay_s=coefficients["request"],
         tokenize_s=coefficients["tokenize"],
-        delay_steps=max(coefficients["wait_steps"] - RESIDUAL_STEPS, 0.0),
+        delay_steps=max(coefficients["wait_steps"] + facts.steps_ahead - RESIDUAL_STEPS, 0.0),
         half_widths=widths,
         note=note_on(subject, [d.layout]),
         scheduling=replace(rules, reserve=1.0) if facts.reserves_output else rules,
