@@ -16,7 +16,7 @@ import csv
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import shardwise
 from shardwise.evidence.record import Evidence
 from shardwise.layout.deployment import Deployment, EngineLimits
 from shardwise.perfmodel.profiles import Profile
+from shardwise.reports.table import Column, Table, markdown, text_cell
 from shardwise.simulator.fleet import make_group
 from shardwise.simulator.simulate import simulate
 from shardwise.simulator.trace import Shared, Trace, make_trace
@@ -44,10 +45,13 @@ MOE = "qwen3-30b-a3b"
 WARM_UP, WARM_TOKENS = 16, 8
 PAUSE_S = 60.0  #: between two runs in the simulation; the server was idle between them
 LOOP_TITLES = (
-    *("model", "in flight", "isl", "decode step", "TPOT", "in its interval", "output tokens/s"),
-    "TTFT",
+    *("model", "in flight", "isl", "decode step, ms", "TPOT, ms", "in its interval"),
+    *("output tokens/s", "TTFT, ms"),
 )
 METRICS = ("E2E mean", "E2E p90", "E2E p99", "TTFT mean", "TTFT p90", "TTFT p99", "ITL mean")
+
+
+Errors = Mapping[str, Sequence[float]]
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -206,26 +210,25 @@ def pair(measured: float, ours: float, form: str = ".1f") -> str:
     return f"{measured:{form}} / {ours:{form}} ({100.0 * (ours / measured - 1.0):+.0f} %)"
 
 
-def arrival_rows(servers: Sequence[Server], profile: Profile | None) -> tuple[list[str], Errors]:
+def arrival_rows(
+    servers: Sequence[Server], profile: Profile | None
+) -> tuple[list[tuple[str, ...]], Errors]:
     """Table rows of the arrival runs, and the absolute errors of the dense models' in percent."""
     rows, errors = [], {name: list[float]() for name in METRICS}
     for server in servers:
         for cell, ours in arrivals(server, profile):
             theirs = values(cell.times[:, 1], cell.times[:, 2], cell.osl)
             cells = [pair(theirs[name], ours[name]) for name in METRICS]
-            rows.append(f"| {server.model} | {cell.requests_per_s:g} | " + " | ".join(cells) + " |")
+            rows.append((server.model, f"{cell.requests_per_s:g}", *cells))
             if server.model != MOE:
                 for name in METRICS:
                     errors[name].append(100.0 * abs(ours[name] / theirs[name] - 1.0))
     return rows, errors
 
 
-Errors = Mapping[str, Sequence[float]]
-
-
-def loop_rows(servers: Sequence[Server]) -> list[str]:
+def loop_rows(servers: Sequence[Server]) -> list[tuple[str, ...]]:
     """Table rows of the closed loops."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for server in servers:
         for cell in server.cells:
             if cell.in_flight is None or is_limited(server, cell):
@@ -234,7 +237,7 @@ def loop_rows(servers: Sequence[Server]) -> list[str]:
             tpot = found["tpot_s"]
             held = tpot.lo <= steady["tpot_ms"] / 1e3 <= tpot.hi
             first = pair(steady["ttft_ms"], 1e3 * found["ttft_s"].value)
-            cells = [
+            cells = (
                 server.model,
                 str(cell.in_flight),
                 str(cell.isl),
@@ -243,15 +246,15 @@ def loop_rows(servers: Sequence[Server]) -> list[str]:
                 "yes" if held else "no",
                 pair(steady["output_tok_s"], found["output_tok_s"].value, ",.0f"),
                 first if cell.in_flight == 1 else "",
-            ]
-            rows.append("| " + " | ".join(cells) + " |")
+            )
+            rows.append(cells)
     return rows
 
 
-def table(titles: Sequence[str], rows: Sequence[str], left: int = 1) -> list[str]:
-    """A Markdown table of finished rows."""
-    marks = ["---"] * left + ["---:"] * (len(titles) - left)
-    return ["| " + " | ".join(titles) + " |", "| " + " | ".join(marks) + " |", *rows, ""]
+def table(name: str, title: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of finished cells; models and metrics are on the left."""
+    columns = tuple(Column(t, t, align="right" if k else "left") for k, t in enumerate(titles))
+    return markdown(Table(name, title, columns, (tuple(tuple(map(text_cell, r)) for r in rows),)))
 
 
 def document(data: Mapping[str, Any], servers: Sequence[Server]) -> tuple[str, dict[str, Any]]:
@@ -266,37 +269,28 @@ def document(data: Mapping[str, Any], servers: Sequence[Server]) -> tuple[str, d
         for name in METRICS
     }
     hardware, software = data["hardware"], data["software"]
-    body = (ROOT / "docs" / "vllm-on-h100.head.md").read_text("utf-8").strip()
-    summary = [f"| {n} | {m['blind']} % | {m['corrected']} % |" for n, m in medians.items()]
+    summary = [(n, f"{m['blind']} %", f"{m['corrected']} %") for n, m in medians.items()]
     runs = ("model", "requests/s", *METRICS)
-    text = "\n".join(
-        [
-            body,
-            "",
-            f"{hardware['gpu']}; driver {hardware['driver']}; {hardware['cpu']}; vLLM "
-            f"{software['vllm']}, torch {software['torch']}, Python {software['python']}; "
-            f"{data['date']}.",
-            "",
-            "## Arriving requests",
-            "",
-            "Median absolute error over the five runs of dense models:",
-            "",
-            *table(("metric", "never fitted", "corrected by closed loops"), summary),
-            "Measured / simulated in ms, with the bundled profile:",
-            "",
-            *table(runs, blind_rows),
-            "The same, corrected by the nine closed loops of dense models:",
-            "",
-            *table(runs, fitted_rows),
-            "## Closed loops",
-            "",
-            "Measured / predicted with the bundled profile; times in ms.",
-            "",
-            *table(LOOP_TITLES, loop_rows(servers)),
-            (ROOT / "docs" / "vllm-on-h100.tail.md").read_text("utf-8").strip(),
-            "",
-        ]
-    )
+    bundled, own = "bundled profile", "corrected by the nine closed loops of dense models"
+    parts = [
+        (ROOT / "docs" / "vllm-on-h100.head.md").read_text("utf-8"),
+        f"{hardware['gpu']}; driver {hardware['driver']}; {hardware['cpu']}; vLLM "
+        f"{software['vllm']}, torch {software['torch']}, Python {software['python']}; "
+        f"{data['date']}.",
+        "## Arriving requests",
+        table(
+            "medians",
+            "Median absolute error over the five runs of dense models",
+            ("metric", "never fitted", "corrected by closed loops"),
+            summary,
+        ),
+        table("blind", f"Measured / simulated in ms: {bundled}", runs, blind_rows),
+        table("corrected", f"Measured / simulated in ms: {own}", runs, fitted_rows),
+        "## Closed loops",
+        table("loops", f"Measured / predicted: {bundled}", LOOP_TITLES, loop_rows(servers)),
+        (ROOT / "docs" / "vllm-on-h100.tail.md").read_text("utf-8"),
+    ]
+    text = "\n\n".join(part.strip() for part in parts) + "\n"
     return text, medians
 
 

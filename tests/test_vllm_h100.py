@@ -42,3 +42,65 @@ def test_tpot_of_closed_loops_is_in_its_interval(servers: list[Server]) -> None:
         for tpot in [predicted(server, cell).metrics["tpot_s"]]
     }
     assert [key for key, yes in held.items() if not yes] == [(MOE, 16, 2000)]
+
+
+def page(name: str) -> str:
+    return " ".join((vllm_h100.ROOT / "docs" / name).read_text("utf-8").split())
+
+
+def test_the_page_says_what_single_streams_and_decode_steps_showed(servers: list[Server]) -> None:
+    single = {s.model: s.cells[0] for s in servers}
+    (dense, *dense_rest), (moe, *moe_rest) = (
+        [round(ttft) for _, ttft, _ in single[model].requests] for model in ("llama-3.1-8b", MOE)
+    )
+    text = page("vllm-on-h100.tail.md")
+    assert f"{dense} ms to its first token with Llama 3.1 8B, {moe} ms with Qwen3 30B" in text
+    took = f"{min(dense_rest)} to {max(dense_rest)} and {min(moe_rest)} to {max(moe_rest)} ms"
+    assert took in text
+
+    llama2 = next(server for server in servers if server.model == "llama-2-7b")
+    steps = {c.in_flight: c for c in llama2.cells if c.in_flight and c.isl == 550}
+    grown = steps[32].median_itl_ms - steps[1].median_itl_ms
+    # 31 sequences of a mean of 675 tokens; 32 layers x 2 x 4096 x 2 bytes a token
+    read = 31 * 675 * 32 * 2 * 4096 * 2 / 1e12
+    assert f"grows by {grown:.2f} ms for {1e3 * read:.0f} GB" in text
+    assert f"{read / (grown / 1e3):.1f} TB/s" in text
+    predicted_ms = [1e3 * vllm_h100.decode_step_s(llama2, steps[n]) for n in (1, 32)]
+    assert f"The prediction grows by {predicted_ms[1] - predicted_ms[0]:.1f} ms" in text
+
+
+def test_limitations_say_how_much_longer_the_moe_model_took(servers: list[Server]) -> None:
+    server = next(server for server in servers if server.model == MOE)
+    longer = sorted(
+        100.0 * (cell.times[:, 2].mean() / ours["E2E mean"] - 1.0)
+        for cell, ours in vllm_h100.arrivals(server, None)
+    )
+    said = f"Qwen3 30B-A3B took {longer[0]:.0f} to {longer[-1]:.0f} % longer than simulated"
+    assert said in page("limitations.md")
+
+
+def test_limitations_say_how_far_public_traffic_is_off() -> None:
+    found = json.loads((vllm_h100.ROOT / "results" / "traffic_h100.json").read_text("utf-8"))
+    medians = found["median_error_pct"]
+    text = page("limitations.md")
+    assert f"the median error is {medians['ttft_mean']:.0f} % for the mean TTFT" in text
+    assert f"[{medians['ttft_p99']:.0f} %](traffic.md) for its p99" in text
+
+
+def test_the_second_machine_s_run_is_told_as_it_was() -> None:
+    path = vllm_h100.ROOT / "results" / "simulated_second_machine.json"
+    far: dict[tuple[float, str, str], float] = {}
+    count = 0
+    for row in json.loads(path.read_text("utf-8"))["rows"]:
+        for metric in ("ttft_s p50", "tpot_s p50", "ttft_s p99", "tpot_s p99"):
+            (lo, hi), value = row["between"][metric], row["measured"][metric]
+            off = 100.0 * max(lo / value - 1.0, 1.0 - hi / value, 0.0)
+            count += metric.endswith("p50")
+            if off > (15.0 if metric.endswith("p50") else 30.0):
+                far[row["load"], row["deployment"], metric] = off
+    row_key = (0.85, "1 x TP=2")
+    assert sorted(far) == [(*row_key, "tpot_s p50"), (*row_key, "ttft_s p50")]
+    text = page("howto/simulate.md")
+    assert f"{count - len(far)} of {count} p50 values and all p99 values" in text
+    ttft, tpot = far[*row_key, "ttft_s p50"], far[*row_key, "tpot_s p50"]
+    assert f"TTFT p50 was {ttft:.0f} % and TPOT p50 {tpot:.0f} % from the interval" in text
