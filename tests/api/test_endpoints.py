@@ -48,20 +48,36 @@ def test_an_endpoint_is_measured_and_its_store_gives_the_same_cells(tmp_path: Pa
         again.export(tmp_path / "rows.txt")
 
 
-def test_equal_lengths_are_stated_and_those_of_a_file_are_not(tmp_path: Path) -> None:
+def test_a_cell_states_the_lengths_of_its_requests(tmp_path: Path) -> None:
     said = [{"from": "human", "value": "hello there"}, {"from": "gpt", "value": "hello"}]
     chats, trace = tmp_path / "chats.json", tmp_path / "trace.csv"
     chats.write_text(json.dumps([{"conversations": said}]))
-    trace.write_text("arrival_s,isl,osl\n0,8,6\n0.01,9,6\n")
-    usual: dict[str, Any] = {"isl": 8, "osl": 6, "requests": 4, "concurrencies": (2,)}
+    trace.write_text("arrival_s,isl,osl\n0,10,6\n0.01,14,10\n")
+    usual: dict[str, Any] = {"isl": 8, "osl": 6, "requests": 4, "concurrencies": (2, 3)}
     given: list[dict[str, Any]] = [{}, {"request_rates": (200.0,)}, {"mode": "static_batch"}]
     files: list[dict[str, Any]] = [{"sharegpt": chats}, {"trace": trace}]
-    spreads = []
+    cells = []
     with known_server(0.002, 0.001) as target:
         for more in (*given, *files):
-            found = bench_run(target.url, min_repeats=1, max_repeats=1, **usual, **more)
-            spreads += [cell.evidence.workload.length_spread for cell in found.cells]
-    assert spreads == [0.0, 0.0, 0.0, None, None]
+            cells += bench_run(target.url, min_repeats=1, max_repeats=1, **usual, **more).cells
+    *equal, traced = [cell.evidence.workload for cell in cells]
+    assert [(w.osl, w.length_spread) for w in equal] == [(6, 0.0)] * 7
+    assert {w.isl for w in equal[:5]} == {8}
+    # one cell for the trace; outputs of 6 and 10 tokens have a coefficient of variation of 2 / 8
+    assert (traced.isl, traced.osl) == (12, 8)
+    assert traced.length_cv == pytest.approx(0.25)
+    assert [cell.key.split()[2:4] for cell in (cells[0], cells[2], cells[3], cells[-1])] == [
+        ["closed_loop", "c=2"],
+        ["open_loop", "rate=200"],
+        ["static_batch", "c=2"],
+        ["open_loop", "trace=trace.csv"],
+    ]
+
+
+@pytest.mark.parametrize("more", [{"request_rates": (1.0,)}, {"mode": "static_batch"}])
+def test_a_trace_has_its_own_arrivals(more: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a trace with a"):
+        bench_run("http://127.0.0.1:9", trace=tmp_path / "t.csv", **more)
 
 
 @pytest.mark.parametrize(

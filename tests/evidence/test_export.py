@@ -103,6 +103,9 @@ def test_each_cell_that_is_no_row_has_its_reason() -> None:
             item, replace(closed, request_rate=2.0)
         ),
         "with a trace's arrivals, which rows cannot express": _under(item, closed, trace="t.csv"),
+        "with a shared prefix, of which rows need the cached part": _under(
+            item, closed, shared_prefix=256
+        ),
     }
     assert {reason: why_not_a_row(cell) for reason, cell in reasons.items()} == {
         reason: reason for reason in reasons

@@ -90,7 +90,7 @@ def bench_run(
         actual_lengths: Whether to accept answers of any length, for servers without `ignore_eos`.
         shared_prefix: Tokens that all prompts begin with.
         tokenizer: A tokenizer.json, or its folder; None finds prompts of exact lengths without.
-        trace: Trace file with arrival times and lengths.
+        trace: Trace file with arrival times and lengths, for one cell.
         sharegpt: ShareGPT file to take prompts from.
         seed: Random seed of arrivals and the shared prefix; other prompt text is always new.
         architecture: Model id for comparison with predictions; "" is `model`.
@@ -118,7 +118,7 @@ def bench_run(
         requests=requests, min_repeats=min_repeats, max_repeats=max_repeats,
         precision_pct=precision_pct, cell_time_s=cell_time_s, stall_timeout_s=stall_timeout_s,
         first_token_timeout_s=first_token_timeout_s, request_timeout_s=request_timeout_s,
-        are_equal=trace is None and sharegpt is None,
+        are_equal=trace is None and sharegpt is None, has_trace=trace is not None,
     )  # fmt: skip
     require_seed(seed)
     require_names(gpu, engine or UNKNOWN, dtype)
@@ -181,7 +181,7 @@ def _measure(
     with ExitStack() as stack:
         opened = stack.enter_context(open_store(Path(store))) if store is not None else None
         for load in loads.workloads():
-            subject, effort = _subject(target, load, labels, prompts.trace), loads.effort(load)
+            subject, effort = _subject(target, load, labels, prompts), loads.effort(load)
             say(subject.key)
             cell = measure(target, subject, _arrangement(target, load, effort, prompts), effort)
             cells.append(cell)
@@ -195,23 +195,21 @@ def _measure(
     return Measurements(cells, cells, unkept)
 
 
-def _subject(target: Target, load: Workload, labels: _Labels, trace: AnyPath | None) -> Subject:
-    from shardwise.bench.cell import Subject
+def _subject(target: Target, load: Workload, labels: _Labels, prompts: _Prompts) -> Subject:
+    from shardwise.bench.cell import Subject, offered
     from shardwise.bench.machine import describe
     from shardwise.evidence.record import Source
     from shardwise.layout.deployment import Deployment, Dtypes, Layout
 
-    offered = f"c={load.concurrency}"
-    if trace is not None:
-        offered = f"trace={Path(trace).name}"
-    elif load.request_rate is not None:
-        offered = f"rate={load.request_rate:g}"
-    key = f"{target.model} tp={labels.tp_size} {load.mode} {offered}"
+    trace = Path(prompts.trace).name if prompts.trace is not None else ""
+    key = f"{target.model} tp={labels.tp_size} {offered(load, trace)}"
     key += f" isl={load.isl:g} osl={load.osl:g}"
     now = datetime.now(UTC)
     conditions: dict[str, Any] = {"url": target.url, "seed": labels.seed, "client": describe()}
-    if trace is not None:
-        conditions["trace"] = Path(trace).name
+    if trace:
+        conditions["trace"] = trace
+    if prompts.shared_prefix:
+        conditions["shared_prefix"] = prompts.shared_prefix
     return Subject(
         labels.study,
         f"{key} {now.isoformat(timespec='seconds')}",
@@ -225,6 +223,7 @@ def _subject(target: Target, load: Workload, labels: _Labels, trace: AnyPath | N
         load,
         Source("measured", f"shardwise bench of {target.url}", now.date().isoformat()),
         conditions,
+        has_own_lengths=prompts.trace is not None or prompts.sharegpt is not None,
     )
 
 

@@ -22,7 +22,7 @@ AT_A_RATE, PER_SLOT = 64, 10
 
 
 class Loads(msgspec.Struct, frozen=True, kw_only=True):
-    """Loads: one per concurrency, or one per request rate if there are some."""
+    """Loads: one per concurrency, or one per request rate if there are some; one of a trace."""
 
     concurrencies: Sequence[int] = CONCURRENCIES
     request_rates: Sequence[float] = ()
@@ -38,6 +38,7 @@ class Loads(msgspec.Struct, frozen=True, kw_only=True):
     first_token_timeout_s: float | None = None
     request_timeout_s: float = 3600.0
     are_equal: bool = True  #: whether all requests have these lengths; a file may have others
+    has_trace: bool = False  #: whether a trace says when requests arrive
 
     def __post_init__(self) -> None:
         self._require(bool(self.concurrencies) and min(self.concurrencies) >= 1, "concurrencies")
@@ -52,6 +53,9 @@ class Loads(msgspec.Struct, frozen=True, kw_only=True):
         self._require(self.mode in MODES, "mode", ", ".join(MODES))
         if self.request_rates and self.mode == "static_batch":
             raise InputError("a request rate with a static batch", "allowed: one of them")
+        if self.has_trace and (self.request_rates or self.mode == "static_batch"):
+            other = "a request rate" if self.request_rates else "a static batch"
+            raise InputError(f"a trace with {other}", "allowed: one of them")
 
     def _require(self, holds: bool, name: str, allowed: str = "above 0") -> None:
         if not holds:
@@ -65,9 +69,8 @@ class Loads(msgspec.Struct, frozen=True, kw_only=True):
                 Workload(self.isl, self.osl, most, length_spread=spread, request_rate=rate)
                 for rate in self.request_rates
             )
-        return tuple(
-            Workload(self.isl, self.osl, slots, self.mode, spread) for slots in self.concurrencies
-        )
+        slots = (most,) if self.has_trace else self.concurrencies
+        return tuple(Workload(self.isl, self.osl, n, self.mode, spread) for n in slots)
 
     def effort(self, workload: Workload) -> Effort:
         """Return the effort of one cell."""

@@ -112,6 +112,16 @@ class Subject(msgspec.Struct, frozen=True):
     workload: Workload
     source: Source
     conditions: Mapping[str, Any]
+    has_own_lengths: bool = False  #: of a file's requests; the workload's are replaced by theirs
+
+
+def offered(workload: Workload, trace: str = "") -> str:
+    """Return how requests arrive, as part of a cell's key."""
+    if trace:
+        return f"open_loop trace={trace}"
+    if workload.request_rate is not None:
+        return f"open_loop rate={workload.request_rate:g}"
+    return f"{workload.mode} c={workload.concurrency}"
 
 
 def measure(
@@ -276,7 +286,11 @@ def _measured(
 ) -> Measured:
     records = [record for repeat in repeats for record in repeat.records]
     metrics = metrics_of(repeats, subject.workload.mode)
-    workload = subject.workload if exact else _as_answered(subject.workload, records)
+    workload = subject.workload
+    if subject.has_own_lengths:
+        workload = _as_sent(workload, records)
+    if subject.has_own_lengths or not exact:
+        workload = _as_answered(workload, records)
     evidence = Evidence(subject.deployment, workload, metrics, subject.source)
     tokens = check_tokens(records)
     reasons = list(dict.fromkeys(reason for r in repeats for reason in r.client["reasons"]))
@@ -297,6 +311,12 @@ def _measured(
         "client_reasons": reasons,
     }
     return Measured(subject.study, subject.key, evidence, conditions, tuple(repeats))
+
+
+def _as_sent(workload: Workload, records: Sequence[RequestRecord]) -> Workload:
+    """Return `workload` with the mean length of prompts that the server counted, if it did."""
+    counted = [record.input_tokens for record in records if record.ok and record.input_tokens]
+    return replace(workload, isl=float(np.mean(counted))) if counted else workload
 
 
 def _as_answered(workload: Workload, records: Sequence[RequestRecord]) -> Workload:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from shardwise.bench.cell import Effort, Subject, arrange, measure
+from shardwise.bench.cell import Effort, Subject, arrange, measure, offered
 from shardwise.bench.keeping import keep
 from shardwise.bench.machine import describe
 from shardwise.bench.prompts import PromptSource, choose_source
@@ -91,15 +91,12 @@ class Sweep(msgspec.Struct, frozen=True):
 def key_of(sweep: Sweep, engine: Engine, tp_size: int, workload: Workload) -> str:
     """Return the key of a cell: its description, and a digest of everything else that affects its
     values."""
-    offered = f"c={workload.concurrency}"
-    if workload.request_rate is not None:
-        offered = f"rate={workload.request_rate:g}"
     effort = sweep.effort(workload)
     rest: tuple[Any, ...] = (engine.instance, engine.weight_dtype, engine.devices)
     rest += (effort, sweep.seed, sweep.api, sweep.exact)
     digest = hashlib.sha256(repr((rest, sweep.model, sweep.shared_prefix)).encode()).hexdigest()
     lengths = f"isl={workload.isl:g} osl={workload.osl:g}"
-    return f"tp={tp_size} {workload.mode} {offered} {lengths} {digest[:8]}"
+    return f"tp={tp_size} {offered(workload)} {lengths} {digest[:8]}"
 
 
 def missing(sweep: Sweep, engine: Engine, store: Store) -> list[tuple[int, Workload]]:

@@ -90,13 +90,17 @@ def why_not_a_row(cell: Measured) -> str:
     """Return the reason why CSV and Parquet leave out a cell; "" if they do not.
 
     Rows have a fixed number of requests in flight. They cannot express arrivals at a rate or of a
-    trace.
+    trace. Of a shared prefix, they need the part that was in the cache, which servers do not tell.
     """
     if cell.why_unusable:
         return cell.why_unusable
     if cell.evidence.workload.request_rate is not None:
         return "at a request rate, which rows cannot express"
-    return "with a trace's arrivals, which rows cannot express" if _is_traced(cell) else ""
+    if _is_traced(cell):
+        return "with a trace's arrivals, which rows cannot express"
+    if cell.conditions.get("shared_prefix"):
+        return "with a shared prefix, of which rows need the cached part"
+    return ""
 
 
 def _is_traced(cell: Measured) -> bool:
