@@ -56,7 +56,7 @@ def test_a_cell_states_the_lengths_of_its_requests(tmp_path: Path) -> None:
     usual: dict[str, Any] = {"isl": 8, "osl": 6, "requests": 4, "concurrencies": (2, 3)}
     given: list[dict[str, Any]] = [{}, {"request_rates": (200.0,)}, {"mode": "static_batch"}]
     files: list[dict[str, Any]] = [{"sharegpt": chats}, {"trace": trace}]
-    cells = []
+    cells: list[Measured] = []
     with known_server(0.002, 0.001) as target:
         for more in (*given, *files):
             cells += bench_run(target.url, min_repeats=1, max_repeats=1, **usual, **more).cells

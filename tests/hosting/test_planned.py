@@ -66,7 +66,7 @@ def test_layouts_beside_tp_are_saved_and_started_as_planned(
     tmp_path: Path, engine: str, gpu: str, key: str, flag: str
 ) -> None:
     saved = tmp_path / "deployment.toml"
-    question = f"plan deepseek-r1 --gpu {gpu} --gpus 8 --isl 4000 --osl 1000 --concurrency 512"
+    question = f"plan deepseek-r1 --gpu {gpu} --gpus 8 --isl 1000 --osl 1000 --concurrency 1024"
     asked = [*question.split(), "--engine", engine, "--save", str(saved)]
     done = subprocess.run(
         [sys.executable, "-m", "shardwise.cli.main", *asked],

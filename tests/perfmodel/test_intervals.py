@@ -70,10 +70,17 @@ def test_a_large_group_counts_for_less_than_its_rows_and_the_other_kind_as_one_g
     assert group_quantile({"a": [0.1] * 100}, {"m": [0.5] * 10}) == pytest.approx(0.5)
     # one row alone weighs little
     assert group_quantile({"a": [0.1] * 100, "b": [0.9]}, {}) == pytest.approx(0.1)
-    # one group: the level is 0.8 + 0.2 x 0.5 instead of 0.8
+    # one group: the level is 0.8 + 0.2 x 0.3 instead of 0.8 for TTFT
     ranks = {"a": [n / 100 for n in range(1, 101)]}
     assert group_quantile(ranks, {}) == pytest.approx(0.8)
-    assert group_quantile(ranks, {}, few=0.5) == pytest.approx(0.9)
+    assert group_quantile(ranks, {}, "ttft_s") == pytest.approx(0.86)
+
+
+def test_queued_runs_of_the_other_kind_count_only_if_there_are_no_own() -> None:
+    own, other = {"a": [0.1] * 10}, {"m": [0.5] * 10}
+    assert group_quantile(own, other, "tpot_s") == pytest.approx(0.5)
+    assert group_quantile(own, other, "queued_tok_s") == pytest.approx(0.1)
+    assert group_quantile({}, other, "queued_tok_s") == pytest.approx(0.5)
 
 
 def test_no_error_of_a_group_is_in_the_width_that_judges_it() -> None:

@@ -15,7 +15,6 @@ from shardwise.perfmodel.calibrate import fit, problem_of
 from shardwise.perfmodel.crossval import Miss, folds_of, hold_out, in_sample, kernels_alone
 from shardwise.perfmodel.hierarchy import Hierarchy, encode
 from shardwise.perfmodel.intervals import (
-    FEW_GROUPS,
     LEVEL,
     Distance,
     Groups,
@@ -93,10 +92,10 @@ def crossed_pct(metric: str, own: Groups, other: Groups, level: float = LEVEL) -
     groups. None for fewer than three groups."""
     if len({*own, *other}) < LEAST_GROUPS:
         return None
-    inside, few = 0, FEW_GROUPS.get(metric, 0.0)
+    inside = 0
     for name, errors in own.items():
         mine, others = ({g: e for g, e in some.items() if g != name} for some in (own, other))
-        inside += int(np.sum(np.abs(errors) <= group_quantile(mine, others, level, few)))
+        inside += int(np.sum(np.abs(errors) <= group_quantile(mine, others, metric, level)))
     return round(100.0 * inside / sum(len(errors) for errors in own.values()), 1)
 
 

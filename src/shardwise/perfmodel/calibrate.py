@@ -38,9 +38,7 @@ WEIGHTS: Final = {
     ("max_throughput", "output_tok_s"): 0.5,
 }
 _STEP: Final = 1e-4
-#: Gauss-Newton rounds of a fit, and of one that starts from a fit of nearly the same rows.
-ROUNDS: Final = 40
-WARM_ROUNDS: Final = 6
+ROUNDS: Final = 40  #: Gauss-Newton rounds of a fit at most
 #: The fit ends when a round lowers the loss by less than this share.
 ENOUGH: Final = 1e-5
 MOST_MOVED: Final = 3.0  #: of an offset in one round, in units of its scale

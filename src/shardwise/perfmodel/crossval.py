@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.perfmodel.batches import Batch
-from shardwise.perfmodel.calibrate import WARM_ROUNDS, Problem, fit
+from shardwise.perfmodel.calibrate import Problem, fit
 from shardwise.perfmodel.hierarchy import NAMES, Hierarchy, versions_of
 from shardwise.perfmodel.intervals import METRICS, width_name
 from shardwise.perfmodel.knowledge import Unseen, asked_of, knowledge_of
@@ -174,7 +174,7 @@ def hold_out(problem: Problem, fold: Fold, start: Hierarchy) -> list[Miss]:
     """
     left = [np.array([fold.leaves_out(b, r) for r in b.rows]) for b in problem.batches]
     kept = [~mask for mask in left]
-    hierarchy = fit(problem, start, rounds=WARM_ROUNDS, kept=kept)
+    hierarchy = fit(problem, start, kept=kept)
     known = knowledge_of(
         (b, [r.layout for r, k in zip(b.rows, mask, strict=True) if k])
         for b, mask in zip(problem.batches, kept, strict=True)

@@ -26,7 +26,6 @@ NAMES: Final = tuple(COEFFICIENTS)
 _PRIOR: Final = np.log([c.prior for c in COEFFICIENTS.values()])
 _SPREAD: Final = np.array([c.spread for c in COEFFICIENTS.values()])
 _BY_ENGINE: Final = np.array([c.varies_by == "engine" for c in COEFFICIENTS.values()])
-_IS_REQUEST: Final = np.array([name == "request" for name in NAMES])
 
 #: Share of a coefficient's spread per level, for (hardware, host) coefficients. Host time depends
 #: on the engine, not the GPU.
@@ -39,10 +38,16 @@ LEVEL_SHARE: Final = {
     "model": (1.6, 0.6),
     "cell": (2.8, 1.2),
 }
-#: Shares for the time of a request, where they differ. Tokenizer and chat template belong to the
-#: model, on every GPU. vLLM's API server is a process of its own, for which experts make no
-#: difference: its dense and MoE models share one time.
-REQUEST_SHARE: Final = {("kind", "vllm"): 0.0, ("model",): 1.6}
+#: Shares of single coefficients, where they differ. Time of a request: tokenizer and chat template
+#: belong to the model, on every GPU. vLLM's API server is a process of its own, for which experts
+#: make no difference: its dense and MoE models share one time. Collectives: the tables have them
+#: alone. How much of one is seen in a step, where it is fused, overlapped or waited for, depends on
+#: the engine's code for a model on a GPU.
+OWN_SHARE: Final[Mapping[tuple[str, ...], Mapping[str, float]]] = {
+    ("kind", "vllm"): {"request": 0.0},
+    ("model",): {"request": 1.6},
+    ("cell",): {"collective": 5.6},
+}
 
 #: Published or measured properties of a vendor, generation or engine, as factors on the prior
 #: median.
@@ -86,9 +91,11 @@ class Level(msgspec.Struct, frozen=True):
         if self.key[0] == "shared":
             return np.asarray(_SPREAD)
         hardware, host = LEVEL_SHARE[self.key[0]]
-        request = REQUEST_SHARE.get(self.key[:1], REQUEST_SHARE.get(self.key[:2], host))
         share = np.where(_BY_ENGINE, host, hardware)
-        return np.asarray(_SPREAD * np.where(_IS_REQUEST, request, share))
+        for key in (self.key[:1], self.key[:2]):
+            for name, own in OWN_SHARE.get(key, {}).items():
+                share[NAMES.index(name)] = own
+        return np.asarray(_SPREAD * share)
 
 
 def levels_of(

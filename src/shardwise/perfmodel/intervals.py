@@ -50,6 +50,8 @@ _FEW: Final = 10  #: rows; a row of a smaller group weighs as much as one of a g
 #: Weight of the other kind of model, in groups. Chosen so that intervals from the other groups
 #: cover 75 to 88 % of the rows of a held-out group.
 _OTHER_KIND: Final = 0.3
+#: The same by metric, where it differs: queued MoE runs have twice the errors of dense ones.
+OTHER_KIND: Final[Mapping[str, float]] = {QUEUED: 0.0}
 #: Correction for few groups, by metric: the level of the quantile is this share of the rest, over
 #: the number of groups, higher. Conformal sets of n exchangeable groups would need 4. Chosen like
 #: _OTHER_KIND. TTFT includes host time, which differs between groups more than within one.
@@ -79,17 +81,19 @@ def quantile(errors: Sequence[float] | Array) -> float:
 Groups = Mapping[str, Sequence[float]]  #: errors by held-out group
 
 
-def group_quantile(own: Groups, other: Groups, level: float = LEVEL, few: float = 0.0) -> float:
+def group_quantile(own: Groups, other: Groups, metric: str = "", level: float = LEVEL) -> float:
     """Return the weighted quantile `level` of |error|.
 
     Args:
         own: Errors of the groups of the same kind of model.
-        other: Errors of the groups of the other kind, which count as one group.
+        other: Errors of the groups of the other kind, which count as part of one group.
+        metric: Name of the width, for its `OTHER_KIND` and `FEW_GROUPS`.
         level: Share of the rows of a new group that should be covered.
-        few: The correction for few groups of the metric, see `FEW_GROUPS`.
     """
+    few = FEW_GROUPS.get(metric, 0.0)
+    beside = OTHER_KIND.get(metric, _OTHER_KIND) if own else 1.0
     errors, weights = [], []
-    for groups, mass in ((own, _effective(own)), (other, _OTHER_KIND)):
+    for groups, mass in ((own, _effective(own)), (other, beside)):
         if not groups:
             continue
         sizes = {g: max(len(e), _FEW) for g, e in groups.items()}
@@ -132,10 +136,7 @@ def widths_from(misses: Iterable[Miss]) -> dict[str, float]:
     """Return widths by "fold/kind of model/name"."""
     parts = by_group(misses)
     return {
-        "/".join(key): round(
-            group_quantile(groups, parts.get(other_kind(key), {}), few=FEW_GROUPS.get(key[2], 0.0)),
-            4,
-        )
+        "/".join(key): round(group_quantile(groups, parts.get(other_kind(key), {}), key[2]), 4)
         for key, groups in sorted(parts.items())
     }
 
