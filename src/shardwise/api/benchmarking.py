@@ -223,7 +223,6 @@ def _subject(target: Target, load: Workload, labels: _Labels, prompts: _Prompts)
         load,
         Source("measured", f"shardwise bench of {target.url}", now.date().isoformat()),
         conditions,
-        has_own_lengths=prompts.trace is not None or prompts.sharegpt is not None,
     )
 
 

@@ -112,7 +112,6 @@ class Subject(msgspec.Struct, frozen=True):
     workload: Workload
     source: Source
     conditions: Mapping[str, Any]
-    has_own_lengths: bool = False  #: of a file's requests; the workload's are replaced by theirs
 
 
 def offered(workload: Workload, trace: str = "") -> str:
@@ -287,9 +286,10 @@ def _measured(
     records = [record for repeat in repeats for record in repeat.records]
     metrics = metrics_of(repeats, subject.workload.mode)
     workload = subject.workload
-    if subject.has_own_lengths:
+    of_file = workload.length_spread is None  # the workload's lengths are only those asked for
+    if of_file:
         workload = _as_sent(workload, records)
-    if subject.has_own_lengths or not exact:
+    if of_file or not exact:
         workload = _as_answered(workload, records)
     evidence = Evidence(subject.deployment, workload, metrics, subject.source)
     tokens = check_tokens(records)

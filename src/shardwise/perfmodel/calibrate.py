@@ -133,7 +133,6 @@ def fit(
     batches: Sequence[Batch] | Problem,
     start: Hierarchy | None = None,
     free: Callable[[tuple[str, ...]], bool] = lambda _key: True,
-    rounds: int = ROUNDS,
     hold: float = 1.0,
     kept: Sequence[Mask] | None = None,
 ) -> Hierarchy:
@@ -175,7 +174,7 @@ def fit(
     damping = 1e-3
     here = problem.predicted(logs(z))
     now = loss(z, here)
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         blocks, slopes = _normal(problem, masks, logs(z), here)
         improved = False
         for _attempt in range(6):
