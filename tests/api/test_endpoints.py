@@ -80,6 +80,11 @@ def test_a_trace_has_its_own_arrivals(more: dict[str, Any], tmp_path: Path) -> N
         bench_run("http://127.0.0.1:9", trace=tmp_path / "t.csv", **more)
 
 
+def test_prompts_come_from_a_trace_or_from_sharegpt(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a trace and a ShareGPT file"):
+        bench_run("http://127.0.0.1:9", trace=tmp_path / "t.csv", sharegpt=tmp_path / "s.json")
+
+
 @pytest.mark.parametrize(
     ("given", "field"),
     [

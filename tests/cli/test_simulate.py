@@ -172,7 +172,7 @@ def test_sessions_and_stages_are_simulated_and_their_cache_hits_said() -> None:
 def test_the_table_says_how_many_requests_its_p99_stands_on() -> None:
     done = simulate("llama-3.1-8b", *SMALL, "--rate", "3")
     assert done.returncode == 0, done.stderr
-    assert "the p99 is based on the 0 slowest requests; mostly noise: run longer" in done.stdout
+    assert "slowest requests that the p99 is based on: 0; mostly noise: run longer" in done.stdout
     assert "intervals: 80 %, from step times and run-to-run variation" in done.stdout
 
 
@@ -181,7 +181,7 @@ def test_a_closed_loop_says_what_it_covers_and_how_many_requests_its_p99_stands_
     shown = simulate(*words, "--duration", "20s").stdout
     found = json.loads(simulate(*words, "--duration", "20s", "--json").stdout)
     assert found["beyond_p99"] == found["counted"] // 100 >= 10
-    assert f"the p99 is based on the {found['beyond_p99']} slowest requests\n" in shown
+    assert f"slowest requests that the p99 is based on: {found['beyond_p99']}\n" in shown
     assert "closed loop: 16 in flight until the last of these requests ends" in " ".join(
         shown.split()
     )

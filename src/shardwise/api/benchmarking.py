@@ -120,6 +120,12 @@ def bench_run(
         first_token_timeout_s=first_token_timeout_s, request_timeout_s=request_timeout_s,
         are_equal=trace is None and sharegpt is None, has_trace=trace is not None,
     )  # fmt: skip
+    if trace is not None and sharegpt is not None:
+        raise InputError(
+            "a trace and a ShareGPT file",
+            "allowed: one of them; a trace has arrival times and lengths, ShareGPT has prompts",
+            field="sharegpt",
+        )
     require_seed(seed)
     require_names(gpu, engine or UNKNOWN, dtype)
     if tp_size < 1:

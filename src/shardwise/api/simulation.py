@@ -513,7 +513,7 @@ def _percentiles(record: Evidence, found: dict[str, Any]) -> Table:
             f"mean lengths: {w.isl:.0f} input and {w.osl:.0f} output tokens, coefficient of "
             f"variation "
             f"{w.length_cv:.2g}",
-            f"the p99 is based on the {beyond} slowest requests{few}",
+            f"slowest requests that the p99 is based on: {beyond}{few}",
             "intervals: 80 %, from step times and run-to-run variation",
             *([_closed(found["concurrency"])] if found.get("concurrency") else []),
             *(

@@ -36,7 +36,7 @@ def search_table(found: Sequence[Summary]) -> Table:
         [_row(s) for s in found],
         (
             "medians over the seeds; intervals: the range that 80 % of the runs fall in",
-            f"the p99 of a run is based on its {fewest} slowest requests{few}",
+            f"slowest requests that the p99 of a run is based on: {fewest}{few}",
             "cached: share of prompt tokens found in a prefix cache; busiest: requests of the "
             "replica with the most",
         ),
