@@ -8,18 +8,21 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.cache import KV_BYTES
 from shardwise.architecture.model import Model
 from shardwise.architecture.models import load as load_model
+from shardwise.engines.device import device_of
 from shardwise.engines.loading import require_prefix_caching
+from shardwise.engines.registry import get
 from shardwise.errors import InputError, ShardwiseError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.arrays import Deployments, Layouts
-from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION
+from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION, Layout
 from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.drafting import speculating
 from shardwise.perfmodel.drafts import draft_held, require_draft
@@ -157,6 +160,17 @@ def _key(row: Row, gpu_of: GpuOf) -> Key:
     )
 
 
+def _as_run(row: Row, gpu_of: GpuOf) -> Row:
+    """Return the row with the layout that its source ran, if it names only the number of GPUs."""
+    gpu = gpu_of(row.gpu, row.engine)
+    gpus = row.layout.tp_size
+    if not (row.recipe.copies_attention and gpus > 1 and row.layout.replica_gpus == gpus):
+        return row
+    if _model(row.model, row.weight_dtype, gpu.vendor).moe is not None:
+        return replace(row, layout=Layout(1, ep_size=gpus, attention_dp=gpus))
+    return row
+
+
 def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
     def column(read: Callable[[Row], float]) -> Array:
         return np.array([read(row) for row in rows], dtype=np.float64)
@@ -164,10 +178,19 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
     platform = Platform(gpu, key.engine, key.version)
     ahead = platform.scheduling.steps_ahead
     budget = STATIC_BATCHED_TOKENS if key.mode == "static_batch" else BATCHED_TOKENS
+    usual = get(key.engine).defaults(device_of(gpu), key.version)
     deployments = Deployments(
         Layouts.of(row.layout for row in rows),
-        max_num_seqs=column(lambda r: r.max_num_seqs),
-        max_num_batched_tokens=column(lambda r: r.limits.max_num_batched_tokens or budget),
+        max_num_seqs=column(
+            lambda r: usual.max_num_seqs if r.recipe.default_flags else r.max_num_seqs
+        ),
+        max_num_batched_tokens=column(
+            lambda r: (
+                usual.max_num_batched_tokens
+                if r.recipe.default_flags
+                else r.limits.max_num_batched_tokens or budget
+            )
+        ),
         gpu_memory_utilization=column(
             lambda r: r.limits.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
         ),
@@ -196,7 +219,7 @@ def group(rows: Iterable[Row], gpu_of: GpuOf = usual_gpu) -> tuple[list[Batch], 
     problems = []
     for row in rows:
         try:
-            by_key.setdefault(_key(row, gpu_of), []).append(row)
+            by_key.setdefault(_key(row, gpu_of), []).append(_as_run(row, gpu_of))
         except ShardwiseError as error:
             problems.append(Problem(row.number, str(error)))
     batches = []

@@ -39,7 +39,11 @@ class Recipe(msgspec.Struct, frozen=True):
         gather_wait: Mean steps that a request waits because of this.
         extra_in_flight: Requests that the client kept in flight beyond the engine's slots.
         waves: Requests that the client sent per request in flight; 0: unknown.
+        queued: Requests that were queued at once; 0: unknown.
         whole_experts: Whether the run used expert parallelism even if the row does not say so.
+        default_flags: Whether the engine ran with its own default limits.
+        copies_attention: Whether the attention of an MoE model ran data parallel even if the row
+            does not say so.
         drafted: Whether the run drafted tokens; None: as the row says.
         length_cv: Standard deviation of lengths over their mean; None: as the row says, or unknown.
         steps_ahead: Steps scheduled before a request arrives; None: as the version says.
@@ -50,7 +54,10 @@ class Recipe(msgspec.Struct, frozen=True):
     gather_wait: float = 0.0
     extra_in_flight: float = 0.0
     waves: float = 0.0
+    queued: float = 0.0
     whole_experts: bool = False
+    copies_attention: bool = False
+    default_flags: bool = False
     drafted: bool | None = None
     length_cv: float | None = None
     steps_ahead: float | None = None
@@ -59,7 +66,6 @@ class Recipe(msgspec.Struct, frozen=True):
 _DEFAULT: Final = Recipe()
 #: GPUStack's lab sends prompts of ShareGPT, whose means are 190 to 240 tokens, or equal lengths.
 _SHAREGPT: Final = (150.0, 300.0)
-_CONVERSATIONS: Final = Recipe(length_cv=TRAFFIC_CV)
 #: `--scheduler-recv-interval` of the SGLang scripts: 10 below 16 requests in flight, else 30
 #: (dsr1_fp8_b200.sh, qwen3.5_fp8_b200.sh); DeepSeek-R1 at TP=4 always 10.
 _POLLS: Final = (10.0, 30.0)
@@ -114,11 +120,47 @@ def recipe_of(run: Run) -> Recipe:
         return _LLAMA_8B if run.model == "llama-3.1-8b" else _genai_perf(run)
     if run.source == "sgl_cookbook":
         return _COOKBOOK
+    if run.source.startswith("trtllm_perf"):
+        return _trtllm_perf(run)
     if run.source.startswith("vllm_recipes"):
         return Recipe(waves=_VLLM_RECIPES_REQUESTS / run.concurrency, length_cv=0.0)
-    if run.source == "gpustack_performance_lab" and min(run.isl, run.osl) > _SHAREGPT[0]:
-        return _CONVERSATIONS if max(run.isl, run.osl) < _SHAREGPT[1] else _DEFAULT
+    if run.source == "gpustack_performance_lab":
+        conversations = _SHAREGPT[0] < min(run.isl, run.osl) <= max(run.isl, run.osl) < _SHAREGPT[1]
+        return Recipe(default_flags=True, length_cv=TRAFFIC_CV if conversations else None)
     return _DEFAULT
+
+
+#: Requests of NVIDIA's throughput tables by mean prompt and output, all of equal length
+#: (docs/source/performance/perf-overview.md of TensorRT-LLM 0.14 to 1.0, "Preparing a Dataset").
+_TRTLLM_PERF_REQUESTS: Final[Mapping[tuple[float, float], float]] = {
+    (128.0, 128.0): 30000.0,
+    (128.0, 2048.0): 3000.0,
+    (128.0, 4096.0): 1500.0,
+    (500.0, 2000.0): 3000.0,
+    (1000.0, 1000.0): 3000.0,
+    (1000.0, 2000.0): 1500.0,
+    (1024.0, 2048.0): 1500.0,  # assumed: as 1,000 and 2,000
+    (2048.0, 128.0): 3000.0,
+    (2048.0, 2048.0): 1500.0,
+    (5000.0, 500.0): 1500.0,
+    (20000.0, 2000.0): 1000.0,
+}
+#: `trtllm-bench` sizes the batch for the KV cache, up to 4,096 sequences
+#: (tensorrt_llm/bench/build/tuning.py); until 0.15 it read batch sizes of 2,048 to 8,192 from a
+#: file.
+_TRTLLM_PERF: Final = FixedLimits(max_num_seqs=4096)
+#: First version whose options for MoE models contain `enable_attention_dp: true` (same page, "For
+#: MoE models"). The tables call these layouts TP.
+_TRTLLM_PERF_ATTENTION_DP: Final = "1."
+
+
+def _trtllm_perf(run: Run) -> Recipe:
+    return Recipe(
+        _TRTLLM_PERF,
+        queued=_TRTLLM_PERF_REQUESTS.get((run.isl, run.osl), 0.0),
+        length_cv=0.0,
+        copies_attention=run.version.startswith(_TRTLLM_PERF_ATTENTION_DP),
+    )
 
 
 #: Requests per stream of a run whose TTFT is a median, which the first burst does not change.

@@ -314,6 +314,8 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     date = (cells.get("measured_on") or "").strip()
     run = Run(source, model, engine, version, layout, concurrency, isl, osl, date)
     recipe = recipe_of(run)
+    if text == "max" and recipe.queued:
+        concurrency = recipe.queued
     usual = concurrency * (INFERENCEX_WAVES if told else recipe.waves or UNKNOWN_WAVES)
     if recipe.whole_experts and layout.ep_size == 1:
         layout = replace(layout, ep_size=layout.tp_size)
