@@ -7,10 +7,11 @@ from msgspec.structs import replace
 from tests.reference import FOLDER, needs_reference
 
 from shardwise.layout.deployment import Layout
+from shardwise.perfmodel.batches import group
 from shardwise.perfmodel.build import plain
 from shardwise.perfmodel.predicting import usable_rows
 from shardwise.perfmodel.recipes import Run, recipe_of
-from shardwise.perfmodel.rows import Row, parse_row, read_table
+from shardwise.perfmodel.rows import ALL_QUEUED, Row, parse_row, read_table
 
 
 def run(
@@ -102,6 +103,50 @@ def test_minimax_ran_with_whole_experts_until_its_scripts_asked_for_more_than_on
     assert parse_row(1, cells()).layout.ep_size == 8
     assert parse_row(1, cells(engine="vllm 0.19.0", tp="4")).layout.ep_size == 1
     assert parse_row(1, cells(source_id="mine")).layout.ep_size == 1
+
+
+def queued(gpu: str, engine: str, gpus: str, **given: str) -> dict[str, str]:
+    """A row of NVIDIA's throughput tables."""
+    usual = {"source_id": "trtllm_perf_v1.0", "gpu_id": gpu, "engine_id": "trtllm"}
+    mode = {"mode": "offline_throughput_inf_rate", "concurrency": "max", "output_tok_s": "1000"}
+    times = {"ttft_ms": "", "tpot_ms": "", "isl": "1000", "osl": "2000"}
+    return cells(**{**usual, **mode, **times, "engine": engine, "gpus": gpus, "tp": gpus, **given})
+
+
+def test_nvidias_tables_queue_a_number_of_requests_that_depends_on_their_lengths() -> None:
+    # perf-overview.md, "Preparing a Dataset": 1,500 of 1,000 + 2,000 tokens, 30,000 of 128 + 128
+    row = parse_row(1, queued("h200", "TensorRT-LLM 0.20 (PyTorch backend)", "1"))
+    assert (row.concurrency, row.max_num_seqs, row.length_cv) == (1500, 4096, 0)
+    short = queued("h200", "TensorRT-LLM 0.20 (PyTorch backend)", "1", isl="128", osl="128")
+    assert parse_row(1, short).concurrency == 30000
+    other = queued("h200", "TensorRT-LLM 0.20 (PyTorch backend)", "1", isl="3000", osl="7")
+    assert parse_row(1, other).concurrency == ALL_QUEUED
+
+
+def layout_run(engine: str, gpus: str, model: str = "qwen3-30b-a3b", **given: str) -> Layout:
+    """The layout with which a row of NVIDIA's tables is predicted."""
+    row = queued("rtx-pro-6000", engine, gpus, model_id=model, weight_dtype="fp4", **given)
+    batches, problems = group([parse_row(1, row)])
+    assert not problems
+    return batches[0].rows[0].layout
+
+
+def test_nvidias_moe_tables_copy_attention_from_version_1_on() -> None:
+    # the page calls them TP; its options for MoE models contain enable_attention_dp: true
+    assert layout_run("TensorRT-LLM 1.0", "8") == Layout(1, ep_size=8, attention_dp=8)
+    assert layout_run("TensorRT-LLM 1.0", "1") == Layout(1)
+    assert layout_run("TensorRT-LLM 0.20", "8") == Layout(8)
+    assert layout_run("TensorRT-LLM 1.0", "8", model="llama-3.3-70b") == Layout(8)
+    assert layout_run("TensorRT-LLM 1.0", "8", source_id="mine") == Layout(8)
+
+
+def test_gpustacks_lab_ran_engines_with_their_default_limits() -> None:
+    # vLLM 0.11, arg_utils.py: 256 sequences and 2,048 tokens on A100, 1,024 and 8,192 on H100
+    for gpu, seqs, tokens in (("a100-80gb", 256, 2048), ("h100", 1024, 8192)):
+        row = queued(gpu, "vLLM 0.11 (default flags)", "1", engine_id="vllm", model_id="qwen3-14b")
+        row |= {"source_id": "gpustack_performance_lab", "concurrency": "1000"}
+        load = group([parse_row(1, {**row, "weight_dtype": "bf16"})])[0][0].load
+        assert (load.max_num_seqs.item(), load.max_num_batched_tokens.item()) == (seqs, tokens)
 
 
 def inferencex(model: str, gpu: str, engine: str, tp: str, **given: str) -> Row:

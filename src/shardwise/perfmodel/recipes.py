@@ -114,19 +114,9 @@ _MINIMAX_ALWAYS_EP: Final = ("0.16", "0.17", "0.18")
 
 def recipe_of(run: Run) -> Recipe:
     """Return how a source's row was measured, from its scripts or its numbers."""
-    if "inferencex" in run.source:
-        return _INFERENCEX.get(run.engine, _vllm)(run)
-    if run.source == "aic_silicon_other" and run.engine == "trtllm":
-        return _LLAMA_8B if run.model == "llama-3.1-8b" else _genai_perf(run)
-    if run.source == "sgl_cookbook":
-        return _COOKBOOK
-    if run.source.startswith("trtllm_perf"):
-        return _trtllm_perf(run)
-    if run.source.startswith("vllm_recipes"):
-        return Recipe(waves=_VLLM_RECIPES_REQUESTS / run.concurrency, length_cv=0.0)
-    if run.source == "gpustack_performance_lab":
-        conversations = _SHAREGPT[0] < min(run.isl, run.osl) <= max(run.isl, run.osl) < _SHAREGPT[1]
-        return Recipe(default_flags=True, length_cv=TRAFFIC_CV if conversations else None)
+    for name, recipe in _SOURCES.items():
+        if name in run.source:
+            return recipe(run)
     return _DEFAULT
 
 
@@ -155,12 +145,21 @@ _TRTLLM_PERF_ATTENTION_DP: Final = "1."
 
 
 def _trtllm_perf(run: Run) -> Recipe:
+    if run.source.endswith("_static"):
+        return _DEFAULT
     return Recipe(
         _TRTLLM_PERF,
         queued=_TRTLLM_PERF_REQUESTS.get((run.isl, run.osl), 0.0),
         length_cv=0.0,
         copies_attention=run.version.startswith(_TRTLLM_PERF_ATTENTION_DP),
     )
+
+
+def _gpustack(run: Run) -> Recipe:
+    """Return default flags; prompts of ShareGPT vary as traffic does."""
+    low, high = _SHAREGPT
+    conversations = low < min(run.isl, run.osl) <= max(run.isl, run.osl) < high
+    return Recipe(default_flags=True, length_cv=TRAFFIC_CV if conversations else None)
 
 
 #: Requests per stream of a run whose TTFT is a median, which the first burst does not change.
@@ -193,6 +192,12 @@ def _genai_perf(run: Run) -> Recipe:
     prompts = (run.isl + _BEYOND_PROMPT) // run.isl
     limit = int(run.concurrency + prompts * run.isl)
     return Recipe(FixedLimits(max_num_batched_tokens=limit), waves=10.0, length_cv=0.0)
+
+
+def _aiconfigurator(run: Run) -> Recipe:
+    if run.engine != "trtllm":
+        return _DEFAULT
+    return _LLAMA_8B if run.model == "llama-3.1-8b" else _genai_perf(run)
 
 
 def _polled(steps: float, limits: FixedLimits) -> Recipe:
@@ -269,3 +274,20 @@ def _vllm(run: Run) -> Recipe:
 #: Day on which vLLM 0.14 was released, the first version that schedules ahead by default.
 _SCHEDULES_AHEAD_FROM: Final = "2026-01-20"
 _INFERENCEX: Final[Mapping[str, Callable[[Run], Recipe]]] = {"sglang": _sglang, "trtllm": _trtllm}
+
+
+def _inferencex(run: Run) -> Recipe:
+    return _INFERENCEX.get(run.engine, _vllm)(run)
+
+
+#: Recipe by a part of the source's name.
+_SOURCES: Final[Mapping[str, Callable[[Run], Recipe]]] = {
+    "inferencex": _inferencex,
+    "aic_silicon_other": _aiconfigurator,
+    "sgl_cookbook": lambda _: _COOKBOOK,
+    "trtllm_perf": _trtllm_perf,
+    "vllm_recipes": lambda run: Recipe(
+        waves=_VLLM_RECIPES_REQUESTS / run.concurrency, length_cv=0.0
+    ),
+    "gpustack_performance_lab": _gpustack,
+}
