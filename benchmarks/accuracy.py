@@ -9,6 +9,7 @@ Needs the reference rows in ../shared/reference and SciPy. The last line is one 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -305,6 +306,24 @@ def tier_table(misses: Sequence[Miss], profile: Profile) -> Table:
     return Table("tiers", "Coverage by what is new", columns, (tuple(body),))
 
 
+FACTOR = 3.0
+
+
+def far_table(misses: Sequence[Miss]) -> Table:
+    """Held-out rows whose TTFT is off by more than a factor of `FACTOR`, by what was left out."""
+    body = []
+    for fold in ASKED:
+        some = [m for m in misses if m.fold == fold and m.metric == "ttft_s"]
+        far = [m for m in some if abs(m.error) > math.log(FACTOR)]
+        slow = sum(m.error > 0 for m in far)
+        words = (FOLDS[fold], str(len(some)), str(len(far)), str(slow), str(len(far) - slow))
+        body.append(tuple(text_cell(w) for w in words))
+    names = ("left out", "n", "beyond", "predicted too long", "predicted too short")
+    columns = tuple(Column(n, n, align="left" if i < 1 else "right") for i, n in enumerate(names))
+    title = f"TTFT off by more than a factor of {FACTOR:g}"
+    return Table("far", title, columns, (tuple(body),))
+
+
 LEAST_IN_TIER = 40
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
@@ -401,6 +420,7 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
         (ROOT / "docs" / "accuracy.head.md").read_text("utf-8").strip(),
         "## Held-out rows",
         *(markdown(fold_table(profile.folds, metric)) for metric in (*METRICS, QUEUED)),
+        markdown(far_table(misses)),
         markdown(tier_table(misses, profile)),
         "![Nominal and actual coverage of intervals](images/reliability.svg)",
         "### By model, with its family left out",
