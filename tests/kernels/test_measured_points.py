@@ -65,6 +65,28 @@ def test_decode_attention_takes_what_was_measured() -> None:
     is_measured(times, 60.24)
 
 
+def test_decode_attention_takes_the_time_of_the_caches_it_reads() -> None:
+    """Tables have at most 8 KV heads. 32 of 8 sequences are as many caches as 8 of 32, which were
+    measured: 42.0 us for 512 tokens, 59.8 for 1,024 (vLLM 0.24 on H100)."""
+    context = [512, 1024]
+    measured = attention_decode(GPU("h100"), "vllm", 32, context, 32, 8, 128)
+    assert measured.seconds == pytest.approx([41.99e-6, 59.82e-6], rel=1e-3)
+    every_head_its_own = attention_decode(GPU("h100"), "vllm", 8, context, 32, 32, 128)
+    assert every_head_its_own.seconds == pytest.approx(measured.seconds, rel=0.1)
+    assert every_head_its_own.provenance.tolist() == [Provenance.INTERPOLATED] * 2
+
+
+def test_unmeasured_experts_take_the_time_of_as_many_rows_per_expert() -> None:
+    """Qwen3 30B-A3B's 128 experts were measured with 8 per token. With 4 per token, twice the
+    tokens are the same rows."""
+    tokens = np.array([256.0, 1024.0, 8192.0])
+    measured = experts(GPU("h200"), "vllm", "bf16", tokens, 2048, 768, 128, 8)
+    assert measured.provenance.tolist() == [Provenance.MEASURED] * 3
+    halved = experts(GPU("h200"), "vllm", "bf16", 2 * tokens, 2048, 768, 128, 4)
+    assert halved.provenance.tolist() == [Provenance.INTERPOLATED] * 3
+    assert halved.seconds == pytest.approx(measured.seconds, rel=0.1)
+
+
 def test_a_window_makes_context_free() -> None:
     times = attention_decode(GPU("h100"), "vllm", 64, [2048, 8192], 64, 8, 64, window=128)
     assert times.seconds == pytest.approx([32.7e-6, 33.2e-6], rel=0.02)

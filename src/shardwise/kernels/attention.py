@@ -66,6 +66,11 @@ def _decode(rates: Rates, variant: str, shape: Sequence[Array], work: Sequence[A
     return ideal(flops, rates.matrix(dtype), batch * moved, rates.memory)
 
 
+def _same_caches(shapes: Sequence[Array], asked: Sequence[float]) -> Array:
+    """Each KV head of each sequence is read on its own, so as many of them are as efficient."""
+    return np.asarray(asked[1] / shapes[1])
+
+
 _SHAPE: Final = ("heads", "kv_heads", "head_dim", "window")
 # weights: the best of a few tried on held-out shapes; prefill depends on query heads, decode on KV
 # heads
@@ -87,6 +92,7 @@ DECODE: Final = Operator(
     ideal=_decode,
     bound=_decode,
     relatives=relatives,
+    alike=_same_caches,
 )
 
 

@@ -43,6 +43,12 @@ def _time(
     return ideal(2.0 * rows * weights, rates.matrix(form.rate), moved, rates.memory)
 
 
+def _same_rows(shapes: Sequence[Array], asked: Sequence[float]) -> Array:
+    """As many rows per expert are as efficient."""
+    share = [top_k / experts for experts, top_k in ((asked[2], asked[3]), (shapes[2], shapes[3]))]
+    return np.asarray(share[0] / share[1])
+
+
 EXPERTS: Final = Operator(
     name="experts",
     shape=("hidden", "inter", "experts", "top_k", "ep_size", "matrices"),
@@ -51,6 +57,7 @@ EXPERTS: Final = Operator(
     ideal=_ideal,
     bound=_bound,
     relatives=lambda variant: format_of(variant).relatives,
+    alike=_same_rows,
 )
 
 
@@ -68,7 +75,8 @@ def experts(  # noqa: PLR0913, PLR0917 - one grouped product has this many sizes
 ) -> Times:
     """Time of one layer's routed experts on the most loaded rank.
 
-    Tables were measured with skewed routing (a power law of exponent 1.2).
+    Tables were measured with skewed routing (a power law of exponent 1.2), AITER's with uniform
+    routing.
 
     Args:
         gpu: A GPU of the catalogue.

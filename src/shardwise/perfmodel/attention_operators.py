@@ -19,7 +19,12 @@ from shardwise.kernels.roofline import ASSUMED_EFFICIENCY, ASSUMED_LAUNCH_S
 from shardwise.layout.shards import RankShards, pieces
 from shardwise.perfmodel.context_parallel import earlier_seconds
 from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS
-from shardwise.perfmodel.timed_alone import ATTENTION_LAUNCH_S, from_memory, without_launch
+from shardwise.perfmodel.timed_alone import (
+    ATTENTION_LAUNCH_S,
+    attention_launch_s,
+    from_memory,
+    without_launch,
+)
 
 Array = NDArray[np.float64]
 AnyFloats = NDArray[np.floating[Any]]
@@ -148,7 +153,7 @@ def _decode(mixer: Mixer, cut: Cut, where: Where, query_tokens: int) -> Times | 
 def _in_step(times: Times, gpu: Gpu, elements: Array, kv_dtype: str) -> Times:
     """Return times within a step of calls that read so many elements of the cache."""
     read = elements * BYTES[kv_dtype]
-    return without_launch(from_memory(times, gpu, read), ATTENTION_LAUNCH_S)
+    return without_launch(from_memory(times, gpu, read), attention_launch_s(times))
 
 
 def _state_passes(query_tokens: int) -> float:

@@ -28,6 +28,9 @@ from shardwise.kernels.provenance import Array, Provenance, Times
 #: the errors of left-out families, GPUs and engines, which hardly change between 3 and 6. The
 #: fastest calls of the H100's tables take 5.4 us in all.
 ATTENTION_LAUNCH_S: Final = 4e-6
+#: The same for tables of one GPU and engine: steps of vLLM 0.20 on an H100 show more of it
+#: (docs/decisions/what-a-gpu-showed.md).
+OWN_LAUNCH_S: Final = {"h100 vllm": 8e-6, "h200 vllm": 8e-6}
 #: The same for a call of experts, chosen among 0, 2 and 4 us. Their graph is replayed only once.
 EXPERTS_LAUNCH_S: Final = 2e-6
 #: Largest share of a call that is taken for the launch.
@@ -38,6 +41,12 @@ ALL_CACHED: Final = 0.7
 NONE_CACHED: Final = 1.3
 #: Tables of these sources are tuning results without launches.
 WITHOUT_LAUNCH: Final = ("aiter",)
+
+
+def attention_launch_s(times: Times) -> float:
+    """Return the seconds of a graph's launch in a call of decode attention."""
+    table = " ".join(times.source.split(" ")[:2])
+    return OWN_LAUNCH_S.get(table, ATTENTION_LAUNCH_S)
 
 
 def without_launch(times: Times, launch_s: float) -> Times:
