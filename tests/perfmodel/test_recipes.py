@@ -135,6 +135,8 @@ def test_nvidias_moe_tables_copy_attention_from_version_1_on() -> None:
     # the page calls them TP; its options for MoE models contain enable_attention_dp: true
     assert layout_run("TensorRT-LLM 1.0", "8") == Layout(1, ep_size=8, attention_dp=8)
     assert layout_run("TensorRT-LLM 1.0", "1") == Layout(1)
+    two_stages = layout_run("TensorRT-LLM 1.0", "8", tp="4", pp="2")
+    assert two_stages == Layout(1, pp_size=2, ep_size=4, attention_dp=4)
     assert layout_run("TensorRT-LLM 0.20", "8") == Layout(8)
     assert layout_run("TensorRT-LLM 1.0", "8", model="llama-3.3-70b") == Layout(8)
     assert layout_run("TensorRT-LLM 1.0", "8", source_id="mine") == Layout(8)

@@ -22,7 +22,7 @@ from shardwise.errors import InputError, ShardwiseError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.arrays import Deployments, Layouts
-from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION, Layout
+from shardwise.layout.deployment import GPU_MEMORY_UTILIZATION
 from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.drafting import speculating
 from shardwise.perfmodel.drafts import draft_held, require_draft
@@ -161,14 +161,14 @@ def _key(row: Row, gpu_of: GpuOf) -> Key:
 
 
 def _as_run(row: Row, gpu_of: GpuOf) -> Row:
-    """Return the row with the layout that its source ran, if it names only the number of GPUs."""
-    gpu = gpu_of(row.gpu, row.engine)
-    gpus = row.layout.tp_size
-    if not (row.recipe.copies_attention and gpus > 1 and row.layout.replica_gpus == gpus):
+    """Return the row with the layout that its source ran, if it calls copies of attention TP."""
+    cut = row.layout
+    if not row.recipe.copies_attention or cut.tp_size == 1 or cut.attention_dp > 1:
         return row
-    if _model(row.model, row.weight_dtype, gpu.vendor).moe is not None:
-        return replace(row, layout=Layout(1, ep_size=gpus, attention_dp=gpus))
-    return row
+    if _model(row.model, row.weight_dtype, gpu_of(row.gpu, row.engine).vendor).moe is None:
+        return row
+    ranks = cut.tp_size
+    return replace(row, layout=replace(cut, tp_size=1, ep_size=ranks, attention_dp=ranks))
 
 
 def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
