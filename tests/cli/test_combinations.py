@@ -30,7 +30,7 @@ OPTIONS: Final = {
     "--think": ("2s",),
     "--prefix-tokens": ("300",),
     "--prefixes": ("4",),
-    "--ttft": ("31ms",),
+    "--ttft": ("20ms",),
     "--tpot": ("5.2ms",),
     "--lengths": ("lengths.csv",),
     "--fail": ("0:3:6",),
