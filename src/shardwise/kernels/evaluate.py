@@ -197,9 +197,10 @@ def _one_table(
         outside += np.abs(np.log2(values / held))
     beyond = [np.maximum(w, axis[0]) for w, axis in zip(works, axes, strict=True)]
     if any((w > axis[-1]).any() for w, axis in zip(works, axes, strict=True)):
-        seconds = seconds * (
-            operator.ideal(*target, shapes, beyond) / operator.ideal(*target, shapes, found.clamped)
-        )
+        more = operator.ideal(*target, shapes, beyond)
+        launch = np.minimum(choice.entry.launch_s, seconds)
+        held_to = operator.ideal(*target, shapes, found.clamped)
+        seconds = launch + (seconds - launch) * (more / held_to)
     seconds = np.maximum(seconds, operator.bound(*target, shapes, works))
     nearest = np.array([surface.nearest for surface in surfaces])[which]
     between = np.array([surface.between for surface in surfaces])[which]

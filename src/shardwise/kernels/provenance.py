@@ -22,7 +22,7 @@ class Provenance(IntEnum):
 
     MEASURED = 0  #: a point of the table of this GPU, engine and dtype
     INTERPOLATED = 1  #: between points of that table
-    EXTRAPOLATED = 2  #: outside its range, efficiency held constant
+    EXTRAPOLATED = 2  #: outside its range, efficiency beyond the launch held constant
     OTHER_ENGINE = 3  #: another engine's kernels on this GPU
     OTHER_DTYPE = 4  #: another dtype's efficiency on this GPU
     OTHER_GPU = 5  #: another GPU's efficiency on this GPU's datasheet rates
