@@ -59,12 +59,12 @@ def test_the_committed_table_is_of_the_bundled_profile() -> None:
 
 
 def test_four_fifths_of_what_was_left_out_lie_in_their_intervals_in_every_fold() -> None:
-    """Up to 93 % of queued runs: a few are twice as slow as predicted, most are within 6 %; of MoE
+    """Up to 94 % of queued runs: a few are twice as slow as predicted, most are within 6 %; of MoE
     models, 103 of 113 rows are of one engine. Up to 90 % elsewhere: rows that are new in several
     ways have the widest of several widths."""
     for fold in bundled_profile().folds:
         if fold.fold in COVERED and fold.rows >= 40:
-            assert 75 <= fold.covered_pct <= (93 if fold.metric == QUEUED else 90), fold
+            assert 75 <= fold.covered_pct <= (94 if fold.metric == QUEUED else 90), fold
 
 
 def test_each_group_left_out_is_covered_by_what_the_others_would_have_promised() -> None:

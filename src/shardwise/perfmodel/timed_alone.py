@@ -30,7 +30,7 @@ from shardwise.kernels.provenance import Array, Provenance, Times
 ATTENTION_LAUNCH_S: Final = 4e-6
 #: The same for tables of one GPU and engine: steps of vLLM 0.20 on an H100 show more of it
 #: (docs/decisions/what-a-gpu-showed.md).
-OWN_LAUNCH_S: Final = {"h100 vllm": 8e-6, "h200 vllm": 8e-6}
+OWN_LAUNCH_S: Final = {"h100 vllm": 7e-6, "h200 vllm": 7e-6}
 #: The same for a call of experts, chosen among 0, 2 and 4 us. Their graph is replayed only once.
 EXPERTS_LAUNCH_S: Final = 2e-6
 #: Largest share of a call that is taken for the launch.
