@@ -30,7 +30,7 @@ OPTIONS: Final = {
     "--think": ("2s",),
     "--prefix-tokens": ("300",),
     "--prefixes": ("4",),
-    "--ttft": ("20ms",),
+    "--ttft": ("24ms",),
     "--tpot": ("5.2ms",),
     "--lengths": ("lengths.csv",),
     "--fail": ("0:3:6",),
