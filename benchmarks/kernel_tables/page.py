@@ -27,9 +27,11 @@ used.
 3. Without any table (on a CPU), use the roofline at an assumed share.
 
 Every time has a code for its source, and its distance in octaves from the nearest measurement.
-Shapes between measured ones are averaged over the six nearest shapes, transferred in the same way.
+Shapes between measured ones are averaged over the six nearest shapes, transferred in the same way;
+decode attention at the same number of KV heads over all sequences, experts at the same rows each.
 Along tokens, batch, context and bytes, the log of the ratio of time to `launch + roofline / 0.5`
 is interpolated over the log of work, on a grid of half octaves. Times never fall as work grows.
+Beyond the largest work, the part of a time above the launch grows with the roofline.
 
 ## How measurements are adjusted
 - They are stored with a precision of 0.07 %.
