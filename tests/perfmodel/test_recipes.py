@@ -149,6 +149,9 @@ def test_gpustacks_lab_ran_engines_with_their_default_limits() -> None:
         row |= {"source_id": "gpustack_performance_lab", "concurrency": "1000"}
         load = group([parse_row(1, {**row, "weight_dtype": "bf16"})])[0][0].load
         assert (load.max_num_seqs.item(), load.max_num_batched_tokens.item()) == (seqs, tokens)
+    stated = {**row, "weight_dtype": "bf16", "max_num_seqs": "32", "max_num_batched_tokens": "512"}
+    load = group([parse_row(1, stated)])[0][0].load
+    assert (load.max_num_seqs.item(), load.max_num_batched_tokens.item()) == (32, 512)
 
 
 def inferencex(model: str, gpu: str, engine: str, tp: str, **given: str) -> Row:

@@ -131,23 +131,23 @@ def _carried(
     factor = operator.alike(columns, shape)
     columns = [column.reshape(-1, *[1] * len(table.axes)) for column in columns]
     grid = table.grid.measured_columns
-    theirs = np.log2(operator.ideal(*donor, columns, grid))
-    logs = np.broadcast_to(theirs, table.log2_seconds[rows].shape)
+    theirs = operator.ideal(*donor, columns, grid)
+    logs = np.broadcast_to(np.log2(theirs), table.log2_seconds[rows].shape)
     slowness = filled(table.log2_seconds[rows], logs) - logs
-    first, *others = grid
-    moved = [first * factor.reshape(columns[0].shape), *others]
-    theirs = operator.ideal(*donor, columns, moved)
-    seconds = np.exp2(_moved(slowness, table.axes[0], factor)) * theirs
+    if np.any(factor != 1.0):
+        first, *others = grid
+        moved = [first * factor.reshape(columns[0].shape), *others]
+        theirs = operator.ideal(*donor, columns, moved)
+        slowness = _moved(slowness, table.axes[0], factor)
+    seconds = np.exp2(slowness) * theirs
     launch = np.minimum(launch_s, seconds)
     ours = operator.ideal(*target, *_on(shape, grid))
-    return np.log2(launch + (seconds - launch) * (ours / theirs))
+    return np.asarray(np.log2(launch + (seconds - launch) * (ours / theirs)))
 
 
 def _moved(values: Array, axis: Array, factor: Array) -> Array:
     """Return values of each row, which belong to `axis`, at `factor` times as much work. They are
     linear in the log of work, and constant beyond the axis."""
-    if np.all(factor == 1.0):
-        return values
     logs, last = np.log2(axis), len(axis) - 1
     place = np.interp(logs + np.log2(factor)[:, None], logs, np.arange(len(axis)))
     low = np.minimum(place.astype(np.intp), max(last - 1, 0))

@@ -179,18 +179,19 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
     ahead = platform.scheduling.steps_ahead
     budget = STATIC_BATCHED_TOKENS if key.mode == "static_batch" else BATCHED_TOKENS
     usual = get(key.engine).defaults(device_of(gpu), key.version)
+
+    def seqs(row: Row) -> float:
+        by_default = row.recipe.default_flags and row.limits.max_num_seqs is None
+        return float(usual.max_num_seqs) if by_default else row.max_num_seqs
+
+    def batched_tokens(row: Row) -> float:
+        otherwise = usual.max_num_batched_tokens if row.recipe.default_flags else budget
+        return row.limits.max_num_batched_tokens or otherwise
+
     deployments = Deployments(
         Layouts.of(row.layout for row in rows),
-        max_num_seqs=column(
-            lambda r: usual.max_num_seqs if r.recipe.default_flags else r.max_num_seqs
-        ),
-        max_num_batched_tokens=column(
-            lambda r: (
-                usual.max_num_batched_tokens
-                if r.recipe.default_flags
-                else r.limits.max_num_batched_tokens or budget
-            )
-        ),
+        max_num_seqs=column(seqs),
+        max_num_batched_tokens=column(batched_tokens),
         gpu_memory_utilization=column(
             lambda r: r.limits.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
         ),
