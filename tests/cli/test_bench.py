@@ -162,6 +162,9 @@ def _sharegpt(folder: Path) -> Path:
         (["run", "http://127.0.0.1:1", "--cell-time", "nan"], "--cell-time is 'nan'"),
         (["run", "http://127.0.0.1:1", "--stall-timeout", "90"], "allowed: a time with a unit"),
         (["run", "http://127.0.0.1:1", "--seed", "-1"], "--seed"),
+        # files are read before anybody is asked
+        (["run", "http://127.0.0.1:1", "--trace", "none.csv"], "cannot read the trace none.csv"),
+        (["run", "http://127.0.0.1:1", "--sharegpt", "none.json"], "cannot read none.json"),
         (["run", "http://user:key@127.0.0.1:1"], "--api-key-env"),
         (["run", "https://127.0.0.1:1", "--ca-file", "none.pem"], "none.pem"),
         (["run", "http://127.0.0.1:1", "--api-key-env", "NOT_SET_HERE"], "a variable that is set"),

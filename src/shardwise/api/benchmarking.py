@@ -19,8 +19,11 @@ from shardwise.files import AnyPath
 from shardwise.workload.workload import Mode, Workload
 
 if TYPE_CHECKING:
+    from shardwise.bench.arrivals import Arrivals
     from shardwise.bench.cell import Arranged, Effort, Subject
+    from shardwise.bench.sharegpt import Turn
     from shardwise.bench.target import Target
+    from shardwise.bench.tokenizer import Tokenizer
     from shardwise.evidence.measured import Measured
 
 UNKNOWN, OTHER = "unknown", "other"
@@ -132,6 +135,7 @@ def bench_run(
         raise InputError(f"tp_size is {tp_size}", "allowed: 1 or more", field="tp_size")
     if architecture:
         load(architecture)
+    prompts = _read_prompts(seed, shared_prefix, requests, isl, osl, tokenizer, trace, sharegpt)
     target = parse_target(url, api, model, api_key, ca_file, exact=not actual_lengths)
     with terminable():
         require_answer(target)
@@ -139,7 +143,6 @@ def bench_run(
         labels = _Labels(
             study, architecture, gpu, engine or served_engine(target), tp_size, dtype, seed
         )
-        prompts = _Prompts(seed, shared_prefix, requests, tokenizer, trace, sharegpt, isl, osl)
         return _measure(target, loads, labels, prompts, store, say, done)
 
 
@@ -160,12 +163,39 @@ class _Prompts(msgspec.Struct, frozen=True):
 
     seed: int
     shared_prefix: int
-    requests: int
-    tokenizer: AnyPath | None
-    trace: AnyPath | None
-    sharegpt: AnyPath | None
     isl: int
     osl: int
+    tokenizer: Tokenizer | None
+    trace: Arrivals | None
+    trace_name: str
+    turns: list[Turn] | None  #: of a ShareGPT file
+
+
+def _read_prompts(
+    seed: int,
+    shared_prefix: int,
+    requests: int,
+    isl: int,
+    osl: int,
+    tokenizer: AnyPath | None,
+    trace: AnyPath | None,
+    sharegpt: AnyPath | None,
+) -> _Prompts:
+    """Read the files that prompts come from. InputError if one of them cannot be used."""
+    from shardwise.bench.arrivals import read_trace
+    from shardwise.bench.sharegpt import read_sharegpt
+    from shardwise.bench.tokenizer import load_tokenizer
+
+    return _Prompts(
+        seed,
+        shared_prefix,
+        isl,
+        osl,
+        load_tokenizer(Path(tokenizer)) if tokenizer else None,
+        read_trace(Path(trace), requests) if trace else None,
+        Path(trace).name if trace else "",
+        read_sharegpt(Path(sharegpt)) if sharegpt else None,
+    )
 
 
 def _measure(
@@ -207,7 +237,7 @@ def _subject(target: Target, load: Workload, labels: _Labels, prompts: _Prompts)
     from shardwise.evidence.record import Source
     from shardwise.layout.deployment import Deployment, Dtypes, Layout
 
-    trace = Path(prompts.trace).name if prompts.trace is not None else ""
+    trace = prompts.trace_name
     key = f"{target.model} tp={labels.tp_size} {offered(load, trace)}"
     key += f" isl={load.isl:g} osl={load.osl:g}"
     now = datetime.now(UTC)
@@ -236,24 +266,20 @@ def _arrangement(
     target: Target, load: Workload, effort: Effort, given: _Prompts
 ) -> Callable[[int], Arranged]:
     """Return the requests that each repeat sends."""
-    from shardwise.bench.arrivals import read_trace
     from shardwise.bench.cell import Arranged, arrange
     from shardwise.bench.prompts import choose_source, draw_prompt_seed, make_prompts
-    from shardwise.bench.sharegpt import read_sharegpt, sharegpt_prompts
-    from shardwise.bench.tokenizer import load_tokenizer
+    from shardwise.bench.sharegpt import sharegpt_prompts
 
-    tokenizer = load_tokenizer(Path(given.tokenizer)) if given.tokenizer else None
-    if given.sharegpt:
-        turns = read_sharegpt(Path(given.sharegpt))
+    turns, trace = given.turns, given.trace
+    if turns is not None:
 
         def asked_by_people(repeat: int) -> Arranged:
             pairs = sharegpt_prompts(turns, effort.requests, given.seed * 1000 + repeat, given.osl)
             return Arranged([prompt for prompt, _ in pairs], [osl for _, osl in pairs])
 
         return asked_by_people
-    source = choose_source(target, tokenizer)
-    if given.trace:
-        trace = read_trace(Path(given.trace), given.requests)
+    source = choose_source(target, given.tokenizer)
+    if trace is not None:
         count = len(trace.due_s)
         isl, osl = trace.isl or [given.isl] * count, trace.osl or [given.osl] * count
 

@@ -32,8 +32,10 @@ def load_tokenizer(path: Path) -> Tokenizer:
     allowed = "allowed: a tokenizer.json or its folder"
     try:
         loaded = tokenizers.Tokenizer.from_str(read_limited(file).decode())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the tokenizer {file}: {error}", allowed) from None
+    except OSError as error:
+        raise InputError(f"cannot read the tokenizer {file}: {error.strerror}", allowed) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not a tokenizer: {error}", allowed) from None
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - the library raises no narrower class
