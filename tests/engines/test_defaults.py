@@ -76,6 +76,15 @@ def test_async_scheduling_is_on_since_0_14() -> None:
     assert get("vllm").scheduling(H100, "0.15.1").steps_ahead == 1
 
 
+def test_inputs_of_experts_are_gathered_as_the_kernels_take_them() -> None:
+    gathered = get("trtllm").scheduling(H100).gathers_quantized
+    assert "nvfp4" in gathered
+    assert "fp8_block" not in gathered  # its scales are computed after the gathering
+    assert get("vllm").scheduling(H100, "0.15.1").gathers_quantized == ()
+    assert "fp8_block" in get("vllm").scheduling(H100, "0.16.0").gathers_quantized
+    assert get("sglang").scheduling(H100).gathers_quantized == ()
+
+
 def test_the_cache_follows_the_checkpoint_and_is_else_16_bits() -> None:
     for name in ("vllm", "sglang", "trtllm", "atom"):
         assert get(name).auto_kv("fp8", "") == "bf16"

@@ -59,9 +59,20 @@ def test_no_prompt_is_lost_however_they_share_the_steps(slots: int, isl: int, os
     found = settled(SETTING, offered(slots, isl, osl), np.array([float(slots)]))
     cycle = found.turn.prefill.total + found.decoding_s + found.backlog_s
     # each slot's prompt is computed once a cycle, which is at least that long
-    assert cycle >= (slots - 1) * found.turn.extra.total * (1 - 1e-9)
+    others = slots - found.turn.prompts
+    assert cycle >= others * found.turn.extra.total * (1 - 1e-9)
     assert np.all(found.decoding_s >= 0)
     assert np.all(found.backlog_s >= 0)
+
+
+def test_prompts_that_come_in_groups_fill_their_steps() -> None:
+    load = offered(64, 1000, 1000)
+    alone, some, grouped = (
+        settled(SETTING, load, np.array([64.0]), grouped=share).turn for share in (0.0, 0.5, 1.0)
+    )
+    prompts = (grouped.mixed.total - grouped.decode.total) / grouped.extra.total
+    assert prompts == pytest.approx((8192 - 64) / 1000)  # 64 tokens are those of the decodes
+    assert grouped.mixed.total > some.mixed.total > alone.mixed.total
 
 
 def test_a_lone_chunk_holds_up_every_micro_batch_and_chunks_in_all_hold_up_none() -> None:

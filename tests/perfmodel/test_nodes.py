@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from shardwise import kernels
 from shardwise.architecture.models import load
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import default_catalogue
@@ -57,6 +58,24 @@ def test_an_exchange_over_two_nodes_is_one_within_and_a_half_between() -> None:
     # 58 expert layers, twice: half of 512 x 7168 x 2 bytes at 400 GB/s, and 15 us
     size = 512 * 7168 * 2
     assert wide - narrow == pytest.approx(58 * 2 * (15e-6 + size / 2 / 400e9))
+
+
+def test_quantized_inputs_take_less_of_an_exchange_and_outputs_do_not() -> None:
+    model, tokens, layout = load("deepseek-r1"), np.array([8192.0]), Layout(1, 1, 8, 8)
+    node = Node(H100, "trtllm")
+    wide, narrow = (
+        exchange_seconds(node, model, [layout], tokens, size)[0, 0] for size in (2.0, 0.5625)
+    )
+    # 58 expert layers; nvfp4 has half a byte and a byte of scale per 16 values
+    gathered = kernels.all_gather(H100, 8, 8192.0 * 7168 * np.array([2.0, 0.5625])).seconds
+    assert wide - narrow == pytest.approx(58 * (gathered[0] - gathered[1]))
+    between = (
+        exchange_seconds(Node(H100, "vllm", fabric=f), model, [x], tokens, 1.0)[0, 0]
+        for f, x in ((NDR, Layout(1, 1, 16, 16)), (None, layout))
+    )
+    # one byte there and two back, half of each between the nodes
+    size = 8192 * 7168 * (1 + 2)
+    assert next(between) - next(between) == pytest.approx(58 * (2 * 15e-6 + size / 2 / 400e9))
 
 
 def test_several_nodes_need_a_network() -> None:

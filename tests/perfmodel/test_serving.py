@@ -44,6 +44,7 @@ def subject_on(model: str, gpu: str, engine: str) -> Subject:
     return subject_of(Asked(model, gpu, engine))[0]
 
 
+GPT_OSS = subject_on("gpt-oss-120b", "h200", "trtllm")
 SUBJECTS = [
     subject_on(model, gpu, engine)
     for model in ("llama-3.1-70b", "qwen3-0.6b", "gpt-oss-120b")
@@ -210,6 +211,20 @@ def test_a_queue_of_everything_gives_more_throughput_than_a_small_closed_loop() 
     all_queued = max_throughput(*offered(1.0, 1e6, 1000.0, 1000.0, seqs=2048.0))
     few = closed_loop(*offered(1.0, 8.0, 1000.0, 1000.0))
     assert all_queued.output_tok_s[0] > 2 * few.output_tok_s[0]
+
+
+def test_copies_of_attention_prefill_at_once_where_queued_requests_are_equal() -> None:
+    def gain(copies: int) -> float:
+        layout, one = Layout(1, 1, copies, copies), np.ones(1)
+        limits = Deployments(Layouts.of([layout]), 4096.0 * one, 8192.0 * one, 0.9 * one)
+        asked = Offered(500.0 * one, 8000.0 * one, 1000.0 * one, 2500.0 * one)
+        s = GPT_OSS.setting
+        load = make_load(GPT_OSS.arch, GPT_OSS.platform, s.kv_dtype, limits, asked)
+        equal, spread = (max_throughput(s, replace(load, length_cv=x)) for x in (0.0, 0.3))
+        return float((equal.output_tok_s / spread.output_tok_s)[0])
+
+    # else seven of eight replicas wait while one prefills
+    assert gain(8) > gain(1) + 0.1
 
 
 def test_a_prediction_carries_causes_that_add_up_to_its_latency() -> None:

@@ -151,6 +151,19 @@ def test_copies_of_attention_share_the_sequences_and_exchange_their_tokens() -> 
     assert found.communication[1] > 0
 
 
+def test_each_copy_of_attention_schedules_its_own_sequences() -> None:
+    s = setting("deepseek-r1", "h200", "auto")
+    kernels = s.kernels(Layouts.of([Layout(1, ep_size=8, attention_dp=8)]))
+    slow = replace(s, coefficients={**s.coefficients, "sequence": 1.0})
+
+    def host(at: Setting) -> float:
+        load = [np.array(x) for x in (64.0, 1024.0, 0.0, 0.0)]
+        return float(step_time(at, kernels, *load).overhead[0])
+
+    # 64 sequences, 8 of them on each of 8 ranks
+    assert host(slow) - host(s) == pytest.approx(8 * (1.0 - s.coefficients["sequence"]))
+
+
 def test_with_fewer_sequences_than_copies_of_attention_the_busy_ones_set_the_step() -> None:
     s = setting("deepseek-r1", "h200", "auto")
     kernels = s.kernels(Layouts.of([Layout(1, ep_size=8, attention_dp=8)]))

@@ -210,3 +210,26 @@ def test_a_measured_table_is_straight_between_its_points_and_beyond_them() -> No
     assert table.prompt[301] == pytest.approx(0.070)
     with pytest.raises(InputError, match="1 measured step times; needed: two or more"):
         measured_table({1: 0.01}, {101: 0.03, 201: 0.05}, 0.0, 4, 300)
+
+
+QUEUES = [
+    ("llama-3.1-8b", "h100", Layout(), 1500, 2048, 128),
+    ("llama-3.1-8b", "h100", Layout(), 1000, 1000, 1000),
+    ("qwen3-30b-a3b", "rtx-pro-6000", Layout(attention_dp=4, ep_size=4), 600, 2048, 1024),
+    ("qwen3-30b-a3b", "rtx-pro-6000", Layout(attention_dp=8, ep_size=8), 1000, 5000, 500),
+]
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
+@pytest.mark.parametrize(("model", "gpu", "layout", "n", "isl", "osl"), QUEUES)
+def test_a_queue_of_equal_requests_agrees_with_the_closed_form(
+    model: str, gpu: str, layout: Layout, n: int, isl: int, osl: int
+) -> None:
+    deployment = Deployment(model, gpu, layout, engine="trtllm")
+    trace = make_trace(np.zeros(n), np.full(n, isl), np.full(n, osl))
+    result = simulate([make_group(deployment)], trace, concurrency=n)
+    workload = Workload(isl, osl, n, mode="max_throughput", length_spread=0.0, requests=n)
+    expected = predict(subject(deployment), [deployment], [workload])[0].metrics["output_tok_s"]
+    requests = result.requests
+    run = float((requests.arrival + result.latency("e2e_latency_s")).max())
+    assert n * osl / run == pytest.approx(expected.value, rel=0.02)

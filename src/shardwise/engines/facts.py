@@ -103,6 +103,9 @@ class Scheduling(msgspec.Struct, frozen=True):
     #: steps that a new request waits beyond the fitted `wait_steps`, because they are scheduled
     #: before it arrives; 0 also where all fitted rows of an engine wait for them
     steps_ahead: float = 0.0
+    #: kernel formats whose inputs are quantized before data-parallel ranks gather them; those of
+    #: other formats are gathered in 16 bits
+    gathers_quantized: tuple[str, ...] = ()
 
 
 class Metrics(msgspec.Struct, frozen=True):

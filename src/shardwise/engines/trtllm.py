@@ -201,8 +201,11 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
             source="tensorrt_llm/_torch/distributed/ops.py: AllReduceStrategy AUTO; sizes assumed "
             "equal to vLLM's, since its workspace differs by GPU and world size",
         ),
-        source="tensorrt_llm/llmapi/llm_args.py; capacity_scheduler_policy GUARANTEED_NO_EVICT",
+        source="tensorrt_llm/llmapi/llm_args.py; capacity_scheduler_policy GUARANTEED_NO_EVICT; "
+        "tensorrt_llm/_torch/modules/fused_moe/fused_moe_cutlass.py: run_post_quant_allgather",
         reserves_output=True,
+        # block scales of fp8 are computed by the experts' kernels
+        gathers_quantized=("fp8", "nvfp4", "w4a8_mxfp4_mxfp8"),
     )
 
 

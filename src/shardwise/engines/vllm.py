@@ -279,6 +279,10 @@ def graph_batch_sizes(
     return tuple(size for size in sizes if size <= largest)
 
 
+#: Formats of experts whose kernels take quantized inputs.
+_GATHERED: Final = ("fp8", "fp8_block", "nvfp4", "w4a8_mxfp4_mxfp8")
+
+
 def scheduling(device: Device, version: Version | None) -> Scheduling:
     """vllm/config/scheduler.py, vllm/config/vllm.py."""
     v1 = since(version, (("0", False), ("0.8", True)))
@@ -292,11 +296,13 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
         "vllm/v1/engine/output_processor.py: RequestOutputCollector merges deltas; "
         "vllm/v1/attention/backends/flash_attn.py: one flash_attn_varlen_func for the whole batch; "
         "flashinfer.py (Blackwell): decodes and prompts apart; docs/design/cuda_graphs.md: prompts "
-        "up to the largest captured size run as piecewise graphs",
+        "up to the largest captured size run as piecewise graphs; pull/32567 (January 2026): "
+        "inputs are quantized before they are gathered",
         merges_output=v1,
         one_attention_call=v1 and device.uses_flash_attention,
         piecewise_tokens=max(graph_batch_sizes(device, version)) if v1 else 0,
         steps_ahead=since(version, (("0", 0.0), ("0.14", 1.0))),
+        gathers_quantized=since(version, (("0", ()), ("0.16", _GATHERED))),
     )
 
 

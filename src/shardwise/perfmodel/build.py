@@ -11,7 +11,7 @@ import numpy as np
 
 from shardwise.errors import InputError
 from shardwise.perfmodel.batches import Batch, GpuOf, group, usual_gpu
-from shardwise.perfmodel.calibrate import fit, problem_of
+from shardwise.perfmodel.calibrate import FIRST_HOLD, fit, problem_of
 from shardwise.perfmodel.crossval import Miss, folds_of, hold_out, in_sample, kernels_alone
 from shardwise.perfmodel.hierarchy import Hierarchy, encode
 from shardwise.perfmodel.intervals import (
@@ -138,7 +138,7 @@ def build_reference(
     problem = problem_of(batches)
     folds = list(folds_of(batches))
     progress("fit", 0, len(folds))
-    hierarchy = fit(problem)
+    hierarchy = fit(problem, fit(problem, hold=FIRST_HOLD))
     misses = kernels_alone(problem)
     for done, fold in enumerate(folds, start=1):
         progress(f"without {fold.kind}", done, len(folds))

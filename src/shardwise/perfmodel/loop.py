@@ -34,6 +34,7 @@ class Turn(msgspec.Struct, frozen=True):
     mixed: StepTime  #: with a chunk of a prompt
     extra: StepTime  #: time that a whole prompt adds to the decode steps
     own_steps: Array  #: steps of a prompt
+    prompts: Array  #: prompts that share them
 
     @property
     def prefill(self) -> StepTime:
@@ -56,21 +57,25 @@ def settled(
     slots: Array,
     outside: Array | float = 0.0,
     waiting: Array | float = 0.0,
+    grouped: Array | float = 0.0,
 ) -> Loop:
     """Return the steady state of a loop of `slots` requests with cycle outside + prefill + (1 +
     waiting) x D, where D is the decode time of a request.
 
     A step holds at most its budget of prompt tokens. If other prompts would make a token take
-    longer than such a step, the wait is before the first token instead.
+    longer than such a step, the wait is before the first token instead. `grouped` is the share of
+    prompts that come in groups that fill their steps; the others come one by one.
     """
     steps = decode_steps(setting, load)
     share = np.ones_like(slots)
     for _ in range(ROUNDS):
-        turn = _turn(setting, load, slots, share)
+        turn = _turn(setting, load, slots, share, grouped)
         fixed = outside + turn.prefill.total
         growing = 1.0 + waiting
-        own, others = steps * turn.decode.total, (slots - 1.0) * turn.extra.total
-        wanted = _decoding_s(own, others, fixed, growing)
+        # the groups before and after a request's own are prefilled while it decodes
+        beside = (1.0 - grouped) * fixed
+        own, others = steps * turn.decode.total, (slots - turn.prompts) * turn.extra.total
+        wanted = _decoding_s(own, others, beside, growing)
         share = wanted / (fixed + growing * wanted)
     full = fullest_chunk(load, slots * verified(setting))
     fullest = mixed_step(setting, load, slots, full).total
@@ -91,7 +96,7 @@ def decode_steps(setting: Steps, load: Load) -> Array:
     return decoded(load) / tokens_per_step(setting)
 
 
-def _turn(setting: Steps, load: Load, slots: Array, share: Array) -> Turn:
+def _turn(setting: Steps, load: Load, slots: Array, share: Array, grouped: Array | float) -> Turn:
     """Return the steps of `slots` requests that decode for `share` of their time."""
     decoding = slots * share
     finished = decoding * tokens_per_step(setting) / load.osl
@@ -99,12 +104,14 @@ def _turn(setting: Steps, load: Load, slots: Array, share: Array) -> Turn:
     arrivals = finished / load.pp_size * load.gather_steps
     together = arrivals / -np.expm1(-arrivals)  # mean of a Poisson number given at least one
     tokens = chunk(load, slots * verified(setting), together)
+    tokens = tokens + grouped * (chunk(load, slots * verified(setting), slots) - tokens)
     steps_per_prompt = load.new_tokens / tokens
     decode = decode_step(setting, load, decoding)
     mixed = mixed_step(setting, load, decoding, tokens)
     bubbles = _bubbles(arrivals * steps_per_prompt, load.pp_size)
     extra = mixed.plus(decode.scaled(-1.0)).scaled(steps_per_prompt / load.pp_size * bubbles)
-    return Turn(decode, mixed, extra, np.maximum(1.0, steps_per_prompt))
+    prompts = np.clip(1.0 / steps_per_prompt, 1.0, slots)
+    return Turn(decode, mixed, extra, np.maximum(1.0, steps_per_prompt), prompts)
 
 
 def _bubbles(chunks: Array, pp_size: Array) -> Array:

@@ -119,7 +119,13 @@ def _library_alone(node: Node, world: int) -> bool:
     return world not in facts.custom_world_sizes
 
 
-def exchange_seconds(node: Node, model: Model, layouts: Sequence[Layout], tokens: Array) -> Array:
+def exchange_seconds(
+    node: Node,
+    model: Model,
+    layouts: Sequence[Layout],
+    tokens: Array,
+    gathered_bytes: float = 2.0,
+) -> Array:
     """Return the time to exchange tokens between data-parallel attention and expert ranks.
 
     Models the default of vLLM and SGLang: an all-gather before the experts and a reduce-scatter
@@ -130,6 +136,7 @@ def exchange_seconds(node: Node, model: Model, layouts: Sequence[Layout], tokens
         model: Supplies the number of MoE layers and the hidden size.
         layouts: Layouts without data-parallel attention take no time.
         tokens: Tokens of all attention replicas together.
+        gathered_bytes: Bytes per value of an expert's input; its output has 16 bits.
 
     Returns:
         Seconds for all layers, shape (layouts, tokens).
@@ -138,14 +145,16 @@ def exchange_seconds(node: Node, model: Model, layouts: Sequence[Layout], tokens
     out = np.zeros((len(layouts), len(tokens)))
     for place, layout in enumerate(layouts):
         if layout.attention_dp > 1 and layout.stage_gpus > 1:
-            size = 2.0 * tokens * model.hidden_size
+            values = tokens * model.hidden_size
+            sent, returned = gathered_bytes * values, 2.0 * values
             ranks, between = layout.stage_gpus, np.zeros(len(tokens))
             if node.fabric is not None and ranks > node.fabric.gpus_per_node:
-                between = _between_nodes(node.fabric, ranks, size)
+                between = _between_nodes(node.fabric, ranks, sent)
+                between = between + _between_nodes(node.fabric, ranks, returned)
                 ranks = node.fabric.gpus_per_node
-            gathered = kernels.all_gather(node.gpu, ranks, size).seconds
-            scattered = kernels.reduce_scatter(node.gpu, ranks, size).seconds
-            out[place] = layers * (gathered + scattered + 2.0 * between)
+            gathered = kernels.all_gather(node.gpu, ranks, sent).seconds
+            scattered = kernels.reduce_scatter(node.gpu, ranks, returned).seconds
+            out[place] = layers * (gathered + scattered + between)
     return out
 
 

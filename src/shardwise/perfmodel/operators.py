@@ -25,6 +25,7 @@ from shardwise.architecture.formats import Format
 from shardwise.architecture.mixers import Attention, Mla
 from shardwise.architecture.model import Model
 from shardwise.engines.device import device_of
+from shardwise.engines.facts import Scheduling
 from shardwise.engines.registry import get
 from shardwise.hardware.gpu import Gpu
 from shardwise.kernels import experts as experts_kernel
@@ -196,6 +197,7 @@ class StepKernels(msgspec.Struct, frozen=True, eq=False):
 @lru_cache(maxsize=256)
 def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]) -> StepKernels:
     gpu, engine = node.gpu, node.engine
+    facts = get(engine).scheduling(device_of(gpu), node.version)
     ranks = [rank_shards(model, layout) for layout in layouts]
     dense = np.zeros((len(layouts), len(TOKENS), 4))
     errors = _Errors(len(layouts))
@@ -216,14 +218,15 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
     experts = None
     if model.moe is not None:
         experts = np.zeros((len(layouts), len(TOKENS), 3))
+        routed = [expert_operators(rank, gpu) for rank in ranks]
         experts[..., EXPERT_WEIGHTS], experts[..., EXPERT_MATRIX] = _expert_seconds(
-            gpu, engine, [expert_operators(rank, gpu) for rank in ranks], errors
+            gpu, engine, routed, errors
         )
-        experts[..., EXCHANGE] = exchange_seconds(node, model, layouts, TOKENS)
+        sent = _gathered_bytes(routed[0][0].format, facts)
+        experts[..., EXCHANGE] = exchange_seconds(node, model, layouts, TOKENS, sent)
     decode = decode_seconds(ranks, gpu, engine, kv_dtype, errors.add)
     prefill, least = prefill_seconds(ranks, gpu, engine, kv_dtype)
     count = np.ones(len(layouts))
-    facts = get(engine).scheduling(device_of(gpu), node.version)
     hop = np.array([hops(node, layout, 2.0 * model.hidden_size) for layout in layouts])
     return StepKernels(
         index=np.arange(len(layouts)),
@@ -245,6 +248,11 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
         hop_latency_s=hop[:, 1],
         kernel_error=errors.mean,
     )
+
+
+def _gathered_bytes(name: str, facts: Scheduling) -> float:
+    """Return the bytes per value of an expert's input between data-parallel ranks."""
+    return format_of(name).activation_bytes if name in facts.gathers_quantized else 2.0
 
 
 def _shared(rank: RankShards) -> float:

@@ -167,18 +167,33 @@ def static_batch(setting: Steps, load: Load) -> Served:
 
 def max_throughput(setting: Steps, load: Load) -> Served:
     """Predict requests that are all queued at once. Memory and max_num_seqs limit the batch. On
-    average, a request waits for half of those beyond the batch. Throughput is that of the whole
-    run, whose last sequences run in an ever smaller batch."""
+    average, a request waits for half of those beyond the batch. Requests of equal length that were
+    admitted together end together, in every replica of attention, so that their successors'
+    prompts fill steps. Throughput is that of the whole run, whose last sequences run in an ever
+    smaller batch."""
     resident, limited = _resident(load)
-    loop = settled(setting, load, resident)
+    share = share_in_step(load)
+    loop = settled(setting, load, resident, grouped=share)
     own = loop.turn.prefill.total + loop.backlog_s
     service = own + loop.decoding_s
     queue = np.maximum(load.concurrency / resident - 1.0, 0.0) * service / 2.0
     batch, causes = (resident, limited), _causes(load, loop)
     served = _served(load, loop.token.total, causes, batch, own + queue, service + queue)
     run = load.concurrency * service / resident + emptying_s(setting, load, resident)
+    if np.any(share > 0.0):
+        run = run + share * (_waves_s(setting, load, resident, service) - run)
     output = load.concurrency * load.osl / run
     return replace(served, output_tok_s=output, total_tok_s=output * (1 + load.isl / load.osl))
+
+
+def _waves_s(setting: Steps, load: Load, resident: Array, service: Array) -> Array:
+    """Return the seconds of a run whose requests are of equal length and all queued at once: whole
+    waves of `resident` requests that take `service` seconds each, and a last one of the rest."""
+    whole = np.floor(load.concurrency / resident * (1.0 + 1e-9))
+    rest = np.clip(load.concurrency - whole * resident, 0.0, resident)
+    last = settled(setting, load, np.maximum(rest, 1.0), grouped=1.0)
+    last_s = last.turn.prefill.total + last.backlog_s + last.decoding_s
+    return np.asarray(whole * service + np.where(rest >= 1.0, last_s, 0.0))
 
 
 #: Prediction function by load mode.

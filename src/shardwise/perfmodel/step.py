@@ -227,6 +227,7 @@ def step_time(
     pieces = np.where(tokens <= kernels.of(kernels.graph_tokens), PIECEWISE_SHARE, 1.0)
     launches = np.where(prompt_tokens > 0, pieces * layers * c["eager_layer"], 0.0)
     waiting = smooth_maximum(device, launches, HOST_KNEE) - device
-    overhead = c["step"] + c["sequence"] * sequences + gaps + waiting
+    # each attention replica has a scheduler of its own
+    overhead = c["step"] + c["sequence"] * own + gaps + waiting
     parts = (weights, kv, compute, communication, overhead)
     return StepTime(*(np.broadcast_to(np.asarray(x, dtype=np.float64), shape) for x in parts))

@@ -80,7 +80,7 @@ def step_operators(subject: Subject, evidence: Evidence) -> StepOperators:
     c = subject.setting.coefficients
     own = sequences / layout.pp_size / layout.attention_dp
     attention = float(step.kv[0])
-    host = c["step"] * layout.pp_size + c["sequence"] * sequences / layout.pp_size
+    host = c["step"] * layout.pp_size + c["sequence"] * own
     found = _products(subject, evidence, own, float(step.weights[0] + step.compute[0]))
     found += _attention(subject, evidence, own, context, attention)
     if step.communication[0] > 0:

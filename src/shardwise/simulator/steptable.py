@@ -137,7 +137,7 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
         launch=(
             setting.arch.num_layers * c["eager_layer"],
             pp_size * c["step"],
-            c["sequence"],
+            c["sequence"] / copies,
             (pp_size - 1) * float(kernels.hop_s[0]),
         ),
         graph_tokens=float(kernels.graph_tokens[0]),
