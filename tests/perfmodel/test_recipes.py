@@ -54,6 +54,7 @@ def test_aiconfigurators_client_sends_ten_equal_requests_per_stream() -> None:
         asked = run("aic_silicon_other", "qwen3-32b", "trtllm", concurrency=16, tokens=tokens)
         found = recipe_of(asked)
         assert found.limits.max_num_batched_tokens == limit
+        assert found.limits.gpu_memory_utilization == 0.8
         assert (found.waves, found.length_cv) == (10, 0.0)
     other = recipe_of(run("aic_silicon_other", "llama-3.1-8b", "trtllm"))
     assert other.length_cv is None

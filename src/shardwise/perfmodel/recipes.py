@@ -180,6 +180,9 @@ _LLAMA_8B: Final = Recipe(extra_in_flight=1.0, waves=STEADY)
 #: (generator/rule_plugin/benchmark/trtllm.rule). Chunked prefill is off, so a step takes whole
 #: prompts.
 _BEYOND_PROMPT: Final = 1500.0
+#: `free_gpu_memory_fraction` of its engine files
+#: (generator/config/backend_templates/trtllm/extra_engine_args.1.0.0rc3.yaml.j2).
+_GENAI_PERF_MEMORY: Final = 0.8
 
 
 def _genai_perf(run: Run) -> Recipe:
@@ -191,7 +194,8 @@ def _genai_perf(run: Run) -> Recipe:
     """
     prompts = (run.isl + _BEYOND_PROMPT) // run.isl
     limit = int(run.concurrency + prompts * run.isl)
-    return Recipe(FixedLimits(max_num_batched_tokens=limit), waves=10.0, length_cv=0.0)
+    limits = FixedLimits(max_num_batched_tokens=limit, gpu_memory_utilization=_GENAI_PERF_MEMORY)
+    return Recipe(limits, waves=10.0, length_cv=0.0)
 
 
 def _aiconfigurator(run: Run) -> Recipe:
