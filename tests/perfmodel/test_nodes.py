@@ -10,6 +10,8 @@ from msgspec.structs import replace
 
 from shardwise import kernels
 from shardwise.architecture.models import load
+from shardwise.engines.device import device_of
+from shardwise.engines.registry import get
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.network import Fabric, network, networks
@@ -19,6 +21,7 @@ from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.estimate import sweep
 from shardwise.perfmodel.loads import Offered
 from shardwise.perfmodel.messages import Node, exchange_seconds, hops
+from shardwise.perfmodel.operators import _gathered_bytes
 from shardwise.perfmodel.subject import Asked, subject_of
 
 H100 = default_catalogue().gpu("h100")
@@ -76,6 +79,20 @@ def test_quantized_inputs_take_less_of_an_exchange_and_outputs_do_not() -> None:
     # one byte there and two back, half of each between the nodes
     size = 8192 * 7168 * (1 + 2)
     assert next(between) - next(between) == pytest.approx(58 * (2 * 15e-6 + size / 2 / 400e9))
+
+
+def test_inputs_of_weight_only_kernels_are_gathered_in_16_bits() -> None:
+    catalogue = default_catalogue()
+    facts = get("trtllm").scheduling(device_of(H100))
+    found = {
+        (gpu, name): _gathered_bytes(catalogue.gpu(gpu), name, facts)
+        for gpu in ("b200", "h100", "a100-80gb")
+        for name in ("nvfp4", "fp8", "fp8_block")
+    }
+    assert found["b200", "nvfp4"] == 0.5625  # half a byte, and a scale per 16 values
+    assert found["h100", "nvfp4"] == 2.0  # no fp4 units: Marlin
+    assert (found["h100", "fp8"], found["h100", "fp8_block"]) == (1.0, 2.0)
+    assert found["a100-80gb", "fp8"] == 2.0
 
 
 def test_several_nodes_need_a_network() -> None:

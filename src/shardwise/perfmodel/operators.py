@@ -222,7 +222,7 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
         experts[..., EXPERT_WEIGHTS], experts[..., EXPERT_MATRIX] = _expert_seconds(
             gpu, engine, routed, errors
         )
-        sent = _gathered_bytes(routed[0][0].format, facts)
+        sent = _gathered_bytes(gpu, routed[0][0].format, facts)
         experts[..., EXCHANGE] = exchange_seconds(node, model, layouts, TOKENS, sent)
     decode = decode_seconds(ranks, gpu, engine, kv_dtype, errors.add)
     prefill, least = prefill_seconds(ranks, gpu, engine, kv_dtype)
@@ -250,9 +250,10 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
     )
 
 
-def _gathered_bytes(name: str, facts: Scheduling) -> float:
+def _gathered_bytes(gpu: Gpu, name: str, facts: Scheduling) -> float:
     """Return the bytes per value of an expert's input between data-parallel ranks."""
-    return format_of(name).activation_bytes if name in facts.gathers_quantized else 2.0
+    made = runs_as(rates_of(gpu), name)
+    return format_of(made).activation_bytes if made in facts.gathers_quantized else 2.0
 
 
 def _shared(rank: RankShards) -> float:
