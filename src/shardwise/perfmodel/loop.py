@@ -74,7 +74,8 @@ def settled(
         growing = 1.0 + waiting
         # the groups before and after a request's own are prefilled while it decodes
         beside = (1.0 - grouped) * fixed
-        own, others = steps * turn.decode.total, (slots - turn.prompts) * turn.extra.total
+        own = steps * turn.decode.total
+        others = (slots - 1.0 - grouped * (turn.prompts - 1.0)) * turn.extra.total
         wanted = _decoding_s(own, others, beside, growing)
         share = wanted / (fixed + growing * wanted)
     full = fullest_chunk(load, slots * verified(setting))
