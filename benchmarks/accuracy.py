@@ -26,6 +26,7 @@ from shardwise.analysis.run import Question, run
 from shardwise.analysis.transitions import StepPair, compare, mean_absolute_error_points
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.kernels.experts import touched
+from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.batches import Batch, group
 from shardwise.perfmodel.build import covered_pct, crossed_pct, mape, plain
 from shardwise.perfmodel.calibrate import Problem, problem_of
@@ -324,6 +325,32 @@ def far_table(misses: Sequence[Miss]) -> Table:
     return Table("far", title, columns, (tuple(body),))
 
 
+def version_table(misses: Sequence[Miss]) -> Table:
+    """TPOT of left-out layouts, by whether the engine's version was measured with another one."""
+    some = [m for m in misses if m.fold == "layout" and m.metric == "tpot_s"]
+    some = [m for m in some if m.row.mode == "closed_loop"]
+    measured: dict[tuple[str, ...], set[Layout]] = {}
+    for m in some:
+        cell = (m.model, m.gpu, m.engine, m.row.version)
+        measured.setdefault(cell, set()).add(m.row.layout)
+    parts: dict[tuple[bool, bool], list[float]] = {}
+    for m in some:
+        others = len(measured[m.model, m.gpu, m.engine, m.row.version]) > 1
+        parts.setdefault((m.moe, others), []).append(m.error)
+    body = []
+    for (moe, others), errors in sorted(parts.items()):
+        words = (
+            "moe" if moe else "dense",
+            "same version" if others else "other versions only",
+            str(len(errors)),
+            _median_pct(errors),
+        )
+        body.append(tuple(text_cell(w) for w in words))
+    names = ("models", "other layouts measured with", "n", "median, %")
+    columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
+    return Table("versions", "TPOT of left-out layouts by version", columns, (tuple(body),))
+
+
 LEAST_IN_TIER = 40
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
@@ -420,6 +447,7 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
         (ROOT / "docs" / "accuracy.head.md").read_text("utf-8").strip(),
         "## Held-out rows",
         *(markdown(fold_table(profile.folds, metric)) for metric in (*METRICS, QUEUED)),
+        markdown(version_table(misses)),
         markdown(far_table(misses)),
         markdown(tier_table(misses, profile)),
         "![Nominal and actual coverage of intervals](images/reliability.svg)",

@@ -41,6 +41,7 @@ ROOT = Path(__file__).parents[1]
 STAGE_S = {1: 1200.0, 2: 600.0}  #: by the number of stages that a run of all of them has
 LIMITS = EngineLimits(max_num_seqs=128, max_model_len=4096)
 VERSION = "0.15.1"
+COMPLETE = 0.9  #: share of osl that the client of a complete row counted
 DRAWS = 5  #: of the arrivals; the figures are their mean
 #: Metric -> bound on the median over rows of its absolute error in percent.
 BOUNDS = {
@@ -206,6 +207,8 @@ def table_row(compared: Compared) -> str:
 
 def document(rows: Sequence[Compared], fresh: Sequence[Compared]) -> str:
     found, others = medians(rows), medians(fresh)
+    complete = [row for row in rows if accounted(row.row) >= COMPLETE]
+    counted = medians(complete)
     titles = [m.replace("_", " ").replace("e2e", "E2E").replace("ttft", "TTFT") for m in BOUNDS]
     titles = [title.replace("itl", "ITL") for title in titles]
     verdicts = []
@@ -216,7 +219,8 @@ def document(rows: Sequence[Compared], fresh: Sequence[Compared]) -> str:
         held = [row.held[metric] for row in rows if metric in row.held]
         verdicts.append(
             f"| {title} | {found[metric]:.1f} % | {least} | {within} | "
-            f"{f'{sum(held)} of {len(held)}' if held else ''} | {others[metric]:.1f} % |"
+            f"{f'{sum(held)} of {len(held)}' if held else ''} | {others[metric]:.1f} % | "
+            f"{counted[metric]:.1f} % |"
         )
     return "\n".join(
         [
@@ -236,11 +240,12 @@ def document(rows: Sequence[Compared], fresh: Sequence[Compared]) -> str:
             f"{same_row_spread(rows):.0f} %.",
             "",
             "Median absolute error over the rows, and number of rows whose measured value is "
-            "within "
-            "the simulation's 80 % interval:",
+            "within the simulation's 80 % interval. Rows are complete if their client counted at "
+            f"least {100 * COMPLETE:g} % of the output tokens that were asked for:",
             "",
-            "| metric | median error | bound | within | in the interval | with new questions |",
-            "| --- | ---: | ---: | --- | ---: | ---: |",
+            "| metric | median error | bound | within | in the interval | with new questions | "
+            f"{len(complete)} complete rows |",
+            "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
             *verdicts,
             "",
             "Each cell: measured / simulated, in ms. ITL is E2E latency divided by output tokens, "

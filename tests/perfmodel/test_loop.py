@@ -91,3 +91,12 @@ def test_prompts_among_decodes_cost_a_pipeline_more_than_their_own_stage_time() 
 
     # long answers: prompts come seldom, and every one stops the pipeline
     assert lost(4000.0) > 2.0 * lost(16.0)
+
+
+def test_tokens_that_are_computed_again_lengthen_the_tokens_of_all_others() -> None:
+    load, slots = offered(64, 1024, 512), np.array([64.0])
+    once, again = (settled(SETTING, load, slots, recomputed=n) for n in (0.0, 512.0))
+    # half as many again as the prompt has, many at a time: about half of what its prompts cost
+    more = again.decoding_s - once.decoding_s
+    prompts = once.decoding_s - 511 * once.turn.decode.total
+    assert 0.3 * prompts < more < 0.6 * prompts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 from tests.reference import FOLDER, needs_reference
 
 from shardwise.layout.deployment import Layout
@@ -92,18 +91,75 @@ def cells(**given: str) -> dict[str, str]:
     return {**usual, **given}
 
 
-def test_vllm_rows_without_a_version_schedule_ahead_from_the_release_on_that_does() -> None:
-    asked = run(model="llama-3.1-70b", engine="vllm", version="")
-    assert recipe_of(replace(asked, measured_on="2025-10-29")).steps_ahead == 0
-    assert recipe_of(replace(asked, measured_on="2026-02-01")).steps_ahead is None
-    assert recipe_of(asked).steps_ahead is None
-    assert recipe_of(replace(asked, version="0.11", measured_on="2025-10-29")).steps_ahead is None
-
-
 def test_minimax_ran_with_whole_experts_until_its_scripts_asked_for_more_than_one() -> None:
     assert parse_row(1, cells()).layout.ep_size == 8
     assert parse_row(1, cells(engine="vllm 0.19.0", tp="4")).layout.ep_size == 1
+    assert parse_row(1, cells(engine="vllm 0.16.0", tp="4")).layout.ep_size == 1
     assert parse_row(1, cells(source_id="mine")).layout.ep_size == 1
+
+
+def kv_dtype(**given: str) -> str:
+    """The KV cache dtype with which a row is predicted."""
+    batches, problems = group([parse_row(1, cells(**given))])
+    assert not problems
+    return batches[0].key.kv_dtype
+
+
+def test_minimax_had_a_16_bit_cache_until_its_script_named_one() -> None:
+    # minimaxm2.5_fp8_b200.sh: --gpu-memory-utilization 0.95, later 0.90, --kv-cache-dtype fp8,
+    # --max-num-batched-tokens $((ISL * 2)), --stream-interval 20; _h200.sh as before
+    before, since = cells(), cells(gpu_id="b200", engine="vllm 0.19.0", tp="4", isl="8192")
+    assert kv_dtype(**before) == "bf16"
+    assert kv_dtype(**since) == "fp8"
+    assert parse_row(1, before).limits.gpu_memory_utilization == 0.95
+    row = parse_row(1, since)
+    assert (row.limits.gpu_memory_utilization, row.limits.max_num_batched_tokens) == (0.9, 16384)
+    assert row.recipe.stream_interval == 20
+
+
+def test_servers_that_gather_tokens_of_a_stream_handle_fewer_chunks() -> None:
+    # --stream-interval 30 of SGLang's scripts; stream_interval of TensorRT-LLM's
+    assert recipe_of(run()).stream_interval == 30
+    assert recipe_of(run(engine="trtllm")).stream_interval == 10
+    assert recipe_of(run(engine="trtllm", model="gpt-oss-120b")).stream_interval == 20
+    assert recipe_of(run("aic_silicon_other", "llama-3.1-8b", "trtllm")).stream_interval == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "stated", "limit"),
+    [
+        # ((64 + 1024 + 64 + 63) / 64) * 64; later at least 8,192
+        ("1.1.0rc2.post2", 1024, 1152),
+        ("1.2.0rc6.post2", 1024, 8192),
+        ("1.2.0rc6.post2", 8192, 8320),
+        ("", 8192, 8320),
+    ],
+)
+def test_deepseek_on_tensorrt_llm_took_one_prompt_a_step(
+    version: str, stated: float, limit: int
+) -> None:
+    asked = run(engine="trtllm", version=version, tokens=0.9 * stated)
+    assert recipe_of(asked).limits.max_num_batched_tokens == limit
+
+
+def atom(engine: str, **given: str) -> dict[str, str]:
+    """A row of ATOM's nightly runs."""
+    usual = {"source_id": "rocm_atom_dashboard", "gpu_id": "mi355x", "engine_id": engine}
+    return cells(**{**usual, "engine": f"{engine} + ATOM plugin", **given})
+
+
+def test_atoms_nightly_runs_have_an_fp8_cache_and_some_have_equal_lengths() -> None:
+    # atom_oot_test.sh: --kv-cache-dtype fp8; oot_benchmark_models.json: 16,384 tokens, and
+    # --random-range-ratio 1 for 1,000 + 100, 5,000 + 500 and 10,000 + 1,000 tokens
+    assert kv_dtype(**atom("vllm")) == "fp8"
+    assert kv_dtype(**atom("sglang")) == "fp8"
+    varied, equal = (parse_row(1, atom("vllm", isl=isl, osl="100")) for isl in ("1024", "1000"))
+    assert varied.isl == pytest.approx(921.6)
+    assert varied.length_cv == 0.064
+    assert (equal.isl, equal.osl, equal.length_cv, equal.lengths_told) == (1000, 100, 0.0, True)
+    assert varied.limits.max_num_batched_tokens == 16384
+    small = parse_row(1, atom("vllm", model_id="gpt-oss-120b", weight_dtype="fp4"))
+    assert small.limits.gpu_memory_utilization == 0.8
 
 
 def queued(gpu: str, engine: str, gpus: str, **given: str) -> dict[str, str]:

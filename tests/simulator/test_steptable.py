@@ -12,14 +12,17 @@ from shardwise.architecture.bundled import stored_in
 from shardwise.architecture.models import load
 from shardwise.errors import InputError
 from shardwise.hardware.catalogue import default_catalogue
-from shardwise.layout.arrays import Layouts
+from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.deployment import Deployment, Dtypes, Layout
 from shardwise.layout.speculation import Speculation
 from shardwise.perfmodel.estimate import Subject, predict
+from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.profiles import bundled_profile, calibrated
+from shardwise.perfmodel.serving import closed_loop, max_throughput
 from shardwise.perfmodel.step import step_time
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.simulator import compiling
+from shardwise.simulator.closed_loop import ClosedLoop, draw_evenly
 from shardwise.simulator.compiling import HAS_NUMBA
 from shardwise.simulator.fleet import Group, make_fleet, make_group
 from shardwise.simulator.scheduling import Scheduling
@@ -233,3 +236,51 @@ def test_a_queue_of_equal_requests_agrees_with_the_closed_form(
     requests = result.requests
     run = float((requests.arrival + result.latency("e2e_latency_s")).max())
     assert n * osl / run == pytest.approx(expected.value, rel=0.02)
+
+
+LARGE = Deployment("llama-3.1-70b", "h200", dtypes=Dtypes("fp8", "fp8"))
+
+
+def with_cache(tokens: float) -> Group:
+    return replace(make_group(LARGE), kv_capacity_tokens=int(tokens), max_context=10**6)
+
+
+def offered_to(cache: float, n: int, isl: int, osl: int, requests: int, cv: float) -> Load:
+    """The load of one replica with a KV cache of `cache` tokens."""
+    asked = subject(LARGE)
+    many = (np.array([float(v)]) for v in (n, isl, osl, requests, cv))
+    offered = Offered(*many)
+    load = make_load(asked.arch, asked.platform, "fp8", Deployments.of([LARGE]), offered)
+    return replace(load, kv_capacity_tokens=np.array([cache]))
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
+@pytest.mark.parametrize(("isl", "osl"), [(921, 7372), (1000, 1000), (7372, 921)])
+@pytest.mark.parametrize("share", [0.3, 0.8, 1.0, 1.1])
+def test_a_loop_near_the_caches_size_waits_as_long_as_in_the_closed_form(
+    isl: int, osl: int, share: float
+) -> None:
+    """`share`: of the tokens that all requests hold on average."""
+    n, cv = 64, 0.064
+    cache = share * n * (isl + osl / 2)
+    traffic = Traffic(1.0, Lengths(isl, cv), Lengths(osl, cv))
+    loop = ClosedLoop(n, lambda count: draw_evenly(traffic, count, 10 * n))
+    result = loop.run([with_cache(cache)])
+    served = closed_loop(subject(LARGE).setting, offered_to(cache, n, isl, osl, 10 * n, cv))
+    for metric, tolerance in (("e2e_latency_s", 0.05), ("ttft_s", 0.45)):
+        expected = float(getattr(served, metric)[0])
+        assert result.percentiles(metric).mean == pytest.approx(expected, rel=tolerance), metric
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed: too slow without")
+@pytest.mark.parametrize(("isl", "osl"), [(128, 2048), (1000, 1000), (2048, 128)])
+def test_a_queue_beyond_the_caches_size_computes_preempted_prompts_again(
+    isl: int, osl: int
+) -> None:
+    n, cache = 800, 100_000.0
+    trace = make_trace(np.zeros(n), np.full(n, isl), np.full(n, osl))
+    result = simulate([with_cache(cache)], trace, concurrency=n)
+    run = float((result.requests.arrival + result.latency("e2e_latency_s")).max())
+    served = max_throughput(subject(LARGE).setting, offered_to(cache, n, isl, osl, n, 0.0))
+    # 25, 25 and 7 % too fast if no prompt were computed twice
+    assert n * osl / run == pytest.approx(float(served.output_tok_s[0]), rel=0.04)

@@ -144,7 +144,7 @@ def _key(row: Row, gpu_of: GpuOf) -> Key:
         require_draft(model, row.drafted)
     if row.cached_tokens:
         require_prefix_caching(row.engine, gpu, row.version)
-    kv = row.kv_dtype or _unstated_kv_dtype(row, model, gpu)
+    kv = row.kv_dtype or row.recipe.kv_dtype or _unstated_kv_dtype(row, model, gpu)
     if kv not in KV_BYTES:
         raise InputError(f"kv_dtype is {kv!r}", f"allowed: {', '.join(KV_BYTES)}")
     return Key(
@@ -176,7 +176,6 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         return np.array([read(row) for row in rows], dtype=np.float64)
 
     platform = Platform(gpu, key.engine, key.version)
-    ahead = platform.scheduling.steps_ahead
     budget = STATIC_BATCHED_TOKENS if key.mode == "static_batch" else BATCHED_TOKENS
     usual = get(key.engine).defaults(device_of(gpu), key.version)
 
@@ -206,9 +205,7 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         gather_steps=column(lambda r: r.recipe.gather_steps),
         gather_wait=column(lambda r: r.recipe.gather_wait),
         lengths_told=np.array([row.lengths_told for row in rows]),
-        steps_ahead=column(
-            lambda r: ahead if r.recipe.steps_ahead is None else r.recipe.steps_ahead
-        ),
+        stream_interval=column(lambda r: r.recipe.stream_interval),
     )
     draft = draft_held(model, key.speculation) if key.speculation else None
     return make_load(model, platform, key.kv_dtype, deployments, offered, draft)

@@ -32,9 +32,7 @@ class Offered(msgspec.Struct, frozen=True):
     gather_steps: Array | float = 1.0  #: decode steps over which new requests are gathered
     gather_wait: Array | float = 0.0  #: steps that one of them waits for the others, on average
     lengths_told: NDArray[np.bool_] | bool = True  #: whether `length_cv` is known
-    steps_ahead: Array | None = (
-        None  #: scheduled before a request arrives; None: as the engine does
-    )
+    stream_interval: Array | float = 1.0  #: tokens per chunk of a stream, after its first token
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -53,6 +51,7 @@ class Load(msgspec.Struct, frozen=True):
     gather_steps: Array | float = 1.0  #: decode steps over which new requests are gathered
     gather_wait: Array | float = 0.0  #: steps that one of them waits for the others, on average
     steps_ahead: Array | float = 0.0  #: scheduled before a request arrives, beyond `wait_steps`
+    stream_interval: Array | float = 1.0  #: tokens per chunk of a stream, after its first token
     reserves_output: Array | bool = False  #: admission counts a request's whole output
     merges_output: Array | bool = False  #: the server never queues tokens of a stream
     mixed_batches: NDArray[np.bool_] | bool = True  #: prompts and decodes share steps
@@ -127,10 +126,8 @@ def make_load(
         cached_tokens=np.broadcast_to(offered.cached_tokens, np.shape(offered.isl)),
         gather_steps=offered.gather_steps,
         gather_wait=offered.gather_wait,
-        steps_ahead=np.broadcast_to(
-            scheduling.steps_ahead if offered.steps_ahead is None else offered.steps_ahead,
-            np.shape(offered.isl),
-        ),
+        steps_ahead=np.broadcast_to(scheduling.steps_ahead, np.shape(offered.isl)),
+        stream_interval=offered.stream_interval,
         reserves_output=scheduling.reserves_output,
         merges_output=scheduling.merges_output,
         mixed_batches=scheduling.mixed_batches,

@@ -58,16 +58,20 @@ def settled(
     outside: Array | float = 0.0,
     waiting: Array | float = 0.0,
     grouped: Array | float = 0.0,
+    recomputed: Array | float = 0.0,
 ) -> Loop:
     """Return the steady state of a loop of `slots` requests with cycle outside + prefill + (1 +
     waiting) x D, where D is the decode time of a request.
 
     A step holds at most its budget of prompt tokens. If other prompts would make a token take
     longer than such a step, the wait is before the first token instead. `grouped` is the share of
-    prompts that come in groups that fill their steps; the others come one by one.
+    prompts that come in groups that fill their steps; the others come one by one. `recomputed` are
+    the tokens per request that are computed again after a preemption, many at a time.
     """
     steps = decode_steps(setting, load)
     share = np.ones_like(slots)
+    full = fullest_chunk(load, slots * verified(setting))
+    fullest = mixed_step(setting, load, slots, full).total
     for _ in range(ROUNDS):
         turn = _turn(setting, load, slots, share, grouped)
         fixed = outside + turn.prefill.total
@@ -76,10 +80,10 @@ def settled(
         beside = (1.0 - grouped) * fixed
         own = steps * turn.decode.total
         others = (slots - 1.0 - grouped * (turn.prompts - 1.0)) * turn.extra.total
+        again = recomputed * np.maximum(fullest - turn.decode.total, 0.0) / full
+        others = others + (slots - 1.0) * again / load.pp_size
         wanted = _decoding_s(own, others, beside, growing)
         share = wanted / (fixed + growing * wanted)
-    full = fullest_chunk(load, slots * verified(setting))
-    fullest = mixed_step(setting, load, slots, full).total
     decoding = np.minimum(wanted, steps * fullest)
     prompts = (decoding / steps - turn.decode.total) / np.maximum(turn.extra.total, 1e-12)
     step = turn.decode.plus(turn.extra.scaled(prompts))

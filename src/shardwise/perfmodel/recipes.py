@@ -30,6 +30,32 @@ class Run(msgspec.Struct, frozen=True):
     measured_on: str = ""  #: ISO date; "" if the source does not say
 
 
+#: Sources that draw lengths uniformly from 0.8 to 1.0 of the stated ones (`--random-range-ratio
+#: 0.8`), with the mean and the standard deviation over the mean: 0.2 / sqrt(12) over 0.9.
+_SHORTENED: Final = ("inferencex", "rocm_atom_dashboard")
+_SHORTENED_MEAN: Final = 0.9
+_SHORTENED_CV: Final = 0.064
+#: Stated prompts of ATOM's runs with `--random-range-ratio 1`: equal lengths ("AW" in
+#: .github/benchmark/oot_benchmark_models.json of github.com/ROCm/ATOM, May 2026).
+_ATOM_EQUAL: Final = (1000.0, 5000.0, 10000.0)
+
+
+class Lengths(msgspec.Struct, frozen=True):
+    """Lengths of a source's requests."""
+
+    mean: float  #: over the stated one
+    cv: float | None  #: standard deviation over the mean; None: unknown
+
+
+def lengths_of(source: str, isl: float) -> Lengths:
+    """Return the lengths of requests that `source` states as prompts of `isl` tokens."""
+    if not any(name in source for name in _SHORTENED):
+        return Lengths(1.0, None)
+    if "rocm_atom_dashboard" in source and isl in _ATOM_EQUAL:
+        return Lengths(1.0, 0.0)
+    return Lengths(_SHORTENED_MEAN, _SHORTENED_CV)
+
+
 class Recipe(msgspec.Struct, frozen=True):
     """How rows of a source were measured.
 
@@ -46,7 +72,8 @@ class Recipe(msgspec.Struct, frozen=True):
             does not say so.
         drafted: Whether the run drafted tokens; None: as the row says.
         length_cv: Standard deviation of lengths over their mean; None: as the row says, or unknown.
-        steps_ahead: Steps scheduled before a request arrives; None: as the version says.
+        kv_dtype: Dtype of the KV cache; "": that of the checkpoint.
+        stream_interval: Tokens per chunk that a stream sends after the first token.
     """
 
     limits: FixedLimits = FixedLimits()
@@ -60,7 +87,8 @@ class Recipe(msgspec.Struct, frozen=True):
     default_flags: bool = False
     drafted: bool | None = None
     length_cv: float | None = None
-    steps_ahead: float | None = None
+    kv_dtype: str = ""
+    stream_interval: float = 1.0
 
 
 _DEFAULT: Final = Recipe()
@@ -70,16 +98,27 @@ _SHAREGPT: Final = (150.0, 300.0)
 #: (dsr1_fp8_b200.sh, qwen3.5_fp8_b200.sh); DeepSeek-R1 at TP=4 always 10.
 _POLLS: Final = (10.0, 30.0)
 _POLLS_FROM: Final = 16.0
+#: `--stream-interval` of the same scripts.
+_SGLANG_STREAMS: Final = 30.0
 #: `--chunked-prefill-size` and `--mem-fraction-static` of the same scripts.
 _SGLANG: Final = FixedLimits(max_num_batched_tokens=32768, gpu_memory_utilization=0.82)
 _SGLANG_DSR1_TP4: Final = FixedLimits(max_num_batched_tokens=8192, gpu_memory_utilization=0.95)
 #: `free_gpu_memory_fraction` and `--max_num_tokens` of TensorRT-LLM's scripts by model:
-#: gptoss_fp4_h200_trt.sh, dsr1_fp8_b200_trt.sh (0.75 at TP=4 with prompts of 8,192).
+#: gptoss_fp4_h200_trt.sh, 70b_fp8_h200_trt_slurm.sh.
 _TRTLLM: Final[Mapping[str, FixedLimits]] = {
     "gpt-oss-120b": FixedLimits(max_num_batched_tokens=20000, gpu_memory_utilization=0.85),
-    "deepseek-r1": FixedLimits(gpu_memory_utilization=0.8),
+    "llama-3.1-70b": FixedLimits(max_num_batched_tokens=16384),
 }
-_TRTLLM_DSR1_TP4: Final = FixedLimits(gpu_memory_utilization=0.75)
+#: `stream_interval` of the same scripts, else 10.
+_TRTLLM_STREAMS: Final[Mapping[str, float]] = {"gpt-oss-120b": 20.0}
+_TRTLLM_STREAMS_USUALLY: Final = 10.0
+#: `free_gpu_memory_fraction` of dsr1_fp8_b200_trt.sh, at TP=4 with prompts of 8,192 and otherwise.
+_TRTLLM_DSR1_MEMORY: Final = {True: 0.75, False: 0.8}
+#: `MAX_NUM_TOKENS` of dsr1_fp8_b200_trt.sh: requests in flight, the longest prompt and 64 more,
+#: rounded up to 64; since 1.2.0rc6 at least 8,192 (_slurm.sh before: no minimum).
+_TRTLLM_DSR1_MORE: Final = 64
+_TRTLLM_DSR1_LEAST: Final = 8192
+_TRTLLM_DSR1_LEAST_SINCE: Final = "1.2.0rc6.post2"
 #: Steps that TensorRT-LLM delays prompts to batch them. With 1,024 tokens in and out:
 #: `batch_wait_timeout_iters` of 70b_fp8_h200_trt_slurm.sh below TP=8, and of dsr1_fp8_b200_trt.sh
 #: from 64 to 255 requests in flight. With any lengths: `timeout_iters` of attention_dp_config.
@@ -104,12 +143,18 @@ _SGLANG_DSR1_PLAIN_TO: Final = {False: 64.0, True: 4.0}  #: requests in flight, 
 _TRTLLM_DSR1_MTP: Final = "1.2.0rc6.post3"
 _TRTLLM_DSR1_BOTH: Final = "1.1.0rc2.post2"
 _TRTLLM_DSR1_MTP_FROM: Final = "2026"
-#: minimaxm2.5_fp8_b200.sh and _h200.sh: memory utilization 0.95. Until April 2026 (vLLM 0.19), the
-#: B200 script enabled expert parallelism if EP_SIZE -ge 1, which holds for every row (assumed for
-#: H200 too). At TP=8 the engine does not start without it: 1536 / 8 is not a multiple of the fp8
-#: block of 128.
-_MINIMAX: Final = FixedLimits(gpu_memory_utilization=0.95)
-_MINIMAX_ALWAYS_EP: Final = ("0.16", "0.17", "0.18")
+#: minimaxm2.5_fp8_b200.sh and _h200.sh until April 2026 (vLLM 0.19): memory utilization 0.95, a
+#: 16-bit KV cache, and expert parallelism if EP_SIZE -ge 1, which holds for every row; the first
+#: script, with vLLM 0.16 at TP=4 on H200, had none. At TP=8 the engine does not start without it:
+#: 1536 / 8 is not a multiple of the fp8 block of 128.
+_MINIMAX_BEFORE: Final = FixedLimits(gpu_memory_utilization=0.95)
+_MINIMAX_BEFORE_VERSIONS: Final = ("0.16", "0.17", "0.18")
+_MINIMAX_FIRST: Final = "0.16"
+#: The same script for B200 since then: memory utilization 0.9, `--max-num-batched-tokens` twice the
+#: longest prompt, `--kv-cache-dtype fp8`, `--stream-interval 20`.
+_MINIMAX_MEMORY: Final = 0.9
+_MINIMAX_PROMPTS: Final = 2.0
+_MINIMAX_STREAMS: Final = 20.0
 
 
 def recipe_of(run: Run) -> Recipe:
@@ -216,8 +261,15 @@ def _held(steps: float, run: Run, limits: FixedLimits) -> Recipe:
     return Recipe(limits, steps, steps * (1.0 + others / 2.0) / (1.0 + others))
 
 
+def _longest(mean_tokens: float) -> int:
+    """Return the longest of InferenceX's lengths with this mean."""
+    return round(mean_tokens / _SHORTENED_MEAN)
+
+
 def _sglang(run: Run) -> Recipe:
-    return replace(_sglang_settings(run), drafted=_sglang_drafted(run))
+    return replace(
+        _sglang_settings(run), drafted=_sglang_drafted(run), stream_interval=_SGLANG_STREAMS
+    )
 
 
 def _sglang_drafted(run: Run) -> bool | None:
@@ -239,8 +291,12 @@ def _sglang_settings(run: Run) -> Recipe:
 
 
 def _trtllm(run: Run) -> Recipe:
-    untold = not run.version and run.model in _TRTLLM_EP_UNTOLD
-    return replace(_trtllm_settings(run), whole_experts=untold, drafted=_trtllm_drafted(run))
+    return replace(
+        _trtllm_settings(run),
+        whole_experts=not run.version and run.model in _TRTLLM_EP_UNTOLD,
+        drafted=_trtllm_drafted(run),
+        stream_interval=_TRTLLM_STREAMS.get(run.model, _TRTLLM_STREAMS_USUALLY),
+    )
 
 
 def _trtllm_drafted(run: Run) -> bool | None:
@@ -253,30 +309,43 @@ def _trtllm_drafted(run: Run) -> bool | None:
 
 def _trtllm_settings(run: Run) -> Recipe:
     limits = _TRTLLM.get(run.model, FixedLimits())
+    if run.model == "deepseek-r1":
+        limits = _trtllm_dsr1_limits(run)
     short = run.isl <= _SHORT and run.osl <= _SHORT
     if run.layout.attention_dp > 1:
         return _held(_HELD_ATTENTION_DP, run, limits)
     if run.model == "llama-3.1-70b" and short and run.layout.tp_size < 8:
         return _held(_HELD_70B, run, limits)
-    if run.model == "deepseek-r1":
-        low, high = _HELD_DSR1_FROM_TO
-        if short and low <= run.concurrency < high:
-            return _held(_HELD_DSR1, run, limits)
-        if run.layout.tp_size == 4:
-            return Recipe(_TRTLLM_DSR1_TP4)
+    low, high = _HELD_DSR1_FROM_TO
+    if run.model == "deepseek-r1" and short and low <= run.concurrency < high:
+        return _held(_HELD_DSR1, run, limits)
     return Recipe(limits)
 
 
+def _trtllm_dsr1_limits(run: Run) -> FixedLimits:
+    steps = _TRTLLM_DSR1_MORE
+    tokens = -(-(run.concurrency + _longest(run.isl) + steps) // steps) * steps
+    if run.version >= _TRTLLM_DSR1_LEAST_SINCE:
+        tokens = max(tokens, _TRTLLM_DSR1_LEAST)
+    return FixedLimits(
+        max_num_batched_tokens=int(tokens),
+        gpu_memory_utilization=_TRTLLM_DSR1_MEMORY[run.layout.tp_size == 4 and run.isl > _SHORT],
+    )
+
+
 def _vllm(run: Run) -> Recipe:
-    if run.model == "minimax-m2.5":
-        return Recipe(_MINIMAX, whole_experts=run.version.startswith(_MINIMAX_ALWAYS_EP))
-    if not run.version and "" < run.measured_on < _SCHEDULES_AHEAD_FROM:
-        return Recipe(steps_ahead=0.0)
-    return _DEFAULT
+    if run.model != "minimax-m2.5":
+        return _DEFAULT
+    if run.version.startswith(_MINIMAX_BEFORE_VERSIONS):
+        whole = not run.version.startswith(_MINIMAX_FIRST)
+        return Recipe(_MINIMAX_BEFORE, whole_experts=whole, kv_dtype="bf16")
+    limits = FixedLimits(
+        max_num_batched_tokens=int(_MINIMAX_PROMPTS * _longest(run.isl)),
+        gpu_memory_utilization=_MINIMAX_MEMORY,
+    )
+    return Recipe(limits, kv_dtype="fp8", stream_interval=_MINIMAX_STREAMS)
 
 
-#: Day on which vLLM 0.14 was released, the first version that schedules ahead by default.
-_SCHEDULES_AHEAD_FROM: Final = "2026-01-20"
 _INFERENCEX: Final[Mapping[str, Callable[[Run], Recipe]]] = {"sglang": _sglang, "trtllm": _trtllm}
 
 
@@ -284,9 +353,27 @@ def _inferencex(run: Run) -> Recipe:
     return _INFERENCEX.get(run.engine, _vllm)(run)
 
 
+#: `--max-num-batched-tokens` of ATOM's nightly runs and its default, and SGLang's on these GPUs.
+_ATOM_TOKENS: Final = 16384
+#: `--gpu-memory-utilization` for gpt-oss and `--mem-fraction-static`, else 0.9
+#: (.github/benchmark/oot_benchmark_models.json, sglang_benchmark_models.json).
+_ATOM_GPT_OSS_MEMORY: Final = 0.8
+_ATOM_SGLANG_MEMORY: Final = 0.85
+
+
+def _atom(run: Run) -> Recipe:
+    """Return the settings of ATOM's nightly runs. With all engines the KV cache is fp8
+    (.github/scripts/atom_oot_test.sh, atom_sglang_test.sh)."""
+    share = _ATOM_SGLANG_MEMORY if run.engine == "sglang" else None
+    if (run.engine, run.model) == ("vllm", "gpt-oss-120b"):
+        share = _ATOM_GPT_OSS_MEMORY
+    return Recipe(FixedLimits(None, _ATOM_TOKENS, gpu_memory_utilization=share), kv_dtype="fp8")
+
+
 #: Recipe by a part of the source's name.
 _SOURCES: Final[Mapping[str, Callable[[Run], Recipe]]] = {
     "inferencex": _inferencex,
+    "rocm_atom_dashboard": _atom,
     "aic_silicon_other": _aiconfigurator,
     "sgl_cookbook": lambda _: _COOKBOOK,
     "trtllm_perf": _trtllm_perf,

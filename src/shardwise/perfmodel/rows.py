@@ -33,7 +33,7 @@ from shardwise.errors import InputError
 from shardwise.files import read_utf8
 from shardwise.layout.deployment import FixedLimits, Layout
 from shardwise.layout.speculation import Speculation
-from shardwise.perfmodel.recipes import Recipe, Run, recipe_of
+from shardwise.perfmodel.recipes import Recipe, Run, lengths_of, recipe_of
 from shardwise.workload.workload import MAX_TOKENS, MOST_SPREAD, TRAFFIC_CV, require_cached
 
 REQUIRED: Final = (
@@ -88,11 +88,6 @@ _VERSION: Final = re.compile(r"\S+\s+v?(\d+(?:\.\w+)*)")
 UNKNOWN_SPECULATION_WEIGHT: Final = 0.5
 SPECULATION: Final = ("", "likely", "unlikely", "unknown")
 INFERENCEX_WAVES: Final = 10  #: --num-prompts is 10 x the concurrency in InferenceMAX's README
-#: Sources whose lengths are uniform from 0.8 to 1.0 of the nominal ones, their mean over the
-#: nominal, and their standard deviation over the mean: 0.2 / sqrt(12) over 0.9
-SHORTENED: Final = ("inferencex", "rocm_atom_dashboard")
-SHORTENED_MEAN: Final = 0.9
-SHORTENED_CV: Final = 0.064
 #: Requests per stream if a source does not say. 1, 3, 10 and 30 are equally likely; the geometric
 #: mean is the mean in logs.
 UNKNOWN_WAVES: Final = (1.0 * 3.0 * 10.0 * 30.0) ** 0.25
@@ -303,14 +298,14 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         raise InputError("concurrency is 'max'", "allowed only with offline_throughput_inf_rate")
     source = (cells.get("source_id") or "").strip()
     inferencex = "inferencex" in source
-    shortened = any(name in source for name in SHORTENED)
-    mean = SHORTENED_MEAN if shortened else 1.0
+    stated = _positive(cells, "isl")
+    lengths = lengths_of(source, stated)
     # a row without a source is a prediction request; assume the same load as planning
     told = inferencex or not source
     model, engine = (cells.get("model_id") or "").strip(), _choice(cells, "engine_id", names())
     version = (cells.get("engine_version") or "").strip() or version_of(cells.get("engine") or "")
     layout = _layout(cells)
-    isl, osl = mean * _positive(cells, "isl"), max(mean * _positive(cells, "osl"), 1.0)
+    isl, osl = lengths.mean * stated, max(lengths.mean * _positive(cells, "osl"), 1.0)
     date = (cells.get("measured_on") or "").strip()
     run = Run(source, model, engine, version, layout, concurrency, isl, osl, date)
     recipe = recipe_of(run)
@@ -319,8 +314,8 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     usual = concurrency * (INFERENCEX_WAVES if told else recipe.waves or UNKNOWN_WAVES)
     if recipe.whole_experts and layout.ep_size == 1:
         layout = replace(layout, ep_size=layout.tp_size)
-    spread = SHORTENED_CV if shortened else 0.0 if source else TRAFFIC_CV
-    spread = spread if recipe.length_cv is None else recipe.length_cv
+    unknown = 0.0 if source else TRAFFIC_CV
+    cv = lengths.cv if recipe.length_cv is None else recipe.length_cv
     kv_dtype = (cells.get("kv_dtype") or "").strip()
     if kv_dtype and kv_dtype not in KV_BYTES:
         raise InputError(f"kv_dtype is {kv_dtype[:40]!r}", f"allowed: {', '.join(KV_BYTES)}")
@@ -350,13 +345,8 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         drafted=drafted,
         cached_tokens=_cached(cells, isl),
         all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
-        length_cv=_share(cells, "length_cv", spread),
-        lengths_told=(
-            not source
-            or shortened
-            or recipe.length_cv is not None
-            or bool((cells.get("length_cv") or "").strip())
-        ),
+        length_cv=_share(cells, "length_cv", unknown if cv is None else cv),
+        lengths_told=(not source or cv is not None or bool((cells.get("length_cv") or "").strip())),
         requests_told=inferencex or bool((cells.get("requests") or "").strip()),
     )
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from shardwise.perfmodel.emptying import emptying_s
 from shardwise.perfmodel.in_step import in_step, share_in_step
-from shardwise.perfmodel.loads import Load, held_tokens
+from shardwise.perfmodel.loads import Load
 from shardwise.perfmodel.loop import Loop, decode_steps, decoded, settled
+from shardwise.perfmodel.residency import SHORT_WAIT, resident_in_loop, resident_in_queue
 from shardwise.perfmodel.serving_steps import (
     chunk,
     decode_step,
@@ -52,16 +53,6 @@ class Served(msgspec.Struct, frozen=True):
         return Served(**{name: values[chosen] for name, values in cut.items()}, breakdown=causes)
 
 
-def _resident(load: Load) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the sequences resident at the same time, and whether the KV cache limits them."""
-    shared = load.cached_tokens * load.layouts.attention_dp  # once per attention replica
-    held = held_tokens(load.isl, load.osl, load.length_cv, reserves_output=load.reserves_output)
-    own = held - load.cached_tokens
-    fit = np.maximum(1.0, (load.kv_capacity_tokens - shared) / own)
-    wanted = np.minimum(load.concurrency, load.max_num_seqs)
-    return np.minimum(wanted, fit), fit < wanted
-
-
 def closed_loop(setting: Steps, load: Load) -> Served:
     """Predict a closed loop with `concurrency` requests in flight.
 
@@ -73,16 +64,17 @@ def closed_loop(setting: Steps, load: Load) -> Served:
     - One API process handles all requests and tokens. If it is slower than the engine, it limits
       the loop.
     - Requests beyond the KV cache wait by Little's law: (C - n) / n service times, for concurrency
-      C and n resident sequences.
+      C and n resident sequences. Some of them wait between two tokens, because they were preempted.
     """
     c = setting.coefficients
-    resident, limited = _resident(load)
+    held = resident_in_loop(load)
+    resident = held.sequences
     share = share_in_step(load)
     outside = received_s(setting, load.isl) + _ahead_s(setting, load, resident)
     # a lone request finds no running step; the wait is relative to its own decode steps
     steps = c["wait_steps"] + load.gather_wait + load.steps_ahead
     waiting = steps * (1.0 - 1.0 / resident) / decode_steps(setting, load)
-    loop = settled(setting, load, resident, outside, waiting)
+    loop = settled(setting, load, resident, outside, waiting, recomputed=held.recomputed)
     decoding, token, causes = loop.decoding_s, loop.token.total, _causes(load, loop)
     ttft = outside + loop.turn.prefill.total + waiting * decoding + loop.backlog_s
     if np.any(share > 0.0):
@@ -92,13 +84,17 @@ def closed_loop(setting: Steps, load: Load) -> Served:
         token = token + share * (wave.decoding_s / decoded(load) - token)
         causes = causes.scaled(1.0 - share).plus(wave.causes.scaled(share))
     service = ttft + decoding
-    ttft = ttft + service * (load.concurrency - resident) / resident
+    queue = service * (load.concurrency / resident - 1.0)
+    memory = service * load.concurrency * (1.0 / resident - 1.0 / held.slots)
+    between = (1.0 - held.before_first) * np.minimum(memory, SHORT_WAIT * service)
+    ttft = ttft + queue - between
+    decoding, token = decoding + between, token + between / decoded(load)
     # one process receives requests and streams tokens; if it is slower than the engine, every token
     # is delayed equally, which increases TTFT but not TPOT
-    streamed = np.where(load.merges_output, 0.0, load.osl)
+    streamed = np.where(load.merges_output, 0.0, load.osl / load.stream_interval)
     front = (c["handle"] + c["stream"] * streamed) * load.concurrency
     e2e = smooth_maximum(ttft + decoding, front, FRONT_KNEE)
-    served = _served(load, token, causes, (resident, limited), e2e - decoding, e2e)
+    served = _served(load, token, causes, (resident, held.limited), e2e - decoding, e2e)
     return replace(served, in_step=(share == 1.0) & (load.concurrency > 1.0))
 
 
@@ -148,7 +144,8 @@ def static_batch(setting: Steps, load: Load) -> Served:
     """Predict `concurrency` equal requests that start together. E2E latency is the time to the last
     token of the last request."""
     load = replace(load, length_cv=0.0)
-    resident, limited = _resident(load)
+    held = resident_in_queue(load)
+    resident, limited = held.sequences, held.limited
     waves = load.concurrency / resident
     decode = decode_step(setting, load, resident)
     tokens = chunk(load, np.zeros_like(resident), resident)
@@ -171,9 +168,10 @@ def max_throughput(setting: Steps, load: Load) -> Served:
     admitted together end together, in every replica of attention, so that their successors'
     prompts fill steps. Throughput is that of the whole run, whose last sequences run in an ever
     smaller batch."""
-    resident, limited = _resident(load)
+    held = resident_in_queue(load)
+    resident, limited = held.sequences, held.limited
     share = share_in_step(load)
-    loop = settled(setting, load, resident, grouped=share)
+    loop = settled(setting, load, resident, grouped=share, recomputed=held.recomputed)
     own = loop.turn.prefill.total + loop.backlog_s
     service = own + loop.decoding_s
     queue = np.maximum(load.concurrency / resident - 1.0, 0.0) * service / 2.0
