@@ -146,10 +146,9 @@ def against_roofline(rows: Sequence[Row], misses: Sequence[Miss]) -> Table:
                         ]
                     )
                 )
-            body.append(tuple(text_cell(w) for w in words))
+            body.append(words)
     titles = ("metric", "models", "n", "roofline, %", "kernels alone, %", "fitted, %")
-    columns = tuple(Column(t, t, align="left" if i < 2 else "right") for i, t in enumerate(titles))
-    return Table("roofline", "Median error, compared with a bare roofline", columns, (tuple(body),))
+    return _of_words("roofline", "Median error, compared with a bare roofline", titles, body)
 
 
 def _median_pct(errors: Sequence[float]) -> str:
@@ -221,6 +220,16 @@ FOLDS = {
 TITLES = {"output_tok_s": "Output throughput, closed loops", QUEUED: "Output throughput, queued"}
 
 
+def _of_words(
+    name: str, title: str, names: Sequence[str], rows: Iterable[Sequence[str]], left: int = 2
+) -> Table:
+    """A table of finished words, whose first `left` columns are names."""
+    columns = tuple(
+        Column(n, n, align="left" if i < left else "right") for i, n in enumerate(names)
+    )
+    return Table(name, title, columns, (tuple(tuple(map(text_cell, r)) for r in rows),))
+
+
 def fold_table(folds: Iterable[FoldError], metric: str) -> Table:
     """What each way of leaving rows out costs, dense models and mixtures of experts apart."""
     found = {(f.fold, f.kind): f for f in folds if f.metric == metric}
@@ -241,7 +250,7 @@ def fold_table(folds: Iterable[FoldError], metric: str) -> Table:
                 f"{f.covered_pct:.0f}",
                 crossed,
             )
-            body.append(tuple(text_cell(c) for c in cells))
+            body.append(cells)
     names = (
         "left out",
         "models",
@@ -252,9 +261,8 @@ def fold_table(folds: Iterable[FoldError], metric: str) -> Table:
         "in interval, %",
         "crossed, %",
     )
-    columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
     title = f"{TITLES.get(metric) or metrics.ALL[metric].label}: errors on held-out rows"
-    return Table(f"folds_{metric}", title, columns, (tuple(body),))
+    return _of_words(f"folds_{metric}", title, names, body)
 
 
 def worst_table(misses: Sequence[Miss], fold: str, metric: str) -> Table:
@@ -263,22 +271,13 @@ def worst_table(misses: Sequence[Miss], fold: str, metric: str) -> Table:
     for m in misses:
         if (m.fold, m.metric) == (fold, metric):
             parts.setdefault((m.row.model, f"{m.gpu} {m.engine}"), []).append(m)
-    body = tuple(
-        tuple(
-            text_cell(w)
-            for w in (
-                model,
-                where,
-                str(len(some)),
-                _median_pct([m.error for m in some]),
-                f"{100 * float(np.expm1(np.median([m.error for m in some]))):+.0f}",
-            )
-        )
-        for (model, where), some in sorted(parts.items())
-    )
+    body = []
+    for (model, where), some in sorted(parts.items()):
+        errors = [m.error for m in some]
+        bias = f"{100 * float(np.expm1(np.median(errors))):+.0f}"
+        body.append((model, where, str(len(some)), _median_pct(errors), bias))
     names = ("model", "GPU and engine", "n", "median, %", "median bias, %")
-    columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
-    return Table("cells", f"{metrics.ALL[metric].label}, by model", columns, (body,))
+    return _of_words("cells", f"{metrics.ALL[metric].label}, by model", names, body)
 
 
 #: Folds that a reader asks about: the next layout, family, GPU, engine.
@@ -301,10 +300,9 @@ def tier_table(misses: Sequence[Miss], profile: Profile) -> Table:
                 str(len(some)),
                 f"{covered_pct(some, profile.widths):.0f}",
             )
-            body.append(tuple(text_cell(w) for w in words))
+            body.append(words)
     names = ("new", "metric", "n", "in interval, %")
-    columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
-    return Table("tiers", "Coverage by what is new", columns, (tuple(body),))
+    return _of_words("tiers", "Coverage by what is new", names, body)
 
 
 FACTOR = 3.0
@@ -317,12 +315,10 @@ def far_table(misses: Sequence[Miss]) -> Table:
         some = [m for m in misses if m.fold == fold and m.metric == "ttft_s"]
         far = [m for m in some if abs(m.error) > math.log(FACTOR)]
         slow = sum(m.error > 0 for m in far)
-        words = (FOLDS[fold], str(len(some)), str(len(far)), str(slow), str(len(far) - slow))
-        body.append(tuple(text_cell(w) for w in words))
+        body.append((FOLDS[fold], *(str(n) for n in (len(some), len(far), slow, len(far) - slow))))
     names = ("left out", "n", "beyond", "predicted too long", "predicted too short")
-    columns = tuple(Column(n, n, align="left" if i < 1 else "right") for i, n in enumerate(names))
     title = f"TTFT off by more than a factor of {FACTOR:g}"
-    return Table("far", title, columns, (tuple(body),))
+    return _of_words("far", title, names, body, left=1)
 
 
 def version_table(misses: Sequence[Miss]) -> Table:
@@ -339,16 +335,10 @@ def version_table(misses: Sequence[Miss]) -> Table:
         parts.setdefault((m.moe, others), []).append(m.error)
     body = []
     for (moe, others), errors in sorted(parts.items()):
-        words = (
-            "moe" if moe else "dense",
-            "same version" if others else "other versions only",
-            str(len(errors)),
-            _median_pct(errors),
-        )
-        body.append(tuple(text_cell(w) for w in words))
+        which = "same version" if others else "other versions only"
+        body.append((kind_of(moe), which, str(len(errors)), _median_pct(errors)))
     names = ("models", "other layouts measured with", "n", "median, %")
-    columns = tuple(Column(n, n, align="left" if i < 2 else "right") for i, n in enumerate(names))
-    return Table("versions", "TPOT of left-out layouts by version", columns, (tuple(body),))
+    return _of_words("versions", "TPOT of left-out layouts by version", names, body)
 
 
 LEAST_IN_TIER = 40
