@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from shardwise.engines.versions import parse, release, since
 from shardwise.layout.deployment import FixedLimits, Layout
 from shardwise.workload.workload import TRAFFIC_CV
 
@@ -117,8 +118,7 @@ _TRTLLM_DSR1_MEMORY: Final = {True: 0.75, False: 0.8}
 #: `MAX_NUM_TOKENS` of dsr1_fp8_b200_trt.sh: requests in flight, the longest prompt and 64 more,
 #: rounded up to 64; since 1.2.0rc6 at least 8,192 (_slurm.sh before: no minimum).
 _TRTLLM_DSR1_MORE: Final = 64
-_TRTLLM_DSR1_LEAST: Final = 8192
-_TRTLLM_DSR1_LEAST_SINCE: Final = "1.2.0rc6.post2"
+_TRTLLM_DSR1_LEAST: Final = (("0", 0), ("1.2", 8192))
 #: Steps that TensorRT-LLM delays prompts to batch them. With 1,024 tokens in and out:
 #: `batch_wait_timeout_iters` of 70b_fp8_h200_trt_slurm.sh below TP=8, and of dsr1_fp8_b200_trt.sh
 #: from 64 to 255 requests in flight. With any lengths: `timeout_iters` of attention_dp_config.
@@ -325,10 +325,10 @@ def _trtllm_settings(run: Run) -> Recipe:
 def _trtllm_dsr1_limits(run: Run) -> FixedLimits:
     steps = _TRTLLM_DSR1_MORE
     tokens = -(-(run.concurrency + _longest(run.isl) + steps) // steps) * steps
-    if run.version >= _TRTLLM_DSR1_LEAST_SINCE:
-        tokens = max(tokens, _TRTLLM_DSR1_LEAST)
+    # results without a version are older
+    least = since(parse(run.version) or release("0"), _TRTLLM_DSR1_LEAST)
     return FixedLimits(
-        max_num_batched_tokens=int(tokens),
+        max_num_batched_tokens=int(max(tokens, least)),
         gpu_memory_utilization=_TRTLLM_DSR1_MEMORY[run.layout.tp_size == 4 and run.isl > _SHORT],
     )
 

@@ -10,6 +10,7 @@ preempt sequences, and new requests wait.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Final
 
@@ -46,14 +47,23 @@ class Resident(msgspec.Struct, frozen=True):
     before_first: Array  #: share of a short wait for memory that is before the first token
     recomputed: Array  #: tokens computed again after a preemption, per request
 
+    def waiting_between(self, concurrency: Array) -> Array:
+        """Return the wait for memory between a request's tokens, in service times."""
+        memory = concurrency * (1.0 / self.sequences - 1.0 / self.slots)
+        return np.asarray((1.0 - self.before_first) * np.minimum(memory, SHORT_WAIT))
+
+
+class _Cache(msgspec.Struct, frozen=True):
+    """A KV cache and what it has to hold, one element per configuration."""
+
+    slots: Array
+    mean: Array  #: tokens that admission counts per sequence, without a shared prefix
+    fit: Array  #: sequences of `mean` tokens that it holds, at least one
+
 
 def resident_in_queue(load: Load) -> Resident:
     """Return the sequences resident while others are queued: as many as the cache holds."""
-    slots, fit = _slots(load), _fit(load)
-    limited = fit < slots
-    return Resident(
-        np.minimum(slots, fit), slots, limited, np.ones_like(slots), limited * _again(load)
-    )
+    return _full(load, _cache(load))
 
 
 def resident_in_loop(load: Load) -> Resident:
@@ -64,44 +74,39 @@ def resident_in_loop(load: Load) -> Resident:
     share of the tokens held. Preempted sequences go to the front of the queue, so a longer queue
     does not delay them further. Both are chosen by eye from simulations.
     """
-    queued = resident_in_queue(load)
-    slots = queued.slots
-    held = np.broadcast_to(_own(load), slots.shape)
+    cache = _cache(load)
+    queued, slots = _full(load, cache), cache.slots
     surely = np.broadcast_to(np.asarray(load.reserves_output, np.bool_), slots.shape)
-    share = np.where(surely, 1.0, np.sqrt(np.clip(load.new_tokens / held, 0.0, 1.0)))
+    share = np.where(surely, 1.0, np.sqrt(np.clip(load.new_tokens / cache.mean, 0.0, 1.0)))
     # one sequence alone is never preempted
-    near = ~surely & (slots > 1.0) & (_fit(load) * held < slots * _most(load, slots))
+    near = ~surely & (slots > 1.0) & (cache.fit * cache.mean < slots * _most(load, slots))
     if not np.any(near):
         return replace(queued, before_first=share)
     sequences, again = queued.sequences.copy(), np.zeros_like(slots)
-    waiting, full = _over_time(load, slots, near)
+    waiting, full = _over_time(load, cache, near)
     sequences[near] = np.clip(slots[near] * (1.0 - waiting), 1.0, sequences[near])
-    again[near] = full * np.broadcast_to(_again(load), slots.shape)[near]
+    again[near] = full * np.broadcast_to(load.osl, slots.shape)[near]
     return Resident(sequences, slots, queued.limited, share, again)
 
 
-def _again(load: Load) -> Array:
-    """Return the tokens computed again per request while the cache is full.
+def _cache(load: Load) -> _Cache:
+    slots = np.asarray(np.minimum(load.concurrency, load.max_num_seqs))
+    held = held_tokens(load.isl, load.osl, load.length_cv, reserves_output=load.reserves_output)
+    mean = np.broadcast_to(held - load.cached_tokens, slots.shape)
+    shared = load.cached_tokens * load.layouts.attention_dp  # once per attention replica
+    return _Cache(slots, mean, np.maximum(1.0, (load.kv_capacity_tokens - shared) / mean))
+
+
+def _full(load: Load, cache: _Cache) -> Resident:
+    """Return the sequences resident in a cache that is full if it is too small for all of them.
 
     A request that ends frees its prompt and its output. Prompts are admitted into all of it, but
     the output's part is needed for the tokens that others decode, so that as many prompt tokens as
-    there are output tokens are preempted again.
+    there are output tokens are preempted and computed again, unless outputs are reserved.
     """
-    return np.asarray(np.where(load.reserves_output, 0.0, load.osl))
-
-
-def _slots(load: Load) -> Array:
-    return np.asarray(np.minimum(load.concurrency, load.max_num_seqs))
-
-
-def _own(load: Load) -> Array:
-    held = held_tokens(load.isl, load.osl, load.length_cv, reserves_output=load.reserves_output)
-    return np.asarray(held - load.cached_tokens)
-
-
-def _fit(load: Load) -> Array:
-    shared = load.cached_tokens * load.layouts.attention_dp  # once per attention replica
-    return np.maximum(1.0, (load.kv_capacity_tokens - shared) / _own(load))
+    slots, limited = cache.slots, cache.fit < cache.slots
+    again = np.where(limited & ~np.asarray(load.reserves_output, np.bool_), load.osl, 0.0)
+    return Resident(np.minimum(slots, cache.fit), slots, limited, np.ones_like(slots), again)
 
 
 def _most(load: Load, slots: Array) -> Array:
@@ -112,33 +117,38 @@ def _most(load: Load, slots: Array) -> Array:
     return np.asarray(in_step + FURTHEST * np.sqrt(apart / slots))
 
 
-def _over_time(load: Load, slots: Array, near: NDArray[np.bool_]) -> tuple[Array, Array]:
+def _over_time(load: Load, cache: _Cache, near: NDArray[np.bool_]) -> tuple[Array, Array]:
     """Return the share of the chosen loads' sequences that wait for memory, and the share of time
     for which the cache is full. The tokens held by a sequence are normally distributed around a
     mean that rises and falls with each wave."""
 
     def chosen(values: Array | float) -> Array:
-        return np.broadcast_to(np.asarray(values, np.float64), slots.shape)[near][:, None]
+        return np.broadcast_to(np.asarray(values, np.float64), near.shape)[near][:, None]
 
+    count, room = chosen(cache.slots), chosen(cache.fit * cache.mean / cache.slots)[..., None]
+    demand, spread = _demand(load, chosen(cache.mean), count, chosen)
+    over = demand - room
+    score = over / spread
+    noise = np.interp(-np.abs(score), _POINTS, _EXCESS) * spread
+    excess = np.maximum(over, 0.0) + noise
+    waiting = np.mean(excess / np.maximum(demand, room), axis=(1, 2))
+    return waiting, np.mean(np.interp(score, _POINTS, _BELOW), axis=(1, 2))
+
+
+def _demand(
+    load: Load, mean: Array, count: Array, chosen: Callable[[Array | float], Array]
+) -> tuple[Array, Array]:
+    """Return the tokens per sequence at `WAVES` times and `PHASES` parts of a wave, and the
+    standard deviation of their mean over `count` sequences."""
     prompt, osl, cv = chosen(load.new_tokens), chosen(load.osl), chosen(load.length_cv)
-    count, mean = chosen(slots), chosen(_own(load))
-    room = chosen(_fit(load)) * mean / count  # tokens per slot
     never = np.isinf(load.requests) | ~np.asarray(load.lengths_told)
     waves = chosen(np.where(never, 0.0, load.requests)) / count
     drift = np.square(cv) * waves * (np.arange(WAVES) + 0.5) / WAVES  # variance, in waves
-    drift = np.where(chosen(never) > 0.0, np.inf, drift)
-    swing = _swing(drift) * osl[..., None]
+    swing = _swing(np.where(chosen(never) > 0.0, np.inf, drift)) * osl[..., None]
     in_step = np.mean(np.square(swing), axis=2)
     own = np.square(prompt * cv) + np.maximum(_ages(osl, cv) - in_step, 0.0)
     spread = np.maximum(np.sqrt(own / count), 1e-6 * mean)
-    demand = mean[..., None] + swing
-    over = demand - room[..., None]
-    score = over / spread[..., None]
-    noise = np.interp(-np.abs(score), _POINTS, _EXCESS) * spread[..., None]
-    excess = np.maximum(over, 0.0) + noise
-    waiting = np.mean(excess / np.maximum(demand, room[..., None]), axis=(1, 2))
-    full = np.mean(np.interp(score, _POINTS, _BELOW), axis=(1, 2))
-    return waiting, full
+    return mean[..., None] + swing, spread[..., None]
 
 
 def _ages(osl: Array, cv: Array) -> Array:

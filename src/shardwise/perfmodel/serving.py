@@ -17,7 +17,7 @@ from shardwise.perfmodel.emptying import emptying_s
 from shardwise.perfmodel.in_step import in_step, share_in_step
 from shardwise.perfmodel.loads import Load
 from shardwise.perfmodel.loop import Loop, decode_steps, decoded, settled
-from shardwise.perfmodel.residency import SHORT_WAIT, resident_in_loop, resident_in_queue
+from shardwise.perfmodel.residency import resident_in_loop, resident_in_queue
 from shardwise.perfmodel.serving_steps import (
     chunk,
     decode_step,
@@ -84,10 +84,8 @@ def closed_loop(setting: Steps, load: Load) -> Served:
         token = token + share * (wave.decoding_s / decoded(load) - token)
         causes = causes.scaled(1.0 - share).plus(wave.causes.scaled(share))
     service = ttft + decoding
-    queue = service * (load.concurrency / resident - 1.0)
-    memory = service * load.concurrency * (1.0 / resident - 1.0 / held.slots)
-    between = (1.0 - held.before_first) * np.minimum(memory, SHORT_WAIT * service)
-    ttft = ttft + queue - between
+    between = service * held.waiting_between(load.concurrency)
+    ttft = ttft + service * (load.concurrency / resident - 1.0) - between
     decoding, token = decoding + between, token + between / decoded(load)
     # one process receives requests and streams tokens; if it is slower than the engine, every token
     # is delayed equally, which increases TTFT but not TPOT
