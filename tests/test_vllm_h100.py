@@ -27,7 +27,7 @@ def test_arriving_requests_of_dense_models_are_simulated_as_measured(servers: li
     medians = {name: statistics.median(errors[name]) for name in METRICS}
     assert all(len(errors[name]) == 5 for name in METRICS)
     assert medians["E2E mean"] < 3.0
-    assert medians["E2E p90"] < 5.0
+    assert medians["E2E p90"] < 7.0
     assert medians["E2E p99"] < 8.0
     assert medians["TTFT mean"] < 10.0
     assert medians["ITL mean"] < 3.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shardwise.analysis.published import load_published
+from shardwise.analysis.published import load_published, other_lengths
 
 REFERENCE = Path(__file__).parents[3] / "shared/reference/published_tp_study.csv"
 
@@ -23,6 +23,16 @@ def test_a_printed_whole_number_is_known_to_one_point_and_others_to_a_tenth() ->
     tenth, whole = steps["e2e_latency_s", 128, 2, 4], steps["e2e_latency_s", 128, 8, 4]
     assert (tenth.change_pct.lo, tenth.change_pct.hi) == pytest.approx((-41.4, -41.2))
     assert (whole.change_pct.lo, whole.change_pct.hi) == pytest.approx((53, 55))
+
+
+def test_lengths_other_than_the_published_ones_are_named() -> None:
+    study = load_published()
+    assert not other_lengths(study, 2048, 2048, 0.0)
+    assert other_lengths(study, 2048, 2048, 1.0) == (
+        "published: requests of 2,048 + 2,048 tokens, all equal; "
+        "here: 2,048 + 2,048 tokens, lengths vary by 100 %"
+    )
+    assert other_lengths(study, 1024, 256, 0.0).endswith("1,024 + 256 tokens, lengths are equal")
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason="../shared/reference is not beside the checkout")

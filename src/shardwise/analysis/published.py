@@ -15,14 +15,30 @@ from shardwise.evidence.record import Interval, Source
 
 class PublishedStudy(msgspec.Struct, frozen=True):
     """The subject of the study, the percent change of each TP step, and the claimed cost
-    figures."""
+    figures.
+
+    Prompts and outputs of a batch have the same lengths: `isl` and `osl` tokens.
+    """
 
     model: str
     gpu: str
     weight_dtype: str
+    isl: int
+    osl: int
     source: Source
     steps: tuple[Step, ...]
     claim: CostClaim
+
+
+def other_lengths(published: PublishedStudy, isl: float, osl: float, length_cv: float) -> str:
+    """Say how lengths differ from those of the published study; "" if they are the same."""
+    if (isl, osl, length_cv) == (published.isl, published.osl, 0.0):
+        return ""
+    spread = f"vary by {100 * length_cv:.0f} %" if length_cv else "are equal"
+    return (
+        f"published: requests of {published.isl:,} + {published.osl:,} tokens, all equal; "
+        f"here: {isl:,.0f} + {osl:,.0f} tokens, lengths {spread}"
+    )
 
 
 @cache
@@ -40,6 +56,8 @@ def load_published() -> PublishedStudy:
         model=study["model"],
         gpu=study["gpu"],
         weight_dtype=study["weight_dtype"],
+        isl=study["isl"],
+        osl=study["osl"],
         source=source,
         steps=tuple(
             Step(table["metric"], table["concurrency"], before, after, _printed(percent), source)

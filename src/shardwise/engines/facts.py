@@ -82,6 +82,10 @@ class AllReduce(msgspec.Struct, frozen=True):
         bound = known.get(world_size) if known else None
         return min(bound, self.custom_max_bytes) if bound is not None else self.custom_max_bytes
 
+    def fused_limit(self, world_size: int, capability: tuple[int, int] | None) -> int:
+        """Return the largest message of the fused kernel in bytes; 0 if it is not used."""
+        return self.fused_by_capability.get(capability or (0, 0), {}).get(world_size, 0)
+
 
 class Scheduling(msgspec.Struct, frozen=True):
     """Scheduling properties that the performance model uses."""

@@ -167,6 +167,9 @@ _BY_MEMORY: Final = (
 #: The same in 0.5.3 and 0.5.9. Only the CUDA graph batch at 20 to 35 GiB differs.
 _BY_MEMORY_BEFORE: Final = ((20, 2048, 8, 8), (35, 2048, 24, 80), *_BY_MEMORY[2:])
 _LARGEST: Final = (16384, 512, 512)
+#: Largest message of the fused all-reduce: FUSE_ALLREDUCE_MAX_BATCH_SIZE, 2,048 tokens, of
+#: DeepSeek-R1's 14 KiB. Those of smaller models are taken to be as many bytes.
+_FUSED_BYTES: Final = 28 * MIB
 #: Before 0.5: by TP size
 _FRACTION_BY_TP: Final = ((16, 0.79), (8, 0.81), (4, 0.85), (2, 0.87), (1, 0.88))
 
@@ -272,10 +275,14 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
         all_reduce=AllReduce(
             custom_world_sizes=(2, 4, 6, 8),
             custom_max_bytes=(16 if device.vendor == "amd" else 8) * MIB,
+            fused_by_capability={
+                capability: dict.fromkeys((2, 4, 8), _FUSED_BYTES)
+                for capability in ((9, 0), (10, 0), (10, 3))
+            },
             pcie_max_world=2,
             quick_reduce_world_sizes=(2, 4, 8),
             source="sglang/srt/distributed/device_communicators/{custom_all_reduce,"
-            "quick_all_reduce}.py",
+            "quick_all_reduce}.py; sglang/srt/layers/communicator.py",
         ),
         source="sglang/srt/server_args.py",
     )

@@ -67,3 +67,23 @@ def runs_as(rates: Rates, name: str) -> str:
     if rates.has(form.rate) or form.rate in ("bf16", "fp32"):
         return name
     return "w4a16_mxfp4" if form.weight_bytes < 0.75 else "int8_wo"
+
+
+def slower_formats(rates: Rates, name: str) -> list[str]:
+    """Return the formats that cannot be faster than `name` on a GPU: at least as many bytes per
+    weight, and multiplied at most as fast.
+
+    Formats that are multiplied in 16 bits are left out of both sides. Their kernels unpack weights,
+    which takes longer than a larger format at many rows.
+    """
+    form = format_of(name)
+    if form.rate not in ("fp8", "fp4"):
+        return []
+    return [
+        other
+        for other, wider in FORMATS.items()
+        if other != name
+        and (wider.rate in ("fp8", "fp4") or other == "bf16")
+        and wider.weight_bytes >= form.weight_bytes
+        and rates.matrix(wider.rate) <= rates.matrix(form.rate)
+    ]

@@ -60,3 +60,15 @@ class Times(msgspec.Struct, frozen=True):
         farther = np.maximum(self.provenance, np.uint8(provenance))
         codes = np.where(where, farther, self.provenance).astype(np.uint8)
         return replace(self, provenance=codes)
+
+    def at_most(self, other: Times) -> Times:
+        """Return the smaller seconds of both. Provenance is the worse of both where `other` is
+        smaller."""
+        less = other.seconds < self.seconds
+        codes = np.maximum(self.provenance, other.provenance)
+        return Times(
+            np.minimum(self.seconds, other.seconds),
+            np.where(less, codes, self.provenance).astype(np.uint8),
+            np.where(less, np.maximum(self.distance, other.distance), self.distance),
+            f"{self.source}, {other.source}" if less.any() else self.source,
+        )

@@ -17,6 +17,7 @@ from shardwise.kernels.mla import LATENT, ROTARY
 from shardwise.kernels.provenance import Provenance, Times
 from shardwise.kernels.roofline import ASSUMED_EFFICIENCY, ASSUMED_LAUNCH_S
 from shardwise.layout.shards import RankShards, pieces
+from shardwise.perfmodel.best_tables import fastest
 from shardwise.perfmodel.context_parallel import earlier_seconds
 from shardwise.perfmodel.grids import CONTEXTS, SEQUENCES, TOKENS
 from shardwise.perfmodel.timed_alone import (
@@ -34,6 +35,10 @@ _AT: Final = (
     int(np.argmin(np.abs(SEQUENCES - 32.0))),
     int(np.argmin(np.abs(CONTEXTS - 2048.0))),
 )
+#: Engines whose decode attention over a 16-bit cache is FlashAttention 3 on Hopper. vLLM's tables
+#: are a fifth slower than SGLang's at some sizes, which steps of vLLM on an H100 do not show
+#: (docs/decisions/measured-kernels.md).
+_FLASH_ATTENTION_3: Final = ("vllm", "sglang")
 _INDEX_BYTES: Final = 1.03125  #: bytes per element of the indexer's cache: fp8 with scales
 
 
@@ -130,12 +135,17 @@ def _decode(mixer: Mixer, cut: Cut, where: Where, query_tokens: int) -> Times | 
         heads, kv_heads = pieces(mixer.num_heads, tp_size), pieces(mixer.num_kv_heads, tp_size)
         window = float(mixer.window or mixer.chunk)
         seen = _picked(mixer.indexer, context)
-        times = kernels.attention_decode(
-            gpu, engine, batch, seen, heads * sharers, kv_heads,
-            mixer.head_dim, window, "bf16", kv, queries,
-        )  # fmt: skip
         read = np.minimum(seen, window) if window else seen
-        times = _in_step(times, gpu, batch * read * 2.0 * kv_heads * mixer.head_dim, kv)
+        elements = batch * read * 2.0 * kv_heads * mixer.head_dim
+
+        def kernel(name: str) -> Times:
+            times = kernels.attention_decode(
+                gpu, name, batch, seen, heads * sharers, kv_heads,
+                mixer.head_dim, window, "bf16", kv, queries,
+            )  # fmt: skip
+            return _in_step(times, gpu, elements, kv)
+
+        times = fastest(kernel, engine, _same_kernel(gpu, engine, kv))
         return _with_indexer(times, mixer.indexer, gpu, queries * pairs, pairs)
     if isinstance(mixer, Mla):
         heads = pieces(mixer.num_heads, tp_size)
@@ -148,6 +158,12 @@ def _decode(mixer: Mixer, cut: Cut, where: Where, query_tokens: int) -> Times | 
         times = kernels.linear_decode(gpu, engine, batch, *_states(mixer, tp_size))
         return replace(times, seconds=times.seconds * _state_passes(query_tokens))
     return None
+
+
+def _same_kernel(gpu: Gpu, engine: str, kv_dtype: str) -> Sequence[str]:
+    """Return the engines that run the same decode attention as `engine`."""
+    hopper = gpu.generation == "hopper" and kv_dtype == "bf16"
+    return _FLASH_ATTENTION_3 if hopper and engine in _FLASH_ATTENTION_3 else (engine,)
 
 
 def _in_step(times: Times, gpu: Gpu, elements: Array, kv_dtype: str) -> Times:

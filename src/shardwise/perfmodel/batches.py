@@ -50,6 +50,7 @@ class Key(msgspec.Struct, frozen=True):
     version: str = ""
     all_reduce: str = ""
     speculation: Speculation | None = None
+    plugin: str = ""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -157,6 +158,7 @@ def _key(row: Row, gpu_of: GpuOf) -> Key:
         row.version,
         row.all_reduce,
         row.drafted,
+        row.plugin,
     )
 
 

@@ -3,12 +3,13 @@
 GEMMs: some tables include the quantization of activations (TensorRT-LLM's fp8 GEMMs take 7 us more
 than others' at any size), but a step counts quantization separately. So the fastest table of a GPU
 and dtype is used at each size. Experts: the engine's own table, else the fastest of the others,
-since engines adopt fast kernels from each other within a release or two.
+since engines adopt fast kernels from each other within a release or two. Decode attention: the
+fastest table of engines that run the same kernel, because noise only makes a timing longer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,10 +20,11 @@ ENGINES: Final = ("vllm", "sglang", "trtllm")
 Kernel = Callable[[str], Times]  #: from an engine's name
 
 
-def fastest(kernel: Kernel, engine: str) -> Times:
-    """Return the times of `kernel` at each size, the fastest of all measured engines."""
+def fastest(kernel: Kernel, engine: str, engines: Sequence[str] = ENGINES) -> Times:
+    """Return the times of `kernel` at each size, the fastest of those of `engines` that are
+    measured."""
     own = kernel(engine)
-    others = [kernel(name) for name in ENGINES if name != engine]
+    others = [kernel(name) for name in engines if name != engine]
     known = [t for t in others if _kind(t) <= Provenance.EXTRAPOLATED]
     if _kind(own) > Provenance.OTHER_ENGINE or not known:
         return own

@@ -168,6 +168,7 @@ def seen_in(batches: Sequence[Batch]) -> Seen:
         sorted(known.families),
         sorted(known.dtypes),
         {cell: sorted(some) for cell, some in sorted(known.layouts.items())},
+        {pair: sorted(some) for pair, some in sorted(known.plugins.items())},
     )
 
 

@@ -146,7 +146,7 @@ def note_of(known: Calibrated, asked: Asked, layouts: Sequence[Layout]) -> str:
     unseen = {u for layout in layouts for u in profile.knowledge.unseen(asked, layout)}
     named = f" {asked.version}" if asked.version else ""
     text = f"profile {profile.name}: {asked.pair}{named} "
-    if not unseen & {"gpu", "engine", "pair"}:
+    if not unseen & {"gpu", "engine", "pair", "plugin"}:
         text += "calibrated"
     else:
         text += "not calibrated: kernel tables, corrected by rows of others"

@@ -51,9 +51,6 @@ OWN_SHARE: Final[Mapping[tuple[str, ...], Mapping[str, float]]] = {
 
 #: Published or measured properties of a vendor, generation or engine, as factors on the prior
 #: median.
-#: Collective: on Blackwell, engines fuse the all-reduce with the following norm, which reduces
-#: 13.5 us to 8.7 us (github.com/sgl-project/sglang/pull/7621). On Hopper, the fused kernel is no
-#: faster.
 #: TensorRT-LLM: its PyTorch backend schedules while the GPU computes. The GPU idles for 580 us of
 #: a step of 64 sequences (github.com/NVIDIA/TensorRT-LLM/issues/13957, Llama 3.1 8B on B200). How
 #: much of that is per sequence is not published; 3 us each, as for the other engines, leave 388.
@@ -64,7 +61,6 @@ OWN_SHARE: Final[Mapping[tuple[str, ...], Mapping[str, float]]] = {
 #: step that began when its predecessor ended. It schedules between steps, so that a sequence takes
 #: the whole 10 us. `handle` is relative to the fitted value of vLLM.
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
-    "blackwell": {"collective": 8.7 / 13.5},
     "trtllm": {"step": 388 / 500},
     "builtin": {
         "step": 120e-6 / 500e-6,

@@ -219,4 +219,4 @@ def with_speculation(width: float, speculation: Speculation | None, metric: str)
 
 
 #: New properties without a fold of their own, and the fold that they use instead.
-_AS: Final[Mapping[str, str]] = {"pair": "gpu", "links": "gpu"}
+_AS: Final[Mapping[str, str]] = {"pair": "gpu", "plugin": "gpu", "links": "gpu"}

@@ -26,6 +26,7 @@ Unseen = Literal[
     "engine",
     "untimed",
     "pair",
+    "plugin",
     "family",
     "model",
     "dtype",
@@ -42,6 +43,7 @@ WORDS: Final[dict[Unseen, str]] = {
     "engine": "no row of this engine",
     "untimed": "this engine's kernels were never timed on a GPU",
     "pair": "GPU and engine never seen together",
+    "plugin": "all rows of this GPU and engine ran with a plugin that replaces its kernels",
     "family": "no row of this model family",
     "model": "model not seen on this GPU and engine",
     "dtype": "weight dtype not seen on this GPU and engine",
@@ -86,6 +88,7 @@ class Asked(msgspec.Struct, frozen=True):
     kernel_error: float = 0.0  #: typical, of kernels carried over from elsewhere
     gpus_per_node: int = 0  #: where there are several nodes; 0: all GPUs are in one
     own_links: bool = False  #: those of a node file, not the ones such GPUs usually have
+    plugin: str = ""  #: that replaces the engine's model code and kernels; "": none
 
     @property
     def pair(self) -> str:
@@ -105,6 +108,7 @@ def asked_of(batch: Batch) -> Asked:
         key.weight_dtype,
         arch.moe is not None,
         own_links=bool(batch.gpu.all_reduce_source),
+        plugin=key.plugin,
     )
 
 
@@ -115,6 +119,7 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
         versions: Versions named in rows, by "gpu/engine".
         dtypes: "gpu/engine/weight_dtype".
         layouts: By "gpu/engine/model", names of layouts.
+        plugins: Plugins of the rows of "gpu/engine", "" for rows without one.
     """
 
     gpus: frozenset[str]
@@ -123,6 +128,7 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
     families: frozenset[str]
     dtypes: frozenset[str]
     layouts: dict[str, frozenset[str]]
+    plugins: dict[str, frozenset[str]] = {}
 
     def unseen(self, asked: Asked, layout: Layout) -> tuple[Unseen, ...]:
         """Return what is new in a question, without what follows from it."""
@@ -157,10 +163,14 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
         if asked.engine not in self.engines:
             missing.append("engine")
         if asked.pair in self.versions:
-            return missing
+            return ["plugin"] if self._lacks_plugin(asked) else missing
         if asked.engine in _UNTIMED and asked.gpu in self.gpus:
             missing.append("untimed")
         return missing or ["pair"]
+
+    def _lacks_plugin(self, asked: Asked) -> bool:
+        """Return whether rows of the pair ran only with other plugins, or only without one."""
+        return asked.plugin not in self.plugins.get(asked.pair, (asked.plugin,))
 
     def _lacks(self, mark: str, layout: Layout) -> bool:
         """Return whether `layout` has `mark` in its name and no row's layout does."""
@@ -175,6 +185,9 @@ class Knowledge(msgspec.Struct, frozen=True, dict=True):
         engine = get(asked.engine).title
         if asked.pair not in self.versions:
             return f"there are no rows of {asked.gpu} with {engine}"
+        if self._lacks_plugin(asked):
+            used = " or ".join(sorted(self.plugins[asked.pair] - {""}))
+            return f"all rows of {asked.gpu} with {engine} ran with the plugin {used}"
         if asked.gpus_per_node and layout.replica_gpus > asked.gpus_per_node:
             return "no row spans nodes"
         if asked.own_links and layout.stage_gpus > 1:
@@ -245,6 +258,7 @@ def knowledge_of(parts: Iterable[tuple[Batch, Sequence[Layout]]]) -> Knowledge:
     """Return what batches cover, with the layouts of their rows."""
     versions: dict[str, set[str]] = {}
     layouts: dict[str, set[str]] = {}
+    plugins: dict[str, set[str]] = {}
     gpus, engines, families, dtypes = set(), set(), set(), set()
     for batch, some in parts:
         if not some:
@@ -254,6 +268,7 @@ def knowledge_of(parts: Iterable[tuple[Batch, Sequence[Layout]]]) -> Knowledge:
         engines.add(asked.engine)
         families.add(asked.family)
         versions.setdefault(asked.pair, set()).add(asked.version)
+        plugins.setdefault(asked.pair, set()).add(asked.plugin)
         dtypes.add(f"{asked.pair}/{asked.weight_dtype}")
         layouts.setdefault(f"{asked.pair}/{asked.model}", set()).update(x.name for x in some)
     return Knowledge(
@@ -263,4 +278,5 @@ def knowledge_of(parts: Iterable[tuple[Batch, Sequence[Layout]]]) -> Knowledge:
         frozenset(families),
         frozenset(dtypes),
         {k: frozenset(v) for k, v in layouts.items()},
+        {k: frozenset(v) for k, v in plugins.items()},
     )

@@ -211,7 +211,7 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
     hidden = model.hidden_size * (4.0 if model.checkpoint_dtype == "fp32" else 2.0)
     dense[..., REDUCE] = message_count(model) * reduce_seconds(node, layouts, TOKENS * hidden)
     if model.checkpoint_dtype != "fp32" and (extra := norm_messages(model)):
-        dense[..., REDUCE] += extra * reduce_seconds(node, layouts, 4.0 * TOKENS)
+        dense[..., REDUCE] += extra * reduce_seconds(node, layouts, 4.0 * TOKENS, False)
     passes = np.array([elementwise_bytes(model, layout) for layout in layouts])
     rate = ELEMENTWISE_SHARE * gpu.memory_bandwidth
     dense[..., ELEMENTWISE] = passes[:, None] * TOKENS / rate

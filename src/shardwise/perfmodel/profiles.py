@@ -81,12 +81,14 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """Versions, families, dtypes and layouts of the rows of a fit; see `knowledge.Knowledge`."""
+    """Versions, families, dtypes, layouts and plugins of the rows of a fit; see
+    `knowledge.Knowledge`."""
 
     versions: dict[str, list[str]] = {}
     families: list[str] = []
     dtypes: list[str] = []
     layouts: dict[str, list[str]] = {}
+    plugins: dict[str, list[str]] = {}
 
     @property
     def knowledge(self) -> Knowledge:
@@ -98,6 +100,7 @@ class Seen(msgspec.Struct, frozen=True):
             frozenset(self.families),
             frozenset(self.dtypes),
             {k: frozenset(v) for k, v in self.layouts.items()},
+            {k: frozenset(v) for k, v in self.plugins.items()},
         )
 
     def with_more(self, other: Seen) -> Seen:
@@ -111,6 +114,7 @@ class Seen(msgspec.Struct, frozen=True):
             sorted({*self.families, *other.families}),
             sorted({*self.dtypes, *other.dtypes}),
             joined(self.layouts, other.layouts),
+            joined(self.plugins, other.plugins),
         )
 
 

@@ -119,6 +119,7 @@ class Row(msgspec.Struct, frozen=True):
     length_cv: float = 0.0  #: standard deviation of lengths over their mean; 0: all equal
     lengths_told: bool = True  #: whether the source states `length_cv`
     all_reduce: str = ""  #: "quick_int4" for compressed messages; "": the engine's default
+    plugin: str = ""  #: that replaces the engine's model code and kernels: "ATOM"
     drafted: Speculation | None = None  #: speculation that the row states
     cached_tokens: float = 0.0  #: of `isl`: prefix that all prompts share
     recipe: Recipe = Recipe()  #: how the source measured
@@ -345,6 +346,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
         drafted=drafted,
         cached_tokens=_cached(cells, isl),
         all_reduce="quick_int4" if "INT4 quick" in (cells.get("engine") or "") else "",
+        plugin="ATOM" if "ATOM plugin" in (cells.get("engine") or "") else "",
         length_cv=_share(cells, "length_cv", unknown if cv is None else cv),
         lengths_told=(not source or cv is not None or bool((cells.get("length_cv") or "").strip())),
         requests_told=inferencex or bool((cells.get("requests") or "").strip()),

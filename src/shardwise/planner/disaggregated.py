@@ -152,7 +152,8 @@ def _point(
     if at is None:
         return None
     values = {name: float(np.interp(at, np.arange(len(served.batch)), getattr(served, name)))
-              for name in (*_METRICS, "in_flight", "batch", "prefill_busy")}  # fmt: skip
+              for name in (*_METRICS, "batch", "prefill_busy")}  # fmt: skip
+    values["in_flight"] = values["output_tok_s"] / requests.osl * values["e2e_latency_s"]
     if demand.concurrency is not None and demand.concurrency > values["in_flight"]:
         # requests without room in either pool wait before the first
         rate = values["output_tok_s"] / requests.osl
@@ -178,12 +179,29 @@ def _operating_point(question: Question, served: Served) -> float | None:
     if not len(places):
         return None
     if demand.concurrency is not None:
-        return float(np.interp(demand.concurrency, served.in_flight, places))
+        return _place_of(float(demand.concurrency), served)
     if demand.request_rate is not None:
         wanted = demand.request_rate * demand.osl
         reached = wanted <= served.output_tok_s[-1]
         return float(np.interp(wanted, served.output_tok_s, places)) if reached else None
     return float(_best(question, served))
+
+
+def _place_of(in_flight: float, served: Served) -> float:
+    """Interpolate the position at which rate times E2E latency are `in_flight` requests.
+
+    Between two elements both are linear, so their product is a quadratic, whose root this is.
+    """
+    rate = served.in_flight / served.e2e_latency_s
+    last = len(rate) - 1
+    low = int(np.searchsorted(served.in_flight, in_flight)) - 1
+    if low < 0 or low >= last:
+        return float(min(max(low, 0), last))
+    rises, slows = (np.diff(x)[low] for x in (rate, served.e2e_latency_s))
+    linear = rate[low] * slows + served.e2e_latency_s[low] * rises
+    missing = in_flight - served.in_flight[low]
+    share = 2.0 * missing / (linear + np.sqrt(linear**2 + 4.0 * rises * slows * missing))
+    return float(low + share)
 
 
 def _best(question: Question, served: Served) -> int:

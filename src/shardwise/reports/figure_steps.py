@@ -12,10 +12,10 @@ from shardwise.reports.figure_style import BLACK, BLUE, PANEL, SKY, by_batch, da
 from shardwise.reports.numbers import percent
 
 
-def tp_steps(pairs: Sequence[StepPair]) -> Any:
+def tp_steps(pairs: Sequence[StepPair], remark: str = "") -> Any:
     """Draw steps up of one source as filled bars with intervals, of the other as dashed outlines.
 
-    A row per metric, a column per batch.
+    A row per metric, a column per batch. `remark` is a last line on what else differs between them.
     """
     import altair as alt
 
@@ -39,6 +39,7 @@ def tp_steps(pairs: Sequence[StepPair]) -> Any:
         (
             f"filled, with 80 % interval: {sources([ours])[0]}",
             f"dashed outline: {sources([reference])[0]}",
+            *([remark] if remark else []),
         ),
     )
 

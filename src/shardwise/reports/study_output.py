@@ -14,7 +14,7 @@ from shardwise.analysis.claim import match_claim
 from shardwise.analysis.frontier import Point, points
 from shardwise.analysis.layouts import LayoutStudy
 from shardwise.analysis.measured_comparison import beside
-from shardwise.analysis.published import PublishedStudy
+from shardwise.analysis.published import PublishedStudy, other_lengths
 from shardwise.analysis.run import Study
 from shardwise.analysis.transitions import StepPair, compare
 from shardwise.errors import UnknownNameError
@@ -50,6 +50,14 @@ class StudyOutput(msgspec.Struct, frozen=True):
     def pairs(self) -> tuple[StepPair, ...]:
         """Our steps paired with the published ones; empty if there are none."""
         return compare(self.study.steps, self.published.steps) if self.published else ()
+
+    @property
+    def unlike_published(self) -> str:
+        """Say how the lengths differ from those of the published study; "" if they do not."""
+        asked = self.study.question
+        if not self.published:
+            return ""
+        return other_lengths(self.published, asked.isl, asked.osl, asked.length_cv)
 
     def points(self, gpus: int | None = None) -> tuple[Point, ...]:
         """A point per cell, predicted and measured, as in `frontier.points`."""
@@ -110,7 +118,7 @@ def study_tables(output: StudyOutput) -> list[Table]:
     if output.published:
         published = output.published
         if output.pairs:
-            found.append(tables.comparison_table(output.pairs))
+            found.append(tables.comparison_table(output.pairs, output.unlike_published))
         audit = decision_tables.audit_table(audit_steps(published.steps))
         found.append(_renamed(audit, "published_audit", "Audit of the published study"))
         claims = match_claim(published.steps, published.claim)
@@ -143,7 +151,7 @@ def study_figures(output: StudyOutput) -> dict[str, Any]:
     if any(item.breakdown for item in items):
         charts["time_breakdown"] = figures.time_breakdown(items)
     if output.pairs:
-        charts["tp_steps"] = figures.tp_steps(output.pairs)
+        charts["tp_steps"] = figures.tp_steps(output.pairs, output.unlike_published)
     elif study.steps:
         charts["tp_steps"] = figures.tp_changes(
             [step for step in study.steps if step.concurrency in shown]

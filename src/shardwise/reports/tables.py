@@ -196,8 +196,11 @@ def transitions_table(steps: Sequence[Step]) -> Table:
     )
 
 
-def comparison_table(pairs: Sequence[StepPair]) -> Table:
-    """Return the steps of two sources side by side, with the difference in points."""
+def comparison_table(pairs: Sequence[StepPair], remark: str = "") -> Table:
+    """Return the steps of two sources side by side, with the difference in points.
+
+    `remark` is a note on what else differs between them.
+    """
     pairs = at_least_one(pairs, "steps that both sources have")
     ours, reference = pairs[0].ours.source, pairs[0].reference.source
     by_metric: dict[str, list[StepPair]] = {}
@@ -234,7 +237,13 @@ def comparison_table(pairs: Sequence[StepPair]) -> Table:
             Column("apart", "difference_points", "points"),
         ),
         sections=sections(rows),
-        notes=(*errors, MARKS, INTERVALS, *source_notes([ours, reference])),
+        notes=(
+            *errors,
+            *([remark] if remark else []),
+            MARKS,
+            INTERVALS,
+            *source_notes([ours, reference]),
+        ),
     )
 
 

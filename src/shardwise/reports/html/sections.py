@@ -151,7 +151,7 @@ def _accuracy(output: StudyOutput) -> list[Section]:
         shown.append(known_errors_table(output.about, d.gpu, d.engine))
     folded = [beside_table(pairs)] if pairs else []
     if output.pairs:
-        folded.append(tables.comparison_table(output.pairs))
+        folded.append(tables.comparison_table(output.pairs, output.unlike_published))
     lead = (
         "Errors of these predictions against measured or published values."
         if shown or folded
