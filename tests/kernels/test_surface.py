@@ -48,6 +48,30 @@ def test_what_was_not_measured_has_its_neighbours_efficiency() -> None:
     assert filled(measured, ideal).tolist() == [[1.0, 2.0, 2.5, 3.5]]
 
 
+def test_a_gap_is_filled_along_both_axes() -> None:
+    """Along the rows, the missing corner is 3 above the curve, along the columns 1: 2."""
+    curve = np.array([[[0.0, 1.0], [1.0, 2.0]]])
+    above = np.array([[[0.0, 1.0], [3.0, np.nan]]])
+    assert filled(curve + above, curve).tolist() == [[[0.0, 2.0], [4.0, 4.0]]]
+
+
+@given(
+    st.lists(values, min_size=12, max_size=12),
+    st.lists(st.booleans(), min_size=12, max_size=12).filter(lambda known: sum(known) > 0),
+)
+def test_a_filled_gap_keeps_to_what_was_measured(numbers: list[float], known: list[bool]) -> None:
+    """More work never takes less time, and measured values stay."""
+    rising_ones = np.maximum.accumulate(np.sort(np.array(numbers)).reshape(1, 3, 4), axis=2)
+    is_known = np.array(known).reshape(1, 3, 4)
+    measured = np.where(is_known, rising_ones, np.nan)
+    found = filled(measured, np.zeros_like(rising_ones))
+    assert (found[is_known] == rising_ones[is_known]).all()
+    for _, row, column in zip(*np.nonzero(is_known), strict=True):
+        value = rising_ones[0, row, column]
+        assert (found[0, row:, column:] >= value).all()
+        assert (found[0, : row + 1, : column + 1] <= value).all()
+
+
 def test_a_refined_grid_holds_the_measured_one_and_has_no_wide_gap() -> None:
     grid = refined([AXIS])
     assert np.isin(AXIS, grid.axes[0]).all()

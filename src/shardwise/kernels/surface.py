@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -117,20 +117,31 @@ def _isotonic(values: Array) -> Array:
     return np.asarray(np.where(end >= start, least, -np.inf).max(axis=-2))
 
 
-def filled(nodes: Array, log2_ideal: Array) -> Array:
-    """Fill missing values. Efficiency is interpolated linearly between measured nodes and is
-    constant beyond them.
+def filled(nodes: Array, log2_curve: Array) -> Array:
+    """Fill missing values. The ratio to a curve is interpolated linearly between measured nodes and
+    is constant beyond them, first along one axis and then along the other; the mean of both orders
+    is taken. No value is below a measured one for less work, or above one for more.
 
     Args:
         nodes: (shapes, *grid) log2 seconds, nan where missing.
-        log2_ideal: Roofline of the same nodes, in log2 seconds.
+        log2_curve: Log2 seconds that times follow roughly, launch included.
     """
     if not np.isnan(nodes).any():
         return nodes
-    ratio = nodes - log2_ideal
-    for axis in range(ratio.ndim - 1, 0, -1):
+    axes = range(1, nodes.ndim)
+    first, last = (_along(nodes - log2_curve, order) for order in (axes, reversed(axes)))
+    low, high = np.nan_to_num(nodes, nan=-np.inf), np.nan_to_num(nodes, nan=np.inf)
+    for axis in axes:
+        low = np.maximum.accumulate(low, axis)
+        high = np.flip(np.minimum.accumulate(np.flip(high, axis), axis), axis)
+    between = np.minimum(np.maximum((first + last) / 2.0 + log2_curve, low), np.maximum(low, high))
+    return np.asarray(np.where(np.isnan(nodes), between, nodes))
+
+
+def _along(ratio: Array, axes: Iterable[int]) -> Array:
+    for axis in axes:
         ratio = _bridged(ratio, axis)
-    return np.asarray(ratio + log2_ideal)
+    return ratio
 
 
 def _bridged(values: Array, axis: int) -> Array:

@@ -133,7 +133,8 @@ def _carried(
     grid = table.grid.measured_columns
     theirs = operator.ideal(*donor, columns, grid)
     logs = np.broadcast_to(np.log2(theirs), table.log2_seconds[rows].shape)
-    slowness = filled(table.log2_seconds[rows], logs) - logs
+    curve = followed(operator, donor, (columns, grid), launch_s)
+    slowness = filled(table.log2_seconds[rows], np.broadcast_to(curve, logs.shape)) - logs
     if np.any(factor != 1.0):
         first, *others = grid
         moved = [first * factor.reshape(columns[0].shape), *others]
