@@ -68,6 +68,13 @@ def load_published() -> PublishedStudy:
     )
 
 
+def published_of(model: str, gpu: str, weight_dtype: str) -> PublishedStudy | None:
+    """Return the published study if it has this model, GPU and dtype."""
+    published = load_published()
+    theirs = (published.model, published.gpu, published.weight_dtype)
+    return published if theirs == (model, gpu, weight_dtype) else None
+
+
 def _printed(percent: float) -> Interval:
     last_digit = 1.0 if float(percent).is_integer() else 0.1
     return Interval(percent, percent - last_digit, percent + last_digit)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from shardwise.analysis.advice import Advice, NoAdvice, Use, advise, planned_advice
 from shardwise.analysis.layouts import LayoutStudy, layouts_of
-from shardwise.analysis.published import PublishedStudy, load_published
+from shardwise.analysis.published import published_of
 from shardwise.analysis.run import Question, Study, run
 from shardwise.errors import DoesNotFitError
 from shardwise.hardware.catalogue import Catalogue, default_catalogue
@@ -66,7 +66,9 @@ def answer(subject: Subject, catalogue: Catalogue, wanted: Wanted) -> StudyOutpu
     return StudyOutput(
         study=found,
         memory=memory_of_each_gpu(subject, catalogue, wanted.question, smallest),
-        published=_published_of(subject),
+        published=published_of(
+            subject.arch.id, subject.gpu.id, subject.setting.arch.checkpoint_dtype
+        ),
         advice=advice,
         about=replace(known, start=start_of(subject, wanted, advice[0])),
         layouts=made.layouts,
@@ -217,11 +219,3 @@ def memory_of_each_gpu(
         sold_as = gpu.memory_nameplate_gb or round(gpu.memory_bytes / GB)
         uses.append(MemoryUse(gpu.id, tp_size, dtype, parts, found.budget_bytes, sold_as))
     return uses
-
-
-def _published_of(subject: Subject) -> PublishedStudy | None:
-    """Return the published study if it has this model, GPU and dtype."""
-    published = load_published()
-    theirs = (published.model, published.gpu, published.weight_dtype)
-    ours = (subject.arch.id, subject.gpu.id, subject.setting.arch.checkpoint_dtype)
-    return published if theirs == ours else None

@@ -11,7 +11,7 @@ import msgspec
 from shardwise.analysis.advice import Advice, Basis, NoAdvice, Use, advise
 from shardwise.analysis.cost import NodeCost
 from shardwise.analysis.layouts import LayoutStudy
-from shardwise.analysis.published import PublishedStudy, load_published
+from shardwise.analysis.published import published_of
 from shardwise.analysis.run import Study
 from shardwise.errors import InputError
 from shardwise.evidence.record import Evidence
@@ -58,13 +58,13 @@ def read_study(path: Path, measured: Sequence[Evidence] = ()) -> StudyOutput:
     grid = study.grid  # checks the evidence
     if not any(c.scenario == "full_node" for c in study.costs):
         raise InputError(f"{file} has no cost of a full node", "", WRITTEN_BY)
-    folder = file.parent
+    folder, of = file.parent, next(iter(grid.values())).deployment
     saved = _optional(folder / "advice.json", list[_Saved])
     advice = [s.advice for s in saved or ()] or [advise("offline", Slo(), study.costs, grid)]
     return StudyOutput(
         study=study,
         memory=_optional(folder / "memory.json", list[MemoryUse]) or [],
-        published=_published_of(next(iter(grid.values()))),
+        published=published_of(of.model, of.gpu, of.dtypes.weight),
         advice=advice,
         about=_optional(folder / "about.json", About),
         measured=measured,
@@ -116,9 +116,3 @@ def _content(path: Path) -> bytes:
         return read_limited(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "", WRITTEN_BY) from None
-
-
-def _published_of(item: Evidence) -> PublishedStudy | None:
-    published, d = load_published(), item.deployment
-    same = (published.model, published.gpu, published.weight_dtype)
-    return published if same == (d.model, d.gpu, d.dtypes.weight) else None
