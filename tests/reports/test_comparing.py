@@ -42,6 +42,12 @@ def test_each_gpu_compared_has_the_explorers_numbers(folder: Path) -> None:
     ]
 
 
+def test_an_engine_that_was_measured_only_with_a_plugin_is_not_calibrated(folder: Path) -> None:
+    h200, mi355x = compared_rows(compared_with(read_study(folder), ["mi355x"]))
+    assert h200.calibrated.startswith("yes")
+    assert mi355x.calibrated.startswith("no; all rows of this GPU and engine ran with a plugin")
+
+
 def test_the_report_has_a_table_and_one_chart_of_all(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     given = [str(folder), "--vs", "mi355x,b200", "-o", str(out)]

@@ -23,7 +23,7 @@ from shardwise.perfmodel.drafts import draft_held
 from shardwise.perfmodel.hierarchy import model_key
 from shardwise.perfmodel.in_step import WORDS as IN_STEP
 from shardwise.perfmodel.intervals import METRICS, half_widths, with_speculation
-from shardwise.perfmodel.knowledge import WORDS, Asked
+from shardwise.perfmodel.knowledge import UNCALIBRATED, WORDS, Asked
 from shardwise.perfmodel.loads import Offered, make_load
 from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.profiles import Calibrated
@@ -146,7 +146,7 @@ def note_of(known: Calibrated, asked: Asked, layouts: Sequence[Layout]) -> str:
     unseen = {u for layout in layouts for u in profile.knowledge.unseen(asked, layout)}
     named = f" {asked.version}" if asked.version else ""
     text = f"profile {profile.name}: {asked.pair}{named} "
-    if not unseen & {"gpu", "engine", "pair", "plugin"}:
+    if not unseen & UNCALIBRATED:
         text += "calibrated"
     else:
         text += "not calibrated: kernel tables, corrected by rows of others"

@@ -55,6 +55,8 @@ WORDS: Final[dict[Unseen, str]] = {
     "nodes": "no row spans nodes",
 }
 
+#: With one of these, a GPU and engine are not calibrated.
+UNCALIBRATED: Final[frozenset[Unseen]] = frozenset({"gpu", "engine", "pair", "plugin"})
 
 _MOST_NAMED: Final = 3  #: places where a model was measured
 #: Parts of a layout other than TP, by the mark in its name.

@@ -16,6 +16,7 @@ from shardwise.architecture.model import Model
 from shardwise.errors import DoesNotFitError, InputError, UnknownNameError
 from shardwise.hardware.gpu import Gpu
 from shardwise.layout.rules import allowed_tp
+from shardwise.perfmodel.knowledge import UNCALIBRATED, WORDS
 from shardwise.perfmodel.memory import plan as memory_plan
 from shardwise.perfmodel.subject import Asked, catalogue_for, subject_of
 from shardwise.reports.about import known_errors
@@ -47,7 +48,7 @@ class Compared(msgspec.Struct, frozen=True):
         numbers: Throughput per GPU, TPOT and cost; empty if it does not fit.
         context: Tokens of the longest sequence that the layout can hold; 0 if none.
         fits: "yes", or "no" with the reason.
-        calibrated: "yes", what of it no row has, or "no".
+        calibrated: "yes" or "no", and what of it no row has.
         meets: Whether a layout meets the bounds.
         price: "1.95 USD per GPU-hour"; "" where none is known.
     """
@@ -109,7 +110,8 @@ def _calibrated(ground: Ground | None, shown: Shown | None) -> str:
     if ground is None or not ground.calibrated:
         return "no"
     unseen = (ground.unseen or {}).get(shown.layout, ()) if shown else ()
-    return f"yes; {', '.join(unseen)}" if unseen else "yes"
+    calibrated = "no" if {WORDS[u] for u in UNCALIBRATED} & {*unseen} else "yes"
+    return f"{calibrated}; {', '.join(unseen)}" if unseen else calibrated
 
 
 def compared_words(sides: Sequence[Side]) -> str:
