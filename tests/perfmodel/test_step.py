@@ -69,7 +69,7 @@ def test_a_step_is_the_sum_of_its_kernels_tables() -> None:
     # vLLM and SGLang run the same kernel
     attention = 32 * min(
         float(attention_decode(gpu, engine, 16, 1024, 32, 8, 128).seconds) - launch_s
-        for engine, launch_s in (("vllm", 7e-6), ("sglang", 4e-6))
+        for engine, launch_s in (("vllm", 4e-6), ("sglang", 1e-6))
     )
     parts = parts_of(s, 1, 16.0, 1024.0)
     # norms, rotations and activations: 16 tokens' traffic at 0.8 of 4.8 TB/s
@@ -98,8 +98,8 @@ def test_small_kernels_are_counted_by_hand() -> None:
     # llama, fp8: 2 norms, rotation and cache write, activation, 4 quantized inputs: 9 x 32
     assert small_kernels(in_dtype(load("llama-3.1-8b"), "fp8")) == 9 * 32
     assert small_kernels(load("llama-3.1-8b")) == 5 * 32
-    # gpt-oss: 2 norms, 2 of attention, top-k, sorting, activation, adding up: 8 x 36
-    assert small_kernels(load("gpt-oss-120b")) == 8 * 36
+    # gpt-oss: 2 norms, 2 of attention, top-k; experts' calls include the rest: 5 x 36
+    assert small_kernels(load("gpt-oss-120b")) == 5 * 36
 
 
 def test_norms_over_all_heads_of_a_cut_query_are_reduced_too() -> None:

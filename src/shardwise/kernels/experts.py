@@ -77,7 +77,7 @@ def experts(  # noqa: PLR0913, PLR0917 - one grouped product has this many sizes
     """Time of one layer's routed experts on the most loaded rank.
 
     Tables were measured with skewed routing (a power law of exponent 1.2), AITER's with uniform
-    routing.
+    routing. `perfmodel.routing` has what a call reads.
 
     A format without a table takes the efficiency of its nearest relative, but is not slower than a
     measured format with wider weights: a relative that gains little from fast matrix units would

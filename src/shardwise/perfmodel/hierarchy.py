@@ -51,9 +51,6 @@ OWN_SHARE: Final[Mapping[tuple[str, ...], Mapping[str, float]]] = {
 
 #: Published or measured properties of a vendor, generation or engine, as factors on the prior
 #: median.
-#: TensorRT-LLM: its PyTorch backend schedules while the GPU computes. The GPU idles for 580 us of
-#: a step of 64 sequences (github.com/NVIDIA/TensorRT-LLM/issues/13957, Llama 3.1 8B on B200). How
-#: much of that is per sequence is not published; 3 us each, as for the other engines, leave 388.
 #: Built-in engine and CPU: measured with a model of negligible size (batch 1, fp32, one Zen 5
 #: thread, 23 Nov 2026): 120 us per step, 110 to 130 us per layer, 180 us in a prefill of 64 tokens.
 #: A CPU runs each operation when it is called, so a prefill has no separate launches. The built-in
@@ -61,15 +58,14 @@ OWN_SHARE: Final[Mapping[tuple[str, ...], Mapping[str, float]]] = {
 #: step that began when its predecessor ended. It schedules between steps, so that a sequence takes
 #: the whole 10 us. `handle` is relative to the fitted value of vLLM.
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
-    "trtllm": {"step": 388 / 500},
     "builtin": {
-        "step": 120e-6 / 500e-6,
+        "step": 120e-6 / 300e-6,
         "sequence": 10e-6 / 3e-6,
         "request": 0.9e-3 / 12e-3,
         "wait_steps": 1.0 / 2.0,
         "handle": 0.9e-3 / 7.6e-3,
     },
-    "cpu": {"launch": 24e-6 / 1.3e-6, "eager_layer": 20e-6 / 90e-6},
+    "cpu": {"launch": 24e-6 / 2.2e-6, "eager_layer": 20e-6 / 90e-6},
 }
 
 

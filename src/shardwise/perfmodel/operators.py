@@ -31,6 +31,7 @@ from shardwise.hardware.gpu import Gpu
 from shardwise.kernels import experts as experts_kernel
 from shardwise.kernels import gemm as gemm_kernel
 from shardwise.kernels import typical_error
+from shardwise.kernels.experts import touched
 from shardwise.kernels.formats import format_of, runs_as
 from shardwise.kernels.provenance import Provenance
 from shardwise.kernels.roofline import rates_of
@@ -42,7 +43,8 @@ from shardwise.perfmodel.best_tables import fastest, own_or_fastest
 from shardwise.perfmodel.context_parallel import MESSAGES, merge_seconds
 from shardwise.perfmodel.grids import TOKENS
 from shardwise.perfmodel.messages import Node, exchange_seconds, hops, reduce_seconds
-from shardwise.perfmodel.timed_alone import EXPERTS_LAUNCH_S, without_launch
+from shardwise.perfmodel.routing import as_served
+from shardwise.perfmodel.timed_alone import whole_experts
 from shardwise.perfmodel.work import (
     elementwise_bytes,
     message_count,
@@ -367,16 +369,16 @@ def _expert_seconds(
         top_k, ep_size = column("top_k"), column("ep_size")
         sizes = (TOKENS, hidden, inter, number, top_k, ep_size, gated)
         times = own_or_fastest(lambda e, f=form, s=sizes: experts_kernel(gpu, e, f, *s), engine)  # type: ignore[misc]
-        seconds = column("count") * without_launch(times, EXPERTS_LAUNCH_S).seconds
+        times = whole_experts(times)
         made = format_of(runs_as(rates, form))
         weights = (3.0 if gated else 2.0) * hidden * inter
         rows = TOKENS * top_k / ep_size
         own = np.maximum(number / ep_size, 1.0)
-        reached = own * (1.0 - (1.0 - 1.0 / own) ** rows)
         share = _share(
             2.0 * rows * weights / rates.matrix(made.rate),
-            reached * weights * made.weight_bytes / rates.memory,
+            touched(own, rows) * weights * made.weight_bytes / rates.memory,
         )
+        seconds = column("count") * as_served(times, share, number, top_k)
         np.add.at(memory, places, seconds * (1.0 - share))
         np.add.at(matrix, places, seconds * share)
         for place, taken, codes in zip(places, seconds, times.provenance, strict=True):

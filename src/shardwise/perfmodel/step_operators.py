@@ -11,14 +11,21 @@ from shardwise.evidence.record import Evidence
 from shardwise.kernels import experts as experts_kernel
 from shardwise.kernels import gemm as gemm_kernel
 from shardwise.kernels.provenance import Provenance
-from shardwise.layout.arrays import Deployments
+from shardwise.layout.arrays import Deployments, Layouts
 from shardwise.layout.shards import rank_shards
 from shardwise.perfmodel.attention_operators import decode_provenance
 from shardwise.perfmodel.best_tables import fastest, own_or_fastest
 from shardwise.perfmodel.estimate import Subject
+from shardwise.perfmodel.grids import TOKENS, along, place
 from shardwise.perfmodel.loads import Offered, make_load
 from shardwise.perfmodel.messages import Node, reduce_provenance
-from shardwise.perfmodel.operators import expert_operators, head_products, products
+from shardwise.perfmodel.operators import (
+    EXPERT_MATRIX,
+    EXPERT_WEIGHTS,
+    expert_operators,
+    head_products,
+    products,
+)
 from shardwise.perfmodel.serving_steps import decode_step, mean_context
 
 ATTENTION: Final = {
@@ -100,7 +107,8 @@ def _products(
 ) -> list[OperatorTime]:
     """Return dense and expert GEMMs by name, scaled so that they add up to `total` seconds."""
     gpu, engine, c = subject.gpu, subject.engine, subject.setting.coefficients
-    rank = rank_shards(subject.arch, evidence.deployment.with_layout(replicas=1).layout)
+    layout = evidence.deployment.with_layout(replicas=1).layout
+    rank = rank_shards(subject.arch, layout)
     raw: dict[str, tuple[float, Provenance]] = {}
 
     def add(name: str, seconds: float, code: int) -> None:
@@ -110,15 +118,18 @@ def _products(
     for p in (*products(rank, gpu), *head_products(rank, gpu)):
         times = fastest(lambda e, p=p: gemm_kernel(gpu, e, p.format, [tokens], p.n, p.k), engine)  # type: ignore[misc]
         add(p.name, p.count * c["gemm"] * float(times.seconds[0]), int(times.provenance[0]))
-    stage = tokens * evidence.deployment.layout.attention_dp
+    stage = tokens * layout.attention_dp
     for x in expert_operators(rank, gpu):
         sizes = ([stage], x.hidden, x.inter, x.num_experts, x.top_k, x.ep_size, x.gated)
         times = own_or_fastest(
             lambda e, x=x, sizes=sizes: experts_kernel(gpu, e, x.format, *sizes),  # type: ignore[misc]
             engine,
         )
-        seconds = x.count * c["experts"] * float(times.seconds[0])
-        add("experts, grouped", seconds, int(times.provenance[0]))
+        add("experts, grouped", 0.0, int(times.provenance[0]))
+    if (routed := subject.setting.kernels(Layouts.of([layout])).experts) is not None:
+        one = along(routed, np.zeros(1, np.intp), place(np.array([stage]), TOKENS))[0]
+        seconds = c["experts"] * one[EXPERT_WEIGHTS] + c["matrix_experts"] * one[EXPERT_MATRIX]
+        add("experts, grouped", float(seconds), int(Provenance.MEASURED))
     factor = total / max(sum(seconds for seconds, _ in raw.values()), 1e-12)
     return [OperatorTime(name, factor * seconds, code) for name, (seconds, code) in raw.items()]
 

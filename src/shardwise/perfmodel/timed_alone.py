@@ -28,11 +28,14 @@ from shardwise.kernels.provenance import Array, Provenance, Times
 #: the errors of left-out families, GPUs and engines, which hardly change between 3 and 6. The
 #: fastest calls of the H100's tables take 5.4 us in all.
 ATTENTION_LAUNCH_S: Final = 4e-6
-#: The same for tables of one GPU and engine: steps of vLLM 0.20 on an H100 show more of it
-#: (docs/decisions/what-a-gpu-showed.md).
-OWN_LAUNCH_S: Final = {"h100 vllm": 7e-6, "h200 vllm": 7e-6}
+#: The same for tables of one GPU and engine. FlashAttention 3 in vLLM's steps on an H100, profiled,
+#: takes as long as SGLang's table says, and 3 to 5 us less than vLLM's (docs/step-by-kernel.md).
+OWN_LAUNCH_S: Final = {"h100 sglang": 1e-6, "h200 sglang": 1e-6}
 #: The same for a call of experts, chosen among 0, 2 and 4 us. Their graph is replayed only once.
 EXPERTS_LAUNCH_S: Final = 2e-6
+#: Seconds of the kernels around experts' GEMMs, which tuning results do not have: sort, activation
+#: and sum, as long as any small kernel (`coefficients`).
+AROUND_EXPERTS_S: Final = 3 * 2.2e-6
 #: Largest share of a call that is taken for the launch.
 LARGEST_SHARE: Final = 0.5
 #: Bytes that a call reads, as shares of the L2 cache, up to which all of them and from which none
@@ -41,6 +44,18 @@ ALL_CACHED: Final = 0.7
 NONE_CACHED: Final = 1.3
 #: Tables of these sources are tuning results without launches.
 WITHOUT_LAUNCH: Final = ("aiter",)
+
+
+def alone(times: Times) -> bool:
+    """Return whether times are tuning results of single kernels, without launches."""
+    return any(name in times.source for name in WITHOUT_LAUNCH)
+
+
+def whole_experts(times: Times) -> Times:
+    """Return times of experts' calls with all kernels of a call, and without the launch."""
+    if alone(times):
+        return replace(times, seconds=np.asarray(times.seconds + AROUND_EXPERTS_S))
+    return without_launch(times, EXPERTS_LAUNCH_S)
 
 
 def attention_launch_s(times: Times) -> float:
@@ -57,7 +72,7 @@ def without_launch(times: Times, launch_s: float) -> Times:
             are not changed, because nothing is known of launches on the GPU itself.
         launch_s: Seconds of the launch in a call.
     """
-    if any(name in times.source for name in WITHOUT_LAUNCH):
+    if alone(times):
         return times
     launch = np.minimum(launch_s, LARGEST_SHARE * times.seconds)
     launch = np.where(times.provenance >= Provenance.OTHER_GPU, 0.0, launch)

@@ -149,8 +149,8 @@ def _small_kernels(group: LayerGroup) -> int:
     }
     feed_forward = 0
     if isinstance(group.feed_forward, Moe):
-        # top-k, sort by expert, activation, sum; shared experts: activation, sum
-        feed_forward = 4 + 2 * bool(group.feed_forward.shared_width)
+        # top-k; shared experts: activation, sum. Experts' calls include their own
+        feed_forward = 1 + 2 * bool(group.feed_forward.shared_width)
     elif isinstance(group.feed_forward, Mlp):
         feed_forward = 1
     return norms + mixer + len(quantized) + feed_forward

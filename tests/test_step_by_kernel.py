@@ -1,0 +1,39 @@
+"""Kernels of vLLM's steps on an H100, beside what the model says of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import step_by_kernel
+from step_by_kernel import CLASSES, Profiled, compared, document, medians
+
+
+@pytest.fixture(scope="module")
+def models() -> list[Profiled]:
+    return msgspec.convert(
+        json.loads(step_by_kernel.MEASURED.read_text("utf-8"))["models"], list[Profiled]
+    )
+
+
+def test_each_class_of_kernels_in_a_decode_step_is_predicted(models: list[Profiled]) -> None:
+    errors = medians(models)
+    assert set(errors) == set(CLASSES)
+    assert all(error < 10 for error in errors.values()), errors
+
+
+def test_kernels_of_16_bit_models_add_up_to_the_measured_step(models: list[Profiled]) -> None:
+    for profiled, step, ours in compared(models):
+        if profiled.weight_dtype == "bf16" and step.sequences:
+            total = sum(ours[name] for name in CLASSES)
+            assert total == pytest.approx(sum(step.kernels_ms.values()), rel=0.1), step.name
+
+
+def test_the_page_is_what_the_script_writes(models: list[Profiled]) -> None:
+    data = json.loads(step_by_kernel.MEASURED.read_text("utf-8"))
+    assert step_by_kernel.DOCUMENT.read_text("utf-8") == document(data, models)
