@@ -294,9 +294,10 @@ flash attention) took here. Shapes are those of Llama 8B and 70B at TP 1 to 8.
 | --- | ---: | ---: | ---: | ---: | ---: |
 {kernels}
 
-bf16 products agree. fp8 products are slower in the tables than cuBLAS is with one scale per tensor.
-vLLM takes a scale per token, and the tables' source does not say whether the quantization of
-activations is included.
+bf16 products agree. fp8 products are slower in the tables than cuBLAS is with one scale per tensor:
+the tables' calls quantize the activations too, and SGLang's take a scale per token. vLLM's own
+kernels with their quantization take as long as in the tables ([a step, kernel by
+kernel](step-by-kernel.md)).
 """
 
 

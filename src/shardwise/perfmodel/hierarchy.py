@@ -59,7 +59,7 @@ OWN_SHARE: Final[Mapping[tuple[str, ...], Mapping[str, float]]] = {
 #: the whole 10 us. `handle` is relative to the fitted value of vLLM.
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
     "builtin": {
-        "step": 120e-6 / 300e-6,
+        "step": 120e-6 / 350e-6,
         "sequence": 10e-6 / 3e-6,
         "request": 0.9e-3 / 12e-3,
         "wait_steps": 1.0 / 2.0,

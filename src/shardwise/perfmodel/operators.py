@@ -44,7 +44,7 @@ from shardwise.perfmodel.context_parallel import MESSAGES, merge_seconds
 from shardwise.perfmodel.grids import TOKENS
 from shardwise.perfmodel.messages import Node, exchange_seconds, hops, reduce_seconds
 from shardwise.perfmodel.routing import as_served
-from shardwise.perfmodel.timed_alone import whole_experts
+from shardwise.perfmodel.timed_alone import whole_experts, whole_product
 from shardwise.perfmodel.work import (
     elementwise_bytes,
     message_count,
@@ -335,6 +335,7 @@ def _product_seconds(
             engine,
         )
         made = format_of(runs_as(rates, form))
+        times = whole_product(times, made.activation_bytes < 2.0)
         arithmetic = 2.0 * TOKENS * n * k / rates.matrix(made.rate)
         moved = n * k * made.weight_bytes + TOKENS * (2.0 * n + made.activation_bytes * k)
         share = _share(arithmetic, moved / rates.memory)

@@ -33,8 +33,10 @@ ATTENTION_LAUNCH_S: Final = 4e-6
 OWN_LAUNCH_S: Final = {"h100 sglang": 1e-6, "h200 sglang": 1e-6}
 #: The same for a call of experts, chosen among 0, 2 and 4 us. Their graph is replayed only once.
 EXPERTS_LAUNCH_S: Final = 2e-6
-#: Seconds of the kernels around experts' GEMMs, which tuning results do not have: sort, activation
-#: and sum, as long as any small kernel (`coefficients`).
+#: Seconds of kernels around GEMMs that the engines' tables include (collectors: vllm, sglang and
+#: trtllm/collect_gemm.py) and tuning results do not: the quantization of inputs; sort, activation
+#: and sum of experts. Each is as long as any small kernel (`coefficients`).
+QUANTIZATION_S: Final = 2.2e-6
 AROUND_EXPERTS_S: Final = 3 * 2.2e-6
 #: Largest share of a call that is taken for the launch.
 LARGEST_SHARE: Final = 0.5
@@ -49,6 +51,13 @@ WITHOUT_LAUNCH: Final = ("aiter",)
 def alone(times: Times) -> bool:
     """Return whether times are tuning results of single kernels, without launches."""
     return any(name in times.source for name in WITHOUT_LAUNCH)
+
+
+def whole_product(times: Times, quantized: bool) -> Times:
+    """Return times of GEMMs with the quantization of their inputs, if they are `quantized`."""
+    if quantized and alone(times):
+        return replace(times, seconds=np.asarray(times.seconds + QUANTIZATION_S))
+    return times
 
 
 def whole_experts(times: Times) -> Times:

@@ -137,23 +137,20 @@ def elementwise_bytes(model: Model, layout: Layout) -> float:
 
 def small_kernels(model: Model) -> int:
     """Return the number of small kernels in a step that have no table: norms, rotary embeddings,
-    cache writes, activations, routing, and the quantization of GEMM inputs."""
+    cache writes, activations and routing. GEMMs' times include the quantization of their inputs."""
     return sum(group.count * _small_kernels(group) for group in model.groups)
 
 
 def _small_kernels(group: LayerGroup) -> int:
     norms = sum(t.part == "norm" for t in group.tensors)
     mixer = 0 if isinstance(group.mixer, NoMixer) else 3 if isinstance(group.mixer, Mla) else 2
-    quantized = {
-        t.gemm for t in group.tensors if t.gemm and t.format.activations in ("fp8", "fp4", "int8")
-    }
     feed_forward = 0
     if isinstance(group.feed_forward, Moe):
         # top-k; shared experts: activation, sum. Experts' calls include their own
         feed_forward = 1 + 2 * bool(group.feed_forward.shared_width)
     elif isinstance(group.feed_forward, Mlp):
         feed_forward = 1
-    return norms + mixer + len(quantized) + feed_forward
+    return norms + mixer + feed_forward
 
 
 def norm_messages(model: Model) -> int:
