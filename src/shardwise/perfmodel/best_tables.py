@@ -2,10 +2,10 @@
 
 GEMMs: all tables include the quantization of activations. An engine fuses it with other kernels or
 has faster ones than were timed (TensorRT-LLM's fp8 GEMMs take 7 us more than others' at any size),
-so the fastest table of a GPU and dtype is used at each size.
-Experts: the engine's own table, else the fastest of the others,
-since engines adopt fast kernels from each other within a release or two. Decode attention: the
-fastest table of engines that run the same kernel, because noise only makes a timing longer.
+so the fastest table of a GPU and dtype is used at each size. Experts: the engine's own table, else
+the fastest of the others, since engines adopt fast kernels from each other within a release or two.
+Decode attention: the fastest table of engines that run the same kernel, because noise only makes a
+timing longer.
 """
 
 from __future__ import annotations
