@@ -74,7 +74,7 @@ def table(source: str, kind: Provenance = Provenance.MEASURED) -> Times:
 def served(times: Times, compute_share: float = 0.0) -> np.ndarray:
     one = np.array([[1.0]])
     share = np.full(times.seconds.shape, compute_share)
-    return as_served(times, share, 128 * one, 8 * one)[0]
+    return np.asarray(as_served(times, share, 128 * one, 8 * one)[0])
 
 
 def test_serving_reads_more_experts_than_the_tables_but_not_as_many_as_uniform_draws() -> None:
