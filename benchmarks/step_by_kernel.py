@@ -2,9 +2,9 @@
 
     python benchmarks/step_by_kernel.py [--write]
 
-`results/step_by_kernel.json` has the measured times and says how they were measured. Nothing is
-fitted to them; docs/step-by-kernel.md says which constants were chosen with them in sight.
-`--write` keeps that page.
+`results/step_by_kernel.json` has the measured time of each kernel and says how they were measured.
+Nothing is fitted to them; docs/step-by-kernel.md says which constants were chosen with them in
+sight. `--write` keeps that page.
 """
 
 from __future__ import annotations
@@ -22,13 +22,9 @@ import numpy as np
 from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.perfmodel.grids import TOKENS, along, place
-from shardwise.perfmodel.operators import (
-    EXPERT_MATRIX,
-    EXPERT_WEIGHTS,
-    GEMM_MATRIX,
-    GEMM_WEIGHTS,
-)
+from shardwise.perfmodel.operators import GEMM_MATRIX, GEMM_WEIGHTS
 from shardwise.perfmodel.step import Setting, step_time
+from shardwise.perfmodel.step_operators import experts_s
 from shardwise.reports.table import Column, Table, markdown, text_cell
 from shardwise.simulator.fleet import subject_for
 
@@ -36,16 +32,32 @@ ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "results" / "step_by_kernel.json"
 DOCUMENT = ROOT / "docs" / "step-by-kernel.md"
 CLASSES = ("gemm", "experts", "attention", "small")
+#: Classes of kernels by a part of their name; the first one counts, and all others are small.
+#: torch.compile fuses norms and activations into the quantization of a product's inputs.
+PARTS = (
+    *(("reshape_and_cache", "small"), ("scaled_mm", "gemm"), ("triton_", "small")),
+    *(("flash::", "attention"), ("fused_moe_kernel", "experts"), ("moe_align", "experts")),
+    *(("count_and_sort_expert", "experts"), ("act_and_mul", "experts")),
+    *(("reduce_kernel<128", "experts"), ("nvjet", "gemm"), ("gemm", "gemm")),
+    *(("splitKreduce", "gemm"), ("gemv", "gemm")),
+)
+NOTE = (
+    "- Classes: gemm with the sums of split-K and, in fp8, the quantization of inputs, into which "
+    "torch.compile fuses norms and activations; experts with alignment, activation and sum; "
+    "attention with its combine; small is all else: norms, rotary embedding, cache writes, "
+    "routing, sampling, copies."
+)
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One profiled step: decoding sequences at a mean context, or prompts of one length."""
+    """One profiled step: decoding sequences at a mean context, or prompts of one length. Kernels
+    are (index of the name, calls, milliseconds)."""
 
     sequences: int
     context: int
     prompts: int
     isl: int
-    kernels_ms: dict[str, float]
+    kernels: list[tuple[int, float, float]]
 
     @property
     def name(self) -> str:
@@ -56,11 +68,25 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Profiled(msgspec.Struct, frozen=True):
-    """The steps of one model."""
+    """The steps of one model, and the names of its kernels."""
 
     model: str
     weight_dtype: str
     steps: list[Step]
+    names: list[str]
+
+    def kernels_ms(self, step: Step) -> dict[str, float]:
+        """Milliseconds of a step by class of kernels."""
+        found: dict[str, float] = {}
+        for index, _, ms in step.kernels:
+            name = class_of(self.names[index])
+            found[name] = found.get(name, 0.0) + ms
+        return found
+
+
+def class_of(name: str) -> str:
+    """Return the class of a kernel."""
+    return next((known for part, known in PARTS if part in name), "small")
 
 
 def setting_of(profiled: Profiled) -> Setting:
@@ -73,7 +99,8 @@ def setting_of(profiled: Profiled) -> Setting:
 
 def predicted_ms(setting: Setting, step: Step) -> dict[str, float]:
     """Return the predicted milliseconds of a step by class of kernels, and the engine's own."""
-    c, kernels = setting.coefficients, setting.kernels(Layouts.of([Deployment("", "").layout]))
+    layout = Deployment("", "").layout
+    c, kernels = setting.coefficients, setting.kernels(Layouts.of([layout]))
     tokens = float(step.sequences + step.prompts * step.isl)
     whole = step_time(
         setting,
@@ -90,13 +117,9 @@ def predicted_ms(setting: Setting, step: Step) -> dict[str, float]:
     dense = at(kernels.dense, tokens)
     found = {
         "gemm": c["gemm"] * dense[GEMM_WEIGHTS] + c["matrix"] * dense[GEMM_MATRIX],
-        "experts": 0.0,
+        "experts": experts_s(setting, layout, tokens),
     }
     found["gemm"] += c["gemm"] * float(at(kernels.head, float(step.sequences + step.prompts)))
-    if kernels.experts is not None:
-        routed = at(kernels.experts, tokens)
-        found["experts"] = c["experts"] * routed[EXPERT_WEIGHTS]
-        found["experts"] += c["matrix_experts"] * routed[EXPERT_MATRIX]
     products = found["gemm"] + found["experts"]
     found["attention"] = float((whole.weights + whole.compute + whole.kv)[0]) - products
     found["engine"] = c["step"] + c["sequence"] * step.sequences
@@ -115,11 +138,11 @@ def compared(models: Sequence[Profiled]) -> Iterator[tuple[Profiled, Step, dict[
 def cells(models: Sequence[Profiled]) -> Iterator[tuple[str, ...]]:
     """Rows of the page's table."""
     for profiled, step, ours in compared(models):
+        theirs = profiled.kernels_ms(step)
         shown = [
-            f"{step.kernels_ms[name]:.2f} / {ours[name]:.2f}" if name in step.kernels_ms else ""
-            for name in CLASSES
+            f"{theirs[name]:.2f} / {ours[name]:.2f}" if name in theirs else "" for name in CLASSES
         ]
-        measured = sum(step.kernels_ms.values())
+        measured = sum(theirs.values())
         total = sum(ours[name] for name in CLASSES)
         both = f"{measured:.2f} / {total:.2f} ({100 * (total / measured - 1):+.0f} %)"
         name = f"{profiled.model}, {profiled.weight_dtype}"
@@ -129,8 +152,8 @@ def cells(models: Sequence[Profiled]) -> Iterator[tuple[str, ...]]:
 def medians(models: Sequence[Profiled]) -> dict[str, float]:
     """Median absolute error of each class over the decode steps, in percent."""
     errors: dict[str, list[float]] = {name: [] for name in CLASSES}
-    for _, step, ours in compared(models):
-        for name, measured in step.kernels_ms.items() if step.sequences else ():
+    for profiled, step, ours in compared(models):
+        for name, measured in profiled.kernels_ms(step).items() if step.sequences else ():
             errors[name].append(100 * abs(ours[name] / measured - 1))
     return {name: round(statistics.median(found), 1) for name, found in errors.items()}
 
@@ -147,7 +170,7 @@ def document(data: Mapping[str, Any], models: Sequence[Profiled]) -> str:
         f"{hardware['gpu']}; driver {hardware['driver']}; vLLM {software['vllm']}, torch "
         f"{software['torch']}; {data['date']}. Median absolute errors in decode steps: {errors}."
     )
-    notes = "\n".join(f"- {note}" for note in data["notes"])
+    notes = "\n".join([*(f"- {note}" for note in data["notes"]), NOTE])
     head, tail = (
         (ROOT / "docs" / f"step-by-kernel.{part}.md").read_text("utf-8").strip()
         for part in ("head", "tail")

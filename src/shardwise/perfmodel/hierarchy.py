@@ -19,7 +19,7 @@ import numpy as np
 
 from shardwise.architecture.model import Model
 from shardwise.hardware.gpu import Gpu
-from shardwise.perfmodel.coefficients import COEFFICIENTS
+from shardwise.perfmodel.coefficients import COEFFICIENTS, PRIOR
 from shardwise.perfmodel.work import Array
 
 NAMES: Final = tuple(COEFFICIENTS)
@@ -59,13 +59,13 @@ OWN_SHARE: Final[Mapping[tuple[str, ...], Mapping[str, float]]] = {
 #: the whole 10 us. `handle` is relative to the fitted value of vLLM.
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
     "builtin": {
-        "step": 120e-6 / 350e-6,
-        "sequence": 10e-6 / 3e-6,
-        "request": 0.9e-3 / 12e-3,
-        "wait_steps": 1.0 / 2.0,
+        "step": 120e-6 / PRIOR["step"],
+        "sequence": 10e-6 / PRIOR["sequence"],
+        "request": 0.9e-3 / PRIOR["request"],
+        "wait_steps": 1.0 / PRIOR["wait_steps"],
         "handle": 0.9e-3 / 7.6e-3,
     },
-    "cpu": {"launch": 24e-6 / 2.2e-6, "eager_layer": 20e-6 / 90e-6},
+    "cpu": {"launch": 24e-6 / PRIOR["launch"], "eager_layer": 20e-6 / PRIOR["eager_layer"]},
 }
 
 

@@ -12,6 +12,7 @@ from shardwise.kernels import experts as experts_kernel
 from shardwise.kernels import gemm as gemm_kernel
 from shardwise.kernels.provenance import Provenance
 from shardwise.layout.arrays import Deployments, Layouts
+from shardwise.layout.deployment import Layout
 from shardwise.layout.shards import rank_shards
 from shardwise.perfmodel.attention_operators import decode_provenance
 from shardwise.perfmodel.best_tables import fastest, own_or_fastest
@@ -27,6 +28,7 @@ from shardwise.perfmodel.operators import (
     products,
 )
 from shardwise.perfmodel.serving_steps import decode_step, mean_context
+from shardwise.perfmodel.step import Setting
 
 ATTENTION: Final = {
     "Attention": "attention, reading the KV cache",
@@ -119,19 +121,33 @@ def _products(
         times = fastest(lambda e, p=p: gemm_kernel(gpu, e, p.format, [tokens], p.n, p.k), engine)  # type: ignore[misc]
         add(p.name, p.count * c["gemm"] * float(times.seconds[0]), int(times.provenance[0]))
     stage = tokens * layout.attention_dp
+    kinds = []
     for x in expert_operators(rank, gpu):
         sizes = ([stage], x.hidden, x.inter, x.num_experts, x.top_k, x.ep_size, x.gated)
         times = own_or_fastest(
             lambda e, x=x, sizes=sizes: experts_kernel(gpu, e, x.format, *sizes),  # type: ignore[misc]
             engine,
         )
-        add("experts, grouped", 0.0, int(times.provenance[0]))
-    if (routed := subject.setting.kernels(Layouts.of([layout])).experts) is not None:
-        one = along(routed, np.zeros(1, np.intp), place(np.array([stage]), TOKENS))[0]
-        seconds = c["experts"] * one[EXPERT_WEIGHTS] + c["matrix_experts"] * one[EXPERT_MATRIX]
-        add("experts, grouped", float(seconds), int(Provenance.MEASURED))
+        kinds.append(int(times.provenance[0]))
+    if kinds:
+        add("experts, grouped", experts_s(subject.setting, layout, stage), max(kinds))
     factor = total / max(sum(seconds for seconds, _ in raw.values()), 1e-12)
     return [OperatorTime(name, factor * seconds, code) for name, (seconds, code) in raw.items()]
+
+
+def experts_s(setting: Setting, layout: Layout, tokens: float) -> float:
+    """Return the seconds of the routed experts of all layers in a step; 0 without experts.
+
+    Args:
+        setting: Coefficients and kernels.
+        layout: Of one replica.
+        tokens: Tokens of the stage, on all copies of attention together.
+    """
+    c, routed = setting.coefficients, setting.kernels(Layouts.of([layout])).experts
+    if routed is None:
+        return 0.0
+    one = along(routed, np.zeros(1, np.int64), place(np.array([tokens]), TOKENS))[0]
+    return float(c["experts"] * one[EXPERT_WEIGHTS] + c["matrix_experts"] * one[EXPERT_MATRIX])
 
 
 def _attention(

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from shardwise.hardware.catalogue import default_catalogue
 from shardwise.hardware.gpu import Gpu
 from shardwise.kernels.provenance import Array, Provenance, Times
+from shardwise.perfmodel.coefficients import PRIOR
 
 #: Seconds of a graph's launch in a call of decode attention. Chosen among 0, 2, 3, 4, 5 and 6 us by
 #: the errors of left-out families, GPUs and engines, which hardly change between 3 and 6. The
@@ -36,8 +37,8 @@ EXPERTS_LAUNCH_S: Final = 2e-6
 #: Seconds of kernels around GEMMs that the engines' tables include (collectors: vllm, sglang and
 #: trtllm/collect_gemm.py) and tuning results do not: the quantization of inputs; sort, activation
 #: and sum of experts. Each is as long as any small kernel (`coefficients`).
-QUANTIZATION_S: Final = 2.2e-6
-AROUND_EXPERTS_S: Final = 3 * 2.2e-6
+QUANTIZATION_S: Final = PRIOR["launch"]
+AROUND_EXPERTS_S: Final = 3 * PRIOR["launch"]
 #: Largest share of a call that is taken for the launch.
 LARGEST_SHARE: Final = 0.5
 #: Bytes that a call reads, as shares of the L2 cache, up to which all of them and from which none
