@@ -120,10 +120,8 @@ def _pooled(folds: list[dict[str, Any]]) -> str:
     rows = sum(f["rows"] for f in folds)
     medians = sorted(f["median_error_pct"] for f in folds)
     covered = sum(f["covered_pct"] * f["rows"] for f in folds) / rows
-    shown = (
-        f"{medians[0]:.1f} to {medians[-1]:.1f} %" if len(medians) > 1 else f"{medians[0]:.1f} %"
-    )
-    return f"{rows:,} | {shown} | {covered:.0f} %"
+    shown = " to ".join(dict.fromkeys(f"{median:.1f}" for median in (medians[0], medians[-1])))
+    return f"{rows:,} | {shown} % | {covered:.0f} %"
 
 
 PARTS: Final = {
