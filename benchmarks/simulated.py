@@ -79,6 +79,7 @@ CONNECTIONS = 64  #: opened before an open loop starts
 #: of the rate that the slower deployment holds in the simulation: light, busy, where a queue
 #: begins, saturated, and with hundreds of streams waiting
 LOADS = (0.3, 0.6, 0.85, 1.5, 3.0)
+REQUESTS = 200  #: of a judged run at least, so that its p99 is more than its longest request
 BATCHES = (1, 2, 4, 8, 16, 32)
 PROMPTS = (16, 64, 128, 256, 480)
 SHORT, LONG = 16, 480  #: prompts that decode steps are timed behind
@@ -499,7 +500,9 @@ def run(folder: Path, seconds: float) -> list[Row]:
         capacity = min(highest_rate(held[tp], traffic) for tp, _ in deployments)
         print(f"the slower deployment holds {capacity:.2f} requests/s in the simulation")
         for k, load in enumerate(LOADS):
-            trace = draw(Traffic(load * capacity, ISL, OSL, seconds), seed=k)
+            rate = load * capacity
+            lasts_s = max(seconds, REQUESTS / rate)
+            trace = draw(Traffic(rate, ISL, OSL, lasts_s), seed=k)
             for tp_size, replicas in deployments:
                 target = running[tp_size][1][0]
                 found = measured_run(target, tp_size, replicas, steps[tp_size], load, trace)
@@ -616,7 +619,10 @@ def document(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument(
-        "--seconds", type=float, default=120.0, help="duration of each evaluated run"
+        "--seconds",
+        type=float,
+        default=30.0,
+        help=f"least duration of a judged run; it has at least about {REQUESTS} requests",
     )
     parser.add_argument("--write", action="store_true", help="write the page and the results")
     asked = parser.parse_args()

@@ -154,6 +154,16 @@ def test_more_replicas_never_lower_goodput_under_least_loaded(
     assert more >= fewer
 
 
+def test_among_equally_loaded_replicas_the_one_whose_latest_request_is_oldest_gets_the_next() -> (
+    None
+):
+    # steps of 0.1 s. The second request runs until 2 s; the others end before the next one comes,
+    # but the fourth, which is there when the fifth finds one request at each replica
+    sent, osl = np.array([0.0, 0.01, 0.5, 0.8, 0.9]), np.array([2, 20, 2, 5, 2])
+    result = simulate([toy(2, step_s=0.1)], make_trace(sent, np.full(5, 8), osl))
+    assert result.requests.replica.tolist() == [0, 1, 0, 0, 1]
+
+
 def test_the_same_seed_gives_the_same_run() -> None:
     traffic = Traffic(20.0, Lengths(64, 0.5), Lengths(16, 0.5), 20.0, "bursty")
     runs = [simulate([toy(4)], draw(traffic, 3), policy="power_of_two", seed=3) for _ in range(2)]

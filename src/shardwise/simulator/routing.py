@@ -47,15 +47,15 @@ def serves(sim: Sim, r: int, i: int) -> bool:
 
 @compiled
 def least_loaded(sim: Sim, i: int, time: float) -> int:
-    """Return the replica with the fewest requests; ties rotate."""
-    count = len(sim.fleet.model)
-    sim.loop.counts[TURN] += 1
+    """Return the replica with the fewest requests; among several, the one whose latest request is
+    oldest, like HAProxy's leastconn. That one has probably finished its prompts."""
+    last_ready = sim.replicas.last_ready
     best, fewest = -1, 0
-    for k in range(count):
-        r = (sim.loop.counts[TURN] + k) % count
+    for r in range(len(sim.fleet.model)):
         if serves(sim, r, i):
             load = load_of(sim, r, time)
-            if best < 0 or load < fewest:
+            tied = load == fewest and last_ready[r] < last_ready[best]
+            if best < 0 or load < fewest or tied:
                 best, fewest = r, load
     return best
 
