@@ -55,28 +55,48 @@ Errors = Mapping[str, Sequence[float]]
 
 
 class Cell(msgspec.Struct, frozen=True):
-    """One load on one server; `requests` are (sent s, TTFT ms, E2E latency ms)."""
+    """One load on one server; `requests` are (sent s, TTFT ms, E2E latency ms).
+
+    TTFT is unknown for an answer without text. The first `shared_prefix` tokens of all prompts are
+    the same.
+    """
 
     requests_per_s: float | None
     in_flight: int | None
     isl: int
     osl: int
     median_itl_ms: float
-    requests: list[tuple[float, float, float]]
+    requests: list[tuple[float, float | None, float]]
     steady: dict[str, float] = msgspec.field(default_factory=dict)
+    shared_prefix: int = 0
+
+    def prompts(self, new: bool) -> str:
+        """What the prompts have in common with each other or with those of earlier loads."""
+        if self.shared_prefix:
+            return f"{self.shared_prefix} of {self.isl} tokens shared"
+        return "new" if new else "repeated"
 
     @property
     def times(self) -> np.ndarray:
         """Sent times in s, TTFT and E2E latency in ms: (requests, 3)."""
-        return np.array(self.requests)
+        return np.array(self.requests, dtype=float)
 
 
 class Server(msgspec.Struct, frozen=True):
-    """One vLLM server, and its loads in the order in which they ran."""
+    """One vLLM server, and its loads in the order in which they ran.
+
+    `new_prompts`: no load repeats the prompts of another one.
+    """
 
     model: str
     kv_tokens: int
     cells: list[Cell]
+    date: str = "2026-11-26"
+    new_prompts: bool = False
+
+    @property
+    def is_dense(self) -> bool:
+        return self.model != MOE
 
 
 class Lane(msgspec.Struct):
@@ -85,24 +105,31 @@ class Lane(msgspec.Struct):
     sent_s: list[float] = msgspec.field(default_factory=list)
     isl: list[int] = msgspec.field(default_factory=list)
     osl: list[int] = msgspec.field(default_factory=list)
-    prompt: list[int] = msgspec.field(default_factory=list)
+    parts: list[list[int]] = msgspec.field(default_factory=list)
     cell: list[int] = msgspec.field(default_factory=list)
-    tokens: dict[tuple[Any, ...], int] = msgspec.field(default_factory=dict)
+    known: dict[tuple[object, int], int] = msgspec.field(default_factory=dict)
 
-    def add(self, sent_s: float, lengths: tuple[int, int], prompt: object, cell: int) -> None:
-        """Add a request; those with the same `prompt` and isl share all of it."""
+    def add(
+        self, sent_s: float, lengths: tuple[int, int], prompt: object, cell: int, prefix: int = 0
+    ) -> None:
+        """Add a request; those with the same `prompt` and isl share all of it, and those with a
+        prefix of the same length share that."""
         isl, osl = lengths
         self.sent_s.append(sent_s)
         self.isl.append(isl)
         self.osl.append(osl)
-        self.prompt.append(self.tokens.setdefault((prompt, isl), len(self.tokens)))
+        parts: list[tuple[object, int]] = [("prefix", prefix)] if prefix else []
+        parts.append((prompt, isl))
+        self.parts.append([self.known.setdefault(part, len(self.known)) for part in parts])
         self.cell.append(cell)
 
     def trace(self) -> tuple[Trace, np.ndarray]:
         """The requests in order, and the cell of each."""
         order = np.argsort(self.sent_s, kind="stable")
-        ends = np.array([isl for _, isl in self.tokens])
-        shared = Shared(np.arange(len(order) + 1), np.array(self.prompt)[order], ends)
+        parts = [self.parts[i] for i in order]
+        starts = np.cumsum([0, *map(len, parts)])
+        ends = np.array([tokens for _, tokens in self.known])
+        shared = Shared(starts, np.concatenate(parts), ends)
         sent_s, isl, osl = (np.array(x)[order] for x in (self.sent_s, self.isl, self.osl))
         return make_trace(sent_s, isl, osl, shared), np.array(self.cell)[order]
 
@@ -117,21 +144,24 @@ def life(server: Server) -> Lane:
     lane, now = Lane(), 0.0
     for number, cell in enumerate(server.cells):
         for i in range(cell.in_flight or WARM_UP):
-            lane.add(now, (cell.isl, WARM_TOKENS), f"warm-up {i}", -1)
+            prompt = f"warm-up {number if server.new_prompts else ''} {i}"
+            lane.add(now, (cell.isl, WARM_TOKENS), prompt, -1, cell.shared_prefix)
         now += PAUSE_S
         for i, sent_s in enumerate(cell.times[:, 0]):
-            lane.add(now + float(sent_s), (cell.isl, cell.osl), i, number)
+            prompt = f"{number if server.new_prompts else ''} {i}"
+            lengths = cell.isl, cell.osl
+            lane.add(now + float(sent_s), lengths, prompt, number, cell.shared_prefix)
         now += float(np.max(cell.times[:, 0] + cell.times[:, 2] / 1e3)) + PAUSE_S
     return lane
 
 
 def values(ttft_ms: np.ndarray, e2e_ms: np.ndarray, osl: int) -> dict[str, float]:
     """`METRICS` of a run, in ms."""
-    found = {"ITL mean": float(((e2e_ms - ttft_ms) / (osl - 1)).mean())}
+    found = {"ITL mean": float(np.nanmean((e2e_ms - ttft_ms) / (osl - 1)))}
     for name, times in (("E2E", e2e_ms), ("TTFT", ttft_ms)):
-        found[f"{name} mean"] = float(times.mean())
+        found[f"{name} mean"] = float(np.nanmean(times))
         for at in (90, 99):
-            found[f"{name} p{at}"] = float(np.percentile(times, at))
+            found[f"{name} p{at}"] = float(np.nanpercentile(times, at))
     return found
 
 
@@ -174,7 +204,7 @@ def corrected(servers: Sequence[Server]) -> Profile:
     """
     rows = []
     for server in servers:
-        for cell in server.cells if server.model != MOE else ():
+        for cell in server.cells if server.is_dense else ():
             if cell.in_flight is None or is_limited(server, cell):
                 continue
             row = {
@@ -220,8 +250,9 @@ def arrival_rows(
         for cell, ours in arrivals(server, profile):
             theirs = values(cell.times[:, 1], cell.times[:, 2], cell.osl)
             cells = [pair(theirs[name], ours[name]) for name in METRICS]
-            rows.append((server.model, f"{cell.requests_per_s:g}", *cells))
-            if server.model != MOE:
+            prompts = cell.prompts(server.new_prompts)
+            rows.append((server.model, f"{cell.requests_per_s:g}", prompts, *cells))
+            if server.is_dense:
                 for name in METRICS:
                     errors[name].append(100.0 * abs(ours[name] / theirs[name] - 1.0))
     return rows, errors
@@ -260,39 +291,58 @@ def table(name: str, title: str, titles: Sequence[str], rows: Iterable[Sequence[
 
 def document(data: Mapping[str, Any], servers: Sequence[Server]) -> tuple[str, dict[str, Any]]:
     """The page, and the medians that it states."""
-    blind_rows, blind = arrival_rows(servers, None)
-    fitted_rows, fitted = arrival_rows(servers, corrected(servers))
+    first = [server for server in servers if not server.new_prompts]
+    later = [server for server in servers if server.new_prompts]
+    first_rows, blind = arrival_rows(first, None)
+    later_rows, unseen = arrival_rows(later, None)
+    fitted_rows, fitted = arrival_rows(first, corrected(first))
     medians = {
         name: {
+            "unseen": round(statistics.median(unseen[name]), 1),
             "blind": round(statistics.median(blind[name]), 1),
             "corrected": round(statistics.median(fitted[name]), 1),
         }
         for name in METRICS
     }
     hardware, software = data["hardware"], data["software"]
-    summary = [(n, f"{m['blind']} %", f"{m['corrected']} %") for n, m in medians.items()]
-    runs = ("model", "requests/s", *METRICS)
+    summary = [
+        (name, *(f"{found[which]} %" for which in ("unseen", "blind", "corrected")))
+        for name, found in medians.items()
+    ]
+    runs = ("model", "requests/s", "prompts", *METRICS)
     bundled, own = "bundled profile", "corrected by nine closed loops of dense models, with --force"
+    dates = " and ".join(sorted({server.date for server in servers}))
     parts = [
         (ROOT / "docs" / "vllm-on-h100.head.md").read_text("utf-8"),
         f"{hardware['gpu']}; driver {hardware['driver']}; {hardware['cpu']}; vLLM "
-        f"{software['vllm']}, torch {software['torch']}, Python {software['python']}; "
-        f"{data['date']}.",
+        f"{software['vllm']}, torch {software['torch']}, Python {software['python']}; {dates}.",
         "## Arriving requests",
         table(
             "medians",
-            "Median absolute error over the five runs of dense models",
-            ("metric", "never fitted", "corrected by closed loops, with --force"),
+            f"Median absolute error over the runs of dense models: {count(later)} of 27 November, "
+            f"{count(first)} of 26 November",
+            (
+                "metric",
+                "27 November: never fitted",
+                "26 November: never fitted",
+                "26 November: corrected by closed loops, with --force",
+            ),
             summary,
         ),
-        table("blind", f"Measured / simulated in ms: {bundled}", runs, blind_rows),
-        table("corrected", f"Measured / simulated in ms: {own}", runs, fitted_rows),
+        table("unseen", f"27 November, measured / simulated in ms: {bundled}", runs, later_rows),
+        table("blind", f"26 November, measured / simulated in ms: {bundled}", runs, first_rows),
+        table("corrected", f"26 November, measured / simulated in ms: {own}", runs, fitted_rows),
         "## Closed loops",
         table("loops", f"Measured / predicted: {bundled}", LOOP_TITLES, loop_rows(servers)),
         (ROOT / "docs" / "vllm-on-h100.tail.md").read_text("utf-8"),
     ]
     text = "\n\n".join(part.strip() for part in parts) + "\n"
     return text, medians
+
+
+def count(servers: Sequence[Server]) -> int:
+    """Arrival runs of dense models."""
+    return sum(c.requests_per_s is not None for s in servers if s.is_dense for c in s.cells)
 
 
 def main() -> None:
