@@ -74,6 +74,7 @@ def test_a_run_has_the_requests_that_its_client_sends_unless_it_says(
         ("tp", "1.5", "tp is 1.5"),
         ("concurrency", "max", "concurrency is 'max'"),
         ("isl", "-4", "isl is -4"),
+        ("isl", "1e400", "isl is 1e400; allowed: a number above 0 and below 1,000,000,000"),
         ("osl", "nan", "osl is nan"),
         ("mode", "guess", "mode is 'guess'"),
         ("engine_id", "mystery", "engine_id is 'mystery'"),

@@ -82,6 +82,8 @@ PLAUSIBLE_S: Final = (5e-5, 1e5)
 #: requests. Beyond it, a unit error (seconds instead of milliseconds) is more likely.
 MOST_APART: Final = 30.0
 ALL_QUEUED: Final = 1e6  #: requests, where a source says "max"
+#: No count or length of a row is larger.
+LARGEST: Final = 1e9
 #: "vLLM 0.9.1 (AMD rocm/vllm-dev:main)": a name, then a number
 _VERSION: Final = re.compile(r"\S+\s+v?(\d+(?:\.\w+)*)")
 #: Weight in a fit of rows whose source does not say whether they used speculative decoding.
@@ -163,12 +165,13 @@ class Problem(msgspec.Struct, frozen=True):
 
 def _positive(cells: Mapping[str, str], column: str, default: str = "") -> float:
     text = (cells.get(column) or default).strip()
+    allowed = f"allowed: a number above 0 and below {LARGEST:,.0f}"
     try:
         value = float(text)
     except ValueError:
-        raise InputError(f"{column} is {text!r}", "allowed: a number above 0") from None
-    if not 0 < value < 1e9:
-        raise InputError(f"{column} is {text}", "allowed: a number above 0")
+        raise InputError(f"{column} is {text!r}", allowed) from None
+    if not 0 < value < LARGEST:
+        raise InputError(f"{column} is {text}", allowed)
     return value
 
 
