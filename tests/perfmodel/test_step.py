@@ -20,13 +20,7 @@ from shardwise.perfmodel.coefficients import PRIOR
 from shardwise.perfmodel.collectives import AllReduce, Collectives, from_topology
 from shardwise.perfmodel.profiles import bundled_profile, collectives_for
 from shardwise.perfmodel.step import Setting, StepTime, step_time
-from shardwise.perfmodel.work import (
-    elementwise_bytes,
-    launched_kernels,
-    norm_messages,
-    rank_work,
-    small_kernels,
-)
+from shardwise.perfmodel.work import elementwise_bytes, norm_messages, rank_work, small_kernels
 
 
 def setting(model: str, gpu: str, dtype: str, engine: str = "vllm", **changed: float) -> Setting:
@@ -98,14 +92,6 @@ def test_what_a_product_waits_for_goes_from_weights_to_arithmetic() -> None:
     few, many = parts_of(s, 1, 8.0, 1.0), parts_of(s, 1, 1.0, 1.0, 8192.0)
     assert few.weights > 10 * few.compute
     assert many.compute > 5 * many.weights
-
-
-def test_launched_kernels_are_counted_by_hand() -> None:
-    # norms 2, rotary, cache write, activation; qkv, output, attention and its combine, gate and up,
-    # down, split sums 2: a profile of vLLM 0.20.2 has 13 to 14 (results/step_by_kernel.json)
-    assert launched_kernels(load("llama-3.1-8b")) == 13 * 32
-    # two more norms, router and top-k instead of gate, up and down; experts are 7: 19 in a profile
-    assert launched_kernels(load("qwen3-30b-a3b")) == 20 * 48
 
 
 def test_small_kernels_are_counted_by_hand() -> None:
@@ -197,24 +183,19 @@ def test_with_fewer_sequences_than_copies_of_attention_the_busy_ones_set_the_ste
 
 
 def test_launches_hide_behind_the_device_until_they_take_longer() -> None:
-    def prefill(tokens: float, eager_kernel: float) -> float:
+    def prefill(tokens: float, eager_layer: float) -> float:
         return total(
-            setting("llama-3.1-8b", "h200", "bf16", eager_kernel=eager_kernel),
-            1.0,
-            0.0,
-            1.0,
-            tokens,
+            setting("llama-3.1-8b", "h200", "bf16", eager_layer=eager_layer), 1.0, 0.0, 1.0, tokens
         )
 
-    # 32 layers of 13 kernels, 8 us each, beside 8192 x 14 GFLOP / 700 TFLOP/s, over 160 ms: 3.3 ms
-    # hide
-    assert prefill(8192.0, 8e-6) == pytest.approx(prefill(8192.0, 0.0), rel=1e-4)
-    # 416 x 0.8 ms beside a tenth of that: the host is what is waited for
-    assert prefill(1024.0, 8e-4) == pytest.approx(0.333, rel=0.02)
+    # 32 layers x 0.1 ms of launches beside 8192 x 14 GFLOP / 700 TFLOP/s, over 160 ms: 3.2 ms hide
+    assert prefill(8192.0, 1e-4) == pytest.approx(prefill(8192.0, 0.0), rel=1e-4)
+    # 32 x 10 ms beside a tenth of that: the host is what is waited for
+    assert prefill(1024.0, 1e-2) == pytest.approx(0.32, rel=0.02)
     # up to 512 tokens, vLLM replays graphs between the calls of attention: a fifth of the launches
-    assert prefill(512.0, 8e-4) == pytest.approx(0.2 * 0.333, rel=0.02)
+    assert prefill(512.0, 1e-2) == pytest.approx(0.2 * 0.32, rel=0.02)
     # and a decode step is replayed from a graph
-    slow = setting("llama-3.1-8b", "h200", "bf16", eager_kernel=8e-4)
+    slow = setting("llama-3.1-8b", "h200", "bf16", eager_layer=1e-2)
     assert total(slow, 1.0, 16.0, 100.0) < 0.02
 
 

@@ -53,13 +53,10 @@ OWN_SHARE: Final[Mapping[tuple[str, ...], Mapping[str, float]]] = {
 #: median.
 #: Built-in engine and CPU: measured with a model of negligible size (batch 1, fp32, one Zen 5
 #: thread, 23 Nov 2026): 120 us per step, 110 to 130 us per layer, 180 us in a prefill of 64 tokens.
-#: A CPU runs each operation when it is called, so a prefill has no separate launches:
-#: 1.5 us for each of 13 kernels. The built-in server adds 0.9 ms to a prompt of one token (same
-#: day, n = 273), and a request waits for the one step that began when its predecessor ended. It
-#: schedules between steps, so that a sequence takes the whole 10 us. `handle` is relative to the
-#: fitted value of vLLM.
-#: TensorRT-LLM: its attention applies rotary embeddings and writes the cache itself, so that a
-#: dense layer has three small kernels instead of five.
+#: A CPU runs each operation when it is called, so a prefill has no separate launches. The built-in
+#: server adds 0.9 ms to a prompt of one token (same day, n = 273), and a request waits for the one
+#: step that began when its predecessor ended. It schedules between steps, so that a sequence takes
+#: the whole 10 us. `handle` is relative to the fitted value of vLLM.
 KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
     "builtin": {
         "step": 120e-6 / PRIOR["step"],
@@ -68,8 +65,7 @@ KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
         "wait_steps": 1.0 / PRIOR["wait_steps"],
         "handle": 0.9e-3 / 7.6e-3,
     },
-    "cpu": {"launch": 24e-6 / PRIOR["launch"], "eager_kernel": 1.5e-6 / PRIOR["eager_kernel"]},
-    "trtllm": {"launch": 0.6},
+    "cpu": {"launch": 24e-6 / PRIOR["launch"], "eager_layer": 20e-6 / PRIOR["eager_layer"]},
 }
 
 

@@ -217,6 +217,7 @@ def step_time(
     # in a call that serves decodes too, a prompt adds its work
     scored = np.maximum(scored - np.minimum(own, 1.0) * kernels.of(kernels.least_prefill), 0.0)
     compute = compute + np.where(prompts > 0, c["attention"] * scored, 0.0)
+    layers = kernels.of(kernels.layers)
     # activations of a decode step stay in the L2 cache; those of a prompt go to memory
     tokens = np.maximum(own * queries + prompts, 1e-9)
     factor = (own * queries + c["elementwise"] * prompts) / tokens
@@ -224,9 +225,7 @@ def step_time(
     device = weights + compute + kv + communication + gaps
     # without a CUDA graph the host launches ahead of the GPU; the slower of the two counts
     pieces = np.where(tokens <= kernels.of(kernels.graph_tokens), PIECEWISE_SHARE, 1.0)
-    launches = np.where(
-        prompt_tokens > 0, pieces * kernels.of(kernels.launched) * c["eager_kernel"], 0.0
-    )
+    launches = np.where(prompt_tokens > 0, pieces * layers * c["eager_layer"], 0.0)
     waiting = smooth_maximum(device, launches, HOST_KNEE) - device
     # each attention replica has a scheduler of its own
     overhead = c["step"] + c["sequence"] * own + gaps + waiting

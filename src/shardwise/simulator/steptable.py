@@ -87,7 +87,7 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
     kernels = setting.kernels(layouts)
     c, pp_size, copies = setting.coefficients, layout.pp_size, layout.attention_dp
     queries = int(verified(setting))
-    at_once = replace(setting, coefficients={**c, "eager_kernel": 0.0})
+    at_once = replace(setting, coefficients={**c, "eager_layer": 0.0})
 
     def total(found: StepTime) -> Array:
         return np.asarray(found.total, dtype=np.float64)
@@ -135,7 +135,7 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
         scores=Surface(TOKENS, CONTEXTS, scores),
         pp_size=pp_size,
         launch=(
-            float(kernels.launched[0]) * c["eager_kernel"],
+            setting.arch.num_layers * c["eager_layer"],
             pp_size * c["step"],
             c["sequence"] / copies,
             (pp_size - 1) * float(kernels.hop_s[0]),
