@@ -215,7 +215,7 @@ def corrected(servers: Sequence[Server]) -> Profile:
                 "max_num_seqs": LIMITS.max_num_seqs, "max_model_len": LIMITS.max_model_len,
                 "max_num_batched_tokens": LIMITS.max_num_batched_tokens,
                 "tpot_ms": cell.steady["tpot_ms"], "ttft_ms": "", "e2e_s": "",
-                "measured_on": "2026-11-26", "use": "calibrate",
+                "measured_on": server.date, "use": "calibrate",
             }  # fmt: skip
             if cell.in_flight == 1:
                 row["ttft_ms"] = cell.steady["ttft_ms"]

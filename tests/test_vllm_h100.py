@@ -12,6 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import vllm_h100
+from shardwise.simulator.fleet import make_group
 from vllm_h100 import METRICS, MOE, Server, arrival_rows, predicted
 
 
@@ -78,6 +79,25 @@ def test_the_page_says_what_single_streams_and_decode_steps_showed(servers: list
     assert f"{read / (grown / 1e3):.1f} TB/s" in text
     predicted_ms = [1e3 * vllm_h100.decode_step_s(llama2, steps[n]) for n in (1, 32)]
     assert f"The prediction grows by {predicted_ms[1] - predicted_ms[0]:.1f} ms" in text
+
+
+def test_the_page_says_how_long_a_step_with_a_new_prompt_took(servers: list[Server]) -> None:
+    measured, predicted_ms = [], []
+    for server in servers:
+        for cell in server.cells if server.new_prompts else ():
+            if cell.requests_per_s is None or cell.shared_prefix:
+                continue
+            mean = vllm_h100.values(cell.times[:, 1], cell.times[:, 2], cell.osl)["ITL mean"]
+            # of the steps of a second, as many as prompts come take longer than the median ITL
+            others = 1e3 / mean - cell.requests_per_s
+            measured.append((1e3 - others * cell.median_itl_ms) / cell.requests_per_s)
+            table = make_group(vllm_h100.deployment(server.model)).table
+            predicted_ms.append(1e3 * table.prompt[cell.isl])
+    (a, b, c), (x, y, z) = ([round(float(ms)) for ms in both] for both in (measured, predicted_ms))
+    text = page("vllm-on-h100.tail.md")
+    assert f"{a} ms with Qwen2.5 7B and {b} ms with Mistral 7B, {x} predicted" in text
+    assert x == y
+    assert f"{c} ms with Qwen3 14B, {z} predicted" in text
 
 
 def test_limitations_say_how_much_longer_the_moe_model_took(servers: list[Server]) -> None:
