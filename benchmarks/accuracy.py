@@ -19,6 +19,7 @@ import numpy as np
 
 import accuracy_field_cases
 import accuracy_layouts
+import accuracy_prompts
 import accuracy_speculation
 from shardwise import metrics
 from shardwise.analysis.published import load_published
@@ -449,6 +450,7 @@ def document(rows: Sequence[Row], profile: Profile) -> tuple[str, dict[str, obje
         markdown(choice_table(choices(family))),
         accuracy_layouts.section(misses),
         accuracy_speculation.section(),
+        accuracy_prompts.section(rows, profile),
         accuracy_field_cases.section(),
         "## The published study (never fitted)",
         markdown(comparison_table(published_pairs())),

@@ -31,6 +31,8 @@ from shardwise.simulator.fleet import subject_for
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "results" / "step_by_kernel.json"
 DOCUMENT = ROOT / "docs" / "step-by-kernel.md"
+#: vLLM 0.20 captures graphs up to so many tokens.
+GRAPH_TOKENS = 512
 CLASSES = ("gemm", "experts", "attention", "small")
 #: Classes of kernels by a part of their name; the first one counts, and all others are small.
 #: torch.compile fuses norms and activations into the quantization of a product's inputs.
@@ -109,6 +111,7 @@ def predicted_ms(setting: Setting, step: Step) -> dict[str, float]:
         np.array([float(step.context)]),
         np.array([float(step.prompts * step.isl)]),
         np.array([step.isl / 2.0]),
+        as_graphs=float(tokens <= GRAPH_TOKENS),
     )
 
     def at(table: np.ndarray, rows: float) -> np.ndarray:

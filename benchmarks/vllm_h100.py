@@ -323,7 +323,7 @@ def document(data: Mapping[str, Any], servers: Sequence[Server]) -> tuple[str, d
             f"{count(first)} of 26 November",
             (
                 "metric",
-                "27 November: predicted before it was measured",
+                "27 November: never fitted",
                 "26 November: never fitted",
                 "26 November: corrected by closed loops, with --force",
             ),

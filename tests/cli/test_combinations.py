@@ -30,7 +30,7 @@ OPTIONS: Final = {
     "--think": ("2s",),
     "--prefix-tokens": ("300",),
     "--prefixes": ("4",),
-    "--ttft": ("24ms",),
+    "--ttft": ("18ms",),
     "--tpot": ("5.2ms",),
     "--lengths": ("lengths.csv",),
     "--fail": ("0:3:6",),

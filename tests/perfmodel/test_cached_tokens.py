@@ -16,7 +16,7 @@ from shardwise.perfmodel.loads import Load, Offered, make_load
 from shardwise.perfmodel.predicting import predict_table
 from shardwise.perfmodel.profiles import bundled_profile
 from shardwise.perfmodel.serving import Served, closed_loop, max_throughput, static_batch
-from shardwise.perfmodel.serving_steps import prefill_step
+from shardwise.perfmodel.serving_steps import as_graphs, prefill_step
 from shardwise.perfmodel.step import step_time
 from shardwise.perfmodel.subject import Asked, subject_of
 from shardwise.simulator.compiling import HAS_NUMBA
@@ -51,7 +51,8 @@ def test_only_what_is_not_cached_is_computed_and_it_sees_what_is() -> None:
     assert load.prompt_context == 3500.0  # 3,000, and half of the 1,000 on average
     setting, none = LLAMA.setting, np.zeros(1)
     kernels = setting.kernels(load.layouts)
-    expected = step_time(setting, kernels, none, none, 1000.0 * ONE, 3500.0 * ONE)
+    graphs = as_graphs(load, kernels, none, 1000.0 * ONE)
+    expected = step_time(setting, kernels, none, none, 1000.0 * ONE, 3500.0 * ONE, as_graphs=graphs)
     assert prefill_step(setting, load, 1000.0 * ONE).total == pytest.approx(expected.total)
 
 

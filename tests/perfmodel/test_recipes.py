@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from msgspec.structs import replace
 from tests.reference import FOLDER, needs_reference
 
 from shardwise.layout.deployment import Layout
@@ -146,6 +149,30 @@ def atom(engine: str, **given: str) -> dict[str, str]:
     """A row of ATOM's nightly runs."""
     usual = {"source_id": "rocm_atom_dashboard", "gpu_id": "mi355x", "engine_id": engine}
     return cells(**{**usual, "engine": f"{engine} + ATOM plugin", **given})
+
+
+def test_scripts_say_which_prompts_ran_as_graphs() -> None:
+    def tokens(
+        model: str, engine: str, version: str, load: tuple[float, float, float] = (1024, 1024, 64)
+    ) -> float:
+        isl, osl, concurrency = load
+        asked = run(model=model, engine=engine, version=version, concurrency=concurrency)
+        return recipe_of(replace(asked, isl=isl, osl=osl)).graph_tokens
+
+    # max-cudagraph-capture-size: 2048
+    assert tokens("gpt-oss-120b", "vllm", "0.15.1") == 2048
+    # enable_piecewise_cuda_graph, up to the 8,192 tokens of a step: from 64 in flight, 128 for long
+    # answers, below 256, and not in the script before
+    short, long = 921.6, 7372.8
+    deepseek = ("deepseek-r1", "trtllm", "1.2.0rc6.post2")
+    assert tokens(*deepseek, (short, short, 64)) == 8192
+    assert tokens(*deepseek, (short, short, 32)) == 0
+    assert tokens(*deepseek, (short, long, 64)) == 0
+    assert tokens(*deepseek, (short, long, 128)) == 8192
+    assert tokens(*deepseek, (short, long, 256)) == 0
+    assert tokens(*deepseek, (long, short, 256)) == 8512
+    assert math.isnan(tokens("deepseek-r1", "trtllm", "1.1.0rc2", (short, short, 64)))
+    assert math.isnan(tokens("llama-3.1-70b", "vllm", "0.15.1"))  # the engine's default
 
 
 def test_atoms_nightly_runs_have_an_fp8_cache_and_some_have_equal_lengths() -> None:

@@ -91,6 +91,7 @@ def test_a_step_from_the_table_is_near_the_models_own(model: str, tp_size: int) 
             setting, setting.kernels(layouts),
             np.array(1.0 * sequences), np.array(1.0 * context),
             np.array(1.0 * prompt), np.array(earlier + prompt / 2),
+            as_graphs=float(sequences + prompt <= group.table.graph_tokens),
         ).total  # fmt: skip
         assert found == pytest.approx(float(expected[0]), rel=0.02), (sequences, prompt)
 

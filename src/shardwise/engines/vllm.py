@@ -296,11 +296,13 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
         "vllm/v1/engine/output_processor.py: RequestOutputCollector merges deltas; "
         "vllm/v1/attention/backends/flash_attn.py: one flash_attn_varlen_func for the whole batch; "
         "flashinfer.py (Blackwell): decodes and prompts apart; docs/design/cuda_graphs.md: prompts "
-        "up to the largest captured size run as piecewise graphs; pull/32567 (January 2026): "
+        "up to the largest captured size run as piecewise graphs; "
+        "vllm/model_executor/models/config.py: GptOssForCausalLMConfig; pull/32567 (January 2026): "
         "inputs are quantized before they are gathered",
         merges_output=v1,
         one_attention_call=v1 and device.uses_flash_attention,
         piecewise_tokens=max(graph_batch_sizes(device, version)) if v1 else 0,
+        family_piecewise_tokens={"gpt_oss": 1024} if v1 else {},
         steps_ahead=since(version, (("0", 0.0), ("0.14", 1.0))),
         gathers_quantized=since(version, (("0", ()), ("0.16", _GATHERED))),
     )

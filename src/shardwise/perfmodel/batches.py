@@ -208,6 +208,7 @@ def _load(rows: list[Row], model: Model, gpu: Gpu, key: Key) -> Load:
         gather_wait=column(lambda r: r.recipe.gather_wait),
         lengths_told=np.array([row.lengths_told for row in rows]),
         stream_interval=column(lambda r: r.recipe.stream_interval),
+        graph_tokens=column(lambda r: r.recipe.graph_tokens),
     )
     draft = draft_held(model, key.speculation) if key.speculation else None
     return make_load(model, platform, key.kv_dtype, deployments, offered, draft)

@@ -17,7 +17,7 @@ def speculating(setting: Setting, speculation: Speculation | None) -> Setting:
     """
     if speculation is None:
         return setting
-    quiet = {**setting.coefficients, "step": 0.0, "sequence": 0.0, "eager_layer": 0.0}
+    quiet = {**setting.coefficients, "step": 0.0, "sequence": 0.0, "eager_kernel": 0.0}
     further = replace(setting, arch=draft_run(setting.arch, speculation), coefficients=quiet)
     queries = speculation.tokens + 1
     drafting = Drafting(

@@ -33,6 +33,9 @@ class Offered(msgspec.Struct, frozen=True):
     gather_wait: Array | float = 0.0  #: steps that one of them waits for the others, on average
     lengths_told: NDArray[np.bool_] | bool = True  #: whether `length_cv` is known
     stream_interval: Array | float = 1.0  #: tokens per chunk of a stream, after its first token
+    #: tokens of the largest step with prompts that runs as CUDA graphs but for attention; NaN: the
+    #: engine's default
+    graph_tokens: Array | float = np.nan
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -52,6 +55,8 @@ class Load(msgspec.Struct, frozen=True):
     gather_wait: Array | float = 0.0  #: steps that one of them waits for the others, on average
     steps_ahead: Array | float = 0.0  #: scheduled before a request arrives, beyond `wait_steps`
     stream_interval: Array | float = 1.0  #: tokens per chunk of a stream, after its first token
+    #: tokens of the largest step with prompts that runs as CUDA graphs but for attention
+    graph_tokens: Array | float = 0.0
     reserves_output: Array | bool = False  #: admission counts a request's whole output
     merges_output: Array | bool = False  #: the server never queues tokens of a stream
     mixed_batches: NDArray[np.bool_] | bool = True  #: prompts and decodes share steps
@@ -128,6 +133,11 @@ def make_load(
         gather_wait=offered.gather_wait,
         steps_ahead=np.broadcast_to(scheduling.steps_ahead, np.shape(offered.isl)),
         stream_interval=offered.stream_interval,
+        graph_tokens=np.where(
+            np.isnan(offered.graph_tokens),
+            scheduling.graph_tokens(model.family),
+            offered.graph_tokens,
+        ),
         reserves_output=scheduling.reserves_output,
         merges_output=scheduling.merges_output,
         mixed_batches=scheduling.mixed_batches,

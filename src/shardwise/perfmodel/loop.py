@@ -112,9 +112,12 @@ def _turn(setting: Steps, load: Load, slots: Array, share: Array, grouped: Array
     tokens = tokens + grouped * (chunk(load, slots * verified(setting), slots) - tokens)
     steps_per_prompt = load.new_tokens / tokens
     decode = decode_step(setting, load, decoding)
-    mixed = mixed_step(setting, load, decoding, tokens)
+    # decodes share the step of a prompt, or wait for it
+    beside = np.where(load.mixed_batches, decoding, 0.0)
+    mixed = mixed_step(setting, load, beside, tokens)
+    shared = decode.scaled(-np.where(load.mixed_batches, 1.0, 0.0))
     bubbles = _bubbles(arrivals * steps_per_prompt, load.pp_size)
-    extra = mixed.plus(decode.scaled(-1.0)).scaled(steps_per_prompt / load.pp_size * bubbles)
+    extra = mixed.plus(shared).scaled(steps_per_prompt / load.pp_size * bubbles)
     prompts = np.clip(1.0 / steps_per_prompt, 1.0, slots)
     return Turn(decode, mixed, extra, np.maximum(1.0, steps_per_prompt), prompts)
 

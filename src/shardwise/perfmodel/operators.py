@@ -47,6 +47,7 @@ from shardwise.perfmodel.routing import as_served
 from shardwise.perfmodel.timed_alone import whole_experts, whole_product
 from shardwise.perfmodel.work import (
     elementwise_bytes,
+    launched_kernels,
     message_count,
     norm_messages,
     small_kernels,
@@ -181,8 +182,7 @@ class StepKernels(msgspec.Struct, frozen=True, eq=False):
     prefill: Array  #: (subjects, TOKENS, CONTEXTS)
     least_prefill: Array  #: (subjects,) of `prefill` that a call for decodes too does without
     query_tokens: Array  #: (subjects,) tokens per decoding sequence; above 1 to verify drafts
-    layers: Array
-    graph_tokens: Array  #: largest step with prompts that runs as graphs but for its attention
+    launched: Array  #: kernels per step that the host launches without a graph
     small: Array  #: kernels per step that have no table
     messages: Array  #: all-reduces per step
     ranks: Array  #: ranks of an all-reduce
@@ -240,8 +240,7 @@ def _tables(model: Model, node: Node, kv_dtype: str, layouts: tuple[Layout, ...]
         prefill=prefill,
         least_prefill=least * facts.one_attention_call,
         query_tokens=count,
-        layers=model.num_layers * count,
-        graph_tokens=facts.piecewise_tokens * count,
+        launched=launched_kernels(model) * count,
         small=small_kernels(model) * count,
         messages=message_count(model) + MESSAGES * np.array([_shared(rank) for rank in ranks]),
         ranks=np.array([float(x.tp_size) for x in layouts]),

@@ -25,7 +25,7 @@ from shardwise.perfmodel.knowledge import Knowledge
 BUNDLED: Final = "reference"
 FORMAT: Final = "shardwise-profile"  #: marks a file that `perfmodel.sharing` wrote
 FORMAT_VERSION: Final = 1
-STRUCTURE: Final = 2  #: coefficients are factors on measured kernels
+STRUCTURE: Final = 3  #: factors on measured kernels; launches of prompts by kernel
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LIBRARY: Final = {"sglang": ("sglang", "vllm", "nccl", "fastest")}
 #: Libraries whose all-reduce an engine may use; the first measured one applies.

@@ -6,6 +6,7 @@ Settings not listed here were the engine's defaults, or followed from the load.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -75,6 +76,8 @@ class Recipe(msgspec.Struct, frozen=True):
         length_cv: Standard deviation of lengths over their mean; None: as the row says, or unknown.
         kv_dtype: Dtype of the KV cache; "": that of the checkpoint.
         stream_interval: Tokens per chunk that a stream sends after the first token.
+        graph_tokens: Tokens of the largest step with prompts that ran as CUDA graphs but for
+            attention; NaN: the engine's default.
     """
 
     limits: FixedLimits = FixedLimits()
@@ -90,6 +93,7 @@ class Recipe(msgspec.Struct, frozen=True):
     length_cv: float | None = None
     kv_dtype: str = ""
     stream_interval: float = 1.0
+    graph_tokens: float = math.nan
 
 
 _DEFAULT: Final = Recipe()
@@ -119,6 +123,14 @@ _TRTLLM_DSR1_MEMORY: Final = {True: 0.75, False: 0.8}
 #: rounded up to 64; since 1.2.0rc6 at least 8,192 (_slurm.sh before: no minimum).
 _TRTLLM_DSR1_MORE: Final = 64
 _TRTLLM_DSR1_LEAST: Final = (("0", 0), ("1.2", 8192))
+#: `enable_piecewise_cuda_graph` of dsr1_fp8_b200_trt.sh (1.2.0rc6; not in its predecessor), up to
+#: its token limit: from and below so many requests in flight, by the longest prompt and answer.
+_TRTLLM_DSR1_GRAPHS: Final[Mapping[tuple[float, float], tuple[float, float]]] = {
+    (1024.0, 1024.0): (64.0, 256.0),
+    (1024.0, 8192.0): (128.0, 256.0),
+    (8192.0, 1024.0): (64.0, math.inf),
+}
+_TRTLLM_DSR1_GRAPHS_VERSION: Final = "1.2."
 #: Steps that TensorRT-LLM delays prompts to batch them. With 1,024 tokens in and out:
 #: `batch_wait_timeout_iters` of 70b_fp8_h200_trt_slurm.sh below TP=8, and of dsr1_fp8_b200_trt.sh
 #: from 64 to 255 requests in flight. With any lengths: `timeout_iters` of attention_dp_config.
@@ -143,6 +155,10 @@ _SGLANG_DSR1_PLAIN_TO: Final = {False: 64.0, True: 4.0}  #: requests in flight, 
 _TRTLLM_DSR1_MTP: Final = "1.2.0rc6.post3"
 _TRTLLM_DSR1_BOTH: Final = "1.1.0rc2.post2"
 _TRTLLM_DSR1_MTP_FROM: Final = "2026"
+#: `max-cudagraph-capture-size`, before `cuda-graph-sizes`, of gptoss_fp4_h100.sh, _h200.sh and
+#: _b200.sh.
+_GPT_OSS: Final = "gpt-oss-120b"
+_GPT_OSS_GRAPHS: Final = 2048.0
 #: minimaxm2.5_fp8_b200.sh and _h200.sh until April 2026 (vLLM 0.19): memory utilization 0.95, a
 #: 16-bit KV cache, and expert parallelism if EP_SIZE -ge 1, which holds for every row; the first
 #: script, with vLLM 0.16 at TP=4 on H200, had none. At TP=8 the engine does not start without it:
@@ -296,7 +312,17 @@ def _trtllm(run: Run) -> Recipe:
         whole_experts=not run.version and run.model in _TRTLLM_EP_UNTOLD,
         drafted=_trtllm_drafted(run),
         stream_interval=_TRTLLM_STREAMS.get(run.model, _TRTLLM_STREAMS_USUALLY),
+        graph_tokens=_trtllm_graphs(run),
     )
+
+
+def _trtllm_graphs(run: Run) -> float:
+    if run.model != "deepseek-r1" or not run.version.startswith(_TRTLLM_DSR1_GRAPHS_VERSION):
+        return math.nan
+    lengths = (float(_longest(run.isl)), float(_longest(run.osl)))
+    fewest, most = _TRTLLM_DSR1_GRAPHS.get(lengths, (math.inf, math.inf))
+    limit = _trtllm_dsr1_limits(run).max_num_batched_tokens or 0
+    return float(limit) if fewest <= run.concurrency < most else 0.0
 
 
 def _trtllm_drafted(run: Run) -> bool | None:
@@ -334,6 +360,8 @@ def _trtllm_dsr1_limits(run: Run) -> FixedLimits:
 
 
 def _vllm(run: Run) -> Recipe:
+    if run.model == _GPT_OSS:
+        return Recipe(graph_tokens=_GPT_OSS_GRAPHS)
     if run.model != "minimax-m2.5":
         return _DEFAULT
     if run.version.startswith(_MINIMAX_BEFORE_VERSIONS):
@@ -363,11 +391,16 @@ _ATOM_SGLANG_MEMORY: Final = 0.85
 
 def _atom(run: Run) -> Recipe:
     """Return the settings of ATOM's nightly runs. With all engines the KV cache is fp8
-    (.github/scripts/atom_oot_test.sh, atom_sglang_test.sh)."""
+    (.github/scripts/atom_oot_test.sh, atom_sglang_test.sh). A prompt of 921 tokens holds decodes of
+    gpt-oss with vLLM up for as long below vLLM's 1,024 tokens for graphs as above, 25 ms."""
     share = _ATOM_SGLANG_MEMORY if run.engine == "sglang" else None
     if (run.engine, run.model) == ("vllm", "gpt-oss-120b"):
         share = _ATOM_GPT_OSS_MEMORY
-    return Recipe(FixedLimits(None, _ATOM_TOKENS, gpu_memory_utilization=share), kv_dtype="fp8")
+    return Recipe(
+        FixedLimits(None, _ATOM_TOKENS, gpu_memory_utilization=share),
+        kv_dtype="fp8",
+        graph_tokens=0.0,
+    )
 
 
 #: Recipe by a part of the source's name.

@@ -6,6 +6,8 @@ rest of the step's token budget.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from msgspec.structs import replace
 
@@ -13,6 +15,14 @@ from shardwise.perfmodel.loads import Load, held_tokens
 from shardwise.perfmodel.operators import StepKernels
 from shardwise.perfmodel.step import Drafting, Steps, StepTime, step_time
 from shardwise.perfmodel.work import Array
+
+#: Least spread (log) of prompt lengths: equal ones.
+SAME_LENGTH: Final = 3e-5
+#: Variance over mean squared of a Poisson number given at least one, of mean t: within 5 % this
+#: times (t - 1) / t^2 for t up to 5.
+_NUMBER: Final = 1.18
+#: Slope of the logistic function that is within 0.01 of the normal distribution.
+_LOGISTIC: Final = 1.702
 
 
 def mean_context(load: Load) -> Array:
@@ -57,15 +67,34 @@ def mixed_step(setting: Steps, load: Load, batch: Array, prompt_tokens: Array) -
 
 def _step(setting: Steps, load: Load, sequences: Array, prompt_tokens: Array) -> StepTime:
     """Return the time of a step on one stage."""
+    kernels = setting.kernels(load.layouts)
     return step_time(
         setting,
-        setting.kernels(load.layouts),
+        kernels,
         sequences,
         mean_context(load),
         prompt_tokens,
         load.prompt_context,
         load.new_tokens,
+        as_graphs(load, kernels, sequences, prompt_tokens),
     )
+
+
+def as_graphs(load: Load, kernels: StepKernels, sequences: Array, prompt_tokens: Array) -> Array:
+    """Return the share of steps with prompts that are small enough for CUDA graphs. Their number of
+    prompts is a Poisson number given at least one, and the tokens of a step have a log-normal
+    distribution, in its logistic approximation."""
+    if not np.any(prompt_tokens) or not np.any(load.graph_tokens):
+        return np.zeros(np.shape(prompt_tokens))
+    copies = kernels.of(kernels.attention_dp)
+    room = load.graph_tokens - kernels.of(kernels.query_tokens) * sequences / copies
+    mean = np.maximum(prompt_tokens / copies, np.minimum(prompt_tokens, load.new_tokens))
+    together = np.maximum(mean / load.new_tokens, 1.0)
+    number = _NUMBER * (together - 1.0) / np.square(together)
+    spread = np.sqrt(np.log1p(np.square(load.length_cv) / together + number))
+    spread = np.maximum(spread, SAME_LENGTH)
+    above = np.log(np.maximum(mean, 1.0) / np.maximum(room + 0.5, 1e-9)) - spread**2 / 2.0
+    return np.asarray(1.0 / (1.0 + np.exp(np.clip(_LOGISTIC * above / spread, -50.0, 50.0))))
 
 
 def _drafts(drafting: Drafting, load: Load, sequences: Array, prompt_tokens: Array) -> StepTime:

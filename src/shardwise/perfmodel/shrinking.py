@@ -2,9 +2,9 @@
 
 A fit to a dozen rows also changes coefficients that the rows do not determine. Each offset is
 therefore moved only by a share of the distance to the fit. There are two shares: one for
-coefficients of the step time, one for time outside steps, which affects TTFT much more than TPOT.
-The chosen shares predict held-out rows best and make no metric worse. Both are 0 if the gain could
-be chance.
+coefficients of the step time, one for time that affects TTFT much more than TPOT (outside steps,
+and launches of prompts). The chosen shares predict held-out rows best and make no metric worse.
+Both are 0 if the gain could be chance.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from shardwise.perfmodel.crossval import Miss
 from shardwise.perfmodel.hierarchy import NAMES, Hierarchy
 from shardwise.perfmodel.work import Array
 
-#: Coefficients of the time outside steps.
-OUTSIDE: Final = frozenset({"request", "tokenize", "wait_steps", "ahead", "handle", "stream"})
+#: Coefficients of the time outside steps, and of launches, which only steps with prompts wait for.
+OUTSIDE: Final = frozenset(
+    {"request", "tokenize", "wait_steps", "ahead", "handle", "stream", "eager_kernel"}
+)
 _IS_OUTSIDE: Final = np.array([name in OUTSIDE for name in NAMES])
 #: Factors on the pull of the prior in a fit to a user's rows. The rows are from one machine and
 #: version, so they may move a coefficient further than as many public rows, which share errors.

@@ -89,11 +89,11 @@ def _joined_loads(loads: Sequence[Load]) -> Load:
 
 
 def _joined_tables(kernels: Sequence[StepKernels]) -> StepKernels:
-    starts = np.cumsum([0, *(len(k.layers) for k in kernels)])[:-1]
+    starts = np.cumsum([0, *(len(k.launched) for k in kernels)])[:-1]
     index = np.concatenate([k.index + start for k, start in zip(kernels, starts, strict=True)])
     none = np.zeros_like(kernels[0].dense[:1, :, :3])
     experts = [
-        k.experts if k.experts is not None else np.repeat(none, len(k.layers), axis=0)
+        k.experts if k.experts is not None else np.repeat(none, len(k.launched), axis=0)
         for k in kernels
     ]
     rest = {

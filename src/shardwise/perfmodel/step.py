@@ -35,8 +35,8 @@ from shardwise.perfmodel.work import Array, Work, rank_work
 
 #: Sharpness of the transition from launch-bound to GPU-bound steps.
 HOST_KNEE: Final = 4.0
-#: Share of a layer's launches that is left if all but its attention runs as graphs: two, of about
-#: ten. Assumed.
+#: Share of a layer's launches that is left if all but its attention runs as graphs: two of about
+#: ten, of the piece and of attention. Assumed.
 PIECEWISE_SHARE: Final = 0.2
 
 
@@ -151,6 +151,16 @@ def smooth_maximum(a: Array, b: Array, sharpness: float) -> Array:
     )
 
 
+def _waiting_s(device: Array, launches: Array, as_graphs: Array | float) -> Array:
+    """Return the seconds that the GPU waits for the host, which launches kernels ahead of it; the
+    slower of the two counts."""
+    eager = smooth_maximum(device, launches, HOST_KNEE) - device
+    if not np.any(as_graphs):
+        return eager
+    pieces = smooth_maximum(device, PIECEWISE_SHARE * launches, HOST_KNEE) - device
+    return np.asarray(eager + as_graphs * (pieces - eager))
+
+
 def step_time(
     setting: Steps,
     kernels: StepKernels,
@@ -159,6 +169,7 @@ def step_time(
     prompt_tokens: Array,
     prompt_context: Array,
     prompt_length: Array | None = None,
+    as_graphs: Array | float = 0.0,
 ) -> StepTime:
     """Return the time of one step. Arguments broadcast against `kernels.index`.
 
@@ -174,6 +185,7 @@ def step_time(
         prompt_context: Mean number of earlier tokens to which a prompt token attends.
         prompt_length: Uncached tokens of one prompt; by default twice `prompt_context`, which
             holds for a prompt without cached tokens.
+        as_graphs: Share of such steps with prompts that run as CUDA graphs but for attention.
     """
     c, copies = setting.coefficients, kernels.of(kernels.attention_dp)
     shape = np.broadcast_shapes(
@@ -217,16 +229,15 @@ def step_time(
     # in a call that serves decodes too, a prompt adds its work
     scored = np.maximum(scored - np.minimum(own, 1.0) * kernels.of(kernels.least_prefill), 0.0)
     compute = compute + np.where(prompts > 0, c["attention"] * scored, 0.0)
-    layers = kernels.of(kernels.layers)
     # activations of a decode step stay in the L2 cache; those of a prompt go to memory
     tokens = np.maximum(own * queries + prompts, 1e-9)
     factor = (own * queries + c["elementwise"] * prompts) / tokens
     gaps = kernels.of(kernels.small) * c["launch"] + factor * dense[..., ELEMENTWISE]
     device = weights + compute + kv + communication + gaps
-    # without a CUDA graph the host launches ahead of the GPU; the slower of the two counts
-    pieces = np.where(tokens <= kernels.of(kernels.graph_tokens), PIECEWISE_SHARE, 1.0)
-    launches = np.where(prompt_tokens > 0, pieces * layers * c["eager_layer"], 0.0)
-    waiting = smooth_maximum(device, launches, HOST_KNEE) - device
+    waiting: Array | float = 0.0
+    if np.any(prompt_tokens > 0):
+        launches = kernels.of(kernels.launched) * c["eager_kernel"]
+        waiting = np.where(prompt_tokens > 0, _waiting_s(device, launches, as_graphs), 0.0)
     # each attention replica has a scheduler of its own
     overhead = c["step"] + c["sequence"] * own + gaps + waiting
     parts = (weights, kv, compute, communication, overhead)

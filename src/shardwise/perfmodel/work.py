@@ -153,6 +153,34 @@ def _small_kernels(group: LayerGroup) -> int:
     return norms + mixer + feed_forward
 
 
+def launched_kernels(model: Model) -> int:
+    """Return the number of kernels in a step that the host launches if no graph does: small ones,
+    matrix products, attention and experts. vLLM 0.20.2 on H100 launches 13 to 14 for a layer of a
+    dense model and 19 for one of Qwen3-30B-A3B (results/step_by_kernel.json)."""
+    return sum(
+        group.count * (_small_kernels(group) + _large_kernels(group)) for group in model.groups
+    )
+
+
+def _large_kernels(group: LayerGroup) -> int:
+    mixer = 0 if isinstance(group.mixer, NoMixer) else 5
+    if isinstance(group.mixer, Mla):
+        mixer = 9  # down and up projections, both absorbed products
+        mixer += 5 * (group.mixer.indexer is not None)
+    elif isinstance(group.mixer, LinearAttention):
+        # three projections, convolution, gating, two norms of queries and keys; sums, products,
+        # inverse, weights, states and outputs of chunks (vllm/.../layers/fla/ops/chunk.py)
+        mixer = 13
+    elif isinstance(group.mixer, Mamba2):
+        # two projections, convolution; sums, states, passing, products and scan of chunks
+        # (vllm/.../layers/mamba/ops/ssd_combined.py)
+        mixer = 8
+    if isinstance(group.feed_forward, Moe):
+        # router; sort and align, two products, activation, sum, quantization of both inputs
+        return mixer + 8 + 2 * bool(group.feed_forward.shared_width)
+    return mixer + (3 if isinstance(group.feed_forward, Mlp) else 0)
+
+
 def norm_messages(model: Model) -> int:
     """Return the all-reduces of norms over all heads of a sharded query or key, one number per
     token (MiniMax-M2: vllm/model_executor/layers/mamba/linear_attn.py, MiniMaxText01RMSNormTP)."""

@@ -185,7 +185,7 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
     }
     return Group(
         deployment=stored,
-        table=step_table(setting, d.layout, max(seqs, 1), tokens),
+        table=step_table(setting, d.layout, max(seqs, 1), tokens, facts.graph_tokens(arch.family)),
         max_num_seqs=max(seqs, 1),
         max_num_batched_tokens=tokens,
         kv_capacity_tokens=memory.kv_capacity_tokens,

@@ -76,9 +76,11 @@ class StepTable(msgspec.Struct, frozen=True):
         )
 
 
-def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: int) -> StepTable:
+def step_table(
+    setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: int, graph_tokens: int
+) -> StepTable:
     """The table of a replica in `layout` for up to so many sequences in all, and tokens of a copy
-    of attention and a micro-batch.
+    of attention and a micro-batch. Steps with prompts of up to `graph_tokens` run as CUDA graphs.
 
     With PP a step's sequences run as pp_size micro-batches that follow each other, and a step is
     of one micro-batch through all stages.
@@ -87,7 +89,7 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
     kernels = setting.kernels(layouts)
     c, pp_size, copies = setting.coefficients, layout.pp_size, layout.attention_dp
     queries = int(verified(setting))
-    at_once = replace(setting, coefficients={**c, "eager_layer": 0.0})
+    at_once = replace(setting, coefficients={**c, "eager_kernel": 0.0})
 
     def total(found: StepTime) -> Array:
         return np.asarray(found.total, dtype=np.float64)
@@ -135,12 +137,12 @@ def step_table(setting: Setting, layout: Layout, max_num_seqs: int, max_tokens: 
         scores=Surface(TOKENS, CONTEXTS, scores),
         pp_size=pp_size,
         launch=(
-            setting.arch.num_layers * c["eager_layer"],
+            float(kernels.launched[0]) * c["eager_kernel"],
             pp_size * c["step"],
             c["sequence"] / copies,
             (pp_size - 1) * float(kernels.hop_s[0]),
         ),
-        graph_tokens=float(kernels.graph_tokens[0]),
+        graph_tokens=float(graph_tokens),
         copies=copies,
         copy=seconds(none, none, np.arange(most + 2.0), none, dense) if copies > 1 else np.zeros(0),
         query_tokens=queries,
