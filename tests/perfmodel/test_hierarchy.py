@@ -33,6 +33,8 @@ def test_a_model_seen_on_one_gpu_takes_its_own_offset_to_another_and_not_its_cel
     cell = offset(("cell", "h200", "vllm", "m"), "gemm", 1.0)
     assert cell.coefficients(GPU, "vllm", "", "m")["gemm"] > 1.0
     assert cell.coefficients(other, "vllm", "", "m")["gemm"] == 1.0
+    # the same engine's code runs the model in another dtype
+    assert cell.coefficients(GPU, "vllm", "", "m:fp8") == cell.coefficients(GPU, "vllm", "", "m")
 
 
 def test_who_names_no_version_and_no_model_draws_from_what_is_shared() -> None:

@@ -51,7 +51,7 @@ _ALL: Final = (
     Coefficient("sequence", 3e-6, 0.2, "s", "host time per sequence in a step", "engine"),
     # of prompts of 550 tokens on an idle server, vLLM 0.20.2 on H100 takes 12 to 15 ms beyond the
     # computed time (docs/vllm-on-h100.md: 8B, 7B)
-    Coefficient("request", 7e-3, 0.80, "s", "API and stream time of a request", "engine"),
+    Coefficient("request", 12e-3, 0.80, "s", "API and stream time of a request", "engine"),
     # assumed: a tokenizer splits 250,000 tokens/s; doubling the time adds 4 ms per 1,000 tokens
     Coefficient("tokenize", 4e-6, 0.80, "s", "API and tokenizer time per prompt token", "engine"),
     Coefficient(

@@ -1,5 +1,5 @@
 """Coefficients shared through a hierarchy: everything, the GPU, the engine, the engine with models
-of a kind, the pair, the version, the model, and the model on the pair.
+of a kind, the pair, the version, the model, and the model in any dtype on the pair.
 
 log coefficient = log prior (+ published corrections of the vendor, generation or engine)
                 + shared + GPU offset + engine offset + kind offset + pair offset + version offset
@@ -78,7 +78,7 @@ KNOWN: Final[Mapping[str, Mapping[str, float]]] = {
 class Level(msgspec.Struct, frozen=True):
     """One node of the hierarchy: ("shared",), ("gpu", id), ("engine", id), ("kind", engine, kind),
     ("pair", gpu, engine), ("version", gpu, engine, version), ("model", key) or
-    ("cell", gpu, engine, key)."""
+    ("cell", gpu, engine, shape): a model of any dtype, since an engine has one code for it."""
 
     key: tuple[str, ...]
 
@@ -109,7 +109,7 @@ def levels_of(
         every += (("version", gpu_id, engine, version),)
     if model:
         kind = ("kind", engine, _kind_of(model))
-        every += (kind, ("model", model), ("cell", gpu_id, engine, model))
+        every += (kind, ("model", model), ("cell", gpu_id, engine, _shape_of(model)))
     return every
 
 
@@ -118,9 +118,14 @@ def is_version(key: str, engine: str, version: str) -> bool:
     return key.startswith("version/") and key.endswith(f"/{engine}/{version}")
 
 
+def _shape_of(key: str) -> str:
+    """Return a model's key without its dtype."""
+    return key.partition(":")[0]
+
+
 def _kind_of(key: str) -> str:
     """Return "moe" or "dense" from a model's key."""
-    widths = key.partition(":")[0].split("x", 2)[-1]
+    widths = _shape_of(key).split("x", 2)[-1]
     return "moe" if "x" in widths else "dense"
 
 
