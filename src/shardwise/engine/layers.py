@@ -23,7 +23,7 @@ class Linear:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self.shape = tuple(weight.shape)
         self.bias = bias
-        self._packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._packed = weight.device.type == "cpu" and _is_packable(weight.dtype)
         if self._packed:
             # no hint of a row count, because it would choose a layout that is slow for others
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
@@ -37,6 +37,18 @@ class Linear:
             )
             return y
         return functional.linear(x, self._weight, self.bias)
+
+
+def _is_packable(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN packs weights of `dtype` on this processor. In 16 bits, it needs
+    AVX-512 or later."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return True
 
 
 class ColumnParallel:
