@@ -54,12 +54,18 @@ def pairs(batches: Iterable[Batch], profile: Profile) -> Iterator[Pair]:
         loads: dict[tuple[object, ...], list[Run]] = {}
         for run in _runs(batch, profile):
             row = run.row
-            key = (row.layout, row.concurrency, round(row.isl), row.recipe.graph_tokens > 0)
+            key = (row.layout, row.concurrency, round(row.isl), ran_as_graphs(row))
             loads.setdefault(key, []).append(run)
         for runs in loads.values():
             short, long = (pick(runs, key=lambda r: r.row.osl) for pick in (min, max))
             if long.row.osl >= LONGER * short.row.osl:
                 yield _pair(short, long)
+
+
+def ran_as_graphs(row: Row) -> bool:
+    """Whether the source's script asks for CUDA graphs of prompts as long as the row's. Without it,
+    engines capture shorter ones."""
+    return row.recipe.graph_tokens >= row.isl
 
 
 def _runs(batch: Batch, profile: Profile) -> Iterator[Run]:
@@ -90,8 +96,7 @@ def table(found: Iterable[Pair]) -> Table:
     lines: dict[tuple[str, ...], list[Pair]] = {}
     for pair in found:
         row = pair.row
-        graphs = row.recipe.graph_tokens >= row.isl
-        key = (row.model, row.gpu, row.engine, "graphs" if graphs else "launches")
+        key = (row.model, row.gpu, row.engine, "graphs" if ran_as_graphs(row) else "launches")
         lines.setdefault(key, []).append(pair)
     body = [
         (*key, str(len(some)), _median_ms([p.measured_s for p in some]), _median_ms([

@@ -22,6 +22,7 @@ import numpy as np
 from shardwise.layout.arrays import Layouts
 from shardwise.layout.deployment import Deployment, Dtypes
 from shardwise.perfmodel.grids import TOKENS, along, place
+from shardwise.perfmodel.memory import Platform
 from shardwise.perfmodel.operators import GEMM_MATRIX, GEMM_WEIGHTS
 from shardwise.perfmodel.step import Setting, step_time
 from shardwise.perfmodel.step_operators import experts_s
@@ -31,8 +32,6 @@ from shardwise.simulator.fleet import subject_for
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "results" / "step_by_kernel.json"
 DOCUMENT = ROOT / "docs" / "step-by-kernel.md"
-#: vLLM 0.20 captures graphs up to so many tokens.
-GRAPH_TOKENS = 512
 CLASSES = ("gemm", "experts", "attention", "small")
 #: Classes of kernels by a part of their name; the first one counts, and all others are small.
 #: torch.compile fuses norms and activations into the quantization of a product's inputs.
@@ -104,6 +103,8 @@ def predicted_ms(setting: Setting, step: Step) -> dict[str, float]:
     layout = Deployment("", "").layout
     c, kernels = setting.coefficients, setting.kernels(Layouts.of([layout]))
     tokens = float(step.sequences + step.prompts * step.isl)
+    scheduling = Platform(setting.gpu, setting.engine, setting.version).scheduling
+    graph_tokens = scheduling.graph_tokens(setting.arch.family)
     whole = step_time(
         setting,
         kernels,
@@ -111,7 +112,7 @@ def predicted_ms(setting: Setting, step: Step) -> dict[str, float]:
         np.array([float(step.context)]),
         np.array([float(step.prompts * step.isl)]),
         np.array([step.isl / 2.0]),
-        as_graphs=float(tokens <= GRAPH_TOKENS),
+        as_graphs=float(tokens <= graph_tokens),
     )
 
     def at(table: np.ndarray, rows: float) -> np.ndarray:

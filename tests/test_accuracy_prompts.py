@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.reference import needs_reference
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import accuracy
 import accuracy_prompts
-from accuracy_prompts import Pair, Run
+from accuracy_prompts import Pair, Run, ran_as_graphs
 from shardwise.layout.deployment import Layout
 from shardwise.perfmodel.batches import group
 from shardwise.perfmodel.profiles import bundled_profile
@@ -51,7 +52,7 @@ def test_prompts_of_moe_models_on_tensorrt_llm_hold_decodes_up_for_many_launches
             pair
             for pair in measured
             if (pair.row.model, pair.row.engine) == (model, "trtllm")
-            and not pair.row.recipe.graph_tokens > 0
+            and not ran_as_graphs(pair.row)
         ]
         assert len(some) >= 4
         for values in ([p.measured_s for p in some], [p.predicted_s for p in some]):
@@ -61,6 +62,20 @@ def test_prompts_of_moe_models_on_tensorrt_llm_hold_decodes_up_for_many_launches
 @needs_reference
 def test_prompts_that_ran_as_graphs_hold_decodes_up_less(measured: list[Pair]) -> None:
     some = [p for p in measured if (p.row.model, p.row.engine) == ("deepseek-r1", "trtllm")]
-    graphs = [p for p in some if p.row.recipe.graph_tokens > 0]
+    graphs = [p for p in some if ran_as_graphs(p.row)]
     assert graphs
     assert all(p.measured_s < 20e-3 and p.predicted_s < 40e-3 for p in graphs)
+
+
+@needs_reference
+def test_pages_say_what_the_pairs_of_deepseek_on_tensorrt_llm_do(measured: list[Pair]) -> None:
+    some = [p for p in measured if (p.row.model, p.row.engine) == ("deepseek-r1", "trtllm")]
+    launched = [1e3 * p.measured_s for p in some if not ran_as_graphs(p.row)]
+    (pair,) = [p for p in some if ran_as_graphs(p.row)]
+    streams, held = pair.row.concurrency, 1e3 * pair.measured_s
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    limits = " ".join((docs / "limitations.md").read_text("utf-8").split())
+    assert f"say {statistics.median(launched):.0f} ms for a prompt of 921 tokens" in limits
+    assert f"at {streams:.0f} streams, says {held:.0f} ms" in limits
+    decision = " ".join((docs / "decisions" / "what-a-gpu-showed.md").read_text("utf-8").split())
+    assert f"pair of DeepSeek-R1 with {streams:.0f} streams says {held:.0f} ms" in decision

@@ -391,8 +391,9 @@ _ATOM_SGLANG_MEMORY: Final = 0.85
 
 def _atom(run: Run) -> Recipe:
     """Return the settings of ATOM's nightly runs. With all engines the KV cache is fp8
-    (.github/scripts/atom_oot_test.sh, atom_sglang_test.sh). A prompt of 921 tokens holds decodes of
-    gpt-oss with vLLM up for as long below vLLM's 1,024 tokens for graphs as above, 25 ms."""
+    (.github/scripts/atom_oot_test.sh, atom_sglang_test.sh). No script says whether the plugin runs
+    prompts as graphs. With vLLM, those of gpt-oss hold decodes up for about 25 ms whether a step
+    has fewer or more than vLLM's 1,024 tokens for graphs, so they are taken to be launched."""
     share = _ATOM_SGLANG_MEMORY if run.engine == "sglang" else None
     if (run.engine, run.model) == ("vllm", "gpt-oss-120b"):
         share = _ATOM_GPT_OSS_MEMORY

@@ -17,7 +17,7 @@ from shardwise.perfmodel.step import Drafting, Steps, StepTime, step_time
 from shardwise.perfmodel.work import Array
 
 #: Least spread (log) of prompt lengths: equal ones.
-SAME_LENGTH: Final = 3e-5
+_SAME_LENGTH: Final = 3e-5
 #: Variance over mean squared of a Poisson number given at least one, of mean t: within 5 % this
 #: times (t - 1) / t^2 for t up to 5.
 _NUMBER: Final = 1.18
@@ -92,7 +92,7 @@ def as_graphs(load: Load, kernels: StepKernels, sequences: Array, prompt_tokens:
     together = np.maximum(mean / load.new_tokens, 1.0)
     number = _NUMBER * (together - 1.0) / np.square(together)
     spread = np.sqrt(np.log1p(np.square(load.length_cv) / together + number))
-    spread = np.maximum(spread, SAME_LENGTH)
+    spread = np.maximum(spread, _SAME_LENGTH)
     above = np.log(np.maximum(mean, 1.0) / np.maximum(room + 0.5, 1e-9)) - spread**2 / 2.0
     return np.asarray(1.0 / (1.0 + np.exp(np.clip(_LOGISTIC * above / spread, -50.0, 50.0))))
 
