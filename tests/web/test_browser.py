@@ -34,19 +34,22 @@ def redrawn(page: Any, act: Any) -> None:
     raise AssertionError("the page was not drawn anew within 10 s")
 
 
-LAID_OUT = """async element => {
-  if (element.checkVisibility({contentVisibilityAuto: true})) return;
-  element.scrollIntoView();
+#: The text is read in the same turn as the element is laid out: the parts below the answer arrive
+#: later, and what they push off the screen has no text again.
+READ = """async element => {
   const frame = () => new Promise(done => requestAnimationFrame(done));
-  await frame().then(frame);
+  const laidOut = () => element.checkVisibility({contentVisibilityAuto: true});
+  for (let i = 0; i < 50 && !laidOut(); i++) {
+    element.scrollIntoView();
+    await frame().then(frame);
+  }
+  return element.innerText;
 }"""
 
 
 def text(page: Any, selector: str) -> str:
     """What is read there; sections far below have no text until they are scrolled to."""
-    place = page.locator(selector)
-    place.evaluate(LAID_OUT)
-    return str(place.inner_text())
+    return str(page.locator(selector).evaluate(READ))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
