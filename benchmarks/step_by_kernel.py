@@ -104,7 +104,7 @@ def predicted_ms(setting: Setting, step: Step) -> dict[str, float]:
     c, kernels = setting.coefficients, setting.kernels(Layouts.of([layout]))
     tokens = float(step.sequences + step.prompts * step.isl)
     scheduling = Platform(setting.gpu, setting.engine, setting.version).scheduling
-    graph_tokens = scheduling.graph_tokens(setting.arch.family)
+    graph_tokens = scheduling.prompt_graphs.tokens(setting.arch, layout, drafts=False)
     whole = step_time(
         setting,
         kernels,

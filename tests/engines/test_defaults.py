@@ -76,13 +76,6 @@ def test_async_scheduling_is_on_since_0_14() -> None:
     assert get("vllm").scheduling(H100, "0.15.1").steps_ahead == 1
 
 
-def test_vllm_runs_longer_prompts_of_gpt_oss_as_graphs() -> None:
-    facts = get("vllm").scheduling(H100, "0.15.1")
-    assert facts.graph_tokens("llama") == 512
-    assert facts.graph_tokens("gpt_oss") == 1024
-    assert get("trtllm").scheduling(H100).graph_tokens("gpt_oss") == 0  # off by default
-
-
 def test_inputs_of_experts_are_gathered_as_the_kernels_take_them() -> None:
     gathered = get("trtllm").scheduling(H100).gathers_quantized
     assert "nvfp4" in gathered

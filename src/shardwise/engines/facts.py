@@ -8,6 +8,8 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from shardwise.engines.prompt_graphs import PromptGraphs
+
 #: Supported EP sizes: 1 only; 1 or all ranks of a stage; any divisor of these ranks.
 ExpertParallel = Literal["none", "whole", "divisor"]
 
@@ -102,21 +104,13 @@ class Scheduling(msgspec.Struct, frozen=True):
     merges_output: bool = False
     #: one call of attention serves a step's decodes and prompts together
     one_attention_call: bool = False
-    #: tokens of the largest step with prompts that runs as CUDA graphs but for attention; 0: none
-    piecewise_tokens: int = 0
-    #: the same for models of a family, where it differs
-    family_piecewise_tokens: Mapping[str, int] = msgspec.field(default_factory=dict)
+    prompt_graphs: PromptGraphs = PromptGraphs()
     #: steps that a new request waits beyond the fitted `wait_steps`, because they are scheduled
     #: before it arrives; 0 also where all fitted rows of an engine wait for them
     steps_ahead: float = 0.0
     #: kernel formats whose inputs are quantized before data-parallel ranks gather them; those of
     #: other formats are gathered in 16 bits
     gathers_quantized: tuple[str, ...] = ()
-
-    def graph_tokens(self, family: str) -> int:
-        """Return the tokens of the largest step with prompts that runs as CUDA graphs but for
-        attention, for models of `family`."""
-        return self.family_piecewise_tokens.get(family, self.piecewise_tokens)
 
 
 class Metrics(msgspec.Struct, frozen=True):

@@ -23,9 +23,10 @@ from shardwise.engines.facts import (
     Scheduling,
 )
 from shardwise.engines.marlin import marlin
+from shardwise.engines.prompt_graphs import WHOLE_BUDGET, PromptGraphs
 from shardwise.engines.rules import UNQUANTIZED, Shard, Weight, even, padded, whole_blocks
 from shardwise.engines.startup import Quantity, StartupMemory
-from shardwise.engines.versions import Known, Version, parse, since
+from shardwise.engines.versions import Known, Version, parse, release, since
 from shardwise.errors import InputError
 from shardwise.layout.deployment import Deployment
 from shardwise.units import GIB, MIB
@@ -262,6 +263,22 @@ def graph_batch_sizes(device: Device, version: Version | None) -> tuple[int, ...
     return tuple(size for size in sizes if size <= largest)
 
 
+#: first version with `--disable-piecewise-cuda-graph`: the graphs are on by default
+_PROMPT_GRAPHS_SINCE: Final = "0.5.10"
+_LATENT_GRAPHS: Final = 2048  #: tokens of the largest step of models with MLA
+
+
+def _prompt_graphs(device: Device, version: Version | None) -> PromptGraphs:
+    """Return which steps with prompts run as graphs. Without a version none do, as in all measured
+    rows.
+
+    Source: docs.sglang.io, advanced_features/piecewise_cuda_graph; release notes of 0.5.10.
+    """
+    if version is None or version < release(_PROMPT_GRAPHS_SINCE) or device.vendor != "nvidia":
+        return PromptGraphs()
+    return PromptGraphs(WHOLE_BUDGET, latent=_LATENT_GRAPHS, plain_only=True)
+
+
 def scheduling(device: Device, version: Version | None) -> Scheduling:
     """Return the scheduling: prefill batches run before decode batches.
 
@@ -270,6 +287,7 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
     return Scheduling(
         chunked_prefill=True,
         mixed_batches=False,  # --enable-mixed-chunk is off by default
+        prompt_graphs=_prompt_graphs(device, version),
         prefix_caching=True,
         graph_batch_sizes=graph_batch_sizes(device, version),
         all_reduce=AllReduce(

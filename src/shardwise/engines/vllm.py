@@ -23,6 +23,7 @@ from shardwise.engines.facts import (
     Packaging,
     Scheduling,
 )
+from shardwise.engines.prompt_graphs import PromptGraphs
 from shardwise.engines.rules import UNQUANTIZED
 from shardwise.engines.startup import Quantity, StartupMemory
 from shardwise.engines.versions import Known, Version, parse, since
@@ -283,6 +284,10 @@ def graph_batch_sizes(
 _GATHERED: Final = ("fp8", "fp8_block", "nvfp4", "w4a8_mxfp4_mxfp8")
 
 
+def _prompt_graphs(device: Device, version: Version | None) -> PromptGraphs:
+    return PromptGraphs(max(graph_batch_sizes(device, version)), {"gpt_oss": 1024})
+
+
 def scheduling(device: Device, version: Version | None) -> Scheduling:
     """vllm/config/scheduler.py, vllm/config/vllm.py."""
     v1 = since(version, (("0", False), ("0.8", True)))
@@ -301,8 +306,7 @@ def scheduling(device: Device, version: Version | None) -> Scheduling:
         "inputs are quantized before they are gathered",
         merges_output=v1,
         one_attention_call=v1 and device.uses_flash_attention,
-        piecewise_tokens=max(graph_batch_sizes(device, version)) if v1 else 0,
-        family_piecewise_tokens={"gpt_oss": 1024} if v1 else {},
+        prompt_graphs=_prompt_graphs(device, version) if v1 else PromptGraphs(),
         steps_ahead=since(version, (("0", 0.0), ("0.14", 1.0))),
         gathers_quantized=since(version, (("0", ()), ("0.16", _GATHERED))),
     )

@@ -135,7 +135,11 @@ def make_load(
         stream_interval=offered.stream_interval,
         graph_tokens=np.where(
             np.isnan(offered.graph_tokens),
-            scheduling.graph_tokens(model.family),
+            deployments.layouts.gather(
+                lambda layout: scheduling.prompt_graphs.tokens(
+                    model, layout, drafts=draft is not None
+                )
+            ),
             offered.graph_tokens,
         ),
         reserves_output=scheduling.reserves_output,

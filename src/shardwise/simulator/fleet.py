@@ -174,6 +174,9 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
     stream_s = 0.0 if facts.merges_output else coefficients["stream"]
     rules = scheduling_of(d.engine, coefficients["handle"], stream_s)
     tokens, copies = deployment.limits.max_num_batched_tokens, d.layout.attention_dp
+    graph_tokens = facts.prompt_graphs.tokens(
+        arch, d.layout, drafts=subject.speculation is not None
+    )
     seqs = min(deployment.limits.max_num_seqs, tokens // setting.query_tokens) * copies
     widths = {
         metric: with_speculation(
@@ -185,7 +188,7 @@ def group_of(subject: Subject, deployment: Deployment) -> Group:
     }
     return Group(
         deployment=stored,
-        table=step_table(setting, d.layout, max(seqs, 1), tokens, facts.graph_tokens(arch.family)),
+        table=step_table(setting, d.layout, max(seqs, 1), tokens, graph_tokens),
         max_num_seqs=max(seqs, 1),
         max_num_batched_tokens=tokens,
         kv_capacity_tokens=memory.kv_capacity_tokens,
