@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -27,9 +29,33 @@ def _command(model: Path, folder: Path, *options: str) -> list[str]:
     return [*command, "-o", str(folder), *options]
 
 
-def _environment(folder: Path) -> dict[str, str]:
+@pytest.fixture(scope="session")
+def hardware(llama: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The files of this machine, measured once: it takes longer than what most tests measure."""
+    base = tmp_path_factory.getbasetemp()
+    root = base if worker_id == "master" else base.parent  # shared by the workers
+    home = root / "measured-home"
+    with (root / "measured-home.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.exists():
+            env = {**os.environ, "SHARDWISE_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
+            done = subprocess.run(
+                _command(llama, root / "measured-once", "--flag=--no-such-flag"),
+                env=env,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=300,
+            )
+            assert done.returncode == 4, done.stderr  # after the machine was measured
+    return home / "hardware"
+
+
+@pytest.fixture
+def environment(hardware: Path, tmp_path: Path) -> dict[str, str]:
     """Settings of a process with a user's folder of its own, on the cores of this machine."""
-    return {**os.environ, "SHARDWISE_HOME": str(folder / "home"), "CUDA_VISIBLE_DEVICES": ""}
+    shutil.copytree(hardware, tmp_path / "home" / "hardware")
+    return {**os.environ, "SHARDWISE_HOME": str(tmp_path / "home"), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def _rows(store: Path, query: str) -> list[Any]:
@@ -38,10 +64,10 @@ def _rows(store: Path, query: str) -> list[Any]:
 
 
 def test_killed_at_three_random_points_it_ends_with_the_same_cells_and_no_duplicate(
-    llama: Path, tmp_path: Path
+    llama: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     folder, log = tmp_path / "measured", tmp_path / "log"
-    env = _environment(tmp_path)
+    env = environment
     for most in (6.0, 12.0, 18.0):
         after_s = random.uniform(0.5, most)
         with log.open("a") as out:
@@ -84,13 +110,13 @@ def test_killed_at_three_random_points_it_ends_with_the_same_cells_and_no_duplic
 
 
 def test_the_runs_of_a_cell_lie_a_start_apart_where_an_engine_starts_quickly(
-    llama: Path, tmp_path: Path
+    llama: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     command = [sys.executable, "-m", "shardwise.cli.main", "study", str(llama), "--measure"]
     command += ["--tp", "1", "--batch", "1,2", "--isl", "16", "--osl", "8", "-o"]
     done = subprocess.run(
         [*command, str(tmp_path / "m")],
-        env=_environment(tmp_path),
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -111,11 +137,12 @@ def test_the_runs_of_a_cell_lie_a_start_apart_where_an_engine_starts_quickly(
         assert sorted(visit) == sorted(set(runs))
 
 
-def test_a_budget_names_what_it_leaves_out(llama: Path, tmp_path: Path) -> None:
-    env = _environment(tmp_path)
+def test_a_budget_names_what_it_leaves_out(
+    llama: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
     done = subprocess.run(
         _command(llama, tmp_path / "m", "--minutes", "0.3"),
-        env=env,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -137,12 +164,11 @@ def test_a_budget_names_what_it_leaves_out(llama: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_said_before_anything_is_measured(
-    llama: Path, tmp_path: Path, options: list[str], words: str
+    llama: Path, tmp_path: Path, environment: dict[str, str], options: list[str], words: str
 ) -> None:
-    env = _environment(tmp_path)
     done = subprocess.run(
         _command(llama, tmp_path / "m", *options),
-        env=env,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,

@@ -1,4 +1,4 @@
-"""The built-in engine under `shardwise bench sweep`: TP=1 and 2, concurrency 1, 4 and 8."""
+"""The built-in engine under `shardwise bench sweep`: TP=1 and 2, concurrency 1 and 8."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _sweep(model: Path, store: Path, *options: str) -> subprocess.CompletedProce
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "shardwise.cli.main", "bench", "sweep", str(model)]
-    command += ["--gpu", "cpu", "--tp", "1,2", "--concurrency", "1,4,8", "--isl", "24"]
+    command += ["--gpu", "cpu", "--tp", "1,2", "--concurrency", "1,8", "--isl", "24"]
     command += ["--osl", "12", "--port", str(port), "--store", str(store), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
@@ -29,7 +29,7 @@ def test_a_sweep_ends_in_a_table_with_intervals_on_the_tp_step(llama: Path, tmp_
     done = _sweep(llama, store, "--repeats", "3,3", "--json")
     assert done.returncode == 0, done.stderr
     cells = json.loads(done.stdout)["cells"]
-    assert len(cells) == 6
+    assert len(cells) == 4
     for cell in cells:
         assert cell["conditions"]["failures"] == {}
         assert cell["conditions"]["completed"] == cell["conditions"]["requests"]

@@ -12,10 +12,12 @@ from shardwise.engine.layers import Linear
 
 COPY_BYTES = 256 * 2**20  #: much larger than any last-level cache
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
+#: Slow work is repeated less: after so many runs, none begins once they have taken so long.
+LEAST_RUNS, ENOUGH_S = 3, 3.0
 
 
 class PeakRates(msgspec.Struct, frozen=True):
-    """Peak rates of one rank with its threads, each from the best of `n` runs."""
+    """Peak rates of one rank with its threads, each from the best of up to `n` runs."""
 
     copy_bytes_per_s: float  #: bytes read plus bytes written
     matrix_flops: float  #: dense, in the dtype measured
@@ -23,10 +25,10 @@ class PeakRates(msgspec.Struct, frozen=True):
 
 
 def seconds(work: Callable[[], object], device: torch.device, n: int) -> list[float]:
-    """Return the durations of `n` runs of `work`, after a warm-up run."""
+    """Return the durations of up to `n` runs of `work`, after a warm-up run."""
     work()
-    times = []
-    for _ in range(n):
+    times: list[float] = []
+    while len(times) < n and (len(times) < LEAST_RUNS or sum(times) < ENOUGH_S):
         settle(device)
         start = time.perf_counter()
         work()
