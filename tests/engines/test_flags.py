@@ -51,6 +51,31 @@ def test_vllm_writes_layout_and_limits() -> None:
     assert found["--served-model-name"] == "m"
 
 
+@pytest.mark.parametrize(
+    ("seqs", "tokens", "drafted", "version", "written"),
+    [
+        # vLLM itself captures steps of up to min(2 x 16, 512) tokens
+        (16, 512, 0, "", "512"),
+        (16, 512, 0, "0.13.0", "512"),
+        (16, 1024, 0, "", "1024"),
+        (256, 512, 0, "", None),
+        (16, 0, 0, "", None),  # nothing is predicted to run as graphs
+        (16, 512, 0, "0.11.0", None),  # always captures 512
+        (64, 512, 3, "", None),  # 2 x 64 x (1 + 3)
+        (63, 512, 3, "", "512"),
+    ],
+)
+def test_few_sequences_take_no_graphs_from_prompts(
+    seqs: int, tokens: int, drafted: int, version: str, written: str | None
+) -> None:
+    speculation = Speculation("mtp", drafted, 0.7) if drafted else None
+    asked = replace(
+        deployment(version=version), limits=EngineLimits(seqs, 8192), speculation=speculation
+    )
+    found = values(started("vllm", asked, Launch("org/m", graph_tokens=tokens)))
+    assert found.get("--max-cudagraph-capture-size") == written
+
+
 def test_one_gpu_needs_no_flags_of_other_layouts() -> None:
     for engine in ("vllm", "sglang", "trtllm", "atom"):
         for flag in started(engine, deployment()).argv:

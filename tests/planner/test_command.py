@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from shardwise.architecture.models import load
 from shardwise.errors import InputError
-from shardwise.layout.deployment import Deployment
+from shardwise.hardware.catalogue import default_catalogue
+from shardwise.layout.deployment import Deployment, EngineLimits, Layout
 from shardwise.planner.command import (
     Checkpoint,
     checkpoint,
     engine_command,
+    extra_flags,
     note,
     quantizes_online,
     replicas,
@@ -39,6 +42,19 @@ def test_vllm_flags_are_the_ones_scored(ask: Any) -> None:
     assert found["--gpu-memory-utilization"] == "0.9"
     # twice 1024 + 256: requests are longer and shorter than their mean
     assert found["--max-model-len"] == "2560"
+
+
+def test_prompts_that_are_scored_as_graphs_are_started_as_graphs() -> None:
+    """At 4 sequences vLLM would capture 8 tokens, and for gpt-oss it captures 1,024."""
+    h100, limits = default_catalogue().gpu("h100"), EngineLimits(max_num_seqs=4)
+    for name, tokens in (("llama-3.1-8b", "512"), ("gpt-oss-120b", "1024")):
+        model, chosen = load(name), Deployment(name, "h100", Layout(8), limits)
+        found = checkpoint(name, model, chosen)
+        argv = engine_command(chosen, model, h100, found).argv
+        assert argv[argv.index("--max-cudagraph-capture-size") + 1] == tokens
+        assert ("--max-cudagraph-capture-size", tokens) in pairwise(
+            extra_flags(chosen, model, h100, found)
+        )
 
 
 def test_a_checkpoint_already_in_fp8_is_not_quantized_again(ask: Any) -> None:

@@ -175,6 +175,8 @@ class Launch(msgspec.Struct, frozen=True):
         kv_cache_tokens: KV cache size of the built-in engine, in tokens; 0 uses its default.
         threads_per_rank: CPU threads per rank of the built-in engine; 0 uses its default.
         embeds: Whether it is an embedding or reward model, which generates no tokens.
+        graph_tokens: Tokens of the largest step that is to run as CUDA graphs; 0 leaves it to the
+            engine, whose choice can follow from its other limits.
     """
 
     model: str
@@ -191,6 +193,7 @@ class Launch(msgspec.Struct, frozen=True):
     kv_cache_tokens: int = 0
     threads_per_rank: int = 0
     embeds: bool = False
+    graph_tokens: int = 0
 
     def on(self, share: Share) -> Launch:
         """Return the start of one node's share."""

@@ -69,7 +69,18 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
         line += ["--max-num-batched-tokens", str(limits.max_num_batched_tokens)]
     if device.vendor != "cpu":
         line += ["--gpu-memory-utilization", f"{limits.gpu_memory_utilization:g}"]
+        line += _graphs(deployment, launch, device)
     return line + _speculation(deployment, launch)
+
+
+def _graphs(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
+    """Return the flag that keeps graphs for prompts where a low `--max-num-seqs` would leave them
+    out: vLLM captures steps of up to twice the tokens of its decodes (_set_cudagraph_sizes)."""
+    version, drafted = parse(deployment.engine_version), deployment.speculation
+    decoded = deployment.limits.max_num_seqs * (1 + drafted.tokens if drafted else 1)
+    if launch.graph_tokens <= max(graph_batch_sizes(device, version, decoded)):
+        return []
+    return ["--max-cudagraph-capture-size", str(launch.graph_tokens)]
 
 
 def _nodes(deployment: Deployment, launch: Launch) -> list[str]:

@@ -124,6 +124,7 @@ def launch_of(
         checkpoint_kv="" if model.kv_dtype == "bf16" else model.kv_dtype,
         embeds=not model.generates,
         draft=_draft(deployment),
+        graph_tokens=_graph_tokens(deployment, model, gpu),
     )
     if deployment.engine != "builtin":
         return launch
@@ -133,6 +134,13 @@ def launch_of(
     room = min(room, deployment.limits.max_num_seqs * longest)
     threads = gpu.num_compute_units if gpu.vendor == "cpu" else 0
     return replace(launch, kv_cache_tokens=room, threads_per_rank=threads)
+
+
+def _graph_tokens(deployment: Deployment, model: Model, gpu: Gpu) -> int:
+    """Return the tokens of the largest step with prompts that is predicted to run as graphs."""
+    engine, version = get(deployment.engine), deployment.engine_version
+    graphs = engine.scheduling(device_of(gpu), version).prompt_graphs
+    return graphs.tokens(model, deployment.layout, drafts=deployment.speculation is not None)
 
 
 def _draft(deployment: Deployment) -> str:
