@@ -68,7 +68,7 @@ def test_vllm_writes_layout_and_limits() -> None:
 def test_few_sequences_take_no_graphs_from_prompts(
     seqs: int, tokens: int, drafted: int, version: str, written: str | None
 ) -> None:
-    speculation = Speculation("mtp", drafted, 0.7) if drafted else None
+    speculation = Speculation.parse(f"mtp:{drafted}") if drafted else None
     asked = replace(
         deployment(version=version), limits=EngineLimits(seqs, 8192), speculation=speculation
     )
