@@ -124,21 +124,36 @@ def test_trtllm_writes_what_only_its_file_can_say() -> None:
     line = started("trtllm", asked, launch)
     assert values(line)["--tp_size"] == "8"
     assert values(line)["--ep_size"] == "8"
-    assert values(line)["--extra_llm_api_options"] == "trtllm-8002.yaml"
-    assert line.files[0].name == "trtllm-8002.yaml"
+    assert values(line)["--extra_llm_api_options"] == "trtllm-m.yaml"
+    assert line.files[0].name == "trtllm-m.yaml"
     assert line.files[0].text == (
         "enable_attention_dp: true\n"
         "enable_chunked_prefill: true\n"  # 20,000 tokens in steps of 4,096
         "kv_cache_config:\n  dtype: fp8\n  free_gpu_memory_fraction: 0.85\n"
         "speculative_config:\n  decoding_type: MTP\n  num_nextn_predict_layers: 3\n"
+        "cuda_graph_config:\n  enable_padding: true\n  max_batch_size: 128\n"
     )
 
 
-def test_trtllm_needs_no_file_for_a_plain_layout() -> None:
+def test_trtllm_pads_every_batch_to_a_graph() -> None:
+    """Its defaults capture batches of 1 to 32, 64 and 128 and pad none."""
     asked = deployment(Layout(tp_size=4)).with_limits(max_model_len=4096)
+    (file,) = started("trtllm", asked).files
+    assert file.text == "cuda_graph_config:\n  enable_padding: true\n  max_batch_size: 128\n"
+
+
+def test_trtllm_before_1_0_needs_no_file_for_a_plain_layout() -> None:
+    asked = deployment(Layout(tp_size=4), version="0.21.0").with_limits(max_model_len=4096)
     line = started("trtllm", asked)
     assert line.files == ()
     assert "--extra_llm_api_options" not in line.argv
+
+
+def test_one_file_serves_every_replica_of_a_model() -> None:
+    first, second = (
+        started("trtllm", deployment(), Launch("org/m", port=port)).files for port in (8000, 8001)
+    )
+    assert first == second
 
 
 def test_atom_turns_all_of_tp_into_copies_of_attention() -> None:

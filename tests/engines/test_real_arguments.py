@@ -117,6 +117,7 @@ TRTLLM_KEYS = {
     *("enable_attention_dp", "enable_chunked_prefill", "kv_cache_config", "speculative_config"),
     *("dtype", "free_gpu_memory_fraction", "decoding_type", "max_draft_len"),
     *("num_nextn_predict_layers", "speculative_model_dir"),
+    *("cuda_graph_config", "enable_padding", "max_batch_size"),
 }
 
 

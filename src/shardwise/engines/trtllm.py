@@ -2,7 +2,7 @@
 
 Flags: tensorrt_llm/commands/serve.py; the YAML file's keys: tensorrt_llm/llmapi/llm_args.py. Read
 from GitHub's main between 1.0 and 1.4. Attention data parallelism, chunked prefill, the KV cache
-dtype and MTP can only be set in the file.
+dtype, MTP and the padding of CUDA graphs can only be set in the file.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from shardwise.units import GIB, MIB
 #: Key for the number of tokens drafted by MTP: num_nextn_predict_layers in the guides of 1.0 to
 #: 1.2, max_draft_len in the examples of 1.4.
 _MTP_KEY: Final = (("0", "num_nextn_predict_layers"), ("1.3", "max_draft_len"))
+#: first version with `cuda_graph_config`; before, single settings of the PyTorch backend
+_HAS_GRAPH_CONFIG: Final = (("0", False), ("1.0", True))
 
 
 def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
@@ -72,9 +74,21 @@ def config_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ..
         share = deployment.limits.gpu_memory_utilization
         lines += ["kv_cache_config:", f"  dtype: {dtype}", f"  free_gpu_memory_fraction: {share:g}"]
     lines += _speculation(deployment, launch)
+    if since(parse(deployment.engine_version), _HAS_GRAPH_CONFIG):
+        lines += _graphs(deployment.limits.max_num_seqs)
     if not lines:
         return ()
-    return (ConfigFile(f"trtllm-{launch.port}.yaml", "\n".join(lines) + "\n"),)
+    name = launch.model.rstrip("/").rpartition("/")[2]
+    return (ConfigFile(f"trtllm-{name}.yaml", "\n".join(lines) + "\n"),)
+
+
+def _graphs(max_num_seqs: int) -> list[str]:
+    """Return CudaGraphConfig for every batch, as in the measured rows. By default, batches are not
+    padded: those of 33 to 63, 65 to 127 and more than 128 sequences run without a graph
+    (tensorrt_llm/llmapi/llm_args.py).
+    """
+    lines = ["cuda_graph_config:", "  enable_padding: true"]
+    return [*lines, f"  max_batch_size: {max_num_seqs}"]
 
 
 def _speculation(deployment: Deployment, launch: Launch) -> list[str]:
