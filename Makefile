@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 REFERENCE := ../shared/reference
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
+# tests start hundreds of processes, and compiling the package takes a third of their time
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: study test test-engine test-host test-vllm fuzz check lint types layers profile kernels accuracy readme reliability docs dist-check soak clean
 
