@@ -151,6 +151,12 @@ def atom(engine: str, **given: str) -> dict[str, str]:
     return cells(**{**usual, "engine": f"{engine} + ATOM plugin", **given})
 
 
+def test_gpt_oss_on_b200_ran_with_an_fp8_cache() -> None:
+    for gpu, kv_dtype in (("b200", "fp8"), ("h200", "")):  # kv-cache-dtype in gptoss_fp4_b200.sh
+        asked = replace(run(model="gpt-oss-120b", engine="vllm", version="0.15.1"), gpu=gpu)
+        assert recipe_of(asked).kv_dtype == kv_dtype
+
+
 def test_scripts_say_which_prompts_ran_as_graphs() -> None:
     def tokens(
         model: str, engine: str, version: str, load: tuple[float, float, float] = (1024, 1024, 64)

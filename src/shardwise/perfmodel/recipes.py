@@ -30,6 +30,7 @@ class Run(msgspec.Struct, frozen=True):
     isl: float
     osl: float
     measured_on: str = ""  #: ISO date; "" if the source does not say
+    gpu: str = ""  #: id in the catalogue
 
 
 #: Sources that draw lengths uniformly from 0.8 to 1.0 of the stated ones (`--random-range-ratio
@@ -159,6 +160,8 @@ _TRTLLM_DSR1_MTP_FROM: Final = "2026"
 #: _b200.sh.
 _GPT_OSS: Final = "gpt-oss-120b"
 _GPT_OSS_GRAPHS: Final = 2048.0
+#: `kv-cache-dtype` of the same scripts; those of other GPUs leave it to the checkpoint.
+_GPT_OSS_KV: Final[Mapping[str, str]] = {"b200": "fp8"}
 #: minimaxm2.5_fp8_b200.sh and _h200.sh until April 2026 (vLLM 0.19): memory utilization 0.95, a
 #: 16-bit KV cache, and expert parallelism if EP_SIZE -ge 1, which holds for every row; the first
 #: script, with vLLM 0.16 at TP=4 on H200, had none. At TP=8 the engine does not start without it:
@@ -361,7 +364,7 @@ def _trtllm_dsr1_limits(run: Run) -> FixedLimits:
 
 def _vllm(run: Run) -> Recipe:
     if run.model == _GPT_OSS:
-        return Recipe(graph_tokens=_GPT_OSS_GRAPHS)
+        return Recipe(kv_dtype=_GPT_OSS_KV.get(run.gpu, ""), graph_tokens=_GPT_OSS_GRAPHS)
     if run.model != "minimax-m2.5":
         return _DEFAULT
     if run.version.startswith(_MINIMAX_BEFORE_VERSIONS):

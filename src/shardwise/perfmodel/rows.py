@@ -311,7 +311,8 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     layout = _layout(cells)
     isl, osl = lengths.mean * stated, max(lengths.mean * _positive(cells, "osl"), 1.0)
     date = (cells.get("measured_on") or "").strip()
-    run = Run(source, model, engine, version, layout, concurrency, isl, osl, date)
+    gpu = (cells.get("gpu_id") or "").strip()
+    run = Run(source, model, engine, version, layout, concurrency, isl, osl, date, gpu)
     recipe = recipe_of(run)
     if text == "max" and recipe.queued:
         concurrency = recipe.queued
@@ -328,7 +329,7 @@ def parse_row(number: int, cells: Mapping[str, str]) -> Row:
     return Row(
         number=number,
         model=model,
-        gpu=(cells.get("gpu_id") or "").strip(),
+        gpu=gpu,
         engine=engine,
         weight_dtype=(cells.get("weight_dtype") or "bf16").strip(),
         kv_dtype=kv_dtype,
