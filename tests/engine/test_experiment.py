@@ -34,11 +34,11 @@ def hardware(llama: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: s
     """The files of this machine, measured once: it takes longer than what most tests measure."""
     base = tmp_path_factory.getbasetemp()
     root = base if worker_id == "master" else base.parent  # shared by the workers
-    home = root / "measured-home"
+    home, begun = root / "measured-home", root / f"measured-home-{worker_id}"
     with (root / "measured-home.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not home.exists():
-            env = {**os.environ, "SHARDWISE_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
+            env = {**os.environ, "SHARDWISE_HOME": str(begun), "CUDA_VISIBLE_DEVICES": ""}
             done = subprocess.run(
                 _command(llama, root / "measured-once", "--flag=--no-such-flag"),
                 env=env,
@@ -48,6 +48,7 @@ def hardware(llama: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: s
                 timeout=300,
             )
             assert done.returncode == 4, done.stderr  # after the machine was measured
+            begun.rename(home)
     return home / "hardware"
 
 

@@ -51,31 +51,6 @@ def test_vllm_writes_layout_and_limits() -> None:
     assert found["--served-model-name"] == "m"
 
 
-@pytest.mark.parametrize(
-    ("seqs", "tokens", "drafted", "version", "written"),
-    [
-        # vLLM itself captures steps of up to min(2 x 16, 512) tokens
-        (16, 512, 0, "", "512"),
-        (16, 512, 0, "0.13.0", "512"),
-        (16, 1024, 0, "", "1024"),
-        (256, 512, 0, "", None),
-        (16, 0, 0, "", None),  # nothing is predicted to run as graphs
-        (16, 512, 0, "0.11.0", None),  # always captures 512
-        (64, 512, 3, "", None),  # 2 x 64 x (1 + 3)
-        (63, 512, 3, "", "512"),
-    ],
-)
-def test_few_sequences_take_no_graphs_from_prompts(
-    seqs: int, tokens: int, drafted: int, version: str, written: str | None
-) -> None:
-    speculation = Speculation.parse(f"mtp:{drafted}") if drafted else None
-    asked = replace(
-        deployment(version=version), limits=EngineLimits(seqs, 8192), speculation=speculation
-    )
-    found = values(started("vllm", asked, Launch("org/m", graph_tokens=tokens)))
-    assert found.get("--max-cudagraph-capture-size") == written
-
-
 def test_one_gpu_needs_no_flags_of_other_layouts() -> None:
     for engine in ("vllm", "sglang", "trtllm", "atom"):
         for flag in started(engine, deployment()).argv:
@@ -124,8 +99,7 @@ def test_trtllm_writes_what_only_its_file_can_say() -> None:
     line = started("trtllm", asked, launch)
     assert values(line)["--tp_size"] == "8"
     assert values(line)["--ep_size"] == "8"
-    assert values(line)["--extra_llm_api_options"] == "trtllm-m.yaml"
-    assert line.files[0].name == "trtllm-m.yaml"
+    assert values(line)["--extra_llm_api_options"] == line.files[0].name
     assert line.files[0].text == (
         "enable_attention_dp: true\n"
         "enable_chunked_prefill: true\n"  # 20,000 tokens in steps of 4,096
@@ -154,6 +128,8 @@ def test_one_file_serves_every_replica_of_a_model() -> None:
         started("trtllm", deployment(), Launch("org/m", port=port)).files for port in (8000, 8001)
     )
     assert first == second
+    (other,) = started("trtllm", deployment().with_limits(max_num_seqs=8)).files
+    assert other.name != first[0].name
 
 
 def test_atom_turns_all_of_tp_into_copies_of_attention() -> None:

@@ -223,11 +223,15 @@ def test_systemd_accepts_its_units(tmp_path: Path) -> None:
 def test_ray_serve_reads_its_config() -> None:
     import yaml
 
-    text = export(node(flags=["--quantization", "fp8", "--enforce-eager"]), "ray")["serve.yaml"]
+    drafts = '{"method":"mtp","num_speculative_tokens":3}'
+    flags = ["--quantization", "fp8", "--enforce-eager", "--speculative-config", drafts]
+    text = export(node(flags=flags), "ray")["serve.yaml"]
     config = yaml.safe_load(text)
     (llm,) = config["applications"][0]["args"]["llm_configs"]
     assert llm["engine_kwargs"]["quantization"] == "fp8"
     assert llm["engine_kwargs"]["enforce_eager"] is True
+    # vLLM's Python arguments take fields where its command line takes JSON
+    assert llm["engine_kwargs"]["speculative_config"]["num_speculative_tokens"] == 3
     assert llm["placement_group_config"]["strategy"] == "STRICT_PACK"
     schema = pytest.importorskip("ray.serve.schema", reason="ray[serve] is not installed")
     read = schema.ServeDeploySchema.model_validate(config)

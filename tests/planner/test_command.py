@@ -15,6 +15,7 @@ from shardwise.planner.command import (
     Checkpoint,
     checkpoint,
     engine_command,
+    environment,
     extra_flags,
     note,
     quantizes_online,
@@ -44,17 +45,19 @@ def test_vllm_flags_are_the_ones_scored(ask: Any) -> None:
     assert found["--max-model-len"] == "2560"
 
 
-def test_prompts_that_are_scored_as_graphs_are_started_as_graphs() -> None:
-    """At 4 sequences vLLM would capture 8 tokens, and for gpt-oss it captures 1,024."""
-    h100, limits = default_catalogue().gpu("h100"), EngineLimits(max_num_seqs=4)
-    for name, tokens in (("llama-3.1-8b", "512"), ("gpt-oss-120b", "1024")):
-        model, chosen = load(name), Deployment(name, "h100", Layout(8), limits)
-        found = checkpoint(name, model, chosen)
-        argv = engine_command(chosen, model, h100, found).argv
-        assert argv[argv.index("--max-cudagraph-capture-size") + 1] == tokens
-        assert ("--max-cudagraph-capture-size", tokens) in pairwise(
-            extra_flags(chosen, model, h100, found)
-        )
+def test_what_follows_from_the_model_is_in_the_command_and_in_the_deployment_file() -> None:
+    catalogue, limits = default_catalogue(), EngineLimits(max_num_seqs=4)
+    h100, name = catalogue.gpu("h100"), "llama-3.1-8b"
+    model, chosen = load(name), Deployment(name, "h100", Layout(8), limits)
+    found = checkpoint(name, model, chosen)
+    size = ("--max-cudagraph-capture-size", "512")  # at 4 sequences vLLM would capture 8 tokens
+    assert size in pairwise(engine_command(chosen, model, h100, found).argv)
+    assert size in pairwise(extra_flags(chosen, model, h100, found))
+    mi300x, name = catalogue.gpu("mi300x"), "qwen3-30b-a3b"
+    model, chosen = load(name), Deployment(name, "mi300x", Layout(2), limits)
+    (replica,) = replicas(chosen, model, mi300x, checkpoint(name, model, chosen))
+    assert replica.environment == {"VLLM_ROCM_USE_AITER": "1", "HIP_VISIBLE_DEVICES": "0,1"}
+    assert environment(chosen, model, mi300x) == {"VLLM_ROCM_USE_AITER": "1"}
 
 
 def test_a_checkpoint_already_in_fp8_is_not_quantized_again(ask: Any) -> None:

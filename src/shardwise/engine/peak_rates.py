@@ -12,8 +12,8 @@ from shardwise.engine.layers import Linear
 
 COPY_BYTES = 256 * 2**20  #: much larger than any last-level cache
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
-#: Slow work is repeated less: after so many runs, none begins once they have taken so long.
-LEAST_RUNS, ENOUGH_S = 3, 3.0
+LEAST_RUNS = 3  #: assumed enough for the best of them
+ENOUGH_S = 3.0  #: assumed; after this time, no run begins beyond the least
 
 
 class PeakRates(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from shardwise.engines.facts import (
     Metrics,
     Packaging,
     Scheduling,
+    Settings,
 )
 from shardwise.engines.rules import CutRule, Shard, Weight
 from shardwise.engines.startup import StartupMemory
@@ -32,6 +33,15 @@ WriteFlags = Callable[[Deployment, Launch, Device], list[str]]
 WriteFiles = Callable[[Deployment, Launch], tuple[ConfigFile, ...]]
 CachesFp8 = Callable[[Device], bool]
 AutoKv = Callable[[str, str], str]
+
+
+WriteSettings = Callable[[Model, Deployment, Device], Settings]
+
+
+def no_settings(model: Model, deployment: Deployment, device: Device) -> Settings:
+    """Return no settings: the engine's defaults are as predicted."""
+    del model, deployment, device
+    return Settings()
 
 
 def no_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ...]:
@@ -76,6 +86,7 @@ class Engine(msgspec.Struct, frozen=True):
         served_name_flag: "" if the engine has none.
         defaults_at: Returns the default limits by device, version and GPUs per replica.
         cut_at: Returns one rank's shard of a weight.
+        settings: Returns what makes it run a model as predicted, where its defaults do not.
         startup_at: Returns the memory that it takes besides weights and KV cache.
         scheduling_at: Returns how it schedules requests.
         auto_kv: Returns the dtype of an "auto" KV cache.
@@ -99,6 +110,7 @@ class Engine(msgspec.Struct, frozen=True):
     startup_at: Callable[[Device, Version | None], StartupMemory]
     scheduling_at: Callable[[Device, Version | None], Scheduling]
     write_files: WriteFiles = no_files
+    settings: WriteSettings = no_settings
     address: tuple[str, str] = ("--host", "--port")
     served_name_flag: str = "--served-model-name"
     auto_kv: AutoKv = checkpoint_kv
@@ -183,7 +195,7 @@ class Engine(msgspec.Struct, frozen=True):
         Raises InputError for a value that it cannot express.
         """
         self._spelled_kv(deployment.dtypes.kv)
-        return self.write_flags(deployment, launch, device or Device())
+        return [*self.write_flags(deployment, launch, device or Device()), *launch.flags]
 
     def _command(
         self, words: tuple[str, ...], deployment: Deployment, launch: Launch, device: Device

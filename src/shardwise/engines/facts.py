@@ -157,6 +157,13 @@ class Share(msgspec.Struct, frozen=True):
     head: str  #: address of the first of them
 
 
+class Settings(msgspec.Struct, frozen=True):
+    """What makes an engine run a model as it is predicted, where its defaults do not."""
+
+    flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
 class Launch(msgspec.Struct, frozen=True):
     """Settings of one replica's start that are not part of its deployment.
 
@@ -175,8 +182,7 @@ class Launch(msgspec.Struct, frozen=True):
         kv_cache_tokens: KV cache size of the built-in engine, in tokens; 0 uses its default.
         threads_per_rank: CPU threads per rank of the built-in engine; 0 uses its default.
         embeds: Whether it is an embedding or reward model, which generates no tokens.
-        graph_tokens: Tokens of the largest step that is to run as CUDA graphs; 0 leaves it to the
-            engine, whose choice can follow from its other limits.
+        flags: Further flags, which follow from the model.
     """
 
     model: str
@@ -193,7 +199,7 @@ class Launch(msgspec.Struct, frozen=True):
     kv_cache_tokens: int = 0
     threads_per_rank: int = 0
     embeds: bool = False
-    graph_tokens: int = 0
+    flags: tuple[str, ...] = ()
 
     def on(self, share: Share) -> Launch:
         """Return the start of one node's share."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from shardwise.architecture.model import Model
 from shardwise.engines.device import Device
 from shardwise.engines.engine import Engine
 from shardwise.engines.facts import (
@@ -21,6 +22,7 @@ from shardwise.engines.facts import (
     Metrics,
     Packaging,
     Scheduling,
+    Settings,
 )
 from shardwise.engines.marlin import marlin
 from shardwise.engines.prompt_graphs import WHOLE_BUDGET, PromptGraphs
@@ -28,7 +30,7 @@ from shardwise.engines.rules import UNQUANTIZED, Shard, Weight, even, padded, wh
 from shardwise.engines.startup import Quantity, StartupMemory
 from shardwise.engines.versions import Known, Version, parse, release, since
 from shardwise.errors import InputError
-from shardwise.layout.deployment import Deployment
+from shardwise.layout.deployment import Deployment, Layout
 from shardwise.units import GIB, MIB
 
 INIT_PORT: Final = 20000  #: port of the examples in SGLang's guide
@@ -65,6 +67,21 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
     line += _speculation(deployment, launch)
     line += ["--enable-metrics"]
     return [*line, "--device", "cpu"] if device.vendor == "cpu" else line
+
+
+_GRAPHS_FLAG: Final = (("0", "--cuda-graph-max-bs"), ("0.5.14", "--cuda-graph-max-bs-decode"))
+
+
+def settings(model: Model, deployment: Deployment, device: Device) -> Settings:
+    """Return graphs for all batches that the deployment allows, as in the calibration rows. By
+    default, the largest batch with a graph follows from the GPU's memory."""
+    del model
+    version, seqs = parse(deployment.engine_version), deployment.limits.max_num_seqs
+    if device.vendor not in ("nvidia", "amd") or seqs <= _graph_batch(
+        device, version, deployment.layout
+    ):
+        return Settings()
+    return Settings((since(version, _GRAPHS_FLAG), str(seqs)))
 
 
 def _nodes(launch: Launch) -> list[str]:
@@ -183,6 +200,12 @@ def _by_memory(device: Device, version: Version | None) -> tuple[int, int, int]:
     return _LARGEST
 
 
+def _graph_batch(device: Device, version: Version | None, layout: Layout) -> int:
+    """Return the largest batch of a copy of attention that runs as a graph by default."""
+    _, narrow, wide = _by_memory(device, version)
+    return narrow if layout.stage_gpus < 4 else wide
+
+
 def defaults(device: Device, version: Version | None, world_size: int) -> Defaults:
     """Return SGLang's default limits.
 
@@ -263,20 +286,23 @@ def graph_batch_sizes(device: Device, version: Version | None) -> tuple[int, ...
     return tuple(size for size in sizes if size <= largest)
 
 
-#: first version with `--disable-piecewise-cuda-graph`: the graphs are on by default
+#: first version that captures prompts by default
 _PROMPT_GRAPHS_SINCE: Final = "0.5.10"
-_LATENT_GRAPHS: Final = 2048  #: tokens of the largest step of models with MLA
 
 
 def _prompt_graphs(device: Device, version: Version | None) -> PromptGraphs:
-    """Return which steps with prompts run as graphs. Without a version none do, as in all measured
-    rows.
+    """Return what all releases from 0.5.10 to 0.5.23 capture. Some of them also capture MLA, copies
+    of attention, drafts or towers, and others do not. With FlashInfer's experts, which are usual on
+    data-center Blackwell, 0.5.10 and 0.5.12 capture nothing.
 
-    Source: docs.sglang.io, advanced_features/piecewise_cuda_graph; release notes of 0.5.10.
+    Without a version nothing counts as captured, as in all measured rows.
+
+    Source: release notes of 0.5.10; sglang/srt/server_args.py, piecewise_cuda_graph_disabled_*;
+    sglang/srt/arg_groups/cuda_graph_hook.py in 0.5.23.
     """
     if version is None or version < release(_PROMPT_GRAPHS_SINCE) or device.vendor != "nvidia":
         return PromptGraphs()
-    return PromptGraphs(WHOLE_BUDGET, latent=_LATENT_GRAPHS, plain_only=True)
+    return PromptGraphs(WHOLE_BUDGET, plain_only=True, dense_only=device.is_sm100)
 
 
 def scheduling(device: Device, version: Version | None) -> Scheduling:
@@ -366,6 +392,7 @@ SGLANG: Final = Engine(
     ),
     managed=True,
     write_flags=flags,
+    settings=settings,
     defaults_at=defaults,
     cut_at=cut,
     startup_at=startup,

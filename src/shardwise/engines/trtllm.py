@@ -7,6 +7,7 @@ dtype, MTP and the padding of CUDA graphs can only be set in the file.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 from msgspec.structs import replace
@@ -78,8 +79,10 @@ def config_files(deployment: Deployment, launch: Launch) -> tuple[ConfigFile, ..
         lines += _graphs(deployment.limits.max_num_seqs)
     if not lines:
         return ()
-    name = launch.model.rstrip("/").rpartition("/")[2]
-    return (ConfigFile(f"trtllm-{name}.yaml", "\n".join(lines) + "\n"),)
+    text = "\n".join(lines) + "\n"
+    # one file for all replicas, and another one where a model on the same node needs other settings
+    name = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return (ConfigFile(f"trtllm-{name}.yaml", text),)
 
 
 def _graphs(max_num_seqs: int) -> list[str]:

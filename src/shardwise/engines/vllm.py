@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
+from shardwise.architecture.model import Model
 from shardwise.engines.device import Device
 from shardwise.engines.engine import Engine
 from shardwise.engines.facts import (
@@ -22,6 +24,7 @@ from shardwise.engines.facts import (
     Metrics,
     Packaging,
     Scheduling,
+    Settings,
 )
 from shardwise.engines.prompt_graphs import PromptGraphs
 from shardwise.engines.rules import UNQUANTIZED
@@ -69,18 +72,65 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
         line += ["--max-num-batched-tokens", str(limits.max_num_batched_tokens)]
     if device.vendor != "cpu":
         line += ["--gpu-memory-utilization", f"{limits.gpu_memory_utilization:g}"]
-        line += _graphs(deployment, launch, device)
     return line + _speculation(deployment, launch)
 
 
-def _graphs(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
+#: AMD generations with AITER's kernels, which are off by default (vllm/envs.py). All tables of
+#: experts on them are AITER's; the rows of dense models ran without.
+_AITER: Final = frozenset({"cdna3", "cdna4"})
+_AITER_ON: Final = Settings(environment={"VLLM_ROCM_USE_AITER": "1"})
+#: Kernels of gpt-oss's experts in its calibration rows (InferenceX, gptoss_fp4_h200.sh and
+#: _b200.sh) by first version: Marlin instead of Triton, and fp8 instead of 16-bit inputs.
+#: Source: docs/features/quantization/online.md; pull/44992 removed the variables.
+_MARLIN: Final = (
+    ("0", Settings(environment={"VLLM_MXFP4_USE_MARLIN": "1"})),
+    ("0.23", Settings(("--moe-backend", "marlin"))),
+)
+_MXFP8_INPUTS: Final = (
+    ("0", Settings(environment={"VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8": "1"})),
+    ("0.22", Settings(("--quantization-config", '{"moe":{"activation":"mxfp8"}}'))),
+)
+
+
+def settings(model: Model, deployment: Deployment, device: Device) -> Settings:
+    """Return graphs for prompts, and the kernels of experts that the calibration rows used."""
+    if device.vendor not in ("nvidia", "amd"):
+        return Settings()
+    kernels = _experts(model, deployment, device)
+    return replace(kernels, flags=(*kernels.flags, *_graphs(model, deployment, device)))
+
+
+def _experts(model: Model, deployment: Deployment, device: Device) -> Settings:
+    version = parse(deployment.engine_version)
+    if model.moe is not None and device.generation in _AITER:
+        return _AITER_ON
+    if model.family != "gpt_oss" or deployment.dtypes.weight not in ("auto", "mxfp4"):
+        return Settings()
+    if device.capability == (9, 0):
+        return since(version, _MARLIN)
+    return since(version, _MXFP8_INPUTS) if device.is_sm100 else Settings()
+
+
+_CAPTURE_FLAG: Final = (("0", "--cuda-graph-sizes"), ("0.13", "--max-cudagraph-capture-size"))
+
+
+def _graphs(model: Model, deployment: Deployment, device: Device) -> list[str]:
     """Return the flag that keeps graphs for prompts where a low `--max-num-seqs` would leave them
-    out: vLLM captures steps of up to twice the tokens of its decodes (_set_cudagraph_sizes)."""
+    out: vLLM captures steps of up to twice the tokens of its decodes. For the families with a size
+    of their own, it does not follow from `--max-num-seqs`.
+
+    Source: vllm/config/vllm.py, _set_cudagraph_sizes; vllm/config/scheduler.py in 0.10.1 and 0.11.0
+    """
     version, drafted = parse(deployment.engine_version), deployment.speculation
-    decoded = deployment.limits.max_num_seqs * (1 + drafted.tokens if drafted else 1)
-    if launch.graph_tokens <= max(graph_batch_sizes(device, version, decoded)):
+    graphs, limits = scheduling(device, version).prompt_graphs, deployment.limits
+    if model.family in graphs.by_family:
         return []
-    return ["--max-cudagraph-capture-size", str(launch.graph_tokens)]
+    wanted = graphs.tokens(model, deployment.layout, drafts=drafted is not None)
+    wanted = min(wanted, limits.max_num_batched_tokens)
+    decoded = limits.max_num_seqs * (1 + drafted.tokens if drafted else 1)
+    if wanted <= max(graph_batch_sizes(device, version, decoded)):
+        return []
+    return [since(version, _CAPTURE_FLAG), str(wanted)]
 
 
 def _nodes(deployment: Deployment, launch: Launch) -> list[str]:
@@ -283,8 +333,9 @@ def graph_batch_sizes(
 ) -> tuple[int, ...]:
     """vllm/config/vllm.py, _set_cudagraph_sizes."""
     largest = since(version, (("0", 512), ("0.28", 1024 if device.is_sm100 else 512)))
-    if since(version, (("0", False), ("0.13", True))):
+    if since(version, (("0", False), ("0.10.1", True))):  # config/scheduler.py before 0.13
         largest = min(2 * max_num_seqs, largest)
+    if since(version, (("0", False), ("0.13", True))):
         sizes = [1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)]
     else:
         sizes = [1, 2, 4, *range(8, largest + 1, 8)]
@@ -391,6 +442,7 @@ VLLM: Final = Engine(
     ),
     managed=True,
     write_flags=flags,
+    settings=settings,
     defaults_at=defaults,
     cut_at=cut,
     startup_at=startup,

@@ -12,7 +12,7 @@ from shardwise.errors import InputError
 from shardwise.hardware.gpu import Gpu
 from shardwise.hosting.deployment_file import DeploymentFile, ModelTable, NodeTable
 from shardwise.layout.deployment import Deployment
-from shardwise.planner.command import as_started, checkpoint, extra_flags, note
+from shardwise.planner.command import as_started, checkpoint, environment, extra_flags, note
 
 
 class Chosen(msgspec.Struct, frozen=True):
@@ -69,6 +69,7 @@ def _table(chosen: Chosen, *, dealt: bool) -> ModelTable:
         max_model_len=d.limits.max_model_len,
         devices=[_devices(chosen.order, start, each) for start in starts] if dealt else [],
         flags=list(extra_flags(d, chosen.arch, chosen.gpu, found)),
+        env=environment(d, chosen.arch, chosen.gpu),
     )
 
 

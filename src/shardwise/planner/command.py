@@ -124,7 +124,7 @@ def launch_of(
         checkpoint_kv="" if model.kv_dtype == "bf16" else model.kv_dtype,
         embeds=not model.generates,
         draft=_draft(deployment),
-        graph_tokens=_graph_tokens(deployment, model, gpu),
+        flags=get(deployment.engine).settings(model, deployment, device_of(gpu)).flags,
     )
     if deployment.engine != "builtin":
         return launch
@@ -134,13 +134,6 @@ def launch_of(
     room = min(room, deployment.limits.max_num_seqs * longest)
     threads = gpu.num_compute_units if gpu.vendor == "cpu" else 0
     return replace(launch, kv_cache_tokens=room, threads_per_rank=threads)
-
-
-def _graph_tokens(deployment: Deployment, model: Model, gpu: Gpu) -> int:
-    """Return the tokens of the largest step with prompts that is predicted to run as graphs."""
-    engine, version = get(deployment.engine), deployment.engine_version
-    graphs = engine.scheduling(device_of(gpu), version).prompt_graphs
-    return graphs.tokens(model, deployment.layout, drafts=deployment.speculation is not None)
 
 
 def _draft(deployment: Deployment) -> str:
@@ -184,6 +177,11 @@ def extra_flags(
     return tuple(word for group in _groups(whole) if group not in known for word in group)
 
 
+def environment(deployment: Deployment, model: Model, gpu: Gpu) -> dict[str, str]:
+    """Return the environment variables of an engine that follow from the model and the GPU."""
+    return dict(get(deployment.engine).settings(model, deployment, device_of(gpu)).environment)
+
+
 def _groups(words: Sequence[str]) -> list[tuple[str, ...]]:
     """Group each flag with its values."""
     groups: list[tuple[str, ...]] = []
@@ -213,8 +211,9 @@ def replicas(
         devices = tuple(sorted(order[d] for d in devices)) if order else devices
         port = first_port + i
         command = engine_command(deployment, model, gpu, found, port)
-        visible = _visible(gpu, devices, is_chosen=bool(order))
-        made.append(Replica(devices, port, visible, command.argv, command.files))
+        variables = _visible(gpu, devices, is_chosen=bool(order))
+        variables |= environment(deployment, model, gpu)
+        made.append(Replica(devices, port, variables, command.argv, command.files))
     return tuple(made)
 
 
@@ -236,9 +235,9 @@ def replicas_across(
             start, port = place * width, first_port + place
             devices = tuple(range(start, start + min(width, size)))
             command = engine_command(deployment, model, node.gpu, found, port, share)
-            visible = _visible(node.gpu, devices)
+            variables = _visible(node.gpu, devices) | environment(deployment, model, node.gpu)
             argv, files = command.argv, command.files
-            made.append(Replica(devices, port, visible, argv, files, at + rank))
+            made.append(Replica(devices, port, variables, argv, files, at + rank))
     return tuple(sorted(made, key=lambda replica: (replica.node, replica.port)))
 
 

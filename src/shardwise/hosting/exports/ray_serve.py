@@ -7,7 +7,8 @@ ray-project/ray#61480 `num_replicas` counts groups of ranks).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shardwise.engines import get
@@ -102,8 +103,10 @@ def _fields(model: ModelTable) -> dict[str, Any]:
     return found
 
 
-def _value(text: str) -> int | float | str:
-    for kind in (int, float):
+def _value(text: str) -> Any:
+    """Return a number, or the fields of a JSON object, or the text itself."""
+    kinds: list[Callable[[str], Any]] = [json.loads] if text.startswith("{") else [int, float]
+    for kind in kinds:
         try:
             return kind(text)
         except ValueError:
