@@ -33,8 +33,6 @@ WriteFlags = Callable[[Deployment, Launch, Device], list[str]]
 WriteFiles = Callable[[Deployment, Launch], tuple[ConfigFile, ...]]
 CachesFp8 = Callable[[Device], bool]
 AutoKv = Callable[[str, str], str]
-
-
 WriteSettings = Callable[[Model, Deployment, Device], Settings]
 
 

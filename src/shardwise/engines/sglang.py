@@ -1,7 +1,8 @@
 """SGLang.
 
 Flags: sglang/srt/server_args.py and, in 0.5.23, sglang/srt/arg_groups/. The sources of releases
-0.4.6, 0.5.3, 0.5.9 and 0.5.23 were read; a change is dated to the first of these that has it.
+0.4.6, 0.5.3, 0.5.9 and 0.5.23 were read; a change is dated to the first of these that has it. What
+runs as CUDA graphs was also read in 0.5.10 to 0.5.16.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from shardwise.engines.rules import UNQUANTIZED, Shard, Weight, even, padded, wh
 from shardwise.engines.startup import Quantity, StartupMemory
 from shardwise.engines.versions import Known, Version, parse, release, since
 from shardwise.errors import InputError
-from shardwise.layout.deployment import Deployment, Layout
+from shardwise.layout.deployment import Deployment
 from shardwise.units import GIB, MIB
 
 INIT_PORT: Final = 20000  #: port of the examples in SGLang's guide
@@ -69,6 +70,7 @@ def flags(deployment: Deployment, launch: Launch, device: Device) -> list[str]:
     return [*line, "--device", "cpu"] if device.vendor == "cpu" else line
 
 
+#: Flag for the largest decode batch that runs as a graph, by first version.
 _GRAPHS_FLAG: Final = (("0", "--cuda-graph-max-bs"), ("0.5.14", "--cuda-graph-max-bs-decode"))
 
 
@@ -77,9 +79,8 @@ def settings(model: Model, deployment: Deployment, device: Device) -> Settings:
     default, the largest batch with a graph follows from the GPU's memory."""
     del model
     version, seqs = parse(deployment.engine_version), deployment.limits.max_num_seqs
-    if device.vendor not in ("nvidia", "amd") or seqs <= _graph_batch(
-        device, version, deployment.layout
-    ):
+    usual = _graph_batch(device, version, deployment.layout.stage_gpus)
+    if device.vendor not in ("nvidia", "amd") or seqs <= usual:
         return Settings()
     return Settings((since(version, _GRAPHS_FLAG), str(seqs)))
 
@@ -200,10 +201,10 @@ def _by_memory(device: Device, version: Version | None) -> tuple[int, int, int]:
     return _LARGEST
 
 
-def _graph_batch(device: Device, version: Version | None, layout: Layout) -> int:
+def _graph_batch(device: Device, version: Version | None, world_size: int) -> int:
     """Return the largest batch of a copy of attention that runs as a graph by default."""
     _, narrow, wide = _by_memory(device, version)
-    return narrow if layout.stage_gpus < 4 else wide
+    return narrow if world_size < 4 else wide
 
 
 def defaults(device: Device, version: Version | None, world_size: int) -> Defaults:
@@ -216,11 +217,11 @@ def defaults(device: Device, version: Version | None, world_size: int) -> Defaul
 
     Source: sglang/srt/server_args.py; arg_groups/memory_hook.py in 0.5.23.
     """
-    chunk, narrow, wide = _by_memory(device, version)
+    chunk, _, _ = _by_memory(device, version)
     if version is not None and version < Version((0, 5)):
         fraction = next(share for size, share in _FRACTION_BY_TP if world_size >= size)
     else:
-        graph = narrow if world_size < 4 else wide
+        graph = _graph_batch(device, version, world_size)
         reserved = 512 + 1.5 * max(chunk, 2048) + 2 * graph + 128 * world_size
         if device.memory_bytes > 60 * GIB:
             reserved = max(reserved, 10 * 1024)

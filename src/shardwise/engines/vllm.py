@@ -111,6 +111,7 @@ def _experts(model: Model, deployment: Deployment, device: Device) -> Settings:
     return since(version, _MXFP8_INPUTS) if device.is_sm100 else Settings()
 
 
+#: Flag for the largest step that runs as graphs, by first version.
 _CAPTURE_FLAG: Final = (("0", "--cuda-graph-sizes"), ("0.13", "--max-cudagraph-capture-size"))
 
 

@@ -204,15 +204,14 @@ def replicas(
 ) -> tuple[Replica, ...]:
     """Return one process per replica, each with its own port and contiguous devices, from `order`
     if given."""
-    width = deployment.layout.replica_gpus
+    width, own = deployment.layout.replica_gpus, environment(deployment, model, gpu)
     made = []
     for i in range(deployment.replicas):
         devices = tuple(range(first_device + i * width, first_device + (i + 1) * width))
         devices = tuple(sorted(order[d] for d in devices)) if order else devices
         port = first_port + i
         command = engine_command(deployment, model, gpu, found, port)
-        variables = _visible(gpu, devices, is_chosen=bool(order))
-        variables |= environment(deployment, model, gpu)
+        variables = _visible(gpu, devices, is_chosen=bool(order)) | own
         made.append(Replica(devices, port, variables, command.argv, command.files))
     return tuple(made)
 
@@ -223,6 +222,7 @@ def replicas_across(
     """Return the processes of several nodes, by node: replicas within a node, or each node's share
     of one that spans nodes. `NODE0` is a placeholder for the first node's address."""
     width, size = deployment.layout.replica_gpus, node.gpus_per_node
+    own = environment(deployment, model, node.gpu)
     made = []
     for i in range(deployment.replicas):
         shares: list[Share | None] = [None]
@@ -235,7 +235,7 @@ def replicas_across(
             start, port = place * width, first_port + place
             devices = tuple(range(start, start + min(width, size)))
             command = engine_command(deployment, model, node.gpu, found, port, share)
-            variables = _visible(node.gpu, devices) | environment(deployment, model, node.gpu)
+            variables = _visible(node.gpu, devices) | own
             argv, files = command.argv, command.files
             made.append(Replica(devices, port, variables, argv, files, at + rank))
     return tuple(sorted(made, key=lambda replica: (replica.node, replica.port)))
